@@ -1,0 +1,41 @@
+package model
+
+import "time"
+
+// Image is a root filesystem as one read-only ext4 file, with the OCI configuration it came with.
+type Image struct {
+	ID      string      `json:"id"`               // sha256 in hex of what it was made from
+	Names   []string    `json:"names"`            // references that mean it, in full: "debian:bookworm", "docker.io/library/alpine:3"
+	Source  string      `json:"source"`           // "registry", "debian", "docker-archive", "oci-layout", "rootfs-tar", "directory", "ext4"
+	Digest  string      `json:"digest,omitempty"` // the manifest's digest, pinned at the pull
+	Config  ImageConfig `json:"config"`           //
+	Size    Bytes       `json:"size"`             // of the ext4 file
+	Init    string      `json:"init,omitempty"`   // path of the image's init ("/sbin/init"), "" when it has none
+	Created time.Time   `json:"created"`          // when it was made here
+	Path    string      `json:"path,omitempty"`   // of the ext4 file on the host
+}
+
+// ImageConfig is the part of an OCI image configuration that a VM uses (OCI image-spec, config.md, "config").
+type ImageConfig struct {
+	Env        []string `json:"env,omitempty"`
+	WorkingDir string   `json:"working_dir,omitempty"`
+	User       string   `json:"user,omitempty"`
+	Entrypoint []string `json:"entrypoint,omitempty"`
+	Cmd        []string `json:"cmd,omitempty"`
+}
+
+// Kernel is a guest kernel and its modules, imported once.
+type Kernel struct {
+	ID      string    `json:"id"`      // sha256 in hex of the files it was made from
+	Names   []string  `json:"names"`   // names that mean it: "debian", "my-kernel"
+	Version string    `json:"version"` // "6.1.0-43-cloud-amd64"
+	Source  string    `json:"source"`  // the package and its version, or "import"
+	Arch    string    `json:"arch"`    // GOARCH
+	Created time.Time `json:"created"` //
+	Size    Bytes     `json:"size"`    // all its files
+
+	Vmlinuz string `json:"vmlinuz,omitempty"` // path of the compressed image, when there is one
+	Vmlinux string `json:"vmlinux"`           // path of the uncompressed ELF
+	Config  string `json:"config,omitempty"`  // path of its build configuration, when known
+	Modules string `json:"modules,omitempty"` // path of the newc archive of needed modules in load order; "" when all is built in
+}
