@@ -1,0 +1,122 @@
+package proto
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// FrameType says what a frame of a stream carries.
+type FrameType byte
+
+// The frames. Towards the guest:
+const (
+	FrameStart  FrameType = 1 // an ExecRequest as JSON; the first frame, once
+	FrameStdin  FrameType = 2 // bytes; an empty one closes standard input
+	FrameResize FrameType = 3 // a Size as JSON
+	FrameSignal FrameType = 4 // a signal's name ("SIGINT"), for the command's process group
+	FrameHangup FrameType = 5 // the user has had enough: end what this stream began, then close it
+)
+
+// From the guest:
+const (
+	FrameStdout FrameType = 16 // bytes
+	FrameStderr FrameType = 17 // bytes
+	FrameExit   FrameType = 18 // an Exit as JSON; the last frame
+	FrameError  FrameType = 19 // an Error as JSON; the last frame, when nothing was run
+)
+
+// FrameEvent is put into a stream by the daemon only: a step.Event as JSON, about the VM that is being made for the stream.
+const FrameEvent FrameType = 32
+
+// A frame on the wire is its type, the payload's length as four bytes in network order, and the payload.
+const frameHeader = 5
+
+// Writer writes frames. It is safe for concurrent use: frames do not mix.
+type Writer struct {
+	mu  sync.Mutex
+	w   io.Writer
+	buf []byte
+}
+
+// NewWriter returns a Writer on w.
+func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
+
+// WriteFrame writes one frame in a single Write. A payload over MaxFrame is an error.
+func (w *Writer) WriteFrame(t FrameType, payload []byte) error {
+	if len(payload) > MaxFrame {
+		return fmt.Errorf("frame of %d bytes is larger than %d", len(payload), MaxFrame)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf = append(w.buf[:0], byte(t))
+	w.buf = binary.BigEndian.AppendUint32(w.buf, uint32(len(payload)))
+	w.buf = append(w.buf, payload...)
+	_, err := w.w.Write(w.buf)
+	return err
+}
+
+// WriteJSON writes v as the payload of one frame.
+func (w *Writer) WriteJSON(t FrameType, v any) error {
+	payload, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return w.WriteFrame(t, payload)
+}
+
+// Stream returns an io.Writer that sends what is written to it as frames of one type, split at MaxFrame. It never sends an
+// empty frame.
+func (w *Writer) Stream(t FrameType) io.Writer { return streamWriter{w, t} }
+
+type streamWriter struct {
+	w *Writer
+	t FrameType
+}
+
+func (s streamWriter) Write(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		chunk := p[n:min(len(p), n+MaxFrame)]
+		if err := s.w.WriteFrame(s.t, chunk); err != nil {
+			return n, err
+		}
+		n += len(chunk)
+	}
+	return n, nil
+}
+
+// Reader reads frames. It is not safe for concurrent use.
+type Reader struct {
+	r   io.Reader
+	buf []byte
+}
+
+// NewReader returns a Reader on r, which should be buffered if its reads are dear.
+func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
+
+// ReadFrame reads the next frame. The payload is valid until the next call. The end of the stream between two frames is io.EOF,
+// inside one io.ErrUnexpectedEOF. The other side is not trusted: a length over MaxFrame is an error before anything is allocated.
+func (r *Reader) ReadFrame() (FrameType, []byte, error) {
+	var head [frameHeader]byte
+	if _, err := io.ReadFull(r.r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(head[1:])
+	if n > MaxFrame {
+		return 0, nil, fmt.Errorf("frame of %d bytes is larger than %d", n, MaxFrame)
+	}
+	if cap(r.buf) < int(n) {
+		r.buf = make([]byte, n)
+	}
+	payload := r.buf[:n]
+	if _, err := io.ReadFull(r.r, payload); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
+	}
+	return FrameType(head[0]), payload, nil
+}

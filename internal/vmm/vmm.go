@@ -1,0 +1,136 @@
+// Package vmm is the contract between banger and the programs that run machines. A Driver turns a plain description of a machine
+// into a running process and finds that process again after the daemon was restarted. Drivers know nothing of VMs, images or
+// capabilities.
+//
+// A running machine belongs to nobody's lifetime: it is in a session of its own, and neither the end of a context nor the end of the
+// daemon ends it. Snapshot and restore are optional interfaces, found by type assertion.
+package vmm
+
+import (
+	"context"
+	"net"
+	"syscall"
+	"time"
+
+	"banger/internal/model"
+)
+
+// Machine describes a machine in a driver's terms. It is plain data: the same description gives the same command line.
+type Machine struct {
+	ID     string // the VM's id; part of the process's command line, so that a leak can be traced to its VM
+	RunDir string // an existing folder of mode 0700 for sockets; its path is short enough for them
+
+	Kernel    string   // path of an uncompressed ELF vmlinux
+	Initramfs []string // paths of newc archives, in the order in which the kernel shall unpack them
+	Cmdline   []string // kernel arguments besides those that the driver itself needs
+
+	VCPUs  int
+	Memory model.Bytes
+	Drives []Drive
+	NICs   []NIC
+
+	ConsoleLog string      // path; the driver keeps what the guest writes to its console there...
+	ConsoleMax model.Bytes // ... and no more of it than the newest ConsoleMax bytes
+	VMMLog     string      // path; the VMM's own standard output and error
+}
+
+// Drive is a block device. The guest finds it by its serial number (/sys/block/*/serial), never by its place.
+type Drive struct {
+	Serial   string // at most 20 characters (virtio specification 1.2, section 5.2.6, VIRTIO_BLK_T_GET_ID)
+	Path     string // of a raw image
+	ReadOnly bool
+}
+
+// NIC is a network card.
+type NIC struct {
+	Kind NICKind
+	MAC  net.HardwareAddr
+	Tap  string // the host's interface, for NICTap
+}
+
+// NICKind says what is at the host's end of a NIC.
+type NICKind string
+
+// The kinds of NIC.
+const (
+	NICUser NICKind = "user" // the VMM's own user-mode stack
+	NICTap  NICKind = "tap"
+)
+
+// Driver starts machines and finds them again. Implementations are safe for concurrent use.
+type Driver interface {
+	Name() string
+	// Info says what the driver would run here, or why it cannot (fault.Unsupported with a hint).
+	Info(ctx context.Context) (Info, error)
+	// Start makes the machine's process and returns once it runs; the guest may still be far from up. On an error nothing is left.
+	// Before the process exists, it passes to intend the State that Adopt needs to find it should the caller die now.
+	Start(ctx context.Context, m Machine, intend func(State) error) (Instance, error)
+	// Adopt finds the machine whose State is s: the one that Start returned or one that was only intended. It returns
+	// fault.NotFound when there is no such process any more; a process that merely has the same pid is not it.
+	Adopt(ctx context.Context, s State) (Instance, error)
+}
+
+// State is what a driver needs to find a machine again: versioned bytes that only it decodes.
+type State []byte
+
+// Instance is a machine that was started. Its methods are safe for concurrent use.
+type Instance interface {
+	State() State
+	PID() int
+	// DialAgent connects to the host's end of the agent's channel: a raw byte stream on which one connection at a time makes
+	// sense. It succeeds as soon as the machine runs, whether or not an agent listens.
+	DialAgent(ctx context.Context) (net.Conn, error)
+	// PowerOff asks the guest to power off, as a power button does, and returns when the request was delivered.
+	PowerOff(ctx context.Context) error
+	// Signal sends sig to the VMM. A machine that is gone already is success.
+	Signal(sig syscall.Signal) error
+	// Wait returns when the machine has ended, or ctx has. Any number of callers may wait.
+	Wait(ctx context.Context) (Exit, error)
+	// Close lets go of the machine without ending it: connections and goroutines of this Instance end.
+	Close() error
+}
+
+// Info is what a driver would run.
+type Info struct {
+	Version string
+	Path    string
+	Accel   string        // "kvm" or "tcg"
+	Why     string        // why that accelerator, for a person
+	Grace   time.Duration // how long a guest may take to come up on it
+}
+
+// Exit says how a machine ended.
+type Exit struct {
+	Reason ExitReason
+	Detail string // for a person: the VMM's last words, the signal's name
+}
+
+// ExitReason is why a machine ended.
+type ExitReason string
+
+// The reasons. A guest's own power-off and a reboot both end a machine.
+const (
+	ExitPowerOff ExitReason = "power-off" // the guest asked for it
+	ExitReboot   ExitReason = "reboot"    // likewise
+	ExitPanic    ExitReason = "panic"     // the guest's kernel panicked
+	ExitKilled   ExitReason = "killed"    // the host ended the VMM by a signal or a request
+	ExitCrashed  ExitReason = "crashed"   // the VMM ended by itself with an error
+	ExitUnknown  ExitReason = "unknown"   // it ended while nobody watched
+)
+
+// Resizer is implemented by instances that can tell a running guest that a drive has grown.
+type Resizer interface {
+	// ResizeDrive announces the present size of the drive's file, which must not have shrunk.
+	ResizeDrive(ctx context.Context, serial string, size model.Bytes) error
+}
+
+// Statter is implemented by instances that can tell what they cost the host.
+type Statter interface {
+	Stats() (Stats, error)
+}
+
+// Stats is what a machine costs the host.
+type Stats struct {
+	CPU    time.Duration // user and system time of the VMM since its start
+	Memory model.Bytes   // proportional set size of the VMM
+}
