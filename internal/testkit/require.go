@@ -1,0 +1,30 @@
+// Package testkit is what banger's tests share.
+package testkit
+
+import (
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Require skips the test with the reason when ok is false, or fails it when BANGER_TEST_REQUIRE, a comma-separated list,
+// names what: so that a machine that ought to run everything notices what it does not run.
+func Require(t testing.TB, what string, ok bool, why string) {
+	t.Helper()
+	switch {
+	case ok:
+	case slices.Contains(strings.Split(os.Getenv("BANGER_TEST_REQUIRE"), ","), what):
+		t.Fatalf("%s is required here: %s", what, why)
+	default:
+		t.Skipf("needs %s: %s", what, why)
+	}
+}
+
+// RequireTool is Require for a program in PATH.
+func RequireTool(t testing.TB, name string) {
+	t.Helper()
+	_, err := exec.LookPath(name)
+	Require(t, name, err == nil, "no program of that name in PATH")
+}
