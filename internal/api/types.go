@@ -1,0 +1,109 @@
+// Package api is the daemon's HTTP interface on a unix socket: wire types, the route table, and the Go client. Package
+// api/server serves it.
+//
+// Bodies are JSON. Errors are problem documents (RFC 9457) with a stable kind. A long operation that is asked for with
+// "Accept: text/event-stream" answers with server-sent events: any number of "step" events (step.Event), then one "result" (what it
+// would have answered otherwise) or one "problem". Streams of bytes (exec, run, ssh, dial) are upgrades to
+// "banger-stream"; exec and run speak the frames of package proto on it.
+package api
+
+import (
+	"time"
+
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+)
+
+// Problem is an error on the wire: RFC 9457, with the fault's kind and hint as extension members.
+type Problem struct {
+	Type   string `json:"type"`           // "urn:banger:problem:<kind>"
+	Title  string `json:"title"`          // the kind in words
+	Status int    `json:"status"`         // the HTTP status
+	Detail string `json:"detail"`         // the error's message
+	Kind   string `json:"kind"`           // one of package fault's kinds
+	Hint   string `json:"hint,omitempty"` // what to do about it
+	VM     string `json:"vm,omitempty"`   // the id of the VM that it is about
+	Step   string `json:"step,omitempty"` // the step that failed
+	Log    string `json:"log,omitempty"`  // path of the log that tells more
+}
+
+// Run asks for a VM and a command in it: the payload of the first frame of a run stream.
+//
+// The daemon answers with FrameEvent frames while the VM comes up, one of them with Step "vm" and the VM's name as Detail, and then with the
+// frames of the command. It ends what RemoveOnDetach made before it closes the stream.
+type Run struct {
+	VM   model.Create      `json:"vm"`
+	Exec proto.ExecRequest `json:"exec"`
+	// Image makes Exec.Argv arguments of the image's entrypoint, or, when they are empty, takes its Cmd: as OCI runtimes do. Without it
+	// Exec.Argv is run as it is.
+	Entrypoint bool          `json:"entrypoint,omitempty"`
+	Timeout    time.Duration `json:"timeout,omitempty" format:"nanoseconds"` // nanoseconds for the command; 0 for none. Exit code 124 when it is over
+}
+
+// VMStop asks a VM to stop.
+type VMStop struct {
+	Timeout *time.Duration `json:"timeout,omitempty" format:"nanoseconds"` // nanoseconds the guest has to power off before it is ended; nil for the configured one
+}
+
+// VMKill ends a VM's VMM.
+type VMKill struct {
+	Signal string `json:"signal,omitempty"` // "KILL" when empty; names with or without SIG, or numbers
+}
+
+// VMRename gives a VM another name.
+type VMRename struct {
+	Name string `json:"name"`
+}
+
+// VMDelete says how to delete.
+type VMDelete struct {
+	Force bool `json:"force,omitempty"` // also when it runs
+}
+
+// ImagePull asks for an image from a registry, or for a Debian suite ("debian:bookworm").
+type ImagePull struct {
+	Ref   string `json:"ref"`
+	Force bool   `json:"force,omitempty"` // ask the registry (or build) again although the name is there
+}
+
+// ImageImport asks for an image from a file or folder on the daemon's host.
+type ImageImport struct {
+	Path string `json:"path"` // absolute
+	Name string `json:"name,omitempty"`
+}
+
+// KernelPull asks for a distribution's kernel.
+type KernelPull struct {
+	Name  string `json:"name"` // "debian"
+	Force bool   `json:"force,omitempty"`
+}
+
+// KernelImport asks for a kernel from a file on the daemon's host.
+type KernelImport struct {
+	Path    string `json:"path"`              // absolute; a bzImage or an ELF vmlinux
+	Modules string `json:"modules,omitempty"` // absolute; a /lib/modules/<version> tree
+	Name    string `json:"name,omitempty"`
+}
+
+// Version says what answers.
+type Version struct {
+	Version    string `json:"version"`
+	API        int    `json:"api"`
+	GoVersion  string `json:"go_version"`
+	Generation int    `json:"agent_generation"`
+}
+
+// Status is how the daemon is doing.
+type Status struct {
+	Version  Version             `json:"version"`
+	PID      int                 `json:"pid"`
+	Started  time.Time           `json:"started"`
+	Socket   string              `json:"socket"`
+	State    string              `json:"state_dir"`
+	Log      string              `json:"log"`
+	Driver   string              `json:"driver"`
+	Accel    string              `json:"accel,omitempty"`
+	AccelWhy string              `json:"accel_why,omitempty"`
+	VMs      map[model.State]int `json:"vms"`
+	RSS      model.Bytes         `json:"rss"` // resident memory of the daemon
+}
