@@ -1,0 +1,48 @@
+# Shared by the scripts; sourced, not run.
+# shellcheck shell=bash
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() { say "$@"; exit 1; }
+
+# run COMMAND... shows the command, then runs it.
+run() {
+  printf '+ %s\n' "$*" >&2
+  "$@"
+}
+
+# as_root COMMAND... runs it as root, with sudo when the caller is not.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    run "$@"
+  elif command -v sudo >/dev/null; then
+    run sudo "$@"
+  else
+    die "this needs root, and there is no sudo; as root, run: $*"
+  fi
+}
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# go_wanted is the Go version in go.mod; go_home where make setup puts a toolchain of that version.
+go_wanted=$(sed -n 's/^go //p' "$repo/go.mod")
+go_home=${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/banger-build/go$go_wanted
+
+# go_good GO tells whether the go command GO builds this module: it is new enough, or (since Go 1.21) fetches one that is.
+go_good() {
+  local version
+  version=$(cd "$repo" && "$1" env GOVERSION 2>/dev/null) || return 1
+  version=${version#go}
+  [ "$(printf '%s\n' "$go_wanted" "${version%% *}" | sort -V | head -n 1)" = "$go_wanted" ]
+}
+
+# go_find prints the go command to use, or fails.
+go_find() {
+  local go
+  for go in "$(command -v go)" "$go_home/bin/go"; do
+    if [ -x "$go" ] && go_good "$go"; then
+      printf '%s\n' "$go"
+      return
+    fi
+  done
+  return 1
+}
