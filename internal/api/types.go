@@ -29,8 +29,10 @@ type Problem struct {
 
 // Run asks for a VM and a command in it: the payload of the first frame of a run stream.
 //
-// The daemon answers with FrameEvent frames while the VM comes up, one of them with Step "vm" and the VM's name as Detail, and then with the
-// frames of the command. It ends what RemoveOnDetach made before it closes the stream.
+// The daemon answers with FrameEvent frames while the VM comes up, one of them with Step EventVM and the VM's name as Detail, then, when the
+// command's streams are joined, with one that has Step EventExec, and then with the frames of the command. Until EventExec the client sends only
+// FrameSignal and FrameHangup, and keeps its terminal as it is: so Ctrl-C still works, and what is typed ahead is not lost. The daemon
+// ends what RemoveOnDetach made before it closes the stream.
 type Run struct {
 	VM   model.Create      `json:"vm"`
 	Exec proto.ExecRequest `json:"exec"`
@@ -39,6 +41,12 @@ type Run struct {
 	Entrypoint bool          `json:"entrypoint,omitempty"`
 	Timeout    time.Duration `json:"timeout,omitempty" format:"nanoseconds"` // nanoseconds for the command; 0 for none. Exit code 124 when it is over
 }
+
+// The steps of FrameEvent frames that are more than progress. See Run.
+const (
+	EventVM   = "vm"   // the VM has a record; Detail is its name
+	EventExec = "exec" // the command is about to run: standard input may be sent
+)
 
 // VMStop asks a VM to stop.
 type VMStop struct {
@@ -55,10 +63,26 @@ type VMRename struct {
 	Name string `json:"name"`
 }
 
-// VMDelete says how to delete.
+// VMDelete says how to delete: the query of the request.
 type VMDelete struct {
-	Force bool `json:"force,omitempty"` // also when it runs
+	Force bool `query:"force"` // also when it runs
 }
+
+// VMLogs says which log and how much of it: the query of the request.
+type VMLogs struct {
+	Source LogSource `query:"source"` // LogConsole when empty
+	Follow bool      `query:"follow"` // go on with what is written later
+	Tail   int       `query:"tail"`   // the last so many lines only; 0 for all
+}
+
+// LogSource is one of a VM's logs.
+type LogSource string
+
+// The logs of a VM.
+const (
+	LogConsole LogSource = "console" // what the guest writes to its console
+	LogVMM     LogSource = "vmm"     // what the VMM itself says
+)
 
 // ImagePull asks for an image from a registry, or for a Debian suite ("debian:bookworm").
 type ImagePull struct {
