@@ -1,0 +1,221 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+
+	"banger/internal/fault"
+	"banger/internal/step"
+)
+
+const (
+	// Generation counts incompatible changes of this API. A client states its own in HeaderGeneration, and the daemon refuses what it
+	// does not speak before it does anything.
+	Generation = 1
+	// HeaderGeneration may be left out; then the daemon takes the request as being of its own generation.
+	HeaderGeneration = "Banger-Api"
+	// Host is the only Host header that the daemon answers to: a page in a browser that was tricked into sending a request here
+	// cannot set it.
+	Host = "banger"
+)
+
+// maxReply bounds a JSON reply, bytes: a list of 10,000 VMs is about 20 MB.
+const maxReply = 64 << 20
+
+// Client speaks to the daemon. It is safe for concurrent use. Errors that the daemon answered are *Error; all errors have a fault kind.
+type Client struct {
+	socket string
+	http   *http.Client
+
+	mu    sync.Mutex
+	first net.Conn // opened by Connect, for the first request to use
+}
+
+// Dial returns a client for the daemon that listens on the unix socket. It connects at the first request; Connect does so at once
+// and can start the daemon.
+func Dial(socket string) *Client {
+	c := &Client{socket: socket}
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+			DisableCompression: true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c
+}
+
+// Socket is the path of the socket that the client connects to.
+func (c *Client) Socket() string { return c.socket }
+
+// Close closes idle connections. Streams and requests that are under way go on.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first != nil {
+		c.first.Close()
+		c.first = nil
+	}
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	c.mu.Lock()
+	conn := c.first
+	c.first = nil
+	c.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	return dialDaemon(ctx, c.socket)
+}
+
+// dialDaemon connects to the socket and makes sure of who listens there: in a folder like /tmp anybody could have put a
+// socket of that name first.
+func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, fault.New(fault.Unavailable, "connecting to bangerd: %w", err).WithHint("Start it with `banger daemon start`.")
+	}
+	peer, err := PeerOf(conn)
+	if err == nil && !peer.trusted() {
+		err = fault.New(fault.Denied, "the program that listens on %s belongs to user %d", socket, peer.UID)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// query is one question to the daemon.
+type query struct {
+	method, target string
+	in             any           // the body: an io.Reader as it is, anything else as JSON, nil for none
+	report         step.Reporter // asks for the operation's steps as well, unless nil
+}
+
+// ask returns the decoded answer.
+func ask[T any](ctx context.Context, c *Client, q query) (T, error) {
+	var out T
+	err := c.call(ctx, q, &out)
+	return out, err
+}
+
+// call decodes the answer into out unless out is nil.
+func (c *Client) call(ctx context.Context, q query, out any) error {
+	req, err := newRequest(ctx, q.method, q.target, q.in)
+	if err != nil {
+		return err
+	}
+	if q.report != nil {
+		req.Header.Set("Accept", MediaSSE)
+	}
+	resp, err := c.do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if strings.HasPrefix(resp.Header.Get("Content-Type"), MediaSSE) {
+		return c.orCanceled(ctx, readEvents(resp.Body, q.report, out))
+	}
+	if out == nil || resp.StatusCode == http.StatusNoContent {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxReply)).Decode(out); err != nil {
+		return c.orCanceled(ctx, lostDaemon(err))
+	}
+	return nil
+}
+
+// do sends the request and turns everything that is not a success into an error.
+func (c *Client) do(req *http.Request) (*http.Response, error) {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err // "Post "http://banger/..."" tells nobody anything
+		}
+		return nil, c.orCanceled(req.Context(), lostDaemon(err))
+	}
+	if err := responseErr(resp); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (c *Client) orCanceled(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// responseErr is nil for a success, an upgrade included.
+func responseErr(resp *http.Response) error {
+	if resp.StatusCode < 300 {
+		return nil
+	}
+	var p Problem
+	err := json.NewDecoder(io.LimitReader(resp.Body, maxEvent)).Decode(&p)
+	if err != nil || p.Kind == "" {
+		return statusErr(resp.StatusCode)
+	}
+	return p.Err()
+}
+
+func newRequest(ctx context.Context, method, target string, in any) (*http.Request, error) {
+	var body io.Reader
+	stream, streams := in.(io.Reader)
+	switch {
+	case streams:
+		body = stream
+	case in != nil:
+		data, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("encoding the request: %w", err)
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+Host+target, body)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "building the request: %w", err)
+	}
+	req.Header.Set(HeaderGeneration, strconv.Itoa(Generation))
+	if in != nil && !streams {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return req, nil
+}
+
+// target is the path of something that has a name, and what to do with it. The name may hold any character.
+func target(collection, ref, verb string, values url.Values) string {
+	escaped := url.PathEscape(ref)
+	if strings.Trim(ref, ".") == "" { // "." and ".." would be taken for steps in the path
+		escaped = strings.ReplaceAll(ref, ".", "%2E")
+	}
+	t := "/v1/" + collection + "/" + escaped
+	if verb != "" {
+		t += "/" + verb
+	}
+	if len(values) > 0 {
+		t += "?" + values.Encode()
+	}
+	return t
+}

@@ -1,0 +1,186 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/paths"
+)
+
+const (
+	// ReadyFD is the file descriptor on which a daemon that Connect starts says how its start went: the line ReadyLine, or a Problem as JSON.
+	ReadyFD = 3
+	// ReadyLine means that the daemon listens.
+	ReadyLine = "ready"
+
+	startTimeout = 30 * time.Second
+	maxReadyLine = 64 << 10
+)
+
+// Connect returns a client with a connection to the daemon of the layout. When nobody listens and start is true, it starts
+// bangerd and waits until it is ready. Any number of programs may do so at once: one of them starts the daemon, the others
+// wait for it.
+func Connect(ctx context.Context, layout paths.Layout, start bool) (*Client, error) {
+	c, err := connect(ctx, layout)
+	if err == nil || !start || !nobodyListens(err) {
+		return c, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
+		fault.New(fault.Unavailable, "starting bangerd: it is not ready after %v", startTimeout).
+			WithHint("Look into %s.", layout.DaemonLog()))
+	defer cancel()
+	if err := PrivateDir(layout.Runtime); err != nil {
+		return nil, err
+	}
+	unlock, err := lockStart(ctx, filepath.Join(layout.Runtime, "start.lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if c, err := connect(ctx, layout); err == nil || !nobodyListens(err) {
+		return c, err // somebody else was faster
+	}
+	program, err := findDaemon()
+	if err != nil {
+		return nil, err
+	}
+	if err := spawn(ctx, program, layout); err != nil {
+		return nil, err
+	}
+	return connect(ctx, layout)
+}
+
+func connect(ctx context.Context, layout paths.Layout) (*Client, error) {
+	conn, err := dialDaemon(ctx, layout.Socket())
+	if err != nil {
+		return nil, err
+	}
+	c := Dial(layout.Socket())
+	c.first = conn
+	return c, nil
+}
+
+func nobodyListens(err error) bool {
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// lockStart holds off others that want to start the daemon. Whoever holds the lock gives it up within startTimeout, which bounds the life of
+// the goroutine that is left waiting when ctx ends first.
+func lockStart(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the start of bangerd: %w", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
+		return func() { f.Close() }, nil
+	case <-ctx.Done():
+		go func() { <-got; f.Close() }()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// findDaemon looks beside the running program, in the libexec folder of its prefix, and in PATH.
+func findDaemon() (string, error) {
+	const name = "bangerd"
+	if self, err := os.Executable(); err == nil {
+		if real, err := filepath.EvalSymlinks(self); err == nil {
+			self = real
+		}
+		dir := filepath.Dir(self)
+		for _, candidate := range []string{filepath.Join(dir, name), filepath.Join(dir, "..", "libexec", "banger", name)} {
+			if unix.Access(candidate, unix.X_OK) == nil {
+				return filepath.Clean(candidate), nil
+			}
+		}
+	}
+	if found, err := exec.LookPath(name); err == nil {
+		return filepath.Abs(found)
+	}
+	return "", fault.New(fault.Unavailable, "starting bangerd: there is no such program beside banger or in PATH").
+		WithHint("Run `make build`, or install bangerd next to banger.")
+}
+
+// spawn starts the daemon in a session of its own and returns when it is ready. The daemon tells about its start on a pipe, so nothing is polled, and its
+// end without a word is noticed at once.
+func spawn(ctx context.Context, program string, layout paths.Layout) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("starting bangerd: %w", err)
+	}
+	defer r.Close()
+	cmd := exec.Command(program, fmt.Sprintf("--ready-fd=%d", ReadyFD))
+	cmd.Dir = "/" // so that it keeps no file system busy
+	cmd.Env = daemonEnv(os.Environ())
+	cmd.ExtraFiles = []*os.File{w} // becomes ReadyFD
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return fault.New(fault.Unavailable, "starting bangerd: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	line, err := bufio.NewReader(io.LimitReader(r, maxReadyLine)).ReadString('\n')
+	if err == nil && strings.TrimSpace(line) == ReadyLine {
+		return cmd.Process.Release()
+	}
+	if ctx.Err() != nil { // it may still come up; whoever asks next finds it
+		cmd.Process.Release()
+		return context.Cause(ctx)
+	}
+	return startErr(line, cmd.Wait(), layout)
+}
+
+// startErr is why a daemon did not start: what it said, or how it ended.
+func startErr(line string, exit error, layout paths.Layout) error {
+	var p Problem
+	if json.Unmarshal([]byte(line), &p) == nil && p.Kind != "" {
+		p.Detail = "starting bangerd: " + p.Detail
+		return p.Err()
+	}
+	if exit == nil {
+		exit = errors.New("exit status 0")
+	}
+	return fault.New(fault.Unavailable, "starting bangerd: it ended before it was ready: %w", exit).
+		WithHint("Look into %s, or run `bangerd --foreground`.", layout.DaemonLog())
+}
+
+// daemonEnv makes BANGER_HOME absolute, because the daemon has another working directory.
+func daemonEnv(env []string) []string {
+	out := make([]string, 0, len(env))
+	for _, kv := range env {
+		if home, ok := strings.CutPrefix(kv, "BANGER_HOME="); ok && home != "" {
+			if abs, err := filepath.Abs(home); err == nil {
+				kv = "BANGER_HOME=" + abs
+			}
+		}
+		out = append(out, kv)
+	}
+	return out
+}

@@ -1,0 +1,66 @@
+package api
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"banger/internal/fault"
+)
+
+// PrivateDir makes the folder for sockets, or makes sure of the one that is there: it is a real folder, the caller's own, closed to
+// everybody else, and nobody can put another one in its place.
+func PrivateDir(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("making the runtime folder: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+		return fmt.Errorf("making the runtime folder: %w", err)
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return fmt.Errorf("looking at the runtime folder: %w", err)
+	}
+	owner := ownerOf(info)
+	switch {
+	case !info.IsDir():
+		return fault.New(fault.Denied, "the runtime folder %s is not a folder", dir).WithHint("Look at who made it, and remove it.")
+	case owner != os.Geteuid():
+		return fault.New(fault.Denied, "the runtime folder %s belongs to user %d", dir, owner).
+			WithHint("Set BANGER_HOME to a folder of your own.")
+	case info.Mode().Perm()&0o077 != 0:
+		return fault.New(fault.Denied, "the runtime folder %s is open to others (mode %#o)", dir, info.Mode().Perm()).
+			WithHint("If all in it is yours: chmod 700 %s", dir)
+	}
+	return checkAncestors(dir)
+}
+
+// checkAncestors refuses a folder above dir in which everybody may rename what is not theirs: world-writable without the sticky bit.
+func checkAncestors(dir string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return fmt.Errorf("looking at the runtime folder: %w", err)
+	}
+	for up := filepath.Dir(real); ; up = filepath.Dir(up) {
+		info, err := os.Lstat(up)
+		if err != nil {
+			return fmt.Errorf("looking at the runtime folder: %w", err)
+		}
+		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return fault.New(fault.Denied, "the runtime folder %s is below %s, where everybody may rename and remove", dir, up).
+				WithHint("Set BANGER_HOME to a folder of your own, or: chmod o-w %s", up)
+		}
+		if up == filepath.Dir(up) {
+			return nil
+		}
+	}
+}
+
+func ownerOf(info fs.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid)
+	}
+	return -1
+}

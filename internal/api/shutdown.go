@@ -1,0 +1,67 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+)
+
+// Shutdown asks the daemon to end and returns when its process has. VMs go on running. It works across API generations.
+func (c *Client) Shutdown(ctx context.Context) error {
+	status, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	// The process is held by its pidfd before it is asked to end, so that no other process with its number is waited for.
+	fd, err := unix.PidfdOpen(status.PID, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		fd = -1 // in another pid namespace, perhaps
+	} else {
+		defer unix.Close(fd)
+	}
+	if err := c.call(ctx, query{method: http.MethodPost, target: "/v1/shutdown"}, nil); err != nil {
+		return err
+	}
+	if fd < 0 {
+		return nil
+	}
+	return waitPidfd(ctx, fd)
+}
+
+// waitPidfd returns when the process has ended or ctx has. An eventfd brings the end of ctx into the poll.
+func waitPidfd(ctx context.Context, fd int) error {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("waiting for the end of bangerd: %w", err)
+	}
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(woken)
+		unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	})
+	defer func() {
+		if !stop() {
+			<-woken
+		}
+		unix.Close(wake)
+	}()
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("waiting for the end of bangerd: %w", err)
+		case fds[0].Revents != 0:
+			return nil
+		default:
+			return fault.New(fault.Unavailable, "waiting for the end of bangerd: %w", context.Cause(ctx)).
+				WithHint("Operations may still be under way; `banger daemon status` shows.")
+		}
+	}
+}

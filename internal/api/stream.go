@@ -1,0 +1,152 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+)
+
+// Stream is an exec or run stream: frames of package proto both ways. Reading and writing may happen at the same time; one goroutine
+// may read and any number write.
+type Stream struct {
+	conn net.Conn
+	in   *proto.Reader
+	out  *proto.Writer
+}
+
+func newStream(conn net.Conn) *Stream {
+	return &Stream{conn: conn, in: proto.NewReader(conn), out: proto.NewWriter(conn)}
+}
+
+// ReadFrame reads the next frame. Its payload is valid until the next call. After the last one the error is io.EOF.
+func (s *Stream) ReadFrame() (proto.FrameType, []byte, error) { return s.in.ReadFrame() }
+
+// WriteFrame writes one frame.
+func (s *Stream) WriteFrame(t proto.FrameType, payload []byte) error {
+	return s.out.WriteFrame(t, payload)
+}
+
+// WriteJSON writes a frame with v as JSON.
+func (s *Stream) WriteJSON(t proto.FrameType, v any) error { return s.out.WriteJSON(t, v) }
+
+// Writer returns a writer whose bytes travel as frames of one type.
+func (s *Stream) Writer(t proto.FrameType) io.Writer { return s.out.Stream(t) }
+
+// CloseWrite says that no more frames will come from here. To close a command's standard input only, write an empty FrameStdin.
+func (s *Stream) CloseWrite() error {
+	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
+
+// Close ends the stream, and with it what it began.
+func (s *Stream) Close() error { return s.conn.Close() }
+
+// Exec runs a command in a running VM. The context bounds the set-up only; Close ends the stream.
+func (c *Client) Exec(ctx context.Context, ref string, req proto.ExecRequest) (*Stream, error) {
+	return c.openStream(ctx, target("vms", ref, "exec", nil), req)
+}
+
+// Run makes a VM and runs a command in it: see type Run. The context bounds the set-up only. A client that wants the VM's end
+// awaited writes FrameHangup and reads until io.EOF.
+func (c *Client) Run(ctx context.Context, req Run) (*Stream, error) {
+	return c.openStream(ctx, "/v1/run", req)
+}
+
+// SSH connects to the SSH server in a VM's agent. The context bounds the set-up only.
+func (c *Client) SSH(ctx context.Context, ref string) (net.Conn, error) {
+	return c.upgrade(ctx, target("vms", ref, "ssh", nil))
+}
+
+// DialPort connects to a TCP port of a VM's loopback. The context bounds the set-up only. The connection has a CloseWrite.
+func (c *Client) DialPort(ctx context.Context, ref string, port int) (net.Conn, error) {
+	return c.upgrade(ctx, target("vms", ref, "dial", url.Values{"port": {strconv.Itoa(port)}}))
+}
+
+func (c *Client) openStream(ctx context.Context, path string, start any) (*Stream, error) {
+	payload, err := json.Marshal(start)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the stream's start: %w", err)
+	}
+	if len(payload) > proto.MaxFrame {
+		return nil, fault.New(fault.Invalid, "the command, its environment and its options take %d bytes; %d is the most",
+			len(payload), proto.MaxFrame).WithHint("Put long arguments into a file, or pass them by standard input.")
+	}
+	conn, err := c.upgrade(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	s := newStream(conn)
+	if err := s.WriteFrame(proto.FrameStart, payload); err != nil {
+		conn.Close()
+		return nil, lostDaemon(err)
+	}
+	return s, nil
+}
+
+// upgrade asks for a stream of bytes on a connection of its own.
+func (c *Client) upgrade(ctx context.Context, path string) (net.Conn, error) {
+	req, err := newRequest(ctx, http.MethodPost, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", proto.StreamProtocol)
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	upgraded, err := handshake(conn, req)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, c.orCanceled(ctx, err)
+	}
+	return upgraded, nil
+}
+
+func handshake(conn net.Conn, req *http.Request) (net.Conn, error) {
+	if err := req.Write(conn); err != nil {
+		return nil, lostDaemon(err)
+	}
+	r := bufio.NewReaderSize(conn, 32<<10)
+	resp, err := http.ReadResponse(r, req)
+	if err != nil {
+		return nil, lostDaemon(err)
+	}
+	if err := responseErr(resp); err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return nil, statusErr(resp.StatusCode)
+	}
+	return &upgradedConn{Conn: conn, r: r}, nil
+}
+
+// upgradedConn reads first what came together with the response's head.
+type upgradedConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c *upgradedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+func (c *upgradedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
