@@ -1,0 +1,123 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+)
+
+// LockFD is the descriptor under which a VMM inherits its lock file: the first after standard error.
+const LockFD = 3
+
+// Lock opens and locks a file for a process that is about to be started. The process inherits the descriptor as LockFD, and the
+// lock with it (flock(2): a lock belongs to the open file, however many descriptors refer to it). So
+// from the moment of the fork on, whatever becomes of the one who forked, the file is locked exactly as long as the process or a
+// child of it lives: a free lock proves that there is none, and a held one that it can be found. A lock that is held is fault.Locked.
+func Lock(path string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("opening the lock: %w", err)
+		}
+		free, err := tryLock(f)
+		if err == nil && !free {
+			err = fault.New(fault.Locked, "locking %s: a machine runs here already", path)
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		// Somebody may have removed the file between our opening and locking it: then the lock is one that nobody else can see.
+		if same(f, path) {
+			return f, nil
+		}
+		_ = f.Close()
+	}
+}
+
+func tryLock(f *os.File) (free bool, err error) {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("locking %s: %w", f.Name(), err)
+	}
+	return true, nil
+}
+
+func same(f *os.File, path string) bool {
+	a, errA := f.Stat()
+	b, errB := os.Stat(path)
+	return errA == nil && errB == nil && os.SameFile(a, b)
+}
+
+// holderPoll is how often Holder looks again for a process that is between its fork and the moment its descriptors are in place.
+// That takes well under a millisecond on an idle machine.
+const holderPoll = 10 * time.Millisecond
+
+// Holder finds the process that inherited the lock file at path from Lock. When the lock is free or the file does not
+// exist, there is no such process, and it is fault.NotFound. It waits, until ctx ends, for a process that is just being made.
+func Holder(ctx context.Context, path string) (ID, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ID{}, fault.New(fault.NotFound, "nothing was started with %s", path)
+	} else if err != nil {
+		return ID{}, fmt.Errorf("opening the lock: %w", err)
+	}
+	defer f.Close()
+	want, err := f.Stat()
+	if err != nil {
+		return ID{}, fmt.Errorf("looking at the lock: %w", err)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ID{}, fmt.Errorf("looking for the process that holds %s: %w", path, context.Cause(ctx))
+		case <-timer.C:
+			timer.Reset(holderPoll)
+		}
+		if free, err := tryLock(f); err != nil {
+			return ID{}, err
+		} else if free {
+			return ID{}, fault.New(fault.NotFound, "nothing that was started with %s runs", path)
+		}
+		if id, err := scan(want); err == nil {
+			return id, nil
+		} else if fault.KindOf(err) != fault.NotFound {
+			return ID{}, err
+		}
+	}
+}
+
+// scan finds the process whose LockFD is this file. Processes of other users cannot be looked into and are passed over.
+func scan(want os.FileInfo) (ID, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return ID{}, fmt.Errorf("listing processes: %w", err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		got, err := os.Stat(filepath.Join("/proc", e.Name(), "fd", strconv.Itoa(LockFD)))
+		if err != nil || !os.SameFile(want, got) {
+			continue
+		}
+		if id, err := Identify(pid); err == nil {
+			return id, nil
+		}
+	}
+	return ID{}, fault.New(fault.NotFound, "no process has the lock open")
+}

@@ -1,0 +1,286 @@
+// Package process starts the VMMs' processes and finds them again.
+//
+// A VMM outlives the daemon that started it, so a process here is known by its identity, not by being a child: pid, start time and
+// boot. Ending is noticed through a pidfd, which works for children and for strangers alike and cannot be fooled by a
+// reused pid. A child's exit status is collected on the way, so no zombie is left while somebody watches.
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+)
+
+// ID is what makes a process the same process: no two processes of a machine share all three.
+type ID struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // clock ticks after boot (proc_pid_stat(5), field 22)
+	Boot  string `json:"boot"`  // /proc/sys/kernel/random/boot_id
+}
+
+// BootID returns the identity of the host's present boot.
+func BootID() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("reading the boot id: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// Identify returns the identity of the process that has this pid now. When there is none, or only a zombie, it is fault.NotFound.
+func Identify(pid int) (ID, error) {
+	boot, err := BootID()
+	if err != nil {
+		return ID{}, err
+	}
+	stat, err := readStat(pid)
+	if err != nil {
+		return ID{}, err
+	}
+	if stat.state == 'Z' || stat.state == 'X' {
+		return ID{}, fault.New(fault.NotFound, "process %d has ended", pid)
+	}
+	return ID{PID: pid, Start: stat.start, Boot: boot}, nil
+}
+
+// Process is a running process, or one that has ended. Its methods are safe for concurrent use.
+type Process struct {
+	id    ID
+	pidfd *os.File
+
+	done   chan struct{} // closed when the process has ended
+	idle   chan struct{} // closed when the watching goroutine has
+	once   sync.Once
+	status *syscall.WaitStatus // set before done is closed; nil when it was not our child
+}
+
+// Spec is a process to be started.
+type Spec struct {
+	Path  string
+	Args  []string // without the program's name
+	Env   []string
+	Dir   string
+	Files []*os.File // its descriptors from 0 on; nothing else is inherited
+}
+
+// Spawn starts a process in a session of its own.
+func Spawn(s Spec) (*Process, error) {
+	boot, err := BootID()
+	if err != nil {
+		return nil, err
+	}
+	files := make([]uintptr, len(s.Files))
+	for i, f := range s.Files {
+		files[i] = f.Fd()
+	}
+	pidfd := -1
+	pid, _, err := syscall.StartProcess(s.Path, append([]string{s.Path}, s.Args...), &syscall.ProcAttr{
+		Dir:   s.Dir,
+		Env:   s.Env,
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", s.Path, err)
+	}
+	if pidfd < 0 { // a kernel before 5.2; an unreaped child's pid cannot have been reused
+		if pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
+			err = fmt.Errorf("opening the pidfd of %s: %w", s.Path, err)
+			return nil, errors.Join(err, syscall.Kill(pid, syscall.SIGKILL), reap(pid))
+		}
+	}
+	id := ID{PID: pid, Boot: boot}
+	if stat, err := readStat(pid); err == nil { // a child that is not yet reaped has a stat, dead or alive
+		id.Start = stat.start
+	}
+	return watch(id, pidfd)
+}
+
+// reap collects a killed child whose pidfd could not be had.
+func reap(pid int) error {
+	_, err := syscall.Wait4(pid, nil, 0, nil)
+	return err
+}
+
+// Open finds the process with this identity. When it has ended, it is fault.NotFound.
+func Open(id ID) (*Process, error) {
+	gone := fault.New(fault.NotFound, "process %d has ended", id.PID)
+	if id.PID <= 0 {
+		return nil, gone
+	}
+	pidfd, err := unix.PidfdOpen(id.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, gone
+	} else if err != nil {
+		return nil, fmt.Errorf("opening process %d: %w", id.PID, err)
+	}
+	// The pidfd came first: whatever it refers to, the identity is read from it or from its successor, never its predecessor.
+	now, err := Identify(id.PID)
+	if err == nil && now != id {
+		err = gone
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(pidfd))
+	}
+	return watch(id, pidfd)
+}
+
+func watch(id ID, pidfd int) (*Process, error) {
+	if err := unix.SetNonblock(pidfd, true); err != nil { // makes the runtime's poller take it
+		return nil, errors.Join(fmt.Errorf("watching process %d: %w", id.PID, err), unix.Close(pidfd))
+	}
+	p := &Process{id: id, pidfd: os.NewFile(uintptr(pidfd), "pidfd"), done: make(chan struct{}), idle: make(chan struct{})}
+	conn, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("watching process %d: %w", id.PID, err), p.pidfd.Close())
+	}
+	go func() {
+		defer close(p.idle)
+		err := conn.Read(func(fd uintptr) bool {
+			ready, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			if ready > 0 {
+				p.status = collect(fd)
+			}
+			return ready > 0
+		})
+		if err == nil {
+			close(p.done)
+		}
+	}()
+	return p, nil
+}
+
+// sigchld is the part of siginfo_t that waitid fills in (sigaction(2); asm-generic/siginfo.h).
+type sigchld struct {
+	signo, errno, code int32
+	_                  [ptrPad]byte
+	pid                int32
+	uid                uint32
+	status             int32
+}
+
+const ptrPad = unsafe.Sizeof(uintptr(0)) - 4 // the union after the three ints is aligned as a pointer
+
+// collect takes the exit status of the child behind a pidfd; nil when it is not our child, or somebody was quicker.
+func collect(pidfd uintptr) *syscall.WaitStatus {
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PIDFD, int(pidfd), &info, unix.WEXITED|unix.WNOHANG, nil); err != nil {
+		return nil
+	}
+	child := (*sigchld)(unsafe.Pointer(&info))
+	if child.pid == 0 {
+		return nil
+	}
+	const exited, dumped = 1, 3 // CLD_EXITED, CLD_DUMPED of si_code
+	var status syscall.WaitStatus
+	switch child.code {
+	case exited:
+		status = syscall.WaitStatus(child.status << 8)
+	case dumped:
+		status = syscall.WaitStatus(child.status | 0x80)
+	default:
+		status = syscall.WaitStatus(child.status)
+	}
+	return &status
+}
+
+// ID returns the process's identity.
+func (p *Process) ID() ID { return p.id }
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Status is how the process ended. ok is false when it runs, and when that is not known because it was not our child.
+func (p *Process) Status() (status syscall.WaitStatus, ok bool) {
+	select {
+	case <-p.done:
+	default:
+		return 0, false
+	}
+	if p.status == nil {
+		return 0, false
+	}
+	return *p.status, true
+}
+
+// Wait returns nil when the process has ended, or the cause of ctx's end.
+func (p *Process) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Signal sends a signal. A process that has ended is success.
+func (p *Process) Signal(sig syscall.Signal) error {
+	conn, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("signalling process %d: %w", p.id.PID, err)
+	}
+	var sent error
+	if err := conn.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+		sent = err
+	}
+	if sent != nil && !errors.Is(sent, unix.ESRCH) {
+		return fmt.Errorf("signalling process %d: %w", p.id.PID, sent)
+	}
+	return nil
+}
+
+// Close stops watching. The process is left as it is.
+func (p *Process) Close() error {
+	p.once.Do(func() { _ = p.pidfd.Close() })
+	<-p.idle
+	return nil
+}
+
+type stat struct {
+	state        byte
+	utime, stime uint64 // clock ticks
+	start        uint64 // clock ticks after boot
+}
+
+func readStat(pid int) (stat, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return stat{}, fault.New(fault.NotFound, "there is no process %d", pid)
+	} else if err != nil {
+		return stat{}, fmt.Errorf("looking at process %d: %w", pid, err)
+	}
+	s, err := parseStat(data)
+	if err != nil {
+		return stat{}, fmt.Errorf("looking at process %d: %w", pid, err)
+	}
+	return s, nil
+}
+
+// parseStat reads /proc/PID/stat (proc_pid_stat(5)). The second field is a name that may hold spaces and parentheses, so counting begins
+// after the last parenthesis.
+func parseStat(data []byte) (stat, error) {
+	const state, utime, stime, start = 3, 14, 15, 22 // field numbers
+	end := bytes.LastIndexByte(data, ')')
+	fields := strings.Fields(string(data[end+1:]))
+	if end < 0 || len(fields) <= start-state || len(fields[0]) != 1 {
+		return stat{}, fmt.Errorf("%.80q is not a process's stat", data)
+	}
+	s := stat{state: fields[0][0]}
+	var errs [3]error
+	s.utime, errs[0] = strconv.ParseUint(fields[utime-state], 10, 64)
+	s.stime, errs[1] = strconv.ParseUint(fields[stime-state], 10, 64)
+	s.start, errs[2] = strconv.ParseUint(fields[start-state], 10, 64)
+	return s, errors.Join(errs[:]...)
+}

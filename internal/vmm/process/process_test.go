@@ -1,0 +1,185 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"banger/internal/fault"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func spawn(t *testing.T, files []*os.File, argv ...string) *Process {
+	t.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	p, err := Spawn(Spec{Path: "/bin/sh", Args: append([]string{"-c"}, argv...), Files: append([]*os.File{null, null, null}, files...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.Signal(syscall.SIGKILL)
+		_ = p.Wait(t.Context())
+		_ = p.Close()
+	})
+	return p
+}
+
+func wait(t *testing.T, p *Process) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := p.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	for script, want := range map[string]func(syscall.WaitStatus) bool{
+		"exit 0":        func(s syscall.WaitStatus) bool { return s.Exited() && s.ExitStatus() == 0 },
+		"exit 7":        func(s syscall.WaitStatus) bool { return s.Exited() && s.ExitStatus() == 7 },
+		"kill -TERM $$": func(s syscall.WaitStatus) bool { return s.Signaled() && s.Signal() == syscall.SIGTERM },
+		"kill -ABRT $$": func(s syscall.WaitStatus) bool { return s.Signaled() && s.Signal() == syscall.SIGABRT },
+	} {
+		p := spawn(t, nil, "ulimit -c 0; "+script)
+		wait(t, p)
+		if s, ok := p.Status(); !ok || !want(s) {
+			t.Errorf("%s: status %#x, known %v", script, s, ok)
+		}
+		if _, err := os.Stat("/proc/" + strconv.Itoa(p.ID().PID)); err == nil {
+			t.Errorf("%s: it was not reaped", script)
+		}
+	}
+}
+
+func TestOpen(t *testing.T) {
+	p := spawn(t, nil, "exec sleep 100")
+	id := p.ID()
+	if now, err := Identify(id.PID); err != nil || now != id {
+		t.Fatalf("identity is %+v (%v), was %+v", now, err, id)
+	}
+	other := id
+	other.Start++
+	if _, err := Open(other); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("another start time: %v", err)
+	}
+	other = id
+	other.Boot = "00000000-0000-0000-0000-000000000000"
+	if _, err := Open(other); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("another boot: %v", err)
+	}
+	q, err := Open(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	if u, err := q.Usage(); err != nil || u.PSS <= 0 {
+		t.Errorf("usage %+v: %v", u, err)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	enough := errors.New("enough")
+	cancel(enough)
+	if err := q.Wait(ctx); !errors.Is(err, enough) {
+		t.Errorf("waiting with an ended context: %v", err)
+	}
+	if err := q.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, p)
+	wait(t, q)
+	if err := q.Signal(syscall.SIGKILL); err != nil {
+		t.Errorf("signalling the dead: %v", err)
+	}
+	if _, err := Open(id); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("opening the dead: %v", err)
+	}
+}
+
+func TestCloseStopsWatching(t *testing.T) {
+	p := spawn(t, nil, "exec sleep 100")
+	q, err := Open(p.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(q.Close(), q.Close()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-q.Done():
+		t.Error("closing reported an end")
+	default:
+	}
+}
+
+func TestHolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := Holder(ctx, path); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("no file: %v", err)
+	}
+	lock, err := Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(path); fault.KindOf(err) != fault.Locked {
+		t.Errorf("locked twice: %v", err)
+	}
+	brief, cancelBrief := context.WithTimeout(ctx, 30*time.Millisecond)
+	defer cancelBrief()
+	if _, err := Holder(brief, path); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("held by nobody who can be found: %v", err)
+	}
+	p := spawn(t, []*os.File{lock}, "exec sleep 100")
+	lock.Close()
+	if id, err := Holder(ctx, path); err != nil || id != p.ID() {
+		t.Errorf("found %+v (%v), want %+v", id, err, p.ID())
+	}
+	_ = p.Signal(syscall.SIGKILL)
+	wait(t, p)
+	if _, err := Holder(ctx, path); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("after its end: %v", err)
+	}
+}
+
+func TestSpawnFails(t *testing.T) {
+	if _, err := Spawn(Spec{Path: "/does/not/exist"}); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestParse(t *testing.T) {
+	tail := " S 1 2 3 4 5 6 7 8 9 10 111 222 13 14 15 16 17 18 98765 20"
+	for in, want := range map[string]stat{
+		"12 (sh)" + tail:        {state: 'S', utime: 111, stime: 222, start: 98765},
+		"12 (a) R (b c)" + tail: {state: 'S', utime: 111, stime: 222, start: 98765},
+		"":                      {},
+		"12 (sh":                {},
+		"12 (sh) S 1 2 3":       {},
+		"12 (sh) Sx" + tail[2:]: {},
+		"12 (sh)" + strings.Replace(tail, "111", "-1", 1): {},
+	} {
+		got, err := parseStat([]byte(in))
+		if (err != nil) != (want == stat{}) || err == nil && got != want {
+			t.Errorf("%q: %+v, %v", in, got, err)
+		}
+	}
+	if pss, err := parsePSS([]byte("5566-7788 ---p 0 [rollup]\nRss:    900 kB\nPss:     123 kB\n")); pss != 123<<10 || err != nil {
+		t.Errorf("pss %d: %v", pss, err)
+	}
+	if _, err := parsePSS([]byte("Rss: 1 kB\n")); err == nil {
+		t.Error("a rollup without Pss passed")
+	}
+}
