@@ -1,0 +1,109 @@
+package testkit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// The image and the kernel that are in every warm home.
+const (
+	Image  = "debian:bookworm"
+	Kernel = "debian"
+)
+
+// NewWarmHome is NewHome with Image and Kernel in its cache. They are made once per machine, by banger itself, and shared by hard links;
+// BANGER_TEST_CACHE says where, .cache/test in the source tree when it does not.
+func NewWarmHome(t testing.TB, bin string) *Home {
+	t.Helper()
+	shared, err := sharedCache(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := NewHome(t, bin)
+	// Hard links when the file system is the same, else copies that keep holes.
+	if err := exec.Command("cp", "-al", shared, h.path("cache")).Run(); err == nil {
+		return h
+	}
+	if err := os.RemoveAll(h.path("cache")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", "--sparse=always", shared, h.path("cache")).CombinedOutput(); err != nil {
+		t.Fatalf("copying the shared cache: %v: %s", err, out)
+	}
+	return h
+}
+
+// sharedCache returns the cache folder that warm homes start from, making it when it is missing. It is safe to be called
+// by several test programs at once.
+func sharedCache(bin string) (string, error) {
+	root := os.Getenv("BANGER_TEST_CACHE")
+	if root == "" {
+		root = filepath.Join(SourceRoot(), ".cache", "test")
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close() // lets go of the lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", fmt.Errorf("locking %s: %w", lock.Name(), err)
+	}
+	cache := filepath.Join(root, "cache")
+	if _, err := os.Stat(cache); err == nil {
+		return cache, nil
+	}
+	return cache, fillCache(bin, root, cache)
+}
+
+// fillCache makes the image and the kernel in a home of their own and moves its cache to its place when all is there.
+func fillCache(bin, root, cache string) error {
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	h := openHome(dir, bin)
+	if err := os.Mkdir(h.path("tmp"), 0o777); err != nil {
+		return err
+	}
+	banger := func(args ...string) error {
+		cmd := exec.Command(filepath.Join(bin, "banger"), args...)
+		cmd.Env = h.Env
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("banger %v: %w: %s", args, err, out)
+		}
+		return nil
+	}
+	err = errors.Join(banger("image", "pull", Image), banger("kernel", "pull", Kernel), banger("daemon", "stop"))
+	if err != nil {
+		return err
+	}
+	staged := filepath.Join(root, "cache.new")
+	if err := os.RemoveAll(staged); err != nil {
+		return err
+	}
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", "--sparse=always", h.path("cache"), staged).CombinedOutput(); err != nil {
+		return fmt.Errorf("keeping the cache: %w: %s", err, out)
+	}
+	return os.Rename(staged, cache)
+}
+
+// SourceRoot is the folder of go.mod.
+func SourceRoot() string {
+	dir, err := os.Getwd() // tests start in their package's folder
+	for err == nil && dir != "/" {
+		if _, missing := os.Stat(filepath.Join(dir, "go.mod")); missing == nil {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "."
+}
