@@ -38,4 +38,6 @@ type Kernel struct {
 	Vmlinux string `json:"vmlinux"`           // path of the uncompressed ELF
 	Config  string `json:"config,omitempty"`  // path of its build configuration, when known
 	Modules string `json:"modules,omitempty"` // path of the newc archive of needed modules in load order; "" when all is built in
+
+	Warnings []string `json:"warnings,omitempty"` // what could not be checked at the import
 }

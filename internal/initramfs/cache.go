@@ -1,0 +1,254 @@
+package initramfs
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	maxAgent   = 128 << 20 // bytes of the agent's binary; ours has 8 MB
+	maxArchive = 1 << 30   // bytes of one archive
+
+	// markEvery is how old the mark of a file's last use may be. Marking at every use would change the file's times, and with
+	// them its stamp, at every start.
+	markEvery = time.Hour
+)
+
+// Cache holds archives in one folder, each named by the hash of what it was made from. A file appears by a rename of a
+// complete, synced one. All methods are safe for concurrent use; callers that want the same file at the same time share the work.
+type Cache struct {
+	dir     string
+	flights singleflight.Group
+
+	mu   sync.Mutex
+	sums map[stamp]string
+}
+
+// stamp tells one state of a file from the next without reading it.
+type stamp struct {
+	path     string
+	dev, ino uint64
+	size     int64
+	mtime    int64 // nanoseconds
+	ctime    int64 // nanoseconds; moves also when a tool restores the mtime
+}
+
+// New returns a Cache in dir, which need not exist yet.
+func New(dir string) *Cache { return &Cache{dir: dir, sums: map[stamp]string{}} }
+
+// Agent returns the path of an archive that has the agent's binary as /init. It is made once for each build of the agent.
+func (c *Cache) Agent(binary string) (string, error) {
+	sum, size, err := c.sum(binary, maxAgent)
+	if err != nil {
+		return "", err
+	}
+	return c.once("agent-"+sum+".cpio", func(w io.Writer) error {
+		return copyChecked(binary, sum, func(r io.Reader) error { return writeAgent(w, r, size) })
+	})
+}
+
+// Combined returns the path of one file that holds the archives one after the other, in the order in which the kernel shall unpack
+// them, for VMMs that take a single file. Empty paths are left out; a single archive is returned as it is.
+func (c *Cache) Combined(archives ...string) (string, error) {
+	var files, sums []string
+	key := sha256.New()
+	for _, a := range archives {
+		if a == "" {
+			continue
+		}
+		sum, size, err := c.sum(a, maxArchive)
+		if err != nil {
+			return "", err
+		}
+		if size%4 != 0 {
+			return "", fmt.Errorf("joining %s: its %d bytes are no multiple of 4, as the kernel wants of an archive that another one follows", a, size)
+		}
+		files, sums = append(files, a), append(sums, sum)
+		io.WriteString(key, sum)
+	}
+	switch len(files) {
+	case 0:
+		return "", errors.New("joining archives: none given")
+	case 1:
+		return files[0], nil
+	}
+	return c.once("combined-"+hex.EncodeToString(key.Sum(nil))+".cpio", func(w io.Writer) error {
+		for i, f := range files {
+			err := copyChecked(f, sums[i], func(r io.Reader) error { _, err := io.Copy(w, r); return err })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Prune removes what was not used for the given time, and what an interrupted build left behind. It returns the bytes freed.
+// Uses are noted to the hour; a running VMM keeps what it has open.
+func (c *Cache) Prune(unused time.Duration) (int64, error) {
+	entries, err := os.ReadDir(c.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("listing initramfs archives: %w", err)
+	}
+	var freed int64
+	var errs []error
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < unused+markEvery {
+			continue
+		}
+		if err := os.Remove(filepath.Join(c.dir, e.Name())); err != nil {
+			errs = append(errs, fmt.Errorf("removing an initramfs archive: %w", err))
+			continue
+		}
+		freed += info.Size()
+	}
+	return freed, errors.Join(errs...)
+}
+
+// once returns the path of the named file, made by write if it is not there. A file that is there is marked as used, for Prune.
+func (c *Cache) once(name string, write func(io.Writer) error) (string, error) {
+	path := filepath.Join(c.dir, name)
+	_, err, _ := c.flights.Do(name, func() (any, error) {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, create(path, write)
+		}
+		if now := time.Now(); err == nil && now.Sub(info.ModTime()) > markEvery {
+			err = os.Chtimes(path, now, now)
+		}
+		return nil, err
+	})
+	if err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// create makes a file that is complete and on disk when it appears under its name.
+func create(path string, write func(io.Writer) error) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making %s: %w", dir, err)
+	}
+	f, err := os.CreateTemp(dir, ".tmp-")
+	if err != nil {
+		return fmt.Errorf("making %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+			err = fmt.Errorf("making %s: %w", path, err)
+		}
+	}()
+	buf := bufio.NewWriterSize(f, 1<<20)
+	if err := write(buf); err != nil {
+		return err
+	}
+	if err := errors.Join(buf.Flush(), f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// sum returns the sha256 in hex and the size of a file. It reads the file only when it is not the one of the last time.
+func (c *Cache) sum(path string, limit int64) (string, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, fmt.Errorf("reading for an initramfs: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", 0, fmt.Errorf("reading for an initramfs: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > limit {
+		return "", 0, fmt.Errorf("reading %s for an initramfs: not a regular file of at most %d bytes", path, limit)
+	}
+	key := stampOf(path, info)
+	c.mu.Lock()
+	sum, ok := c.sums[key]
+	c.mu.Unlock()
+	if ok {
+		return sum, info.Size(), nil
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", 0, fmt.Errorf("reading %s: %w", path, err)
+	}
+	sum = hexSum(h)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k := range c.sums { // one state per path: an old one never comes back
+		if k.path == path {
+			delete(c.sums, k)
+		}
+	}
+	c.sums[key] = sum
+	return sum, info.Size(), nil
+}
+
+func stampOf(path string, info fs.FileInfo) stamp {
+	s := stamp{path: path, size: info.Size(), mtime: info.ModTime().UnixNano()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		s.dev, s.ino, s.ctime = uint64(st.Dev), st.Ino, st.Ctim.Nano()
+	}
+	return s
+}
+
+func hexSum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
+
+// copyChecked passes the file's content to use, and fails when it was not the content with that sum: a file under
+// the name of a hash must be what the name says.
+func copyChecked(path, sum string, use func(io.Reader) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if err := use(io.TeeReader(f, h)); err != nil {
+		return err
+	}
+	if hexSum(h) != sum {
+		return fmt.Errorf("%s changed while it was read", path)
+	}
+	return nil
+}
+
+// writeAgent writes the archive whose /init is the agent. /dev/console is there because the kernel opens it as the standard
+// streams of /init before anything is mounted; the folders are mount points of the agent's.
+func writeAgent(w io.Writer, agent io.Reader, size int64) error {
+	a := NewWriter(w)
+	for _, dir := range strings.Fields("dev proc sys newroot") {
+		a.Dir(dir, 0o755)
+	}
+	a.CharDevice("dev/console", 0o600, 5, 1)
+	a.File("init", 0o755, size, agent)
+	return a.Close()
+}
