@@ -1,0 +1,264 @@
+package sshd
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger/internal/guest/proto"
+)
+
+// session is one command, shell or subsystem.
+type session struct {
+	*connection
+	ch   ssh.Channel
+	env  []string // NAME=VALUE
+	size int      // bytes in env
+	term *proto.Size
+	proc Process     // once it was started
+	deaf atomic.Bool // the client reads no more output
+
+	ended chan struct{} // closed when the client was told how the command ended
+}
+
+// serveSession serves a session until its channel is closed by either side.
+func (c *connection) serveSession(nc ssh.NewChannel) {
+	ch, requests, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	defer ch.Close()
+	s := &session{connection: c, ch: ch, ended: make(chan struct{})}
+	for req := range requests {
+		ok := s.request(req)
+		if req.WantReply {
+			req.Reply(ok, nil)
+		}
+	}
+	// The requests end with the channel, so either the command has ended or the client has left it alone.
+	if s.proc == nil {
+		return
+	}
+	select {
+	case <-s.ended:
+	default:
+		s.proc.Signal("SIGHUP")
+	}
+}
+
+// request carries out a request within a session (RFC 4254, section 6) and tells whether that went well.
+func (s *session) request(req *ssh.Request) bool {
+	switch req.Type {
+	case "env":
+		var m envRequest
+		return ssh.Unmarshal(req.Payload, &m) == nil && s.setenv(m.Name, m.Value)
+	case "pty-req":
+		return s.openTerminal(req.Payload)
+	case "window-change":
+		var m windowChange
+		return ssh.Unmarshal(req.Payload, &m) == nil && s.resize(m.Columns, m.Rows)
+	case "auth-agent-req@openssh.com":
+		return s.forwardAgent()
+	case "shell":
+		return s.start(nil)
+	case "exec":
+		var m execRequest
+		if ssh.Unmarshal(req.Payload, &m) != nil || len(m.Command) > maxCommand {
+			return false
+		}
+		return s.exec(m.Command)
+	case "subsystem":
+		var m subsystemRequest
+		if ssh.Unmarshal(req.Payload, &m) != nil || m.Name != "sftp" || len(s.cfg.SFTP) == 0 {
+			return false
+		}
+		return s.startSFTP()
+	case "signal":
+		var m signalRequest
+		return ssh.Unmarshal(req.Payload, &m) == nil && s.proc != nil && s.proc.Signal("SIG"+m.Name) == nil
+	case "eow@openssh.com": // the client's standard output is closed
+		s.deaf.Store(true)
+		return true
+	case "keepalive@openssh.com":
+		return true
+	}
+	return false
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// setenv takes a variable. sshd lets an administrator choose which ones (AcceptEnv), as its users may be
+// restricted; here whoever logs in owns the machine, and what is sent is what the client's configuration says.
+func (s *session) setenv(name, value string) bool {
+	s.size += len(name) + len(value) + 2
+	if s.proc != nil || len(s.env) >= maxEnvVars || s.size > maxEnvBytes ||
+		!envName.MatchString(name) || strings.ContainsRune(value, 0) {
+		return false
+	}
+	s.env = append(s.env, name+"="+value)
+	return true
+}
+
+// openTerminal notes that the command is to have a terminal. The terminal's modes are left as the kernel makes them.
+func (s *session) openTerminal(payload []byte) bool {
+	var m ptyRequest
+	if ssh.Unmarshal(payload, &m) != nil || s.proc != nil || s.term != nil {
+		return false
+	}
+	if m.Term != "" && !s.setenv("TERM", m.Term) {
+		return false
+	}
+	s.term = &proto.Size{Rows: clamp(m.Rows), Cols: clamp(m.Columns)}
+	return true
+}
+
+func (s *session) resize(columns, rows uint32) bool {
+	size := proto.Size{Rows: clamp(rows), Cols: clamp(columns)}
+	switch {
+	case s.term == nil:
+		return false
+	case s.proc == nil:
+		s.term = &size
+		return true
+	}
+	return s.proc.Resize(size) == nil
+}
+
+func clamp(n uint32) uint16 { return uint16(min(n, 1<<16-1)) }
+
+// exec runs a command line.
+func (s *session) exec(line string) bool {
+	argv, err := s.account.commandLine(line)
+	if err != nil {
+		return s.proc == nil && s.follow(unstarted{err})
+	}
+	return s.start(argv)
+}
+
+// start runs argv, or the login shell if it is empty.
+func (s *session) start(argv []string) bool {
+	// A connection without an address, as sshd shows it to programs that ask whether they run under ssh.
+	env := append(s.env, "SSH_CLIENT=UNKNOWN 65535 65535", "SSH_CONNECTION=UNKNOWN 65535 UNKNOWN 65535")
+	if sock := s.agentSocket(); sock != "" {
+		env = append(env, "SSH_AUTH_SOCK="+sock)
+	}
+	return s.run(proto.ExecRequest{
+		Argv: argv, Env: env, User: s.ssh.User(), Workdir: s.account.workdir(),
+		TTY: s.term != nil, Size: s.term, Stdin: true,
+	})
+}
+
+// run starts the session's process. It is true also if nothing could be run: the client then reads why on standard error and
+// gets a shell's exit status, which is more than the bare failure that the protocol has for it.
+func (s *session) run(req proto.ExecRequest) bool {
+	if s.proc != nil {
+		return false
+	}
+	proc, err := s.cfg.Starter.Start(req, Streams{
+		Stdin:  s.ch,
+		Stdout: outlet{s.ch, &s.deaf},
+		Stderr: outlet{s.ch.Stderr(), &s.deaf},
+	})
+	if err != nil {
+		s.log.Debug("starting a command for ssh", "argv", req.Argv, "error", err)
+		proc = unstarted{err}
+	}
+	return s.follow(proc)
+}
+
+// follow sees to it that proc's end reaches the client.
+func (s *session) follow(proc Process) bool {
+	s.proc = proc
+	// Not one of the connection's tasks: a command may outlive it.
+	go func() {
+		if u, ok := proc.(unstarted); ok {
+			fmt.Fprintf(s.ch.Stderr(), "banger: %v\r\n", u.err)
+		}
+		exit := proc.Wait()
+		if exit.Signal != "" {
+			s.ch.SendRequest("exit-signal", false, ssh.Marshal(exitSignal{Name: strings.TrimPrefix(exit.Signal, "SIG")}))
+		} else {
+			s.ch.SendRequest("exit-status", false, ssh.Marshal(exitStatus{uint32(exit.Code)}))
+		}
+		s.ch.CloseWrite()
+		close(s.ended)
+		s.ch.Close()
+	}()
+	return true
+}
+
+// outlet is the way of a command's output to the client until the client wants no more of it.
+type outlet struct {
+	w    io.Writer
+	deaf *atomic.Bool
+}
+
+func (o outlet) Write(p []byte) (int, error) {
+	if o.deaf.Load() {
+		return 0, io.ErrClosedPipe
+	}
+	return o.w.Write(p)
+}
+
+// unstarted is the process that err kept from being one.
+type unstarted struct{ err error }
+
+func (u unstarted) Wait() proto.Exit {
+	if errors.Is(u.err, fs.ErrNotExist) || errors.Is(u.err, exec.ErrNotFound) {
+		return proto.Exit{Code: 127}
+	}
+	return proto.Exit{Code: 126}
+}
+
+func (u unstarted) Signal(string) error     { return os.ErrProcessDone }
+func (u unstarted) Resize(proto.Size) error { return os.ErrProcessDone }
+
+// commandLine is the argv that runs a command line as the account's user would: through the shell. In an image without
+// any shell the line is taken for a program and its arguments, if it holds nothing that only a shell understands.
+func (a Account) commandLine(line string) ([]string, error) {
+	for _, shell := range []string{a.Shell, "/bin/sh"} {
+		if info, err := os.Stat(shell); shell != "" && err == nil && info.Mode().IsRegular() {
+			return []string{shell, "-c", line}, nil
+		}
+	}
+	return plainWords(line)
+}
+
+// plainWords splits a line that holds nothing but words.
+func plainWords(line string) ([]string, error) {
+	words := strings.Fields(line)
+	if len(words) == 0 || strings.ContainsAny(line, "|&;<>()$`\\\"'*?[\n") {
+		return nil, fmt.Errorf("the image has no shell to run %.200q with; only a program and plain arguments can be run", line)
+	}
+	return words, nil
+}
+
+// workdir is where the account's sessions start.
+func (a Account) workdir() string {
+	if info, err := os.Stat(a.Home); err == nil && info.IsDir() {
+		return a.Home
+	}
+	return "/"
+}
+
+// startSFTP runs the sftp server as a process of its own; see SFTPMain.
+func (s *session) startSFTP() bool {
+	a := s.account
+	groups := make([]string, len(a.Groups))
+	for i, g := range a.Groups {
+		groups[i] = strconv.Itoa(g)
+	}
+	argv := append(append([]string(nil), s.cfg.SFTP...),
+		"-uid", strconv.Itoa(a.UID), "-gid", strconv.Itoa(a.GID),
+		"-groups", strings.Join(groups, ","), "-dir", a.workdir())
+	return s.run(proto.ExecRequest{Argv: argv, User: "0:0", Workdir: "/", Stdin: true})
+}
