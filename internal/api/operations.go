@@ -1,0 +1,165 @@
+package api
+
+import (
+	"net/http"
+
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+)
+
+// Operation is one row of the API's table: what package server serves and the OpenAPI document describes.
+type Operation struct {
+	ID         string // stable: the OpenAPI operationId
+	Method     string
+	Path       string // as a pattern of http.ServeMux
+	Permission Permission
+	Kind       OperationKind
+	Summary    string
+
+	Query    any // a struct with query tags; nil for none
+	Request  any // decoded from JSON; of a stream, what its first frame holds; nil for none
+	Response any // nil for 204 No Content
+}
+
+// Permission is what an operation takes of its caller.
+type Permission string
+
+// The permissions. At present whoever may connect has all of them: see server.Actor.
+const (
+	PermRead  Permission = "read"  // looks, and changes nothing
+	PermWrite Permission = "write" // changes things, or runs something in a guest
+	PermAdmin Permission = "admin" // about the daemon itself
+)
+
+// OperationKind says what an operation's answer looks like.
+type OperationKind string
+
+// The kinds of operation.
+const (
+	KindJSON   OperationKind = "json"   //
+	KindSteps  OperationKind = "steps"  // JSON, or server-sent events when those are accepted
+	KindBytes  OperationKind = "bytes"  // a body of another media type
+	KindUpload OperationKind = "upload" // the request's body is of another media type
+	KindFrames OperationKind = "frames" // an upgrade; frames of package proto
+	KindRaw    OperationKind = "raw"    // an upgrade; bytes
+)
+
+// The query types of operations that the client builds by hand.
+type (
+	// Files says where in the guest.
+	Files struct {
+		Path string `query:"path" required:"true"`
+	}
+	// Port says which port in the guest.
+	Port struct {
+		Port int `query:"port" required:"true" minimum:"1" maximum:"65535"`
+	}
+)
+
+// Operations returns the table.
+func Operations() []Operation {
+	var all []Operation
+	for _, part := range [][]Operation{daemonOperations(), vmOperations(), streamOperations(), imageOperations(), kernelOperations()} {
+		all = append(all, part...)
+	}
+	return all
+}
+
+func daemonOperations() []Operation {
+	return []Operation{
+		{ID: "version", Method: http.MethodGet, Path: "/v1/version", Permission: PermRead, Kind: KindJSON,
+			Summary: "What answers", Response: Version{}},
+		{ID: "status", Method: http.MethodGet, Path: "/v1/status", Permission: PermRead, Kind: KindJSON,
+			Summary: "How the daemon is doing", Response: Status{}},
+		{ID: "openapi", Method: http.MethodGet, Path: "/v1/openapi.json", Permission: PermRead, Kind: KindBytes,
+			Summary: "This document"},
+		{ID: "shutdown", Method: http.MethodPost, Path: "/v1/shutdown", Permission: PermAdmin, Kind: KindJSON,
+			Summary: "End the daemon once the operations under way are over; VMs go on running"},
+	}
+}
+
+func vmOperations() []Operation {
+	const one = "/v1/vms/{ref}"
+	return []Operation{
+		{ID: "listVMs", Method: http.MethodGet, Path: "/v1/vms", Permission: PermRead, Kind: KindJSON,
+			Summary: "All VMs, oldest first", Response: []model.VM{}},
+		{ID: "createVM", Method: http.MethodPost, Path: "/v1/vms", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Make a VM without starting it; a missing image or kernel is made first", Request: model.Create{}, Response: model.VM{}},
+		{ID: "pruneVMs", Method: http.MethodPost, Path: "/v1/vms/prune", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Delete VMs that are left over", Response: model.Pruned{}},
+		{ID: "getVM", Method: http.MethodGet, Path: one, Permission: PermRead, Kind: KindJSON,
+			Summary: "One VM, by its name, its id, or the beginning of its id", Response: model.VM{}},
+		{ID: "changeVM", Method: http.MethodPatch, Path: one, Permission: PermWrite, Kind: KindJSON,
+			Summary: "Change what a VM is; the answer says what applies now", Request: model.Change{}, Response: model.Changed{}},
+		{ID: "deleteVM", Method: http.MethodDelete, Path: one, Permission: PermWrite, Kind: KindSteps,
+			Summary: "Delete a VM and all that is its own", Query: VMDelete{}},
+		{ID: "startVM", Method: http.MethodPost, Path: one + "/start", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Start a VM and wait until it can run commands", Response: model.VM{}},
+		{ID: "stopVM", Method: http.MethodPost, Path: one + "/stop", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Ask the guest to power off, wait, then end it", Request: VMStop{}, Response: model.VM{}},
+		{ID: "killVM", Method: http.MethodPost, Path: one + "/kill", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Send a signal to the VMM", Request: VMKill{}, Response: model.VM{}},
+		{ID: "restartVM", Method: http.MethodPost, Path: one + "/restart", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Stop and start a VM", Request: VMStop{}, Response: model.VM{}},
+		{ID: "renameVM", Method: http.MethodPost, Path: one + "/rename", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Give a VM another name", Request: VMRename{}, Response: model.VM{}},
+		{ID: "vmStats", Method: http.MethodGet, Path: one + "/stats", Permission: PermRead, Kind: KindJSON,
+			Summary: "What a VM costs and does now", Response: model.Stats{}},
+		{ID: "vmPorts", Method: http.MethodGet, Path: one + "/ports", Permission: PermRead, Kind: KindJSON,
+			Summary: "The TCP ports that listen in the guest", Response: []proto.Port{}},
+		{ID: "vmLogs", Method: http.MethodGet, Path: one + "/logs", Permission: PermRead, Kind: KindBytes,
+			Summary: "A log of a VM, as the guest or the VMM wrote it", Query: VMLogs{}},
+		{ID: "getFiles", Method: http.MethodGet, Path: one + "/files", Permission: PermWrite, Kind: KindBytes,
+			Summary: "A file or folder of the guest as a tar stream", Query: Files{}},
+		{ID: "putFiles", Method: http.MethodPut, Path: one + "/files", Permission: PermWrite, Kind: KindUpload,
+			Summary: "Unpack a tar stream in the guest", Query: Files{}},
+	}
+}
+
+func streamOperations() []Operation {
+	const one = "/v1/vms/{ref}"
+	return []Operation{
+		{ID: "exec", Method: http.MethodPost, Path: one + "/exec", Permission: PermWrite, Kind: KindFrames,
+			Summary: "Run a command in a guest", Request: proto.ExecRequest{}},
+		{ID: "ssh", Method: http.MethodPost, Path: one + "/ssh", Permission: PermWrite, Kind: KindRaw,
+			Summary: "Connect to the SSH server of a guest's agent"},
+		{ID: "dial", Method: http.MethodPost, Path: one + "/dial", Permission: PermWrite, Kind: KindRaw,
+			Summary: "Connect to a TCP port of a guest's loopback", Query: Port{}},
+		{ID: "run", Method: http.MethodPost, Path: "/v1/run", Permission: PermWrite, Kind: KindFrames,
+			Summary: "Make a VM, start it and run a command in it", Request: Run{}},
+	}
+}
+
+func imageOperations() []Operation {
+	return []Operation{
+		{ID: "listImages", Method: http.MethodGet, Path: "/v1/images", Permission: PermRead, Kind: KindJSON,
+			Summary: "All images, oldest first", Response: []model.Image{}},
+		{ID: "pullImage", Method: http.MethodPost, Path: "/v1/images/pull", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Make an image from a registry or a Debian suite", Request: ImagePull{}, Response: model.Image{}},
+		{ID: "importImage", Method: http.MethodPost, Path: "/v1/images/import", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Make an image from a file or folder on the host", Request: ImageImport{}, Response: model.Image{}},
+		{ID: "pruneImages", Method: http.MethodPost, Path: "/v1/images/prune", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Delete the images that no VM uses", Response: model.Pruned{}},
+		{ID: "getImage", Method: http.MethodGet, Path: "/v1/images/{ref}", Permission: PermRead, Kind: KindJSON,
+			Summary: "One image", Response: model.Image{}},
+		{ID: "deleteImage", Method: http.MethodDelete, Path: "/v1/images/{ref}", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Delete an image that no VM uses"},
+	}
+}
+
+func kernelOperations() []Operation {
+	return []Operation{
+		{ID: "listKernels", Method: http.MethodGet, Path: "/v1/kernels", Permission: PermRead, Kind: KindJSON,
+			Summary: "All kernels, oldest first", Response: []model.Kernel{}},
+		{ID: "pullKernel", Method: http.MethodPost, Path: "/v1/kernels/pull", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Get a distribution's kernel", Request: KernelPull{}, Response: model.Kernel{}},
+		{ID: "importKernel", Method: http.MethodPost, Path: "/v1/kernels/import", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Make a kernel from a file on the host", Request: KernelImport{}, Response: model.Kernel{}},
+		{ID: "pruneKernels", Method: http.MethodPost, Path: "/v1/kernels/prune", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Delete the kernels that no VM uses", Response: model.Pruned{}},
+		{ID: "getKernel", Method: http.MethodGet, Path: "/v1/kernels/{ref}", Permission: PermRead, Kind: KindJSON,
+			Summary: "One kernel", Response: model.Kernel{}},
+		{ID: "deleteKernel", Method: http.MethodDelete, Path: "/v1/kernels/{ref}", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Delete a kernel that no VM uses"},
+	}
+}
