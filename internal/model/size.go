@@ -1,6 +1,7 @@
 package model
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
@@ -83,3 +84,17 @@ func (b *Bytes) Type() string { return "size" }
 
 // UnmarshalText lets configuration files hold sizes as text.
 func (b *Bytes) UnmarshalText(text []byte) error { return b.Set(string(text)) }
+
+// UnmarshalJSON takes a number of bytes, or the text form.
+func (b *Bytes) UnmarshalJSON(data []byte) error {
+	var text string
+	if json.Unmarshal(data, &text) == nil {
+		return b.Set(text)
+	}
+	var n int64
+	if err := json.Unmarshal(data, &n); err != nil {
+		return fmt.Errorf("size %.40s is neither a number of bytes nor a text such as \"8G\"", data)
+	}
+	*b = Bytes(n)
+	return nil
+}

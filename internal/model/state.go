@@ -25,7 +25,7 @@ var transitions = map[State][]State{
 	Failed:    {Starting, Stopped, Deleting},
 	Starting:  {Running, Failed, Stopped, Broken},
 	Running:   {Stopping, Stopped, Pausing, Deleting, Broken},
-	Pausing:   {Paused, Running, Broken},
+	Pausing:   {Paused, Running, Stopped, Broken},
 	Paused:    {Running, Suspended, Stopping, Stopped, Deleting, Broken},
 	Suspended: {Starting, Stopped, Deleting},
 	Stopping:  {Stopped, Running, Broken},

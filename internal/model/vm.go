@@ -21,6 +21,7 @@ type VM struct {
 	LastError *Failure   `json:"last_error,omitempty"` // why it is in State error or broken, or why its last run ended badly
 	Boot      *Boot      `json:"boot,omitempty"`       // how the last start went
 	Pending   []string   `json:"pending,omitempty"`    // names of the Spec fields that a running VM takes up at its next start
+	DiskImage string     `json:"disk_image,omitempty"` // id of the image that the system disk lies over; "" before the first start
 	Network   *Network   `json:"network,omitempty"`    // while it runs
 }
 

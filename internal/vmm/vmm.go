@@ -134,3 +134,9 @@ type Stats struct {
 	CPU    time.Duration // user and system time of the VMM since its start
 	Memory model.Bytes   // proportional set size of the VMM
 }
+
+// Finder is implemented by drivers that can find a machine by its run folder alone, for when its record was lost.
+type Finder interface {
+	// Find returns fault.NotFound when no machine has that run folder.
+	Find(ctx context.Context, runDir string) (Instance, error)
+}

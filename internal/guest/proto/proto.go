@@ -136,6 +136,7 @@ type File struct {
 	UID  int    `json:"uid"`
 	GID  int    `json:"gid"`
 	Data []byte `json:"data"`
+	Keep bool   `json:"keep,omitempty"` // leave a file that is there already as it is
 }
 
 // Assumed is the answer to Assume.

@@ -1,0 +1,50 @@
+// Package capability holds the features of a VM that hook into its life: one file and one type each. See package vm for the hooks.
+package capability
+
+import (
+	"context"
+	"encoding/hex"
+	"net"
+
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/vm"
+	"banger/internal/vmm"
+)
+
+// UserNetwork gives VMs in network mode "user" a card whose other end is the VMM's own user-mode stack. It makes nothing on the
+// host.
+type UserNetwork struct{}
+
+// Name implements vm.Capability.
+func (UserNetwork) Name() string { return "user-network" }
+
+// The addresses of QEMU's user-mode network (qemu-system(1), "-netdev user"): the same in each VM, since none sees another.
+const (
+	userAddress = "10.0.2.15/24"
+	userGateway = "10.0.2.2"
+	userDNS     = "10.0.2.3" // forwards to the host's resolver
+)
+
+// ContributeMachine implements vm.MachineContributor.
+func (UserNetwork) ContributeMachine(_ context.Context, req vm.MachineRequest) error {
+	if req.VM.Spec.Net == model.NetUser {
+		req.Machine.NICs = append(req.Machine.NICs, vmm.NIC{Kind: vmm.NICUser, MAC: macOf(req.VM.ID)})
+	}
+	return nil
+}
+
+// ContributeGuest implements vm.GuestContributor.
+func (UserNetwork) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
+	if req.VM.Spec.Net == model.NetUser {
+		req.Assume.Network = &proto.Network{Address: userAddress, Gateway: userGateway, DNS: []string{userDNS}}
+	}
+	return nil
+}
+
+// macOf derives a VM's MAC from its id: locally administered, unicast (IEEE 802, section 8.2.2).
+func macOf(id string) net.HardwareAddr {
+	mac := net.HardwareAddr{0x02, 0, 0, 0, 0, 0}
+	hex.Decode(mac[1:], []byte(id)[:10]) // ids are 16 hex digits
+	return mac
+}

@@ -1,0 +1,174 @@
+package capability
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/vm"
+)
+
+// SSH makes each VM reachable for OpenSSH with strict host key checking: it makes the user's key and each VM's host key, tells
+// the guest both, and keeps known_hosts and an ssh_config for the host's clients. The host makes the host keys, so they are known before the
+// first connection.
+type SSH struct {
+	layout paths.Layout
+	proxy  string // the command line that connects OpenSSH to a VM, with %h for its host name
+
+	mu     sync.Mutex
+	public map[string]string // VM id to its host key's public half
+	shown  string            // what known_hosts holds
+}
+
+// NewSSH returns the capability. proxy is the shell command for ssh_config's ProxyCommand.
+func NewSSH(layout paths.Layout, proxy string) *SSH {
+	return &SSH{layout: layout, proxy: proxy, public: map[string]string{}}
+}
+
+// Name implements vm.Capability.
+func (*SSH) Name() string { return "ssh" }
+
+// domain is what VM names are below in host names.
+const domain = ".vm"
+
+// PrepareHost implements vm.HostPreparer: both keys exist afterwards. They stay with the VM and the user; there is nothing to
+// clean up after a run.
+func (s *SSH) PrepareHost(_ context.Context, req vm.HostRequest) error {
+	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
+		return fmt.Errorf("making the folder for ssh keys: %w", err)
+	}
+	if err := ensureKey(s.layout.SSHKey(), "banger"); err != nil {
+		return err
+	}
+	return ensureKey(s.layout.VM(req.VM.ID).HostKey(), req.VM.Spec.Name+domain)
+}
+
+// ContributeGuest implements vm.GuestContributor.
+func (s *SSH) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
+	key, err := os.ReadFile(s.layout.VM(req.VM.ID).HostKey())
+	if err != nil {
+		return fmt.Errorf("reading the VM's host key: %w", err)
+	}
+	user, err := os.ReadFile(s.layout.SSHKey() + ".pub")
+	if err != nil {
+		return fmt.Errorf("reading the user's key: %w", err)
+	}
+	req.Assume.HostKey = key
+	req.Assume.AuthorizedKeys = append(req.Assume.AuthorizedKeys, strings.TrimSpace(string(user)))
+	return nil
+}
+
+// RecordsChanged implements vm.Observer: known_hosts names exactly the VMs there are.
+func (s *SSH) RecordsChanged(_ context.Context, vms []model.VM) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b strings.Builder
+	b.WriteString("# Written by banger; changes are lost.\n")
+	public := make(map[string]string, len(vms))
+	for _, v := range vms {
+		key, ok := s.public[v.ID]
+		if !ok {
+			data, err := os.ReadFile(s.layout.VM(v.ID).HostKey() + ".pub")
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // it has never been started
+			}
+			if err != nil {
+				return fmt.Errorf("reading the host key of %s: %w", v.Spec.Name, err)
+			}
+			key = hostKeyFields(data)
+		}
+		public[v.ID] = key
+		fmt.Fprintf(&b, "%s%s %s\n", v.Spec.Name, domain, key)
+	}
+	s.public = public
+	if b.String() == s.shown {
+		return nil
+	}
+	if err := s.writeClientFiles(b.String()); err != nil {
+		return err
+	}
+	s.shown = b.String()
+	return nil
+}
+
+// hostKeyFields is "type base64" of a public key file, without its comment.
+func hostKeyFields(line []byte) string {
+	fields := bytes.Fields(line)
+	return string(bytes.Join(fields[:min(len(fields), 2)], []byte(" ")))
+}
+
+func (s *SSH) writeClientFiles(knownHosts string) error {
+	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
+		return fmt.Errorf("making the folder for ssh files: %w", err)
+	}
+	config := fmt.Sprintf(`# Written by banger; changes are lost. Include it from ~/.ssh/config, or: ssh -F %s NAME%s
+Host *%s
+	User root
+	ProxyCommand %s
+	IdentityFile %q
+	IdentitiesOnly yes
+	UserKnownHostsFile %q
+	GlobalKnownHostsFile none
+	StrictHostKeyChecking yes
+`, s.layout.SSHConfig(), domain, domain, s.proxy, s.layout.SSHKey(), s.layout.KnownHosts())
+	return errors.Join(
+		replaceFile(s.layout.KnownHosts(), []byte(knownHosts)),
+		replaceFile(s.layout.SSHConfig(), []byte(config)),
+	)
+}
+
+// ensureKey makes an Ed25519 key pair at path and path.pub in OpenSSH's formats. The private half appears last, so that it is never there without
+// the public one.
+func ensureKey(path, comment string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("making key %s: %w", path, err)
+	}
+	block, err := ssh.MarshalPrivateKey(priv, comment)
+	if err != nil {
+		return fmt.Errorf("making key %s: %w", path, err)
+	}
+	sshPub, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return fmt.Errorf("making key %s: %w", path, err)
+	}
+	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(sshPub))) + " " + comment + "\n"
+	if err := replaceFile(path+".pub", []byte(line)); err != nil {
+		return err
+	}
+	return replaceFile(path, pem.EncodeToMemory(block))
+}
+
+// replaceFile writes a private file by a temporary name and a rename, so that readers see the old content or the new one.
+func replaceFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+// Package store keeps VM records in SQLite.
+//
+// A record is one JSON document with the columns that queries and constraints need beside it. The database holds
+// durable facts only: what a VM is and the identity of what it holds on the host. What is true now is found by looking.
+//
+// Images and kernels are not here: their facts lie beside their files in the cache, where one rename makes both
+// appear at once.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// Store is an open database. It is safe for concurrent use.
+type Store struct {
+	db *sql.DB
+}
+
+// migrations bring a database from the version that is its index to the next one. Append only: a landed migration never changes.
+var migrations = []string{
+	`CREATE TABLE vms (
+		id      TEXT PRIMARY KEY,
+		name    TEXT NOT NULL UNIQUE,
+		created INTEGER NOT NULL, -- nanoseconds since the epoch
+		doc     TEXT NOT NULL     -- model.VM as JSON
+	) STRICT`,
+}
+
+// Open opens the database at path, making it when it is not there, and brings its schema up to date. A database from a newer banger is
+// refused.
+func Open(ctx context.Context, path string) (*Store, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("making the database's folder: %w", err)
+	}
+	// WAL with synchronous=FULL: a committed record survives power loss, which the leak-free recovery rests on
+	// (sqlite.org/pragma.html#pragma_synchronous).
+	dsn := (&url.URL{Scheme: "file", Path: path, RawQuery: url.Values{"_pragma": {
+		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)",
+	}}.Encode()}).String()
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(1) // one writer is all that SQLite has; reads are few, and kept in memory by the manager
+	s := &Store{db: db}
+	if err := s.migrate(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), db.Close())
+	}
+	return s, os.Chmod(path, 0o600)
+}
+
+func (s *Store) migrate(ctx context.Context) error {
+	var version int
+	if err := s.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return fmt.Errorf("reading the schema's version: %w", err)
+	}
+	if version > len(migrations) {
+		return fault.New(fault.Unsupported, "its schema has version %d; this banger knows %d", version, len(migrations)).
+			WithHint("a newer banger has used this folder: run that one, or set BANGER_HOME to another folder")
+	}
+	for ; version < len(migrations); version++ {
+		if err := s.step(ctx, version); err != nil {
+			return fmt.Errorf("migrating the schema from version %d: %w", version, err)
+		}
+	}
+	return nil
+}
+
+// step runs one migration and counts it in the same transaction.
+func (s *Store) step(ctx context.Context, version int) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // no-op after Commit
+	if _, err := tx.ExecContext(ctx, migrations[version]); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version+1)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// Close closes the database.
+func (s *Store) Close() error { return s.db.Close() }
+
+// PutVM inserts or replaces a record. It returns fault.Exists when another VM has the name.
+func (s *Store) PutVM(ctx context.Context, v model.VM) error {
+	doc, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding the record of VM %s: %w", v.ID, err)
+	}
+	_, err = s.db.ExecContext(ctx, `INSERT INTO vms (id, name, created, doc) VALUES (?, ?, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET name = excluded.name, doc = excluded.doc`,
+		v.ID, v.Spec.Name, v.Created.UnixNano(), string(doc))
+	var failed *sqlite.Error
+	if errors.As(err, &failed) && failed.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
+		return fault.New(fault.Exists, "a VM named %q exists already", v.Spec.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("storing the record of VM %s: %w", v.ID, err)
+	}
+	return nil
+}
+
+// VMs returns all records, oldest first. One unreadable record fails the call: whoever would remove what no record names must
+// know all of them.
+func (s *Store) VMs(ctx context.Context) ([]model.VM, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT id, doc FROM vms ORDER BY created, id")
+	if err != nil {
+		return nil, fmt.Errorf("reading the records: %w", err)
+	}
+	defer rows.Close()
+	var vms []model.VM
+	for rows.Next() {
+		var id, doc string
+		if err := rows.Scan(&id, &doc); err != nil {
+			return nil, fmt.Errorf("reading the records: %w", err)
+		}
+		var v model.VM
+		if err := json.Unmarshal([]byte(doc), &v); err != nil {
+			return nil, fmt.Errorf("decoding the record of VM %s: %w", id, err)
+		}
+		if v.ID != id {
+			return nil, fmt.Errorf("the record of VM %s says that it is %q's", id, v.ID)
+		}
+		vms = append(vms, v)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("reading the records: %w", err)
+	}
+	return vms, nil
+}
+
+// DeleteVM removes a record; one that is gone already is success.
+func (s *Store) DeleteVM(ctx context.Context, id string) error {
+	if _, err := s.db.ExecContext(ctx, "DELETE FROM vms WHERE id = ?", id); err != nil {
+		return fmt.Errorf("deleting the record of VM %s: %w", id, err)
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+func open(t *testing.T, path string) *Store {
+	t.Helper()
+	s, err := Open(context.Background(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func record(id, name string) model.VM {
+	return model.VM{ID: id, State: model.Stopped, Created: time.Unix(0, 42).UTC(), Spec: model.Spec{Name: name, VCPUs: 2},
+		Runtime: &model.Runtime{Driver: "qemu", State: []byte{1, 2, 3}}}
+}
+
+func TestRecordsSurviveReopening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state", "banger.db")
+	ctx := context.Background()
+	s := open(t, path)
+	want := record("a", "one")
+	if err := s.PutVM(ctx, want); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	got, err := open(t, path).VMs(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || !reflect.DeepEqual(got[0], want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestNamesAreUnique(t *testing.T) {
+	ctx := context.Background()
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	if err := s.PutVM(ctx, record("a", "one")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutVM(ctx, record("b", "one")); fault.KindOf(err) != fault.Exists {
+		t.Errorf("a second VM of that name: %v", err)
+	}
+	if err := s.PutVM(ctx, record("a", "two")); err != nil {
+		t.Errorf("renaming: %v", err)
+	}
+	if err := s.PutVM(ctx, record("b", "one")); err != nil {
+		t.Errorf("the name is free again: %v", err)
+	}
+	for range 2 {
+		if err := s.DeleteVM(ctx, "a"); err != nil {
+			t.Errorf("deleting, also twice: %v", err)
+		}
+	}
+}
+
+func TestRefusesWhatItCannotRead(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	for _, stmt := range []string{
+		`INSERT INTO vms VALUES ('a', 'one', 1, '{"id": 7}')`,
+		`INSERT INTO vms VALUES ('b', 'two', 1, '{"id": "c"}')`,
+	} {
+		if _, err := s.db.Exec(stmt); err != nil {
+			t.Fatal(err)
+		}
+		if vms, err := s.VMs(ctx); err == nil {
+			t.Errorf("%s: read as %+v", stmt, vms)
+		}
+		if _, err := s.db.Exec("DELETE FROM vms"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.db.Exec("PRAGMA user_version = 99"); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if _, err := Open(ctx, path); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
+		t.Errorf("a newer schema: %v", err)
+	}
+}
+
+func TestDamagedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec("CREATE TABLE vms (x)"); err != nil { // not ours, or half-migrated by something else
+		t.Fatal(err)
+	}
+	db.Close()
+	if s, err := Open(context.Background(), path); err == nil {
+		s.Close()
+		t.Error("opened a database that is not banger's")
+	} else if errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}

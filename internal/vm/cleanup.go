@@ -1,0 +1,153 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// cleanup takes away everything that a run of the VM made on the host: the machine, what capabilities prepared, the run folder. It is
+// idempotent and finds anything from nothing to all of it. The caller holds the operation lock.
+//
+// A machine that will not end keeps the rest: taking disks and network from under a running VMM would be worse than a
+// leak that the record still leads to. Otherwise it goes on past errors and returns them joined.
+func (m *Manager) cleanup(ctx context.Context, e *entry) error {
+	if err := m.endMachine(ctx, e); err != nil {
+		return err
+	}
+	v := e.record()
+	var errs []error
+	for i := len(m.Capabilities) - 1; i >= 0; i-- {
+		c := m.Capabilities[i]
+		if v.Runtime != nil && slices.Contains(v.Runtime.Prepared, c.Name()) {
+			errs = append(errs, m.cleanCapability(ctx, e, c))
+		}
+	}
+	errs = append(errs, m.removeFreshDisk(e))
+	errs = append(errs, m.removeRunDir(e)) // last: while it is there, recovery knows whom to look for
+	return errors.Join(errs...)
+}
+
+// endMachine ends the VM's VMM, if there is one, and waits until it is gone.
+func (m *Manager) endMachine(ctx context.Context, e *entry) error {
+	l := e.machine()
+	if l == nil {
+		v := e.record()
+		if v.Runtime == nil || len(v.Runtime.State) == 0 {
+			return nil // no machine was ever intended
+		}
+		inst, err := m.Driver.Adopt(ctx, v.Runtime.State)
+		if fault.KindOf(err) == fault.NotFound {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("looking for the VMM: %w", err)
+		}
+		l = &live{inst: inst, agent: m.NewAgent(inst.DialAgent)}
+	}
+	if err := l.inst.Signal(syscall.SIGKILL); err != nil {
+		return fmt.Errorf("ending the VMM: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	if _, err := l.inst.Wait(ctx); err != nil {
+		return fmt.Errorf("waiting for the VMM (pid %d) to end: %w", l.inst.PID(), err)
+	}
+	e.setMachine(nil)
+	return errors.Join(l.agent.Close(), l.inst.Close())
+}
+
+// cleanCapability cleans up one capability. Its failure is logged with its name as well as returned.
+func (m *Manager) cleanCapability(ctx context.Context, e *entry, c Capability) error {
+	cleaner, ok := c.(Cleaner)
+	if !ok {
+		return nil
+	}
+	v := e.record()
+	if err := cleaner.Cleanup(ctx, CleanupRequest{VM: v}); err != nil {
+		m.logger(v).ErrorContext(ctx, "cleaning up", "capability", c.Name(), "error", err)
+		return fmt.Errorf("cleaning up %s: %w", c.Name(), err)
+	}
+	return nil
+}
+
+// removeFreshDisk removes the system disk of a VM that has never come up: nothing of the user's is on it.
+func (m *Manager) removeFreshDisk(e *entry) error {
+	v := e.record()
+	if v.Started != nil {
+		return nil
+	}
+	if err := os.RemoveAll(m.Layout.VM(v.ID).SystemDisk()); err != nil {
+		return fmt.Errorf("removing the system disk: %w", err)
+	}
+	return nil
+}
+
+func (m *Manager) removeRunDir(e *entry) error {
+	if err := os.RemoveAll(m.Layout.VM(e.record().ID).Run); err != nil {
+		return fmt.Errorf("removing the run folder: %w", err)
+	}
+	return nil
+}
+
+// settle brings a VM whose machine has ended, or must end, to rest: stopped when everything could be taken away, broken when not. why is
+// recorded as its last error when it is not nil.
+func (m *Manager) settle(ctx context.Context, e *entry, why *model.Failure) error {
+	ctx = context.WithoutCancel(ctx)
+	if err := m.cleanup(ctx, e); err != nil {
+		return errors.Join(err, m.markBroken(ctx, e, err))
+	}
+	now := time.Now().UTC()
+	return m.update(ctx, e, func(v *model.VM) {
+		if v.State != model.Stopped && v.State != model.Failed {
+			v.State = model.Stopped
+			v.Stopped = &now
+		}
+		v.Runtime, v.Network, v.Pending = nil, nil, nil
+		if why != nil {
+			v.LastError = why
+		}
+	})
+}
+
+func (m *Manager) markBroken(ctx context.Context, e *entry, cause error) error {
+	return m.update(ctx, e, func(v *model.VM) {
+		v.State = model.Broken
+		v.LastError = m.failure(*v, cause)
+		v.LastError.Hint = "banger tries again when it is deleted or the daemon starts"
+	})
+}
+
+// remove deletes a VM for good: what its run made, its files, its record. The caller holds the operation lock. When something stays, so does the
+// record.
+func (m *Manager) remove(ctx context.Context, e *entry) error {
+	id := e.record().ID
+	err := m.cleanup(ctx, e)
+	if err == nil {
+		err = removeDir(m.Layout.VM(id).Dir)
+	}
+	if err == nil {
+		err = m.Store.DeleteVM(ctx, id)
+	}
+	if err != nil {
+		return errors.Join(err, m.markBroken(ctx, e, err))
+	}
+	m.forget(e)
+	m.Log.InfoContext(ctx, "deleted", "vm", id)
+	return nil
+}
+
+func removeDir(dir string) error {
+	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the VM's files: %w", err)
+	}
+	return nil
+}

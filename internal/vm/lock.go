@@ -1,0 +1,106 @@
+package vm
+
+import (
+	"context"
+	"sync"
+
+	"banger/internal/fault"
+)
+
+// opLock lets one operation at a time work on a VM, in the order of their asking. It exists besides a mutex because an
+// operation lasts seconds: waiting for it honours a context, and a delete may call off the start that it waits for.
+type opLock struct {
+	mu      sync.Mutex
+	holder  *op
+	waiting []*op
+	closed  bool // the VM is deleted, or is going to be: nobody gets the lock any more
+}
+
+// op is one operation that holds or waits for an opLock.
+type op struct {
+	name   string
+	cancel context.CancelCauseFunc // calls the operation off
+	ready  chan struct{}           // closed when it holds the lock, or when the lock was closed
+}
+
+var errGone = fault.New(fault.NotFound, "the VM was deleted meanwhile")
+
+// acquire waits for the lock. The returned context is ctx's child and ends when the operation is called off; release must be called once.
+func (l *opLock) acquire(ctx context.Context, name string) (context.Context, func(), error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	me := &op{name: name, cancel: cancel, ready: make(chan struct{})}
+	l.mu.Lock()
+	switch {
+	case l.closed:
+		l.mu.Unlock()
+		cancel(nil)
+		return nil, nil, errGone
+	case l.holder == nil:
+		l.holder = me
+		close(me.ready)
+	default:
+		l.waiting = append(l.waiting, me)
+	}
+	l.mu.Unlock()
+
+	select {
+	case <-me.ready:
+	case <-ctx.Done():
+		// The lock may have been handed over in this very moment; release copes with both.
+		l.release(me)
+		return nil, nil, context.Cause(ctx)
+	}
+	if !l.holds(me) {
+		cancel(nil)
+		return nil, nil, errGone
+	}
+	return ctx, func() { l.release(me) }, nil
+}
+
+// takeOver calls off the present holder if may says that its operation can be, and waits in line like acquire.
+func (l *opLock) takeOver(ctx context.Context, name string, may func(holder string) bool) (context.Context, func(), error) {
+	l.mu.Lock()
+	if !l.closed && l.holder != nil && may(l.holder.name) {
+		l.holder.cancel(fault.New(fault.Canceled, "called off: the VM is being deleted"))
+	}
+	l.mu.Unlock()
+	return l.acquire(ctx, name)
+}
+
+// close hands the lock to nobody any more; those who wait get errGone.
+func (l *opLock) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	for _, w := range l.waiting {
+		close(w.ready)
+	}
+	l.waiting = nil
+}
+
+func (l *opLock) holds(o *op) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.holder == o
+}
+
+// release gives the lock to the next in line, or takes o out of the line.
+func (l *opLock) release(o *op) {
+	defer o.cancel(nil)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.holder != o {
+		for i, w := range l.waiting {
+			if w == o {
+				l.waiting = append(l.waiting[:i:i], l.waiting[i+1:]...)
+				return
+			}
+		}
+		return
+	}
+	l.holder = nil
+	if len(l.waiting) > 0 {
+		l.holder, l.waiting = l.waiting[0], l.waiting[1:]
+		close(l.holder.ready)
+	}
+}

@@ -1,0 +1,146 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// recover brings records and host together at start-up. Each record is settled (nothing to do), running (its machine is adopted), in
+// between (a crash cut an operation off: what that made is taken away), or gone (its machine ended unseen). Then, and only because all
+// records could be read, what carries a VM's id and has no record is removed.
+//
+// One VM's trouble never keeps the daemon from starting: it is logged, and the VM is broken.
+func (m *Manager) recover(ctx context.Context) error {
+	records, err := m.Store.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range records {
+		m.vms[v.ID] = &entry{vm: v}
+	}
+	for _, v := range records {
+		e := m.vms[v.ID]
+		if err := m.recoverOne(ctx, e); err != nil {
+			m.logger(v).ErrorContext(ctx, "recovering", "state", v.State, "error", err)
+		}
+	}
+	if err := m.removeOrphans(ctx); err != nil {
+		m.Log.ErrorContext(ctx, "removing what no record names", "error", err)
+	}
+	m.observe(ctx)
+	return nil
+}
+
+func (m *Manager) recoverOne(ctx context.Context, e *entry) error {
+	v := e.record()
+	switch {
+	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting:
+		// Whoever asked for it is gone with the daemon that served them, or wanted it gone.
+		return m.discard(ctx, e)
+	case v.State == model.Running, v.State == model.Paused:
+		return m.adopt(ctx, e)
+	case v.State == model.Starting:
+		return m.abandonStart(ctx, e)
+	case v.State.Live():
+		err := m.settle(ctx, e, nil)
+		if err == nil {
+			m.removeIfAsked(ctx, e)
+		}
+		return err
+	case v.Started != nil:
+		m.removeIfAsked(ctx, e) // it stopped, and the daemon died before it could delete it
+	}
+	return nil
+}
+
+// discard deletes a VM whatever its state.
+func (m *Manager) discard(ctx context.Context, e *entry) error {
+	if e.record().State != model.Creating && e.record().State != model.Deleting {
+		// The table has no way from every state to deleting; a settled VM has.
+		if e.record().State.Live() {
+			if err := m.settle(ctx, e, nil); err != nil {
+				return err
+			}
+		}
+		return m.delete(ctx, e)
+	}
+	return m.remove(ctx, e)
+}
+
+// adopt finds the running VM's machine again, or settles the VM if it is gone.
+func (m *Manager) adopt(ctx context.Context, e *entry) error {
+	v := e.record()
+	inst, err := m.Driver.Adopt(ctx, v.Runtime.State)
+	if fault.KindOf(err) == fault.NotFound {
+		err := m.settle(ctx, e, &model.Failure{
+			Time: time.Now().UTC(), Msg: "the machine ended while no daemon was there to see it", Log: m.Layout.VM(v.ID).VMMLog(),
+		})
+		if err == nil {
+			m.removeIfAsked(ctx, e)
+		}
+		return err
+	}
+	if err != nil {
+		return m.markBroken(ctx, e, fmt.Errorf("looking for the VMM: %w", err))
+	}
+	e.setMachine(&live{inst: inst, agent: m.NewAgent(inst.DialAgent)})
+	m.watch(e)
+	m.logger(v).InfoContext(ctx, "adopted", "pid", inst.PID())
+	return nil
+}
+
+// abandonStart takes away what a start made before the daemon died in the middle of it.
+func (m *Manager) abandonStart(ctx context.Context, e *entry) error {
+	if err := m.cleanup(ctx, e); err != nil {
+		return errors.Join(err, m.markBroken(ctx, e, err))
+	}
+	return m.update(ctx, e, func(v *model.VM) {
+		v.State, v.Runtime = model.Failed, nil
+		v.LastError = &model.Failure{
+			Time: time.Now().UTC(), Msg: "the daemon ended in the middle of the start", Log: m.Layout.DaemonLog(),
+			Hint: "start it again",
+		}
+	})
+}
+
+// removeOrphans removes files and machines that carry the id of a VM without a record.
+func (m *Manager) removeOrphans(ctx context.Context) error {
+	var errs []error
+	for _, dir := range []string{filepath.Dir(m.Layout.VM("x").Run), m.Layout.VMs()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+			continue
+		}
+		for _, entry := range entries {
+			if id := entry.Name(); model.IsID(id) && m.vms[id] == nil {
+				errs = append(errs, m.removeOrphan(ctx, id))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Manager) removeOrphan(ctx context.Context, id string) error {
+	files := m.Layout.VM(id)
+	if f, ok := m.Driver.(vmm.Finder); ok {
+		inst, err := f.Find(ctx, files.Run)
+		if err == nil {
+			err = m.endMachine(ctx, &entry{vm: model.VM{ID: id}, live: &live{inst: inst, agent: m.NewAgent(inst.DialAgent)}})
+		}
+		if err != nil && fault.KindOf(err) != fault.NotFound {
+			return fmt.Errorf("ending the machine of %s, which no record names: %w", id, err)
+		}
+	}
+	m.Log.WarnContext(ctx, "removing the files of a VM that has no record", "vm", id)
+	return errors.Join(os.RemoveAll(files.Run), os.RemoveAll(files.Dir))
+}

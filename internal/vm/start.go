@@ -1,0 +1,409 @@
+package vm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/step"
+	"banger/internal/vmm"
+)
+
+// Start brings a VM up and returns when its guest has its identity. Starting a running VM succeeds and says so in the report. When ctx ends before
+// the VM runs, what was made is undone.
+func (m *Manager) Start(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
+	e, ctx, release, err := m.begin(ctx, ref, opStart)
+	if err != nil {
+		return model.VM{}, err
+	}
+	defer release()
+	switch v := e.record(); v.State {
+	case model.Running:
+		report.Report(step.Event{Step: "start", Phase: step.Done, Detail: "already running"})
+		return v, nil
+	case model.Broken:
+		if err := m.settle(ctx, e, nil); err != nil {
+			return e.record(), fmt.Errorf("taking away what an earlier run left: %w", err)
+		}
+	case model.Stopped, model.Failed:
+	default:
+		return v, fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+	}
+	err = m.start(ctx, e, report)
+	m.observe(ctx)
+	return e.record(), err
+}
+
+const opStart = "start"
+
+func (m *Manager) start(ctx context.Context, e *entry, report step.Reporter) error {
+	began := time.Now()
+	if err := m.update(ctx, e, func(v *model.VM) {
+		v.State = model.Starting
+		v.Runtime = &model.Runtime{Driver: m.Driver.Name()}
+		v.LastError, v.Boot, v.Network, v.Pending = nil, nil, nil, nil
+	}); err != nil {
+		return err
+	}
+	s := &start{m: m, e: e, report: report, began: began}
+	records, err := m.runner(e.record(), report).Run(ctx, s.plan())
+	if err == nil {
+		if err = s.finish(ctx, records); err == nil {
+			return nil
+		}
+		// The machine is up but could not be recorded as running, so nothing would ever look after it.
+		err = &step.Error{Step: "record", Err: err, Undo: m.cleanup(context.WithoutCancel(ctx), e)}
+	}
+	return errors.Join(m.startFailed(ctx, e, err))
+}
+
+// start is one start under way. Its fields are filled in by the steps in the order of the plan.
+type start struct {
+	m      *Manager
+	e      *entry
+	report step.Reporter
+	began  time.Time
+
+	info      vmm.Info
+	image     model.Image
+	kernel    model.Kernel
+	initramfs []string
+	hello     proto.Hello
+	helloAt   time.Time
+	assumed   proto.Assumed
+}
+
+// Deadlines of single steps. What depends on the host's speed has a deadline of the configuration or the driver.
+const (
+	lookTimeout    = 10 * time.Second
+	prepareTimeout = time.Minute
+	vmmTimeout     = 30 * time.Second
+	assumeTimeout  = 2 * time.Minute // an emulated guest may have an init to start, and a work disk to fill
+)
+
+// plan lists the steps of a start in order. The boot has two moments, kept apart because a template is taken between them: up to
+// "agent" the guest knows nothing of this VM; from "assume" on it is this VM.
+func (s *start) plan() []step.Step {
+	steps := []step.Step{
+		{Name: "preflight", Do: s.preflight, Timeout: lookTimeout},
+		{Name: "run-dir", Do: s.makeRunDir, Undo: s.removeRunDir},
+		{Name: "system-disk", Do: s.makeSystemDisk, Undo: s.removeFreshDisk, Timeout: prepareTimeout},
+	}
+	for _, c := range s.m.Capabilities {
+		if p, ok := c.(HostPreparer); ok {
+			steps = append(steps, s.prepareStep(c, p))
+		}
+	}
+	steps = append(steps,
+		step.Step{Name: "initramfs", Do: s.findInitramfs, Timeout: prepareTimeout},
+		step.Step{Name: "vmm", Do: s.startMachine, Undo: s.endMachine, Timeout: vmmTimeout},
+		step.Step{Name: "agent", Do: s.awaitAgent},
+		step.Step{Name: "assume", Do: s.assume, Timeout: assumeTimeout},
+	)
+	for _, c := range s.m.Capabilities {
+		if p, ok := c.(PostStarter); ok {
+			steps = append(steps, s.postStartStep(c, p))
+		}
+	}
+	return steps
+}
+
+func (s *start) vm() model.VM { return s.e.record() }
+
+func (s *start) preflight(ctx context.Context) (err error) {
+	v := s.vm()
+	if s.info, err = s.m.Driver.Info(ctx); err != nil {
+		return err
+	}
+	if s.image, err = s.m.Images.Get(v.Spec.ImageID); err != nil {
+		return fmt.Errorf("image %s: %w", v.Spec.Image, err)
+	}
+	if s.kernel, err = s.m.Kernels.Get(v.Spec.KernelID); err != nil {
+		return fmt.Errorf("kernel %s: %w", v.Spec.Kernel, err)
+	}
+	for _, c := range s.m.Capabilities {
+		if p, ok := c.(Preflighter); ok {
+			if err := p.Preflight(ctx, PreflightRequest{VM: v}); err != nil {
+				return fmt.Errorf("%s: %w", c.Name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *start) makeRunDir(context.Context) error {
+	return os.MkdirAll(s.m.Layout.VM(s.vm().ID).Run, 0o700)
+}
+
+func (s *start) removeRunDir(context.Context) error { return s.m.removeRunDir(s.e) }
+
+// makeSystemDisk makes the disk at the VM's first start, and a fresh one when the VM has got another image since: the changes that
+// it holds are changes of the old image's files. A size that has grown is taken up here by the file, and by the guest's kernel when the agent
+// mounts it: the host never reads a file system that a guest wrote.
+func (s *start) makeSystemDisk(ctx context.Context) error {
+	v := s.vm()
+	path := s.m.Layout.VM(v.ID).SystemDisk()
+	if _, err := os.Stat(path); err == nil && v.DiskImage == v.Spec.ImageID {
+		return disk.Grow(path, v.Spec.DiskSize)
+	}
+	if err := disk.Create(ctx, path, v.Spec.DiskSize); err != nil {
+		return err
+	}
+	return s.m.update(ctx, s.e, func(v *model.VM) { v.DiskImage = v.Spec.ImageID })
+}
+
+func (s *start) removeFreshDisk(context.Context) error { return s.m.removeFreshDisk(s.e) }
+
+func (s *start) prepareStep(c Capability, p HostPreparer) step.Step {
+	return step.Step{
+		Name:    "prepare/" + c.Name(),
+		Timeout: prepareTimeout,
+		Do: func(ctx context.Context) error {
+			// On record first: a crash within PrepareHost must leave a trace of whom to clean up.
+			err := s.m.update(ctx, s.e, func(v *model.VM) {
+				if !slices.Contains(v.Runtime.Prepared, c.Name()) {
+					v.Runtime.Prepared = append(v.Runtime.Prepared, c.Name())
+				}
+			})
+			if err != nil {
+				return err
+			}
+			return p.PrepareHost(ctx, HostRequest{VM: s.vm(), Report: s.report})
+		},
+		Undo: func(ctx context.Context) error { return s.m.cleanCapability(ctx, s.e, c) },
+	}
+}
+
+func (s *start) findInitramfs(ctx context.Context) (err error) {
+	s.initramfs, err = s.m.Kernels.Initramfs(ctx, s.kernel)
+	return err
+}
+
+func (s *start) startMachine(ctx context.Context) error {
+	machine, err := s.describe(ctx)
+	if err != nil {
+		return err
+	}
+	inst, err := s.m.Driver.Start(ctx, machine, func(state vmm.State) error {
+		return s.m.update(ctx, s.e, func(v *model.VM) { v.Runtime.State = state })
+	})
+	if err != nil {
+		return err
+	}
+	s.e.setMachine(&live{inst: inst, agent: s.m.NewAgent(inst.DialAgent)})
+	return s.m.update(ctx, s.e, func(v *model.VM) {
+		v.Runtime.State, v.Runtime.PID, v.Runtime.Accel = inst.State(), inst.PID(), s.info.Accel
+	})
+}
+
+func (s *start) endMachine(ctx context.Context) error { return s.m.endMachine(ctx, s.e) }
+
+// describe says what machine the driver shall build.
+func (s *start) describe(ctx context.Context) (vmm.Machine, error) {
+	v := s.vm()
+	files := s.m.Layout.VM(v.ID)
+	machine := vmm.Machine{
+		ID:        v.ID,
+		RunDir:    files.Run,
+		Kernel:    s.kernel.Vmlinux,
+		Initramfs: s.initramfs,
+		VCPUs:     v.Spec.VCPUs,
+		Memory:    v.Spec.Memory,
+		Drives: []vmm.Drive{
+			{Serial: proto.SerialImage, Path: s.image.Path, ReadOnly: true},
+			{Serial: proto.SerialSystem, Path: files.SystemDisk()},
+		},
+		ConsoleLog: files.ConsoleLog(),
+		ConsoleMax: consoleMax,
+		VMMLog:     files.VMMLog(),
+	}
+	for _, c := range s.m.Capabilities {
+		if p, ok := c.(MachineContributor); ok {
+			if err := p.ContributeMachine(ctx, MachineRequest{VM: v, Machine: &machine}); err != nil {
+				return vmm.Machine{}, fmt.Errorf("%s: %w", c.Name(), err)
+			}
+		}
+	}
+	return machine, nil
+}
+
+// consoleMax bounds what is kept of a guest's console: a guest can write there for ever.
+const consoleMax = 1 * model.MiB
+
+// awaitAgent waits for the guest's agent, as long as the machine is there to run it.
+func (s *start) awaitAgent(ctx context.Context) error {
+	timeout := s.m.BootTimeout
+	if timeout == 0 {
+		timeout = s.info.Grace
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fault.New(fault.Unavailable, "the guest's agent did not answer within %v", timeout))
+	defer cancel()
+	return s.withMachine(ctx, func(ctx context.Context, l *live) (err error) {
+		s.hello, err = l.agent.Hello(ctx)
+		s.helloAt = time.Now()
+		return err
+	})
+}
+
+func (s *start) assume(ctx context.Context) error {
+	doc, err := s.identity(ctx)
+	if err != nil {
+		return err
+	}
+	return s.withMachine(ctx, func(ctx context.Context, l *live) (err error) {
+		s.assumed, err = l.agent.Assume(ctx, doc)
+		return err
+	})
+}
+
+// withMachine calls f with a context that also ends when the machine does, so that a dead VMM is reported at once and as such.
+func (s *start) withMachine(ctx context.Context, f func(context.Context, *live) error) error {
+	l := s.e.machine()
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if exit, err := l.inst.Wait(ctx); err == nil {
+			cancel(machineEnded(exit))
+		}
+	}()
+	err := f(ctx, l)
+	cause := context.Cause(ctx)
+	cancel(nil)
+	<-watched
+	if err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+func machineEnded(exit vmm.Exit) error {
+	msg := "the machine ended (" + string(exit.Reason) + ")"
+	if exit.Detail != "" {
+		msg += ": " + exit.Detail
+	}
+	return fault.New(fault.Unavailable, "%s", msg)
+}
+
+// identity is what the guest is told to be.
+func (s *start) identity(ctx context.Context) (proto.Assume, error) {
+	v := s.vm()
+	doc := proto.Assume{
+		Entropy:   make([]byte, entropySize),
+		Hostname:  v.Spec.Name,
+		Root:      proto.Root{Image: proto.SerialImage, System: proto.SerialSystem},
+		MachineID: v.ID + v.ID, // 128 bits are asked for, and the id is unique
+		Env:       guestEnv(s.image, v.Spec),
+		User:      firstOf(v.Spec.User, s.image.Config.User),
+		Workdir:   firstOf(v.Spec.Workdir, s.image.Config.WorkingDir),
+	}
+	if s.image.Init != "" {
+		doc.Init = []string{s.image.Init}
+	}
+	rand.Read(doc.Entropy) // never fails
+	for _, c := range s.m.Capabilities {
+		if p, ok := c.(GuestContributor); ok {
+			if err := p.ContributeGuest(ctx, GuestRequest{VM: v, Assume: &doc}); err != nil {
+				return doc, fmt.Errorf("%s: %w", c.Name(), err)
+			}
+		}
+	}
+	doc.Time = time.Now()
+	return doc, nil
+}
+
+// entropySize is what the kernel's generator takes in at once (drivers/char/random.c: the input pool holds 256 bits), twice over.
+const entropySize = 64
+
+// guestEnv is the image's environment with the VM's own on top, in a fixed order.
+func guestEnv(img model.Image, spec model.Spec) []string {
+	env := slices.Clone(img.Config.Env)
+	for _, name := range sortedKeys(spec.Env) {
+		env = append(env, name+"="+spec.Env[name])
+	}
+	return env
+}
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func (s *start) postStartStep(c Capability, p PostStarter) step.Step {
+	return step.Step{
+		Name:    "post-start/" + c.Name(),
+		Timeout: prepareTimeout,
+		Do: func(ctx context.Context) error {
+			return s.withMachine(ctx, func(ctx context.Context, l *live) error {
+				return p.PostStart(ctx, PostStartRequest{VM: s.vm(), Agent: l.agent})
+			})
+		},
+		Undo: func(ctx context.Context) error { return s.m.cleanCapability(ctx, s.e, c) },
+	}
+}
+
+// finish records that the VM runs, and watches its machine from now on.
+func (s *start) finish(ctx context.Context, records []step.Record) error {
+	now := time.Now().UTC()
+	err := s.m.update(ctx, s.e, func(v *model.VM) {
+		v.State = model.Running
+		v.Started, v.Stopped = &now, nil
+		v.Boot = s.timeline(records)
+		v.Network = &model.Network{Mode: v.Spec.Net}
+	})
+	if err == nil {
+		s.m.watch(s.e)
+	}
+	return err
+}
+
+// startFailed records a failed start: error when all could be undone, stopped when the user called it off, broken when something is left over.
+func (m *Manager) startFailed(ctx context.Context, e *entry, cause error) error {
+	var failed *step.Error
+	undone := !errors.As(cause, &failed) || failed.Undo == nil
+	err := m.update(ctx, e, func(v *model.VM) {
+		v.LastError = m.failure(*v, cause)
+		switch {
+		case !undone:
+			v.State = model.Broken
+		case fault.KindOf(cause) == fault.Canceled:
+			v.State, v.Runtime = model.Stopped, nil
+		default:
+			v.State, v.Runtime = model.Failed, nil
+		}
+	})
+	return errors.Join(fmt.Errorf("starting VM %s: %w", e.record().Spec.Name, cause), err)
+}
+
+// failure turns an error into what the record keeps of it.
+func (m *Manager) failure(v model.VM, err error) *model.Failure {
+	f := &model.Failure{Time: time.Now().UTC(), Msg: err.Error(), Hint: fault.HintOf(err)}
+	var failed *step.Error
+	if !errors.As(err, &failed) {
+		return f
+	}
+	f.Step, f.Msg = failed.Step, failed.Err.Error()
+	if failed.Undo != nil {
+		f.Msg += " (left over: " + failed.Undo.Error() + ")"
+	}
+	files := m.Layout.VM(v.ID)
+	switch failed.Step {
+	case "vmm":
+		f.Log = files.VMMLog()
+	case "agent", "assume":
+		f.Log = files.ConsoleLog()
+	default:
+		f.Log = m.Layout.DaemonLog()
+	}
+	return f
+}

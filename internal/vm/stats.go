@@ -1,0 +1,37 @@
+package vm
+
+import (
+	"context"
+	"time"
+
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// guestStatsTimeout bounds how long statistics wait for a guest that may be busy or hung.
+const guestStatsTimeout = 3 * time.Second
+
+// Stats returns what the VM costs the host, and what its guest says when it answers.
+func (m *Manager) Stats(ctx context.Context, ref string) (model.Stats, error) {
+	e, err := m.find(ref)
+	if err != nil {
+		return model.Stats{}, err
+	}
+	v := e.record()
+	stats := model.Stats{ID: v.ID, Name: v.Spec.Name, State: v.State, Disk: m.diskUse(v)}
+	l := e.machine()
+	if l == nil {
+		return stats, nil
+	}
+	if s, ok := l.inst.(vmm.Statter); ok {
+		if cost, err := s.Stats(); err == nil {
+			stats.CPU, stats.Memory = cost.CPU, cost.Memory
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, guestStatsTimeout)
+	defer cancel()
+	if guest, err := l.agent.Stats(ctx); err == nil {
+		stats.Guest = &guest
+	}
+	return stats, nil
+}
