@@ -27,7 +27,7 @@ func ParseBytes(s string) (Bytes, error) {
 	text := strings.ToLower(strings.TrimSpace(s))
 	cut := strings.LastIndexAny(text, "0123456789.") + 1
 	number, suffix := text[:cut], strings.TrimSpace(text[cut:])
-	if len(suffix) > 1 {
+	if len(suffix) > 1 && suffix != "ib" {
 		suffix = strings.TrimSuffix(strings.TrimSuffix(suffix, "b"), "i")
 	}
 	unit, ok := suffixes[suffix]

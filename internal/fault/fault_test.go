@@ -1,0 +1,66 @@
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+)
+
+var kinds = []Kind{NotFound, Exists, Invalid, WrongState, Locked, Denied, Unsupported, Unavailable, Canceled, Internal}
+
+func TestWrappingKeepsKindAndHint(t *testing.T) {
+	cause := errors.New("cause")
+	err := fmt.Errorf("outer: %w", New(NotFound, "image %q: %w", "x", cause).WithHint("pull %s", "it"))
+	if KindOf(err) != NotFound || HintOf(err) != "pull it" || !errors.Is(err, cause) {
+		t.Errorf("kind %s, hint %q, %v", KindOf(err), HintOf(err), err)
+	}
+	if !errors.Is(err, &Error{Kind: NotFound}) || errors.Is(err, &Error{Kind: Exists}) {
+		t.Error("errors.Is does not tell the kinds apart")
+	}
+	inner := New(Unavailable, "dial").WithHint("start it")
+	if got := HintOf(New(Internal, "outer: %w", inner)); got != "start it" {
+		t.Errorf("the inner hint is lost: %q", got)
+	}
+}
+
+func TestJoinedErrorsHaveTheFirstKind(t *testing.T) {
+	err := errors.Join(New(Exists, "taken").WithHint("other name"), New(Internal, "clean-up"))
+	if KindOf(err) != Exists || HintOf(err) != "other name" {
+		t.Errorf("kind %s, hint %q", KindOf(err), HintOf(err))
+	}
+}
+
+func TestKindOfOthers(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want Kind
+	}{{nil, ""}, {errors.New("x"), Internal}, {context.Canceled, Canceled}, {fmt.Errorf("y: %w", context.DeadlineExceeded), Canceled}} {
+		if got := KindOf(c.err); got != c.want {
+			t.Errorf("KindOf(%v) = %q, want %q", c.err, got, c.want)
+		}
+	}
+	if HintOf(nil) != "" || HintOf(errors.New("x")) != "" {
+		t.Error("a hint out of nothing")
+	}
+}
+
+func TestCodes(t *testing.T) {
+	seen := map[int]Kind{}
+	for _, k := range kinds {
+		code := k.ExitCode()
+		if other, ok := seen[code]; ok {
+			t.Errorf("%s and %s both exit with %d", k, other, code)
+		}
+		seen[code] = k
+		if code <= 0 || code >= 125 && k != Canceled {
+			t.Errorf("%s exits with %d", k, code)
+		}
+		if s := k.HTTPStatus(); s < 400 || s > 599 {
+			t.Errorf("%s has status %d", k, s)
+		}
+	}
+	if Kind("").ExitCode() != 0 {
+		t.Error("no error must exit with 0")
+	}
+}

@@ -1,0 +1,42 @@
+package paths
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestFromEnv(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		uid  int
+		want Layout
+	}{
+		{"home", map[string]string{"BANGER_HOME": "/b", "HOME": "/h"}, 7, Layout{"/b/config", "/b/state", "/b/cache", "/b/run"}},
+		{"xdg", map[string]string{"HOME": "/h", "XDG_STATE_HOME": "/s", "XDG_CACHE_HOME": "relative", "XDG_RUNTIME_DIR": "/run/user/7"}, 7,
+			Layout{"/h/.config/banger", "/s/banger", "/h/.cache/banger", "/run/user/7/banger"}},
+		{"root", map[string]string{"HOME": "/root"}, 0, Layout{"/etc/banger", "/var/lib/banger", "/var/cache/banger", "/run/banger"}},
+	} {
+		got, err := FromEnv(func(k string) string { return c.env[k] }, c.uid)
+		if err != nil || got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", c.name, got, err, c.want)
+		}
+	}
+	if _, err := FromEnv(func(string) string { return "" }, 7); err == nil {
+		t.Error("a user without HOME was given a place")
+	}
+}
+
+func TestSocketsFit(t *testing.T) {
+	for _, home := range []string{"/b", "/" + strings.Repeat("long/", 40)} {
+		a, b := At(home, 7), At(home+"x", 7)
+		sock := filepath.Join(a.VM("0123456789abcdef").Run, "agent.sock")
+		if len(sock) > maxSocket {
+			t.Errorf("%s has %d characters", sock, len(sock))
+		}
+		if a.Runtime == b.Runtime {
+			t.Error("two homes share sockets")
+		}
+	}
+}
