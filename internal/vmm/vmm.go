@@ -29,7 +29,7 @@ type Machine struct {
 	Drives []Drive
 	NICs   []NIC
 
-	ConsoleLog string      // path; the driver keeps what the guest writes to its console there...
+	ConsoleLog string      // path; the driver keeps what the guest writes to its console there (package console)...
 	ConsoleMax model.Bytes // ... and no more of it than the newest ConsoleMax bytes
 	VMMLog     string      // path; the VMM's own standard output and error
 }
@@ -55,6 +55,14 @@ type NICKind string
 const (
 	NICUser NICKind = "user" // the VMM's own user-mode stack
 	NICTap  NICKind = "tap"
+)
+
+// What a guest finds on a NICUser, whatever the VMM: there is no DHCP client in the agent, so both sides must know.
+const (
+	UserNet     = "10.0.2.0/24"
+	UserAddress = "10.0.2.15/24" // the guest's own
+	UserGateway = "10.0.2.2"
+	UserDNS     = "10.0.2.3" // forwards to the host's resolver
 )
 
 // Driver starts machines and finds them again. Implementations are safe for concurrent use.

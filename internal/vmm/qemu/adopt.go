@@ -1,0 +1,92 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/vmm"
+	"banger/internal/vmm/process"
+	"banger/internal/vmm/qemu/qmp"
+)
+
+const (
+	// adoptTimeout bounds the waiting for a process between its fork and its exec, and for the monitor of a machine that is adopted:
+	// one whose QEMU was stopped by a signal never answers.
+	adoptTimeout = 5 * time.Second
+	// greetTimeout bounds the waiting for a new QEMU to answer, beside the caller's context.
+	greetTimeout = time.Minute
+)
+
+// Adopt finds a machine again: see vmm.Driver. A machine whose monitor does not answer is adopted all the same; it can be
+// signalled and waited for.
+func (d *Driver) Adopt(ctx context.Context, data vmm.State) (vmm.Instance, error) {
+	s, err := decodeState(data)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	if s.Process == nil {
+		id, err := process.Holder(ctx, runPath(s, lockName))
+		if err != nil {
+			return nil, fmt.Errorf("adopting machine %s: %w", s.ID, err)
+		}
+		s.Process = &id
+	}
+	proc, err := process.Open(*s.Process)
+	if err != nil {
+		return nil, fmt.Errorf("adopting machine %s: %w", s.ID, err)
+	}
+	in, err := d.attach(ctx, s, proc)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("adopting machine %s: %w", s.ID, err), proc.Close())
+	}
+	if in.monitor == nil {
+		select {
+		case <-proc.Done():
+			return nil, errors.Join(fault.New(fault.NotFound, "adopting machine %s: process %d has ended", s.ID, proc.ID().PID), in.Close())
+		default:
+			d.log.Warn("adopted a machine whose monitor does not answer", "vm", s.ID, "error", in.monitorErr)
+		}
+	}
+	return in, nil
+}
+
+// attach makes the Instance of a process, which becomes the Instance's when there is no error. Without an answer from its monitor the
+// Instance has none, and monitorErr says why.
+func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*instance, error) {
+	encoded, err := s.encode()
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{
+		log:     d.log.With("vm", s.ID, "pid", proc.ID().PID),
+		s:       s,
+		encoded: encoded,
+		proc:    proc,
+		ended:   make(chan struct{}),
+		closed:  make(chan struct{}),
+	}
+	in.seen.log = in.log
+	if err := in.openConsole(ctx); err != nil {
+		return nil, err
+	}
+	in.monitor, in.monitorErr = openMonitor(ctx, runPath(s, qmpSocket), &in.seen)
+	in.group.Go(in.watch)
+	return in, nil
+}
+
+func openMonitor(ctx context.Context, path string, seen *witness) (*qmp.Client, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, greetTimeout, fmt.Errorf("no answer after %v", greetTimeout))
+	defer cancel()
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to QEMU's monitor: %w", err)
+	}
+	return qmp.Open(ctx, conn, seen.event)
+}

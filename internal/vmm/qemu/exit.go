@@ -1,0 +1,158 @@
+package qemu
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"syscall"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu/qmp"
+)
+
+// witness remembers what tells how a machine ended. The zero value with a log works.
+type witness struct {
+	log        *slog.Logger
+	consoleEnd chan struct{} // closed when the console's reader has ended
+
+	mu     sync.Mutex
+	reason string         // of the SHUTDOWN event
+	signal syscall.Signal // the last deadly one that went through us
+	tail   []byte         // the console's newest bytes
+	ioFail bool           // a block error was reported already
+}
+
+// panicTail is how much of the console's end is searched for a panic: its message, a call trace and the registers have room in it.
+const panicTail = 16 << 10
+
+func (w *witness) consoleDone() <-chan struct{} { return w.consoleEnd }
+
+func (w *witness) console(p []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tail = append(w.tail, p...)
+	if over := len(w.tail) - 2*panicTail; over > 0 {
+		w.tail = append(w.tail[:0], w.tail[len(w.tail)-panicTail:]...)
+	}
+}
+
+func (w *witness) signalled(sig syscall.Signal) {
+	switch sig {
+	case syscall.SIGTERM, syscall.SIGKILL, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.signal = sig
+	}
+}
+
+// event takes note of one of QEMU's events (qapi/run-state.json and qapi/block-core.json of QEMU 7.2).
+func (w *witness) event(e qmp.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch e.Name {
+	case "SHUTDOWN":
+		var data struct {
+			Reason string `json:"reason"`
+		}
+		if err := json.Unmarshal(e.Data, &data); err != nil {
+			w.log.Warn("QEMU's event is not readable", "event", e.Name, "error", err)
+		}
+		w.reason = data.Reason
+	case "BLOCK_IO_ERROR":
+		if !w.ioFail { // the guest can make as many as it likes
+			w.log.Warn("a drive failed; the guest sees I/O errors", "data", printable(string(e.Data)))
+		}
+		w.ioFail = true
+	default:
+		w.log.Debug("QEMU event", "event", printable(e.Name))
+	}
+}
+
+// verdict says how the machine ended. status is its exit status, if known; said returns the VMM's last words.
+func (w *witness) verdict(status syscall.WaitStatus, known bool, said func() string) vmm.Exit {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch w.reason {
+	case "guest-shutdown":
+		return vmm.Exit{Reason: vmm.ExitPowerOff}
+	case "guest-reset":
+		// A panic reboots at once (panic=-1), and to QEMU looks like any other reboot. It is on the console, though: panic() makes
+		// the console verbose first, whatever the log level.
+		if line, ok := panicLine(w.tail); ok {
+			return vmm.Exit{Reason: vmm.ExitPanic, Detail: line}
+		}
+		return vmm.Exit{Reason: vmm.ExitReboot}
+	case "guest-panic":
+		line, _ := panicLine(w.tail)
+		return vmm.Exit{Reason: vmm.ExitPanic, Detail: line}
+	case "host-signal", "host-qmp-quit", "host-qmp-system-reset", "host-ui":
+		return vmm.Exit{Reason: vmm.ExitKilled, Detail: w.killer()}
+	case "":
+		return w.unannounced(status, known, said)
+	}
+	return vmm.Exit{Reason: vmm.ExitCrashed, Detail: printable(w.reason) + ": " + said()}
+}
+
+// unannounced judges an end of which QEMU said nothing.
+func (w *witness) unannounced(status syscall.WaitStatus, known bool, said func() string) vmm.Exit {
+	switch {
+	case !known && w.signal != 0:
+		return vmm.Exit{Reason: vmm.ExitKilled, Detail: w.killer()}
+	case !known:
+		return vmm.Exit{Reason: vmm.ExitUnknown, Detail: said()}
+	case status.Signaled():
+		switch sig := status.Signal(); sig {
+		case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+			return vmm.Exit{Reason: vmm.ExitKilled, Detail: signalName(sig)}
+		default: // its own fault, or its sandbox's (SIGSYS)
+			return vmm.Exit{Reason: vmm.ExitCrashed, Detail: signalName(sig) + ": " + said()}
+		}
+	case status.ExitStatus() != 0:
+		return vmm.Exit{Reason: vmm.ExitCrashed, Detail: fmt.Sprintf("status %d: %s", status.ExitStatus(), said())}
+	}
+	return vmm.Exit{Reason: vmm.ExitUnknown, Detail: said()}
+}
+
+func (w *witness) killer() string {
+	if w.signal == 0 {
+		return "a signal or request that did not come from banger"
+	}
+	return signalName(w.signal)
+}
+
+// panicLine finds the kernel's message of a panic (panic() in kernel/panic.c).
+func panicLine(console []byte) (string, bool) {
+	const mark, longest = "Kernel panic - not syncing", 200
+	i := bytes.LastIndex(console, []byte(mark))
+	for i > 0 && bytes.HasSuffix(console[:i], []byte("---[ end ")) { // the message is repeated at the end of the trace
+		i = bytes.LastIndex(console[:i], []byte(mark))
+	}
+	if i < 0 {
+		return "", false
+	}
+	line, _, _ := bytes.Cut(console[i:], []byte("\n"))
+	return printable(string(line[:min(len(line), longest)])), true
+}
+
+func signalName(sig syscall.Signal) string {
+	if name := unix.SignalName(sig); name != "" {
+		return name
+	}
+	return fmt.Sprintf("signal %d", int(sig))
+}
+
+// printable makes text that a guest or a VMM wrote fit for a terminal and a log.
+func printable(s string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(s, "?")))
+}

@@ -1,0 +1,183 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/vmm"
+	"banger/internal/vmm/process"
+)
+
+// The names in a machine's RunDir.
+const (
+	lockName      = "lock"
+	qmpSocket     = "qmp.sock"
+	agentSocket   = "agent.sock"
+	consoleSocket = "console.sock" // the longest
+)
+
+// maxVMMLog bounds what earlier runs left in the VMM's log.
+const maxVMMLog = 1 << 20
+
+// files is what a machine's process inherits, and what was made in the RunDir for it.
+type files struct {
+	list   []*os.File // descriptors from 0 on
+	made   []string
+	logEnd int64 // where in the VMM's log this run begins
+}
+
+// openFiles makes them. On an error nothing is left.
+func openFiles(m vmm.Machine) (_ *files, err error) {
+	f := &files{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.remove())
+			f.close()
+		}
+	}()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening standard input: %w", err)
+	}
+	f.list = append(f.list, null)
+	log, err := f.openLog(m.VMMLog)
+	if err != nil {
+		return nil, err
+	}
+	f.list = append(f.list, log, log)
+	lock, err := process.Lock(filepath.Join(m.RunDir, lockName))
+	if err != nil {
+		return nil, err
+	}
+	f.list = append(f.list, lock)
+	f.made = append(f.made, lock.Name())
+	for _, name := range []string{qmpSocket, agentSocket, consoleSocket} {
+		s, err := listen(filepath.Join(m.RunDir, name))
+		if err != nil {
+			return nil, err
+		}
+		f.list = append(f.list, s)
+		f.made = append(f.made, s.Name())
+	}
+	if len(m.Initramfs) > 1 {
+		joined, err := join(m.Initramfs)
+		if err != nil {
+			return nil, err
+		}
+		f.list = append(f.list, joined)
+	}
+	return f, nil
+}
+
+// initrd is the path by which QEMU finds the machine's one initramfs.
+func initrd(m vmm.Machine) string {
+	if len(m.Initramfs) == 1 {
+		return m.Initramfs[0]
+	}
+	return "/proc/self/fd/" + strconv.Itoa(initrdFD)
+}
+
+// close closes our copies.
+func (f *files) close() {
+	for _, file := range f.list {
+		_ = file.Close() // the log is there twice
+	}
+}
+
+// remove removes what was made, the lock last: it is the proof that nothing runs here.
+func (f *files) remove() error {
+	var errs []error
+	for i := len(f.made) - 1; i >= 0; i-- {
+		if err := os.Remove(f.made[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("removing what the machine would have used: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (f *files) openLog(path string) (*os.File, error) {
+	log, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the VMM's log: %w", err)
+	}
+	info, err := log.Stat()
+	if err == nil && info.Size() > maxVMMLog {
+		err = log.Truncate(0)
+	} else if err == nil {
+		f.logEnd = info.Size()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the VMM's log: %w", err), log.Close())
+	}
+	return log, nil
+}
+
+// listen makes a listening unix socket that only its owner may connect to: Linux takes the mode of the socket's file from the socket
+// itself, so there is no moment at which it is wider. What a run before left at path is replaced; the lock says that
+// nobody uses it.
+func listen(path string) (*os.File, error) {
+	const backlog = 8
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("replacing a socket: %w", err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("making the socket %s: %w", path, err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if err := unix.Fchmod(fd, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("making the socket %s: %w", path, err), f.Close())
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return nil, errors.Join(fmt.Errorf("making the socket %s: %w", path, err), f.Close())
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		return nil, errors.Join(fmt.Errorf("listening on %s: %w", path, err), f.Close(), os.Remove(path))
+	}
+	return f, nil
+}
+
+// join puts archives one after the other into a file without a name. QEMU takes one initramfs and maps it as long as it
+// runs, so each machine pays for a joined one with memory of its own; a file that the caller joined once is shared by all.
+func join(paths []string) (_ *os.File, err error) {
+	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("joining the initramfs: %w", err)
+	}
+	out := os.NewFile(uintptr(fd), "initramfs")
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("joining the initramfs: %w", err), out.Close())
+		}
+	}()
+	for _, path := range paths {
+		if err := appendFile(out, path); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// appendFile copies a file. A newc archive begins at a multiple of four bytes (Documentation/driver-api/early-userspace/buffer-format.rst).
+func appendFile(out *os.File, path string) error {
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	n, err := io.Copy(out, in)
+	if err != nil {
+		return err
+	}
+	if pad := -n & 3; pad != 0 {
+		_, err = out.Write(make([]byte, pad))
+	}
+	return err
+}

@@ -1,0 +1,220 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+	"banger/internal/vmm/console"
+	"banger/internal/vmm/process"
+	"banger/internal/vmm/qemu/qmp"
+)
+
+// instance is a machine that was started or adopted.
+type instance struct {
+	log     *slog.Logger
+	s       state
+	encoded vmm.State
+	proc    *process.Process
+
+	monitor    *qmp.Client // nil when it did not answer
+	monitorErr error       // why
+	serial     net.Conn    // the console; nil when it could not be reached
+	seen       witness
+
+	group  sync.WaitGroup
+	once   sync.Once
+	closed chan struct{}
+	ended  chan struct{} // closed when exit is set
+	exit   vmm.Exit
+}
+
+var (
+	_ vmm.Instance = (*instance)(nil)
+	_ vmm.Resizer  = (*instance)(nil)
+	_ vmm.Statter  = (*instance)(nil)
+)
+
+func (in *instance) State() vmm.State { return slices.Clone(in.encoded) }
+func (in *instance) PID() int         { return in.proc.ID().PID }
+
+// DialAgent connects to the agent's port.
+func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", runPath(in.s, agentSocket))
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "connecting to the agent of machine %s: %w", in.s.ID, err)
+	}
+	return conn, nil
+}
+
+// PowerOff presses the machine's ACPI power button. A machine that has ended is success.
+func (in *instance) PowerOff(ctx context.Context) error {
+	return in.command(ctx, "system_powerdown", nil)
+}
+
+// ResizeDrive tells the guest that a drive has grown: see vmm.Resizer.
+func (in *instance) ResizeDrive(ctx context.Context, serial string, size model.Bytes) error {
+	return in.command(ctx, "block_resize", map[string]any{"node-name": nodeName(serial), "size": int64(size)})
+}
+
+func (in *instance) command(ctx context.Context, name string, args any) error {
+	select {
+	case <-in.proc.Done():
+		if name == "system_powerdown" {
+			return nil
+		}
+		return fault.New(fault.WrongState, "machine %s has ended", in.s.ID)
+	default:
+	}
+	if in.monitor == nil {
+		return fault.New(fault.Unavailable, "telling machine %s %s: %w", in.s.ID, name, in.monitorErr)
+	}
+	if err := in.monitor.Execute(ctx, name, args, nil); err != nil {
+		return fmt.Errorf("machine %s: %w", in.s.ID, err)
+	}
+	return nil
+}
+
+// Signal sends QEMU a signal. SIGTERM ends it in an orderly way: what the guest has written reaches the files.
+func (in *instance) Signal(sig syscall.Signal) error {
+	in.seen.signalled(sig)
+	return in.proc.Signal(sig)
+}
+
+// Wait waits for the machine's end. After Close it is fault.Canceled, unless the end was seen before.
+func (in *instance) Wait(ctx context.Context) (vmm.Exit, error) {
+	select {
+	case <-in.ended:
+		return in.exit, nil
+	default:
+	}
+	select {
+	case <-in.ended:
+		return in.exit, nil
+	case <-in.closed:
+		return vmm.Exit{}, fault.New(fault.Canceled, "waiting for machine %s: let go of", in.s.ID)
+	case <-ctx.Done():
+		return vmm.Exit{}, fmt.Errorf("waiting for machine %s: %w", in.s.ID, context.Cause(ctx))
+	}
+}
+
+// Stats measures QEMU's process.
+func (in *instance) Stats() (vmm.Stats, error) {
+	u, err := in.proc.Usage()
+	if err != nil {
+		return vmm.Stats{}, fmt.Errorf("measuring machine %s: %w", in.s.ID, err)
+	}
+	return vmm.Stats{CPU: u.CPU, Memory: model.Bytes(u.PSS)}, nil
+}
+
+// Close lets go of the machine: see vmm.Instance.
+func (in *instance) Close() error {
+	in.once.Do(func() {
+		close(in.closed)
+		if in.monitor != nil {
+			_ = in.monitor.Close()
+		}
+		if in.serial != nil {
+			_ = in.serial.Close()
+		}
+		_ = in.proc.Close()
+	})
+	in.group.Wait()
+	return nil
+}
+
+// watch waits for the machine's end and says how it came.
+func (in *instance) watch() {
+	select {
+	case <-in.proc.Done():
+	case <-in.closed:
+		return
+	}
+	// What QEMU said last is on its way to our readers, who come to the end of it by themselves: nobody holds the other end any more.
+	words := time.NewTimer(endTimeout)
+	defer words.Stop()
+	var reader <-chan struct{}
+	if in.monitor != nil {
+		reader = in.monitor.Done()
+	} else {
+		ready := make(chan struct{})
+		close(ready)
+		reader = ready
+	}
+	for _, done := range []<-chan struct{}{reader, in.seen.consoleDone()} {
+		select {
+		case <-done:
+		case <-in.closed:
+			return
+		case <-words.C:
+		}
+	}
+	status, known := in.proc.Status()
+	in.exit = in.seen.verdict(status, known, func() string { return lastLines(in.s.VMMLog, 0) })
+	in.log.Info("machine ended", "reason", in.exit.Reason, "detail", in.exit.Detail)
+	close(in.ended)
+}
+
+// consolePace is the pause after each look at the console. QEMU sends every byte by itself; this makes a chatty guest cost a thousand
+// wake-ups a second at most, and what it sends meanwhile waits in the socket, then in its serial port.
+const consolePace = time.Millisecond
+
+// openConsole begins to copy the console to its log. A console that cannot be reached is worth a warning only.
+func (in *instance) openConsole(ctx context.Context) error {
+	in.seen.consoleEnd = make(chan struct{})
+	log, err := console.Open(in.s.ConsoleLog, int64(in.s.ConsoleMax))
+	if err != nil {
+		close(in.seen.consoleEnd)
+		return err
+	}
+	var dialer net.Dialer
+	in.serial, err = dialer.DialContext(ctx, "unix", runPath(in.s, consoleSocket))
+	if err != nil {
+		in.log.Warn("console is out of reach", "error", err)
+		close(in.seen.consoleEnd)
+		return log.Close()
+	}
+	in.group.Go(func() {
+		defer close(in.seen.consoleEnd)
+		defer log.Close()
+		in.copyConsole(log)
+	})
+	return nil
+}
+
+func (in *instance) copyConsole(log *console.Log) {
+	buf := make([]byte, 32<<10)
+	pause := time.NewTimer(consolePace)
+	defer pause.Stop()
+	var broken error
+	for {
+		n, err := in.serial.Read(buf)
+		in.seen.console(buf[:n])
+		if _, werr := log.Write(buf[:n]); werr != nil && broken == nil {
+			broken = werr // a full disk must not stop the guest
+			in.log.Warn("console is not logged", "error", werr)
+		}
+		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				in.log.Debug("console ended", "error", err)
+			}
+			return
+		}
+		pause.Reset(consolePace)
+		select {
+		case <-pause.C:
+		case <-in.closed:
+			return
+		}
+	}
+}

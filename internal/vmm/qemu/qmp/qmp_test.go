@@ -1,0 +1,173 @@
+package qmp
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}`
+
+type command struct {
+	Execute   string
+	Arguments json.RawMessage
+	ID        uint64
+}
+
+// serve plays QEMU: it greets, then answers each command with what answer returns, line by line.
+func serve(t *testing.T, greet string, answer func(command) []string) net.Conn {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	go func() {
+		defer theirs.Close()
+		fmt.Fprintln(theirs, greet)
+		lines := bufio.NewScanner(theirs)
+		for lines.Scan() {
+			var c command
+			if json.Unmarshal(lines.Bytes(), &c) != nil {
+				return
+			}
+			if c.Execute == "qmp_capabilities" {
+				fmt.Fprintf(theirs, "{\"return\": {}, \"id\": %d}\r\n", c.ID)
+				continue
+			}
+			for _, line := range answer(c) {
+				if line == "" {
+					return
+				}
+				fmt.Fprintln(theirs, line)
+			}
+		}
+	}()
+	return ours
+}
+
+func ctx(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestExecute(t *testing.T) {
+	conn := serve(t, greeting, func(c command) []string {
+		switch c.Execute {
+		case "echo":
+			return []string{
+				`{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}`,
+				`{"return": "of another", "id": 4711}`,
+				fmt.Sprintf(`{"return": %s, "id": %d}`, c.Arguments, c.ID),
+			}
+		case "last-words":
+			return []string{fmt.Sprintf(`{"return": {}, "id": %d}`, c.ID), `{"event": "SHUTDOWN", "data": {"reason": "x"}}`, ""}
+		}
+		return []string{fmt.Sprintf(`{"error": {"class": "CommandNotFound", "desc": "no %s"}, "id": %d}`, c.Execute, c.ID)}
+	})
+	var mu sync.Mutex
+	var events []string
+	c, err := Open(ctx(t), conn, func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, e.Name+string(e.Data))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	for i := range 20 {
+		group.Go(func() {
+			var got struct{ N int }
+			if err := c.Execute(ctx(t), "echo", map[string]int{"n": i}, &got); err != nil || got.N != i {
+				t.Errorf("echo of %d: %d, %v", i, got.N, err)
+			}
+		})
+	}
+	group.Wait()
+	var refused *Error
+	if err := c.Execute(ctx(t), "nonsense", nil, nil); !errors.As(err, &refused) || refused.Class != "CommandNotFound" {
+		t.Errorf("got %v", err)
+	}
+	var number int
+	if err := c.Execute(ctx(t), "echo", map[string]int{}, &number); err == nil {
+		t.Error("an object passed for a number")
+	}
+	if err := c.Execute(ctx(t), "last-words", nil, nil); err != nil {
+		t.Errorf("last words: %v", err)
+	}
+	<-c.Done()
+	if err := c.Execute(ctx(t), "echo", nil, nil); err == nil {
+		t.Error("a command passed after the end")
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(events) != 22 || events[0] != "STOP" || events[21] != `SHUTDOWN{"reason": "x"}` {
+		t.Errorf("events: %q", events)
+	}
+}
+
+func TestExecuteHonoursItsContext(t *testing.T) {
+	conn := serve(t, greeting, func(command) []string { return nil })
+	c, err := Open(ctx(t), conn, func(Event) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	brief, cancel := context.WithTimeout(ctx(t), 20*time.Millisecond)
+	defer cancel()
+	if err := c.Execute(brief, "ignored", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for name, greet := range map[string]string{
+		"no greeting": `{"event": "STOP"}`,
+		"no JSON":     `hello`,
+		"too long":    strings.Repeat(" ", maxLine) + greeting,
+	} {
+		if c, err := Open(ctx(t), serve(t, greet, nil), func(Event) {}); err == nil {
+			t.Errorf("%s: passed", name)
+			_ = c.Close()
+		}
+	}
+	silent, other := net.Pipe()
+	defer other.Close()
+	brief, cancel := context.WithTimeout(ctx(t), 20*time.Millisecond)
+	defer cancel()
+	if _, err := Open(brief, silent, func(Event) {}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("silence: %v", err)
+	}
+}
+
+// FuzzRead sends arbitrary bytes after the greeting: the client neither panics nor hangs.
+func FuzzRead(f *testing.F) {
+	for _, seed := range []string{
+		`{"return": {}, "id": 1}` + "\n",
+		`{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}` + "\n",
+		`{"error": {"class": "GenericError", "desc": "x"}, "id": 1}` + "\n",
+		`{"id": -1}` + "\n", "null\n", "[]\n", "\n\r\n", `{"return": {}, "id": "a"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		ours, theirs := net.Pipe()
+		c := &Client{conn: ours, onEvent: func(Event) {}, done: make(chan struct{}), pending: map[uint64]chan<- message{1: make(chan message, 1)}}
+		go c.read(make(chan struct{}))
+		go func() { // reads nothing: the fuzzed client sends nothing
+			_, _ = theirs.Write([]byte(greeting + "\n"))
+			_, _ = theirs.Write(data)
+			_ = theirs.Close()
+		}()
+		<-c.Done()
+	})
+}

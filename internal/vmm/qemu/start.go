@@ -1,0 +1,144 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/vmm"
+	"banger/internal/vmm/process"
+)
+
+// endTimeout bounds the waiting for a process that was sent SIGKILL, and for the last words of one that ended.
+const endTimeout = 5 * time.Second
+
+// Start starts a machine: see vmm.Driver. It returns when QEMU has made the machine and answers commands.
+func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (_ vmm.Instance, err error) {
+	path, err := d.binary()
+	if err != nil {
+		return nil, err
+	}
+	h, err := d.host(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h.initrd = initrd(m)
+	if err := check(m, h); err != nil {
+		return nil, err
+	}
+	f, err := openFiles(m)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.remove())
+		}
+		f.close()
+	}()
+	s := intended(m)
+	encoded, err := s.encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := intend(encoded); err != nil {
+		return nil, fmt.Errorf("storing the machine's state: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	proc, err := process.Spawn(process.Spec{Path: path, Args: args(m, h), Env: []string{"LC_ALL=C"}, Dir: "/", Files: f.list})
+	if err != nil {
+		return nil, err
+	}
+	return d.up(ctx, s, proc, f)
+}
+
+// up waits for a process that was just started to be a machine, or ends it.
+func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *files) (vmm.Instance, error) {
+	for _, file := range f.list[qmpFD:] {
+		_ = file.Close() // so that a connection to a QEMU that died is refused and not kept waiting by ourselves
+	}
+	id := proc.ID()
+	s.Process = &id
+	in, err := d.attach(ctx, s, proc)
+	if err == nil && in.monitor != nil {
+		return in, nil
+	}
+	if err == nil {
+		err = in.monitorErr
+		defer in.Close()
+	} else {
+		defer proc.Close()
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	if ctx.Err() == nil { // the monitor broke, so QEMU is about to end, and its own words are the better error
+		brief, cancel := context.WithTimeout(end, time.Second)
+		_ = proc.Wait(brief)
+		cancel()
+	}
+	if status, ok := proc.Status(); ok {
+		err = startError(status, lastLines(s.VMMLog, f.logEnd))
+	}
+	return nil, errors.Join(err, proc.Signal(syscall.SIGKILL), proc.Wait(end))
+}
+
+// host gathers what the command line depends on.
+func (d *Driver) host(ctx context.Context) (host, error) {
+	accel, _, err := d.accel()
+	if err != nil {
+		return host{}, err
+	}
+	h := host{accel: accel}
+	if accel == TCG {
+		h.tscKHz, err = d.tsc(ctx)
+	}
+	return h, err
+}
+
+// startError makes an error of how QEMU ended before it was a machine.
+func startError(status syscall.WaitStatus, said string) error {
+	how := fmt.Sprintf("with status %d", status.ExitStatus())
+	if status.Signaled() {
+		how = "by signal " + signalName(status.Signal())
+	}
+	if said == "" {
+		said = "it said nothing"
+	}
+	if strings.Contains(said, "annot allocate memory") || strings.Contains(said, "annot set up guest memory") {
+		return fault.New(fault.Unavailable, "starting QEMU: it ended %s: %s", how, said).WithHint("give the VM less memory, or the host more")
+	}
+	if strings.Contains(said, "Failed to get \"write\" lock") || strings.Contains(said, "Failed to get shared \"write\" lock") {
+		return fault.New(fault.Locked, "starting QEMU: it ended %s: %s", how, said).WithHint("another process uses one of the VM's disks")
+	}
+	return fmt.Errorf("starting QEMU: it ended %s: %s", how, said)
+}
+
+// lastLines returns what was written to a log after an offset: the last lines of it, on one line, fit to be shown.
+func lastLines(path string, from int64) string {
+	const most, lines = 4 << 10, 5
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil {
+		from = max(from, info.Size()-most)
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, from, most))
+	if err != nil {
+		return ""
+	}
+	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return printable(strings.Join(all[max(0, len(all)-lines):], "; "))
+}
+
+func runPath(s state, name string) string { return filepath.Join(s.RunDir, name) }

@@ -1,0 +1,48 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+	"banger/internal/vmm/process"
+)
+
+// stateVersion is raised when an older driver must not adopt what a newer one stored, or the other way round.
+const stateVersion = 1
+
+// state is what a vmm.State holds.
+type state struct {
+	Version    int         `json:"version"`
+	ID         string      `json:"id"`
+	RunDir     string      `json:"run_dir"`
+	ConsoleLog string      `json:"console_log"`
+	ConsoleMax model.Bytes `json:"console_max"`
+	VMMLog     string      `json:"vmm_log"`
+	Process    *process.ID `json:"process,omitempty"` // nil as long as it was only intended: then the lock in RunDir tells
+}
+
+func intended(m vmm.Machine) state {
+	return state{Version: stateVersion, ID: m.ID, RunDir: m.RunDir, ConsoleLog: m.ConsoleLog, ConsoleMax: m.ConsoleMax, VMMLog: m.VMMLog}
+}
+
+func (s state) encode() (vmm.State, error) {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the machine's state: %w", err)
+	}
+	return data, nil
+}
+
+func decodeState(data vmm.State) (state, error) {
+	var s state
+	if err := json.Unmarshal(data, &s); err != nil {
+		return state{}, fault.New(fault.Invalid, "decoding a machine's state: %w", err)
+	}
+	if s.Version != stateVersion {
+		return state{}, fault.New(fault.Unsupported, "decoding a machine's state: version %d is not %d", s.Version, stateVersion)
+	}
+	return s, nil
+}
