@@ -216,13 +216,15 @@ func (a apt) run(ctx context.Context, c aptCall) ([]byte, error) {
 // readStatus follows apt's machine-readable progress: "dlstatus:<items>:<percent>:<text>" (README.progress-reporting of apt).
 func readStatus(r io.Reader, progress func(float64)) {
 	lines := bufio.NewScanner(r)
+	last := -1.0
 	for lines.Scan() {
 		f := strings.SplitN(lines.Text(), ":", 4)
 		if len(f) < 4 || f[0] != "dlstatus" {
 			continue
 		}
-		if percent, err := strconv.ParseFloat(f[2], 64); err == nil && percent >= 0 && percent <= 100 {
+		if percent, err := strconv.ParseFloat(f[2], 64); err == nil && percent > last && percent <= 100 {
 			progress(percent)
+			last = percent
 		}
 	}
 	io.Copy(io.Discard, r) // after a line too long to be progress: apt must not block on us

@@ -122,7 +122,7 @@ var decompressors = []struct {
 	{"lz4", "\x02\x21\x4c\x18", true, func(r io.Reader) (io.Reader, error) { return &lz4Legacy{src: r}, nil }},
 	{"bzip2", "BZh", true, func(r io.Reader) (io.Reader, error) { return bzip2.NewReader(r), nil }},
 	{"lzma", "\x5d\x00\x00", true, func(r io.Reader) (io.Reader, error) {
-		return lzma.ReaderConfig{DictCap: 1 << 16}.NewReader(r)
+		return lzma.ReaderConfig{DictCap: maxDict}.NewReader(r)
 	}},
 }
 

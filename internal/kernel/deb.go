@@ -45,14 +45,12 @@ func readDeb(ctx context.Context, deb, dir string) (debKernel, error) {
 	if err != nil {
 		return debKernel{}, fmt.Errorf("running dpkg-deb: %w", err)
 	}
-	k, err := readKernelTar(io.LimitReader(out, maxDebContent), dir)
-	if err == nil {
-		_, err = io.Copy(io.Discard, out) // the padding after the archive's end
-	} else {
-		cancel()
-	}
-	if waitErr := cmd.Wait(); waitErr != nil && err == nil {
-		err = fault.New(fault.Invalid, "unpacking the package: dpkg-deb: %w: %.300s", waitErr, strings.TrimSpace(stderr.String()))
+	content := io.LimitReader(out, maxDebContent)
+	k, err := readKernelTar(content, dir)
+	io.Copy(io.Discard, content) // the padding after the archive's end, or what dpkg-deb still has to say before it fails
+	out.Close()
+	if waitErr := cmd.Wait(); waitErr != nil { // the reason of whatever we saw
+		err = fault.New(fault.Invalid, "unpacking the package: dpkg-deb: %w: %.300s", errors.Join(waitErr, context.Cause(ctx)), strings.TrimSpace(stderr.String()))
 	}
 	return k, err
 }

@@ -13,28 +13,30 @@ import (
 // driver is a part of the kernel that may be built in or a module.
 type driver struct {
 	module string
-	option string   // its configuration option, without CONFIG_
-	before []string // modules that it needs and does not name as dependencies; loaded first where they exist
-	vital  bool     // a guest does not work without it
-	anyOf  string   // at least one of the drivers with the same word is vital
+	option string // its configuration option, without CONFIG_
 }
 
-// drivers are what a guest of banger's uses, in load order. Everything that is here and a module costs a few milliseconds of every boot,
-// so what an image may want later is not.
-var drivers = []driver{
-	{module: "unix", option: "UNIX", vital: true},
-	{module: "virtio_mmio", option: "VIRTIO_MMIO", anyOf: "virtio_mmio or virtio_pci"},
-	{module: "virtio_pci", option: "VIRTIO_PCI", anyOf: "virtio_mmio or virtio_pci"},
-	{module: "virtio_blk", option: "VIRTIO_BLK", vital: true},
-	{module: "virtio_console", option: "VIRTIO_CONSOLE", vital: true},
-	{module: "virtio_net", option: "VIRTIO_NET", vital: true},
-	{module: "ext4", option: "EXT4_FS", vital: true, before: []string{"crc32c_generic"}}, // it asks the crypto API by name for crc32c
-	{module: "overlay", option: "OVERLAY_FS", vital: true},
-	{module: "evdev", option: "INPUT_EVDEV"},                          // the power button's event, for the agent to read
-	{module: "button", option: "ACPI_BUTTON"},                         // the power button
-	{module: "vmw_vsock_virtio_transport", option: "VIRTIO_VSOCKETS"}, // the agent's channel on Firecracker
-	{module: "virtio_rng", option: "HW_RANDOM_VIRTIO"},                // entropy from the host before the agent brings some
-	{module: "af_packet", option: "PACKET"},                           // DHCP clients, tcpdump
+// need is something that guests use, served by the first of the drivers that the kernel has.
+type need struct {
+	anyOf  []driver
+	before []string // modules that it needs without naming them as dependencies; loaded first where they exist
+	vital  bool     // a guest does not work without it
+}
+
+// needs are what a guest of banger's uses, in load order: first what the agent's channel is made of, so that the agent can be
+// reached while it loads the rest. Each module costs 3 to 60 ms of every boot in emulation, so what only some images want is not here.
+var needs = []need{
+	{vital: true, anyOf: []driver{{"unix", "UNIX"}}},
+	{vital: true, anyOf: []driver{{"virtio_mmio", "VIRTIO_MMIO"}, {"virtio_pci", "VIRTIO_PCI"}}},
+	{vital: true, anyOf: []driver{{"virtio_console", "VIRTIO_CONSOLE"}}},
+	{vital: true, anyOf: []driver{{"virtio_blk", "VIRTIO_BLK"}}},
+	{vital: true, anyOf: []driver{{"virtio_net", "VIRTIO_NET"}}},
+	{vital: true, anyOf: []driver{{"ext4", "EXT4_FS"}}, before: []string{"crc32c_generic"}}, // it asks the crypto API for "crc32c"
+	{vital: true, anyOf: []driver{{"overlay", "OVERLAY_FS"}}},
+	{anyOf: []driver{{"evdev", "INPUT_EVDEV"}}},                          // the power button's event, for the agent to read
+	{anyOf: []driver{{"button", "ACPI_BUTTON"}}},                         // the power button
+	{anyOf: []driver{{"af_packet", "PACKET"}}},                           // DHCP clients, tcpdump
+	{anyOf: []driver{{"vmw_vsock_virtio_transport", "VIRTIO_VSOCKETS"}}}, // the agent's channel on Firecracker
 }
 
 // options are what a guest needs that cannot be a module, each satisfied by any of the options named.
@@ -66,15 +68,16 @@ type facts struct {
 	tree    *tree
 }
 
-// presence is where a driver is.
+// presence tells where a driver is.
 type presence int
 
+// From hopeless to good.
 const (
-	unknown presence = iota
-	absent
+	absent      presence = iota
+	unreachable          // a module, and the module is not at hand
+	unknown
 	builtin
 	loadable
-	unreachable // a module, and the module is not at hand
 )
 
 // find tells where the driver is. The module tree knows best what there is; the configuration knows also what there is not.
@@ -110,34 +113,18 @@ type verdict struct {
 func (k facts) judge() (verdict, error) {
 	var v verdict
 	var lacks, unsure []string
-	groups := map[string]bool{} // whether one of the group is there
-	for _, d := range drivers {
-		switch k.find(d) {
-		case loadable:
-			v.load = append(append(v.load, k.present(d.before)...), d.module)
-			groups[d.anyOf] = true
-		case builtin:
-			groups[d.anyOf] = true
-		case unknown:
-			groups[d.anyOf] = true
-			if d.vital || d.anyOf != "" {
-				unsure = append(unsure, d.module)
-			}
-		case absent:
-			if d.vital {
-				lacks = append(lacks, d.module)
-			}
-			groups[d.anyOf] = groups[d.anyOf]
-		case unreachable:
-			if d.vital {
-				lacks = append(lacks, d.module+" (a module, and it was not found)")
-			}
-			groups[d.anyOf] = groups[d.anyOf]
-		}
-	}
-	for _, d := range drivers {
-		if d.anyOf != "" && !groups[d.anyOf] && !slices.Contains(lacks, d.anyOf) {
-			lacks = append(lacks, d.anyOf)
+	for _, n := range needs {
+		d, where := k.first(n.anyOf)
+		switch {
+		case where == loadable:
+			v.load = append(append(v.load, k.present(n.before)...), d.module)
+		case where == builtin || !n.vital:
+		case where == unknown:
+			unsure = append(unsure, n.String())
+		case where == unreachable:
+			lacks = append(lacks, d.module+" (a module, and it was not found)")
+		default:
+			lacks = append(lacks, n.String())
 		}
 	}
 	lacks = append(lacks, k.missingOptions()...)
@@ -151,6 +138,27 @@ func (k facts) judge() (verdict, error) {
 		v.warnings = append(v.warnings, fmt.Sprintf("neither a configuration nor modules tell whether it has %s", strings.Join(unsure, ", ")))
 	}
 	return v, nil
+}
+
+func (n need) String() string {
+	names := make([]string, len(n.anyOf))
+	for i, d := range n.anyOf {
+		names[i] = d.module
+	}
+	return strings.Join(names, " or ")
+}
+
+// first returns the best of the drivers: the first one that is there, else the one of which there is most hope.
+func (k facts) first(drivers []driver) (best driver, where presence) {
+	for _, d := range drivers {
+		switch p := k.find(d); {
+		case p >= builtin:
+			return d, p
+		case p > where || best == driver{}:
+			best, where = d, p
+		}
+	}
+	return best, where
 }
 
 func (k facts) refuse(lacks []string) error {

@@ -1,0 +1,182 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+func openForTest(t *testing.T) *Store {
+	t.Helper()
+	s, err := Open(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// importForTest imports a kernel that differs from others by its version.
+func importForTest(t *testing.T, s *Store, version string, names ...string) model.Kernel {
+	t.Helper()
+	file := writeFile(t, filepath.Join(t.TempDir(), "vmlinux"), fakeKernel{version: version, config: fullConfig()}.vmlinux())
+	var k model.Kernel
+	for _, name := range names {
+		var err error
+		if k, err = s.Import(t.Context(), ImportOptions{Path: file, Name: name, Replace: true}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return k
+}
+
+func nobody(string) []string { return nil }
+
+func TestGet(t *testing.T) {
+	s := openForTest(t)
+	a, b := importForTest(t, s, "6.1.1", "a", "first"), importForTest(t, s, "6.1.2", "b")
+	for ref, want := range map[string]string{"a": a.ID, "first": a.ID, a.ID: a.ID, a.ID[:8]: a.ID, "b": b.ID} {
+		if k, err := s.Get(ref); err != nil || k.ID != want {
+			t.Errorf("%s: %v, %v", ref, k.ID, err)
+		}
+	}
+	for _, ref := range []string{"", "c", "..", "names", "names/a", strings.Repeat("0", 64)} {
+		if _, err := s.Get(ref); fault.KindOf(err) != fault.NotFound || fault.HintOf(err) == "" {
+			t.Errorf("%q: %v", ref, err)
+		}
+	}
+	list, err := s.List()
+	if err != nil || len(list) != 2 || !slices.Equal(list[slices.IndexFunc(list, func(k model.Kernel) bool { return k.ID == a.ID })].Names, []string{"a", "first"}) {
+		t.Errorf("list %+v, %v", list, err)
+	}
+}
+
+func TestAmbiguousPrefix(t *testing.T) {
+	s := openForTest(t)
+	k := importForTest(t, s, "6.1.1", "a")
+	twin := k.ID[:60] + "0000"
+	if err := os.CopyFS(filepath.Join(s.dir, twin), os.DirFS(filepath.Join(s.dir, k.ID))); err != nil {
+		t.Fatal(err)
+	}
+	record := filepath.Join(s.dir, twin, recordFile)
+	data, _ := os.ReadFile(record)
+	writeFile(t, record, []byte(strings.Replace(string(data), k.ID, twin, 1)))
+	if _, err := s.Get(k.ID[:8]); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("an ambiguous prefix: %v", err)
+	}
+	if got, err := s.Get(twin); err != nil || got.ID != twin {
+		t.Errorf("a whole id: %v", err)
+	}
+}
+
+func TestDelete(t *testing.T) {
+	s := openForTest(t)
+	k := importForTest(t, s, "6.1.1", "a", "b")
+	used := func(id string) []string { return []string{"quiet-otter"} }
+	if err := s.Delete(t.Context(), "a", used); err != nil {
+		t.Errorf("taking one of two names: %v", err)
+	}
+	if err := s.Delete(t.Context(), "b", used); fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "quiet-otter") {
+		t.Errorf("the last name of a used kernel: %v", err)
+	}
+	if err := s.Delete(t.Context(), k.ID[:8], nobody); err != nil {
+		t.Error(err)
+	}
+	if err := s.Delete(t.Context(), "b", nobody); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("deleting twice: %v", err)
+	}
+	if left := listDir(t, s.dir); len(left) != 1 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	s := openForTest(t)
+	old := importForTest(t, s, "6.1.1", "debian")
+	kept := importForTest(t, s, "6.1.2", "debian") // takes the name
+	writeFile(t, filepath.Join(s.dir, tmpPrefix+"crashed", "vmlinux"), []byte("half a kernel"))
+	busy := filepath.Join(s.dir, tmpPrefix+"busy")
+	if err := os.Mkdir(busy, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Open(busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := s.Prune(t.Context(), func(id string) []string { return []string{"a VM"} })
+	if err != nil || len(removed) != 0 {
+		t.Errorf("pruned a used kernel: %v, %v", removed, err)
+	}
+	removed, err = s.Prune(t.Context(), nobody)
+	if err != nil || len(removed) != 1 || removed[0].ID != old.ID {
+		t.Errorf("pruned %v, %v", removed, err)
+	}
+	want := []string{kept.ID, "names", tmpPrefix + "busy"}
+	slices.Sort(want)
+	if got := listDir(t, s.dir); !slices.Equal(got, want) {
+		t.Errorf("left %v, want %v", got, want)
+	}
+}
+
+// TestReopen: a store that is opened again has what it had, and nothing of what a crash left.
+func TestReopen(t *testing.T) {
+	s := openForTest(t)
+	k := importForTest(t, s, "6.1.1", "a")
+	writeFile(t, filepath.Join(s.dir, tmpPrefix+"deleted-"+k.ID, "vmlinux"), nil)
+	writeFile(t, filepath.Join(s.dir, namesDir, tmpPrefix+"1"), nil)
+	writeFile(t, filepath.Join(s.dir, namesDir, "dangling"), []byte(strings.Repeat("0", 64)))
+	again, err := Open(s.dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := again.Get("a"); err != nil || got.ID != k.ID || got.Vmlinux != k.Vmlinux {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := again.Get("dangling"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("a name without a kernel: %v", err)
+	}
+	if got := listDir(t, s.dir); len(got) != 2 {
+		t.Errorf("left %v", got)
+	}
+}
+
+func TestLockHonoursContext(t *testing.T) {
+	s := openForTest(t)
+	unlock, err := s.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Prune(ctx, nobody); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting with a canceled context: %v", err)
+	}
+}
+
+// listDir lists a folder.
+func listDir(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
