@@ -1,0 +1,111 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"banger/internal/disk"
+)
+
+// maxWindow bounds the memory that a compressed stream can make its decoder use: zstd's --long=27, twice what xz -9 asks for.
+const maxWindow = 128 << 20
+
+// decompress returns the plain bytes of r, which is compressed with gzip, zstd, xz, bzip2 or not at all: its first bytes tell. Closing the
+// result does not close r.
+func decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
+	br := bufio.NewReaderSize(r, 256<<10)
+	magic, err := br.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}): // RFC 1952, section 2.3.1
+		return gzip.NewReader(br)
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), // RFC 8878, section 3.1.1
+		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}): // skippable frame, 3.1.2
+		d, err := zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}): // the .xz file format, section 2.1.1.1
+		return startXz(ctx, br)
+	case bytes.HasPrefix(magic, []byte("BZh")):
+		return io.NopCloser(bzip2.NewReader(br)), nil
+	}
+	return io.NopCloser(br), nil
+}
+
+// xzReader is the output of a running xz.
+type xzReader struct {
+	io.Reader
+	out    io.Closer
+	cmd    *exec.Cmd
+	cancel context.CancelFunc
+	stderr bytes.Buffer
+	done   bool
+}
+
+// startXz has the xz program decompress r. Each block of an xz stream says how much memory it wants, up to 4 GiB; the program has a limit
+// for that where the Go decoders have none, and is several times faster.
+func startXz(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
+	xz, err := disk.Tool("xz", "xz-utils")
+	if err != nil {
+		return nil, fmt.Errorf("decompressing xz: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	x := &xzReader{cancel: cancel}
+	x.cmd = exec.CommandContext(ctx, xz, "--decompress", "--stdout", "--threads=1", fmt.Sprintf("--memlimit-decompress=%d", maxWindow))
+	x.cmd.Stdin, x.cmd.Stderr = r, &limitedBuffer{buf: &x.stderr}
+	x.cmd.Env = append(os.Environ(), "LC_ALL=C", "XZ_OPT=", "XZ_DEFAULTS=")
+	out, err := x.cmd.StdoutPipe()
+	if err == nil {
+		err = x.cmd.Start()
+	}
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("starting xz: %w", err)
+	}
+	x.Reader, x.out = out, out
+	return x, nil
+}
+
+// Read turns the end of the output into an error when xz does not end well.
+func (x *xzReader) Read(p []byte) (int, error) {
+	n, err := x.Reader.Read(p)
+	if err == io.EOF && !x.done {
+		x.done = true
+		if werr := x.cmd.Wait(); werr != nil {
+			return n, fmt.Errorf("decompressing xz: %w: %s", werr, bytes.TrimSpace(x.stderr.Bytes()))
+		}
+	}
+	return n, err
+}
+
+func (x *xzReader) Close() error {
+	x.cancel()
+	if !x.done {
+		x.done = true
+		x.out.Close()
+		x.cmd.Wait() // killed: its status says nothing
+	}
+	return nil
+}
+
+// limitedBuffer keeps the first kilobyte.
+type limitedBuffer struct{ buf *bytes.Buffer }
+
+func (l *limitedBuffer) Write(p []byte) (int, error) {
+	const most = 1 << 10
+	l.buf.Write(p[:min(len(p), max(0, most-l.buf.Len()))])
+	return len(p), nil
+}

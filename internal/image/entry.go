@@ -1,0 +1,316 @@
+package image
+
+import (
+	"archive/tar"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"banger/internal/fault"
+)
+
+// Whiteouts (OCI image-spec, layer.md, "Whiteouts"). The longer prefixes are other leftovers of aufs and mean nothing.
+const (
+	whiteoutPrefix = ".wh."
+	opaqueMarker   = ".wh..wh..opq"
+	aufsPrefix     = ".wh..wh."
+)
+
+// add applies one entry of a layer's archive to the tree, as docker and containerd do it: names are cleaned first, so that ".." stops at the
+// root; links in the folder part are followed within the tree; a folder over a folder keeps what is in it; anything else replaces
+// what was there. With whiteouts, names that start with .wh. hide files of lower layers.
+//
+// It returns the inode that the entry describes, or nil when it is a whiteout, a hard link or left out. replaced tells whether something
+// other than a folder lost its name.
+func (t *tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replaced bool, err error) {
+	p := clean(hdr.Name)
+	defer func() {
+		if err != nil {
+			err = fault.New(fault.Invalid, "entry %q: %w", clip(hdr.Name), err)
+		}
+	}()
+	if t.entries++; t.entries > t.limits.Entries {
+		return nil, false, tooLarge("the number of the archive's entries", t.limits.Entries)
+	}
+	if hdr.Typeflag == tar.TypeXGlobalHeader || t.skip != nil && t.skip(p) {
+		return nil, false, nil
+	}
+	if p == "/" {
+		n, err = t.addRoot(hdr, at)
+		return n, false, err
+	}
+	if len(p) > maxPath {
+		return nil, false, invalid("the path has %d bytes; %d is the most", len(p), maxPath)
+	}
+	dirName, name := path.Split(p)
+	if whiteouts && strings.HasPrefix(name, whiteoutPrefix) {
+		return nil, false, t.whiteout(dirName, name, at.layer)
+	}
+	dir, err := t.folder(dirName, at.layer)
+	if err != nil {
+		return nil, false, err
+	}
+	if dir == t.root && name == "lost+found" && hdr.Typeflag != tar.TypeDir {
+		return nil, false, nil // ext4 has a folder of that name there
+	}
+	if hdr.Typeflag == tar.TypeLink {
+		_, taken := dir.children[name]
+		return nil, taken, t.link(dir, name, clean(hdr.Linkname), at.layer)
+	}
+	return t.addFile(hdr, dir, name, at)
+}
+
+func (t *tree) addRoot(hdr *tar.Header, at place) (*inode, error) {
+	if hdr.Typeflag != tar.TypeDir {
+		return nil, invalid("the root must be a folder")
+	}
+	n, err := describe(hdr)
+	if err != nil {
+		return nil, err
+	}
+	t.root.become(n)
+	t.root.touch(at.layer)
+	return t.root, nil
+}
+
+func (t *tree) addFile(hdr *tar.Header, dir *inode, name string, at place) (*inode, bool, error) {
+	n, err := describe(hdr)
+	if err != nil {
+		return nil, false, err
+	}
+	n.at = at
+	if t.size += n.size; t.size > int64(t.limits.Size) || n.size > maxFile {
+		return nil, false, tooLarge("what the image's files hold", min(t.limits.Size, maxFile))
+	}
+	old := dir.children[name].inode
+	if old != nil && old.isDir() && n.isDir() {
+		old.become(n)
+		old.touch(at.layer)
+		return old, false, nil
+	}
+	return n, old != nil, t.put(dir, name, n, at.layer)
+}
+
+// become takes over what an entry says about a folder, but for its name and what is in it.
+func (n *inode) become(o *inode) {
+	n.mode, n.uid, n.gid, n.mtime, n.xattrs = o.mode, o.uid, o.gid, o.mtime, o.xattrs
+}
+
+// link gives the inode at target another name. A target that is not there may still come in this layer.
+func (t *tree) link(dir *inode, name, target string, layer int) error {
+	if err := checkName(dir, name); err != nil {
+		return err
+	}
+	targetDir, targetName := path.Split(target)
+	from, err := t.walk(t.root, targetDir, 0)
+	if err != nil {
+		return err
+	}
+	var n *inode
+	if from != nil && from.isDir() {
+		n = from.children[targetName].inode
+	}
+	switch {
+	case n == nil:
+		t.pending = append(t.pending, pendingLink{dir, strings.Clone(name), strings.Clone(target)})
+		return nil
+	case n.isDir():
+		return invalid("hard link to the folder %q", clip(target))
+	}
+	dir.touch(layer)
+	dir.children[strings.Clone(name)] = entry{n, layer}
+	return nil
+}
+
+// endLayer settles hard links that came before their targets. Links to links may come in any order, so it goes on while that helps.
+func (t *tree) endLayer(layer int) error {
+	for len(t.pending) > 0 {
+		todo := t.pending
+		t.pending = nil
+		for _, l := range todo {
+			if old, ok := l.dir.children[l.name]; ok && old.last() == layer {
+				continue // a later entry took the name
+			}
+			if err := t.link(l.dir, l.name, l.target, layer); err != nil {
+				return fault.New(fault.Invalid, "hard link %q: %w", clip(join(l.dir, l.name)), err)
+			}
+		}
+		if len(t.pending) == len(todo) {
+			return invalid("hard link %q leads to %q, which is not in the image", clip(join(todo[0].dir, todo[0].name)), clip(todo[0].target))
+		}
+		t.work += len(todo)
+		if t.work > maxWork {
+			return invalid("the archive's hard links take too long to follow")
+		}
+	}
+	return nil
+}
+
+func (t *tree) whiteout(dirName, name string, layer int) error {
+	dir, err := t.walk(t.root, dirName, 0)
+	if err != nil || dir == nil || !dir.isDir() {
+		return err // nothing there to hide
+	}
+	if name == opaqueMarker {
+		t.hide(dir, layer)
+		return nil
+	}
+	if strings.HasPrefix(name, aufsPrefix) {
+		return nil
+	}
+	name = strings.TrimPrefix(name, whiteoutPrefix)
+	switch child := dir.children[name]; {
+	case child.inode == nil:
+	case child.last() != layer:
+		delete(dir.children, name)
+	case child.isDir():
+		t.hide(child.inode, layer)
+	}
+	return nil
+}
+
+// describe makes an inode of what an entry says, or tells why it cannot be.
+func describe(hdr *tar.Header) (*inode, error) {
+	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
+		return nil, invalid("owner %d:%d is out of range", hdr.Uid, hdr.Gid)
+	}
+	if hdr.Size < 0 {
+		return nil, invalid("negative size")
+	}
+	n := &inode{typ: hdr.Typeflag, mode: hdr.Mode & 0o7777, uid: hdr.Uid, gid: hdr.Gid, mtime: clampTime(hdr.ModTime)}
+	n.xattrs = keepXattrs(hdr.PAXRecords)
+	switch hdr.Typeflag {
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		n.typ, n.size = tar.TypeReg, hdr.Size
+	case tar.TypeDir, tar.TypeFifo:
+	case tar.TypeSymlink:
+		if hdr.Linkname == "" || len(hdr.Linkname) > maxTarget || strings.IndexByte(hdr.Linkname, 0) >= 0 {
+			return nil, invalid("a symbolic link's target has between 1 and %d bytes, none of them NUL", maxTarget)
+		}
+		n.target = strings.Clone(hdr.Linkname)
+	case tar.TypeChar, tar.TypeBlock:
+		if hdr.Devmajor < 0 || hdr.Devmajor >= 1<<12 || hdr.Devminor < 0 || hdr.Devminor >= 1<<20 {
+			return nil, invalid("device number %d:%d is out of range", hdr.Devmajor, hdr.Devminor)
+		}
+		n.major, n.minor = hdr.Devmajor, hdr.Devminor
+	default:
+		return nil, invalid("entries of type %q are not known", hdr.Typeflag)
+	}
+	return n, nil
+}
+
+// clampTime keeps times to what the ext4 writer stores rightly: from 1970 to 2446 (34 bits of seconds).
+func clampTime(t time.Time) time.Time {
+	switch s := t.Unix(); {
+	case s < 0:
+		return time.Unix(0, 0)
+	case s > 0x37fffffff:
+		return time.Unix(0x37fffffff, 0)
+	}
+	return t
+}
+
+const xattrRecord = "SCHILY.xattr." // of PAX headers, as star, GNU tar and docker write it
+
+// keepXattrs returns the extended attributes that go into the image. Left out are POSIX ACLs and all else that is the file system's own
+// (system.*: in tar it is in another form than on ext4, and files that have it become unreadable), marks of an overlay (they would
+// change what the guest's overlay shows) and what there is no room for: an inode has a few bytes, and one block.
+func keepXattrs(records map[string]string) map[string]string {
+	var names []string
+	for key := range records {
+		if name, ok := strings.CutPrefix(key, xattrRecord); ok && goodXattr(name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.SortFunc(names, func(a, b string) int { // what programs need to work comes before what is decoration
+		return 2*(rank(a)-rank(b)) + strings.Compare(a, b)
+	})
+	kept := map[string]string{}
+	for _, name := range names {
+		kept[name] = records[xattrRecord+name]
+		if !xattrsFit(kept) {
+			delete(kept, name)
+		}
+	}
+	copied := make(map[string]string, len(kept)) // the values may be pieces of a large header
+	for name, value := range kept {
+		copied[strings.Clone(name)] = strings.Clone(value)
+	}
+	return copied
+}
+
+func rank(name string) int {
+	switch {
+	case name == "security.capability":
+		return 0
+	case strings.HasPrefix(name, "security."):
+		return 1
+	case strings.HasPrefix(name, "user."):
+		return 2
+	}
+	return 3
+}
+
+func goodXattr(name string) bool {
+	class, rest, _ := strings.Cut(name, ".")
+	switch {
+	case len(name) > maxName || rest == "" || strings.ContainsAny(name, "\x00="):
+		return false
+	case strings.HasPrefix(rest, "overlay."):
+		return false
+	}
+	return class == "user" || class == "security" || class == "trusted"
+}
+
+// Room for extended attributes with the ext4 writer: the tail of a 256 byte inode, then one block of 4096, each less its header
+// (hcsshim/ext4/internal/compactext4, xattrState).
+const (
+	xattrInodeRoom = 256 - 152 - 8
+	xattrBlockRoom = 4096 - 36
+)
+
+// xattrsFit tells whether the ext4 writer can store the attributes so that the kernel finds them again. It fills the inode first, then
+// the block, in the order of the names. A block's attributes must be in the order of class, length and name, and the writer's order is
+// that only as long as no two of them disagree in it, so what would be out of order does not fit either.
+func xattrsFit(xattrs map[string]string) bool {
+	inodeLeft, blockLeft := xattrInodeRoom, xattrBlockRoom
+	var block []string
+	for _, name := range slices.Sorted(maps.Keys(xattrs)) {
+		_, rest, _ := strings.Cut(name, ".")
+		need := (len(rest)+3)&^3 + 16 + (len(xattrs[name])+3)&^3
+		switch {
+		case inodeLeft >= need:
+			inodeLeft -= need
+		case blockLeft >= need:
+			blockLeft -= need
+			block = append(block, name)
+		default:
+			return false
+		}
+	}
+	for i, a := range block {
+		for _, b := range block[:i] {
+			if writerLess(a, b) == writerLess(b, a) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// writerLess is how the ext4 writer compares attributes of a block. Where it is not symmetric, its order is the right one.
+func writerLess(a, b string) bool {
+	classA, restA, _ := strings.Cut(a, ".")
+	classB, restB, _ := strings.Cut(b, ".")
+	return xattrClass(classA) < xattrClass(classB) || len(restA) < len(restB) || restA < restB
+}
+
+// xattrClass is e_name_index of ext4 (fs/ext4/xattr.h).
+func xattrClass(class string) int {
+	return map[string]int{"user": 1, "trusted": 4, "security": 6}[class]
+}

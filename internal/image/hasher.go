@@ -1,0 +1,105 @@
+package image
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"hash"
+	"io"
+	"sync"
+)
+
+// A hasher reads ahead of whoever reads it and takes the sha256 of all that passes, so that decompressing and hashing an archive go
+// on while it is parsed.
+type hasher struct {
+	chunks chan []byte // read, in order
+	free   chan []byte // to read into
+	quit   chan struct{}
+	done   chan struct{} // closed when the reading goroutine has ended
+	once   sync.Once
+	hash   hash.Hash
+	err    error // why reading ended; valid when chunks is closed
+
+	chunk, rest []byte
+}
+
+const (
+	hashChunk  = 256 << 10
+	hashChunks = 4
+)
+
+func newHasher(r io.Reader) *hasher {
+	h := &hasher{
+		chunks: make(chan []byte, hashChunks), free: make(chan []byte, hashChunks),
+		quit: make(chan struct{}), done: make(chan struct{}), hash: sha256.New(),
+	}
+	for range hashChunks {
+		h.free <- make([]byte, hashChunk)
+	}
+	go h.run(r)
+	return h
+}
+
+func (h *hasher) run(r io.Reader) {
+	defer close(h.done)
+	defer close(h.chunks)
+	for {
+		var buf []byte
+		select {
+		case buf = <-h.free:
+		case <-h.quit:
+			h.err = errors.New("stopped")
+			return
+		}
+		n, err := io.ReadFull(r, buf[:hashChunk])
+		h.hash.Write(buf[:n])
+		h.chunks <- buf[:n] // never blocks: there are no more buffers than that
+		if err == io.ErrUnexpectedEOF {
+			err = io.EOF
+		}
+		if err != nil {
+			h.err = err
+			return
+		}
+	}
+}
+
+// Read is io.Reader.
+func (h *hasher) Read(p []byte) (int, error) {
+	for len(h.rest) == 0 {
+		if h.chunk != nil {
+			h.free <- h.chunk[:hashChunk]
+			h.chunk = nil
+		}
+		chunk, ok := <-h.chunks
+		if !ok {
+			return 0, h.err
+		}
+		h.chunk, h.rest = chunk, chunk
+	}
+	n := copy(p, h.rest)
+	h.rest = h.rest[n:]
+	return n, nil
+}
+
+// sum reads what is left and returns the digest of everything, in hex.
+func (h *hasher) sum() (string, error) {
+	if _, err := io.Copy(io.Discard, h); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.hash.Sum(nil)), nil
+}
+
+// stop ends the reading goroutine and waits for it; interrupt, if there is one, must make a Read end that may otherwise wait for ever.
+func (h *hasher) stop(interrupt func()) {
+	h.once.Do(func() { close(h.quit) })
+	select {
+	case <-h.done:
+		return
+	default:
+	}
+	if interrupt != nil {
+		interrupt()
+	}
+	<-h.done
+}

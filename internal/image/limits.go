@@ -1,0 +1,90 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// Limits bound what an image may cost this host. A zero field means its default.
+type Limits struct {
+	Layers     int         // of one image; 256 by default (registries and builders stop at 127)
+	Compressed model.Bytes // all layers as they are transferred or lie in an archive; 32 GiB by default
+	Size       model.Bytes // all layers uncompressed, and all files with their holes filled; 64 GiB by default
+	Entries    int         // of all layers' archives, and files in the image; 2 million by default
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.Layers <= 0 {
+		l.Layers = 256
+	}
+	if l.Compressed <= 0 {
+		l.Compressed = 32 * model.GiB
+	}
+	if l.Size <= 0 {
+		l.Size = 64 * model.GiB
+	}
+	if l.Entries <= 0 {
+		l.Entries = 2_000_000
+	}
+	return l
+}
+
+// Bounds that no option changes: what ext4 and Linux can hold, and what no honest document reaches.
+const (
+	maxName     = 255       // bytes of a file's name (NAME_MAX)
+	maxPath     = 4096      // bytes of a path (PATH_MAX)
+	maxTarget   = 4095      // bytes of a symbolic link's target: an ext4 block less the final NUL
+	maxLinks    = 65000     // hard links of a file, subfolders of a folder (EXT4_LINK_MAX)
+	maxHops     = 40        // symbolic links in one path, as in the kernel (path_resolution(7))
+	maxWork     = 1 << 30   // steps and bytes that resolving all paths of an image may take
+	maxFile     = 40 << 30  // bytes of one file: the ext4 writer's extent tree is wrong above 42.5 GiB
+	maxDocument = 8 << 20   // bytes of a manifest, an index or a configuration
+	maxID       = 1<<32 - 2 // uid and gid; the last one means "none" (chown(2))
+)
+
+func tooLarge(what string, limit any) error {
+	return fault.New(fault.Invalid, "%s is larger than the limit of %v", what, limit).
+		WithHint("If you trust the image, raise the limit in the configuration.")
+}
+
+func invalid(format string, args ...any) error { return fault.New(fault.Invalid, format, args...) }
+
+// budget counts down bytes that may still be read from any of an image's layers.
+type budget struct {
+	left  int64
+	limit model.Bytes
+}
+
+// reader returns r, which ends with an error when the budget or ctx does.
+func (b *budget) reader(ctx context.Context, r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		n, err := r.Read(p)
+		if b.left -= int64(n); b.left < 0 {
+			return 0, tooLarge("the uncompressed image", b.limit)
+		}
+		return n, err
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// readAll reads a document of at most maxDocument bytes.
+func readAll(r io.Reader, what string) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", what, err)
+	}
+	if len(data) > maxDocument {
+		return nil, tooLarge(what, model.Bytes(maxDocument))
+	}
+	return data, nil
+}
