@@ -1,0 +1,482 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/step"
+	"banger/internal/vmm"
+)
+
+var errBoom = errors.New("boom")
+
+func TestPlan(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	s := &start{m: d.Manager}
+	var got []string
+	for _, st := range s.plan() {
+		got = append(got, st.Name)
+	}
+	if !slices.Equal(got, startSteps) {
+		t.Errorf("got  %v\nwant %v", got, startSteps)
+	}
+}
+
+func TestLife(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a", Env: map[string]string{"B": "vm"}})
+	if v.State != model.Stopped || v.Spec.ImageID != "id-of-img" || v.Spec.Memory != 512*model.MiB {
+		t.Fatalf("created: %+v", v)
+	}
+	v, err := d.Start(t.Context(), "a", nil)
+	if err != nil || v.State != model.Running || v.Boot == nil || len(v.Boot.Steps) != len(startSteps) || len(v.Boot.Guest) != 1 {
+		t.Fatalf("started: %+v, %v", v, err)
+	}
+	if got := h.guest; got.Hostname != "a" || got.User != "app" || got.Workdir != "/app" ||
+		!slices.Equal(got.Env, []string{"A=image", "B=image", "B=vm"}) || len(got.Entropy) < 32 || len(got.Files) != 2 || len(got.MachineID) != 32 {
+		t.Errorf("the guest was told %+v", got)
+	}
+	var said []step.Event
+	if _, err := d.Start(t.Context(), v.ID[:6], func(e step.Event) { said = append(said, e) }); err != nil || len(said) != 1 || said[0].Detail != "already running" {
+		t.Errorf("starting again: %v, %v", said, err)
+	}
+	if err := d.Delete(t.Context(), "a", false, nil); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
+		t.Errorf("deleting what runs: %v", err)
+	}
+	if v, err = d.Stop(t.Context(), "a", nil, nil); err != nil || v.State != model.Stopped || v.Runtime != nil || h.running() != 0 || v.LastError != nil {
+		t.Fatalf("stopped: %+v, %v", v, err)
+	}
+	if _, err := os.Stat(h.layout.VM(v.ID).SystemDisk()); err != nil {
+		t.Errorf("the system disk did not survive: %v", err)
+	}
+	if v, err = d.Restart(t.Context(), "a", nil, nil); err != nil || v.State != model.Running {
+		t.Fatalf("restarted: %+v, %v", v, err)
+	}
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Fatal(err)
+	}
+	if left := h.files(); len(left) != 0 || h.running() != 0 {
+		t.Errorf("left: %v, %d machines", left, h.running())
+	}
+	if _, err := d.Get("a"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("after deletion: %v", err)
+	}
+	if h.called("records []") == 0 || h.called("records [a]") == 0 {
+		t.Errorf("observers were told %v", h.calls)
+	}
+}
+
+// TestEachStepFails fails each step's do, and looks that the host is as before and a second start works.
+func TestEachStepFails(t *testing.T) {
+	for _, name := range startSteps {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.create(t, model.Create{Name: "a"})
+			before := h.files()
+			repair := h.breakStep(name, v)
+			got, err := d.Start(t.Context(), "a", nil)
+			var failed *step.Error
+			if !errors.As(err, &failed) || failed.Step != name {
+				t.Fatalf("got %v", err)
+			}
+			if got.State != model.Failed || got.Runtime != nil || got.LastError == nil || got.LastError.Step != name || got.LastError.Log == "" {
+				t.Errorf("recorded: %+v, %+v", got, got.LastError)
+			}
+			repair()
+			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 {
+				t.Errorf("%d machines and files %v; before %v", h.running(), after, before)
+			}
+			if got, err := d.Start(t.Context(), "a", nil); err != nil || got.State != model.Running || got.LastError != nil {
+				t.Errorf("the second start: %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+// breakStep makes the step fail, and returns what repairs it.
+func (h *host) breakStep(name string, v model.VM) (repair func()) {
+	switch name {
+	case "run-dir": // a file stands where the folder should be
+		dir := h.layout.VM(v.ID).Run
+		parent := strings.TrimSuffix(dir, "/"+v.ID)
+		os.RemoveAll(parent)
+		os.MkdirAll(filepath.Dir(parent), 0o700)
+		os.WriteFile(parent, nil, 0o600)
+		return func() { os.Remove(parent) }
+	case "system-disk":
+		dir := h.layout.VM(v.ID).Dir
+		os.Rename(dir, dir+"-away")
+		return func() { os.Rename(dir+"-away", dir) }
+	}
+	h.failing("do "+name, errBoom)
+	return func() { h.failing("do "+name, nil) }
+}
+
+// TestEachUndoFails fails a late step and one undo: the VM is broken and listed, and can be brought to rest when the cause is gone.
+func TestEachUndoFails(t *testing.T) {
+	for hook, still := range map[string]string{"signal": "vmm", "undo one": "prepare/one", "undo two": "prepare/two"} {
+		t.Run(hook, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			d.create(t, model.Create{Name: "a"})
+			before := h.files()
+			h.failing("do post-start/two", errBoom)
+			h.failing(hook, errBoom)
+			got, err := d.Start(t.Context(), "a", nil)
+			if err == nil || got.State != model.Broken || got.Runtime == nil || !strings.Contains(got.LastError.Msg, still) {
+				t.Fatalf("got %+v, %+v, %v", got, got.LastError, err)
+			}
+			if err := d.Delete(t.Context(), "a", true, nil); err == nil {
+				t.Error("a delete that could not take everything away succeeded")
+			}
+			if d.state(t, "a") != model.Broken {
+				t.Errorf("after a failed delete it is %s", d.state(t, "a"))
+			}
+			h.failing(hook, nil)
+			h.failing("do post-start/two", nil)
+			if got, err := d.Start(t.Context(), "a", nil); err != nil || got.State != model.Running {
+				t.Fatalf("starting when the cause is gone: %+v, %v", got, err)
+			}
+			if _, err := d.Stop(t.Context(), "a", nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Delete(t.Context(), "a", false, nil); err != nil {
+				t.Fatal(err)
+			}
+			if left := h.files(); len(left) != 0 || len(before) == 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// TestKilledInEachStep ends the daemon in the middle of each step of a start: the next one takes away what was made.
+func TestKilledInEachStep(t *testing.T) {
+	for _, name := range startSteps {
+		if name == "run-dir" || name == "system-disk" {
+			continue // they have no place to hang; the store's writes around them are the same as elsewhere
+		}
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.create(t, model.Create{Name: "a"})
+			before := h.files()
+			release := h.hanging("do " + name)
+			over := make(chan struct{})
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() { defer close(over); d.Start(ctx, "a", nil) }()
+			waitFor(t, func() bool { return h.called("do "+name) > 0 })
+			d.store.Close() // from here on nothing of this daemon's becomes durable, and its clean-ups do nothing
+			h.failing("signal", errBoom)
+			h.failing("undo one", errBoom)
+			h.failing("undo two", errBoom)
+			cancel()
+			release()
+			<-over
+			d.Manager.Close()
+			for _, hook := range []string{"signal", "undo one", "undo two"} {
+				h.failing(hook, nil)
+			}
+
+			d = h.daemon()
+			got, err := d.Get("a")
+			if err != nil || got.State != model.Failed || got.Runtime != nil || got.LastError == nil {
+				t.Fatalf("recovered as %+v, %v", got, err)
+			}
+			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 {
+				t.Errorf("%d machines and files %v; before %v", h.running(), after, before)
+			}
+			if _, err := d.Start(t.Context(), v.ID, nil); err != nil {
+				t.Errorf("starting after recovery: %v", err)
+			}
+		})
+	}
+}
+
+func TestRunningSurvivesTheDaemon(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "stays"})
+	d.create(t, model.Create{Name: "ends"})
+	thrown := d.create(t, model.Create{Name: "thrown", Remove: model.RemoveOnDetach})
+	for _, name := range []string{"stays", "ends", "thrown"} {
+		if _, err := d.Start(t.Context(), name, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ends, _ := d.Get("ends")
+	d.die()
+	if h.running() != 3 {
+		t.Fatalf("%d machines run", h.running())
+	}
+	h.machines[h.layout.VM(ends.ID).Run].end(vmm.ExitCrashed)
+	d = h.daemon()
+	if d.state(t, "stays") != model.Running {
+		t.Errorf("stays is %s", d.state(t, "stays"))
+	}
+	if got, _ := d.Get("ends"); got.State != model.Stopped || got.LastError == nil {
+		t.Errorf("ends: %+v", got)
+	}
+	if _, err := d.Get(thrown.ID); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("what a client had asked for is kept although the client is gone: %v", err)
+	}
+	if h.running() != 1 {
+		t.Errorf("%d machines run", h.running())
+	}
+	stays, _ := d.Get("stays")
+	h.machines[h.layout.VM(stays.ID).Run].end(vmm.ExitPanic) // the adopted machine is watched
+	waitFor(t, func() bool { return d.state(t, "stays") == model.Stopped })
+	if got, _ := d.Get("stays"); got.LastError == nil || !strings.Contains(got.LastError.Msg, "panic") {
+		t.Errorf("after a panic: %+v", got.LastError)
+	}
+}
+
+func TestOrphansAreRemoved(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	if _, err := d.Start(t.Context(), "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.store.DeleteVM(t.Context(), v.ID); err != nil { // as when the database was restored from a copy
+		t.Fatal(err)
+	}
+	d.die()
+	foreign := h.layout.VMs() + "/notes"
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.daemon()
+	if left := h.files(); !slices.Equal(left, []string{foreign}) || h.running() != 0 {
+		t.Errorf("left: %v, %d machines", left, h.running())
+	}
+}
+
+func TestRemoveOnStop(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a", Remove: model.RemoveOnStop})
+	if _, err := d.Start(t.Context(), "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	h.machines[h.layout.VM(v.ID).Run].end(vmm.ExitPowerOff)
+	waitFor(t, func() bool { _, err := d.Get("a"); return err != nil })
+	waitFor(t, func() bool { return len(h.files()) == 0 })
+}
+
+func TestStubbornGuestIsEnded(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.Start(t.Context(), "a", nil)
+	h.failing("power-off", errBoom)
+	short := 10 * time.Millisecond
+	v, err := d.Stop(t.Context(), "a", &short, nil)
+	if err != nil || v.State != model.Stopped || h.running() != 0 || h.called("power button") != 1 {
+		t.Errorf("got %+v, %v; the power button was pressed %d times", v, err, h.called("power button"))
+	}
+}
+
+func TestKill(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("killing a stopped VM: %v", err)
+	}
+	d.Start(t.Context(), "a", nil)
+	if v, err := d.Kill(t.Context(), "a", syscall.SIGUSR1); err != nil || v.State != model.Running {
+		t.Errorf("a harmless signal: %s, %v", v.State, err)
+	}
+	if v, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil || v.State != model.Stopped {
+		t.Errorf("killed: %s, %v", v.State, err)
+	}
+}
+
+func TestKillEndsAHangingStart(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	defer h.hanging("do agent")()
+	errs := make(chan error)
+	go func() { _, err := d.Start(t.Context(), "a", nil); errs <- err }()
+	waitFor(t, func() bool { return h.called("do agent") > 0 })
+	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if err := <-errs; err == nil || !strings.Contains(err.Error(), "the machine ended") {
+		t.Errorf("the start ended with %v", err)
+	}
+	if d.state(t, "a") != model.Failed {
+		t.Errorf("it is %s", d.state(t, "a"))
+	}
+}
+
+func TestDeleteCallsOffAStart(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	defer h.hanging("do agent")()
+	errs := make(chan error)
+	go func() { _, err := d.Start(t.Context(), "a", nil); errs <- err }()
+	waitFor(t, func() bool { return h.called("do agent") > 0 })
+	if err := d.Delete(t.Context(), "a", false, nil); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("without force: %v", err)
+	}
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Error(err)
+	}
+	if err := <-errs; fault.KindOf(err) != fault.Canceled {
+		t.Errorf("the start ended with %v", err)
+	}
+	if left := h.files(); len(left) != 0 || h.running() != 0 {
+		t.Errorf("left: %v, %d machines", left, h.running())
+	}
+}
+
+func TestCancelledStartIsUndone(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	before := h.files()
+	defer h.hanging("do assume")()
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error)
+	go func() { _, err := d.Start(ctx, "a", nil); errs <- err }()
+	waitFor(t, func() bool { return h.called("do assume") > 0 })
+	cancel()
+	if err := <-errs; fault.KindOf(err) != fault.Canceled {
+		t.Errorf("got %v", err)
+	}
+	if after := h.files(); !slices.Equal(before, after) || d.state(t, "a") != model.Stopped || h.running() != 0 {
+		t.Errorf("%s, files %v", d.state(t, "a"), after)
+	}
+}
+
+func TestOneVMInOrderManyInParallel(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	for _, name := range []string{"a", "b", "c"} {
+		d.create(t, model.Create{Name: name})
+	}
+	release := h.hanging("do assume")
+	var wg sync.WaitGroup
+	for _, name := range []string{"a", "b", "c", "a", "b", "c"} {
+		wg.Go(func() {
+			if v, err := d.Start(t.Context(), name, nil); err != nil || v.State != model.Running {
+				t.Errorf("%s: %s, %v", name, v.State, err)
+			}
+		})
+	}
+	waitFor(t, func() bool { return h.called("do assume") == 3 }) // three at once; the second start of each waits
+	release()
+	wg.Wait()
+	if h.called("do assume") != 3 {
+		t.Errorf("%d boots for three VMs", h.called("do assume"))
+	}
+}
+
+func TestNamesAndPrefixes(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	if _, err := d.Create(t.Context(), model.Create{Name: "a"}, nil); fault.KindOf(err) != fault.Exists || h.called("ensure image") != 1 {
+		t.Errorf("a second one of that name: %v; %d images were looked for", err, h.called("ensure image"))
+	}
+	if _, err := d.Create(t.Context(), model.Create{Name: "A b"}, nil); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a bad name: %v", err)
+	}
+	if _, err := d.Rename(t.Context(), v.ID[:4], "b"); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Get("a"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("the old name: %v", err)
+	}
+	d.create(t, model.Create{Name: "a"})
+	if _, err := d.Rename(t.Context(), "a", "b"); fault.KindOf(err) != fault.Exists {
+		t.Errorf("renaming to a taken name: %v", err)
+	}
+	if _, err := d.Get(""); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("no name at all: %v", err)
+	}
+	names := map[string]bool{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			v, err := d.Create(t.Context(), model.Create{}, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			names[v.Spec.Name] = true
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if len(names) != 20 {
+		t.Errorf("%d names for 20 VMs", len(names))
+	}
+}
+
+func TestRacingForAName(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	var wg sync.WaitGroup
+	errs := make(chan error, 8)
+	for range 8 {
+		wg.Go(func() { _, err := d.Create(t.Context(), model.Create{Name: "a"}, nil); errs <- err })
+	}
+	wg.Wait()
+	close(errs)
+	won := 0
+	for err := range errs {
+		switch fault.KindOf(err) {
+		case "":
+			won++
+		case fault.Exists:
+		default:
+			t.Error(err)
+		}
+	}
+	if won != 1 || len(d.List()) != 1 {
+		t.Errorf("%d won, %d VMs", won, len(d.List()))
+	}
+}
+
+func TestFailedImageLeavesNothing(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	h.failing("ensure image", errBoom)
+	if _, err := d.Create(t.Context(), model.Create{Name: "a"}, nil); !errors.Is(err, errBoom) || !strings.Contains(err.Error(), "image img") {
+		t.Errorf("got %v", err)
+	}
+	if len(d.List()) != 0 || len(h.files()) != 0 {
+		t.Errorf("left: %v, %v", d.List(), h.files())
+	}
+}
+
+func TestPrune(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "stopped"})
+	d.create(t, model.Create{Name: "runs"})
+	d.Start(t.Context(), "runs", nil)
+	got, err := d.Prune(t.Context())
+	if err != nil || !slices.Equal(got.Removed, []string{"stopped"}) || len(d.List()) != 1 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}

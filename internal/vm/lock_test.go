@@ -1,0 +1,159 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+)
+
+func TestLockServesInOrder(t *testing.T) {
+	var l opLock
+	_, release, err := l.acquire(t.Context(), "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var order []int
+	var wg sync.WaitGroup
+	for i := range 5 {
+		wg.Go(func() {
+			_, release, err := l.acquire(t.Context(), "next")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			order = append(order, i)
+			mu.Unlock()
+			release()
+		})
+		waitFor(t, func() bool { return l.queue() == i+1 })
+	}
+	release()
+	wg.Wait()
+	if !slices.IsSorted(order) || len(order) != 5 {
+		t.Errorf("served in the order %v", order)
+	}
+}
+
+func (l *opLock) queue() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting)
+}
+
+// waitFor waits until something that another goroutine does has happened.
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not happen within 10 s")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestLockHonoursTheContext(t *testing.T) {
+	var l opLock
+	_, release, _ := l.acquire(t.Context(), "holder")
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error)
+	go func() {
+		_, _, err := l.acquire(ctx, "waiter")
+		errs <- err
+	}()
+	waitFor(t, func() bool { return l.queue() == 1 })
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	release()
+	if _, release, err := l.acquire(t.Context(), "after"); err != nil {
+		t.Error(err)
+	} else {
+		release()
+	}
+}
+
+func TestTakeOverCallsOffTheHolder(t *testing.T) {
+	var l opLock
+	ctx, release, _ := l.acquire(t.Context(), "start")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, release, err := l.takeOver(t.Context(), "delete", func(h string) bool { return h == "start" })
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		release()
+	}()
+	<-ctx.Done()
+	if fault.KindOf(context.Cause(ctx)) != fault.Canceled {
+		t.Errorf("called off with %v", context.Cause(ctx))
+	}
+	release()
+	<-done
+}
+
+func TestTakeOverSparesOthers(t *testing.T) {
+	var l opLock
+	ctx, release, _ := l.acquire(t.Context(), "delete")
+	go l.takeOver(t.Context(), "delete", func(h string) bool { return h == "start" })
+	waitFor(t, func() bool { return l.queue() == 1 })
+	if ctx.Err() != nil {
+		t.Error("a delete was taken over")
+	}
+	release()
+}
+
+func TestClosedLockTurnsEverybodyAway(t *testing.T) {
+	var l opLock
+	_, release, _ := l.acquire(t.Context(), "delete")
+	errs := make(chan error)
+	go func() {
+		_, _, err := l.acquire(t.Context(), "waiter")
+		errs <- err
+	}()
+	waitFor(t, func() bool { return l.queue() == 1 })
+	l.close()
+	release()
+	if err := <-errs; fault.KindOf(err) != fault.NotFound {
+		t.Errorf("the waiter got %v", err)
+	}
+	if _, _, err := l.acquire(t.Context(), "late"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("the late one got %v", err)
+	}
+}
+
+func TestLockUnderContention(t *testing.T) {
+	var l opLock
+	held := 0
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for range 20 {
+				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Microsecond)
+				if _, release, err := l.acquire(ctx, "op"); err == nil {
+					held++
+					if held != 1 {
+						t.Errorf("%d hold the lock", held)
+					}
+					held--
+					release()
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	if l.holder != nil || len(l.waiting) != 0 {
+		t.Errorf("left: holder %v, %d waiting", l.holder, len(l.waiting))
+	}
+}

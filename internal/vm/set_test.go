@@ -1,0 +1,82 @@
+package vm
+
+import (
+	"os"
+	"slices"
+	"testing"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func TestSet(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a", Env: map[string]string{"KEEP": "1", "DROP": "1"}})
+	got, err := d.Set(t.Context(), "a", model.Change{VCPUs: ptr(2), UnsetEnv: []string{"DROP"}})
+	if err != nil || !slices.Equal(got.Applied, []string{"vcpus", "env"}) || len(got.Pending) != 0 {
+		t.Errorf("while stopped: %+v, %v", got, err)
+	}
+	if _, err := d.Start(t.Context(), "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	got, err = d.Set(t.Context(), "a", model.Change{Memory: ptr(model.GiB), DiskSize: ptr(96 * model.MiB), Env: map[string]string{"NEW": "1"}})
+	if err != nil || !slices.Equal(got.Applied, []string{"disk_size"}) || !slices.Equal(got.Pending, []string{"memory", "env"}) {
+		t.Errorf("while running: %+v, %v", got, err)
+	}
+	info, err := os.Stat(h.layout.VM(v.ID).SystemDisk())
+	if err != nil || info.Size() != int64(96*model.MiB) || h.called("drive system") != 1 || h.called("resize system") != 1 {
+		t.Errorf("the disk has %d bytes, %v; calls %v", info.Size(), err, h.calls)
+	}
+	got, _ = d.Set(t.Context(), "a", model.Change{VCPUs: ptr(3)})
+	if !slices.Equal(got.VM.Pending, []string{"env", "memory", "vcpus"}) {
+		t.Errorf("all that is pending: %v", got.VM.Pending)
+	}
+	v, err = d.Restart(t.Context(), "a", nil, nil)
+	if err != nil || len(v.Pending) != 0 || v.Spec.VCPUs != 3 || v.Spec.Env["KEEP"] != "1" || v.Spec.Env["NEW"] != "1" || len(v.Spec.Env) != 2 {
+		t.Errorf("after a restart: %+v, %v", v, err)
+	}
+}
+
+func TestSetRefuses(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	before := d.create(t, model.Create{Name: "a"})
+	for what, change := range map[string]model.Change{
+		"a smaller disk": {DiskSize: ptr(32 * model.MiB)},
+		"no vcpus":       {VCPUs: ptr(0)},
+		"a bad variable": {Env: map[string]string{"A B": ""}},
+	} {
+		if _, err := d.Set(t.Context(), "a", change); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	after, _ := d.Get("a")
+	if len(changedFields(before.Spec, after.Spec)) != 0 {
+		t.Errorf("a refused change was made: %+v", after.Spec)
+	}
+}
+
+func TestAnotherImageGetsAFreshSystemDisk(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	d.Start(t.Context(), "a", nil)
+	d.Stop(t.Context(), "a", nil, nil)
+	path := h.layout.VM(v.ID).SystemDisk()
+	first, _ := os.Stat(path)
+	d.Start(t.Context(), "a", nil)
+	d.Stop(t.Context(), "a", nil, nil)
+	if second, _ := os.Stat(path); !os.SameFile(first, second) {
+		t.Error("the disk was made again although the image is the same")
+	}
+	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
+		t.Fatal(err)
+	}
+	d.Start(t.Context(), "a", nil)
+	if third, _ := os.Stat(path); os.SameFile(first, third) {
+		t.Error("the other image lies under the first one's changes")
+	}
+}
