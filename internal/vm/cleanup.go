@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"syscall"
@@ -85,17 +84,11 @@ func (m *Manager) removeFreshDisk(e *entry) error {
 	if v.Started != nil {
 		return nil
 	}
-	if err := os.RemoveAll(m.Layout.VM(v.ID).SystemDisk()); err != nil {
-		return fmt.Errorf("removing the system disk: %w", err)
-	}
-	return nil
+	return removeAll(m.Layout.VM(v.ID).SystemDisk())
 }
 
 func (m *Manager) removeRunDir(e *entry) error {
-	if err := os.RemoveAll(m.Layout.VM(e.record().ID).Run); err != nil {
-		return fmt.Errorf("removing the run folder: %w", err)
-	}
-	return nil
+	return removeAll(m.Layout.VM(e.record().ID).Run)
 }
 
 // settle brings a VM whose machine has ended, or must end, to rest: stopped when everything could be taken away, broken when not. why is
@@ -132,7 +125,7 @@ func (m *Manager) remove(ctx context.Context, e *entry) error {
 	id := e.record().ID
 	err := m.cleanup(ctx, e)
 	if err == nil {
-		err = removeDir(m.Layout.VM(id).Dir)
+		err = removeAll(m.Layout.VM(id).Dir)
 	}
 	if err == nil {
 		err = m.Store.DeleteVM(ctx, id)
@@ -145,9 +138,10 @@ func (m *Manager) remove(ctx context.Context, e *entry) error {
 	return nil
 }
 
-func removeDir(dir string) error {
-	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing the VM's files: %w", err)
+// removeAll removes a file or folder; one that is gone already, or cannot be because a parent of it is no folder, is success.
+func removeAll(path string) error {
+	if err := os.RemoveAll(path); err != nil && !errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("removing what the VM has on the host: %w", err)
 	}
 	return nil
 }

@@ -142,5 +142,5 @@ func (m *Manager) removeOrphan(ctx context.Context, id string) error {
 		}
 	}
 	m.Log.WarnContext(ctx, "removing the files of a VM that has no record", "vm", id)
-	return errors.Join(os.RemoveAll(files.Run), os.RemoveAll(files.Dir))
+	return errors.Join(removeAll(files.Run), removeAll(files.Dir))
 }
