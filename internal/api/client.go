@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/step"
@@ -49,6 +50,8 @@ func Dial(socket string) *Client {
 		Transport: &http.Transport{
 			DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
 			DisableCompression: true,
+			// An upload begins when the daemon has agreed, so that a refusal is not lost in a broken pipe.
+			ExpectContinueTimeout: 10 * time.Second,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -198,7 +201,11 @@ func newRequest(ctx context.Context, method, target string, in any) (*http.Reque
 		return nil, fault.New(fault.Invalid, "building the request: %w", err)
 	}
 	req.Header.Set(HeaderGeneration, strconv.Itoa(Generation))
-	if in != nil && !streams {
+	switch {
+	case streams:
+		req.Header.Set("Content-Type", "application/x-tar")
+		req.Header.Set("Expect", "100-continue")
+	case in != nil:
 		req.Header.Set("Content-Type", "application/json")
 	}
 	return req, nil

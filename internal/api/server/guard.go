@@ -1,0 +1,148 @@
+package server
+
+import (
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// handler serves one operation. An error that it returns before it wrote anything becomes a problem.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// reply is a ResponseWriter that knows whether anything was written. http.ResponseController finds the real one by Unwrap.
+type reply struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *reply) WriteHeader(status int) {
+	w.begun = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *reply) Write(p []byte) (int, error) {
+	w.begun = true
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *reply) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// guard refuses what no client of ours sends. A web page can make a browser send requests to many places, though hardly to a unix
+// socket; what it cannot do is leave out Origin or choose Host.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out := &reply{ResponseWriter: w}
+		defer s.recover(out, r)
+		if err := refusal(r); err != nil {
+			s.fail(out, r, err)
+			return
+		}
+		next.ServeHTTP(out, r)
+	})
+}
+
+func refusal(r *http.Request) error {
+	switch {
+	case len(r.Header.Values("Origin")) > 0:
+		return fault.New(fault.Denied, "requests from web pages are refused")
+	case r.Host != api.Host:
+		return fault.New(fault.Denied, "requests for the host %.100q are refused", r.Host).
+			WithHint("Use http://%s/ as the base of the URL.", api.Host)
+	}
+	if _, ok := ActorOf(r.Context()); !ok {
+		return fault.New(fault.Denied, "it is not known who asks")
+	}
+	return nil
+}
+
+// anyGeneration are the operations by which clients and daemons of different generations find out and part.
+var anyGeneration = []string{"version", "status", "shutdown"}
+
+func checkGeneration(op api.Operation, r *http.Request) error {
+	for _, id := range anyGeneration {
+		if op.ID == id {
+			return nil
+		}
+	}
+	stated := r.Header.Get(api.HeaderGeneration)
+	if stated == "" || stated == strconv.Itoa(api.Generation) {
+		return nil
+	}
+	return fault.New(fault.Unsupported, "bangerd speaks generation %d of the API, and this client %.20s: they are of different versions",
+		api.Generation, stated).WithHint("banger daemon restart (VMs go on running)")
+}
+
+// serve is what all operations have in common.
+func (s *Server) serve(op api.Operation, h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		actor, _ := ActorOf(r.Context())
+		err := checkGeneration(op, r)
+		if err == nil && !actor.May(op.Permission) {
+			err = fault.New(fault.Denied, "user %d may not do that", actor.UID)
+		}
+		if err == nil {
+			err = h(w, r)
+		}
+		if err != nil {
+			s.fail(w, r, err)
+		}
+		s.Log.DebugContext(r.Context(), "request", "operation", op.ID, "ref", r.PathValue("ref"), "uid", actor.UID,
+			"took", time.Since(start), "error", err)
+	})
+}
+
+// recover turns a handler's panic into a problem: one request must not end the daemon that holds all VMs.
+func (s *Server) recover(w *reply, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler { // deliberate: it cuts the connection
+		panic(p)
+	}
+	s.Log.ErrorContext(r.Context(), "panic in a handler", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	s.fail(w, r, fault.New(fault.Internal, "bangerd made a mistake: %v", p).WithHint("Please report it, with %s.", s.Layout.DaemonLog()))
+}
+
+// fail answers with a problem. When an answer was begun already, all that is left is to cut it off, so that nobody takes it for whole.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if out, ok := w.(*reply); ok && out.begun {
+		s.Log.WarnContext(r.Context(), "cutting off an answer", "path", r.URL.Path, "error", err)
+		panic(http.ErrAbortHandler)
+	}
+	p := s.problem(err, r.PathValue("ref"))
+	if err := writeJSON(w, p.Status, "application/problem+json", p); err != nil {
+		s.Log.DebugContext(r.Context(), "writing a problem", "error", err)
+	}
+}
+
+// problem describes err, with what the VM's record knows about it.
+func (s *Server) problem(err error, ref string) *api.Problem {
+	p := api.ProblemOf(err)
+	if ref == "" {
+		return p
+	}
+	if v, err := s.Manager.Get(ref); err == nil {
+		addRecord(p, v)
+	}
+	return p
+}
+
+func addRecord(p *api.Problem, v model.VM) {
+	p.VM = v.ID
+	last := v.LastError
+	if last == nil || p.Step == "" || last.Step != p.Step {
+		return
+	}
+	p.Log = last.Log
+	if p.Hint == "" {
+		p.Hint = last.Hint
+	}
+}

@@ -1,0 +1,203 @@
+// Package server serves the API on a unix socket: it checks who asks, decodes and bounds what is asked, calls the manager and
+// encodes the answer. It holds no logic of VMs.
+//
+// Words: an operation is a row of api.Operations. A session is an operation that has left HTTP behind (an upgraded stream) or goes on for long
+// (a followed log); sessions are tracked, so that the end of a VM and the end of the daemon end them.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/step"
+	"banger/internal/vm"
+)
+
+// Manager is what the API asks of the VMs. A ref is a name, an id, or the unique beginning of an id.
+type Manager interface {
+	Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error)
+	Get(ref string) (model.VM, error)
+	List() []model.VM
+	Start(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
+	Stop(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error)
+	Kill(ctx context.Context, ref string, sig syscall.Signal) (model.VM, error)
+	Restart(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error)
+	Delete(ctx context.Context, ref string, force bool, report step.Reporter) error
+	Rename(ctx context.Context, ref, name string) (model.VM, error)
+	Set(ctx context.Context, ref string, change model.Change) (model.Changed, error)
+	Prune(ctx context.Context) (model.Pruned, error)
+	Stats(ctx context.Context, ref string) (model.Stats, error)
+	Agent(ref string) (vm.Agent, error)
+	// References holds off new users of images and kernels while f runs.
+	References(f func(images, kernels map[string][]string) error) error
+}
+
+// Images is what the API asks of the images. used maps the ids of images to the names of the VMs that use them.
+type Images interface {
+	List() ([]model.Image, error)
+	Get(ref string) (model.Image, error)
+	Pull(ctx context.Context, req api.ImagePull, report step.Reporter) (model.Image, error)
+	Import(ctx context.Context, req api.ImageImport, report step.Reporter) (model.Image, error)
+	Delete(ctx context.Context, ref string) error
+	Prune(ctx context.Context, used map[string][]string) (model.Pruned, error)
+}
+
+// Kernels is what the API asks of the kernels.
+type Kernels interface {
+	List() ([]model.Kernel, error)
+	Get(ref string) (model.Kernel, error)
+	Pull(ctx context.Context, req api.KernelPull, report step.Reporter) (model.Kernel, error)
+	Import(ctx context.Context, req api.KernelImport, report step.Reporter) (model.Kernel, error)
+	Delete(ctx context.Context, ref string) error
+	Prune(ctx context.Context, used map[string][]string) (model.Pruned, error)
+}
+
+// Config is what a Server is built from.
+type Config struct {
+	Manager  Manager
+	Images   Images
+	Kernels  Kernels
+	Sessions *Sessions // also given to the manager, as an observer
+	Layout   paths.Layout
+	Version  api.Version
+	Status   func(context.Context) api.Status // all of it but the VMs
+	Shutdown func()                           // begins the daemon's end and returns at once
+	Log      *slog.Logger
+}
+
+// Server serves the API.
+type Server struct {
+	Config
+	http *http.Server
+
+	work    context.Context // that of requests and sessions; ends when Shutdown has waited long enough
+	endWork context.CancelCauseFunc
+}
+
+// Bounds of a request. A client is of the same user, but may be broken, or a program in a sandbox that was given the socket.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10 // bytes
+	maxBody       = 1 << 20  // bytes of a JSON body
+	bodyTimeout   = 10 * time.Second
+	replyTimeout  = 30 * time.Second // for a client to take a JSON reply
+	guestTimeout  = 20 * time.Second // for a guest to answer something short
+)
+
+var errStopping = fault.New(fault.Unavailable, "bangerd is shutting down").WithHint("Ask again: it is started on demand.")
+
+// New returns a server that serves nothing yet.
+func New(cfg Config) (*Server, error) {
+	s := &Server{Config: cfg}
+	s.work, s.endWork = context.WithCancelCause(context.Background())
+	mux, err := s.routes()
+	if err != nil {
+		return nil, err
+	}
+	s.http = &http.Server{
+		Handler:           s.guard(mux),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return s.work },
+		ConnContext:       withActor,
+	}
+	return s, nil
+}
+
+// Serve accepts connections from l, which Listen made, until Shutdown.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving the API: %w", err)
+	}
+	return nil
+}
+
+// Shutdown stops accepting, ends the sessions, and waits for the operations that are under way. When ctx ends first, it calls them off and
+// gives them grace to take back what they have begun.
+func (s *Server) Shutdown(ctx context.Context, grace time.Duration) error {
+	s.Sessions.end(errStopping)
+	err := s.drain(ctx)
+	if err == nil {
+		s.endWork(errStopping)
+		return nil
+	}
+	s.Log.WarnContext(ctx, "calling off operations that are still under way", "error", err)
+	s.endWork(errStopping)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := s.drain(last); err != nil {
+		return errors.Join(fmt.Errorf("waiting for operations to end: %w", err), s.http.Close())
+	}
+	return nil
+}
+
+func (s *Server) drain(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return err
+	}
+	return s.Sessions.wait(ctx)
+}
+
+// routes joins the table and the handlers. One without the other is an error.
+func (s *Server) routes() (*http.ServeMux, error) {
+	handlers := s.handlers()
+	mux := http.NewServeMux()
+	for _, op := range api.Operations() {
+		h, ok := handlers[op.ID]
+		if !ok {
+			return nil, fmt.Errorf("building the API: operation %s has no handler", op.ID)
+		}
+		delete(handlers, op.ID)
+		mux.Handle(op.Method+" "+op.Path, s.serve(op, h))
+	}
+	for id := range handlers {
+		return nil, fmt.Errorf("building the API: the handler of %s has no operation", id)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, fault.New(fault.NotFound, "there is no %s %s in this API", r.Method, r.URL.Path).
+			WithHint("GET /v1/openapi.json describes what there is."))
+	})
+	return mux, nil
+}
+
+func (s *Server) handlers() map[string]handler {
+	all := map[string]handler{
+		"version":  answer(func(*http.Request) (any, error) { return s.Version, nil }),
+		"status":   answer(s.status),
+		"openapi":  s.openapi,
+		"shutdown": answer(func(*http.Request) (any, error) { s.Config.Shutdown(); return nil, nil }),
+	}
+	for _, part := range []map[string]handler{s.vmHandlers(), s.streamHandlers(), s.imageHandlers(), s.kernelHandlers()} {
+		for id, h := range part {
+			all[id] = h
+		}
+	}
+	return all
+}
+
+func (s *Server) status(r *http.Request) (any, error) {
+	status := s.Config.Status(r.Context())
+	status.Version = s.Version
+	status.VMs = map[model.State]int{}
+	for _, v := range s.Manager.List() {
+		status.VMs[v.State]++
+	}
+	return status, nil
+}
+
+func (s *Server) openapi(w http.ResponseWriter, _ *http.Request) error {
+	return writeBody(w, http.StatusOK, "application/json", api.Document())
+}

@@ -1,0 +1,112 @@
+package server
+
+import (
+	"context"
+	"sync"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// Sessions are the operations that are not over when their request is. The manager tells it of VMs that have ended, as an
+// observer; it is made before the manager and the server, which both know it.
+type Sessions struct {
+	mu    sync.Mutex
+	open  map[*session]struct{}
+	ended error // why no more sessions begin; nil before
+	idle  chan struct{}
+}
+
+type session struct {
+	vm     string // id; "" while there is none
+	life   lifetime
+	cancel context.CancelCauseFunc
+}
+
+// lifetime says what of its VM a session needs.
+type lifetime int
+
+const (
+	whileLive   lifetime = iota // its machine
+	whileExists                 // its record
+)
+
+// NewSessions returns an empty set.
+func NewSessions() *Sessions { return &Sessions{open: map[*session]struct{}{}} }
+
+// begin enters a session. Its context ends with the parent, with the VM, with the daemon, or with done.
+func (s *Sessions) begin(parent context.Context, vm string, life lifetime) (ctx context.Context, done func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		return nil, nil, s.ended
+	}
+	ctx, cancel := context.WithCancelCause(parent)
+	one := &session{vm: vm, life: life, cancel: cancel}
+	s.open[one] = struct{}{}
+	return ctx, func() { s.leave(one) }, nil
+}
+
+func (s *Sessions) leave(one *session) {
+	one.cancel(nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, one)
+	if len(s.open) == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
+// Name and RecordsChanged make Sessions an observer of the manager's.
+func (s *Sessions) Name() string { return "sessions" }
+
+// RecordsChanged ends the sessions of VMs that do not run any more.
+func (s *Sessions) RecordsChanged(_ context.Context, vms []model.VM) error {
+	states := make(map[string]model.State, len(vms))
+	for _, v := range vms {
+		states[v.ID] = v.State
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for one := range s.open {
+		state, exists := states[one.vm]
+		if one.vm == "" || exists && (one.life == whileExists || state.Live()) {
+			continue
+		}
+		one.cancel(fault.New(fault.Unavailable, "the VM has ended"))
+	}
+	return nil
+}
+
+// end ends all sessions and lets no more begin.
+func (s *Sessions) end(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		s.ended = why
+	}
+	for one := range s.open {
+		one.cancel(why)
+	}
+}
+
+// wait returns when no session is left, or ctx has ended.
+func (s *Sessions) wait(ctx context.Context) error {
+	s.mu.Lock()
+	if len(s.open) == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+	}
+	idle := s.idle
+	s.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,176 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/vm"
+)
+
+// startTimeout is how long a client may take to say what it wants after an upgrade.
+const startTimeout = 10 * time.Second
+
+func (s *Server) streamHandlers() map[string]handler {
+	return map[string]handler{
+		"exec": s.exec,
+		"ssh": func(w http.ResponseWriter, r *http.Request) error {
+			return s.dial(w, r, "/v1/ssh")
+		},
+		"dial": func(w http.ResponseWriter, r *http.Request) error {
+			q := queryOf(r, "port")
+			port := q.number("port", 1, 65535)
+			if q.err == nil && port == 0 {
+				q.err = fault.New(fault.Invalid, "query parameter port is missing")
+			}
+			if q.err != nil {
+				return q.err
+			}
+			return s.dial(w, r, "/v1/dial?port="+strconv.Itoa(port))
+		},
+		"run": s.run,
+	}
+}
+
+// running returns a running VM and its agent.
+func (s *Server) running(r *http.Request) (model.VM, vm.Agent, error) {
+	v, err := s.Manager.Get(r.PathValue("ref"))
+	if err != nil {
+		return v, nil, err
+	}
+	agent, err := s.Manager.Agent(v.ID)
+	return v, agent, err
+}
+
+// dial joins the client and a stream of the guest's. Only once the guest has agreed is the connection upgraded, so a refusal is a problem.
+func (s *Server) dial(w http.ResponseWriter, r *http.Request, route string) error {
+	if err := checkUpgrade(r); err != nil {
+		return err
+	}
+	v, agent, err := s.running(r)
+	if err != nil {
+		return err
+	}
+	ctx, done, err := s.Sessions.begin(s.work, v.ID, whileLive)
+	if err != nil {
+		return err
+	}
+	defer done()
+	setup, cancel := context.WithTimeout(r.Context(), guestTimeout)
+	defer cancel()
+	guest, err := agent.Upgrade(setup, route)
+	if err != nil {
+		return err
+	}
+	defer guest.Close()
+	c, err := upgrade(w)
+	if err != nil {
+		return err
+	}
+	splice(ctx, c, guest, false)
+	return nil
+}
+
+// exec reads what to run, hands it to the guest's agent, and from then on looks at no byte.
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
+	if err := checkUpgrade(r); err != nil {
+		return err
+	}
+	v, agent, err := s.running(r)
+	if err != nil {
+		return err
+	}
+	ctx, done, err := s.Sessions.begin(s.work, v.ID, whileLive)
+	if err != nil {
+		return err
+	}
+	defer done()
+	c, err := upgrade(w)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var req proto.ExecRequest
+	start, err := readStart(c, proto.NewReader(c), &req)
+	if err == nil {
+		err = s.execIn(ctx, agent, c, start)
+	}
+	if err != nil {
+		p := api.StreamProblemOf(err)
+		p.VM = v.ID
+		c.refuse(p)
+	}
+	return nil
+}
+
+func (s *Server) execIn(ctx context.Context, agent vm.Agent, c *client, start []byte) error {
+	setup, cancel := context.WithTimeout(ctx, guestTimeout)
+	defer cancel()
+	guest, err := agent.Upgrade(setup, "/v1/exec")
+	if err != nil {
+		return err
+	}
+	defer guest.Close()
+	if err := proto.NewWriter(guest).WriteFrame(proto.FrameStart, start); err != nil {
+		return fault.New(fault.Unavailable, "handing the command to the guest: %w", err)
+	}
+	splice(ctx, c, guest, true)
+	return nil
+}
+
+// readStart reads the first frame of a stream into out, and returns it as it was.
+func readStart(c *client, in *proto.Reader, out any) ([]byte, error) {
+	c.SetReadDeadline(time.Now().Add(startTimeout))
+	t, payload, err := in.ReadFrame()
+	c.SetReadDeadline(time.Time{})
+	switch {
+	case err != nil:
+		return nil, fault.New(fault.Invalid, "reading the stream's first frame: %w", err)
+	case t != proto.FrameStart:
+		return nil, fault.New(fault.Invalid, "the stream's first frame has type %d, not %d", t, proto.FrameStart)
+	}
+	return payload, decodeStrict(payload, out)
+}
+
+// refuse ends a stream with an error, and waits a moment for the client to take it.
+func (c *client) refuse(p api.StreamProblem) {
+	c.SetDeadline(time.Now().Add(linger))
+	if err := proto.NewWriter(c).WriteJSON(proto.FrameError, p); err == nil {
+		c.CloseWrite()
+		_ = pump(io.Discard, c)
+	}
+}
+
+// frames reads frames with few reads.
+func frames(r io.Reader) *proto.Reader {
+	return proto.NewReader(bufio.NewReaderSize(r, proto.MaxFrame))
+}
+
+// argv is what a container runtime would run: the image's entrypoint with the arguments given, or with its own when none are given
+// (OCI image-spec, config.md, "Entrypoint" and "Cmd").
+func argv(cfg model.ImageConfig, given []string) []string {
+	if len(given) == 0 {
+		given = cfg.Cmd
+	}
+	return append(append([]string(nil), cfg.Entrypoint...), given...)
+}
+
+func encodeStart(req proto.ExecRequest) ([]byte, error) {
+	payload, err := json.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the command: %w", err)
+	}
+	if len(payload) > proto.MaxFrame {
+		return nil, fault.New(fault.Invalid, "the command with the image's entrypoint takes %d bytes; %d is the most", len(payload), proto.MaxFrame)
+	}
+	return payload, nil
+}

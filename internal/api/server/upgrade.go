@@ -1,0 +1,108 @@
+package server
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+)
+
+// client is the client's end of an upgraded connection.
+type client struct {
+	*peerConn
+	early *bufio.Reader // what came together with the request
+}
+
+const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + proto.StreamProtocol + "\r\n\r\n"
+
+// checkUpgrade must pass before anything is done for the stream.
+func checkUpgrade(r *http.Request) error {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), proto.StreamProtocol) {
+		return fault.New(fault.Invalid, "this operation is a stream: ask for an upgrade to %s", proto.StreamProtocol)
+	}
+	if r.ContentLength != 0 {
+		return fault.New(fault.Invalid, "a request for a stream has no body")
+	}
+	return nil
+}
+
+// upgrade takes the connection out of HTTP. From then on errors can only be told in the stream.
+func upgrade(w http.ResponseWriter) (*client, error) {
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("upgrading the connection: %w", err)
+	}
+	if out, ok := w.(*reply); ok {
+		out.begun = true
+	}
+	pc, ok := conn.(*peerConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("upgrading the connection: it is a %T", conn), conn.Close())
+	}
+	if err := pc.SetDeadline(time.Time{}); err != nil {
+		return nil, errors.Join(err, pc.Close())
+	}
+	if _, err := pc.Write([]byte(switching)); err != nil {
+		return nil, errors.Join(fmt.Errorf("upgrading the connection: %w", err), pc.Close())
+	}
+	return &client{peerConn: pc, early: buffered.Reader}, nil
+}
+
+// Read reads first what came early, and then from the connection itself, without another copy in between.
+func (c *client) Read(p []byte) (int, error) {
+	if n := c.early.Buffered(); n > 0 {
+		return c.early.Read(p[:min(n, len(p))])
+	}
+	return c.peerConn.Read(p)
+}
+
+// onHangup calls f once when the client has closed its socket altogether, even though nobody reads from the connection at
+// that moment, because the guest does not take what was read before. A closed writing half is no hang-up. The caller calls
+// stop before it closes the connection.
+func (c *client) onHangup(f func()) (stop func(), err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("watching the client: %w", err)
+	}
+	var dup int
+	var dupErr error
+	if err := raw.Control(func(fd uintptr) { dup, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, fmt.Errorf("watching the client: %w", err)
+	}
+	if dupErr != nil {
+		return nil, fmt.Errorf("watching the client: %w", dupErr)
+	}
+	// A second descriptor has a registration of its own with the runtime's poller: waiting on it takes nothing away from the readers of the
+	// first, and needs no thread.
+	file := os.NewFile(uintptr(dup), "client")
+	watched, err := file.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("watching the client: %w", err), file.Close())
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := watched.Read(hungUp); err == nil {
+			f()
+		}
+	}()
+	return func() {
+		file.Close()
+		<-ended
+	}, nil
+}
+
+// hungUp tells whether both directions of the socket are closed (POLLHUP, poll(2)).
+func hungUp(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd)}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+}
