@@ -11,10 +11,12 @@ DESTDIR ?=
 # The version of a build. Source archives have no git; they say "unknown".
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 
-# The host's programs say which build they are. The agent does not, so that its bytes, by which initramfs archives are kept, change
-# only when its source does.
+# The agent names the last commit that changed its source, so that its bytes, by which initramfs archives are kept, change only when
+# that does.
+AGENT_VERSION := $(shell git log -1 --format=%h -- cmd/banger-agent internal/guest/agent internal/guest/proto go.mod 2>/dev/null || echo unknown)
+
 LDFLAGS       := -s -w -X banger/internal/api.BuildVersion=$(VERSION)
-AGENT_LDFLAGS := -s -w -buildid=
+AGENT_LDFLAGS := -s -w -buildid= -X main.version=$(AGENT_VERSION)
 
 .PHONY: help setup build install demo test unit e2e race fuzz bench lint fmt docs clean
 

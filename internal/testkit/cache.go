@@ -38,9 +38,24 @@ func NewWarmHome(t testing.TB, bin string) *Home {
 	return h
 }
 
-// sharedCache returns the cache folder that warm homes start from, making it when it is missing. It is safe to be called
-// by several test programs at once.
+// sharedCache returns the cache folder that warm homes start from, making it when it is missing.
 func sharedCache(bin string) (string, error) {
+	return shared("cache", func(path string) error { return fillCache(bin, path) })
+}
+
+// SharedFile returns the path of a file that is dear to make, and is made once per machine.
+func SharedFile(t testing.TB, name string, fill func(path string) error) string {
+	t.Helper()
+	path, err := shared(name, fill)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// shared returns the path of something in the tests' shared folder. When it is not there, fill makes it under another name. One test
+// program at a time does so.
+func shared(name string, fill func(path string) error) (string, error) {
 	root := os.Getenv("BANGER_TEST_CACHE")
 	if root == "" {
 		root = filepath.Join(SourceRoot(), ".cache", "test")
@@ -48,7 +63,8 @@ func sharedCache(bin string) (string, error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return "", err
 	}
-	lock, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	path := filepath.Join(root, name)
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return "", err
 	}
@@ -56,15 +72,20 @@ func sharedCache(bin string) (string, error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return "", fmt.Errorf("locking %s: %w", lock.Name(), err)
 	}
-	cache := filepath.Join(root, "cache")
-	if _, err := os.Stat(cache); err == nil {
-		return cache, nil
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
 	}
-	return cache, fillCache(bin, root, cache)
+	if err := os.RemoveAll(path + ".new"); err != nil {
+		return "", err
+	}
+	if err := fill(path + ".new"); err != nil {
+		return "", err
+	}
+	return path, os.Rename(path+".new", path)
 }
 
-// fillCache makes the image and the kernel in a home of their own and moves its cache to its place when all is there.
-func fillCache(bin, root, cache string) error {
+// fillCache makes the image and the kernel in a home of their own and copies its cache to a path.
+func fillCache(bin, cache string) error {
 	dir, err := os.MkdirTemp("", "b")
 	if err != nil {
 		return err
@@ -86,14 +107,10 @@ func fillCache(bin, root, cache string) error {
 	if err != nil {
 		return err
 	}
-	staged := filepath.Join(root, "cache.new")
-	if err := os.RemoveAll(staged); err != nil {
-		return err
-	}
-	if out, err := exec.Command("cp", "-a", "--reflink=auto", "--sparse=always", h.path("cache"), staged).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-a", "--reflink=auto", "--sparse=always", h.path("cache"), cache).CombinedOutput(); err != nil {
 		return fmt.Errorf("keeping the cache: %w: %s", err, out)
 	}
-	return os.Rename(staged, cache)
+	return nil
 }
 
 // SourceRoot is the folder of go.mod.

@@ -3,7 +3,9 @@ package testkit
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,7 +157,7 @@ func (h *Home) close(t testing.TB) {
 	banger := filepath.Join(h.Bin, "banger")
 	// A test that went wrong half way may leave its VMs running; that is not the product's leak.
 	if t.Failed() {
-		_ = h.Command(ctx, banger, "vm", "delete", "--force", "--all").Run()
+		h.deleteAll(ctx)
 	}
 	if out, err := h.Command(ctx, banger, "daemon", "stop").CombinedOutput(); err != nil && len(processesIn(h.Dir)) > 0 {
 		t.Errorf("banger daemon stop: %v: %s", err, out)
@@ -208,4 +210,27 @@ func WaitFor(t testing.TB, d time.Duration, what string, cond func() bool) {
 	if !waitFor(d, cond) {
 		t.Fatalf("not within %v: %s", d, what)
 	}
+}
+
+// deleteAll deletes every VM of the home, as far as that works.
+func (h *Home) deleteAll(ctx context.Context) {
+	banger := filepath.Join(h.Bin, "banger")
+	out, err := h.Command(ctx, banger, "vm", "list", "--json").Output()
+	var vms []struct{ ID string }
+	if err != nil || json.Unmarshal(out, &vms) != nil {
+		return
+	}
+	for _, vm := range vms {
+		_ = h.Command(ctx, banger, "vm", "delete", "--force", vm.ID).Run()
+	}
+}
+
+// Shell runs a line of shell in the home's environment, for a test's own preparations.
+func (h *Home) Shell(line string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	defer cancel()
+	if out, err := h.Command(ctx, "sh", "-c", line).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", line, err, out)
+	}
+	return nil
 }

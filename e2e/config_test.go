@@ -1,0 +1,63 @@
+package e2e
+
+import (
+	"regexp"
+	"testing"
+
+	"banger/internal/testkit"
+)
+
+// TestConfig sets one thing in each of the places where it can be set.
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	h := testkit.NewHome(t, bin)
+	memory := func(want, origin string) {
+		t.Helper()
+		out := ok(t, h, "config", "show")
+		if !regexp.MustCompile(`(?m)^.*memory.*` + want + `.*` + origin).MatchString(out) {
+			t.Errorf("memory is not %s from %s:\n%s", want, origin, out)
+		}
+	}
+	memory("", "default")
+	h.WriteConfig(t, "[vm]\nmemory = \"333M\"\n")
+	memory("333M", "config.toml")
+	h.Setenv("BANGER_VM_MEMORY", "444M")
+	memory("444M", "BANGER_VM_MEMORY")
+
+	for name, c := range map[string]struct {
+		text  string
+		words []string
+	}{
+		"unknown key":   {"\n\n[vm]\nmemroy = \"1G\"\n", []string{"memroy", "4"}},
+		"unknown table": {"[vmm]\nx = 1\n", []string{"vmm", "1"}},
+		"bad value":     {"[vm]\nvcpus = 1\nmemory = \"lots\"\n", []string{"memory", "lots", "3"}},
+		"wrong type":    {"[vm]\nvcpus = \"two\"\n", []string{"vcpus", "2"}},
+		"not TOML":      {"[vm\n", []string{"1"}},
+		"out of range":  {"[vm]\nmemory = \"1K\"\n", []string{"memory"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h.WriteConfig(t, c.text)
+			fails(t, h, []string{"config", "show"}, append(c.words, "config.toml")...)
+		})
+	}
+	t.Run("bad environment", func(t *testing.T) {
+		h.WriteConfig(t, "")
+		h.Setenv("BANGER_VM_MEMORY", "lots")
+		fails(t, h, []string{"config", "show"}, "BANGER_VM_MEMORY", "lots")
+	})
+}
+
+// TestConfigPrecedence makes VMs with settings from file, environment and flags.
+func TestConfigPrecedence(t *testing.T) {
+	h := warm(t)
+	h.WriteConfig(t, "[vm]\nmemory = \"333M\"\nvcpus = 1\n")
+	h.Setenv("BANGER_VM_VCPUS", "2")
+	ok(t, h, "vm", "create", "--name", "plain")
+	ok(t, h, "vm", "create", "--name", "flag", "--memory", "222M", "--vcpu", "3")
+	plain, flag := show(t, h, "plain").Spec, show(t, h, "flag").Spec
+	equal(t, "memory from the file", plain.Memory.String(), "333M")
+	equal(t, "vcpus from the environment", plain.VCPUs, 2)
+	equal(t, "memory from the flag", flag.Memory.String(), "222M")
+	equal(t, "vcpus from the flag", flag.VCPUs, 3)
+	ok(t, h, "rm", "plain", "flag")
+}

@@ -1,0 +1,60 @@
+package e2e
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"banger/internal/testkit"
+)
+
+// finding is one line of `doctor --json`, as far as these tests look.
+type finding struct {
+	Name   string `json:"name"`
+	Status string `json:"status"`
+	Detail string `json:"detail"`
+	Fix    string `json:"fix"`
+}
+
+// TestDoctor looks at the host without a daemon and without leaving a trace.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	h := testkit.NewHome(t, bin)
+	before := h.Snapshot(t)
+
+	r := h.Banger(t, "doctor", "--json")
+	var report struct {
+		Checks []finding `json:"checks"`
+	}
+	if err := json.Unmarshal([]byte(r.Stdout), &report); err != nil {
+		t.Fatalf("%v\n%s", err, r.Stdout)
+	}
+	var names []string
+	for _, f := range report.Checks {
+		names = append(names, strings.ToLower(f.Name))
+		switch f.Status {
+		case "pass":
+		case "warn", "fail":
+			if f.Fix == "" {
+				t.Errorf("%s: %s does not say what to do", f.Name, f.Status)
+			}
+		default:
+			t.Errorf("%s: status %q", f.Name, f.Status)
+		}
+	}
+	has(t, strings.Join(names, "\n"), "kvm", "qemu", "mkfs.ext4", "e2fsck", "resize2fs", "mmdebstrap", "disk", "clock", "memory", "tmpdir", "limit")
+	text := h.Banger(t, "doctor")
+	equal(t, "exit status of both forms", text.Code, r.Code)
+	has(t, text.Stdout, "qemu", "KVM")
+	h.CheckNoLeaks(t, before)
+
+	t.Run("nothing installed", func(t *testing.T) {
+		poor := testkit.NewHome(t, bin)
+		poor.Setenv("PATH", poor.Dir)
+		r := poor.Banger(t, "doctor")
+		if r.Code == 0 {
+			t.Error("exit 0 without any tool")
+		}
+		has(t, r.Stdout, "apt-get install", "qemu-system-x86", "e2fsprogs", "mmdebstrap")
+	})
+}

@@ -1,0 +1,259 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/model"
+	"banger/internal/testkit"
+)
+
+// TestLifecycle takes one VM through its life.
+func TestLifecycle(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+
+	ok(t, h, "vm", "create", "--name", "one", "--memory", "384M", "--disk-size", "1G", "--work-disk-size", "512M")
+	equal(t, "state after create", show(t, h, "one").State, model.Stopped)
+	fails(t, h, []string{"vm", "create", "--name", "one"}, "one")
+	fails(t, h, []string{"vm", "exec", "one", "--", "true"}, "one")
+
+	t.Run("start twice", func(t *testing.T) {
+		ok(t, h, "vm", "start", "one")
+		vm := show(t, h, "one")
+		equal(t, "state", vm.State, model.Running)
+		r := code(t, h, 0, "vm", "start", "one")
+		has(t, r.Stdout+r.Stderr, "running")
+		equal(t, "pid", show(t, h, "one").Runtime.PID, vm.Runtime.PID)
+	})
+	t.Run("timeline", func(t *testing.T) {
+		vm := show(t, h, "one")
+		if vm.Boot == nil || len(vm.Boot.Steps) < 3 {
+			t.Fatalf("the boot has no timeline: %+v", vm.Boot)
+		}
+		text := ok(t, h, "vm", "show", "--timeline", "one")
+		for _, step := range vm.Boot.Steps {
+			has(t, text, step.Name)
+			if step.Duration < 0 || step.Offset < 0 {
+				t.Errorf("step %s: offset %v, duration %v", step.Name, step.Offset, step.Duration)
+			}
+		}
+	})
+	t.Run("files survive a stop", func(t *testing.T) {
+		ok(t, h, "vm", "exec", "one", "--", "sh", "-c", "echo system >/opt/file; echo work >/root/file; rm /etc/issue")
+		ok(t, h, "vm", "stop", "one")
+		equal(t, "state", show(t, h, "one").State, model.Stopped)
+		ok(t, h, "vm", "stop", "one")
+		ok(t, h, "vm", "start", "one")
+		out := ok(t, h, "vm", "exec", "one", "--", "sh", "-c", "cat /opt/file /root/file; ls /etc/issue 2>/dev/null || echo gone; dmesg | grep -c -i 'recovery\\|orphan'")
+		matches(t, out, `^system\nwork\ngone\n`)
+	})
+	t.Run("set", func(t *testing.T) { testSet(t, h) })
+	t.Run("rename", func(t *testing.T) {
+		ok(t, h, "vm", "rename", "one", "uno")
+		fails(t, h, []string{"vm", "show", "one"}, "one")
+		ok(t, h, "vm", "exec", "uno", "--", "true")
+		ok(t, h, "vm", "rename", "uno", "one")
+	})
+	t.Run("logs", func(t *testing.T) {
+		ok(t, h, "vm", "exec", "one", "--", "sh", "-c", "echo to the console >/dev/console")
+		has(t, ok(t, h, "logs", "one"), "to the console")
+		_, follow := h.Start(t, "vm", "logs", "-f", "one")
+		follow.Expect(t, "to the console")
+		ok(t, h, "vm", "exec", "one", "--", "sh", "-c", "echo and more >/dev/console")
+		follow.Expect(t, "and more")
+		ok(t, h, "vm", "stop", "one")
+		equal(t, "exit status of logs -f", follow.Wait(t), 0)
+		ok(t, h, "vm", "start", "one")
+	})
+	t.Run("stats", func(t *testing.T) {
+		stats := decode[model.Stats](t, h, "vm", "stats", "one")
+		if stats.Memory < 10*model.MiB || stats.CPU <= 0 || stats.Disk <= 0 || stats.Guest == nil || stats.Guest.MemTotal < 200<<20 {
+			t.Errorf("stats make no sense: %+v", stats)
+		}
+	})
+	t.Run("restart", func(t *testing.T) {
+		pid := show(t, h, "one").Runtime.PID
+		ok(t, h, "vm", "restart", "one")
+		if vm := show(t, h, "one"); vm.State != model.Running || vm.Runtime.PID == pid {
+			t.Errorf("%s with pid %d after a restart, pid was %d", vm.State, vm.Runtime.PID, pid)
+		}
+	})
+	t.Run("kill", func(t *testing.T) {
+		ok(t, h, "vm", "kill", "one")
+		testkit.WaitFor(t, 20*time.Second, "the VM is not running", func() bool { return show(t, h, "one").State != model.Running })
+		ok(t, h, "vm", "start", "one")
+		equal(t, "file", ok(t, h, "vm", "exec", "one", "--", "cat", "/opt/file"), "system\n")
+		ok(t, h, "vm", "kill", "--signal", "TERM", "one")
+		testkit.WaitFor(t, 20*time.Second, "the VM is not running", func() bool { return show(t, h, "one").State != model.Running })
+	})
+	ok(t, h, "vm", "delete", "one")
+	fails(t, h, []string{"vm", "show", "one"}, "one")
+	h.CheckNoLeaks(t, before)
+}
+
+// testSet changes what takes effect now, and what does at the next start.
+func testSet(t *testing.T, h *testkit.Home) {
+	size := func() string {
+		return strings.TrimSpace(ok(t, h, "vm", "exec", "one", "--", "df", "-m", "--output=size", "/root"))
+	}
+	small := size()
+	changed := decode[model.Changed](t, h, "vm", "set", "one", "--vcpu", "1", "--memory", "320M", "--env", "COLOUR=green", "--work-disk-size", "1G", "--disk-size", "2G")
+	has(t, strings.Join(changed.Pending, " "), "vcpus", "memory")
+	has(t, strings.Join(changed.Applied, " "), "disk_size")
+	if big := size(); big == small {
+		t.Errorf("/root has still %s", big)
+	}
+	fails(t, h, []string{"vm", "set", "one", "--disk-size", "512M"}, "shrink")
+	text := h.Banger(t, "vm", "set", "one", "--vcpu", "2")
+	has(t, text.Stdout+text.Stderr, "next start")
+	ok(t, h, "vm", "set", "one", "--vcpu", "1")
+	ok(t, h, "vm", "restart", "one")
+	equal(t, "pending", len(show(t, h, "one").Pending), 0)
+	out := ok(t, h, "vm", "exec", "one", "--", "sh", "-c", `nproc; echo $COLOUR; awk '/MemTotal/ {print ($2 < 330000)}' /proc/meminfo; df -m --output=size / | tail -n 1`)
+	matches(t, out, `^1\ngreen\n1\n *(1[5-9]|20)\d\d\n$`)
+}
+
+// TestStopSlowGuest ends a guest that does not want to.
+func TestStopSlowGuest(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "slow")
+	// A stopped agent (process 1 of this image) hears no request, and no power button.
+	pid := show(t, h, "slow").Runtime.PID
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, h, "vm", "stop", "--timeout", "1s", "slow")
+	equal(t, "state", show(t, h, "slow").State, model.Stopped)
+	ok(t, h, "rm", "slow")
+	h.CheckNoLeaks(t, before)
+}
+
+// TestFailedStart has a start fail for a cause outside of banger, which then goes away.
+func TestFailedStart(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	ok(t, h, "vm", "create", "--name", "poor")
+	before := h.Snapshot(t)
+	kernel := decode[model.Kernel](t, h, "kernel", "show", testkit.Kernel)
+	if err := os.Rename(kernel.Vmlinux, kernel.Vmlinux+".away"); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, h, []string{"vm", "start", "poor"})
+	vm := show(t, h, "poor")
+	equal(t, "state", vm.State, model.Failed)
+	if vm.LastError == nil || vm.LastError.Step == "" || vm.LastError.Msg == "" || vm.LastError.Log == "" {
+		t.Fatalf("the error does not say step, reason and log: %+v", vm.LastError)
+	}
+	has(t, ok(t, h, "vm", "show", "poor"), "error", vm.LastError.Step, vm.LastError.Log)
+	h.CheckNoLeaks(t, withLogs(t, h, before, vm.ID))
+	if err := os.Rename(kernel.Vmlinux+".away", kernel.Vmlinux); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, h, "vm", "start", "poor")
+	equal(t, "stdout", ok(t, h, "exec", "poor", "--", "echo", "well"), "well\n")
+	ok(t, h, "rm", "--force", "poor")
+}
+
+// withLogs adds to before what may stay of a failed start: the VM's folder, disks and logs.
+func withLogs(t *testing.T, h *testkit.Home, before testkit.Host, id string) testkit.Host {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(h.Dir, "state", "vms", id, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, filepath.Join(h.Dir, "state", "vms", id)) {
+		before["file: "+strings.TrimPrefix(file, h.Dir+"/")] = true
+	}
+	return before
+}
+
+// TestConcurrent has many commands at work on one VM, and on several.
+func TestConcurrent(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+
+	both := parallel(func() testkit.Result { return h.Banger(t, "vm", "create", "--name", "a", "--memory", "256M") },
+		func() testkit.Result { return h.Banger(t, "vm", "create", "--name", "b", "--memory", "256M") },
+		func() testkit.Result { return h.Banger(t, "vm", "create", "--name", "b", "--memory", "256M") })
+	equal(t, "a is made", both[0].Code, 0)
+	if (both[1].Code == 0) == (both[2].Code == 0) {
+		t.Errorf("of two creates of one name, exactly one shall succeed: exits %d and %d", both[1].Code, both[2].Code)
+	}
+	start := func(name string) func() testkit.Result {
+		return func() testkit.Result { return h.Banger(t, "vm", "start", name) }
+	}
+	for i, r := range parallel(start("a"), start("a"), start("a"), start("b")) {
+		if r.Code != 0 {
+			t.Errorf("start %d: exit %d: %s", i, r.Code, r.Stderr)
+		}
+	}
+	exec := func() testkit.Result { return h.Banger(t, "exec", "a", "--", "sh", "-c", "sleep 1; echo done") }
+	for i, r := range parallel(exec, exec, exec, exec) {
+		if r.Stdout != "done\n" {
+			t.Errorf("exec %d: exit %d: %s", i, r.Code, r.Stderr)
+		}
+	}
+	// Restart and stop queue: whichever is last, the VM ends in a settled state.
+	parallel(func() testkit.Result { return h.Banger(t, "vm", "restart", "a") }, func() testkit.Result { return h.Banger(t, "vm", "stop", "a") })
+	if state := show(t, h, "a").State; state != model.Running && state != model.Stopped {
+		t.Errorf("a is %s", state)
+	}
+	// A delete takes over a start; the start then says so.
+	ok(t, h, "vm", "stop", "b")
+	_, background := h.Start(t, "vm", "start", "b")
+	testkit.WaitFor(t, 20*time.Second, "b is starting", func() bool { return show(t, h, "b").State != model.Stopped })
+	ok(t, h, "rm", "--force", "b")
+	background.Wait(t)
+	ok(t, h, "rm", "--force", "a")
+	equal(t, "VMs left", len(vms(t, h)), 0)
+	h.CheckNoLeaks(t, before)
+}
+
+// parallel runs the functions at the same time.
+func parallel(todo ...func() testkit.Result) []testkit.Result {
+	results := make([]testkit.Result, len(todo))
+	var wg sync.WaitGroup
+	for i, f := range todo {
+		wg.Go(func() { results[i] = f() })
+	}
+	wg.Wait()
+	return results
+}
+
+// TestPrune takes away stopped VMs and nothing else.
+func TestPrune(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "vm", "create", "--name", "old")
+	ok(t, h, "vm", "create", "--name", "older")
+	ok(t, h, "run", "-d", "--name", "busy")
+	has(t, ok(t, h, "vm", "prune", "--force"), "old", "older")
+	left := vms(t, h)
+	if len(left) != 1 || left[0].Spec.Name != "busy" {
+		t.Errorf("left: %+v", left)
+	}
+	ok(t, h, "rm", "--force", "busy")
+}
+
+// TestJSON checks that commands that read have JSON to give, and nothing else on standard output.
+func TestJSON(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "vm", "create", "--name", "one")
+	for _, args := range [][]string{{"vm", "list"}, {"ps", "--all"}, {"vm", "show", "one"}, {"image", "list"}, {"image", "show", testkit.Image},
+		{"kernel", "list"}, {"kernel", "show", testkit.Kernel}, {"config", "show"}, {"version"}, {"daemon", "status"}} {
+		if out := ok(t, h, append(args, "--json")...); !json.Valid([]byte(out)) {
+			t.Errorf("%v: not JSON:\n%s", args, out)
+		}
+	}
+	ok(t, h, "rm", "one")
+}

@@ -1,0 +1,172 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"banger/internal/testkit"
+)
+
+// sshConfig is the file that OpenSSH is pointed at with -F.
+func sshConfig(h *testkit.Home) string { return filepath.Join(h.Dir, "state", "ssh", "config") }
+
+// tool runs one of OpenSSH's programs, or rsync over it, with banger's configuration.
+func tool(t *testing.T, h *testkit.Home, stdin, program string, args ...string) testkit.Result {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if program != "rsync" {
+		args = append([]string{"-F", sshConfig(h), "-o", "BatchMode=yes"}, args...)
+	}
+	return h.RunCmd(t, stdin, path, args...)
+}
+
+// TestSSH uses OpenSSH against the agent: no sshd is in the image, and with --net none there is no network either.
+func TestSSH(t *testing.T) {
+	for _, name := range []string{"ssh", "scp", "sftp", "rsync"} {
+		testkit.RequireTool(t, name)
+	}
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	ok(t, h, "run", "-d", "--name", "box", "--net", "none")
+
+	t.Run("banger ssh", func(t *testing.T) {
+		r := h.Banger(t, "ssh", "box", "--", "sh", "-c", "'echo out; echo err >&2; exit 9'")
+		equal(t, "exit status", r.Code, 9)
+		equal(t, "stdout", r.Stdout, "out\n")
+		has(t, r.Stderr, "err\n")
+		term := h.Terminal(t, "vm", "ssh", "box")
+		term.Expect(t, "# ")
+		term.Type(t, "echo size $(stty size)\r")
+		term.Expect(t, "size 24 80")
+		term.Type(t, "exit 4\r")
+		equal(t, "exit status of a shell", term.Wait(t), 4)
+	})
+	t.Run("ssh", func(t *testing.T) {
+		r := tool(t, h, "typed\n", "ssh", "box.vm", "cat; exit 3")
+		equal(t, "stdout", r.Stdout, "typed\n")
+		equal(t, "exit status", r.Code, 3)
+		r = tool(t, h, "", "ssh", "nobody@box.vm", "id", "-un")
+		equal(t, "user", r.Stdout, "nobody\n")
+	})
+	t.Run("scp", func(t *testing.T) {
+		from := write(t, h, "files/up", "up and down\n", 0o640)
+		for _, args := range [][]string{{"-p", from, "box.vm:/tmp/up"}, {"-p", "box.vm:/tmp/up", filepath.Join(h.Dir, "down")}} {
+			if r := tool(t, h, "", "scp", args...); r.Code != 0 {
+				t.Fatalf("scp %v: %s", args, r.Stderr)
+			}
+		}
+		data, err := os.ReadFile(filepath.Join(h.Dir, "down"))
+		equal(t, "what came back", string(data), "up and down\n")
+		info, err2 := os.Stat(filepath.Join(h.Dir, "down"))
+		if err != nil || err2 != nil || info.Mode().Perm() != 0o640 {
+			t.Errorf("%v, %v, %v", err, err2, info)
+		}
+	})
+	t.Run("sftp", func(t *testing.T) {
+		r := tool(t, h, "cd /etc\nget hostname "+h.Dir+"/hostname\nls -l /tmp\n", "sftp", "box.vm")
+		data, _ := os.ReadFile(filepath.Join(h.Dir, "hostname"))
+		if r.Code != 0 || string(data) != "box\n" {
+			t.Errorf("exit %d, got %q: %s", r.Code, data, r.Stderr)
+		}
+	})
+	t.Run("rsync", func(t *testing.T) {
+		write(t, h, "sync/a/one", "1", 0o600)
+		write(t, h, "sync/b", "2", 0o755)
+		shell := "ssh -F " + sshConfig(h) + " -o BatchMode=yes"
+		ok(t, h, "exec", "box", "--", "sh", "-c", "command -v rsync >/dev/null || { mkdir -p /usr/local/bin; echo none >/tmp/norsync; }")
+		if has := h.Banger(t, "exec", "box", "--", "test", "-e", "/tmp/norsync"); has.Code == 0 {
+			path, err := exec.LookPath("rsync") // it needs the guest's side: bring the host's
+			if err != nil {
+				t.Fatal(err)
+			}
+			bringProgram(t, h, "box", path)
+		}
+		if r := tool(t, h, "", "rsync", "-a", "-e", shell, filepath.Join(h.Dir, "sync")+"/", "box.vm:/tmp/sync/"); r.Code != 0 {
+			t.Fatalf("rsync: %s", r.Stderr)
+		}
+		equal(t, "modes", ok(t, h, "exec", "box", "--", "stat", "-c", "%a", "/tmp/sync/a/one", "/tmp/sync/b"), "600\n755\n")
+	})
+	t.Run("another host key is refused", func(t *testing.T) {
+		known := filepath.Join(h.Dir, "state", "ssh", "known_hosts")
+		good, err := os.ReadFile(known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := filepath.Join(h.Dir, "tmp", "other")
+		run(t, h, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", other)
+		public, err := os.ReadFile(other + ".pub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := strings.Fields(string(good))
+		if len(fields) < 3 {
+			t.Fatalf("known_hosts: %q", good)
+		}
+		bad := fields[0] + " " + strings.Join(strings.Fields(string(public))[:2], " ") + "\n"
+		for what, text := range map[string]string{"wrong": bad, "none": ""} {
+			if err := os.WriteFile(known, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if r := tool(t, h, "", "ssh", "box.vm", "true"); r.Code != 255 {
+				t.Errorf("with a key that is %s, ssh exits with %d: %s", what, r.Code, r.Stderr)
+			}
+		}
+		if err := os.WriteFile(known, good, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "exit status with the right one again", tool(t, h, "", "ssh", "box.vm", "true").Code, 0)
+	})
+	t.Run("another user's key is refused", func(t *testing.T) {
+		r := tool(t, h, "", "ssh", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "IdentityFile="+filepath.Join(h.Dir, "tmp", "other"),
+			"-o", "User=root", "-F", withoutIdentity(t, h), "box.vm", "true")
+		equal(t, "exit status", r.Code, 255)
+	})
+	t.Run("port forwarding", func(t *testing.T) {
+		ok(t, h, "exec", "box", "--", "sh", "-c", "cd /etc && setsid python3 -m http.server --bind 127.0.0.1 8080 >/dev/null 2>&1 & sleep 3")
+		r := tool(t, h, "GET /hostname HTTP/1.0\r\n\r\n", "ssh", "-W", "127.0.0.1:8080", "box.vm")
+		has(t, r.Stdout, "200 OK", "box\n")
+	})
+	ok(t, h, "rm", "--force", "box")
+	if data, _ := os.ReadFile(filepath.Join(h.Dir, "state", "ssh", "known_hosts")); strings.Contains(string(data), "box") {
+		t.Errorf("known_hosts still knows the VM:\n%s", data)
+	}
+}
+
+// withoutIdentity is banger's configuration without its key.
+func withoutIdentity(t *testing.T, h *testkit.Home) string {
+	t.Helper()
+	data, err := os.ReadFile(sshConfig(h))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept []string
+	for line := range strings.Lines(string(data)) {
+		if !strings.Contains(line, "IdentityFile") {
+			kept = append(kept, line)
+		}
+	}
+	return write(t, h, "tmp/ssh_config", strings.Join(kept, ""), 0o600)
+}
+
+// bringProgram copies a program and the libraries that it needs into the guest.
+func bringProgram(t *testing.T, h *testkit.Home, vm, path string) {
+	t.Helper()
+	for _, field := range strings.Fields(run(t, h, "ldd", path)) {
+		if strings.HasPrefix(field, "/") {
+			real, err := filepath.EvalSymlinks(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.Banger(t, "exec", vm, "--", "test", "-e", field).Code != 0 {
+				ok(t, h, "cp", real, vm+":"+field)
+			}
+		}
+	}
+	ok(t, h, "cp", path, vm+":/usr/bin/"+filepath.Base(path))
+}
