@@ -1,0 +1,281 @@
+package capability
+
+import (
+	"context"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/testkit"
+	"banger/internal/vm"
+	"banger/internal/vmm"
+)
+
+// What each capability implements is found by asking, so a method whose signature drifts would be forgotten silently.
+var (
+	_ vm.MachineContributor = UserNetwork{}
+	_ vm.GuestContributor   = UserNetwork{}
+	_ vm.HostPreparer       = WorkDisk{}
+	_ vm.Cleaner            = WorkDisk{}
+	_ vm.MachineContributor = WorkDisk{}
+	_ vm.GuestContributor   = WorkDisk{}
+	_ vm.ConfigChanger      = WorkDisk{}
+	_ vm.GuestContributor   = GitIdentity{}
+	_ vm.Preflighter        = FileSync{}
+	_ vm.GuestContributor   = FileSync{}
+	_ vm.HostPreparer       = (*SSH)(nil)
+	_ vm.GuestContributor   = (*SSH)(nil)
+	_ vm.Observer           = (*SSH)(nil)
+)
+
+const id = "0123456789abcdef"
+
+func layout(t *testing.T) paths.Layout {
+	l := paths.At(t.TempDir(), os.Getuid())
+	if err := os.MkdirAll(l.VM(id).Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestUserNetwork(t *testing.T) {
+	for mode, cards := range map[model.NetMode]int{model.NetUser: 1, model.NetNone: 0} {
+		v := model.VM{ID: id, Spec: model.Spec{Net: mode}}
+		var m vmm.Machine
+		var doc proto.Assume
+		UserNetwork{}.ContributeMachine(t.Context(), vm.MachineRequest{VM: v, Machine: &m})
+		UserNetwork{}.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc})
+		if len(m.NICs) != cards || (doc.Network != nil) != (cards == 1) {
+			t.Errorf("%s: %+v, %+v", mode, m.NICs, doc.Network)
+		}
+		if cards == 1 && m.NICs[0].MAC.String() != "02:01:23:45:67:89" {
+			t.Errorf("MAC %v", m.NICs[0].MAC)
+		}
+	}
+}
+
+func TestWorkDisk(t *testing.T) {
+	testkit.RequireTool(t, "mkfs.ext4")
+	l := layout(t)
+	w := WorkDisk{Layout: l}
+	v := model.VM{ID: id, Spec: model.Spec{WorkDiskSize: 64 * model.MiB}}
+	prepare := func(want model.Bytes) {
+		t.Helper()
+		if err := w.PrepareHost(t.Context(), vm.HostRequest{VM: v}); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(l.VM(id).WorkDisk()); err != nil || info.Size() != int64(want) {
+			t.Fatalf("the disk: %v, %v; want %v", info, err, want)
+		}
+	}
+	prepare(64 * model.MiB)
+	if err := w.Cleanup(t.Context(), vm.CleanupRequest{VM: v}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(l.VM(id).WorkDisk()); err == nil {
+		t.Error("a disk that nobody has used stays after a failed first start")
+	}
+	prepare(64 * model.MiB)
+	now := time.Now()
+	v.Started = &now
+	for range 2 {
+		if err := w.Cleanup(t.Context(), vm.CleanupRequest{VM: v}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := v
+	next.Spec.WorkDiskSize = 96 * model.MiB
+	applied, err := w.ApplyConfigChange(t.Context(), vm.ChangeRequest{Old: v, New: next})
+	if err != nil || !slices.Equal(applied, []string{"work_disk_size"}) {
+		t.Errorf("growing: %v, %v", applied, err)
+	}
+	v = next
+	prepare(96 * model.MiB)
+
+	var m vmm.Machine
+	var doc proto.Assume
+	w.ContributeMachine(t.Context(), vm.MachineRequest{VM: v, Machine: &m})
+	w.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc})
+	if len(m.Drives) != 1 || len(doc.Mounts) != 1 || m.Drives[0].Serial != doc.Mounts[0].Serial || doc.Mounts[0].Target != "/root" {
+		t.Errorf("%+v, %+v", m.Drives, doc.Mounts)
+	}
+	v.Spec.WorkDiskSize = 0
+	m, doc = vmm.Machine{}, proto.Assume{}
+	w.ContributeMachine(t.Context(), vm.MachineRequest{VM: v, Machine: &m})
+	w.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc})
+	if len(m.Drives)+len(doc.Mounts) != 0 {
+		t.Error("a VM without a work disk got one")
+	}
+}
+
+func TestGitIdentity(t *testing.T) {
+	testkit.RequireTool(t, "git")
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CONFIG_HOME", "")
+	t.Setenv("GIT_CONFIG_GLOBAL", filepath.Join(home, ".gitconfig"))
+	g := GitIdentity{Log: slog.New(slog.DiscardHandler)}
+	var doc proto.Assume
+	if err := g.ContributeGuest(t.Context(), vm.GuestRequest{Assume: &doc}); err != nil || len(doc.Files) != 0 {
+		t.Errorf("without an identity: %+v, %v", doc.Files, err)
+	}
+	name := "A \"quoted\" \\ name\twith everything; # and more"
+	for key, value := range map[string]string{"user.name": name, "user.email": "a@b.example", "user.signingkey": "secret"} {
+		if out, err := exec.Command("git", "config", "--global", key, value).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	if err := g.ContributeGuest(t.Context(), vm.GuestRequest{Assume: &doc}); err != nil || len(doc.Files) != 1 || !doc.Files[0].Keep {
+		t.Fatalf("%+v, %v", doc.Files, err)
+	}
+	if strings.Contains(string(doc.Files[0].Data), "secret") {
+		t.Error("more than the identity is passed on")
+	}
+	file := filepath.Join(home, "guest")
+	if err := os.WriteFile(file, doc.Files[0].Data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("git", "config", "-f", file, "user.name").Output() // git itself reads it back
+	if err != nil || string(out) != name+"\n" {
+		t.Errorf("git reads %q, %v", out, err)
+	}
+}
+
+func TestFileSync(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, data string, mode fs.FileMode) string {
+		path := filepath.Join(dir, name)
+		os.MkdirAll(filepath.Dir(path), 0o700)
+		if err := os.WriteFile(path, []byte(data), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	file := write("one", "1", 0o640)
+	write("tree/a", "a", 0o600)
+	write("tree/sub/b", "b", 0o700)
+	os.Symlink("/etc/passwd", filepath.Join(dir, "tree/link"))
+	missing := filepath.Join(dir, "missing")
+
+	contribute := func(entries ...SyncEntry) ([]proto.File, error) {
+		var doc proto.Assume
+		s := FileSync{Entries: entries}
+		if err := s.Preflight(t.Context(), vm.PreflightRequest{}); err != nil {
+			return nil, err
+		}
+		err := s.ContributeGuest(t.Context(), vm.GuestRequest{Assume: &doc})
+		return doc.Files, err
+	}
+	got, err := contribute(SyncEntry{Host: file, Guest: "/etc/one"}, SyncEntry{Host: filepath.Join(dir, "tree"), Guest: "/root/tree", Mode: 0o444},
+		SyncEntry{Host: missing, Guest: "/x", Optional: true})
+	if err != nil || len(got) != 3 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for i, want := range []struct {
+		path, data string
+		mode       uint32
+	}{{"/etc/one", "1", 0o640}, {"/root/tree/a", "a", 0o444}, {"/root/tree/sub/b", "b", 0o444}} {
+		if f := got[i]; f.Path != want.path || string(f.Data) != want.data || f.Mode != want.mode {
+			t.Errorf("got %+v, want %+v", f, want)
+		}
+	}
+	if _, err := contribute(SyncEntry{Host: missing, Guest: "/x"}); fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), missing) {
+		t.Errorf("a missing file: %v", err)
+	}
+	big := write("big", strings.Repeat("x", maxSync), 0o600)
+	if _, err := contribute(SyncEntry{Host: big, Guest: "/x"}); err != nil {
+		t.Errorf("just at the limit: %v", err)
+	}
+	if _, err := contribute(SyncEntry{Host: big, Guest: "/x"}, SyncEntry{Host: file, Guest: "/y"}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("over the limit: %v", err)
+	}
+	if _, err := contribute(SyncEntry{Host: "/dev/zero", Guest: "/x"}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a device: %v", err)
+	}
+}
+
+func TestSSHKeysAndClientFiles(t *testing.T) {
+	testkit.RequireTool(t, "ssh-keygen")
+	l := layout(t)
+	s := NewSSH(l, "banger vm proxy %h")
+	v := model.VM{ID: id, Spec: model.Spec{Name: "web"}}
+	for range 2 { // the second finds the keys there
+		if err := s.PrepareHost(t.Context(), vm.HostRequest{VM: v}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var doc proto.Assume
+	if err := s.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc}); err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(doc.HostKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(doc.AuthorizedKeys[0])); err != nil {
+		t.Errorf("authorized key %q: %v", doc.AuthorizedKeys, err)
+	}
+	for _, secret := range []string{l.SSHKey(), l.VM(id).HostKey()} {
+		if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", secret, info.Mode(), err)
+		}
+	}
+	neverStarted := model.VM{ID: "fedcba9876543210", Spec: model.Spec{Name: "new"}}
+	if err := s.RecordsChanged(t.Context(), []model.VM{v, neverStarted}); err != nil {
+		t.Fatal(err)
+	}
+	// OpenSSH's own tool finds the key under the VM's host name.
+	out, err := exec.Command("ssh-keygen", "-F", "web.vm", "-f", l.KnownHosts()).Output()
+	if want := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))); err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("known_hosts holds %q, %v; want %s", out, err, want)
+	}
+	config, err := exec.Command("ssh", "-G", "-F", l.SSHConfig(), "web.vm").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"stricthostkeychecking true", "user root", "userknownhostsfile " + l.KnownHosts(), "proxycommand banger vm proxy %h"} {
+		if !strings.Contains(string(config), want+"\n") {
+			t.Errorf("ssh does not understand %q from the configuration", want)
+		}
+	}
+	if err := s.RecordsChanged(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if data, _ := os.ReadFile(l.KnownHosts()); strings.Contains(string(data), "web") {
+		t.Error("a deleted VM is still known")
+	}
+}
+
+func TestKeysAreWholeOrAbsent(t *testing.T) {
+	l := layout(t)
+	s := NewSSH(l, "")
+	v := model.VM{ID: id, Spec: model.Spec{Name: "web"}}
+	// A crash after the public half was written.
+	if err := os.WriteFile(l.VM(id).HostKey()+".pub", []byte("ssh-ed25519 stale"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PrepareHost(context.Background(), vm.HostRequest{VM: v}); err != nil {
+		t.Fatal(err)
+	}
+	key, _ := os.ReadFile(l.VM(id).HostKey())
+	signer, err := ssh.ParsePrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, _ := os.ReadFile(l.VM(id).HostKey() + ".pub")
+	if got, _, _, _, err := ssh.ParseAuthorizedKey(pub); err != nil || string(got.Marshal()) != string(signer.PublicKey().Marshal()) {
+		t.Errorf("the halves do not fit: %s, %v", pub, err)
+	}
+}
