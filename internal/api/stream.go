@@ -38,10 +38,13 @@ func (s *Stream) WriteFrame(t proto.FrameType, payload []byte) error {
 // WriteJSON writes a frame with v as JSON.
 func (s *Stream) WriteJSON(t proto.FrameType, v any) error { return s.out.WriteJSON(t, v) }
 
+// Stdin returns the sender of the command's standard input, which wants to be told of FrameAck frames. There must be one for a stream.
+func (s *Stream) Stdin() *proto.Stdin { return proto.NewStdin(s.out) }
+
 // Writer returns a writer whose bytes travel as frames of one type.
 func (s *Stream) Writer(t proto.FrameType) io.Writer { return s.out.Stream(t) }
 
-// CloseWrite says that no more frames will come from here. To close a command's standard input only, write an empty FrameStdin.
+// CloseWrite says that no more frames will come from here. To close a command's standard input only, close Stdin.
 func (s *Stream) CloseWrite() error {
 	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
