@@ -53,7 +53,7 @@ esac`,
 }
 
 // kernelTar is the content of a kernel package, with more files if given.
-func kernelTar(t *testing.T, more map[string]string) []byte {
+func kernelTar(t testing.TB, more map[string]string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -208,7 +208,7 @@ func TestHostilePackage(t *testing.T) {
 
 func FuzzKernelTar(f *testing.F) {
 	f.Add([]byte{})
-	f.Add(kernelTar(&testing.T{}, nil)[:2048])
+	f.Add(kernelTar(f, nil)[:2048])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		readKernelTar(bytes.NewReader(data), dir)

@@ -136,7 +136,7 @@ func (b *builder) unpackImage() (err error) {
 	whole := io.NewSectionReader(f, 0, info.Size())
 	return errors.Join(
 		b.create(vmlinuzFile, func(w io.Writer) error { return copyBounded(w, whole, maxBzImage) }),
-		b.create(vmlinuxFile, func(w io.Writer) error { _, err := image.extract(w); return err }))
+		b.create(vmlinuxFile, func(w io.Writer) error { _, err := image.extract(w, maxVmlinux); return err }))
 }
 
 // inspect reads the ELF kernel and decides what its version and configuration are.

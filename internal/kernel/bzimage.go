@@ -126,14 +126,14 @@ var decompressors = []struct {
 	}},
 }
 
-// extract writes the vmlinux of the image to w and names its compression. What comes out is at most maxVmlinux bytes.
-func (b bzImage) extract(w io.Writer) (compression string, err error) {
+// extract writes the vmlinux of the image, of at most limit bytes, to w and names its compression.
+func (b bzImage) extract(w io.Writer, limit int64) (compression string, err error) {
 	var magic [6]byte
 	if _, err := b.payload.ReadAt(magic[:], 0); err != nil {
 		return "", fmt.Errorf("reading the compressed kernel: %w", err)
 	}
 	if string(magic[:4]) == "\x7fELF" {
-		return "none", copyBounded(w, io.NewSectionReader(b.payload, 0, b.payload.Size()), maxVmlinux)
+		return "none", copyBounded(w, io.NewSectionReader(b.payload, 0, b.payload.Size()), limit)
 	}
 	for _, d := range decompressors {
 		if !bytes.HasPrefix(magic[:], []byte(d.magic)) {
@@ -145,7 +145,7 @@ func (b bzImage) extract(w io.Writer) (compression string, err error) {
 		}
 		r, err := d.open(io.NewSectionReader(b.payload, 0, length))
 		if err == nil {
-			err = copyBounded(w, r, maxVmlinux)
+			err = copyBounded(w, r, limit)
 		}
 		if z, ok := r.(*zstd.Decoder); ok && z != nil {
 			z.Close()
