@@ -1,0 +1,206 @@
+// Command bench measures what banger costs and prints one table, each figure beside something that it can be judged by, measured in the same
+// run: machines differ, and one machine's speed changes over minutes. It runs the programs in bin/ (make bench builds them).
+//
+// A figure is a median. What is compared is measured in turns, so that both see the same weather.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+func main() {
+	n := flag.Int("n", 7, "how often to measure each figure")
+	records := flag.Int("records", 1000, "how many VMs the list holds")
+	only := flag.String("only", "", "measure only figures whose name contains this")
+	bin := flag.String("bin", "bin", "folder of the programs")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *bin, options{n: *n, records: *records, only: *only}); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	n, records int
+	only       string
+}
+
+// row is one line of the table: banger's figure and what it is compared with.
+type row struct {
+	name       string
+	ours       figure
+	other      figure
+	otherName  string
+	n          int
+	biggerGood bool // a rate; the ratio is still ours/other
+}
+
+// figure is a measured value with its unit.
+type figure struct {
+	value float64
+	unit  string
+}
+
+func (f figure) String() string {
+	switch {
+	case f.unit == "":
+		return "-"
+	case f.value >= 100:
+		return fmt.Sprintf("%.0f %s", f.value, f.unit)
+	}
+	return fmt.Sprintf("%.2f %s", f.value, f.unit)
+}
+
+func seconds(d time.Duration) figure {
+	if d < time.Second {
+		return figure{d.Seconds() * 1000, "ms"}
+	}
+	return figure{d.Seconds(), "s"}
+}
+
+func rate(bytes int64, d time.Duration) figure {
+	return figure{float64(bytes) / 1e6 / d.Seconds(), "MB/s"}
+}
+func mebibytes(bytes int64) figure { return figure{float64(bytes) / (1 << 20), "MiB"} }
+
+func median(list []time.Duration) time.Duration {
+	list = slices.Sorted(slices.Values(list))
+	return list[len(list)/2]
+}
+
+// bench is where the figures are taken.
+type bench struct {
+	options
+	home  string
+	bin   string
+	guest machine
+}
+
+// run takes all figures in a BANGER_HOME of its own and prints the table. The cache (image, kernel, test data) stays in .cache/bench.
+func run(ctx context.Context, bin string, o options) error {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return err
+	}
+	home, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(home)
+	cache, err := filepath.Abs(".cache/bench")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(cache, "home"), 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink(filepath.Join(cache, "home"), filepath.Join(home, "cache")); err != nil {
+		return err
+	}
+	b := &bench{options: o, home: home, bin: bin}
+	defer b.banger(context.WithoutCancel(ctx), "daemon", "stop").Run()
+	suites := []struct {
+		name string
+		take func(context.Context) ([]row, error)
+	}{
+		{"start-up", b.startUp}, {"boot", b.boot}, {"image", func(ctx context.Context) ([]row, error) { return b.image(ctx, cache) }},
+		{"guest", b.inGuest}, {"list", b.list},
+	}
+	var rows []row
+	for _, s := range suites {
+		if !strings.Contains(s.name, o.only) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "measuring: %s\n", s.name)
+		taken, err := s.take(ctx)
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", s.name, err)
+		}
+		rows = append(rows, taken...)
+	}
+	return printTable(rows)
+}
+
+func printTable(rows []row) error {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "FIGURE\tBANGER\tCOMPARED WITH\t\tRATIO\tN")
+	for _, r := range rows {
+		ratio := "-"
+		if r.other.value > 0 {
+			// Units of one row may differ in their prefix only.
+			ratio = fmt.Sprintf("%.2f", base(r.ours)/base(r.other))
+			if r.biggerGood {
+				ratio += " (more is better)"
+			}
+		}
+		fmt.Fprintf(w, "%s\t%v\t%v\t%s\t%s\t%d\n", r.name, r.ours, r.other, r.otherName, ratio, r.n)
+	}
+	return w.Flush()
+}
+
+func base(f figure) float64 {
+	if f.unit == "ms" {
+		return f.value / 1000
+	}
+	return f.value
+}
+
+// banger is the command `banger args...` in the bench's home.
+func (b *bench) banger(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "banger"), args...)
+	cmd.Env = append(os.Environ(), "BANGER_HOME="+b.home)
+	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+// timed runs a command, which must succeed, and returns how long it took.
+func timed(cmd *exec.Cmd) (time.Duration, error) {
+	start := time.Now()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return time.Since(start), nil
+}
+
+// turns measures several things n times in turns and returns the median of each. One round before is not counted.
+func turns(n int, todo ...func() (time.Duration, error)) ([]time.Duration, error) {
+	all := make([][]time.Duration, len(todo))
+	for round := -1; round < n; round++ {
+		for i, f := range todo {
+			d, err := f()
+			if err != nil {
+				return nil, err
+			}
+			if round >= 0 {
+				all[i] = append(all[i], d)
+			}
+		}
+	}
+	medians := make([]time.Duration, len(todo))
+	for i := range all {
+		medians[i] = median(all[i])
+	}
+	return medians, nil
+}
+
+// turn is a command to be measured in turns.
+func (b *bench) turn(ctx context.Context, args ...string) func() (time.Duration, error) {
+	return func() (time.Duration, error) { return timed(b.banger(ctx, args...)) }
+}
+
+func program(ctx context.Context, name string, args ...string) func() (time.Duration, error) {
+	return func() (time.Duration, error) { return timed(exec.CommandContext(ctx, name, args...)) }
+}
