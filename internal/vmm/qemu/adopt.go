@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"time"
 
 	"banger/internal/fault"
@@ -28,7 +29,16 @@ func (d *Driver) Adopt(ctx context.Context, data vmm.State) (vmm.Instance, error
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, adoptTimeout)
+	return d.adopt(ctx, s)
+}
+
+// Find finds a machine by its run folder: see vmm.Finder. Its console is not logged any more: nobody knows where to.
+func (d *Driver) Find(ctx context.Context, runDir string) (vmm.Instance, error) {
+	return d.adopt(ctx, intended(vmm.Machine{ID: filepath.Base(runDir), RunDir: runDir}))
+}
+
+func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, adoptTimeout, fmt.Errorf("no answer after %v", adoptTimeout))
 	defer cancel()
 	if s.Process == nil {
 		id, err := process.Holder(ctx, runPath(s, lockName))

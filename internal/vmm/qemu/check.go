@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/vmm"
@@ -99,7 +101,7 @@ func checkFile(what, path string, flag int) error {
 	if !filepath.IsAbs(path) {
 		return fault.New(fault.Invalid, "%s: %q is not an absolute path", what, path)
 	}
-	f, err := os.OpenFile(path, flag, 0)
+	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK, 0) // a FIFO there must not keep us waiting
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fault.New(fault.NotFound, "opening the %s: %w", what, err)
@@ -108,5 +110,13 @@ func checkFile(what, path string, flag int) error {
 	case err != nil:
 		return fmt.Errorf("opening the %s: %w", what, err)
 	}
-	return f.Close()
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("opening the %s: %w", what, err)
+	}
+	if !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeDevice {
+		return fault.New(fault.Invalid, "%s: %s is neither a file nor a block device", what, path)
+	}
+	return nil
 }

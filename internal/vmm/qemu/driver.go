@@ -67,7 +67,7 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// Driver starts machines with QEMU. It implements vmm.Driver.
+// Driver starts machines with QEMU. It implements vmm.Driver and vmm.Finder.
 type Driver struct {
 	cfg Config
 	log *slog.Logger
@@ -86,7 +86,10 @@ type version struct {
 	text  string
 }
 
-var _ vmm.Driver = (*Driver)(nil)
+var (
+	_ vmm.Driver = (*Driver)(nil)
+	_ vmm.Finder = (*Driver)(nil)
+)
 
 // New returns a driver. Whether this host can run it is told by Info and Start.
 func New(cfg Config) *Driver {

@@ -172,6 +172,10 @@ const consolePace = time.Millisecond
 // openConsole begins to copy the console to its log. A console that cannot be reached is worth a warning only.
 func (in *instance) openConsole(ctx context.Context) error {
 	in.seen.consoleEnd = make(chan struct{})
+	if in.s.ConsoleLog == "" {
+		close(in.seen.consoleEnd)
+		return nil
+	}
 	log, err := console.Open(in.s.ConsoleLog, int64(in.s.ConsoleMax))
 	if err != nil {
 		close(in.seen.consoleEnd)

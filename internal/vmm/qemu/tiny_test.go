@@ -10,19 +10,20 @@ import (
 )
 
 // tiny is a guest of a few instructions: enough to see from the outside what a machine does, in a tenth of a second and without a
-// kernel. It writes text to the serial port a number of times, waiting for the port as a kernel does, and then ends.
+// kernel. When its power button is pressed it writes text to the serial port a number of times, waiting for the port as a kernel does,
+// and goes on with other machine code.
 type tiny struct {
 	text  string
 	times uint32
-	then  []byte // machine code
+	then  []byte
 }
 
 // How a tiny guest goes on. It runs in 32-bit protected mode with flat segments (PVH, xen/include/public/arch-x86/hvm/start_info.h).
 var (
-	halt   = []byte{0xFA, 0xF4, 0xEB, 0xFD}                                               // cli; 1: hlt; jmp 1b
-	reboot = []byte{0x6A, 0, 0x6A, 0, 0x0F, 0x01, 0x1C, 0x24, 0xCC}                       // push 0; push 0; lidt [esp]; int3: a triple fault
-	off    = []byte{0xC6, 0x05, 0x00, 0x02, 0xA0, 0xFE, 0x34}                             // mov byte [0xFEA00200], SLP_EN|S5<<2: microvm's ACPI sleep control
-	button = append([]byte{0xA1, 0x00, 0x00, 0xA0, 0xFE, 0xA8, 0x02, 0x74, 0xF7}, off...) // 1: mov eax, [0xFEA00000]; test al, 2; jz 1b: its power button event
+	halt   = []byte{0xFA, 0xF4, 0xEB, 0xFD}                               // cli; 1: hlt; jmp 1b
+	button = []byte{0xA1, 0x00, 0x00, 0xA0, 0xFE, 0xA8, 0x02, 0x74, 0xF7} // 1: mov eax, [0xFEA00000]; test al, 2; jz 1b: ACPI event of microvm
+	reboot = []byte{0x6A, 0, 0x6A, 0, 0x0F, 0x01, 0x1C, 0x24, 0xCC}       // push 0; push 0; lidt [esp]; int3: a triple fault
+	off    = []byte{0xC6, 0x05, 0x00, 0x02, 0xA0, 0xFE, 0x34}             // mov byte [0xFEA00200], SLP_EN|5<<2: its ACPI sleep control, S5
 )
 
 // kernel writes the guest as an ELF file with a PVH entry point and returns the file's path.
@@ -31,7 +32,10 @@ func (g tiny) kernel(t testing.TB) string {
 	const base, stack = 1 << 20, 2 << 20
 	le := binary.LittleEndian
 	code := le.AppendUint32([]byte{0xBC}, stack) // mov esp, stack
-	if g.times > 0 {
+	code = append(code, button...)
+	if g.times == 0 {
+		code = append(append(code, g.then...), halt...)
+	} else {
 		code = le.AppendUint32(append(code, 0xB9), g.times) // mov ecx, times
 		code = append(code, 0xBE)                           // 1: mov esi, text
 		textAt := len(code)
@@ -46,8 +50,6 @@ func (g tiny) kernel(t testing.TB) string {
 		code = append(code, halt...)
 		le.PutUint32(code[textAt:], base+uint32(len(code)))
 		code = append(append(code, g.text...), 0)
-	} else {
-		code = append(append(code, g.then...), halt...)
 	}
 	var file bytes.Buffer
 	const headers, notes = 52 + 2*32, 20

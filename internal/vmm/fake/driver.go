@@ -1,0 +1,182 @@
+package fake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/vmm"
+)
+
+// Op is a moment at which a test may make the driver fail.
+type Op string
+
+// The moments.
+const (
+	OpInfo     Op = "info"
+	OpStart    Op = "start"   // before anything was done
+	OpIntended Op = "spawn"   // after the state was stored, before the machine exists
+	OpStarted  Op = "started" // the machine exists, and Start ends it again
+	OpAdopt    Op = "adopt"
+	OpDial     Op = "dial"
+	OpPowerOff Op = "power-off"
+	OpSignal   Op = "signal"
+)
+
+// Options are how the driver and its guests behave. The zero value is a driver whose guests echo what the agent's channel brings and power
+// off when asked to.
+type Options struct {
+	// Agent plays the guest's end of each connection to the agent's channel of machine m, in a goroutine of its own. It must return when
+	// the connection ends. Nil echoes.
+	Agent func(m vmm.Machine, conn net.Conn)
+	// Fail is asked at each Op; its error is the operation's. It may block. Info has no machine: its id is "".
+	Fail func(op Op, id string) error
+	// IgnorePowerButton makes guests deaf to PowerOff.
+	IgnorePowerButton bool
+	// Info is what Info returns; the zero value stands for something plausible.
+	Info vmm.Info
+}
+
+// Driver is a fake driver. It implements vmm.Driver and vmm.Finder.
+type Driver struct {
+	host *Host
+	o    Options
+}
+
+var (
+	_ vmm.Driver = (*Driver)(nil)
+	_ vmm.Finder = (*Driver)(nil)
+)
+
+// New returns a driver of the machines on host.
+func New(host *Host, o Options) *Driver {
+	if o.Agent == nil {
+		o.Agent = func(_ vmm.Machine, conn net.Conn) { _, _ = io.Copy(conn, conn) }
+	}
+	if o.Fail == nil {
+		o.Fail = func(Op, string) error { return nil }
+	}
+	if o.Info == (vmm.Info{}) {
+		o.Info = vmm.Info{Version: "1.0", Path: "/fake", Accel: "tcg", Why: "it is a fake", Grace: 10 * time.Second}
+	}
+	return &Driver{host: host, o: o}
+}
+
+// Name is "fake".
+func (d *Driver) Name() string { return "fake" }
+
+// Info returns Options.Info.
+func (d *Driver) Info(context.Context) (vmm.Info, error) { return d.o.Info, d.o.Fail(OpInfo, "") }
+
+// state is what a vmm.State holds.
+type state struct {
+	Version int    `json:"version"`
+	RunDir  string `json:"run_dir"`
+	PID     int    `json:"pid,omitempty"`
+}
+
+func (s state) encode() vmm.State {
+	data, _ := json.Marshal(s) // strings and numbers always marshal
+	return data
+}
+
+// runFile is what a machine leaves in its run folder.
+const runFile = "fake"
+
+// Start starts a machine in memory, and a file in its run folder. Like a real driver it wants the machine's files to exist.
+func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
+	if err := d.o.Fail(OpStart, m.ID); err != nil {
+		return nil, err
+	}
+	if err := check(m); err != nil {
+		return nil, err
+	}
+	if _, err := d.host.find(m.RunDir, 0); err == nil {
+		return nil, fault.New(fault.Locked, "a fake machine runs in %s already", m.RunDir)
+	}
+	file := filepath.Join(m.RunDir, runFile)
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		return nil, err
+	}
+	in, err := d.spawn(ctx, m, intend)
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(file))
+	}
+	return in, nil
+}
+
+func (d *Driver) spawn(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
+	if err := os.WriteFile(m.VMMLog, []byte("fake machine "+m.ID+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	if err := intend(state{Version: 1, RunDir: m.RunDir}.encode()); err != nil {
+		return nil, fmt.Errorf("storing the machine's state: %w", err)
+	}
+	if err := d.o.Fail(OpIntended, m.ID); err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	running := d.host.start(m)
+	if err := errors.Join(d.o.Fail(OpStarted, m.ID), os.WriteFile(m.ConsoleLog, []byte("fake console\n"), 0o600)); err != nil {
+		d.host.end(running, vmm.Exit{Reason: vmm.ExitKilled})
+		return nil, err
+	}
+	return d.instance(running), nil
+}
+
+func check(m vmm.Machine) error {
+	if m.VCPUs < 1 || m.Memory < 1 || len(m.Initramfs) == 0 {
+		return fault.New(fault.Invalid, "a machine with %d CPUs, %v of memory and %d initramfs archives", m.VCPUs, m.Memory, len(m.Initramfs))
+	}
+	paths := append([]string{m.Kernel}, m.Initramfs...)
+	for _, d := range m.Drives {
+		paths = append(paths, d.Path)
+	}
+	var errs []error
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err == nil && info.IsDir() {
+			err = fault.New(fault.Invalid, "%s is a directory", path)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Adopt finds a machine on the driver's host.
+func (d *Driver) Adopt(_ context.Context, data vmm.State) (vmm.Instance, error) {
+	var s state
+	if err := json.Unmarshal(data, &s); err != nil || s.Version != 1 {
+		return nil, fault.New(fault.Invalid, "%q is no fake machine's state (%v)", data, err)
+	}
+	return d.adopt(s.RunDir, s.PID)
+}
+
+// Find finds the machine in a run folder.
+func (d *Driver) Find(_ context.Context, runDir string) (vmm.Instance, error) {
+	return d.adopt(runDir, 0)
+}
+
+func (d *Driver) adopt(runDir string, pid int) (vmm.Instance, error) {
+	m, err := d.host.find(runDir, pid)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.o.Fail(OpAdopt, m.ID); err != nil {
+		return nil, err
+	}
+	return d.instance(m), nil
+}
+
+func (d *Driver) instance(m *machine) *instance {
+	return &instance{d: d, m: m, closed: make(chan struct{})}
+}

@@ -1,0 +1,139 @@
+package fake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+type instance struct {
+	d *Driver
+	m *machine
+
+	once   sync.Once
+	closed chan struct{}
+}
+
+var (
+	_ vmm.Instance = (*instance)(nil)
+	_ vmm.Resizer  = (*instance)(nil)
+	_ vmm.Statter  = (*instance)(nil)
+)
+
+func (in *instance) State() vmm.State {
+	return state{Version: 1, RunDir: in.m.RunDir, PID: in.m.pid}.encode()
+}
+
+func (in *instance) PID() int { return in.m.pid }
+
+// DialAgent connects to Options.Agent by a pair of sockets, which ends with the machine as QEMU's would.
+func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
+	if err := in.d.o.Fail(OpDial, in.m.ID); err != nil {
+		return nil, err
+	}
+	select {
+	case <-in.m.ended:
+		return nil, fault.New(fault.Unavailable, "machine %s has ended", in.m.ID)
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	default:
+	}
+	host, guest, err := pair()
+	if err != nil {
+		return nil, err
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		defer guest.Close()
+		in.d.o.Agent(in.m.Machine, guest)
+	}()
+	go func() {
+		select {
+		case <-in.m.ended:
+			_ = guest.Close()
+		case <-served:
+		}
+	}()
+	return host, nil
+}
+
+// pair returns two connected sockets.
+func pair() (a, b net.Conn, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connecting: %w", err)
+	}
+	var conns [2]net.Conn
+	var errs [2]error
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "agent")
+		conns[i], errs[i] = net.FileConn(f)
+		_ = f.Close()
+	}
+	return conns[0], conns[1], errors.Join(errs[:]...)
+}
+
+func (in *instance) PowerOff(context.Context) error {
+	if err := in.d.o.Fail(OpPowerOff, in.m.ID); err != nil {
+		return err
+	}
+	if !in.d.o.IgnorePowerButton {
+		in.d.host.end(in.m, vmm.Exit{Reason: vmm.ExitPowerOff})
+	}
+	return nil
+}
+
+// Signal ends the machine with any signal but 0.
+func (in *instance) Signal(sig syscall.Signal) error {
+	if err := in.d.o.Fail(OpSignal, in.m.ID); err != nil {
+		return err
+	}
+	if sig != 0 {
+		in.d.host.end(in.m, vmm.Exit{Reason: vmm.ExitKilled, Detail: unix.SignalName(sig)})
+	}
+	return nil
+}
+
+func (in *instance) Wait(ctx context.Context) (vmm.Exit, error) {
+	select {
+	case <-in.m.ended:
+		return in.m.exit, nil
+	default:
+	}
+	select {
+	case <-in.m.ended:
+		return in.m.exit, nil
+	case <-in.closed:
+		return vmm.Exit{}, fault.New(fault.Canceled, "waiting for machine %s: let go of", in.m.ID)
+	case <-ctx.Done():
+		return vmm.Exit{}, fmt.Errorf("waiting for machine %s: %w", in.m.ID, context.Cause(ctx))
+	}
+}
+
+func (in *instance) Close() error {
+	in.once.Do(func() { close(in.closed) })
+	return nil
+}
+
+// ResizeDrive checks only that there is such a drive.
+func (in *instance) ResizeDrive(_ context.Context, serial string, _ model.Bytes) error {
+	for _, d := range in.m.Drives {
+		if d.Serial == serial {
+			return nil
+		}
+	}
+	return fault.New(fault.NotFound, "machine %s has no drive %s", in.m.ID, serial)
+}
+
+func (in *instance) Stats() (vmm.Stats, error) { return vmm.Stats{Memory: in.m.Memory}, nil }

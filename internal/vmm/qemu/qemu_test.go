@@ -1,0 +1,104 @@
+package qemu_test
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"banger/internal/initramfs"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/testkit"
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu"
+	"banger/internal/vmm/vmmtest"
+)
+
+// folder makes a folder whose name leaves room for sockets in it.
+func folder(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func driver(t testing.TB) vmm.Driver {
+	return qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+}
+
+// machine returns a machine that runs a tiny guest.
+func machine(t testing.TB, g tiny) vmm.Machine {
+	t.Helper()
+	testkit.RequireTool(t, "qemu-system-x86_64")
+	dir, kernel := folder(t), g.kernel(t)
+	run := filepath.Join(dir, "run")
+	disk := filepath.Join(dir, "disk, with a comma.img")
+	if err := errors.Join(os.Mkdir(run, 0o700), os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	return vmm.Machine{
+		ID: filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel, kernel}, VCPUs: 1, Memory: 64 * model.MiB,
+		Drives:     []vmm.Drive{{Serial: "image", Path: kernel, ReadOnly: true}, {Serial: "system", Path: disk}},
+		NICs:       []vmm.NIC{{Kind: vmm.NICUser, MAC: []byte{0x52, 0x54, 0, 1, 2, 3}}},
+		ConsoleLog: filepath.Join(dir, "console.log"), ConsoleMax: 64 * model.KiB, VMMLog: filepath.Join(dir, "vmm.log"),
+	}
+}
+
+// guest builds the program of testdata/guest once, and an initramfs of it.
+var guest = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		return "", err
+	}
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "guest"), "./testdata/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", errors.Join(err, errors.New(string(out)))
+	}
+	return initramfs.New(dir).Agent(filepath.Join(dir, "guest"))
+})
+
+// linux returns a machine that runs a real kernel with the program of testdata/guest.
+func linux(t testing.TB) vmm.Machine {
+	t.Helper()
+	cache := os.Getenv("BANGER_TEST_CACHE")
+	testkit.Require(t, "kernel", cache != "", "BANGER_TEST_CACHE names no cache with a kernel")
+	kernels, err := filepath.Glob(filepath.Join(paths.Layout{Cache: cache}.Kernels(), "*", "vmlinux"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Require(t, "kernel", len(kernels) > 0, "there is no kernel in BANGER_TEST_CACHE")
+	archive, err := guest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := machine(t, tiny{})
+	m.Kernel = kernels[0]
+	m.Initramfs = []string{filepath.Join(filepath.Dir(kernels[0]), "modules.cpio"), archive}
+	m.Cmdline = []string{"quiet", "loglevel=1"}
+	m.Memory = 256 * model.MiB
+	return m
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if archive, err := guest(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(archive))
+	}
+	os.Exit(code)
+}
+
+func TestDriver(t *testing.T) {
+	vmmtest.Run(t, vmmtest.Harness{
+		Driver:  driver,
+		Machine: func(t testing.TB) vmm.Machine { return machine(t, tiny{then: off}) },
+		Echo:    linux,
+	})
+}

@@ -1,0 +1,106 @@
+// Command guest is the first process of a test's machine: it sends back what comes in on the agent's port, and powers off when the
+// power button is pressed. The line "exit" on the port ends it, and so makes
+// the kernel panic.
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	must(os.MkdirAll("/sys", 0o755))
+	must(os.MkdirAll("/dev", 0o755))
+	must(unix.Mount("sys", "/sys", "sysfs", 0, ""))
+	must(unix.Mount("dev", "/dev", "devtmpfs", 0, ""))
+	modules, err := filepath.Glob("/modules/*.ko")
+	must(err)
+	sort.Strings(modules)
+	for _, path := range modules {
+		load(path)
+	}
+	go buttons()
+	for port := find(); ; {
+		serve(port)
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+		os.Exit(1)
+	}
+}
+
+func load(path string) {
+	f, err := os.Open(path)
+	must(err)
+	defer f.Close()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
+		fmt.Fprintf(os.Stderr, "guest: loading %s: %v\n", path, err)
+	}
+}
+
+// find returns the device of the agent's port.
+func find() string {
+	for {
+		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+		for _, path := range names {
+			name, err := os.ReadFile(path)
+			must(err)
+			if strings.TrimSpace(string(name)) == "banger.agent" {
+				return "/dev/" + filepath.Base(filepath.Dir(path))
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// serve echoes lines until the host goes away.
+func serve(path string) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		time.Sleep(10 * time.Millisecond)
+		return
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if lines.Text() == "exit" {
+			os.Exit(0)
+		}
+		fmt.Fprintln(f, lines.Text())
+	}
+	time.Sleep(10 * time.Millisecond)
+}
+
+// buttons powers the machine off when its button is pressed (struct input_event and KEY_POWER of <linux/input.h>).
+func buttons() {
+	devices, _ := filepath.Glob("/dev/input/event*")
+	for _, path := range devices {
+		go func() {
+			f, err := os.Open(path)
+			must(err)
+			var event struct {
+				Sec, Usec int64
+				Type      uint16
+				Code      uint16
+				Value     int32
+			}
+			for binary.Read(f, binary.LittleEndian, &event) == nil {
+				if event.Type == 1 && event.Code == 116 && event.Value == 1 {
+					must(syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF))
+				}
+			}
+		}()
+	}
+}
