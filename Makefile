@@ -15,7 +15,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # that does.
 AGENT_VERSION := $(shell git log -1 --format=%h -- cmd/banger-agent internal/guest/agent internal/guest/proto go.mod 2>/dev/null || echo unknown)
 
-LDFLAGS       := -s -w -X banger/internal/api.BuildVersion=$(VERSION)
+LDFLAGS       := -s -w -X banger/internal/version.build=$(VERSION)
 AGENT_LDFLAGS := -s -w -buildid= -X main.version=$(AGENT_VERSION)
 
 .PHONY: help setup build install demo test unit e2e race fuzz bench lint fmt docs clean

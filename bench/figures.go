@@ -89,7 +89,7 @@ func (b *bench) inGuest(ctx context.Context) ([]row, error) {
 // list measures `vm list` with many records, made through the API.
 func (b *bench) list(ctx context.Context) ([]row, error) {
 	n := 2 * b.n
-	few, err := turns(n, b.turn(ctx, "vm", "list", "--all"))
+	few, err := turns(n, b.turn(ctx, "vm", "list"))
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (b *bench) list(ctx context.Context) ([]row, error) {
 			return nil, err
 		}
 	}
-	many, err := turns(n, b.turn(ctx, "vm", "list", "--all"))
+	many, err := turns(n, b.turn(ctx, "vm", "list"))
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ func TestFriendliness(t *testing.T) {
 	t.Run("tables fit the terminal", func(t *testing.T) {
 		long := strings.Repeat("long-", 11) + "name"
 		ok(t, h, "vm", "create", "--name", long)
-		term := h.Terminal(t, "vm", "list", "--all")
+		term := h.Terminal(t, "vm", "list")
 		term.Resize(t, 24, 60)
 		equal(t, "exit status", term.Wait(t), 0)
 		for line := range strings.Lines(term.Output()) {
@@ -61,11 +61,11 @@ func TestFriendliness(t *testing.T) {
 				t.Errorf("a line of %d characters: %q", n, line)
 			}
 		}
-		has(t, ok(t, h, "vm", "list", "--all"), long) // nothing is cut where nobody looks
+		has(t, ok(t, h, "vm", "list"), long) // nothing is cut where nobody looks
 		ok(t, h, "rm", long)
 	})
 	t.Run("NO_COLOR", func(t *testing.T) {
-		term := h.Terminal(t, "vm", "list", "--all")
+		term := h.Terminal(t, "vm", "list")
 		term.Wait(t)
 		if regexp.MustCompile("\x1b\\[[0-9;]*m").MatchString(term.Output()) {
 			t.Errorf("colours: %q", term.Output())

@@ -215,7 +215,7 @@ func TestImagePull(t *testing.T) {
 	t.Run("delete and prune", func(t *testing.T) {
 		ok(t, h, "vm", "create", "--name", "user", "--image", small)
 		fails(t, h, []string{"image", "delete", small}, "user")
-		ok(t, h, "image", "prune", "--force")
+		ok(t, h, "image", "prune", "--yes")
 		ok(t, h, "image", "show", small)
 		ok(t, h, "rm", "user")
 		ok(t, h, "image", "delete", small)
@@ -281,7 +281,7 @@ func TestImageImport(t *testing.T) {
 		})
 	}
 	has(t, ok(t, h, "image", "list"), "docker-archive", "oci-layout", "rootfs-tar", "directory", "ext4", testkit.Image)
-	ok(t, h, "image", "prune", "--all", "--force")
+	ok(t, h, "image", "prune", "--yes")
 }
 
 // TestImageHostile imports archives that were made to do harm. Nothing may come out of them, and the daemon goes on.

@@ -237,7 +237,7 @@ func TestPrune(t *testing.T) {
 	ok(t, h, "vm", "create", "--name", "old")
 	ok(t, h, "vm", "create", "--name", "older")
 	ok(t, h, "run", "-d", "--name", "busy")
-	has(t, ok(t, h, "vm", "prune", "--force"), "old", "older")
+	has(t, ok(t, h, "vm", "prune", "--yes"), "old", "older")
 	left := vms(t, h)
 	if len(left) != 1 || left[0].Spec.Name != "busy" {
 		t.Errorf("left: %+v", left)
@@ -249,7 +249,7 @@ func TestPrune(t *testing.T) {
 func TestJSON(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "vm", "create", "--name", "one")
-	for _, args := range [][]string{{"vm", "list"}, {"ps", "--all"}, {"vm", "show", "one"}, {"image", "list"}, {"image", "show", testkit.Image},
+	for _, args := range [][]string{{"vm", "list"}, {"ps"}, {"vm", "show", "one"}, {"image", "list"}, {"image", "show", testkit.Image},
 		{"kernel", "list"}, {"kernel", "show", testkit.Kernel}, {"config", "show"}, {"version"}, {"daemon", "status"}} {
 		if out := ok(t, h, append(args, "--json")...); !json.Valid([]byte(out)) {
 			t.Errorf("%v: not JSON:\n%s", args, out)
