@@ -1,0 +1,435 @@
+package archive_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest/archive"
+	"banger/internal/testkit"
+)
+
+func TestBase(t *testing.T) {
+	for _, tt := range []struct {
+		src, name string
+		contents  bool
+	}{
+		{"a", "a", false}, {"/x/a", "a", false}, {"/x/a/", "a", false}, {"a//", "a", false}, {"/x/.a", ".a", false},
+		{"a/.", ".", true}, {".", ".", true}, {"..", ".", true}, {"a/..", ".", true}, {"/", ".", true}, {"//", ".", true}, {"a/./", ".", true},
+	} {
+		if name, contents := archive.Base(tt.src); name != tt.name || contents != tt.contents {
+			t.Errorf("%q: got %q, %v", tt.src, name, contents)
+		}
+	}
+}
+
+func TestLand(t *testing.T) {
+	const missing, folder, other = archive.Missing, archive.Folder, archive.Other
+	for _, tt := range []struct {
+		what   string
+		root   string
+		folder bool
+		dst    string
+		at     archive.Kind
+		want   string // "dir|name" or a kind of error
+	}{
+		{"file into folder", "f", false, "/d", folder, "/d|f"},
+		{"file into folder, slash", "f", false, "/d/", folder, "/d/|f"},
+		{"file into here", "f", false, ".", folder, ".|f"},
+		{"file under a new name", "f", false, "/d/g", missing, "/d/|g"},
+		{"file under a new name here", "f", false, "g", missing, ".|g"},
+		{"file under a new name at the top", "f", false, "/g", missing, "/|g"},
+		{"file over file", "f", false, "d/g", other, "d/|g"},
+		{"file into missing folder", "f", false, "d/", missing, "not-found"},
+		{"file into file", "f", false, "g/", other, "wrong-state"},
+		{"folder into folder", "t", true, "/d", folder, "/d|t"},
+		{"folder under a new name", "t", true, "/d/u", missing, "/d/|u"},
+		{"folder under a new name, slash", "t", true, "/d/u/", missing, "/d/|u"},
+		{"folder under a new name, slash dot", "t", true, "/d/u/.", missing, "/d/|u"},
+		{"folder over file", "t", true, "/d/g", other, "wrong-state"},
+		{"contents into folder", ".", true, "/d", folder, "/d|."},
+		{"contents under a new name", ".", true, "/d/u", missing, "/d/|u"},
+		{"contents of a file", ".", false, "/d", folder, "invalid"},
+		{"parent of nothing", "t", true, "nothing/..", missing, "not-found"},
+		{"folder under the name ..", "t", true, "nothing/../..", missing, "not-found"},
+		{"through a link, perhaps", "f", false, "link/../g", missing, "link/../|g"},
+		{"nowhere", "f", false, "", missing, "invalid"},
+	} {
+		dir, name, err := archive.Land(tt.root, tt.folder, tt.dst, tt.at)
+		got := dir + "|" + name
+		if err != nil {
+			got = string(fault.KindOf(err))
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s (%v), want %s", tt.what, got, err, tt.want)
+		}
+	}
+}
+
+// describe lists a tree: type and mode, owner if asked, size or target or the name it is linked with, time.
+func describe(t *testing.T, root string) string {
+	t.Helper()
+	var lines []string
+	first := map[uint64]string{}
+	err := filepath.Walk(root, func(path string, info fs.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, path)
+		line := fmt.Sprintf("%s %v %d.%09d", rel, info.Mode(), info.ModTime().Unix(), info.ModTime().Nanosecond())
+		switch {
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, _ := os.Readlink(path)
+			line += " -> " + target
+		case info.Mode().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			ino := info.Sys().(*syscall.Stat_t).Ino
+			if other, ok := first[ino]; ok {
+				line += " = " + other
+			}
+			first[ino] = rel
+			line += fmt.Sprintf(" %d %.40q", len(data), data)
+		}
+		lines = append(lines, line)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sort.Strings(lines)
+	return strings.Join(lines, "\n")
+}
+
+// sample makes a tree with all that is kept.
+func sample(t testing.TB, root string) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := strings.Repeat("long", 40)
+	must(os.MkdirAll(filepath.Join(root, "sub", long, long), 0o755))
+	must(os.Mkdir(filepath.Join(root, "sealed"), 0o700))
+	must(os.WriteFile(filepath.Join(root, "sub", long, long, "deep"), []byte("deep"), 0o640))
+	must(os.WriteFile(filepath.Join(root, "sealed", "file"), []byte("x"), 0o400))
+	must(os.WriteFile(filepath.Join(root, "run"), []byte("#!/bin/sh\n"), 0o755))
+	must(os.WriteFile(filepath.Join(root, "bad\xffname \n"), nil, 0o600))
+	must(os.WriteFile(filepath.Join(root, "big"), bytes.Repeat([]byte("0123456789"), 100_000), 0o644))
+	must(os.Link(filepath.Join(root, "run"), filepath.Join(root, "sub", "run2")))
+	must(os.Symlink("/etc/passwd", filepath.Join(root, "absolute")))
+	must(os.Symlink("../../outside", filepath.Join(root, "sub", "dangling")))
+	must(os.Symlink("sub", filepath.Join(root, "to-folder")))
+	when := time.Unix(1_000_000_000, 123456789)
+	must(os.Chtimes(filepath.Join(root, "run"), when, when))
+	must(os.Chtimes(filepath.Join(root, "sub"), when, when))
+	must(os.Chtimes(filepath.Join(root, "sealed"), when, when))
+	must(os.Chmod(filepath.Join(root, "sealed"), 0o500))
+	if c, ok := t.(interface{ Cleanup(func()) }); ok {
+		c.Cleanup(func() { os.Chmod(filepath.Join(root, "sealed"), 0o700) })
+	}
+	must(os.Chtimes(root, when, when))
+}
+
+// copyTree packs src and unpacks it at dst.
+func copyTree(src, dst string, opts archive.UnpackOptions) error {
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(archive.Pack(context.Background(), w, src, archive.PackOptions{})) }()
+	defer r.Close()
+	return archive.Unpack(context.Background(), r, dst, opts)
+}
+
+func TestRoundTrip(t *testing.T) {
+	dir := t.TempDir()
+	src := filepath.Join(dir, "src")
+	sample(t, src)
+	for _, tt := range []struct{ src, dst, at string }{
+		{src, filepath.Join(dir, "new"), "new"},
+		{src + "/.", filepath.Join(dir, "contents"), "contents"},
+		{src + "/", dir + "/other", "other/src"},
+	} {
+		if tt.at == "other/src" {
+			os.Mkdir(filepath.Join(dir, "other"), 0o755)
+		}
+		if err := copyTree(tt.src, tt.dst, archive.UnpackOptions{Source: tt.src}); err != nil {
+			t.Fatal(err)
+		}
+		got := filepath.Join(dir, tt.at)
+		t.Cleanup(func() { os.Chmod(filepath.Join(got, "sealed"), 0o700) })
+		if got, want := describe(t, got), describe(t, src); got != want {
+			t.Errorf("%s to %s: got\n%s\nwant\n%s", tt.src, tt.dst, got, want)
+		}
+	}
+}
+
+// TestAgain: copying over an earlier copy replaces files, also those that are links, and leaves the rest.
+func TestAgain(t *testing.T) {
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
+	os.Mkdir(src, 0o777)
+	os.WriteFile(filepath.Join(src, "f"), []byte("new"), 0o644)
+	os.WriteFile(filepath.Join(src, "g"), []byte("new"), 0o644)
+	os.Mkdir(dst, 0o700)
+	outside := filepath.Join(dir, "outside")
+	os.WriteFile(outside, []byte("precious"), 0o644)
+	os.Symlink(outside, filepath.Join(dst, "f"))
+	os.Link(outside, filepath.Join(dst, "g"))
+	os.WriteFile(filepath.Join(dst, "mine"), []byte("mine"), 0o644)
+	if err := copyTree(src+"/.", dst, archive.UnpackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"outside": "precious", "dst/f": "new", "dst/g": "new", "dst/mine": "mine"} {
+		if got, _ := os.ReadFile(filepath.Join(dir, name)); string(got) != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if info, _ := os.Stat(dst); info.Mode().Perm() != 0o700 {
+		t.Errorf("the mode of a folder that was there is %v", info.Mode())
+	}
+}
+
+func TestSingleFile(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	os.WriteFile(file, []byte("text"), 0o604)
+	link := filepath.Join(dir, "link")
+	os.Symlink("file", link)
+	os.Mkdir(filepath.Join(dir, "d"), 0o755)
+	os.Symlink("d", filepath.Join(dir, "to-d"))
+	for _, tt := range []struct{ src, dst, at, want string }{
+		{file, "/copy", "copy", "text"},
+		{file, "/d", "d/file", "text"},
+		{file, "/to-d/x", "d/x", "text"},
+		{link, "/link2", "link2", "-> file"},
+	} {
+		if err := copyTree(tt.src, dir+tt.dst, archive.UnpackOptions{Source: tt.src}); err != nil {
+			t.Errorf("%s to %s: %v", tt.src, tt.dst, err)
+			continue
+		}
+		at := filepath.Join(dir, tt.at)
+		got, _ := os.ReadFile(at)
+		if target, err := os.Readlink(at); err == nil {
+			got = []byte("-> " + target)
+		}
+		if string(got) != tt.want {
+			t.Errorf("%s to %s: %q", tt.src, tt.dst, got)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	os.MkdirAll(path("tree/sub"), 0o755)
+	os.WriteFile(path("file"), []byte("text"), 0o644)
+	os.MkdirAll(path("clash1/tree"), 0o755)
+	os.WriteFile(path("clash1/tree/sub"), nil, 0o644)
+	os.MkdirAll(path("clash2/file"), 0o755)
+	syscall.Mkfifo(path("pipe"), 0o600)
+	for _, tt := range []struct {
+		src, dst string
+		want     fault.Kind
+	}{
+		{"nothing", "x", fault.NotFound},
+		{"file/.", "x", fault.Internal}, // ENOTDIR
+		{"file/", "x", fault.Internal},
+		{"pipe", "x", fault.Unsupported},
+		{"tree", "file", fault.WrongState},
+		{"tree", "clash1", fault.WrongState},
+		{"file", "clash2", fault.WrongState},
+		{"file", "no/such/folder", fault.NotFound},
+		{"file", "no-such-folder/", fault.NotFound},
+	} {
+		err := copyTree(dir+"/"+tt.src, dir+"/"+tt.dst, archive.UnpackOptions{})
+		if err == nil {
+			t.Errorf("%s to %s went well", tt.src, tt.dst)
+			continue
+		}
+		// What Pack says reaches the other end as text.
+		if got := fault.KindOf(err); got != tt.want && got != fault.Unavailable {
+			t.Errorf("%s to %s: %v: %v", tt.src, tt.dst, got, err)
+		}
+	}
+}
+
+func TestSkipped(t *testing.T) {
+	dir := t.TempDir()
+	src := filepath.Join(dir, "src")
+	os.Mkdir(src, 0o755)
+	syscall.Mkfifo(filepath.Join(src, "pipe\x1b[31m"), 0o600)
+	os.WriteFile(filepath.Join(src, "file"), nil, 0o644)
+	var notes []string
+	err := copyTree(src, filepath.Join(dir, "dst"), archive.UnpackOptions{Note: func(name, why string) { notes = append(notes, name+": "+why) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(notes, "\n"); got != "src/pipe?[31m: it is a pipe" {
+		t.Errorf("notes: %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "dst", "file")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOwners(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can give files away")
+	dir := t.TempDir()
+	src := filepath.Join(dir, "src")
+	os.Mkdir(src, 0o755)
+	os.WriteFile(filepath.Join(src, "f"), nil, 0o644)
+	os.Symlink("f", filepath.Join(src, "l"))
+	os.Lchown(filepath.Join(src, "f"), 70000, 5)
+	os.Lchown(filepath.Join(src, "l"), 70000, 5)
+	os.Chmod(filepath.Join(src, "f"), 0o6755|fs.ModeSetuid|fs.ModeSetgid)
+	var stream bytes.Buffer
+	if err := archive.Pack(context.Background(), &stream, src, archive.PackOptions{Owner: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		opts archive.UnpackOptions
+		uid  uint32
+		mode fs.FileMode
+	}{
+		{"host", archive.UnpackOptions{Umask: 0o022}, 0, 0o755},
+		{"guest", archive.UnpackOptions{Special: true, Owner: func(uid, gid int) (int, int) { return uid, gid }}, 70000, 0o755 | fs.ModeSetuid | fs.ModeSetgid},
+		{"user", archive.UnpackOptions{Owner: func(int, int) (int, int) { return 1234, 1234 }}, 1234, 0o755},
+	} {
+		dst := filepath.Join(dir, tt.name)
+		if err := archive.Unpack(context.Background(), bytes.NewReader(stream.Bytes()), dst, tt.opts); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"f", "l"} {
+			info, err := os.Lstat(filepath.Join(dst, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if uid := info.Sys().(*syscall.Stat_t).Uid; uid != tt.uid {
+				t.Errorf("%s: owner of %s is %d, want %d", tt.name, name, uid, tt.uid)
+			}
+			if name == "f" && info.Mode() != tt.mode {
+				t.Errorf("%s: mode %v, want %v", tt.name, info.Mode(), tt.mode)
+			}
+		}
+	}
+}
+
+// TestBroken: a stream that ends anywhere before its end is an error.
+func TestBroken(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "src")
+	os.Mkdir(src, 0o755)
+	os.WriteFile(filepath.Join(src, "f"), []byte("text"), 0o644)
+	var stream bytes.Buffer
+	if err := archive.Pack(context.Background(), &stream, src, archive.PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	whole := stream.Bytes()
+	end := bytes.LastIndex(whole, []byte("BANGER.end"))
+	for n := 0; n < end; n += 64 {
+		if err := archive.Unpack(context.Background(), bytes.NewReader(whole[:n]), t.TempDir(), archive.UnpackOptions{}); err == nil {
+			t.Errorf("%d of %d bytes went well", n, len(whole))
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "src")
+	os.Mkdir(src, 0o755)
+	for i := range 10 {
+		os.WriteFile(filepath.Join(src, fmt.Sprint(i)), make([]byte, 100), 0o644)
+	}
+	var stream bytes.Buffer
+	ctx := context.Background()
+	if err := archive.Pack(ctx, &stream, src, archive.PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []archive.Limits{{MaxEntries: 5}, {MaxBytes: 999}} {
+		if err := archive.Unpack(ctx, bytes.NewReader(stream.Bytes()), t.TempDir(), archive.UnpackOptions{Limits: l}); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("unpacking within %+v: %v", l, err)
+		}
+		var again bytes.Buffer
+		if err := archive.Pack(ctx, &again, src, archive.PackOptions{Limits: l}); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("packing within %+v: %v", l, err)
+		}
+		if err := archive.Unpack(ctx, &again, t.TempDir(), archive.UnpackOptions{}); err == nil || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("the other end hears of %+v: %v", l, err)
+		}
+	}
+}
+
+func TestCanceled(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "src")
+	sample(t, src)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := archive.Pack(ctx, io.Discard, src, archive.PackOptions{}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := archive.Unpack(ctx, strings.NewReader(""), t.TempDir(), archive.UnpackOptions{}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// TestOtherTar: tar programs read the stream.
+func TestOtherTar(t *testing.T) {
+	testkit.RequireTool(t, "tar")
+	dir := t.TempDir()
+	src := filepath.Join(dir, "src")
+	sample(t, src)
+	var stream bytes.Buffer
+	if err := archive.Pack(context.Background(), &stream, src, archive.PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out")
+	os.Mkdir(out, 0o755)
+	cmd := exec.Command("tar", "-x", "-p", "-C", out)
+	cmd.Stdin = &stream
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	t.Cleanup(func() { os.Chmod(filepath.Join(out, "src", "sealed"), 0o700) })
+	if got, want := describe(t, filepath.Join(out, "src")), describe(t, src); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// header is an entry of a hostile archive.
+type header struct {
+	kind         byte
+	name, target string
+	data         string
+}
+
+// stream writes entries, and the record that ends them.
+func stream(t testing.TB, entries ...header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, e := range entries {
+		h := &tar.Header{Typeflag: e.kind, Name: e.name, Linkname: e.target, Size: int64(len(e.data)), Mode: 0o7777, Format: tar.FormatPAX}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, e.data)
+	}
+	w.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Format: tar.FormatPAX, PAXRecords: map[string]string{"BANGER.end": "complete"}})
+	w.Close()
+	return b.Bytes()
+}

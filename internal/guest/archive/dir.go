@@ -1,0 +1,81 @@
+package archive
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// dir is an open folder. Its methods take single names, which never lead through a symbolic link.
+type dir struct{ f *os.File }
+
+func (d dir) fd() int      { return int(d.f.Fd()) }
+func (d dir) close() error { return d.f.Close() }
+
+// openDir opens a folder by a path whose symbolic links are followed: the user's own.
+func openDir(path string) (dir, error) {
+	f, err := os.OpenFile(path, unix.O_DIRECTORY, 0)
+	return dir{f}, err
+}
+
+func (d dir) openAt(name string, flags int, mode uint32) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(d.fd(), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return os.NewFile(uintptr(fd), name), nil
+	}
+}
+
+// sub opens a folder in d.
+func (d dir) sub(name string) (dir, error) {
+	f, err := d.openAt(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	return dir{f}, err
+}
+
+func (d dir) lstat(name string) (st unix.Stat_t, err error) {
+	err = unix.Fstatat(d.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return st, err
+}
+
+func (d dir) readlink(name string) (string, error) {
+	buf := make([]byte, maxTarget+1)
+	n, err := unix.Readlinkat(d.fd(), name, buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+// names lists what is in d, and at most limit+1 names.
+func (d dir) names(limit int64) ([]string, error) {
+	var all []string
+	for int64(len(all)) <= limit {
+		some, err := d.f.Readdirnames(1024)
+		all = append(all, some...)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// clear removes what stands in the way of a new file, which a folder never does.
+func (d dir) clear(name string) error {
+	err := unix.Unlinkat(d.fd(), name, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func isDir(st unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFDIR }

@@ -1,0 +1,280 @@
+package archive
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+)
+
+// maxLinks bounds the memory for finding hard links: files with several names beyond it are packed once for each.
+const maxLinks = 1 << 20
+
+// PackOptions say what goes into a stream.
+type PackOptions struct {
+	Limits
+	Owner bool                   // keep owners and groups, as numbers
+	Note  func(name, why string) // told what is left out: sockets, devices, pipes, what vanished; may be nil
+}
+
+// Pack writes src, a file or a tree, as a stream to w. Modes, times in nanoseconds, symbolic links (as they are) and hard links within
+// the tree are kept; holes in files are not. A src that ends in "/" is followed if it is a symbolic link; one in "/."
+// means the contents. What cannot be read is an error, and the other end then knows that the stream is incomplete.
+func Pack(ctx context.Context, w io.Writer, src string, opts PackOptions) error {
+	buffered := bufio.NewWriterSize(w, bufSize)
+	p := &packer{
+		ctx: ctx, opts: opts, tw: tar.NewWriter(buffered), meter: newMeter(opts.Limits),
+		links: map[inode]string{}, buf: make([]byte, bufSize),
+	}
+	err := p.source(src)
+	record, text := recordEnd, "complete"
+	if err != nil {
+		record, text = recordError, note(err.Error())
+	}
+	if p.broken != nil {
+		return p.broken
+	}
+	last := p.global(record, text)
+	if last == nil {
+		last = p.tw.Close()
+	}
+	if last == nil {
+		last = buffered.Flush()
+	}
+	if err != nil {
+		return err
+	}
+	return last
+}
+
+type inode struct{ dev, ino uint64 }
+
+type packer struct {
+	ctx   context.Context
+	opts  PackOptions
+	tw    *tar.Writer
+	meter *meter
+	links map[inode]string // first name of each file that has several
+	buf   []byte
+
+	// broken says that the stream ended within an entry, so that nothing more can be written.
+	broken error
+}
+
+// source packs what the user named.
+func (p *packer) source(src string) error {
+	if src == "" {
+		return fault.New(fault.Invalid, "the source is empty")
+	}
+	root, contents := Base(src)
+	if contents || strings.HasSuffix(src, "/") {
+		d, err := openDir(src)
+		if err != nil {
+			return explain("reading", src, bare(err))
+		}
+		defer d.close()
+		return p.folder(d, root, 0)
+	}
+	parent, _ := split(src)
+	d, err := openDir(parent)
+	if err != nil {
+		return explain("reading", src, bare(err))
+	}
+	defer d.close()
+	if st, err := d.lstat(root); err != nil {
+		return explain("reading", src, err)
+	} else if why := unfit(st); why != "" {
+		return fault.New(fault.Unsupported, "%s is %s, which cannot be copied", src, why)
+	}
+	return p.entry(d, root, root, 0)
+}
+
+// bare takes away what package os says about the path, which explain says again.
+func bare(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// unfit tells what st is if it is nothing that can be copied.
+func unfit(st unix.Stat_t) string {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFLNK:
+		return ""
+	case unix.S_IFSOCK:
+		return "a socket"
+	case unix.S_IFIFO:
+		return "a pipe"
+	case unix.S_IFBLK, unix.S_IFCHR:
+		return "a device"
+	}
+	return "of an unknown type"
+}
+
+// entry packs what is called name in d and full in the stream.
+func (p *packer) entry(d dir, name, full string, depth int) error {
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
+	st, err := d.lstat(name)
+	if errors.Is(err, unix.ENOENT) {
+		return p.skip(full, "it vanished")
+	}
+	if err != nil {
+		return explain("reading", full, err)
+	}
+	if why := unfit(st); why != "" {
+		return p.skip(full, "it is "+why)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		sub, err := d.sub(name)
+		if err != nil {
+			return explain("reading", full, err)
+		}
+		defer sub.close()
+		return p.folder(sub, full, depth)
+	case unix.S_IFLNK:
+		target, err := d.readlink(name)
+		if err != nil {
+			return explain("reading", full, err)
+		}
+		h := p.header(full, tar.TypeSymlink, st)
+		h.Linkname = target
+		return p.write(h)
+	}
+	return p.file(d, name, full)
+}
+
+// folder packs an open folder and all below it.
+func (p *packer) folder(d dir, full string, depth int) error {
+	if depth > maxDepth {
+		return fault.New(fault.Unsupported, "%s lies too deep", quoted(full))
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd(), &st); err != nil {
+		return explain("reading", full, err)
+	}
+	if err := p.write(p.header(full+"/", tar.TypeDir, st)); err != nil {
+		return err
+	}
+	names, err := d.names(p.meter.limits.MaxEntries - p.meter.entries)
+	if err != nil {
+		return explain("reading", full, err)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if err := p.entry(d, name, full+"/"+name, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// file packs a regular file. It is opened without waiting, in case a pipe has taken its place.
+func (p *packer) file(d dir, name, full string) error {
+	f, err := d.openAt(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return p.skip(full, "it vanished")
+	}
+	if err != nil {
+		return explain("reading", full, err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return explain("reading", full, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return p.skip(full, "it changed into something else")
+	}
+	h := p.header(full, tar.TypeReg, st)
+	if st.Nlink > 1 {
+		id := inode{uint64(st.Dev), st.Ino}
+		if first, ok := p.links[id]; ok {
+			h.Typeflag, h.Linkname = tar.TypeLink, first
+			return p.write(h)
+		}
+		if len(p.links) < maxLinks {
+			p.links[id] = full
+		}
+	}
+	h.Size = st.Size
+	if err := p.write(h); err != nil {
+		return err
+	}
+	return p.content(f, full, st.Size)
+}
+
+// content writes exactly size bytes: a file that has become shorter is filled up with zeros, one that has grown is cut.
+func (p *packer) content(r io.Reader, full string, size int64) error {
+	n, err := io.CopyBuffer(struct{ io.Writer }{p.tw}, io.LimitReader(stopReader{p.ctx, r}, size), p.buf)
+	if err != nil {
+		p.broken = explain("copying", full, err)
+		return p.broken
+	}
+	if n == size {
+		return nil
+	}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{p.tw}, io.LimitReader(stopReader{p.ctx, zeros{}}, size-n), p.buf); err != nil {
+		p.broken = explain("copying", full, err)
+		return p.broken
+	}
+	return p.skip(full, fmt.Sprintf("its last %d bytes vanished while it was read", size-n))
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+func (p *packer) header(full string, kind byte, st unix.Stat_t) *tar.Header {
+	h := &tar.Header{
+		Format: tar.FormatPAX, Typeflag: kind, Name: full,
+		Mode:    int64(st.Mode & 0o7777),
+		ModTime: time.Unix(st.Mtim.Unix()),
+	}
+	if p.opts.Owner {
+		h.Uid, h.Gid = int(st.Uid), int(st.Gid)
+	}
+	return h
+}
+
+func (p *packer) write(h *tar.Header) error {
+	if len(h.Name) > maxName {
+		return fault.New(fault.Unsupported, "%s lies too deep", quoted(h.Name))
+	}
+	if err := p.meter.add(h.Size); err != nil {
+		return explain("copying", h.Name, err)
+	}
+	if err := p.tw.WriteHeader(h); err != nil {
+		return explain("copying", h.Name, err)
+	}
+	return nil
+}
+
+// skip notes at both ends that something is left out.
+func (p *packer) skip(full, why string) error {
+	if p.opts.Note != nil {
+		p.opts.Note(full, why)
+	}
+	return p.global(recordSkipped, note(full)+"\t"+note(why))
+}
+
+func (p *packer) global(key, value string) error {
+	return p.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Format: tar.FormatPAX, PAXRecords: map[string]string{key: value}})
+}

@@ -1,0 +1,264 @@
+package archive
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+)
+
+// UnpackOptions say how a stream becomes files.
+type UnpackOptions struct {
+	Limits
+	// Source is the source as the one who asks named it. The end that asked for the copy must set it: the name and kind of what lands at the
+	// destination are then the asker's and not the stream's. "" takes the stream's word.
+	Source string
+	// Umask is taken away from all modes.
+	Umask fs.FileMode
+	// Special keeps setuid, setgid and sticky bits. Never on the host: who may log in to the guest as root could
+	// leave programs there that run as the host's user.
+	Special bool
+	// Owner gives the owner of what is made, from what the stream says; nil leaves it to whoever runs this.
+	Owner func(uid, gid int) (int, int)
+	// Note is told what the other end left out; may be nil. The texts are fit for a terminal.
+	Note func(name, why string)
+}
+
+// Unpack reads a stream from r and makes what it holds at dst, where Land says. Symbolic links in dst are followed, others never.
+// An existing file is removed and made anew, never written to; an existing folder is added to and keeps its mode, owner and
+// times; a folder and a file do not take each other's place. An error leaves what was made until then. Unpack looks at ctx between
+// reads: who wants it to end at once closes r.
+func Unpack(ctx context.Context, r io.Reader, dst string, opts UnpackOptions) error {
+	u := &unpacker{
+		opts: opts, dst: dst, meter: newMeter(opts.Limits), buf: make([]byte, bufSize),
+		tr: tar.NewReader(bufio.NewReaderSize(stopReader{ctx, r}, bufSize)),
+	}
+	err := u.all()
+	// The folders that are still open get their modes and times also after an error.
+	return errors.Join(err, u.leave(0))
+}
+
+type unpacker struct {
+	opts  UnpackOptions
+	dst   string
+	tr    *tar.Reader
+	meter *meter
+	buf   []byte
+
+	root  string // first component of all names, or "."
+	base  string // what root is called in the landing folder
+	trail []step // the open folders: first the landing one, then those that lead to the last entry
+}
+
+// step is an open folder on the way to an entry. The landing folder's name is "".
+type step struct {
+	dir
+	name string
+	made *tar.Header // what to set on it when it is left; nil if it was there before
+}
+
+func (u *unpacker) all() error {
+	for {
+		h, err := u.tr.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return badArchive("it ends before it is complete")
+		case err != nil:
+			return explain("reading", "the archive", streamError(err))
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			if done, err := u.global(h.PAXRecords); done || err != nil {
+				return err
+			}
+			continue
+		}
+		if err := u.meter.add(h.Size); err != nil {
+			return err
+		}
+		if err := u.entry(h); err != nil {
+			return err
+		}
+	}
+}
+
+// streamError tells a stream that makes no sense from one that could not be read.
+func streamError(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	return err
+}
+
+// global takes in what the other end has to say and tells whether that was the last of it.
+func (u *unpacker) global(records map[string]string) (done bool, err error) {
+	if err := u.meter.add(0); err != nil {
+		return false, err
+	}
+	if msg, ok := records[recordError]; ok {
+		return true, fault.New(fault.Unavailable, "%s", note(msg))
+	}
+	if text, ok := records[recordSkipped]; ok && u.opts.Note != nil {
+		name, why, _ := strings.Cut(text, "\t")
+		u.opts.Note(note(name), note(why))
+	}
+	if _, ok := records[recordEnd]; !ok {
+		return false, nil
+	}
+	if len(u.trail) == 0 {
+		return true, badArchive("it is empty")
+	}
+	return true, nil
+}
+
+// entry makes what h says.
+func (u *unpacker) entry(h *tar.Header) error {
+	if h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.size"] != "" {
+		return badArchive("%s is sparse", quoted(h.Name))
+	}
+	parts, err := components(h.Name)
+	if err != nil {
+		return err
+	}
+	if u.trail == nil {
+		if err := u.land(parts, h); err != nil {
+			return err
+		}
+	}
+	if parts, err = u.inside(h.Name, parts); err != nil {
+		return err
+	}
+	if len(parts) == 0 { // the landing folder itself
+		if h.Typeflag != tar.TypeDir {
+			return badArchive("%s is not a folder", quoted(h.Name))
+		}
+		return u.leave(1)
+	}
+	parent, err := u.enter(parts[:len(parts)-1])
+	if err != nil {
+		return err
+	}
+	name := parts[len(parts)-1]
+	switch h.Typeflag {
+	case tar.TypeDir:
+		err = u.folder(parent, name, h)
+	case tar.TypeReg:
+		err = u.file(parent, name, h)
+	case tar.TypeSymlink:
+		err = u.symlink(parent, name, h)
+	case tar.TypeLink:
+		err = u.hardLink(parent, name, h)
+	default:
+		err = badArchive("type %q of entry is not one that is copied", h.Typeflag)
+	}
+	return explain("making", quoted(h.Name), err)
+}
+
+// components splits a name of the archive and refuses those that could mean another place.
+func components(name string) ([]string, error) {
+	if len(name) > maxName {
+		return nil, badArchive("a name has %d bytes", len(name))
+	}
+	parts := strings.Split(strings.TrimSuffix(name, "/"), "/")
+	if len(parts) > maxDepth+2 {
+		return nil, badArchive("%s lies too deep", quoted(name))
+	}
+	for i, part := range parts {
+		if part == "" || part == ".." || (part == "." && i > 0) || strings.ContainsRune(part, 0) {
+			return nil, badArchive("the name %s is not a plain one", quoted(name))
+		}
+	}
+	return parts, nil
+}
+
+// land opens the landing folder, when the first entry says what is coming.
+func (u *unpacker) land(parts []string, h *tar.Header) error {
+	if len(parts) != 1 {
+		return badArchive("it begins with %s, which is not the top of a tree", quoted(h.Name))
+	}
+	u.root = parts[0]
+	wanted := u.root
+	if u.opts.Source != "" {
+		wanted, _ = Base(u.opts.Source)
+		if (wanted == ".") != (u.root == ".") {
+			return badArchive("it holds %s instead of %s", quoted(u.root), quoted(wanted))
+		}
+	}
+	at := Missing
+	switch info, err := os.Stat(u.dst); {
+	case err == nil && info.IsDir():
+		at = Folder
+	case err == nil:
+		at = Other
+	case !errors.Is(err, fs.ErrNotExist):
+		return explain("looking at", u.dst, bare(err))
+	}
+	folder, name, err := Land(wanted, h.Typeflag == tar.TypeDir, u.dst, at)
+	if err != nil {
+		return err
+	}
+	d, err := openDir(folder)
+	if err != nil {
+		return explain("opening", folder, bare(err))
+	}
+	u.base = name
+	u.trail = []step{{dir: d}}
+	return nil
+}
+
+// inside returns the way from the landing folder to an entry, or to the target of a hard link.
+func (u *unpacker) inside(name string, parts []string) ([]string, error) {
+	if parts[0] != u.root {
+		return nil, badArchive("%s is not below %s", quoted(name), quoted(u.root))
+	}
+	if u.base == "." {
+		return parts[1:], nil
+	}
+	return append([]string{u.base}, parts[1:]...), nil
+}
+
+// enter opens the folders that lead to an entry, of which most are open already, and returns the last one.
+func (u *unpacker) enter(way []string) (dir, error) {
+	same := 0
+	for same < len(way) && same+1 < len(u.trail) && u.trail[same+1].name == way[same] {
+		same++
+	}
+	if err := u.leave(same + 1); err != nil {
+		return dir{}, err
+	}
+	for _, name := range way[same:] {
+		d, err := u.last().sub(name)
+		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+			return dir{}, badArchive("%s is not a folder, and yet has something in it", quoted(strings.Join(way, "/")))
+		}
+		if err != nil {
+			return dir{}, explain("opening", quoted(strings.Join(way, "/")), err)
+		}
+		u.trail = append(u.trail, step{dir: d, name: name})
+	}
+	return u.last(), nil
+}
+
+func (u *unpacker) last() dir { return u.trail[len(u.trail)-1].dir }
+
+// leave closes open folders until n are left. A folder gets its mode and times when it is left, because filling it changes its times and may
+// need rights that its mode does not give.
+func (u *unpacker) leave(n int) error {
+	var errs []error
+	for len(u.trail) > n {
+		s := u.trail[len(u.trail)-1]
+		u.trail = u.trail[:len(u.trail)-1]
+		if s.made != nil {
+			errs = append(errs, explain("finishing", quoted(s.name), u.finish(s.f, s.made)))
+		}
+		s.close()
+	}
+	return errors.Join(errs...)
+}
