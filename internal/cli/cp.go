@@ -1,0 +1,174 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+	"banger/internal/guest/archive"
+	"banger/internal/step"
+)
+
+type cpOptions struct {
+	owner    bool
+	src, dst string
+}
+
+func newCpCmd(a *app) *cobra.Command {
+	var o cpOptions
+	cmd := &cobra.Command{
+		Use:   "cp [flags] SRC DST",
+		Short: "Copy files into or out of a VM",
+		Long: `One of SRC and DST is NAME:PATH, the other one a path here; write ./ before a local name that has a colon. It works as cp -a does: folders are copied whole, modes, times and symbolic links are kept. SRC/. means what is in the folder. What arrives belongs to root in the guest, and to you here.
+
+- for one side stands for a tar on standard input or output; it is the contents of a folder then.`,
+		Example: `banger vm cp ./src web:/root
+banger vm cp web:/var/log/app.log .
+banger vm cp web:/root/out/. ./out
+tar c . | banger vm cp - web:/srv`,
+		Args: wantArgs("SRC", "DST"),
+		RunE: interruptible(func(ctx context.Context, args []string) error {
+			o.src, o.dst = args[0], args[1]
+			return runCp(ctx, o, a)
+		}),
+	}
+	cmd.Flags().BoolVarP(&o.owner, "archive", "a", false, "keep owners and groups, as numbers; out of a VM this takes root")
+	return cmd
+}
+
+// place is one side of a copy.
+type place struct {
+	vm   string // "" for this side
+	path string
+}
+
+// parsePlace reads NAME:PATH, or a path. As with scp, a colon after a slash belongs to the path.
+func parsePlace(s string) place {
+	name, path, ok := strings.Cut(s, ":")
+	if !ok || name == "" || strings.Contains(name, "/") {
+		return place{path: s}
+	}
+	if path == "" {
+		path = "."
+	}
+	return place{vm: vmName(name), path: path}
+}
+
+func runCp(ctx context.Context, o cpOptions, a *app) error {
+	src, dst := parsePlace(o.src), parsePlace(o.dst)
+	if (src.vm == "") == (dst.vm == "") {
+		return fault.New(fault.Invalid, "one of SRC and DST must be in a VM, the other one here").
+			WithHint("For example: banger vm cp ./file web:/root")
+	}
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	p := a.progress("Copying")
+	defer p.Close()
+	name := dst.vm
+	if src.vm != "" {
+		name = src.vm
+		err = a.copyOut(ctx, client, src, dst.path, o, p)
+	} else {
+		err = a.copyIn(ctx, client, src.path, dst, o, p)
+	}
+	p.Close()
+	return a.explainVM(ctx, client, name, err)
+}
+
+// copyOut copies from a VM. The stream is the guest's word, so names and modes pass through package archive, which trusts none of it.
+func (a *app) copyOut(ctx context.Context, client *api.Client, src place, dst string, o cpOptions, p *ui.Progress) error {
+	body, err := client.GetFiles(ctx, src.vm, src.path)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	stop := context.AfterFunc(ctx, func() { body.Close() })
+	defer stop()
+	stream := counted(body, src.vm+":"+src.path, p.Report)
+	if dst == "-" {
+		err = archive.Export(ctx, a.Out, stream, archive.Limits{})
+	} else {
+		opts := archive.UnpackOptions{Source: src.path, Note: a.noteSkipped(p)}
+		if o.owner {
+			opts.Owner = func(uid, gid int) (int, int) { return uid, gid }
+		}
+		err = archive.Unpack(ctx, stream, dst, opts)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// errStopped is what packing ends with when nobody reads any more.
+var errStopped = errors.New("the other side has had enough")
+
+// copyIn copies into a VM.
+func (a *app) copyIn(ctx context.Context, client *api.Client, src string, dst place, o cpOptions, p *ui.Progress) error {
+	r, w := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		var err error
+		if src == "-" {
+			err = archive.Import(ctx, w, a.In, archive.Limits{})
+		} else {
+			err = archive.Pack(ctx, w, src, archive.PackOptions{Owner: o.owner, Note: a.noteSkipped(p)})
+		}
+		w.Close() // the stream itself says whether it is complete
+		packed <- err
+	}()
+	err := client.PutFiles(ctx, dst.vm, dst.path, counted(r, src, p.Report))
+	r.CloseWithError(errStopped) // the guest may have refused before the end
+	packErr := <-packed
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case packErr != nil && !errors.Is(packErr, errStopped):
+		return packErr // the guest's error is only its echo
+	}
+	return err
+}
+
+// noteSkipped returns what tells of files that are left out.
+func (a *app) noteSkipped(p *ui.Progress) func(name, why string) {
+	return func(name, why string) {
+		p.Close() // the note stays, so the live lines have to go
+		a.note("left out %s: %s", name, why)
+	}
+}
+
+// counted reports the bytes that are read from r, some times a second.
+func counted(r io.Reader, what string, report step.Reporter) io.Reader {
+	report.Report(step.Event{Step: what, Phase: step.Started, Unit: "bytes"})
+	return &counter{r: r, what: what, report: report}
+}
+
+// countEvery is the time between two reports of a copy.
+const countEvery = 100 * time.Millisecond
+
+type counter struct {
+	r      io.Reader
+	what   string
+	report step.Reporter
+	n      int64
+	last   time.Time
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if now := time.Now(); now.Sub(c.last) >= countEvery {
+		c.last = now
+		c.report.Report(step.Event{Step: c.what, Phase: step.Progress, Done: c.n, Unit: "bytes", Time: now})
+	}
+	return n, err
+}

@@ -1,0 +1,207 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// shutdownTimeout bounds how long `daemon stop` waits: operations that are under way end first.
+const shutdownTimeout = time.Minute
+
+// newDaemonCmd returns the commands on the daemon.
+func newDaemonCmd(a *app) *cobra.Command {
+	cmd := newGroupCmd("daemon", "Look after bangerd", "Commands start bangerd when they need it. VMs go on running when it ends, and it finds them again.")
+	cmd.AddCommand(newDaemonStartCmd(a), newDaemonStopCmd(a), newDaemonStatusCmd(a), newDaemonRestartCmd(a), newDaemonLogsCmd(a))
+	return cmd
+}
+
+func newDaemonStartCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "start",
+		Short: "Start the daemon",
+		Args:  wantArgs(),
+		RunE: interruptible(func(ctx context.Context, _ []string) error {
+			if client, err := a.running(ctx); err == nil {
+				client.Close()
+				a.note("bangerd is running already")
+				return nil
+			}
+			client, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			return client.Close()
+		}),
+	}
+}
+
+// running returns a client of a daemon that is there. No daemon is an error of kind fault.Unavailable.
+func (a *app) running(ctx context.Context) (*api.Client, error) {
+	layout, err := a.layout()
+	if err != nil {
+		return nil, err
+	}
+	return api.Connect(ctx, layout, false)
+}
+
+// absent tells whether an error of running says that there is no daemon, and not that it could not be asked.
+func absent(err error) bool {
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+func newDaemonStopCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "stop",
+		Short: "Stop the daemon; VMs go on running",
+		Args:  wantArgs(),
+		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runDaemonStop(ctx, a) }),
+	}
+}
+
+func runDaemonStop(ctx context.Context, a *app) error {
+	client, err := a.running(ctx)
+	if absent(err) {
+		a.note("bangerd is not running")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	return client.Shutdown(ctx)
+}
+
+func newDaemonRestartCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "restart",
+		Short: "Stop the daemon and start it again; VMs go on running",
+		Args:  wantArgs(),
+		RunE: interruptible(func(ctx context.Context, _ []string) error {
+			if err := runDaemonStop(ctx, a); err != nil {
+				return err
+			}
+			client, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			return client.Close()
+		}),
+	}
+}
+
+func newDaemonStatusCmd(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the daemon is doing",
+		Long:  fmt.Sprintf("Shows how the daemon is doing, without starting it. Exits with %d when it does not run.", fault.Unavailable.ExitCode()),
+		Args:  wantArgs(),
+		RunE: interruptible(func(ctx context.Context, _ []string) error {
+			client, err := a.running(ctx)
+			if absent(err) {
+				return fault.New(fault.Unavailable, "bangerd is not running").WithHint("Commands start it when they need it, or: banger daemon start")
+			}
+			if err != nil {
+				return err
+			}
+			status, err := client.Status(ctx)
+			switch {
+			case err != nil:
+				return err
+			case asJSON:
+				return ui.JSON(a.Out, status)
+			}
+			return ui.Pairs(a.Out, a.style(a.Out), statusPairs(status, a.style(a.Out), time.Now()))
+		}),
+	}
+	addJSON(cmd, &asJSON)
+	return cmd
+}
+
+func statusPairs(s api.Status, style ui.Style, now time.Time) [][2]string {
+	driver := s.Driver
+	if s.Accel != "" {
+		driver += " with " + s.Accel
+	}
+	if s.AccelWhy != "" {
+		driver += ": " + s.AccelWhy
+	}
+	return [][2]string{
+		{"state", style.Green("running") + ", up " + ui.Age(now.Sub(s.Started))},
+		{"process", fmt.Sprint(s.PID)},
+		{"version", ui.Clean(s.Version.Version)},
+		{"machines", ui.Clean(driver)},
+		{"vms", countVMs(s.VMs)},
+		{"memory", s.RSS.String()},
+		{"socket", ui.Clean(s.Socket)},
+		{"state in", ui.Clean(s.State)},
+		{"log", ui.Clean(s.Log)},
+	}
+}
+
+func countVMs(counts map[model.State]int) string {
+	var parts []string
+	for state, n := range counts {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, ui.Clean(string(state))))
+		}
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}
+
+func newDaemonLogsCmd(a *app) *cobra.Command {
+	var o logsOptions
+	cmd := &cobra.Command{
+		Use:   "logs [flags]",
+		Short: "Show the daemon's log, also when it does not run",
+		Args:  wantArgs(),
+		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runDaemonLogs(ctx, o, a) }),
+	}
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what is written later, until Ctrl-C")
+	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "only the last `number` of lines")
+	setExample(cmd.Flags(), "tail", "20")
+	return cmd
+}
+
+func runDaemonLogs(ctx context.Context, o logsOptions, a *app) error {
+	layout, err := a.layout()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(layout.DaemonLog())
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.NotFound, "there is no log yet: %s", layout.DaemonLog()).WithHint("It begins with the first start: banger daemon start")
+	}
+	if err != nil {
+		return fmt.Errorf("opening the daemon's log: %w", err)
+	}
+	defer f.Close()
+	if err := seekTail(f, o.tail); err != nil {
+		return fmt.Errorf("reading the daemon's log: %w", err)
+	}
+	var log io.Reader = f
+	if o.follow {
+		log = &follower{ctx: ctx, path: layout.DaemonLog(), f: f}
+	}
+	return a.copyLog(ctx, log, o.follow)
+}

@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+)
+
+type execOptions struct {
+	env     []string
+	workdir string
+	user    string
+	tty     bool
+	timeout time.Duration
+	name    string
+	argv    []string
+}
+
+func newExecCmd(a *app) *cobra.Command {
+	var o execOptions
+	cmd := &cobra.Command{
+		Use:   "exec [flags] NAME [--] [COMMAND [ARG...]]",
+		Short: "Run a command in a running VM",
+		Long: `Runs the command in the VM, with the image's and the VM's environment, user and working directory. Without a command: a login shell.
+
+Standard input is always passed on, so in a shell's loop redirect it from /dev/null. The first Ctrl-C goes to the command, the second one ends it.`,
+		Example: `banger exec web -- ps aux
+banger exec -it web bash
+tar c src | banger exec web -- tar x -C /root
+banger exec -u nobody -w /tmp -e DEBUG=1 web -- env`,
+		Annotations: map[string]string{runsGuest: "yes"},
+		Args:        wantArgs("NAME..."),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.name, o.argv = args[0], args[1:]
+			if len(o.argv) > 0 && o.argv[0] == "--" {
+				o.argv = o.argv[1:]
+			} else if len(o.argv) > 0 && strings.HasPrefix(o.argv[0], "-") {
+				return usage(cmd, "%s stands behind the VM's name, where the command begins", o.argv[0])
+			}
+			return runExec(cmd.Context(), o, a)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // the command's flags are its own
+	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `NAME=VALUE`; NAME alone copies it from here")
+	flags.StringVarP(&o.workdir, "workdir", "w", "", "working `directory`")
+	flags.StringVarP(&o.user, "user", "u", "", "`user`: a name or uid, optionally with :group")
+	flags.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
+	flags.BoolP("interactive", "i", false, "for those used to it: standard input is always passed on")
+	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `time`, with exit status 124")
+	setExample(flags, "env", "EDITOR=vim")
+	setExample(flags, "timeout", "90s")
+	cmd.ValidArgsFunction = firstArg(a.completeRunning)
+	return cmd
+}
+
+// runExec runs a command in a running VM and returns its exit status as an error of type status.
+func runExec(ctx context.Context, o execOptions, a *app) error {
+	if o.timeout < 0 {
+		return fault.New(fault.Invalid, "--timeout: %v is negative", o.timeout).WithHint("For example: --timeout 90s")
+	}
+	env, err := a.envList(o.env)
+	if err != nil {
+		return err
+	}
+	shell := len(o.argv) == 0 && terminal(a.In) != nil && terminal(a.Out) != nil
+	req := proto.ExecRequest{Argv: o.argv, Env: env, User: o.user, Workdir: o.workdir, TTY: o.tty || shell, Stdin: true}
+	sess := a.session(&req)
+	sess.Timeout = o.timeout
+	sess.Grace = 5 * time.Second // there is only a process to end
+	code, err := withSignals(func(signals <-chan os.Signal) (int, error) {
+		client, err := a.connectUnless(ctx, signals)
+		if err != nil {
+			return 0, err
+		}
+		if sess.Stream, err = client.Exec(ctx, o.name, req); err != nil {
+			return 0, a.explainVM(ctx, client, o.name, err)
+		}
+		return sess.Run(ctx, signals)
+	})
+	if err != nil {
+		return err
+	}
+	return exitStatus(code)
+}

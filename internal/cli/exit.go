@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"banger/internal/api"
+	"banger/internal/cli/session"
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+)
+
+// exitBanger is the exit status of commands that run something in a guest when banger itself failed, as with docker and podman.
+const exitBanger = 125
+
+// status is an error that has been told already: only the exit status is left.
+type status int
+
+func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// runsGuest marks a command that exits with a guest command's status.
+const runsGuest = "runs-guest"
+
+// several is the errors of one command about several things. Each is printed, with its hint; the first decides the exit status.
+type several []error
+
+func (s several) Error() string   { return errors.Join(s...).Error() }
+func (s several) Unwrap() []error { return s }
+
+// exit prints what is to be said of a command's error and returns the program's exit status.
+func (a *app) exit(cmd *cobra.Command, args []string, err error) int {
+	var done status
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &done):
+		return int(done)
+	}
+	var all several
+	if !errors.As(err, &all) {
+		all = several{err}
+	}
+	for _, err := range all {
+		if wantsJSON(args) {
+			ui.JSON(a.Err, api.ProblemOf(err))
+		} else {
+			a.printError(err)
+		}
+	}
+	kind := fault.KindOf(all[0])
+	switch {
+	case kind == fault.Canceled:
+		return session.ExitInterrupted
+	case cmd != nil && cmd.Annotations[runsGuest] != "":
+		return exitBanger
+	}
+	return kind.ExitCode()
+}
+
+// wantsJSON tells whether --json is among the flags. The arguments decide, because an error may come before they are parsed.
+func wantsJSON(args []string) bool {
+	if i := slices.Index(args, "--"); i >= 0 {
+		args = args[:i]
+	}
+	return slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
+}
+
+// printError writes an error for a person. Its lines are cleaned and indented, because parts of them may come from a guest or a registry.
+func (a *app) printError(err error) {
+	style := a.style(a.Err)
+	message := err.Error()
+	if errors.Is(err, context.Canceled) && fault.KindOf(err) == fault.Canceled {
+		message = "interrupted"
+	}
+	fmt.Fprintf(a.Err, "%s %s\n", style.Red("error:"), ui.CleanLines(message, "       "))
+	var failed *api.Error
+	if errors.As(err, &failed) && failed.Problem.Log != "" {
+		fmt.Fprintf(a.Err, "%s %s\n", style.Dim("  log:"), ui.Clean(failed.Problem.Log))
+	}
+	if hint := fault.HintOf(err); hint != "" {
+		a.hint(hint)
+	}
+}
+
+func (a *app) hint(text string) {
+	fmt.Fprintf(a.Err, "%s %s\n", a.style(a.Err).Yellow(" hint:"), ui.CleanLines(text, "       "))
+}
+
+// note tells something on the side, that no program needs to read.
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintln(a.Err, ui.Clean(fmt.Sprintf(format, args...)))
+}
+
+// example is the flag annotation that holds a value to show when the given one was wrong.
+const example = "example"
+
+// setExample gives a flag an example of its value.
+func setExample(flags *pflag.FlagSet, name, value string) {
+	flags.SetAnnotation(name, example, []string{value}) // fails for unknown flags only
+}
+
+// flagError says what is wrong with a flag, by its name, and how to write it right.
+func flagError(cmd *cobra.Command, err error) error {
+	var (
+		bad     *pflag.InvalidValueError
+		missing *pflag.ValueRequiredError
+		unknown *pflag.NotExistError
+	)
+	switch {
+	case errors.As(err, &bad):
+		why := bad.Unwrap()
+		if strings.Contains(why.Error(), "strconv.") { // of pflag's own types: Go's words, nobody else's
+			why = fmt.Errorf("%q is not a %s", bad.GetValue(), bad.GetFlag().Value.Type())
+		}
+		return fault.New(fault.Invalid, "--%s: %w", bad.GetFlag().Name, why).WithHint("%s", flagHint(cmd, bad.GetFlag()))
+	case errors.As(err, &missing):
+		return fault.New(fault.Invalid, "--%s needs a value", missing.GetFlag().Name).WithHint("%s", flagHint(cmd, missing.GetFlag()))
+	case errors.As(err, &unknown):
+		name := unknown.GetSpecifiedName()
+		flag := "-" + name
+		if unknown.GetSpecifiedShortnames() == "" {
+			flag = "--" + name
+		}
+		return fault.New(fault.Invalid, "%s does not know the flag %s", cmd.CommandPath(), flag).WithHint("%s", unknownFlagHint(cmd, name))
+	}
+	return fault.New(fault.Invalid, "%w", err).WithHint("See `%s --help`.", cmd.CommandPath())
+}
+
+func flagHint(cmd *cobra.Command, flag *pflag.Flag) string {
+	if values := flag.Annotations[example]; len(values) > 0 {
+		return fmt.Sprintf("For example: --%s %s", flag.Name, values[0])
+	}
+	return fmt.Sprintf("See `%s --help`.", cmd.CommandPath())
+}
+
+func unknownFlagHint(cmd *cobra.Command, name string) string {
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if near := ui.Closest(name, names); near != "" {
+		return fmt.Sprintf("Did you mean --%s?", near)
+	}
+	return fmt.Sprintf("See `%s --help`.", cmd.CommandPath())
+}
+
+// usage is the error of wrong arguments.
+func usage(cmd *cobra.Command, format string, args ...any) error {
+	return fault.New(fault.Invalid, format, args...).WithHint("Usage: %s", cmd.UseLine())
+}
+
+// wantArgs returns a check that a command got what it needs: as many arguments as names, and more of the last one when that ends in "...".
+func wantArgs(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return usage(cmd, "%s: %s is missing", cmd.CommandPath(), strings.TrimSuffix(names[len(args)], "..."))
+		}
+		many := len(names) > 0 && strings.HasSuffix(names[len(names)-1], "...")
+		if len(args) > len(names) && !many {
+			return usage(cmd, "%s: %q is one argument too many", cmd.CommandPath(), args[len(names)])
+		}
+		return nil
+	}
+}

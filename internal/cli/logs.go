@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+)
+
+type logsOptions struct {
+	follow bool
+	tail   int
+	vmm    bool
+	name   string
+}
+
+func newLogsCmd(a *app) *cobra.Command {
+	var o logsOptions
+	cmd := &cobra.Command{
+		Use:     "logs [flags] NAME",
+		Short:   "Show what a VM wrote to its console",
+		Long:    "Shows the console of the guest. On a terminal only text and colours pass: the guest cannot do anything else to the terminal.",
+		Example: "banger logs -f web\nbanger logs --tail 20 --vmm web",
+		Args:    wantArgs("NAME"),
+		RunE: interruptible(func(ctx context.Context, args []string) error {
+			o.name = args[0]
+			return runLogs(ctx, o, a)
+		}),
+	}
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what is written later, until Ctrl-C")
+	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "only the last `number` of lines")
+	cmd.Flags().BoolVar(&o.vmm, "vmm", false, "what the program that runs the VM says, instead of the guest")
+	setExample(cmd.Flags(), "tail", "20")
+	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
+	return cmd
+}
+
+func runLogs(ctx context.Context, o logsOptions, a *app) error {
+	if o.tail < 0 {
+		return fault.New(fault.Invalid, "--tail: %d is negative", o.tail).WithHint("For example: --tail 20")
+	}
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	opts := api.VMLogs{Source: api.LogConsole, Follow: o.follow, Tail: o.tail}
+	if o.vmm {
+		opts.Source = api.LogVMM
+	}
+	log, err := client.VMLogs(ctx, o.name, opts)
+	if err != nil {
+		return a.explainVM(ctx, client, o.name, err)
+	}
+	defer log.Close()
+	return a.copyLog(ctx, log, o.follow)
+}
+
+// copyLog copies a log to standard output. Being interrupted is how one that is followed ends.
+func (a *app) copyLog(ctx context.Context, log io.Reader, follow bool) error {
+	out := a.Out
+	if terminal(a.Out) != nil {
+		out = ui.NewFilter(a.Out)
+	}
+	_, err := io.Copy(out, log)
+	switch {
+	case ctx.Err() != nil && follow:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fault.New(fault.Unavailable, "reading the log: %w", err).WithHint("Look into `banger daemon logs`.")
+	}
+	return err
+}

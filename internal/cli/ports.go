@@ -1,0 +1,41 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/cli/ui"
+	"banger/internal/guest/proto"
+)
+
+func newPortsCmd(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ports [flags] NAME",
+		Short: "List the TCP ports that listen in a VM",
+		Args:  wantArgs("NAME"),
+		RunE: interruptible(func(ctx context.Context, args []string) error {
+			client, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			ports, err := client.VMPorts(ctx, args[0])
+			switch {
+			case err != nil:
+				return a.explainVM(ctx, client, args[0], err)
+			case asJSON:
+				return ui.JSON(a.Out, append([]proto.Port{}, ports...))
+			}
+			t := ui.Table{Columns: []ui.Column{{Title: "PORT", Right: true}, {Title: "ADDRESS"}}}
+			for _, p := range ports {
+				t.Rows = append(t.Rows, []string{fmt.Sprint(p.Port), p.Addr})
+			}
+			return t.Write(a.Out, width(a.Out), a.style(a.Out))
+		}),
+	}
+	addJSON(cmd, &asJSON)
+	cmd.ValidArgsFunction = firstArg(a.completeRunning)
+	return cmd
+}

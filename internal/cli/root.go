@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+)
+
+// The groups of commands in the help.
+const (
+	groupDaily  = "daily"
+	groupManage = "manage"
+	groupSystem = "system"
+)
+
+// newRootCmd builds the tree of all commands.
+func newRootCmd(a *app) *cobra.Command {
+	var showVersion bool
+	root := newGroupCmd("banger", "A real Linux machine per task, in one command", `banger boots isolated microVMs from any OCI image, runs commands and shells in them, and throws them away.`)
+	root.Example = `banger run --rm -- uname -a            run a command in a fresh VM
+banger run                             a shell in a fresh VM
+banger run -d --name web --image nginx keep one running, then:
+banger exec web -- cat /etc/hostname
+banger rm -f web`
+	group := root.RunE
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if showVersion {
+			return runVersion(cmd.Context(), versionOptions{}, a)
+		}
+		return group(cmd, args)
+	}
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { printHelp(a, cmd) })
+	root.SetFlagErrorFunc(flagError)
+	root.AddGroup(
+		&cobra.Group{ID: groupDaily, Title: "Every day"},
+		&cobra.Group{ID: groupManage, Title: "Manage"},
+		&cobra.Group{ID: groupSystem, Title: "The system"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, cmd := range cmds {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	add(groupDaily, newRunCmd(a), newListCmd(a, "ps"), newExecCmd(a), newSSHCmd(a), newLogsCmd(a), newDeleteCmd(a, "rm"))
+	add(groupManage, newVMCmd(a), newImageCmd(a), newKernelCmd(a))
+	add(groupSystem, newDaemonCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a))
+	root.SetHelpCommandGroupID(groupSystem)
+	root.AddCommand(newExitCodesTopic(), newEnvironmentTopic())
+	return root
+}
+
+// newGroupCmd returns a command that only holds others. Without arguments it prints its help; a word that is no command is an error with
+// the nearest one as a hint.
+func newGroupCmd(use, short, long string) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: short,
+		Long:  long,
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			err := fault.New(fault.Invalid, "%s has no command %q", cmd.CommandPath(), args[0])
+			if near := nearestCommand(cmd, args[0]); near != "" {
+				return err.WithHint("Did you mean `%s %s`?", cmd.CommandPath(), near)
+			}
+			return err.WithHint("See `%s --help`.", cmd.CommandPath())
+		},
+	}
+}
+
+func nearestCommand(cmd *cobra.Command, word string) string {
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(append(names, c.Name()), c.Aliases...)
+			for _, s := range c.SuggestFor {
+				if s == word {
+					return c.Name()
+				}
+			}
+		}
+	}
+	return ui.Closest(word, names)
+}
+
+// newVMCmd returns the commands on VMs.
+func newVMCmd(a *app) *cobra.Command {
+	cmd := newGroupCmd("vm", "Make, use and remove VMs", `A VM is named by its name, its id, or a unique prefix of its id.`)
+	cmd.AddCommand(
+		newRunCmd(a), newCreateCmd(a), newStartCmd(a), newStopCmd(a), newKillCmd(a), newRestartCmd(a), newDeleteCmd(a, "delete"),
+		newListCmd(a, "list"), newShowCmd(a), newSetCmd(a), newRenameCmd(a), newLogsCmd(a), newExecCmd(a), newSSHCmd(a), newCpCmd(a),
+		newStatsCmd(a), newPortsCmd(a), newPruneVMsCmd(a), newProxyCmd(a),
+	)
+	return cmd
+}
+
+func newExitCodesTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit status says",
+		Long: fmt.Sprintf(`Commands that run something in a guest (run, exec, ssh) exit with its status:
+
+  0-255  the command's own; 128+n when signal n ended it; 126 and 127 when it
+         could not be started, as in a shell
+  %d    banger failed before the command could run, or lost it
+  124    --timeout was over
+  130    interrupted
+
+All other commands:
+
+  0      done
+  %d     the input cannot be right: a flag, a name, a size
+  %d     what was named does not exist
+  %d     the name is taken
+  %d     not possible in the present state
+  %d     something needed does not answer: the daemon, a registry, the guest
+  %d     an internal error: a bug, or a host that misbehaves
+  %d     this host, driver or image cannot do that
+  %d     somebody else is at work on it
+  %d     not allowed
+  %d    interrupted`, exitBanger,
+			fault.Invalid.ExitCode(), fault.NotFound.ExitCode(), fault.Exists.ExitCode(), fault.WrongState.ExitCode(),
+			fault.Unavailable.ExitCode(), fault.Internal.ExitCode(), fault.Unsupported.ExitCode(), fault.Locked.ExitCode(),
+			fault.Denied.ExitCode(), fault.Canceled.ExitCode()),
+	}
+}
+
+func newEnvironmentTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "environment",
+		Short: "The variables that banger reads",
+		Long: `BANGER_HOME      one folder for everything: configuration, state, cache, sockets.
+                 Without it: the XDG folders, or those of the system for root
+BANGER_*         a configuration key, such as BANGER_VM_MEMORY for vm.memory; see
+                 ` + "`banger config show`" + `. The daemon reads them when it starts
+NO_COLOR         set to anything: no colours
+TERM=dumb        no colours and no moving progress`,
+	}
+}

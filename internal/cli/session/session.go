@@ -1,0 +1,332 @@
+// Package session joins this process's standard streams, terminal and signals to a command in a guest.
+//
+// One goroutine writes what the guest says to standard output and error; one reads standard input; Run itself waits for the end, for signals and for
+// the clock. A read from standard input cannot be interrupted, so that goroutine may outlive Run: the process is expected to end soon.
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/step"
+)
+
+// Stream is frames to and from a command: an *api.Stream.
+type Stream interface {
+	ReadFrame() (proto.FrameType, []byte, error)
+	WriteFrame(proto.FrameType, []byte) error
+	WriteJSON(proto.FrameType, any) error
+	Stdin() *proto.Stdin
+	Close() error
+}
+
+// Session is one command. Its fields are set before Run and not touched after.
+type Session struct {
+	Stream   Stream
+	In       io.Reader
+	Out, Err io.Writer
+	Terminal *Terminal // for a command with a pty whose input is a terminal; else nil
+
+	// Boot is set for a stream that makes its VM first: until api.EventExec comes, input waits, and a signal means "never mind".
+	Boot bool
+	// Timeout ends the command, and Run then returns ExitTimeout; 0 for none. A run's own timeout is the daemon's affair.
+	Timeout time.Duration
+	// Grace is how long the other side has to clean up after a hangup; 0 means defaultGrace.
+	Grace time.Duration
+
+	Event   func(step.Event) // takes FrameEvents; may be nil
+	Started func()           // called once before the command's streams are joined; may be nil
+	Nudge   func()           // called when a forwarded signal has not ended the command soon; may be nil
+
+	started  sync.Once
+	live     atomic.Bool // the command's streams are joined
+	hangup   sync.Once
+	escaped  chan struct{} // closed when the user typed the way out
+	finished chan outcome
+	stdin    *proto.Stdin
+}
+
+// Exit codes that do not come from the guest.
+const (
+	ExitTimeout     = 124 // as timeout(1)
+	ExitInterrupted = 130 // 128 + SIGINT
+	exitBrokenPipe  = 141 // 128 + SIGPIPE
+)
+
+const (
+	defaultGrace = 20 * time.Second // stopping a guest in emulation takes seconds
+	nudgeAfter   = 2 * time.Second
+)
+
+type outcome struct {
+	code int
+	err  error
+}
+
+// errOutput marks that nobody takes the command's output any more.
+var errOutput = errors.New("writing the command's output")
+
+// Run carries the session to its end and returns the exit status: the command's, or one of the codes above. An error means that the command was not
+// run, or that its end is not known. Signals come from the channel, which the caller has registered for.
+func (s *Session) Run(ctx context.Context, signals <-chan os.Signal) (int, error) {
+	s.escaped = make(chan struct{})
+	s.finished = make(chan outcome, 1)
+	s.stdin = s.Stream.Stdin()
+	defer s.Stream.Close()
+	if s.Terminal != nil {
+		defer s.Terminal.Restore()
+	}
+	if !s.Boot {
+		if err := s.join(); err != nil {
+			return 0, err
+		}
+	}
+	go s.receive()
+	return s.wait(ctx, signals)
+}
+
+// join puts the terminal into raw mode and begins to send standard input. It does so once.
+func (s *Session) join() (err error) {
+	s.started.Do(func() {
+		if s.Started != nil {
+			s.Started()
+		}
+		if s.Terminal != nil {
+			if err = s.Terminal.Raw(); err != nil {
+				return
+			}
+			err = s.resize()
+		}
+		s.live.Store(true)
+		go s.sendInput()
+	})
+	return err
+}
+
+func (s *Session) resize() error {
+	size, err := s.Terminal.Size()
+	if err != nil {
+		return nil // it has no size to tell, as some consoles have not
+	}
+	return s.Stream.WriteJSON(proto.FrameResize, size)
+}
+
+// receive reads frames up to the last one. A stream that ends after the exit status and one that ends without differ: the second is an error.
+func (s *Session) receive() {
+	defer s.restoreOnPanic()
+	result := outcome{err: fault.New(fault.Unavailable, "the connection ended before the command did").
+		WithHint("Look into `banger daemon logs`; `banger ps` tells whether the VM still runs.")}
+	for {
+		kind, payload, err := s.Stream.ReadFrame()
+		if err != nil {
+			if result.err != nil && !errors.Is(err, io.EOF) {
+				result.err = fault.New(fault.Unavailable, "reading from the command: %w", err)
+			}
+			s.finished <- result
+			return
+		}
+		end, err := s.take(kind, payload, &result)
+		if err != nil {
+			result.err = err
+		}
+		if err != nil || end {
+			s.finished <- result
+			return
+		}
+	}
+}
+
+// take handles one frame. After an exit status it goes on reading: the daemon closes the stream when it has cleaned up.
+func (s *Session) take(kind proto.FrameType, payload []byte, result *outcome) (end bool, err error) {
+	switch kind {
+	case proto.FrameEvent:
+		var e step.Event
+		if err := json.Unmarshal(payload, &e); err != nil {
+			return true, fmt.Errorf("decoding an event: %w", err)
+		}
+		if s.Event != nil {
+			s.Event(e)
+		}
+		if e.Step == api.EventExec && e.Phase == step.Started {
+			return false, s.join()
+		}
+	case proto.FrameStdout:
+		return false, s.output(s.Out, payload)
+	case proto.FrameStderr:
+		return false, s.output(s.Err, payload)
+	case proto.FrameAck:
+		s.stdin.Ack(payload)
+	case proto.FrameExit:
+		var exit proto.Exit
+		if err := json.Unmarshal(payload, &exit); err != nil {
+			return true, fmt.Errorf("decoding the exit status: %w", err)
+		}
+		*result = outcome{code: exit.Code & 0xff}
+		if s.Terminal != nil {
+			s.Terminal.Restore() // cleaning up can take a moment, and Ctrl-C should work in it
+		}
+	case proto.FrameError:
+		return true, api.FrameErr(payload)
+	}
+	return false, nil
+}
+
+func (s *Session) output(w io.Writer, payload []byte) error {
+	if err := s.join(); err != nil {
+		return err
+	}
+	if _, err := w.Write(payload); err != nil {
+		return fmt.Errorf("%w: %w", errOutput, err)
+	}
+	return nil
+}
+
+// sendInput sends standard input until it ends. What goes wrong with the stream is for the reading side to tell.
+func (s *Session) sendInput() {
+	defer s.restoreOnPanic()
+	defer s.stdin.Close()
+	if s.In == nil {
+		return
+	}
+	var way escape
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := s.In.Read(buf)
+		if s.Terminal != nil && way.typed(buf[:n], time.Now()) {
+			close(s.escaped)
+			return
+		}
+		if n > 0 {
+			if _, err := s.stdin.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (s *Session) restoreOnPanic() {
+	if p := recover(); p != nil {
+		if s.Terminal != nil {
+			s.Terminal.Restore()
+		}
+		panic(p)
+	}
+}
+
+// ending is how far the session's end has come.
+type ending struct {
+	asked int              // how often a signal came
+	code  int              // what to exit with, once we hung up; -1 before
+	grace <-chan time.Time // when the other side has had enough time
+	nudge <-chan time.Time // when the user may wonder why nothing happens
+}
+
+// wait is the session's main loop.
+func (s *Session) wait(ctx context.Context, signals <-chan os.Signal) (int, error) {
+	end := &ending{code: -1}
+	var timeout <-chan time.Time
+	if s.Timeout > 0 {
+		timeout = time.After(s.Timeout)
+	}
+	escaped, canceled := s.escaped, ctx.Done()
+	for {
+		select {
+		case result := <-s.finished:
+			return s.verdict(result, end.code)
+		case sig := <-signals:
+			if s.signal(sig, end) {
+				return end.code, nil
+			}
+		case <-end.nudge:
+			if s.Nudge != nil && end.code < 0 {
+				s.Nudge()
+			}
+		case <-escaped:
+			escaped = nil
+			s.end(end, ExitInterrupted)
+		case <-timeout:
+			s.end(end, ExitTimeout)
+		case <-canceled:
+			canceled = nil
+			s.end(end, ExitInterrupted)
+		case <-end.grace:
+			return end.code, nil
+		}
+	}
+}
+
+// signal handles one of our process's signals and tells whether to leave at once. The first is the command's; the second ends what the session
+// began; the third leaves the cleaning up to the daemon.
+func (s *Session) signal(sig os.Signal, end *ending) (leave bool) {
+	switch sig {
+	case syscall.SIGPIPE:
+		return false // the failed write says it
+	case syscall.SIGWINCH:
+		if s.Terminal != nil && s.live.Load() {
+			s.resize()
+		}
+		return false
+	}
+	end.asked++
+	switch {
+	case end.code >= 0 && end.asked > 2:
+		return true
+	case end.asked > 1 || !s.live.Load():
+		s.end(end, ExitInterrupted)
+	default:
+		s.Stream.WriteFrame(proto.FrameSignal, []byte(signalName(sig)))
+		end.nudge = time.After(nudgeAfter)
+		if sig == syscall.SIGHUP && s.Terminal != nil {
+			s.end(end, 128+int(syscall.SIGHUP)) // the terminal is gone, so nobody can ask again
+		}
+	}
+	return false
+}
+
+// end hangs up, and sets what to exit with unless that is decided already.
+func (s *Session) end(end *ending, code int) {
+	s.hangUp()
+	if end.code < 0 {
+		end.code, end.grace = code, time.After(s.grace())
+	}
+}
+
+// verdict decides what the session ended with, when it ended by itself or after a hangup (code >= 0).
+func (s *Session) verdict(result outcome, code int) (int, error) {
+	switch {
+	case errors.Is(result.err, errOutput):
+		s.hangUp()
+		if errors.Is(result.err, syscall.EPIPE) {
+			return exitBrokenPipe, nil
+		}
+		return 0, result.err
+	case code >= 0:
+		return code, nil
+	}
+	return result.code, result.err
+}
+
+func (s *Session) hangUp() {
+	s.hangup.Do(func() { s.Stream.WriteFrame(proto.FrameHangup, nil) })
+}
+
+func (s *Session) grace() time.Duration {
+	if s.Grace > 0 {
+		return s.Grace
+	}
+	return defaultGrace
+}

@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+type setOptions struct {
+	spec     specFlags
+	unsetEnv []string
+	json     bool
+	name     string
+}
+
+func newSetCmd(a *app) *cobra.Command {
+	var o setOptions
+	cmd := &cobra.Command{
+		Use:   "set NAME FLAGS",
+		Short: "Change what a VM is",
+		Long:  "Changes what the flags name, and tells what has taken effect now and what will at the next start. Disks can only grow. Another image comes with a fresh system disk; what is in /root stays.",
+		Example: `banger vm set web --memory 4G --vcpu 4
+banger vm set web --disk-size 40G
+banger vm set web --env DEBUG=1 --unset-env CI`,
+		Args: wantArgs("NAME"),
+	}
+	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+		o.name = args[0]
+		change, err := o.change(a, cmd.Flags())
+		if err != nil {
+			return err
+		}
+		return runSet(ctx, change, o, a)
+	})
+	o.spec.add(a, cmd)
+	cmd.Flags().Lookup("name").Hidden = true
+	cmd.Flags().Lookup("label").Usage = "`KEY=VALUE` to find the VM by; KEY= removes it"
+	cmd.Flags().StringArrayVar(&o.unsetEnv, "unset-env", nil, "environment `NAME` to take away")
+	addJSON(cmd, &o.json)
+	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
+	return cmd
+}
+
+// change is what the given flags ask for; flags that are not given change nothing.
+func (o *setOptions) change(a *app, flags *pflag.FlagSet) (model.Change, error) {
+	if flags.Changed("name") {
+		return model.Change{}, fault.New(fault.Invalid, "a name is not changed with set").WithHint("banger vm rename %s %s", o.name, o.spec.create.Name)
+	}
+	want, err := o.spec.resolve(a, flags)
+	if err != nil {
+		return model.Change{}, err
+	}
+	ch := model.Change{Env: want.Env, UnsetEnv: o.unsetEnv, Labels: want.Labels, WorkDiskSize: want.WorkDiskSize}
+	given := func(name string, set func()) {
+		if flags.Changed(name) {
+			set()
+		}
+	}
+	given("vcpu", func() { ch.VCPUs = &want.VCPUs })
+	given("memory", func() { ch.Memory = &want.Memory })
+	given("disk-size", func() { ch.DiskSize = &want.DiskSize })
+	given("net", func() { ch.Net = &want.Net })
+	given("workdir", func() { ch.Workdir = &want.Workdir })
+	given("user", func() { ch.User = &want.User })
+	given("kernel", func() { ch.Kernel = &want.Kernel })
+	given("image", func() { ch.Image = &want.Image })
+	changes := false
+	flags.Visit(func(f *pflag.Flag) { changes = changes || f.Name != "json" })
+	if !changes {
+		return ch, fault.New(fault.Invalid, "no flag says what to change of %s", o.name).WithHint("For example: banger vm set %s --memory 4G", o.name)
+	}
+	return ch, nil
+}
+
+func runSet(ctx context.Context, change model.Change, o setOptions, a *app) error {
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	changed, err := client.ChangeVM(ctx, o.name, change)
+	if err != nil {
+		return a.explainVM(ctx, client, o.name, err)
+	}
+	if o.json {
+		return ui.JSON(a.Out, changed)
+	}
+	name := ui.Clean(changed.VM.Spec.Name)
+	if len(changed.Applied) == 0 && len(changed.Pending) == 0 {
+		fmt.Fprintf(a.Out, "%s: nothing to change\n", name)
+	}
+	if len(changed.Applied) > 0 {
+		fmt.Fprintf(a.Out, "%s: now: %s\n", name, fieldNames(changed.Applied))
+	}
+	if len(changed.Pending) > 0 {
+		fmt.Fprintf(a.Out, "%s: at the next start: %s\n", name, fieldNames(changed.Pending))
+		if changed.VM.State == model.Running && terminal(a.Err) != nil {
+			a.hint(fmt.Sprintf("banger vm restart %s", name))
+		}
+	}
+	return nil
+}
+
+// fieldNames writes the record's field names as people do.
+func fieldNames(fields []string) string {
+	return ui.Clean(strings.ReplaceAll(strings.Join(fields, ", "), "_", " "))
+}

@@ -1,0 +1,220 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+type showOptions struct {
+	json     bool
+	timeline bool
+	name     string
+}
+
+func newShowCmd(a *app) *cobra.Command {
+	var o showOptions
+	cmd := &cobra.Command{
+		Use:     "show [flags] NAME",
+		Aliases: []string{"inspect"},
+		Short:   "Show all about a VM",
+		Example: "banger vm show web\nbanger vm show --timeline web\nbanger vm show --json web | jq .state",
+		Args:    wantArgs("NAME"),
+		RunE: interruptible(func(ctx context.Context, args []string) error {
+			o.name = args[0]
+			return runShow(ctx, o, a)
+		}),
+	}
+	cmd.Flags().BoolVar(&o.timeline, "timeline", false, "draw the steps of the last start as bars")
+	addJSON(cmd, &o.json)
+	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
+	return cmd
+}
+
+func runShow(ctx context.Context, o showOptions, a *app) error {
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	vm, err := client.VM(ctx, o.name)
+	if err != nil {
+		return a.explainVM(ctx, client, o.name, err)
+	}
+	switch {
+	case o.json:
+		return ui.JSON(a.Out, vm)
+	case o.timeline && vm.Boot == nil:
+		return fault.New(fault.WrongState, "%s has not been started yet", vm.Spec.Name).WithHint("banger vm start %s", vm.Spec.Name)
+	case o.timeline:
+		return writeTimeline(a, vm)
+	}
+	if err := ui.Pairs(a.Out, a.style(a.Out), vmPairs(vm, a.style(a.Out), time.Now())); err != nil {
+		return err
+	}
+	return writeSteps(a, vm)
+}
+
+// vmPairs is what `show` says of a VM, without its steps.
+func vmPairs(vm model.VM, style ui.Style, now time.Time) [][2]string {
+	s := vm.Spec
+	state := paintState(style, string(vm.State))
+	if up := uptime(vm, now); up != "" {
+		state += ", up " + up
+	}
+	pairs := [][2]string{
+		{"name", style.Bold(ui.Clean(s.Name))},
+		{"id", vm.ID},
+		{"state", state},
+		{"image", named(s.Image, s.ImageID)},
+		{"kernel", named(s.Kernel, s.KernelID)},
+		{"vcpus", fmt.Sprint(s.VCPUs)},
+		{"memory", s.Memory.String()},
+		{"disk", s.DiskSize.String()},
+		{"work disk", workDisk(s.WorkDiskSize)},
+		{"network", network(vm)},
+		{"user", ui.Clean(s.User)},
+		{"workdir", ui.Clean(s.Workdir)},
+		{"env", sortedPairs(s.Env)},
+		{"labels", sortedPairs(s.Labels)},
+		{"removed", removal(s.Remove)},
+		{"created", moment(&vm.Created, now)},
+		{"started", moment(vm.Started, now)},
+		{"stopped", moment(vm.Stopped, now)},
+	}
+	if r := vm.Runtime; r != nil {
+		pairs = append(pairs, [2]string{"runs on", runsOn(r)})
+	}
+	if len(vm.Pending) > 0 {
+		pairs = append(pairs, [2]string{"next start", style.Yellow("takes up " + strings.Join(vm.Pending, ", "))})
+	}
+	return append(pairs, failurePairs(vm.LastError, style, now)...)
+}
+
+func failurePairs(f *model.Failure, style ui.Style, now time.Time) [][2]string {
+	if f == nil {
+		return nil
+	}
+	message := ui.CleanLines(f.Msg, "            ")
+	if f.Step != "" && !strings.HasPrefix(f.Msg, f.Step+":") {
+		message = ui.Clean(f.Step) + ": " + message
+	}
+	return [][2]string{
+		{"last error", style.Red(message)},
+		{"  at", moment(&f.Time, now)},
+		{"  step", ui.Clean(f.Step)},
+		{"  hint", ui.Clean(f.Hint)},
+		{"  log", ui.Clean(f.Log)},
+	}
+}
+
+func named(ref, id string) string {
+	if id == "" {
+		return ui.Clean(ref)
+	}
+	return fmt.Sprintf("%s (%s)", ui.Clean(ref), id[:min(len(id), 12)])
+}
+
+func workDisk(size model.Bytes) string {
+	if size == 0 {
+		return "none"
+	}
+	return size.String() + " at /root"
+}
+
+func network(vm model.VM) string {
+	if vm.Network != nil && vm.Network.Addr != "" {
+		return fmt.Sprintf("%s, the guest is %s", vm.Spec.Net, ui.Clean(vm.Network.Addr))
+	}
+	return string(vm.Spec.Net)
+}
+
+func removal(p model.RemovePolicy) string {
+	switch p {
+	case model.RemoveOnStop:
+		return "when it stops"
+	case model.RemoveOnDetach:
+		return "when its run ends"
+	}
+	return ""
+}
+
+func runsOn(r *model.Runtime) string {
+	text := r.Driver
+	if r.Accel != "" {
+		text += " with " + r.Accel
+	}
+	if r.PID != 0 {
+		text += fmt.Sprintf(", process %d", r.PID)
+	}
+	return ui.Clean(text)
+}
+
+// moment is a time as a person wants it: how long ago, and when exactly.
+func moment(t *time.Time, now time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s ago (%s)", ui.Age(now.Sub(*t)), t.Local().Format("2006-01-02 15:04:05"))
+}
+
+func sortedPairs(m map[string]string) string {
+	lines := make([]string, 0, len(m))
+	for k, v := range m {
+		lines = append(lines, ui.Clean(k+"="+v))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n            ")
+}
+
+// writeSteps lists the steps of the last start with their durations.
+func writeSteps(a *app, vm model.VM) error {
+	if vm.Boot == nil {
+		return nil
+	}
+	style := a.style(a.Out)
+	fmt.Fprintf(a.Out, "\n%s\n", style.Bold(bootTitle(*vm.Boot)))
+	t := ui.Table{Columns: []ui.Column{{Title: "STEP", Min: 8}, {Title: "AT", Right: true}, {Title: "TOOK", Right: true}, {Title: "ERROR", Min: 8, Paint: ui.Style.Red}}}
+	for _, part := range []struct {
+		where string
+		spans []model.Span
+	}{{"", vm.Boot.Steps}, {"guest: ", vm.Boot.Guest}} {
+		for _, s := range part.spans {
+			t.Rows = append(t.Rows, []string{part.where + s.Name, ui.Duration(s.Offset), ui.Duration(s.Duration), s.Error})
+		}
+	}
+	return t.Write(a.Out, width(a.Out), style)
+}
+
+func bootTitle(b model.Boot) string {
+	kind := "forked"
+	if b.Cold {
+		kind = "cold boot"
+	}
+	return fmt.Sprintf("Last start: %s, %s", ui.Duration(b.Duration), kind)
+}
+
+// writeTimeline draws the steps of the last start.
+func writeTimeline(a *app, vm model.VM) error {
+	style := a.style(a.Out)
+	fmt.Fprintf(a.Out, "%s  %s\n\n", style.Bold(ui.Clean(vm.Spec.Name)), bootTitle(*vm.Boot))
+	return ui.Timeline(a.Out, min(width(a.Out), 160), style, []ui.Group{
+		{Name: "host", Bars: bars(vm.Boot.Steps)},
+		{Name: "guest", Bars: bars(vm.Boot.Guest)},
+	})
+}
+
+func bars(spans []model.Span) []ui.Bar {
+	out := make([]ui.Bar, len(spans))
+	for i, s := range spans {
+		out[i] = ui.Bar{Name: s.Name, Offset: s.Offset, Duration: s.Duration, Failed: s.Error != ""}
+	}
+	return out
+}

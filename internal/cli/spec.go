@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// specFlags are the flags that say what a new VM is. What is not given is the daemon's to fill in from the configuration.
+type specFlags struct {
+	create model.Create
+	work   model.Bytes
+	net    string
+	env    []string
+	labels []string
+}
+
+func (s *specFlags) add(a *app, cmd *cobra.Command) {
+	flags := cmd.Flags()
+	c := &s.create
+	flags.StringVar(&c.Name, "name", "", "the VM's `name`; a random pleasant one when not given")
+	flags.StringVar(&c.Image, "image", "", "`image` to boot: any registry reference, or the name of an imported one")
+	flags.StringVar(&c.Kernel, "kernel", "", "`kernel` to boot")
+	flags.IntVar(&c.VCPUs, "vcpu", 0, "`number` of virtual CPUs")
+	flags.Var(&c.Memory, "memory", "memory of the VM")
+	flags.Var(&c.DiskSize, "disk-size", "what / can take up")
+	flags.Var(&s.work, "work-disk-size", "what /root can take up; 0 for no work disk")
+	flags.StringVar(&s.net, "net", "", "network `mode`: user or none")
+	flags.StringArrayVarP(&s.env, "env", "e", nil, "environment `NAME=VALUE` of every command; NAME alone copies it from here")
+	flags.StringVarP(&c.Workdir, "workdir", "w", "", "working `directory` of commands, instead of the image's")
+	flags.StringVarP(&c.User, "user", "u", "", "`user` of commands, instead of the image's: a name or uid, optionally with :group")
+	flags.StringArrayVar(&s.labels, "label", nil, "`KEY=VALUE` to find the VM by")
+	hideDefaults(flags, "memory", "disk-size", "work-disk-size")
+	flags.SetNormalizeFunc(normalizeFlag)
+	for name, value := range map[string]string{
+		"vcpu": "2", "memory": "512M", "disk-size": "10G", "work-disk-size": "8G", "net": "none", "env": "EDITOR=vim", "label": "team=web",
+	} {
+		setExample(flags, name, value)
+	}
+	complete(cmd, "image", a.completeImages)
+	complete(cmd, "kernel", a.completeKernels)
+	complete(cmd, "net", completeWords("user", "none"))
+}
+
+// resolve is what the flags ask for.
+func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) {
+	c := s.create
+	var err error
+	if c.Env, err = a.parseEnv(s.env); err != nil {
+		return c, err
+	}
+	if c.Labels, err = parsePairs("label", s.labels); err != nil {
+		return c, err
+	}
+	if flags.Changed("work-disk-size") {
+		c.WorkDiskSize = &s.work
+	}
+	if flags.Changed("vcpu") && c.VCPUs < 1 {
+		return c, fault.New(fault.Invalid, "--vcpu: %d is less than one", c.VCPUs).WithHint("For example: --vcpu 2")
+	}
+	if c.Name != "" {
+		if err := model.CheckName(c.Name); err != nil {
+			return c, fault.New(fault.Invalid, "--name: %w", err).WithHint("For example: --name web-1")
+		}
+	}
+	c.Net, err = parseNet(s.net)
+	return c, err
+}
+
+// normalizeFlag lets people write what they write elsewhere.
+func normalizeFlag(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	switch name {
+	case "vcpus", "cpus":
+		name = "vcpu"
+	case "mem":
+		name = "memory"
+	}
+	return pflag.NormalizedName(name)
+}
+
+// hideDefaults keeps "(default 0B)" out of the help: the daemon has the defaults.
+func hideDefaults(flags *pflag.FlagSet, names ...string) {
+	for _, name := range names {
+		flags.Lookup(name).DefValue = ""
+	}
+}
+
+func parseNet(s string) (model.NetMode, error) {
+	switch mode := model.NetMode(s); mode {
+	case "", model.NetUser, model.NetNone:
+		return mode, nil
+	}
+	return "", fault.New(fault.Invalid, "--net: %q is not a network mode", s).WithHint("Use --net user or --net none.")
+}
+
+// parseEnv reads NAME=VALUE, and NAME alone as the value it has here; a name without a value here is left out, as docker and podman do.
+func (a *app) parseEnv(list []string) (map[string]string, error) {
+	env := make(map[string]string, len(list))
+	for _, kv := range list {
+		name, value, given := strings.Cut(kv, "=")
+		if !given {
+			var set bool
+			if value, set = a.lookupEnv(name); !set {
+				continue
+			}
+		}
+		env[name] = value
+	}
+	if err := model.CheckEnv(env); err != nil {
+		return nil, fault.New(fault.Invalid, "--env: %w", err).WithHint("For example: --env EDITOR=vim")
+	}
+	return env, nil
+}
+
+func parsePairs(flag string, list []string) (map[string]string, error) {
+	pairs := make(map[string]string, len(list))
+	for _, kv := range list {
+		key, value, given := strings.Cut(kv, "=")
+		if !given || key == "" {
+			return nil, fault.New(fault.Invalid, "--%s: %q is not KEY=VALUE", flag, kv).WithHint("For example: --%s team=web", flag)
+		}
+		pairs[key] = value
+	}
+	return pairs, nil
+}
+
+// envList is an environment as the agent takes it, in the order that the user gave.
+func (a *app) envList(list []string) ([]string, error) {
+	env, err := a.parseEnv(list)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, 0, len(env))
+	for _, kv := range list {
+		name, _, _ := strings.Cut(kv, "=")
+		if value, ok := env[name]; ok {
+			out = append(out, fmt.Sprintf("%s=%s", name, value))
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,252 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/paths"
+)
+
+// domain is what VM names are below in host names: NAME.vm.
+const domain = ".vm"
+
+// sshValueOptions are the options of ssh(1) that take a value (OpenSSH 9.9, ssh.c, getopt). They are known here only to find the VM's name
+// among the arguments.
+const sshValueOptions = "BbcDEeFIiJLlmOoPpQRSWw"
+
+func newSSHCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ssh [SSH-OPTIONS] [USER@]NAME [SSH-OPTIONS] [COMMAND [ARG...]]",
+		Short: "Connect to a VM with OpenSSH",
+		Long: `Runs ssh with what it needs to reach the VM: through the daemon, with a key of banger's own, and with the VM's host key, which is checked strictly. Options and the command are ssh's own.
+
+For ssh, scp, rsync and editors without banger in front: see ` + "`banger ssh-config`.",
+		Example: `banger ssh web
+banger ssh web -L 8080:localhost:80
+banger ssh -t web htop
+banger ssh nobody@web id`,
+		Annotations:        map[string]string{runsGuest: "yes"},
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
+				return cmd.Help()
+			}
+			call, ok := parseSSH(args)
+			if !ok {
+				return usage(cmd, "%s: NAME is missing", cmd.CommandPath())
+			}
+			return runSSH(cmd.Context(), call, a)
+		},
+	}
+	cmd.ValidArgsFunction = firstArg(a.completeRunning)
+	return cmd
+}
+
+// sshCall is the arguments of `banger ssh`, taken apart.
+type sshCall struct {
+	before []string // options before the name
+	user   string   // with its @, or ""
+	name   string
+	after  []string // everything behind the name
+}
+
+// parseSSH finds the VM's name: the first argument that is no option, nor the value of one.
+func parseSSH(args []string) (sshCall, bool) {
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" {
+			i++
+		} else if len(arg) > 1 && arg[0] == '-' {
+			at := strings.IndexAny(arg[1:], sshValueOptions)
+			if at >= 0 && at == len(arg)-2 {
+				i++ // its value is the next argument
+			}
+			continue
+		}
+		if i >= len(args) {
+			break
+		}
+		user, name := "", args[i]
+		if at := strings.LastIndexByte(name, '@'); at >= 0 {
+			user, name = name[:at+1], name[at+1:]
+		}
+		return sshCall{before: args[:i], user: user, name: vmName(name), after: args[i+1:]}, name != ""
+	}
+	return sshCall{before: args}, false
+}
+
+// vmName takes a name as people or OpenSSH write it.
+func vmName(name string) string { return strings.TrimSuffix(name, domain) }
+
+// runSSH becomes ssh: it does not return unless something is wrong before.
+func runSSH(ctx context.Context, call sshCall, a *app) error {
+	program, err := a.lookPath("ssh")
+	if err != nil {
+		return fault.New(fault.Unsupported, "there is no ssh program in PATH").
+			WithHint("Install OpenSSH's client (Debian: apt install openssh-client), or use: banger exec -t %s", call.name)
+	}
+	layout, err := a.layout()
+	if err != nil {
+		return err
+	}
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	vm, err := client.VM(ctx, call.name)
+	if err != nil {
+		return a.explainVM(ctx, client, call.name, err)
+	}
+	client.Close()
+	if vm.State != model.Running {
+		return fault.New(fault.WrongState, "%s is %s", vm.Spec.Name, vm.State).WithHint("banger vm start %s", vm.Spec.Name)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding banger's own program: %w", err)
+	}
+	argv := append([]string{"ssh"}, call.before...)
+	argv = append(argv, sshOptions(layout, self, vm.Spec.Name)...)
+	if !call.namesUser() {
+		argv = append(argv, "-o", "User=root")
+	}
+	argv = append(argv, call.user+vm.Spec.Name+domain)
+	argv = append(argv, call.after...)
+	if err := syscall.Exec(program, argv, a.env); err != nil {
+		return fmt.Errorf("running %s: %w", program, err)
+	}
+	return nil
+}
+
+// namesUser tells whether the user chose whom to log in as. OpenSSH takes the first word on it, which is why ours may not come before.
+func (c sshCall) namesUser() bool {
+	behind, _ := parseSSH(c.after)
+	return c.user != "" || slices.ContainsFunc(slices.Concat(c.before, behind.before), func(arg string) bool {
+		return strings.HasPrefix(arg, "-l") || strings.Contains(strings.ToLower(arg), "user=")
+	})
+}
+
+// sshOptions are the options that lead OpenSSH to a VM. The user's own come first on the command line, and with OpenSSH the first one wins.
+func sshOptions(layout paths.Layout, self, name string) []string {
+	var options []string
+	for _, o := range [][2]string{
+		{"ProxyCommand", shellQuote(self) + " vm proxy " + name + domain},
+		{"HostKeyAlias", name + domain},
+		{"UserKnownHostsFile", sshQuote(layout.KnownHosts())},
+		{"GlobalKnownHostsFile", "none"},
+		{"StrictHostKeyChecking", "yes"},
+		{"IdentityFile", sshQuote(layout.SSHKey())},
+		{"IdentitiesOnly", "yes"},
+		{"LogLevel", "ERROR"},
+	} {
+		options = append(options, "-o", o[0]+"="+o[1])
+	}
+	return options
+}
+
+// shellQuote makes a word for the shell that runs a ProxyCommand, in which ssh itself replaces % sequences.
+func shellQuote(s string) string {
+	return "'" + strings.ReplaceAll(strings.ReplaceAll(s, "'", `'\''`), "%", "%%") + "'"
+}
+
+// sshQuote makes a word for ssh_config, in which ssh replaces % sequences.
+func sshQuote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
+}
+
+// lookPath is exec.LookPath in the app's environment.
+func (a *app) lookPath(name string) (string, error) {
+	for dir := range strings.SplitSeq(a.getenv("PATH"), ":") {
+		if dir == "" {
+			continue // the current folder, which is nobody's wish here
+		}
+		if found, err := exec.LookPath(dir + "/" + name); err == nil {
+			return found, nil
+		}
+	}
+	return "", exec.ErrNotFound
+}
+
+// newProxyCmd returns the command that OpenSSH runs as its ProxyCommand: standard input and output become a connection to the SSH server
+// in the guest.
+func newProxyCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:    "proxy NAME",
+		Short:  "Connect standard input and output to a VM's SSH server, for OpenSSH's ProxyCommand",
+		Hidden: true,
+		Args:   wantArgs("NAME"),
+		RunE: interruptible(func(ctx context.Context, args []string) error {
+			return runProxy(ctx, vmName(args[0]), a)
+		}),
+	}
+}
+
+func runProxy(ctx context.Context, name string, a *app) error {
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := client.SSH(ctx, name)
+	if err != nil {
+		return a.explainVM(ctx, client, name, err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	go func() {
+		io.Copy(conn, a.In) // an error of either side shows on the other as the end
+		if half, ok := conn.(interface{ CloseWrite() error }); ok {
+			half.CloseWrite()
+		}
+	}()
+	_, err = io.Copy(a.Out, conn)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func newSSHConfigCmd(a *app) *cobra.Command {
+	var include bool
+	cmd := &cobra.Command{
+		Use:   "ssh-config",
+		Short: "Print where the configuration for plain OpenSSH is",
+		Long: `Prints the path of an OpenSSH configuration that leads NAME.vm to the VM called NAME, kept up to date by the daemon. With --include: the line for ~/.ssh/config.
+
+After that ssh, scp, sftp, rsync and editors reach a VM by its name: ssh web.vm`,
+		Example: `ssh -F "$(banger ssh-config)" web.vm
+banger ssh-config --include >> ~/.ssh/config`,
+		Args: wantArgs(),
+		RunE: interruptible(func(ctx context.Context, _ []string) error { return runSSHConfig(ctx, include, a) }),
+	}
+	cmd.Flags().BoolVar(&include, "include", false, "print an Include line")
+	return cmd
+}
+
+func runSSHConfig(ctx context.Context, include bool, a *app) error {
+	layout, err := a.layout()
+	if err != nil {
+		return err
+	}
+	client, err := a.connect(ctx) // the daemon writes the file
+	if err != nil {
+		return err
+	}
+	client.Close()
+	if include {
+		fmt.Fprintf(a.Out, "Include %s\n", sshQuote(layout.SSHConfig()))
+		return nil
+	}
+	fmt.Fprintln(a.Out, layout.SSHConfig())
+	return nil
+}

@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// watchEvery is the time between two looks of `stats --watch`.
+const watchEvery = 2 * time.Second
+
+type statsOptions struct {
+	json  bool
+	watch bool
+	names []string
+}
+
+func newStatsCmd(a *app) *cobra.Command {
+	var o statsOptions
+	cmd := &cobra.Command{
+		Use:   "stats [flags] [NAME...]",
+		Short: "Show what VMs cost and do",
+		Long:  "Shows CPU time, memory and disk space on the host, and what the guest says of itself. Without names: all running VMs. With --watch the CPU column is the share of one CPU since the last look.",
+		RunE: interruptible(func(ctx context.Context, args []string) error {
+			o.names = args
+			return runStats(ctx, o, a)
+		}),
+	}
+	cmd.Flags().BoolVar(&o.watch, "watch", false, "look again every two seconds until Ctrl-C")
+	addJSON(cmd, &o.json)
+	cmd.ValidArgsFunction = a.completeRunning
+	return cmd
+}
+
+func runStats(ctx context.Context, o statsOptions, a *app) error {
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	var before []model.Stats
+	var seen time.Time
+	screen := redraw{w: a.Out, live: terminal(a.Out) != nil && o.watch}
+	for {
+		now := time.Now()
+		stats, err := a.collectStats(ctx, client, o.names)
+		if err != nil {
+			return err
+		}
+		var b bytes.Buffer
+		switch {
+		case o.json && o.watch:
+			err = json.NewEncoder(&b).Encode(stats) // one document in a line
+		case o.json:
+			err = ui.JSON(&b, stats)
+		default:
+			err = statsTable(stats, cpuShares(before, stats, now.Sub(seen))).Write(&b, width(a.Out), a.style(a.Out))
+		}
+		if err != nil {
+			return err
+		}
+		if err := screen.show(b.Bytes()); err != nil || !o.watch {
+			return err
+		}
+		before, seen = stats, now
+		select {
+		case <-ctx.Done():
+			return nil // it was asked to go on until then
+		case <-time.After(watchEvery):
+		}
+	}
+}
+
+// collectStats asks for all VMs at the same time: a guest may take a while to answer.
+func (a *app) collectStats(ctx context.Context, client *api.Client, names []string) ([]model.Stats, error) {
+	named := len(names) > 0
+	if !named {
+		vms, err := client.VMs(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, vm := range vms {
+			if vm.State == model.Running {
+				names = append(names, vm.ID)
+			}
+		}
+	}
+	stats := make([]model.Stats, len(names))
+	errs := make([]error, len(names))
+	slots := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			stats[i], errs[i] = client.VMStats(ctx, name)
+		})
+	}
+	wg.Wait()
+	out := make([]model.Stats, 0, len(names))
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			out = append(out, stats[i])
+		case named || fault.KindOf(err) == fault.Canceled:
+			return nil, a.explainVM(ctx, client, names[i], err)
+		} // else it stopped since the list was made
+	}
+	return out, nil
+}
+
+// cpuShares is the CPU time since the last look as a share of one CPU, by VM.
+func cpuShares(before, now []model.Stats, elapsed time.Duration) map[string]float64 {
+	shares := map[string]float64{}
+	for _, old := range before {
+		for _, s := range now {
+			if s.ID == old.ID && s.CPU >= old.CPU && elapsed > 0 {
+				shares[s.ID] = float64(s.CPU-old.CPU) / float64(elapsed)
+			}
+		}
+	}
+	return shares
+}
+
+func statsTable(stats []model.Stats, shares map[string]float64) ui.Table {
+	t := ui.Table{Columns: []ui.Column{
+		{Title: "NAME", Min: 10, Paint: ui.Style.Bold},
+		{Title: "STATE", Paint: paintState, Drop: 5},
+		{Title: "CPU", Right: true},
+		{Title: "MEM", Right: true},
+		{Title: "DISK", Right: true, Drop: 1},
+		{Title: "GUEST MEM", Right: true, Drop: 2},
+		{Title: "LOAD", Right: true, Drop: 3},
+		{Title: "PROCS", Right: true, Drop: 4},
+		{Title: "RX/TX", Right: true, Drop: 6},
+	}}
+	for _, s := range stats {
+		cpu := ui.Duration(s.CPU)
+		if share, ok := shares[s.ID]; ok {
+			cpu = fmt.Sprintf("%.1f%%", share*100)
+		}
+		memory, load, procs, traffic := "-", "-", "-", "-"
+		if g := s.Guest; g != nil {
+			memory = fmt.Sprintf("%v/%v", model.Bytes(g.MemUsed), model.Bytes(g.MemTotal))
+			load = fmt.Sprintf("%.2f", g.Load[0])
+			procs = fmt.Sprint(g.Processes)
+			traffic = fmt.Sprintf("%v/%v", model.Bytes(g.NetRxBytes), model.Bytes(g.NetTxBytes))
+		}
+		t.Rows = append(t.Rows, []string{s.Name, string(s.State), cpu, s.Memory.String(), s.Disk.String(), memory, load, procs, traffic})
+	}
+	return t
+}
+
+// redraw writes one text over the last one on a terminal, and one below the other elsewhere.
+type redraw struct {
+	w     io.Writer
+	live  bool
+	lines int
+}
+
+func (r *redraw) show(text []byte) error {
+	var b strings.Builder
+	if r.live && r.lines > 0 {
+		fmt.Fprintf(&b, "\r\x1b[%dA\x1b[J", r.lines)
+	}
+	b.Write(text)
+	r.lines = bytes.Count(text, []byte("\n"))
+	_, err := io.WriteString(r.w, b.String())
+	return err
+}

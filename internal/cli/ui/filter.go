@@ -1,0 +1,107 @@
+package ui
+
+import (
+	"io"
+	"unicode/utf8"
+)
+
+// Filter is a writer that lets text and its colours through to a terminal, and nothing else of what a terminal obeys: the cursor, the title,
+// the clipboard, answers that would look typed. It is for text that a guest wrote.
+type Filter struct {
+	w      io.Writer
+	state  filterState
+	params []byte // of the control sequence that is being read
+	rest   []byte // the beginning of a character that is not complete
+	out    []byte
+}
+
+type filterState int
+
+const (
+	inText   filterState = iota
+	inEscape             // after ESC
+	inCSI                // after ESC [
+	inString             // after ESC ] and the like, until BEL or ESC \
+	inStringEscape
+)
+
+// maxParams bounds a control sequence; longer ones are no colours.
+const maxParams = 32
+
+// NewFilter returns a Filter on w.
+func NewFilter(w io.Writer) *Filter { return &Filter{w: w} }
+
+// Write takes p in full unless w fails.
+func (f *Filter) Write(p []byte) (int, error) {
+	f.out = f.out[:0]
+	text := append(f.rest, p...)
+	for len(text) > 0 {
+		if !utf8.FullRune(text) {
+			break
+		}
+		r, n := utf8.DecodeRune(text)
+		f.take(r, text[:n])
+		text = text[n:]
+	}
+	f.rest = append(f.rest[:0:0], text...)
+	if _, err := f.w.Write(f.out); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (f *Filter) take(r rune, raw []byte) {
+	switch f.state {
+	case inText:
+		f.text(r, raw)
+	case inEscape:
+		switch r {
+		case '[':
+			f.state, f.params = inCSI, f.params[:0]
+		case ']', 'P', 'X', '^', '_': // OSC, DCS, SOS, PM, APC (ECMA-48, 5.6)
+			f.state = inString
+		default:
+			f.state = inText
+		}
+	case inCSI:
+		switch {
+		case r == 'm' && len(f.params) <= maxParams:
+			f.out = append(append(append(f.out, "\x1b["...), f.params...), 'm')
+			f.state = inText
+		case r >= 0x40 && r <= 0x7e:
+			f.state = inText
+		case (r >= '0' && r <= '9' || r == ';' || r == ':') && len(f.params) <= maxParams:
+			f.params = append(f.params, byte(r))
+		case r >= 0x20 && r <= 0x3f:
+			f.params = append(f.params[:0], make([]byte, maxParams+1)...) // not a colour
+		default:
+			f.state = inText
+		}
+	case inString:
+		switch r {
+		case '\a', 0x18, 0x1a:
+			f.state = inText
+		case 0x1b:
+			f.state = inStringEscape
+		case '\n': // an unfinished one must not swallow the rest of the log
+			f.state = inText
+			f.text(r, raw)
+		}
+	case inStringEscape:
+		f.state = inText
+	}
+}
+
+func (f *Filter) text(r rune, raw []byte) {
+	switch {
+	case r == 0x1b:
+		f.state = inEscape
+	case r == '\n', r == '\t', r == '\r':
+		f.out = append(f.out, raw...)
+	case r == utf8.RuneError && len(raw) == 1:
+		f.out = append(f.out, "\uFFFD"...)
+	case r < ' ', r >= 0x7f && r < 0xa0, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+	default:
+		f.out = append(f.out, raw...)
+	}
+}

@@ -1,0 +1,42 @@
+package ui
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"unicode"
+)
+
+// JSON writes v as indented JSON. Control and format characters, which encoding/json leaves as they are above U+001F, are escaped: a
+// terminal may be what reads it.
+func JSON(w io.Writer, v any) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	_, err := w.Write(escapeControls(b.Bytes()))
+	return err
+}
+
+// escapeControls relies on such characters being inside strings only: JSON's own text has none but line breaks.
+func escapeControls(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	for _, r := range string(text) {
+		switch {
+		case r == '\n':
+			out = append(out, '\n')
+		case r > 0xffff && unicode.Is(unicode.Cf, r):
+			r -= 0x10000
+			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		case r >= 0x7f && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)):
+			out = fmt.Appendf(out, `\u%04x`, r)
+		default:
+			out = append(out, string(r)...)
+		}
+	}
+	return out
+}

@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/cli/ui"
+	"banger/internal/guest/proto"
+	"banger/internal/version"
+)
+
+type versionOptions struct{ json bool }
+
+func newVersionCmd(a *app) *cobra.Command {
+	var o versionOptions
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Long:  "Prints the version of this program. `banger daemon status` tells the daemon's.",
+		Args:  wantArgs(),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return runVersion(cmd.Context(), o, a) },
+	}
+	addJSON(cmd, &o.json)
+	return cmd
+}
+
+func runVersion(_ context.Context, o versionOptions, a *app) error {
+	v := api.Version{Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation}
+	if o.json {
+		return ui.JSON(a.Out, v)
+	}
+	_, err := fmt.Fprintf(a.Out, "banger %s (%s, %s/%s)\n", v.Version, v.GoVersion, runtime.GOOS, runtime.GOARCH)
+	return err
+}
