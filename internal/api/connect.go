@@ -53,9 +53,10 @@ func Connect(ctx context.Context, layout paths.Layout, start bool) (*Client, err
 	if c, err := connect(ctx, layout); err == nil || !nobodyListens(err) {
 		return c, err // somebody else was faster
 	}
-	program, err := findDaemon()
+	program, err := paths.Program("bangerd")
 	if err != nil {
-		return nil, err
+		return nil, fault.New(fault.Unavailable, "starting bangerd: %w", err).
+			WithHint("Run `make build`, or install bangerd next to banger.")
 	}
 	if err := spawn(ctx, program, layout); err != nil {
 		return nil, err
@@ -103,27 +104,6 @@ func lockStart(ctx context.Context, path string) (unlock func(), err error) {
 		go func() { <-got; f.Close() }()
 		return nil, context.Cause(ctx)
 	}
-}
-
-// findDaemon looks beside the running program, in the libexec folder of its prefix, and in PATH.
-func findDaemon() (string, error) {
-	const name = "bangerd"
-	if self, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(self); err == nil {
-			self = real
-		}
-		dir := filepath.Dir(self)
-		for _, candidate := range []string{filepath.Join(dir, name), filepath.Join(dir, "..", "libexec", "banger", name)} {
-			if unix.Access(candidate, unix.X_OK) == nil {
-				return filepath.Clean(candidate), nil
-			}
-		}
-	}
-	if found, err := exec.LookPath(name); err == nil {
-		return filepath.Abs(found)
-	}
-	return "", fault.New(fault.Unavailable, "starting bangerd: there is no such program beside banger or in PATH").
-		WithHint("Run `make build`, or install bangerd next to banger.")
 }
 
 // spawn starts the daemon in a session of its own and returns when it is ready. The daemon tells about its start on a pipe, so nothing is polled, and its
