@@ -70,13 +70,14 @@ func (b *bench) inGuest(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	stats, err := decode[model.Stats](ctx, b, "vm", "stats", "box")
+	all, err := decode[[]model.Stats](ctx, b, "vm", "stats", "box")
 	if err != nil {
 		return nil, err
 	}
-	if stats.Guest == nil {
+	if len(all) != 1 || all[0].Guest == nil {
 		return nil, fmt.Errorf("the guest does not tell its memory")
 	}
+	stats := all[0]
 	return []row{
 		{name: "vm exec NAME -- true", ours: seconds(trip[0]), other: seconds(trip[1]), otherName: "ssh NAME.vm true", n: n},
 		{name: "cp into the VM", ours: rate(fileSize, to[0]), other: rate(fileSize, to[1]), otherName: "scp", n: b.n, biggerGood: true},

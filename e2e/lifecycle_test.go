@@ -74,7 +74,11 @@ func TestLifecycle(t *testing.T) {
 		ok(t, h, "vm", "start", "one")
 	})
 	t.Run("stats", func(t *testing.T) {
-		stats := decode[model.Stats](t, h, "vm", "stats", "one")
+		all := decode[[]model.Stats](t, h, "vm", "stats", "one")
+		if len(all) != 1 {
+			t.Fatalf("one VM, and %d stats", len(all))
+		}
+		stats := all[0]
 		if stats.Memory < 10*model.MiB || stats.CPU <= 0 || stats.Disk <= 0 || stats.Guest == nil || stats.Guest.MemTotal < 200<<20 {
 			t.Errorf("stats make no sense: %+v", stats)
 		}
