@@ -46,6 +46,8 @@ type Run struct {
 const (
 	EventVM   = "vm"   // the VM has a record; Detail is its name
 	EventExec = "exec" // the command is about to run: standard input may be sent
+	// EventDelete comes after the command's end when RemoveOnDetach failed: Detail is the VM's name, Error why.
+	EventDelete = "delete"
 )
 
 // VMStop asks a VM to stop.

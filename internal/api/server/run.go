@@ -250,7 +250,7 @@ func (one *runStream) remove(ctx context.Context, v model.VM) {
 		return
 	}
 	one.s.Log.ErrorContext(ctx, "deleting the VM of a run", "vm", v.ID, "name", v.Spec.Name, "error", err)
-	one.report(step.Event{Step: "delete", Phase: step.Failed, Detail: v.Spec.Name, Error: err.Error(), Time: time.Now()})
+	one.report(step.Event{Step: api.EventDelete, Phase: step.Failed, Detail: v.Spec.Name, Error: err.Error(), Time: time.Now()})
 }
 
 // orCause prefers why ctx ended over what an operation made of that.
