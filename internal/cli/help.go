@@ -13,39 +13,55 @@ import (
 const (
 	plainHelp = 80
 	maxHelp   = 100
+
+	nameColumn = 11 // as long as the longest command's name
 )
 
 // printHelp writes a command's help. It is not one of cobra's templates, because text/template keeps the linker from dropping unused code.
-func printHelp(a *app, cmd *cobra.Command) {
+func printHelp(a *app, cmd *cobra.Command, top []commandGroup) {
+	if cmd.IsAdditionalHelpTopicCommand() {
+		fmt.Fprintln(a.Out, cmd.Long)
+		return
+	}
 	columns := width(a.Out)
 	if columns == 0 {
 		columns = plainHelp
 	}
 	columns = min(columns, maxHelp)
 	h := helpText{style: a.style(a.Out)}
-	about := cmd.Long
-	if cmd.IsAdditionalHelpTopicCommand() {
-		fmt.Fprintln(a.Out, about)
-		return
-	}
-	if about == "" || cmd.HasParent() {
-		h.b.WriteString(cmd.Short + "\n")
-	}
-	if about != "" {
-		h.b.WriteString(wrap(about, columns) + "\n")
+	h.b.WriteString(wrap(cmd.Short, columns) + "\n")
+	if cmd.Long != "" {
+		h.b.WriteString("\n" + wrap(cmd.Long, columns) + "\n")
 	}
 	h.section("Usage", usageLine(cmd))
 	if len(cmd.Aliases) > 0 {
 		h.section("Other names", strings.Join(cmd.Aliases, ", "))
 	}
 	h.section("Examples", cmd.Example)
-	h.commands(cmd)
+	if cmd.HasParent() {
+		h.section("Commands", commandList(cmd.Commands()))
+	} else {
+		for _, g := range top {
+			h.section(g.title, commandList(g.commands))
+		}
+	}
 	h.section("Flags", flagUsages(cmd, columns))
 	if !cmd.HasParent() {
-		h.section("Exit status", "Commands that run something in a guest exit with its status, or 125 when banger\nitself failed. Others: `banger help exit-codes`.")
+		h.section("Exit status", "Commands that run something in a guest exit with its status, or with 125 when\nbanger itself failed. Others: banger help exit-codes")
 		h.section("More help", "banger COMMAND --help, banger help exit-codes, banger help environment")
 	}
 	fmt.Fprint(a.Out, h.b.String())
+}
+
+// commandList is a line for each command that is not hidden.
+func commandList(commands []*cobra.Command) string {
+	var b strings.Builder
+	for _, c := range commands {
+		if c.IsAvailableCommand() {
+			fmt.Fprintf(&b, "%-*s  %s\n", nameColumn, c.Name(), c.Short)
+		}
+	}
+	return b.String()
 }
 
 type helpText struct {
@@ -63,23 +79,6 @@ func (h *helpText) section(title, body string) {
 	for line := range strings.SplitSeq(body, "\n") {
 		h.b.WriteString("  " + line + "\n")
 	}
-}
-
-// commands lists what is below cmd, in its groups when it has some.
-func (h *helpText) commands(cmd *cobra.Command) {
-	list := func(group string) string {
-		var b strings.Builder
-		for _, c := range cmd.Commands() {
-			if c.GroupID == group && c.IsAvailableCommand() {
-				fmt.Fprintf(&b, "%-*s  %s\n", cmd.NamePadding(), c.Name(), c.Short)
-			}
-		}
-		return b.String()
-	}
-	for _, g := range cmd.Groups() {
-		h.section(g.Title, list(g.ID))
-	}
-	h.section("Commands", list(""))
 }
 
 func usageLine(cmd *cobra.Command) string {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -9,12 +10,19 @@ import (
 	"banger/internal/fault"
 )
 
-// The groups of commands in the help.
-const (
-	groupDaily  = "daily"
-	groupManage = "manage"
-	groupSystem = "system"
-)
+// commandGroup is some commands under a title of the top help, in the order to read them.
+type commandGroup struct {
+	title    string
+	commands []*cobra.Command
+}
+
+func topCommands(a *app) []commandGroup {
+	return []commandGroup{
+		{"Every day", []*cobra.Command{newRunCmd(a), newExecCmd(a), newSSHCmd(a), newListCmd(a, "ps"), newLogsCmd(a), newDeleteCmd(a, "rm")}},
+		{"Manage", []*cobra.Command{newVMCmd(a), newImageCmd(a), newKernelCmd(a)}},
+		{"The system", []*cobra.Command{newDaemonCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a)}},
+	}
+}
 
 // newRootCmd builds the tree of all commands.
 func newRootCmd(a *app) *cobra.Command {
@@ -35,23 +43,12 @@ banger rm -f web`
 	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { printHelp(a, cmd) })
 	root.SetFlagErrorFunc(flagError)
-	root.AddGroup(
-		&cobra.Group{ID: groupDaily, Title: "Every day"},
-		&cobra.Group{ID: groupManage, Title: "Manage"},
-		&cobra.Group{ID: groupSystem, Title: "The system"},
-	)
-	add := func(group string, cmds ...*cobra.Command) {
-		for _, cmd := range cmds {
-			cmd.GroupID = group
-			root.AddCommand(cmd)
-		}
+	groups := topCommands(a)
+	for _, g := range groups {
+		root.AddCommand(g.commands...)
 	}
-	add(groupDaily, newRunCmd(a), newListCmd(a, "ps"), newExecCmd(a), newSSHCmd(a), newLogsCmd(a), newDeleteCmd(a, "rm"))
-	add(groupManage, newVMCmd(a), newImageCmd(a), newKernelCmd(a))
-	add(groupSystem, newDaemonCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a))
-	root.SetHelpCommandGroupID(groupSystem)
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { printHelp(a, cmd, groups) })
 	root.AddCommand(newExitCodesTopic(), newEnvironmentTopic())
 	return root
 }
@@ -70,26 +67,35 @@ func newGroupCmd(use, short, long string) *cobra.Command {
 			}
 			err := fault.New(fault.Invalid, "%s has no command %q", cmd.CommandPath(), args[0])
 			if near := nearestCommand(cmd, args[0]); near != "" {
-				return err.WithHint("Did you mean `%s %s`?", cmd.CommandPath(), near)
+				return err.WithHint("Did you mean `%s`?", near)
 			}
 			return err.WithHint("See `%s --help`.", cmd.CommandPath())
 		},
 	}
 }
 
+// nearestCommand is the path of the command below cmd that was most likely meant by word, or "". A command on VMs whose "vm" was left
+// out is near, too.
 func nearestCommand(cmd *cobra.Command, word string) string {
 	var names []string
 	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() {
-			names = append(append(names, c.Name()), c.Aliases...)
-			for _, s := range c.SuggestFor {
-				if s == word {
-					return c.Name()
-				}
-			}
+		if !c.IsAvailableCommand() {
+			continue
+		}
+		if slices.Contains(c.SuggestFor, word) {
+			return c.CommandPath()
+		}
+		names = append(append(names, c.Name()), c.Aliases...)
+	}
+	if !cmd.HasParent() {
+		if vm, _, err := cmd.Find([]string{"vm", word}); err == nil && vm.Parent() != cmd {
+			return vm.CommandPath()
 		}
 	}
-	return ui.Closest(word, names)
+	if near := ui.Closest(word, names); near != "" {
+		return cmd.CommandPath() + " " + near
+	}
+	return ""
 }
 
 // newVMCmd returns the commands on VMs.

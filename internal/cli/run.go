@@ -106,13 +106,15 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 	progress := a.progress("Starting a VM")
 	defer progress.Close()
 	var name string
+	var left string // what the daemon could not take away
 	sess.Event = func(e step.Event) {
-		switch e.Step {
-		case api.EventVM:
+		switch {
+		case e.Step == api.EventVM:
 			name = e.Detail
 			progress.Title("Starting " + name)
-		case api.EventExec:
-		default:
+		case e.Step == api.EventDelete && e.Phase == step.Failed:
+			left = fmt.Sprintf("%s is not deleted: %s", e.Detail, e.Error)
+		case e.Step != api.EventExec:
 			progress.Report(e)
 		}
 	}
@@ -128,6 +130,10 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 		return sess.Run(ctx, signals)
 	})
 	progress.Close()
+	if left != "" {
+		a.note("%s", left)
+		a.hint("banger rm -f " + name)
+	}
 	if err == nil && name != "" && !o.remove && terminal(a.Err) != nil {
 		a.note("%s is still running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", name, name, name)
 	}

@@ -122,64 +122,70 @@ func (s *Session) resize() error {
 	return s.Stream.WriteJSON(proto.FrameResize, size)
 }
 
-// receive reads frames up to the last one. A stream that ends after the exit status and one that ends without differ: the second is an error.
+// receive reads frames until the stream ends: after the command's end the daemon may still have to clean up. A stream that ends without
+// having told of the command's end is an error.
 func (s *Session) receive() {
 	defer s.restoreOnPanic()
-	result := outcome{err: fault.New(fault.Unavailable, "the connection ended before the command did").
-		WithHint("Look into `banger daemon logs`; `banger ps` tells whether the VM still runs.")}
+	var result *outcome
 	for {
 		kind, payload, err := s.Stream.ReadFrame()
-		if err != nil {
-			if result.err != nil && !errors.Is(err, io.EOF) {
-				result.err = fault.New(fault.Unavailable, "reading from the command: %w", err)
+		switch {
+		case err == nil:
+			var told *outcome
+			if told, err = s.take(kind, payload); told != nil && result == nil {
+				result = told
 			}
-			s.finished <- result
-			return
+			if err != nil {
+				result = &outcome{err: err}
+			}
+		case result == nil:
+			lost := fault.New(fault.Unavailable, "the connection ended before the command did")
+			if !errors.Is(err, io.EOF) {
+				lost = fault.New(fault.Unavailable, "reading from the command: %w", err)
+			}
+			result = &outcome{err: lost.WithHint("Look into `banger daemon logs`; `banger ps` tells whether the VM still runs.")}
 		}
-		end, err := s.take(kind, payload, &result)
 		if err != nil {
-			result.err = err
-		}
-		if err != nil || end {
-			s.finished <- result
+			s.finished <- *result
 			return
 		}
 	}
 }
 
-// take handles one frame. After an exit status it goes on reading: the daemon closes the stream when it has cleaned up.
-func (s *Session) take(kind proto.FrameType, payload []byte, result *outcome) (end bool, err error) {
+// take handles one frame, and returns how the command ended when the frame tells that.
+func (s *Session) take(kind proto.FrameType, payload []byte) (*outcome, error) {
 	switch kind {
 	case proto.FrameEvent:
 		var e step.Event
 		if err := json.Unmarshal(payload, &e); err != nil {
-			return true, fmt.Errorf("decoding an event: %w", err)
+			return nil, fmt.Errorf("decoding an event: %w", err)
 		}
 		if s.Event != nil {
 			s.Event(e)
 		}
-		if e.Step == api.EventExec && e.Phase == step.Started {
-			return false, s.join()
+		if e.Step == api.EventExec {
+			return nil, s.join()
 		}
 	case proto.FrameStdout:
-		return false, s.output(s.Out, payload)
+		return nil, s.output(s.Out, payload)
 	case proto.FrameStderr:
-		return false, s.output(s.Err, payload)
+		return nil, s.output(s.Err, payload)
 	case proto.FrameAck:
 		s.stdin.Ack(payload)
 	case proto.FrameExit:
 		var exit proto.Exit
 		if err := json.Unmarshal(payload, &exit); err != nil {
-			return true, fmt.Errorf("decoding the exit status: %w", err)
+			return nil, fmt.Errorf("decoding the exit status: %w", err)
 		}
-		*result = outcome{code: exit.Code & 0xff}
+		s.stdin.Close()
 		if s.Terminal != nil {
 			s.Terminal.Restore() // cleaning up can take a moment, and Ctrl-C should work in it
 		}
+		return &outcome{code: exit.Code & 0xff}, nil
 	case proto.FrameError:
-		return true, api.FrameErr(payload)
+		return &outcome{err: api.FrameErr(payload)}, nil
 	}
-	return false, nil
+	return nil, nil
 }
 
 func (s *Session) output(w io.Writer, payload []byte) error {
