@@ -10,15 +10,12 @@ run() {
   "$@"
 }
 
-# as_root COMMAND... runs it as root, with sudo when the caller is not.
-as_root() {
+# root_by prints what makes a command run as root: nothing for root itself, else sudo. It fails when there is no way.
+root_by() {
   if [ "$(id -u)" = 0 ]; then
-    run "$@"
-  elif command -v sudo >/dev/null; then
-    run sudo "$@"
-  else
-    die "this needs root, and there is no sudo; as root, run: $*"
+    return
   fi
+  command -v sudo >/dev/null && echo sudo
 }
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
