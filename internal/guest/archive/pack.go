@@ -31,25 +31,33 @@ type PackOptions struct {
 // the tree are kept; holes in files are not. A src that ends in "/" is followed if it is a symbolic link; one in "/."
 // means the contents. What cannot be read is an error, and the other end then knows that the stream is incomplete.
 func Pack(ctx context.Context, w io.Writer, src string, opts PackOptions) error {
-	buffered := bufio.NewWriterSize(w, bufSize)
-	p := &packer{
-		ctx: ctx, opts: opts, tw: tar.NewWriter(buffered), meter: newMeter(opts.Limits),
+	p := newPacker(ctx, w, opts)
+	return p.end(p.source(src))
+}
+
+func newPacker(ctx context.Context, w io.Writer, opts PackOptions) *packer {
+	out := bufio.NewWriterSize(w, bufSize)
+	return &packer{
+		ctx: ctx, opts: opts, out: out, tw: tar.NewWriter(out), meter: newMeter(opts.Limits),
 		links: map[inode]string{}, buf: make([]byte, bufSize),
 	}
-	err := p.source(src)
+}
+
+// end finishes the stream and tells the other side how packing went. It returns err, or what kept it from doing that.
+func (p *packer) end(err error) error {
+	if p.broken != nil {
+		return p.broken
+	}
 	record, text := recordEnd, "complete"
 	if err != nil {
 		record, text = recordError, note(err.Error())
-	}
-	if p.broken != nil {
-		return p.broken
 	}
 	last := p.global(record, text)
 	if last == nil {
 		last = p.tw.Close()
 	}
 	if last == nil {
-		last = buffered.Flush()
+		last = p.out.Flush()
 	}
 	if err != nil {
 		return err
@@ -62,7 +70,8 @@ type inode struct{ dev, ino uint64 }
 type packer struct {
 	ctx   context.Context
 	opts  PackOptions
-	tw    *tar.Writer
+	out   *bufio.Writer
+	tw    *tar.Writer // on out
 	meter *meter
 	links map[inode]string // first name of each file that has several
 	buf   []byte

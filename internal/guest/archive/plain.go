@@ -1,0 +1,169 @@
+package archive
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"path"
+	"strings"
+	"time"
+)
+
+// Export turns a stream of Pack's into a tar that any program reads without a remark: the global headers, which only this package
+// understands, are left out. A stream that is not complete is an error; what was written until then is not a tar.
+func Export(ctx context.Context, w io.Writer, r io.Reader, limits Limits) error {
+	tr := tar.NewReader(bufio.NewReaderSize(stopReader{ctx, r}, bufSize))
+	out := bufio.NewWriterSize(w, bufSize)
+	tw := tar.NewWriter(out)
+	m := newMeter(limits)
+	u := &unpacker{meter: m, trail: []step{{}}} // reads global headers only
+	for {
+		h, err := tr.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return badArchive("it ends before it is complete")
+		case err != nil:
+			return explain("reading", "the archive", streamError(err))
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			done, err := u.global(h.PAXRecords)
+			if err != nil {
+				return err
+			}
+			if done {
+				return errors.Join(tw.Close(), out.Flush())
+			}
+			continue
+		}
+		if err := m.add(h.Size); err != nil {
+			return err
+		}
+		if err := copyEntry(tw, tr, h); err != nil {
+			return err
+		}
+	}
+}
+
+// Import turns any tar into a stream as Pack makes one of a folder's contents, for Unpack. Folders that the tar leaves out are added.
+// Devices and pipes are skipped, as by Pack; names that lead out of the tree are refused.
+func Import(ctx context.Context, w io.Writer, r io.Reader, limits Limits) error {
+	p := newPacker(ctx, w, PackOptions{Limits: limits})
+	in := &importer{packer: p, made: map[string]bool{}}
+	return p.end(in.all(tar.NewReader(bufio.NewReaderSize(stopReader{ctx, r}, bufSize))))
+}
+
+type importer struct {
+	*packer
+	made map[string]bool // folders in the stream, with names as in it; "." is the top
+}
+
+func (in *importer) all(tr *tar.Reader) error {
+	if err := in.folders("."); err != nil {
+		return err
+	}
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return explain("reading", "the archive", streamError(err))
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		if err := in.meter.add(h.Size); err != nil {
+			return err
+		}
+		if err := in.entry(tr, h); err != nil {
+			return err
+		}
+	}
+}
+
+// entry passes one entry on under its name below ".".
+func (in *importer) entry(tr *tar.Reader, h *tar.Header) error {
+	full, err := below(h.Name)
+	if err != nil {
+		return err
+	}
+	folder := h.Typeflag == tar.TypeDir
+	if full == "." && !folder {
+		return badArchive("%s is not a folder", quoted(h.Name))
+	}
+	if full == "." || folder && in.made[full] {
+		return nil
+	}
+	if err := in.folders(path.Dir(full)); err != nil {
+		return err
+	}
+	out := &tar.Header{
+		Format: tar.FormatPAX, Typeflag: h.Typeflag, Name: "./" + full, Linkname: h.Linkname, Size: h.Size,
+		Mode: h.Mode & 0o7777, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime,
+	}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		out.Name += "/"
+		in.made[full] = true
+	case tar.TypeLink:
+		target, err := below(h.Linkname)
+		if err != nil {
+			return err
+		}
+		out.Linkname = "./" + target
+	case tar.TypeReg, tar.TypeSymlink:
+	case tar.TypeGNUSparse: // the reader fills the holes
+		out.Typeflag = tar.TypeReg
+	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+		return in.skip(full, "it is a device or a pipe")
+	default:
+		return badArchive("%s is neither a file, a folder nor a link", quoted(h.Name))
+	}
+	err = copyEntry(in.tw, tr, out)
+	if err != nil {
+		in.broken = err // within an entry, perhaps
+	}
+	return err
+}
+
+// folders adds the folders that lead to, and include, full.
+func (in *importer) folders(full string) error {
+	if in.made[full] {
+		return nil
+	}
+	name := "."
+	if full != "." {
+		if err := in.folders(path.Dir(full)); err != nil {
+			return err
+		}
+		name = "./" + full
+	}
+	if err := in.meter.add(0); err != nil {
+		return err
+	}
+	in.made[full] = true
+	h := &tar.Header{Format: tar.FormatPAX, Typeflag: tar.TypeDir, Name: name + "/", Mode: 0o755, ModTime: time.Now()}
+	return explain("copying", quoted(full), in.tw.WriteHeader(h))
+}
+
+// below is an archive's name without what it may begin and be decorated with. An absolute one means the same as a relative one, as with tar(1).
+func below(name string) (string, error) {
+	full := path.Clean(strings.TrimLeft(name, "/"))
+	if full == ".." || strings.HasPrefix(full, "../") || len(name) > maxName || strings.ContainsRune(name, 0) {
+		return "", badArchive("the name %s is not a plain one", quoted(name))
+	}
+	return full, nil
+}
+
+// copyEntry passes an entry and its content on.
+func copyEntry(tw *tar.Writer, tr *tar.Reader, h *tar.Header) error {
+	if err := tw.WriteHeader(h); err != nil {
+		return explain("copying", quoted(h.Name), err)
+	}
+	if _, err := io.Copy(struct{ io.Writer }{tw}, tr); err != nil {
+		return explain("copying", quoted(h.Name), streamError(err))
+	}
+	return nil
+}
