@@ -79,14 +79,6 @@ func TestSSH(t *testing.T) {
 		write(t, h, "sync/a/one", "1", 0o600)
 		write(t, h, "sync/b", "2", 0o755)
 		shell := "ssh -F " + sshConfig(h) + " -o BatchMode=yes"
-		ok(t, h, "exec", "box", "--", "sh", "-c", "command -v rsync >/dev/null || { mkdir -p /usr/local/bin; echo none >/tmp/norsync; }")
-		if has := h.Banger(t, "exec", "box", "--", "test", "-e", "/tmp/norsync"); has.Code == 0 {
-			path, err := exec.LookPath("rsync") // it needs the guest's side: bring the host's
-			if err != nil {
-				t.Fatal(err)
-			}
-			bringProgram(t, h, "box", path)
-		}
 		if r := tool(t, h, "", "rsync", "-a", "-e", shell, filepath.Join(h.Dir, "sync")+"/", "box.vm:/tmp/sync/"); r.Code != 0 {
 			t.Fatalf("rsync: %s", r.Stderr)
 		}
@@ -152,21 +144,4 @@ func withoutIdentity(t *testing.T, h *testkit.Home) string {
 		}
 	}
 	return write(t, h, "tmp/ssh_config", strings.Join(kept, ""), 0o600)
-}
-
-// bringProgram copies a program and the libraries that it needs into the guest.
-func bringProgram(t *testing.T, h *testkit.Home, vm, path string) {
-	t.Helper()
-	for _, field := range strings.Fields(run(t, h, "ldd", path)) {
-		if strings.HasPrefix(field, "/") {
-			real, err := filepath.EvalSymlinks(field)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if h.Banger(t, "exec", vm, "--", "test", "-e", field).Code != 0 {
-				ok(t, h, "cp", real, vm+":"+field)
-			}
-		}
-	}
-	ok(t, h, "cp", path, vm+":/usr/bin/"+filepath.Base(path))
 }

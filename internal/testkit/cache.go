@@ -110,7 +110,8 @@ func fillCache(bin, cache string) error {
 	if out, err := exec.Command("cp", "-a", "--reflink=auto", "--sparse=always", h.path("cache"), cache).CombinedOutput(); err != nil {
 		return fmt.Errorf("keeping the cache: %w: %s", err, out)
 	}
-	return nil
+	// Homes that share it by hard links shall not share its locks.
+	return os.RemoveAll(filepath.Join(cache, "images", "lock"))
 }
 
 // SourceRoot is the folder of go.mod.
