@@ -1,0 +1,76 @@
+package testkit
+
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Background is a command that runs while the test goes on, without a terminal.
+type Background struct {
+	args []string
+	done chan error
+
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+// Write takes the command's output.
+func (b *Background) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.out.Write(p)
+}
+
+// Start starts `banger args...` in a session of its own, so that signals go where the test sends them.
+func (h *Home) Start(t testing.TB, args ...string) (*exec.Cmd, *Background) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	cmd := h.Command(ctx, filepath.Join(h.Bin, "banger"), args...)
+	b := &Background{args: args, done: make(chan error, 1)}
+	cmd.Stdout, cmd.Stderr = b, b
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setsid = true
+	if err := cmd.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	go func() { b.done <- cmd.Wait() }()
+	t.Cleanup(cancel)
+	return cmd, b
+}
+
+// Output is what the command has written so far, on both streams.
+func (b *Background) Output() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.out.String()
+}
+
+// Expect waits until the command has written want.
+func (b *Background) Expect(t testing.TB, want string) {
+	t.Helper()
+	if !waitFor(time.Minute, func() bool { return strings.Contains(b.Output(), want) }) {
+		t.Fatalf("%q did not come from %v:\n%s", want, b.args, b.Output())
+	}
+}
+
+// Wait waits for the command's end and returns its exit status as a shell gives it.
+func (b *Background) Wait(t testing.TB) int {
+	t.Helper()
+	select {
+	case err := <-b.done:
+		return exitCode(err)
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("%v did not end:\n%s", b.args, b.Output())
+		return -1
+	}
+}
