@@ -1,0 +1,317 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/model"
+	"banger/internal/paths"
+)
+
+// host is a host in a test: what is on it, by name.
+type host struct {
+	env   Env
+	files map[string]string
+	stats map[string]Entry
+	tools map[string]string
+	disks map[string]FileSystem // by folder; "" for all others
+}
+
+const debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n"
+
+// goodHost has everything, for the user alice.
+func goodHost() *host {
+	h := &host{
+		files: map[string]string{
+			"/etc/os-release":                    debian,
+			"/proc/cpuinfo":                      "processor\t: 0\nflags\t\t: fpu vmx sse\n\nprocessor\t: 1\nflags\t\t: fpu vmx sse\n",
+			"/proc/meminfo":                      "MemTotal:       16384000 kB\nMemAvailable:    8192000 kB\n",
+			"/etc/subuid":                        "bob:1:1\nalice:100000:65536\n",
+			"/etc/subgid":                        "1000:100000:65536\n",
+			"/proc/sys/user/max_user_namespaces": "63000\n",
+			"/proc/sys/kernel/unprivileged_userns_clone":  "1\n",
+			"/sys/fs/cgroup/memory.max":                   "max\n",
+			"/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+		},
+		stats: map[string]Entry{
+			"/dev/kvm": {Writable: true}, "/home/alice": {Dir: true, Writable: true}, "/run/user/1000": {Dir: true, Writable: true},
+			"/tmp": {Dir: true, Writable: true}, "/": {Dir: true},
+		},
+		tools: map[string]string{"qemu-system-x86_64": "/usr/bin/qemu-system-x86_64"},
+		disks: map[string]FileSystem{"": {Type: "btrfs", Free: 100 << 30, Reflink: Yes}},
+	}
+	for _, t := range tools {
+		h.tools[t.name] = "/usr/bin/" + t.name
+	}
+	h.env = Env{
+		Layout: paths.Layout{Config: "/home/alice/.config/banger", State: "/home/alice/state/banger", Cache: "/home/alice/cache/banger", Runtime: "/run/user/1000/banger"},
+		UID:    1000, User: "alice", Arch: "amd64", TmpDir: "/tmp",
+		Now: func() time.Time { return time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC) },
+		ReadFile: func(name string) ([]byte, error) {
+			if text, ok := h.files[name]; ok {
+				return []byte(text), nil
+			}
+			return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+		},
+		Stat: func(name string) (Entry, error) {
+			if e, ok := h.stats[name]; ok {
+				return e, nil
+			}
+			return Entry{}, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
+		},
+		Tool: func(name string) (string, error) {
+			if path := h.tools[name]; path != "" {
+				return path, nil
+			}
+			return "", errors.New("not there")
+		},
+		Output: func(context.Context, string, ...string) ([]byte, error) {
+			return []byte("QEMU emulator version 7.2.17 (Debian 1:7.2+dfsg-7)\nCopyright\n"), nil
+		},
+		FileSystem: func(dir string) (FileSystem, error) {
+			if fsys, ok := h.disks[dir]; ok {
+				return fsys, nil
+			}
+			return h.disks[""], nil
+		},
+		Limit:     func(Resource) (uint64, uint64, error) { return 4096, Unlimited, nil },
+		ClockSync: func() (bool, bool) { return true, true },
+		KVM:       func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
+	}
+	return h
+}
+
+func TestGoodHost(t *testing.T) {
+	checks := Run(t.Context(), goodHost().env)
+	for _, c := range checks {
+		if c.Status != Pass || c.Summary == "" || c.Feature == "" || c.Detail != "" || c.Fix != "" {
+			t.Errorf("%+v", c)
+		}
+	}
+	if Worst(checks) != Pass || Worst(nil) != Pass {
+		t.Errorf("in all %v", Worst(checks))
+	}
+	names := map[string]bool{}
+	for _, c := range checks {
+		if names[c.Name] {
+			t.Errorf("two checks are called %s", c.Name)
+		}
+		names[c.Name] = true
+	}
+}
+
+// verdict is one expected finding.
+type verdict struct {
+	name   string
+	status Status
+	says   string // in summary or detail
+	fix    string // all of it; "" for none, "*" for any
+}
+
+func noKVM(why string) func() (bool, string) { return func() (bool, string) { return false, why } }
+
+func TestVerdicts(t *testing.T) {
+	state, cache := "/home/alice/state/banger", "/home/alice/cache/banger"
+	tests := []struct {
+		what   string
+		change func(*host)
+		want   []verdict
+	}{
+		{"arm", func(h *host) { h.env.Arch = "arm64" }, []verdict{{"architecture", Fail, "arm64", "*"}}},
+		{"amd", func(h *host) { h.files["/proc/cpuinfo"] = "flags : svm" }, []verdict{{"cpu", Pass, "AMD-V", ""}}},
+		{"virtual machine", func(h *host) {
+			h.files["/proc/cpuinfo"] = "flags : fpu hypervisor"
+			h.env.KVM = noKVM("a paravirtual KVM")
+		}, []verdict{
+			{"cpu", Warn, "itself virtual", "Turn nested virtualization on where this machine runs, or use a machine type that has it."},
+			{"kvm", Warn, "a paravirtual KVM. VMs run in emulation", ""}}},
+		{"off in the firmware", func(h *host) { h.files["/proc/cpuinfo"] = "flags : fpu"; h.env.KVM = noKVM("no /dev/kvm") }, []verdict{
+			{"cpu", Warn, "neither vmx nor svm", "Turn virtualization (VT-x, AMD-V, SVM) on in the firmware's settings."}}},
+		{"no cpuinfo", func(h *host) { delete(h.files, "/proc/cpuinfo") }, []verdict{{"cpu", Warn, "cannot be read", ""}}},
+		{"no flags", func(h *host) { h.files["/proc/cpuinfo"] = "processor: 0\n" }, []verdict{{"cpu", Warn, "names no flags", ""}}},
+		{"kvm is not loaded", func(h *host) { delete(h.stats, "/dev/kvm"); h.env.KVM = noKVM("there is no /dev/kvm") }, []verdict{
+			{"kvm", Warn, "there is no /dev/kvm", "sudo modprobe kvm_intel"}}},
+		{"kvm is not loaded, root on amd", func(h *host) {
+			h.env.UID = 0
+			h.files["/proc/cpuinfo"] = "flags : svm"
+			delete(h.stats, "/dev/kvm")
+			h.env.KVM = noKVM("there is no /dev/kvm")
+		}, []verdict{{"kvm", Warn, "", "modprobe kvm_amd"}}},
+		{"not in the group kvm", func(h *host) { h.stats["/dev/kvm"] = Entry{}; h.env.KVM = noKVM("may not be opened") }, []verdict{
+			{"kvm", Warn, "may not be opened", "sudo usermod -aG kvm alice, then log in again"}}},
+		{"kvm is broken", func(h *host) { h.env.KVM = noKVM("makes no virtual machine") }, []verdict{{"kvm", Warn, "makes no virtual machine", ""}}},
+
+		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "not installed", "sudo apt install qemu-system-x86"}}},
+		{"old qemu", qemuSays("QEMU emulator version 4.2.1 (Debian)"), []verdict{{"qemu", Fail, "version 4.2.1", "*"}}},
+		{"untested qemu", qemuSays("QEMU emulator version 6.2.0"), []verdict{{"qemu", Warn, "tested with version 7.2", ""}}},
+		{"new qemu", qemuSays("QEMU emulator version 10.0.2 (qemu-10.0.2-1.fc43)"), []verdict{{"qemu", Pass, "version 10.0.2", ""}}},
+		{"qemu's development version", qemuSays("QEMU emulator version 11.0.50 (v10.2.0-1-g0123)"), []verdict{{"qemu", Pass, "11.0.50", ""}}},
+		{"another program", qemuSays("hello\nworld"), []verdict{{"qemu", Warn, `says "hello"`, ""}}},
+		{"qemu does not run", func(h *host) {
+			h.env.Output = func(context.Context, string, ...string) ([]byte, error) { return nil, errors.New("exit status 127") }
+		}, []verdict{{"qemu", Fail, "exit status 127", "*"}}},
+
+		{"no e2fsprogs", func(h *host) { h.lose("mkfs.ext4", "e2fsck", "resize2fs") }, []verdict{
+			{"mkfs.ext4", Fail, "No VM", "sudo apt install e2fsprogs"}, {"e2fsck", Fail, "", "sudo apt install e2fsprogs"},
+			{"resize2fs", Warn, "vm set", "sudo apt install e2fsprogs"}}},
+		{"nothing for the default image", func(h *host) { h.lose("mmdebstrap", "apt-get", "dpkg-deb", "newuidmap", "ssh", "xz") }, []verdict{
+			{"mmdebstrap", Warn, "debian:bookworm", "sudo apt install mmdebstrap"}, {"apt-get", Warn, "", "sudo apt install apt"},
+			{"dpkg-deb", Warn, "", "sudo apt install dpkg"}, {"newuidmap", Warn, "", "sudo apt install uidmap"},
+			{"ssh", Warn, "banger exec", "sudo apt install openssh-client"}, {"xz", Warn, "", "sudo apt install xz-utils"}}},
+		{"fedora", on("ID=fedora\n", "qemu-system-x86_64", "ssh", "newuidmap"), []verdict{
+			{"qemu", Fail, "", "sudo dnf install qemu-system-x86-core"}, {"ssh", Warn, "", "sudo dnf install openssh-clients"},
+			{"newuidmap", Warn, "", "sudo dnf install shadow-utils"}}},
+		{"a relative of arch", on("ID=endeavouros\nID_LIKE=arch\n", "qemu-system-x86_64", "mmdebstrap"), []verdict{
+			{"qemu", Fail, "", "sudo pacman -S qemu-system-x86"},
+			{"mmdebstrap", Warn, "", "Use images from a registry: `banger image pull debian:12`."}}},
+		{"alpine", on("ID=alpine\n", "resize2fs", "apt-get"), []verdict{{"resize2fs", Warn, "", "sudo apk add e2fsprogs-extra"}, {"apt-get", Warn, "", "*"}}},
+		{"opensuse", on("ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\"\n", "qemu-system-x86_64"), []verdict{{"qemu", Fail, "", "sudo zypper install qemu-x86"}}},
+		{"a distribution of its own", on("ID=nixos\n", "qemu-system-x86_64", "e2fsck"), []verdict{
+			{"qemu", Fail, "", "Install the package qemu."}, {"e2fsck", Fail, "", "Install the package e2fsprogs."}}},
+
+		{"no subordinate ids", func(h *host) { delete(h.files, "/etc/subuid") }, []verdict{
+			{"subuid", Warn, "0 user and 65536 group ids", "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 alice"}}},
+		{"few subordinate ids", func(h *host) { h.files["/etc/subgid"] = "alice:1:10\nalice:x:y\nalice:100\n" }, []verdict{{"subuid", Warn, "10 group ids", "*"}}},
+		{"debian's switch", func(h *host) { h.files["/proc/sys/kernel/unprivileged_userns_clone"] = "0\n" }, []verdict{
+			{"user-namespaces", Warn, "closed by", "sudo sysctl kernel.unprivileged_userns_clone=1"}}},
+		{"ubuntu's switch", func(h *host) { h.files["/proc/sys/kernel/apparmor_restrict_unprivileged_userns"] = "1" }, []verdict{
+			{"user-namespaces", Warn, "apparmor", "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"}}},
+		{"no namespaces", func(h *host) { h.files["/proc/sys/user/max_user_namespaces"] = "0" }, []verdict{
+			{"user-namespaces", Warn, "", "sudo sysctl user.max_user_namespaces=10000"}}},
+
+		{"a full disk", func(h *host) { h.disks[""] = FileSystem{Type: "ext4", Free: 100 << 20, Reflink: No} }, []verdict{
+			{"space-state", Fail, "100M free", "*"}, {"space-cache", Fail, "At least 2G", "*"}, {"tmpdir", Warn, "up to 2G", "*"},
+			{"reflink", Pass, "ext4 has no reflinks", ""}}},
+		{"a nearly full disk", func(h *host) { h.disks[""] = FileSystem{Type: "xfs", Free: 3 << 30, Reflink: Unknown} }, []verdict{
+			{"space-state", Warn, "less than 5G", "*"}, {"space-cache", Warn, "", "*"}, {"reflink", Pass, "not known", ""}}},
+		{"state on nfs", func(h *host) { h.disks[state] = FileSystem{Type: "nfs", Free: 1 << 40} }, []verdict{{"local-disk", Fail, "(nfs)", "*"}}},
+		{"cache on 9p", func(h *host) { h.disks[cache] = FileSystem{Type: "9p", Free: 1 << 40} }, []verdict{{"local-disk", Warn, "(9p)", "*"}}},
+		{"state on fuse", func(h *host) { h.disks[state] = FileSystem{Type: "fuse", Free: 1 << 40} }, []verdict{{"local-disk", Warn, "FUSE", "*"}}},
+		{"unreadable file systems", func(h *host) {
+			h.env.FileSystem = func(string) (FileSystem, error) { return FileSystem{}, fs.ErrPermission }
+		}, []verdict{{"space-state", Warn, "permission", ""}, {"local-disk", Warn, "", ""}, {"reflink", Warn, "", ""}, {"tmpdir", Warn, "", ""}}},
+		{"folders of somebody else", func(h *host) { h.stats[state] = Entry{Dir: true}; h.stats[cache] = Entry{Writable: true} }, []verdict{
+			{"folders", Fail, state + " is not writable; " + cache + " is not a folder", "*"}}},
+		{"no home", func(h *host) { delete(h.stats, "/home/alice") }, []verdict{{"folders", Fail, "/ is not writable", "*"}}},
+		{"a long runtime folder", func(h *host) {
+			h.env.Layout.Runtime = "/" + strings.Repeat("x", 90)
+			h.stats[h.env.Layout.Runtime] = Entry{Dir: true, Writable: true}
+		}, []verdict{{"socket-path", Fail, "of 107 characters", "*"}}},
+		{"no temporary folder", func(h *host) { delete(h.stats, "/tmp") }, []verdict{{"tmpdir", Fail, "not there", "*"}}},
+		{"a file as temporary folder", func(h *host) { h.stats["/tmp"] = Entry{Writable: true} }, []verdict{{"tmpdir", Fail, "not a folder", "*"}}},
+		{"a closed temporary folder", func(h *host) { h.stats["/tmp"] = Entry{Dir: true} }, []verdict{{"tmpdir", Fail, "not writable", "*"}}},
+		{"noexec", func(h *host) { h.disks["/tmp"] = FileSystem{Type: "tmpfs", Free: 1 << 40, NoExec: true} }, []verdict{{"tmpdir", Warn, "noexec", "*"}}},
+		{"nodev, not root", func(h *host) { h.disks["/tmp"] = FileSystem{Type: "tmpfs", Free: 1 << 40, NoDev: true} }, []verdict{{"tmpdir", Pass, "", ""}}},
+		{"nodev, root", func(h *host) {
+			h.env.UID = 0
+			h.disks["/tmp"] = FileSystem{Type: "tmpfs", Free: 1 << 40, NoDev: true}
+		}, []verdict{{"tmpdir", Warn, "nodev", "*"}}},
+
+		{"little memory", func(h *host) { h.files["/proc/meminfo"] = "MemAvailable: 1048576 kB\n" }, []verdict{{"memory", Warn, "1G available", "*"}}},
+		{"no memory", func(h *host) { h.files["/proc/meminfo"] = "MemAvailable: 10240 kB\n" }, []verdict{{"memory", Fail, "10M available", "*"}}},
+		{"an old kernel", func(h *host) { h.files["/proc/meminfo"] = "MemFree: 1 kB\n" }, []verdict{{"memory", Warn, "no MemAvailable", ""}}},
+		{"a container's limit", func(h *host) { h.files["/sys/fs/cgroup/memory.max"] = "1073741824\n" }, []verdict{{"memory", Warn, "limit of the control group", "*"}}},
+		{"a container's limit, version 1", func(h *host) {
+			delete(h.files, "/sys/fs/cgroup/memory.max")
+			h.files["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "268435456\n"
+		}, []verdict{{"memory", Fail, "256M", "*"}}},
+		{"1970", func(h *host) { h.env.Now = func() time.Time { return time.Unix(0, 0) } }, []verdict{{"clock", Fail, "1970-01-01", "sudo timedatectl set-ntp true"}}},
+		{"free running", func(h *host) { h.env.ClockSync = func() (bool, bool) { return false, true } }, []verdict{{"clock", Warn, "not synchronised", "sudo timedatectl set-ntp true"}}},
+		{"not known", func(h *host) { h.env.ClockSync = func() (bool, bool) { return false, false } }, []verdict{{"clock", Pass, "not known", ""}}},
+		{"soft limits", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 256, 1 << 20, nil } }, []verdict{
+			{"limit-open-files", Warn, "256, at most 1048576", "ulimit -n 4096"}, {"limit-processes", Warn, "", "ulimit -u 4096"}}},
+		{"hard limits", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 256, 256, nil } }, []verdict{
+			{"limit-open-files", Warn, "", "Raise nofile in /etc/security/limits.conf to 4096, then log in again."}}},
+		{"no limits known", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 0, 0, errors.New("no") } }, []verdict{
+			{"limit-open-files", Warn, "cannot be read", ""}}},
+	}
+	for _, test := range tests {
+		t.Run(test.what, func(t *testing.T) {
+			h := goodHost()
+			test.change(h)
+			checks := Run(t.Context(), h.env)
+			for _, want := range test.want {
+				i := slices.IndexFunc(checks, func(c Check) bool { return c.Name == want.name })
+				if i < 0 {
+					t.Errorf("no check %s", want.name)
+					continue
+				}
+				c := checks[i]
+				if c.Status != want.status || !strings.Contains(c.Summary+"\n"+c.Detail, want.says) || (want.fix != "*" && c.Fix != want.fix) || (want.fix == "*" && c.Fix == "") {
+					t.Errorf("got %+v\nwant %+v", c, want)
+				}
+			}
+			for _, c := range checks {
+				if c.Summary == "" || strings.Contains(c.Summary, "\n") || c.Status == Pass && c.Fix != "" {
+					t.Errorf("%+v", c)
+				}
+			}
+		})
+	}
+}
+
+func (h *host) lose(names ...string) {
+	for _, n := range names {
+		delete(h.tools, n)
+	}
+}
+
+func on(osRelease string, missing ...string) func(*host) {
+	return func(h *host) { h.files["/etc/os-release"] = osRelease; h.lose(missing...) }
+}
+
+func qemuSays(text string) func(*host) {
+	return func(h *host) {
+		h.env.Output = func(context.Context, string, ...string) ([]byte, error) { return []byte(text), nil }
+	}
+}
+
+// TestRoot: root is not asked for what only others need.
+func TestRoot(t *testing.T) {
+	h := goodHost()
+	h.env.UID = 0
+	for _, c := range Run(t.Context(), h.env) {
+		if slices.Contains([]string{"newuidmap", "subuid", "user-namespaces"}, c.Name) {
+			t.Errorf("root was asked for %s", c.Name)
+		}
+	}
+}
+
+func TestJSON(t *testing.T) {
+	got, err := json.Marshal(Check{Name: "kvm", Feature: "fast VMs", Status: Warn, Summary: "KVM is not used"})
+	if want := `{"name":"kvm","feature":"fast VMs","status":"warn","summary":"KVM is not used"}`; err != nil || string(got) != want {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// TestThisHost runs everything for real and sees that nothing was made.
+func TestThisHost(t *testing.T) {
+	home := t.TempDir()
+	layout := paths.At(filepath.Join(home, "banger"), os.Getuid())
+	checks := Run(t.Context(), Host(layout, noKVM("not asked")))
+	for _, c := range checks {
+		if c.Summary == "" {
+			t.Errorf("%+v", c)
+		}
+		t.Logf("%-18s %-4s %s | %s | %s", c.Name, c.Status, c.Summary, c.Detail, c.Fix)
+	}
+	if entries, err := os.ReadDir(home); err != nil || len(entries) != 0 {
+		t.Errorf("made %v, %v", entries, err)
+	}
+}
+
+func TestRound(t *testing.T) {
+	for in, want := range map[model.Bytes]string{100*model.GiB + 7: "100G", 3*model.GiB + 512*model.MiB + 3: "3.5G", 512: "512B", 30 * model.TiB: "30T"} {
+		if got := round(in).String(); got != want {
+			t.Errorf("%d is %s, want %s", in, got, want)
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/disk"
+	"banger/internal/paths"
+)
+
+// Host is the machine that this process runs on. kvm is the driver's probe: doctor's verdict and the driver's choice must not differ.
+func Host(layout paths.Layout, kvm func() (works bool, why string)) Env {
+	uid := os.Getuid()
+	name := os.Getenv("USER")
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		name = u.Username
+	}
+	return Env{
+		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
+		Now: time.Now, ReadFile: readSmall, Stat: stat, Output: output, FileSystem: fileSystem, Limit: limit, ClockSync: clockSync, KVM: kvm,
+		Tool: func(name string) (string, error) { return disk.Tool(name, "") },
+	}
+}
+
+// readSmall reads a file of the kernel's or of /etc. /proc/cpuinfo of a machine with hundreds of CPUs is the largest.
+func readSmall(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 1<<20))
+}
+
+func stat(name string) (Entry, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return Entry{}, err
+	}
+	return Entry{Dir: info.IsDir(), Writable: unix.Access(name, unix.W_OK) == nil}, nil
+}
+
+func output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return out, err
+}
+
+// magics are the file systems that statfs(2) tells by number (linux/magic.h and the kernel's trees).
+var magics = map[int64]FileSystem{
+	0xef53:     {Type: "ext4", Reflink: No}, // ext2 and ext3 have the same number
+	0x01021994: {Type: "tmpfs", Reflink: No},
+	0x58465342: {Type: "xfs", Reflink: Unknown},
+	0x9123683e: {Type: "btrfs", Reflink: Yes},
+	0xca451a4e: {Type: "bcachefs", Reflink: Yes},
+	0x2fc12fc1: {Type: "zfs", Reflink: Unknown},
+	0xf2f52010: {Type: "f2fs", Reflink: No},
+	0x794c7630: {Type: "overlay", Reflink: Unknown},
+	0x6969:     {Type: "nfs", Reflink: Unknown},
+	0xff534d42: {Type: "cifs", Reflink: Unknown},
+	0xfe534d42: {Type: "smb2", Reflink: Unknown},
+	0x517b:     {Type: "smb", Reflink: No},
+	0x01021997: {Type: "9p", Reflink: No},
+	0x5346414f: {Type: "afs", Reflink: No},
+	0x00c36400: {Type: "ceph", Reflink: No},
+	0x0bd00bd0: {Type: "lustre", Reflink: No},
+	0x73757245: {Type: "coda", Reflink: No},
+	0x564c:     {Type: "ncp", Reflink: No},
+	0x65735546: {Type: "fuse", Reflink: Unknown},
+}
+
+// fileSystem looks at dir, or at its nearest parent that exists.
+func fileSystem(dir string) (FileSystem, error) {
+	for at := dir; ; at = filepath.Dir(at) {
+		var st unix.Statfs_t
+		err := unix.Statfs(at, &st)
+		if errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+			continue
+		}
+		if err != nil {
+			return FileSystem{}, fmt.Errorf("looking at %s: %w", at, err)
+		}
+		magic := int64(uint32(st.Type)) // of 32 bits; the field's sign differs between architectures
+		found, ok := magics[magic]
+		if !ok {
+			found = FileSystem{Type: fmt.Sprintf("0x%x", magic), Reflink: Unknown}
+		}
+		found.Free = st.Bavail * uint64(st.Bsize)
+		found.NoExec, found.NoDev = st.Flags&unix.ST_NOEXEC != 0, st.Flags&unix.ST_NODEV != 0
+		return found, nil
+	}
+}
+
+func limit(r Resource) (soft, hard uint64, err error) {
+	number := map[Resource]int{OpenFiles: unix.RLIMIT_NOFILE, Processes: unix.RLIMIT_NPROC}[r]
+	var l unix.Rlimit
+	if err := unix.Getrlimit(number, &l); err != nil {
+		return 0, 0, fmt.Errorf("reading the limit of %s: %w", r, err)
+	}
+	return l.Cur, l.Max, nil
+}
+
+// clockSync asks the kernel without setting anything (adjtimex(2): modes 0 needs no privilege).
+func clockSync() (synced, known bool) {
+	var t unix.Timex
+	if _, err := unix.Adjtimex(&t); err != nil {
+		return false, false
+	}
+	return t.Status&unix.STA_UNSYNC == 0, true
+}

@@ -1,0 +1,171 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// tool is a program that banger runs.
+type tool struct {
+	name     string
+	feature  string
+	vital    bool // no VM runs without it
+	rootless bool // only who is not root needs it
+	without  string
+	packages map[manager]string // "" for a manager that does not have it
+	instead  string             // what to do where no package has it
+}
+
+// The packages of QEMU, whose check is its own.
+var qemuPackages = map[manager]string{
+	apt: "qemu-system-x86", dnf: "qemu-system-x86-core", pacman: "qemu-system-x86", apk: "qemu-system-x86_64", zypper: "qemu-x86", other: "qemu",
+}
+
+// tools are all others.
+var tools = []tool{
+	{name: "mkfs.ext4", feature: "disks of VMs", vital: true, packages: map[manager]string{other: "e2fsprogs"}},
+	{name: "e2fsck", feature: "images, growing disks", vital: true, packages: map[manager]string{other: "e2fsprogs"}},
+	{name: "resize2fs", feature: "growing disks", without: "`banger vm set --disk-size` of a stopped VM may not work.",
+		packages: map[manager]string{apk: "e2fsprogs-extra", other: "e2fsprogs"}},
+	{name: "mmdebstrap", feature: "the default image", without: "The image debian:bookworm cannot be made; images from registries and files can be used.",
+		packages: map[manager]string{apt: "mmdebstrap", dnf: "mmdebstrap"},
+		instead:  "Use images from a registry: `banger image pull debian:12`."},
+	{name: "apt-get", feature: "the default image and kernel", without: "Debian's kernel and image cannot be fetched.",
+		packages: map[manager]string{apt: "apt", dnf: "apt", pacman: "apt", other: ""},
+		instead:  "Give a kernel with `banger kernel import FILE --modules DIR`, and use images from a registry."},
+	{name: "dpkg-deb", feature: "the default kernel", without: "Debian's kernel cannot be unpacked.",
+		packages: map[manager]string{other: "dpkg"}},
+	{name: "xz", feature: "images from .xz files", without: "Archives compressed with xz cannot be imported.",
+		packages: map[manager]string{apt: "xz-utils", other: "xz"}},
+	{name: "ssh", feature: "banger ssh, scp, rsync, editors", without: "`banger ssh` does not work; `banger exec` does.",
+		packages: map[manager]string{apt: "openssh-client", dnf: "openssh-clients", pacman: "openssh", apk: "openssh-client", zypper: "openssh-clients", other: "openssh"}},
+	{name: "newuidmap", feature: "the default image, without root", rootless: true, without: "mmdebstrap needs it to make the default image without root.",
+		packages: map[manager]string{apt: "uidmap", dnf: "shadow-utils", pacman: "shadow", apk: "shadow-uidmap", zypper: "shadow", other: "shadow"}},
+}
+
+func checkTool(env Env, host distro, t tool) Check {
+	c := Check{Name: t.name, Feature: t.feature}
+	path, err := env.Tool(t.name)
+	if err == nil {
+		return c.pass(path)
+	}
+	fix := host.install(t.packages)
+	if fix == "" {
+		fix = t.instead
+	}
+	summary := "not installed"
+	if t.vital {
+		return c.fail(summary, "No VM can be made without it.", fix)
+	}
+	return c.warn(summary, t.without, fix)
+}
+
+// Versions of QEMU: the microvm machine can use ACPI since 5.2; banger is tested with 7.2 and newer.
+var (
+	qemuNeeded = qemuVersion{5, 2}
+	qemuTested = qemuVersion{7, 2}
+)
+
+type qemuVersion struct{ major, minor int }
+
+func (v qemuVersion) less(o qemuVersion) bool {
+	return v.major < o.major || v.major == o.major && v.minor < o.minor
+}
+
+var qemuPattern = regexp.MustCompile(`^QEMU emulator version (([0-9]{1,4})\.([0-9]{1,4})[^\s,]{0,80})`)
+
+func checkQEMU(ctx context.Context, env Env, host distro) Check {
+	c := Check{Name: "qemu", Feature: "running VMs"}
+	fix := host.install(qemuPackages)
+	path, err := env.Tool("qemu-system-x86_64")
+	if err != nil {
+		return c.fail("qemu-system-x86_64 is not installed", "It is what VMs run in.", fix)
+	}
+	ctx, cancel := context.WithTimeout(ctx, outputTimeout)
+	defer cancel()
+	out, err := env.Output(ctx, path, "--version")
+	if err != nil {
+		return c.fail(path+" does not run", err.Error(), fix)
+	}
+	m := qemuPattern.FindSubmatch(out)
+	if m == nil {
+		line, _, _ := bytes.Cut(out, []byte("\n"))
+		return c.warn(path+" does not tell its version", fmt.Sprintf("It says %.100q.", line), "")
+	}
+	v := qemuVersion{number(m[2]), number(m[3])}
+	summary := fmt.Sprintf("%s, version %s", path, m[1])
+	switch {
+	case v.less(qemuNeeded):
+		return c.fail(summary, "banger needs version 5.2 or newer.", "Upgrade to a newer release of "+host.name+", or install a newer QEMU.")
+	case v.less(qemuTested):
+		return c.warn(summary, "banger is tested with version 7.2 and newer.", "")
+	}
+	return c.pass(summary)
+}
+
+func number(digits []byte) int {
+	n, _ := strconv.Atoi(string(digits)) // at most 4 digits, by the pattern
+	return n
+}
+
+// checkSubIDs looks for what mmdebstrap needs without root: ranges of user and group ids (subuid(5)), and the right to make user namespaces.
+func checkSubIDs(env Env) []Check {
+	if env.UID == 0 {
+		return nil
+	}
+	const feature = "the default image, without root"
+	user := env.User
+	if user == "" {
+		user = "$USER"
+	}
+	ids := Check{Name: "subuid", Feature: feature}
+	switch u, g := subIDs(env, "/etc/subuid"), subIDs(env, "/etc/subgid"); {
+	case u >= subIDsNeeded && g >= subIDsNeeded:
+		ids = ids.pass(fmt.Sprintf("%d user and %d group ids", u, g))
+	default:
+		ids = ids.warn(fmt.Sprintf("%d user and %d group ids", u, g), "mmdebstrap needs 65536 of each to make the default image without root.",
+			"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "+user)
+	}
+	ns := Check{Name: "user-namespaces", Feature: feature}
+	for _, s := range []struct{ file, closed string }{
+		{"kernel.unprivileged_userns_clone", "0"},             // Debian, Arch
+		{"kernel.apparmor_restrict_unprivileged_userns", "1"}, // Ubuntu
+		{"user.max_user_namespaces", "0"},
+	} {
+		value, err := env.ReadFile("/proc/sys/" + strings.ReplaceAll(s.file, ".", "/"))
+		if err == nil && strings.TrimSpace(string(value)) == s.closed {
+			open := map[string]string{"0": "1", "1": "0"}[s.closed]
+			if s.file == "user.max_user_namespaces" {
+				open = "10000"
+			}
+			return []Check{ids, ns.warn("closed by "+s.file+" = "+s.closed, "mmdebstrap needs them to make the default image without root.",
+				fmt.Sprintf("sudo sysctl %s=%s", s.file, open))}
+		}
+	}
+	return []Check{ids, ns.pass("open")}
+}
+
+const subIDsNeeded = 65536
+
+// subIDs is the size of the caller's largest range in a file of "name:first:count" lines.
+func subIDs(env Env, file string) int {
+	data, err := env.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	most := 0
+	for line := range strings.Lines(string(data)) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) != 3 || f[0] != strconv.Itoa(env.UID) && (env.User == "" || f[0] != env.User) {
+			continue
+		}
+		if n, err := strconv.Atoi(f[2]); err == nil {
+			most = max(most, n)
+		}
+	}
+	return most
+}

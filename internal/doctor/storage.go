@@ -1,0 +1,170 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"banger/internal/model"
+)
+
+// Space in bytes below which a folder is too full, or soon will be. The default image and kernel take 0.6 GB, and making them as much again.
+var spaceNeeded = map[string]struct{ fail, warn model.Bytes }{
+	"state": {512 * model.MiB, 5 * model.GiB}, // disks of VMs
+	"cache": {2 * model.GiB, 5 * model.GiB},   // images and kernels
+}
+
+func checkSpace(env Env) []Check {
+	var checks []Check
+	for _, part := range []struct{ name, dir, feature string }{
+		{"state", env.Layout.State, "disks of VMs"}, {"cache", env.Layout.Cache, "images and kernels"},
+	} {
+		c := Check{Name: "space-" + part.name, Feature: part.feature}
+		fsys, err := env.FileSystem(part.dir)
+		if err != nil {
+			checks = append(checks, c.warn("the free space at "+part.dir+" cannot be read", err.Error(), ""))
+			continue
+		}
+		free := model.Bytes(min(fsys.Free, 1<<62))
+		summary := fmt.Sprintf("%v free at %s", round(free), part.dir)
+		fix := "Free some space (`banger image prune`, `banger vm prune`), or set BANGER_HOME to a folder on a larger disk."
+		switch need := spaceNeeded[part.name]; {
+		case free < need.fail:
+			c = c.fail(summary, fmt.Sprintf("At least %v are needed.", need.fail), fix)
+		case free < need.warn:
+			c = c.warn(summary, fmt.Sprintf("With less than %v the disk may soon be full; VMs' disks grow as they are written to.", need.warn), fix)
+		default:
+			c = c.pass(summary)
+		}
+		checks = append(checks, c)
+	}
+	return checks
+}
+
+// round drops what nobody reads from a size.
+func round(b model.Bytes) model.Bytes {
+	for _, unit := range []model.Bytes{model.TiB, model.GiB, model.MiB} {
+		if b >= 10*unit {
+			return b / unit * unit
+		}
+	}
+	return b
+}
+
+// networked are file systems whose files live on another machine.
+var networked = map[string]bool{"nfs": true, "cifs": true, "smb2": true, "smb": true, "9p": true, "afs": true, "ceph": true, "lustre": true, "coda": true, "ncp": true}
+
+func checkNetworkFileSystem(env Env) Check {
+	c := Check{Name: "local-disk", Feature: "records and disks of VMs"}
+	const fix = "Set BANGER_HOME to a folder on a disk of this machine."
+	state, err := env.FileSystem(env.Layout.State)
+	if err != nil {
+		return c.warn("the file system of "+env.Layout.State+" cannot be read", err.Error(), "")
+	}
+	cache, err := env.FileSystem(env.Layout.Cache)
+	switch {
+	case networked[state.Type]:
+		return c.fail(fmt.Sprintf("%s is on a network file system (%s)", env.Layout.State, state.Type),
+			"The database's write-ahead log needs memory that is shared between processes, which such file systems do not have.", fix)
+	case err == nil && networked[cache.Type]:
+		return c.warn(fmt.Sprintf("%s is on a network file system (%s)", env.Layout.Cache, cache.Type), "Every VM reads its image from there.", fix)
+	case state.Type == "fuse":
+		return c.warn(env.Layout.State+" is on a FUSE file system", "Many of these lack locks or shared mappings, which the database needs.", fix)
+	}
+	return c.pass(fmt.Sprintf("%s is on %s", env.Layout.State, state.Type))
+}
+
+func checkReflink(env Env) Check {
+	c := Check{Name: "reflink", Feature: "cloning disks"}
+	fsys, err := env.FileSystem(env.Layout.State)
+	switch {
+	case err != nil:
+		return c.warn("the file system of "+env.Layout.State+" cannot be read", err.Error(), "")
+	case fsys.Reflink == Yes:
+		return c.pass(fsys.Type + " clones files without copying")
+	case fsys.Reflink == Unknown:
+		return c.pass(fsys.Type + ": not known; disks are copied without their holes where it cannot")
+	}
+	return c.pass(fsys.Type + " has no reflinks: disks are copied, without their holes")
+}
+
+// checkWritable looks whether banger's folders are there for the caller, or can be made.
+func checkWritable(env Env) Check {
+	c := Check{Name: "folders", Feature: "everything"}
+	l := env.Layout
+	var bad []string
+	for _, dir := range []string{l.State, l.Cache, l.Runtime} {
+		if why := notWritable(env, dir); why != "" {
+			bad = append(bad, why)
+		}
+	}
+	if len(bad) > 0 {
+		return c.fail(strings.Join(bad, "; "), "banger keeps its files there.", "Give these folders to the user who runs banger, or set BANGER_HOME to a folder of theirs.")
+	}
+	return c.pass(strings.Join([]string{l.State, l.Cache, l.Runtime}, ", "))
+}
+
+// notWritable says why dir cannot be used or made, or "".
+func notWritable(env Env, dir string) string {
+	for at := dir; ; at = filepath.Dir(at) {
+		e, err := env.Stat(at)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at):
+			continue
+		case err != nil:
+			return fmt.Sprintf("%s cannot be looked at: %v", at, err)
+		case !e.Dir:
+			return at + " is not a folder"
+		case !e.Writable:
+			return at + " is not writable"
+		}
+		return ""
+	}
+}
+
+// maxSocket is sizeof(sockaddr_un.sun_path) less the final NUL (unix(7)).
+const maxSocket = 107
+
+func checkSocketPath(env Env) Check {
+	c := Check{Name: "socket-path", Feature: "reaching VMs"}
+	longest := filepath.Join(env.Layout.VM("0123456789abcdef").Run, "agent.sock")
+	summary := fmt.Sprintf("%d of %d characters at most, in %s", len(longest), maxSocket, env.Layout.Runtime)
+	if len(longest) > maxSocket {
+		return c.fail(summary, "The kernel takes no longer names for sockets.", "Set BANGER_HOME or XDG_RUNTIME_DIR to a folder with a shorter name.")
+	}
+	return c.pass(summary)
+}
+
+// tmpNeeded is what making the default image takes in the temporary folder.
+const tmpNeeded = 2 * model.GiB
+
+func checkTmpDir(env Env) Check {
+	c := Check{Name: "tmpdir", Feature: "making images"}
+	const fix = "Set TMPDIR to a folder on a disk with room, such as /var/tmp."
+	dir := env.TmpDir
+	e, err := env.Stat(dir)
+	switch {
+	case err != nil:
+		return c.fail(dir+" is not there", err.Error(), fix)
+	case !e.Dir:
+		return c.fail(dir+" is not a folder", "", fix)
+	case !e.Writable:
+		return c.fail(dir+" is not writable", "", fix)
+	}
+	fsys, err := env.FileSystem(dir)
+	if err != nil {
+		return c.warn("the free space at "+dir+" cannot be read", err.Error(), "")
+	}
+	free := model.Bytes(min(fsys.Free, 1<<62))
+	switch {
+	case free < tmpNeeded:
+		return c.warn(fmt.Sprintf("%v free at %s", round(free), dir), fmt.Sprintf("Making the default image takes up to %v there.", tmpNeeded), fix)
+	case fsys.NoExec:
+		return c.warn(dir+" is mounted noexec", "mmdebstrap runs programs there when it makes the default image.", fix)
+	case fsys.NoDev && env.UID == 0:
+		return c.warn(dir+" is mounted nodev", "mmdebstrap, as root, makes device nodes there when it makes the default image.", fix)
+	}
+	return c.pass(fmt.Sprintf("%s, %v free", dir, round(free)))
+}
