@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -106,6 +107,28 @@ func TestPull(t *testing.T) {
 	after, _ := os.ReadFile(log)
 	if calls := string(after[len(before):]); strings.Contains(calls, "dpkg-deb") || strings.Contains(calls, "update") {
 		t.Errorf("the same package was taken apart again:\n%s", calls)
+	}
+}
+
+// TestPullShares: of two pulls at once one does the work, and both have its result.
+func TestPullShares(t *testing.T) {
+	log := fakeApt(t, goodApt(t))
+	s := openForTest(t)
+	var ids [2]string
+	var wg sync.WaitGroup
+	for i := range ids {
+		wg.Go(func() {
+			k, err := s.Pull(t.Context(), Debian, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			ids[i] = k.ID
+		})
+	}
+	wg.Wait()
+	calls, _ := os.ReadFile(log)
+	if n := strings.Count(string(calls), "dpkg-deb"); n != 1 || ids[0] != ids[1] || ids[0] == "" {
+		t.Errorf("the package was unpacked %d times, for kernels %v", n, ids)
 	}
 }
 
