@@ -14,7 +14,7 @@ type FrameType byte
 // The frames. Towards the guest:
 const (
 	FrameStart  FrameType = 1 // an ExecRequest as JSON; the first frame, once
-	FrameStdin  FrameType = 2 // bytes; an empty one closes standard input
+	FrameStdin  FrameType = 2 // bytes, StdinWindow of them at a time; an empty one closes standard input
 	FrameResize FrameType = 3 // a Size as JSON
 	FrameSignal FrameType = 4 // a signal's name ("SIGINT"), for the command's process group
 	FrameHangup FrameType = 5 // the user has had enough: end what this stream began, then close it
@@ -26,6 +26,7 @@ const (
 	FrameStderr FrameType = 17 // bytes
 	FrameExit   FrameType = 18 // an Exit as JSON; the last frame
 	FrameError  FrameType = 19 // an Error as JSON; the last frame, when nothing was run
+	FrameAck    FrameType = 20 // so many bytes of standard input were taken: four bytes in network order. See Stdin
 )
 
 // FrameEvent is put into a stream by the daemon only: a step.Event as JSON, about the VM that is being made for the stream.

@@ -24,10 +24,10 @@
 //	POST /v1/assume          Assume -> Assumed; once in the life of a boot or a fork
 //	POST /v1/exec            upgrade to StreamProtocol: frames, the first one FrameStart with an ExecRequest
 //	POST /v1/ssh             upgrade to StreamProtocol: the SSH protocol (RFC 4253), the agent is the server
-//	POST /v1/dial?port=N     upgrade to StreamProtocol: bytes to and from TCP 127.0.0.1:N in the guest
+//	POST /v1/dial?port=N     upgrade to StreamProtocol: a Tunnel to the TCP port N of the guest's own
 //	GET  /v1/files?path=P    a tar stream of P: see package archive
 //	PUT  /v1/files?path=P    unpacks the tar stream in the body at P
-//	POST /v1/resize?serial=S grows the file system on that drive to the drive's present size
+//	POST /v1/resize?serial=S&size=N  waits until that drive has N bytes (0 or none: as it is), and grows its file system to its size
 //	GET  /v1/stats           Stats
 //	GET  /v1/ports           []Port: the TCP ports that listen in the guest
 //	POST /v1/poweroff        ends the machine cleanly: the init's way where there is one, else sync, read-only, power off

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/agent/port"
+	"banger/internal/guest/agent/proc"
+	"banger/internal/guest/channel"
+	"banger/internal/guest/proto"
+)
+
+// agent is the running program. One exists per process.
+type agent struct {
+	log     *slog.Logger
+	version string
+	port    *port.Port
+	procs   *proc.Table
+	init    bool // runs beside the image's init
+
+	// leave is closed when the image's init is to take over process 1. What it needs is set before.
+	leave     chan struct{}
+	imageInit []string
+	successor *os.File // its end tells the agent's copy to begin
+
+	ending sync.Once // the machine's end, which may be asked for more than once
+
+	mu       sync.Mutex
+	phase    phase
+	marks    []proto.Mark
+	identity identity
+	drives   []mounted
+}
+
+// phase says how far assume is.
+type phase int
+
+const (
+	anonymous phase = iota // no host has said who this machine is
+	assuming
+	assumed
+	spoiled // assume failed half-way; only a new boot helps
+)
+
+// identity is what assume leaves in the agent's memory.
+type identity struct {
+	Env            []string `json:"env"`
+	User           string   `json:"user"`
+	Workdir        string   `json:"workdir"`
+	HostKey        []byte   `json:"host_key"`
+	AuthorizedKeys []string `json:"authorized_keys"`
+}
+
+// runner starts commands as the identity says.
+func (a *agent) runner() *proc.Runner {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return &proc.Runner{Table: a.procs, Env: a.identity.Env, User: a.identity.User, Workdir: a.identity.Workdir}
+}
+
+// mark notes that the boot has come to a moment.
+func (a *agent) mark(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.marks = append(a.marks, proto.Mark{Name: name, At: sinceBoot()})
+}
+
+// sinceBoot is the time since the kernel started, suspended time included.
+func sinceBoot() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// serve answers one host after the other until ctx ends or the machine is handed over to the image's init.
+func (a *agent) serve(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-a.leave:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	server := &http.Server{
+		Handler:           a.routes(),
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
+	}
+	for ctx.Err() == nil {
+		session, err := channel.Accept(ctx, a.port.Conn())
+		if err != nil {
+			a.log.Debug("no session", "error", err)
+			continue
+		}
+		stop := context.AfterFunc(ctx, func() { session.Close() })
+		err = server.Serve(session)
+		a.log.Debug("session over", "error", err)
+		session.Close()
+		stop()
+	}
+}

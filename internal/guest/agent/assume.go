@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger/internal/fault"
+	"banger/internal/guest/agent/link"
+	"banger/internal/guest/proto"
+)
+
+// minEntropy is what a generator needs to be unpredictable: 256 bits.
+const minEntropy = 32
+
+// assume answers POST /v1/assume. A failure before anything was done leaves the machine as it was; a later one spoils it.
+func (a *agent) assume(w http.ResponseWriter, r *http.Request) {
+	var doc proto.Assume
+	err := readJSON(r, proto.MaxAssume, &doc)
+	if err == nil {
+		err = check(doc)
+	}
+	if err == nil {
+		err = a.enter(anonymous, assuming)
+	}
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if err := a.become(doc); err != nil {
+		a.enter(assuming, spoiled)
+		a.fail(w, r, err)
+		return
+	}
+	a.mark("assumed")
+	a.enter(assuming, assumed)
+	if len(doc.Init) == 0 {
+		reply(w, http.StatusOK, proto.Assumed{Marks: a.allMarks()})
+		return
+	}
+	if err := a.handOver(doc.Init); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	reply(w, http.StatusOK, proto.Assumed{Handover: true, Marks: a.allMarks()})
+	http.NewResponseController(w).Flush() // returns when the answer is on its way
+	close(a.leave)
+}
+
+// enter moves from one phase to the next.
+func (a *agent) enter(from, to phase) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.phase != from {
+		return fault.New(fault.WrongState, "this machine has taken on an identity before")
+	}
+	a.phase = to
+	return nil
+}
+
+func (a *agent) allMarks() []proto.Mark {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]proto.Mark(nil), a.marks...)
+}
+
+// check finds what cannot be right before anything is done.
+func check(doc proto.Assume) error {
+	bad := func(format string, args ...any) error { return fault.New(fault.Invalid, format, args...) }
+	switch {
+	case len(doc.Entropy) < minEntropy:
+		return bad("entropy: %d bytes are less than %d", len(doc.Entropy), minEntropy)
+	case doc.Time.IsZero():
+		return bad("time: missing")
+	case doc.Hostname == "" || len(doc.Hostname) > 64 || strings.ContainsAny(doc.Hostname, " \t\n/\x00"):
+		return bad("hostname: %q is not one", doc.Hostname)
+	case doc.Root.Image == "" || doc.Root.System == "":
+		return bad("root: image and system drives are needed")
+	case doc.Workdir != "" && !path.IsAbs(doc.Workdir):
+		return bad("workdir: %q is not absolute", doc.Workdir)
+	}
+	if doc.MachineID != "" {
+		if b, err := hex.DecodeString(doc.MachineID); err != nil || len(b) != 16 {
+			return bad("machine_id: %q does not have 32 hex digits", doc.MachineID)
+		}
+	}
+	if len(doc.HostKey) > 0 {
+		if _, err := ssh.ParsePrivateKey(doc.HostKey); err != nil {
+			return bad("host_key: %w", err)
+		}
+	}
+	for _, m := range doc.Mounts {
+		if m.Serial == "" || !path.IsAbs(m.Target) || path.Clean(m.Target) == "/" {
+			return bad("mounts: drive %q cannot be mounted at %q", m.Serial, m.Target)
+		}
+	}
+	for _, f := range doc.Files {
+		if !path.IsAbs(f.Path) || strings.HasSuffix(f.Path, "/") || fs.FileMode(f.Mode)&^0o7777 != 0 {
+			return bad("files: %q with mode %o cannot be written", f.Path, f.Mode)
+		}
+	}
+	if doc.Network != nil {
+		if _, err := linkConfig(doc.Network); err != nil {
+			return bad("network: %w", err)
+		}
+	}
+	return nil
+}
+
+// linkConfig reads the addresses of a network document.
+func linkConfig(n *proto.Network) (link.Config, error) {
+	cfg := link.Config{MTU: n.MTU}
+	var err error
+	if cfg.Address, err = netip.ParsePrefix(n.Address); err != nil {
+		return cfg, fmt.Errorf("address: %w", err)
+	}
+	if n.Gateway != "" {
+		if cfg.Gateway, err = netip.ParseAddr(n.Gateway); err != nil {
+			return cfg, fmt.Errorf("gateway: %w", err)
+		}
+	}
+	if n.MAC != "" {
+		if cfg.MAC, err = net.ParseMAC(n.MAC); err != nil {
+			return cfg, fmt.Errorf("mac: %w", err)
+		}
+	}
+	for _, dns := range n.DNS {
+		if _, err := netip.ParseAddr(dns); err != nil {
+			return cfg, fmt.Errorf("dns: %w", err)
+		}
+	}
+	for _, domain := range n.Search {
+		if strings.ContainsAny(domain, " \t\n") {
+			return cfg, fmt.Errorf("search: %q is not a domain", domain)
+		}
+	}
+	return cfg, nil
+}
+
+// become carries the document out, in the order of its fields.
+func (a *agent) become(doc proto.Assume) error {
+	if err := addEntropy(doc.Entropy); err != nil {
+		return err
+	}
+	if err := setTime(doc.Time); err != nil {
+		return err
+	}
+	if err := setHostname(doc.Hostname); err != nil {
+		return err
+	}
+	if err := a.buildRoot(doc.Root); err != nil {
+		return err
+	}
+	if err := linkDevices(); err != nil {
+		return err
+	}
+	if len(doc.Init) == 0 {
+		if err := mountAll(cgroupMounts); err != nil {
+			a.log.Warn("no control groups", "error", err)
+		}
+	}
+	a.mark("root")
+	if err := configureNetwork(doc.Network); err != nil {
+		return err
+	}
+	for _, m := range doc.Mounts {
+		if err := a.mountWork(m); err != nil {
+			return err
+		}
+	}
+	if err := writeIdentity(doc); err != nil {
+		return err
+	}
+	for _, f := range doc.Files {
+		if err := writeFile(f); err != nil {
+			return err
+		}
+	}
+	if doc.Workdir != "" { // OCI runtimes make the image's working directory, too
+		if err := os.MkdirAll(doc.Workdir, 0o755); err != nil {
+			return fmt.Errorf("making the working directory: %w", err)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.identity = identity{
+		Env: doc.Env, User: doc.User, Workdir: doc.Workdir,
+		HostKey: doc.HostKey, AuthorizedKeys: doc.AuthorizedKeys,
+	}
+	return nil
+}
+
+// configureNetwork sets the one card up; nil leaves the machine with loopback alone.
+func configureNetwork(n *proto.Network) error {
+	if n == nil {
+		return nil
+	}
+	cfg, err := linkConfig(n)
+	if err != nil {
+		return err
+	}
+	card, err := link.First()
+	if err != nil {
+		return err
+	}
+	return link.Configure(card, cfg)
+}

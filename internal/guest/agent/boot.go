@@ -1,0 +1,142 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/agent/link"
+	"banger/internal/guest/agent/port"
+	"banger/internal/guest/agent/proc"
+	"banger/internal/guest/agent/sshd"
+	"banger/internal/guest/proto"
+)
+
+// portDeadline is how long the port may take to appear once the modules are loaded. It is a matter of milliseconds, or of a host
+// that gives the machine no port.
+const portDeadline = 30 * time.Second
+
+// modulesDir holds the kernel's modules in the initramfs, named so that their lexical order is the load order.
+const modulesDir = "/modules"
+
+// Main is the program. It returns the exit status, and never returns as process 1.
+func Main(args []string, version string) int {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	// A small heap in a small machine: the collector runs early and gives memory back.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(64 << 20)
+	a := &agent{log: log, version: version, leave: make(chan struct{})}
+	switch {
+	case len(args) > 1 && args[1] == sftpName:
+		return sshd.SFTPMain(args[2:], stdio{os.Stdin, os.Stdout}, os.Stderr)
+	case len(args) > 0 && args[0] == besideName:
+		if err := a.resume(); err != nil {
+			log.Error("going on beside the init", "error", err)
+			return 1
+		}
+		return 0
+	case os.Getpid() == 1:
+		a.bootAndServe()
+		return 0
+	}
+	fmt.Println("banger-agent", version, "- runs as process 1 of a banger VM")
+	return 2
+}
+
+// stdio is standard input and output as one stream.
+type stdio struct {
+	io.Reader
+	io.WriteCloser
+}
+
+// bootAndServe is process 1. When it cannot serve, it ends the machine: nobody could reach it.
+func (a *agent) bootAndServe() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	a.mark("init")
+	a.watchSignals(ctx)
+	err := a.boot(ctx)
+	if err == nil {
+		a.mark("ready")
+		go a.watchPowerButton(ctx)
+		a.serve(ctx)
+		cancel()
+		err = a.execInit()
+	}
+	a.log.Error("process 1 cannot go on", "error", err)
+	a.endMachine()
+}
+
+// boot brings a bare kernel to where the host can be heard. It is on the critical path of every start.
+func (a *agent) boot(ctx context.Context) error {
+	unix.Umask(0o022)
+	a.procs = proc.NewTable(a.log)
+	if err := mountAll(kernelMounts); err != nil {
+		return err
+	}
+	raiseLimits()
+	events, err := port.OpenEvents()
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	if err := loadModules(modulesDir); err != nil {
+		return err
+	}
+	a.mark("modules")
+	if err := link.Up("lo"); err != nil {
+		a.log.Warn("no loopback", "error", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, portDeadline)
+	defer cancel()
+	path, err := port.Find(ctx, events, proto.PortName)
+	if err != nil {
+		return err
+	}
+	if a.port, err = port.Open(path); err != nil {
+		return err
+	}
+	return nil
+}
+
+// loadModules loads every module in dir in lexical order. A module that the kernel has already is fine.
+func loadModules(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*.ko"))
+	if err != nil {
+		return err
+	}
+	for _, path := range files { // Glob sorts
+		if err := loadModule(path); err != nil {
+			return fmt.Errorf("loading module %s: %w", filepath.Base(path), err)
+		}
+	}
+	return nil
+}
+
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = unix.FinitModule(int(f.Fd()), "", 0)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// raiseLimits gives commands the limits that they find under systemd (systemd-system.conf(5), DefaultLimitNOFILE): the kernel's own
+// for process 1 are smaller, and builds run into them.
+func raiseLimits() {
+	unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1024, Max: 512 << 10})
+}

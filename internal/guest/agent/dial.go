@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+)
+
+// dialTime bounds connecting within the guest.
+const dialTime = 10 * time.Second
+
+// dial answers POST /v1/dial: it connects first, so that a refused connection is an error and not a stream that ends.
+func (a *agent) dial(w http.ResponseWriter, r *http.Request) {
+	port, err := strconv.ParseUint(r.URL.Query().Get("port"), 10, 16)
+	if err != nil || port == 0 {
+		a.fail(w, r, fault.New(fault.Invalid, "%q is not a port", r.URL.Query().Get("port")))
+		return
+	}
+	target, err := dialLocal(r.Context(), int(port))
+	if err != nil {
+		a.fail(w, r, fault.New(fault.Unavailable, "connecting to port %d in the guest: %w", port, err))
+		return
+	}
+	defer target.Close()
+	conn, err := upgrade(w, r)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	splice(proto.NewTunnel(conn), target.(*net.TCPConn))
+}
+
+// dialLocal connects to a port of the guest's own: on IPv4's loopback, on IPv6's, and else where the kernel says that somebody listens.
+func dialLocal(ctx context.Context, port int) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	var d net.Dialer
+	hosts := []string{"127.0.0.1", "::1"}
+	if listening, err := listeners(); err == nil {
+		for _, l := range listening {
+			if l.Port == port {
+				hosts = append(hosts, l.Addr)
+			}
+		}
+	}
+	var errs []error
+	for _, host := range hosts {
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs[0])
+}
+
+// half is a connection whose directions end apart.
+type half interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// splice copies both ways until both directions have ended, or one has failed.
+func splice(a, b half) {
+	var both sync.WaitGroup
+	move := func(to, from half) {
+		_, err := io.Copy(to, from)
+		if err == nil {
+			err = to.CloseWrite()
+		}
+		if err != nil {
+			a.Close()
+			b.Close()
+		}
+	}
+	both.Go(func() { move(a, b) })
+	both.Go(func() { move(b, a) })
+	both.Wait()
+	a.Close()
+	b.Close()
+}

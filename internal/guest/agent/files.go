@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+
+	"banger/internal/fault"
+	"banger/internal/guest/archive"
+)
+
+// getFiles answers GET /v1/files. What goes wrong once the stream has begun is said in the stream.
+func (a *agent) getFiles(w http.ResponseWriter, r *http.Request) {
+	name, err := filesPath(r)
+	if err == nil {
+		_, err = os.Lstat(name)
+	}
+	if err != nil {
+		a.fail(w, r, notFound(err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-tar")
+	opts := archive.PackOptions{Owner: true}
+	if err := archive.Pack(r.Context(), w, name, opts); err != nil {
+		a.log.Debug("packing", "path", name, "error", err)
+	}
+}
+
+// putFiles answers PUT /v1/files. Owners are those in the stream.
+func (a *agent) putFiles(w http.ResponseWriter, r *http.Request) {
+	name, err := filesPath(r)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	err = archive.Unpack(r.Context(), r.Body, name, archive.UnpackOptions{
+		Special: true,
+		Owner:   func(uid, gid int) (int, int) { return uid, gid },
+	})
+	if err != nil {
+		a.fail(w, r, notFound(err))
+		return
+	}
+	reply(w, http.StatusOK, struct{}{})
+}
+
+// filesPath is the path that the request is about. Its end says something to package archive and is kept.
+func filesPath(r *http.Request) (string, error) {
+	name := r.URL.Query().Get("path")
+	if !path.IsAbs(name) || strings.ContainsRune(name, 0) {
+		return "", fault.New(fault.Invalid, "path %q in the guest is not absolute", name)
+	}
+	return name, nil
+}
+
+// notFound gives the system's errors about names the kind that they have for a person.
+func notFound(err error) error {
+	switch {
+	case fault.KindOf(err) != fault.Internal:
+		return err
+	case os.IsNotExist(err):
+		return fault.New(fault.NotFound, "%w", err)
+	}
+	return fmt.Errorf("in the guest: %w", err)
+}

@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/guest/agent/port"
+	"banger/internal/guest/agent/proc"
+	"banger/internal/guest/proto"
+)
+
+// besideName is argv[0] of the agent beside the image's init. systemd does not kill processes of root whose first argument begins with
+// @ when it shuts down (systemd.io, ROOT_STORAGE_DAEMONS), so the host hears from the agent to the end.
+const besideName = "@banger-agent"
+
+// Descriptors of the agent beside the init, after the standard ones.
+const (
+	fdPort  = 3 + iota
+	fdState // a memfd with the handover document
+	fdGo    // a pipe whose end says that process 1 is done with the port
+	fdDrive // of the drives, in the order of the document
+)
+
+// maxState bounds the document, which holds what came in one assume.
+const maxState = 2 * proto.MaxAssume
+
+// handover is what the agent as process 1 tells its copy. It is passed by descriptor: everybody in the guest may read arguments and
+// root's programs an environment.
+type handover struct {
+	Identity identity     `json:"identity"`
+	Marks    []proto.Mark `json:"marks"`
+	Drives   []mounted    `json:"drives"`
+}
+
+// handOver starts the copy that goes on serving once this process executes init.
+func (a *agent) handOver(init []string) error {
+	if err := checkInit(init[0]); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	state, err := stateFile(handover{Identity: a.identity, Marks: a.marks, Drives: a.drives})
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	wait, release, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("making a pipe: %w", err)
+	}
+	defer wait.Close()
+	log, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0) // the init will hang the console up
+	if err != nil {
+		return fmt.Errorf("opening the kernel's log: %w", err)
+	}
+	defer log.Close()
+
+	descriptors := []uintptr{log.Fd(), log.Fd(), log.Fd(), a.port.FD(), state.Fd(), wait.Fd()}
+	for _, d := range a.drives {
+		descriptors = append(descriptors, d.root.Fd())
+	}
+	_, err = a.procs.Spawn("/proc/self/exe", []string{besideName}, &syscall.ProcAttr{
+		Dir: "/", Files: descriptors, Env: []string{"PATH=" + proc.DefaultPath}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		release.Close()
+		return err
+	}
+	a.successor = release // closed by execve
+	a.imageInit = init
+	return nil
+}
+
+func checkInit(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fault.New(fault.Invalid, "the image's init: %w", err)
+	}
+	if !filepath.IsAbs(path) || !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
+		return fault.New(fault.Invalid, "the image's init: %s is not a program", path)
+	}
+	return nil
+}
+
+func stateFile(h handover) (*os.File, error) {
+	data, err := json.Marshal(h)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the handover: %w", err)
+	}
+	fd, err := unix.MemfdCreate("banger-handover", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("making a memory file: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "handover")
+	if _, err := f.WriteAt(data, 0); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("writing the handover: %w", err)
+	}
+	return f, nil
+}
+
+// execInit makes process 1 the image's init. It returns only when that fails, and then the copy serves a machine without an init.
+func (a *agent) execInit() error {
+	if len(a.imageInit) == 0 {
+		return fmt.Errorf("serving ended")
+	}
+	if err := prepareInit(); err != nil {
+		a.log.Warn("preparing the init", "error", err)
+	}
+	signal.Reset()
+	err := unix.Exec(a.imageInit[0], a.imageInit, append(os.Environ(), "PATH="+proc.DefaultPath))
+	a.log.Error("the image's init does not run", "init", a.imageInit[0], "error", err)
+	a.successor.Close()
+	select {} // the copy serves; process 1 must not end
+}
+
+// resume is the agent beside the image's init.
+func (a *agent) resume() error {
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	for fd := fdPort; fd < fdDrive; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	h, err := readState(os.NewFile(fdState, "handover"))
+	if err != nil {
+		return err
+	}
+	for i := range h.Drives {
+		unix.CloseOnExec(fdDrive + i)
+		h.Drives[i].root = os.NewFile(uintptr(fdDrive+i), h.Drives[i].Serial)
+	}
+	a.log = slog.New(slog.NewTextHandler(prefixed{os.Stderr, "banger-agent: "}, nil))
+	a.procs = proc.NewTable(a.log)
+	if a.port, err = port.FromFD(fdPort); err != nil {
+		return err
+	}
+	a.init, a.phase = true, assumed
+	a.identity, a.marks, a.drives = h.Identity, h.Marks, h.Drives
+	os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0) // without the agent the machine is lost
+
+	release := os.NewFile(fdGo, "go")
+	if _, err := io.Copy(io.Discard, release); err != nil {
+		return fmt.Errorf("waiting for process 1: %w", err)
+	}
+	release.Close()
+	a.mark("init")
+	ctx := context.Background()
+	go a.watchPowerButton(ctx)
+	a.serve(ctx)
+	return nil
+}
+
+func readState(f *os.File) (handover, error) {
+	var h handover
+	defer f.Close()
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxState))
+	if err == nil {
+		err = json.Unmarshal(data, &h)
+	}
+	if err != nil {
+		return h, fmt.Errorf("reading the handover: %w", err)
+	}
+	return h, nil
+}
+
+// prefixed puts a prefix before every line: a write to /dev/kmsg is one message of the kernel's log.
+type prefixed struct {
+	w      io.Writer
+	prefix string
+}
+
+func (p prefixed) Write(b []byte) (int, error) {
+	if _, err := p.w.Write(bytes.Join([][]byte{[]byte(p.prefix), b}, nil)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}

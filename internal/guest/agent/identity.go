@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/proto"
+)
+
+// Requests to the random generator (linux/random.h): _IOW('R', 3, int[2]) and _IO('R', 7).
+const (
+	rndAddEntropy = 0x40085203
+	rndReseedCRNG = 0x5207
+)
+
+// addEntropy gives the kernel's random generator the host's bytes, credits them, and makes it start afresh from them: machines that were
+// forked from one snapshot give equal random bytes until then.
+func addEntropy(seed []byte) error {
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("seeding the random generator: %w", err)
+	}
+	defer f.Close()
+	seed = seed[:min(len(seed), 512)]
+	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed))) // struct rand_pool_info: bits, bytes, data
+	info = binary.NativeEndian.AppendUint32(info, uint32(len(seed)))
+	info = append(info, seed...)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndAddEntropy, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
+		return fmt.Errorf("seeding the random generator: %w", errno)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndReseedCRNG, 0); errno != 0 {
+		return fmt.Errorf("reseeding the random generator: %w", errno)
+	}
+	return nil
+}
+
+func setTime(t time.Time) error {
+	ts, err := unix.TimeToTimespec(t)
+	if err == nil {
+		err = unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
+	}
+	if err != nil {
+		return fmt.Errorf("setting the clock: %w", err)
+	}
+	return nil
+}
+
+func setHostname(name string) error {
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("setting the host name: %w", err)
+	}
+	return nil
+}
+
+// maxHosts bounds what is kept of the image's own /etc/hosts.
+const maxHosts = 64 << 10
+
+// hostsMark ends our lines in /etc/hosts.
+const hostsMark = "# banger"
+
+// writeIdentity writes the files in which programs look for what the kernel does not tell.
+func writeIdentity(doc proto.Assume) error {
+	if err := replaceFile("/etc/hostname", []byte(doc.Hostname+"\n")); err != nil {
+		return err
+	}
+	image, err := readBounded("/etc/hosts", maxHosts)
+	if err != nil {
+		return err
+	}
+	if err := replaceFile("/etc/hosts", hosts(image, doc.Hostname)); err != nil {
+		return err
+	}
+	if doc.Network != nil {
+		if err := replaceFile("/etc/resolv.conf", resolvConf(doc.Network)); err != nil {
+			return err
+		}
+	}
+	if doc.MachineID != "" {
+		return replaceFile("/etc/machine-id", []byte(strings.ToLower(doc.MachineID)+"\n"))
+	}
+	return nil
+}
+
+// hosts returns the image's /etc/hosts with our lines first, in place of those of an earlier identity. The host name is on an address
+// of its own (hosts(5); Debian does the same) so that it resolves without a network.
+func hosts(image []byte, hostname string) []byte {
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "127.0.0.1\tlocalhost %s\n", hostsMark)
+	fmt.Fprintf(&out, "::1\tlocalhost ip6-localhost ip6-loopback %s\n", hostsMark)
+	fmt.Fprintf(&out, "127.0.1.1\t%s %s\n", hostname, hostsMark)
+	lines := bufio.NewScanner(bytes.NewReader(image))
+	for lines.Scan() {
+		if !strings.HasSuffix(lines.Text(), hostsMark) {
+			out.WriteString(lines.Text() + "\n")
+		}
+	}
+	return out.Bytes()
+}
+
+// resolvConf is resolv.conf(5).
+func resolvConf(n *proto.Network) []byte {
+	var out bytes.Buffer
+	for _, server := range n.DNS {
+		fmt.Fprintf(&out, "nameserver %s\n", server)
+	}
+	if len(n.Search) > 0 {
+		fmt.Fprintf(&out, "search %s\n", strings.Join(n.Search, " "))
+	}
+	return out.Bytes()
+}
+
+// replaceFile writes a file of the system's. What is there, be it a link (as /etc/resolv.conf often is), goes.
+func replaceFile(name string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	if err := os.WriteFile(name, data, 0o644); err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	return nil
+}
+
+// readBounded reads at most limit bytes of a regular file. One that is not there is empty.
+func readBounded(name string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a named pipe in the image must not make us wait
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, nil
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	return data, nil
+}
+
+// writeFile writes a file of the host's choice. Links are followed; folders that are missing are made for the same owner.
+func writeFile(f proto.File) error {
+	if err := makeFolders(filepath.Dir(f.Path), f.UID, f.GID); err != nil {
+		return fmt.Errorf("writing %s: %w", f.Path, err)
+	}
+	file, err := os.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NONBLOCK|unix.O_NOCTTY, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", f.Path, err)
+	}
+	defer file.Close()
+	if _, err := file.Write(f.Data); err != nil {
+		return fmt.Errorf("writing %s: %w", f.Path, err)
+	}
+	if err := file.Chown(f.UID, f.GID); err != nil {
+		return fmt.Errorf("writing %s: %w", f.Path, err)
+	}
+	if err := unix.Fchmod(int(file.Fd()), f.Mode&0o7777); err != nil {
+		return fmt.Errorf("setting the mode of %s: %w", f.Path, err)
+	}
+	return nil
+}
+
+func makeFolders(dir string, uid, gid int) error {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return nil
+	}
+	if err := makeFolders(filepath.Dir(dir), uid, gid); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chown(dir, uid, gid)
+}

@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount is one line of a plan of mounts.
+type mount struct {
+	source, target, fstype string
+	flags                  uintptr
+	data                   string
+}
+
+const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// kernelMounts is what the agent itself needs in the initramfs.
+var kernelMounts = []mount{
+	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=755"},
+	{"proc", "/proc", "proc", quiet, ""},
+	{"sysfs", "/sys", "sysfs", quiet, ""},
+}
+
+// rootMounts is what programs expect in a root file system (systemd's "API file systems": systemd.io, API_FILE_SYSTEMS).
+// What is on /tmp is the image's affair.
+var rootMounts = []mount{
+	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=755"},
+	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
+	{"tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+	{"proc", "/proc", "proc", quiet, ""},
+	{"sysfs", "/sys", "sysfs", quiet, ""},
+	{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
+}
+
+// cgroupMounts is for machines on which no init mounts it.
+var cgroupMounts = []mount{
+	{"cgroup2", "/sys/fs/cgroup", "cgroup2", quiet, "nsdelegate"},
+}
+
+// mountAll mounts in order, making the targets that are missing.
+func mountAll(mounts []mount) error {
+	for _, m := range mounts {
+		if err := mountOne(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func mountOne(m mount) error {
+	if err := os.MkdirAll(m.target, 0o755); err != nil {
+		return fmt.Errorf("mounting %s: %w", m.target, err)
+	}
+	if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
+		return fmt.Errorf("mounting %s on %s: %w", m.fstype, m.target, err)
+	}
+	return nil
+}
+
+// devLinks are the links in /dev that devtmpfs does not make (udev(7) makes them where it runs).
+var devLinks = [][2]string{
+	{"/proc/self/fd", "/dev/fd"},
+	{"/proc/self/fd/0", "/dev/stdin"},
+	{"/proc/self/fd/1", "/dev/stdout"},
+	{"/proc/self/fd/2", "/dev/stderr"},
+}
+
+func linkDevices() error {
+	for _, l := range devLinks {
+		if err := os.Symlink(l[0], l[1]); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("making %s: %w", l[1], err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+// Package proc runs commands in the guest: it finds the user and the program, gives the command its terminal or pipes, and
+// reports its end once all of its output was delivered.
+//
+// It owns every wait of the program: as process 1 the agent must reap what others leave behind, and a wait for any
+// child would steal the status of one that somebody else waits for. So all children are started through one Table,
+// under its lock, and nothing else in the agent may use os/exec.
+package proc
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Table knows the children of this process, and reaps them and, as process 1, everybody else's orphans.
+type Table struct {
+	log     *slog.Logger
+	orphans bool // reap what was not started here
+	signals chan os.Signal
+	stop    chan struct{}
+
+	mu       sync.Mutex
+	children map[int]*child
+}
+
+// child is a process that was started here. Its number stays its own until done is closed, under the table's lock.
+type child struct {
+	pid    int
+	done   chan struct{}
+	status unix.WaitStatus // valid once done is closed
+}
+
+// NewTable returns an empty Table and begins to reap.
+func NewTable(log *slog.Logger) *Table {
+	t := &Table{
+		log:      log,
+		orphans:  os.Getpid() == 1,
+		signals:  make(chan os.Signal, 1), // one pending signal stands for any number of children
+		stop:     make(chan struct{}),
+		children: map[int]*child{},
+	}
+	signal.Notify(t.signals, unix.SIGCHLD)
+	go t.run()
+	return t
+}
+
+// Close ends reaping. Children that still run are nobody's from then on.
+func (t *Table) Close() {
+	signal.Stop(t.signals)
+	close(t.stop)
+}
+
+func (t *Table) run() {
+	for {
+		select {
+		case <-t.signals:
+			t.reap()
+		case <-t.stop:
+			return
+		}
+	}
+}
+
+func (t *Table) reap() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.orphans {
+		for pid := range t.children {
+			t.reapLocked(pid)
+		}
+		return
+	}
+	for t.reapLocked(-1) {
+	}
+}
+
+// reapLocked collects one ended child and tells whether there was one.
+func (t *Table) reapLocked(pid int) bool {
+	var status unix.WaitStatus
+	got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
+	if err == unix.EINTR {
+		return true
+	}
+	if err != nil || got <= 0 {
+		return false
+	}
+	if c := t.children[got]; c != nil {
+		delete(t.children, got)
+		c.status = status
+		close(c.done)
+	}
+	return true
+}
+
+// start runs a program. The lock is held until the child is known, so that its end cannot come first; ForkExec itself waits
+// for a child whose execve failed.
+func (t *Table) start(path string, argv []string, attr *syscall.ProcAttr) (*child, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pid, err := syscall.ForkExec(path, argv, attr)
+	if err != nil {
+		return nil, err
+	}
+	c := &child{pid: pid, done: make(chan struct{})}
+	t.children[pid] = c
+	return c, nil
+}
+
+// Spawn starts a program that belongs to nobody: it is reaped and forgotten when it ends.
+func (t *Table) Spawn(path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+	c, err := t.start(path, argv, attr)
+	if err != nil {
+		return 0, fmt.Errorf("starting %s: %w", path, err)
+	}
+	return c.pid, nil
+}
+
+// signal sends sig to the child's process group. A child that was reaped is os.ErrProcessDone: its number may be another's by now.
+func (t *Table) signal(c *child, sig unix.Signal) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.children[c.pid] != c {
+		return os.ErrProcessDone
+	}
+	return unix.Kill(-c.pid, sig)
+}
+
+// end hangs up on the child's process group, and kills it when it still runs after grace.
+func (t *Table) end(c *child, grace time.Duration) {
+	t.signal(c, unix.SIGHUP)
+	t.signal(c, unix.SIGCONT) // a stopped process takes a signal when it goes on
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-c.done:
+	case <-timer.C:
+		t.signal(c, unix.SIGKILL)
+	}
+}

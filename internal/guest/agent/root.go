@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/agent/drive"
+	"banger/internal/guest/agent/tree"
+	"banger/internal/guest/proto"
+)
+
+// Places in the initramfs while the root is being built.
+const (
+	imageDir  = "/image"
+	systemDir = "/system"
+	rootDir   = "/newroot"
+)
+
+// Folders on the system disk.
+const (
+	upperDir   = systemDir + "/upper"   // the overlay's writable layer
+	workDir    = systemDir + "/work"    // the overlay's own
+	volumesDir = systemDir + "/volumes" // see volumes
+)
+
+// volumes are folders that cannot live on an overlay, because their programs make overlays of their own in them. They get a place on
+// the system disk itself.
+var volumes = []struct{ name, target string }{
+	{"docker", "/var/lib/docker"},
+	{"containerd", "/var/lib/containerd"},
+}
+
+const (
+	// noload: the image is read-only for everybody, so there is no journal to replay into it.
+	imageOptions = "noload"
+	// noinit_itable: initialising a sparse disk's inode tables in the background writes a hundred megabytes of zeros to the host.
+	diskOptions = "noinit_itable"
+	// redirect_dir and metacopy: renaming a folder or changing a file's owner does not copy the data up. index stays off, because it
+	// refuses an upper layer whose lower one is another copy of the image.
+	overlayOptions = "lowerdir=" + imageDir + ",upperdir=" + upperDir + ",workdir=" + workDir + ",redirect_dir=on,metacopy=on,index=off"
+)
+
+// mounted is an ext4 drive in use.
+type mounted struct {
+	Serial string `json:"serial"`
+	Dev    string `json:"dev"`
+	Target string `json:"target"` // "" for the system disk, which is below the overlay
+	root   *os.File
+}
+
+// mountDrive mounts a writable ext4 drive and makes its file system as large as the drive.
+func (a *agent) mountDrive(serial, dir string) (*mounted, error) {
+	dev, err := drive.Find(serial)
+	if err != nil {
+		return nil, err
+	}
+	if err := drive.DropCache(dev); err != nil {
+		return nil, err
+	}
+	if err := mountOne(mount{dev, dir, "ext4", 0, diskOptions}); err != nil {
+		return nil, err
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening drive %s: %w", serial, err)
+	}
+	m := &mounted{Serial: serial, Dev: dev, root: root}
+	if _, err := drive.Grow(dev, root); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// buildRoot joins image and system disk, moves into the result and frees the initramfs.
+func (a *agent) buildRoot(spec proto.Root) error {
+	dev, err := drive.Find(spec.Image)
+	if err != nil {
+		return err
+	}
+	if err := drive.DropCache(dev); err != nil {
+		return err
+	}
+	if err := mountOne(mount{dev, imageDir, "ext4", unix.MS_RDONLY, imageOptions}); err != nil {
+		return err
+	}
+	system, err := a.mountDrive(spec.System, systemDir)
+	if err != nil {
+		return err
+	}
+	a.keepDrive(system)
+	if err := makeUpper(); err != nil {
+		return err
+	}
+	if err := mountOne(mount{"overlay", rootDir, "overlay", 0, overlayOptions}); err != nil {
+		return err
+	}
+	if err := bindVolumes(); err != nil {
+		return err
+	}
+	return switchRoot()
+}
+
+// makeUpper makes the folders that the overlay needs. The root's own attributes come from the upper layer, so they are copied.
+func makeUpper() error {
+	var st unix.Stat_t
+	if err := unix.Stat(imageDir, &st); err != nil {
+		return fmt.Errorf("reading the image's root: %w", err)
+	}
+	if err := os.Mkdir(upperDir, 0o755); err == nil {
+		if err := os.Chown(upperDir, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+		if err := unix.Chmod(upperDir, st.Mode&0o7777); err != nil {
+			return fmt.Errorf("setting the mode of the root: %w", err)
+		}
+	} else if !os.IsExist(err) {
+		return err
+	}
+	for _, dir := range []string{workDir, volumesDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bindVolumes gives the volumes their places. One that is new starts with what the image has there. Targets that are
+// links, or below one, are left alone: here they would lead out of the new root.
+func bindVolumes() error {
+	for _, v := range volumes {
+		target := rootDir + v.target
+		if !plainFolders(rootDir, v.target) {
+			continue
+		}
+		if err := os.MkdirAll(target, 0o711); err != nil {
+			return fmt.Errorf("making %s: %w", v.target, err)
+		}
+		source := volumesDir + "/" + v.name
+		if err := fillVolume(target, source); err != nil {
+			return err
+		}
+		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("binding %s: %w", v.target, err)
+		}
+	}
+	return nil
+}
+
+// fillVolume makes a volume under a temporary name first, so that a crash leaves no half of one.
+func fillVolume(from, to string) error {
+	if _, err := os.Lstat(to); err == nil {
+		return nil
+	}
+	part := to + ".part"
+	if err := os.RemoveAll(part); err != nil {
+		return err
+	}
+	if err := os.Mkdir(part, 0o711); err != nil {
+		return err
+	}
+	if err := tree.Copy(from, part); err != nil {
+		return err
+	}
+	return os.Rename(part, to)
+}
+
+// switchRoot makes rootDir the root of this process and all to come, and gives the initramfs's memory back.
+func switchRoot() error {
+	old, err := os.Open("/")
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	for _, m := range kernelMounts {
+		unix.Unmount(m.target, unix.MNT_DETACH)
+	}
+	// The overlay holds its layers by itself; nobody needs their names any more, and nobody should write past the overlay.
+	for _, dir := range []string{imageDir, systemDir} {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("hiding %s: %w", dir, err)
+		}
+	}
+	if err := os.Chdir(rootDir); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("moving the root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("changing the root: %w", err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	if err := mountAll(rootMounts); err != nil {
+		return err
+	}
+	return emptyInitramfs(old)
+}

@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+)
+
+// routes is the table of what the agent answers. Package proto documents each.
+func (a *agent) routes() http.Handler {
+	mux := http.NewServeMux()
+	plain := func(pattern string, f func(*http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			v, err := f(r)
+			if err != nil {
+				a.fail(w, r, err)
+				return
+			}
+			reply(w, http.StatusOK, v)
+		})
+	}
+	plain("GET /v1/hello", a.hello)
+	plain("GET /v1/stats", a.stats)
+	plain("GET /v1/ports", a.ports)
+	plain("POST /v1/resize", a.resize)
+	mux.HandleFunc("POST /v1/poweroff", a.powerOff)
+	mux.HandleFunc("POST /v1/assume", a.assume)
+	mux.HandleFunc("GET /v1/files", a.assumedOnly(a.getFiles))
+	mux.HandleFunc("PUT /v1/files", a.assumedOnly(a.putFiles))
+	mux.HandleFunc("POST /v1/exec", a.stream(a.exec))
+	mux.HandleFunc("POST /v1/ssh", a.stream(a.ssh))
+	mux.HandleFunc("POST /v1/dial", a.assumedOnly(a.dial))
+	return mux
+}
+
+func (a *agent) hello(*http.Request) (any, error) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return nil, fmt.Errorf("reading the kernel's name: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return proto.Hello{
+		Generation: proto.Generation,
+		Version:    a.version,
+		Kernel:     unix.ByteSliceToString(uts.Release[:]),
+		Assumed:    a.phase == assumed,
+		Init:       a.init,
+		Uptime:     sinceBoot(),
+		Marks:      a.marks,
+	}, nil
+}
+
+// assumedOnly refuses what makes no sense on a machine without a root file system.
+func (a *agent) assumedOnly(f http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		ready := a.phase == assumed
+		a.mu.Unlock()
+		if !ready {
+			a.fail(w, r, fault.New(fault.WrongState, "this machine has no identity yet"))
+			return
+		}
+		f(w, r)
+	}
+}
+
+// stream makes a handler of f: it upgrades the connection and hands it over. f closes it.
+func (a *agent) stream(f func(net.Conn)) http.HandlerFunc {
+	return a.assumedOnly(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := upgrade(w, r)
+		if err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		f(conn)
+	})
+}
+
+// upgrade answers 101 and takes the connection out of HTTP's hands (RFC 9110, section 7.8).
+func upgrade(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
+	if !strings.EqualFold(r.Header.Get("Upgrade"), proto.StreamProtocol) {
+		return nil, fault.New(fault.Invalid, "this route is a stream: it needs an upgrade to %s", proto.StreamProtocol)
+	}
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, fmt.Errorf("taking over the connection: %w", err)
+	}
+	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + proto.StreamProtocol + "\r\n\r\n"
+	if _, err := io.WriteString(conn, answer); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("answering an upgrade: %w", err)
+	}
+	return &upgraded{Conn: conn, r: rw.Reader}, nil
+}
+
+// upgraded is a connection of which some bytes were read ahead.
+type upgraded struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (u *upgraded) Read(p []byte) (int, error) { return u.r.Read(p) }
+
+// fail answers with an error.
+func (a *agent) fail(w http.ResponseWriter, r *http.Request, err error) {
+	kind := fault.KindOf(err)
+	a.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	reply(w, kind.HTTPStatus(), proto.Error{Kind: string(kind), Msg: err.Error()})
+}
+
+func reply(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		status, body = http.StatusInternalServerError, []byte(`{"kind":"internal","message":"the answer is not JSON"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(body)
+}
+
+// readJSON decodes a body of at most limit bytes.
+func readJSON(r *http.Request, limit int64, v any) error {
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return fault.New(fault.Invalid, "reading the request: %w", err)
+	}
+	if int64(len(body)) > limit {
+		return fault.New(fault.Invalid, "the request has more than %d bytes", limit)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		var typeErr *json.UnmarshalTypeError
+		if errors.As(err, &typeErr) {
+			return fault.New(fault.Invalid, "reading the request: field %s: %w", typeErr.Field, err)
+		}
+		return fault.New(fault.Invalid, "reading the request: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/guest/agent/drive"
+	"banger/internal/guest/agent/port"
+	"banger/internal/guest/agent/tree"
+	"banger/internal/guest/proto"
+)
+
+// stagingDir is where a drive is mounted while it is being seeded.
+const stagingDir = "/run/banger-staging"
+
+// seedMark is an extended attribute of a seeded drive's root folder: users do not see it, and it is set atomically.
+const (
+	seedMark  = "trusted.banger.seed"
+	seedBegun = "begun" // what is on the drive is part of a copy
+	seedDone  = "done"
+)
+
+// lostFound is the folder that mkfs makes (mklost+found(8)).
+const lostFound = "lost+found"
+
+// mountWork mounts a drive at its target in the new root, seeding it before when that is asked for.
+func (a *agent) mountWork(m proto.Mount) error {
+	target := path.Clean(m.Target)
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return fmt.Errorf("making %s: %w", target, err)
+	}
+	drive, err := a.mountDrive(m.Serial, stagingDir)
+	if err != nil {
+		return err
+	}
+	if m.Seed {
+		if err := seed(target, stagingDir); err != nil {
+			return fmt.Errorf("seeding drive %s: %w", m.Serial, err)
+		}
+	}
+	if err := unix.Mount(stagingDir, target, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("mounting drive %s at %s: %w", m.Serial, target, err)
+	}
+	if err := os.Remove(stagingDir); err != nil {
+		return err
+	}
+	drive.Target = target
+	a.keepDrive(drive)
+	return nil
+}
+
+// seed copies what the image has at from onto a drive that was never used. A copy that a crash cut off is made again; a
+// drive that holds anything else is left alone.
+func seed(from, to string) error {
+	mark := make([]byte, 16)
+	n, err := unix.Getxattr(to, seedMark, mark)
+	if err != nil && !errors.Is(err, unix.ENODATA) {
+		return err
+	}
+	names, err := entries(to)
+	if err != nil {
+		return err
+	}
+	switch {
+	case string(mark[:max(n, 0)]) == seedDone, string(mark[:max(n, 0)]) != seedBegun && len(names) > 0:
+		return nil
+	}
+	if err := unix.Setxattr(to, seedMark, []byte(seedBegun), 0); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := os.RemoveAll(path.Join(to, name)); err != nil {
+			return err
+		}
+	}
+	if err := tree.Copy(from, to, lostFound); err != nil {
+		return err
+	}
+	return unix.Setxattr(to, seedMark, []byte(seedDone), 0)
+}
+
+// entries lists a folder without lost+found.
+func entries(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	rest := names[:0]
+	for _, name := range names {
+		if name != lostFound {
+			rest = append(rest, name)
+		}
+	}
+	return rest, nil
+}
+
+func (a *agent) keepDrive(m *mounted) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.drives = append(a.drives, *m)
+}
+
+// growTime bounds waiting for the kernel to see a drive's new size.
+const growTime = 10 * time.Second
+
+// growDrive makes the file system on a mounted drive as large as the drive, once that has at least size bytes.
+func (a *agent) growDrive(ctx context.Context, serial string, size int64) error {
+	a.mu.Lock()
+	i := slices.IndexFunc(a.drives, func(m mounted) bool { return m.Serial == serial })
+	if i < 0 {
+		a.mu.Unlock()
+		return fault.New(fault.NotFound, "no mounted drive has the serial number %q", serial)
+	}
+	m := a.drives[i]
+	a.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(ctx, growTime)
+	defer cancel()
+	if err := awaitSize(ctx, m.Dev, size); err != nil {
+		return err
+	}
+	_, err := drive.Grow(m.Dev, m.root)
+	return err
+}
+
+// awaitSize waits until a device has that size. The kernel says so in a uevent (genhd.c, set_capacity_and_notify).
+func awaitSize(ctx context.Context, dev string, size int64) error {
+	events, err := port.OpenEvents()
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	for {
+		has, err := drive.Size(dev)
+		if err != nil || has >= size {
+			return err
+		}
+		if err := events.Wait(ctx); err != nil {
+			return fault.New(fault.Unavailable, "drive %s has %d of %d bytes: %w", dev, has, size, err)
+		}
+	}
+}

@@ -1,0 +1,299 @@
+// Package boottest runs the agent in real machines. It has tests only.
+package boottest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"banger/internal/guest"
+	"banger/internal/guest/proto"
+	"banger/internal/initramfs"
+	"banger/internal/kernel"
+	"banger/internal/testkit"
+)
+
+// bootTime is how long a machine may take to come up in emulation on a busy host.
+const bootTime = 2 * time.Minute
+
+// parts is what all machines of a test run are made of.
+type parts struct {
+	kernel string // vmlinux
+	initrd string
+	tscKHz string
+}
+
+// requireParts builds the agent and finds a kernel.
+func requireParts(t *testing.T) parts {
+	t.Helper()
+	for _, tool := range []string{"qemu-system-x86_64", "mke2fs", "busybox"} {
+		testkit.RequireTool(t, tool)
+	}
+	khz := os.Getenv("BANGER_TEST_TSC_KHZ")
+	if khz == "" {
+		khz = measureTSC(t)
+	}
+	var g errgroup.Group
+	binary := filepath.Join(t.TempDir(), "banger-agent")
+	g.Go(func() error {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "banger/cmd/banger-agent")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("building the agent: %w: %s", err, out)
+		}
+		return nil
+	})
+	kernels := testkit.SharedFile(t, "kernels-for-agent", func(path string) error {
+		s, err := kernel.Open(path, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		_, err = s.Pull(ctx, kernel.Debian, nil)
+		return err
+	})
+	store, err := kernel.Open(kernels, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := store.Get(kernel.Debian)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	cache := initramfs.New(t.TempDir())
+	agent, err := cache.Agent(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	initrd, err := cache.Combined(k.Modules, agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parts{kernel: k.Vmlinux, initrd: initrd, tscKHz: khz}
+}
+
+// machine is a running QEMU.
+type machine struct {
+	*guest.Client
+	t       *testing.T
+	cmd     *exec.Cmd
+	console *bytes.Buffer
+	dir     string
+	ended   chan struct{}
+	start   time.Time
+}
+
+type disks struct{ image, system, work string }
+
+func (p parts) boot(t *testing.T, d disks) *machine {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{t: t, dir: dir, console: &bytes.Buffer{}, ended: make(chan struct{})}
+	sock := filepath.Join(dir, "agent.sock")
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-M", "microvm,acpi=on,pcie=off,rtc=on,pit=off,pic=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "512M",
+		"-kernel", p.kernel, "-initrd", p.initrd, "-serial", "stdio", "-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
+		"-append", "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 net.ifnames=0 cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 tsc_early_khz=" + p.tscKHz,
+		"-netdev", "user,id=n0", "-device", "virtio-net-device,netdev=n0",
+		"-device", "virtio-serial-device", "-chardev", "socket,id=c0,path=" + sock + ",server=on,wait=off",
+		"-device", "virtserialport,chardev=c0,name=" + proto.PortName,
+	}
+	args = append(args, drive(proto.SerialImage, d.image, true)...)
+	args = append(args, drive(proto.SerialSystem, d.system, false)...)
+	if d.work != "" {
+		args = append(args, drive(proto.SerialWork, d.work, false)...)
+	}
+	m.cmd = exec.Command("qemu-system-x86_64", args...)
+	m.cmd.Stdout, m.cmd.Stderr = m.console, m.console
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	m.start = time.Now()
+	if err := m.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		m.cmd.Wait()
+		close(m.ended)
+	}()
+	m.Client = guest.New(func(ctx context.Context) (net.Conn, error) { return m.dial(ctx, sock) }, slog.New(slog.DiscardHandler))
+	t.Cleanup(m.close)
+	return m
+}
+
+func drive(serial, path string, readOnly bool) []string {
+	ro := "off"
+	if readOnly {
+		ro = "on"
+	}
+	return []string{
+		"-drive", "if=none,format=raw,id=" + serial + ",file=" + path + ",readonly=" + ro,
+		"-device", "virtio-blk-device,drive=" + serial + ",serial=" + serial,
+	}
+}
+
+// dial waits for QEMU to listen.
+func (m *machine) dial(ctx context.Context, sock string) (net.Conn, error) {
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", sock)
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-m.ended:
+			return nil, err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (m *machine) close() {
+	m.Close()
+	m.cmd.Process.Kill()
+	<-m.ended
+	if m.t.Failed() {
+		m.t.Logf("console:\n%s", m.console)
+	}
+	os.RemoveAll(m.dir)
+}
+
+// awaitEnd waits for QEMU to end by itself.
+func (m *machine) awaitEnd() {
+	m.t.Helper()
+	select {
+	case <-m.ended:
+	case <-time.After(30 * time.Second):
+		m.t.Fatal("the machine does not end")
+	}
+	if code := m.cmd.ProcessState.ExitCode(); code != 0 {
+		m.t.Errorf("QEMU ends with %d", code)
+	}
+}
+
+func (m *machine) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), bootTime)
+	m.t.Cleanup(cancel)
+	return ctx
+}
+
+// assume gives the machine an identity; change may alter it before.
+func (m *machine) assume(change func(*proto.Assume)) proto.Assumed {
+	m.t.Helper()
+	doc := proto.Assume{
+		Entropy: make([]byte, 64), Time: time.Now(), Hostname: "quiet-otter",
+		Root:      proto.Root{Image: proto.SerialImage, System: proto.SerialSystem},
+		Network:   &proto.Network{Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}, Search: []string{"vm"}},
+		MachineID: "0123456789abcdef0123456789abcdef",
+	}
+	rand.Read(doc.Entropy)
+	if change != nil {
+		change(&doc)
+	}
+	reply, err := m.Assume(m.ctx(), doc)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return reply
+}
+
+// sh runs a shell command in the guest and returns its output; it must succeed.
+func (m *machine) sh(script string) string {
+	m.t.Helper()
+	var out, errOut bytes.Buffer
+	exit, err := m.Exec(m.ctx(), proto.ExecRequest{Argv: []string{"sh", "-c", script}}, guest.IO{Stdout: &out, Stderr: &errOut})
+	if err != nil {
+		m.t.Fatalf("%s: %v", script, err)
+	}
+	if exit.Code != 0 {
+		m.t.Fatalf("%s: %+v: %s", script, exit, errOut.String())
+	}
+	return strings.TrimSpace(out.String())
+}
+
+// newDisk makes an empty ext4 file system.
+func newDisk(t *testing.T, size string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.ext4")
+	run(t, "truncate", "-s", size, path)
+	run(t, "mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", path)
+	return path
+}
+
+// newImage makes an image of a folder.
+func newImage(t *testing.T, root string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image.ext4")
+	run(t, "truncate", "-s", "64M", path)
+	run(t, "mke2fs", "-q", "-t", "ext4", "-d", root, path)
+	return path
+}
+
+// busyboxRoot is the smallest image with a shell.
+func busyboxRoot(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, dir := range []string{"bin", "sbin", "etc", "root", "home/ada", "tmp", "var/lib/docker"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.Chmod(filepath.Join(root, "tmp"), 0o1777)
+	run(t, "cp", busybox(t), filepath.Join(root, "bin/busybox"))
+	for _, name := range strings.Fields("sh ash cat ls id env echo sleep true false head tail grep ps mount df stat dd wc hostname ip ping nc stty kill yes touch chmod ln readlink sync sed tr md5sum date uname test rm mkdir sort poweroff") {
+		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := map[string]string{
+		"etc/passwd":              "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000:Ada:/home/ada:/bin/ash\n",
+		"etc/group":               "root:x:0:\nada:x:1000:\nwheel:x:10:root,ada\n",
+		"etc/hosts":               "192.0.2.1 kept\n",
+		"root/.profile":           "export FROM_PROFILE=yes\n",
+		"var/lib/docker/from-img": "image\n",
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/nowhere/resolv.conf", filepath.Join(root, "etc/resolv.conf")); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(filepath.Join(root, "root"), 0o700)
+	return root
+}
+
+func busybox(t *testing.T) string {
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func run(t *testing.T, argv ...string) {
+	t.Helper()
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v: %s", argv, err, out)
+	}
+}

@@ -1,0 +1,40 @@
+package channel
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+
+	"banger/internal/guest/proto"
+)
+
+// Accept waits for a host's hello on raw, answers it, and begins a session as the agent. Bytes before the hello are dropped. It takes over
+// raw, whose Close must end a Read under way. When ctx ends, Accept fails.
+func Accept(ctx context.Context, raw io.ReadWriteCloser) (*Session, error) {
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	s, err := answer(raw)
+	if !stop() && err == nil {
+		s.Close()
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("waiting for the host: %w", err)
+	}
+	return s, nil
+}
+
+func answer(raw io.ReadWriteCloser) (*Session, error) {
+	r := bufio.NewReaderSize(raw, 64<<10)
+	h, err := readHello(r)
+	if err != nil {
+		return nil, err
+	}
+	// The agent speaks one generation. A host that speaks another one reads it in the echo and decides.
+	echo := hello{generation: proto.Generation, nonce: h.nonce}
+	if _, err := raw.Write(echo.line()); err != nil {
+		return nil, err
+	}
+	return newSession(raw, &afterHello{r: r, hello: h}, true)
+}

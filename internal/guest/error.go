@@ -1,0 +1,69 @@
+package guest
+
+import (
+	"encoding/json"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+)
+
+// maxMessage bounds, in bytes, what of a guest's error message reaches a person.
+const maxMessage = 1 << 10
+
+// replyError makes a fault of an error answer. Anything that is not one of ours is Unavailable: the guest talks nonsense.
+func replyError(status int, body []byte) error {
+	var e proto.Error
+	if status < 400 || json.Unmarshal(body, &e) != nil || !known(fault.Kind(e.Kind)) {
+		return fault.New(fault.Unavailable, "the agent answers with status %d", status)
+	}
+	return GuestError(e)
+}
+
+// GuestError makes a fault of an error that a guest sent, as an answer or in a FrameError.
+func GuestError(e proto.Error) error {
+	kind := fault.Kind(e.Kind)
+	if !known(kind) {
+		kind = fault.Unavailable
+	}
+	msg := Clean(e.Msg)
+	if msg == "" {
+		msg = "the agent gives no reason"
+	}
+	return fault.New(kind, "%s", msg)
+}
+
+// known tells whether a kind is one of package fault's.
+func known(k fault.Kind) bool {
+	switch k {
+	case fault.NotFound, fault.Exists, fault.Invalid, fault.WrongState, fault.Locked, fault.Denied,
+		fault.Unsupported, fault.Unavailable, fault.Canceled, fault.Internal:
+		return true
+	}
+	return false
+}
+
+// Clean makes text from a guest fit for a terminal or a log: one line of printable characters, at most maxMessage bytes.
+func Clean(s string) string {
+	if len(s) > maxMessage {
+		s = s[:maxMessage]
+		for len(s) > 0 && !utf8.RuneStart(s[len(s)-1]) {
+			s = s[:len(s)-1]
+		}
+		if r, size := utf8.DecodeLastRuneInString(s); r == utf8.RuneError && size == 1 {
+			s = s[:len(s)-1]
+		}
+	}
+	s = strings.ToValidUTF8(s, "?")
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, s))
+}

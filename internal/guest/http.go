@@ -1,0 +1,175 @@
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+)
+
+// maxHead bounds a response's status line and header.
+const maxHead = 64 << 10
+
+// exchange is one request and what came back. It speaks HTTP/1.1 itself, one request per stream: net/http's client reads
+// a response's head without our bounds and does not give up connections.
+type exchange struct {
+	conn net.Conn
+	head *headReader
+	r    *bufio.Reader
+	resp *http.Response
+	stop func() bool
+}
+
+// headReader fails when a response's head is longer than it has room for. Lifted once the head was read.
+type headReader struct {
+	r    io.Reader
+	left int // negative: no bound
+}
+
+func (h *headReader) Read(p []byte) (int, error) {
+	if h.left == 0 {
+		return 0, fmt.Errorf("the answer's head has more than %d bytes", maxHead)
+	}
+	if h.left > 0 && len(p) > h.left {
+		p = p[:h.left]
+	}
+	n, err := h.r.Read(p)
+	if h.left > 0 {
+		h.left -= n
+	}
+	return n, err
+}
+
+// send opens a stream, sends the request and reads the answer's head. Until the exchange is closed, ctx's end ends it.
+func (c *Client) send(ctx context.Context, method, route string, header http.Header, body io.Reader) (*exchange, error) {
+	conn, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequest(method, "http://agent"+route, body)
+	if err != nil {
+		conn.Close()
+		return nil, fault.New(fault.Invalid, "%w", err)
+	}
+	if header != nil {
+		req.Header = header
+	}
+	x := &exchange{conn: conn, head: &headReader{r: conn, left: maxHead}}
+	x.r = bufio.NewReaderSize(x.head, 32<<10)
+	x.stop = context.AfterFunc(ctx, func() { conn.Close() })
+	if err := x.roundTrip(req); err != nil {
+		x.Close()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fault.New(fault.Unavailable, "%w", err)
+	}
+	return x, nil
+}
+
+// roundTrip writes and reads at the same time: an agent that refuses a long body says so before it has read it.
+func (x *exchange) roundTrip(req *http.Request) error {
+	sent := make(chan error, 1)
+	go func() {
+		err := req.Write(x.conn)
+		sent <- err
+		if err != nil {
+			x.conn.SetReadDeadline(time.Unix(1, 0)) // no answer will come to half a request
+		}
+	}()
+	resp, err := http.ReadResponse(x.r, req)
+	if err != nil {
+		select {
+		case writeErr := <-sent:
+			err = errors.Join(writeErr, err)
+		default:
+		}
+		return err
+	}
+	x.head.left = -1
+	x.resp = resp
+	return nil
+}
+
+// Close ends the exchange and its stream.
+func (x *exchange) Close() error {
+	x.stop()
+	return x.conn.Close()
+}
+
+// Read reads the answer's body.
+func (x *exchange) Read(p []byte) (int, error) { return x.resp.Body.Read(p) }
+
+// call sends in as JSON (nothing when it is nil) and decodes the answer into out (nothing when it is nil).
+func (c *Client) call(ctx context.Context, method, route string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encoding a request: %w", err)
+		}
+		body = bytes.NewReader(data)
+	}
+	x, err := c.send(ctx, method, route, nil, body)
+	if err != nil {
+		return routeError(method, route, err)
+	}
+	defer x.Close()
+	err = x.decode(out)
+	if ctx.Err() != nil {
+		err = fault.New(fault.Unavailable, "%w", context.Cause(ctx))
+	}
+	if err != nil {
+		return routeError(method, route, err)
+	}
+	return nil
+}
+
+// decode reads a whole answer.
+func (x *exchange) decode(out any) error {
+	data, err := io.ReadAll(io.LimitReader(x.resp.Body, proto.MaxReply+1))
+	if err != nil {
+		return fault.New(fault.Unavailable, "reading the answer: %w", err)
+	}
+	if len(data) > proto.MaxReply {
+		return fault.New(fault.Unavailable, "the answer has more than %d bytes", proto.MaxReply)
+	}
+	if x.resp.StatusCode >= 400 {
+		return replyError(x.resp.StatusCode, data)
+	}
+	if x.resp.StatusCode != http.StatusOK {
+		return fault.New(fault.Unavailable, "the agent answers with status %d", x.resp.StatusCode)
+	}
+	if out == nil {
+		return nil
+	}
+	if kind, _, _ := mime.ParseMediaType(x.resp.Header.Get("Content-Type")); kind != "application/json" {
+		return fault.New(fault.Unavailable, "the agent answers with no JSON")
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fault.New(fault.Unavailable, "decoding the answer: %w", err)
+	}
+	return nil
+}
+
+// failure is the answer's error, or nil when it has the status that is wanted.
+func (x *exchange) failure(want int) error {
+	if x.resp.StatusCode == want {
+		return nil
+	}
+	data, err := io.ReadAll(io.LimitReader(x.resp.Body, proto.MaxReply))
+	if err != nil {
+		return fault.New(fault.Unavailable, "reading the answer: %w", err)
+	}
+	return replyError(x.resp.StatusCode, data)
+}

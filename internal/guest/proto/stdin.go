@@ -1,0 +1,94 @@
+package proto
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+)
+
+// StdinWindow is how many bytes of standard input may be on their way: a sender waits for acknowledgements beyond it. Without that, a
+// command that does not read its input would fill the stream, and a signal could not get past it.
+const StdinWindow = 256 << 10
+
+// ErrStdinClosed is what a Stdin returns after Close.
+var ErrStdinClosed = errors.New("standard input is closed")
+
+// Stdin sends a command's standard input within StdinWindow. One goroutine writes, another one that reads the stream passes on the
+// FrameAck frames; all methods may be called at the same time.
+type Stdin struct {
+	w *Writer
+
+	mu     sync.Mutex
+	cond   *sync.Cond
+	room   int
+	closed bool
+}
+
+// NewStdin returns a Stdin that sends frames through w.
+func NewStdin(w *Writer) *Stdin {
+	s := &Stdin{w: w, room: StdinWindow}
+	s.cond = sync.NewCond(&s.mu)
+	return s
+}
+
+// Write sends p, and waits while too much is on its way.
+func (s *Stdin) Write(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		k, err := s.take(min(len(p)-n, MaxFrame))
+		if err != nil {
+			return n, err
+		}
+		if err := s.w.WriteFrame(FrameStdin, p[n:n+k]); err != nil {
+			return n, err
+		}
+		n += k
+	}
+	return n, nil
+}
+
+// take waits for room and takes up to want of it.
+func (s *Stdin) take(want int) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.room == 0 && !s.closed {
+		s.cond.Wait()
+	}
+	if s.closed {
+		return 0, ErrStdinClosed
+	}
+	k := min(want, s.room)
+	s.room -= k
+	return k, nil
+}
+
+// Ack takes a FrameAck's payload. What is not one is ignored: the other side is not trusted.
+func (s *Stdin) Ack(payload []byte) {
+	if len(payload) != 4 {
+		return
+	}
+	n := binary.BigEndian.Uint32(payload)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.room = int(min(uint64(s.room)+uint64(n), StdinWindow))
+	s.cond.Broadcast()
+}
+
+// Close sends the end of standard input and ends a Write that waits. It is idempotent.
+func (s *Stdin) Close() error {
+	s.mu.Lock()
+	again := s.closed
+	s.closed = true
+	s.cond.Broadcast()
+	s.mu.Unlock()
+	if again {
+		return nil
+	}
+	return s.w.WriteFrame(FrameStdin, nil)
+}
+
+// AckPayload is the payload of a FrameAck for n bytes.
+func AckPayload(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+
+var _ io.WriteCloser = (*Stdin)(nil)
