@@ -85,8 +85,14 @@ func (in *instance) command(ctx context.Context, name string, args any) error {
 	return nil
 }
 
-// Signal sends QEMU a signal. SIGTERM ends it in an orderly way: what the guest has written reaches the files.
+// Signal sends QEMU a signal. SIGTERM ends it in an orderly way: what the guest has written reaches the files. After Close it is
+// fault.Canceled.
 func (in *instance) Signal(sig syscall.Signal) error {
+	select {
+	case <-in.closed:
+		return fault.New(fault.Canceled, "signalling machine %s: let go of", in.s.ID)
+	default:
+	}
 	in.seen.signalled(sig)
 	return in.proc.Signal(sig)
 }
@@ -165,9 +171,14 @@ func (in *instance) watch() {
 	close(in.ended)
 }
 
-// consolePace is the pause after each look at the console. QEMU sends every byte by itself; this makes a chatty guest cost a thousand
-// wake-ups a second at most, and what it sends meanwhile waits in the socket, then in its serial port.
-const consolePace = time.Millisecond
+// QEMU sends every byte of the console by itself, so a guest that writes without end costs a wake-up for each. What goes beyond
+// consoleRate on average and consoleBurst at once is taken up more slowly: with a pause of consolePace after each look, while which the
+// bytes wait in the socket, and the guest for its serial port.
+const (
+	consoleBurst = 256 << 10 // bytes; several verbose boots
+	consoleRate  = 32 << 10  // bytes a second
+	consolePace  = time.Millisecond
+)
 
 // openConsole begins to copy the console to its log. A console that cannot be reached is worth a warning only.
 func (in *instance) openConsole(ctx context.Context) error {
@@ -200,6 +211,7 @@ func (in *instance) copyConsole(log *console.Log) {
 	buf := make([]byte, 32<<10)
 	pause := time.NewTimer(consolePace)
 	defer pause.Stop()
+	credit, last := float64(consoleBurst), time.Now()
 	var broken error
 	for {
 		n, err := in.serial.Read(buf)
@@ -213,6 +225,11 @@ func (in *instance) copyConsole(log *console.Log) {
 				in.log.Debug("console ended", "error", err)
 			}
 			return
+		}
+		now := time.Now()
+		credit = min(consoleBurst, credit+consoleRate*now.Sub(last).Seconds()) - float64(n)
+		if last = now; credit > 0 {
+			continue
 		}
 		pause.Reset(consolePace)
 		select {

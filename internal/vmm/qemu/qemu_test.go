@@ -88,6 +88,9 @@ func linux(t testing.TB) vmm.Machine {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(daemonEnv) != "" {
+		daemon()
+	}
 	code := m.Run()
 	if archive, err := guest(); err == nil {
 		_ = os.RemoveAll(filepath.Dir(archive))

@@ -1,6 +1,6 @@
 // Command guest is the first process of a test's machine: it sends back what comes in on the agent's port, and powers off when the
 // power button is pressed. The line "exit" on the port ends it, and so makes
-// the kernel panic.
+// the kernel panic; "size S" asks for the size of the drive with serial number S.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -78,9 +79,28 @@ func serve(path string) {
 		if lines.Text() == "exit" {
 			os.Exit(0)
 		}
+		if serial, ok := strings.CutPrefix(lines.Text(), "size "); ok {
+			fmt.Fprintln(f, size(serial))
+			continue
+		}
 		fmt.Fprintln(f, lines.Text())
 	}
 	time.Sleep(10 * time.Millisecond)
+}
+
+// size returns the size in bytes of the drive with a serial number.
+func size(serial string) int64 {
+	drives, _ := filepath.Glob("/sys/block/vd*")
+	for _, drive := range drives {
+		if name, err := os.ReadFile(filepath.Join(drive, "serial")); err == nil && strings.TrimSpace(string(name)) == serial {
+			text, err := os.ReadFile(filepath.Join(drive, "size"))
+			must(err)
+			sectors, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			must(err)
+			return sectors * 512
+		}
+	}
+	return -1
 }
 
 // buttons powers the machine off when its button is pressed (struct input_event and KEY_POWER of <linux/input.h>).

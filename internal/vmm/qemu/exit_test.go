@@ -1,0 +1,102 @@
+package qemu
+
+import (
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu/qmp"
+)
+
+func TestVerdict(t *testing.T) {
+	const exited0, exited1 = syscall.WaitStatus(0), syscall.WaitStatus(1 << 8)
+	const oops = "[1.2] Kernel panic - not syncing: VFS: \x1b[31munable\r\ntrace\n[1.3] ---[ end Kernel panic - not syncing: VFS ]---\n"
+	for name, c := range map[string]struct {
+		event   string
+		console string
+		sig     syscall.Signal
+		status  syscall.WaitStatus
+		foreign bool
+		want    vmm.Exit
+	}{
+		"power off":             {event: "guest-shutdown", want: vmm.Exit{Reason: vmm.ExitPowerOff}},
+		"reboot":                {event: "guest-reset", console: "all is well\n", want: vmm.Exit{Reason: vmm.ExitReboot}},
+		"panic":                 {event: "guest-reset", console: oops, want: vmm.Exit{Reason: vmm.ExitPanic, Detail: "Kernel panic - not syncing: VFS:  [31munable"}},
+		"panic long ago":        {event: "guest-reset", console: oops + strings.Repeat("x", 3*panicTail), want: vmm.Exit{Reason: vmm.ExitReboot}},
+		"panic device":          {event: "guest-panic", want: vmm.Exit{Reason: vmm.ExitPanic}},
+		"SIGTERM by us":         {event: "host-signal", sig: syscall.SIGTERM, want: vmm.Exit{Reason: vmm.ExitKilled, Detail: "SIGTERM"}},
+		"SIGTERM by others":     {event: "host-signal", want: vmm.Exit{Reason: vmm.ExitKilled, Detail: "a signal or request that did not come from banger"}},
+		"quit":                  {event: "host-qmp-quit", want: vmm.Exit{Reason: vmm.ExitKilled, Detail: "a signal or request that did not come from banger"}},
+		"host error":            {event: "host-error", want: vmm.Exit{Reason: vmm.ExitCrashed, Detail: "host-error: words"}},
+		"SIGKILL":               {status: syscall.WaitStatus(syscall.SIGKILL), want: vmm.Exit{Reason: vmm.ExitKilled, Detail: "SIGKILL"}},
+		"SIGSEGV":               {status: syscall.WaitStatus(syscall.SIGSEGV), want: vmm.Exit{Reason: vmm.ExitCrashed, Detail: "SIGSEGV: words"}},
+		"sandbox":               {status: syscall.WaitStatus(syscall.SIGSYS), want: vmm.Exit{Reason: vmm.ExitCrashed, Detail: "SIGSYS: words"}},
+		"status 1":              {status: exited1, want: vmm.Exit{Reason: vmm.ExitCrashed, Detail: "status 1: words"}},
+		"nobody watched":        {status: exited0, want: vmm.Exit{Reason: vmm.ExitUnknown, Detail: "words"}},
+		"adopted, nobody knows": {foreign: true, want: vmm.Exit{Reason: vmm.ExitUnknown, Detail: "words"}},
+		"adopted, killed":       {foreign: true, sig: syscall.SIGKILL, want: vmm.Exit{Reason: vmm.ExitKilled, Detail: "SIGKILL"}},
+		"a harmless signal":     {foreign: true, sig: syscall.SIGCONT, want: vmm.Exit{Reason: vmm.ExitUnknown, Detail: "words"}},
+	} {
+		w := witness{log: slog.New(slog.DiscardHandler)}
+		w.console([]byte(c.console))
+		if c.event != "" {
+			w.event(qmp.Event{Name: "SHUTDOWN", Data: json.RawMessage(`{"guest": true, "reason": "` + c.event + `"}`)})
+		}
+		if c.sig != 0 {
+			w.signalled(c.sig)
+		}
+		if got := w.verdict(c.status, !c.foreign, func() string { return "words" }); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
+
+func TestConsoleTailIsBounded(t *testing.T) {
+	var w witness
+	for range 1000 {
+		w.console([]byte(strings.Repeat("x", 1000)))
+		if len(w.tail) > 3*panicTail {
+			t.Fatalf("%d bytes are kept", len(w.tail))
+		}
+	}
+}
+
+func TestLastLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	if got := lastLines(path, 0); got != "" {
+		t.Errorf("no file says %q", got)
+	}
+	for content, want := range map[string]string{
+		"":                                "",
+		"before":                          "",
+		"beforeone\n":                     "one",
+		"before1\n2\n3\n4\n5\n6\n7\x1b[m": "3; 4; 5; 6; 7 [m",
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := lastLines(path, int64(len("before"))); got != want {
+			t.Errorf("%q: %q, want %q", content, got, want)
+		}
+	}
+}
+
+// FuzzState decodes what a damaged record may hold.
+func FuzzState(f *testing.F) {
+	data, err := intended(sample()).encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(data))
+	f.Add([]byte(`{"version":1,"process":{"pid":-1}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if s, err := decodeState(data); err == nil && s.Version != stateVersion {
+			t.Errorf("%q gives %+v", data, s)
+		}
+	})
+}

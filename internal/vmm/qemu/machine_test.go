@@ -1,0 +1,330 @@
+package qemu_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+	"banger/internal/vmm/console"
+	"banger/internal/vmm/qemu"
+)
+
+func deadline(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func ignore(vmm.State) error { return nil }
+
+func start(t testing.TB, m vmm.Machine) vmm.Instance {
+	t.Helper()
+	in, err := driver(t).Start(deadline(t), m, ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(t, in) })
+	return in
+}
+
+// end kills a machine and lets go of it.
+func end(t testing.TB, in vmm.Instance) {
+	t.Helper()
+	if err := in.Signal(syscall.SIGKILL); err != nil && fault.KindOf(err) != fault.Canceled {
+		t.Error(err)
+	}
+	if _, err := in.Wait(deadline(t)); err != nil && fault.KindOf(err) != fault.Canceled {
+		t.Error(err)
+	}
+	if err := in.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// endBy presses the power button, on which a tiny guest goes on, and returns how the machine ended.
+func endBy(t testing.TB, in vmm.Instance) vmm.Exit {
+	t.Helper()
+	if err := in.PowerOff(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	exit, err := in.Wait(deadline(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exit
+}
+
+func logged(t testing.TB, m vmm.Machine) string {
+	t.Helper()
+	var text bytes.Buffer
+	ctx, cancel := context.WithCancel(deadline(t))
+	cancel()
+	if err := console.Follow(ctx, m.ConsoleLog, &text); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
+}
+
+func TestExit(t *testing.T) {
+	const oops = "[ 1.0] Kernel panic - not syncing: oh no\ntrace\n"
+	for name, c := range map[string]struct {
+		guest tiny
+		want  vmm.Exit
+	}{
+		"power off": {tiny{text: "bye\n", times: 2, then: off}, vmm.Exit{Reason: vmm.ExitPowerOff}},
+		"reboot":    {tiny{text: "bye\n", times: 1, then: reboot}, vmm.Exit{Reason: vmm.ExitReboot}},
+		"panic":     {tiny{text: oops, times: 1, then: reboot}, vmm.Exit{Reason: vmm.ExitPanic, Detail: "Kernel panic - not syncing: oh no"}},
+	} {
+		m := machine(t, c.guest)
+		if got := endBy(t, start(t, m)); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+		if got, want := logged(t, m), strings.Repeat(c.guest.text, int(c.guest.times)); got != want {
+			t.Errorf("%s: the console's log is %q, want %q", name, got, want)
+		}
+	}
+	in := start(t, machine(t, tiny{}))
+	if err := in.Signal(syscall.SIGSEGV); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := in.Wait(deadline(t)); err != nil || exit.Reason != vmm.ExitCrashed {
+		t.Errorf("a crash: %+v, %v", exit, err)
+	}
+}
+
+const line = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n"
+
+func TestConsoleIsBounded(t *testing.T) {
+	m := machine(t, tiny{text: line, times: 3000, then: off})
+	endBy(t, start(t, m))
+	got := logged(t, m)
+	if len(got) > int(m.ConsoleMax) || len(got) <= int(m.ConsoleMax)/2 || strings.Trim(got, line) != "" || !strings.HasSuffix(got, line) {
+		t.Errorf("%d bytes are kept, at most %d", len(got), m.ConsoleMax)
+	}
+}
+
+// TestNobodyReadsTheConsole floods the console of a machine that nobody watches: it ends all the same.
+func TestNobodyReadsTheConsole(t *testing.T) {
+	in := start(t, machine(t, tiny{text: line, times: 5000, then: off}))
+	if err := in.PowerOff(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := driver(t).Adopt(deadline(t), in.State())
+	if fault.KindOf(err) == fault.NotFound {
+		return
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	defer end(t, again)
+	if exit, err := again.Wait(deadline(t)); err != nil || exit.Reason != vmm.ExitPowerOff {
+		t.Errorf("%+v, %v", exit, err)
+	}
+}
+
+func TestAdoptAnotherProcess(t *testing.T) {
+	in := start(t, machine(t, tiny{then: off}))
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		again, err := driver(t).Adopt(deadline(t), in.State())
+		if err != nil {
+			t.Fatal(err)
+		}
+		end(t, again)
+	})
+	state := string(in.State())
+	for _, change := range [][2]string{
+		{`"start":`, `"start":1`},
+		{`"boot":"`, `"boot":"0`},
+		{`"pid":` + strconv.Itoa(in.PID()), `"pid":` + strconv.Itoa(os.Getpid())},
+		{`"pid":`, `"pid":-`},
+	} {
+		other := strings.Replace(state, change[0], change[1], 1)
+		if other == state {
+			t.Fatalf("%s holds no %s", state, change[0])
+		}
+		if got, err := driver(t).Adopt(deadline(t), vmm.State(other)); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("adopting %s: %v", other, err)
+			_ = got.Close()
+		}
+	}
+}
+
+// TestProcess looks at what QEMU is on the host.
+func TestProcess(t *testing.T) {
+	m := machine(t, tiny{})
+	in := start(t, m)
+	proc := filepath.Join("/proc", strconv.Itoa(in.PID()))
+	if environ, err := os.ReadFile(filepath.Join(proc, "environ")); err != nil || string(environ) != "LC_ALL=C\x00" {
+		t.Errorf("environment %q, %v", environ, err)
+	}
+	cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
+	if err != nil || !bytes.Contains(cmdline, []byte("banger-"+m.ID)) {
+		t.Errorf("command line %q, %v", cmdline, err)
+	}
+	if sid, _, errno := syscall.Syscall(syscall.SYS_GETSID, uintptr(in.PID()), 0, 0); errno != 0 || int(sid) != in.PID() {
+		t.Errorf("session %d, %v", sid, errno)
+	}
+	if status, err := os.ReadFile(filepath.Join(proc, "status")); err != nil || !bytes.Contains(status, []byte("\nSeccomp:\t2\n")) {
+		t.Errorf("no system call filter: %v", err)
+	}
+	own, err := os.Stat(filepath.Join("/proc/self/fd/0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.Stat(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stdin, err := os.Stat(filepath.Join(proc, "fd/0")); err != nil || !os.SameFile(stdin, null) || os.SameFile(stdin, own) && !os.SameFile(own, null) {
+		t.Errorf("standard input is %v, %v", stdin, err)
+	}
+	entries, err := os.ReadDir(m.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
+		}
+	}
+}
+
+func TestResizeDrive(t *testing.T) {
+	m := machine(t, tiny{then: off})
+	in := start(t, m)
+	disk := m.Drives[1]
+	if err := os.Truncate(disk.Path, 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	resizer, ok := in.(vmm.Resizer)
+	if !ok {
+		t.Fatal("it is no Resizer")
+	}
+	if err := resizer.ResizeDrive(deadline(t), disk.Serial, 8*model.MiB); err != nil {
+		t.Error(err)
+	}
+	if err := resizer.ResizeDrive(deadline(t), "nonsense", 8*model.MiB); err == nil {
+		t.Error("a drive that is not there was resized")
+	}
+	endBy(t, in)
+	if info, err := os.Stat(disk.Path); err != nil || info.Size() != 8<<20 {
+		t.Errorf("the drive has %d bytes, %v", info.Size(), err)
+	}
+	if err := in.PowerOff(deadline(t)); err != nil {
+		t.Errorf("powering off what has ended: %v", err)
+	}
+	if err := resizer.ResizeDrive(deadline(t), disk.Serial, 8*model.MiB); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("resizing what has ended: %v", err)
+	}
+}
+
+func TestDriveInUse(t *testing.T) {
+	first, second := machine(t, tiny{}), machine(t, tiny{})
+	start(t, first)
+	second.Drives = first.Drives[:1]
+	end(t, start(t, second)) // many readers
+	second.Drives = first.Drives
+	in, err := driver(t).Start(deadline(t), second, ignore)
+	if fault.KindOf(err) != fault.Locked || fault.HintOf(err) == "" {
+		t.Errorf("two writers: %v", err)
+		if err == nil {
+			end(t, in)
+		}
+	}
+}
+
+// TestBrokenQEMU starts programs that are not QEMU.
+func TestBrokenQEMU(t *testing.T) {
+	m := machine(t, tiny{})
+	for script, want := range map[string]string{
+		"echo 'it is' >&2; echo 'broken' >&2; exit 3": "it ended with status 3: it is; broken",
+		"exit 0":                          "it ended with status 0: it said nothing",
+		"kill -ABRT $$":                   "it ended by signal SIGABRT",
+		"exec sleep 1000":                 "changed my mind",
+		"exec 4>&- 5>&- 6>&-; sleep 1000": "",
+	} {
+		path := filepath.Join(t.TempDir(), "qemu")
+		if err := os.WriteFile(path, []byte("#!/bin/sh\nulimit -c 0\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeoutCause(deadline(t), 300*time.Millisecond, errors.New("changed my mind"))
+		defer cancel()
+		var state vmm.State
+		in, err := qemu.New(qemu.Config{Binary: path, Accel: qemu.TCG}).Start(ctx, m, func(s vmm.State) error {
+			state = bytes.Clone(s)
+			return nil
+		})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", script, err)
+		}
+		if err == nil {
+			end(t, in)
+		}
+		if left, err := os.ReadDir(m.RunDir); err != nil || len(left) != 0 {
+			t.Errorf("%s: left %v, %v", script, left, err)
+		}
+		if _, err := driver(t).Adopt(deadline(t), state); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("%s: left a process: %v", script, err)
+		}
+	}
+}
+
+// TestLinux boots a kernel, looks at its drives, grows one, and ends its first process, on which it panics.
+func TestLinux(t *testing.T) {
+	m := linux(t)
+	in := start(t, m)
+	conn, err := in.DialAgent(deadline(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	lines := bufio.NewScanner(conn)
+	ask := func(question string) string { // it waits in QEMU until the guest opens the port
+		if _, err := fmt.Fprintln(conn, question); err != nil || !lines.Scan() {
+			t.Fatal(question, err, lines.Err())
+		}
+		return lines.Text()
+	}
+	image, err := os.Stat(m.Drives[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := ask("size image"), fmt.Sprint((image.Size()+511)/512*512); got != want {
+		t.Errorf("the image has %s bytes, not %s", got, want)
+	}
+	if got := ask("size system"); got != "1048576" {
+		t.Errorf("the system disk has %s bytes", got)
+	}
+	if err := errors.Join(os.Truncate(m.Drives[1].Path, 3<<20), in.(vmm.Resizer).ResizeDrive(deadline(t), "system", 3*model.MiB)); err != nil {
+		t.Fatal(err)
+	}
+	for ctx := deadline(t); ask("size system") != "3145728"; { // the guest hears of it by an interrupt
+		if err := ctx.Err(); err != nil {
+			t.Fatal("the system disk did not grow:", err)
+		}
+	}
+	if _, err := fmt.Fprintln(conn, "exit"); err != nil {
+		t.Fatal(err)
+	}
+	exit, err := in.Wait(deadline(t))
+	if err != nil || exit.Reason != vmm.ExitPanic || !strings.Contains(exit.Detail, "Attempted to kill init") {
+		t.Errorf("%+v, %v; console %q", exit, err, logged(t, m))
+	}
+}
