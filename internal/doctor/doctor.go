@@ -39,6 +39,7 @@ type Env struct {
 	User   string // the caller's login name; "" when not known
 	Arch   string // GOARCH
 	TmpDir string // what os.TempDir says
+	QEMU   string // path that the configuration names; "" for the one in PATH
 
 	Now        func() time.Time
 	ReadFile   func(name string) ([]byte, error)                                      // small files: /proc, /sys, /etc

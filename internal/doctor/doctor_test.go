@@ -149,7 +149,8 @@ func TestVerdicts(t *testing.T) {
 			{"kvm", Warn, "may not be opened", "sudo usermod -aG kvm alice, then log in again"}}},
 		{"kvm is broken", func(h *host) { h.env.KVM = noKVM("makes no virtual machine") }, []verdict{{"kvm", Warn, "makes no virtual machine", ""}}},
 
-		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "not installed", "sudo apt install qemu-system-x86"}}},
+		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "not there", "sudo apt install qemu-system-x86"}}},
+		{"a qemu that the configuration names", func(h *host) { h.env.QEMU = "/opt/qemu" }, []verdict{{"qemu", Fail, "/opt/qemu is not there", "Correct the path of QEMU in the configuration."}}},
 		{"old qemu", qemuSays("QEMU emulator version 4.2.1 (Debian)"), []verdict{{"qemu", Fail, "version 4.2.1", "*"}}},
 		{"untested qemu", qemuSays("QEMU emulator version 6.2.0"), []verdict{{"qemu", Warn, "tested with version 7.2", ""}}},
 		{"new qemu", qemuSays("QEMU emulator version 10.0.2 (qemu-10.0.2-1.fc43)"), []verdict{{"qemu", Pass, "version 10.0.2", ""}}},
@@ -296,7 +297,7 @@ func TestJSON(t *testing.T) {
 func TestThisHost(t *testing.T) {
 	home := t.TempDir()
 	layout := paths.At(filepath.Join(home, "banger"), os.Getuid())
-	checks := Run(t.Context(), Host(layout, noKVM("not asked")))
+	checks := Run(t.Context(), Host(layout))
 	for _, c := range checks {
 		if c.Summary == "" {
 			t.Errorf("%+v", c)

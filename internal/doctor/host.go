@@ -16,12 +16,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/internal/disk"
 	"banger/internal/paths"
+	"banger/internal/vmm/qemu"
 )
 
-// Host is the machine that this process runs on. kvm is the driver's probe: doctor's verdict and the driver's choice must not differ.
-func Host(layout paths.Layout, kvm func() (works bool, why string)) Env {
+// Host is the machine that this process runs on. It probes KVM the way the driver does: doctor's verdict and the driver's choice must not differ.
+func Host(layout paths.Layout) Env {
 	uid := os.Getuid()
 	name := os.Getenv("USER")
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
@@ -29,9 +29,24 @@ func Host(layout paths.Layout, kvm func() (works bool, why string)) Env {
 	}
 	return Env{
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
-		Now: time.Now, ReadFile: readSmall, Stat: stat, Output: output, FileSystem: fileSystem, Limit: limit, ClockSync: clockSync, KVM: kvm,
-		Tool: func(name string) (string, error) { return disk.Tool(name, "") },
+		Now: time.Now, ReadFile: readSmall, Stat: stat, Output: output, FileSystem: fileSystem, Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM,
+		Tool: findTool,
 	}
+}
+
+// adminDirs hold the tools of administrators, which PATH of a plain user lacks on Debian though the user may run them.
+var adminDirs = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
+
+// findTool looks where banger looks for what it runs: in PATH, then among administrators' tools.
+func findTool(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	for _, dir := range adminDirs {
+		if err == nil {
+			break
+		}
+		path, err = exec.LookPath(filepath.Join(dir, name))
+	}
+	return path, err
 }
 
 // readSmall reads a file of the kernel's or of /etc. /proc/cpuinfo of a machine with hundreds of CPUs is the largest.

@@ -81,9 +81,13 @@ var qemuPattern = regexp.MustCompile(`^QEMU emulator version (([0-9]{1,4})\.([0-
 func checkQEMU(ctx context.Context, env Env, host distro) Check {
 	c := Check{Name: "qemu", Feature: "running VMs"}
 	fix := host.install(qemuPackages)
-	path, err := env.Tool("qemu-system-x86_64")
+	name := "qemu-system-x86_64"
+	if env.QEMU != "" {
+		name, fix = env.QEMU, "Correct the path of QEMU in the configuration."
+	}
+	path, err := env.Tool(name)
 	if err != nil {
-		return c.fail("qemu-system-x86_64 is not installed", "It is what VMs run in.", fix)
+		return c.fail(name+" is not there", "It is what VMs run in.", fix)
 	}
 	ctx, cancel := context.WithTimeout(ctx, outputTimeout)
 	defer cancel()
