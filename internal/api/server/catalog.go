@@ -3,7 +3,6 @@ package server
 import (
 	"net/http"
 	"path/filepath"
-	"strings"
 
 	"banger/internal/api"
 	"banger/internal/fault"
@@ -37,20 +36,13 @@ func (s *Server) imageHandlers() map[string]handler {
 		}),
 		"deleteImage": answer(func(r *http.Request) (any, error) {
 			return nil, s.Manager.References(func(images, _ map[string][]string) error {
-				img, err := s.Images.Get(r.PathValue("ref"))
-				if err != nil {
-					return err
-				}
-				if err := unused("image", r.PathValue("ref"), images[img.ID]); err != nil {
-					return err
-				}
-				return s.Images.Delete(r.Context(), r.PathValue("ref"))
+				return s.Images.Delete(r.Context(), r.PathValue("ref"), by(images))
 			})
 		}),
 		"pruneImages": answer(func(r *http.Request) (any, error) {
 			var out model.Pruned
 			err := s.Manager.References(func(images, _ map[string][]string) (err error) {
-				out, err = s.Images.Prune(r.Context(), images)
+				out, err = s.Images.Prune(r.Context(), by(images))
 				return err
 			})
 			return pruned(out, err)
@@ -87,20 +79,13 @@ func (s *Server) kernelHandlers() map[string]handler {
 		}),
 		"deleteKernel": answer(func(r *http.Request) (any, error) {
 			return nil, s.Manager.References(func(_, kernels map[string][]string) error {
-				k, err := s.Kernels.Get(r.PathValue("ref"))
-				if err != nil {
-					return err
-				}
-				if err := unused("kernel", r.PathValue("ref"), kernels[k.ID]); err != nil {
-					return err
-				}
-				return s.Kernels.Delete(r.Context(), r.PathValue("ref"))
+				return s.Kernels.Delete(r.Context(), r.PathValue("ref"), by(kernels))
 			})
 		}),
 		"pruneKernels": answer(func(r *http.Request) (any, error) {
 			var out model.Pruned
 			err := s.Manager.References(func(_, kernels map[string][]string) (err error) {
-				out, err = s.Kernels.Prune(r.Context(), kernels)
+				out, err = s.Kernels.Prune(r.Context(), by(kernels))
 				return err
 			})
 			return pruned(out, err)
@@ -108,16 +93,9 @@ func (s *Server) kernelHandlers() map[string]handler {
 	}
 }
 
-func unused(what, ref string, users []string) error {
-	if len(users) == 0 {
-		return nil
-	}
-	const most = 5
-	names := strings.Join(users[:min(len(users), most)], ", ")
-	if len(users) > most {
-		names += ", ..."
-	}
-	return fault.New(fault.WrongState, "%s %s is used by %d VMs: %s", what, ref, len(users), names).WithHint("Delete those first.")
+// by looks up who uses what has an id.
+func by(users map[string][]string) func(id string) []string {
+	return func(id string) []string { return users[id] }
 }
 
 func required(field, value string) error {

@@ -69,8 +69,8 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	defer unwatch()
-	// When the daemon ends, a client that takes nothing must not hold it up.
-	stop := context.AfterFunc(ctx, func() { c.SetWriteDeadline(time.Now().Add(linger)) })
+	// Once the run is called off, a client that takes nothing must not hold it up.
+	stop := context.AfterFunc(ctx, func() { c.SetWriteDeadline(time.Now().Add(hangupGrace)) })
 	defer stop()
 	listening := make(chan struct{})
 	go func() {
@@ -93,7 +93,7 @@ func (one *runStream) serve(ctx context.Context, req api.Run) {
 	if err != nil {
 		p := api.StreamProblem{Problem: *one.s.problem(err, v.ID)}
 		p.Message = p.Detail
-		one.tell(proto.FrameError, p)
+		one.conclude(proto.FrameError, p)
 	}
 	if v.ID != "" && req.VM.Remove == model.RemoveOnDetach {
 		one.remove(ctx, v)
@@ -136,7 +136,7 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 	case told:
 		return nil
 	case timedOut():
-		one.tell(proto.FrameExit, proto.Exit{Code: exitTimedOut})
+		one.conclude(proto.FrameExit, proto.Exit{Code: exitTimedOut})
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -239,6 +239,12 @@ func (one *runStream) report(e step.Event) { one.tell(proto.FrameEvent, e) }
 
 func (one *runStream) tell(t proto.FrameType, v any) {
 	_ = one.out.WriteJSON(t, v)
+}
+
+// conclude tells what remains to be told after the command.
+func (one *runStream) conclude(t proto.FrameType, v any) {
+	one.c.SetWriteDeadline(time.Now().Add(linger))
+	one.tell(t, v)
 }
 
 // remove deletes the VM, whatever became of the run. A failure is told in an event after the command's end, and logged.

@@ -42,24 +42,25 @@ type Manager interface {
 	References(f func(images, kernels map[string][]string) error) error
 }
 
-// Images is what the API asks of the images. used maps the ids of images to the names of the VMs that use them.
+// Images is what the API asks of the images. inUse tells by an image's id the names of the VMs that need it; what is needed is not
+// removed (fault.WrongState).
 type Images interface {
 	List() ([]model.Image, error)
 	Get(ref string) (model.Image, error)
 	Pull(ctx context.Context, req api.ImagePull, report step.Reporter) (model.Image, error)
 	Import(ctx context.Context, req api.ImageImport, report step.Reporter) (model.Image, error)
-	Delete(ctx context.Context, ref string) error
-	Prune(ctx context.Context, used map[string][]string) (model.Pruned, error)
+	Delete(ctx context.Context, ref string, inUse func(id string) []string) error
+	Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error)
 }
 
-// Kernels is what the API asks of the kernels.
+// Kernels is what the API asks of the kernels. inUse is as with Images.
 type Kernels interface {
 	List() ([]model.Kernel, error)
 	Get(ref string) (model.Kernel, error)
 	Pull(ctx context.Context, req api.KernelPull, report step.Reporter) (model.Kernel, error)
 	Import(ctx context.Context, req api.KernelImport, report step.Reporter) (model.Kernel, error)
-	Delete(ctx context.Context, ref string) error
-	Prune(ctx context.Context, used map[string][]string) (model.Pruned, error)
+	Delete(ctx context.Context, ref string, inUse func(id string) []string) error
+	Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error)
 }
 
 // Config is what a Server is built from.

@@ -1,0 +1,185 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	ctx := deadline(t)
+	w.m.agent.files = bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	r, err := w.client.GetFiles(ctx, "box", "/etc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(r)
+	r.Close()
+	if err != nil || !bytes.Equal(got, w.m.agent.files) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+
+	var stored []byte
+	w.m.agent.put = func(path string, archive io.Reader) (err error) {
+		stored, err = io.ReadAll(archive)
+		return err
+	}
+	if err := w.client.PutFiles(ctx, "box", "/srv", bytes.NewReader(w.m.agent.files)); err != nil || !bytes.Equal(stored, w.m.agent.files) {
+		t.Errorf("stored %d bytes, %v", len(stored), err)
+	}
+}
+
+// endless is an upload that ends only when nobody takes it any more.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestUploadRefused(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	w.m.agent.put = func(string, io.Reader) error { return fault.New(fault.Denied, "read-only file system") }
+	// Nothing is read before the guest agrees, so that the refusal arrives however long the upload is.
+	err := w.client.PutFiles(deadline(t), "box", "/srv", io.LimitReader(endless{}, 64<<20))
+	if fault.KindOf(err) != fault.Denied {
+		t.Errorf("got %v", err)
+	}
+	w.m.agent.put = func(_ string, r io.Reader) error {
+		io.CopyN(io.Discard, r, 1<<20)
+		return fault.New(fault.Unavailable, "no space left on device")
+	}
+	err = w.client.PutFiles(deadline(t), "box", "/srv", io.LimitReader(endless{}, 64<<20))
+	if fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("halfway: got %v", err)
+	}
+}
+
+func TestDownloadCutOff(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	w.Manager = withAgent{w.m, broken{}}
+	r, err := w.client.GetFiles(deadline(t), "box", "/etc")
+	if err == nil {
+		_, err = io.ReadAll(r)
+		r.Close()
+	}
+	if err == nil {
+		t.Error("half a download was taken for all of it")
+	}
+}
+
+func writeLog(t *testing.T, w *world, text string) string {
+	t.Helper()
+	file := w.Layout.VM(testID).ConsoleLog()
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func readLog(t *testing.T, w *world, opts api.VMLogs) string {
+	t.Helper()
+	r, err := w.client.VMLogs(deadline(t), "box", opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	got, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(got)
+}
+
+func TestLogs(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	if got := readLog(t, w, api.VMLogs{}); got != "" {
+		t.Errorf("a log that is not there holds %q", got)
+	}
+	file := writeLog(t, w, "one\ntwo\nthree\n")
+	if got := readLog(t, w, api.VMLogs{Source: api.LogConsole}); got != "one\ntwo\nthree\n" {
+		t.Errorf("all: %q", got)
+	}
+	if got := readLog(t, w, api.VMLogs{Tail: 2}); got != "two\nthree\n" {
+		t.Errorf("tail: %q", got)
+	}
+	if got := readLog(t, w, api.VMLogs{Source: api.LogVMM}); got != "" {
+		t.Errorf("vmm: %q", got)
+	}
+
+	r, err := w.client.VMLogs(deadline(t), "box", api.VMLogs{Follow: true, Tail: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	expect := func(want string) {
+		t.Helper()
+		buf := make([]byte, len(want))
+		if _, err := io.ReadFull(r, buf); err != nil || string(buf) != want {
+			t.Fatalf("followed %q, %v; want %q", buf, err, want)
+		}
+	}
+	expect("three\n")
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("four\n"); err != nil {
+		t.Fatal(err)
+	}
+	expect("four\n")
+	// A VM that stops keeps its log; one that is deleted ends the following.
+	w.Sessions.RecordsChanged(context.Background(), []model.VM{{ID: testID, State: model.Stopped}})
+	if _, err := f.WriteString("five\n"); err != nil {
+		t.Fatal(err)
+	}
+	expect("five\n")
+	w.Sessions.RecordsChanged(context.Background(), nil)
+	if rest, err := io.ReadAll(r); err != nil || len(rest) != 0 {
+		t.Errorf("after the deletion: %q, %v", rest, err)
+	}
+}
+
+func TestLastLines(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text string
+		n    int
+		want string
+	}{
+		{"", 3, ""}, {"a", 1, "a"}, {"a\n", 1, "a\n"}, {"a\nb", 1, "b"}, {"a\nb\n", 1, "b\n"}, {"a\nb\n", 2, "a\nb\n"},
+		{"a\nb\n", 9, "a\nb\n"}, {"a\n\n", 1, "\n"}, {"\n\n\n", 2, "\n\n"},
+	} {
+		if got := string(lastLines([]byte(c.text), c.n)); got != c.want {
+			t.Errorf("last %d lines of %q: %q, want %q", c.n, c.text, got, c.want)
+		}
+	}
+}
+
+func TestTailer(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	tail := newTailer(&out, 1, 6)
+	for _, part := range []string{"a\nb", "\nc", "\n", "d\n"} {
+		if _, err := tail.Write([]byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tail.release(); err != nil || out.String() != "c\nd\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}

@@ -1,0 +1,354 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/step"
+	"banger/internal/vm"
+)
+
+// manager is a Manager whose methods do what a test says. Those without a test's word answer with the one VM there is.
+type manager struct {
+	mu    sync.Mutex
+	calls []string
+	vms   map[string]model.VM // by id
+
+	agent   *agent
+	start   func(ctx context.Context, report step.Reporter) error
+	remove  func(ctx context.Context) error
+	create  func(ctx context.Context, req model.Create, report step.Reporter) error
+	deleted chan string // gets the id of each deleted VM
+}
+
+const testID = "0123456789abcdef"
+
+func newManager() *manager {
+	v := model.VM{ID: testID, Spec: model.Spec{Name: "box", ImageID: "img"}, State: model.Running}
+	return &manager{vms: map[string]model.VM{testID: v}, agent: newAgent(), deleted: make(chan string, 8)}
+}
+
+func (m *manager) note(call string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, call)
+}
+
+func (m *manager) noted() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]string(nil), m.calls...)
+}
+
+func (m *manager) put(v model.VM) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.vms[v.ID] = v
+}
+
+func (m *manager) Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error) {
+	m.note("create " + req.Name)
+	if m.create != nil {
+		if err := m.create(ctx, req, report); err != nil {
+			return model.VM{}, err
+		}
+	}
+	v := model.VM{ID: "fedcba9876543210", Spec: model.Spec{Name: req.Name, ImageID: "img", Remove: req.Remove, Memory: req.Memory}, State: model.Stopped}
+	m.put(v)
+	return v, nil
+}
+
+func (m *manager) Get(ref string) (model.VM, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range m.vms {
+		if v.ID == ref || v.Spec.Name == ref {
+			return v, nil
+		}
+	}
+	return model.VM{}, fault.New(fault.NotFound, "no VM named %q", ref).WithHint("look again")
+}
+
+func (m *manager) List() []model.VM {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []model.VM
+	for _, v := range m.vms {
+		all = append(all, v)
+	}
+	return all
+}
+
+func (m *manager) Start(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
+	m.note("start " + ref)
+	if m.start != nil {
+		if err := m.start(ctx, report); err != nil {
+			return model.VM{}, err
+		}
+	}
+	v, err := m.Get(ref)
+	v.State = model.Running
+	return v, err
+}
+
+func (m *manager) Stop(_ context.Context, ref string, timeout *time.Duration, _ step.Reporter) (model.VM, error) {
+	if timeout != nil {
+		ref += " " + timeout.String()
+	}
+	m.note("stop " + ref)
+	return m.Get(testID)
+}
+
+func (m *manager) Kill(_ context.Context, ref string, sig syscall.Signal) (model.VM, error) {
+	m.note("kill " + ref + " " + unix.SignalName(sig))
+	return m.Get(ref)
+}
+
+func (m *manager) Restart(_ context.Context, ref string, _ *time.Duration, _ step.Reporter) (model.VM, error) {
+	m.note("restart " + ref)
+	return m.Get(ref)
+}
+
+func (m *manager) Delete(ctx context.Context, ref string, force bool, _ step.Reporter) error {
+	if force {
+		m.note("delete by force " + ref)
+	} else {
+		m.note("delete " + ref)
+	}
+	if m.remove != nil {
+		if err := m.remove(ctx); err != nil {
+			return err
+		}
+	}
+	v, err := m.Get(ref)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	delete(m.vms, v.ID)
+	m.mu.Unlock()
+	m.deleted <- v.ID
+	return nil
+}
+
+func (m *manager) Rename(_ context.Context, ref, name string) (model.VM, error) {
+	m.note("rename " + ref + " " + name)
+	return m.Get(ref)
+}
+
+func (m *manager) Set(_ context.Context, ref string, change model.Change) (model.Changed, error) {
+	m.note("set " + ref + " " + change.Memory.String())
+	v, err := m.Get(ref)
+	return model.Changed{VM: v, Pending: []string{"memory"}}, err
+}
+
+func (m *manager) Prune(context.Context) (model.Pruned, error) { return model.Pruned{}, nil }
+
+func (m *manager) Stats(_ context.Context, ref string) (model.Stats, error) {
+	v, err := m.Get(ref)
+	return model.Stats{ID: v.ID, Name: v.Spec.Name, CPU: time.Second}, err
+}
+
+func (m *manager) Agent(ref string) (vm.Agent, error) {
+	v, err := m.Get(ref)
+	if err != nil {
+		return nil, err
+	}
+	if m.agent == nil {
+		return nil, fault.New(fault.WrongState, "VM %s is not running", v.Spec.Name).WithHint("start it")
+	}
+	return m.agent, nil
+}
+
+func (m *manager) References(f func(images, kernels map[string][]string) error) error {
+	return f(map[string][]string{"img": {"box"}}, map[string][]string{"used": {"box"}})
+}
+
+// agent is a guest's agent whose streams are served by serve.
+type agent struct {
+	vm.Agent // nil: what a test does not expect panics
+	serve    func(route string, conn net.Conn)
+	files    []byte
+	put      func(path string, archive io.Reader) error
+	vanish   chan struct{}
+	wg       sync.WaitGroup
+}
+
+func newAgent() *agent { return &agent{} }
+
+func (a *agent) Upgrade(_ context.Context, route string) (net.Conn, error) {
+	if a.serve == nil {
+		return nil, fault.New(fault.Unavailable, "nobody listens on that port")
+	}
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	a.wg.Add(1)
+	go func() {
+		defer a.wg.Done()
+		defer theirs.Close()
+		a.serve(route, theirs)
+	}()
+	return ours, nil
+}
+
+func (a *agent) GetFiles(context.Context, string) (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(a.files)), nil
+}
+
+func (a *agent) PutFiles(_ context.Context, path string, archive io.Reader) error {
+	return a.put(path, archive)
+}
+
+func (a *agent) Ports(context.Context) ([]proto.Port, error) { return nil, nil }
+
+// socketpair returns two ends that can be closed by halves.
+func socketpair() (a, b net.Conn, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		ends[i], err = net.FileConn(f)
+		f.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	return ends[0], ends[1], nil
+}
+
+type images struct{ Images }
+
+func (images) Get(ref string) (model.Image, error) {
+	if ref == "docker.io/library/alpine:3" {
+		return model.Image{ID: "other", Names: []string{ref}}, nil
+	}
+	return model.Image{ID: ref, Config: model.ImageConfig{Entrypoint: []string{"/entry"}, Cmd: []string{"default"}}}, nil
+}
+
+func (images) List() ([]model.Image, error)                                { return nil, nil }
+func (images) Delete(context.Context, string, func(string) []string) error { return nil }
+
+type kernels struct{ Kernels }
+
+// world is a server under test and a client of it.
+type world struct {
+	*Server
+	m        *manager
+	client   *api.Client
+	log      *bytes.Buffer
+	shutdown chan struct{}
+}
+
+// serve starts a server on a real socket; it is shut down at the end of the test.
+func serve(t *testing.T) *world {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	w := &world{m: newManager(), log: &bytes.Buffer{}, shutdown: make(chan struct{}, 1)}
+	log := slog.New(slog.NewTextHandler(&locked{w: w.log}, nil))
+	w.Server, err = New(Config{
+		Manager: w.m, Images: images{}, Kernels: kernels{}, Sessions: NewSessions(), Layout: paths.At(dir, os.Getuid()),
+		Version:  api.Version{Version: "test", API: api.Generation},
+		Status:   func(context.Context) api.Status { return api.Status{PID: os.Getpid()} },
+		Shutdown: func() { w.shutdown <- struct{}{} },
+		Log:      log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s", "sock")
+	l, err := Listen(socket, filepath.Dir(socket), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- w.Serve(l) }()
+	w.client = api.Dial(socket)
+	t.Cleanup(func() {
+		w.client.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := w.Server.Shutdown(ctx, time.Second); err != nil {
+			t.Errorf("shutting down: %v", err)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("serving: %v", err)
+		}
+		if w.m.agent != nil {
+			w.m.agent.wg.Wait()
+		}
+	})
+	return w
+}
+
+type locked struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// deadline is for what should happen at once.
+func deadline(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// await receives, or fails the test.
+func await[T any](t *testing.T, what string, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s did not happen", what)
+		panic("unreachable")
+	}
+}
+
+// broken is an agent whose downloads end in the middle.
+type broken struct{ vm.Agent }
+
+func (broken) GetFiles(context.Context, string) (io.ReadCloser, error) {
+	return io.NopCloser(io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), failing{})), nil
+}
+
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, io.ErrNoProgress }
+
+type withAgent struct {
+	*manager
+	a vm.Agent
+}
+
+func (m withAgent) Agent(string) (vm.Agent, error) { return m.a, nil }
