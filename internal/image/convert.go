@@ -16,7 +16,8 @@ import (
 // A layer is one of the archives that an image is made of.
 type layer struct {
 	label  string                                       // for people
-	diffID string                                       // sha256 in hex of the plain archive; "" when not known
+	diffID string                                       // sha256 in hex of the plain archive; "" when not known...
+	sum    *string                                      // ... and where to put it then, or nil
 	open   func(context.Context) (io.ReadCloser, error) // of the plain archive, from its start; may be called again
 }
 
@@ -58,6 +59,9 @@ func (c *conversion) index(ctx context.Context, layers []layer, whiteouts bool) 
 		sum, err := c.indexLayer(ctx, t, l, b, i+1, whiteouts)
 		if err != nil {
 			return nil, fmt.Errorf("reading layer %s: %w", l.label, err)
+		}
+		if l.sum != nil {
+			*l.sum = sum
 		}
 		if l.diffID != "" && sum != l.diffID {
 			return nil, fault.New(fault.Invalid, "layer %s is not the one that the image's configuration names: its digest is sha256:%s, not sha256:%s", l.label, sum, l.diffID)

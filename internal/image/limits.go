@@ -51,7 +51,9 @@ func tooLarge(what string, limit any) error {
 		WithHint("If you trust the image, raise the limit in the configuration.")
 }
 
-func invalid(format string, args ...any) error { return fault.New(fault.Invalid, format, args...) }
+func invalid(format string, args ...any) *fault.Error {
+	return fault.New(fault.Invalid, format, args...)
+}
 
 // budget counts down bytes that may still be read from any of an image's layers.
 type budget struct {

@@ -1,0 +1,179 @@
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"banger/internal/fault"
+)
+
+// Files that tell an image archive's format.
+const (
+	dockerManifestFile = "manifest.json" // docker image save (Docker image specification v1.2)
+	ociLayoutFile      = "oci-layout"    // OCI image-spec, image-layout.md
+	ociIndexFile       = "index.json"
+)
+
+// files gives access to the files of an image archive or layout by their names.
+type files interface {
+	// open returns a file from its start. A name that is not there is fs.ErrNotExist.
+	open(name string) (io.ReadCloser, error)
+}
+
+// folderFiles are those of a folder. Links that lead out of it lead nowhere.
+type folderFiles struct{ root *os.Root }
+
+func (d folderFiles) open(name string) (io.ReadCloser, error) {
+	f, err := d.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = invalid("%q is not a file", clip(name))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// archiveFiles are those of a plain tar archive: where each starts and ends. Older versions of docker link equal layers to each other.
+type archiveFiles struct {
+	f     *os.File
+	parts map[string]part
+}
+
+type part struct {
+	at, size int64
+	target   string // of a link
+}
+
+// maxArchiveFiles bounds the files of an image archive: some per layer.
+const maxArchiveFiles = 10_000
+
+func (a archiveFiles) open(name string) (io.ReadCloser, error) {
+	p, ok := a.parts[clean(name)]
+	if ok && p.target != "" {
+		p, ok = a.parts[p.target]
+	}
+	if !ok || p.target != "" {
+		return nil, fmt.Errorf("%s: %w", clip(name), fs.ErrNotExist)
+	}
+	return io.NopCloser(io.NewSectionReader(a.f, p.at, p.size)), nil
+}
+
+// indexArchive finds the files of a plain tar archive.
+func indexArchive(ctx context.Context, f *os.File, limits Limits) (archiveFiles, error) {
+	a := archiveFiles{f, map[string]part{}}
+	r := io.NewSectionReader(f, 0, 1<<62)
+	tr := tar.NewReader(r) // reads headers and seeks over the rest
+	for {
+		if err := ctx.Err(); err != nil {
+			return a, err
+		}
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			return a, nil
+		}
+		if err != nil {
+			return a, badTar(err)
+		}
+		if len(a.parts) >= maxArchiveFiles {
+			return a, tooLarge("the number of the archive's files", maxArchiveFiles)
+		}
+		name := clean(hdr.Name)
+		switch hdr.Typeflag {
+		case tar.TypeReg:
+			at, err := r.Seek(0, io.SeekCurrent)
+			if err != nil {
+				return a, err
+			}
+			if hdr.PAXRecords["GNU.sparse.major"] != "" {
+				return a, invalid("entry %q is sparse", clip(name))
+			}
+			a.parts[name] = part{at: at, size: hdr.Size}
+		case tar.TypeSymlink:
+			a.parts[name] = part{target: clean(path.Join(path.Dir(name), hdr.Linkname))}
+		case tar.TypeLink:
+			a.parts[name] = part{target: clean(hdr.Linkname)}
+		}
+	}
+}
+
+// sniffArchive tells an image archive from a root filesystem by the files at its top.
+func (im *importer) sniffArchive(ctx context.Context, r io.Reader) (Format, error) {
+	limit := im.store.opts.Limits.Size
+	left := &budget{left: int64(limit), limit: limit}
+	tr := tar.NewReader(left.reader(ctx, r))
+	oci, index := false, false
+	for n := 0; n < maxArchiveFiles; n++ {
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return "", badTar(err)
+		}
+		switch name := clean(hdr.Name)[1:]; {
+		case name == dockerManifestFile && hdr.Typeflag == tar.TypeReg:
+			return FormatDocker, nil
+		case name == ociLayoutFile:
+			oci = true
+		case name == ociIndexFile:
+			index = true
+		case name == "etc" || name == "bin" || name == "usr" || name == "etc/passwd":
+			return FormatTar, nil // no image archive has that at its top; this spares reading on
+		}
+	}
+	if oci && index {
+		return FormatOCI, nil
+	}
+	return FormatTar, nil
+}
+
+// archived is an image in an archive or layout.
+type archived struct {
+	name   string // "" when it has none there
+	id     string // the configuration's sha256 in hex
+	digest string // of its manifest, in a layout
+	config *v1.ConfigFile
+	layers []string // names of files
+}
+
+// readDocument reads a small file.
+func readDocument(f files, name string) ([]byte, error) {
+	r, err := f.open(name)
+	if err != nil {
+		return nil, missing(err)
+	}
+	defer r.Close()
+	return readAll(r, clip(name))
+}
+
+func readJSON(f files, name string, into any) error {
+	data, err := readDocument(f, name)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return invalid("%s: %w", clip(name), err)
+	}
+	return nil
+}
+
+func missing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.Invalid, "the archive is not complete: %w", err)
+	}
+	return err
+}

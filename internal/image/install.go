@@ -1,0 +1,110 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"banger/internal/disk"
+	"banger/internal/model"
+)
+
+// install gives a finished image its place and its names. b holds the file system, complete and closed; r says what it is. If the same
+// image is there already, the one on the bench is dropped.
+func (s *Store) install(ctx context.Context, b *bench, r record, names ...string) (model.Image, error) {
+	if err := finishBench(b, r); err != nil {
+		return model.Image{}, fmt.Errorf("installing image %s: %w", short(r.Image.ID), disk.NoSpace(err, s.dir))
+	}
+	unlock, err := s.locks.lock(ctx, global)
+	if err != nil {
+		return model.Image{}, err
+	}
+	defer unlock()
+	final := filepath.Join(s.dir, r.Image.ID)
+	if _, err := s.read(r.Image.ID); err != nil {
+		// What is there, if anything, is unreadable.
+		if err := errors.Join(os.RemoveAll(final), os.Rename(b.dir, final), disk.SyncDir(s.dir)); err != nil {
+			return model.Image{}, fmt.Errorf("installing image %s: %w", short(r.Image.ID), err)
+		}
+	}
+	return s.tagLocked(r.Image.ID, names...)
+}
+
+// finishBench writes the record and makes everything on the bench durable.
+func finishBench(b *bench, r record) error {
+	info, err := os.Stat(b.path(rootfsFile))
+	if err != nil {
+		return err
+	}
+	r.Version, r.Image.Size, r.Image.Names, r.Image.Path = recordVersion, model.Bytes(info.Size()), []string{}, ""
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(b.path(recordFile), append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	if err := errors.Join(syncFile(b.path(recordFile)), syncFile(b.path(rootfsFile))); err != nil {
+		return err
+	}
+	// All VMs of the image share the file. Nobody has any business writing to it.
+	if err := errors.Join(os.Chmod(b.path(rootfsFile), 0o444), os.Chmod(b.dir, 0o755)); err != nil {
+		return err
+	}
+	return disk.SyncDir(b.dir)
+}
+
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// tag gives names to an image that is there.
+func (s *Store) tag(ctx context.Context, id string, names ...string) (model.Image, error) {
+	unlock, err := s.locks.lock(ctx, global)
+	if err != nil {
+		return model.Image{}, err
+	}
+	defer unlock()
+	return s.tagLocked(id, names...)
+}
+
+func (s *Store) tagLocked(id string, names ...string) (model.Image, error) {
+	r, err := s.read(id)
+	if err != nil {
+		return model.Image{}, fmt.Errorf("reading image %s: %w", short(id), err)
+	}
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		if err := writeFile(s.nameFile(name), id+"\n"); err != nil {
+			return model.Image{}, fmt.Errorf("naming image %s %s: %w", short(id), name, disk.NoSpace(err, s.dir))
+		}
+	}
+	all, err := s.names()
+	if err != nil {
+		return model.Image{}, err
+	}
+	return s.finish(r, all), nil
+}
+
+// writeFile replaces a small file atomically. Its caller holds the global lock, so one temporary name will do.
+func writeFile(path, text string) error {
+	temp := filepath.Join(filepath.Dir(path), disk.TempPrefix+"name")
+	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	if err := errors.Join(syncFile(temp), os.Rename(temp, path)); err != nil {
+		return err
+	}
+	return disk.SyncDir(filepath.Dir(path))
+}
+
+func short(id string) string { return id[:min(12, len(id))] }

@@ -1,0 +1,224 @@
+package image
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/step"
+)
+
+// bootstrap is one run of mmdebstrap.
+type bootstrap struct {
+	tool, suite string
+	sources     string // for apt, in the deb822 format
+	report      step.Reporter
+}
+
+// killDelay is how long mmdebstrap has to take its own leftovers away when it is told to end.
+const killDelay = 10 * time.Second
+
+// The modes of mmdebstrap that are chosen here.
+const (
+	modeAuto    = "auto"    // user namespace or fakechroot
+	modeUnshare = "unshare" // as root: namespaces of its own for mounts and processes
+	modeRoot    = "root"    // mounts in the host's namespace
+)
+
+// run starts mmdebstrap and has consume read its archive. It is done when both are; either ends the other. temp is a folder that is
+// removed in any case.
+func (d bootstrap) run(ctx context.Context, temp string, consume func(context.Context, io.ReadCloser) error) (err error) {
+	end := d.report.Track("debian", "installing "+d.suite)
+	defer func() { end(err) }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	mode := pickMode(os.Geteuid())
+	cmd := exec.CommandContext(ctx, d.tool, d.args(ctx, mode)...)
+	cmd.Stdin = strings.NewReader(d.sources)
+	cmd.Env = buildEnv(os.Environ(), mode, temp)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = killDelay
+	archive, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	log := &stageLog{report: d.report}
+	cmd.Stderr = log
+	runtime.LockOSThread() // the parent that Pdeathsig is about is a thread
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting mmdebstrap: %w", err)
+	}
+	cerr := consume(ctx, archive)
+	if cerr != nil {
+		cancel()
+	}
+	werr := cmd.Wait()
+	if werr != nil {
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what outlived its leader, if anything
+	}
+	return d.outcome(ctx, cerr, werr, log)
+}
+
+// outcome tells which of the two errors is the cause. An archive that is cut off is mmdebstrap's doing.
+func (d bootstrap) outcome(ctx context.Context, cerr, werr error, log *stageLog) error {
+	switch {
+	case cerr != nil && fault.KindOf(cerr) != fault.Invalid:
+		if cause := context.Cause(ctx); cause != nil && cause != context.Canceled {
+			return cause
+		}
+		return cerr
+	case werr != nil:
+		return fault.New(fault.Unavailable, "mmdebstrap: %w: %s", werr, log.tail()).WithHint("%s", hintFor(os.Geteuid()))
+	}
+	return cerr
+}
+
+func hintFor(uid int) string {
+	if uid == 0 {
+		return "Try apt update on this machine: the image comes from the same archive."
+	}
+	return "Try apt update on this machine: the image comes from the same archive. Without root, mmdebstrap needs uidmap and a range in /etc/subuid, or fakechroot and fakeroot: apt install uidmap"
+}
+
+// pickMode prefers, for root, a mode that keeps mounts and processes in namespaces of their own, so that a killed build leaves none.
+func pickMode(uid int) string {
+	if uid != 0 {
+		return modeAuto
+	}
+	probe := exec.Command("true")
+	probe.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC}
+	if probe.Run() != nil {
+		return modeRoot
+	}
+	return modeUnshare
+}
+
+// buildEnv has mmdebstrap work in temp where nothing can be mounted there that outlives it, and where it can get at it: a user
+// namespace's users cannot enter a home folder, and removing a folder with mounts in it would empty them.
+func buildEnv(env []string, mode, temp string) []string {
+	if mode == modeUnshare {
+		env = append(env, "TMPDIR="+temp)
+	}
+	return append(env, "LC_ALL=C.UTF-8")
+}
+
+func (d bootstrap) args(ctx context.Context, mode string) []string {
+	args := []string{
+		"--variant=minbase", "--mode=" + mode, "--format=tar", "--include=" + strings.Join(debianPackages, ","),
+		"--dpkgopt=force-unsafe-io", // a build that is cut off is thrown away as a whole
+	}
+	for _, o := range hostAptOptions(ctx) {
+		args = append(args, "--aptopt="+o)
+	}
+	return append(args, d.suite, "-", "-") // the archive to standard output, the sources from standard input
+}
+
+// aptOptionPrefixes are the host's settings that say how to reach its archives. They are used for the build; the image does not keep them.
+var aptOptionPrefixes = []string{
+	"Acquire::http::", "Acquire::https::", "Acquire::Retries ", "Acquire::ForceIPv", "Acquire::Check-Valid-Until ", "Acquire::Max-FutureTime ",
+}
+
+// hostAptOptions reads the host's apt configuration, which mmdebstrap does not look at. Without it there are none.
+func hostAptOptions(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "apt-config", "dump").Output()
+	if err != nil {
+		return nil
+	}
+	return pickAptOptions(string(out))
+}
+
+// pickAptOptions takes lines such as `Acquire::http::Proxy "http://proxy:3128";` out of what apt-config dumps.
+func pickAptOptions(dump string) []string {
+	var options []string
+	for line := range strings.Lines(dump) {
+		line = strings.TrimSuffix(strings.TrimSpace(line), ";")
+		for _, prefix := range aptOptionPrefixes {
+			if strings.HasPrefix(line, prefix) && !strings.HasSuffix(line, ` ""`) {
+				options = append(options, line)
+			}
+		}
+	}
+	return options
+}
+
+// stages are how mmdebstrap says, in order, what it is doing.
+var stages = []string{
+	"running apt-get update", "downloading packages", "extracting archives", "installing essential packages",
+	"installing remaining packages", "cleaning package lists", "creating tarball",
+}
+
+// stageLog turns mmdebstrap's messages into progress and keeps the last of them for an error.
+type stageLog struct {
+	report step.Reporter
+	rest   string
+	last   []string
+}
+
+const (
+	logLines   = 12
+	logLineMax = 400 // bytes
+)
+
+// Write takes what comes on standard error, in pieces of any size.
+func (l *stageLog) Write(p []byte) (int, error) {
+	text := l.rest + string(p)
+	for {
+		line, rest, ok := strings.Cut(text, "\n")
+		if !ok {
+			break
+		}
+		l.line(strings.TrimSpace(line))
+		text = rest
+	}
+	if len(text) > bufio.MaxScanTokenSize {
+		text = ""
+	}
+	l.rest = text
+	return len(p), nil
+}
+
+func (l *stageLog) line(line string) {
+	if line == "" {
+		return
+	}
+	l.last = append(l.last, line[:min(len(line), logLineMax)])
+	l.last = l.last[max(0, len(l.last)-logLines):]
+	message, ok := strings.CutPrefix(line, "I: ")
+	if !ok {
+		return
+	}
+	for i, stage := range stages {
+		if strings.HasPrefix(message, stage) {
+			l.report.Report(step.Event{
+				Step: "debian", Phase: step.Progress, Detail: strings.TrimRight(message, "."),
+				Done: int64(i + 1), Total: int64(len(stages)), Unit: "stages",
+			})
+		}
+	}
+}
+
+// tail is the last messages, the errors among them if there are any.
+func (l *stageLog) tail() string {
+	var errs []string
+	for _, line := range l.last {
+		if strings.HasPrefix(line, "E: ") {
+			errs = append(errs, line)
+		}
+	}
+	if len(errs) == 0 {
+		errs = l.last
+	}
+	return strings.Join(errs, "; ")
+}

@@ -1,0 +1,238 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"runtime"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sync/errgroup"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/step"
+)
+
+// PullOptions says how to pull. The zero value is what most want.
+type PullOptions struct {
+	// IfMissing does nothing when there is an image of that name; otherwise the registry is asked what the name means now, and a Debian
+	// image is built anew.
+	IfMissing bool
+}
+
+// parallelLayers is how many layers are fetched at once.
+const parallelLayers = 3
+
+// Pull makes the image that ref means: a Debian image is built (Build), any other comes from its registry. Only layers that are not in the
+// blob cache are fetched. Callers that pull the same image at the same time share the work, in one process and between processes.
+func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions, report step.Reporter) (model.Image, error) {
+	parsed, err := Parse(ref)
+	if err != nil {
+		return model.Image{}, err
+	}
+	if opts.IfMissing {
+		if img, err := s.Get(parsed.Name); fault.KindOf(err) != fault.NotFound {
+			return img, err
+		}
+	}
+	if parsed.Suite != "" {
+		return s.Build(ctx, parsed.Suite, report)
+	}
+	img, err := s.flights.do(ctx, "pull "+parsed.Name, report, func(ctx context.Context, report step.Reporter) (model.Image, error) {
+		return s.pull(ctx, parsed, report)
+	})
+	if err != nil {
+		return model.Image{}, fmt.Errorf("pulling %s: %w", parsed.Name, err)
+	}
+	return img, nil
+}
+
+// remoteImage is what a registry says of an image.
+type remoteImage struct {
+	ref      Ref
+	puller   *remote.Puller
+	digest   v1.Hash
+	manifest *v1.Manifest
+	config   *v1.ConfigFile
+}
+
+func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.Image, error) {
+	r, err := s.resolve(ctx, ref, report)
+	if err != nil {
+		return model.Image{}, err
+	}
+	id := r.manifest.Config.Digest.Hex
+	unlock, err := s.locks.lock(ctx, "image "+id)
+	if err != nil {
+		return model.Image{}, err
+	}
+	defer unlock()
+	if _, err := s.read(id); err == nil {
+		return s.tag(ctx, id, ref.Name)
+	}
+	blobs, err := s.fetchLayers(ctx, r, report)
+	defer closeAll(blobs)
+	if err != nil {
+		return model.Image{}, err
+	}
+	layers, err := s.blobLayers(blobs, r.config)
+	if err != nil {
+		return model.Image{}, err
+	}
+	rec := record{Image: model.Image{ID: id, Source: "registry", Digest: r.digest.String(), Config: configOf(r.config)}}
+	for _, l := range r.manifest.Layers {
+		rec.Blobs = append(rec.Blobs, l.Digest.Hex)
+	}
+	return s.makeImage(ctx, rec, layers, report, ref.Name)
+}
+
+// resolve asks the registry what the name means for this machine's platform and checks that it is an image within the limits.
+func (s *Store) resolve(ctx context.Context, ref Ref, report step.Reporter) (r remoteImage, err error) {
+	end := report.Track("resolve", ref.Name)
+	defer func() { end(err) }()
+	ctx, cancel := context.WithTimeoutCause(ctx, manifestTimeout, fmt.Errorf("no manifest after %v", manifestTimeout))
+	defer cancel()
+	r.ref = ref
+	if r.puller, err = remote.NewPuller(s.remoteOptions(ref)...); err != nil {
+		return r, err
+	}
+	desc, err := r.puller.Get(ctx, ref.ref)
+	if err != nil {
+		return r, registryError(ctx, ref, err)
+	}
+	if !desc.MediaType.IsIndex() && !desc.MediaType.IsImage() {
+		return r, fault.New(fault.Unsupported, "%s is of type %q, which is no image", ref.Name, clip(string(desc.MediaType)))
+	}
+	image, err := desc.Image()
+	if err != nil {
+		if desc.MediaType.IsIndex() {
+			err = fault.New(fault.Unsupported, "%s is not there for %s/%s: %w", ref.Name, runtime.GOOS, runtime.GOARCH, err)
+		}
+		return r, registryError(ctx, ref, err)
+	}
+	return r, registryError(ctx, ref, s.inspect(&r, image))
+}
+
+// inspect reads an image's manifest and configuration, whose digests the library checks.
+func (s *Store) inspect(r *remoteImage, image v1.Image) (err error) {
+	if r.digest, err = image.Digest(); err != nil {
+		return err
+	}
+	if r.manifest, err = image.Manifest(); err != nil {
+		return err
+	}
+	if err := s.checkManifest(r.manifest); err != nil {
+		return err
+	}
+	if r.config, err = image.ConfigFile(); err != nil {
+		return err
+	}
+	return checkConfig(r.config, len(r.manifest.Layers))
+}
+
+func (s *Store) remoteOptions(ref Ref) []remote.Option {
+	host := url.URL{Host: ref.ref.Context().RegistryStr()}
+	return []remote.Option{
+		remote.WithAuthFromKeychain(s.opts.Keychain),
+		remote.WithTransport(guard{next: s.opts.Transport, loopback: isLoopback(host.Hostname())}),
+		remote.WithPlatform(v1.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}),
+		remote.WithUserAgent("banger"),
+	}
+}
+
+// checkManifest refuses what is beyond the limits before anything large is fetched.
+func (s *Store) checkManifest(m *v1.Manifest) error {
+	l := s.opts.Limits
+	if len(m.Layers) > l.Layers {
+		return tooLarge("the number of layers", l.Layers)
+	}
+	if m.Config.Size < 0 || m.Config.Size > maxDocument {
+		return tooLarge("the image's configuration", model.Bytes(maxDocument))
+	}
+	left := int64(l.Compressed)
+	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
+		if d.Digest.Algorithm != "sha256" || !isID(d.Digest.Hex) {
+			return fault.New(fault.Unsupported, "the manifest has a digest that is not sha256: %q", clip(d.Digest.String()))
+		}
+		if left -= d.Size; d.Size < 0 || left < 0 {
+			return tooLarge("the compressed image", l.Compressed)
+		}
+	}
+	return nil
+}
+
+// checkConfig refuses what is not the configuration of a Linux image for this machine. Each layer needs its digest there: the image's
+// id is the configuration's digest, so the id must vouch for what is in the layers.
+func checkConfig(c *v1.ConfigFile, layers int) error {
+	if len(c.RootFS.DiffIDs) != layers {
+		return fault.New(fault.Unsupported, "it is no image of a file system: its configuration names %d layers, its manifest %d", len(c.RootFS.DiffIDs), layers)
+	}
+	if c.OS != "" && c.OS != runtime.GOOS || c.Architecture != "" && c.Architecture != runtime.GOARCH {
+		return fault.New(fault.Unsupported, "the image is for %q on %q, not for %s on %s", clip(c.OS), clip(c.Architecture), runtime.GOOS, runtime.GOARCH).
+			WithHint("Get the image for %s/%s.", runtime.GOOS, runtime.GOARCH)
+	}
+	for _, d := range c.RootFS.DiffIDs {
+		if d.Algorithm != "sha256" || !isID(d.Hex) {
+			return fault.New(fault.Unsupported, "the configuration has a digest that is not sha256: %q", clip(d.String()))
+		}
+	}
+	return nil
+}
+
+func configOf(c *v1.ConfigFile) model.ImageConfig {
+	return model.ImageConfig{
+		Env: c.Config.Env, WorkingDir: c.Config.WorkingDir, User: c.Config.User, Entrypoint: c.Config.Entrypoint, Cmd: c.Config.Cmd,
+	}
+}
+
+// fetchLayers brings all layers into the blob cache and returns them open, in the manifest's order. On an error, those that are open
+// are returned too.
+func (s *Store) fetchLayers(ctx context.Context, r remoteImage, report step.Reporter) ([]*os.File, error) {
+	files := make([]*os.File, len(r.manifest.Layers))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelLayers)
+	for i, d := range r.manifest.Layers {
+		g.Go(func() error {
+			name := fmt.Sprintf("pull/layer %d of %d", i+1, len(files))
+			f, err := s.fetchBlob(gctx, blobSource{r, d}, report, name)
+			files[i] = f
+			return err
+		})
+	}
+	return files, g.Wait()
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close() // only read
+		}
+	}
+}
+
+// makeImage converts layers into a file system and installs it. The caller holds the lock on the image's id.
+func (s *Store) makeImage(ctx context.Context, rec record, layers []layer, report step.Reporter, names ...string) (_ model.Image, err error) {
+	b, err := s.newBench(ctx, s.dir)
+	if err != nil {
+		return model.Image{}, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	out, err := os.OpenFile(b.path(rootfsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return model.Image{}, err
+	}
+	defer out.Close()
+	c := &conversion{limits: s.opts.Limits, out: out, report: report}
+	t, err := c.layers(ctx, layers, true)
+	if err != nil {
+		return model.Image{}, disk.NoSpace(err, b.path(rootfsFile))
+	}
+	rec.Image.Init, rec.Image.Created = t.init(), time.Now().UTC()
+	return s.install(ctx, b, rec, names...)
+}
