@@ -1,0 +1,63 @@
+// Bangerd is banger's daemon: it holds the VMs of one user and serves the API on a unix socket. Nobody needs to start it; banger does.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"banger/internal/daemon"
+	"banger/internal/fault"
+	"banger/internal/paths"
+	"banger/internal/version"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	foreground := flag.Bool("foreground", false, "write the log to standard error too")
+	readyFD := flag.Int("ready-fd", 0, "report on this file descriptor how the start went")
+	showVersion := flag.Bool("version", false, "print the version")
+	flag.Parse()
+	if *showVersion {
+		fmt.Println(version.String())
+		return 0
+	}
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "bangerd: unknown argument %q\n", flag.Arg(0))
+		return fault.Invalid.ExitCode()
+	}
+	opts := daemon.Options{Getenv: os.Getenv}
+	if *foreground {
+		opts.Stderr = os.Stderr
+	}
+	err := start(opts, *readyFD)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bangerd:", err)
+		if hint := fault.HintOf(err); hint != "" {
+			fmt.Fprintln(os.Stderr, hint)
+		}
+	}
+	return fault.KindOf(err).ExitCode()
+}
+
+func start(opts daemon.Options, readyFD int) (err error) {
+	if readyFD != 0 {
+		if opts.Ready, err = daemon.OpenReady(readyFD); err != nil {
+			return err
+		}
+	}
+	if opts.Layout, err = paths.FromEnv(opts.Getenv, os.Geteuid()); err != nil {
+		return errors.Join(err, opts.Ready.Tell(err))
+	}
+	syscall.Umask(0o077) // all that it makes is its user's own
+	signal.Ignore(syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process
+	return daemon.Run(ctx, opts)
+}

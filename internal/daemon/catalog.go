@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/image"
+	"banger/internal/initramfs"
+	"banger/internal/kernel"
+	"banger/internal/model"
+	"banger/internal/step"
+)
+
+// images is the image store as the manager and the API want it.
+type images struct{ *image.Store }
+
+// Ensure returns the image that ref means, and makes it first when there is none.
+func (s images) Ensure(ctx context.Context, ref string, report step.Reporter) (model.Image, error) {
+	img, err := s.Get(ref)
+	if fault.KindOf(err) != fault.NotFound {
+		return img, err
+	}
+	return s.Store.Pull(ctx, ref, image.PullOptions{IfMissing: true}, report)
+}
+
+func (s images) Pull(ctx context.Context, req api.ImagePull, report step.Reporter) (model.Image, error) {
+	return s.Store.Pull(ctx, req.Ref, image.PullOptions{IfMissing: !req.Force}, report)
+}
+
+func (s images) Import(ctx context.Context, req api.ImageImport, report step.Reporter) (model.Image, error) {
+	return s.Store.Import(ctx, req.Path, image.ImportOptions{Name: req.Name}, report)
+}
+
+func (s images) Delete(_ context.Context, ref string, inUse func(id string) []string) error {
+	_, err := s.Store.Delete(ref, inUse)
+	return err
+}
+
+func (s images) Prune(_ context.Context, inUse func(id string) []string) (model.Pruned, error) {
+	const all = true // also those that have names
+	gone, err := s.Store.Prune(inUse, all)
+	out := model.Pruned{Freed: gone.Freed}
+	for _, img := range gone.Images {
+		out.Removed = append(out.Removed, label(img.Names, img.ID))
+	}
+	return out, err
+}
+
+// label is what a person knows a thing by.
+func label(names []string, id string) string {
+	if len(names) > 0 {
+		return names[0]
+	}
+	return id[:min(len(id), 12)]
+}
+
+// kernels is the kernel store as the manager and the API want it.
+type kernels struct {
+	*kernel.Store
+	initramfs *initramfs.Cache
+}
+
+// Ensure returns the kernel that ref means, and gets it first when there is none and ref is a distribution's.
+func (s kernels) Ensure(ctx context.Context, ref string, report step.Reporter) (model.Kernel, error) {
+	k, err := s.Get(ref)
+	if fault.KindOf(err) != fault.NotFound || ref != kernel.Debian {
+		return k, err
+	}
+	return s.Store.Pull(ctx, ref, report)
+}
+
+// Initramfs returns what boots the agent under the kernel: its modules, then the agent.
+func (s kernels) Initramfs(_ context.Context, k model.Kernel) ([]string, error) {
+	binary, err := agentBinary()
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "making the initramfs: %w", err).WithHint("Run `make build`, or install banger anew.")
+	}
+	agent, err := s.initramfs.Agent(binary)
+	if err != nil {
+		return nil, fmt.Errorf("making the initramfs: %w", err)
+	}
+	if k.Modules == "" {
+		return []string{agent}, nil
+	}
+	return []string{k.Modules, agent}, nil
+}
+
+// Pull gets the kernel; unless forced, one that is there will do.
+func (s kernels) Pull(ctx context.Context, req api.KernelPull, report step.Reporter) (model.Kernel, error) {
+	if k, err := s.Get(req.Name); err == nil && !req.Force {
+		return k, nil
+	}
+	return s.Store.Pull(ctx, req.Name, report)
+}
+
+func (s kernels) Import(ctx context.Context, req api.KernelImport, report step.Reporter) (model.Kernel, error) {
+	return s.Store.Import(ctx, kernel.ImportOptions{Path: req.Path, ModulesDir: req.Modules, Name: req.Name}, report)
+}
+
+// Prune removes all kernels that no VM needs, those with names too.
+func (s kernels) Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error) {
+	all, err := s.List()
+	if err != nil {
+		return model.Pruned{}, err
+	}
+	var out model.Pruned
+	var errs []error
+	remove := func(k model.Kernel) {
+		out.Removed = append(out.Removed, label(k.Names, k.ID))
+		out.Freed += k.Size
+	}
+	for _, k := range all {
+		if len(inUse(k.ID)) > 0 {
+			continue
+		}
+		if err := s.Delete(ctx, k.ID, inUse); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		remove(k)
+	}
+	rest, err := s.Store.Prune(ctx, inUse) // also what a crash has left
+	for _, k := range rest {
+		remove(k)
+	}
+	return out, errors.Join(append(errs, err)...)
+}

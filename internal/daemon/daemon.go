@@ -1,0 +1,159 @@
+// Package daemon wires bangerd together: it opens what the home holds, builds the manager from it, serves the API, and takes all of it
+// down again in the reverse order. It decides nothing about VMs.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/api/server"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/version"
+	"banger/internal/vmm/console"
+)
+
+// Options say how to run.
+type Options struct {
+	Layout paths.Layout
+	Getenv func(string) string // os.Getenv but in tests
+	Ready  *Ready              // nil when nobody waits
+	Stderr io.Writer           // gets the log too, unless nil
+}
+
+const (
+	maxLog       = 16 << 20         // bytes, in two files
+	lockTimeout  = 25 * time.Second // for a daemon that is stopping to be gone; less than a client waits for a start
+	drainTimeout = 30 * time.Second // for operations to end by themselves at the daemon's end
+	undoTimeout  = 30 * time.Second // for those that were then called off to take back what they had begun
+)
+
+// Run is the life of a daemon: it returns when ctx ends or a client asks for the end, after the operations under way are over. VMs go on running.
+func Run(ctx context.Context, opts Options) (err error) {
+	began := time.Now()
+	defer func() { // what went wrong before the daemon was ready; later there is nobody to tell
+		if told := opts.Ready.Tell(err); told != nil && err == nil {
+			err = told
+		}
+	}()
+	if err := os.MkdirAll(opts.Layout.State, 0o700); err != nil {
+		return fmt.Errorf("making the state folder: %w", err)
+	}
+	waiting, cancel := context.WithTimeout(ctx, lockTimeout)
+	lock, err := lockHome(waiting, opts.Layout.Lock())
+	cancel()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.release()) }()
+
+	log, closeLog, err := openLog(opts)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeLog()) }()
+	log.InfoContext(ctx, "bangerd starts", "version", version.String(), "pid", os.Getpid())
+
+	ctx, shutdown := context.WithCancel(ctx)
+	defer shutdown()
+	d := &daemon{Options: opts, log: log, began: began, shutdown: shutdown}
+	if err := d.open(ctx); err != nil {
+		log.ErrorContext(ctx, "bangerd cannot start", "error", err)
+		return errors.Join(err, d.close())
+	}
+	err = d.serve(ctx, func() { _ = lock.say(stopping) })
+	err = errors.Join(err, d.close())
+	log.Info("bangerd ends", "error", err)
+	return err
+}
+
+// openLog opens the bounded log. Crashes go there as well: the standard error of a daemon that was started on demand leads nowhere.
+func openLog(opts Options) (*slog.Logger, func() error, error) {
+	path := opts.Layout.DaemonLog()
+	file, err := console.Open(path, maxLog)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the daemon's log: %w", err)
+	}
+	if crash, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err == nil {
+		_ = debug.SetCrashOutput(crash, debug.CrashOptions{}) // it keeps a descriptor of its own
+		crash.Close()
+	}
+	var out io.Writer = file
+	if opts.Stderr != nil {
+		out = io.MultiWriter(file, opts.Stderr)
+	}
+	level := slog.LevelInfo
+	if opts.Getenv("BANGER_DEBUG") != "" {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})), file.Close, nil
+}
+
+// serve answers requests until ctx ends, and then lets those under way end. It calls leaving once it has begun to end.
+func (d *daemon) serve(ctx context.Context, leaving func()) error {
+	s, err := server.New(server.Config{
+		Manager: d.manager, Images: d.images, Kernels: d.kernels, Sessions: d.sessions, Layout: d.Layout,
+		Version: api.Version{Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation},
+		Status:  d.status, Shutdown: d.shutdown, Log: d.log.With("component", "api"),
+	})
+	if err != nil {
+		return err
+	}
+	l, err := server.Listen(d.Layout.Socket(), d.Layout.Runtime, d.log)
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	d.log.InfoContext(ctx, "bangerd is ready", "socket", d.Layout.Socket(), "took", time.Since(d.began))
+	if err := d.Ready.Tell(nil); err != nil {
+		d.log.WarnContext(ctx, "saying that the daemon is ready", "error", err)
+	}
+	select {
+	case err = <-served: // it never ends by itself but with an error
+		served <- nil
+	case <-ctx.Done():
+	}
+	d.log.Info("bangerd is stopping")
+	leaving()
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	return errors.Join(err, s.Shutdown(draining, undoTimeout), <-served)
+}
+
+// status is what the daemon says of itself.
+func (d *daemon) status(ctx context.Context) api.Status {
+	s := api.Status{
+		PID: os.Getpid(), Started: d.began, Socket: d.Layout.Socket(), State: d.Layout.State, Log: d.Layout.DaemonLog(),
+		Driver: d.driver.Name(), RSS: residentMemory(),
+	}
+	info, err := d.driver.Info(ctx)
+	if err != nil {
+		s.AccelWhy = err.Error()
+		return s
+	}
+	s.Accel, s.AccelWhy = info.Accel, info.Why
+	return s
+}
+
+// residentMemory is this process's, 0 when the kernel does not tell (proc(5), statm).
+func residentMemory() model.Bytes {
+	data, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var total, resident int64
+	if _, err := fmt.Sscan(string(data), &total, &resident); err != nil {
+		return 0
+	}
+	return model.Bytes(resident * int64(os.Getpagesize()))
+}

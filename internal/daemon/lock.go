@@ -1,0 +1,96 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+)
+
+// homeLock is held by the one daemon of a home, for as long as it lives: the kernel gives it up when the process ends, however that
+// comes. The file says who holds it.
+type homeLock struct{ f *os.File }
+
+// stopping in the file says that the holder is about to go: whoever comes then waits for it.
+const stopping = "stopping"
+
+// lockHome takes the lock at path. When another daemon has it, that is fault.Locked, unless that one is stopping.
+func lockHome(ctx context.Context, path string) (*homeLock, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the home: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		pid, leaving := holder(f)
+		if !leaving {
+			f.Close()
+			return nil, fault.New(fault.Locked, "another bangerd (process %s) is at work on this home", pid).
+				WithHint("Use that one, stop it with `banger daemon stop`, or set BANGER_HOME to another folder.")
+		}
+		return awaitLock(ctx, f, pid)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	l := &homeLock{f: f}
+	return l, l.say("")
+}
+
+// awaitLock waits for a holder that is stopping. The goroutine that waits in flock(2) ends with that holder.
+func awaitLock(ctx context.Context, f *os.File, pid string) (*homeLock, error) {
+	got := make(chan error, 1)
+	go func() {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("locking the home: %w", err)
+		}
+		l := &homeLock{f: f}
+		return l, l.say("")
+	case <-ctx.Done():
+		go func() { <-got; f.Close() }()
+		return nil, fault.New(fault.Locked, "the bangerd that is stopping (process %s) does not come to its end: %w", pid, context.Cause(ctx))
+	}
+}
+
+// holder reads who holds the lock. The file may be empty for a moment.
+func holder(f *os.File) (pid string, leaving bool) {
+	const most = 64
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, most))
+	words := strings.Fields(string(data))
+	if err != nil || len(words) == 0 {
+		return "unknown", false
+	}
+	return words[0], len(words) > 1 && words[1] == stopping
+}
+
+// say writes who holds the lock, and in which state it is.
+func (l *homeLock) say(state string) error {
+	text := strings.TrimSpace(strconv.Itoa(os.Getpid())+" "+state) + "\n"
+	if err := l.f.Truncate(0); err != nil {
+		return fmt.Errorf("writing the lock file: %w", err)
+	}
+	if _, err := l.f.WriteAt([]byte(text), 0); err != nil {
+		return fmt.Errorf("writing the lock file: %w", err)
+	}
+	return nil
+}
+
+// release gives the lock up. The file stays: removing it would let two daemons lock two files of one name.
+func (l *homeLock) release() error { return l.f.Close() }

@@ -1,0 +1,134 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"banger/internal/api/server"
+	"banger/internal/capability"
+	"banger/internal/guest"
+	"banger/internal/image"
+	"banger/internal/initramfs"
+	"banger/internal/kernel"
+	"banger/internal/paths"
+	"banger/internal/store"
+	"banger/internal/vm"
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu"
+)
+
+// daemon is what runs: all parts, built from the bottom up by open.
+type daemon struct {
+	Options
+	log      *slog.Logger
+	began    time.Time
+	shutdown func() // begins the end
+
+	store    *store.Store
+	driver   vmm.Driver
+	images   images
+	kernels  kernels
+	sessions *server.Sessions
+	manager  *vm.Manager
+}
+
+// open builds the parts. After an error close takes down those that were built.
+func (d *daemon) open(ctx context.Context) (err error) {
+	set, err := loadSettings(d.Options)
+	if err != nil {
+		return err
+	}
+	if d.store, err = store.Open(ctx, d.Layout.Database()); err != nil {
+		return err
+	}
+	imageStore, err := image.Open(d.Layout.Images(), d.Layout.Blobs(), d.component("image"), image.Options{})
+	if err != nil {
+		return err
+	}
+	kernelStore, err := kernel.Open(d.Layout.Kernels(), d.component("kernel"))
+	if err != nil {
+		return err
+	}
+	d.images = images{imageStore}
+	d.kernels = kernels{Store: kernelStore, initramfs: initramfs.New(d.Layout.Initramfs())}
+	d.driver = qemu.New(qemu.Config{Binary: set.qemu, Accel: set.accel, Log: d.component("qemu")})
+	d.sessions = server.NewSessions()
+	d.manager, err = vm.Open(ctx, vm.Config{
+		Layout:       d.Layout,
+		Store:        d.store,
+		Driver:       d.driver,
+		Images:       d.images,
+		Kernels:      d.kernels,
+		NewAgent:     func(dial vm.Dialer) vm.Agent { return guest.New(dial, d.component("guest")) },
+		Capabilities: d.capabilities(set),
+		Defaults:     set.defaults,
+		BootTimeout:  set.bootTimeout,
+		StopTimeout:  set.stopTimeout,
+		Log:          d.component("vm"),
+	})
+	return err
+}
+
+// capabilities are in the order of their hooks: what the user lists for the guest goes over what banger puts there by itself.
+func (d *daemon) capabilities(set settings) []vm.Capability {
+	return []vm.Capability{
+		capability.WorkDisk{Layout: d.Layout},
+		capability.UserNetwork{},
+		capability.NewSSH(d.Layout, d.proxyCommand()),
+		capability.GitIdentity{Log: d.component("git")},
+		capability.FileSync{Entries: set.fileSync},
+		d.sessions,
+	}
+}
+
+// close takes down what open has built, the last first.
+func (d *daemon) close() error {
+	var errs []error
+	if d.manager != nil {
+		errs = append(errs, d.manager.Close())
+	}
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("closing: %w", err)
+	}
+	return nil
+}
+
+func (d *daemon) component(name string) *slog.Logger { return d.log.With("component", name) }
+
+// proxyCommand is what OpenSSH runs to reach a VM of this home; %h is the VM's host name (ssh_config(5), ProxyCommand).
+func (d *daemon) proxyCommand() string {
+	program, err := paths.Program("banger")
+	if err != nil {
+		program = "banger" // whoever runs ssh may have it in PATH
+	}
+	command := shellWord(program) + " vm proxy %h"
+	if home := d.Getenv("BANGER_HOME"); home != "" {
+		command = "env BANGER_HOME=" + shellWord(home) + " " + command
+	}
+	return command
+}
+
+// shellWord quotes a word for the shell that runs a ProxyCommand, in which OpenSSH replaces what begins with %.
+func shellWord(s string) string {
+	return "'" + strings.NewReplacer("'", `'\''`, "%", "%%").Replace(s) + "'"
+}
+
+// agentBinary is the guest's program. It is looked for at each start, so that a new build is used without a restart.
+func agentBinary() (string, error) {
+	path, err := paths.Program("banger-agent")
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("looking for the agent: %w", err)
+	}
+	return path, nil
+}
