@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path"
 	"strings"
 	"time"
 
@@ -55,9 +56,6 @@ func parsePlace(s string) place {
 	if !ok || name == "" || strings.Contains(name, "/") {
 		return place{path: s}
 	}
-	if path == "" {
-		path = "."
-	}
 	return place{vm: vmName(name), path: path}
 }
 
@@ -66,6 +64,12 @@ func runCp(ctx context.Context, o cpOptions, a *app) error {
 	if (src.vm == "") == (dst.vm == "") {
 		return fault.New(fault.Invalid, "one of SRC and DST must be in a VM, the other one here").
 			WithHint("For example: banger vm cp ./file web:/root")
+	}
+	for _, p := range []place{src, dst} {
+		if p.vm != "" && !strings.HasPrefix(p.path, "/") {
+			return fault.New(fault.Invalid, "%q is not an absolute path of %s", p.path, p.vm).
+				WithHint("Did you mean %s:%s?", p.vm, path.Join("/root", p.path))
+		}
 	}
 	client, err := a.connect(ctx)
 	if err != nil {

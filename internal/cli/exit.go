@@ -115,8 +115,8 @@ func flagError(cmd *cobra.Command, err error) error {
 	switch {
 	case errors.As(err, &bad):
 		why := bad.Unwrap()
-		if strings.Contains(why.Error(), "strconv.") { // of pflag's own types: Go's words, nobody else's
-			why = fmt.Errorf("%q is not a %s", bad.GetValue(), bad.GetFlag().Value.Type())
+		if words, ok := wrongValue[bad.GetFlag().Value.Type()]; ok {
+			why = fmt.Errorf("%q %s", bad.GetValue(), words)
 		}
 		return fault.New(fault.Invalid, "--%s: %w", bad.GetFlag().Name, why).WithHint("%s", flagHint(cmd, bad.GetFlag()))
 	case errors.As(err, &missing):
@@ -130,6 +130,13 @@ func flagError(cmd *cobra.Command, err error) error {
 		return fault.New(fault.Invalid, "%s does not know the flag %s", cmd.CommandPath(), flag).WithHint("%s", unknownFlagHint(cmd, name))
 	}
 	return fault.New(fault.Invalid, "%w", err).WithHint("See `%s --help`.", cmd.CommandPath())
+}
+
+// wrongValue says what is wrong with a value of one of pflag's own types, in other words than Go's.
+var wrongValue = map[string]string{
+	"bool":     "is neither true nor false",
+	"duration": "is not a time with a unit",
+	"int":      "is not a whole number",
 }
 
 func flagHint(cmd *cobra.Command, flag *pflag.Flag) string {

@@ -181,14 +181,20 @@ func writeSteps(a *app, vm model.VM) error {
 	}
 	style := a.style(a.Out)
 	fmt.Fprintf(a.Out, "\n%s\n", style.Bold(bootTitle(*vm.Boot)))
-	t := ui.Table{Columns: []ui.Column{{Title: "STEP", Min: 8}, {Title: "AT", Right: true}, {Title: "TOOK", Right: true}, {Title: "ERROR", Min: 8, Paint: ui.Style.Red}}}
-	for _, part := range []struct {
-		where string
-		spans []model.Span
-	}{{"", vm.Boot.Steps}, {"guest: ", vm.Boot.Guest}} {
-		for _, s := range part.spans {
-			t.Rows = append(t.Rows, []string{part.where + s.Name, ui.Duration(s.Offset), ui.Duration(s.Duration), s.Error})
-		}
+	t := ui.Table{Columns: []ui.Column{{Title: "STEP", Min: 8}, {Title: "AT", Right: true}, {Title: "TOOK", Right: true}}}
+	failed := slices.ContainsFunc(slices.Concat(vm.Boot.Steps, vm.Boot.Guest), func(s model.Span) bool { return s.Error != "" })
+	if failed {
+		t.Columns = append(t.Columns, ui.Column{Title: "ERROR", Min: 8, Paint: ui.Style.Red})
+	}
+	row := func(where string, s model.Span) {
+		cells := []string{where + s.Name, ui.Duration(s.Offset), ui.Duration(s.Duration), s.Error}
+		t.Rows = append(t.Rows, cells[:len(t.Columns)])
+	}
+	for _, s := range vm.Boot.Steps {
+		row("", s)
+	}
+	for _, s := range vm.Boot.Guest {
+		row("guest: ", s)
 	}
 	return t.Write(a.Out, width(a.Out), style)
 }
@@ -198,13 +204,13 @@ func bootTitle(b model.Boot) string {
 	if b.Cold {
 		kind = "cold boot"
 	}
-	return fmt.Sprintf("Last start: %s, %s", ui.Duration(b.Duration), kind)
+	return fmt.Sprintf("last start %s, %s", ui.Duration(b.Duration), kind)
 }
 
 // writeTimeline draws the steps of the last start.
 func writeTimeline(a *app, vm model.VM) error {
 	style := a.style(a.Out)
-	fmt.Fprintf(a.Out, "%s  %s\n\n", style.Bold(ui.Clean(vm.Spec.Name)), bootTitle(*vm.Boot))
+	fmt.Fprintf(a.Out, "%s: %s\n\n", style.Bold(ui.Clean(vm.Spec.Name)), bootTitle(*vm.Boot))
 	return ui.Timeline(a.Out, min(width(a.Out), 160), style, []ui.Group{
 		{Name: "host", Bars: bars(vm.Boot.Steps)},
 		{Name: "guest", Bars: bars(vm.Boot.Guest)},

@@ -37,6 +37,8 @@ banger ssh -t web htop
 banger ssh nobody@web id`,
 		Annotations:        map[string]string{runsGuest: "yes"},
 		DisableFlagParsing: true,
+
+		DisableFlagsInUseLine: true, // they are ssh's
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
 				return cmd.Help()

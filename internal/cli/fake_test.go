@@ -1,0 +1,293 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/api/server"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/step"
+	"banger/internal/vm"
+)
+
+// fakeDaemon is the real API server on a real socket, over VMs that are records only and a guest that is this machine.
+type fakeDaemon struct {
+	layout paths.Layout
+	server *server.Server
+
+	mu      sync.Mutex
+	vms     []model.VM
+	deleted []string
+}
+
+// startFake serves a fake daemon for a new BANGER_HOME until the test ends.
+func startFake(t testing.TB) (home string, d *fakeDaemon) {
+	t.Helper()
+	home, err := os.MkdirTemp("", "b") // the test's own folder may have too long a name for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(home) })
+	d = &fakeDaemon{layout: paths.At(home, os.Getuid()), vms: fakeVMs(time.Now())}
+	discard := slog.New(slog.DiscardHandler)
+	d.server, err = server.New(server.Config{
+		Manager: fakeManager{d}, Images: fakeImages{}, Kernels: fakeKernels{}, Sessions: server.NewSessions(), Layout: d.layout,
+		Version: api.Version{Version: "v1.2.3", API: api.Generation},
+		Status: func(context.Context) api.Status {
+			return api.Status{PID: os.Getpid(), Started: time.Now().Add(-time.Hour), Driver: "qemu", Accel: "tcg",
+				AccelWhy: "the CPU flags hold neither vmx nor svm", Socket: "SOCKET", State: "STATE", Log: "LOG", RSS: 20 * model.MiB}
+		},
+		Shutdown: func() {}, Log: discard,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(d.layout.DaemonLog()), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.layout.DaemonLog(), []byte("one\ntwo\nthree\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := server.Listen(d.layout.Socket(), d.layout.Runtime, discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- d.server.Serve(l) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := d.server.Shutdown(ctx, time.Second); err != nil {
+			t.Errorf("ending the fake daemon: %v", err)
+		}
+		<-served
+		os.RemoveAll(d.layout.Runtime)
+	})
+	return home, d
+}
+
+// fakeVMs are one that runs, one at rest, and one that failed and whose image would like to paint the terminal.
+func fakeVMs(now time.Time) []model.VM {
+	ago := func(d time.Duration) *time.Time { t := now.Add(-d); return &t }
+	ms := time.Millisecond
+	return []model.VM{{
+		ID: "0123456789abcdef", State: model.Running, Created: *ago(50 * time.Hour), Started: ago(2*time.Hour + 10*time.Minute + 30*time.Second),
+		Spec: model.Spec{Name: "web", Image: "docker.io/library/nginx:1.27", ImageID: strings.Repeat("ab", 32), Kernel: "debian", KernelID: strings.Repeat("cd", 32),
+			VCPUs: 2, Memory: model.GiB, DiskSize: 10 * model.GiB, WorkDiskSize: 8 * model.GiB, Net: model.NetUser, Env: map[string]string{"A": "1", "B": "2"},
+			Labels: map[string]string{"team": "blue"}},
+		Runtime: &model.Runtime{Driver: "qemu", Accel: "tcg", PID: 4242},
+		Network: &model.Network{Mode: model.NetUser, Addr: "10.0.2.15"},
+		Pending: []string{"memory"},
+		Boot: &model.Boot{Duration: 2310 * ms, Cold: true,
+			Steps: []model.Span{{Name: "disks", Duration: 8 * ms}, {Name: "machine", Offset: 8 * ms, Duration: 52 * ms},
+				{Name: "agent", Offset: 60 * ms, Duration: 1840 * ms}, {Name: "assume", Offset: 1900 * ms, Duration: 410 * ms}},
+			Guest: []model.Span{{Name: "kernel", Offset: 100 * ms, Duration: 1500 * ms}, {Name: "modules", Offset: 1600 * ms, Duration: 200 * ms}}},
+	}, {
+		ID: "1123456789abcdef", State: model.Stopped, Created: *ago(time.Hour), Stopped: ago(30 * time.Minute),
+		Spec: model.Spec{Name: "dev", Image: "debian:bookworm", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 10 * model.GiB, Net: model.NetNone},
+	}, {
+		ID: "2123456789abcdef", State: model.Failed, Created: *ago(time.Minute),
+		Spec:      model.Spec{Name: "bad", Image: "evil\x1b[2J\u202eimage", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 10 * model.GiB, Net: model.NetUser},
+		LastError: &model.Failure{Time: *ago(time.Minute), Step: "agent", Msg: "no answer\nhint: \x1b]0;run this\a", Hint: "look at the console", Log: "/log"},
+	}}
+}
+
+// fakeManager answers for the VMs.
+type fakeManager struct{ d *fakeDaemon }
+
+func (m fakeManager) index(ref string) (int, error) {
+	for i, v := range m.d.vms {
+		if v.Spec.Name == ref || strings.HasPrefix(v.ID, ref) {
+			return i, nil
+		}
+	}
+	return 0, fault.New(fault.NotFound, "no VM named %q", ref)
+}
+
+func (m fakeManager) List() []model.VM {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	return slices.Clone(m.d.vms)
+}
+
+func (m fakeManager) Get(ref string) (model.VM, error) {
+	return m.update(ref, func(*model.VM) error { return nil })
+}
+
+func (m fakeManager) update(ref string, f func(*model.VM) error) (model.VM, error) {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	i, err := m.index(ref)
+	if err != nil {
+		return model.VM{}, err
+	}
+	err = f(&m.d.vms[i])
+	return m.d.vms[i], err
+}
+
+func (m fakeManager) Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error) {
+	if req.Image == "missing" {
+		return model.VM{}, fault.New(fault.NotFound, "pulling missing: no such image").WithHint("Check its name.")
+	}
+	if req.Image == "slow" { // for the tests that change their mind: nothing else ends it
+		report.Report(step.Event{Step: "image", Phase: step.Started, Detail: "slow"})
+		<-ctx.Done()
+		return model.VM{}, context.Cause(ctx)
+	}
+	if req.Name == "" {
+		req.Name = "quiet-otter"
+	}
+	v := model.VM{ID: model.NewID(), State: model.Stopped, Created: time.Now(), Spec: model.Spec{
+		Name: req.Name, Image: req.Image, VCPUs: req.VCPUs, Memory: req.Memory, Remove: req.Remove, Env: req.Env, Workdir: req.Workdir}}
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	if _, err := m.index(v.Spec.Name); err == nil {
+		return model.VM{}, fault.New(fault.Exists, "there is a VM named %q", v.Spec.Name).WithHint("Choose another name.")
+	}
+	m.d.vms = append(m.d.vms, v)
+	return v, nil
+}
+
+func (m fakeManager) Start(_ context.Context, ref string, report step.Reporter) (model.VM, error) {
+	report.Track("machine", "")(nil)
+	return m.update(ref, func(v *model.VM) error {
+		if v.State == model.Failed {
+			return &step.Error{Step: "agent", Err: fault.New(fault.Unavailable, "the guest does not answer\x1b[31m")}
+		}
+		now := time.Now()
+		v.State, v.Started = model.Running, &now
+		return nil
+	})
+}
+
+func (m fakeManager) Stop(_ context.Context, ref string, _ *time.Duration, _ step.Reporter) (model.VM, error) {
+	return m.update(ref, func(v *model.VM) error { v.State = model.Stopped; return nil })
+}
+
+func (m fakeManager) Kill(_ context.Context, ref string, _ syscall.Signal) (model.VM, error) {
+	return m.update(ref, func(v *model.VM) error {
+		if v.State != model.Running {
+			return fault.New(fault.WrongState, "%s is %s", v.Spec.Name, v.State).WithHint("Only a running VM has something to kill.")
+		}
+		v.State = model.Stopped
+		return nil
+	})
+}
+
+func (m fakeManager) Restart(ctx context.Context, ref string, _ *time.Duration, report step.Reporter) (model.VM, error) {
+	return m.Start(ctx, ref, report)
+}
+
+func (m fakeManager) Delete(_ context.Context, ref string, force bool, _ step.Reporter) error {
+	m.d.mu.Lock()
+	defer m.d.mu.Unlock()
+	i, err := m.index(ref)
+	if err != nil {
+		return err
+	}
+	v := m.d.vms[i]
+	if v.State == model.Running && !force {
+		return fault.New(fault.WrongState, "%s is running", v.Spec.Name).WithHint("Stop it first, or delete it with --force.")
+	}
+	m.d.vms = slices.Delete(m.d.vms, i, i+1)
+	m.d.deleted = append(m.d.deleted, v.Spec.Name)
+	return nil
+}
+
+func (m fakeManager) Rename(_ context.Context, ref, name string) (model.VM, error) {
+	return m.update(ref, func(v *model.VM) error { v.Spec.Name = name; return nil })
+}
+
+func (m fakeManager) Set(_ context.Context, ref string, change model.Change) (model.Changed, error) {
+	v, err := m.update(ref, func(*model.VM) error { return nil })
+	out := model.Changed{VM: v}
+	if change.DiskSize != nil {
+		out.Applied = append(out.Applied, "disk_size")
+	}
+	if change.Memory != nil {
+		out.Pending = append(out.Pending, "memory")
+	}
+	return out, err
+}
+
+func (m fakeManager) Prune(context.Context) (model.Pruned, error) {
+	return model.Pruned{Removed: []string{"old-goat"}, Freed: 3 * model.MiB}, nil
+}
+
+func (m fakeManager) Stats(_ context.Context, ref string) (model.Stats, error) {
+	v, err := m.Get(ref)
+	return model.Stats{ID: v.ID, Name: v.Spec.Name, State: v.State, CPU: 12 * time.Second, Memory: 300 * model.MiB, Disk: 40 * model.MiB,
+		Guest: &proto.Stats{MemTotal: 1 << 30, MemUsed: 256 << 20, Load: [3]float64{0.25}, Processes: 12, NetRxBytes: 2048, NetTxBytes: 512}}, err
+}
+
+func (m fakeManager) Agent(ref string) (vm.Agent, error) {
+	v, err := m.Get(ref)
+	if err == nil && v.State != model.Running {
+		err = fault.New(fault.WrongState, "%s is %s", v.Spec.Name, v.State).WithHint("Start it: banger vm start %s", v.Spec.Name)
+	}
+	return fakeAgent{v.Spec}, err
+}
+
+func (m fakeManager) References(f func(images, kernels map[string][]string) error) error {
+	return f(nil, nil)
+}
+
+type fakeImages struct{}
+
+func fakeImage() model.Image {
+	return model.Image{ID: strings.Repeat("ab", 32), Names: []string{"docker.io/library/nginx:1.27"}, Source: "registry", Digest: "sha256:1234",
+		Size: 180 * model.MiB, Created: time.Now().Add(-26 * time.Hour),
+		Config: model.ImageConfig{Entrypoint: []string{"echo", "an image"}, Cmd: []string{"says"}, Env: []string{"PATH=/bin"}}}
+}
+
+func (fakeImages) List() ([]model.Image, error)                                { return []model.Image{fakeImage()}, nil }
+func (fakeImages) Get(string) (model.Image, error)                             { return fakeImage(), nil }
+func (fakeImages) Delete(context.Context, string, func(string) []string) error { return nil }
+func (fakeImages) Prune(context.Context, func(string) []string) (model.Pruned, error) {
+	return model.Pruned{}, nil
+}
+func (fakeImages) Pull(_ context.Context, req api.ImagePull, _ step.Reporter) (model.Image, error) {
+	if req.Ref == "gone" {
+		return model.Image{}, fault.New(fault.NotFound, "the registry knows no %s", req.Ref)
+	}
+	return fakeImage(), nil
+}
+func (fakeImages) Import(_ context.Context, req api.ImageImport, _ step.Reporter) (model.Image, error) {
+	i := fakeImage()
+	i.Names = []string{fmt.Sprintf("imported/%s", filepath.Base(req.Path))}
+	return i, nil
+}
+
+type fakeKernels struct{}
+
+func fakeKernel() model.Kernel {
+	return model.Kernel{ID: strings.Repeat("cd", 32), Names: []string{"debian"}, Version: "6.1.0-43-cloud-amd64", Source: "linux-image-cloud-amd64",
+		Arch: "amd64", Size: 60 * model.MiB, Vmlinux: "/vmlinux", Created: time.Now().Add(-26 * time.Hour)}
+}
+
+func (fakeKernels) List() ([]model.Kernel, error)                               { return []model.Kernel{fakeKernel()}, nil }
+func (fakeKernels) Get(string) (model.Kernel, error)                            { return fakeKernel(), nil }
+func (fakeKernels) Delete(context.Context, string, func(string) []string) error { return nil }
+func (fakeKernels) Prune(context.Context, func(string) []string) (model.Pruned, error) {
+	return model.Pruned{}, nil
+}
+func (fakeKernels) Pull(context.Context, api.KernelPull, step.Reporter) (model.Kernel, error) {
+	return fakeKernel(), nil
+}
+func (fakeKernels) Import(context.Context, api.KernelImport, step.Reporter) (model.Kernel, error) {
+	return fakeKernel(), nil
+}
