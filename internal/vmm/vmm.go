@@ -31,7 +31,7 @@ type Machine struct {
 
 	ConsoleLog string      // path; the driver keeps what the guest writes to its console there (package console)...
 	ConsoleMax model.Bytes // ... and no more of it than the newest ConsoleMax bytes
-	VMMLog     string      // path; the VMM's own standard output and error
+	VMMLog     string      // path; the VMM's own standard output and error, bounded by the driver
 }
 
 // Drive is a block device. The guest finds it by its serial number (/sys/block/*/serial), never by its place.

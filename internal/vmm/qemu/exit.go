@@ -31,8 +31,6 @@ type witness struct {
 // panicTail is how much of the console's end is searched for a panic: its message, a call trace and the registers have room in it.
 const panicTail = 16 << 10
 
-func (w *witness) consoleDone() <-chan struct{} { return w.consoleEnd }
-
 func (w *witness) console(p []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

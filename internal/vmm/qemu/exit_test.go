@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -83,6 +84,21 @@ func TestLastLines(t *testing.T) {
 		if got := lastLines(path, int64(len("before"))); got != want {
 			t.Errorf("%q: %q, want %q", content, got, want)
 		}
+	}
+}
+
+func TestBoundLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	for size, want := range map[int64]int64{0: 0, maxVMMLog: maxVMMLog, maxVMMLog + 1: 0} {
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size), boundLog(path)); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != want {
+			t.Errorf("of %d bytes %d are left, %v", size, info.Size(), err)
+		}
+	}
+	if err := boundLog(""); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,8 +24,24 @@ const (
 	consoleSocket = "console.sock" // the longest
 )
 
-// maxVMMLog bounds what earlier runs left in the VMM's log.
-const maxVMMLog = 1 << 20
+// QEMU appends to its log itself, so that its last words are kept whoever watches. A guest can make it complain without end, so a log that is
+// larger than maxVMMLog is emptied, at a start and every logPeriod.
+const (
+	maxVMMLog = 1 << 20
+	logPeriod = 10 * time.Second
+)
+
+// boundLog empties a log that has grown too large. No path is no log.
+func boundLog(path string) error {
+	if path == "" {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > maxVMMLog {
+		err = os.Truncate(path, 0)
+	}
+	return err
+}
 
 // files is what a machine's process inherits, and what was made in the RunDir for it.
 type files struct {
@@ -107,11 +124,9 @@ func (f *files) openLog(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the VMM's log: %w", err)
 	}
-	info, err := log.Stat()
-	if err == nil && info.Size() > maxVMMLog {
-		err = log.Truncate(0)
-	} else if err == nil {
-		f.logEnd = info.Size()
+	err = boundLog(path)
+	if err == nil {
+		f.logEnd, err = log.Seek(0, io.SeekEnd)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the VMM's log: %w", err), log.Close())

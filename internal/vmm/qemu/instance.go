@@ -141,34 +141,50 @@ func (in *instance) Close() error {
 
 // watch waits for the machine's end and says how it came.
 func (in *instance) watch() {
-	select {
-	case <-in.proc.Done():
-	case <-in.closed:
-		return
-	}
-	// What QEMU said last is on its way to our readers, who come to the end of it by themselves: nobody holds the other end any more.
-	words := time.NewTimer(endTimeout)
-	defer words.Stop()
-	var reader <-chan struct{}
-	if in.monitor != nil {
-		reader = in.monitor.Done()
-	} else {
-		ready := make(chan struct{})
-		close(ready)
-		reader = ready
-	}
-	for _, done := range []<-chan struct{}{reader, in.seen.consoleDone()} {
+	look := time.NewTicker(logPeriod)
+	defer look.Stop()
+	for running := true; running; {
 		select {
-		case <-done:
+		case <-in.proc.Done():
+			running = false
 		case <-in.closed:
 			return
-		case <-words.C:
+		case <-look.C:
+			if err := boundLog(in.s.VMMLog); err != nil {
+				in.log.Warn("the VMM's log is not bounded", "error", err)
+			}
 		}
+	}
+	in.lastWords()
+	select {
+	case <-in.closed:
+		return
+	default:
 	}
 	status, known := in.proc.Status()
 	in.exit = in.seen.verdict(status, known, func() string { return lastLines(in.s.VMMLog, 0) })
 	in.log.Info("machine ended", "reason", in.exit.Reason, "detail", in.exit.Detail)
 	close(in.ended)
+}
+
+// lastWords waits for what QEMU and its guest said last. It is on its way to our readers, who come to the end of it by themselves: nobody
+// holds the other end any more.
+func (in *instance) lastWords() {
+	enough := time.NewTimer(endTimeout)
+	defer enough.Stop()
+	readers := []<-chan struct{}{in.seen.consoleEnd}
+	if in.monitor != nil {
+		readers = append(readers, in.monitor.Done())
+	}
+	for _, done := range readers {
+		select {
+		case <-done:
+		case <-in.closed:
+			return
+		case <-enough.C:
+			return
+		}
+	}
 }
 
 // QEMU sends every byte of the console by itself, so a guest that writes without end costs a wake-up for each. What goes beyond

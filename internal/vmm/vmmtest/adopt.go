@@ -122,15 +122,16 @@ func (s *suite) failedStart() {
 		change func(*vmm.Machine)
 		intend error
 	}{
-		"no kernel":         {change: func(m *vmm.Machine) { m.Kernel = missing }},
-		"kernel is no file": {change: func(m *vmm.Machine) { m.Kernel = m.RunDir }},
-		"no initramfs":      {change: func(m *vmm.Machine) { m.Initramfs = []string{missing} }},
-		"no drive":          {change: func(m *vmm.Machine) { m.Drives = []vmm.Drive{{Serial: "a", Path: missing}} }},
-		"no run folder":     {change: func(m *vmm.Machine) { m.RunDir = missing }},
-		"no log's folder":   {change: func(m *vmm.Machine) { m.VMMLog = filepath.Join(missing, "log") }},
-		"no CPU":            {change: func(m *vmm.Machine) { m.VCPUs = 0 }},
-		"no memory":         {change: func(m *vmm.Machine) { m.Memory = 0 }},
-		"not stored":        {intend: broken},
+		"no kernel":           {change: func(m *vmm.Machine) { m.Kernel = missing }},
+		"kernel is no file":   {change: func(m *vmm.Machine) { m.Kernel = m.RunDir }},
+		"no initramfs":        {change: func(m *vmm.Machine) { m.Initramfs = []string{missing} }},
+		"no drive":            {change: func(m *vmm.Machine) { m.Drives = []vmm.Drive{{Serial: "a", Path: missing}} }},
+		"no run folder":       {change: func(m *vmm.Machine) { m.RunDir = missing }},
+		"no log's folder":     {change: func(m *vmm.Machine) { m.VMMLog = filepath.Join(missing, "log") }},
+		"no console's folder": {change: func(m *vmm.Machine) { m.ConsoleLog = filepath.Join(missing, "log") }},
+		"no CPU":              {change: func(m *vmm.Machine) { m.VCPUs = 0 }},
+		"no memory":           {change: func(m *vmm.Machine) { m.Memory = 0 }},
+		"not stored":          {intend: broken},
 	} {
 		m := s.h.Machine(s)
 		if c.change != nil {
