@@ -19,13 +19,6 @@ type UserNetwork struct{}
 // Name implements vm.Capability.
 func (UserNetwork) Name() string { return "user-network" }
 
-// The addresses of QEMU's user-mode network (qemu-system(1), "-netdev user"): the same in each VM, since none sees another.
-const (
-	userAddress = "10.0.2.15/24"
-	userGateway = "10.0.2.2"
-	userDNS     = "10.0.2.3" // forwards to the host's resolver
-)
-
 // ContributeMachine implements vm.MachineContributor.
 func (UserNetwork) ContributeMachine(_ context.Context, req vm.MachineRequest) error {
 	if req.VM.Spec.Net == model.NetUser {
@@ -37,7 +30,7 @@ func (UserNetwork) ContributeMachine(_ context.Context, req vm.MachineRequest) e
 // ContributeGuest implements vm.GuestContributor.
 func (UserNetwork) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
 	if req.VM.Spec.Net == model.NetUser {
-		req.Assume.Network = &proto.Network{Address: userAddress, Gateway: userGateway, DNS: []string{userDNS}}
+		req.Assume.Network = &proto.Network{Address: vmm.UserAddress, Gateway: vmm.UserGateway, DNS: []string{vmm.UserDNS}}
 	}
 	return nil
 }
