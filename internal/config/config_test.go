@@ -190,7 +190,7 @@ mode = "999"
 host = "/x"
 `, []string{
 			`PATH:2: file_sync.host: "relative" is relative; write it from / or ~/ on`,
-			`PATH:3: file_sync.guest: "/a/../b" holds ..`,
+			`PATH:3: file_sync.guest: "/a/../b" leads upwards`,
 			`PATH:4: file_sync.mode: a number where octal digits in quotes belong, such as "0600"`,
 			"PATH:5: file_sync.colour: unknown key; an entry has host, guest, mode and optional",
 			"PATH:7: file_sync.guest: the guest's / itself cannot be replaced",

@@ -5,6 +5,8 @@ import (
 	"strings"
 )
 
+//go:generate go test . -run ^TestMarkdown$ -update
+
 // Markdown is docs/config.md, made from the table of keys.
 func Markdown() string {
 	var b strings.Builder

@@ -122,7 +122,7 @@ func guestPath(p string) (string, error) {
 	case !path.IsAbs(p):
 		return "", fmt.Errorf("%.200q is relative; write it from / or ~/ on", p)
 	case slices.Contains(strings.Split(p, "/"), ".."):
-		return "", fmt.Errorf("%.200q holds ..", p)
+		return "", fmt.Errorf("%.200q leads upwards by \"..\" in it", p)
 	case path.Clean(p) == "/":
 		return "", fmt.Errorf("the guest's / itself cannot be replaced")
 	case strings.ContainsRune(p, 0):

@@ -3,6 +3,7 @@ package sshd_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -320,7 +321,7 @@ func TestForwardFromGuest(t *testing.T) {
 	}
 	go io.Copy(io.Discard, stderr)
 	get := func(network, addr string) string {
-		tr := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial(network, addr) }}
+		tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial(network, addr) }}
 		defer tr.CloseIdleConnections()
 		resp, err := (&http.Client{Transport: tr}).Get("http://guest")
 		if err != nil {
@@ -386,5 +387,36 @@ func TestMaster(t *testing.T) {
 		if got.code != i {
 			t.Errorf("session %d: %+v", i, got)
 		}
+	}
+}
+
+// BenchmarkOpenSSH is what a person waits for: a command from the client's start to its end, and 64 MiB by pipe and by sftp.
+func BenchmarkOpenSSH(b *testing.B) {
+	s := serve(b)
+	const size = 64 << 20
+	src := filepath.Join(b.TempDir(), "src")
+	data := randomFile(b, src, size)
+	for _, tt := range []struct {
+		name string
+		size int64
+		args []string
+	}{
+		{"true", 0, []string{"ssh", "vm", "true"}},
+		{"pipe", size, []string{"ssh", "vm", "cat >/dev/null"}},
+		{"scp there", size, []string{"scp", "-s", src, "vm:far"}},
+		{"scp back", size, []string{"scp", "-s", "vm:far", src}},
+	} {
+		b.Run(tt.name, func(b *testing.B) {
+			b.SetBytes(tt.size)
+			for b.Loop() {
+				cmd := s.client(b, tt.args[0], tt.args[1:]...)
+				if tt.name == "pipe" {
+					cmd.Stdin = bytes.NewReader(data)
+				}
+				if got := run(b, cmd); got.code != 0 {
+					b.Fatal(got.err)
+				}
+			}
+		})
 	}
 }
