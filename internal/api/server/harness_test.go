@@ -352,3 +352,13 @@ type withAgent struct {
 }
 
 func (m withAgent) Agent(string) (vm.Agent, error) { return m.a, nil }
+
+// stuck is a start that ends only when it is called off, and then says why.
+func stuck(begun, calledOff chan struct{}) func(context.Context, step.Reporter) error {
+	return func(ctx context.Context, _ step.Reporter) error {
+		close(begun)
+		<-ctx.Done()
+		close(calledOff)
+		return context.Cause(ctx)
+	}
+}

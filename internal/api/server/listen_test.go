@@ -1,0 +1,134 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/testkit"
+)
+
+// as runs f on a thread of another user, which ends with it.
+func as(t *testing.T, uid int, f func() error) error {
+	t.Helper()
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can be somebody else")
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread must not be used again
+		// The raw system call changes this thread only; syscall.Setresuid would change all.
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+			result <- errno
+			return
+		}
+		result <- f()
+	}()
+	return <-result
+}
+
+// ask sends a request with plain system calls, which stay on their thread, and returns what comes back.
+func ask(socket string) (string, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
+		return "", err
+	}
+	unix.Write(fd, []byte("GET /v1/version HTTP/1.1\r\nHost: banger\r\n\r\n"))
+	buf := make([]byte, 4096)
+	n, err := unix.Read(fd, buf)
+	return string(buf[:max(n, 0)]), err
+}
+
+func TestOtherUsersAreRefused(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	socket := w.client.Socket()
+	const nobody = 65534
+	var answer string
+	knock := func() (err error) { answer, err = ask(socket); return err }
+	if err := as(t, nobody, knock); err == nil {
+		t.Error("the folder let somebody else in")
+	}
+	for _, p := range []string{filepath.Dir(filepath.Dir(socket)), filepath.Dir(socket), socket} {
+		if err := os.Chmod(p, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := as(t, nobody, knock); err == nil && answer != "" {
+		t.Errorf("somebody else was answered %q", answer)
+	}
+	if err := as(t, os.Getuid(), knock); err != nil || answer == "" {
+		t.Errorf("the owner was answered %q, %v", answer, err)
+	}
+}
+
+func TestListen(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	log := slog.New(slog.DiscardHandler)
+	socket := filepath.Join(dir, "run", "sock")
+	for range 2 { // the second time over what the first one has left
+		l, err := Listen(socket, filepath.Dir(socket), log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*listener).SetUnlinkOnClose(false) // as if it had died
+		for p, mode := range map[string]os.FileMode{socket: 0o600, filepath.Dir(socket): 0o700} {
+			if info, err := os.Stat(p); err != nil || info.Mode().Perm() != mode {
+				t.Errorf("%s: mode %v, %v", p, info.Mode(), err)
+			}
+		}
+		l.Close()
+	}
+	if err := os.Chmod(filepath.Dir(socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(socket, filepath.Dir(socket), log); fault.KindOf(err) != fault.Denied {
+		t.Errorf("listening in a folder that is open to others: %v", err)
+	}
+}
+
+// TestShutdownWaits ends a server while a start is under way: first it waits, then it calls the start off.
+func TestShutdownWaits(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	begun, calledOff := make(chan struct{}), make(chan struct{})
+	w.m.start = stuck(begun, calledOff)
+	result := make(chan error, 1)
+	go func() { _, err := w.client.StartVM(deadline(t), "box", nil); result <- err }()
+	await(t, "the start", begun)
+	ctx, cancel := context.WithCancel(context.Background())
+	down := make(chan error, 1)
+	go func() { down <- w.Server.Shutdown(ctx, 20*time.Second) }()
+	select {
+	case <-calledOff:
+		t.Error("the start was called off at once")
+	case <-down:
+		t.Error("the server went down under a start")
+	case <-time.After(50 * time.Millisecond):
+	}
+	cancel()
+	await(t, "calling off", calledOff)
+	if err := await(t, "the end", down); err != nil {
+		t.Errorf("shutting down: %v", err)
+	}
+	if err := await(t, "the answer", result); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("the client was told %v", err)
+	}
+	if _, err := w.client.Version(deadline(t)); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("after the end: %v", err)
+	}
+}
