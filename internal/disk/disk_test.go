@@ -166,9 +166,9 @@ func TestClone(t *testing.T) {
 		data map[int64][]byte
 	}{
 		{"empty", 0, nil},
-		{"one hole", 1 << 30, nil},
-		{"data at both ends", 1<<30 + 17, map[int64][]byte{0: random, 1<<30 + 16: {1}}},
-		{"odd places", 100 << 20, map[int64][]byte{4097: random, 50<<20 + 3: random[:5]}},
+		{"one hole", 64 << 20, nil},
+		{"data at both ends", 64<<20 + 17, map[int64][]byte{0: random, 64<<20 + 16: {1}}},
+		{"odd places", 60 << 20, map[int64][]byte{4097: random, 50<<20 + 3: random[:5]}},
 		{"dense", int64(len(random)), map[int64][]byte{0: random}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

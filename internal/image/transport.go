@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"strings"
@@ -95,12 +96,12 @@ func registryError(ctx context.Context, ref Ref, err error) error {
 	case errors.As(err, &answer):
 		return registryAnswer(ref, answer)
 	}
-	var network net.Error
-	if errors.As(err, &network) || errors.Is(err, errStalled) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fault.New(fault.Unavailable, "registry %s: %w", ref.ref.Context().RegistryStr(), err).
-			WithHint("Look at the network, at HTTPS_PROXY and at the name of the registry, then try again.")
+	var here *fs.PathError // our own disk's
+	if errors.As(err, &here) {
+		return err
 	}
-	return err
+	return fault.New(fault.Unavailable, "registry %s: %w", ref.ref.Context().RegistryStr(), err).
+		WithHint("Look at the network, at HTTPS_PROXY and at the name of the registry, then try again.")
 }
 
 func registryAnswer(ref Ref, answer *transport.Error) error {
