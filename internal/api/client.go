@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"banger/internal/fault"
@@ -87,8 +88,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 // dialDaemon connects to the socket and makes sure of who listens there: in a folder like /tmp anybody could have put a
 // socket of that name first.
 func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
+	conn, err := dialUnix(ctx, socket)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -104,6 +104,26 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 		return nil, err
 	}
 	return conn, nil
+}
+
+// dialUnix connects. The kernel answers EAGAIN while more clients wait to be accepted than it keeps (connect(2)); it has no way to tell
+// when there is room again, so that is asked for, less and less often.
+func dialUnix(ctx context.Context, socket string) (net.Conn, error) {
+	const atMost = 50 * time.Millisecond
+	for pause := time.Millisecond; ; pause = min(2*pause, atMost) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", socket)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return conn, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // query is one question to the daemon.
