@@ -177,7 +177,7 @@ func (m *Manager) find(ref string) (*entry, error) {
 	}
 	switch len(found) {
 	case 0:
-		return nil, fault.New(fault.NotFound, "no VM named %q", ref).WithHint("`banger list` shows the VMs there are")
+		return nil, fault.New(fault.NotFound, "no VM named %q", ref).WithHint("`banger vm list` shows the VMs there are")
 	case 1:
 		return found[0], nil
 	}
