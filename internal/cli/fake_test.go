@@ -80,6 +80,13 @@ func startFake(t testing.TB) (home string, d *fakeDaemon) {
 	return home, d
 }
 
+// gone are the names of the VMs that were deleted.
+func (d *fakeDaemon) gone() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.deleted)
+}
+
 // fakeVMs are one that runs, one at rest, and one that failed and whose image would like to paint the terminal.
 func fakeVMs(now time.Time) []model.VM {
 	ago := func(d time.Duration) *time.Time { t := now.Add(-d); return &t }

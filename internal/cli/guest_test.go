@@ -103,7 +103,7 @@ func fakeExec(conn net.Conn, spec model.Spec) {
 		req.Argv = []string{"sh"}
 	}
 	cmd := exec.Command(req.Argv[0], req.Argv[1:]...)
-	cmd.Env = os.Environ()
+	cmd.Env = append(os.Environ(), "PS1=$ ")
 	for k, v := range spec.Env {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}

@@ -20,7 +20,7 @@ func topCommands(a *app) []commandGroup {
 	return []commandGroup{
 		{"Every day", []*cobra.Command{newRunCmd(a), newExecCmd(a), newSSHCmd(a), newListCmd(a, "ps"), newLogsCmd(a), newDeleteCmd(a, "rm")}},
 		{"Manage", []*cobra.Command{newVMCmd(a), newImageCmd(a), newKernelCmd(a)}},
-		{"The system", []*cobra.Command{newDaemonCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a)}},
+		{"The system", []*cobra.Command{newDaemonCmd(a), newDoctorCmd(a), newConfigCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a)}},
 	}
 }
 
@@ -146,7 +146,7 @@ func newEnvironmentTopic() *cobra.Command {
 		Short: "The variables that banger reads",
 		Long: `BANGER_HOME      one folder for everything: configuration, state, cache, sockets.
                  Without it: the XDG folders, or those of the system for root
-BANGER_*         a configuration key, such as BANGER_VM_MEMORY for vm.memory; see
+BANGER_*         a configuration key, such as BANGER_MEMORY for memory; see
                  ` + "`banger config show`" + `. The daemon reads them when it starts
 NO_COLOR         set to anything: no colours
 TERM=dumb        no colours and no moving progress`,

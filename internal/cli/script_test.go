@@ -18,6 +18,10 @@ func TestMain(m *testing.M) {
 	})
 }
 
+// noRaceSleep keeps programs with the race detector from sleeping for a second at their end, as they do to let goroutines
+// race in a crash.
+const noRaceSleep = "GORACE=atexit_sleep_ms=0"
+
 // TestScripts runs testdata/script/*.txtar, each with a daemon of its own. Besides testscript's commands there is "status N CMD...", which runs a
 // command and checks its exit status, and "ages FILE", which makes times in a golden output comparable.
 func TestScripts(t *testing.T) {
@@ -29,6 +33,7 @@ func TestScripts(t *testing.T) {
 			home, _ := startFake(env.T().(testing.TB))
 			env.Setenv("BANGER_HOME", home)
 			env.Setenv("TERM", "xterm")
+			env.Vars = append(env.Vars, noRaceSleep)
 			banger, err := exec.LookPath("banger")
 			if err != nil {
 				return err

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/cli/ui"
+	"banger/internal/config"
+	"banger/internal/doctor"
+	"banger/internal/fault"
+)
+
+type doctorOptions struct{ json bool }
+
+func newDoctorCmd(a *app) *cobra.Command {
+	var o doctorOptions
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check whether this host can run VMs, and what to do if not",
+		Long: fmt.Sprintf(`Looks at this host and changes nothing. It needs no daemon.
+
+Exits with 0 when banger works, warnings included, and with %d when it does not.`, fault.Unsupported.ExitCode()),
+		Args: wantArgs(),
+		RunE: interruptible(func(ctx context.Context, _ []string) error { return runDoctor(ctx, o, a) }),
+	}
+	addJSON(cmd, &o.json)
+	return cmd
+}
+
+func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
+	layout, err := a.layout()
+	if err != nil {
+		return err
+	}
+	env := doctor.Host(layout)
+	settings := doctor.Check{Name: "config", Feature: "your settings", Status: doctor.Pass, Summary: "no errors in the configuration"}
+	if cfg, err := config.Load(layout.ConfigFile(), a.lookupEnv, nil); err != nil {
+		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
+		settings.Fix = "Edit " + layout.ConfigFile()
+	} else {
+		env.QEMU = cfg.QEMU
+	}
+	checks := append(doctor.Run(ctx, env), settings)
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if o.json {
+		err = ui.JSON(a.Out, checks)
+	} else {
+		err = writeChecks(a, checks)
+	}
+	if err == nil && doctor.Worst(checks) == doctor.Fail {
+		return status(fault.Unsupported.ExitCode()) // the checks say why
+	}
+	return err
+}
+
+// writeChecks writes a line for each check, and what to know and to do below those that did not pass.
+func writeChecks(a *app, checks []doctor.Check) error {
+	style, columns := a.style(a.Out), min(width(a.Out), maxHelp)
+	if columns == 0 {
+		columns = maxHelp
+	}
+	marks := map[doctor.Status]string{doctor.Pass: style.Green("✓"), doctor.Warn: style.Yellow("!"), doctor.Fail: style.Red("✗")}
+	names := 0
+	counts := map[doctor.Status]int{}
+	for _, c := range checks {
+		names = max(names, len(c.Name))
+		counts[c.Status]++
+	}
+	indent := strings.Repeat(" ", names+4)
+	var b strings.Builder
+	for _, c := range checks {
+		name := style.Bold(fmt.Sprintf("%-*s", names, c.Name))
+		fmt.Fprintf(&b, "%s %s  %s\n", marks[c.Status], name, indented(ui.Clean(c.Summary), columns, indent))
+		if c.Status == doctor.Pass {
+			continue
+		}
+		if c.Detail != "" {
+			detail := indented(ui.CleanLines(c.Detail, ""), columns, indent)
+			fmt.Fprintf(&b, "%s%s\n", indent, style.Dim(detail))
+		}
+		if c.Fix != "" {
+			fmt.Fprintf(&b, "%s%s %s\n", indent, style.Yellow("→"), indented(ui.Clean(c.Fix), columns-2, indent+"  "))
+		}
+	}
+	fmt.Fprintf(&b, "\n%d passed, %d warnings, %d failed\n", counts[doctor.Pass], counts[doctor.Warn], counts[doctor.Fail])
+	_, err := fmt.Fprint(a.Out, b.String())
+	return err
+}
+
+// indented wraps a text to columns, with indent before all lines but the first.
+func indented(text string, columns int, indent string) string {
+	return strings.ReplaceAll(wrap(text, max(20, columns-len(indent))), "\n", "\n"+indent)
+}
