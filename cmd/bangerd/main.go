@@ -31,7 +31,7 @@ func run() int {
 		fmt.Fprintf(os.Stderr, "bangerd: unknown argument %q\n", flag.Arg(0))
 		return fault.Invalid.ExitCode()
 	}
-	opts := daemon.Options{Getenv: os.Getenv}
+	opts := daemon.Options{LookupEnv: os.LookupEnv}
 	if *foreground {
 		opts.Stderr = os.Stderr
 	}
@@ -51,7 +51,7 @@ func start(opts daemon.Options, readyFD int) (err error) {
 			return err
 		}
 	}
-	if opts.Layout, err = paths.FromEnv(opts.Getenv, os.Geteuid()); err != nil {
+	if opts.Layout, err = paths.FromEnv(os.Getenv, os.Geteuid()); err != nil {
 		return errors.Join(err, opts.Ready.Tell(err))
 	}
 	syscall.Umask(0o077) // all that it makes is its user's own

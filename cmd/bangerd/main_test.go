@@ -246,6 +246,7 @@ func TestStartErrorReachesTheUser(t *testing.T) {
 		says    string
 	}{
 		"the state is a file":  {func(l paths.Layout) error { return os.WriteFile(l.State, nil, 0o600) }, "state"},
+		"a key that is none":   {func(l paths.Layout) error { return write(l.ConfigFile(), "[vm]\nmemroy = \"1G\"\n") }, "memroy"},
 		"the database is none": {func(l paths.Layout) error { return write(l.Database(), "not SQLite at all, and long enough to tell\n") }, "banger.db"},
 		"the runtime folder is open": {func(l paths.Layout) error {
 			return errors.Join(os.MkdirAll(l.Runtime, 0o755), os.Chmod(l.Runtime, 0o755))

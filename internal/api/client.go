@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -92,6 +93,9 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fault.New(fault.Denied, "connecting to bangerd: %w", err).WithHint("It answers to its own user and root only.")
 		}
 		return nil, fault.New(fault.Unavailable, "connecting to bangerd: %w", err).WithHint("Start it with `banger daemon start`.")
 	}

@@ -15,6 +15,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/api/server"
+	"banger/internal/config"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -24,10 +25,10 @@ import (
 
 // Options say how to run.
 type Options struct {
-	Layout paths.Layout
-	Getenv func(string) string // os.Getenv but in tests
-	Ready  *Ready              // nil when nobody waits
-	Stderr io.Writer           // gets the log too, unless nil
+	Layout    paths.Layout
+	LookupEnv func(string) (string, bool) // os.LookupEnv but in tests
+	Ready     *Ready                      // nil when nobody waits
+	Stderr    io.Writer                   // gets the log too, unless nil
 }
 
 const (
@@ -56,7 +57,11 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, lock.release()) }()
 
-	log, closeLog, err := openLog(opts)
+	cfg, err := config.Load(opts.Layout.ConfigFile(), opts.LookupEnv, nil)
+	if err != nil {
+		return err
+	}
+	log, closeLog, err := openLog(opts, cfg.LogLevel)
 	if err != nil {
 		return err
 	}
@@ -65,7 +70,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 
 	ctx, shutdown := context.WithCancel(ctx)
 	defer shutdown()
-	d := &daemon{Options: opts, log: log, began: began, shutdown: shutdown}
+	d := &daemon{Options: opts, cfg: cfg, log: log, began: began, shutdown: shutdown}
 	if err := d.open(ctx); err != nil {
 		log.ErrorContext(ctx, "bangerd cannot start", "error", err)
 		return errors.Join(err, d.close())
@@ -77,7 +82,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 }
 
 // openLog opens the bounded log. Crashes go there as well: the standard error of a daemon that was started on demand leads nowhere.
-func openLog(opts Options) (*slog.Logger, func() error, error) {
+func openLog(opts Options, level slog.Level) (*slog.Logger, func() error, error) {
 	path := opts.Layout.DaemonLog()
 	file, err := console.Open(path, maxLog)
 	if err != nil {
@@ -90,10 +95,6 @@ func openLog(opts Options) (*slog.Logger, func() error, error) {
 	var out io.Writer = file
 	if opts.Stderr != nil {
 		out = io.MultiWriter(file, opts.Stderr)
-	}
-	level := slog.LevelInfo
-	if opts.Getenv("BANGER_DEBUG") != "" {
-		level = slog.LevelDebug
 	}
 	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})), file.Close, nil
 }

@@ -33,7 +33,7 @@ func lockHome(ctx context.Context, path string) (*homeLock, error) {
 		if !leaving {
 			f.Close()
 			return nil, fault.New(fault.Locked, "another bangerd (process %s) is at work on this home", pid).
-				WithHint("Use that one, stop it with `banger daemon stop`, or set BANGER_HOME to another folder.")
+				WithHint("Use that one, end it with `banger daemon stop` or kill %s, or set BANGER_HOME to another folder.", pid)
 		}
 		return awaitLock(ctx, f, pid)
 	}

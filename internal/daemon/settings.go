@@ -1,30 +1,35 @@
 package daemon
 
 import (
-	"time"
-
 	"banger/internal/capability"
-	"banger/internal/image"
-	"banger/internal/kernel"
+	"banger/internal/config"
+	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/vmm"
 	"banger/internal/vmm/qemu"
 )
 
-// settings are what the configuration says, in the terms of the parts.
-type settings struct {
-	defaults    model.Spec
-	bootTimeout time.Duration
-	stopTimeout time.Duration
-	qemu        string
-	accel       qemu.Accel
-	fileSync    []capability.SyncEntry
+// defaults is what the configuration gives a VM that asks for nothing.
+func defaults(cfg *config.Config) model.Spec {
+	return model.Spec{
+		Image: cfg.Image, Kernel: cfg.Kernel, VCPUs: cfg.VCPUs, Memory: cfg.Memory,
+		DiskSize: cfg.DiskSize, WorkDiskSize: cfg.WorkDiskSize, Net: cfg.Net,
+	}
 }
 
-func loadSettings(Options) (settings, error) {
-	return settings{
-		defaults: model.Spec{
-			Image: image.DefaultName, Kernel: kernel.Debian, VCPUs: 2, Memory: model.GiB,
-			DiskSize: 8 * model.GiB, WorkDiskSize: 8 * model.GiB, Net: model.NetUser,
-		},
-	}, nil
+// newDriver makes the driver that the configuration names. There is one so far, so auto is that one.
+func (d *daemon) newDriver(cfg *config.Config) (vmm.Driver, error) {
+	q := qemu.New(qemu.Config{Binary: cfg.QEMU, Accel: qemu.Accel(cfg.Accel), Log: d.component("qemu")})
+	if cfg.Driver != "auto" && cfg.Driver != q.Name() {
+		return nil, fault.New(fault.Invalid, "there is no VMM driver %q", cfg.Driver).WithHint("Set driver to \"auto\" in %s.", d.Layout.ConfigFile())
+	}
+	return q, nil
+}
+
+func syncEntries(cfg *config.Config) []capability.SyncEntry {
+	var all []capability.SyncEntry
+	for _, e := range cfg.FileSync {
+		all = append(all, capability.SyncEntry(e))
+	}
+	return all
 }

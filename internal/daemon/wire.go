@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/api/server"
 	"banger/internal/capability"
+	"banger/internal/config"
 	"banger/internal/guest"
 	"banger/internal/image"
 	"banger/internal/initramfs"
@@ -19,12 +20,12 @@ import (
 	"banger/internal/store"
 	"banger/internal/vm"
 	"banger/internal/vmm"
-	"banger/internal/vmm/qemu"
 )
 
 // daemon is what runs: all parts, built from the bottom up by open.
 type daemon struct {
 	Options
+	cfg      *config.Config
 	log      *slog.Logger
 	began    time.Time
 	shutdown func() // begins the end
@@ -39,8 +40,7 @@ type daemon struct {
 
 // open builds the parts. After an error close takes down those that were built.
 func (d *daemon) open(ctx context.Context) (err error) {
-	set, err := loadSettings(d.Options)
-	if err != nil {
+	if d.driver, err = d.newDriver(d.cfg); err != nil {
 		return err
 	}
 	if d.store, err = store.Open(ctx, d.Layout.Database()); err != nil {
@@ -56,7 +56,6 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	}
 	d.images = images{imageStore}
 	d.kernels = kernels{Store: kernelStore, initramfs: initramfs.New(d.Layout.Initramfs())}
-	d.driver = qemu.New(qemu.Config{Binary: set.qemu, Accel: set.accel, Log: d.component("qemu")})
 	d.sessions = server.NewSessions()
 	d.manager, err = vm.Open(ctx, vm.Config{
 		Layout:       d.Layout,
@@ -65,25 +64,26 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		Images:       d.images,
 		Kernels:      d.kernels,
 		NewAgent:     func(dial vm.Dialer) vm.Agent { return guest.New(dial, d.component("guest")) },
-		Capabilities: d.capabilities(set),
-		Defaults:     set.defaults,
-		BootTimeout:  set.bootTimeout,
-		StopTimeout:  set.stopTimeout,
+		Capabilities: d.capabilities(),
+		Defaults:     defaults(d.cfg),
+		BootTimeout:  d.cfg.BootTimeout,
+		StopTimeout:  d.cfg.StopTimeout,
 		Log:          d.component("vm"),
 	})
 	return err
 }
 
 // capabilities are in the order of their hooks: what the user lists for the guest goes over what banger puts there by itself.
-func (d *daemon) capabilities(set settings) []vm.Capability {
-	return []vm.Capability{
+func (d *daemon) capabilities() []vm.Capability {
+	all := []vm.Capability{
 		capability.WorkDisk{Layout: d.Layout},
 		capability.UserNetwork{},
 		capability.NewSSH(d.Layout, d.proxyCommand()),
-		capability.GitIdentity{Log: d.component("git")},
-		capability.FileSync{Entries: set.fileSync},
-		d.sessions,
 	}
+	if d.cfg.GitIdentity {
+		all = append(all, capability.GitIdentity{Log: d.component("git")})
+	}
+	return append(all, capability.FileSync{Entries: syncEntries(d.cfg)}, d.sessions)
 }
 
 // close takes down what open has built, the last first.
@@ -110,7 +110,7 @@ func (d *daemon) proxyCommand() string {
 		program = "banger" // whoever runs ssh may have it in PATH
 	}
 	command := shellWord(program) + " vm proxy %h"
-	if home := d.Getenv("BANGER_HOME"); home != "" {
+	if home, _ := d.LookupEnv("BANGER_HOME"); home != "" {
 		command = "env BANGER_HOME=" + shellWord(home) + " " + command
 	}
 	return command
