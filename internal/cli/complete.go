@@ -125,9 +125,9 @@ func newCompletionCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "completion bash|zsh|fish",
 		Short: "Print a script that completes commands, flags and names",
-		Example: `source <(banger completion bash)          in ~/.bashrc
-source <(banger completion zsh)           in ~/.zshrc
-banger completion fish | source           in ~/.config/fish/config.fish`,
+		Example: `source <(banger completion bash)   # in ~/.bashrc
+source <(banger completion zsh)    # in ~/.zshrc
+banger completion fish | source    # in ~/.config/fish/config.fish`,
 		Args: wantArgs("SHELL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root := cmd.Root()

@@ -18,7 +18,7 @@ const (
 )
 
 // printHelp writes a command's help. It is not one of cobra's templates, because text/template keeps the linker from dropping unused code.
-func printHelp(a *app, cmd *cobra.Command, top []commandGroup) {
+func printHelp(a *app, cmd *cobra.Command, top []Group) {
 	if cmd.IsAdditionalHelpTopicCommand() {
 		fmt.Fprintln(a.Out, cmd.Long)
 		return
@@ -42,7 +42,7 @@ func printHelp(a *app, cmd *cobra.Command, top []commandGroup) {
 		h.section("Commands", commandList(cmd.Commands()))
 	} else {
 		for _, g := range top {
-			h.section(g.title, commandList(g.commands))
+			h.section(g.Title, commandList(g.Commands))
 		}
 	}
 	h.section("Flags", flagUsages(cmd, columns))

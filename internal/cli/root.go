@@ -10,14 +10,30 @@ import (
 	"banger/internal/fault"
 )
 
-// commandGroup is some commands under a title of the top help, in the order to read them.
-type commandGroup struct {
-	title    string
-	commands []*cobra.Command
+//go:generate go run ./gen
+
+// Group is some commands under a title of the top help, in the order to read them.
+type Group struct {
+	Title    string
+	Commands []*cobra.Command
 }
 
-func topCommands(a *app) []commandGroup {
-	return []commandGroup{
+// NewCommands returns the tree of all commands, to look at: for the reference that is made of it.
+func NewCommands() *cobra.Command { return newRootCmd(&app{}) }
+
+// Groups returns the groups of a tree that NewCommands made.
+func Groups(root *cobra.Command) []Group {
+	groups := topCommands(&app{})
+	for _, g := range groups {
+		for i, c := range g.Commands {
+			g.Commands[i], _, _ = root.Find([]string{c.Name()}) // it is there: newRootCmd adds all of topCommands
+		}
+	}
+	return groups
+}
+
+func topCommands(a *app) []Group {
+	return []Group{
 		{"Every day", []*cobra.Command{newRunCmd(a), newExecCmd(a), newSSHCmd(a), newListCmd(a, "ps"), newLogsCmd(a), newDeleteCmd(a, "rm")}},
 		{"Manage", []*cobra.Command{newVMCmd(a), newImageCmd(a), newKernelCmd(a)}},
 		{"The system", []*cobra.Command{newDaemonCmd(a), newDoctorCmd(a), newConfigCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a)}},
@@ -28,9 +44,9 @@ func topCommands(a *app) []commandGroup {
 func newRootCmd(a *app) *cobra.Command {
 	var showVersion bool
 	root := newGroupCmd("banger", "A real Linux machine per task, in one command", `banger boots isolated microVMs from any OCI image, runs commands and shells in them, and throws them away.`)
-	root.Example = `banger run --rm -- uname -a            run a command in a fresh VM
-banger run                             a shell in a fresh VM
-banger run -d --name web --image nginx keep one running, then:
+	root.Example = `banger run --rm -- uname -a              # a command in a fresh VM
+banger run                               # a shell in a fresh VM
+banger run -d --name web --image nginx   # a VM that stays
 banger exec web -- cat /etc/hostname
 banger rm -f web`
 	group := root.RunE
@@ -46,7 +62,7 @@ banger rm -f web`
 	root.SetFlagErrorFunc(flagError)
 	groups := topCommands(a)
 	for _, g := range groups {
-		root.AddCommand(g.commands...)
+		root.AddCommand(g.Commands...)
 	}
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { printHelp(a, cmd, groups) })
 	root.AddCommand(newExitCodesTopic(), newEnvironmentTopic())
