@@ -40,7 +40,7 @@ func (c *conversion) layers(ctx context.Context, layers []layer, whiteouts bool)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.addMountPoints(len(layers) + 1); err != nil {
+	if _, err := t.addMountPoints(len(layers) + 1); err != nil {
 		return nil, err
 	}
 	inv, err := t.take()
@@ -207,8 +207,12 @@ func (c *conversion) streamEntries(ctx context.Context, w tarWriter, t *tree, r 
 
 // finishStream writes what only the whole archive tells: hard links and missing mount points.
 func (c *conversion) finishStream(w tarWriter, t *tree) error {
-	if err := t.addMountPoints(2); err != nil {
+	replaced, err := t.addMountPoints(2)
+	if err != nil {
 		return err
+	}
+	if replaced {
+		return errNotStreamable
 	}
 	if err := writeMade(w, t); err != nil {
 		return err

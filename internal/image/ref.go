@@ -1,9 +1,11 @@
 package image
 
 import (
+	"errors"
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -54,6 +56,9 @@ func Parse(s string) (Ref, error) {
 		}
 	}
 	ref, err := name.ParseReference(s)
+	if err == nil && slices.ContainsFunc(strings.Split(s, "/"), func(part string) bool { return strings.Trim(part, ".") == "" }) {
+		err = errors.New("a component has dots only")
+	}
 	if err != nil {
 		return Ref{}, fault.New(fault.Invalid, "image name %q: %w", s, err).
 			WithHint("A name is %s<suite> or a registry reference such as alpine:3 or ghcr.io/owner/image@sha256:...", builtPrefix)

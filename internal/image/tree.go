@@ -230,19 +230,21 @@ var mountPoints = []struct {
 	mode int64
 }{{"dev", 0o755}, {"etc", 0o755}, {"proc", 0o555}, {"root", 0o700}, {"run", 0o755}, {"sys", 0o555}, {"tmp", 0o1777}}
 
-// addMountPoints makes what of mountPoints is missing. A symbolic link is left as it is; another file gives way.
-func (t *tree) addMountPoints(layer int) error {
+// addMountPoints makes what of mountPoints is missing. A symbolic link is left as it is; another file gives way, and replaced tells so.
+func (t *tree) addMountPoints(layer int) (replaced bool, err error) {
 	for _, m := range mountPoints {
-		if old := t.root.children[m.name].inode; old != nil && (old.isDir() || old.typ == tar.TypeSymlink) {
+		old := t.root.children[m.name].inode
+		if old != nil && (old.isDir() || old.typ == tar.TypeSymlink) {
 			continue
 		}
 		n, err := t.mkdir(t.root, m.name, layer)
 		if err != nil {
-			return err
+			return false, err
 		}
 		n.mode = m.mode
+		replaced = replaced || old != nil
 	}
-	return nil
+	return replaced, nil
 }
 
 // lookup finds a file by its path, following links; nil when there is none.
