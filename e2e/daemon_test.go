@@ -104,7 +104,7 @@ func TestDaemon(t *testing.T) {
 func testDaemonDies(t *testing.T, h *testkit.Home) {
 	ok(t, h, "run", "-d", "--name", "alive")
 	ok(t, h, "exec", "alive", "--", "sh", "-c", "echo here >/tmp/file; (sleep 1000; true) >/dev/null 2>&1 &")
-	machine := show(t, h, "alive").Runtime.PID
+	machine := machinePID(t, h, "alive")
 	_, interrupted := h.Start(t, "exec", "alive", "--", "sh", "-c", "echo ready; sleep 1000")
 	interrupted.Expect(t, "ready")
 	killDaemon(t, h)

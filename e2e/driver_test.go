@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,21 +45,8 @@ func TestDriver(t *testing.T) {
 		}
 		equal(t, "uid", int(info.Sys().(*syscall.Stat_t).Uid), h.UID)
 	})
-	t.Run("the console's log is bounded", func(t *testing.T) {
-		ok(t, h, "exec", "box", "--", "sh", "-c", "head -c 6000000 /dev/zero | tr '\\0' x | fold -w 100 >/dev/console; echo last line >/dev/console")
-		logs, err := filepath.Glob(filepath.Join(h.Dir, "state", "vms", vm.ID, "console.log*"))
-		if err != nil || len(logs) == 0 {
-			t.Fatalf("no console log: %v", err)
-		}
-		var size int64
-		for _, name := range logs {
-			if info, err := os.Stat(name); err == nil {
-				size += info.Size()
-			}
-		}
-		if size > 5<<20 {
-			t.Errorf("%d bytes after 6 MB of output", size)
-		}
+	t.Run("a busy console", func(t *testing.T) { // its bound has tests of its own: an emulated serial line is slow
+		ok(t, h, "exec", "box", "--", "sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x | fold -w 100 >/dev/console; echo last line >/dev/console")
 		has(t, ok(t, h, "logs", "box"), "last line")
 	})
 	t.Run("a machine that dies by itself", func(t *testing.T) {

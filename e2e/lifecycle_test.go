@@ -31,7 +31,7 @@ func TestLifecycle(t *testing.T) {
 		equal(t, "state", vm.State, model.Running)
 		r := code(t, h, 0, "vm", "start", "one")
 		has(t, r.Stdout+r.Stderr, "running")
-		equal(t, "pid", show(t, h, "one").Runtime.PID, vm.Runtime.PID)
+		equal(t, "pid", machinePID(t, h, "one"), vm.Runtime.PID)
 	})
 	t.Run("timeline", func(t *testing.T) {
 		vm := show(t, h, "one")
@@ -52,8 +52,8 @@ func TestLifecycle(t *testing.T) {
 		equal(t, "state", show(t, h, "one").State, model.Stopped)
 		ok(t, h, "vm", "stop", "one")
 		ok(t, h, "vm", "start", "one")
-		out := ok(t, h, "vm", "exec", "one", "--", "sh", "-c", "cat /opt/file /root/file; ls /etc/issue 2>/dev/null || echo gone; dmesg | grep -c -i 'recovery\\|orphan'")
-		matches(t, out, `^system\nwork\ngone\n`)
+		out := ok(t, h, "vm", "exec", "one", "--", "sh", "-c", "cat /opt/file /root/file; ls /etc/issue 2>/dev/null || echo gone; dmesg | grep -i -e recovery -e orphan || echo clean")
+		equal(t, "stdout", out, "system\nwork\ngone\nclean\n")
 	})
 	t.Run("set", func(t *testing.T) { testSet(t, h) })
 	t.Run("rename", func(t *testing.T) {
@@ -65,13 +65,12 @@ func TestLifecycle(t *testing.T) {
 	t.Run("logs", func(t *testing.T) {
 		ok(t, h, "vm", "exec", "one", "--", "sh", "-c", "echo to the console >/dev/console")
 		has(t, ok(t, h, "logs", "one"), "to the console")
-		_, follow := h.Start(t, "vm", "logs", "-f", "one")
+		cmd, follow := h.Start(t, "vm", "logs", "-f", "one")
 		follow.Expect(t, "to the console")
 		ok(t, h, "vm", "exec", "one", "--", "sh", "-c", "echo and more >/dev/console")
 		follow.Expect(t, "and more")
-		ok(t, h, "vm", "stop", "one")
-		equal(t, "exit status of logs -f", follow.Wait(t), 0)
-		ok(t, h, "vm", "start", "one")
+		signal(t, cmd, os.Interrupt)
+		follow.Wait(t)
 	})
 	t.Run("stats", func(t *testing.T) {
 		all := decode[[]model.Stats](t, h, "vm", "stats", "one")
@@ -84,7 +83,7 @@ func TestLifecycle(t *testing.T) {
 		}
 	})
 	t.Run("restart", func(t *testing.T) {
-		pid := show(t, h, "one").Runtime.PID
+		pid := machinePID(t, h, "one")
 		ok(t, h, "vm", "restart", "one")
 		if vm := show(t, h, "one"); vm.State != model.Running || vm.Runtime.PID == pid {
 			t.Errorf("%s with pid %d after a restart, pid was %d", vm.State, vm.Runtime.PID, pid)
@@ -115,7 +114,7 @@ func testSet(t *testing.T, h *testkit.Home) {
 	if big := size(); big == small {
 		t.Errorf("/root has still %s", big)
 	}
-	fails(t, h, []string{"vm", "set", "one", "--disk-size", "512M"}, "shrink")
+	fails(t, h, []string{"vm", "set", "one", "--disk-size", "512M"}, "grow")
 	text := h.Banger(t, "vm", "set", "one", "--vcpu", "2")
 	has(t, text.Stdout+text.Stderr, "next start")
 	ok(t, h, "vm", "set", "one", "--vcpu", "1")
@@ -132,7 +131,7 @@ func TestStopSlowGuest(t *testing.T) {
 	before := h.Snapshot(t)
 	ok(t, h, "run", "-d", "--name", "slow")
 	// A stopped agent (process 1 of this image) hears no request, and no power button.
-	pid := show(t, h, "slow").Runtime.PID
+	pid := machinePID(t, h, "slow")
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

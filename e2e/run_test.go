@@ -24,6 +24,16 @@ func show(t *testing.T, h *testkit.Home, name string) model.VM {
 	return decode[model.VM](t, h, "vm", "show", name)
 }
 
+// machinePID is the pid of a VM's VMM, which must be running.
+func machinePID(t *testing.T, h *testkit.Home, name string) int {
+	t.Helper()
+	vm := show(t, h, name)
+	if vm.Runtime == nil || vm.Runtime.PID == 0 {
+		t.Fatalf("%s is %s and has no machine", name, vm.State)
+	}
+	return vm.Runtime.PID
+}
+
 // TestRun is `vm run` as scripts use it: what comes out of it, and what it leaves.
 func TestRun(t *testing.T) {
 	h := warm(t)
@@ -127,8 +137,10 @@ func TestRunInterrupted(t *testing.T) {
 		term.Resize(t, 40, 111)
 		term.Type(t, "sleep 1; echo size $(stty size)\r")
 		term.Expect(t, "size 40 111")
-		term.Type(t, "sleep 1000\r")
+		term.Type(t, "echo about to sleep; sleep 1000\r")
+		term.Expect(t, "\rabout to sleep")
 		term.Type(t, "\x03")
+		testkit.WaitFor(t, time.Minute, "there is a prompt again", func() bool { return strings.HasSuffix(term.Output(), "# ") })
 		term.Type(t, "tty; exit 5\r")
 		term.Expect(t, "/dev/pts/")
 		equal(t, "exit status", term.Wait(t), 5)

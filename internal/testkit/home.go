@@ -187,7 +187,7 @@ func (h *Home) dumpLogs(t testing.TB) {
 		if err != nil || len(data) == 0 {
 			continue
 		}
-		if n := len(data) - 4096; n > 0 {
+		if n := len(data) - 2048; n > 0 {
 			data = data[n:]
 		}
 		t.Logf("--- the end of %s\n%s", strings.TrimPrefix(name, h.Dir+"/"), data)
