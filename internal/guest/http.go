@@ -5,12 +5,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"banger/internal/fault"
@@ -70,35 +70,59 @@ func (c *Client) send(ctx context.Context, method, route string, header http.Hea
 	if err := x.roundTrip(req); err != nil {
 		x.Close()
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			err = fault.New(fault.Unavailable, "%w", context.Cause(ctx))
 		}
-		return nil, fault.New(fault.Unavailable, "%w", err)
+		return nil, err
 	}
 	return x, nil
 }
 
 // roundTrip writes and reads at the same time: an agent that refuses a long body says so before it has read it.
 func (x *exchange) roundTrip(req *http.Request) error {
-	sent := make(chan error, 1)
+	body := &source{r: req.Body}
+	if req.Body != nil {
+		req.Body = body
+	}
 	go func() {
-		err := req.Write(x.conn)
-		sent <- err
-		if err != nil {
+		if err := req.Write(x.conn); err != nil {
 			x.conn.SetReadDeadline(time.Unix(1, 0)) // no answer will come to half a request
 		}
 	}()
 	resp, err := http.ReadResponse(x.r, req)
+	if failed := body.failed(); err != nil && failed != nil {
+		return fmt.Errorf("reading what to send: %w", failed)
+	}
 	if err != nil {
-		select {
-		case writeErr := <-sent:
-			err = errors.Join(writeErr, err)
-		default:
-		}
-		return err
+		return fault.New(fault.Unavailable, "%w", err)
 	}
 	x.head.left = -1
 	x.resp = resp
 	return nil
+}
+
+// source is a request's body that remembers why it broke off; net/http does not pass that on.
+type source struct {
+	r   io.ReadCloser
+	mu  sync.Mutex
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.mu.Lock()
+		s.err = err
+		s.mu.Unlock()
+	}
+	return n, err
+}
+
+func (s *source) Close() error { return s.r.Close() }
+
+func (s *source) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
 }
 
 // Close ends the exchange and its stream.

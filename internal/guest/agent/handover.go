@@ -146,7 +146,9 @@ func (a *agent) resume() error {
 	}
 	a.init, a.phase = true, assumed
 	a.identity, a.marks, a.drives = h.Identity, h.Marks, h.Drives
-	os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0) // without the agent the machine is lost
+	if err := a.procs.Protect(); err != nil { // without the agent the machine is lost
+		a.log.Warn("memory may run out", "error", err)
+	}
 
 	release := os.NewFile(fdGo, "go")
 	if _, err := io.Copy(io.Discard, release); err != nil {

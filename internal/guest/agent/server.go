@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,20 +20,10 @@ import (
 // routes is the table of what the agent answers. Package proto documents each.
 func (a *agent) routes() http.Handler {
 	mux := http.NewServeMux()
-	plain := func(pattern string, f func(*http.Request) (any, error)) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			v, err := f(r)
-			if err != nil {
-				a.fail(w, r, err)
-				return
-			}
-			reply(w, http.StatusOK, v)
-		})
-	}
-	plain("GET /v1/hello", a.hello)
-	plain("GET /v1/stats", a.stats)
-	plain("GET /v1/ports", a.ports)
-	plain("POST /v1/resize", a.resize)
+	mux.HandleFunc("GET /v1/hello", a.plain(a.hello))
+	mux.HandleFunc("GET /v1/stats", a.assumedOnly(a.plain(a.stats)))
+	mux.HandleFunc("GET /v1/ports", a.assumedOnly(a.plain(a.ports)))
+	mux.HandleFunc("POST /v1/resize", a.assumedOnly(a.plain(a.resize)))
 	mux.HandleFunc("POST /v1/poweroff", a.powerOff)
 	mux.HandleFunc("POST /v1/assume", a.assume)
 	mux.HandleFunc("GET /v1/files", a.assumedOnly(a.getFiles))
@@ -41,6 +32,18 @@ func (a *agent) routes() http.Handler {
 	mux.HandleFunc("POST /v1/ssh", a.stream(a.ssh))
 	mux.HandleFunc("POST /v1/dial", a.assumedOnly(a.dial))
 	return mux
+}
+
+// plain makes a handler of a function that returns what to answer as JSON.
+func (a *agent) plain(f func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := f(r)
+		if err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		reply(w, http.StatusOK, v)
+	}
 }
 
 func (a *agent) hello(*http.Request) (any, error) {
@@ -125,6 +128,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 		status, body = http.StatusInternalServerError, []byte(`{"kind":"internal","message":"the answer is not JSON"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body))) // so that a flushed answer is a whole one
 	w.WriteHeader(status)
 	w.Write(body)
 }

@@ -2,6 +2,7 @@
 package boottest
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -97,6 +99,9 @@ type machine struct {
 	dir     string
 	ended   chan struct{}
 	start   time.Time
+
+	mu   sync.Mutex
+	conn net.Conn // the client's present one
 }
 
 type disks struct{ image, system, work string }
@@ -155,6 +160,9 @@ func (m *machine) dial(ctx context.Context, sock string) (net.Conn, error) {
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", sock)
 		if err == nil {
+			m.mu.Lock()
+			m.conn = conn
+			m.mu.Unlock()
 			return conn, nil
 		}
 		select {
@@ -163,6 +171,31 @@ func (m *machine) dial(ctx context.Context, sock string) (net.Conn, error) {
 			return nil, err
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		}
+	}
+}
+
+// cut ends the client's connection under its feet.
+func (m *machine) cut() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.conn.Close()
+}
+
+// button presses the power button, by QMP.
+func (m *machine) button() {
+	m.t.Helper()
+	conn, err := net.Dial("unix", filepath.Join(m.dir, "qmp"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	r.ReadString('\n') // the greeting
+	for _, cmd := range []string{"qmp_capabilities", "system_powerdown"} {
+		fmt.Fprintf(conn, "{\"execute\":%q}\n", cmd)
+		if _, err := r.ReadString('\n'); err != nil {
+			m.t.Fatal(err)
 		}
 	}
 }
@@ -257,7 +290,7 @@ func busyboxRoot(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	os.Chmod(filepath.Join(root, "tmp"), 0o1777)
+	os.Chmod(filepath.Join(root, "tmp"), os.ModeSticky|0o777)
 	run(t, "cp", busybox(t), filepath.Join(root, "bin/busybox"))
 	for _, name := range strings.Fields("sh ash cat ls id env echo sleep true false head tail grep ps mount df stat dd wc hostname ip ping nc stty kill yes touch chmod ln readlink sync sed tr md5sum date uname test rm mkdir sort poweroff") {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {

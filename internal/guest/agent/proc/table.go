@@ -25,8 +25,9 @@ type Table struct {
 	signals chan os.Signal
 	stop    chan struct{}
 
-	mu       sync.Mutex
-	children map[int]*child
+	mu        sync.Mutex
+	children  map[int]*child
+	protected bool
 }
 
 // child is a process that was started here. Its number stays its own until done is closed, under the table's lock.
@@ -98,11 +99,36 @@ func (t *Table) reapLocked(pid int) bool {
 	return true
 }
 
+// Values of /proc/self/oom_score_adj (proc(5)).
+const (
+	neverKill  = "-1000"
+	killAsUsed = "0"
+)
+
+// Protect keeps the kernel from killing this process, and none of its children, when memory runs out.
+func (t *Table) Protect() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := setOOM(neverKill); err != nil {
+		return fmt.Errorf("protecting the agent: %w", err)
+	}
+	t.protected = true
+	return nil
+}
+
+func setOOM(score string) error { return os.WriteFile("/proc/self/oom_score_adj", []byte(score), 0) }
+
 // start runs a program. The lock is held until the child is known, so that its end cannot come first; ForkExec itself waits
 // for a child whose execve failed.
 func (t *Table) start(path string, argv []string, attr *syscall.ProcAttr) (*child, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.protected { // the child inherits what holds at the fork
+		if err := setOOM(killAsUsed); err != nil {
+			return nil, fmt.Errorf("unprotecting a command: %w", err)
+		}
+		defer setOOM(neverKill)
+	}
 	pid, err := syscall.ForkExec(path, argv, attr)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,73 @@
+package boottest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/guest/proto"
+	"banger/internal/testkit"
+)
+
+// systemdImage is a Debian with systemd, made once per machine.
+func systemdImage(t *testing.T) string {
+	t.Helper()
+	testkit.RequireTool(t, "mmdebstrap")
+	testkit.Require(t, "root", os.Getuid() == 0, "the image's files have owners")
+	return testkit.SharedFile(t, "systemd-for-agent.ext4", func(path string) error {
+		root, err := os.MkdirTemp("", "b")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(root)
+		for _, argv := range [][]string{
+			{"mmdebstrap", "--variant=minbase", "--include=systemd,systemd-sysv,dbus,udev,iproute2", "bookworm", filepath.Join(root, "r")},
+			{"truncate", "-s", "600M", path},
+			{"mke2fs", "-q", "-t", "ext4", "-d", filepath.Join(root, "r"), path},
+		} {
+			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+				t.Logf("%v: %s", argv, out)
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// TestSystemd boots an image to its init's default target, with the agent beside the init.
+func TestSystemd(t *testing.T) {
+	p := requireParts(t)
+	d := disks{image: systemdImage(t), system: newDisk(t, "1G")}
+	m := p.boot(t, d)
+	got := m.assume(func(doc *proto.Assume) { doc.Init = []string{"/sbin/init"} })
+	t.Logf("beside the init after %v: %+v", time.Since(m.start), got)
+	if !got.Handover {
+		t.Error("no handover")
+	}
+	if h, err := m.Hello(m.ctx()); err != nil || !h.Init || !h.Assumed {
+		t.Errorf("hello is %+v, %v", h, err)
+	}
+	if got := m.sh("readlink /proc/1/exe; hostname"); got != "/usr/lib/systemd/systemd\nquiet-otter" {
+		t.Errorf("process 1 is %q", got)
+	}
+	if got := m.sh("until test -S /run/dbus/system_bus_socket; do sleep 0.2; done; systemctl is-system-running --wait"); got != "running" {
+		t.Errorf("the system is %q: %s", got, m.sh("systemctl --failed --no-pager"))
+	}
+	t.Logf("default target after %v: %s", time.Since(m.start), m.sh("systemctl get-default; systemctl list-jobs --no-pager; systemd-analyze blame --no-pager | head -n 20"))
+	if got := m.sh("systemctl is-active default.target"); got != "active" {
+		t.Errorf("the default target is %q", got)
+	}
+	m.cut()
+	if got := m.sh("cat /proc/$PPID/cmdline | tr '\\0' ' '; cat /proc/$PPID/oom_score_adj /proc/self/oom_score_adj"); !strings.HasPrefix(got, "@banger-agent") || !strings.HasSuffix(got, "-1000\n0") {
+		t.Errorf("the agent is %q", got)
+	}
+	start := time.Now()
+	if err := m.PowerOff(m.ctx()); err != nil {
+		t.Error(err)
+	}
+	m.awaitEnd()
+	t.Logf("powered off in %v", time.Since(start))
+}
