@@ -62,7 +62,8 @@ func (e *Error) Is(target error) bool {
 	return t.Msg == "" && t.Err == nil && t.Kind == e.Kind
 }
 
-// KindOf returns the kind of the outermost fault in err's chain; context errors are Canceled; anything else Internal.
+// KindOf returns the kind of the outermost fault in err's chain; an ended context is Canceled, a deadline that passed Unavailable, anything
+// else Internal.
 // It returns "" for nil.
 func KindOf(err error) Kind {
 	var e *Error
@@ -71,8 +72,10 @@ func KindOf(err error) Kind {
 		return ""
 	case errors.As(err, &e):
 		return e.Kind
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.Canceled):
 		return Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return Unavailable
 	}
 	return Internal
 }

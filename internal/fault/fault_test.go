@@ -35,7 +35,7 @@ func TestKindOfOthers(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		want Kind
-	}{{nil, ""}, {errors.New("x"), Internal}, {context.Canceled, Canceled}, {fmt.Errorf("y: %w", context.DeadlineExceeded), Canceled}} {
+	}{{nil, ""}, {errors.New("x"), Internal}, {context.Canceled, Canceled}, {fmt.Errorf("y: %w", context.DeadlineExceeded), Unavailable}} {
 		if got := KindOf(c.err); got != c.want {
 			t.Errorf("KindOf(%v) = %q, want %q", c.err, got, c.want)
 		}

@@ -325,6 +325,22 @@ func TestKillEndsAHangingStart(t *testing.T) {
 	}
 }
 
+// TestSilentGuest has no agent that answers: that is an error of the start, not its being called off.
+func TestSilentGuest(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.BootTimeout = 10 * time.Millisecond
+	d.create(t, model.Create{Name: "a"})
+	defer h.hanging("do agent")()
+	v, err := d.Start(t.Context(), "a", nil)
+	if v.State != model.Failed || fault.KindOf(err) != fault.Unavailable || !strings.Contains(v.LastError.Msg, "did not answer within 10ms") {
+		t.Errorf("%s, %+v, %v", v.State, v.LastError, err)
+	}
+	if v.LastError.Log != h.layout.VM(v.ID).ConsoleLog() {
+		t.Errorf("the log is said to be %s", v.LastError.Log)
+	}
+}
+
 func TestDeleteCallsOffAStart(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()

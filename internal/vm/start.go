@@ -376,7 +376,7 @@ func (m *Manager) startFailed(ctx context.Context, e *entry, cause error) error 
 		switch {
 		case !undone:
 			v.State = model.Broken
-		case fault.KindOf(cause) == fault.Canceled:
+		case ctx.Err() != nil:
 			v.State, v.Runtime = model.Stopped, nil
 		default:
 			v.State, v.Runtime = model.Failed, nil
