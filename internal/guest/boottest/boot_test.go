@@ -248,6 +248,7 @@ func testTerminal(t *testing.T, m *machine) {
 	s.send(proto.FrameStdin, "x\n")
 	s.expect("x\r\nx\r\n") // the terminal's echo, and cat's: it runs
 	s.send(proto.FrameStdin, "\x03")
+	s.expect("# ") // an interrupt drops what was typed ahead
 	s.send(proto.FrameStdin, "echo in$?\n")
 	s.expect("in130")
 	s.send(proto.FrameStdin, "exit 5\n")

@@ -13,7 +13,7 @@ import (
 const (
 	helloPrefix = "BANGER/"
 	nonceBytes  = 16
-	maxLine     = len(helloPrefix) + 4 + 1 + 2*nonceBytes // without its newlines
+	maxLine     = len(helloPrefix) + 5 + 1 + 2*nonceBytes // without its newlines
 )
 
 // hello is one side's first words.

@@ -1,0 +1,339 @@
+package channel
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+)
+
+// pair is a real stream with a kernel's buffers in between, as between QEMU and us.
+func pair(t testing.TB) (host, guest net.Conn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		ends[i], err = net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { ends[0].Close(); ends[1].Close() })
+	return ends[0], ends[1]
+}
+
+func timeout(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// port plays the guest's end, which outlives sessions: closing a session leaves it open.
+type port struct {
+	net.Conn
+	mu sync.Mutex
+}
+
+func (p *port) session() io.ReadWriteCloser {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.Conn.SetDeadline(time.Time{})
+	return &portSession{p, sync.Once{}}
+}
+
+type portSession struct {
+	*port
+	once sync.Once
+}
+
+func (s *portSession) Close() error {
+	s.once.Do(func() { s.Conn.SetDeadline(time.Unix(1, 0)) })
+	return nil
+}
+
+// agent accepts sessions on a port one after the other and echoes every stream. It ends with ctx.
+func agent(ctx context.Context, p *port) {
+	for ctx.Err() == nil {
+		s, err := Accept(ctx, p.session())
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			continue
+		}
+		for {
+			st, err := s.Accept()
+			if err != nil {
+				break
+			}
+			go func() {
+				defer st.Close()
+				io.Copy(st, st)
+			}()
+		}
+		s.Close()
+	}
+}
+
+// talk sends n bytes through a stream of its own and expects them back.
+func talk(t *testing.T, s *Session, n int) {
+	t.Helper()
+	st, err := s.Open(timeout(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	st.SetDeadline(time.Now().Add(30 * time.Second))
+	sent := make([]byte, n)
+	rand.Read(sent)
+	go st.Write(sent)
+	got := make([]byte, n)
+	if _, err := io.ReadFull(st, got); err != nil || !bytes.Equal(got, sent) {
+		t.Fatalf("%d bytes did not come back: %v", n, err)
+	}
+}
+
+func TestSession(t *testing.T) {
+	host, guest := pair(t)
+	go agent(timeout(t), &port{Conn: guest})
+	s, err := Connect(timeout(t), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var all sync.WaitGroup
+	for _, n := range []int{1, maxWrite, maxWrite + 1, 3 << 20} {
+		all.Go(func() { talk(t, s, n) })
+	}
+	all.Wait()
+}
+
+// TestStale: what earlier sessions left in the stream, in either direction, does not reach a new one.
+func TestStale(t *testing.T) {
+	old := hello{generation: 1, nonce: strings.Repeat("0", 2*nonceBytes)}
+	frame := append([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0}, make([]byte, 1000)...) // the head of a 64 KiB frame and a part of it
+	for name, stale := range map[string]struct{ toGuest, toHost []byte }{
+		"nothing":          {},
+		"half a frame":     {frame, frame},
+		"old hello":        {old.line(), old.line()},
+		"old hello, frame": {append(old.line(), frame...), append(old.line(), frame...)},
+		"half a hello":     {[]byte("\nBANGER/1 00ff"), []byte("\nBANGER/1 00ff")},
+		"text":             {[]byte("login: "), []byte("\nlogin: \n\n\n")},
+		"zeros":            {make([]byte, 50_000), make([]byte, 50_000)},
+		"long line":        {bytes.Repeat([]byte("B"), 50_000), bytes.Repeat([]byte("BANGER/"), 7000)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			host, guest := pair(t)
+			host.Write(stale.toGuest)
+			guest.Write(stale.toHost)
+			go agent(timeout(t), &port{Conn: guest})
+			s, err := Connect(timeout(t), host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			talk(t, s, 100_000)
+		})
+	}
+}
+
+// relay is what QEMU is: a host that goes and another one that comes are the same stream to the guest.
+type relay struct {
+	guest net.Conn
+	mu    sync.Mutex
+	cur   net.Conn
+}
+
+func (r *relay) connect(t *testing.T) net.Conn {
+	host, inner := pair(t)
+	r.mu.Lock()
+	r.cur = inner
+	r.mu.Unlock()
+	go io.Copy(r.guest, inner) // an old one may still be delivering when the new one begins
+	return host
+}
+
+func (r *relay) run() {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.guest.Read(buf)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		r.cur.Write(buf[:n])
+		r.mu.Unlock()
+	}
+}
+
+// TestReconnect: hosts come and go without the guest being told, also in the middle of a frame.
+func TestReconnect(t *testing.T) {
+	outer, guest := pair(t)
+	r := &relay{guest: outer}
+	host := r.connect(t)
+	go r.run()
+	go agent(timeout(t), &port{Conn: guest})
+	for i := range 8 {
+		s, err := Connect(timeout(t), host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		talk(t, s, 10_000)
+		if i%2 == 0 {
+			// The head of a frame of which no more will come.
+			host.Write([]byte{0, 0, 0, 0, 0, 0, 0, 99, 0, 1, 0, 0, 'x'})
+		}
+		next := r.connect(t)
+		s.Close()
+		host = next
+	}
+}
+
+// TestBoot: a host that connects long before there is an agent is answered, and has not filled the stream meanwhile.
+func TestBoot(t *testing.T) {
+	host, guest := pair(t)
+	go func() {
+		<-time.After(700 * time.Millisecond)
+		agent(timeout(t), &port{Conn: guest})
+	}()
+	s, err := Connect(timeout(t), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	talk(t, s, 1000)
+}
+
+func TestConnectGivesUp(t *testing.T) {
+	for name, guestDoes := range map[string]func(net.Conn){
+		"silence": func(net.Conn) {},
+		"closed":  func(c net.Conn) { c.Close() },
+		"another's echo": func(c net.Conn) {
+			c.Write(hello{generation: 1, nonce: strings.Repeat("a", 2*nonceBytes)}.line())
+		},
+		"another generation": func(c net.Conn) {
+			buf := make([]byte, 100)
+			n, _ := c.Read(buf)
+			h, ok := parseHello(bytes.TrimSpace(buf[:n]))
+			if !ok {
+				return
+			}
+			h.generation = 999
+			c.Write(h.line())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			host, guest := pair(t)
+			go guestDoes(guest)
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if s, err := Connect(ctx, host); fault.KindOf(err) != fault.Unavailable {
+				t.Errorf("%v, %v", s, err)
+			}
+			if _, err := host.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the connection is open: %v", err)
+			}
+		})
+	}
+}
+
+// TestFlood: a guest that sends for ever without an echo is given up, whatever the deadline.
+func TestFlood(t *testing.T) {
+	host, guest := pair(t)
+	go func() {
+		line := hello{generation: proto.Generation, nonce: strings.Repeat("b", 2*nonceBytes)}.line()
+		flood := bytes.Repeat(line, 1000)
+		for {
+			if _, err := guest.Write(flood); err != nil {
+				return
+			}
+		}
+	}()
+	go io.Copy(io.Discard, guest)
+	if _, err := Connect(timeout(t), host); err == nil || !strings.Contains(err.Error(), "no answer in") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestHostileFrames: frames that a peer of ours never sends end the session, and those that wait in it.
+func TestHostileFrames(t *testing.T) {
+	for name, frame := range map[string][]byte{
+		"ping":       {0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7},
+		"type":       {0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+		"version":    {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+		"huge frame": {0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff},
+		"window":     {0, 1, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff},
+		"hello":      hello{generation: 1, nonce: strings.Repeat("c", 2*nonceBytes)}.line(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			host, guest := pair(t)
+			go func() {
+				if _, err := answer(struct{ net.Conn }{guest}); err == nil {
+					guest.Write(frame)
+				}
+			}()
+			s, err := Connect(timeout(t), host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			select {
+			case <-s.Done():
+			case <-time.After(20 * time.Second):
+				t.Error("the session goes on")
+			}
+		})
+	}
+}
+
+// TestCloseEndsReads: yamux itself would leave the reader waiting.
+func TestCloseEndsReads(t *testing.T) {
+	host, guest := pair(t)
+	go agent(timeout(t), &port{Conn: guest})
+	s, err := Connect(timeout(t), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	st, err := s.Open(timeout(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := st.Read(make([]byte, 1))
+		done <- err
+	}()
+	st.Close()
+	if err := <-done; err == nil {
+		t.Error("a read from a closed stream succeeds")
+	}
+}
+
+func TestAcceptEnds(t *testing.T) {
+	_, guest := pair(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if _, err := Accept(ctx, guest); err == nil {
+		t.Error("accepted nobody")
+	}
+}
