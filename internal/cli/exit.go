@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -80,12 +81,21 @@ func (a *app) printError(err error) {
 	}
 	fmt.Fprintf(a.Err, "%s %s\n", style.Red("error:"), ui.CleanLines(message, "       "))
 	var failed *api.Error
-	if errors.As(err, &failed) && failed.Problem.Log != "" {
+	if errors.As(err, &failed) && exists(failed.Problem.Log) {
 		fmt.Fprintf(a.Err, "%s %s\n", style.Dim("  log:"), ui.Clean(failed.Problem.Log))
 	}
 	if hint := fault.HintOf(err); hint != "" {
 		a.hint(hint)
 	}
+}
+
+// exists keeps a log that was deleted with its VM from being named.
+func exists(path string) bool {
+	if path == "" {
+		return false
+	}
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func (a *app) hint(text string) {

@@ -15,7 +15,8 @@ const (
 	liveDelay  = 200 * time.Millisecond // on a terminal, from the first event
 	liveTick   = 100 * time.Millisecond // between two drawings
 	plainDelay = 3 * time.Second        // elsewhere: an operation of this length is worth a line
-	plainEvery = 10 * time.Second       // and then one line in this time for each step
+	plainEvery = 10 * time.Second       // and then one line in this time for each step that moves
+	plainStill = time.Minute            // or does not
 	worthALine = time.Second            // a finished step of this length stays in view
 	maxLines   = 8                      // of the live view
 	maxTasks   = 256                    // steps remembered at once: events come from the daemon, which may pass on others' words
@@ -46,6 +47,7 @@ type task struct {
 	began    time.Time // by our clock: the daemon's may be another one
 	finished time.Time // zero while it goes on
 	said     time.Time // plain mode: when the last line was written
+	saying   string    // and what it said
 }
 
 // NewProgress returns a Progress on w. The width is asked for at each drawing; 0 says that w is no terminal. The title says what all the
@@ -273,28 +275,39 @@ func (p *Progress) plain() {
 		return
 	}
 	for _, t := range p.tasks {
-		var line string
-		amount, share := amount(t)
-		switch {
-		case t.finished.IsZero() && now.Sub(t.began) >= plainDelay && now.Sub(t.said) >= plainEvery:
-			line = label(t)
-			if share >= 0 {
-				line += fmt.Sprintf(" %d%%", int(share*100))
-			} else if amount != "" {
-				line += " " + amount
-			}
-			t.said = now
-		case !t.finished.IsZero() && !t.said.IsZero():
-			line = label(t) + " took " + Duration(t.finished.Sub(t.began))
-			if t.Error != "" {
-				line = label(t) + " failed: " + t.Error
-			}
-			t.said = time.Time{}
-		default:
-			continue
+		if line := t.plain(now); line != "" {
+			fmt.Fprintf(p.w, "%s: %s\n", p.title, line)
 		}
-		fmt.Fprintf(p.w, "%s: %s\n", p.title, line)
 	}
+}
+
+// plain is what is to be said of a task now, or "".
+func (t *task) plain(now time.Time) string {
+	if !t.finished.IsZero() {
+		if t.said.IsZero() {
+			return ""
+		}
+		t.said = time.Time{}
+		if t.Error != "" {
+			return label(t) + " failed: " + t.Error
+		}
+		return label(t) + ": done in " + Duration(t.finished.Sub(t.began))
+	}
+	state := label(t)
+	if amount, share := amount(t); share >= 0 {
+		state += fmt.Sprintf(", %d%%", int(share*100))
+	} else if amount != "" {
+		state += ", " + amount
+	}
+	silence := plainEvery
+	if state == t.saying {
+		silence = plainStill
+	}
+	if now.Sub(t.began) < plainDelay || now.Sub(t.said) < silence {
+		return ""
+	}
+	t.said, t.saying = now, state
+	return state + ", " + Age(now.Sub(t.began))
 }
 
 // label names a task: its step, and what the step says of itself.

@@ -102,8 +102,21 @@ func TestPlainProgress(t *testing.T) {
 	}
 	p.Report(step.Event{Step: "layer", Phase: step.Done})
 	p.redrawForTest()
-	want := "Pulling alpine:3: layer 5%\nPulling alpine:3: layer 30%\nPulling alpine:3: layer 55%\nPulling alpine:3: layer took 30.0s\n"
+	want := "Pulling alpine:3: layer, 5%, 3s\nPulling alpine:3: layer, 30%, 13s\nPulling alpine:3: layer, 55%, 23s\nPulling alpine:3: layer: done in 30.0s\n"
 	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out, want)
+	}
+}
+
+func TestPlainProgressDoesNotRepeatItself(t *testing.T) {
+	p, out, wait := stage(0)
+	defer p.Close()
+	p.Report(step.Event{Step: "packages", Phase: step.Started})
+	for range 70 {
+		wait(time.Second)
+		p.redrawForTest()
+	}
+	if want := "Pulling alpine:3: packages, 3s\nPulling alpine:3: packages, 1m 3s\n"; out.String() != want {
 		t.Errorf("got\n%swant\n%s", out, want)
 	}
 }
