@@ -121,7 +121,9 @@ func (s *Store) bootstrap(ctx context.Context, b *bench, d bootstrap) (*tree, st
 	var sum string
 	c := &conversion{limits: s.opts.Limits, out: out, report: d.report, skip: builderLeftover}
 	err = d.run(ctx, b.dir, func(ctx context.Context, archive io.ReadCloser) (err error) {
+		end := d.report.Track("convert", "packages to ext4")
 		t, sum, err = c.stream(ctx, archive)
+		end(err)
 		return err
 	})
 	return t, sum, err
