@@ -31,10 +31,7 @@ func TestCrash(t *testing.T) {
 	t.Logf("steps: %q", steps)
 	for _, name := range steps {
 		t.Run(name, func(t *testing.T) {
-			seen := startUntil(t, h, "box", name)
-			if !slices.Contains(seen, name) {
-				t.Fatalf("the start did not come to %s: %q", name, seen)
-			}
+			startUntil(t, h, "box", name)
 			checkRecovered(t, h, before)
 		})
 	}
@@ -43,14 +40,16 @@ func TestCrash(t *testing.T) {
 	ok(t, h, "rm", "--force", "box")
 }
 
-// startUntil starts a VM, kills the daemon as soon as the named step has begun, and returns the steps that it saw.
-func startUntil(t *testing.T, h *testkit.Home, vm, name string) (seen []string) {
+// startUntil starts a VM and kills the daemon as soon as the named step has begun.
+func startUntil(t *testing.T, h *testkit.Home, vm, name string) {
 	t.Helper()
+	ok(t, h, "daemon", "start")
 	pid := daemonPID(t, h)
 	client := api.Dial(filepath.Join(h.Dir, "run", "bangerd.sock"))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var mu sync.Mutex
+	var seen []string
 	_, err := client.StartVM(ctx, vm, func(e step.Event) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -59,12 +58,12 @@ func startUntil(t *testing.T, h *testkit.Home, vm, name string) (seen []string) 
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	})
-	if err == nil {
-		t.Logf("the start was over before the daemon was")
-	}
 	mu.Lock()
 	defer mu.Unlock()
-	return seen
+	if err == nil || !slices.Contains(seen, name) {
+		t.Fatalf("the daemon was not killed in %s: %q, %v", name, seen, err)
+	}
+	awaitDeath(t, pid)
 }
 
 // checkRecovered lets a new daemon find out what is true, and stops the VM if it came through.

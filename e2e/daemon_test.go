@@ -37,6 +37,11 @@ func killDaemon(t *testing.T, h *testkit.Home) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	awaitDeath(t, pid)
+}
+
+func awaitDeath(t *testing.T, pid int) {
+	t.Helper()
 	testkit.WaitFor(t, 10*time.Second, "the daemon is gone", func() bool { return syscall.Kill(pid, 0) != nil || zombie(pid) })
 }
 
@@ -144,7 +149,7 @@ func socketClient(h *testkit.Home) *http.Client {
 
 func get(t *testing.T, h *testkit.Home, path string, want int) []byte {
 	t.Helper()
-	resp, err := socketClient(h).Get("http://localhost" + path)
+	resp, err := socketClient(h).Get("http://" + api.Host + path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +165,7 @@ func get(t *testing.T, h *testkit.Home, path string, want int) []byte {
 // request sends a request with one header set and returns the status.
 func request(t *testing.T, h *testkit.Home, path, header, value string) int {
 	t.Helper()
-	req, err := http.NewRequest(http.MethodGet, "http://localhost"+path, nil)
+	req, err := http.NewRequest(http.MethodGet, "http://"+api.Host+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,12 @@ func TestKernels(t *testing.T) {
 	has(t, ok(t, h, "kernel", "list"), testkit.Kernel, kernel.Version)
 
 	t.Run("a kernel without what is needed is refused", func(t *testing.T) {
-		fails(t, h, []string{"kernel", "import", kernel.Vmlinuz, "--name", "bare"}, "virtio_mmio", "virtio_blk", "virtio_console", "overlay")
+		// As in /boot, with its configuration beside it, which says what is a module.
+		boot := filepath.Join(h.Dir, "boot")
+		run(t, h, "mkdir", boot)
+		run(t, h, "cp", kernel.Vmlinuz, boot+"/vmlinuz-"+kernel.Version)
+		run(t, h, "cp", kernel.Config, boot+"/config-"+kernel.Version)
+		fails(t, h, []string{"kernel", "import", boot + "/vmlinuz-" + kernel.Version, "--name", "bare"}, "virtio_mmio", "virtio_blk", "virtio_console", "overlay")
 		fails(t, h, []string{"kernel", "show", "bare"}, "bare")
 	})
 	t.Run("not a kernel", func(t *testing.T) {

@@ -51,8 +51,9 @@ func TestSSH(t *testing.T) {
 		r := tool(t, h, "typed\n", "ssh", "box.vm", "cat; exit 3")
 		equal(t, "stdout", r.Stdout, "typed\n")
 		equal(t, "exit status", r.Code, 3)
-		r = tool(t, h, "", "ssh", "nobody@box.vm", "id", "-un")
-		equal(t, "user", r.Stdout, "nobody\n")
+		ok(t, h, "exec", "box", "--", "useradd", "--create-home", "ada")
+		r = tool(t, h, "", "ssh", "ada@box.vm", "id -un; pwd")
+		equal(t, "user", r.Stdout, "ada\n/home/ada\n")
 	})
 	t.Run("scp", func(t *testing.T) {
 		from := write(t, h, "files/up", "up and down\n", 0o640)
@@ -120,9 +121,15 @@ func TestSSH(t *testing.T) {
 		equal(t, "exit status", r.Code, 255)
 	})
 	t.Run("port forwarding", func(t *testing.T) {
-		ok(t, h, "exec", "box", "--", "sh", "-c", "cd /etc && setsid python3 -m http.server --bind 127.0.0.1 8080 >/dev/null 2>&1 & sleep 3")
-		r := tool(t, h, "GET /hostname HTTP/1.0\r\n\r\n", "ssh", "-W", "127.0.0.1:8080", "box.vm")
-		has(t, r.Stdout, "200 OK", "box\n")
+		ok(t, h, "exec", "box", "--", "sh", "-c", `setsid python3 -c '
+import socket
+s = socket.socket()
+s.bind(("127.0.0.1", 8080))
+s.listen()
+c = s.accept()[0]
+c.sendall(c.recv(99).upper())' </dev/null >/dev/null 2>&1 &
+until ss -ltn | grep -q 127.0.0.1:8080; do sleep 0.1; done`)
+		equal(t, "what came back", tool(t, h, "shout\n", "ssh", "-W", "127.0.0.1:8080", "box.vm").Stdout, "SHOUT\n")
 	})
 	ok(t, h, "rm", "--force", "box")
 	if data, _ := os.ReadFile(filepath.Join(h.Dir, "state", "ssh", "known_hosts")); strings.Contains(string(data), "box") {

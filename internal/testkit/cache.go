@@ -75,13 +75,14 @@ func shared(name string, fill func(path string) error) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	if err := os.RemoveAll(path + ".new"); err != nil {
+	staged := filepath.Join(root, "new-"+name) // with the name's suffix: tools go by it
+	if err := os.RemoveAll(staged); err != nil {
 		return "", err
 	}
-	if err := fill(path + ".new"); err != nil {
+	if err := fill(staged); err != nil {
 		return "", err
 	}
-	return path, os.Rename(path+".new", path)
+	return path, os.Rename(staged, path)
 }
 
 // fillCache makes the image and the kernel in a home of their own and copies its cache to a path.
