@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/session"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -213,7 +214,7 @@ func runProxy(ctx context.Context, name string, a *app) error {
 	}()
 	_, err = io.Copy(a.Out, conn)
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return status(session.ExitInterrupted) // OpenSSH ends its ProxyCommand by a signal, which is nothing to tell
 	}
 	return err
 }
