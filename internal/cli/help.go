@@ -46,8 +46,8 @@ func printHelp(a *app, cmd *cobra.Command, top []Group) {
 		}
 	}
 	h.section("Flags", flagUsages(cmd, columns))
+	h.section("Exit status", wrap(ExitStatus(cmd), columns-2))
 	if !cmd.HasParent() {
-		h.section("Exit status", "Commands that run something in a guest exit with its status, or with 125 when\nbanger itself failed. Others: banger help exit-codes")
 		h.section("More help", "banger COMMAND --help, banger help exit-codes, banger help environment")
 	}
 	fmt.Fprint(a.Out, h.b.String())
@@ -62,6 +62,17 @@ func commandList(commands []*cobra.Command) string {
 		}
 	}
 	return b.String()
+}
+
+// ExitStatus is what a command's help says of its exit status: of the commands with the usual ones, nothing.
+func ExitStatus(cmd *cobra.Command) string {
+	switch {
+	case !cmd.HasParent():
+		return "Commands that run something in a guest exit with its status, or with 125 when banger itself failed. Others: banger help exit-codes"
+	case cmd.Annotations[runsGuest] != "":
+		return "The command's own, 128+n when signal n ended it; 125 when banger failed before it could run, 124 when --timeout was over, 130 when interrupted. See banger help exit-codes."
+	}
+	return ""
 }
 
 type helpText struct {

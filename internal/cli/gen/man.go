@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"banger/internal/cli"
 )
 
 // manPages is a page in section 1 for each command, in the man macros of roff (man(7)). A short form of a vm command leads to that
@@ -63,6 +65,9 @@ func manPage(root, c *cobra.Command) string {
 	}
 	if c.Example != "" {
 		fmt.Fprintf(&b, ".SH EXAMPLES\n.nf\n%s\n.fi\n", roff(c.Example))
+	}
+	if text := cli.ExitStatus(c); text != "" {
+		fmt.Fprintf(&b, ".SH EXIT STATUS\n%s\n", roff(text))
 	}
 	if !c.HasParent() {
 		for _, topic := range c.Commands() {

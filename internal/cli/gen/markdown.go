@@ -99,6 +99,9 @@ func section(c *cobra.Command, heading string) string {
 	if c.Example != "" {
 		fmt.Fprintf(&b, "\n```sh\n%s\n```\n", c.Example)
 	}
+	if text := cli.ExitStatus(c); text != "" {
+		fmt.Fprintf(&b, "\nExit status: %s\n", text)
+	}
 	return b.String()
 }
 
