@@ -20,8 +20,8 @@ func TestFriendliness(t *testing.T) {
 		for _, shell := range []string{"bash", "zsh", "fish"} {
 			has(t, ok(t, h, "completion", shell), "banger")
 		}
-		has(t, ok(t, h, "__complete", "vm", "show", ""), "zebra\n", name)
-		has(t, ok(t, h, "__complete", "vm", "show", "ze"), "zebra\n")
+		has(t, ok(t, h, "__complete", "vm", "show", ""), "zebra\t", name)
+		has(t, ok(t, h, "__complete", "vm", "show", "ze"), "zebra\t")
 		has(t, ok(t, h, "__complete", "vm", "run", "--image", "deb"), testkit.Image)
 		has(t, ok(t, h, "__complete", "vm", "run", "--net", ""), "user", "none")
 	})
