@@ -19,21 +19,21 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	memory("", "default")
-	h.WriteConfig(t, "[vm]\nmemory = \"333M\"\n")
+	h.WriteConfig(t, "memory = \"333M\"\n")
 	memory("333M", "config.toml")
-	h.Setenv("BANGER_VM_MEMORY", "444M")
-	memory("444M", "BANGER_VM_MEMORY")
+	h.Setenv("BANGER_MEMORY", "444M")
+	memory("444M", "BANGER_MEMORY")
 
 	for name, c := range map[string]struct {
 		text  string
 		words []string
 	}{
-		"unknown key":   {"\n\n[vm]\nmemroy = \"1G\"\n", []string{"memroy", "4"}},
-		"unknown table": {"[vmm]\nx = 1\n", []string{"vmm", "1"}},
-		"bad value":     {"[vm]\nvcpus = 1\nmemory = \"lots\"\n", []string{"memory", "lots", "3"}},
-		"wrong type":    {"[vm]\nvcpus = \"two\"\n", []string{"vcpus", "2"}},
-		"not TOML":      {"[vm\n", []string{"1"}},
-		"out of range":  {"[vm]\nmemory = \"1K\"\n", []string{"memory"}},
+		"unknown key":   {"\n\nvcpus = 1\nmemroy = \"1G\"\n", []string{":4", "memroy"}},
+		"unknown table": {"[vmm]\nx = 1\n", []string{":1", "vmm"}},
+		"bad value":     {"vcpus = 1\nmemory = \"lots\"\n", []string{":2", "memory", "lots"}},
+		"wrong type":    {"vcpus = \"two\"\n", []string{":1", "vcpus"}},
+		"not TOML":      {"[vm\n", []string{":1"}},
+		"out of range":  {"memory = \"1K\"\n", []string{":1", "memory"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h.WriteConfig(t, c.text)
@@ -42,16 +42,16 @@ func TestConfig(t *testing.T) {
 	}
 	t.Run("bad environment", func(t *testing.T) {
 		h.WriteConfig(t, "")
-		h.Setenv("BANGER_VM_MEMORY", "lots")
-		fails(t, h, []string{"config", "show"}, "BANGER_VM_MEMORY", "lots")
+		h.Setenv("BANGER_MEMORY", "lots")
+		fails(t, h, []string{"config", "show"}, "BANGER_MEMORY", "lots")
 	})
 }
 
 // TestConfigPrecedence makes VMs with settings from file, environment and flags.
 func TestConfigPrecedence(t *testing.T) {
 	h := warm(t)
-	h.WriteConfig(t, "[vm]\nmemory = \"333M\"\nvcpus = 1\n")
-	h.Setenv("BANGER_VM_VCPUS", "2")
+	h.WriteConfig(t, "memory = \"333M\"\nvcpus = 1\n")
+	h.Setenv("BANGER_VCPUS", "2")
 	ok(t, h, "vm", "create", "--name", "plain")
 	ok(t, h, "vm", "create", "--name", "flag", "--memory", "222M", "--vcpu", "3")
 	plain, flag := show(t, h, "plain").Spec, show(t, h, "flag").Spec

@@ -39,22 +39,22 @@ func TestCopy(t *testing.T) {
 		run(t, h, "diff", "-r", "--no-dereference", tree, filepath.Join(back, "tree"))
 	})
 	t.Run("one file, another name", func(t *testing.T) {
-		ok(t, h, "cp", filepath.Join(tree, "plain"), "box:/tmp/other")
+		ok(t, h, "vm", "cp", filepath.Join(tree, "plain"), "box:/tmp/other")
 		equal(t, "content", ok(t, h, "exec", "box", "--", "cat", "/tmp/other"), "plain\n")
-		ok(t, h, "cp", "box:/tmp/other", filepath.Join(h.Dir, "again"))
+		ok(t, h, "vm", "cp", "box:/tmp/other", filepath.Join(h.Dir, "again"))
 		data, err := os.ReadFile(filepath.Join(h.Dir, "again"))
 		if err != nil || string(data) != "plain\n" {
 			t.Errorf("%q, %v", data, err)
 		}
 	})
 	t.Run("what is not there", func(t *testing.T) {
-		fails(t, h, []string{"cp", "box:/no/such/file", h.Dir}, "/no/such/file")
-		fails(t, h, []string{"cp", filepath.Join(h.Dir, "nothing"), "box:/tmp"}, "nothing")
+		fails(t, h, []string{"vm", "cp", "box:/no/such/file", h.Dir}, "/no/such/file")
+		fails(t, h, []string{"vm", "cp", filepath.Join(h.Dir, "nothing"), "box:/tmp"}, "nothing")
 	})
 	t.Run("a guest's links do not lead out of the target", func(t *testing.T) {
 		ok(t, h, "exec", "box", "--", "sh", "-c", "mkdir /tmp/evil && ln -s "+h.Dir+"/prey /tmp/evil/out && ln -s / /tmp/evil/root")
 		prey := write(t, h, "prey", "untouched", 0o644)
-		ok(t, h, "cp", "box:/tmp/evil", h.Dir)
+		ok(t, h, "vm", "cp", "box:/tmp/evil", h.Dir)
 		data, err := os.ReadFile(prey)
 		if err != nil || string(data) != "untouched" {
 			t.Errorf("%q, %v", data, err)

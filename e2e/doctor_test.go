@@ -23,19 +23,17 @@ func TestDoctor(t *testing.T) {
 	before := h.Snapshot(t)
 
 	r := h.Banger(t, "doctor", "--json")
-	var report struct {
-		Checks []finding `json:"checks"`
-	}
-	if err := json.Unmarshal([]byte(r.Stdout), &report); err != nil {
+	var findings []finding
+	if err := json.Unmarshal([]byte(r.Stdout), &findings); err != nil {
 		t.Fatalf("%v\n%s", err, r.Stdout)
 	}
 	var names []string
-	for _, f := range report.Checks {
+	for _, f := range findings {
 		names = append(names, strings.ToLower(f.Name))
 		switch f.Status {
 		case "pass":
 		case "warn", "fail":
-			if f.Fix == "" {
+			if f.Fix == "" && (f.Status == "fail" || f.Detail == "") {
 				t.Errorf("%s: %s does not say what to do", f.Name, f.Status)
 			}
 		default:
@@ -55,6 +53,6 @@ func TestDoctor(t *testing.T) {
 		if r.Code == 0 {
 			t.Error("exit 0 without any tool")
 		}
-		has(t, r.Stdout, "apt-get install", "qemu-system-x86", "e2fsprogs", "mmdebstrap")
+		has(t, r.Stdout, "apt install qemu-system-x86", "apt install mmdebstrap")
 	})
 }

@@ -32,7 +32,7 @@ func TestFriendliness(t *testing.T) {
 	t.Run("help documents exit codes", func(t *testing.T) {
 		out := ok(t, h, "--help") + ok(t, h, "help", "exit-codes")
 		has(t, out, "125", "64", "66", "130")
-		has(t, ok(t, h, "vm", "run", "--help"), "--memory", "--work-disk-size", "--timeout", "Exit status")
+		has(t, ok(t, h, "vm", "run", "--help"), "--memory", "--work-disk-size", "--timeout", "124")
 	})
 	t.Run("errors have a hint", func(t *testing.T) {
 		for _, c := range []struct {

@@ -192,7 +192,7 @@ func TestRunFirst(t *testing.T) {
 	r := h.Banger(t, "run", "--rm", "--", "echo", word)
 	equal(t, "exit status", r.Code, 0)
 	equal(t, "stdout", r.Stdout, word+"\n")
-	has(t, r.Stderr, "image", "kernel")
+	has(t, r.Stderr, "debian", "ext4")
 	if t.Failed() {
 		t.Log(r.Stderr)
 	}
