@@ -57,10 +57,10 @@ func BenchmarkConvert(b *testing.B) {
 			}
 		})
 	}
-	run("layers", func(c *conversion) error { _, err := c.layers(b.Context(), memLayers(archive), true); return err })
+	run("layers", func(c *conversion) error { _, err := c.layers(b.Context(), memLayers(archive)); return err })
 	run("layers-gzip", func(c *conversion) error {
 		l := layer{open: func(ctx context.Context) (io.ReadCloser, error) { return decompress(ctx, bytes.NewReader(compressed)) }}
-		_, err := c.layers(b.Context(), []layer{l}, true)
+		_, err := c.layers(b.Context(), []layer{l})
 		return err
 	})
 	run("stream", func(c *conversion) error {

@@ -27,6 +27,8 @@ type conversion struct {
 	out    *os.File
 	report step.Reporter
 	skip   func(path string) bool // cleaned absolute paths to leave out; may be nil
+
+	whiteouts bool // names that start with .wh. hide files of lower layers
 }
 
 // errNotStreamable says that an archive cannot be converted while it is read, because it takes back what it said before.
@@ -35,8 +37,8 @@ var errNotStreamable = errors.New("a later entry replaces an earlier one")
 // layers merges image layers into one file system. They are read twice: first for their headers only, which gives the tree of all that
 // remains in the end, then for the contents of that. So the order in which an archive says things does not matter, and nothing is
 // written that a later layer takes away. The first pass checks the layers' digests.
-func (c *conversion) layers(ctx context.Context, layers []layer, whiteouts bool) (*tree, error) {
-	t, err := c.index(ctx, layers, whiteouts)
+func (c *conversion) layers(ctx context.Context, layers []layer) (*tree, error) {
+	t, err := c.index(ctx, layers)
 	if err != nil {
 		return nil, err
 	}
@@ -50,13 +52,13 @@ func (c *conversion) layers(ctx context.Context, layers []layer, whiteouts bool)
 	return t, c.write(ctx, func(w tarWriter) error { return c.copy(ctx, w, inv, layers) })
 }
 
-func (c *conversion) index(ctx context.Context, layers []layer, whiteouts bool) (_ *tree, err error) {
+func (c *conversion) index(ctx context.Context, layers []layer) (_ *tree, err error) {
 	t := newTree(c.limits)
 	b := &budget{left: int64(c.limits.Size), limit: c.limits.Size}
 	end := c.report.Track("index", "what is in the layers")
 	defer func() { end(err) }()
 	for i, l := range layers {
-		sum, err := c.indexLayer(ctx, t, l, b, i+1, whiteouts)
+		sum, err := c.indexLayer(ctx, t, l, b, i+1)
 		if err != nil {
 			return nil, fmt.Errorf("reading layer %s: %w", l.label, err)
 		}
@@ -70,7 +72,7 @@ func (c *conversion) index(ctx context.Context, layers []layer, whiteouts bool) 
 	return t, nil
 }
 
-func (c *conversion) indexLayer(ctx context.Context, t *tree, l layer, b *budget, number int, whiteouts bool) (string, error) {
+func (c *conversion) indexLayer(ctx context.Context, t *tree, l layer, b *budget, number int) (string, error) {
 	r, err := l.open(ctx)
 	if err != nil {
 		return "", err
@@ -87,7 +89,7 @@ func (c *conversion) indexLayer(ctx context.Context, t *tree, l layer, b *budget
 		if err != nil {
 			return "", badTar(err)
 		}
-		if _, _, err := t.add(hdr, place{number, i}, whiteouts); err != nil {
+		if _, _, err := t.add(hdr, place{number, i}, c.whiteouts); err != nil {
 			return "", err
 		}
 		t.takeMade()
@@ -143,7 +145,7 @@ func (c *conversion) copyLayer(ctx context.Context, w tarWriter, wanted map[int]
 		if hdr.Size != n.size {
 			return errors.New("it changed while it was read")
 		}
-		if err := w.inode(n, ctxReader(ctx, tr)); err != nil {
+		if err := w.inode(n, contentReader(ctx, tr)); err != nil {
 			return err
 		}
 		done.add(n.size)
@@ -194,7 +196,7 @@ func (c *conversion) streamEntries(ctx context.Context, w tarWriter, t *tree, r 
 		if n == nil {
 			continue
 		}
-		if err := w.inode(n, ctxReader(ctx, tr)); err != nil {
+		if err := w.inode(n, contentReader(ctx, tr)); err != nil {
 			return err
 		}
 		done.add(n.size)
@@ -286,11 +288,15 @@ func badTar(err error) error {
 	return err
 }
 
-func ctxReader(ctx context.Context, r io.Reader) io.Reader {
+func contentReader(ctx context.Context, r io.Reader) io.Reader {
 	return readerFunc(func(p []byte) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		return r.Read(p)
+		n, err := r.Read(p)
+		if err != nil && err != io.EOF {
+			err = badTar(err)
+		}
+		return n, err
 	})
 }

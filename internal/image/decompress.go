@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"banger/internal/disk"
+	"banger/internal/fault"
 )
 
 // maxWindow bounds the memory that a compressed stream can make its decoder use: zstd's --long=27, twice what xz -9 asks for.
@@ -27,6 +30,35 @@ func decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
+	d, err := decoderFor(ctx, magic, br)
+	if err != nil {
+		return nil, damaged(err)
+	}
+	return decoder{d}, nil
+}
+
+// decoder says of what its stream has wrong that the input is to blame.
+type decoder struct{ io.ReadCloser }
+
+func (d decoder) Read(p []byte) (int, error) {
+	n, err := d.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = damaged(err)
+	}
+	return n, err
+}
+
+// damaged tells errors of decoding from those of reading and of the context.
+func damaged(err error) error {
+	var known *fault.Error
+	var here *fs.PathError
+	if errors.As(err, &known) || errors.As(err, &here) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fault.New(fault.Invalid, "the compressed data is damaged: %w", err)
+}
+
+func decoderFor(ctx context.Context, magic []byte, br *bufio.Reader) (io.ReadCloser, error) {
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}): // RFC 1952, section 2.3.1
 		return gzip.NewReader(br)
@@ -50,6 +82,7 @@ type xzReader struct {
 	io.Reader
 	out    io.Closer
 	cmd    *exec.Cmd
+	ctx    context.Context
 	cancel context.CancelFunc
 	stderr bytes.Buffer
 	done   bool
@@ -63,7 +96,7 @@ func startXz(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 		return nil, fmt.Errorf("decompressing xz: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	x := &xzReader{cancel: cancel}
+	x := &xzReader{ctx: ctx, cancel: cancel}
 	x.cmd = exec.CommandContext(ctx, xz, "--decompress", "--stdout", "--threads=1", fmt.Sprintf("--memlimit-decompress=%d", maxWindow))
 	x.cmd.Stdin, x.cmd.Stderr = r, &limitedBuffer{buf: &x.stderr}
 	x.cmd.Env = append(os.Environ(), "LC_ALL=C", "XZ_OPT=", "XZ_DEFAULTS=")
@@ -84,7 +117,9 @@ func (x *xzReader) Read(p []byte) (int, error) {
 	n, err := x.Reader.Read(p)
 	if err == io.EOF && !x.done {
 		x.done = true
-		if werr := x.cmd.Wait(); werr != nil {
+		if werr := x.cmd.Wait(); x.ctx.Err() != nil {
+			return n, x.ctx.Err()
+		} else if werr != nil {
 			return n, fmt.Errorf("decompressing xz: %w: %s", werr, bytes.TrimSpace(x.stderr.Bytes()))
 		}
 	}

@@ -38,7 +38,7 @@ func (t tarWriter) inode(n *inode, content io.Reader) error {
 	}
 	_, err := io.CopyN(t.w, content, n.size)
 	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
+		return invalid("%q ends early", clip(n.path()))
 	}
 	return err
 }

@@ -32,8 +32,8 @@ func FuzzLayers(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer out.Close()
-		c := &conversion{limits: fuzzLimits, out: out}
-		tr, err := c.layers(t.Context(), memLayers(a, b), true)
+		c := &conversion{limits: fuzzLimits, out: out, whiteouts: true}
+		tr, err := c.layers(t.Context(), memLayers(a, b))
 		checkOutcome(t, err, out.Name())
 		if err == nil {
 			tr.init()

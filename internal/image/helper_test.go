@@ -87,8 +87,8 @@ func convert(t testing.TB, limits Limits, archives ...[]byte) (string, *tree, er
 		t.Fatal(err)
 	}
 	defer out.Close()
-	c := &conversion{limits: limits.withDefaults(), out: out}
-	tr, err := c.layers(t.Context(), memLayers(archives...), true)
+	c := &conversion{limits: limits.withDefaults(), out: out, whiteouts: true}
+	tr, err := c.layers(t.Context(), memLayers(archives...))
 	return path, tr, err
 }
 

@@ -269,7 +269,7 @@ func (im *importer) fromStream(ctx context.Context, b *bench, source Format, ope
 func (c *conversion) again(ctx context.Context, l layer) (*tree, string, error) {
 	var sum string
 	l.sum = &sum
-	t, err := c.layers(ctx, []layer{l}, false)
+	t, err := c.layers(ctx, []layer{l})
 	return t, sum, err
 }
 

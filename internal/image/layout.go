@@ -47,8 +47,8 @@ func (im *importer) fromArchive(ctx context.Context, b *bench, f files, format F
 		return model.Image{}, err
 	}
 	defer out.Close()
-	c := &conversion{limits: im.store.opts.Limits, out: out, report: im.report}
-	t, err := c.layers(ctx, fileLayers(f, a), true)
+	c := &conversion{limits: im.store.opts.Limits, out: out, report: im.report, whiteouts: true}
+	t, err := c.layers(ctx, fileLayers(f, a))
 	if err != nil {
 		return model.Image{}, err
 	}

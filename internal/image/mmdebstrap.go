@@ -44,9 +44,7 @@ func (d bootstrap) run(ctx context.Context, temp string, consume func(context.Co
 	cmd := exec.CommandContext(ctx, d.tool, d.args(ctx, mode)...)
 	cmd.Stdin = strings.NewReader(d.sources)
 	cmd.Env = buildEnv(os.Environ(), mode, temp)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = killDelay
+	d.contain(cmd, mode)
 	archive, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -67,6 +65,20 @@ func (d bootstrap) run(ctx context.Context, temp string, consume func(context.Co
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what outlived its leader, if anything
 	}
 	return d.outcome(ctx, cerr, werr, log)
+}
+
+// contain sees to it that mmdebstrap and all that it starts end when they are told to or when this process dies. As the first process of a
+// process namespace, mmdebstrap takes everything with it at once, and the kernel its mounts; what it leaves in its temporary folder
+// is ours to remove. A plain user cannot have that, so mmdebstrap is asked to end and gets time to clean up.
+func (d bootstrap) contain(cmd *exec.Cmd, mode string) {
+	if mode == modeUnshare {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWPID}
+		cmd.WaitDelay = killDelay
+		return
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = killDelay
 }
 
 // outcome tells which of the two errors is the cause. An archive that is cut off is mmdebstrap's doing.

@@ -228,8 +228,8 @@ func (s *Store) makeImage(ctx context.Context, rec record, layers []layer, repor
 		return model.Image{}, err
 	}
 	defer out.Close()
-	c := &conversion{limits: s.opts.Limits, out: out, report: report}
-	t, err := c.layers(ctx, layers, true)
+	c := &conversion{limits: s.opts.Limits, out: out, report: report, whiteouts: true}
+	t, err := c.layers(ctx, layers)
 	if err != nil {
 		return model.Image{}, disk.NoSpace(err, b.path(rootfsFile))
 	}

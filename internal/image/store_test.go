@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,8 +14,11 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/testkit"
 )
 
 func TestParse(t *testing.T) {
@@ -254,6 +258,28 @@ func TestKilled(t *testing.T) {
 	cmd.Wait()
 	if _, err := s.Prune(nobody, false); err != nil {
 		t.Error(err)
+	}
+	nothingLeft(t, s)
+}
+
+// TestFullDisk imports into a cache that has no room for the image.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m")
+	testkit.Require(t, "root", err == nil, fmt.Sprintf("mounting a tmpfs: %v", err))
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	s := openStore(t, dir, Options{})
+	body := strings.Repeat("full ", 1<<20)
+	path := write(t, filepath.Join(t.TempDir(), "x.tar"), makeTar(t, file{name: "f", body: body}))
+	if _, err := s.Import(t.Context(), path, ImportOptions{}, nil); fault.KindOf(err) != fault.Unavailable || !strings.Contains(fault.HintOf(err), "space") {
+		t.Errorf("error %v, hint %q; want that the disk is full", err, fault.HintOf(err))
+	}
+	h := newHub(t)
+	random := make([]byte, 2<<20)
+	rand.Read(random)
+	ref := h.push(t, "app:1", makeImage(t, tarLayer(t, file{name: "f", body: string(random)})))
+	if _, err := s.Pull(t.Context(), ref, PullOptions{}, nil); fault.KindOf(err) != fault.Unavailable || !strings.Contains(fault.HintOf(err), "space") {
+		t.Errorf("error %v, hint %q; want that the disk is full", err, fault.HintOf(err))
 	}
 	nothingLeft(t, s)
 }
