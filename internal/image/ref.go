@@ -61,7 +61,7 @@ func Parse(s string) (Ref, error) {
 	}
 	if err != nil {
 		return Ref{}, fault.New(fault.Invalid, "image name %q: %w", s, err).
-			WithHint("A name is %s<suite> or a registry reference such as alpine:3 or ghcr.io/owner/image@sha256:...", builtPrefix)
+			WithHint("A name is %s<suite> or a registry reference such as alpine:3 or registry.example/owner/image@sha256:...", builtPrefix)
 	}
 	full := ref.Name()
 	if rest, ok := strings.CutPrefix(full, name.DefaultRegistry+"/"); ok {
