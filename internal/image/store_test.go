@@ -33,7 +33,7 @@ func TestParse(t *testing.T) {
 		"alpine":                            {Name: "docker.io/library/alpine:latest"},
 		"alpine:3":                          {Name: "docker.io/library/alpine:3"},
 		"me/app":                            {Name: "docker.io/me/app:latest"},
-		"registry.example/me/app:1":                  {Name: "registry.example/me/app:1"},
+		"registry.example/me/app:1":         {Name: "registry.example/me/app:1"},
 		"localhost:5000/app":                {Name: "localhost:5000/app:latest"},
 		"alpine" + digest:                   {Name: "docker.io/library/alpine" + digest},
 		"":                                  {}, "Big/Name": {}, "a b": {}, "../x": {}, "a/../b": {}, "x:y:z": {}, strings.Repeat("a", 300): {}, "\x00": {}, "a\nb": {},
