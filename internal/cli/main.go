@@ -128,8 +128,10 @@ func interruptible(run func(ctx context.Context, args []string) error) func(*cob
 	}
 }
 
-// withSignals runs a session with the process's signals.
+// withSignals runs a session with the process's signals. SIGTTIN is ignored, so that a job in the background, which may not read from the
+// terminal, has an empty standard input instead of being stopped.
 func withSignals(run func(<-chan os.Signal) (int, error)) (int, error) {
+	signal.Ignore(syscall.SIGTTIN)
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, session.Signals()...)
 	defer signal.Stop(signals)

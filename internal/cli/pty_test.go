@@ -31,6 +31,12 @@ type person struct {
 // sitDown runs banger on a terminal of 24 rows and 80 columns, in front of a daemon of its own.
 func sitDown(t *testing.T, args ...string) (*person, *fakeDaemon) {
 	t.Helper()
+	return sitDownAt(t, append([]string{"banger"}, args...)...)
+}
+
+// sitDownAt is sitDown with another program in front.
+func sitDownAt(t *testing.T, argv ...string) (*person, *fakeDaemon) {
+	t.Helper()
 	home, daemon := startFake(t)
 	tty, side, err := pty.Open()
 	if err != nil {
@@ -40,7 +46,7 @@ func sitDown(t *testing.T, args ...string) (*person, *fakeDaemon) {
 	t.Cleanup(func() { tty.Close(); side.Close() })
 	p.resize(24, 80)
 	p.was = p.settings()
-	p.cmd = exec.Command("banger", args...)
+	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Env = append(os.Environ(), "BANGER_HOME="+home, "TERM=xterm", "NO_COLOR=1", noRaceSleep)
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = side, side, side
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -228,6 +234,12 @@ func TestSignals(t *testing.T) {
 			p.leaves(128 + int(sig))
 		})
 	}
+}
+
+func TestInTheBackground(t *testing.T) {
+	p, _ := sitDownAt(t, "sh", "-mc", "banger exec web -- sh -c 'cat; echo read-$((1+1))' & wait")
+	p.expect("read-2")
+	p.leaves(0)
 }
 
 func TestPruneAsks(t *testing.T) {
