@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // namePattern is a DNS label (RFC 1123, section 2.1, in lower case): a VM's name is also a host name.
-var namePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+// It is compiled when it is first needed: every start of the CLI would pay for it otherwise.
+var namePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) })
 
 // reservedNames mean something else where a VM's name may stand.
 var reservedNames = map[string]bool{"localhost": true, "all": true, "host": true, "gateway": true}
@@ -21,7 +23,7 @@ func CheckName(s string) error {
 		return fmt.Errorf("a VM's name must not be empty")
 	case len(s) > 63:
 		return fmt.Errorf("name %.20q... has %d characters; 63 is the most", s, len(s))
-	case !namePattern.MatchString(s):
+	case !namePattern().MatchString(s):
 		return fmt.Errorf("name %q is not a host name: lower-case letters, digits and inner hyphens only", s)
 	case reservedNames[s]:
 		return fmt.Errorf("name %q is reserved", s)
@@ -40,15 +42,13 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
-var idPattern = regexp.MustCompile(`^[0-9a-f]{16}$`)
-
 // IsID tells whether s has the form of a VM's id.
-func IsID(s string) bool { return idPattern.MatchString(s) }
+func IsID(s string) bool { return len(s) == 16 && strings.Trim(s, "0123456789abcdef") == "" }
 
 // NewName returns a random pleasant name, such as "quiet-otter", for which taken is false.
 func NewName(taken func(string) bool) string {
 	for n := 0; ; n++ {
-		name := pick(adjectives) + "-" + pick(animals)
+		name := pick(strings.Fields(adjectives)) + "-" + pick(strings.Fields(animals))
 		if n >= 8 { // a full house: make room instead of looking for ever
 			name += "-" + NewID()[:4]
 		}
@@ -64,16 +64,16 @@ func pick(words []string) string {
 	return words[(int(b[0])<<8|int(b[1]))%len(words)]
 }
 
-var adjectives = strings.Fields(`agile amber bold brave bright brisk calm candid cheery clever cosmic crisp curious daring
+const adjectives = `agile amber bold brave bright brisk calm candid cheery clever cosmic crisp curious daring
 	deft eager early fair fancy fleet fond frank fresh gentle glad golden grand happy hardy hazel honest humble ideal jolly
 	keen kind lively lucid lucky lunar mellow merry mighty misty modest neat nimble noble patient placid plucky polite prime
 	proud quick quiet rapid ready robust rosy rustic sage serene sharp silent silver sleek smart snowy solar sound spry
-	stable steady still sunny sure swift tidy trusty upbeat vivid warm wise witty young zesty`)
+	stable steady still sunny sure swift tidy trusty upbeat vivid warm wise witty young zesty`
 
-var animals = strings.Fields(`albatross alpaca badger beaver bison bobcat bunting caribou cheetah cod condor coyote crane cricket
+const animals = `albatross alpaca badger beaver bison bobcat bunting caribou cheetah cod condor coyote crane cricket
 	curlew deer dingo dolphin dove dragonfly eagle egret elk falcon ferret finch firefly flamingo fox gazelle gecko gibbon
 	goose grouse gull hare hawk hedgehog heron hornet horse ibex ibis iguana impala jackal jaguar jay kestrel kingfisher kite
 	koala lark lemur leopard linnet lion llama lobster loon lynx magpie manatee marlin marmot marten merlin mink mole moose
 	moth mule newt nightjar ocelot octopus orca oriole osprey otter owl oyster panda panther parrot pelican penguin perch
 	pika plover pony puffin puma quail rabbit raven robin salmon seal shrike skylark snipe sparrow starling stoat stork
-	swallow swan swift tapir tern thrush tiger toucan trout turtle viper vole walrus warbler weasel whale wolf wombat wren zebra`)
+	swallow swan swift tapir tern thrush tiger toucan trout turtle viper vole walrus warbler weasel whale wolf wombat wren zebra`

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Bounds of a Spec.
@@ -19,7 +20,7 @@ const (
 	maxEnv      = 64 * KiB // all of it, so that it fits one assume message and one execve
 )
 
-var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var envName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`) })
 
 // Validate returns everything that is wrong with the spec, joined; nil when nothing is. It does not ask whether the image or
 // kernel exists.
@@ -61,7 +62,7 @@ func (s Spec) Validate() error {
 func CheckEnv(env map[string]string) error {
 	var size Bytes
 	for k, v := range env {
-		if !envName.MatchString(k) {
+		if !envName().MatchString(k) {
 			return fmt.Errorf("env: %q is not a variable's name", k)
 		}
 		if strings.ContainsRune(v, 0) {
