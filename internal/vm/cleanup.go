@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -31,6 +35,7 @@ func (m *Manager) cleanup(ctx context.Context, e *entry) error {
 		}
 	}
 	errs = append(errs, m.removeFreshDisk(e))
+	errs = append(errs, m.removeUnfinished(e))
 	errs = append(errs, m.removeRunDir(e)) // last: while it is there, recovery knows whom to look for
 	return errors.Join(errs...)
 }
@@ -85,6 +90,21 @@ func (m *Manager) removeFreshDisk(e *entry) error {
 		return nil
 	}
 	return removeAll(m.Layout.VM(v.ID).SystemDisk())
+}
+
+// removeUnfinished removes the files that something cut off was making: whoever makes one has the operation lock, so nobody is at it now.
+func (m *Manager) removeUnfinished(e *entry) error {
+	dir := m.Layout.VM(e.record().ID).Dir
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, f := range entries {
+		if strings.HasPrefix(f.Name(), disk.TempPrefix) {
+			err = errors.Join(err, removeAll(filepath.Join(dir, f.Name())))
+		}
+	}
+	return err
 }
 
 func (m *Manager) removeRunDir(e *entry) error {

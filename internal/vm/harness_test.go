@@ -132,12 +132,18 @@ type daemon struct {
 
 func (h *host) daemon() *daemon {
 	h.t.Helper()
+	return h.daemonWithin(h.t.Context())
+}
+
+// daemonWithin starts a daemon that is told to end when ctx does.
+func (h *host) daemonWithin(ctx context.Context) *daemon {
+	h.t.Helper()
 	s, err := store.Open(h.t.Context(), h.layout.Database())
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	m, err := Open(h.t.Context(), Config{
-		Layout: h.layout, Store: s, Driver: driver{h}, Images: images{h}, Kernels: kernels{h},
+	m, err := Open(ctx, Config{
+		Layout: h.layout, Store: records{s, h}, Driver: driver{h}, Images: images{h}, Kernels: kernels{h},
 		NewAgent:     func(Dialer) Agent { return &agent{h: h} },
 		Capabilities: []Capability{capability{h, "one"}, capability{h, "two"}},
 		Defaults:     model.Spec{Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone},
@@ -150,6 +156,19 @@ func (h *host) daemon() *daemon {
 	d := &daemon{m, s}
 	h.t.Cleanup(d.die)
 	return d
+}
+
+// records is the store, with a disk that may be full.
+type records struct {
+	*store.Store
+	h *host
+}
+
+func (r records) PutVM(ctx context.Context, v model.VM) error {
+	if err := r.h.hook(ctx, "store "+string(v.State)); err != nil {
+		return err
+	}
+	return r.Store.PutVM(ctx, v)
 }
 
 // die ends the daemon the way kill -9 does for the host: nothing is settled. Closing only ends goroutines.
@@ -212,7 +231,7 @@ func (d driver) Adopt(ctx context.Context, s vmm.State) (vmm.Instance, error) {
 }
 
 func (d driver) Find(ctx context.Context, runDir string) (vmm.Instance, error) {
-	if err := d.h.hook(ctx, "adopt"); err != nil {
+	if err := errors.Join(d.h.hook(ctx, "adopt"), ctx.Err()); err != nil {
 		return nil, err
 	}
 	d.h.mu.Lock()

@@ -24,11 +24,15 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, v := range records {
-		m.vms[v.ID] = &entry{vm: v}
+	// An adoption or a clean-up that is cut off reads like one that failed, and its VM would be broken. All of it is bounded.
+	ctx = context.WithoutCancel(ctx)
+	entries := make([]*entry, len(records))
+	for i, v := range records {
+		entries[i] = &entry{vm: v}
+		m.vms[v.ID] = entries[i]
 	}
-	for _, v := range records {
-		e := m.vms[v.ID]
+	for _, e := range entries { // not m.vms: adopted machines may end, and their VMs be deleted, from here on
+		v := e.record()
 		if err := m.recoverOne(ctx, e); err != nil {
 			m.logger(v).ErrorContext(ctx, "recovering", "state", v.State, "error", err)
 		}
@@ -122,12 +126,18 @@ func (m *Manager) removeOrphans(ctx context.Context) error {
 			continue
 		}
 		for _, entry := range entries {
-			if id := entry.Name(); model.IsID(id) && m.vms[id] == nil {
+			if id := entry.Name(); model.IsID(id) && !m.has(id) {
 				errs = append(errs, m.removeOrphan(ctx, id))
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (m *Manager) has(id string) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.vms[id] != nil
 }
 
 func (m *Manager) removeOrphan(ctx context.Context, id string) error {
