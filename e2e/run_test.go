@@ -115,6 +115,16 @@ func TestRunDetached(t *testing.T) {
 		id := show(t, h, "keep").ID
 		equal(t, "name", show(t, h, id[:6]).Spec.Name, "keep")
 	})
+	t.Run("a detached command", func(t *testing.T) {
+		out := ok(t, h, "run", "-d", "--rm", "--name", "serve", "--", "sh", "-c", "echo its word; sleep 1000")
+		equal(t, "stdout", out, "serve\n")
+		testkit.WaitFor(t, 10*time.Second, "its output is in the log", func() bool { return strings.Contains(ok(t, h, "logs", "serve"), "its word") })
+		matches(t, ok(t, h, "exec", "serve", "--", "ps", "-e", "-o", "args"), `(?m)^sleep 1000$`)
+		ok(t, h, "vm", "stop", "serve") // which deletes it
+		fails(t, h, []string{"vm", "show", "serve"}, "serve")
+		equal(t, "exit status", h.Banger(t, "run", "-d", "--rm", "--name", "none", "--", "nonesuch").Code, 127)
+		ok(t, h, "rm", "--force", "none")
+	})
 	t.Run("a taken name", func(t *testing.T) {
 		fails(t, h, []string{"vm", "run", "--rm", "--name", "keep", "--", "true"}, "keep")
 		equal(t, "state", show(t, h, "keep").State, model.Running)

@@ -40,7 +40,7 @@ Standard input is always passed on, so in a shell's loop redirect it from /dev/n
 		Example: `banger run --rm -- cat /etc/os-release
 echo hi | banger run --rm -- cat
 banger run --name dev --image debian:bookworm --memory 2G
-banger run -d --name web --image nginx
+banger run -d --name web --image nginx --entrypoint
 banger run --rm --timeout 5m -e CI -w /src -- make test`,
 		Annotations: map[string]string{runsGuest: "yes"},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,7 +52,7 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 			if err := o.check(); err != nil {
 				return err
 			}
-			if o.detach {
+			if o.detach && len(o.argv) == 0 && !o.entrypoint {
 				return interruptible(func(ctx context.Context, _ []string) error { return runDetached(ctx, create, o, a) })(cmd, args)
 			}
 			return runRun(cmd.Context(), create, o, a)
@@ -62,7 +62,7 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 	flags.SetInterspersed(false) // the command's flags are its own
 	o.spec.add(a, cmd)
 	flags.BoolVar(&o.remove, "rm", false, "delete the VM when the command ends; with -d when the VM stops")
-	flags.BoolVarP(&o.detach, "detach", "d", false, "print the VM's name and return when it is up")
+	flags.BoolVarP(&o.detach, "detach", "d", false, "print the VM's name and return when it is up and COMMAND, if any, runs; its output is in the VM's log")
 	flags.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
 	flags.BoolP("interactive", "i", false, "for those used to it: standard input is always passed on")
 	flags.BoolVar(&o.entrypoint, "entrypoint", false, "make COMMAND the arguments of the image's entrypoint")
@@ -77,9 +77,6 @@ func (o runOptions) check() error {
 	switch {
 	case o.timeout < 0:
 		return fault.New(fault.Invalid, "--timeout: %v is negative", o.timeout).WithHint("For example: --timeout 90s")
-	case o.detach && len(o.argv) > 0:
-		return fault.New(fault.Invalid, "--detach starts a VM and runs no command, but %q is given", o.argv[0]).
-			WithHint("Start it with `banger run -d --name NAME`, then use `banger exec NAME -- %s`.", o.argv[0])
 	case o.detach && o.tty:
 		return fault.New(fault.Invalid, "--detach and --tty do not go together").WithHint("Use `banger exec -t NAME` when the VM is up.")
 	case o.detach && o.timeout > 0:
@@ -88,21 +85,15 @@ func (o runOptions) check() error {
 	return nil
 }
 
-// runRun runs a command in a new VM and returns its exit status as an error of type status.
+// runRun runs a command in a new VM and returns its exit status as an error of type status. A detached command runs on, and the VM's name is
+// printed.
 func runRun(ctx context.Context, create model.Create, o runOptions, a *app) error {
-	if o.remove {
-		create.Remove = model.RemoveOnDetach
-	}
-	in, out := terminal(a.In), terminal(a.Out)
-	shell := len(o.argv) == 0 && in != nil && out != nil && !o.entrypoint
-	req := api.Run{
-		VM:         create,
-		Exec:       proto.ExecRequest{Argv: o.argv, TTY: o.tty || shell, Stdin: true},
-		Entrypoint: o.entrypoint || len(o.argv) == 0 && !shell,
-		Timeout:    o.timeout,
-	}
+	req := o.request(create, terminal(a.In) != nil && terminal(a.Out) != nil)
 	sess := a.session(&req.Exec)
 	sess.Boot = true
+	if o.detach {
+		sess.In = nil
+	}
 	progress := a.progress("Starting a VM")
 	defer progress.Close()
 	var name string
@@ -134,13 +125,33 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 		a.note("%s", left)
 		a.hint("banger rm -f " + name)
 	}
-	if err == nil && name != "" && !o.remove && terminal(a.Err) != nil {
-		a.note("%s is still running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", name, name, name)
-	}
 	if err != nil {
 		return err
 	}
+	switch {
+	case o.detach && code == 0:
+		fmt.Fprintln(a.Out, ui.Clean(name))
+	case name != "" && !o.remove && terminal(a.Err) != nil:
+		a.note("%s is still running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", name, name, name)
+	}
 	return exitStatus(code)
+}
+
+// request says what the daemon shall make and run. Without a command a person at a terminal gets a shell; a program gets what the image runs.
+func (o runOptions) request(create model.Create, atTerminal bool) api.Run {
+	switch {
+	case o.remove && o.detach:
+		create.Remove = model.RemoveOnStop
+	case o.remove:
+		create.Remove = model.RemoveOnDetach
+	}
+	shell := len(o.argv) == 0 && !o.entrypoint && !o.detach && atTerminal
+	return api.Run{
+		VM:         create,
+		Exec:       proto.ExecRequest{Argv: o.argv, TTY: o.tty || shell, Stdin: !o.detach, Detach: o.detach},
+		Entrypoint: o.entrypoint || len(o.argv) == 0 && !shell,
+		Timeout:    o.timeout,
+	}
 }
 
 // exitStatus is nil for 0.

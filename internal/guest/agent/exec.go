@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"banger/internal/fault"
@@ -30,6 +33,10 @@ func (a *agent) exec(conn net.Conn) {
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
+	if req.Detach {
+		a.execDetached(req, out)
+		return
+	}
 
 	stdin := newInput(out)
 	process, err := a.runner().Start(req, proc.Streams{
@@ -47,6 +54,31 @@ func (a *agent) exec(conn net.Conn) {
 		process.Hangup() // the stream is over; so is what it began
 	}()
 	out.WriteJSON(proto.FrameExit, process.Wait())
+}
+
+// execDetached starts a command that outlives its stream. What it says goes to the console, whose log the host keeps and bounds.
+func (a *agent) execDetached(req proto.ExecRequest, out *proto.Writer) {
+	if req.TTY {
+		sendError(out, fault.New(fault.Invalid, "a detached command has no terminal"))
+		return
+	}
+	console, err := os.OpenFile("/dev/console", os.O_WRONLY|syscall.O_NOCTTY, 0)
+	if err != nil {
+		sendError(out, fmt.Errorf("opening the console: %w", err))
+		return
+	}
+	process, err := a.runner().Start(req, proc.Streams{Stdin: strings.NewReader(""), Stdout: console, Stderr: console})
+	if err != nil {
+		console.Close()
+		refuse(out, err)
+		return
+	}
+	go func() {
+		defer console.Close()
+		exit := process.Wait()
+		a.log.Info("detached command ended", "command", req.Argv, "code", exit.Code)
+	}()
+	out.WriteJSON(proto.FrameExit, proto.Exit{})
 }
 
 func readStart(in *proto.Reader) (proto.ExecRequest, error) {

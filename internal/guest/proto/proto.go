@@ -156,6 +156,7 @@ type ExecRequest struct {
 	TTY     bool     `json:"tty,omitempty"`     // a pseudo-terminal; standard error then comes as standard output
 	Size    *Size    `json:"size,omitempty"`    // of the terminal
 	Stdin   bool     `json:"stdin,omitempty"`   // false: standard input is empty
+	Detach  bool     `json:"detach,omitempty"`  // say FrameExit with code 0 once it runs, and let it run; its output goes to the guest's console
 }
 
 // Size is a terminal's size in characters.
