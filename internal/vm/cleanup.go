@@ -131,6 +131,29 @@ func (m *Manager) settle(ctx context.Context, e *entry, why *model.Failure) erro
 	})
 }
 
+// settleUnrecorded brings a VM to rest whose last operation, or whose machine's end, could not be recorded: the disk was full. While the operation
+// lock is held nothing else leaves a VM in between, or running without a machine.
+func (m *Manager) settleUnrecorded(ctx context.Context, e *entry) error {
+	v := e.record()
+	switch v.State {
+	case model.Creating, model.Deleting: // all that is left is to delete it
+		return nil
+	case model.Running, model.Paused:
+		if e.machine() != nil {
+			return nil
+		}
+	default:
+		if !v.State.Between() {
+			return nil
+		}
+	}
+	if m.life.Err() != nil { // Close let go of a machine that is well
+		return fault.New(fault.Unavailable, "VM %s: the daemon is ending", v.Spec.Name)
+	}
+	m.logger(v).WarnContext(ctx, "settling a VM whose last operation could not record its end", "state", v.State)
+	return m.settle(ctx, e, nil)
+}
+
 func (m *Manager) markBroken(ctx context.Context, e *entry, cause error) error {
 	return m.update(ctx, e, func(v *model.VM) {
 		v.State = model.Broken

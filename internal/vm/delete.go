@@ -26,6 +26,9 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 		return fmt.Errorf("waiting for VM %s: %w", ref, err)
 	}
 	defer release()
+	if err := m.settleUnrecorded(ctx, e); err != nil {
+		return err
+	}
 	if v := e.record(); !force && (v.State == model.Running || v.State == model.Paused) {
 		return stillRuns(v) // started while we waited
 	}
@@ -44,7 +47,8 @@ func stillRuns(v model.VM) error {
 func (m *Manager) delete(ctx context.Context, e *entry) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := m.update(ctx, e, func(v *model.VM) { v.State = model.Deleting }); err != nil {
-		return err
+		// On a full disk, deleting is what makes room. A crash in the middle then leaves a record that can be deleted again.
+		m.logger(e.record()).WarnContext(ctx, "deleting without having recorded it", "error", err)
 	}
 	return m.remove(ctx, e)
 }

@@ -193,7 +193,7 @@ func (m *Manager) byNameLocked(name string) *entry {
 	return nil
 }
 
-// begin finds the VM and takes its operation lock.
+// begin finds the VM, takes its operation lock, and makes its record say what is.
 func (m *Manager) begin(ctx context.Context, ref, operation string) (*entry, context.Context, func(), error) {
 	e, err := m.find(ref)
 	if err != nil {
@@ -202,6 +202,10 @@ func (m *Manager) begin(ctx context.Context, ref, operation string) (*entry, con
 	opCtx, release, err := e.lock.acquire(ctx, operation)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("waiting for VM %s: %w", ref, err)
+	}
+	if err := m.settleUnrecorded(opCtx, e); err != nil {
+		release()
+		return nil, nil, nil, err
 	}
 	return e, opCtx, release, nil
 }

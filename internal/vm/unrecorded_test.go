@@ -1,0 +1,80 @@
+package vm
+
+import (
+	"errors"
+	"testing"
+
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// TestUnrecordedEnds has the disk full at the moment when an operation would record how it ended. No VM is stuck for that: when there is room
+// again, each command that would have been possible is.
+func TestUnrecordedEnds(t *testing.T) {
+	inBetween := map[string]func(*testing.T, *host, *daemon, model.VM){
+		"starting": func(t *testing.T, h *host, d *daemon, v model.VM) {
+			h.failing("do agent", errBoom)
+			h.failing("store error", errBoom)
+			d.Start(t.Context(), "a", nil)
+			h.failing("do agent", nil)
+			h.failing("store error", nil)
+		},
+		"stopping": func(t *testing.T, h *host, d *daemon, v model.VM) {
+			d.running(t, "a")
+			h.failing("store stopped", errBoom)
+			if _, err := d.Stop(t.Context(), "a", nil, nil); !errors.Is(err, errBoom) {
+				t.Errorf("the stop: %v", err)
+			}
+			h.failing("store stopped", nil)
+		},
+		"running": func(t *testing.T, h *host, d *daemon, v model.VM) {
+			d.running(t, "a")
+			h.failing("store stopped", errBoom)
+			failed := h.called("store stopped")
+			h.machines[h.layout.VM(v.ID).Run].end(vmm.ExitPowerOff)
+			waitFor(t, func() bool { return h.called("store stopped") > failed })
+			h.failing("store stopped", nil)
+		},
+	}
+	for state, bringTo := range inBetween {
+		for name, command := range map[string]func(*testing.T, *daemon) error{
+			"start": func(t *testing.T, d *daemon) error { _, err := d.Start(t.Context(), "a", nil); return err },
+			"stop":  func(t *testing.T, d *daemon) error { _, err := d.Stop(t.Context(), "a", nil, nil); return err },
+			"set": func(t *testing.T, d *daemon) error {
+				_, err := d.Set(t.Context(), "a", model.Change{VCPUs: ptr(2)})
+				return err
+			},
+			"delete": func(t *testing.T, d *daemon) error { return d.Delete(t.Context(), "a", true, nil) },
+		} {
+			t.Run(state+"/"+name, func(t *testing.T) {
+				h := newHost(t)
+				d := h.daemon()
+				bringTo(t, h, d, d.create(t, model.Create{Name: "a"}))
+				if got := d.state(t, "a"); string(got) != state {
+					t.Fatalf("it is %s", got)
+				}
+				if err := command(t, d); err != nil {
+					t.Fatal(err)
+				}
+				if name == "start" && h.running() != 1 {
+					t.Errorf("%d machines run", h.running())
+				}
+			})
+		}
+	}
+}
+
+// TestDeleteOnAFullDisk: deleting is what makes room.
+func TestDeleteOnAFullDisk(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.running(t, "a")
+	h.failing("store deleting", errBoom)
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Fatal(err)
+	}
+	if left := h.files(); len(left) != 0 || h.running() != 0 || len(d.List()) != 0 {
+		t.Errorf("left: %v, %d machines, %v", left, h.running(), d.List())
+	}
+}
