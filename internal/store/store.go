@@ -112,9 +112,19 @@ func (s *Store) PutVM(ctx context.Context, v model.VM) error {
 		return fault.New(fault.Exists, "a VM named %q exists already", v.Spec.Name)
 	}
 	if err != nil {
-		return fmt.Errorf("storing the record of VM %s: %w", v.ID, err)
+		return fmt.Errorf("storing the record of VM %s: %w", v.ID, noSpace(err))
 	}
 	return nil
+}
+
+// noSpace gives an error of a full disk its kind and a hint. Any other stays as it is.
+func noSpace(err error) error {
+	var failed *sqlite.Error
+	if errors.As(err, &failed) && failed.Code() == sqlite3.SQLITE_FULL {
+		return fault.New(fault.Unavailable, "no space left: %w", err).
+			WithHint("Free some space where BANGER_HOME is: `banger vm delete` and `banger image prune` do.")
+	}
+	return err
 }
 
 // VMs returns all records, oldest first. One unreadable record fails the call: whoever would remove what no record names must
@@ -149,7 +159,7 @@ func (s *Store) VMs(ctx context.Context) ([]model.VM, error) {
 // DeleteVM removes a record; one that is gone already is success.
 func (s *Store) DeleteVM(ctx context.Context, id string) error {
 	if _, err := s.db.ExecContext(ctx, "DELETE FROM vms WHERE id = ?", id); err != nil {
-		return fmt.Errorf("deleting the record of VM %s: %w", id, err)
+		return fmt.Errorf("deleting the record of VM %s: %w", id, noSpace(err))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,5 +111,18 @@ func TestDamagedFile(t *testing.T) {
 		t.Error("opened a database that is not banger's")
 	} else if errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	ctx := context.Background()
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	if _, err := s.db.ExecContext(ctx, "PRAGMA max_page_count = 1"); err != nil { // SQLite raises it to what there is
+		t.Fatal(err)
+	}
+	v := record("a", "one")
+	v.Spec.Env = map[string]string{"LONG": strings.Repeat("x", 1<<16)}
+	if err := s.PutVM(ctx, v); fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" {
+		t.Errorf("got %v (%s)", err, fault.KindOf(err))
 	}
 }
