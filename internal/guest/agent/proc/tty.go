@@ -1,7 +1,6 @@
 package proc
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -102,11 +101,11 @@ func (p *process) Resize(size proto.Size) error {
 	err = raw.Control(func(fd uintptr) {
 		ioErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Cols})
 	})
-	if errors.Is(err, os.ErrClosed) {
-		return nil // the command has ended
+	if err != nil {
+		return nil // it is closed: the command has ended
 	}
-	if err := errors.Join(err, ioErr); err != nil {
-		return fmt.Errorf("resizing the terminal: %w", err)
+	if ioErr != nil {
+		return fmt.Errorf("resizing the terminal: %w", ioErr)
 	}
 	return nil
 }

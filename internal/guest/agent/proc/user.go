@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bounds on the image's user database. A line that is longer is skipped.
@@ -129,7 +131,7 @@ func parseID(s string) (uint32, bool) {
 
 // eachLine calls f with the fields of each line until f returns false. A file that is not there has no lines.
 func eachLine(path string, f func(fields []string) bool) error {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a named pipe in the image must not make us wait
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

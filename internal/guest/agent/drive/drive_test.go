@@ -1,0 +1,64 @@
+package drive
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"banger/internal/testkit"
+)
+
+func TestReadSuper(t *testing.T) {
+	testkit.RequireTool(t, "mke2fs")
+	for _, tt := range []struct {
+		size  int64
+		block string
+	}{{8 << 20, "1024"}, {64 << 20, "4096"}} {
+		path := filepath.Join(t.TempDir(), "disk")
+		os.WriteFile(path, nil, 0o600)
+		os.Truncate(path, tt.size)
+		args := []string{"-q", "-t", "ext4", "-b", tt.block, "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"}
+		if out, err := exec.Command("mke2fs", append(args, path)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		s, err := ReadSuper(path)
+		if err != nil || s.Blocks*s.BlockSize != tt.size {
+			t.Errorf("%d: %+v, %v", tt.size, s, err)
+		}
+	}
+	if _, err := ReadSuper(os.DevNull); err == nil {
+		t.Error("nothing has a superblock")
+	}
+}
+
+func FuzzParseSuper(f *testing.F) {
+	good := make([]byte, superSize)
+	good[offMagic], good[offMagic+1] = 0x53, 0xef
+	f.Add(good)
+	f.Add([]byte("short"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := parseSuper(b)
+		if err == nil && (s.BlockSize < 1024 || s.BlockSize > 64<<10 || s.Blocks < 0) {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	for name, serial := range map[string]string{"vda": "image", "vdb": "system\n", "loop0": ""} {
+		os.Mkdir(filepath.Join(dir, name), 0o755)
+		if serial != "" {
+			os.WriteFile(filepath.Join(dir, name, "serial"), []byte(serial), 0o644)
+		}
+	}
+	if got, err := find(dir, "system"); got != "vdb" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := find(dir, "work"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,28 @@
+package agent
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"banger/internal/testkit"
+)
+
+// TestImports: the agent is a small program of its own and holds nothing of the host's. A package that is added here is one that
+// the guest needs.
+func TestImports(t *testing.T) {
+	testkit.RequireTool(t, "go")
+	allowed := map[string]bool{
+		"banger/cmd/banger-agent": true, "banger/internal/fault": true, "banger/internal/guest/proto": true,
+		"banger/internal/guest/channel": true, "banger/internal/guest/archive": true, "banger/internal/version": true,
+	}
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "banger/cmd/banger-agent").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range strings.Fields(string(out)) {
+		if strings.HasPrefix(path, "banger/") && !allowed[path] && !strings.HasPrefix(path, "banger/internal/guest/agent") {
+			t.Errorf("the agent imports %s", path)
+		}
+	}
+}

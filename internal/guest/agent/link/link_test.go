@@ -1,0 +1,93 @@
+package link
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/testkit"
+)
+
+// inNamespace runs the test in a network namespace of its own, with a link called eth0.
+func inNamespace(t *testing.T) {
+	testkit.RequireTool(t, "ip")
+	testkit.Require(t, "root", os.Getuid() == 0, "a network namespace needs it")
+	runtime.LockOSThread() // never unlocked: the thread ends with the test and its namespace
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		testkit.Require(t, "root", false, err.Error())
+	}
+	ip(t, "link", "add", "eth0", "type", "veth", "peer", "name", "far")
+	ip(t, "link", "set", "far", "up")
+}
+
+func ip(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("ip", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ip %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+func TestConfigure(t *testing.T) {
+	inNamespace(t)
+	if err := Up("lo"); err != nil {
+		t.Fatal(err)
+	}
+	mac, _ := net.ParseMAC("02:00:00:00:00:07")
+	for _, tt := range []struct {
+		cfg  Config
+		want []string
+	}{
+		{Config{Address: netip.MustParsePrefix("10.0.2.15/24"), Gateway: netip.MustParseAddr("10.0.2.2"), MTU: 1400},
+			[]string{"mtu 1400", "inet 10.0.2.15/24", "default via 10.0.2.2 dev eth0"}},
+		{Config{Address: netip.MustParsePrefix("172.16.0.9/32"), Gateway: netip.MustParseAddr("169.254.0.1"), MAC: mac},
+			[]string{"link/ether 02:00:00:00:00:07", "inet 172.16.0.9/32", "default via 169.254.0.1 dev eth0", "onlink"}},
+		{Config{Address: netip.MustParsePrefix("fd00::2/64"), Gateway: netip.MustParseAddr("fd00::1")},
+			[]string{"inet6 fd00::2/64", "default via fd00::1 dev eth0"}},
+		{Config{Address: netip.MustParsePrefix("192.0.2.1/24")}, []string{"inet 192.0.2.1/24"}},
+	} {
+		for range 2 { // the same again changes nothing
+			if err := Configure("eth0", tt.cfg); err != nil {
+				t.Fatalf("%v: %v", tt.cfg, err)
+			}
+		}
+		got := ip(t, "addr", "show", "eth0") + ip(t, "route") + ip(t, "-6", "route")
+		for _, want := range tt.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%v: no %q in\n%s", tt.cfg, want, got)
+			}
+		}
+		if n := strings.Count(got, "scope global"); n != 1 {
+			t.Errorf("%v: %d addresses\n%s", tt.cfg, n, got)
+		}
+	}
+	if err := Configure("nosuch", Config{}); err == nil {
+		t.Error("a missing link was configured")
+	}
+}
+
+func TestFirst(t *testing.T) {
+	class := t.TempDir()
+	for name, v := range map[string][2]string{"eth1": {"3", "virtio_net"}, "eth0": {"12", "virtio_net"}, "e1000": {"2", "e1000"}, "lo": {"1", ""}} {
+		dir := filepath.Join(class, name)
+		os.MkdirAll(filepath.Join(dir, "device"), 0o755)
+		os.WriteFile(filepath.Join(dir, "ifindex"), []byte(v[0]+"\n"), 0o644)
+		if v[1] != "" {
+			os.Symlink("/drivers/"+v[1], filepath.Join(dir, "device/driver"))
+		}
+	}
+	if got, err := first(class); got != "eth1" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := first(t.TempDir()); err == nil {
+		t.Error("found a card where none is")
+	}
+}
