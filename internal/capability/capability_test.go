@@ -101,6 +101,7 @@ func TestWorkDisk(t *testing.T) {
 	if err != nil || !slices.Equal(applied, []string{"work_disk_size"}) {
 		t.Errorf("growing: %v, %v", applied, err)
 	}
+	prepare(96 * model.MiB) // also when that could not be recorded
 	v = next
 	prepare(96 * model.MiB)
 

@@ -29,7 +29,7 @@ func (w WorkDisk) PrepareHost(ctx context.Context, req vm.HostRequest) error {
 		return nil
 	}
 	path := w.path(req.VM.ID)
-	err := disk.Grow(path, size)
+	err := vm.FitDisk(path, size)
 	if fault.KindOf(err) == fault.NotFound {
 		return disk.Create(ctx, path, size)
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"banger/internal/disk"
 	"banger/internal/fault"
@@ -31,11 +32,9 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 	if err := checkChange(old.Spec, next.Spec); err != nil {
 		return model.Changed{}, err
 	}
-	unlock, err := m.resolveChange(ctx, old.Spec, &next.Spec)
-	if err != nil {
+	if err := m.resolveChange(old.Spec, &next.Spec); err != nil {
 		return model.Changed{}, err
 	}
-	defer unlock()
 	changed := changedFields(old.Spec, next.Spec)
 	applied, err := m.applyChange(ctx, e, old, next)
 	if err != nil {
@@ -43,6 +42,12 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 	}
 	if e.machine() == nil {
 		applied = changed // the next start is the only time at which it matters
+	}
+	// Held only now: applying may wait for a guest, and nobody else shall.
+	m.refs.RLock()
+	defer m.refs.RUnlock()
+	if err := m.resolveChange(old.Spec, &next.Spec); err != nil { // deleted meanwhile
+		return model.Changed{}, err
 	}
 	pending := slices.DeleteFunc(slices.Clone(changed), func(f string) bool { return slices.Contains(applied, f) })
 	err = m.update(ctx, e, func(v *model.VM) {
@@ -136,31 +141,33 @@ func shrinks(what string, old, next model.Bytes) error {
 	return fault.New(fault.Invalid, "%s: %v is less than the present %v, and disks only grow", what, next, old)
 }
 
-// resolveChange pins an image or kernel that the change names, without making one: a change is quick. As with resolve, the caller
-// calls unlock when the record is stored.
-func (m *Manager) resolveChange(ctx context.Context, old model.Spec, next *model.Spec) (unlock func(), err error) {
-	m.refs.RLock()
+// resolveChange pins an image or kernel that the change names, without making one: a change is quick. What it finds is sure to stay only as long as
+// m.refs is held for reading.
+func (m *Manager) resolveChange(old model.Spec, next *model.Spec) error {
 	if next.Image != old.Image {
 		img, err := m.Images.Get(next.Image)
 		if err != nil {
-			m.refs.RUnlock()
-			return nil, err
+			return err
 		}
 		next.ImageID = img.ID
 	}
 	if next.Kernel != old.Kernel {
 		k, err := m.Kernels.Get(next.Kernel)
 		if err != nil {
-			m.refs.RUnlock()
-			return nil, err
+			return err
 		}
 		next.KernelID = k.ID
 	}
-	return m.refs.RUnlock, nil
+	return nil
 }
+
+// changeTimeout bounds how long a change waits for the guest that shall take it up, which keeps the VM's operation lock.
+const changeTimeout = time.Minute
 
 // applyChange makes the change take effect as far as that is possible now.
 func (m *Manager) applyChange(ctx context.Context, e *entry, old, next model.VM) (applied []string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, changeTimeout, fault.New(fault.Unavailable, "it was not taken up within %v", changeTimeout))
+	defer cancel()
 	req := ChangeRequest{Old: old, New: next}
 	if l := e.machine(); l != nil {
 		req.Machine, req.Agent = l.inst, l.agent
@@ -219,6 +226,16 @@ func GrowDisk(ctx context.Context, req ChangeRequest, d Drive) (done bool, err e
 		return false, fmt.Errorf("growing the file system on drive %s: %w", d.Serial, err)
 	}
 	return true, nil
+}
+
+// FitDisk grows a disk to size unless it is as large already: a change that was cut off between the disk and the record has left it larger, and disks
+// never shrink. One that does not exist is fault.NotFound.
+func FitDisk(path string, size model.Bytes) error {
+	now, _, err := disk.Usage(path)
+	if err != nil || now >= size {
+		return err
+	}
+	return disk.Grow(path, size)
 }
 
 // changedFields lists the JSON names of the fields in which two specs differ, in the order of the struct. The pinned ids follow their references and

@@ -1,9 +1,11 @@
 package vm
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -79,4 +81,52 @@ func TestAnotherImageGetsAFreshSystemDisk(t *testing.T) {
 	if third, _ := os.Stat(path); os.SameFile(first, third) {
 		t.Error("the other image lies under the first one's changes")
 	}
+}
+
+// TestStartTakesALargerDisk has a change cut off after the disk's file has grown and before the record has: the VM can be started all the same.
+func TestStartTakesALargerDisk(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	d.running(t, "a")
+	h.failing("resize system", errBoom)
+	if _, err := d.Set(t.Context(), "a", model.Change{DiskSize: ptr(96 * model.MiB)}); !errors.Is(err, errBoom) {
+		t.Fatalf("got %v", err)
+	}
+	if got, err := d.Restart(t.Context(), "a", nil, nil); err != nil || got.State != model.Running {
+		t.Errorf("%s, %v", got.State, err)
+	}
+	if info, err := os.Stat(h.layout.VM(v.ID).SystemDisk()); err != nil || info.Size() != int64(96*model.MiB) {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// TestSetOnAHungGuest holds up nobody but its own VM: others come up, and images can be pruned.
+func TestSetOnAHungGuest(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.running(t, "a")
+	release := h.hanging("resize system")
+	errs := make(chan error)
+	go func() {
+		_, err := d.Set(t.Context(), "a", model.Change{DiskSize: ptr(96 * model.MiB), Image: ptr("other")})
+		errs <- err
+	}()
+	waitFor(t, func() bool { return h.called("resize system") > 0 })
+	free := make(chan struct{})
+	go func() {
+		defer close(free)
+		d.References(func(_, _ map[string][]string) error { return nil })
+	}()
+	select {
+	case <-free:
+	case <-time.After(5 * time.Second):
+		t.Error("a guest holds up the pruning of images")
+	}
+	release()
+	if err := <-errs; err != nil {
+		t.Error(err)
+	}
+	<-free
 }

@@ -151,8 +151,10 @@ func (s *start) removeRunDir(context.Context) error { return s.m.removeRunDir(s.
 func (s *start) makeSystemDisk(ctx context.Context) error {
 	v := s.vm()
 	path := s.m.Layout.VM(v.ID).SystemDisk()
-	if _, err := os.Stat(path); err == nil && v.DiskImage == v.Spec.ImageID {
-		return disk.Grow(path, v.Spec.DiskSize)
+	if v.DiskImage == v.Spec.ImageID {
+		if err := FitDisk(path, v.Spec.DiskSize); fault.KindOf(err) != fault.NotFound {
+			return err
+		}
 	}
 	if err := disk.Create(ctx, path, v.Spec.DiskSize); err != nil {
 		return err
