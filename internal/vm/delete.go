@@ -11,8 +11,8 @@ import (
 	"banger/internal/step"
 )
 
-// Delete removes a VM and everything that is its own. One that runs, or is coming up, is deleted only by force; force calls off a start that is
-// under way. Once begun, a delete goes on although ctx ends.
+// Delete removes a VM and everything that is its own. One that runs, or is coming up, is deleted only by force; force calls off starts and
+// restarts that are under way or wait. Once begun, a delete goes on although ctx ends.
 func (m *Manager) Delete(ctx context.Context, ref string, force bool, report step.Reporter) error {
 	e, err := m.find(ref)
 	if err != nil {
@@ -21,7 +21,9 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 	if v := e.record(); !force && (v.State == model.Running || v.State == model.Starting || v.State == model.Paused) {
 		return stillRuns(v)
 	}
-	ctx, release, err := e.lock.takeOver(ctx, "delete", func(holder string) bool { return force && holder == opStart })
+	ctx, release, err := e.lock.takeOver(ctx, "delete", func(operation string) bool {
+		return force && (operation == opStart || operation == opRestart)
+	})
 	if err != nil {
 		return fmt.Errorf("waiting for VM %s: %w", ref, err)
 	}

@@ -363,6 +363,57 @@ func TestDeleteCallsOffAStart(t *testing.T) {
 	}
 }
 
+// TestDeleteCallsOffAllStarts has a restart boot and two starts wait behind it: the delete waits for none of them to boot.
+func TestDeleteCallsOffAllStarts(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	defer h.hanging("do agent")()
+	var wg sync.WaitGroup
+	begin := func(f func() error) {
+		wg.Go(func() {
+			if err := f(); fault.KindOf(err) != fault.Canceled {
+				t.Errorf("it ended with %v", err)
+			}
+		})
+	}
+	begin(func() error { _, err := d.Restart(t.Context(), "a", nil, nil); return err })
+	waitFor(t, func() bool { return h.called("do agent") > 0 })
+	e, _ := d.find("a")
+	for range 2 {
+		begin(func() error { _, err := d.Start(t.Context(), "a", nil); return err })
+	}
+	waitFor(t, func() bool { return e.lock.queue() == 2 })
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if n := h.called("do agent"); n != 1 {
+		t.Errorf("%d boots", n)
+	}
+}
+
+// TestCalledOffRestart leaves a VM stopped, and one that goes when it stops is gone.
+func TestCalledOffRestart(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a", Remove: model.RemoveOnStop})
+	d.running(t, "a")
+	release := h.hanging("power-off")
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error)
+	go func() { _, err := d.Restart(ctx, v.ID, nil, nil); errs <- err }()
+	waitFor(t, func() bool { return h.called("power-off") > 0 })
+	cancel()
+	release()
+	if err := <-errs; fault.KindOf(err) != fault.Canceled {
+		t.Errorf("got %v", err)
+	}
+	if left := h.files(); len(left) != 0 || len(d.List()) != 0 || h.called("records []") == 0 {
+		t.Errorf("left: %v, %v", left, d.List())
+	}
+}
+
 func TestCancelledStartIsUndone(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()

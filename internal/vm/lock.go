@@ -2,13 +2,14 @@ package vm
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"banger/internal/fault"
 )
 
 // opLock lets one operation at a time work on a VM, in the order of their asking. It exists besides a mutex because an
-// operation lasts seconds: waiting for it honours a context, and a delete may call off the start that it waits for.
+// operation lasts seconds: waiting for it honours a context, and a delete may call off the starts that are before it.
 type opLock struct {
 	mu      sync.Mutex
 	holder  *op
@@ -46,9 +47,11 @@ func (l *opLock) acquire(ctx context.Context, name string) (context.Context, fun
 	select {
 	case <-me.ready:
 	case <-ctx.Done():
-		// The lock may have been handed over in this very moment; release copes with both.
+	}
+	if ctx.Err() != nil { // the lock may have been handed over in this very moment; release copes with both
+		err := context.Cause(ctx)
 		l.release(me)
-		return nil, nil, context.Cause(ctx)
+		return nil, nil, err
 	}
 	if !l.holds(me) {
 		cancel(nil)
@@ -57,11 +60,18 @@ func (l *opLock) acquire(ctx context.Context, name string) (context.Context, fun
 	return ctx, func() { l.release(me) }, nil
 }
 
-// takeOver calls off the present holder if may says that its operation can be, and waits in line like acquire.
-func (l *opLock) takeOver(ctx context.Context, name string, may func(holder string) bool) (context.Context, func(), error) {
+// takeOver calls off the operations of which may says that they can be, the one that holds the lock and those that wait, and waits in line like
+// acquire.
+func (l *opLock) takeOver(ctx context.Context, name string, may func(operation string) bool) (context.Context, func(), error) {
 	l.mu.Lock()
-	if !l.closed && l.holder != nil && may(l.holder.name) {
-		l.holder.cancel(fault.New(fault.Canceled, "called off: the VM is being deleted"))
+	ahead := slices.Clone(l.waiting)
+	if l.holder != nil {
+		ahead = append(ahead, l.holder)
+	}
+	for _, o := range ahead {
+		if may(o.name) {
+			o.cancel(fault.New(fault.Canceled, "called off: the VM is being deleted"))
+		}
 	}
 	l.mu.Unlock()
 	return l.acquire(ctx, name)

@@ -42,7 +42,11 @@ func (m *Manager) Start(ctx context.Context, ref string, report step.Reporter) (
 	return e.record(), err
 }
 
-const opStart = "start"
+// The operations that a delete may call off.
+const (
+	opStart   = "start"
+	opRestart = "restart"
+)
 
 func (m *Manager) start(ctx context.Context, e *entry, report step.Reporter) error {
 	began := time.Now()

@@ -121,7 +121,7 @@ func fatal(sig syscall.Signal) bool {
 
 // Restart stops the VM if it runs, and starts it.
 func (m *Manager) Restart(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
-	e, ctx, release, err := m.begin(ctx, ref, "restart")
+	e, ctx, release, err := m.begin(ctx, ref, opRestart)
 	if err != nil {
 		return model.VM{}, err
 	}
@@ -129,7 +129,9 @@ func (m *Manager) Restart(ctx context.Context, ref string, timeout *time.Duratio
 	if err := m.stop(ctx, e, timeout, report); err != nil {
 		return e.record(), err
 	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
+		m.removeIfAsked(ctx, e)
+		m.observe(ctx)
 		return e.record(), fmt.Errorf("stopped, not started again: %w", context.Cause(ctx))
 	}
 	err = m.start(ctx, e, report)
