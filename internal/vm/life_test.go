@@ -459,21 +459,21 @@ func TestOneVMInOrderManyInParallel(t *testing.T) {
 func TestNamesAndPrefixes(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
-	v := d.create(t, model.Create{Name: "a"})
-	if _, err := d.Create(t.Context(), model.Create{Name: "a"}, nil); fault.KindOf(err) != fault.Exists || h.called("ensure image") != 1 {
+	v := d.create(t, model.Create{Name: "old"}) // a name that no id begins with
+	if _, err := d.Create(t.Context(), model.Create{Name: "old"}, nil); fault.KindOf(err) != fault.Exists || h.called("ensure image") != 1 {
 		t.Errorf("a second one of that name: %v; %d images were looked for", err, h.called("ensure image"))
 	}
 	if _, err := d.Create(t.Context(), model.Create{Name: "A b"}, nil); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("a bad name: %v", err)
 	}
-	if _, err := d.Rename(t.Context(), v.ID[:4], "b"); err != nil {
+	if _, err := d.Rename(t.Context(), v.ID[:4], "new"); err != nil {
 		t.Error(err)
 	}
-	if _, err := d.Get("a"); fault.KindOf(err) != fault.NotFound {
+	if _, err := d.Get("old"); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("the old name: %v", err)
 	}
-	d.create(t, model.Create{Name: "a"})
-	if _, err := d.Rename(t.Context(), "a", "b"); fault.KindOf(err) != fault.Exists {
+	d.create(t, model.Create{Name: "old"})
+	if _, err := d.Rename(t.Context(), "old", "new"); fault.KindOf(err) != fault.Exists {
 		t.Errorf("renaming to a taken name: %v", err)
 	}
 	if _, err := d.Get(""); fault.KindOf(err) != fault.NotFound {
