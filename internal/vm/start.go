@@ -52,7 +52,8 @@ func (m *Manager) start(ctx context.Context, e *entry, report step.Reporter) err
 	began := time.Now()
 	if err := m.update(ctx, e, func(v *model.VM) {
 		v.State = model.Starting
-		v.Runtime = &model.Runtime{Driver: m.Driver.Name()}
+		// All at once, before any of them makes something: a crash must leave a trace of whom to clean up, and writing a record costs an fsync.
+		v.Runtime = &model.Runtime{Driver: m.Driver.Name(), Prepared: m.cleaners()}
 		v.LastError, v.Boot, v.Network, v.Pending = nil, nil, nil, nil
 	}); err != nil {
 		return err
@@ -69,6 +70,17 @@ func (m *Manager) start(ctx context.Context, e *entry, report step.Reporter) err
 	return errors.Join(m.startFailed(ctx, e, err))
 }
 
+// cleaners names the capabilities that have something to clean up after a run.
+func (m *Manager) cleaners() []string {
+	var names []string
+	for _, c := range m.Capabilities {
+		if _, ok := c.(Cleaner); ok {
+			names = append(names, c.Name())
+		}
+	}
+	return names
+}
+
 // start is one start under way. Its fields are filled in by the steps in the order of the plan.
 type start struct {
 	m      *Manager
@@ -83,6 +95,7 @@ type start struct {
 	hello     proto.Hello
 	helloAt   time.Time
 	assumed   proto.Assumed
+	stuck     bool // the machine could not be ended: what it may use stays
 }
 
 // Deadlines of single steps. What depends on the host's speed has a deadline of the configuration or the driver.
@@ -98,8 +111,8 @@ const (
 func (s *start) plan() []step.Step {
 	steps := []step.Step{
 		{Name: "preflight", Do: s.preflight, Timeout: lookTimeout},
-		{Name: "run-dir", Do: s.makeRunDir, Undo: s.removeRunDir},
-		{Name: "system-disk", Do: s.makeSystemDisk, Undo: s.removeFreshDisk, Timeout: prepareTimeout},
+		{Name: "run-dir", Do: s.makeRunDir, Undo: s.unlessStuck(s.removeRunDir)},
+		{Name: "system-disk", Do: s.makeSystemDisk, Undo: s.unlessStuck(s.removeFreshDisk), Timeout: prepareTimeout},
 	}
 	for _, c := range s.m.Capabilities {
 		if p, ok := c.(HostPreparer); ok {
@@ -172,19 +185,18 @@ func (s *start) prepareStep(c Capability, p HostPreparer) step.Step {
 	return step.Step{
 		Name:    "prepare/" + c.Name(),
 		Timeout: prepareTimeout,
-		Do: func(ctx context.Context) error {
-			// On record first: a crash within PrepareHost must leave a trace of whom to clean up.
-			err := s.m.update(ctx, s.e, func(v *model.VM) {
-				if !slices.Contains(v.Runtime.Prepared, c.Name()) {
-					v.Runtime.Prepared = append(v.Runtime.Prepared, c.Name())
-				}
-			})
-			if err != nil {
-				return err
-			}
-			return p.PrepareHost(ctx, HostRequest{VM: s.vm(), Report: s.report})
-		},
-		Undo: func(ctx context.Context) error { return s.m.cleanCapability(ctx, s.e, c) },
+		Do:      func(ctx context.Context) error { return p.PrepareHost(ctx, HostRequest{VM: s.vm(), Report: s.report}) },
+		Undo:    s.unlessStuck(func(ctx context.Context) error { return s.m.cleanCapability(ctx, s.e, c) }),
+	}
+}
+
+// unlessStuck is undo, except that it takes nothing from under a machine that would not end: see Manager.cleanup.
+func (s *start) unlessStuck(undo func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if s.stuck {
+			return errors.New("kept for the machine, which has not ended")
+		}
+		return undo(ctx)
 	}
 }
 
@@ -210,7 +222,11 @@ func (s *start) startMachine(ctx context.Context) error {
 	})
 }
 
-func (s *start) endMachine(ctx context.Context) error { return s.m.endMachine(ctx, s.e) }
+func (s *start) endMachine(ctx context.Context) error {
+	err := s.m.endMachine(ctx, s.e)
+	s.stuck = err != nil
+	return err
+}
 
 // describe says what machine the driver shall build.
 func (s *start) describe(ctx context.Context) (vmm.Machine, error) {
@@ -345,7 +361,12 @@ func firstOf(a, b string) string {
 	return b
 }
 
+// postStartStep has no undo where preparing has one: that takes away what both have made, and not before the machine has ended.
 func (s *start) postStartStep(c Capability, p PostStarter) step.Step {
+	var undo func(context.Context) error
+	if _, prepares := c.(HostPreparer); !prepares {
+		undo = func(ctx context.Context) error { return s.m.cleanCapability(ctx, s.e, c) }
+	}
 	return step.Step{
 		Name:    "post-start/" + c.Name(),
 		Timeout: prepareTimeout,
@@ -354,7 +375,7 @@ func (s *start) postStartStep(c Capability, p PostStarter) step.Step {
 				return p.PostStart(ctx, PostStartRequest{VM: s.vm(), Agent: l.agent})
 			})
 		},
-		Undo: func(ctx context.Context) error { return s.m.cleanCapability(ctx, s.e, c) },
+		Undo: undo,
 	}
 }
 
