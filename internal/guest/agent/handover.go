@@ -127,7 +127,8 @@ func (a *agent) execInit() error {
 
 // resume is the agent beside the image's init.
 func (a *agent) resume() error {
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	// Taken and dropped, not ignored: commands would inherit that.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
 	for fd := fdPort; fd < fdDrive; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -155,7 +156,7 @@ func (a *agent) resume() error {
 		return fmt.Errorf("waiting for process 1: %w", err)
 	}
 	release.Close()
-	a.mark("init")
+	a.mark("beside")
 	ctx := context.Background()
 	go a.watchPowerButton(ctx)
 	a.serve(ctx)

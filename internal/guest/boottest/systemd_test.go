@@ -64,6 +64,9 @@ func TestSystemd(t *testing.T) {
 	if got := m.sh("cat /proc/$PPID/cmdline | tr '\\0' ' '; cat /proc/$PPID/oom_score_adj /proc/self/oom_score_adj"); !strings.HasPrefix(got, "@banger-agent") || !strings.HasSuffix(got, "-1000\n0") {
 		t.Errorf("the agent is %q", got)
 	}
+	if got := m.sh("grep -E 'SigIgn|SigBlk' /proc/$$/status; ulimit -Sn; ls /proc/self/fd | wc -l"); got != "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n1024\n4" {
+		t.Errorf("commands start with %q", got)
+	}
 	start := time.Now()
 	if err := m.PowerOff(m.ctx()); err != nil {
 		t.Error(err)

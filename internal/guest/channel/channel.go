@@ -35,8 +35,8 @@ import (
 const (
 	windowSize   = 1 << 20          // bytes on their way in one stream; facts of virtio-serial: smaller ones are slower
 	backlog      = 64               // streams that are opened and not yet accepted
-	writeTimeout = 30 * time.Second // the other side takes no bytes for that long: the write fails
-	openTimeout  = 30 * time.Second // the other side does not answer an opened stream: the session ends
+	writeTimeout = 5 * time.Minute  // the other side takes no bytes for that long: the write fails; it may be paused for a while
+	openTimeout  = 5 * time.Minute  // the other side does not answer an opened stream: the session ends
 	closeTimeout = 10 * time.Second // the other side does not close a stream that we closed: it is reset
 )
 

@@ -78,7 +78,7 @@ type Hello struct {
 
 // Mark is a moment of the boot.
 type Mark struct {
-	Name string        `json:"name"` // "init", "modules", "ready", "root", "assumed"
+	Name string        `json:"name"` // "init", "modules", "ready", "root", "assumed", and "beside" when the image's init took over
 	At   time.Duration `json:"at"`   // nanoseconds since the kernel started
 }
 
