@@ -2,6 +2,7 @@ package capability
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -279,4 +281,41 @@ func TestKeysAreWholeOrAbsent(t *testing.T) {
 	if got, _, _, _, err := ssh.ParseAuthorizedKey(pub); err != nil || string(got.Marshal()) != string(signer.PublicKey().Marshal()) {
 		t.Errorf("the halves do not fit: %s, %v", pub, err)
 	}
+}
+
+// TestFirstStartsAtOnce make the user's key together: both halves are of one pair afterwards.
+func TestFirstStartsAtOnce(t *testing.T) {
+	l := layout(t)
+	s := NewSSH(l, "proxy")
+	var wg sync.WaitGroup
+	for i := range 8 {
+		v := model.VM{ID: fmt.Sprintf("%016x", i), Spec: model.Spec{Name: "a"}}
+		if err := os.MkdirAll(l.VM(v.ID).Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			if err := s.PrepareHost(t.Context(), vm.HostRequest{VM: v}); err != nil {
+				t.Error(err)
+			}
+			var doc proto.Assume
+			if err := s.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc}); err != nil {
+				t.Error(err)
+				return
+			}
+			private, err := os.ReadFile(l.SSHKey())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			key, err := ssh.ParsePrivateKey(private)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if line := string(ssh.MarshalAuthorizedKey(key.PublicKey())); !strings.HasPrefix(doc.AuthorizedKeys[0], strings.TrimSpace(line)) {
+				t.Error("the guest lets in a key that is not the user's")
+			}
+		})
+	}
+	wg.Wait()
 }

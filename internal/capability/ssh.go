@@ -47,6 +47,8 @@ const domain = ".vm"
 // PrepareHost implements vm.HostPreparer: both keys exist afterwards. They stay with the VM and the user; there is nothing to
 // clean up after a run.
 func (s *SSH) PrepareHost(_ context.Context, req vm.HostRequest) error {
+	s.mu.Lock() // VMs that start together would each make the user's key
+	defer s.mu.Unlock()
 	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
 		return fmt.Errorf("making the folder for ssh keys: %w", err)
 	}
