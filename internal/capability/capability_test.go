@@ -319,3 +319,19 @@ func TestFirstStartsAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestFileSyncFollowsALinkToAFolder: configuration folders are links into a repository as often as not.
+func TestFileSyncFollowsALinkToAFolder(t *testing.T) {
+	dir := t.TempDir()
+	real, link := filepath.Join(dir, "real"), filepath.Join(dir, "link")
+	for _, err := range []error{os.Mkdir(real, 0o700), os.WriteFile(filepath.Join(real, "rc"), []byte("x"), 0o600), os.Symlink(real, link)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var doc proto.Assume
+	err := FileSync{Entries: []SyncEntry{{Host: link, Guest: "/root/conf"}}}.ContributeGuest(t.Context(), vm.GuestRequest{Assume: &doc})
+	if err != nil || len(doc.Files) != 1 || doc.Files[0].Path != "/root/conf/rc" {
+		t.Errorf("%+v, %v", doc.Files, err)
+	}
+}

@@ -78,12 +78,16 @@ func (e SyncEntry) files(room int) ([]proto.File, error) {
 		f, err := e.read(e.Host, e.Guest, room)
 		return []proto.File{f}, err
 	}
+	root, err := filepath.EvalSymlinks(e.Host) // WalkDir does not go into a link
+	if err != nil {
+		return nil, err
+	}
 	var files []proto.File
-	err = filepath.WalkDir(e.Host, func(name string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		rel, err := filepath.Rel(e.Host, name)
+		rel, err := filepath.Rel(root, name)
 		if err != nil {
 			return err
 		}
