@@ -72,15 +72,15 @@ func (r Runner) do(ctx context.Context, s Step) (Record, error) {
 	r.Report.Report(Event{Step: s.Name, Phase: Started, Time: rec.Start})
 	if s.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, fmt.Errorf("no result after %v", s.Timeout))
+		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, overdue(s.Timeout))
 		defer cancel()
 	}
 	err := ctx.Err()
 	if err == nil {
 		err = guard(s.Do, ctx)
 	}
-	if err != nil && ctx.Err() != nil && context.Cause(ctx) != ctx.Err() {
-		err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+	if cause := context.Cause(ctx); err != nil && cause != nil && cause != ctx.Err() && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w (%w)", cause, err)
 	}
 	rec.Duration = time.Since(rec.Start)
 	e := Event{Step: s.Name, Phase: Done, Duration: rec.Duration}
@@ -92,6 +92,12 @@ func (r Runner) do(ctx context.Context, s Step) (Record, error) {
 	r.log(ctx, "step", "step", s.Name, "took", rec.Duration, "error", rec.Error)
 	return rec, err
 }
+
+// overdue is why a step's context ended at its deadline. It is one too for those who look only at it.
+type overdue time.Duration
+
+func (o overdue) Error() string      { return fmt.Sprintf("no result after %v", time.Duration(o)) }
+func (overdue) Is(target error) bool { return target == context.DeadlineExceeded }
 
 // undo takes the steps back, last first. Steps without an Undo have nothing to take back.
 func (r Runner) undo(ctx context.Context, steps []Step) error {

@@ -102,6 +102,20 @@ func TestDeadlineNamesItself(t *testing.T) {
 	}
 }
 
+// TestEndOfTheContextIsSaidOnce has a step return why its context ended, as one does that waits with several of them.
+func TestEndOfTheContextIsSaidOnce(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := func(ctx context.Context) error { cancel(errBoom); return context.Cause(ctx) }
+	if _, err := (Runner{}).Run(ctx, []Step{{Name: "called-off", Do: stop}}); !errors.Is(err, errBoom) || strings.Count(err.Error(), "boom") != 1 {
+		t.Errorf("got %v", err)
+	}
+	wait := func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+	_, err := Runner{}.Run(t.Context(), []Step{{Name: "slow", Timeout: time.Millisecond, Do: wait}})
+	if !errors.Is(err, context.DeadlineExceeded) || strings.Count(err.Error(), "no result") != 1 {
+		t.Errorf("got %v, which is a deadline: %v", err, errors.Is(err, context.DeadlineExceeded))
+	}
+}
+
 func TestReports(t *testing.T) {
 	var got []string
 	r := &recorder{}
