@@ -39,6 +39,8 @@ type host struct {
 	block    map[string]chan struct{}
 	calls    []string
 	guest    proto.Assume // what the last guest was told to be
+
+	answersButton bool // guests power off by their power button
 }
 
 func newHost(t *testing.T) *host {
@@ -268,7 +270,15 @@ func (m *machine) PID() int         { return 1 }
 func (m *machine) DialAgent(context.Context) (net.Conn, error) {
 	return nil, errors.New("no channel")
 }
-func (m *machine) PowerOff(ctx context.Context) error { return m.h.hook(ctx, "power button") }
+func (m *machine) PowerOff(ctx context.Context) error {
+	if err := errors.Join(m.h.hook(ctx, "power button"), ctx.Err()); err != nil {
+		return err
+	}
+	if m.h.answersButton {
+		m.end(vmm.ExitPowerOff)
+	}
+	return nil
+}
 func (m *machine) Signal(sig syscall.Signal) error {
 	if err := m.h.hook(context.Background(), "signal"); err != nil {
 		return err

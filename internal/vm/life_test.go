@@ -290,6 +290,24 @@ func TestStubbornGuestIsEnded(t *testing.T) {
 	}
 }
 
+// TestHungAgentLeavesTimeForThePowerButton has an agent that takes the request and does nothing.
+func TestHungAgentLeavesTimeForThePowerButton(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.running(t, "a")
+	defer h.hanging("power-off")()
+	h.answersButton = true
+	grace := 200 * time.Millisecond
+	var said []step.Event
+	if _, err := d.Stop(t.Context(), "a", &grace, func(e step.Event) { said = append(said, e) }); err != nil {
+		t.Fatal(err)
+	}
+	if last := said[len(said)-1]; last.Step != "power-off" || last.Phase != step.Done {
+		t.Errorf("the guest was not asked by its power button: %+v", last)
+	}
+}
+
 func TestKill(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()

@@ -68,7 +68,9 @@ func (m *Manager) powerOff(ctx context.Context, l *live, grace time.Duration) er
 	defer cancel()
 	asked := make(chan error, 1)
 	go func() {
-		err := l.agent.PowerOff(ctx)
+		agentCtx, cancel := context.WithTimeout(ctx, grace/2) // one that hangs leaves the rest to the button
+		defer cancel()
+		err := l.agent.PowerOff(agentCtx)
 		if err != nil {
 			err = errors.Join(err, l.inst.PowerOff(ctx))
 		}
