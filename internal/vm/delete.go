@@ -66,12 +66,12 @@ func (m *Manager) removeIfAsked(ctx context.Context, e *entry) {
 	}
 }
 
-// Prune deletes all VMs that are stopped or failed to start.
+// Prune deletes all VMs that are stopped or failed to start, but for those of a run: it has yet to start them, and deletes them itself.
 func (m *Manager) Prune(ctx context.Context) (model.Pruned, error) {
 	pruned := model.Pruned{Removed: []string{}}
 	var errs []error
 	for _, v := range m.List() {
-		if v.State != model.Stopped && v.State != model.Failed {
+		if v.State != model.Stopped && v.State != model.Failed || v.Spec.Remove == model.RemoveOnDetach {
 			continue
 		}
 		freed := m.diskUse(v)

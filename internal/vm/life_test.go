@@ -565,3 +565,36 @@ func TestPrune(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }
+
+// TestPruneSparesWhatARunHasJustMade: between its creation and its start the VM of a run is stopped like any other.
+func TestPruneSparesWhatARunHasJustMade(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "of-a-run", Remove: model.RemoveOnDetach})
+	if got, err := d.Prune(t.Context()); err != nil || len(got.Removed) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	d.running(t, "of-a-run")
+}
+
+// TestRunningHoldsItsImage has a running VM told to use another image: the one it runs on is in use until it stops.
+func TestRunningHoldsItsImage(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.running(t, "a")
+	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
+		t.Fatal(err)
+	}
+	inUse := func() (ids []string) {
+		d.References(func(images, _ map[string][]string) error { ids = sortedKeys(images); return nil })
+		return ids
+	}
+	if got := inUse(); !slices.Equal(got, []string{"id-of-img", "other"}) {
+		t.Errorf("while it runs: %v", got)
+	}
+	d.Stop(t.Context(), "a", nil, nil)
+	if got := inUse(); !slices.Equal(got, []string{"other"}) {
+		t.Errorf("after it stopped: %v", got)
+	}
+}

@@ -155,6 +155,9 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 	images, kernels := map[string][]string{}, map[string][]string{}
 	for _, v := range m.List() {
 		images[v.Spec.ImageID] = append(images[v.Spec.ImageID], v.Spec.Name)
+		if v.Runtime != nil && v.DiskImage != "" && v.DiskImage != v.Spec.ImageID { // it is to have another one, and runs on this
+			images[v.DiskImage] = append(images[v.DiskImage], v.Spec.Name)
+		}
 		kernels[v.Spec.KernelID] = append(kernels[v.Spec.KernelID], v.Spec.Name)
 	}
 	return f(images, kernels)
