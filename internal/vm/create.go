@@ -35,13 +35,8 @@ func (m *Manager) Create(ctx context.Context, req model.Create, report step.Repo
 	defer unlock()
 
 	v := model.VM{ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC()}
-	e, err := m.reserve(v, req.Name)
+	e, release, err := m.reserve(ctx, v, req.Name)
 	if err != nil {
-		return model.VM{}, err
-	}
-	_, release, err := e.lock.acquire(ctx, "create")
-	if err != nil {
-		m.forget(e)
 		return model.VM{}, err
 	}
 	defer release()
@@ -133,19 +128,24 @@ func nameTaken(v model.VM) error {
 		WithHint("choose another name, or delete it with `banger vm delete %s`", v.Spec.Name)
 }
 
-// reserve enters the VM under the given name, or under a random one, in memory.
-func (m *Manager) reserve(v model.VM, name string) (*entry, error) {
+// reserve enters the VM under the given name, or under a random one, in memory. Nobody sees it before its operation lock is held, so this never waits
+// for that lock although m.refs is held.
+func (m *Manager) reserve(ctx context.Context, v model.VM, name string) (*entry, func(), error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if name == "" {
 		name = model.NewName(func(n string) bool { return m.byNameLocked(n) != nil })
 	} else if e := m.byNameLocked(name); e != nil {
-		return nil, nameTaken(e.record())
+		return nil, nil, nameTaken(e.record())
 	}
 	v.Spec.Name = name
 	e := &entry{vm: v}
+	_, release, err := e.lock.acquire(ctx, "create")
+	if err != nil {
+		return nil, nil, err
+	}
 	m.vms[v.ID] = e
-	return e, nil
+	return e, release, nil
 }
 
 func (m *Manager) forget(e *entry) {
