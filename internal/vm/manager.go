@@ -7,7 +7,7 @@
 //
 // Invariants:
 //   - A record is stored before what it names is made on the host, and removed after that is gone.
-//   - State changes follow model's table; they happen only under the operation lock, through Manager.update.
+//   - State changes follow model's table; they happen only under the operation lock, through Manager.update. (One is shown and not stored: see notAdopted.)
 //   - Everything that an operation makes is taken away by the same idempotent clean-ups (cleanup.go), whether by the undo of a failed start,
 //     by stop, by delete or by recovery at start-up.
 //   - No caller's context is a VM's lifetime. A cancelled start is undone; a machine that runs is never ended by a cancelled request.

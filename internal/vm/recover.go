@@ -94,12 +94,24 @@ func (m *Manager) adopt(ctx context.Context, e *entry) error {
 		return err
 	}
 	if err != nil {
-		return m.markBroken(ctx, e, fmt.Errorf("looking for the VMM: %w", err))
+		err = fmt.Errorf("looking for the VMM: %w", err)
+		m.notAdopted(e, err)
+		return err
 	}
 	e.setMachine(&live{inst: inst, agent: m.NewAgent(inst.DialAgent)})
 	m.watch(e)
 	m.logger(v).InfoContext(ctx, "adopted", "pid", inst.PID())
 	return nil
+}
+
+// notAdopted shows a VM as broken whose machine may well run. What is stored stays: it is as true as before, and the next start-up, instead of
+// taking away what is broken, looks for the machine again.
+func (m *Manager) notAdopted(e *entry, cause error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.vm.State = model.Broken
+	e.vm.LastError = m.failure(e.vm, cause)
+	e.vm.LastError.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
 }
 
 // abandonStart takes away what a start made before the daemon died in the middle of it.

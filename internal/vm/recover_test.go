@@ -32,6 +32,34 @@ func TestRecoveryIsNotCutOff(t *testing.T) {
 	}
 }
 
+// TestAdoptionIsTriedAgain has a daemon that cannot adopt a machine (too many open files, a state of a newer version): it says so, ends nothing,
+// and the next one may.
+func TestAdoptionIsTriedAgain(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.running(t, "a")
+	d.die()
+	h.failing("adopt", errBoom)
+	d = h.daemon()
+	if got, err := d.Get("a"); err != nil || got.State != model.Broken || got.LastError == nil || got.LastError.Hint == "" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	d.die()
+	h.failing("adopt", nil)
+	d = h.daemon()
+	if d.state(t, "a") != model.Running || h.running() != 1 {
+		t.Errorf("%s, %d machines", d.state(t, "a"), h.running())
+	}
+	d.die()
+	h.failing("adopt", errBoom)
+	d = h.daemon()
+	h.failing("adopt", nil)
+	if v, err := d.Stop(t.Context(), "a", nil, nil); err != nil || v.State != model.Stopped || h.running() != 0 {
+		t.Errorf("stopping it: %s, %v, %d machines", v.State, err, h.running())
+	}
+}
+
 // TestKilledWhileMakingADisk finds what mkfs was at when the daemon died.
 func TestKilledWhileMakingADisk(t *testing.T) {
 	h := newHost(t)
