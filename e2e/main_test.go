@@ -49,6 +49,13 @@ func warm(t *testing.T) *testkit.Home {
 	return testkit.NewWarmHome(t, bin)
 }
 
+// TestCache makes the image and the kernel that tests share. script/test runs it first, for the sake of other packages' tests.
+func TestCache(t *testing.T) {
+	h := warm(t)
+	has(t, ok(t, h, "image", "list"), testkit.Image)
+	has(t, ok(t, h, "kernel", "list"), testkit.Kernel)
+}
+
 // ok runs `banger args...`, which must succeed, and returns its standard output.
 func ok(t *testing.T, h *testkit.Home, args ...string) string {
 	t.Helper()

@@ -38,6 +38,16 @@ func NewWarmHome(t testing.TB, bin string) *Home {
 	return h
 }
 
+// CacheDir is where the cache folder that warm homes start from is, once somebody has made it: for tests that only need a kernel.
+func CacheDir() string { return filepath.Join(sharedRoot(), "cache") }
+
+func sharedRoot() string {
+	if root := os.Getenv("BANGER_TEST_CACHE"); root != "" {
+		return root
+	}
+	return filepath.Join(SourceRoot(), ".cache", "test")
+}
+
 // sharedCache returns the cache folder that warm homes start from, making it when it is missing.
 func sharedCache(bin string) (string, error) {
 	return shared("cache", func(path string) error { return fillCache(bin, path) })
@@ -56,10 +66,7 @@ func SharedFile(t testing.TB, name string, fill func(path string) error) string 
 // shared returns the path of something in the tests' shared folder. When it is not there, fill makes it under another name. One test
 // program at a time does so.
 func shared(name string, fill func(path string) error) (string, error) {
-	root := os.Getenv("BANGER_TEST_CACHE")
-	if root == "" {
-		root = filepath.Join(SourceRoot(), ".cache", "test")
-	}
+	root := sharedRoot()
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return "", err
 	}
