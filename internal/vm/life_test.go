@@ -494,6 +494,13 @@ func TestNamesAndPrefixes(t *testing.T) {
 	if _, err := d.Rename(t.Context(), "old", "new"); fault.KindOf(err) != fault.Exists {
 		t.Errorf("renaming to a taken name: %v", err)
 	}
+	other, _ := d.find("old")
+	if err := d.update(t.Context(), other, func(o *model.VM) { o.Spec.Name = v.ID }); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Get(v.ID); err != nil || got.ID != v.ID {
+		t.Errorf("the VM whose id another one is called: %+v, %v", got, err)
+	}
 	if _, err := d.Get(""); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("no name at all: %v", err)
 	}

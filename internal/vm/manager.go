@@ -166,10 +166,10 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 func (m *Manager) find(ref string) (*entry, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if e := m.byNameLocked(ref); e != nil {
+	if e, ok := m.vms[ref]; ok { // first: programs go by ids, and another VM may be called like one
 		return e, nil
 	}
-	if e, ok := m.vms[ref]; ok {
+	if e := m.byNameLocked(ref); e != nil {
 		return e, nil
 	}
 	var found []*entry
