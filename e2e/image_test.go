@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -157,7 +158,7 @@ func (c *counter) blobs() int {
 // startRegistry serves a registry on loopback.
 func startRegistry(t *testing.T) (*counter, string) {
 	t.Helper()
-	c := &counter{Handler: registry.New(), seen: map[string]int{}}
+	c := &counter{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0))), seen: map[string]int{}}
 	server := httptest.NewServer(c)
 	t.Cleanup(server.Close)
 	return c, strings.TrimPrefix(server.URL, "http://")
