@@ -173,10 +173,7 @@ func (s *start) makeSystemDisk(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := disk.Create(ctx, path, v.Spec.DiskSize); err != nil {
-		return err
-	}
-	return s.m.update(ctx, s.e, func(v *model.VM) { v.DiskImage = v.Spec.ImageID })
+	return disk.Create(ctx, path, v.Spec.DiskSize)
 }
 
 func (s *start) removeFreshDisk(context.Context) error { return s.m.removeFreshDisk(s.e) }
@@ -211,7 +208,8 @@ func (s *start) startMachine(ctx context.Context) error {
 		return err
 	}
 	inst, err := s.m.Driver.Start(ctx, machine, func(state vmm.State) error {
-		return s.m.update(ctx, s.e, func(v *model.VM) { v.Runtime.State = state })
+		// The disk lies over this image from the moment on when a guest may write to it; before that it can as well be made again.
+		return s.m.update(ctx, s.e, func(v *model.VM) { v.Runtime.State, v.DiskImage = state, v.Spec.ImageID })
 	})
 	if err != nil {
 		return err
