@@ -335,3 +335,22 @@ func TestFileSyncFollowsALinkToAFolder(t *testing.T) {
 		t.Errorf("%+v, %v", doc.Files, err)
 	}
 }
+
+// TestOneUnreadableHostKey leaves the other VMs reachable, and is told.
+func TestOneUnreadableHostKey(t *testing.T) {
+	l := layout(t)
+	s := NewSSH(l, "proxy")
+	good, bad := model.VM{ID: id, Spec: model.Spec{Name: "good"}}, model.VM{ID: "fedcba9876543210", Spec: model.Spec{Name: "bad"}}
+	if err := os.MkdirAll(l.VM(bad.ID).HostKey()+".pub", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PrepareHost(t.Context(), vm.HostRequest{VM: good}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RecordsChanged(t.Context(), []model.VM{bad, good}); err == nil || !strings.Contains(err.Error(), "bad") {
+		t.Errorf("got %v", err)
+	}
+	if known, err := os.ReadFile(l.KnownHosts()); err != nil || !strings.Contains(string(known), "good.vm ssh-ed25519 ") {
+		t.Errorf("%s, %v", known, err)
+	}
+}

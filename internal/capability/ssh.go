@@ -80,6 +80,7 @@ func (s *SSH) RecordsChanged(_ context.Context, vms []model.VM) error {
 	var b strings.Builder
 	b.WriteString("# Written by banger; changes are lost.\n")
 	public := make(map[string]string, len(vms))
+	var errs []error // one VM's key does not keep the others from being known
 	for _, v := range vms {
 		key, ok := s.public[v.ID]
 		if !ok {
@@ -88,7 +89,8 @@ func (s *SSH) RecordsChanged(_ context.Context, vms []model.VM) error {
 				continue // it has never been started
 			}
 			if err != nil {
-				return fmt.Errorf("reading the host key of %s: %w", v.Spec.Name, err)
+				errs = append(errs, fmt.Errorf("reading the host key of %s: %w", v.Spec.Name, err))
+				continue
 			}
 			key = hostKeyFields(data)
 		}
@@ -96,14 +98,13 @@ func (s *SSH) RecordsChanged(_ context.Context, vms []model.VM) error {
 		fmt.Fprintf(&b, "%s%s %s\n", v.Spec.Name, domain, key)
 	}
 	s.public = public
-	if b.String() == s.shown {
-		return nil
+	if b.String() != s.shown {
+		if err := s.writeClientFiles(b.String()); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		s.shown = b.String()
 	}
-	if err := s.writeClientFiles(b.String()); err != nil {
-		return err
-	}
-	s.shown = b.String()
-	return nil
+	return errors.Join(errs...)
 }
 
 // hostKeyFields is "type base64" of a public key file, without its comment.
