@@ -120,6 +120,11 @@ func (m *Manager) settle(ctx context.Context, e *entry, why *model.Failure) erro
 	}
 	now := time.Now().UTC()
 	return m.update(ctx, e, func(v *model.VM) {
+		if v.State == model.Broken && v.LastError != nil { // it still says what went wrong, but there is nothing left to do about it
+			told := *v.LastError
+			told.Hint = ""
+			v.LastError = &told
+		}
 		if v.State != model.Stopped && v.State != model.Failed {
 			v.State = model.Stopped
 			v.Stopped = &now

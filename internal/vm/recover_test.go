@@ -55,8 +55,12 @@ func TestAdoptionIsTriedAgain(t *testing.T) {
 	h.failing("adopt", errBoom)
 	d = h.daemon()
 	h.failing("adopt", nil)
-	if v, err := d.Stop(t.Context(), "a", nil, nil); err != nil || v.State != model.Stopped || h.running() != 0 {
+	v, err := d.Stop(t.Context(), "a", nil, nil)
+	if err != nil || v.State != model.Stopped || h.running() != 0 {
 		t.Errorf("stopping it: %s, %v, %d machines", v.State, err, h.running())
+	}
+	if v.LastError == nil || v.LastError.Hint != "" {
+		t.Errorf("what is left to be known of it: %+v", v.LastError)
 	}
 }
 
