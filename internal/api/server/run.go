@@ -101,13 +101,42 @@ func (one *runStream) serve(ctx context.Context, req api.Run) {
 }
 
 // bringUp creates and starts the VM. The VM is returned also with an error, when there is one by then.
+//
+// Its events go by a queue, because the making of an image may be shared with others, whom this client must not hold up.
 func (one *runStream) bringUp(ctx context.Context, req api.Run) (model.VM, error) {
-	v, err := one.s.Manager.Create(ctx, req.VM, one.report)
+	events := newQueue()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		one.relay(events)
+	}()
+	defer func() { // before anything else is told
+		events.end(func() {})
+		<-sent
+	}()
+	return one.makeVM(ctx, req, func(e step.Event) { events.put(e, func() {}) })
+}
+
+// relay sends events to the client until there are no more.
+func (one *runStream) relay(events *queue) {
+	for range events.wake {
+		queued, ended := events.take()
+		for _, e := range queued {
+			one.tell(proto.FrameEvent, e)
+		}
+		if ended {
+			return
+		}
+	}
+}
+
+func (one *runStream) makeVM(ctx context.Context, req api.Run, report step.Reporter) (model.VM, error) {
+	v, err := one.s.Manager.Create(ctx, req.VM, report)
 	if err != nil {
 		return model.VM{}, orCause(ctx, err)
 	}
-	one.report(step.Event{Step: api.EventVM, Phase: step.Done, Detail: v.Spec.Name, Time: time.Now()})
-	started, err := one.s.Manager.Start(ctx, v.ID, one.report)
+	report(step.Event{Step: api.EventVM, Phase: step.Done, Detail: v.Spec.Name, Time: time.Now()})
+	started, err := one.s.Manager.Start(ctx, v.ID, report)
 	if err != nil {
 		return v, orCause(ctx, err)
 	}

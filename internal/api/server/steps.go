@@ -5,17 +5,13 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"banger/internal/api"
 	"banger/internal/step"
 )
 
-const (
-	heartbeat = 15 * time.Second // of silence; so that both ends notice when the other is gone
-	maxQueued = 256              // events that a slow client may be behind
-)
+const heartbeat = 15 * time.Second // of silence; so that both ends notice when the other is gone
 
 // steps makes a handler of a long operation: server-sent events for those who accept them, else JSON at the end.
 func (s *Server) steps(f func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error)) handler {
@@ -44,67 +40,31 @@ type events struct {
 	w  http.ResponseWriter
 	rc *http.ResponseController
 
-	mu     sync.Mutex
-	queue  []step.Event
-	ended  bool
-	wake   chan struct{} // holds one token when there is something to do
+	queue  *queue
 	joined chan struct{} // closed when the sender has ended
-	begun  bool
-	err    error // of the sender; read after joined
+	begun  bool          // guarded by queue.mu
+	err    error         // of the sender; read after joined
 }
 
 func newEvents(w http.ResponseWriter) *events {
-	return &events{w: w, rc: http.NewResponseController(w), wake: make(chan struct{}, 1), joined: make(chan struct{})}
+	return &events{w: w, rc: http.NewResponseController(w), queue: newQueue(), joined: make(chan struct{})}
 }
 
-// report queues an event. When the queue is full, what gives way is progress, which the next progress makes good.
+// report queues an event.
 func (e *events) report(event step.Event) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ended {
-		return
-	}
-	if len(e.queue) >= maxQueued {
-		if event.Phase == step.Progress {
-			return
-		}
-		e.queue = dropProgress(e.queue)
-	}
-	e.queue = append(e.queue, event)
-	if !e.begun {
-		e.begun = true
-		go e.send()
-	}
-	e.poke()
-}
-
-func dropProgress(queue []step.Event) []step.Event {
-	kept := queue[:0]
-	for _, event := range queue {
-		if event.Phase != step.Progress {
-			kept = append(kept, event)
+	first := func() {
+		if !e.begun {
+			e.begun = true
+			go e.send()
 		}
 	}
-	if len(kept) >= maxQueued { // a client that does not read at all
-		kept = kept[1:]
-	}
-	return kept
-}
-
-func (e *events) poke() {
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	e.queue.put(event, first)
 }
 
 // stop ends the sender and waits for it. Reports after it are dropped.
 func (e *events) stop() {
-	e.mu.Lock()
-	e.ended = true
-	begun := e.begun
-	e.poke()
-	e.mu.Unlock()
+	var begun bool
+	e.queue.end(func() { begun = e.begun })
 	if begun {
 		<-e.joined
 	}
@@ -137,7 +97,7 @@ func (e *events) send() {
 	defer beat.Stop()
 	for {
 		select {
-		case <-e.wake:
+		case <-e.queue.wake:
 		case <-beat.C:
 			e.err = e.write(func() error { _, err := e.w.Write([]byte(":\n\n")); return err })
 		}
@@ -152,11 +112,8 @@ func (e *events) send() {
 // sendQueued empties the queue and tells whether it was the last time.
 func (e *events) sendQueued() (ended bool) {
 	for e.err == nil {
-		e.mu.Lock()
-		queue := e.queue
-		e.queue = nil
-		ended = e.ended
-		e.mu.Unlock()
+		var queue []step.Event
+		queue, ended = e.queue.take()
 		if len(queue) == 0 {
 			return ended
 		}
