@@ -204,8 +204,14 @@ func TestFileSync(t *testing.T) {
 	if _, err := contribute(SyncEntry{Host: big, Guest: "/x"}, SyncEntry{Host: file, Guest: "/y"}); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("over the limit: %v", err)
 	}
-	if _, err := contribute(SyncEntry{Host: "/dev/zero", Guest: "/x"}); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a device: %v", err)
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, special := range []string{"/dev/zero", fifo} {
+		if _, err := contribute(SyncEntry{Host: special, Guest: "/x"}); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: %v", special, err)
+		}
 	}
 }
 

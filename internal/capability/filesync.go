@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"syscall"
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
@@ -100,7 +101,7 @@ func (e SyncEntry) files(room int) ([]proto.File, error) {
 }
 
 func (e SyncEntry) read(host, guest string, room int) (proto.File, error) {
-	f, err := os.Open(host)
+	f, err := os.OpenFile(host, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold up the start
 	if err != nil {
 		return proto.File{}, err
 	}
