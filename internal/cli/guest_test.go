@@ -33,7 +33,7 @@ func (fakeAgent) Assume(context.Context, proto.Assume) (proto.Assumed, error) {
 func (fakeAgent) Ports(context.Context) ([]proto.Port, error) {
 	return []proto.Port{{Port: 80, Addr: "0.0.0.0"}}, nil
 }
-func (fakeAgent) Resize(context.Context, string) error { return nil }
+func (fakeAgent) Resize(context.Context, string, model.Bytes) error { return nil }
 func (fakeAgent) Stats(context.Context) (proto.Stats, error) {
 	return proto.Stats{}, nil
 }

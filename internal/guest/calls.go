@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/model"
 )
 
 // Bounds on lists from the guest. Longer ones are cut.
@@ -166,12 +167,10 @@ func (c *Client) Ports(ctx context.Context) ([]proto.Port, error) {
 	return out, nil
 }
 
-// Resize grows the file system on a drive to the size that the guest sees the drive have.
-func (c *Client) Resize(ctx context.Context, serial string) error { return c.ResizeTo(ctx, serial, 0) }
-
-// ResizeTo is Resize once the guest sees at least size bytes of the drive: the news of a drive that has just grown takes a moment.
-func (c *Client) ResizeTo(ctx context.Context, serial string, size int64) error {
-	route := "/v1/resize?" + url.Values{"serial": {serial}, "size": {strconv.FormatInt(size, 10)}}.Encode()
+// Resize grows the file system on a drive to the drive's size, once the guest sees it have at least size bytes: the news of a drive that
+// has just grown takes a moment.
+func (c *Client) Resize(ctx context.Context, serial string, size model.Bytes) error {
+	route := "/v1/resize?" + url.Values{"serial": {serial}, "size": {strconv.FormatInt(int64(size), 10)}}.Encode()
 	return c.call(ctx, http.MethodPost, route, nil, nil)
 }
 

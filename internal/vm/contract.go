@@ -41,7 +41,7 @@ type Agent interface {
 	GetFiles(ctx context.Context, path string) (io.ReadCloser, error)   // a tar stream
 	PutFiles(ctx context.Context, path string, archive io.Reader) error // likewise
 	Ports(ctx context.Context) ([]proto.Port, error)
-	Resize(ctx context.Context, serial string) error
+	Resize(ctx context.Context, serial string, size model.Bytes) error // grows the file system, once the guest sees the drive have that size
 	Stats(ctx context.Context) (proto.Stats, error)
 	PowerOff(ctx context.Context) error
 	Close() error

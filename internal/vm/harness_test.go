@@ -326,7 +326,7 @@ func (a *agent) PowerOff(ctx context.Context) error {
 	}
 	return nil
 }
-func (a *agent) Resize(ctx context.Context, serial string) error {
+func (a *agent) Resize(ctx context.Context, serial string, _ model.Bytes) error {
 	return a.h.hook(ctx, "resize "+serial)
 }
 func (a *agent) Upgrade(context.Context, string) (net.Conn, error) { return nil, errors.ErrUnsupported }

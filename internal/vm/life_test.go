@@ -277,6 +277,19 @@ func TestRemoveOnStop(t *testing.T) {
 	waitFor(t, func() bool { return len(h.files()) == 0 })
 }
 
+func TestRemoveOnStopWhenTheStartFails(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a", Remove: model.RemoveOnStop})
+	h.failing("do agent", errBoom)
+	if _, err := d.Start(t.Context(), "a", nil); !errors.Is(err, errBoom) {
+		t.Errorf("got %v", err)
+	}
+	if len(d.List()) != 0 || len(h.files()) != 0 {
+		t.Errorf("left: %v, %v", d.List(), h.files())
+	}
+}
+
 func TestStubbornGuestIsEnded(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()

@@ -222,7 +222,7 @@ func GrowDisk(ctx context.Context, req ChangeRequest, d Drive) (done bool, err e
 	if err := r.ResizeDrive(ctx, d.Serial, d.Size); err != nil {
 		return false, fmt.Errorf("telling the machine that drive %s has grown: %w", d.Serial, err)
 	}
-	if err := req.Agent.Resize(ctx, d.Serial); err != nil {
+	if err := req.Agent.Resize(ctx, d.Serial, d.Size); err != nil {
 		return false, fmt.Errorf("growing the file system on drive %s: %w", d.Serial, err)
 	}
 	return true, nil

@@ -38,8 +38,12 @@ func (m *Manager) Start(ctx context.Context, ref string, report step.Reporter) (
 		return v, fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 	}
 	err = m.start(ctx, e, report)
+	v := e.record()
+	if err != nil && v.Spec.Remove == model.RemoveOnStop && v.State != model.Broken {
+		err = errors.Join(err, m.delete(ctx, e)) // nobody will stop what has never run
+	}
 	m.observe(ctx)
-	return e.record(), err
+	return v, err
 }
 
 // The operations that a delete may call off.
