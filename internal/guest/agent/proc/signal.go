@@ -7,9 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxSignal is the highest signal (signal(7), SIGRTMAX).
-const maxSignal = 64
-
 // ParseSignal reads a signal's name, such as "SIGINT" or "INT".
 func ParseSignal(name string) (unix.Signal, error) {
 	upper := strings.ToUpper(name)
