@@ -131,10 +131,10 @@ func (b *bench) list(ctx context.Context) ([]row, error) {
 func (b *bench) image(ctx context.Context, cache string) ([]row, error) {
 	rootfs := filepath.Join(cache, "rootfs.tar")
 	if _, err := os.Stat(rootfs); err != nil {
-		if _, err := timed(exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include=python3-minimal,perl", "bookworm", rootfs+".new")); err != nil {
+		if _, err := timed(exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include=python3-minimal,perl", "bookworm", filepath.Join(cache, "new-rootfs.tar"))); err != nil {
 			return nil, err
 		}
-		if err := os.Rename(rootfs+".new", rootfs); err != nil {
+		if err := os.Rename(filepath.Join(cache, "new-rootfs.tar"), rootfs); err != nil {
 			return nil, err
 		}
 	}
