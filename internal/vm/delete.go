@@ -29,7 +29,11 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 	}
 	defer release()
 	if err := m.settleUnrecorded(ctx, e); err != nil {
-		return err
+		if !force || m.life.Err() != nil {
+			return err
+		}
+		// On a full disk it cannot be recorded that the VM has come to rest either; what is left of its run goes with the rest of it.
+		m.logger(e.record()).WarnContext(ctx, "deleting a VM that could not be settled", "error", err)
 	}
 	if v := e.record(); !force && (v.State == model.Running || v.State == model.Paused) {
 		return stillRuns(v) // started while we waited

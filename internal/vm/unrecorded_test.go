@@ -64,17 +64,25 @@ func TestUnrecordedEnds(t *testing.T) {
 	}
 }
 
-// TestDeleteOnAFullDisk: deleting is what makes room.
+// TestDeleteOnAFullDisk: deleting is what makes room, of a VM that runs and of one whose end could not be recorded.
 func TestDeleteOnAFullDisk(t *testing.T) {
-	h := newHost(t)
-	d := h.daemon()
-	d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
-	h.failing("store deleting", errBoom)
-	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
-		t.Fatal(err)
-	}
-	if left := h.files(); len(left) != 0 || h.running() != 0 || len(d.List()) != 0 {
-		t.Errorf("left: %v, %d machines, %v", left, h.running(), d.List())
+	for _, ended := range []bool{false, true} {
+		h := newHost(t)
+		d := h.daemon()
+		v := d.create(t, model.Create{Name: "a"})
+		d.running(t, "a")
+		h.failing("store stopped", errBoom)
+		h.failing("store deleting", errBoom)
+		if ended {
+			failed := h.called("store stopped")
+			h.machines[h.layout.VM(v.ID).Run].end(vmm.ExitPowerOff)
+			waitFor(t, func() bool { return h.called("store stopped") > failed })
+		}
+		if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+			t.Fatalf("ended %v: %v", ended, err)
+		}
+		if left := h.files(); len(left) != 0 || h.running() != 0 || len(d.List()) != 0 {
+			t.Errorf("ended %v; left: %v, %d machines, %v", ended, left, h.running(), d.List())
+		}
 	}
 }
