@@ -35,8 +35,7 @@ func (s Spec) Validate() error {
 	}
 	if s.Memory < MinMemory || s.Memory > MaxMemory {
 		bad("memory: %v is not between %v and %v", s.Memory, MinMemory, MaxMemory)
-	}
-	if s.Memory%MiB != 0 {
+	} else if s.Memory%MiB != 0 {
 		bad("memory: %d bytes is not a whole number of MiB", s.Memory)
 	}
 	if s.DiskSize < MinDiskSize || s.DiskSize > MaxDiskSize {
