@@ -123,17 +123,22 @@ type upgraded struct {
 
 func (u *upgraded) Read(p []byte) (int, error) { return u.r.Read(p) }
 
+// filesError leaves the request out: what goes wrong with files are mostly paths, which are the user's to correct.
+func filesError(what, path string, err error) error {
+	return fmt.Errorf("%s %s of the guest: %w", what, path, err)
+}
+
 // GetFiles returns a tar stream of path in the guest. It is the guest's data: nothing of it may be trusted. Closing it, or ctx's
 // end, ends it.
 func (c *Client) GetFiles(ctx context.Context, path string) (io.ReadCloser, error) {
 	route := "/v1/files?" + url.Values{"path": {path}}.Encode()
 	x, err := c.send(ctx, http.MethodGet, route, nil, nil)
 	if err != nil {
-		return nil, routeError(http.MethodGet, route, err)
+		return nil, filesError("reading", path, err)
 	}
 	if err := x.failure(http.StatusOK); err != nil {
 		x.Close()
-		return nil, routeError(http.MethodGet, route, err)
+		return nil, filesError("reading", path, err)
 	}
 	return x, nil
 }
@@ -143,11 +148,11 @@ func (c *Client) PutFiles(ctx context.Context, path string, archive io.Reader) e
 	route := "/v1/files?" + url.Values{"path": {path}}.Encode()
 	x, err := c.send(ctx, http.MethodPut, route, nil, archive)
 	if err != nil {
-		return routeError(http.MethodPut, route, err)
+		return filesError("writing", path, err)
 	}
 	defer x.Close()
 	if err := x.decode(nil); err != nil {
-		return routeError(http.MethodPut, route, err)
+		return filesError("writing", path, err)
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path"
@@ -16,6 +18,9 @@ func (a *agent) getFiles(w http.ResponseWriter, r *http.Request) {
 	name, err := filesPath(r)
 	if err == nil {
 		_, err = os.Lstat(name)
+		if bad := (*fs.PathError)(nil); errors.As(err, &bad) {
+			err = bad.Err // the client names the path
+		}
 	}
 	if err != nil {
 		a.fail(w, r, notFound(err))
