@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"banger/internal/disk"
 	"banger/internal/model"
@@ -92,7 +93,21 @@ func (s *Store) tagLocked(id string, names ...string) (model.Image, error) {
 	if err != nil {
 		return model.Image{}, err
 	}
-	return s.finish(r, all), nil
+	return namedFirst(s.finish(r, all), names...), nil
+}
+
+// namedFirst puts those of an image's names that the caller knows it by before the others, so that what is printed of it is what was asked for.
+func namedFirst(img model.Image, names ...string) model.Image {
+	slices.SortStableFunc(img.Names, func(a, b string) int {
+		switch known := slices.Contains(names, a); {
+		case known == slices.Contains(names, b):
+			return 0
+		case known:
+			return -1
+		}
+		return 1
+	})
+	return img
 }
 
 // writeFile replaces a small file atomically. Its caller holds the global lock, so one temporary name will do.

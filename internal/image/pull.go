@@ -38,7 +38,7 @@ func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions, report s
 	}
 	if opts.IfMissing {
 		if img, err := s.Get(parsed.Name); fault.KindOf(err) != fault.NotFound {
-			return img, err
+			return namedFirst(img, parsed.Name), err
 		}
 	}
 	if parsed.Suite != "" {

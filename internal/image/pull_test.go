@@ -158,6 +158,16 @@ func TestPull(t *testing.T) {
 			t.Errorf("%d blobs were fetched, want 2", n)
 		}
 	})
+	t.Run("under a second name", func(t *testing.T) {
+		other := h.push(t, "a/first:1", img)
+		for _, name := range []string{other, ref} {
+			for _, ifMissing := range []bool{false, true} {
+				if again, err := s.Pull(t.Context(), name, PullOptions{IfMissing: ifMissing}, nil); err != nil || len(again.Names) != 2 || again.Names[0] != name {
+					t.Errorf("names %q, %v; want %s first", again.Names, err, name)
+				}
+			}
+		}
+	})
 	t.Run("without the registry", func(t *testing.T) {
 		h.Close()
 		if img, err := s.Pull(t.Context(), ref, PullOptions{IfMissing: true}, nil); err != nil || img.ID != got.ID {

@@ -60,6 +60,10 @@ func Parse(s string) (Ref, error) {
 		err = errors.New("a component has dots only")
 	}
 	if err != nil {
+		var bad *name.ErrBadName
+		if errors.As(err, &bad) { // it says no more than the name
+			err = errors.New("that is no reference, which is in lower case")
+		}
 		return Ref{}, fault.New(fault.Invalid, "image name %q: %w", s, err).
 			WithHint("A name is %s<suite> or a registry reference such as alpine:3 or registry.example/owner/image@sha256:...", builtPrefix)
 	}
