@@ -39,7 +39,7 @@ type vmlinux struct {
 func parseVmlinux(image []byte) (vmlinux, error) {
 	f, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {
-		return vmlinux{}, fault.New(fault.Invalid, "not an ELF file: %w", err)
+		return vmlinux{}, fault.New(fault.Invalid, "it is neither a bzImage nor an ELF vmlinux")
 	}
 	defer f.Close()
 	if f.Machine != elf.EM_X86_64 || f.Class != elf.ELFCLASS64 || (f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN) {

@@ -26,7 +26,7 @@ func TestParseVmlinux(t *testing.T) {
 		image []byte
 		want  string
 	}{
-		"text":          {[]byte("#!/bin/sh\n"), "not an ELF file"},
+		"text":          {[]byte("#!/bin/sh\n"), "neither a bzImage nor an ELF vmlinux"},
 		"arm":           {arm, "not an x86-64 kernel"},
 		"module":        {makeModule(testVersion), "not an x86-64 kernel"},
 		"other program": {makeELF(elf.ET_EXEC, ".text", nil, []byte("hello")), "not a Linux kernel"},
