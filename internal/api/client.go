@@ -97,6 +97,9 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 		if errors.Is(err, fs.ErrPermission) {
 			return nil, fault.New(fault.Denied, "connecting to bangerd: %w", err).WithHint("It answers to its own user and root only.")
 		}
+		if errors.Is(err, syscall.ENOTDIR) {
+			return nil, unusableHome(fault.Denied, fmt.Errorf("connecting to bangerd: %w", err))
+		}
 		return nil, fault.New(fault.Unavailable, "connecting to bangerd: %w", err).WithHint("Start it with `banger daemon start`.")
 	}
 	peer, err := PeerOf(conn)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,11 +14,12 @@ import (
 // PrivateDir makes the folder for sockets, or makes sure of the one that is there: it is a real folder, the caller's own, closed to
 // everybody else, and nobody can put another one in its place.
 func PrivateDir(dir string) error {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return fmt.Errorf("making the runtime folder: %w", err)
+	err := os.MkdirAll(filepath.Dir(dir), 0o755)
+	if err == nil {
+		err = os.Mkdir(dir, 0o700)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
-		return fmt.Errorf("making the runtime folder: %w", err)
+	if err != nil && !os.IsExist(err) {
+		return unusableHome(fault.Denied, fmt.Errorf("making the runtime folder: %w", err))
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
@@ -35,6 +37,16 @@ func PrivateDir(dir string) error {
 			WithHint("If all in it is yours: chmod 700 %s", dir)
 	}
 	return checkAncestors(dir)
+}
+
+// unusableHome gives an error of a place where no folder of ours can be a kind and a hint. Any other stays as it is.
+func unusableHome(kind fault.Kind, err error) error {
+	for _, known := range []error{fs.ErrPermission, fs.ErrNotExist, syscall.ENOTDIR, syscall.EROFS} {
+		if errors.Is(err, known) {
+			return fault.New(kind, "%w", err).WithHint("Set BANGER_HOME to a folder that you may write to.")
+		}
+	}
+	return err
 }
 
 // checkAncestors refuses a folder above dir in which everybody may rename what is not theirs: world-writable without the sticky bit.
