@@ -59,5 +59,13 @@ func TestConfigPrecedence(t *testing.T) {
 	equal(t, "vcpus from the environment", plain.VCPUs, 2)
 	equal(t, "memory from the flag", flag.Memory.String(), "222M")
 	equal(t, "vcpus from the flag", flag.VCPUs, 3)
-	ok(t, h, "rm", "plain", "flag")
+
+	// The daemon, which runs by now, has not seen these.
+	h.WriteConfig(t, "memory = \"300M\"\n")
+	h.Setenv("BANGER_VCPUS", "1")
+	ok(t, h, "vm", "create", "--name", "later")
+	later := show(t, h, "later").Spec
+	equal(t, "memory from the changed file", later.Memory.String(), "300M")
+	equal(t, "vcpus from the changed environment", later.VCPUs, 1)
+	ok(t, h, "rm", "plain", "flag", "later")
 }

@@ -125,6 +125,7 @@ func newCompletionCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "completion bash|zsh|fish",
 		Short: "Print a script that completes commands, flags and names",
+		Long:  "Prints a script that completes commands, flags and the names of what is there. In bash it needs the package bash-completion.",
 		Example: `source <(banger completion bash)   # in ~/.bashrc
 source <(banger completion zsh)    # in ~/.zshrc
 banger completion fish | source    # in ~/.config/fish/config.fish`,

@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"context"
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"banger/internal/cli/ui"
@@ -19,15 +22,15 @@ func newConfigShowCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show the effective values and where each comes from",
-		Long:  "Shows what this environment and the configuration file say. A daemon that runs already keeps what it was started with: banger daemon restart.",
+		Long:  "Shows what this environment and the configuration file say. What concerns new VMs, from image to net, holds at once; a daemon that runs keeps the rest as it was at its start, until: banger daemon restart.",
 		Args:  wantArgs(),
-		RunE:  func(*cobra.Command, []string) error { return runConfigShow(asJSON, a) },
+		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runConfigShow(ctx, asJSON, a) }),
 	}
 	addJSON(cmd, &asJSON)
 	return cmd
 }
 
-func runConfigShow(asJSON bool, a *app) error {
+func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
 	layout, err := a.layout()
 	if err != nil {
 		return err
@@ -59,5 +62,26 @@ func runConfigShow(asJSON bool, a *app) error {
 			t.Rows[i] = t.Rows[i][:3]
 		}
 	}
-	return t.Write(a.Out, columns, a.style(a.Out))
+	if err := t.Write(a.Out, columns, a.style(a.Out)); err != nil {
+		return err
+	}
+	if a.daemonIsOlder(ctx, layout.ConfigFile()) {
+		a.note("%s is newer than the daemon that runs. To have it take up all of it: banger daemon restart", layout.ConfigFile())
+	}
+	return nil
+}
+
+// daemonIsOlder tells whether a daemon runs that was started before the file was last written.
+func (a *app) daemonIsOlder(ctx context.Context, path string) bool {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	client, err := a.running(ctx)
+	if err != nil {
+		return false
+	}
+	defer client.Close()
+	status, err := client.Status(ctx)
+	return err == nil && status.Started.Before(info.ModTime())
 }

@@ -180,6 +180,13 @@ func wantArgs(names ...string) cobra.PositionalArgs {
 		if len(args) > len(names) && !many {
 			return usage(cmd, "%s: %q is one argument too many", cmd.CommandPath(), args[len(names)])
 		}
+		named := args // but for what a guest runs: that may have empty arguments
+		if cmd.Annotations[runsGuest] != "" {
+			named = args[:min(len(args), len(names))]
+		}
+		if i := slices.Index(named, ""); i >= 0 { // a variable that is not set, most likely
+			return usage(cmd, "%s: %s is empty", cmd.CommandPath(), strings.TrimSuffix(names[min(i, len(names)-1)], "..."))
+		}
 		return nil
 	}
 }

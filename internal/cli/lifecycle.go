@@ -34,6 +34,9 @@ func newCreateCmd(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := a.configure(&create); err != nil {
+			return err
+		}
 		return runCreate(ctx, create, o, a)
 	})
 	o.spec.add(a, cmd)

@@ -66,7 +66,40 @@ banger rm -f web`
 	}
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { printHelp(a, cmd, groups) })
 	root.AddCommand(newExitCodesTopic(), newEnvironmentTopic())
+	root.SetHelpCommand(newHelpCmd(root))
 	return root
+}
+
+// newHelpCmd replaces cobra's command, which takes words that are no command for the one before them.
+func newHelpCmd(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND...]",
+		Short: "Show the help of a command or a topic",
+		RunE: func(_ *cobra.Command, words []string) error {
+			cmd := root
+			for i, word := range words {
+				next, _, err := cmd.Find([]string{word})
+				if err != nil || next == cmd {
+					return unknownCommand(cmd, words[i])
+				}
+				cmd = next
+			}
+			return cmd.Help()
+		},
+		ValidArgsFunction: func(_ *cobra.Command, words []string, _ string) ([]string, cobra.ShellCompDirective) {
+			cmd := root
+			if len(words) > 0 {
+				cmd, _, _ = root.Find(words)
+			}
+			var names []string
+			for _, c := range cmd.Commands() {
+				if c.IsAvailableCommand() || c.IsAdditionalHelpTopicCommand() {
+					names = append(names, c.Name()+"\t"+c.Short)
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
 }
 
 // newGroupCmd returns a command that only holds others. Without arguments it prints its help; a word that is no command is an error with
@@ -81,13 +114,17 @@ func newGroupCmd(use, short, long string) *cobra.Command {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			err := fault.New(fault.Invalid, "%s has no command %q", cmd.CommandPath(), args[0])
-			if near := nearestCommand(cmd, args[0]); near != "" {
-				return err.WithHint("Did you mean `%s`?", near)
-			}
-			return err.WithHint("See `%s --help`.", cmd.CommandPath())
+			return unknownCommand(cmd, args[0])
 		},
 	}
+}
+
+func unknownCommand(cmd *cobra.Command, word string) error {
+	err := fault.New(fault.Invalid, "%s has no command %q", cmd.CommandPath(), word)
+	if near := nearestCommand(cmd, word); near != "" {
+		return err.WithHint("Did you mean `%s`?", near)
+	}
+	return err.WithHint("See `%s --help`.", cmd.CommandPath())
 }
 
 // nearestCommand is the path of the command below cmd that was most likely meant by word, or "". A command on VMs whose "vm" was left
@@ -163,7 +200,10 @@ func newEnvironmentTopic() *cobra.Command {
 		Long: `BANGER_HOME      one folder for everything: configuration, state, cache, sockets.
                  Without it: the XDG folders, or those of the system for root
 BANGER_*         a configuration key, such as BANGER_MEMORY for memory; see
-                 ` + "`banger config show`" + `. The daemon reads them when it starts
+                 ` + "`banger config show`" + `
+DOCKER_CONFIG    the folder of docker's config.json, with the credentials for
+HTTPS_PROXY      registries, and the way to them: those that the daemon was
+                 started with; banger daemon restart takes up others
 NO_COLOR         set to anything: no colours
 TERM=dumb        no colours and no moving progress`,
 	}

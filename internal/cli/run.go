@@ -52,6 +52,9 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 			if err := o.check(); err != nil {
 				return err
 			}
+			if err := a.configure(&create); err != nil {
+				return err
+			}
 			if o.detach && len(o.argv) == 0 && !o.entrypoint {
 				return interruptible(func(ctx context.Context, _ []string) error { return runDetached(ctx, create, o, a) })(cmd, args)
 			}

@@ -1,17 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"banger/internal/config"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
 
-// specFlags are the flags that say what a new VM is. What is not given is the daemon's to fill in from the configuration.
+// specFlags are the flags that say what a new VM is.
 type specFlags struct {
 	create model.Create
 	work   model.Bytes
@@ -63,6 +65,9 @@ func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) 
 	if flags.Changed("vcpu") && c.VCPUs < 1 {
 		return c, fault.New(fault.Invalid, "--vcpu: %d is less than one", c.VCPUs).WithHint("For example: --vcpu 2")
 	}
+	if err := s.checkGiven(flags); err != nil {
+		return c, err
+	}
 	if c.Name != "" {
 		if err := model.CheckName(c.Name); err != nil {
 			return c, fault.New(fault.Invalid, "--name: %w", err).WithHint("For example: --name web-1")
@@ -70,6 +75,41 @@ func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) 
 	}
 	c.Net, err = parseNet(s.net)
 	return c, err
+}
+
+// checkGiven refuses what would pass for a flag that is not given: in a script it is a variable that is not set.
+func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
+	for _, name := range []string{"name", "image", "kernel", "net"} {
+		if f := flags.Lookup(name); f.Changed && f.Value.String() == "" {
+			return fault.New(fault.Invalid, "--%s is empty", name)
+		}
+	}
+	switch {
+	case flags.Changed("memory") && s.create.Memory == 0:
+		return fault.New(fault.Invalid, "--memory: 0 is less than %v", model.MinMemory)
+	case flags.Changed("disk-size") && s.create.DiskSize == 0:
+		return fault.New(fault.Invalid, "--disk-size: 0 is less than %v", model.MinDiskSize)
+	}
+	return nil
+}
+
+// configure fills in what the flags leave open, from the file and the environment of this command: a daemon that runs already knows those of its start.
+func (a *app) configure(c *model.Create) error {
+	layout, err := a.layout()
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Load(layout.ConfigFile(), a.lookupEnv, nil)
+	if err != nil {
+		return err
+	}
+	c.Image, c.Kernel = cmp.Or(c.Image, cfg.Image), cmp.Or(c.Kernel, cfg.Kernel)
+	c.VCPUs, c.Memory, c.DiskSize = cmp.Or(c.VCPUs, cfg.VCPUs), cmp.Or(c.Memory, cfg.Memory), cmp.Or(c.DiskSize, cfg.DiskSize)
+	c.Net = cmp.Or(c.Net, cfg.Net)
+	if c.WorkDiskSize == nil {
+		c.WorkDiskSize = &cfg.WorkDiskSize
+	}
+	return nil
 }
 
 // normalizeFlag lets people write what they write elsewhere.

@@ -18,7 +18,9 @@ banger needs no configuration. What you set in ` + "`config.toml`" + ` holds for
 win over both. ` + "`banger config show`" + ` prints what holds and where each value comes from.
 
 The file is ` + "`~/.config/banger/config.toml`" + `, ` + "`/etc/banger/config.toml`" + ` for root, or ` + "`config/config.toml`" + ` below ` + "`BANGER_HOME`" + ` where that is set.
-Unknown keys and values that cannot be are refused, all at once and each with its line, before anything is done.
+What concerns new VMs, from ` + "`image`" + ` to ` + "`net`" + `, is looked up by each command that makes one; the rest by the daemon when it starts, so
+` + "`banger daemon restart`" + ` takes up a change, and VMs go on running meanwhile. Unknown keys and values that cannot be are refused, all at
+once and each with its line, before anything is done.
 
 Sizes are a number with K, M, G or T (powers of 1024); durations have a unit, such as ` + "`90s`" + ` or ` + "`2m`" + `.
 
