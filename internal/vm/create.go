@@ -96,11 +96,11 @@ func (m *Manager) resolve(ctx context.Context, spec *model.Spec, report step.Rep
 	for range attempts {
 		img, err := m.Images.Ensure(ctx, spec.Image, report)
 		if err != nil {
-			return nil, fmt.Errorf("image %s: %w", spec.Image, err)
+			return nil, err // names the image
 		}
 		k, err := m.Kernels.Ensure(ctx, spec.Kernel, report)
 		if err != nil {
-			return nil, fmt.Errorf("kernel %s: %w", spec.Kernel, err)
+			return nil, err
 		}
 		m.refs.RLock()
 		_, imgErr := m.Images.Get(img.ID)

@@ -566,7 +566,7 @@ func TestFailedImageLeavesNothing(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	h.failing("ensure image", errBoom)
-	if _, err := d.Create(t.Context(), model.Create{Name: "a"}, nil); !errors.Is(err, errBoom) || !strings.Contains(err.Error(), "image img") {
+	if _, err := d.Create(t.Context(), model.Create{Name: "a"}, nil); !errors.Is(err, errBoom) {
 		t.Errorf("got %v", err)
 	}
 	if len(d.List()) != 0 || len(h.files()) != 0 {
