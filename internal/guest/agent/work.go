@@ -84,6 +84,7 @@ func seed(from, to string) error {
 	if err := tree.Copy(from, to, lostFound); err != nil {
 		return err
 	}
+	os.Remove(path.Join(to, lostFound)) // nobody wants it in their home; e2fsck makes it again when it has something to put there
 	return unix.Setxattr(to, seedMark, []byte(seedDone), 0)
 }
 
