@@ -100,7 +100,7 @@ func fillCache(bin, cache string) error {
 	}
 	defer os.RemoveAll(dir)
 	h := openHome(dir, bin)
-	if err := os.Mkdir(h.path("tmp"), 0o777); err != nil {
+	if err := h.makeTemp(); err != nil {
 		return err
 	}
 	banger := func(args ...string) error {

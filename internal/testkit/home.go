@@ -33,7 +33,7 @@ func NewHome(t testing.TB, bin string) *Home {
 		t.Fatal(err)
 	}
 	h := openHome(dir, bin)
-	if err := os.Mkdir(h.path("tmp"), 0o777); err != nil {
+	if err := h.makeTemp(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.close(t) })
@@ -50,6 +50,12 @@ func openHome(dir, bin string) *Home {
 	}
 	h.Env = append(h.Env, "BANGER_HOME="+dir, "TMPDIR="+filepath.Join(dir, "tmp"), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1")
 	return h
+}
+
+// makeTemp makes the temporary folder. Without root, mmdebstrap works there under another of the user's ids, so others must get in.
+func (h *Home) makeTemp() error {
+	tmp := h.path("tmp")
+	return errors.Join(os.Mkdir(tmp, 0o700), os.Chmod(tmp, 0o777|os.ModeSticky), os.Chmod(h.Dir, 0o711))
 }
 
 // path names a file in the home.

@@ -66,7 +66,7 @@ func foreign(t *testing.T, entries ...header) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
-		if err := w.WriteHeader(&tar.Header{Typeflag: e.kind, Name: e.name, Linkname: e.target, Size: int64(len(e.data)), Mode: 0o644}); err != nil {
+		if err := w.WriteHeader(&tar.Header{Typeflag: e.kind, Name: e.name, Linkname: e.target, Size: int64(len(e.data)), Mode: 0o755}); err != nil {
 			t.Fatal(err)
 		}
 		w.Write([]byte(e.data))

@@ -335,7 +335,7 @@ func TestForwardFromGuest(t *testing.T) {
 		t.Errorf("tcp: %q", got)
 	}
 	eventually(t, "the socket", func() bool { _, err := os.Lstat(sock); return err == nil })
-	if info, _ := os.Lstat(sock); info.Mode().Perm()&0o077 != 0 {
+	if info, _ := os.Lstat(sock); os.Geteuid() == 0 && info.Mode().Perm()&0o077 != 0 { // the agent, which is root, sees to it
 		t.Errorf("the socket's mode is %v", info.Mode())
 	}
 	if got := get("unix", sock); got != "back home" {
