@@ -12,11 +12,9 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -24,9 +22,10 @@ import (
 	"banger/internal/store"
 	"banger/internal/testkit"
 	"banger/internal/vmm"
+	"banger/internal/vmm/fake"
 )
 
-// The manager is tested with a real store, real disks and real folders. Only the machine and its agent are stand-ins, so that every step can be
+// The manager is tested with a real store, real disks and real folders. Only the machine (the fake driver's) and its agent are stand-ins, so that every step can be
 // made to fail, hang or be cut off; end-to-end tests do the same with real machines where that is possible.
 
 // host is what outlives a daemon: the machines that run, and what each hook is told to do.
@@ -34,8 +33,9 @@ type host struct {
 	t        *testing.T
 	layout   paths.Layout
 	mu       sync.Mutex
-	machines map[string]*machine // by run folder
-	fail     map[string]error    // by hook: "do agent", "undo prepare/cap", ...
+	computer *fake.Host
+	file     string           // stands for the image, the kernel and the initramfs
+	fail     map[string]error // by hook: "do agent", "undo prepare/cap", ...
 	block    map[string]chan struct{}
 	calls    []string
 	guest    proto.Assume // what the last guest was told to be
@@ -45,7 +45,13 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	testkit.RequireTool(t, "mkfs.ext4")
-	return &host{t: t, layout: paths.At(t.TempDir(), os.Getuid()), machines: map[string]*machine{}, fail: map[string]error{}, block: map[string]chan struct{}{}}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &host{
+		t: t, layout: paths.At(t.TempDir(), os.Getuid()), computer: fake.NewHost(), file: file, fail: map[string]error{}, block: map[string]chan struct{}{},
+	}
 }
 
 // hook notes a call and does what the test asked for.
@@ -100,24 +106,29 @@ func (h *host) called(name string) int {
 	return n
 }
 
-func (h *host) running() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n := 0
-	for _, m := range h.machines {
-		if m.alive() {
-			n++
-		}
+func (h *host) running() int { return len(h.computer.Running()) }
+
+// end ends a VM's machine as if by itself.
+func (h *host) end(v model.VM, why vmm.ExitReason) {
+	h.t.Helper()
+	if !h.computer.End(v.ID, vmm.Exit{Reason: why}) {
+		h.t.Errorf("no machine of %s runs", v.Spec.Name)
 	}
-	return n
 }
 
-// files lists what is below the state and run folders, apart from the database.
+// options are those of the fake driver, whose machines have no agent: the agent's client is a stand-in too.
+func (h *host) options() fake.Options {
+	return fake.Options{
+		Fail: h.driverHook, IgnorePowerButton: !h.answersButton, Info: vmm.Info{Accel: "none", Grace: 5 * time.Second},
+	}
+}
+
+// files lists what is below the state and run folders, apart from the database and from logs, which stay to tell why a start failed.
 func (h *host) files() []string {
 	var found []string
 	for _, root := range []string{h.layout.VMs(), filepath.Dir(h.layout.VM("x").Run)} {
 		filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
-			if err == nil && path != root {
+			if err == nil && path != root && filepath.Ext(path) != ".log" {
 				found = append(found, path)
 			}
 			return nil
@@ -145,7 +156,7 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 		h.t.Fatal(err)
 	}
 	m, err := Open(ctx, Config{
-		Layout: h.layout, Store: records{s, h}, Driver: driver{h}, Images: images{h}, Kernels: kernels{h},
+		Layout: h.layout, Store: records{s, h}, Driver: fake.New(h.computer, h.options()), Images: images{h}, Kernels: kernels{h},
 		NewAgent:     func(Dialer) Agent { return &agent{h: h} },
 		Capabilities: []Capability{capability{h, "one"}, capability{h, "two"}},
 		Defaults:     model.Spec{Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone},
@@ -197,109 +208,15 @@ func (d *daemon) state(t *testing.T, ref string) model.State {
 	return v.State
 }
 
-type driver struct{ h *host }
-
-func (d driver) Name() string { return "stand-in" }
-func (d driver) Info(ctx context.Context) (vmm.Info, error) {
-	return vmm.Info{Accel: "none", Grace: 5 * time.Second}, d.h.hook(ctx, "do preflight")
-}
-
-func (d driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
-	if err := intend(vmm.State(m.RunDir)); err != nil {
-		return nil, err
+// driverHook names the driver's moments as the tests do.
+func (h *host) driverHook(op fake.Op, _ string) error {
+	name, ok := map[fake.Op]string{
+		fake.OpInfo: "do preflight", fake.OpStarted: "do vmm", fake.OpAdopt: "adopt", fake.OpPowerOff: "power button", fake.OpSignal: "signal", fake.OpResize: "drive",
+	}[op]
+	if !ok {
+		return nil
 	}
-	for _, drive := range m.Drives {
-		if _, err := os.Stat(drive.Path); err != nil && !drive.ReadOnly {
-			return nil, err
-		}
-	}
-	inst := &machine{h: d.h, runDir: m.RunDir, over: make(chan struct{})}
-	d.h.mu.Lock()
-	if old := d.h.machines[m.RunDir]; old != nil && old.alive() {
-		d.h.mu.Unlock()
-		return nil, errors.New("two machines for one VM")
-	}
-	d.h.machines[m.RunDir] = inst
-	d.h.mu.Unlock()
-	if err := d.h.hook(ctx, "do vmm"); err != nil {
-		inst.end(vmm.ExitKilled)
-		return nil, err
-	}
-	return inst, nil
-}
-
-func (d driver) Adopt(ctx context.Context, s vmm.State) (vmm.Instance, error) {
-	return d.Find(ctx, string(s))
-}
-
-func (d driver) Find(ctx context.Context, runDir string) (vmm.Instance, error) {
-	if err := errors.Join(d.h.hook(ctx, "adopt"), ctx.Err()); err != nil {
-		return nil, err
-	}
-	d.h.mu.Lock()
-	defer d.h.mu.Unlock()
-	if m := d.h.machines[runDir]; m != nil && m.alive() {
-		return m, nil
-	}
-	return nil, fault.New(fault.NotFound, "no machine")
-}
-
-type machine struct {
-	h      *host
-	runDir string
-	once   sync.Once
-	over   chan struct{}
-	exit   vmm.Exit
-}
-
-func (m *machine) alive() bool {
-	select {
-	case <-m.over:
-		return false
-	default:
-		return true
-	}
-}
-
-func (m *machine) end(why vmm.ExitReason) {
-	m.once.Do(func() { m.exit.Reason = why; close(m.over) })
-}
-
-func (m *machine) State() vmm.State { return vmm.State(m.runDir) }
-func (m *machine) PID() int         { return 1 }
-func (m *machine) DialAgent(context.Context) (net.Conn, error) {
-	return nil, errors.New("no channel")
-}
-func (m *machine) PowerOff(ctx context.Context) error {
-	if err := errors.Join(m.h.hook(ctx, "power button"), ctx.Err()); err != nil {
-		return err
-	}
-	if m.h.answersButton {
-		m.end(vmm.ExitPowerOff)
-	}
-	return nil
-}
-func (m *machine) Signal(sig syscall.Signal) error {
-	if err := m.h.hook(context.Background(), "signal"); err != nil {
-		return err
-	}
-	if fatal(sig) {
-		m.end(vmm.ExitKilled)
-	}
-	return nil
-}
-
-func (m *machine) Wait(ctx context.Context) (vmm.Exit, error) {
-	select {
-	case <-m.over:
-		return m.exit, nil
-	case <-ctx.Done():
-		return vmm.Exit{}, ctx.Err()
-	}
-}
-func (m *machine) Close() error { return nil }
-func (m *machine) ResizeDrive(ctx context.Context, serial string, _ model.Bytes) error {
-	return m.h.hook(ctx, "drive "+serial)
+	return h.hook(context.Background(), name)
 }
 
 type agent struct{ h *host }
@@ -319,10 +236,8 @@ func (a *agent) PowerOff(ctx context.Context) error {
 	if err := a.h.hook(ctx, "power-off"); err != nil {
 		return err
 	}
-	a.h.mu.Lock()
-	defer a.h.mu.Unlock()
-	for _, m := range a.h.machines {
-		m.end(vmm.ExitPowerOff)
+	for _, m := range a.h.computer.Running() {
+		a.h.computer.End(m.ID, vmm.Exit{Reason: vmm.ExitPowerOff})
 	}
 	return nil
 }
@@ -347,7 +262,7 @@ func (i images) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.
 }
 
 func (i images) Get(ref string) (model.Image, error) {
-	return model.Image{ID: ref, Path: "/nowhere/" + ref, Config: model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}},
+	return model.Image{ID: ref, Path: i.h.file, Config: model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}},
 		i.h.hook(context.Background(), "get image")
 }
 
@@ -356,9 +271,11 @@ type kernels struct{ h *host }
 func (k kernels) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.Kernel, error) {
 	return model.Kernel{ID: "id-of-" + ref}, k.h.hook(ctx, "ensure kernel")
 }
-func (k kernels) Get(ref string) (model.Kernel, error) { return model.Kernel{ID: ref}, nil }
+func (k kernels) Get(ref string) (model.Kernel, error) {
+	return model.Kernel{ID: ref, Vmlinux: k.h.file}, nil
+}
 func (k kernels) Initramfs(ctx context.Context, _ model.Kernel) ([]string, error) {
-	return []string{"/initramfs"}, k.h.hook(ctx, "do initramfs")
+	return []string{k.h.file}, k.h.hook(ctx, "do initramfs")
 }
 
 // capability makes a file per VM on the host, which is what its clean-up must take away.

@@ -222,7 +222,7 @@ func TestRunningSurvivesTheDaemon(t *testing.T) {
 	if h.running() != 3 {
 		t.Fatalf("%d machines run", h.running())
 	}
-	h.machines[h.layout.VM(ends.ID).Run].end(vmm.ExitCrashed)
+	h.end(ends, vmm.ExitCrashed)
 	d = h.daemon()
 	if d.state(t, "stays") != model.Running {
 		t.Errorf("stays is %s", d.state(t, "stays"))
@@ -237,7 +237,7 @@ func TestRunningSurvivesTheDaemon(t *testing.T) {
 		t.Errorf("%d machines run", h.running())
 	}
 	stays, _ := d.Get("stays")
-	h.machines[h.layout.VM(stays.ID).Run].end(vmm.ExitPanic) // the adopted machine is watched
+	h.end(stays, vmm.ExitPanic) // the adopted machine is watched
 	waitFor(t, func() bool { return d.state(t, "stays") == model.Stopped })
 	if got, _ := d.Get("stays"); got.LastError == nil || !strings.Contains(got.LastError.Msg, "panic") {
 		t.Errorf("after a panic: %+v", got.LastError)
@@ -272,7 +272,7 @@ func TestRemoveOnStop(t *testing.T) {
 	if _, err := d.Start(t.Context(), "a", nil); err != nil {
 		t.Fatal(err)
 	}
-	h.machines[h.layout.VM(v.ID).Run].end(vmm.ExitPowerOff)
+	h.end(v, vmm.ExitPowerOff)
 	waitFor(t, func() bool { _, err := d.Get("a"); return err != nil })
 	waitFor(t, func() bool { return len(h.files()) == 0 })
 }
@@ -306,11 +306,11 @@ func TestStubbornGuestIsEnded(t *testing.T) {
 // TestHungAgentLeavesTimeForThePowerButton has an agent that takes the request and does nothing.
 func TestHungAgentLeavesTimeForThePowerButton(t *testing.T) {
 	h := newHost(t)
+	h.answersButton = true
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
 	d.running(t, "a")
 	defer h.hanging("power-off")()
-	h.answersButton = true
 	grace := 200 * time.Millisecond
 	var said []step.Event
 	if _, err := d.Stop(t.Context(), "a", &grace, func(e step.Event) { said = append(said, e) }); err != nil {
@@ -329,7 +329,7 @@ func TestKill(t *testing.T) {
 		t.Errorf("killing a stopped VM: %v", err)
 	}
 	d.Start(t.Context(), "a", nil)
-	if v, err := d.Kill(t.Context(), "a", syscall.SIGUSR1); err != nil || v.State != model.Running {
+	if v, err := d.Kill(t.Context(), "a", syscall.Signal(0)); err != nil || v.State != model.Running {
 		t.Errorf("a harmless signal: %s, %v", v.State, err)
 	}
 	if v, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil || v.State != model.Stopped {

@@ -29,7 +29,7 @@ func TestSet(t *testing.T) {
 		t.Errorf("while running: %+v, %v", got, err)
 	}
 	info, err := os.Stat(h.layout.VM(v.ID).SystemDisk())
-	if err != nil || info.Size() != int64(96*model.MiB) || h.called("drive system") != 1 || h.called("resize system") != 1 {
+	if err != nil || info.Size() != int64(96*model.MiB) || h.called("drive") != 1 || h.called("resize system") != 1 {
 		t.Errorf("the disk has %d bytes, %v; calls %v", info.Size(), err, h.calls)
 	}
 	got, _ = d.Set(t.Context(), "a", model.Change{VCPUs: ptr(3)})

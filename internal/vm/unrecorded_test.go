@@ -31,7 +31,7 @@ func TestUnrecordedEnds(t *testing.T) {
 			d.running(t, "a")
 			h.failing("store stopped", errBoom)
 			failed := h.called("store stopped")
-			h.machines[h.layout.VM(v.ID).Run].end(vmm.ExitPowerOff)
+			h.end(v, vmm.ExitPowerOff)
 			waitFor(t, func() bool { return h.called("store stopped") > failed })
 			h.failing("store stopped", nil)
 		},
@@ -75,7 +75,7 @@ func TestDeleteOnAFullDisk(t *testing.T) {
 		h.failing("store deleting", errBoom)
 		if ended {
 			failed := h.called("store stopped")
-			h.machines[h.layout.VM(v.ID).Run].end(vmm.ExitPowerOff)
+			h.end(v, vmm.ExitPowerOff)
 			waitFor(t, func() bool { return h.called("store stopped") > failed })
 		}
 		if err := d.Delete(t.Context(), "a", true, nil); err != nil {

@@ -28,6 +28,7 @@ const (
 	OpDial     Op = "dial"
 	OpPowerOff Op = "power-off"
 	OpSignal   Op = "signal"
+	OpResize   Op = "resize"
 )
 
 // Options are how the driver and its guests behave. The zero value is a driver whose guests echo what the agent's channel brings and power
@@ -153,25 +154,25 @@ func check(m vmm.Machine) error {
 }
 
 // Adopt finds a machine on the driver's host.
-func (d *Driver) Adopt(_ context.Context, data vmm.State) (vmm.Instance, error) {
+func (d *Driver) Adopt(ctx context.Context, data vmm.State) (vmm.Instance, error) {
 	var s state
 	if err := json.Unmarshal(data, &s); err != nil || s.Version != 1 {
 		return nil, fault.New(fault.Invalid, "%q is no fake machine's state (%v)", data, err)
 	}
-	return d.adopt(s.RunDir, s.PID)
+	return d.adopt(ctx, s.RunDir, s.PID)
 }
 
 // Find finds the machine in a run folder.
-func (d *Driver) Find(_ context.Context, runDir string) (vmm.Instance, error) {
-	return d.adopt(runDir, 0)
+func (d *Driver) Find(ctx context.Context, runDir string) (vmm.Instance, error) {
+	return d.adopt(ctx, runDir, 0)
 }
 
-func (d *Driver) adopt(runDir string, pid int) (vmm.Instance, error) {
+func (d *Driver) adopt(ctx context.Context, runDir string, pid int) (vmm.Instance, error) {
 	m, err := d.host.find(runDir, pid)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.o.Fail(OpAdopt, m.ID); err != nil {
+	if err := errors.Join(d.o.Fail(OpAdopt, m.ID), ctx.Err()); err != nil {
 		return nil, err
 	}
 	return d.instance(m), nil

@@ -84,8 +84,8 @@ func pair() (a, b net.Conn, err error) {
 	return conns[0], conns[1], errors.Join(errs[:]...)
 }
 
-func (in *instance) PowerOff(context.Context) error {
-	if err := in.d.o.Fail(OpPowerOff, in.m.ID); err != nil {
+func (in *instance) PowerOff(ctx context.Context) error {
+	if err := errors.Join(in.d.o.Fail(OpPowerOff, in.m.ID), ctx.Err()); err != nil {
 		return err
 	}
 	if !in.d.o.IgnorePowerButton {
@@ -128,6 +128,9 @@ func (in *instance) Close() error {
 
 // ResizeDrive checks only that there is such a drive.
 func (in *instance) ResizeDrive(_ context.Context, serial string, _ model.Bytes) error {
+	if err := in.d.o.Fail(OpResize, in.m.ID); err != nil {
+		return err
+	}
 	for _, d := range in.m.Drives {
 		if d.Serial == serial {
 			return nil
