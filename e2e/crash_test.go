@@ -63,7 +63,7 @@ func startUntil(t *testing.T, h *testkit.Home, vm, name string) {
 	if err == nil || !slices.Contains(seen, name) {
 		t.Fatalf("the daemon was not killed in %s: %q, %v", name, seen, err)
 	}
-	awaitDeath(t, pid)
+	awaitDeath(t, h)
 }
 
 // checkRecovered lets a new daemon find out what is true, and stops the VM if it came through.

@@ -37,18 +37,26 @@ func killDaemon(t *testing.T, h *testkit.Home) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	awaitDeath(t, pid)
+	awaitDeath(t, h)
 }
 
-func awaitDeath(t *testing.T, pid int) {
+// awaitDeath waits until a daemon that was killed is gone with all that it held: its threads let go of the socket and of the
+// lock one after the other, also after the process itself is a zombie.
+func awaitDeath(t *testing.T, h *testkit.Home) {
 	t.Helper()
-	testkit.WaitFor(t, 10*time.Second, "the daemon is gone", func() bool { return syscall.Kill(pid, 0) != nil || zombie(pid) })
-}
-
-// zombie tells whether a process has ended and nobody has taken notice: its children belong to whoever runs the tests.
-func zombie(pid int) bool {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	return err == nil && strings.Contains(string(stat), ") Z ")
+	testkit.WaitFor(t, 10*time.Second, "the daemon is gone", func() bool {
+		conn, err := net.Dial("unix", filepath.Join(h.Dir, "run", "bangerd.sock"))
+		if err == nil {
+			conn.Close()
+			return false
+		}
+		lock, err := os.Open(filepath.Join(h.Dir, "state", "lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close()
+		return syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
+	})
 }
 
 // TestDaemon starts, stops, and looks at the daemon.

@@ -116,7 +116,9 @@ func TestHostileAnswers(t *testing.T) {
 			io.WriteString(w, "{")
 		}, fault.Unavailable, "decoding"},
 		"wrong type": {answer(200, []int{1}), fault.Unavailable, "decoding"},
-		"redirect":   {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://169.254.169.254/", http.StatusFound) }, fault.Unavailable, "status 302"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://169.254.169.254/", http.StatusFound)
+		}, fault.Unavailable, "status 302"},
 		"teapot":     {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, fault.Unavailable, "status 204"},
 		"generation": {answer(200, proto.Hello{Generation: 99}), fault.Unsupported, "generation 99"},
 		"endless body": {func(w http.ResponseWriter, _ *http.Request) {
