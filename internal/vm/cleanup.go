@@ -179,6 +179,9 @@ func (m *Manager) remove(ctx context.Context, e *entry) error {
 		err = m.Store.DeleteVM(ctx, id)
 	}
 	if err != nil {
+		if !e.record().State.May(model.Broken) {
+			return err // the disk is so full that not even the beginning could be recorded
+		}
 		return errors.Join(err, m.markBroken(ctx, e, err))
 	}
 	m.forget(e)

@@ -184,6 +184,13 @@ func (r records) PutVM(ctx context.Context, v model.VM) error {
 	return r.Store.PutVM(ctx, v)
 }
 
+func (r records) DeleteVM(ctx context.Context, id string) error {
+	if err := r.h.hook(ctx, "store gone"); err != nil {
+		return err
+	}
+	return r.Store.DeleteVM(ctx, id)
+}
+
 // die ends the daemon the way kill -9 does for the host: nothing is settled. Closing only ends goroutines.
 func (d *daemon) die() {
 	d.Manager.Close()

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"banger/internal/model"
@@ -84,5 +85,28 @@ func TestDeleteOnAFullDisk(t *testing.T) {
 		if left := h.files(); len(left) != 0 || h.running() != 0 || len(d.List()) != 0 {
 			t.Errorf("ended %v; left: %v, %d machines, %v", ended, left, h.running(), d.List())
 		}
+	}
+}
+
+// TestDeleteThatCannotBeRecorded has a disk on which nothing at all can be stored, and a VM at rest, of which deleting frees nothing.
+func TestDeleteThatCannotBeRecorded(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	full := []string{"store deleting", "store broken", "store gone"}
+	for _, record := range full {
+		h.failing(record, errBoom)
+	}
+	if err := d.Delete(t.Context(), "a", false, nil); !errors.Is(err, errBoom) || strings.Contains(err.Error(), "broken") {
+		t.Errorf("the delete: %v; want the disk's error alone", err)
+	}
+	if state := d.state(t, "a"); state != model.Stopped {
+		t.Errorf("it is %s", state)
+	}
+	for _, record := range full {
+		h.failing(record, nil)
+	}
+	if err := d.Delete(t.Context(), "a", false, nil); err != nil || len(d.List()) != 0 {
+		t.Errorf("with room again: %v, %v", err, d.List())
 	}
 }
