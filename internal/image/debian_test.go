@@ -224,3 +224,14 @@ func TestBuild(t *testing.T) {
 	}
 	nothingLeft(t, s)
 }
+
+func TestHintFor(t *testing.T) {
+	for said, want := range map[string]string{
+		"E: Write error - write (28: No space left on device)": "Free some space",
+		"E: Failed to fetch http://a.example/dists":            "Try apt update",
+	} {
+		if got := hintFor(0, said); !strings.Contains(got, want) {
+			t.Errorf("of %q: %q", said, got)
+		}
+	}
+}

@@ -90,13 +90,17 @@ func (d bootstrap) outcome(ctx context.Context, cerr, werr error, log *stageLog)
 		}
 		return cerr
 	case werr != nil:
-		return fault.New(fault.Unavailable, "mmdebstrap: %w: %s", werr, log.tail()).WithHint("%s", hintFor(os.Geteuid()))
+		return fault.New(fault.Unavailable, "mmdebstrap: %w: %s", werr, log.tail()).WithHint("%s", hintFor(os.Geteuid(), log.tail()))
 	}
 	return cerr
 }
 
-func hintFor(uid int) string {
-	if uid == 0 {
+// hintFor goes by what mmdebstrap said, which has no exit status that tells one failure from another.
+func hintFor(uid int, said string) string {
+	switch {
+	case strings.Contains(said, "No space left on device"):
+		return "Free some space where BANGER_HOME is (banger image prune may help), or move it to a larger file system."
+	case uid == 0:
 		return "Try apt update on this machine: the image comes from the same archive."
 	}
 	return "Try apt update on this machine: the image comes from the same archive. Without root, mmdebstrap needs uidmap and a range in /etc/subuid, or fakechroot and fakeroot: apt install uidmap"
