@@ -73,7 +73,7 @@ func TestMachine(t *testing.T) {
 
 	again := p.boot(t, d)
 	again.assume(withWork)
-	if got := again.sh("cat /root/kept /etc/kept /var/lib/docker/kept /var/lib/docker/from-img; ls -a /root"); strings.Contains(got, ".profile") || strings.Count(got, "kept\n") != 3 {
+	if got := again.sh("cat /root/kept /etc/kept /var/lib/docker/kept /var/lib/docker/from-img; ls -a /root"); strings.Contains(got, ".profile") || strings.Count(got+"\n", "kept\n") != 3 {
 		t.Errorf("after a restart: %q", got)
 	}
 	again.button()
