@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,7 @@ func lockHome(ctx context.Context, path string) (*homeLock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking the home: %w", err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = tryLock(ctx, f)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		pid, leaving := holder(f)
 		if !leaving {
@@ -43,6 +44,34 @@ func lockHome(ctx context.Context, path string) (*homeLock, error) {
 	}
 	l := &homeLock{f: f}
 	return l, l.say("")
+}
+
+// killedGrace is how long the kernel may take to give up the lock of a daemon that was killed: its memory goes first.
+const (
+	killedGrace = 500 * time.Millisecond
+	lockPause   = 10 * time.Millisecond
+)
+
+// tryLock takes the lock, or fails with EWOULDBLOCK when its holder has said that it is stopping, or does not go within killedGrace.
+func tryLock(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, killedGrace)
+	defer cancel()
+	pause := time.NewTicker(lockPause)
+	defer pause.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		if _, leaving := holder(f); leaving {
+			return err
+		}
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // awaitLock waits for a holder that is stopping. The goroutine that waits in flock(2) ends with that holder.
