@@ -172,6 +172,9 @@ func (m fakeManager) Create(ctx context.Context, req model.Create, report step.R
 func (m fakeManager) Start(_ context.Context, ref string, report step.Reporter) (model.VM, error) {
 	report.Track("machine", "")(nil)
 	return m.update(ref, func(v *model.VM) error {
+		if v.State == model.Running {
+			report.Report(step.Event{Step: "start", Phase: step.Done, Detail: "already running"})
+		}
 		if v.State == model.Failed {
 			return &step.Error{Step: "agent", Err: fault.New(fault.Unavailable, "the guest does not answer\x1b[31m")}
 		}

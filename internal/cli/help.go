@@ -69,6 +69,8 @@ func ExitStatus(cmd *cobra.Command) string {
 	switch {
 	case !cmd.HasParent():
 		return "Commands that run something in a guest exit with its status, or with 125 when banger itself failed. Others: banger help exit-codes"
+	case cmd.Annotations[runsGuest] == "ssh":
+		return "ssh's own; 125 when banger failed before it could run ssh. See banger help exit-codes."
 	case cmd.Annotations[runsGuest] != "":
 		return "The command's own, 128+n when signal n ended it; 125 when banger failed before it could run, 124 when --timeout was over, 130 when interrupted. See banger help exit-codes."
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -85,23 +86,29 @@ func newStartCmd(a *app) *cobra.Command {
 }
 
 func runStart(ctx context.Context, names []string, a *app) error {
-	var mu sync.Mutex
-	var already []string
-	err := a.eachVM(ctx, "Starting", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
-		vm, err := client.VM(ctx, name)
-		if err != nil {
-			return err
-		}
-		if vm.State == model.Running {
-			mu.Lock()
-			already = append(already, name)
-			mu.Unlock()
-		}
-		_, err = client.StartVM(ctx, vm.ID, report)
+	return a.eachVMNoting(ctx, "Starting", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
+		_, err := client.StartVM(ctx, name, report)
 		return err
 	})
-	for _, name := range already {
-		a.note("%s is running already", name)
+}
+
+// eachVMNoting is eachVM that says at the end for which VMs there was nothing to do.
+func (a *app) eachVMNoting(ctx context.Context, doing string, names []string,
+	do func(ctx context.Context, client *api.Client, name string, report step.Reporter) error) error {
+	var mu sync.Mutex
+	var notes []string
+	err := a.eachVM(ctx, doing, names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
+		return do(ctx, client, name, func(e step.Event) {
+			if strings.HasPrefix(e.Detail, "already ") {
+				mu.Lock()
+				notes = append(notes, name+" is "+e.Detail)
+				mu.Unlock()
+			}
+			report.Report(e)
+		})
+	})
+	for _, note := range notes {
+		a.note("%s", note)
 	}
 	return err
 }
@@ -147,7 +154,7 @@ func runStop(ctx context.Context, names []string, o stopOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.eachVM(ctx, "Stopping", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
+	return a.eachVMNoting(ctx, "Stopping", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
 		_, err := client.StopVM(ctx, name, req, report)
 		return err
 	})

@@ -29,14 +29,14 @@ func newSSHCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh [SSH-OPTIONS] [USER@]NAME [SSH-OPTIONS] [COMMAND [ARG...]]",
 		Short: "Connect to a VM with OpenSSH",
-		Long: `Runs ssh with what it needs to reach the VM: through the daemon, with a key of banger's own, and with the VM's host key, which is checked strictly. Options and the command are ssh's own.
+		Long: `Runs ssh with what it needs to reach the VM: through the daemon, with a key of banger's own, and with the VM's host key, which is checked strictly. Options, the command and the exit status are ssh's own: 255 when the connection failed or a signal ended the command.
 
 For ssh, scp, rsync and editors without banger in front: see ` + "`banger ssh-config`.",
 		Example: `banger ssh web
 banger ssh web -L 8080:localhost:80
 banger ssh -t web htop
 banger ssh nobody@web id`,
-		Annotations:        map[string]string{runsGuest: "yes"},
+		Annotations:        map[string]string{runsGuest: "ssh"},
 		DisableFlagParsing: true,
 
 		DisableFlagsInUseLine: true, // they are ssh's
