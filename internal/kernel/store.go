@@ -148,7 +148,7 @@ func (s *Store) records() ([]record, error) {
 			s.log.Warn("a damaged kernel", "id", e.Name(), "error", err)
 			continue
 		}
-		r.Names = names[r.ID]
+		r.Names = append([]string{}, names[r.ID]...) // never nil: as JSON it is a list
 		records = append(records, r)
 	}
 	slices.SortFunc(records, func(a, b record) int {
