@@ -1,8 +1,10 @@
 package vm
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -361,6 +363,8 @@ func TestSilentGuest(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.BootTimeout = 10 * time.Millisecond
+	var log bytes.Buffer // written by the start alone, which is over when it is read
+	d.Log = slog.New(slog.NewTextHandler(&log, nil))
 	d.create(t, model.Create{Name: "a"})
 	defer h.hanging("do agent")()
 	v, err := d.Start(t.Context(), "a", nil)
@@ -369,6 +373,9 @@ func TestSilentGuest(t *testing.T) {
 	}
 	if v.LastError.Log != h.layout.VM(v.ID).ConsoleLog() {
 		t.Errorf("the log is said to be %s", v.LastError.Log)
+	}
+	if !strings.Contains(log.String(), "fake console") {
+		t.Errorf("the guest's last words are lost: %s", log.String())
 	}
 }
 
