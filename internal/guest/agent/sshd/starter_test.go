@@ -58,16 +58,20 @@ func startTTY(cmd *exec.Cmd, req proto.ExecRequest, s sshd.Streams) (sshd.Proces
 
 type process struct {
 	cmd    *exec.Cmd
-	tty    *os.File
 	output sync.WaitGroup
+
+	mu  sync.Mutex // the terminal is closed while a resize may be under way
+	tty *os.File
 }
 
 func (p *process) Wait() proto.Exit {
 	err := p.cmd.Wait()
 	p.output.Wait()
+	p.mu.Lock()
 	if p.tty != nil {
 		p.tty.Close()
 	}
+	p.mu.Unlock()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		if ws := exit.Sys().(syscall.WaitStatus); ws.Signaled() {
@@ -97,5 +101,7 @@ func (p *process) Signal(name string) error {
 }
 
 func (p *process) Resize(size proto.Size) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	return pty.Setsize(p.tty, &pty.Winsize{Rows: size.Rows, Cols: size.Cols})
 }
