@@ -4,11 +4,117 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"banger/internal/disk"
+	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/vmm"
 )
+
+// TestKilledInEachStep ends the daemon in the middle of each step of a start: the next one takes away what was made.
+func TestKilledInEachStep(t *testing.T) {
+	for _, name := range startSteps {
+		if name == "run-dir" || name == "system-disk" {
+			continue // they have no place to hang; the store's writes around them are the same as elsewhere
+		}
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.create(t, model.Create{Name: "a"})
+			before := h.files()
+			release := h.hanging("do " + name)
+			over := make(chan struct{})
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() { defer close(over); d.Start(ctx, "a", nil) }()
+			waitFor(t, func() bool { return h.called("do "+name) > 0 })
+			d.store.Close() // from here on nothing of this daemon's becomes durable, and its clean-ups do nothing
+			h.failing("signal", errBoom)
+			h.failing("undo one", errBoom)
+			h.failing("undo two", errBoom)
+			cancel()
+			release()
+			<-over
+			d.Manager.Close()
+			for _, hook := range []string{"signal", "undo one", "undo two"} {
+				h.failing(hook, nil)
+			}
+
+			d = h.daemon()
+			got, err := d.Get("a")
+			if err != nil || got.State != model.Failed || got.Runtime != nil || got.LastError == nil {
+				t.Fatalf("recovered as %+v, %v", got, err)
+			}
+			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 {
+				t.Errorf("%d machines and files %v; before %v", h.running(), after, before)
+			}
+			if _, err := d.Start(t.Context(), v.ID, nil); err != nil {
+				t.Errorf("starting after recovery: %v", err)
+			}
+		})
+	}
+}
+
+func TestRunningSurvivesTheDaemon(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "stays"})
+	d.create(t, model.Create{Name: "ends"})
+	thrown := d.create(t, model.Create{Name: "thrown", Remove: model.RemoveOnDetach})
+	for _, name := range []string{"stays", "ends", "thrown"} {
+		if _, err := d.Start(t.Context(), name, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ends, _ := d.Get("ends")
+	d.die()
+	if h.running() != 3 {
+		t.Fatalf("%d machines run", h.running())
+	}
+	h.end(ends, vmm.ExitCrashed)
+	d = h.daemon()
+	if d.state(t, "stays") != model.Running {
+		t.Errorf("stays is %s", d.state(t, "stays"))
+	}
+	if got, _ := d.Get("ends"); got.State != model.Stopped || got.LastError == nil {
+		t.Errorf("ends: %+v", got)
+	}
+	if _, err := d.Get(thrown.ID); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("what a client had asked for is kept although the client is gone: %v", err)
+	}
+	if h.running() != 1 {
+		t.Errorf("%d machines run", h.running())
+	}
+	stays, _ := d.Get("stays")
+	h.end(stays, vmm.ExitPanic) // the adopted machine is watched
+	waitFor(t, func() bool { return d.state(t, "stays") == model.Stopped })
+	if got, _ := d.Get("stays"); got.LastError == nil || !strings.Contains(got.LastError.Msg, "panic") {
+		t.Errorf("after a panic: %+v", got.LastError)
+	}
+}
+
+func TestOrphansAreRemoved(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	if _, err := d.Start(t.Context(), "a", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.store.DeleteVM(t.Context(), v.ID); err != nil { // as when the database was restored from a copy
+		t.Fatal(err)
+	}
+	d.die()
+	foreign := h.layout.VMs() + "/notes"
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.daemon()
+	if left := h.files(); !slices.Equal(left, []string{foreign}) || h.running() != 0 {
+		t.Errorf("left: %v, %d machines", left, h.running())
+	}
+}
 
 // TestRecoveryIsNotCutOff ends the daemon while it recovers: what runs is adopted all the same. A record that called it broken would have the
 // next start-up end a machine that is well.
