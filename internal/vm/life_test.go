@@ -225,8 +225,8 @@ func TestKill(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); fault.KindOf(err) != fault.WrongState {
-		t.Errorf("killing a stopped VM: %v", err)
+	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "nothing to kill") {
+		t.Errorf("killing a stopped VM: %v, %q", err, fault.HintOf(err))
 	}
 	d.Start(t.Context(), "a", nil)
 	if v, err := d.Kill(t.Context(), "a", syscall.Signal(0)); err != nil || v.State != model.Running {

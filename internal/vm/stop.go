@@ -94,7 +94,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	}
 	l := e.machine()
 	if l == nil {
-		return e.record(), notRunning(e.record())
+		return e.record(), nothingToKill(e.record())
 	}
 	if err := l.inst.Signal(sig); err != nil {
 		return e.record(), fmt.Errorf("sending %v to the VMM of %s: %w", sig, e.record().Spec.Name, err)
@@ -110,6 +110,17 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	}
 	m.ended(e, l, exit)
 	return e.record(), nil
+}
+
+func nothingToKill(v model.VM) error {
+	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State)
+	switch v.State {
+	case model.Starting:
+		return f.WithHint("to call its start off, delete it with `banger vm delete --force %s`", v.Spec.Name)
+	case model.Stopped, model.Failed:
+		return f.WithHint("there is nothing to kill; to delete it: `banger vm delete %s`", v.Spec.Name)
+	}
+	return f
 }
 
 // fatal tells whether a VMM, which handles none but a few signals, ends on sig.
