@@ -173,7 +173,7 @@ func (m fakeManager) Start(_ context.Context, ref string, report step.Reporter) 
 	report.Track("machine", "")(nil)
 	return m.update(ref, func(v *model.VM) error {
 		if v.State == model.Running {
-			report.Report(step.Event{Step: "start", Phase: step.Done, Detail: "already running"})
+			report.Report(step.Event{Step: "start", Phase: step.Skipped, Detail: "running as it is"})
 		}
 		if v.State == model.Failed {
 			return &step.Error{Step: "agent", Err: fault.New(fault.Unavailable, "the guest does not answer\x1b[31m")}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -99,7 +98,7 @@ func (a *app) eachVMNoting(ctx context.Context, doing string, names []string,
 	var notes []string
 	err := a.eachVM(ctx, doing, names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
 		return do(ctx, client, name, func(e step.Event) {
-			if strings.HasPrefix(e.Detail, "already ") {
+			if e.Phase == step.Skipped {
 				mu.Lock()
 				notes = append(notes, name+" is "+e.Detail)
 				mu.Unlock()

@@ -15,6 +15,7 @@ const (
 	Progress Phase = "progress"
 	Done     Phase = "done"
 	Failed   Phase = "failed"
+	Skipped  Phase = "skipped"     // instead of the others: there was nothing to do, as Detail says
 	Undone   Phase = "undone"      // a rollback of this step succeeded
 	Stuck    Phase = "undo-failed" // a rollback of this step failed; something is left over
 )

@@ -51,7 +51,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("the guest was told %+v", got)
 	}
 	var said []step.Event
-	if _, err := d.Start(t.Context(), v.ID[:6], func(e step.Event) { said = append(said, e) }); err != nil || len(said) != 1 || said[0].Detail != "already running" {
+	if _, err := d.Start(t.Context(), v.ID[:6], func(e step.Event) { said = append(said, e) }); err != nil || len(said) != 1 || said[0].Phase != step.Skipped || said[0].Detail != "already running" {
 		t.Errorf("starting again: %v, %v", said, err)
 	}
 	if err := d.Delete(t.Context(), "a", false, nil); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {

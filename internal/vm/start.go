@@ -27,7 +27,7 @@ func (m *Manager) Start(ctx context.Context, ref string, report step.Reporter) (
 	defer release()
 	switch v := e.record(); v.State {
 	case model.Running:
-		report.Report(step.Event{Step: "start", Phase: step.Done, Detail: "already running"})
+		report.Report(step.Event{Step: "start", Phase: step.Skipped, Detail: "already running"})
 		return v, nil
 	case model.Broken:
 		if err := m.settle(ctx, e, nil); err != nil {

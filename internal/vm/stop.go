@@ -34,7 +34,7 @@ func (m *Manager) stop(ctx context.Context, e *entry, timeout *time.Duration, re
 	v := e.record()
 	switch v.State {
 	case model.Stopped, model.Failed:
-		report.Report(step.Event{Step: "stop", Phase: step.Done, Detail: "already stopped"})
+		report.Report(step.Event{Step: "stop", Phase: step.Skipped, Detail: "already stopped"})
 		return nil
 	case model.Broken:
 		return m.settle(ctx, e, nil)
