@@ -43,6 +43,11 @@ func (c *Client) CreateVM(ctx context.Context, req model.Create, report step.Rep
 	return ask[model.VM](ctx, c, query{method: http.MethodPost, target: "/v1/vms", in: req, report: report})
 }
 
+// LaunchVM makes a VM as CreateVM does and starts it, in one operation: see VMCreate.
+func (c *Client) LaunchVM(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error) {
+	return ask[model.VM](ctx, c, query{method: http.MethodPost, target: "/v1/vms?start=true", in: req, report: report})
+}
+
 // ChangeVM changes what a VM is and says when the change takes effect.
 func (c *Client) ChangeVM(ctx context.Context, ref string, change model.Change) (model.Changed, error) {
 	return ask[model.Changed](ctx, c, query{method: http.MethodPatch, target: target("vms", ref, "", nil), in: change})

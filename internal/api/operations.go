@@ -84,7 +84,7 @@ func vmOperations() []Operation {
 		{ID: "listVMs", Method: http.MethodGet, Path: "/v1/vms", Permission: PermRead, Kind: KindJSON,
 			Summary: "All VMs, oldest first", Response: []model.VM{}},
 		{ID: "createVM", Method: http.MethodPost, Path: "/v1/vms", Permission: PermWrite, Kind: KindSteps,
-			Summary: "Make a VM without starting it; a missing image or kernel is made first", Request: model.Create{}, Response: model.VM{}},
+			Summary: "Make a VM, and start it if asked; a missing image or kernel is made first", Query: VMCreate{}, Request: model.Create{}, Response: model.VM{}},
 		{ID: "pruneVMs", Method: http.MethodPost, Path: "/v1/vms/prune", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete VMs that are left over", Response: model.Pruned{}},
 		{ID: "getVM", Method: http.MethodGet, Path: one, Permission: PermRead, Kind: KindJSON,

@@ -42,13 +42,20 @@ type Run struct {
 	Timeout    time.Duration `json:"timeout,omitempty" format:"nanoseconds"` // nanoseconds for the command; 0 for none. Exit code 124 when it is over
 }
 
-// The steps of FrameEvent frames that are more than progress. See Run.
+// The steps that are more than progress. See Run and VMCreate.
 const (
 	EventVM   = "vm"   // the VM has a record; Detail is its name
 	EventExec = "exec" // the command is about to run: standard input may be sent
 	// EventDelete comes after the command's end when RemoveOnDetach failed: Detail is the VM's name, Error why.
 	EventDelete = "delete"
 )
+
+// VMCreate says what to do with a VM that is made: the query of the request.
+type VMCreate struct {
+	// Start starts it as part of the same operation, which tells the VM's name in an event EventVM before. A client that goes away until the VM
+	// runs leaves none behind.
+	Start bool `query:"start"`
+}
 
 // VMStop asks a VM to stop.
 type VMStop struct {

@@ -169,6 +169,15 @@ func (m fakeManager) Create(ctx context.Context, req model.Create, report step.R
 	return v, nil
 }
 
+func (m fakeManager) Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error) {
+	v, err := m.Create(ctx, req, report)
+	if err != nil {
+		return model.VM{}, err
+	}
+	made(v)
+	return m.Start(ctx, v.ID, report)
+}
+
 func (m fakeManager) Start(_ context.Context, ref string, report step.Reporter) (model.VM, error) {
 	report.Track("machine", "")(nil)
 	return m.update(ref, func(v *model.VM) error {

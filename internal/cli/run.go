@@ -224,10 +224,11 @@ func runDetached(ctx context.Context, create model.Create, o runOptions, a *app)
 	}
 	var vm model.VM
 	err = a.withProgress("Starting a VM", func(report step.Reporter) error {
-		if vm, err = client.CreateVM(ctx, create, report); err != nil {
-			return err
-		}
-		_, err = client.StartVM(ctx, vm.Spec.Name, report)
+		vm, err = client.LaunchVM(ctx, create, func(e step.Event) {
+			if e.Step != api.EventVM {
+				report.Report(e)
+			}
+		})
 		return err
 	})
 	if err != nil {

@@ -16,35 +16,62 @@ import (
 // Create makes a stopped VM. What it needs and the host lacks (image, kernel) is made first, which is reported. Its disks are made at its
 // first start.
 func (m *Manager) Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error) {
+	e, _, release, err := m.create(ctx, req, "create", report)
+	if err != nil {
+		return model.VM{}, err
+	}
+	defer release()
+	return e.record(), nil
+}
+
+// Launch makes a VM and starts it, as one operation: a prune never finds it stopped in between. made is told of the VM when it has a record. When
+// ctx ends before the VM runs, the VM is taken away again; one whose start fails stays for its error to be looked into, and is returned with it.
+func (m *Manager) Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error) {
+	e, opCtx, release, err := m.create(ctx, req, opStart, report)
+	if err != nil {
+		return model.VM{}, err
+	}
+	defer release()
+	made(e.record())
+	v, err := m.bringUp(opCtx, e, report)
+	if err != nil && ctx.Err() != nil && v.State == model.Stopped { // not one that a delete has called off: that takes it away itself
+		err = errors.Join(err, m.delete(ctx, e))
+		m.observe(ctx)
+	}
+	return v, err
+}
+
+// create makes a stopped VM and returns it with its operation lock held by the named operation.
+func (m *Manager) create(ctx context.Context, req model.Create, operation string, report step.Reporter) (*entry, context.Context, func(), error) {
 	spec := m.fill(req)
 	if spec.Name == "" { // a stand-in, so that all else can be checked before anything long begins
 		spec.Name = "unnamed"
 	}
 	if err := spec.Validate(); err != nil {
-		return model.VM{}, fault.New(fault.Invalid, "%w", err)
+		return nil, nil, nil, fault.New(fault.Invalid, "%w", err)
 	}
 	if req.Name != "" {
 		if err := m.checkNameFree(req.Name); err != nil {
-			return model.VM{}, err
+			return nil, nil, nil, err
 		}
 	}
 	unlock, err := m.resolve(ctx, &spec, report)
 	if err != nil {
-		return model.VM{}, err
+		return nil, nil, nil, err
 	}
 	defer unlock()
 
 	v := model.VM{ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC()}
-	e, release, err := m.reserve(ctx, v, req.Name)
+	e, opCtx, release, err := m.reserve(ctx, v, req.Name, operation)
 	if err != nil {
-		return model.VM{}, err
+		return nil, nil, nil, err
 	}
-	defer release()
 	if err := m.establish(ctx, e); err != nil {
-		return model.VM{}, errors.Join(err, m.remove(context.WithoutCancel(ctx), e))
+		defer release()
+		return nil, nil, nil, errors.Join(err, m.remove(context.WithoutCancel(ctx), e))
 	}
 	m.observe(ctx)
-	return e.record(), nil
+	return e, opCtx, release, nil
 }
 
 // establish stores the record and makes the VM's folder.
@@ -130,22 +157,22 @@ func nameTaken(v model.VM) error {
 
 // reserve enters the VM under the given name, or under a random one, in memory. Nobody sees it before its operation lock is held, so this never waits
 // for that lock although m.refs is held.
-func (m *Manager) reserve(ctx context.Context, v model.VM, name string) (*entry, func(), error) {
+func (m *Manager) reserve(ctx context.Context, v model.VM, name, operation string) (*entry, context.Context, func(), error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if name == "" {
 		name = model.NewName(func(n string) bool { return m.byNameLocked(n) != nil })
 	} else if e := m.byNameLocked(name); e != nil {
-		return nil, nil, nameTaken(e.record())
+		return nil, nil, nil, nameTaken(e.record())
 	}
 	v.Spec.Name = name
 	e := &entry{vm: v}
-	_, release, err := e.lock.acquire(ctx, "create")
+	opCtx, release, err := e.lock.acquire(ctx, operation)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	m.vms[v.ID] = e
-	return e, release, nil
+	return e, opCtx, release, nil
 }
 
 func (m *Manager) forget(e *entry) {

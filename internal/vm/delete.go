@@ -70,12 +70,12 @@ func (m *Manager) removeIfAsked(ctx context.Context, e *entry) {
 	}
 }
 
-// Prune deletes all VMs that are stopped or failed to start, but for those of a run: it has yet to start them, and deletes them itself.
+// Prune deletes all VMs that are stopped or failed to start.
 func (m *Manager) Prune(ctx context.Context) (model.Pruned, error) {
 	pruned := model.Pruned{Removed: []string{}}
 	var errs []error
 	for _, v := range m.List() {
-		if v.State != model.Stopped && v.State != model.Failed || v.Spec.Remove == model.RemoveOnDetach {
+		if v.State != model.Stopped && v.State != model.Failed {
 			continue
 		}
 		freed := m.diskUse(v)

@@ -491,17 +491,6 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// TestPruneSparesWhatARunHasJustMade: between its creation and its start the VM of a run is stopped like any other.
-func TestPruneSparesWhatARunHasJustMade(t *testing.T) {
-	h := newHost(t)
-	d := h.daemon()
-	d.create(t, model.Create{Name: "of-a-run", Remove: model.RemoveOnDetach})
-	if got, err := d.Prune(t.Context()); err != nil || len(got.Removed) != 0 {
-		t.Errorf("%+v, %v", got, err)
-	}
-	d.running(t, "of-a-run")
-}
-
 // TestRunningHoldsItsImage has a running VM told to use another image: the one it runs on is in use until it stops.
 func TestRunningHoldsItsImage(t *testing.T) {
 	h := newHost(t)

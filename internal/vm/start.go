@@ -37,7 +37,12 @@ func (m *Manager) Start(ctx context.Context, ref string, report step.Reporter) (
 	default:
 		return v, fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 	}
-	err = m.start(ctx, e, report)
+	return m.bringUp(ctx, e, report)
+}
+
+// bringUp starts a VM that is at rest, and deletes one whose start fails if it was made to be thrown away.
+func (m *Manager) bringUp(ctx context.Context, e *entry, report step.Reporter) (model.VM, error) {
+	err := m.start(ctx, e, report)
 	v := e.record()
 	if err != nil && v.Spec.Remove == model.RemoveOnStop && v.State != model.Broken {
 		err = errors.Join(err, m.delete(ctx, e)) // nobody will stop what has never run

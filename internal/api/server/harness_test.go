@@ -74,6 +74,19 @@ func (m *manager) Create(ctx context.Context, req model.Create, report step.Repo
 	return v, nil
 }
 
+func (m *manager) Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error) {
+	v, err := m.Create(ctx, req, report)
+	if err != nil {
+		return model.VM{}, err
+	}
+	made(v)
+	started, err := m.Start(ctx, v.ID, report)
+	if err != nil {
+		return v, err
+	}
+	return started, nil
+}
+
 func (m *manager) Get(ref string) (model.VM, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -30,6 +30,14 @@ func TestCalls(t *testing.T) {
 		want string
 		do   func(c *api.Client) error
 	}{
+		{"start " + runID, func(c *api.Client) error {
+			var named string
+			v, err := c.LaunchVM(ctx, model.Create{Name: "new"}, func(e step.Event) { named += e.Step + " " + e.Detail })
+			if v.State != model.Running || named != "vm new" {
+				t.Errorf("launched: %s, and told of %q", v.State, named)
+			}
+			return err
+		}},
 		{"create new", func(c *api.Client) error { _, err := c.CreateVM(ctx, model.Create{Name: "new"}, nil); return err }},
 		{"start box", func(c *api.Client) error { _, err := c.StartVM(ctx, "box", nil); return err }},
 		{"stop box 2s", func(c *api.Client) error {

@@ -131,16 +131,18 @@ func (one *runStream) relay(events *queue) {
 }
 
 func (one *runStream) makeVM(ctx context.Context, req api.Run, report step.Reporter) (model.VM, error) {
-	v, err := one.s.Manager.Create(ctx, req.VM, report)
-	if err != nil {
-		return model.VM{}, orCause(ctx, err)
-	}
-	report(step.Event{Step: api.EventVM, Phase: step.Done, Detail: v.Spec.Name, Time: time.Now()})
-	started, err := one.s.Manager.Start(ctx, v.ID, report)
+	v, err := one.s.Manager.Launch(ctx, req.VM, naming(report), report)
 	if err != nil {
 		return v, orCause(ctx, err)
 	}
-	return started, nil
+	return v, nil
+}
+
+// naming reports what VM was made.
+func naming(report step.Reporter) func(model.VM) {
+	return func(v model.VM) {
+		report.Report(step.Event{Step: api.EventVM, Phase: step.Done, Detail: v.Spec.Name})
+	}
 }
 
 // command runs the command and forwards what it says. It returns nil when the command's end has been told.

@@ -26,6 +26,8 @@ import (
 // Manager is what the API asks of the VMs. A ref is a name, an id, or the unique beginning of an id.
 type Manager interface {
 	Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error)
+	// Launch creates and starts in one. The VM is returned also with an error if there is one then.
+	Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error)
 	Get(ref string) (model.VM, error)
 	List() []model.VM
 	Start(ctx context.Context, ref string, report step.Reporter) (model.VM, error)

@@ -26,9 +26,17 @@ func (s *Server) vmHandlers() map[string]handler {
 	return map[string]handler{
 		"listVMs": answer(func(*http.Request) (any, error) { return list(s.Manager.List(), nil) }),
 		"createVM": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+			q := queryOf(r, "start")
+			start := q.flag("start")
+			if q.err != nil {
+				return nil, q.err
+			}
 			req, err := decode[model.Create](w, r)
 			if err != nil {
 				return nil, err
+			}
+			if start {
+				return s.Manager.Launch(r.Context(), req, naming(report), report)
 			}
 			return s.Manager.Create(r.Context(), req, report)
 		}),

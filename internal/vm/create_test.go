@@ -1,0 +1,94 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// TestPruneSparesWhatIsLaunched prunes between the making of a VM and its start, when it is stopped like any other.
+func TestPruneSparesWhatIsLaunched(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	type result struct {
+		model.Pruned
+		err error
+	}
+	pruned := make(chan result, 1)
+	v, err := d.Launch(t.Context(), model.Create{Name: "a"}, func(v model.VM) {
+		if v.Spec.Name != "a" || v.State != model.Stopped {
+			t.Errorf("made %+v", v)
+		}
+		e, err := d.find(v.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { got, err := d.Prune(t.Context()); pruned <- result{got, err} }()
+		waitFor(t, func() bool { return e.lock.queue() == 1 })
+	}, nil)
+	if err != nil || v.State != model.Running {
+		t.Errorf("launched: %s, %v", v.State, err)
+	}
+	if got := <-pruned; got.err != nil || len(got.Removed) != 0 || d.state(t, "a") != model.Running {
+		t.Errorf("pruned %v, %v", got.Removed, got.err)
+	}
+}
+
+// TestLaunchCalledOff has whoever asked for a VM change their mind while it boots: nothing of it stays. Until then it holds up nobody who looks
+// after images.
+func TestLaunchCalledOff(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	defer h.hanging("do assume")()
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error)
+	go func() { _, err := d.Launch(ctx, model.Create{Name: "a"}, func(model.VM) {}, nil); errs <- err }()
+	waitFor(t, func() bool { return h.called("do assume") > 0 })
+	if err := d.References(func(images, _ map[string][]string) error {
+		if len(images) != 1 {
+			t.Errorf("images in use: %v", images)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-errs; fault.KindOf(err) != fault.Canceled {
+		t.Errorf("got %v", err)
+	}
+	if left := h.files(); len(left) != 0 || len(d.List()) != 0 || h.running() != 0 || h.called("records []") == 0 {
+		t.Errorf("left: %v, %v", left, d.List())
+	}
+}
+
+func TestDeleteCallsOffALaunch(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	defer h.hanging("do agent")()
+	errs := make(chan error)
+	go func() { _, err := d.Launch(t.Context(), model.Create{Name: "a"}, func(model.VM) {}, nil); errs <- err }()
+	waitFor(t, func() bool { return h.called("do agent") > 0 })
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Error(err)
+	}
+	if err := <-errs; fault.KindOf(err) != fault.Canceled {
+		t.Errorf("the launch ended with %v", err)
+	}
+	if left := h.files(); len(left) != 0 || len(d.List()) != 0 {
+		t.Errorf("left: %v, %v", left, d.List())
+	}
+}
+
+// TestFailedLaunchStays so that what went wrong can be looked into.
+func TestFailedLaunchStays(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	h.failing("do agent", errBoom)
+	v, err := d.Launch(t.Context(), model.Create{Name: "a"}, func(model.VM) {}, nil)
+	if !errors.Is(err, errBoom) || v.ID == "" || d.state(t, v.ID) != model.Failed {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
