@@ -180,6 +180,18 @@ func TestRunInterrupted(t *testing.T) {
 			t.Error("a run that was told to end succeeded")
 		}
 	})
+	for what, args := range map[string][]string{
+		"SIGINT during a detached boot": {"run", "-d", "--name", "d1"},
+		"SIGINT during a boot":          {"run", "--name", "d1", "--", "true"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			cmd, out := h.Start(t, args...)
+			testkit.WaitFor(t, 30*time.Second, "the VM is there", func() bool { return len(vms(t, h)) == 1 })
+			signal(t, cmd, syscall.SIGINT)
+			equal(t, "exit status", out.Wait(t), 130)
+			testkit.WaitFor(t, 30*time.Second, "the VM is gone", func() bool { return len(vms(t, h)) == 0 })
+		})
+	}
 	t.Run("a killed CLI leaves no --rm VM", func(t *testing.T) {
 		cmd, out := h.Start(t, "vm", "run", "--rm", "--", "sh", "-c", "echo ready; sleep 1000")
 		out.Expect(t, "ready")

@@ -160,6 +160,9 @@ func (m fakeManager) Create(ctx context.Context, req model.Create, report step.R
 	}
 	v := model.VM{ID: model.NewID(), State: model.Stopped, Created: time.Now(), Spec: model.Spec{
 		Name: req.Name, Image: req.Image, VCPUs: req.VCPUs, Memory: req.Memory, Remove: req.Remove, Env: req.Env, Workdir: req.Workdir}}
+	if req.Image == "ill" { // for what does not start
+		v.State = model.Failed
+	}
 	m.d.mu.Lock()
 	defer m.d.mu.Unlock()
 	if _, err := m.index(v.Spec.Name); err == nil {

@@ -113,9 +113,9 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 		}
 	}
 	sess.Started = progress.Close
-	code, err := withSignals(func(signals <-chan os.Signal) (int, error) {
-		client, err := a.connectUnless(ctx, signals)
-		if err != nil {
+	var client *api.Client
+	code, err := withSignals(func(signals <-chan os.Signal) (_ int, err error) {
+		if client, err = a.connectUnless(ctx, signals); err != nil {
 			return 0, err
 		}
 		if sess.Stream, err = client.Run(ctx, req); err != nil {
@@ -129,6 +129,9 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 		a.hint("banger rm -f " + name)
 	}
 	if err != nil {
+		if left == "" {
+			a.noteLeft(client, name)
+		}
 		return err
 	}
 	switch {
@@ -223,17 +226,38 @@ func runDetached(ctx context.Context, create model.Create, o runOptions, a *app)
 		return err
 	}
 	var vm model.VM
+	var name string
 	err = a.withProgress("Starting a VM", func(report step.Reporter) error {
 		vm, err = client.LaunchVM(ctx, create, func(e step.Event) {
-			if e.Step != api.EventVM {
-				report.Report(e)
+			if e.Step == api.EventVM {
+				name = e.Detail
+				return
 			}
+			report.Report(e)
 		})
 		return err
 	})
 	if err != nil {
+		a.noteLeft(client, name)
 		return err
 	}
 	fmt.Fprintln(a.Out, ui.Clean(vm.Spec.Name))
 	return nil
+}
+
+// noteLeft says that the VM which a failed command made is there, and what can be done with it. One that is called off goes by itself.
+func (a *app) noteLeft(client *api.Client, name string) {
+	if name == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // not the command's, which may have been interrupted
+	defer cancel()
+	vm, lookErr := client.VM(ctx, name)
+	switch {
+	case lookErr != nil:
+	case vm.State == model.Running:
+		a.note("%s is running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", name, name, name)
+	case vm.State == model.Failed || vm.State == model.Broken:
+		a.note("%s is kept. Start it again: banger vm start %s. Remove it: banger rm %s", name, name, name)
+	}
 }
