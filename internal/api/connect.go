@@ -14,9 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"banger/internal/fault"
+	"banger/internal/flock"
 	"banger/internal/paths"
 )
 
@@ -78,32 +77,17 @@ func nobodyListens(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// lockStart holds off others that want to start the daemon. Whoever holds the lock gives it up within startTimeout, which bounds the life of
-// the goroutine that is left waiting when ctx ends first.
+// lockStart holds off others that want to start the daemon. Whoever holds the lock gives it up within startTimeout.
 func lockStart(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the start of bangerd: %w", err)
 	}
-	got := make(chan error, 1)
-	go func() {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		for errors.Is(err, unix.EINTR) {
-			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		}
-		got <- err
-	}()
-	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("locking %s: %w", path, err)
-		}
-		return func() { f.Close() }, nil
-	case <-ctx.Done():
-		go func() { <-got; f.Close() }()
-		return nil, context.Cause(ctx)
+	if err := flock.Lock(ctx, f); err != nil {
+		f.Close()
+		return nil, err
 	}
+	return func() { f.Close() }, nil
 }
 
 // spawn starts the daemon in a session of its own and returns when it is ready. The daemon tells about its start on a pipe, so nothing is polled, and its

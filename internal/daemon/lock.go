@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"banger/internal/fault"
+	"banger/internal/flock"
 )
 
 // homeLock is held by the one daemon of a home, for as long as it lives: the kernel gives it up when the process ends, however that
@@ -22,80 +20,40 @@ type homeLock struct{ f *os.File }
 // stopping in the file says that the holder is about to go: whoever comes then waits for it.
 const stopping = "stopping"
 
+// killedGrace is how long the kernel may take to give up the lock of a daemon that was killed: its memory goes first.
+const killedGrace = 500 * time.Millisecond
+
 // lockHome takes the lock at path. When another daemon has it, that is fault.Locked, unless that one is stopping.
 func lockHome(ctx context.Context, path string) (*homeLock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the home: %w", err)
 	}
-	err = tryLock(ctx, f)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		pid, leaving := holder(f)
-		if !leaving {
-			f.Close()
-			return nil, fault.New(fault.Locked, "another bangerd (process %s) is at work on this home", pid).
-				WithHint("Use that one, end it with `banger daemon stop` or kill %s, or set BANGER_HOME to another folder.", pid)
-		}
-		return awaitLock(ctx, f, pid)
-	}
-	if err != nil {
+	if err := awaitLock(ctx, f); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("locking %s: %w", path, err)
+		return nil, err
 	}
 	l := &homeLock{f: f}
 	return l, l.say("")
 }
 
-// killedGrace is how long the kernel may take to give up the lock of a daemon that was killed: its memory goes first.
-const (
-	killedGrace = 500 * time.Millisecond
-	lockPause   = 10 * time.Millisecond
-)
-
-// tryLock takes the lock, or fails with EWOULDBLOCK when its holder has said that it is stopping, or does not go within killedGrace.
-func tryLock(ctx context.Context, f *os.File) error {
-	ctx, cancel := context.WithTimeout(ctx, killedGrace)
+// awaitLock waits for the lock: of a holder that is stopping as long as ctx allows, of any other for killedGrace.
+func awaitLock(ctx context.Context, f *os.File) error {
+	brief, cancel := context.WithTimeout(ctx, killedGrace)
 	defer cancel()
-	pause := time.NewTicker(lockPause)
-	defer pause.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
-		}
-		if _, leaving := holder(f); leaving {
-			return err
-		}
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return err
-		}
+	err := flock.Lock(brief, f)
+	if err == nil || brief.Err() == nil {
+		return err
 	}
-}
-
-// awaitLock waits for a holder that is stopping. The goroutine that waits in flock(2) ends with that holder.
-func awaitLock(ctx context.Context, f *os.File, pid string) (*homeLock, error) {
-	got := make(chan error, 1)
-	go func() {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		for errors.Is(err, unix.EINTR) {
-			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		}
-		got <- err
-	}()
-	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("locking the home: %w", err)
-		}
-		l := &homeLock{f: f}
-		return l, l.say("")
-	case <-ctx.Done():
-		go func() { <-got; f.Close() }()
-		return nil, fault.New(fault.Locked, "the bangerd that is stopping (process %s) does not come to its end: %w", pid, context.Cause(ctx))
+	pid, leaving := holder(f)
+	if !leaving {
+		return fault.New(fault.Locked, "another bangerd (process %s) is at work on this home", pid).
+			WithHint("Use that one, end it with `banger daemon stop` or kill %s, or set BANGER_HOME to another folder.", pid)
 	}
+	if err := flock.Lock(ctx, f); err != nil {
+		return fault.New(fault.Locked, "the bangerd that is stopping (process %s) does not come to its end: %w", pid, err)
+	}
+	return nil
 }
 
 // holder reads who holds the lock. The file may be empty for a moment.

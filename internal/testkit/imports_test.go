@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 
 	// Leaves.
 	"fault":       {},
+	"flock":       {},
 	"paths":       {},
 	"step":        {},
 	"version":     {},
@@ -45,14 +46,14 @@ var mayImport = map[string][]string{
 	"vmm/fake":    {"fault", "guest/...", "model", "vmm"},
 	"vmm/vmmtest": {"fault", "guest/...", "initramfs", "model", "testkit", "vmm"},
 	"vmm/console": {},
-	"vmm/process": {"fault"},
+	"vmm/process": {"fault", "flock"},
 	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "vmm", "vmm/console", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "model", "paths", "vm", "vmm"},
 
 	// The outside.
 	"config":      {"fault", "model", "paths"},
 	"doctor":      {"config", "fault", "model", "paths", "vmm", "vmm/qemu"},
-	"api":         {"fault", "guest/proto", "model", "paths", "step"},
+	"api":         {"fault", "flock", "guest/proto", "model", "paths", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "fault", "guest/...", "model", "paths", "step", "vm", "vmm/console"},
 	"cli":         {"api", "cli/...", "config", "doctor", "fault", "guest/archive", "guest/proto", "model", "paths", "step", "version"},

@@ -10,9 +10,8 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"banger/internal/fault"
+	"banger/internal/flock"
 )
 
 // LockFD is the descriptor under which a VMM inherits its lock file: the first after standard error.
@@ -28,7 +27,7 @@ func Lock(path string) (*os.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("opening the lock: %w", err)
 		}
-		free, err := tryLock(f)
+		free, err := flock.TryLock(f)
 		if err == nil && !free {
 			err = fault.New(fault.Locked, "locking %s: a machine runs here already", path)
 		}
@@ -41,17 +40,6 @@ func Lock(path string) (*os.File, error) {
 		}
 		_ = f.Close()
 	}
-}
-
-func tryLock(f *os.File) (free bool, err error) {
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("locking %s: %w", f.Name(), err)
-	}
-	return true, nil
 }
 
 func same(f *os.File, path string) bool {
@@ -87,7 +75,7 @@ func Holder(ctx context.Context, path string) (ID, error) {
 		case <-timer.C:
 			timer.Reset(holderPoll)
 		}
-		if free, err := tryLock(f); err != nil {
+		if free, err := flock.TryLock(f); err != nil {
 			return ID{}, err
 		} else if free {
 			return ID{}, fault.New(fault.NotFound, "nothing that was started with %s runs", path)
