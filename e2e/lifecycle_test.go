@@ -71,6 +71,11 @@ func TestLifecycle(t *testing.T) {
 		follow.Expect(t, "and more")
 		signal(t, cmd, os.Interrupt)
 		follow.Wait(t)
+		_, follow = h.Start(t, "vm", "logs", "-f", "one")
+		follow.Expect(t, "and more")
+		ok(t, h, "vm", "stop", "one")
+		equal(t, "exit status", follow.Wait(t), 0)
+		ok(t, h, "vm", "start", "one")
 	})
 	t.Run("stats", func(t *testing.T) {
 		all := decode[[]model.Stats](t, h, "vm", "stats", "one")

@@ -106,7 +106,7 @@ func (c *Client) VMPorts(ctx context.Context, ref string) ([]proto.Port, error) 
 	return ask[[]proto.Port](ctx, c, query{method: http.MethodGet, target: target("vms", ref, "ports", nil)})
 }
 
-// VMLogs returns a log as it is; with Follow it goes on until ctx ends or the VM is deleted. The caller closes it.
+// VMLogs returns a log as it is; with Follow it goes on until ctx ends or the VM has stopped. The caller closes it.
 func (c *Client) VMLogs(ctx context.Context, ref string, opts VMLogs) (io.ReadCloser, error) {
 	values := url.Values{}
 	if opts.Source != "" {

@@ -80,7 +80,7 @@ type VMDelete struct {
 // VMLogs says which log and how much of it: the query of the request.
 type VMLogs struct {
 	Source LogSource `query:"source"` // LogConsole when empty
-	Follow bool      `query:"follow"` // go on with what is written later
+	Follow bool      `query:"follow"` // go on with what is written later, until the VM stops
 	Tail   int       `query:"tail"`   // the last so many lines only; 0 for all
 }
 

@@ -32,7 +32,7 @@ func newLogsCmd(a *app) *cobra.Command {
 			return runLogs(ctx, o, a)
 		}),
 	}
-	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what is written later, until Ctrl-C")
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what is written later, until the VM stops")
 	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "only the last `number` of lines")
 	cmd.Flags().BoolVar(&o.vmm, "vmm", false, "what the program that runs the VM says, instead of the guest")
 	setExample(cmd.Flags(), "tail", "20")

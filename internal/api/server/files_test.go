@@ -142,15 +142,22 @@ func TestLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("four\n")
-	// A VM that stops keeps its log; one that is deleted ends the following.
-	w.Sessions.RecordsChanged(context.Background(), []model.VM{{ID: testID, State: model.Stopped}})
+	// When the VM stops, or is deleted, what it said last is sent, and the following ends.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := f.WriteString("five\n"); err != nil {
 		t.Fatal(err)
 	}
-	expect("five\n")
-	w.Sessions.RecordsChanged(context.Background(), nil)
-	if rest, err := io.ReadAll(r); err != nil || len(rest) != 0 {
-		t.Errorf("after the deletion: %q, %v", rest, err)
+	w.Sessions.RecordsChanged(context.Background(), []model.VM{{ID: testID, State: model.Stopped}})
+	if rest, err := io.ReadAll(r); err != nil || string(rest) != "five\n" {
+		t.Errorf("at the end: %q, %v", rest, err)
+	}
+
+	writeLog(t, w, "of a stopped VM\n")
+	w.m.put(model.VM{ID: testID, Spec: model.Spec{Name: "box"}, State: model.Stopped})
+	if got := readLog(t, w, api.VMLogs{Follow: true}); got != "of a stopped VM\n" {
+		t.Errorf("followed: %q", got)
 	}
 }
 

@@ -34,12 +34,13 @@ func (s *Server) vmLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, done, err := s.Sessions.begin(r.Context(), v.ID, whileExists)
+	ctx, done, err := s.Sessions.begin(r.Context(), v.ID)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if !follow {
+	// Asked once more, now that its end would be noticed.
+	if v, err := s.Manager.Get(v.ID); !follow || err != nil || !v.State.Live() {
 		done() // with a context that has ended, what is there is copied
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")

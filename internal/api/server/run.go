@@ -44,7 +44,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
 	}
-	ctx, done, err := s.Sessions.begin(s.work, "", whileLive)
+	ctx, done, err := s.Sessions.begin(s.work, "")
 	if err != nil {
 		return err
 	}

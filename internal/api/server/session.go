@@ -19,30 +19,21 @@ type Sessions struct {
 
 type session struct {
 	vm     string // id; "" while there is none
-	life   lifetime
 	cancel context.CancelCauseFunc
 }
-
-// lifetime says what of its VM a session needs.
-type lifetime int
-
-const (
-	whileLive   lifetime = iota // its machine
-	whileExists                 // its record
-)
 
 // NewSessions returns an empty set.
 func NewSessions() *Sessions { return &Sessions{open: map[*session]struct{}{}} }
 
 // begin enters a session. Its context ends with the parent, with the VM, with the daemon, or with done.
-func (s *Sessions) begin(parent context.Context, vm string, life lifetime) (ctx context.Context, done func(), err error) {
+func (s *Sessions) begin(parent context.Context, vm string) (ctx context.Context, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended != nil {
 		return nil, nil, s.ended
 	}
 	ctx, cancel := context.WithCancelCause(parent)
-	one := &session{vm: vm, life: life, cancel: cancel}
+	one := &session{vm: vm, cancel: cancel}
 	s.open[one] = struct{}{}
 	return ctx, func() { s.leave(one) }, nil
 }
@@ -70,8 +61,7 @@ func (s *Sessions) RecordsChanged(_ context.Context, vms []model.VM) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for one := range s.open {
-		state, exists := states[one.vm]
-		if one.vm == "" || exists && (one.life == whileExists || state.Live()) {
+		if one.vm == "" || states[one.vm].Live() {
 			continue
 		}
 		one.cancel(fault.New(fault.Unavailable, "the VM has ended"))

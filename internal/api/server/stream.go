@@ -60,7 +60,7 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, route string) erro
 	if err != nil {
 		return err
 	}
-	ctx, done, err := s.Sessions.begin(s.work, v.ID, whileLive)
+	ctx, done, err := s.Sessions.begin(s.work, v.ID)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, done, err := s.Sessions.begin(s.work, v.ID, whileLive)
+	ctx, done, err := s.Sessions.begin(s.work, v.ID)
 	if err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func (r *follower) close() {
 func (r *follower) catchUp(w io.Writer) error {
 	for {
 		current, err := stat(r.path) // before reading: a file that is not the current one by now gets no more bytes
-		if err != nil || current == nil {
+		if err != nil || current == nil && r.f == nil {
 			return err
 		}
 		if r.f == nil {
@@ -151,6 +151,9 @@ func (r *follower) catchUp(w io.Writer) error {
 		}
 		if _, err := io.Copy(w, r.f); err != nil {
 			return fmt.Errorf("copying the console log: %w", err)
+		}
+		if current == nil { // deleted, with its last bytes in the file that is still open; or being turned over
+			return nil
 		}
 		mine, err := r.f.Stat()
 		if err != nil || os.SameFile(mine, current) {
