@@ -9,6 +9,7 @@ package vmm
 import (
 	"context"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -147,4 +148,57 @@ type Stats struct {
 type Finder interface {
 	// Find returns fault.NotFound when no machine has that run folder.
 	Find(ctx context.Context, runDir string) (Instance, error)
+}
+
+// Pauser is implemented by instances that can halt their machine in memory.
+type Pauser interface {
+	// Pause returns when no vCPU runs and everything that the machine has written has reached its drives' files. A machine that is
+	// halted already is success.
+	Pause(ctx context.Context) error
+	// Resume lets a halted machine go on. One that runs is success.
+	Resume(ctx context.Context) error
+}
+
+// Saver is implemented by instances whose state can be kept, so that a Restorer makes machines of it.
+type Saver interface {
+	Pauser
+	// Save keeps the machine's memory and the state of its devices as they are at one moment. The machine stands still for as short as
+	// possible: what can be copied while it runs is copied before. When Save fails, the machine goes on as before and what was
+	// written is worth nothing. Of two calls at the same time, one fails with fault.Locked.
+	Save(ctx context.Context, req SaveRequest) (Saved, error)
+}
+
+// SaveRequest says where a machine's state goes.
+type SaveRequest struct {
+	Memory *os.File // an empty file; gets exactly the guest's memory, with holes where that is zero. Save does not sync it.
+	Device string   // path of a file that Save makes, mode 0600, for the state of the devices; small. Not synced either.
+	// Before is called when all that can be done while the machine runs has been done, and Still when the machine
+	// stands still: its drives' files are of the same moment as its memory then. Either may be nil; an error of theirs fails the Save.
+	Before func(context.Context) error
+	Still  func(context.Context) error
+	Halt   bool // leave the machine halted; one that was halted before stays so anyway
+}
+
+// Saved is what a Save did.
+type Saved struct {
+	Pause  time.Duration // how long the machine stood still; 0 when it was halted before, or stays so
+	Memory model.Bytes   // bytes in Memory that are not holes
+	Device model.Bytes   // bytes of the devices' state
+}
+
+// Checkpoint is the state that a Save kept.
+type Checkpoint struct {
+	Memory *os.File // opened for reading and writing; it is mapped privately and never written. Restore duplicates what it needs.
+	Device *os.File // read from its beginning, whatever its offset is
+}
+
+// Restorer is implemented by drivers that can make machines from what a Saver kept.
+type Restorer interface {
+	// Restore is Start, except that the machine goes on at the moment of the checkpoint. m must have the fingerprint of the machine that was
+	// saved; its drives' files must hold what the guest believes to be on them. The guest runs when Restore returns.
+	Restore(ctx context.Context, m Machine, from Checkpoint, intend func(State) error) (Instance, error)
+	// Fingerprint returns a short text that is equal for two machines if state that one saved can be loaded into the other: it stands for
+	// the driver and its version, the CPU as the guest sees it, the kernel, the initramfs, the command line, and the kinds and order
+	// of devices, but not for names, addresses, and the drives' files.
+	Fingerprint(ctx context.Context, m Machine) (string, error)
 }

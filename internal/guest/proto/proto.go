@@ -21,7 +21,9 @@
 // # Routes
 //
 //	GET  /v1/hello           Hello
-//	POST /v1/assume          Assume -> Assumed; once in the life of a boot or a fork
+//	POST /v1/freeze          halts every process but the agent's own -> Frozen; the moment at which a machine may be saved
+//	POST /v1/thaw            Thaw; lets a frozen (or merely paused) machine go on as the one that it was
+//	POST /v1/assume          Assume -> Assumed; once in the life of a boot, and once more after each freeze: then the machine is a fork
 //	POST /v1/exec            upgrade to StreamProtocol: frames, the first one FrameStart with an ExecRequest
 //	POST /v1/ssh             upgrade to StreamProtocol: the SSH protocol (RFC 4253), the agent is the server
 //	POST /v1/dial?port=N     upgrade to StreamProtocol: a Tunnel to the TCP port N of the guest's own
@@ -72,6 +74,8 @@ type Hello struct {
 	Kernel     string        `json:"kernel"`  // uname -r
 	Assumed    bool          `json:"assumed"` // whether this machine has its identity already
 	Init       bool          `json:"init"`    // whether the agent runs beside the image's init
+	Frozen     bool          `json:"frozen"`  // between freeze and thaw or assume
+	Forks      int           `json:"forks"`   // how often the machine has been given another identity: the number in /run/banger/generation
 	Uptime     time.Duration `json:"uptime"`  // nanoseconds since the kernel started (CLOCK_BOOTTIME)
 	Marks      []Mark        `json:"marks"`   // moments of the boot
 }
@@ -82,8 +86,20 @@ type Mark struct {
 	At   time.Duration `json:"at"`   // nanoseconds since the kernel started
 }
 
+// Frozen is the answer to freeze.
+type Frozen struct {
+	Processes int `json:"processes"` // how many were halted
+}
+
+// Thaw tells a machine that time has gone by. Entropy and time are taken up before any process goes on.
+type Thaw struct {
+	Entropy []byte    `json:"entropy"` // at least 32 bytes
+	Time    time.Time `json:"time"`
+}
+
 // Assume gives a machine its identity. A cold boot and a fork take the same message: what a fork must change is exactly what a boot
-// must set. The agent carries it out in the order of the fields.
+// must set. The agent carries it out in the order of the fields. Of a frozen machine the root stays as it is, and so do mounts that are there
+// already; the processes go on when everything else is done and the hooks in /etc/banger/fork.d have run.
 type Assume struct {
 	Entropy  []byte    `json:"entropy"` // at least 32 bytes for the kernel's random generator
 	Time     time.Time `json:"time"`
@@ -110,13 +126,19 @@ type Assume struct {
 type Root struct {
 	Image  string `json:"image"`  // serial number of the read-only image
 	System string `json:"system"` // serial number of the writable ext4 that holds the overlay's upper layer
+
+	// Bytes that the drives have, when the host knows. A machine that was forked before it had looked at its drives remembers another's sizes, and
+	// looks again.
+	ImageSize  int64 `json:"image_size,omitempty"`
+	SystemSize int64 `json:"system_size,omitempty"`
 }
 
 // Mount is an ext4 drive at a place of its own. The agent grows its file system to the drive's size.
 type Mount struct {
 	Serial string `json:"serial"`
 	Target string `json:"target"`
-	Seed   bool   `json:"seed"` // when the drive has never been mounted: copy what the image has at Target into it first
+	Seed   bool   `json:"seed"`           // when the drive has never been mounted: copy what the image has at Target into it first
+	Size   int64  `json:"size,omitempty"` // bytes that the drive has, as in Root
 }
 
 // Network is the configuration of the one network card.
