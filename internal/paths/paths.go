@@ -11,6 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"unicode"
+
+	"banger/internal/fault"
 )
 
 // Layout is the set of roots. All are absolute.
@@ -34,14 +38,14 @@ func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 		if err != nil {
 			return Layout{}, fmt.Errorf("BANGER_HOME %q: %w", home, err)
 		}
-		return At(abs, uid), nil
+		return At(abs, uid).usable()
 	}
 	if uid == 0 {
 		return Layout{Config: "/etc/banger", State: "/var/lib/banger", Cache: "/var/cache/banger", Runtime: "/run/banger"}, nil
 	}
 	home := getenv("HOME")
 	if home == "" {
-		return Layout{}, fmt.Errorf("neither BANGER_HOME nor HOME is set")
+		return Layout{}, fault.New(fault.Invalid, "neither BANGER_HOME nor HOME is set").WithHint("Set BANGER_HOME to a folder of your own.")
 	}
 	xdg := func(name, fallback string) string {
 		if dir := getenv(name); filepath.IsAbs(dir) { // relative ones are to be ignored (XDG base directory specification)
@@ -58,6 +62,18 @@ func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 		l.Runtime = filepath.Join(dir, "banger")
 	} else {
 		l.Runtime = shortRuntime(l.State, uid)
+	}
+	return l.usable()
+}
+
+// usable refuses folders that a program which banger uses cannot cope with: apt's configuration has no way to quote a quotation mark or a line's
+// end, and its downloads refuse control characters.
+func (l Layout) usable() (Layout, error) {
+	for _, dir := range []string{l.Config, l.State, l.Cache, l.Runtime} {
+		if strings.ContainsFunc(dir, func(r rune) bool { return r == '"' || unicode.IsControl(r) }) {
+			return Layout{}, fault.New(fault.Invalid, "banger's files cannot be in %q: quotation marks and control characters break programs that it uses", dir).
+				WithHint("Set BANGER_HOME to a folder without them.")
+		}
 	}
 	return l, nil
 }

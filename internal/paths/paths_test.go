@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"banger/internal/fault"
 )
 
 func TestFromEnv(t *testing.T) {
@@ -25,6 +27,22 @@ func TestFromEnv(t *testing.T) {
 	}
 	if _, err := FromEnv(func(string) string { return "" }, 7); err == nil {
 		t.Error("a user without HOME was given a place")
+	}
+}
+
+// TestUnusable has folders that apt, for one, cannot be told of.
+func TestUnusable(t *testing.T) {
+	for _, env := range []map[string]string{
+		{"BANGER_HOME": `/b/a "b"`}, {"BANGER_HOME": "/b/a\nb"}, {"BANGER_HOME": "/b/\x7f"}, {"HOME": `/h"`}, {"HOME": "/h", "XDG_CACHE_HOME": "/c\t"},
+	} {
+		if l, err := FromEnv(func(k string) string { return env[k] }, 7); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
+			t.Errorf("%q: %+v, %v", env, l, err)
+		}
+	}
+	for _, home := range []string{`/b/it's a\b`, "/b/ü,:;#$%*[]{}<>|&!", "/b/\xff"} {
+		if _, err := FromEnv(func(string) string { return home }, 7); err != nil {
+			t.Errorf("%q: %v", home, err)
+		}
 	}
 }
 

@@ -22,13 +22,13 @@ var mayImport = map[string][]string{
 	// Leaves.
 	"fault":       {},
 	"flock":       {},
-	"paths":       {},
 	"step":        {},
 	"version":     {},
 	"guest/proto": {},
 	"initramfs":   {},
 
 	"model":         {"guest/proto"},
+	"paths":         {"fault"},
 	"guest/archive": {"fault"},
 	"guest/channel": {"fault", "guest/proto"},
 	"guest/agent":   {"fault", "guest/..."},
