@@ -235,3 +235,26 @@ func TestHintFor(t *testing.T) {
 		}
 	}
 }
+
+// TestBuildersTempDir gives the builder a folder that its user namespace's users can enter.
+func TestBuildersTempDir(t *testing.T) {
+	private := filepath.Join(t.TempDir(), "mine", "below")
+	if err := os.MkdirAll(private, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(private), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(private, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ temp, mode, want string }{
+		{"/usr", modeAuto, "/usr"}, {private, modeAuto, "/tmp"}, {link, modeAuto, "/tmp"}, {"/nowhere", modeAuto, "/tmp"},
+		{private, modeRoot, private}, {private, modeUnshare, "/bench"},
+	} {
+		if got := tempDirOf(buildEnv([]string{"TMPDIR=" + c.temp}, c.mode, "/bench")); got != c.want {
+			t.Errorf("%s with TMPDIR=%s works in %s, want %s", c.mode, c.temp, got, c.want)
+		}
+	}
+}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -120,12 +122,43 @@ func pickMode(uid int) string {
 }
 
 // buildEnv has mmdebstrap work in temp where nothing can be mounted there that outlives it, and where it can get at it: a user
-// namespace's users cannot enter a home folder, and removing a folder with mounts in it would empty them.
+// namespace's users cannot enter a home folder, and removing a folder with mounts in it would empty them. Nor can they enter a TMPDIR that is the
+// user's alone, as some hosts give each user one: then it is the usual folder that serves.
 func buildEnv(env []string, mode, temp string) []string {
-	if mode == modeUnshare {
+	switch {
+	case mode == modeUnshare:
 		env = append(env, "TMPDIR="+temp)
+	case mode == modeAuto && !enterable(tempDirOf(env)):
+		env = append(env, "TMPDIR="+defaultTemp)
 	}
 	return append(env, "LC_ALL=C.UTF-8")
+}
+
+const defaultTemp = "/tmp"
+
+// tempDirOf is the temporary folder of a program with that environment.
+func tempDirOf(env []string) string {
+	for _, kv := range slices.Backward(env) {
+		if dir, ok := strings.CutPrefix(kv, "TMPDIR="); ok && dir != "" {
+			return dir
+		}
+	}
+	return defaultTemp
+}
+
+// enterable tells whether any user may enter a folder: it and all above it are to be searched by everybody.
+func enterable(dir string) bool {
+	dir, err := filepath.EvalSymlinks(dir) // those on the way count, not where the name stands
+	for ; err == nil; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return false
+		}
+		if dir == filepath.Dir(dir) {
+			return true
+		}
+	}
+	return false
 }
 
 func (d bootstrap) args(ctx context.Context, mode string) []string {
