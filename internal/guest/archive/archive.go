@@ -5,7 +5,7 @@
 //
 // A POSIX tar (PAX). All entries stand below one root: the base name of what was copied, or "." if its contents were asked for (SRC
 // ends in "/."). A folder comes before what is in it. Global headers carry what tar has no words for: "BANGER.skipped" names something that
-// was left out, "BANGER.error" says why packing ended early, and "BANGER.end" that everything came through, without which a stream
+// was left out, "BANGER.error" says why packing ended early and "BANGER.kind" what kind of error that is, and "BANGER.end" that everything came through, without which a stream
 // is a broken one. Other tar programs ignore them.
 //
 // # Trust
@@ -45,6 +45,7 @@ const (
 const (
 	recordEnd     = "BANGER.end"
 	recordError   = "BANGER.error"
+	recordKind    = "BANGER.kind" // of the error, if it is one that the other end may take over
 	recordSkipped = "BANGER.skipped"
 )
 

@@ -48,11 +48,11 @@ func (p *packer) end(err error) error {
 	if p.broken != nil {
 		return p.broken
 	}
-	record, text := recordEnd, "complete"
+	records := map[string]string{recordEnd: "complete"}
 	if err != nil {
-		record, text = recordError, note(err.Error())
+		records = map[string]string{recordError: note(err.Error()), recordKind: string(fault.KindOf(err))}
 	}
-	last := p.global(record, text)
+	last := p.global(records)
 	if last == nil {
 		last = p.tw.Close()
 	}
@@ -103,7 +103,7 @@ func (p *packer) source(src string) error {
 	if st, err := d.lstat(root); err != nil {
 		return explain("reading", src, err)
 	} else if why := unfit(st); why != "" {
-		return fault.New(fault.Unsupported, "%s is %s, which cannot be copied", src, why)
+		return fault.New(fault.Invalid, "%s is %s, which cannot be copied", src, why)
 	}
 	return p.entry(d, root, root, 0)
 }
@@ -281,9 +281,9 @@ func (p *packer) skip(full, why string) error {
 	if p.opts.Note != nil {
 		p.opts.Note(full, why)
 	}
-	return p.global(recordSkipped, note(full)+"\t"+note(why))
+	return p.global(map[string]string{recordSkipped: note(full) + "\t" + note(why)})
 }
 
-func (p *packer) global(key, value string) error {
-	return p.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Format: tar.FormatPAX, PAXRecords: map[string]string{key: value}})
+func (p *packer) global(records map[string]string) error {
+	return p.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Format: tar.FormatPAX, PAXRecords: records})
 }

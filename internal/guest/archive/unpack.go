@@ -97,13 +97,22 @@ func streamError(err error) error {
 	return err
 }
 
+// kindOfEnd is the kind of an error that ended the packing at the other end. What is no matter of the user's is one of that end's.
+func kindOfEnd(said string) fault.Kind {
+	switch kind := fault.Kind(said); kind {
+	case fault.Invalid, fault.NotFound, fault.Denied, fault.WrongState, fault.Unsupported:
+		return kind
+	}
+	return fault.Unavailable
+}
+
 // global takes in what the other end has to say and tells whether that was the last of it.
 func (u *unpacker) global(records map[string]string) (done bool, err error) {
 	if err := u.meter.add(0); err != nil {
 		return false, err
 	}
 	if msg, ok := records[recordError]; ok {
-		return true, fault.New(fault.Unavailable, "%s", note(msg))
+		return true, fault.New(kindOfEnd(records[recordKind]), "%s", note(msg))
 	}
 	if text, ok := records[recordSkipped]; ok && u.opts.Note != nil {
 		name, why, _ := strings.Cut(text, "\t")
