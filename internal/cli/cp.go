@@ -25,7 +25,7 @@ type cpOptions struct {
 func newCpCmd(a *app) *cobra.Command {
 	var o cpOptions
 	cmd := &cobra.Command{
-		Use:   "cp [flags] SRC DST",
+		Use:   "cp SRC DST",
 		Short: "Copy files into or out of a VM",
 		Long: `One of SRC and DST is NAME:PATH, the other one a path here; write ./ before a local name that has a colon. It works as cp -a does: folders are copied whole, modes, times and symbolic links are kept. SRC/. means what is in the folder. What arrives belongs to root in the guest, and to you here.
 

@@ -172,7 +172,7 @@ func countVMs(counts map[model.State]int) string {
 func newDaemonLogsCmd(a *app) *cobra.Command {
 	var o logsOptions
 	cmd := &cobra.Command{
-		Use:   "logs [flags]",
+		Use:   "logs",
 		Short: "Show the daemon's log, also when it does not run",
 		Args:  wantArgs(),
 		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runDaemonLogs(ctx, o, a) }),

@@ -25,7 +25,7 @@ type execOptions struct {
 func newExecCmd(a *app) *cobra.Command {
 	var o execOptions
 	cmd := &cobra.Command{
-		Use:   "exec [flags] NAME [--] [COMMAND [ARG...]]",
+		Use:   "exec NAME [--] [COMMAND [ARG...]]",
 		Short: "Run a command in a running VM",
 		Long: `Runs the command in the VM, with the image's and the VM's environment, user and working directory. Without a command: a login shell.
 

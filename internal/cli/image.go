@@ -26,7 +26,7 @@ func newImagePullCmd(a *app) *cobra.Command {
 	var req api.ImagePull
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "pull [flags] REF",
+		Use:   "pull REF",
 		Short: "Get an image from a registry, or build a Debian one",
 		Long:  "Takes any reference of a registry, with credentials from the docker configuration. debian:bookworm and the other suites are built here, from this host's apt configuration.",
 		Example: `banger image pull alpine:3
@@ -50,7 +50,7 @@ func newImageImportCmd(a *app) *cobra.Command {
 	var req api.ImageImport
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "import [flags] PATH",
+		Use:   "import PATH",
 		Short: "Make an image from a file or folder",
 		Long:  "Takes a docker-archive (docker save), an OCI layout as a folder or tarball, a tarball of a root filesystem, a folder, or an ext4 file.",
 		Example: `docker save app | gzip > app.tar.gz && banger image import app.tar.gz
@@ -112,7 +112,7 @@ func shortHash(id string) string { return id[:min(len(id), 12)] }
 func newImageListCmd(a *app) *cobra.Command {
 	var o listOptions
 	cmd := &cobra.Command{
-		Use:     "list [flags]",
+		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List images",
 		Args:    wantArgs(),
@@ -163,7 +163,7 @@ func runImageList(ctx context.Context, o listOptions, a *app) error {
 func newImageShowCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "show [flags] REF",
+		Use:     "show REF",
 		Aliases: []string{"inspect"},
 		Short:   "Show all about an image",
 		Args:    wantArgs("REF"),

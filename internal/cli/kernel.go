@@ -25,7 +25,7 @@ func newKernelPullCmd(a *app) *cobra.Command {
 	var req api.KernelPull
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "pull [flags] [NAME]",
+		Use:     "pull [NAME]",
 		Short:   "Get a distribution's kernel",
 		Long:    "Gets the distribution's cloud kernel through this host's apt, which checks it, without installing it here. The only NAME at present is debian.",
 		Example: "banger kernel pull debian",
@@ -50,7 +50,7 @@ func newKernelImportCmd(a *app) *cobra.Command {
 	var req api.KernelImport
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "import [flags] FILE",
+		Use:   "import FILE",
 		Short: "Make a kernel from a file",
 		Long:  "Takes a bzImage or an ELF vmlinux. A kernel that lacks what a VM needs is refused, with a list of what it lacks.",
 		Example: `banger kernel import --name mine ./arch/x86/boot/bzImage
@@ -102,7 +102,7 @@ func (a *app) makeKernel(ctx context.Context, title string, asJSON bool, do func
 func newKernelListCmd(a *app) *cobra.Command {
 	var o listOptions
 	cmd := &cobra.Command{
-		Use:     "list [flags]",
+		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List kernels",
 		Args:    wantArgs(),
@@ -149,7 +149,7 @@ func runKernelList(ctx context.Context, o listOptions, a *app) error {
 func newKernelShowCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "show [flags] NAME",
+		Use:     "show NAME",
 		Aliases: []string{"inspect"},
 		Short:   "Show all about a kernel",
 		Args:    wantArgs("NAME"),

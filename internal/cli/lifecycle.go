@@ -24,7 +24,7 @@ type createOptions struct {
 func newCreateCmd(a *app) *cobra.Command {
 	var o createOptions
 	cmd := &cobra.Command{
-		Use:     "create [flags]",
+		Use:     "create",
 		Short:   "Make a VM without starting it",
 		Example: "banger vm create --name dev --memory 2G --vcpu 2\nbanger vm start dev",
 		Args:    wantArgs(),
@@ -189,7 +189,7 @@ func runRestart(ctx context.Context, names []string, o stopOptions, a *app) erro
 func newKillCmd(a *app) *cobra.Command {
 	var signal string
 	cmd := &cobra.Command{
-		Use:     "kill [flags] NAME...",
+		Use:     "kill NAME...",
 		Short:   "Send a signal to the program that runs a VM",
 		Long:    "The guest gets no chance to save what it has in memory. To reach a process in the guest, use `banger exec NAME -- kill`.",
 		Example: "banger vm kill web\nbanger vm kill --signal TERM web",
@@ -212,7 +212,7 @@ func newKillCmd(a *app) *cobra.Command {
 func newDeleteCmd(a *app, name string) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:   name + " [flags] NAME...",
+		Use:   name + " NAME...",
 		Short: "Delete VMs with all that is theirs",
 		Args:  wantArgs("NAME..."),
 		RunE: interruptible(func(ctx context.Context, args []string) error {

@@ -25,7 +25,7 @@ type listOptions struct {
 func newListCmd(a *app, name string) *cobra.Command {
 	var o listOptions
 	cmd := &cobra.Command{
-		Use:   name + " [flags]",
+		Use:   name,
 		Short: "List VMs",
 		Long:  "Lists all VMs, oldest first, also those that do not run.",
 		Args:  wantArgs(),

@@ -22,7 +22,7 @@ type logsOptions struct {
 func newLogsCmd(a *app) *cobra.Command {
 	var o logsOptions
 	cmd := &cobra.Command{
-		Use:     "logs [flags] NAME",
+		Use:     "logs NAME",
 		Short:   "Show what a VM wrote to its console",
 		Long:    "Shows the console of the guest. On a terminal only text and colours pass: the guest cannot do anything else to the terminal.",
 		Example: "banger logs -f web\nbanger logs --tail 20 --vmm web",

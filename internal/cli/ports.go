@@ -13,7 +13,7 @@ import (
 func newPortsCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "ports [flags] NAME",
+		Use:   "ports NAME",
 		Short: "List the TCP ports that listen in a VM",
 		Args:  wantArgs("NAME"),
 		RunE: interruptible(func(ctx context.Context, args []string) error {

@@ -41,7 +41,7 @@ func newKernelPruneCmd(a *app) *cobra.Command {
 
 func newPruneCmd(a *app, short string, o pruneOptions) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "prune [flags]",
+		Use:   "prune",
 		Short: short,
 		Long:  short + ". On a terminal it asks first.",
 		Args:  wantArgs(),

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -67,7 +68,20 @@ banger rm -f web`
 	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { printHelp(a, cmd, groups) })
 	root.AddCommand(newExitCodesTopic(), newEnvironmentTopic())
 	root.SetHelpCommand(newHelpCmd(root))
+	placeFlags(root)
 	return root
+}
+
+// placeFlags has the usage line of each command that has flags say so before its arguments, where cobra says it after them.
+func placeFlags(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	if !cmd.HasSubCommands() && cmd.HasAvailableFlags() {
+		name, args, _ := strings.Cut(cmd.Use, " ")
+		cmd.Use = strings.TrimSuffix(name+" [flags] "+args, " ")
+	}
+	for _, c := range cmd.Commands() {
+		placeFlags(c)
+	}
 }
 
 // newHelpCmd replaces cobra's command, which takes words that are no command for the one before them.

@@ -30,7 +30,7 @@ type runOptions struct {
 func newRunCmd(a *app) *cobra.Command {
 	var o runOptions
 	cmd := &cobra.Command{
-		Use:   "run [flags] [--] [COMMAND [ARG...]]",
+		Use:   "run [--] [COMMAND [ARG...]]",
 		Short: "Run a command or a shell in a new VM",
 		Long: `Makes a VM, boots it, and runs the command in it. What is missing (image, kernel) is made first.
 

@@ -23,7 +23,7 @@ type setOptions struct {
 func newSetCmd(a *app) *cobra.Command {
 	var o setOptions
 	cmd := &cobra.Command{
-		Use:   "set [flags] NAME",
+		Use:   "set NAME",
 		Short: "Change what a VM is",
 		Long:  "Changes what the flags name, and tells what has taken effect now and what will at the next start. Disks can only grow. Another image comes with a fresh system disk; what is in /root stays.",
 		Example: `banger vm set web --memory 4G --vcpu 4

@@ -23,7 +23,7 @@ type showOptions struct {
 func newShowCmd(a *app) *cobra.Command {
 	var o showOptions
 	cmd := &cobra.Command{
-		Use:     "show [flags] NAME",
+		Use:     "show NAME",
 		Aliases: []string{"inspect"},
 		Short:   "Show all about a VM",
 		Example: "banger vm show web\nbanger vm show --timeline web\nbanger vm show --json web | jq .state",

@@ -30,7 +30,7 @@ type statsOptions struct {
 func newStatsCmd(a *app) *cobra.Command {
 	var o statsOptions
 	cmd := &cobra.Command{
-		Use:   "stats [flags] [NAME...]",
+		Use:   "stats [NAME...]",
 		Short: "Show what VMs cost and do",
 		Long:  "Shows CPU time, memory and disk space on the host, and what the guest says of itself. Without names: all running VMs. With --watch the CPU column is the share of one CPU since the last look.",
 		RunE: interruptible(func(ctx context.Context, args []string) error {
