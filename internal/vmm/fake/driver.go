@@ -29,6 +29,11 @@ const (
 	OpPowerOff Op = "power-off"
 	OpSignal   Op = "signal"
 	OpResize   Op = "resize"
+	OpPause    Op = "pause"
+	OpResume   Op = "resume"
+	OpSave     Op = "save"    // before anything was done
+	OpStill    Op = "still"   // the machine stands still for a Save
+	OpRestore  Op = "restore" // before anything was done; what follows is as in a Start
 )
 
 // Options are how the driver and its guests behave. The zero value is a driver whose guests echo what the agent's channel brings and power
@@ -45,15 +50,16 @@ type Options struct {
 	Info vmm.Info
 }
 
-// Driver is a fake driver. It implements vmm.Driver and vmm.Finder.
+// Driver is a fake driver. It implements vmm.Driver, vmm.Finder and vmm.Restorer.
 type Driver struct {
 	host *Host
 	o    Options
 }
 
 var (
-	_ vmm.Driver = (*Driver)(nil)
-	_ vmm.Finder = (*Driver)(nil)
+	_ vmm.Driver   = (*Driver)(nil)
+	_ vmm.Finder   = (*Driver)(nil)
+	_ vmm.Restorer = (*Driver)(nil)
 )
 
 // New returns a driver of the machines on host.
@@ -96,6 +102,11 @@ func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State
 	if err := d.o.Fail(OpStart, m.ID); err != nil {
 		return nil, err
 	}
+	return d.make(ctx, m, nil, intend)
+}
+
+// make makes a machine whose guest keeps something in its memory.
+func (d *Driver) make(ctx context.Context, m vmm.Machine, memory []byte, intend func(vmm.State) error) (vmm.Instance, error) {
 	if err := check(m); err != nil {
 		return nil, err
 	}
@@ -106,14 +117,14 @@ func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		return nil, err
 	}
-	in, err := d.spawn(ctx, m, intend)
+	in, err := d.spawn(ctx, m, memory, intend)
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(file))
 	}
 	return in, nil
 }
 
-func (d *Driver) spawn(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
+func (d *Driver) spawn(ctx context.Context, m vmm.Machine, memory []byte, intend func(vmm.State) error) (vmm.Instance, error) {
 	if err := os.WriteFile(m.VMMLog, []byte("fake machine "+m.ID+"\n"), 0o600); err != nil {
 		return nil, err
 	}
@@ -126,7 +137,7 @@ func (d *Driver) spawn(ctx context.Context, m vmm.Machine, intend func(vmm.State
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	running := d.host.start(m)
+	running := d.host.start(m, memory)
 	if err := errors.Join(d.o.Fail(OpStarted, m.ID), os.WriteFile(m.ConsoleLog, []byte("fake console\n"), 0o600)); err != nil {
 		d.host.end(running, vmm.Exit{Reason: vmm.ExitKilled})
 		return nil, err

@@ -6,6 +6,7 @@
 package fake
 
 import (
+	"bytes"
 	"slices"
 	"sync"
 
@@ -30,6 +31,12 @@ type machine struct {
 	pid   int
 	ended chan struct{} // closed when exit is set
 	exit  vmm.Exit
+
+	saving  bool
+	goes    chan struct{} // closed while the machine is not halted
+	halted  bool
+	pressed bool   // the power button, while it was halted
+	memory  []byte // what its guest keeps there
 }
 
 // NewHost returns a host without machines.
@@ -56,13 +63,81 @@ func (h *Host) Running() []vmm.Machine {
 func (h *Host) End(id string, exit vmm.Exit) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	m := h.findLocked(id)
+	if m != nil {
+		h.endLocked(m, exit)
+	}
+	return m != nil
+}
+
+// SetMemory plays a guest that keeps data in its memory: a Save keeps it, and what is restored from that has it. No machine is no
+// guest.
+func (h *Host) SetMemory(id string, data []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m := h.findLocked(id); m != nil {
+		m.memory = bytes.Clone(data)
+	}
+}
+
+// Memory returns what the guest of a VM keeps in its memory.
+func (h *Host) Memory(id string) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m := h.findLocked(id); m != nil {
+		return bytes.Clone(m.memory)
+	}
+	return nil
+}
+
+// Halted tells whether the machine of a VM is there and halted.
+func (h *Host) Halted(id string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.findLocked(id)
+	return m != nil && m.halted
+}
+
+func (h *Host) findLocked(id string) *machine {
 	for _, m := range h.machines {
 		if m.ID == id {
-			h.endLocked(m, exit)
-			return true
+			return m
 		}
 	}
-	return false
+	return nil
+}
+
+// halt halts a machine or lets it go on. It tells whether it was halted before.
+func (h *Host) halt(m *machine, halted bool) (before bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before = m.halted
+	switch m.halted = halted; {
+	case halted && !before:
+		m.goes = make(chan struct{})
+	case !halted && before:
+		close(m.goes)
+		if m.pressed {
+			h.endLocked(m, vmm.Exit{Reason: vmm.ExitPowerOff})
+		}
+	}
+	return before
+}
+
+// press presses the power button, which a halted guest sees when it goes on.
+func (h *Host) press(m *machine) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m.pressed = m.halted; !m.halted {
+		h.endLocked(m, vmm.Exit{Reason: vmm.ExitPowerOff})
+	}
+}
+
+// going is closed while the machine is not halted.
+func (h *Host) going(m *machine) <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return m.goes
 }
 
 func (h *Host) endLocked(m *machine, exit vmm.Exit) {
@@ -79,10 +154,11 @@ func (h *Host) end(m *machine, exit vmm.Exit) {
 	h.endLocked(m, exit)
 }
 
-func (h *Host) start(desc vmm.Machine) *machine {
+func (h *Host) start(desc vmm.Machine, memory []byte) *machine {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := &machine{Machine: desc, pid: firstPID + h.started, ended: make(chan struct{})}
+	m := &machine{Machine: desc, pid: firstPID + h.started, ended: make(chan struct{}), goes: make(chan struct{}), memory: memory}
+	close(m.goes)
 	h.started++
 	h.machines[desc.RunDir] = m
 	return m
@@ -97,4 +173,19 @@ func (h *Host) find(runDir string, pid int) (*machine, error) {
 		return nil, fault.New(fault.NotFound, "no fake machine runs in %s", runDir)
 	}
 	return m, nil
+}
+
+// lockSave tells whether nobody else saves the machine.
+func (h *Host) lockSave(m *machine) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	free := !m.saving
+	m.saving = true
+	return free
+}
+
+func (h *Host) unlockSave(m *machine) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m.saving = false
 }

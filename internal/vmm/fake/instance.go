@@ -28,6 +28,7 @@ var (
 	_ vmm.Instance = (*instance)(nil)
 	_ vmm.Resizer  = (*instance)(nil)
 	_ vmm.Statter  = (*instance)(nil)
+	_ vmm.Saver    = (*instance)(nil)
 )
 
 func (in *instance) State() vmm.State {
@@ -56,7 +57,7 @@ func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
 	go func() {
 		defer close(served)
 		defer guest.Close()
-		in.d.o.Agent(in.m.Machine, guest)
+		in.d.o.Agent(in.m.Machine, guestConn{guest, in})
 	}()
 	go func() {
 		select {
@@ -66,6 +67,30 @@ func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
 		}
 	}()
 	return host, nil
+}
+
+// guestConn is the guest's end of a connection: nothing happens there while the machine is halted.
+type guestConn struct {
+	net.Conn
+	in *instance
+}
+
+func (c guestConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.stall()
+	return n, err
+}
+
+func (c guestConn) Write(p []byte) (int, error) {
+	c.stall()
+	return c.Conn.Write(p)
+}
+
+func (c guestConn) stall() {
+	select {
+	case <-c.in.d.host.going(c.in.m):
+	case <-c.in.m.ended:
+	}
 }
 
 // pair returns two connected sockets.
@@ -89,7 +114,7 @@ func (in *instance) PowerOff(ctx context.Context) error {
 		return err
 	}
 	if !in.d.o.IgnorePowerButton {
-		in.d.host.end(in.m, vmm.Exit{Reason: vmm.ExitPowerOff})
+		in.d.host.press(in.m)
 	}
 	return nil
 }

@@ -78,6 +78,7 @@ func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*i
 		s:       s,
 		encoded: encoded,
 		proc:    proc,
+		running: make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		closed:  make(chan struct{}),
 	}

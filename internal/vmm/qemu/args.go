@@ -57,7 +57,7 @@ func args(m vmm.Machine, h host) []string {
 	mib := strconv.FormatInt(int64(m.Memory>>20), 10) + "M"
 	list = append(list,
 		"-smp", strconv.Itoa(m.VCPUs), "-m", mib,
-		"-object", "memory-backend-memfd,id=mem,size="+mib+",share=on",
+		"-object", "memory-backend-ram,id=mem,size="+mib,
 		"-kernel", m.Kernel, "-initrd", h.initrd, "-append", cmdline(m, h),
 		"-chardev", socket("qmp", qmpFD), "-mon", "chardev=qmp,mode=control",
 		"-chardev", socket("console", consoleFD), "-serial", "chardev:console",

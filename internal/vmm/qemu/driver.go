@@ -22,9 +22,8 @@
 //
 // # Memory
 //
-// The guest's memory is a shared mapping of a memfd: it can neither fill a disk nor outgrow a small /run, nothing of it is left when
-// the process ends, and a snapshot can keep it by copying the used parts of /proc/PID/fd/N while QEMU's migration stream leaves it
-// out (x-ignore-shared).
+// The guest's memory is private anonymous memory of the process: it can neither fill a disk nor outgrow a small /run, and nothing of it is
+// left when the process ends.
 //
 // # Lock order
 //

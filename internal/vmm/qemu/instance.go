@@ -30,6 +30,7 @@ type instance struct {
 	monitorErr error       // why
 	serial     net.Conn    // the console; nil when it could not be reached
 	seen       witness
+	running    chan struct{} // holds one element while somebody may halt the machine or let it go on
 
 	group  sync.WaitGroup
 	once   sync.Once
@@ -42,6 +43,7 @@ var (
 	_ vmm.Instance = (*instance)(nil)
 	_ vmm.Resizer  = (*instance)(nil)
 	_ vmm.Statter  = (*instance)(nil)
+	_ vmm.Pauser   = (*instance)(nil)
 )
 
 func (in *instance) State() vmm.State { return slices.Clone(in.encoded) }
@@ -68,6 +70,11 @@ func (in *instance) ResizeDrive(ctx context.Context, serial string, size model.B
 }
 
 func (in *instance) command(ctx context.Context, name string, args any) error {
+	return in.ask(ctx, name, args, nil)
+}
+
+// ask is command for those with an answer.
+func (in *instance) ask(ctx context.Context, name string, args, answer any) error {
 	select {
 	case <-in.proc.Done():
 		if name == "system_powerdown" {
@@ -79,7 +86,7 @@ func (in *instance) command(ctx context.Context, name string, args any) error {
 	if in.monitor == nil {
 		return fault.New(fault.Unavailable, "telling machine %s %s: %w", in.s.ID, name, in.monitorErr)
 	}
-	if err := in.monitor.Execute(ctx, name, args, nil); err != nil {
+	if err := in.monitor.Execute(ctx, name, args, answer); err != nil {
 		return fmt.Errorf("machine %s: %w", in.s.ID, err)
 	}
 	return nil

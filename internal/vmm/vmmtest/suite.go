@@ -49,6 +49,8 @@ func Run(t *testing.T, h Harness) {
 		{"a failed start leaves nothing", (*suite).failedStart},
 		{"a canceled start leaves nothing", (*suite).canceledStart},
 		{"agent", (*suite).agent},
+		{"pause and resume", (*suite).pause},
+		{"adopt what is halted", (*suite).pauseAdopted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
