@@ -218,4 +218,7 @@ func TestRunFirst(t *testing.T) {
 	if t.Failed() {
 		t.Log(r.Stderr)
 	}
+	ok(t, h, "run", "-d", "--name", "off")
+	h.Banger(t, "exec", "off", "--", "poweroff") // its end may come before its status
+	testkit.WaitFor(t, time.Minute, "the VM has stopped", func() bool { return show(t, h, "off").State == model.Stopped })
 }

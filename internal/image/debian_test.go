@@ -212,7 +212,7 @@ func TestBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	fsck(t, img.Path)
-	for _, p := range []string{"/usr/bin/git", "/usr/bin/curl", "/usr/bin/sudo", "/usr/bin/python3", "/usr/bin/vim.tiny", "/usr/bin/rsync"} {
+	for _, p := range []string{"/usr/bin/git", "/usr/bin/curl", "/usr/bin/sudo", "/usr/bin/python3", "/usr/bin/vim.tiny", "/usr/bin/rsync", "/usr/sbin/poweroff", "/usr/sbin/halt"} {
 		if look(t, img.Path, p) == "(none)" {
 			t.Errorf("there is no %s", p)
 		}

@@ -164,6 +164,7 @@ func enterable(dir string) bool {
 func (d bootstrap) args(ctx context.Context, mode string) []string {
 	args := []string{
 		"--variant=minbase", "--mode=" + mode, "--format=tar", "--include=" + strings.Join(debianPackages, ","),
+		"--customize-hook=" + debianHook,
 		"--dpkgopt=force-unsafe-io", // a build that is cut off is thrown away as a whole
 	}
 	for _, o := range hostAptOptions(ctx) {
