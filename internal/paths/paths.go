@@ -115,6 +115,8 @@ func (l Layout) Images() string     { return filepath.Join(l.Cache, "images") }
 func (l Layout) Kernels() string    { return filepath.Join(l.Cache, "kernels") }
 func (l Layout) Blobs() string      { return filepath.Join(l.Cache, "blobs") }
 func (l Layout) Initramfs() string  { return filepath.Join(l.Cache, "initramfs") }
+func (l Layout) Templates() string  { return filepath.Join(l.Cache, "templates") }
+func (l Layout) Snapshots() string  { return filepath.Join(l.State, "snapshots") }
 func (l Layout) VMs() string        { return filepath.Join(l.State, "vms") }
 
 // VM names the files of one VM.
@@ -133,3 +135,4 @@ func (v VM) WorkDisk() string   { return filepath.Join(v.Dir, "work.ext4") }
 func (v VM) ConsoleLog() string { return filepath.Join(v.Dir, "console.log") } // what the guest writes to its console; bounded
 func (v VM) VMMLog() string     { return filepath.Join(v.Dir, "vmm.log") }     // what the VMM itself says
 func (v VM) HostKey() string    { return filepath.Join(v.Dir, "ssh_host_ed25519_key") }
+func (v VM) Suspended() string  { return filepath.Join(v.Dir, "suspended") } // the machine's memory and devices while it is suspended

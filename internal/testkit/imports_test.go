@@ -35,11 +35,12 @@ var mayImport = map[string][]string{
 
 	// The deep package, and what it asks for. It knows contracts only: no driver, no store, no API.
 	"vmm": {"model"},
-	"vm":  {"disk", "fault", "guest/proto", "model", "paths", "step", "vmm"},
+	"vm":  {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmm"},
 
 	// What implements the contracts.
 	"disk":        {"fault", "model"},
 	"store":       {"fault", "model"},
+	"snapshot":    {"disk", "fault", "model"},
 	"image":       {"disk", "fault", "guest/archive", "model", "paths", "step"},
 	"kernel":      {"disk", "fault", "initramfs", "model", "paths", "step"},
 	"guest":       {"fault", "guest/...", "initramfs", "model", "step", "vm", "vmm"},

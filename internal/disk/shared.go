@@ -1,0 +1,63 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/model"
+)
+
+// linux/fiemap.h and linux/fs.h (Documentation/filesystems/fiemap.rst).
+const (
+	fsIocFiemap        = 0xc020660b // _IOWR('f', 11, struct fiemap), as amd64, arm64, riscv64 and s390x encode it
+	fiemapExtentLast   = 0x0001
+	fiemapExtentShared = 0x2000
+	fiemapExtents      = 128 // asked for at a time
+)
+
+type fiemapExtent struct {
+	logical, physical, length uint64
+	_                         [2]uint64
+	flags                     uint32
+	_                         [3]uint32
+}
+
+type fiemap struct {
+	start, length                  uint64
+	flags, mapped, count, reserved uint32
+	extents                        [fiemapExtents]fiemapExtent
+}
+
+// Shared tells how much of what is allocated for a file is shared by reference with others. It is 0 where the file system does not tell, which
+// those that cannot share do not either.
+func Shared(f *os.File) (model.Bytes, error) {
+	var shared uint64
+	for start := uint64(0); ; {
+		m := fiemap{start: start, length: ^uint64(0) - start, count: fiemapExtents}
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(&m)))
+		switch {
+		case errors.Is(errno, unix.EOPNOTSUPP), errors.Is(errno, unix.ENOTTY), errors.Is(errno, unix.EINVAL):
+			return 0, nil
+		case errors.Is(errno, unix.EINTR):
+			continue
+		case errno != 0:
+			return 0, fmt.Errorf("looking for shared blocks of %s: %w", f.Name(), errno)
+		}
+		for _, e := range m.extents[:min(m.mapped, fiemapExtents)] {
+			if e.flags&fiemapExtentShared != 0 {
+				shared += e.length
+			}
+			if e.flags&fiemapExtentLast != 0 || e.logical+e.length <= start {
+				return model.Bytes(shared), nil
+			}
+			start = e.logical + e.length
+		}
+		if m.mapped == 0 {
+			return model.Bytes(shared), nil
+		}
+	}
+}
