@@ -246,6 +246,7 @@ func TestImagePullAuth(t *testing.T) {
 
 // TestImageImport imports each format and boots what came of it.
 func TestImageImport(t *testing.T) {
+	testkit.RequireTool(t, "mkfs.ext4")
 	h := warm(t)
 	image := helloImage(t)
 	program, _ := hello()

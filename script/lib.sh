@@ -18,6 +18,8 @@ root_by() {
   command -v sudo >/dev/null && echo sudo
 }
 
+PATH=$PATH:/usr/sbin:/sbin # where Debian keeps mkfs.ext4, also for a user whose PATH lacks it
+
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # go_wanted is the Go version in go.mod; go_home where make setup puts a toolchain of that version.
