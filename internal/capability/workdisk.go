@@ -57,9 +57,14 @@ func (w WorkDisk) ContributeMachine(_ context.Context, req vm.MachineRequest) er
 
 // ContributeGuest implements vm.GuestContributor.
 func (w WorkDisk) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
-	if req.VM.Spec.WorkDiskSize != 0 {
-		req.Assume.Mounts = append(req.Assume.Mounts, proto.Mount{Serial: proto.SerialWork, Target: "/root", Seed: true})
+	if req.VM.Spec.WorkDiskSize == 0 {
+		return nil
 	}
+	size, _, err := disk.Usage(w.path(req.VM.ID)) // it can be larger than the spec says: see vm.FitDisk
+	if err != nil {
+		return err
+	}
+	req.Assume.Mounts = append(req.Assume.Mounts, proto.Mount{Serial: proto.SerialWork, Target: "/root", Seed: true, Size: int64(size)})
 	return nil
 }
 

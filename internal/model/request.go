@@ -21,6 +21,45 @@ type Create struct {
 	User         string            `json:"user,omitempty"`
 	Remove       RemovePolicy      `json:"remove,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
+	IdleSuspend  time.Duration     `json:"idle_suspend,omitempty" format:"nanoseconds"` // see Spec
+	Cold         bool              `json:"cold,omitempty"`                              // boot it: go on from no template
+}
+
+// Start says how to start a VM.
+type Start struct {
+	Cold bool `json:"cold,omitempty"` // boot it: go on from no template
+}
+
+// Fork asks for VMs that go on from where another one is.
+type Fork struct {
+	Name   string            `json:"name,omitempty"`  // of the one child; of several ones what comes before "-1", "-2", ...; "": the parent's name for several
+	Count  int               `json:"count,omitempty"` // 0 is 1
+	Remove RemovePolicy      `json:"remove,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"` // instead of the parent's
+}
+
+// Restore asks for VMs that go on from a stored snapshot.
+type Restore struct {
+	Fork
+	Into      string `json:"into,omitempty"`       // a VM that becomes what the snapshot keeps, instead of new ones
+	DisksOnly bool   `json:"disks_only,omitempty"` // leave the snapshot's memory aside: the VMs are stopped, and boot when started
+}
+
+// MaxForks is how many children one request may ask for.
+const MaxForks = 1000
+
+// Forked is what became of a fork.
+type Forked struct {
+	Pause    time.Duration `json:"pause" format:"nanoseconds"` // nanoseconds that the parent stood still; 0 when it was halted anyway
+	Children []Child       `json:"children"`                   // in the order of their numbers
+}
+
+// Child is one VM that was to be made by a fork.
+type Child struct {
+	Name  string `json:"name"`
+	VM    *VM    `json:"vm,omitempty"`    // nil when it could not be made: then nothing is left of it
+	Error string `json:"error,omitempty"` // why not
+	Hint  string `json:"hint,omitempty"`
 }
 
 // Change changes a VM. Nil fields stay as they are.
@@ -37,6 +76,7 @@ type Change struct {
 	Kernel       *string           `json:"kernel,omitempty"`
 	Image        *string           `json:"image,omitempty"`  // the next start has a fresh system disk; /root stays
 	Labels       map[string]string `json:"labels,omitempty"` // an empty value removes
+	IdleSuspend  *time.Duration    `json:"idle_suspend,omitempty" format:"nanoseconds"`
 }
 
 // Changed says when a change takes effect.

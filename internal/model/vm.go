@@ -20,6 +20,7 @@ type VM struct {
 	Runtime   *Runtime   `json:"runtime,omitempty"`    // while a VMM may exist for it
 	LastError *Failure   `json:"last_error,omitempty"` // why it is in State error or broken, or why its last run ended badly
 	Boot      *Boot      `json:"boot,omitempty"`       // how the last start went
+	Parent    *Parent    `json:"parent,omitempty"`     // what it was forked from, when it was
 	Pending   []string   `json:"pending,omitempty"`    // names of the Spec fields that a running VM takes up at its next start
 	DiskImage string     `json:"disk_image,omitempty"` // id of the image that the system disk lies over; "" before the first start
 	Network   *Network   `json:"network,omitempty"`    // while it runs
@@ -43,6 +44,15 @@ type Spec struct {
 	User         string            `json:"user,omitempty"`    // instead of the image's; name, uid, or either with :group
 	Remove       RemovePolicy      `json:"remove,omitempty"`  //
 	Labels       map[string]string `json:"labels,omitempty"`  //
+
+	IdleSuspend time.Duration `json:"idle_suspend,omitempty" format:"nanoseconds"` // suspend it after so much time without use; 0 never
+}
+
+// Parent is what a VM was forked from. The name is what it was called then; neither need exist any more.
+type Parent struct {
+	VM       string `json:"vm,omitempty"`       // id
+	Name     string `json:"name,omitempty"`     // of the VM
+	Snapshot string `json:"snapshot,omitempty"` // id, when it was made from a stored snapshot
 }
 
 // NetMode is how a VM reaches the world.
@@ -72,6 +82,7 @@ type Runtime struct {
 	PID      int      `json:"pid,omitempty"`      // for display; State decides
 	Accel    string   `json:"accel,omitempty"`    // "kvm" or "tcg"
 	Prepared []string `json:"prepared,omitempty"` // capabilities whose host side may exist, in the order of preparing
+	Spec     *Spec    `json:"spec,omitempty"`     // what the machine was started as: changes that wait for the next start are not in it
 }
 
 // Network is what a running VM's network looks like from the host.
@@ -94,9 +105,29 @@ type Boot struct {
 	Start    time.Time     `json:"start"`
 	Duration time.Duration `json:"duration" format:"nanoseconds"` // nanoseconds, from the first step to the last
 	Cold     bool          `json:"cold"`                          // booted, not forked
+	Origin   *Origin       `json:"origin,omitempty"`              // what it went on from, unless it was booted
 	Steps    []Span        `json:"steps"`                         // what the host did
 	Guest    []Span        `json:"guest,omitempty"`               // what the guest says it did, on the host's clock
 }
+
+// Origin is the saved machine that a start went on from.
+type Origin struct {
+	Kind OriginKind `json:"kind"`
+	Of   string     `json:"of"`             // a template's key, a snapshot's id, a VM's id
+	Name string     `json:"name,omitempty"` // of the snapshot or VM, or the template's image
+}
+
+// OriginKind says what kind of saved machine a start went on from.
+type OriginKind string
+
+// The kinds of origin.
+const (
+	FromUniversal OriginKind = "universal-template" // an agent that waits, with no disk mounted
+	FromTemplate  OriginKind = "template"           // the image, up and without an identity
+	FromFork      OriginKind = "fork"               // another VM at one moment
+	FromSnapshot  OriginKind = "snapshot"           //
+	FromSuspended OriginKind = "suspended"          // this very VM
+)
 
 // Span is a named stretch of time.
 type Span struct {

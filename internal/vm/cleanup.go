@@ -118,6 +118,9 @@ func (m *Manager) settle(ctx context.Context, e *entry, why *model.Failure) erro
 	if err := m.cleanup(ctx, e); err != nil {
 		return errors.Join(err, m.markBroken(ctx, e, err))
 	}
+	if err := removeAll(m.Layout.VM(e.record().ID).Suspended()); err != nil { // memory without the machine that it was of
+		return errors.Join(err, m.markBroken(ctx, e, err))
+	}
 	now := time.Now().UTC()
 	return m.update(ctx, e, func(v *model.VM) {
 		if v.State == model.Broken && v.LastError != nil { // it still says what went wrong, but there is nothing left to do about it

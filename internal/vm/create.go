@@ -33,7 +33,7 @@ func (m *Manager) Launch(ctx context.Context, req model.Create, made func(model.
 	}
 	defer release()
 	made(e.record())
-	v, err := m.bringUp(opCtx, e, report)
+	v, err := m.bringUp(opCtx, e, model.Start{Cold: req.Cold}, report)
 	if err != nil && ctx.Err() != nil && v.State == model.Stopped { // not one that a delete has called off: that takes it away itself
 		err = errors.Join(err, m.delete(ctx, e))
 		m.observe(ctx)
@@ -71,7 +71,7 @@ func (m *Manager) create(ctx context.Context, req model.Create, operation string
 		return nil, nil, nil, errors.Join(err, m.remove(context.WithoutCancel(ctx), e))
 	}
 	m.observe(ctx)
-	return e, opCtx, release, nil
+	return e, opCtx, m.counted(release), nil
 }
 
 // establish stores the record and makes the VM's folder.
@@ -101,6 +101,7 @@ func (m *Manager) fill(req model.Create) model.Spec {
 	set(&s.Net, req.Net)
 	set(&s.Workdir, req.Workdir)
 	set(&s.User, req.User)
+	set(&s.IdleSuspend, req.IdleSuspend)
 	s.Env = maps.Clone(s.Env)
 	if s.Env == nil {
 		s.Env = map[string]string{}

@@ -13,8 +13,9 @@ import (
 	"banger/internal/step"
 )
 
-// startFailed records a failed start: error when all could be undone, stopped when the user called it off, broken when something is left over.
-func (m *Manager) startFailed(ctx context.Context, e *entry, cause error) error {
+// startFailed records a failed start: error when all could be undone, stopped when the user called it off, suspended when the VM can still go on from its
+// memory, broken when something is left over.
+func (m *Manager) startFailed(ctx context.Context, e *entry, suspended bool, cause error) error {
 	var failed *step.Error
 	undone := !errors.As(cause, &failed) || failed.Undo == nil
 	err := m.update(ctx, e, func(v *model.VM) {
@@ -22,6 +23,8 @@ func (m *Manager) startFailed(ctx context.Context, e *entry, cause error) error 
 		switch {
 		case !undone:
 			v.State = model.Broken
+		case suspended:
+			v.State, v.Runtime = model.Suspended, nil
 		case ctx.Err() != nil:
 			v.State, v.Runtime = model.Stopped, nil
 		default:

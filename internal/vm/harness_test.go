@@ -156,11 +156,12 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 		h.t.Fatal(err)
 	}
 	m, err := Open(ctx, Config{
-		Layout: h.layout, Store: records{s, h}, Driver: fake.New(h.computer, h.options()), Images: images{h}, Kernels: kernels{h},
+		Layout: h.layout, Store: records{s, h}, Driver: driver{fake.New(h.computer, h.options()), h}, Images: images{h}, Kernels: kernels{h},
 		NewAgent:     func(Dialer) Agent { return &agent{h: h} },
 		Capabilities: []Capability{capability{h, "one"}, capability{h, "two"}},
 		Defaults:     model.Spec{Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone},
 		StopTimeout:  time.Second,
+		Templates:    TemplateConfig{Off: true},
 		Log:          slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -226,6 +227,19 @@ func (h *host) driverHook(op fake.Op, _ string) error {
 	return h.hook(context.Background(), name)
 }
 
+// driver is the fake one, whose looking at a machine can be made to fail.
+type driver struct {
+	*fake.Driver
+	h *host
+}
+
+func (d driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error) {
+	if err := d.h.hook(ctx, "do origin"); err != nil {
+		return "", err
+	}
+	return d.Driver.Fingerprint(ctx, m)
+}
+
 type agent struct{ h *host }
 
 func (a *agent) Hello(ctx context.Context) (proto.Hello, error) {
@@ -260,7 +274,11 @@ func (a *agent) Ports(context.Context) ([]proto.Port, error)       { return nil,
 func (a *agent) Stats(ctx context.Context) (proto.Stats, error) {
 	return proto.Stats{}, a.h.hook(ctx, "stats")
 }
-func (a *agent) Close() error { return nil }
+func (a *agent) Freeze(ctx context.Context) (proto.Frozen, error) {
+	return proto.Frozen{}, a.h.hook(ctx, "freeze")
+}
+func (a *agent) Thaw(ctx context.Context, _ proto.Thaw) error { return a.h.hook(ctx, "thaw") }
+func (a *agent) Close() error                                 { return nil }
 
 type images struct{ h *host }
 
@@ -333,5 +351,5 @@ func (c capability) RecordsChanged(_ context.Context, vms []model.VM) error {
 
 // startSteps are the steps of a start here, each with the hook that makes it fail.
 var startSteps = []string{
-	"preflight", "run-dir", "system-disk", "prepare/one", "prepare/two", "initramfs", "vmm", "agent", "assume", "post-start/one", "post-start/two",
+	"preflight", "run-dir", "initramfs", "origin", "system-disk", "prepare/one", "prepare/two", "vmm", "agent", "assume", "post-start/one", "post-start/two",
 }

@@ -42,7 +42,7 @@ func TestLife(t *testing.T) {
 	if v.State != model.Stopped || v.Spec.ImageID != "id-of-img" || v.Spec.Memory != 512*model.MiB {
 		t.Fatalf("created: %+v", v)
 	}
-	v, err := d.Start(t.Context(), "a", nil)
+	v, err := d.Start(t.Context(), "a", model.Start{}, nil)
 	if err != nil || v.State != model.Running || v.Boot == nil || len(v.Boot.Steps) != len(startSteps) || len(v.Boot.Guest) != 1 {
 		t.Fatalf("started: %+v, %v", v, err)
 	}
@@ -51,7 +51,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("the guest was told %+v", got)
 	}
 	var said []step.Event
-	if _, err := d.Start(t.Context(), v.ID[:6], func(e step.Event) { said = append(said, e) }); err != nil || len(said) != 1 || said[0].Phase != step.Skipped || said[0].Detail != "already running" {
+	if _, err := d.Start(t.Context(), v.ID[:6], model.Start{}, func(e step.Event) { said = append(said, e) }); err != nil || len(said) != 1 || said[0].Phase != step.Skipped || said[0].Detail != "already running" {
 		t.Errorf("starting again: %v, %v", said, err)
 	}
 	if err := d.Delete(t.Context(), "a", false, nil); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
@@ -89,7 +89,7 @@ func TestEachStepFails(t *testing.T) {
 			v := d.create(t, model.Create{Name: "a"})
 			before := h.files()
 			repair := h.breakStep(name, v)
-			got, err := d.Start(t.Context(), "a", nil)
+			got, err := d.Start(t.Context(), "a", model.Start{}, nil)
 			var failed *step.Error
 			if !errors.As(err, &failed) || failed.Step != name {
 				t.Fatalf("got %v", err)
@@ -101,7 +101,7 @@ func TestEachStepFails(t *testing.T) {
 			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 {
 				t.Errorf("%d machines and files %v; before %v", h.running(), after, before)
 			}
-			if got, err := d.Start(t.Context(), "a", nil); err != nil || got.State != model.Running || got.LastError != nil {
+			if got, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil || got.State != model.Running || got.LastError != nil {
 				t.Errorf("the second start: %+v, %v", got, err)
 			}
 		})
@@ -137,7 +137,7 @@ func TestEachUndoFails(t *testing.T) {
 			before := h.files()
 			h.failing("do post-start/two", errBoom)
 			h.failing(hook, errBoom)
-			got, err := d.Start(t.Context(), "a", nil)
+			got, err := d.Start(t.Context(), "a", model.Start{}, nil)
 			if err == nil || got.State != model.Broken || got.Runtime == nil || !strings.Contains(got.LastError.Msg, still) {
 				t.Fatalf("got %+v, %+v, %v", got, got.LastError, err)
 			}
@@ -149,7 +149,7 @@ func TestEachUndoFails(t *testing.T) {
 			}
 			h.failing(hook, nil)
 			h.failing("do post-start/two", nil)
-			if got, err := d.Start(t.Context(), "a", nil); err != nil || got.State != model.Running {
+			if got, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil || got.State != model.Running {
 				t.Fatalf("starting when the cause is gone: %+v, %v", got, err)
 			}
 			if _, err := d.Stop(t.Context(), "a", nil, nil); err != nil {
@@ -169,7 +169,7 @@ func TestRemoveOnStop(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a", Remove: model.RemoveOnStop})
-	if _, err := d.Start(t.Context(), "a", nil); err != nil {
+	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	h.end(v, vmm.ExitPowerOff)
@@ -182,7 +182,7 @@ func TestRemoveOnStopWhenTheStartFails(t *testing.T) {
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a", Remove: model.RemoveOnStop})
 	h.failing("do agent", errBoom)
-	if _, err := d.Start(t.Context(), "a", nil); !errors.Is(err, errBoom) {
+	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); !errors.Is(err, errBoom) {
 		t.Errorf("got %v", err)
 	}
 	if len(d.List()) != 0 || len(h.files()) != 0 {
@@ -194,7 +194,7 @@ func TestStubbornGuestIsEnded(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	d.Start(t.Context(), "a", nil)
+	d.Start(t.Context(), "a", model.Start{}, nil)
 	h.failing("power-off", errBoom)
 	short := 10 * time.Millisecond
 	v, err := d.Stop(t.Context(), "a", &short, nil)
@@ -228,7 +228,7 @@ func TestKill(t *testing.T) {
 	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "nothing to kill") {
 		t.Errorf("killing a stopped VM: %v, %q", err, fault.HintOf(err))
 	}
-	d.Start(t.Context(), "a", nil)
+	d.Start(t.Context(), "a", model.Start{}, nil)
 	if v, err := d.Kill(t.Context(), "a", syscall.Signal(0)); err != nil || v.State != model.Running {
 		t.Errorf("a harmless signal: %s, %v", v.State, err)
 	}
@@ -243,7 +243,7 @@ func TestKillEndsAHangingStart(t *testing.T) {
 	d.create(t, model.Create{Name: "a"})
 	defer h.hanging("do agent")()
 	errs := make(chan error)
-	go func() { _, err := d.Start(t.Context(), "a", nil); errs <- err }()
+	go func() { _, err := d.Start(t.Context(), "a", model.Start{}, nil); errs <- err }()
 	waitFor(t, func() bool { return h.called("do agent") > 0 })
 	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil {
 		t.Error(err)
@@ -265,7 +265,7 @@ func TestSilentGuest(t *testing.T) {
 	d.Log = slog.New(slog.NewTextHandler(&log, nil))
 	d.create(t, model.Create{Name: "a"})
 	defer h.hanging("do agent")()
-	v, err := d.Start(t.Context(), "a", nil)
+	v, err := d.Start(t.Context(), "a", model.Start{}, nil)
 	if v.State != model.Failed || fault.KindOf(err) != fault.Unavailable || !strings.Contains(v.LastError.Msg, "did not answer within 10ms") {
 		t.Errorf("%s, %+v, %v", v.State, v.LastError, err)
 	}
@@ -283,7 +283,7 @@ func TestDeleteCallsOffAStart(t *testing.T) {
 	d.create(t, model.Create{Name: "a"})
 	defer h.hanging("do agent")()
 	errs := make(chan error)
-	go func() { _, err := d.Start(t.Context(), "a", nil); errs <- err }()
+	go func() { _, err := d.Start(t.Context(), "a", model.Start{}, nil); errs <- err }()
 	waitFor(t, func() bool { return h.called("do agent") > 0 })
 	if err := d.Delete(t.Context(), "a", false, nil); fault.KindOf(err) != fault.WrongState {
 		t.Errorf("without force: %v", err)
@@ -317,7 +317,7 @@ func TestDeleteCallsOffAllStarts(t *testing.T) {
 	waitFor(t, func() bool { return h.called("do agent") > 0 })
 	e, _ := d.find("a")
 	for range 2 {
-		begin(func() error { _, err := d.Start(t.Context(), "a", nil); return err })
+		begin(func() error { _, err := d.Start(t.Context(), "a", model.Start{}, nil); return err })
 	}
 	waitFor(t, func() bool { return e.lock.queue() == 2 })
 	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
@@ -358,7 +358,7 @@ func TestCancelledStartIsUndone(t *testing.T) {
 	defer h.hanging("do assume")()
 	ctx, cancel := context.WithCancel(t.Context())
 	errs := make(chan error)
-	go func() { _, err := d.Start(ctx, "a", nil); errs <- err }()
+	go func() { _, err := d.Start(ctx, "a", model.Start{}, nil); errs <- err }()
 	waitFor(t, func() bool { return h.called("do assume") > 0 })
 	cancel()
 	if err := <-errs; fault.KindOf(err) != fault.Canceled {
@@ -379,7 +379,7 @@ func TestOneVMInOrderManyInParallel(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, name := range []string{"a", "b", "c", "a", "b", "c"} {
 		wg.Go(func() {
-			if v, err := d.Start(t.Context(), name, nil); err != nil || v.State != model.Running {
+			if v, err := d.Start(t.Context(), name, model.Start{}, nil); err != nil || v.State != model.Running {
 				t.Errorf("%s: %s, %v", name, v.State, err)
 			}
 		})
@@ -484,7 +484,7 @@ func TestPrune(t *testing.T) {
 	d := h.daemon()
 	d.create(t, model.Create{Name: "stopped"})
 	d.create(t, model.Create{Name: "runs"})
-	d.Start(t.Context(), "runs", nil)
+	d.Start(t.Context(), "runs", model.Start{}, nil)
 	got, err := d.Prune(t.Context())
 	if err != nil || !slices.Equal(got.Removed, []string{"stopped"}) || len(d.List()) != 1 {
 		t.Errorf("got %+v, %v", got, err)

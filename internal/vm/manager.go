@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +46,7 @@ type Config struct {
 	Defaults     model.Spec    // what Create fills in: image, kernel, sizes, network, user, environment
 	BootTimeout  time.Duration // for the guest's agent to come up; 0 leaves it to the driver (vmm.Info.Grace)
 	StopTimeout  time.Duration // for a guest to power off before its VMM is ended; 10 s when 0
+	Templates    TemplateConfig
 	Log          *slog.Logger
 }
 
@@ -53,6 +55,12 @@ type Manager struct {
 	Config
 	mu  sync.RWMutex
 	vms map[string]*entry // by id
+
+	templates *templates
+	ops       activity
+	forking   chan struct{} // one for each child of a fork that may start at a time
+
+	naming sync.Mutex // of snapshots; a leaf
 
 	refs sync.RWMutex // held for reading from the moment an image's presence was checked until a record names it
 	obs  sync.Mutex   // one round of observers at a time, so that they see changes in order
@@ -89,9 +97,14 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		cfg.StopTimeout = defaultStopTimeout
 	}
 	m := &Manager{Config: cfg, vms: map[string]*entry{}}
+	m.templates = newTemplates(m, cfg.Templates)
+	m.forking = make(chan struct{}, max(2, runtime.NumCPU()))
 	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := m.recover(ctx); err != nil {
 		return nil, errors.Join(err, m.Close())
+	}
+	if !m.templates.Off {
+		m.wg.Go(func() { m.templates.run(m.life) })
 	}
 	return m, nil
 }
@@ -160,6 +173,9 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 		}
 		kernels[v.Spec.KernelID] = append(kernels[v.Spec.KernelID], v.Spec.Name)
 	}
+	if err := m.snapshotReferences(images, kernels); err != nil {
+		return err
+	}
 	return f(images, kernels)
 }
 
@@ -210,7 +226,16 @@ func (m *Manager) begin(ctx context.Context, ref, operation string) (*entry, con
 		release()
 		return nil, nil, nil, err
 	}
-	return e, opCtx, release, nil
+	return e, opCtx, m.counted(release), nil
+}
+
+// counted makes an operation's end known to those who wait for a pause.
+func (m *Manager) counted(release func()) func() {
+	end := m.ops.begin()
+	return func() {
+		release()
+		end()
+	}
 }
 
 // update changes a record: in the store first, then in memory. The caller holds the operation lock. A context that has ended does not
@@ -298,6 +323,8 @@ func notRunning(v model.VM) error {
 		return f.WithHint("start it with `banger vm start %s`", v.Spec.Name)
 	case model.Starting:
 		return f.WithHint("wait until it has come up")
+	case model.Paused, model.Suspended:
+		return f.WithHint("let it go on with `banger vm resume %s`", v.Spec.Name)
 	}
 	return f
 }

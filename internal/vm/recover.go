@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/snapshot"
 	"banger/internal/vmm"
 )
 
@@ -40,6 +41,11 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err := m.removeOrphans(ctx); err != nil {
 		m.Log.ErrorContext(ctx, "removing what no record names", "error", err)
 	}
+	for _, dir := range []string{m.Layout.Templates(), m.Layout.Snapshots()} {
+		if err := snapshot.CleanTemp(dir); err != nil {
+			m.Log.ErrorContext(ctx, "removing unfinished snapshots", "error", err)
+		}
+	}
 	m.observe(ctx)
 	return nil
 }
@@ -54,6 +60,10 @@ func (m *Manager) recoverOne(ctx context.Context, e *entry) error {
 		return m.adopt(ctx, e)
 	case v.State == model.Starting:
 		return m.abandonStart(ctx, e)
+	case v.State == model.Pausing:
+		return m.abandonPause(ctx, e)
+	case v.State == model.Suspended && v.Runtime != nil:
+		return m.endSuspended(ctx, e)
 	case v.State.Live():
 		err := m.settle(ctx, e, nil)
 		if err == nil {
@@ -114,13 +124,38 @@ func (m *Manager) notAdopted(e *entry, cause error) {
 	e.vm.LastError.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
 }
 
-// abandonStart takes away what a start made before the daemon died in the middle of it.
+// abandonPause lets a VM go on whose pausing or suspending was cut off.
+func (m *Manager) abandonPause(ctx context.Context, e *entry) error {
+	v := e.record()
+	if err := removeAll(m.Layout.VM(v.ID).Suspended()); err != nil {
+		return err
+	}
+	if err := m.adopt(ctx, e); err != nil || e.machine() == nil {
+		return err
+	}
+	if err := m.letGoOn(ctx, e); err != nil {
+		return errors.Join(fmt.Errorf("letting it go on: %w", err), m.settle(ctx, e, m.failure(v, err)))
+	}
+	return m.update(ctx, e, func(v *model.VM) { v.State = model.Running })
+}
+
+// abandonStart takes away what a start made before the daemon died in the middle of it. A VM that was to go on from its memory can still do so if
+// its guest has changed nothing since.
 func (m *Manager) abandonStart(ctx context.Context, e *entry) error {
 	if err := m.cleanup(ctx, e); err != nil {
 		return errors.Join(err, m.markBroken(ctx, e, err))
 	}
+	suspended := m.memoryIsCurrent(ctx, e.record())
+	if !suspended {
+		if err := removeAll(m.Layout.VM(e.record().ID).Suspended()); err != nil {
+			return err
+		}
+	}
 	return m.update(ctx, e, func(v *model.VM) {
 		v.State, v.Runtime = model.Failed, nil
+		if suspended {
+			v.State = model.Suspended
+		}
 		v.LastError = &model.Failure{
 			Time: time.Now().UTC(), Msg: "the daemon ended in the middle of the start", Log: m.Layout.DaemonLog(),
 			Hint: "start it again",

@@ -28,7 +28,7 @@ func TestKilledInEachStep(t *testing.T) {
 			release := h.hanging("do " + name)
 			over := make(chan struct{})
 			ctx, cancel := context.WithCancel(t.Context())
-			go func() { defer close(over); d.Start(ctx, "a", nil) }()
+			go func() { defer close(over); d.Start(ctx, "a", model.Start{}, nil) }()
 			waitFor(t, func() bool { return h.called("do "+name) > 0 })
 			d.store.Close() // from here on nothing of this daemon's becomes durable, and its clean-ups do nothing
 			h.failing("signal", errBoom)
@@ -50,7 +50,7 @@ func TestKilledInEachStep(t *testing.T) {
 			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 {
 				t.Errorf("%d machines and files %v; before %v", h.running(), after, before)
 			}
-			if _, err := d.Start(t.Context(), v.ID, nil); err != nil {
+			if _, err := d.Start(t.Context(), v.ID, model.Start{}, nil); err != nil {
 				t.Errorf("starting after recovery: %v", err)
 			}
 		})
@@ -64,7 +64,7 @@ func TestRunningSurvivesTheDaemon(t *testing.T) {
 	d.create(t, model.Create{Name: "ends"})
 	thrown := d.create(t, model.Create{Name: "thrown", Remove: model.RemoveOnDetach})
 	for _, name := range []string{"stays", "ends", "thrown"} {
-		if _, err := d.Start(t.Context(), name, nil); err != nil {
+		if _, err := d.Start(t.Context(), name, model.Start{}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -99,7 +99,7 @@ func TestOrphansAreRemoved(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a"})
-	if _, err := d.Start(t.Context(), "a", nil); err != nil {
+	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.store.DeleteVM(t.Context(), v.ID); err != nil { // as when the database was restored from a copy
@@ -197,7 +197,7 @@ func TestKilledWhileMakingADisk(t *testing.T) {
 // running starts a VM.
 func (d *daemon) running(t *testing.T, ref string) {
 	t.Helper()
-	if v, err := d.Start(t.Context(), ref, nil); err != nil || v.State != model.Running {
+	if v, err := d.Start(t.Context(), ref, model.Start{}, nil); err != nil || v.State != model.Running {
 		t.Fatalf("%s, %v", v.State, err)
 	}
 }

@@ -24,6 +24,10 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 	}
 	defer release()
 	old := e.record()
+	if old.State == model.Suspended {
+		return model.Changed{}, fault.New(fault.WrongState, "VM %s is suspended: its memory knows the machine as it is", old.Spec.Name).
+			WithHint("resume it first, or stop it")
+	}
 	if old.State.Between() || old.State == model.Broken {
 		return model.Changed{}, fault.New(fault.WrongState, "VM %s is %s", old.Spec.Name, old.State)
 	}
@@ -100,6 +104,7 @@ func apply(spec model.Spec, c model.Change) model.Spec {
 	assign(&spec.Net, c.Net)
 	assign(&spec.Workdir, c.Workdir)
 	assign(&spec.User, c.User)
+	assign(&spec.IdleSuspend, c.IdleSuspend)
 	assign(&spec.Kernel, c.Kernel)
 	assign(&spec.Image, c.Image)
 	spec.Env = merge(spec.Env, c.Env)

@@ -21,7 +21,7 @@ func TestSet(t *testing.T) {
 	if err != nil || !slices.Equal(got.Applied, []string{"vcpus", "env"}) || len(got.Pending) != 0 {
 		t.Errorf("while stopped: %+v, %v", got, err)
 	}
-	if _, err := d.Start(t.Context(), "a", nil); err != nil {
+	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, err = d.Set(t.Context(), "a", model.Change{Memory: ptr(model.GiB), DiskSize: ptr(96 * model.MiB), Env: map[string]string{"NEW": "1"}})
@@ -65,11 +65,11 @@ func TestAnotherImageGetsAFreshSystemDisk(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a"})
-	d.Start(t.Context(), "a", nil)
+	d.Start(t.Context(), "a", model.Start{}, nil)
 	d.Stop(t.Context(), "a", nil, nil)
 	path := h.layout.VM(v.ID).SystemDisk()
 	first, _ := os.Stat(path)
-	d.Start(t.Context(), "a", nil)
+	d.Start(t.Context(), "a", model.Start{}, nil)
 	d.Stop(t.Context(), "a", nil, nil)
 	if second, _ := os.Stat(path); !os.SameFile(first, second) {
 		t.Error("the disk was made again although the image is the same")
@@ -77,7 +77,7 @@ func TestAnotherImageGetsAFreshSystemDisk(t *testing.T) {
 	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
 		t.Fatal(err)
 	}
-	d.Start(t.Context(), "a", nil)
+	d.Start(t.Context(), "a", model.Start{}, nil)
 	if third, _ := os.Stat(path); os.SameFile(first, third) {
 		t.Error("the other image lies under the first one's changes")
 	}

@@ -13,13 +13,14 @@ import (
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
+	"banger/internal/snapshot"
 	"banger/internal/step"
 	"banger/internal/vmm"
 )
 
 // Start brings a VM up and returns when its guest has its identity. Starting a running VM succeeds and says so in the report. When ctx ends before
 // the VM runs, what was made is undone.
-func (m *Manager) Start(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
+func (m *Manager) Start(ctx context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error) {
 	e, ctx, release, err := m.begin(ctx, ref, opStart)
 	if err != nil {
 		return model.VM{}, err
@@ -34,15 +35,18 @@ func (m *Manager) Start(ctx context.Context, ref string, report step.Reporter) (
 			return e.record(), fmt.Errorf("taking away what an earlier run left: %w", err)
 		}
 	case model.Stopped, model.Failed:
+	case model.Paused, model.Suspended:
+		err := m.resume(ctx, e, report)
+		return e.record(), err
 	default:
 		return v, fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 	}
-	return m.bringUp(ctx, e, report)
+	return m.bringUp(ctx, e, how, report)
 }
 
 // bringUp starts a VM that is at rest, and deletes one whose start fails if it was made to be thrown away.
-func (m *Manager) bringUp(ctx context.Context, e *entry, report step.Reporter) (model.VM, error) {
-	err := m.start(ctx, e, report)
+func (m *Manager) bringUp(ctx context.Context, e *entry, how model.Start, report step.Reporter) (model.VM, error) {
+	err := m.start(ctx, e, origin{cold: how.Cold}, report)
 	v := e.record()
 	if err != nil && v.Spec.Remove == model.RemoveOnStop && v.State != model.Broken {
 		err = errors.Join(err, m.delete(ctx, e)) // nobody will stop what has never run
@@ -57,18 +61,33 @@ const (
 	opRestart = "restart"
 )
 
-func (m *Manager) start(ctx context.Context, e *entry, report step.Reporter) error {
+// start starts a VM that is at rest from what is given, which it closes. A template that turns out to be broken is thrown away, and the VM booted instead.
+func (m *Manager) start(ctx context.Context, e *entry, from origin, report step.Reporter) error {
 	began := time.Now()
 	if err := m.update(ctx, e, func(v *model.VM) {
 		v.State = model.Starting
 		// All at once, before any of them makes something: a crash must leave a trace of whom to clean up, and writing a record costs an fsync.
-		v.Runtime = &model.Runtime{Driver: m.Driver.Name(), Prepared: m.cleaners()}
-		v.LastError, v.Boot, v.Network, v.Pending = nil, nil, nil, nil
+		spec := v.Spec
+		if from.spec != nil {
+			spec = *from.spec
+		} else {
+			v.Pending = nil
+		}
+		v.Runtime = &model.Runtime{Driver: m.Driver.Name(), Prepared: m.cleaners(), Spec: &spec}
+		v.LastError, v.Boot, v.Network = nil, nil, nil
 	}); err != nil {
+		from.close()
 		return err
 	}
-	s := &start{m: m, e: e, report: report, began: began}
+	s := &start{m: m, e: e, report: report, began: began, from: from}
 	records, err := m.runner(e.record(), report).Run(ctx, s.plan())
+	s.from.close()
+	if err != nil && ctx.Err() == nil && s.templateFailed(err) {
+		m.logger(e.record()).WarnContext(ctx, "a template does not work; booting instead", "template", s.from.Of, "error", err)
+		m.templates.drop(ctx, s.from.Of)
+		s = &start{m: m, e: e, report: report, began: began, from: origin{cold: true}}
+		records, err = m.runner(e.record(), report).Run(ctx, s.plan())
+	}
 	if err == nil {
 		if err = s.finish(ctx, records); err == nil {
 			return nil
@@ -76,7 +95,7 @@ func (m *Manager) start(ctx context.Context, e *entry, report step.Reporter) err
 		// The machine is up but could not be recorded as running, so nothing would ever look after it.
 		err = &step.Error{Step: "record", Err: err, Undo: m.cleanup(context.WithoutCancel(ctx), e)}
 	}
-	return errors.Join(m.startFailed(ctx, e, err))
+	return errors.Join(m.startFailed(ctx, e, from.same && m.memoryIsCurrent(ctx, e.record()), err))
 }
 
 // cleaners names the capabilities that have something to clean up after a run.
@@ -105,6 +124,9 @@ type start struct {
 	helloAt   time.Time
 	assumed   proto.Assumed
 	stuck     bool // the machine could not be ended: what it may use stays
+
+	from        origin // what to go on from; chosen in step "origin" unless the caller did
+	fingerprint string // of the machine; "" when the driver cannot restore one
 }
 
 // Deadlines of single steps. What depends on the host's speed has a deadline of the configuration or the driver.
@@ -121,6 +143,8 @@ func (s *start) plan() []step.Step {
 	steps := []step.Step{
 		{Name: "preflight", Do: s.preflight, Timeout: lookTimeout},
 		{Name: "run-dir", Do: s.makeRunDir, Undo: s.unlessStuck(s.removeRunDir)},
+		{Name: "initramfs", Do: s.findInitramfs, Timeout: prepareTimeout},
+		{Name: "origin", Do: s.chooseOrigin, Timeout: lookTimeout},
 		{Name: "system-disk", Do: s.makeSystemDisk, Undo: s.unlessStuck(s.removeFreshDisk), Timeout: prepareTimeout},
 	}
 	for _, c := range s.m.Capabilities {
@@ -129,7 +153,6 @@ func (s *start) plan() []step.Step {
 		}
 	}
 	steps = append(steps,
-		step.Step{Name: "initramfs", Do: s.findInitramfs, Timeout: prepareTimeout},
 		step.Step{Name: "vmm", Do: s.startMachine, Undo: s.endMachine, Timeout: vmmTimeout},
 		step.Step{Name: "agent", Do: s.awaitAgent},
 		step.Step{Name: "assume", Do: s.assume, Timeout: assumeTimeout},
@@ -142,7 +165,16 @@ func (s *start) plan() []step.Step {
 	return steps
 }
 
-func (s *start) vm() model.VM { return s.e.record() }
+// vm is the record, with the spec that the machine has.
+func (s *start) vm() model.VM {
+	v := s.e.record()
+	if s.from.spec != nil {
+		name, labels, remove := v.Spec.Name, v.Spec.Labels, v.Spec.Remove
+		v.Spec = *s.from.spec
+		v.Spec.Name, v.Spec.Labels, v.Spec.Remove = name, labels, remove
+	}
+	return v
+}
 
 func (s *start) preflight(ctx context.Context) (err error) {
 	v := s.vm()
@@ -182,7 +214,13 @@ func (s *start) makeSystemDisk(ctx context.Context) error {
 			return err
 		}
 	}
-	return disk.Create(ctx, path, v.Spec.DiskSize)
+	if s.from.system == "" {
+		return disk.Create(ctx, path, v.Spec.DiskSize)
+	}
+	if err := disk.Clone(ctx, s.from.system, path); err != nil {
+		return err
+	}
+	return FitDisk(path, v.Spec.DiskSize)
 }
 
 func (s *start) removeFreshDisk(context.Context) error { return s.m.removeFreshDisk(s.e) }
@@ -216,7 +254,7 @@ func (s *start) startMachine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	inst, err := s.m.Driver.Start(ctx, machine, func(state vmm.State) error {
+	inst, err := s.from.start(ctx, s.m.Driver, machine, func(state vmm.State) error {
 		// The disk lies over this image from the moment on when a guest may write to it; before that it can as well be made again.
 		return s.m.update(ctx, s.e, func(v *model.VM) { v.Runtime.State, v.DiskImage = state, v.Spec.ImageID })
 	})
@@ -237,24 +275,28 @@ func (s *start) endMachine(ctx context.Context) error {
 
 // describe says what machine the driver shall build.
 func (s *start) describe(ctx context.Context) (vmm.Machine, error) {
-	v := s.vm()
-	files := s.m.Layout.VM(v.ID)
+	return s.m.describe(ctx, s.vm(), s.image, s.kernel, s.initramfs)
+}
+
+// describe says what machine the driver shall build for a VM.
+func (m *Manager) describe(ctx context.Context, v model.VM, img model.Image, k model.Kernel, initramfs []string) (vmm.Machine, error) {
+	files := m.Layout.VM(v.ID)
 	machine := vmm.Machine{
 		ID:        v.ID,
 		RunDir:    files.Run,
-		Kernel:    s.kernel.Vmlinux,
-		Initramfs: s.initramfs,
+		Kernel:    k.Vmlinux,
+		Initramfs: initramfs,
 		VCPUs:     v.Spec.VCPUs,
 		Memory:    v.Spec.Memory,
 		Drives: []vmm.Drive{
-			{Serial: proto.SerialImage, Path: s.image.Path, ReadOnly: true},
+			{Serial: proto.SerialImage, Path: img.Path, ReadOnly: true},
 			{Serial: proto.SerialSystem, Path: files.SystemDisk()},
 		},
 		ConsoleLog: files.ConsoleLog(),
 		ConsoleMax: consoleMax,
 		VMMLog:     files.VMMLog(),
 	}
-	for _, c := range s.m.Capabilities {
+	for _, c := range m.Capabilities {
 		if p, ok := c.(MachineContributor); ok {
 			if err := p.ContributeMachine(ctx, MachineRequest{VM: v, Machine: &machine}); err != nil {
 				return vmm.Machine{}, fmt.Errorf("%s: %w", c.Name(), err)
@@ -273,24 +315,56 @@ func (s *start) awaitAgent(ctx context.Context) error {
 	if timeout == 0 {
 		timeout = s.info.Grace
 	}
+	if s.from.template { // a boot takes far longer than going on: one that needs so long is broken
+		timeout /= 4
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fault.New(fault.Unavailable, "the guest's agent did not answer within %v", timeout))
 	defer cancel()
 	return s.withMachine(ctx, func(ctx context.Context, l *live) (err error) {
 		s.hello, err = l.agent.Hello(ctx)
 		s.helloAt = time.Now()
+		if err == nil {
+			err = s.from.check(s.hello)
+		}
 		return err
 	})
 }
 
+// assume gives the guest its identity, or lets it go on as the one that it was.
 func (s *start) assume(ctx context.Context) error {
+	if s.from.same {
+		return s.withMachine(ctx, func(ctx context.Context, l *live) error { return l.agent.Thaw(ctx, wakeUp()) })
+	}
 	doc, err := s.identity(ctx)
 	if err != nil {
 		return err
 	}
-	return s.withMachine(ctx, func(ctx context.Context, l *live) (err error) {
-		s.assumed, err = l.agent.Assume(ctx, doc)
-		return err
+	return s.withMachine(ctx, func(ctx context.Context, l *live) error {
+		if s.assumed, err = l.agent.Assume(ctx, doc); err != nil {
+			return err
+		}
+		return s.growSystem(ctx, l)
 	})
+}
+
+// growSystem makes the file system on a system disk that came with a template as large as this VM's disk. Elsewhere the guest does so when it mounts the
+// disk.
+func (s *start) growSystem(ctx context.Context, l *live) error {
+	v := s.vm()
+	if s.from.system == "" || s.from.systemSize >= v.Spec.DiskSize {
+		return nil
+	}
+	_, err := GrowDisk(ctx, ChangeRequest{Old: v, New: v, Machine: l.inst, Agent: l.agent},
+		Drive{Path: s.m.Layout.VM(v.ID).SystemDisk(), Serial: proto.SerialSystem, Size: v.Spec.DiskSize})
+	return err
+}
+
+// wakeUp is what a guest is told that goes on after a while.
+func wakeUp() proto.Thaw {
+	doc := proto.Thaw{Entropy: make([]byte, entropySize)}
+	rand.Read(doc.Entropy) // never fails
+	doc.Time = time.Now()
+	return doc
 }
 
 // withMachine calls f with a context that also ends when the machine does, so that a dead VMM is reported at once and as such.
@@ -325,19 +399,15 @@ func machineEnded(exit vmm.Exit) error {
 // identity is what the guest is told to be.
 func (s *start) identity(ctx context.Context) (proto.Assume, error) {
 	v := s.vm()
-	doc := proto.Assume{
-		Entropy:   make([]byte, entropySize),
-		Hostname:  v.Spec.Name,
-		Root:      proto.Root{Image: proto.SerialImage, System: proto.SerialSystem},
-		MachineID: v.ID + v.ID, // 128 bits are asked for, and the id is unique
-		Env:       guestEnv(s.image, v.Spec),
-		User:      firstOf(v.Spec.User, s.image.Config.User),
-		Workdir:   firstOf(v.Spec.Workdir, s.image.Config.WorkingDir),
+	doc := anonymous(v, s.image)
+	doc.Env = guestEnv(s.image, v.Spec)
+	doc.User = firstOf(v.Spec.User, s.image.Config.User)
+	doc.Workdir = firstOf(v.Spec.Workdir, s.image.Config.WorkingDir)
+	size, _, err := disk.Usage(s.m.Layout.VM(v.ID).SystemDisk())
+	if err != nil {
+		return doc, err
 	}
-	if s.image.Init != "" {
-		doc.Init = []string{s.image.Init}
-	}
-	rand.Read(doc.Entropy) // never fails
+	doc.Root.SystemSize = int64(size)
 	for _, c := range s.m.Capabilities {
 		if p, ok := c.(GuestContributor); ok {
 			if err := p.ContributeGuest(ctx, GuestRequest{VM: v, Assume: &doc}); err != nil {
@@ -347,6 +417,24 @@ func (s *start) identity(ctx context.Context) (proto.Assume, error) {
 	}
 	doc.Time = time.Now()
 	return doc, nil
+}
+
+// anonymous is the part of an identity that needs neither a user nor capabilities.
+func anonymous(v model.VM, img model.Image) proto.Assume {
+	doc := proto.Assume{
+		Entropy:  make([]byte, entropySize),
+		Time:     time.Now(),
+		Hostname: v.Spec.Name,
+		Root: proto.Root{
+			Image: proto.SerialImage, ImageSize: int64(img.Size), System: proto.SerialSystem,
+		},
+		MachineID: v.ID + v.ID, // 128 bits are asked for, and the id is unique
+	}
+	if img.Init != "" {
+		doc.Init = []string{img.Init}
+	}
+	rand.Read(doc.Entropy) // never fails
+	return doc
 }
 
 // entropySize is what the kernel's generator takes in at once (drivers/char/random.c: the input pool holds 256 bits), twice over.
@@ -391,12 +479,22 @@ func (s *start) finish(ctx context.Context, records []step.Record) error {
 	now := time.Now().UTC()
 	err := s.m.update(ctx, s.e, func(v *model.VM) {
 		v.State = model.Running
-		v.Started, v.Stopped = &now, nil
+		if !s.from.same || v.Started == nil {
+			v.Started = &now
+		}
+		v.Stopped = nil
 		v.Boot = s.timeline(records)
 		v.Network = &model.Network{Mode: v.Spec.Net}
 	})
-	if err == nil {
-		s.m.watch(s.e)
+	if err != nil {
+		return err
 	}
-	return err
+	s.m.watch(s.e)
+	s.m.templates.started(s)
+	if s.from.same { // it is history from now on
+		if err := snapshot.Remove(s.m.Layout.VM(s.vm().ID).Suspended()); err != nil {
+			s.m.logger(s.vm()).ErrorContext(ctx, "removing the memory of a VM that has gone on", "error", err)
+		}
+	}
+	return nil
 }

@@ -38,7 +38,11 @@ func (m *Manager) stop(ctx context.Context, e *entry, timeout *time.Duration, re
 		return nil
 	case model.Broken:
 		return m.settle(ctx, e, nil)
-	case model.Running, model.Paused:
+	case model.Running:
+	case model.Paused, model.Suspended: // only a guest that runs can power off
+		if err := m.resume(ctx, e, report); err != nil {
+			return err
+		}
 	default:
 		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 	}
@@ -92,6 +96,9 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	if err != nil {
 		return model.VM{}, err
 	}
+	if e.record().State == model.Suspended {
+		return m.giveUpMemory(ctx, e)
+	}
 	l := e.machine()
 	if l == nil {
 		return e.record(), nothingToKill(e.record())
@@ -123,6 +130,25 @@ func nothingToKill(v model.VM) error {
 	return f
 }
 
+// giveUpMemory is what a signal does to a VM that has no VMM any more: it is stopped as if its power had failed.
+func (m *Manager) giveUpMemory(ctx context.Context, e *entry) (model.VM, error) {
+	ctx, release, err := e.lock.acquire(ctx, "kill")
+	if err != nil {
+		return e.record(), err
+	}
+	defer release()
+	if v := e.record(); v.State != model.Suspended {
+		return v, fault.New(fault.WrongState, "VM %s is %s by now", v.Spec.Name, v.State)
+	}
+	if err := m.settle(ctx, e, nil); err != nil {
+		return e.record(), err
+	}
+	v := e.record()
+	m.removeIfAsked(ctx, e)
+	m.observe(ctx)
+	return v, nil
+}
+
 // fatal tells whether a VMM, which handles none but a few signals, ends on sig.
 func fatal(sig syscall.Signal) bool {
 	switch sig {
@@ -147,7 +173,7 @@ func (m *Manager) Restart(ctx context.Context, ref string, timeout *time.Duratio
 		m.observe(ctx)
 		return e.record(), fmt.Errorf("stopped, not started again: %w", context.Cause(ctx))
 	}
-	err = m.start(ctx, e, report)
+	err = m.start(ctx, e, origin{}, report)
 	m.observe(ctx)
 	return e.record(), err
 }

@@ -13,9 +13,12 @@ import (
 // timeline joins what the host did and what the guest says it did. The guest's clock is tied to the host's by the moment of its first answer, so its
 // spans are off by at most the time that answer travelled.
 func (s *start) timeline(records []step.Record) *model.Boot {
-	b := &model.Boot{Start: s.began.UTC(), Duration: time.Since(s.began), Cold: true}
+	b := &model.Boot{Start: s.began.UTC(), Duration: time.Since(s.began), Cold: !s.from.warm(), Origin: s.from.record()}
 	for _, r := range records {
 		b.Steps = append(b.Steps, model.Span{Name: r.Name, Offset: r.Start.Sub(s.began), Duration: r.Duration, Error: r.Error})
+	}
+	if s.from.warm() { // what its guest did before is not part of this start
+		return b
 	}
 	marks := s.assumed.Marks
 	if len(marks) == 0 {

@@ -18,7 +18,7 @@ func TestMachineThatWillNotEndKeepsItsThings(t *testing.T) {
 	before := h.files()
 	h.failing("do post-start/two", errBoom)
 	h.failing("signal", errBoom)
-	if got, err := d.Start(t.Context(), "a", nil); err == nil || got.State != model.Broken {
+	if got, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil || got.State != model.Broken {
 		t.Fatalf("%s, %v", got.State, err)
 	}
 	files := h.layout.VM(v.ID)
@@ -56,7 +56,7 @@ func TestWhatPostStartMadeIsCleanedUp(t *testing.T) {
 		t.Errorf("withdrawn %d times after a stop, %v", h.called("withdraw"), err)
 	}
 	h.failing("announce", errBoom)
-	if _, err := d.Start(t.Context(), "a", nil); err == nil || h.called("withdraw") != 2 {
+	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil || h.called("withdraw") != 2 {
 		t.Errorf("withdrawn %d times after a failed start as well, %v", h.called("withdraw"), err)
 	}
 }

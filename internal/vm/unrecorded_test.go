@@ -16,7 +16,7 @@ func TestUnrecordedEnds(t *testing.T) {
 		"starting": func(t *testing.T, h *host, d *daemon, v model.VM) {
 			h.failing("do agent", errBoom)
 			h.failing("store error", errBoom)
-			d.Start(t.Context(), "a", nil)
+			d.Start(t.Context(), "a", model.Start{}, nil)
 			h.failing("do agent", nil)
 			h.failing("store error", nil)
 		},
@@ -39,8 +39,11 @@ func TestUnrecordedEnds(t *testing.T) {
 	}
 	for state, bringTo := range inBetween {
 		for name, command := range map[string]func(*testing.T, *daemon) error{
-			"start": func(t *testing.T, d *daemon) error { _, err := d.Start(t.Context(), "a", nil); return err },
-			"stop":  func(t *testing.T, d *daemon) error { _, err := d.Stop(t.Context(), "a", nil, nil); return err },
+			"start": func(t *testing.T, d *daemon) error {
+				_, err := d.Start(t.Context(), "a", model.Start{}, nil)
+				return err
+			},
+			"stop": func(t *testing.T, d *daemon) error { _, err := d.Stop(t.Context(), "a", nil, nil); return err },
 			"set": func(t *testing.T, d *daemon) error {
 				_, err := d.Set(t.Context(), "a", model.Change{VCPUs: ptr(2)})
 				return err

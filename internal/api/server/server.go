@@ -30,7 +30,7 @@ type Manager interface {
 	Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error)
 	Get(ref string) (model.VM, error)
 	List() []model.VM
-	Start(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
+	Start(ctx context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error)
 	Stop(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error)
 	Kill(ctx context.Context, ref string, sig syscall.Signal) (model.VM, error)
 	Restart(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error)

@@ -51,8 +51,12 @@ func (s *Server) vmHandlers() map[string]handler {
 			}
 			return nil, s.Manager.Delete(r.Context(), ref(r), force, report)
 		}),
-		"startVM": s.steps(func(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			return s.Manager.Start(r.Context(), ref(r), report)
+		"startVM": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+			req, err := decode[model.Start](w, r)
+			if err != nil {
+				return nil, err
+			}
+			return s.Manager.Start(r.Context(), ref(r), req, report)
 		}),
 		"stopVM":    s.stopping(s.Manager.Stop),
 		"restartVM": s.stopping(s.Manager.Restart),

@@ -1,0 +1,53 @@
+package vm
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// activity counts the operations that are under way, so that work for later stays out of their way. The zero value works.
+type activity struct {
+	mu   sync.Mutex
+	n    int
+	last time.Time // when the last one ended
+}
+
+// begin notes an operation until end is called.
+func (a *activity) begin() (end func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.n++
+	return sync.OnceFunc(func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.n--
+		a.last = time.Now()
+	})
+}
+
+// quiet waits until there has been no operation for d, or ctx ends.
+func (a *activity) quiet(ctx context.Context, d time.Duration) error {
+	for {
+		wait := a.untilQuiet(d)
+		if wait <= 0 {
+			return nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (a *activity) untilQuiet(d time.Duration) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.n > 0 {
+		return d
+	}
+	return d - time.Since(a.last)
+}

@@ -1,0 +1,421 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/snapshot"
+	"banger/internal/step"
+	"banger/internal/vmm"
+)
+
+// job is a template to be made: all that a start had found out about the machine that it would have served.
+type job struct {
+	key         string
+	spec        model.Spec
+	image       model.Image
+	kernel      model.Kernel
+	initramfs   []string
+	fingerprint string
+}
+
+func (j job) universal() bool { return j.key[:1] == universalKey }
+
+const (
+	quietTime    = time.Second      // without any operation, before a build begins: a user's command comes first
+	settleTime   = 5 * time.Minute  // for an image's init to reach its target
+	warmUpTime   = 20 * time.Second // for one command to run in the template
+	buildTimeout = 10 * time.Minute
+	buildNice    = 19 // the lowest priority that there is (setpriority(2))
+)
+
+// started is told of each start that has succeeded: what it did not find is made for the next one.
+func (t *templates) started(s *start) {
+	if t.Off || s.fingerprint == "" || s.from.cold || s.from.Kind == model.FromTemplate || s.from.same {
+		return
+	}
+	j := job{spec: s.vm().Spec, image: s.image, kernel: s.kernel, initramfs: s.initramfs, fingerprint: s.fingerprint}
+	if s.from.Kind != model.FromUniversal {
+		j.key = keyOf(universalKey, s.fingerprint)
+		t.want(j)
+	}
+	j.key = keyOf(imageKey, s.fingerprint, s.image.ID)
+	t.want(j)
+}
+
+// want puts a build into the queue, unless it is there or has failed before.
+func (t *templates) want(j job) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.gaveUp[j.key] || t.building == j.key {
+		return
+	}
+	for _, other := range t.wanted {
+		if other.key == j.key {
+			return
+		}
+	}
+	t.wanted = append(t.wanted, j)
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next takes the first build from the queue.
+func (t *templates) next() (job, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.wanted) == 0 {
+		t.building = ""
+		return job{}, false
+	}
+	j := t.wanted[0]
+	t.wanted = t.wanted[1:]
+	t.building = j.key
+	return j, true
+}
+
+// run makes the wanted templates, one at a time and in the user's pauses, until ctx ends.
+func (t *templates) run(ctx context.Context) {
+	for {
+		select {
+		case <-t.wake:
+		case <-ctx.Done():
+			return
+		}
+		for j, ok := t.next(); ok && ctx.Err() == nil; j, ok = t.next() {
+			if err := t.m.ops.quiet(ctx, quietTime); err != nil {
+				return
+			}
+			t.make(ctx, j)
+		}
+	}
+}
+
+// make makes one template, and notes when that is not possible.
+func (t *templates) make(ctx context.Context, j job) {
+	if err := t.ensure(ctx, j); err != nil && ctx.Err() == nil {
+		t.mu.Lock()
+		t.gaveUp[j.key] = true
+		t.mu.Unlock()
+		t.m.Log.WarnContext(ctx, "no template could be made; VMs go on being booted", "template", j.key, "error", err)
+	}
+}
+
+// ensure makes a template unless it is there. One is made at a time.
+func (t *templates) ensure(ctx context.Context, j job) error {
+	select {
+	case t.making <- struct{}{}:
+		defer func() { <-t.making }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if _, err := snapshot.Open(ctx, t.dir(j.key)); err == nil {
+		return nil
+	} else if fault.KindOf(err) != fault.NotFound {
+		t.drop(ctx, j.key)
+	}
+	began := time.Now()
+	log := t.m.Log.With("template", j.key, "image", j.spec.Image, "kernel", j.spec.Kernel)
+	log.InfoContext(ctx, "making a template", "vcpus", j.spec.VCPUs, "memory", j.spec.Memory)
+	if err := t.build(ctx, j); err != nil {
+		return err
+	}
+	log.InfoContext(ctx, "made a template", "took", time.Since(began))
+	t.evict(ctx)
+	return nil
+}
+
+// build brings up a machine without an identity and saves it. It has a VM's id and folders but no record: what a crash leaves of it is found as
+// an orphan at the next start-up.
+func (t *templates) build(ctx context.Context, j job) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	b := &build{m: t.m, j: j, v: model.VM{ID: model.NewID(), Spec: j.spec, State: model.Starting}}
+	b.v.Spec.Name, b.v.Spec.Env, b.v.Spec.Labels = "template", nil, nil
+	defer func() { err = errors.Join(err, b.takeAway(context.WithoutCancel(ctx))) }()
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	if err := b.boot(ctx); err != nil {
+		return err
+	}
+	if !j.universal() {
+		if err := b.bringUpImage(ctx); err != nil {
+			return err
+		}
+	}
+	return b.save(ctx, t.dir(j.key))
+}
+
+// build is one template in the making.
+type build struct {
+	m    *Manager
+	j    job
+	v    model.VM
+	live *live
+}
+
+// prepare makes the folders and the drives that the machine will know.
+func (b *build) prepare(ctx context.Context) error {
+	files := b.m.Layout.VM(b.v.ID)
+	for _, dir := range []string{files.Dir, files.Run} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("making a folder: %w", err)
+		}
+	}
+	if err := disk.Create(ctx, files.SystemDisk(), b.v.Spec.DiskSize); err != nil {
+		return err
+	}
+	for _, c := range b.m.Capabilities {
+		if p, ok := c.(HostPreparer); ok {
+			if err := p.PrepareHost(ctx, HostRequest{VM: b.v}); err != nil {
+				return fmt.Errorf("%s: %w", c.Name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// boot starts the machine, from a universal template if there is one, and waits for its agent.
+func (b *build) boot(ctx context.Context) error {
+	info, err := b.m.Driver.Info(ctx)
+	if err != nil {
+		return err
+	}
+	machine, err := b.m.describe(ctx, b.v, b.j.image, b.j.kernel, b.j.initramfs)
+	if err != nil {
+		return err
+	}
+	from := origin{}
+	if !b.j.universal() {
+		if from, err = b.m.templates.open(ctx, keyOf(universalKey, b.j.fingerprint)); err == nil {
+			from.Kind = model.FromUniversal
+		}
+	}
+	defer from.close()
+	inst, err := from.start(ctx, b.m.Driver, machine, func(vmm.State) error { return nil })
+	if err != nil {
+		return err
+	}
+	b.live = &live{inst: inst, agent: b.m.NewAgent(inst.DialAgent)}
+	if err := lowerPriority(inst.PID()); err != nil {
+		b.m.Log.WarnContext(ctx, "making a template with the usual priority", "error", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, info.Grace, fault.New(fault.Unavailable, "the template's agent did not answer within %v", info.Grace))
+	defer cancel()
+	_, err = b.live.agent.Hello(ctx)
+	return err
+}
+
+// bringUpImage mounts the image, lets its init reach its target, runs one command so that what every command needs is in the guest's memory, and
+// halts all processes. No work disk is mounted and no file of the user's is there.
+func (b *build) bringUpImage(ctx context.Context) error {
+	doc := anonymous(b.v, b.j.image)
+	doc.Root.SystemSize = int64(b.v.Spec.DiskSize)
+	contributed := doc
+	for _, c := range b.m.Capabilities {
+		if p, ok := c.(GuestContributor); ok {
+			if err := p.ContributeGuest(ctx, GuestRequest{VM: b.v, Assume: &contributed}); err != nil {
+				return fmt.Errorf("%s: %w", c.Name(), err)
+			}
+		}
+	}
+	doc.Network = contributed.Network // the one thing in it that all VMs of this shape have in common
+	doc.Env = guestEnv(b.j.image, b.v.Spec)
+	agent := b.live.agent
+	if _, err := agent.Assume(ctx, doc); err != nil {
+		return err
+	}
+	if b.j.image.Init != "" {
+		if err := try(ctx, agent, settleTime, "/bin/sh", "-c", awaitTarget); err != nil {
+			return fmt.Errorf("waiting for the image's init: %w", err)
+		}
+	}
+	if err := try(ctx, agent, warmUpTime, "true"); err != nil {
+		return err
+	}
+	_, err := agent.Freeze(ctx)
+	return err
+}
+
+// awaitTarget is a shell script that ends when systemd has reached its default target, and at once where there is none. systemctl itself
+// does not wait for a systemd that has not begun to listen.
+const awaitTarget = `command -v systemctl >/dev/null || exit 0
+n=0; until [ -e /run/systemd/private ] || [ $n -ge 300 ]; do sleep 0.1; n=$((n+1)); done
+systemctl is-system-running --wait`
+
+// try runs a command in the guest and waits for its end. How it ended does not matter: the command need not even be there.
+func try(ctx context.Context, agent Agent, limit time.Duration, argv ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn, err := agent.Upgrade(ctx, "/v1/exec")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := proto.NewWriter(conn).WriteJSON(proto.FrameStart, proto.ExecRequest{Argv: argv}); err != nil {
+		return err
+	}
+	in := proto.NewReader(conn)
+	for {
+		t, _, err := in.ReadFrame()
+		if ctx.Err() != nil {
+			return fmt.Errorf("running %s in the guest: %w", argv[0], context.Cause(ctx))
+		}
+		if err != nil {
+			return fmt.Errorf("running %s in the guest: %w", argv[0], err)
+		}
+		if t == proto.FrameExit || t == proto.FrameError {
+			return nil
+		}
+	}
+}
+
+// save saves the machine, which stands still from then on.
+func (b *build) save(ctx context.Context, dir string) error {
+	saver, ok := b.live.inst.(vmm.Saver)
+	if !ok {
+		return fault.New(fault.Unsupported, "the driver %s cannot save machines", b.m.Driver.Name())
+	}
+	if err := b.live.agent.Close(); err != nil { // so that the guest waits for a host when it goes on
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return fmt.Errorf("making the templates' folder: %w", err)
+	}
+	draft, err := snapshot.Create(dir)
+	if err != nil {
+		return err
+	}
+	defer draft.Discard()
+	req, err := saveInto(draft)
+	if err != nil {
+		return err
+	}
+	req.Halt = true
+	if !b.j.universal() {
+		req.Still = func(ctx context.Context) error {
+			return draft.CloneDisk(ctx, systemDiskName, b.m.Layout.VM(b.v.ID).SystemDisk())
+		}
+	}
+	if _, err := saver.Save(ctx, req); err != nil {
+		return err
+	}
+	_, err = draft.Commit(ctx, snapshot.Meta{Driver: b.m.Driver.Name(), Fingerprint: b.j.fingerprint, Generation: proto.Generation, Spec: b.v.Spec})
+	return err
+}
+
+// takeAway ends the machine and removes all that was made for it but the template.
+func (b *build) takeAway(ctx context.Context) error {
+	if b.live != nil {
+		if err := b.m.endMachine(ctx, &entry{vm: b.v, live: b.live}); err != nil {
+			return err // what it uses stays, for the next start-up to find
+		}
+	}
+	var errs []error
+	for _, c := range b.m.Capabilities {
+		if cleaner, ok := c.(Cleaner); ok {
+			errs = append(errs, cleaner.Cleanup(ctx, CleanupRequest{VM: b.v}))
+		}
+	}
+	files := b.m.Layout.VM(b.v.ID)
+	return errors.Join(append(errs, removeAll(files.Dir), removeAll(files.Run))...)
+}
+
+// lowerPriority puts all threads of a process behind everything else. Where the kernel schedules sessions as groups, the group's priority counts
+// (sched(7), "The autogroup feature").
+func lowerPriority(pid int) error {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	err := os.WriteFile(filepath.Join(proc, "autogroup"), []byte(strconv.Itoa(buildNice)), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	threads, readErr := os.ReadDir(filepath.Join(proc, "task"))
+	errs := []error{err, readErr}
+	for _, thread := range threads {
+		if tid, err := strconv.Atoi(thread.Name()); err == nil {
+			if err := unix.Setpriority(syscall.PRIO_PROCESS, tid, buildNice); !errors.Is(err, syscall.ESRCH) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// BuildTemplate makes the templates that a VM of this kind would go on from, unless they are there: what starts do in the background otherwise.
+func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report step.Reporter) ([]model.Template, error) {
+	if m.templates.Off {
+		return nil, fault.New(fault.Unsupported, "templates are off, or the driver %s cannot save machines", m.Driver.Name()).
+			WithHint("`banger config show` tells where they were turned off")
+	}
+	j, err := m.wish(ctx, req, report)
+	if err != nil {
+		return nil, err
+	}
+	var made []model.Template
+	for _, key := range []string{keyOf(universalKey, j.fingerprint), keyOf(imageKey, j.fingerprint, j.image.ID)} {
+		j.key = key
+		end := report.Track("template", key)
+		err := m.templates.ensure(ctx, j)
+		end(err)
+		if err != nil {
+			return made, err
+		}
+		tpl, err := m.templates.describe(ctx, key)
+		if err != nil {
+			return made, err
+		}
+		made = append(made, tpl)
+	}
+	return made, nil
+}
+
+// wish finds out what a template for a VM of this kind is made from.
+func (m *Manager) wish(ctx context.Context, req model.Create, report step.Reporter) (job, error) {
+	spec := m.fill(req)
+	spec.Name = "template"
+	if err := spec.Validate(); err != nil {
+		return job{}, fault.New(fault.Invalid, "%w", err)
+	}
+	unlock, err := m.resolve(ctx, &spec, report)
+	if err != nil {
+		return job{}, err
+	}
+	unlock() // an image that is deleted meanwhile fails the build
+	j := job{spec: spec}
+	if j.image, err = m.Images.Get(spec.ImageID); err != nil {
+		return j, err
+	}
+	if j.kernel, err = m.Kernels.Get(spec.KernelID); err != nil {
+		return j, err
+	}
+	if j.initramfs, err = m.Kernels.Initramfs(ctx, j.kernel); err != nil {
+		return j, err
+	}
+	r, ok := m.Driver.(vmm.Restorer)
+	if !ok {
+		return j, fault.New(fault.Unsupported, "the driver %s cannot restore machines", m.Driver.Name())
+	}
+	machine, err := m.describe(ctx, model.VM{ID: model.NewID(), Spec: spec}, j.image, j.kernel, j.initramfs)
+	if err != nil {
+		return j, err
+	}
+	j.fingerprint, err = r.Fingerprint(ctx, machine)
+	return j, err
+}

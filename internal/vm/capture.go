@@ -1,0 +1,226 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/snapshot"
+	"banger/internal/vmm"
+)
+
+// The disks of a VM in a snapshot.
+const (
+	systemDiskName = "system"
+	workDiskName   = "work"
+)
+
+// disksOf lists the disks that a VM has, by their names in a snapshot.
+func disksOf(files paths.VM) map[string]string {
+	disks := map[string]string{}
+	for name, path := range map[string]string{systemDiskName: files.SystemDisk(), workDiskName: files.WorkDisk()} {
+		if _, err := os.Stat(path); err == nil {
+			disks[name] = path
+		}
+	}
+	return disks
+}
+
+// saveInto is the request that saves a machine into a draft.
+func saveInto(draft *snapshot.Draft) (vmm.SaveRequest, error) {
+	memory, err := draft.Memory()
+	return vmm.SaveRequest{Memory: memory, Device: draft.Device()}, err
+}
+
+// metaOf describes a VM's machine for a snapshot of it. at is the moment that the snapshot keeps.
+func (m *Manager) metaOf(ctx context.Context, v model.VM, at time.Time) (snapshot.Meta, error) {
+	meta := snapshot.Meta{Created: at, Spec: v.Spec}
+	if v.Runtime == nil || v.Runtime.Spec == nil {
+		return meta, nil
+	}
+	meta.Spec, meta.Driver, meta.Generation = *v.Runtime.Spec, m.Driver.Name(), proto.Generation
+	meta.Spec.Name = v.Spec.Name
+	r, ok := m.Driver.(vmm.Restorer)
+	if !ok {
+		return meta, fault.New(fault.Unsupported, "the driver %s cannot restore machines", m.Driver.Name())
+	}
+	v.Spec = meta.Spec
+	machine, err := m.describe(ctx, v, model.Image{}, model.Kernel{}, nil)
+	if err != nil {
+		return meta, err
+	}
+	meta.Fingerprint, err = shapeOf(ctx, r, machine)
+	return meta, err
+}
+
+// capture is a VM at one moment, from which others can be made.
+type capture struct {
+	parent model.Parent
+	meta   snapshot.Meta
+	kind   model.OriginKind
+	pause  time.Duration // that the VM's processes stood still
+
+	memory *os.File          // nil: disks only
+	device string            // path
+	disks  map[string]string // path by name
+	draft  *snapshot.Draft   // holds what is not the snapshot's; nil when all is
+}
+
+func (c *capture) close() error {
+	var err error
+	if c.memory != nil {
+		err = c.memory.Close()
+	}
+	if c.draft != nil {
+		err = errors.Join(err, c.draft.Discard())
+	}
+	return err
+}
+
+// origin is what a child starts from. Each child has descriptors of its own.
+func (c *capture) origin() (origin, error) {
+	o := origin{Origin: model.Origin{Kind: c.kind, Of: c.parent.VM, Name: c.parent.Name}, shape: c.meta.Fingerprint}
+	if c.parent.Snapshot != "" {
+		o.Of = c.parent.Snapshot
+	}
+	if c.memory == nil {
+		return o, nil
+	}
+	var err error
+	if o.memory, err = os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(c.memory.Fd())), os.O_RDWR, 0); err != nil {
+		return o, fmt.Errorf("opening the memory for a fork: %w", err)
+	}
+	if o.device, err = os.Open(c.device); err != nil {
+		o.close()
+		return origin{}, fmt.Errorf("opening the devices' state for a fork: %w", err)
+	}
+	return o, nil
+}
+
+// capture keeps what a VM is at this moment in a draft for dir, and lets it go on. Memory goes to memory, or into the draft when that is nil. A VM
+// that is at rest has disks only. The caller holds the operation lock.
+func (m *Manager) capture(ctx context.Context, e *entry, dir string, memory *os.File) (*capture, error) {
+	v := e.record()
+	c := &capture{parent: model.Parent{VM: v.ID, Name: v.Spec.Name}, kind: model.FromFork, memory: memory, disks: map[string]string{}}
+	if err := m.captureInto(ctx, e, c, dir); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return c, nil
+}
+
+func (m *Manager) captureInto(ctx context.Context, e *entry, c *capture, dir string) (err error) {
+	v := e.record()
+	if c.draft, err = snapshot.Create(dir); err != nil {
+		return err
+	}
+	switch v.State {
+	case model.Running, model.Paused:
+		return m.captureMachine(ctx, e, c)
+	case model.Suspended:
+		return m.captureSuspended(ctx, v, c)
+	case model.Stopped, model.Failed:
+		if v.Started == nil {
+			return fault.New(fault.WrongState, "VM %s has never been started: it has no disks yet", v.Spec.Name)
+		}
+		if c.meta, err = m.metaOf(ctx, v, time.Now()); err != nil {
+			return err
+		}
+		return c.keepDisks(ctx, disksOf(m.Layout.VM(v.ID)))
+	}
+	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+}
+
+// captureMachine saves a machine that exists. Its processes are held from just before it stands still until just after it goes on.
+func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) error {
+	v := e.record()
+	saver, err := m.saver(e)
+	if err != nil {
+		return err
+	}
+	req := vmm.SaveRequest{Memory: c.memory, Device: c.draft.Device(), Halt: v.State == model.Paused}
+	if c.memory == nil {
+		if c.memory, err = c.draft.Memory(); err != nil {
+			return err
+		}
+		req.Memory = c.memory
+	}
+	held := false
+	var began time.Time
+	if v.State == model.Running {
+		req.Before = func(ctx context.Context) error {
+			began, held = time.Now(), true
+			return m.freeze(ctx, e)
+		}
+	}
+	var at time.Time
+	req.Still = func(ctx context.Context) error {
+		at = time.Now()
+		return c.keepDisks(ctx, disksOf(m.Layout.VM(v.ID)))
+	}
+	_, err = saver.Save(ctx, req)
+	if held {
+		err = errors.Join(err, m.thaw(context.WithoutCancel(ctx), e))
+		c.pause = time.Since(began)
+	}
+	if err != nil {
+		return fmt.Errorf("saving VM %s: %w", v.Spec.Name, err)
+	}
+	c.device = c.draft.Device()
+	c.meta, err = m.metaOf(ctx, v, at)
+	return err
+}
+
+// captureSuspended goes by the files of a suspended VM, which nobody writes while its operation lock is held.
+func (m *Manager) captureSuspended(ctx context.Context, v model.VM, c *capture) error {
+	snap, err := snapshot.Open(ctx, m.Layout.VM(v.ID).Suspended())
+	if err != nil {
+		return err
+	}
+	if c.memory == nil {
+		c.memory, err = c.draft.Memory()
+	}
+	if err != nil {
+		return err
+	}
+	if err := copyFile(ctx, snap.OpenMemory, c.memory); err != nil {
+		return err
+	}
+	device, err := os.OpenFile(c.draft.Device(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(copyFile(ctx, snap.OpenDevice, device), device.Close()); err != nil {
+		return err
+	}
+	c.meta, c.device = snap.Meta(), c.draft.Device()
+	return c.keepDisks(ctx, disksOf(m.Layout.VM(v.ID)))
+}
+
+// keepDisks copies disks into the draft.
+func (c *capture) keepDisks(ctx context.Context, disks map[string]string) error {
+	for name, path := range disks {
+		if err := c.draft.CloneDisk(ctx, name, path); err != nil {
+			return err
+		}
+		c.disks[name] = c.draft.DiskPath(name)
+	}
+	return nil
+}
+
+// memoryFile is memory without a name: nothing of it is left when nobody uses it any more, however that comes.
+func memoryFile() (*os.File, error) {
+	fd, err := unix.MemfdCreate("banger-fork", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("making memory for a fork: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "fork"), nil
+}

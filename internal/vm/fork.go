@@ -1,0 +1,201 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/step"
+)
+
+// Fork makes new VMs that go on from where a running, paused or suspended one is, at one moment for all of them. Each child has an identity
+// of its own, and its own success or error: Fork itself fails only when no child could be begun.
+func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error) {
+	parent, err := m.Get(ref)
+	if err != nil {
+		return model.Forked{}, err
+	}
+	names, err := childNames(parent, req)
+	if err != nil {
+		return model.Forked{}, err
+	}
+	c, err := m.captureFork(ctx, ref, report)
+	if err != nil {
+		return model.Forked{}, err
+	}
+	forked := m.makeChildren(ctx, c, names, req, report)
+	if err := c.close(); err != nil {
+		m.Log.ErrorContext(ctx, "removing what a fork needed", "error", err)
+	}
+	m.observe(ctx)
+	return forked, nil
+}
+
+// childNames are the names that the children shall have; "" is a random one.
+func childNames(parent model.VM, req model.Fork) ([]string, error) {
+	count := max(req.Count, 1)
+	if req.Count < 0 || count > model.MaxForks {
+		return nil, fault.New(fault.Invalid, "count: %d is not between 1 and %d", req.Count, model.MaxForks)
+	}
+	names := make([]string, count)
+	if count == 1 {
+		names[0] = req.Name
+	}
+	for i := range names {
+		if count > 1 {
+			names[i] = firstOf(req.Name, parent.Spec.Name) + "-" + strconv.Itoa(i+1)
+		}
+		if names[i] == "" {
+			continue
+		}
+		if err := model.CheckName(names[i]); err != nil {
+			return nil, fault.New(fault.Invalid, "%w", err)
+		}
+	}
+	return names, nil
+}
+
+// captureFork saves the parent, which other operations wait for no longer than that.
+func (m *Manager) captureFork(ctx context.Context, ref string, report step.Reporter) (*capture, error) {
+	e, ctx, release, err := m.begin(ctx, ref, "fork")
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	switch v := e.record(); v.State {
+	case model.Running, model.Paused, model.Suspended:
+	default:
+		return nil, notRunning(v)
+	}
+	memory, err := memoryFile()
+	if err != nil {
+		return nil, err
+	}
+	end := report.Track("capture", e.record().Spec.Name)
+	c, err := m.capture(ctx, e, filepath.Join(m.Layout.Snapshots(), model.NewID()), memory)
+	end(err)
+	if err == nil {
+		report.Report(step.Event{Step: "pause", Phase: step.Done, Detail: e.record().Spec.Name, Duration: c.pause})
+	}
+	return c, err
+}
+
+// makeChildren makes the children side by side, as many at a time as the host has CPUs for.
+func (m *Manager) makeChildren(ctx context.Context, c *capture, names []string, req model.Fork, report step.Reporter) model.Forked {
+	forked := model.Forked{Pause: c.pause, Children: make([]model.Child, len(names))}
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() {
+			child := &forked.Children[i]
+			child.Name = name
+			v, err := m.makeChild(ctx, c, name, req)
+			if err != nil {
+				child.Error, child.Hint = err.Error(), fault.HintOf(err)
+				report.Report(step.Event{Step: "child", Phase: step.Failed, Detail: name, Error: child.Error})
+				return
+			}
+			child.Name, child.VM = v.Spec.Name, &v
+			report.Report(step.Event{Step: "child", Phase: step.Done, Detail: child.Name, Done: int64(i + 1), Total: int64(len(names)), Duration: v.Boot.Duration})
+		})
+	}
+	wg.Wait()
+	return forked
+}
+
+// makeChild makes one VM from a capture, and starts it if the capture has memory. When that fails, nothing of it is left.
+func (m *Manager) makeChild(ctx context.Context, c *capture, name string, req model.Fork) (model.VM, error) {
+	select {
+	case m.forking <- struct{}{}:
+		defer func() { <-m.forking }()
+	case <-ctx.Done():
+		return model.VM{}, context.Cause(ctx)
+	}
+	spec := c.meta.Spec
+	spec.Remove = req.Remove
+	if req.Labels != nil {
+		spec.Labels = maps.Clone(req.Labels)
+	}
+	e, ctx, release, err := m.adoptSpec(ctx, spec, name, c.parent)
+	if err != nil {
+		return model.VM{}, err
+	}
+	defer release()
+	if err = m.placeDisks(ctx, e, c.disks); err == nil && c.memory != nil {
+		var from origin
+		if from, err = c.origin(); err == nil {
+			err = m.start(ctx, e, from, nil)
+		}
+	}
+	if err != nil {
+		if e.record().State == model.Broken {
+			return model.VM{}, err
+		}
+		return model.VM{}, errors.Join(err, m.delete(ctx, e))
+	}
+	return e.record(), nil
+}
+
+// adoptSpec makes a stopped VM of a spec that is complete: that of another VM, or of a snapshot. It returns it with its operation lock held.
+func (m *Manager) adoptSpec(ctx context.Context, spec model.Spec, name string, parent model.Parent) (*entry, context.Context, func(), error) {
+	m.refs.RLock()
+	defer m.refs.RUnlock()
+	if err := m.checkParts(spec); err != nil {
+		return nil, nil, nil, err
+	}
+	v := model.VM{ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC(), Parent: &parent, DiskImage: spec.ImageID}
+	e, opCtx, release, err := m.reserve(ctx, v, name, opStart)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := m.establish(ctx, e); err != nil {
+		defer release()
+		return nil, nil, nil, errors.Join(err, m.remove(context.WithoutCancel(ctx), e))
+	}
+	return e, opCtx, m.counted(release), nil
+}
+
+// checkParts tells whether the image and the kernel of a complete spec are there.
+func (m *Manager) checkParts(spec model.Spec) error {
+	if _, err := m.Images.Get(spec.ImageID); err != nil {
+		return fault.New(fault.KindOf(err), "image %s (%.12s): %w", spec.Image, spec.ImageID, err).
+			WithHint("its disks hold changes to that very image, so another one does not do")
+	}
+	if _, err := m.Kernels.Get(spec.KernelID); err != nil {
+		return fmt.Errorf("kernel %s (%.12s): %w", spec.Kernel, spec.KernelID, err)
+	}
+	return nil
+}
+
+// placeDisks gives a VM copies of disks.
+func (m *Manager) placeDisks(ctx context.Context, e *entry, disks map[string]string) error {
+	files := m.Layout.VM(e.record().ID)
+	for name, to := range map[string]string{systemDiskName: files.SystemDisk(), workDiskName: files.WorkDisk()} {
+		from, ok := disks[name]
+		if !ok {
+			continue
+		}
+		if err := disk.Clone(ctx, from, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyFile copies a file of a snapshot, holes left out.
+func copyFile(ctx context.Context, open func() (*os.File, error), to *os.File) error {
+	from, err := open()
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return disk.CloneFile(ctx, from, to)
+}

@@ -1,0 +1,298 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/snapshot"
+	"banger/internal/step"
+)
+
+// label is what a stored snapshot says of itself besides what it is.
+type label struct {
+	Name  string        `json:"name"`
+	VM    string        `json:"vm"`
+	VMID  string        `json:"vm_id"`
+	Pause time.Duration `json:"pause"`
+}
+
+// CreateSnapshot keeps a VM at this moment under a name: with its memory when it runs, is paused or suspended, else its disks alone. It goes on
+// as before. "" is a random name.
+func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report step.Reporter) (model.Snapshot, error) {
+	if name != "" {
+		if err := model.CheckName(name); err != nil {
+			return model.Snapshot{}, fault.New(fault.Invalid, "%w", err)
+		}
+	}
+	e, ctx, release, err := m.begin(ctx, ref, "snapshot")
+	if err != nil {
+		return model.Snapshot{}, err
+	}
+	defer release()
+	id := model.NewID()
+	end := report.Track("capture", e.record().Spec.Name)
+	c, err := m.capture(ctx, e, filepath.Join(m.Layout.Snapshots(), id), nil)
+	end(err)
+	if err != nil {
+		return model.Snapshot{}, err
+	}
+	v := e.record()
+	end = report.Track("store", "")
+	snap, err := m.storeSnapshot(ctx, c, name, label{VM: v.Spec.Name, VMID: v.ID, Pause: c.pause})
+	end(err)
+	return snap, errors.Join(err, c.close())
+}
+
+// storeSnapshot gives a capture a name and makes it last. Names are told apart under a lock of their own, held until the snapshot is there.
+func (m *Manager) storeSnapshot(ctx context.Context, c *capture, name string, l label) (model.Snapshot, error) {
+	m.naming.Lock()
+	defer m.naming.Unlock()
+	var err error
+	if l.Name, err = m.freeSnapshotName(ctx, name); err != nil {
+		return model.Snapshot{}, err
+	}
+	if c.meta.Extra, err = json.Marshal(l); err != nil {
+		return model.Snapshot{}, fmt.Errorf("describing the snapshot: %w", err)
+	}
+	c.draft.SumDisks = true
+	snap, err := c.draft.Commit(ctx, c.meta)
+	if err != nil {
+		return model.Snapshot{}, err
+	}
+	return describeSnapshot(snap)
+}
+
+func (m *Manager) freeSnapshotName(ctx context.Context, name string) (string, error) {
+	list, err := m.Snapshots(ctx)
+	if err != nil {
+		return "", err
+	}
+	taken := func(name string) bool {
+		return slices.ContainsFunc(list, func(s model.Snapshot) bool { return s.Name == name })
+	}
+	if name == "" {
+		return model.NewName(taken), nil
+	}
+	if taken(name) {
+		return "", fault.New(fault.Exists, "a snapshot named %q exists already", name).
+			WithHint("choose another name, or delete it with `banger snapshot delete %s`", name)
+	}
+	return name, nil
+}
+
+func describeSnapshot(s *snapshot.Snapshot) (model.Snapshot, error) {
+	meta := s.Meta()
+	var l label
+	if err := json.Unmarshal(meta.Extra, &l); err != nil {
+		return model.Snapshot{}, fault.New(fault.Invalid, "snapshot %s does not say whose it is: %w", s.Dir(), err)
+	}
+	usage, err := s.Usage()
+	if err != nil {
+		return model.Snapshot{}, err
+	}
+	return model.Snapshot{
+		ID: filepath.Base(s.Dir()), Name: l.Name, VM: l.VM, VMID: l.VMID, Kind: meta.Kind, Created: meta.Created,
+		Image: meta.Spec.Image, Kernel: meta.Spec.Kernel, VCPUs: meta.Spec.VCPUs, Memory: meta.Spec.Memory,
+		Driver: meta.Driver, Size: usage.Allocated, Pause: l.Pause,
+	}, nil
+}
+
+// Snapshots lists the stored snapshots, oldest first. One that is damaged is left out, and logged.
+func (m *Manager) Snapshots(ctx context.Context) ([]model.Snapshot, error) {
+	entries, err := os.ReadDir(m.Layout.Snapshots())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listing snapshots: %w", err)
+	}
+	list := []model.Snapshot{}
+	for _, entry := range entries {
+		if !model.IsID(entry.Name()) {
+			continue
+		}
+		snap, err := snapshot.Open(ctx, filepath.Join(m.Layout.Snapshots(), entry.Name()))
+		if err != nil {
+			m.Log.WarnContext(ctx, "a snapshot cannot be read", "snapshot", entry.Name(), "error", err)
+			continue
+		}
+		s, err := describeSnapshot(snap)
+		if err != nil {
+			m.Log.WarnContext(ctx, "a snapshot cannot be read", "snapshot", entry.Name(), "error", err)
+			continue
+		}
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b model.Snapshot) int { return a.Created.Compare(b.Created) })
+	return list, nil
+}
+
+// Snapshot returns the snapshot that ref means: a name, an id, or the beginning of one id.
+func (m *Manager) Snapshot(ctx context.Context, ref string) (model.Snapshot, error) {
+	list, err := m.Snapshots(ctx)
+	if err != nil {
+		return model.Snapshot{}, err
+	}
+	var found []model.Snapshot
+	for _, s := range list {
+		if s.Name == ref || s.ID == ref {
+			return s, nil
+		}
+		if ref != "" && strings.HasPrefix(s.ID, ref) {
+			found = append(found, s)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return model.Snapshot{}, fault.New(fault.NotFound, "no snapshot %q", ref).WithHint("`banger snapshot list` shows the snapshots there are")
+	case 1:
+		return found[0], nil
+	}
+	return model.Snapshot{}, fault.New(fault.Invalid, "id prefix %q means %d snapshots", ref, len(found)).WithHint("give more digits, or the name")
+}
+
+func (m *Manager) openSnapshot(ctx context.Context, ref string) (model.Snapshot, *snapshot.Snapshot, error) {
+	s, err := m.Snapshot(ctx, ref)
+	if err != nil {
+		return s, nil, err
+	}
+	snap, err := snapshot.Open(ctx, filepath.Join(m.Layout.Snapshots(), s.ID))
+	return s, snap, err
+}
+
+// DeleteSnapshot deletes a snapshot. VMs that were made from it do not mind.
+func (m *Manager) DeleteSnapshot(ctx context.Context, ref string) (model.Snapshot, error) {
+	s, err := m.Snapshot(ctx, ref)
+	if err != nil {
+		return s, err
+	}
+	return s, snapshot.Remove(filepath.Join(m.Layout.Snapshots(), s.ID))
+}
+
+// RestoreSnapshot makes VMs that go on from a snapshot, or one VM in its place.
+func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error) {
+	if req.Into != "" && (req.Count > 1 || req.Name != "" || req.Remove != "") {
+		return model.Forked{}, fault.New(fault.Invalid, "a restore into VM %q takes neither count nor name nor removal policy", req.Into)
+	}
+	c, err := m.captureOf(ctx, ref, req.DisksOnly, report)
+	if err != nil {
+		return model.Forked{}, err
+	}
+	defer c.close()
+	if req.Into != "" {
+		v, err := m.restoreInto(ctx, req.Into, c, report)
+		return model.Forked{Children: []model.Child{{Name: v.Spec.Name, VM: &v}}}, err
+	}
+	names, err := childNames(model.VM{Spec: c.meta.Spec}, req.Fork)
+	if err != nil {
+		return model.Forked{}, err
+	}
+	forked := m.makeChildren(ctx, c, names, req.Fork, report)
+	m.observe(ctx)
+	return forked, nil
+}
+
+// captureOf is a stored snapshot as the origin of VMs. All of it is checked first.
+func (m *Manager) captureOf(ctx context.Context, ref string, disksOnly bool, report step.Reporter) (*capture, error) {
+	s, snap, err := m.openSnapshot(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	end := report.Track("verify", s.Name)
+	err = snap.Verify(ctx)
+	end(err)
+	if err != nil {
+		return nil, err
+	}
+	c := &capture{
+		parent: model.Parent{VM: s.VMID, Name: s.VM, Snapshot: s.ID}, meta: snap.Meta(), kind: model.FromSnapshot, disks: map[string]string{},
+	}
+	for _, name := range []string{systemDiskName, workDiskName} {
+		if path, ok := snap.DiskPath(name); ok {
+			c.disks[name] = path
+		}
+	}
+	spec := c.meta.Spec
+	spec.Name = "unnamed" // the VM's own name does not matter
+	if err := spec.Validate(); err != nil {
+		return nil, fault.New(fault.Invalid, "snapshot %s: %w", s.Name, err)
+	}
+	if c.disks[systemDiskName] == "" || (c.disks[workDiskName] == "") != (spec.WorkDiskSize == 0) {
+		return nil, fault.New(fault.Invalid, "snapshot %s does not have the disks that its VM had", s.Name)
+	}
+	if s.Kind == model.SnapshotFull && !disksOnly {
+		if c.memory, err = snap.OpenMemory(); err != nil {
+			return nil, err
+		}
+		c.device = filepath.Join(snap.Dir(), "device")
+	}
+	return c, nil
+}
+
+// restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was before is lost.
+func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, report step.Reporter) (model.VM, error) {
+	e, ctx, release, err := m.begin(ctx, ref, opStart)
+	if err != nil {
+		return model.VM{}, err
+	}
+	defer release()
+	ctx = context.WithoutCancel(ctx) // between the first disk and the last it is neither what it was nor what it shall be
+	if v := e.record(); v.State != model.Stopped && v.State != model.Failed {
+		if err := m.settle(ctx, e, nil); err != nil {
+			return e.record(), err
+		}
+	}
+	if err := m.checkParts(c.meta.Spec); err != nil {
+		return e.record(), err
+	}
+	end := report.Track("disks", "")
+	err = m.placeDisks(ctx, e, c.disks)
+	end(err)
+	if err != nil {
+		return e.record(), fmt.Errorf("restoring VM %s: %w", e.record().Spec.Name, err)
+	}
+	if err := m.update(ctx, e, func(v *model.VM) {
+		name, labels, remove := v.Spec.Name, v.Spec.Labels, v.Spec.Remove
+		v.Spec, v.DiskImage = c.meta.Spec, c.meta.Spec.ImageID
+		v.Spec.Name, v.Spec.Labels, v.Spec.Remove = name, labels, remove
+		parent := c.parent
+		v.Parent = &parent
+	}); err != nil {
+		return e.record(), err
+	}
+	defer m.observe(ctx)
+	if c.memory == nil {
+		return e.record(), nil
+	}
+	from, err := c.origin()
+	if err != nil {
+		return e.record(), err
+	}
+	err = m.start(ctx, e, from, report)
+	return e.record(), err
+}
+
+// snapshotReferences adds the images and kernels that stored snapshots need. One that cannot be read keeps everything from being deleted: it might
+// need it.
+func (m *Manager) snapshotReferences(images, kernels map[string][]string) error {
+	list, err := m.Snapshots(context.Background())
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		_, snap, err := m.openSnapshot(context.Background(), s.ID)
+		if err != nil {
+			return err
+		}
+		spec, name := snap.Meta().Spec, "snapshot "+s.Name
+		images[spec.ImageID] = append(images[spec.ImageID], name)
+		kernels[spec.KernelID] = append(kernels[spec.KernelID], name)
+	}
+	return nil
+}

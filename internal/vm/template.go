@@ -1,0 +1,250 @@
+package vm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/snapshot"
+	"banger/internal/vmm"
+)
+
+// TemplateConfig says what templates a manager keeps.
+type TemplateConfig struct {
+	Off    bool        // make none and use none
+	Budget model.Bytes // of host disk that they may take up together; the least recently used go. 0 is no bound
+
+	// Standby is how many machines wait, restored from each template that is in use, for a start that only has to give one an identity.
+	Standby int
+}
+
+// templates keeps saved machines without an identity, so that a start can go on from one instead of booting. Nobody has to know of them: a start
+// that found none has one made in the background (see build.go), a broken one is thrown away.
+//
+// There are two kinds. A universal one is an agent that waits in the initramfs, no drive looked at: it serves any image on a machine of its
+// shape. An image's own has the image mounted and its init up; it serves VMs that start with an empty system disk.
+//
+// A template's key is made of everything that would make it wrong: the driver's fingerprint of the machine (which covers the driver, the CPU, the
+// kernel, the agent, and the machine's shape) and the image's id. So a template is right or not found, and what nobody finds any more grows old and goes.
+type templates struct {
+	m *Manager
+	TemplateConfig
+
+	mu       sync.Mutex
+	wanted   []job           // builds to come, in order
+	building string          // key of the build under way
+	gaveUp   map[string]bool // keys whose build failed: not tried again while this daemon lives
+	wake     chan struct{}
+	making   chan struct{} // holds one while a template is made
+}
+
+// The first letters of keys.
+const (
+	universalKey = "u"
+	imageKey     = "i"
+)
+
+var keyPattern = regexp.MustCompile(`^[ui][0-9a-f]{24}$`)
+
+func newTemplates(m *Manager, cfg TemplateConfig) *templates {
+	if _, ok := m.Driver.(vmm.Restorer); !ok {
+		cfg.Off = true
+	}
+	return &templates{m: m, TemplateConfig: cfg, gaveUp: map[string]bool{}, wake: make(chan struct{}, 1), making: make(chan struct{}, 1)}
+}
+
+func keyOf(kind string, parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return kind + hex.EncodeToString(sum[:12])
+}
+
+func (t *templates) dir(key string) string { return filepath.Join(t.m.Layout.Templates(), key) }
+
+// choose returns the best template there is for a start, or a cold boot.
+func (t *templates) choose(ctx context.Context, s *start) origin {
+	if t.Off {
+		return origin{}
+	}
+	if !s.hasSystemDisk() {
+		if o, err := t.open(ctx, keyOf(imageKey, s.fingerprint, s.image.ID)); err == nil && o.systemSize <= s.vm().Spec.DiskSize {
+			o.Kind, o.Name = model.FromTemplate, s.vm().Spec.Image
+			return o
+		}
+	}
+	if o, err := t.open(ctx, keyOf(universalKey, s.fingerprint)); err == nil {
+		o.Kind = model.FromUniversal
+		return o
+	}
+	return origin{}
+}
+
+// open opens a template. A damaged one is thrown away.
+func (t *templates) open(ctx context.Context, key string) (origin, error) {
+	dir := t.dir(key)
+	snap, err := snapshot.Open(ctx, dir)
+	o := origin{template: true, Origin: model.Origin{Of: key}}
+	if err == nil {
+		err = o.open(snap)
+	}
+	if err != nil {
+		if fault.KindOf(err) != fault.NotFound {
+			t.m.Log.WarnContext(ctx, "a template is damaged", "template", key, "error", err)
+			t.drop(ctx, key)
+		}
+		return origin{}, err
+	}
+	if path, ok := snap.DiskPath(systemDiskName); ok {
+		o.system, o.systemSize = path, snap.Meta().Spec.DiskSize
+	}
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); err != nil { // how long ago it was used decides what goes first
+		t.m.Log.WarnContext(ctx, "noting the use of a template", "template", key, "error", err)
+	}
+	return o, nil
+}
+
+// drop throws a template away. Machines that run on its memory keep it until they end.
+func (t *templates) drop(ctx context.Context, key string) {
+	if err := snapshot.Remove(t.dir(key)); err != nil {
+		t.m.Log.ErrorContext(ctx, "removing a template", "template", key, "error", err)
+	}
+}
+
+// Templates lists the templates there are and those that are being made, the most recently used first.
+func (m *Manager) Templates(ctx context.Context) ([]model.Template, error) {
+	entries, err := os.ReadDir(m.Layout.Templates())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listing templates: %w", err)
+	}
+	var list []model.Template
+	for _, entry := range entries {
+		if !keyPattern.MatchString(entry.Name()) {
+			continue
+		}
+		if tpl, err := m.templates.describe(ctx, entry.Name()); err == nil { // one that is damaged goes when somebody wants to use it
+			list = append(list, tpl)
+		}
+	}
+	slices.SortFunc(list, func(a, b model.Template) int { return b.LastUsed.Compare(a.LastUsed) })
+	return list, nil
+}
+
+// Template returns the template whose key begins with ref, or that of the image that ref names.
+func (m *Manager) Template(ctx context.Context, ref string) (model.Template, error) {
+	list, err := m.Templates(ctx)
+	if err != nil {
+		return model.Template{}, err
+	}
+	var found []model.Template
+	for _, t := range list {
+		if ref != "" && (strings.HasPrefix(t.Key, ref) || t.Image == ref) {
+			found = append(found, t)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return model.Template{}, fault.New(fault.NotFound, "no template %q", ref).WithHint("`banger template list` shows the templates there are")
+	case 1:
+		return found[0], nil
+	}
+	return model.Template{}, fault.New(fault.Invalid, "%q means %d templates", ref, len(found)).WithHint("give more of the key")
+}
+
+func (t *templates) describe(ctx context.Context, key string) (model.Template, error) {
+	snap, err := snapshot.Open(ctx, t.dir(key))
+	if err != nil {
+		return model.Template{}, err
+	}
+	info, err := os.Stat(t.dir(key))
+	if err != nil {
+		return model.Template{}, err
+	}
+	usage, err := snap.Usage()
+	if err != nil {
+		return model.Template{}, err
+	}
+	meta := snap.Meta()
+	tpl := model.Template{
+		Key: key, Kind: model.TemplateUniversal, Kernel: meta.Spec.Kernel, KernelID: meta.Spec.KernelID, VCPUs: meta.Spec.VCPUs,
+		Memory: meta.Spec.Memory, Net: meta.Spec.Net, Size: usage.Allocated, Created: meta.Created, LastUsed: info.ModTime(),
+	}
+	if strings.HasPrefix(key, imageKey) {
+		tpl.Kind, tpl.Image, tpl.ImageID = model.TemplateImage, meta.Spec.Image, meta.Spec.ImageID
+	}
+	return tpl, nil
+}
+
+// DeleteTemplate deletes a template. VMs that went on from it do not mind.
+func (m *Manager) DeleteTemplate(ctx context.Context, ref string) (model.Template, error) {
+	tpl, err := m.Template(ctx, ref)
+	if err != nil {
+		return tpl, err
+	}
+	return tpl, snapshot.Remove(m.templates.dir(tpl.Key))
+}
+
+// PruneTemplates deletes all templates, or with stale only those that no start will find any more, because their image or kernel is gone.
+func (m *Manager) PruneTemplates(ctx context.Context, stale bool) (model.Pruned, error) {
+	pruned := model.Pruned{Removed: []string{}}
+	list, err := m.Templates(ctx)
+	if err != nil {
+		return pruned, err
+	}
+	var errs []error
+	for _, tpl := range list {
+		if stale && m.templates.current(tpl) {
+			continue
+		}
+		if err := snapshot.Remove(m.templates.dir(tpl.Key)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		pruned.Removed = append(pruned.Removed, tpl.Key)
+		pruned.Freed += tpl.Size
+	}
+	return pruned, errors.Join(errs...)
+}
+
+// current tells whether a template's image and kernel are there still.
+func (t *templates) current(tpl model.Template) bool {
+	if _, err := t.m.Kernels.Get(tpl.KernelID); err != nil {
+		return false
+	}
+	if tpl.ImageID == "" {
+		return true
+	}
+	_, err := t.m.Images.Get(tpl.ImageID)
+	return err == nil
+}
+
+// evict keeps the templates within their budget. What is in use least recently goes first, and what no start will find any more before anything else.
+func (t *templates) evict(ctx context.Context) {
+	if _, err := t.m.PruneTemplates(ctx, true); err != nil {
+		t.m.Log.ErrorContext(ctx, "removing stale templates", "error", err)
+	}
+	list, err := t.m.Templates(ctx)
+	if err != nil {
+		t.m.Log.ErrorContext(ctx, "looking at the templates' sizes", "error", err)
+		return
+	}
+	var sum model.Bytes
+	for i, tpl := range list {
+		if sum += tpl.Size; t.Budget == 0 || sum <= t.Budget || i == 0 { // one alone may be larger than the budget
+			continue
+		}
+		sum -= tpl.Size
+		t.m.Log.InfoContext(ctx, "a template goes, to keep the budget", "template", tpl.Key, "used", tpl.LastUsed)
+		t.drop(ctx, tpl.Key)
+	}
+}
