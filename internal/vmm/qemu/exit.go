@@ -26,6 +26,7 @@ type witness struct {
 	signal syscall.Signal // the last deadly one that went through us
 	tail   []byte         // the console's newest bytes
 	ioFail bool           // a block error was reported already
+	boot   calibration
 }
 
 // panicTail is how much of the console's end is searched for a panic: its message, a call trace and the registers have room in it.
@@ -38,6 +39,7 @@ func (w *witness) console(p []byte) {
 	if over := len(w.tail) - 2*panicTail; over > 0 {
 		w.tail = append(w.tail[:0], w.tail[len(w.tail)-panicTail:]...)
 	}
+	w.boot.look(p)
 }
 
 func (w *witness) signalled(sig syscall.Signal) {

@@ -156,6 +156,8 @@ func (in *instance) watch() {
 			running = false
 		case <-in.closed:
 			return
+		case <-in.seen.boot.lost:
+			in.bootAgain()
 		case <-look.C:
 			if err := boundLog(in.s.VMMLog); err != nil {
 				in.log.Warn("the VMM's log is not bounded", "error", err)
@@ -205,7 +207,7 @@ const (
 
 // openConsole begins to copy the console to its log. A console that cannot be reached is worth a warning only.
 func (in *instance) openConsole(ctx context.Context) error {
-	in.seen.consoleEnd = make(chan struct{})
+	in.seen.consoleEnd, in.seen.boot.lost = make(chan struct{}), make(chan struct{}, 1)
 	if in.s.ConsoleLog == "" {
 		close(in.seen.consoleEnd)
 		return nil

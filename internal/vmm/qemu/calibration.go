@@ -1,0 +1,86 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+)
+
+// A booting kernel measures its CPU's timer against the time stamp counter, for a tenth of a second (calibrate_APIC_clock in
+// arch/x86/kernel/apic/apic.c of Linux 6.1). If the host lets the virtual CPU stand still for as long right at the beginning of that, the timer
+// seems not to move, the kernel does without it, and as this machine has no other timer it waits for ever for its second CPU. So the
+// kernel's message is as good as the end of the boot, which is begun again: by then it has lasted half a second.
+const (
+	bootBegins    = "] Linux version "                              // in the first line on the console
+	timerLost     = "APIC frequency too slow, disabling apic timer" // in a line of its own
+	programsBegin = "] Run /"                                       // what comes after it on the console can be a program's words
+
+	maxResets = 3 // of one boot. A host on which they do not help is none to run VMs on.
+)
+
+// calibration follows a boot on the console, and knows when to begin it again. What does not begin as a boot is of a machine that was
+// adopted or restored, and none of its business.
+type calibration struct {
+	lost chan struct{} // gets an element when the boot is to be begun again; there is room for one
+
+	line   []byte // the line that is being written, up to maxBootLine
+	boots  bool   // the first line was a kernel's
+	over   bool   // programs run, or it was no boot
+	resets int
+}
+
+// maxBootLine is where a line of the console is cut.
+const maxBootLine = 256
+
+// look takes note of what was written to the console.
+func (c *calibration) look(p []byte) {
+	if !c.failed(p) {
+		return
+	}
+	select {
+	case c.lost <- struct{}{}:
+	default:
+	}
+}
+
+// failed returns true when what was written to the console tells that the boot is to be begun again.
+func (c *calibration) failed(p []byte) (again bool) {
+	for len(p) > 0 && !c.over {
+		text, rest, ended := bytes.Cut(p, []byte("\n"))
+		p = rest
+		c.line = append(c.line, text[:min(len(text), maxBootLine-len(c.line))]...)
+		if !ended {
+			break
+		}
+		switch {
+		case bytes.Contains(c.line, []byte(timerLost)):
+			c.resets++
+			again = again || c.boots && c.resets <= maxResets
+		case bytes.Contains(c.line, []byte(programsBegin)):
+			c.over = true
+		}
+		if !c.boots {
+			c.boots = bytes.Contains(c.line, []byte(bootBegins))
+			c.over = !c.boots
+		}
+		c.line = c.line[:0]
+	}
+	return again
+}
+
+// bootAgain resets the machine, which -no-reboot forbids while it is not told otherwise. QEMU before 6.0 cannot be told.
+func (in *instance) bootAgain() {
+	ctx, cancel := context.WithTimeout(context.Background(), greetTimeout)
+	defer cancel()
+	err := in.command(ctx, "set-action", map[string]any{"reboot": "reset"})
+	if err == nil {
+		err = in.command(ctx, "system_reset", nil)
+		if back := in.command(ctx, "set-action", map[string]any{"reboot": "shutdown"}); err == nil {
+			err = back
+		}
+	}
+	if err != nil {
+		in.log.Warn("the guest's kernel lost its timer, and cannot be made to boot again", "error", err)
+		return
+	}
+	in.log.Info("the guest's kernel lost its timer: it boots again")
+}

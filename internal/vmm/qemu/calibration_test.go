@@ -1,0 +1,43 @@
+package qemu
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestCalibration(t *testing.T) {
+	const begin, lost = "[    0.000000] Linux version 6.1.0 (gcc) #1 SMP\r\n", "[    0.423637] " + timerLost + "\r\n"
+	const programs = "[    1.423637] Run /init as init process\r\n"
+	for name, c := range map[string]struct {
+		console string
+		want    int
+	}{
+		"a good boot":             {begin + "[ 0.1] x\r\n" + programs, 0},
+		"a lost timer":            {begin + "[ 0.1] x\r\n" + lost, 1},
+		"the line is not ended":   {begin + strings.TrimSuffix(lost, "\r\n"), 0},
+		"lost again and again":    {strings.Repeat(begin+lost, maxResets+2), maxResets},
+		"lost once":               {begin + lost + begin + programs + lost, 1},
+		"a program says so":       {begin + programs + lost, 0},
+		"it was adopted":          {"$ dmesg\r\n" + begin + lost, 0},
+		"it was adopted, mid-way": {lost + begin + lost, 0},
+		"a long first line":       {strings.TrimSpace(begin) + strings.Repeat("x", 3*maxBootLine) + "\r\n" + lost, 1},
+	} {
+		for _, size := range []int{1, 7, len(c.console)} {
+			var follow calibration
+			var got int
+			for rest := []byte(c.console); len(rest) > 0; {
+				n := min(size, len(rest))
+				if follow.failed(rest[:n]) {
+					got++
+				}
+				rest = rest[n:]
+				if len(follow.line) > maxBootLine {
+					t.Fatalf("%s: %d bytes are kept", name, len(follow.line))
+				}
+			}
+			if want := min(c.want, (len(c.console)+size-1)/size); got != want {
+				t.Errorf("%s, %d bytes at once: %d times, want %d", name, size, got, want)
+			}
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package qemu_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu"
+)
+
+// resets tells of the machines that a driver has made to boot again.
+type resets chan struct{}
+
+func (r resets) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("it boots again")) {
+		r <- struct{}{}
+	}
+	return len(line), nil
+}
+
+// TestLostTimer runs a guest that says at each boot that it has lost its timer. It is made to boot again until that is no use, and
+// still may not reboot by itself.
+func TestLostTimer(t *testing.T) {
+	seen := make(resets, 2*maxResets)
+	d := qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), seen), nil))})
+	guest := tiny{text: "[ 0.0] Linux version 6\r\n[ 0.4] APIC frequency too slow, disabling apic timer\r\n", times: 1, then: append(bytes.Clone(button), reboot...)}
+	m := machine(t, guest)
+	in, err := d.Start(deadline(t), m, ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(t, in) })
+	for boot := range maxResets + 1 {
+		written := func() bool { return strings.Count(logged(t, m), guest.text) > boot }
+		for ctx := deadline(t); !written(); { // a press is lost that comes just before the machine is reset
+			if err := errors.Join(in.PowerOff(ctx), ctx.Err()); err != nil {
+				t.Fatalf("boot %d: %v", boot, err)
+			}
+			waitFor(10*time.Second, written)
+		}
+		if boot == maxResets {
+			break
+		}
+		select {
+		case <-seen:
+		case <-deadline(t).Done():
+			t.Fatalf("boot %d: the machine was not reset", boot)
+		}
+	}
+	if exit := endBy(t, in); exit.Reason != vmm.ExitReboot {
+		t.Errorf("%+v", exit)
+	}
+	if got, want := logged(t, m), strings.Repeat(guest.text, maxResets+1); got != want {
+		t.Errorf("the console's log is %q, want %q", got, want)
+	}
+}
+
+// maxResets is the driver's.
+const maxResets = 3
+
+// waitFor waits until ok, but not for longer than some time.
+func waitFor(most time.Duration, ok func() bool) {
+	for end := time.Now().Add(most); !ok() && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
