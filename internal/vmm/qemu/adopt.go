@@ -78,11 +78,11 @@ func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*i
 		s:       s,
 		encoded: encoded,
 		proc:    proc,
-		running: make(chan struct{}, 1),
+		runLock: make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		closed:  make(chan struct{}),
 	}
-	in.seen.log = in.log
+	in.seen.log, in.seen.resumed = in.log, make(chan struct{}, 1)
 	if err := in.openConsole(ctx); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,8 @@ type host struct {
 	accel  Accel
 	tscKHz uint64 // for emulation
 	initrd string // path of the one initramfs
+
+	restored bool // its memory and the state of its devices are inherited
 }
 
 // The descriptors that QEMU inherits after standard error.
@@ -25,6 +27,10 @@ const (
 	agentFD   = lockFD + 2
 	consoleFD = lockFD + 3
 	initrdFD  = lockFD + 4 // only when the initramfs had to be joined
+
+	// Of a restored machine, which needs no initramfs.
+	memoryFD = lockFD + 4
+	deviceFD = lockFD + 5
 )
 
 // The kernel's arguments. A machine without a reset vector to its liking reboots by a triple fault, and panics reboot at once: with
@@ -47,7 +53,7 @@ func args(m vmm.Machine, h host) []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-name", name + ",process=" + name, // the kernel cuts the process's name to 15 characters
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-machine", "microvm,acpi=on,pcie=off,rtc=on,pit=off,pic=off,dump-guest-core=off,memory-backend=mem",
+		"-machine", machineType(h),
 	}
 	if h.accel == KVM {
 		list = append(list, "-accel", "kvm", "-cpu", "host")
@@ -56,9 +62,9 @@ func args(m vmm.Machine, h host) []string {
 	}
 	mib := strconv.FormatInt(int64(m.Memory>>20), 10) + "M"
 	list = append(list,
-		"-smp", strconv.Itoa(m.VCPUs), "-m", mib,
-		"-object", "memory-backend-ram,id=mem,size="+mib,
-		"-kernel", m.Kernel, "-initrd", h.initrd, "-append", cmdline(m, h),
+		"-smp", strconv.Itoa(m.VCPUs), "-m", mib)
+	list = append(list, contentArgs(m, h, mib)...)
+	list = append(list,
 		"-chardev", socket("qmp", qmpFD), "-mon", "chardev=qmp,mode=control",
 		"-chardev", socket("console", consoleFD), "-serial", "chardev:console",
 		"-chardev", socket("agent", agentFD), "-device", "virtio-serial-device",
@@ -73,6 +79,33 @@ func args(m vmm.Machine, h host) []string {
 	}
 	return list
 }
+
+func machineType(h host) string {
+	const microvm = "microvm,acpi=on,pcie=off,rtc=on,pit=off,pic=off,dump-guest-core=off,memory-backend=mem"
+	if h.restored {
+		return microvm + ",suppress-vmdesc=on" // a state that was saved without RAM has no description of itself at its end
+	}
+	return microvm
+}
+
+// contentArgs says what is in the memory at first. A restored machine maps its base privately: QEMU opens the file to write, but nothing of
+// this machine makes it do so. (What would is a balloon: QEMU 7.2 punches holes into the file also of a private mapping.) It goes on as soon as
+// the state is loaded. The state has no configuration section, either.
+func contentArgs(m vmm.Machine, h host, mib string) []string {
+	if h.restored {
+		return []string{
+			"-object", "memory-backend-file,id=mem,size=" + mib + ",mem-path=" + inherited(memoryFD) + ",share=off",
+			"-global", "migration.send-configuration=off", "-incoming", "fd:" + strconv.Itoa(deviceFD),
+		}
+	}
+	return []string{
+		"-object", "memory-backend-ram,id=mem,size=" + mib,
+		"-kernel", m.Kernel, "-initrd", h.initrd, "-append", cmdline(m, h),
+	}
+}
+
+// inherited is the path by which QEMU finds a file of which it has the descriptor.
+func inherited(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // cmdline is the kernel's command line.
 func cmdline(m vmm.Machine, h host) string {

@@ -32,6 +32,8 @@ func TestArgsGolden(t *testing.T) {
 	for name, h := range map[string]host{
 		"tcg": {accel: TCG, tscKHz: 2596120, initrd: "/cache/initramfs/a.cpio"},
 		"kvm": {accel: KVM, initrd: "/proc/self/fd/7"},
+
+		"restored": {accel: TCG, tscKHz: 2596120, restored: true},
 	} {
 		var lines strings.Builder
 		for _, arg := range args(sample(), h) {

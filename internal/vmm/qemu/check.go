@@ -44,13 +44,13 @@ func check(m vmm.Machine, h host) error {
 	if m.Memory < model.MiB || m.Memory%model.MiB != 0 || m.Memory > model.MaxMemory {
 		bad("memory: %d bytes are not a whole number of MiB up to %v", m.Memory, model.MaxMemory)
 	}
-	if len(m.Initramfs) == 0 {
+	if len(m.Initramfs) == 0 && !h.restored {
 		bad("machine %s has no initramfs", m.ID)
 	}
 	if line := cmdline(m, h); len(line) > maxCmdline || strings.ContainsAny(line, "\x00\n") {
 		bad("the kernel's arguments are not one line of at most %d bytes", maxCmdline)
 	}
-	errs = append(errs, checkDevices(m), checkFiles(m))
+	errs = append(errs, checkDevices(m), checkFiles(m, h))
 	return errors.Join(errs...)
 }
 
@@ -82,10 +82,13 @@ func checkDevices(m vmm.Machine) error {
 }
 
 // checkFiles opens what QEMU will open, because our error for it is better than QEMU's.
-func checkFiles(m vmm.Machine) error {
-	errs := []error{checkFile("kernel", m.Kernel, os.O_RDONLY)}
-	for _, path := range m.Initramfs {
-		errs = append(errs, checkFile("initramfs", path, os.O_RDONLY))
+func checkFiles(m vmm.Machine, h host) error {
+	var errs []error
+	if !h.restored {
+		errs = append(errs, checkFile("kernel", m.Kernel, os.O_RDONLY))
+		for _, path := range m.Initramfs {
+			errs = append(errs, checkFile("initramfs", path, os.O_RDONLY))
+		}
 	}
 	for _, d := range m.Drives {
 		flag := os.O_RDWR

@@ -22,8 +22,12 @@
 //
 // # Memory
 //
-// The guest's memory is private anonymous memory of the process: it can neither fill a disk nor outgrow a small /run, and nothing of it is
-// left when the process ends.
+// The guest's memory is private memory of the process: it can neither fill a disk nor outgrow a small /run, and nothing of it is
+// left when the process ends. That of a restored machine is a private mapping of the file that a Save made, so machines share what they do not
+// write. The process keeps the file open, so it may lose its name.
+//
+// A Save reads the memory out of the running process (package ram); the machine stands still for the last part of that and for
+// the state of its devices, some milliseconds in all.
 //
 // # Lock order
 //
@@ -66,7 +70,7 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// Driver starts machines with QEMU. It implements vmm.Driver and vmm.Finder.
+// Driver starts machines with QEMU. It implements vmm.Driver, vmm.Finder and vmm.Restorer.
 type Driver struct {
 	cfg Config
 	log *slog.Logger
@@ -86,8 +90,9 @@ type version struct {
 }
 
 var (
-	_ vmm.Driver = (*Driver)(nil)
-	_ vmm.Finder = (*Driver)(nil)
+	_ vmm.Driver   = (*Driver)(nil)
+	_ vmm.Finder   = (*Driver)(nil)
+	_ vmm.Restorer = (*Driver)(nil)
 )
 
 // New returns a driver. Whether this host can run it is told by Info and Start.

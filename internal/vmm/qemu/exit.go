@@ -20,6 +20,7 @@ import (
 type witness struct {
 	log        *slog.Logger
 	consoleEnd chan struct{} // closed when the console's reader has ended
+	resumed    chan struct{} // gets an element when the machine begins to run; there is room for one
 
 	mu     sync.Mutex
 	reason string         // of the SHUTDOWN event
@@ -64,6 +65,11 @@ func (w *witness) event(e qmp.Event) {
 			w.log.Warn("QEMU's event is not readable", "event", e.Name, "error", err)
 		}
 		w.reason = data.Reason
+	case "RESUME":
+		select {
+		case w.resumed <- struct{}{}:
+		default:
+		}
 	case "BLOCK_IO_ERROR":
 		if !w.ioFail { // the guest can make as many as it likes
 			w.log.Warn("a drive failed; the guest sees I/O errors", "data", printable(string(e.Data)))

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,8 +49,8 @@ type files struct {
 	logEnd int64 // where in the VMM's log this run begins
 }
 
-// openFiles makes them. On an error nothing is left.
-func openFiles(m vmm.Machine) (_ *files, err error) {
+// openFiles makes them; from is nil for a machine that boots. On an error nothing is left.
+func openFiles(m vmm.Machine, from *vmm.Checkpoint) (_ *files, err error) {
 	f := &files{}
 	defer func() {
 		if err != nil {
@@ -83,7 +82,11 @@ func openFiles(m vmm.Machine) (_ *files, err error) {
 		f.list = append(f.list, s)
 		f.made = append(f.made, s.Name())
 	}
-	if len(m.Initramfs) > 1 {
+	if from != nil {
+		if err := f.inherit(from, m.Memory); err != nil {
+			return nil, err
+		}
+	} else if len(m.Initramfs) > 1 {
 		joined, err := join(m.Initramfs)
 		if err != nil {
 			return nil, err
@@ -98,7 +101,7 @@ func initrd(m vmm.Machine) string {
 	if len(m.Initramfs) == 1 {
 		return m.Initramfs[0]
 	}
-	return "/proc/self/fd/" + strconv.Itoa(initrdFD)
+	return inherited(initrdFD)
 }
 
 // close closes our copies.

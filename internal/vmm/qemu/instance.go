@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,7 +31,8 @@ type instance struct {
 	monitorErr error       // why
 	serial     net.Conn    // the console; nil when it could not be reached
 	seen       witness
-	running    chan struct{} // holds one element while somebody may halt the machine or let it go on
+	runLock    chan struct{} // holds one element while somebody may halt the machine or let it go on
+	saving     atomic.Bool
 
 	group  sync.WaitGroup
 	once   sync.Once
@@ -43,7 +45,7 @@ var (
 	_ vmm.Instance = (*instance)(nil)
 	_ vmm.Resizer  = (*instance)(nil)
 	_ vmm.Statter  = (*instance)(nil)
-	_ vmm.Pauser   = (*instance)(nil)
+	_ vmm.Saver    = (*instance)(nil)
 )
 
 func (in *instance) State() vmm.State { return slices.Clone(in.encoded) }
@@ -92,6 +94,19 @@ func (in *instance) ask(ctx context.Context, name string, args, answer any) erro
 	return nil
 }
 
+// deaf tells whether nothing can be said to QEMU.
+func (in *instance) deaf() bool {
+	if in.monitor == nil {
+		return true
+	}
+	select {
+	case <-in.monitor.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // Signal sends QEMU a signal. SIGTERM ends it in an orderly way: what the guest has written reaches the files. After Close it is
 // fault.Canceled.
 func (in *instance) Signal(sig syscall.Signal) error {
@@ -130,10 +145,16 @@ func (in *instance) Stats() (vmm.Stats, error) {
 	return vmm.Stats{CPU: u.CPU, Memory: model.Bytes(u.PSS)}, nil
 }
 
-// Close lets go of the machine: see vmm.Instance.
+// Close lets go of the machine: see vmm.Instance. A Save that is at work fails, and the machine goes on.
 func (in *instance) Close() error {
 	in.once.Do(func() {
 		close(in.closed)
+		enough := time.NewTimer(contTimeout)
+		defer enough.Stop()
+		select {
+		case in.runLock <- struct{}{}: // for ever
+		case <-enough.C:
+		}
 		if in.monitor != nil {
 			_ = in.monitor.Close()
 		}

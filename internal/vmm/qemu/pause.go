@@ -9,6 +9,8 @@ import (
 	"banger/internal/fault"
 )
 
+var errClosed = fault.New(fault.Canceled, "let go of")
+
 // contTimeout bounds the undoing of a halt, which happens with a context of its own.
 const contTimeout = 10 * time.Second
 
@@ -44,32 +46,43 @@ func (in *instance) Resume(ctx context.Context) error {
 // lockRun keeps others from halting the machine and from letting it go on.
 func (in *instance) lockRun(ctx context.Context) error {
 	select {
-	case in.running <- struct{}{}:
+	case in.runLock <- struct{}{}:
 		return nil
 	case <-in.closed:
-		return fault.New(fault.Canceled, "machine %s was let go of", in.s.ID)
+		return errClosed
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-func (in *instance) unlockRun() { <-in.running }
+func (in *instance) unlockRun() { <-in.runLock }
 
-// runs tells whether the machine's vCPUs run (query-status, qapi/run-state.json of QEMU 7.2).
-func (in *instance) runs(ctx context.Context) (bool, error) {
-	var status struct {
-		Running bool   `json:"running"`
-		Status  string `json:"status"`
-	}
-	if err := in.ask(ctx, "query-status", nil, &status); err != nil {
-		return false, err
-	}
-	return status.Running, nil
+// runState is QEMU's answer to query-status (qapi/run-state.json of QEMU 7.2).
+type runState struct {
+	Running bool   `json:"running"` // its vCPUs do
+	Status  string `json:"status"`  // "running", "paused", "inmigrate", ...
 }
 
-// goOn undoes a halt whose outcome is not known, or that is of no use any more, whatever has become of ctx.
+func (in *instance) status(ctx context.Context) (runState, error) {
+	var s runState
+	err := in.ask(ctx, "query-status", nil, &s)
+	return s, err
+}
+
+func (in *instance) runs(ctx context.Context) (bool, error) {
+	s, err := in.status(ctx)
+	return s.Running, err
+}
+
+// goOn undoes a halt, whatever has become of ctx. A machine that has ended is success.
 func (in *instance) goOn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contTimeout)
 	defer cancel()
-	return in.command(ctx, "cont", nil)
+	err := in.command(ctx, "cont", nil)
+	select {
+	case <-in.proc.Done():
+		return nil
+	default:
+		return err
+	}
 }

@@ -20,7 +20,12 @@ import (
 const endTimeout = 5 * time.Second
 
 // Start starts a machine: see vmm.Driver. It returns when QEMU has made the machine and answers commands.
-func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (_ vmm.Instance, err error) {
+func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
+	return d.start(ctx, m, nil, intend)
+}
+
+// start starts a machine that boots, or one that goes on at a checkpoint.
+func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint, intend func(vmm.State) error) (_ vmm.Instance, err error) {
 	path, err := d.binary()
 	if err != nil {
 		return nil, err
@@ -29,11 +34,11 @@ func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State
 	if err != nil {
 		return nil, err
 	}
-	h.initrd = initrd(m)
+	h.initrd, h.restored = initrd(m), from != nil
 	if err := check(m, h); err != nil {
 		return nil, err
 	}
-	f, err := openFiles(m)
+	f, err := openFiles(m, from)
 	if err != nil {
 		return nil, err
 	}
@@ -58,35 +63,38 @@ func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State
 	if err != nil {
 		return nil, err
 	}
-	return d.up(ctx, s, proc, f)
+	return d.up(ctx, s, proc, f, h.restored)
 }
 
-// up waits for a process that was just started to be a machine, or ends it.
-func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *files) (vmm.Instance, error) {
+// up waits for a process that was just started to be a machine, or ends it. A restored one has to run, too.
+func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *files, restored bool) (vmm.Instance, error) {
 	for _, file := range f.list[qmpFD:] {
 		_ = file.Close() // so that a connection to a QEMU that died is refused and not kept waiting by ourselves
 	}
 	id := proc.ID()
 	s.Process = &id
 	in, err := d.attach(ctx, s, proc)
-	if err == nil && in.monitor != nil {
-		return in, nil
-	}
-	if err == nil {
-		err = in.monitorErr
-		defer in.Close()
-	} else {
+	if err != nil {
 		defer proc.Close()
+	} else {
+		err = in.monitorErr
+		if err == nil && restored {
+			err = in.loaded(ctx, f.logEnd)
+		}
+		if err == nil {
+			return in, nil
+		}
+		defer in.Close()
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	if ctx.Err() == nil { // the monitor broke, so QEMU is about to end, and its own words are the better error
+	if ctx.Err() == nil && (in == nil || in.deaf()) { // QEMU is about to end, and its own words are the better error
 		brief, cancel := context.WithTimeout(end, time.Second)
 		_ = proc.Wait(brief)
 		cancel()
 	}
 	if status, ok := proc.Status(); ok {
-		err = startError(status, lastLines(s.VMMLog, f.logEnd))
+		err = startError("ended "+statusText(status), lastLines(s.VMMLog, f.logEnd))
 	}
 	return nil, errors.Join(err, proc.Signal(syscall.SIGKILL), proc.Wait(end))
 }
@@ -104,22 +112,26 @@ func (d *Driver) host(ctx context.Context) (host, error) {
 	return h, err
 }
 
-// startError makes an error of how QEMU ended before it was a machine.
-func startError(status syscall.WaitStatus, said string) error {
-	how := fmt.Sprintf("with status %d", status.ExitStatus())
+// statusText says how a process ended.
+func statusText(status syscall.WaitStatus) string {
 	if status.Signaled() {
-		how = "by signal " + signalName(status.Signal())
+		return "by signal " + signalName(status.Signal())
 	}
+	return fmt.Sprintf("with status %d", status.ExitStatus())
+}
+
+// startError makes an error of what became of a QEMU that did not get to be a machine that runs.
+func startError(how, said string) error {
 	if said == "" {
 		said = "it said nothing"
 	}
 	if strings.Contains(said, "annot allocate memory") || strings.Contains(said, "annot set up guest memory") {
-		return fault.New(fault.Unavailable, "starting QEMU: it ended %s: %s", how, said).WithHint("give the VM less memory, or the host more")
+		return fault.New(fault.Unavailable, "starting QEMU: it %s: %s", how, said).WithHint("give the VM less memory, or the host more")
 	}
 	if strings.Contains(said, "Failed to get \"write\" lock") || strings.Contains(said, "Failed to get shared \"write\" lock") {
-		return fault.New(fault.Locked, "starting QEMU: it ended %s: %s", how, said).WithHint("another process uses one of the VM's disks")
+		return fault.New(fault.Locked, "starting QEMU: it %s: %s", how, said).WithHint("another process uses one of the VM's disks")
 	}
-	return fmt.Errorf("starting QEMU: it ended %s: %s", how, said)
+	return fmt.Errorf("starting QEMU: it %s: %s", how, said)
 }
 
 // lastLines returns what was written to a log after an offset: the last lines of it, on one line, fit to be shown.

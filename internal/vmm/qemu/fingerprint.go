@@ -1,0 +1,78 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"banger/internal/fault"
+	"banger/internal/vmm"
+)
+
+// Fingerprint stands for what the state of a machine belongs to: see vmm.Restorer. That is what QEMU is told when the
+// machine boots, without the names in it; the files that it boots from; QEMU's version; and the CPU. The frequency of the time stamp counter
+// is left out: it belongs to the CPU, and each measurement differs a little.
+func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error) {
+	info, err := d.Info(ctx)
+	if err != nil {
+		return "", err
+	}
+	cpuinfo, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "", fmt.Errorf("fingerprinting the CPU: %w", err)
+	}
+	defer cpuinfo.Close()
+	cpu, err := cpuModel(cpuinfo)
+	if err != nil {
+		return "", err
+	}
+	parts := append(nameless(m, Accel(info.Accel)), info.Version, cpu)
+	for _, path := range append([]string{m.Kernel}, m.Initramfs...) {
+		file, err := os.Stat(path)
+		if err != nil {
+			return "", fault.New(fault.NotFound, "fingerprinting machine %s: %w", m.ID, err)
+		}
+		parts = append(parts, fmt.Sprintf("%s %d %d", path, file.Size(), file.ModTime().UnixNano()))
+	}
+	sum := sha256.New()
+	for _, part := range parts {
+		fmt.Fprintf(sum, "%d %s\n", len(part), part)
+	}
+	return "qemu-" + hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// nameless is the command line of a machine that may have other names, addresses and drives' files.
+func nameless(m vmm.Machine, accel Accel) []string {
+	m.ID, m.Kernel = "", ""
+	m.Drives, m.NICs = slices.Clone(m.Drives), slices.Clone(m.NICs)
+	for i := range m.Drives {
+		m.Drives[i].Path = ""
+	}
+	for i := range m.NICs {
+		m.NICs[i].MAC, m.NICs[i].Tap = nil, ""
+	}
+	return args(m, host{accel: accel})
+}
+
+// cpuModel returns what the first CPU of a /proc/cpuinfo is.
+func cpuModel(cpuinfo io.Reader) (string, error) {
+	var found []string
+	lines := bufio.NewScanner(cpuinfo)
+	for lines.Scan() && (lines.Text() != "" || len(found) == 0) {
+		name, value, _ := strings.Cut(lines.Text(), ":")
+		switch strings.TrimSpace(name) {
+		case "vendor_id", "cpu family", "model", "model name", "stepping", "flags":
+			found = append(found, strings.TrimSpace(value))
+		}
+	}
+	if err := lines.Err(); err != nil || len(found) == 0 {
+		return "", fmt.Errorf("fingerprinting the CPU: nothing in /proc/cpuinfo says what it is (%v)", err)
+	}
+	return strings.Join(found, "\n"), nil
+}

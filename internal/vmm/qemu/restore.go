@@ -1,0 +1,121 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// Restore makes a machine that goes on at a checkpoint: see vmm.Restorer.
+func (d *Driver) Restore(ctx context.Context, m vmm.Machine, from vmm.Checkpoint, intend func(vmm.State) error) (vmm.Instance, error) {
+	in, err := d.start(ctx, m, &from, intend)
+	if err != nil {
+		return nil, fmt.Errorf("restoring machine %s: %w", m.ID, err)
+	}
+	return in, nil
+}
+
+// loadPoll is how often a machine whose state is being loaded is asked whether that failed without ending it. That it runs is an event.
+const loadPoll = 50 * time.Millisecond
+
+// loaded waits for a restored machine to run, as it does by itself.
+func (in *instance) loaded(ctx context.Context, logEnd int64) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, greetTimeout, fmt.Errorf("it does not run after %v", greetTimeout))
+	defer cancel()
+	poll := time.NewTicker(loadPoll)
+	defer poll.Stop()
+	for {
+		status, err := in.status(ctx)
+		switch {
+		case err != nil:
+			return err
+		case status.Running:
+			return nil
+		case status.Status != "inmigrate": // a drive that is in use, for one: it is locked only now
+			return startError("did not go on", lastLines(in.s.VMMLog, logEnd))
+		}
+		select {
+		case <-in.seen.resumed:
+		case <-poll.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// inherit adds a checkpoint's files to those of a process. They are opened anew: processes that inherit one open file
+// share its reading position.
+func (f *files) inherit(from *vmm.Checkpoint, size model.Bytes) error {
+	memory, err := reopen(from.Memory, os.O_RDWR) // as QEMU will
+	if err != nil {
+		return fmt.Errorf("opening the checkpoint's memory: %w", err)
+	}
+	f.list = append(f.list, memory)
+	info, err := memory.Stat()
+	if err != nil {
+		return fmt.Errorf("opening the checkpoint's memory: %w", err)
+	}
+	if info.Size() != int64(size) {
+		return fault.New(fault.Invalid, "the checkpoint holds %v of memory, the machine has %v", model.Bytes(info.Size()), size)
+	}
+	device, err := reopen(from.Device, os.O_RDONLY)
+	if err != nil {
+		return fmt.Errorf("opening the checkpoint's devices: %w", err)
+	}
+	f.list = append(f.list, device)
+	return checkSeal(device)
+}
+
+func reopen(f *os.File, flag int) (*os.File, error) {
+	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), flag, 0)
+}
+
+// QEMU notices some of what may be wrong with a state, and believes the rest. So a state ends with a mark and a checksum, which QEMU does not
+// read: it stops at the end of what it wrote.
+const (
+	sealMark  = "banger/1"
+	sealSize  = len(sealMark) + sha256.Size
+	maxDevice = 64 << 20 // bytes; a state has some 30 KB
+)
+
+// seal ends a state, and returns its size.
+func seal(path string) (model.Bytes, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return 0, fmt.Errorf("sealing the devices' state: %w", err)
+	}
+	defer f.Close()
+	state, err := io.ReadAll(io.LimitReader(f, maxDevice))
+	if err != nil {
+		return 0, fmt.Errorf("sealing the devices' state: %w", err)
+	}
+	sum := sha256.Sum256(state)
+	n, err := f.Write(append([]byte(sealMark), sum[:]...))
+	if err != nil {
+		return 0, fmt.Errorf("sealing the devices' state: %w", err)
+	}
+	return model.Bytes(len(state) + n), nil
+}
+
+// checkSeal refuses a state that is not as it was saved.
+func checkSeal(f *os.File) error {
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxDevice))
+	if err != nil {
+		return fmt.Errorf("reading the checkpoint's devices: %w", err)
+	}
+	end := max(0, len(data)-sealSize)
+	sum := sha256.Sum256(data[:end])
+	if !bytes.Equal(data[end:], append([]byte(sealMark), sum[:]...)) {
+		return fault.New(fault.Invalid, "the checkpoint's state of the devices is damaged: its checksum is wrong")
+	}
+	return nil
+}

@@ -1,0 +1,245 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu/ram"
+)
+
+// Save keeps the machine's state: see vmm.Saver. The memory is read from QEMU's process by package ram, the state of the devices
+// is written by QEMU.
+func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, error) {
+	if !in.saving.CompareAndSwap(false, true) {
+		return vmm.Saved{}, fault.New(fault.Locked, "machine %s is being saved already", in.s.ID)
+	}
+	defer in.saving.Store(false)
+	ctx, cancel := in.whileOpen(ctx)
+	defer cancel()
+	s := &saving{in: in, req: req}
+	saved, err := s.save(ctx)
+	if err != nil {
+		return vmm.Saved{}, fmt.Errorf("saving machine %s: %w", in.s.ID, err)
+	}
+	return saved, nil
+}
+
+// whileOpen returns a context that ends with the Instance, too.
+func (in *instance) whileOpen(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	idle := make(chan struct{})
+	go func() {
+		defer close(idle)
+		select {
+		case <-in.closed:
+			cancel(errClosed)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil); <-idle }
+}
+
+// saving is a Save at work.
+type saving struct {
+	in     *instance
+	req    vmm.SaveRequest
+	device string // absolute: QEMU has a working directory of its own
+	memory memory
+	pause  time.Duration
+}
+
+// memory is a way to copy the guest's memory.
+type memory interface {
+	First(ctx context.Context) error // while the machine runs
+	Last(ctx context.Context) error  // while it stands still
+	Close() error                    // when it goes on
+}
+
+func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
+	if s.device, err = filepath.Abs(s.req.Device); err != nil {
+		return vmm.Saved{}, err
+	}
+	if err := s.create(); err != nil {
+		return vmm.Saved{}, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(s.device))
+		}
+	}()
+	if err := s.begin(ctx); err != nil {
+		return vmm.Saved{}, err
+	}
+	s.in.flush(ctx)
+	err = call(ctx, s.req.Before)
+	if err == nil {
+		err = s.halted(ctx)
+	}
+	if err := errors.Join(err, s.memory.Close()); err != nil {
+		return vmm.Saved{}, err
+	}
+	size, err := seal(s.device)
+	if err != nil {
+		return vmm.Saved{}, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(s.req.Memory.Fd()), &st); err != nil {
+		return vmm.Saved{}, fmt.Errorf("measuring the memory's file: %w", err)
+	}
+	return vmm.Saved{Pause: s.pause, Memory: model.Bytes(st.Blocks * 512), Device: size}, nil
+}
+
+// create makes the file that QEMU will write to: its mode is ours to choose.
+func (s *saving) create() error {
+	f, err := os.OpenFile(s.device, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("making the file of the devices' state: %w", err)
+	}
+	return f.Close()
+}
+
+// begin does what can be done of the memory's copy while the machine runs.
+func (s *saving) begin(ctx context.Context) error {
+	region, base, err := s.in.memory(ctx)
+	if err != nil {
+		return err
+	}
+	if base != nil {
+		defer base.Close()
+	}
+	c, err := ram.Begin(ctx, region, base, s.req.Memory)
+	if err == nil {
+		s.memory = c
+		if err = c.First(ctx); err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}
+	if ram.Denied(err) {
+		s.in.log.Warn("the guest's memory is out of reach; QEMU will write all of it while the machine stands still", "error", err)
+		s.memory, err = s.in.physical(region, s.req.Memory, err)
+	}
+	return err
+}
+
+// halted does what has to be done while the machine stands still, and lets it go on.
+func (s *saving) halted(ctx context.Context) (err error) {
+	in := s.in
+	if err := in.lockRun(ctx); err != nil {
+		return err
+	}
+	defer in.unlockRun()
+	running, err := in.runs(ctx)
+	if err != nil {
+		return err
+	}
+	if running {
+		began := time.Now()
+		defer func() {
+			if err == nil && s.req.Halt {
+				return
+			}
+			err = errors.Join(err, in.goOn(ctx))
+			s.pause = time.Since(began)
+		}()
+		if err := in.command(ctx, "stop", nil); err != nil {
+			return err
+		}
+	}
+	// "live": false leaves the drives alone. The name is of the one who asked for it; it is in every QEMU, and saves all but RAM
+	// (qapi/migration.json).
+	state := map[string]any{"filename": s.device, "live": false}
+	if err := in.command(ctx, "xen-save-devices-state", state); err != nil {
+		return err
+	}
+	if err := s.memory.Last(ctx); err != nil {
+		return err
+	}
+	return call(ctx, s.req.Still)
+}
+
+func call(ctx context.Context, f func(context.Context) error) error {
+	if f != nil {
+		if err := f(ctx); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+var hostAddress = regexp.MustCompile(`^Host virtual address for 0x0 .* is 0x([0-9a-f]{1,16})\s*$`)
+
+// memory finds the guest's memory in QEMU's process, and what it is a private mapping of: nil for nothing. A microvm has
+// one block of RAM, whose first 3 GiB the guest sees from 0 on, and the rest from 4 GiB on (microvm_memory_init).
+func (in *instance) memory(ctx context.Context) (ram.Region, *os.File, error) {
+	var size struct {
+		Base int64 `json:"base-memory"`
+	}
+	var text string
+	if err := in.ask(ctx, "query-memory-size-summary", nil, &size); err != nil {
+		return ram.Region{}, nil, err
+	}
+	if err := in.ask(ctx, "human-monitor-command", map[string]any{"command-line": "gpa2hva 0x0"}, &text); err != nil {
+		return ram.Region{}, nil, err
+	}
+	match := hostAddress.FindStringSubmatch(text)
+	if match == nil {
+		return ram.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %.80q is no address", text)
+	}
+	addr, err := strconv.ParseUint(match[1], 16, 64)
+	if err != nil {
+		return ram.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %w", err)
+	}
+	region := ram.Region{PID: in.PID(), Addr: addr, Size: size.Base}
+	backing, err := ram.Look(region)
+	if fault.KindOf(err) == fault.Unsupported {
+		err = fault.New(fault.Unsupported, "%w", err).WithHint("the machine was started by an older version: stop the VM and start it again")
+	}
+	if err != nil || backing == ram.Nothing {
+		return region, nil, err
+	}
+	// The file that it was restored from, which may have lost its name since.
+	base, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", in.PID(), memoryFD))
+	if err != nil {
+		return region, nil, fmt.Errorf("opening the memory that the machine was restored from: %w", err)
+	}
+	return region, base, nil
+}
+
+// flush writes to the disks what the drives' files hold in the page cache, so that QEMU, which does so when it halts the machine, finds little
+// left to do. It only hastens things.
+func (in *instance) flush(ctx context.Context) {
+	var nodes []struct {
+		Driver   string `json:"drv"`
+		ReadOnly bool   `json:"ro"`
+		File     string `json:"file"`
+	}
+	err := in.ask(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes)
+	for _, n := range nodes {
+		if n.Driver == "file" && !n.ReadOnly {
+			err = errors.Join(err, fdatasync(n.File))
+		}
+	}
+	if err != nil {
+		in.log.Debug("flushing drives before a halt", "error", err)
+	}
+}
+
+func fdatasync(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Fdatasync(int(f.Fd()))
+}
