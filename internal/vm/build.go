@@ -222,7 +222,7 @@ func (b *build) boot(ctx context.Context) error {
 }
 
 // bringUpImage mounts the image, lets its init reach its target, runs one command so that what every command needs is in the guest's memory, and
-// halts all processes. No work disk is mounted and no file of the user's is there.
+// halts all processes. No file of the user's is there.
 func (b *build) bringUpImage(ctx context.Context) error {
 	doc := anonymous(b.v, b.j.image)
 	doc.Root.SystemSize = int64(b.v.Spec.DiskSize)
@@ -234,7 +234,7 @@ func (b *build) bringUpImage(ctx context.Context) error {
 			}
 		}
 	}
-	doc.Network = contributed.Network // the one thing in it that all VMs of this shape have in common
+	doc.Network, doc.Mounts = contributed.Network, contributed.Mounts // what all VMs of this shape have in common
 	doc.Env = guestEnv(b.j.image, b.v.Spec)
 	agent := b.live.agent
 	if _, err := agent.Assume(ctx, doc); err != nil {
@@ -311,7 +311,12 @@ func (b *build) save(ctx context.Context, dir string) error {
 	req.Halt = true
 	if !b.j.universal() {
 		req.Still = func(ctx context.Context) error {
-			return draft.CloneDisk(ctx, systemDiskName, b.m.Layout.VM(b.v.ID).SystemDisk())
+			for name, path := range disksOf(b.m.Layout.VM(b.v.ID)) {
+				if err := draft.CloneDisk(ctx, name, path); err != nil {
+					return err
+				}
+			}
+			return nil
 		}
 	}
 	if _, err := saver.Save(ctx, req); err != nil {

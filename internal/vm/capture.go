@@ -35,6 +35,17 @@ func disksOf(files paths.VM) map[string]string {
 	return disks
 }
 
+// disksIn lists the disks of a snapshot.
+func disksIn(snap *snapshot.Snapshot) map[string]string {
+	disks := map[string]string{}
+	for _, name := range []string{systemDiskName, workDiskName} {
+		if path, ok := snap.DiskPath(name); ok {
+			disks[name] = path
+		}
+	}
+	return disks
+}
+
 // saveInto is the request that saves a machine into a draft.
 func saveInto(draft *snapshot.Draft) (vmm.SaveRequest, error) {
 	memory, err := draft.Memory()

@@ -25,8 +25,8 @@ type origin struct {
 	shape string      // what the machine's shape must be; "" when that is known to be right
 
 	memory, device *os.File
-	system         string      // the system disk that a VM without one begins with; "" for an empty one
-	systemSize     model.Bytes // what the guest believes that disk has
+	disks          map[string]string // what a VM begins with that has no disks yet, by name; nil for empty ones
+	made           model.Spec        // of the template: how large the guest believes the disks to be
 }
 
 // warm tells whether the start goes on from a saved machine.
@@ -129,11 +129,11 @@ func checkShape(ctx context.Context, r vmm.Restorer, machine vmm.Machine, want s
 	return nil
 }
 
-// hasSystemDisk tells whether the VM has changes to the image on its disk that it shall go on with.
-func (s *start) hasSystemDisk() bool {
+// hasDisks tells whether the VM has something on its disks that it shall go on with.
+func (s *start) hasDisks() bool {
 	v := s.vm()
-	_, err := os.Stat(s.m.Layout.VM(v.ID).SystemDisk())
-	return v.DiskImage == v.Spec.ImageID && err == nil
+	disks := disksOf(s.m.Layout.VM(v.ID))
+	return disks[workDiskName] != "" || disks[systemDiskName] != "" && v.DiskImage == v.Spec.ImageID
 }
 
 // templateFailed tells whether a start failed because of the template that it went on from: its machine did not come up or died, and all of it could be

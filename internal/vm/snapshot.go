@@ -211,12 +211,7 @@ func (m *Manager) captureOf(ctx context.Context, ref string, disksOnly bool, rep
 		return nil, err
 	}
 	c := &capture{
-		parent: model.Parent{VM: s.VMID, Name: s.VM, Snapshot: s.ID}, meta: snap.Meta(), kind: model.FromSnapshot, disks: map[string]string{},
-	}
-	for _, name := range []string{systemDiskName, workDiskName} {
-		if path, ok := snap.DiskPath(name); ok {
-			c.disks[name] = path
-		}
+		parent: model.Parent{VM: s.VMID, Name: s.VM, Snapshot: s.ID}, meta: snap.Meta(), kind: model.FromSnapshot, disks: disksIn(snap),
 	}
 	spec := c.meta.Spec
 	spec.Name = "unnamed" // the VM's own name does not matter

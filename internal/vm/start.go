@@ -145,7 +145,7 @@ func (s *start) plan() []step.Step {
 		{Name: "run-dir", Do: s.makeRunDir, Undo: s.unlessStuck(s.removeRunDir)},
 		{Name: "initramfs", Do: s.findInitramfs, Timeout: prepareTimeout},
 		{Name: "origin", Do: s.chooseOrigin, Timeout: lookTimeout},
-		{Name: "system-disk", Do: s.makeSystemDisk, Undo: s.unlessStuck(s.removeFreshDisk), Timeout: prepareTimeout},
+		{Name: "system-disk", Do: s.makeDisks, Undo: s.unlessStuck(s.removeFreshDisk), Timeout: prepareTimeout},
 	}
 	for _, c := range s.m.Capabilities {
 		if p, ok := c.(HostPreparer); ok {
@@ -203,10 +203,13 @@ func (s *start) makeRunDir(context.Context) error {
 
 func (s *start) removeRunDir(context.Context) error { return s.m.removeRunDir(s.e) }
 
-// makeSystemDisk makes the disk at the VM's first start, and a fresh one when the VM has got another image since: the changes that
+// makeDisks makes the system disk at the VM's first start, and a fresh one when the VM has got another image since: the changes that
 // it holds are changes of the old image's files. A size that has grown is taken up here by the file, and by the guest's kernel when the agent
-// mounts it: the host never reads a file system that a guest wrote.
-func (s *start) makeSystemDisk(ctx context.Context) error {
+// mounts it: the host never reads a file system that a guest wrote. From an image's template come all disks: its guest has them mounted.
+func (s *start) makeDisks(ctx context.Context) error {
+	if len(s.from.disks) > 0 {
+		return s.m.placeDisks(ctx, s.e, s.from.disks)
+	}
 	v := s.vm()
 	path := s.m.Layout.VM(v.ID).SystemDisk()
 	if v.DiskImage == v.Spec.ImageID {
@@ -214,13 +217,7 @@ func (s *start) makeSystemDisk(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.from.system == "" {
-		return disk.Create(ctx, path, v.Spec.DiskSize)
-	}
-	if err := disk.Clone(ctx, s.from.system, path); err != nil {
-		return err
-	}
-	return FitDisk(path, v.Spec.DiskSize)
+	return disk.Create(ctx, path, v.Spec.DiskSize)
 }
 
 func (s *start) removeFreshDisk(context.Context) error { return s.m.removeFreshDisk(s.e) }
@@ -343,20 +340,32 @@ func (s *start) assume(ctx context.Context) error {
 		if s.assumed, err = l.agent.Assume(ctx, doc); err != nil {
 			return err
 		}
-		return s.growSystem(ctx, l)
+		return s.growDisks(ctx, l)
 	})
 }
 
-// growSystem makes the file system on a system disk that came with a template as large as this VM's disk. Elsewhere the guest does so when it mounts the
+// growDisks makes the file systems that came mounted with a template as large as this VM's disks. Elsewhere the guest does so when it mounts a
 // disk.
-func (s *start) growSystem(ctx context.Context, l *live) error {
+func (s *start) growDisks(ctx context.Context, l *live) error {
 	v := s.vm()
-	if s.from.system == "" || s.from.systemSize >= v.Spec.DiskSize {
-		return nil
+	files := s.m.Layout.VM(v.ID)
+	for _, d := range []struct {
+		name      string
+		was, want model.Bytes
+		Drive
+	}{
+		{systemDiskName, s.from.made.DiskSize, v.Spec.DiskSize, Drive{Path: files.SystemDisk(), Serial: proto.SerialSystem}},
+		{workDiskName, s.from.made.WorkDiskSize, v.Spec.WorkDiskSize, Drive{Path: files.WorkDisk(), Serial: proto.SerialWork}},
+	} {
+		if s.from.disks[d.name] == "" || d.was >= d.want {
+			continue
+		}
+		d.Size = d.want
+		if _, err := GrowDisk(ctx, ChangeRequest{Old: v, New: v, Machine: l.inst, Agent: l.agent}, d.Drive); err != nil {
+			return err
+		}
 	}
-	_, err := GrowDisk(ctx, ChangeRequest{Old: v, New: v, Machine: l.inst, Agent: l.agent},
-		Drive{Path: s.m.Layout.VM(v.ID).SystemDisk(), Serial: proto.SerialSystem, Size: v.Spec.DiskSize})
-	return err
+	return nil
 }
 
 // wakeUp is what a guest is told that goes on after a while.

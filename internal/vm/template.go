@@ -33,7 +33,7 @@ type TemplateConfig struct {
 // that found none has one made in the background (see build.go), a broken one is thrown away.
 //
 // There are two kinds. A universal one is an agent that waits in the initramfs, no drive looked at: it serves any image on a machine of its
-// shape. An image's own has the image mounted and its init up; it serves VMs that start with an empty system disk.
+// shape. An image's own has the image and fresh disks mounted and its init up; it serves VMs that have no disks yet.
 //
 // A template's key is made of everything that would make it wrong: the driver's fingerprint of the machine (which covers the driver, the CPU, the
 // kernel, the agent, and the machine's shape) and the image's id. So a template is right or not found, and what nobody finds any more grows old and goes.
@@ -76,11 +76,13 @@ func (t *templates) choose(ctx context.Context, s *start) origin {
 	if t.Off {
 		return origin{}
 	}
-	if !s.hasSystemDisk() {
-		if o, err := t.open(ctx, keyOf(imageKey, s.fingerprint, s.image.ID)); err == nil && o.systemSize <= s.vm().Spec.DiskSize {
-			o.Kind, o.Name = model.FromTemplate, s.vm().Spec.Image
+	if spec := s.vm().Spec; !s.hasDisks() {
+		o, err := t.open(ctx, keyOf(imageKey, s.fingerprint, s.image.ID))
+		if err == nil && o.made.DiskSize <= spec.DiskSize && o.made.WorkDiskSize <= spec.WorkDiskSize {
+			o.Kind, o.Name = model.FromTemplate, spec.Image
 			return o
 		}
+		o.close()
 	}
 	if o, err := t.open(ctx, keyOf(universalKey, s.fingerprint)); err == nil {
 		o.Kind = model.FromUniversal
@@ -104,9 +106,7 @@ func (t *templates) open(ctx context.Context, key string) (origin, error) {
 		}
 		return origin{}, err
 	}
-	if path, ok := snap.DiskPath(systemDiskName); ok {
-		o.system, o.systemSize = path, snap.Meta().Spec.DiskSize
-	}
+	o.made, o.disks = snap.Meta().Spec, disksIn(snap)
 	now := time.Now()
 	if err := os.Chtimes(dir, now, now); err != nil { // how long ago it was used decides what goes first
 		t.m.Log.WarnContext(ctx, "noting the use of a template", "template", key, "error", err)
