@@ -77,6 +77,22 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 	}
 }
 
+// Freeze halts every process in the guest but the agent, so that the machine can be saved. A machine that is frozen stays so until Thaw
+// or Assume, also when the session ends.
+func (c *Client) Freeze(ctx context.Context) (proto.Frozen, error) {
+	var f proto.Frozen
+	if err := c.call(ctx, http.MethodPost, "/v1/freeze", nil, &f); err != nil {
+		return proto.Frozen{}, err
+	}
+	f.Processes = max(f.Processes, 0)
+	return f, nil
+}
+
+// Thaw tells the guest that time has gone by, and lets a frozen one go on as the machine that it was.
+func (c *Client) Thaw(ctx context.Context, t proto.Thaw) error {
+	return c.call(ctx, http.MethodPost, "/v1/thaw", t, nil)
+}
+
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -169,7 +169,7 @@ func (x *exchange) decode(out any) error {
 		return fault.New(fault.Unavailable, "the answer has more than %d bytes", proto.MaxReply)
 	}
 	if x.resp.StatusCode >= 400 {
-		return replyError(x.resp.StatusCode, data)
+		return x.refusal(data)
 	}
 	if x.resp.StatusCode != http.StatusOK {
 		return fault.New(fault.Unavailable, "the agent answers with status %d", x.resp.StatusCode)
@@ -195,5 +195,15 @@ func (x *exchange) failure(want int) error {
 	if err != nil {
 		return fault.New(fault.Unavailable, "reading the answer: %w", err)
 	}
-	return replyError(x.resp.StatusCode, data)
+	return x.refusal(data)
+}
+
+// refusal makes a fault of an answer's error. An agent answers in JSON; that there is no such route is net/http's answer, in plain text.
+func (x *exchange) refusal(body []byte) error {
+	kind, _, _ := mime.ParseMediaType(x.resp.Header.Get("Content-Type"))
+	if x.resp.StatusCode == http.StatusNotFound && kind == "text/plain" {
+		return fault.New(fault.Unsupported, "the agent in the VM is older than this banger and cannot do that").
+			WithHint("Stop and start the VM: it then runs the agent of this banger.")
+	}
+	return replyError(x.resp.StatusCode, body)
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,11 +32,25 @@ type agent struct {
 
 	ending sync.Once // the machine's end, which may be asked for more than once
 
+	turn    sync.Mutex // of who changes what the machine is or whether it stands still; taken before mu
+	freezer halter     // set with the first identity
+	halted  int        // how many processes Freeze halted
+
 	mu       sync.Mutex
 	phase    phase
+	still    bool          // everybody is halted
+	changed  chan struct{} // closed when phase changes; nil when nobody waits for that
+	forks    int           // how many identities came after the first
 	marks    []proto.Mark
 	identity identity
 	drives   []mounted
+}
+
+// halter halts everybody but the agent: package freezer.
+type halter interface {
+	// Freeze returns how many processes it halted, or has halted none.
+	Freeze(context.Context) (int, error)
+	Thaw() error
 }
 
 // phase says how far assume is.
@@ -45,6 +60,7 @@ const (
 	anonymous phase = iota // no host has said who this machine is
 	assuming
 	assumed
+	frozen  // everybody is halted; what follows is thaw, or assume as a fork
 	spoiled // assume failed half-way; only a new boot helps
 )
 
@@ -64,10 +80,11 @@ func (a *agent) runner() *proc.Runner {
 	return &proc.Runner{Table: a.procs, Env: a.identity.Env, User: a.identity.User, Workdir: a.identity.Workdir}
 }
 
-// mark notes that the boot has come to a moment.
+// mark notes that the boot has come to a moment. Of moments that come with each identity, the last one counts.
 func (a *agent) mark(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.marks = slices.DeleteFunc(a.marks, func(m proto.Mark) bool { return m.Name == name })
 	a.marks = append(a.marks, proto.Mark{Name: name, At: sinceBoot()})
 }
 

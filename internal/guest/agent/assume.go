@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/fault"
+	"banger/internal/guest/agent/freezer"
 	"banger/internal/guest/agent/link"
 	"banger/internal/guest/proto"
 )
@@ -28,21 +29,18 @@ func (a *agent) assume(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = check(doc)
 	}
-	if err == nil {
-		err = a.enter(anonymous, assuming)
-	}
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	if err := a.become(doc); err != nil {
-		a.enter(assuming, spoiled)
+	a.turn.Lock()
+	defer a.turn.Unlock()
+	fork, err := a.changeIdentity(doc)
+	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	a.mark("assumed")
-	a.enter(assuming, assumed)
-	if len(doc.Init) == 0 {
+	if fork || len(doc.Init) == 0 {
 		reply(w, http.StatusOK, proto.Assumed{Marks: a.allMarks()})
 		return
 	}
@@ -55,15 +53,43 @@ func (a *agent) assume(w http.ResponseWriter, r *http.Request) {
 	close(a.leave)
 }
 
-// enter moves from one phase to the next.
-func (a *agent) enter(from, to phase) error {
+// changeIdentity makes the machine what the document says, and tells whether it was another one before. The turn is the caller's.
+func (a *agent) changeIdentity(doc proto.Assume) (fork bool, err error) {
+	switch a.now() {
+	case anonymous:
+	case frozen:
+		fork = true
+	default:
+		return false, fault.New(fault.WrongState, "this machine has taken on an identity before")
+	}
+	a.enter(assuming)
+	if err = a.become(doc, fork); err == nil && fork {
+		err = a.becomeFork(doc)
+	}
+	if err != nil {
+		a.enter(spoiled)
+		return fork, err
+	}
+	a.mark("assumed")
+	a.enter(assumed)
+	return fork, nil
+}
+
+func (a *agent) now() phase {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.phase != from {
-		return fault.New(fault.WrongState, "this machine has taken on an identity before")
-	}
+	return a.phase
+}
+
+// enter moves to another phase. The turn is the caller's.
+func (a *agent) enter(to phase) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.phase = to
-	return nil
+	if a.changed != nil {
+		close(a.changed)
+		a.changed = nil
+	}
 }
 
 func (a *agent) allMarks() []proto.Mark {
@@ -145,8 +171,8 @@ func linkConfig(n *proto.Network) (link.Config, error) {
 	return cfg, nil
 }
 
-// become carries the document out, in the order of its fields.
-func (a *agent) become(doc proto.Assume) error {
+// become carries the document out, in the order of its fields. A fork keeps its root.
+func (a *agent) become(doc proto.Assume, fork bool) error {
 	if err := addEntropy(doc.Entropy); err != nil {
 		return err
 	}
@@ -156,22 +182,18 @@ func (a *agent) become(doc proto.Assume) error {
 	if err := setHostname(doc.Hostname); err != nil {
 		return err
 	}
-	if err := a.buildRoot(doc.Root); err != nil {
-		return err
-	}
-	if err := linkDevices(); err != nil {
-		return err
-	}
-	if len(doc.Init) == 0 {
-		if err := mountAll(cgroupMounts); err != nil {
-			a.log.Warn("no control groups", "error", err)
+	if !fork {
+		if err := a.makeRoot(doc); err != nil {
+			return err
 		}
 	}
-	a.mark("root")
 	if err := configureNetwork(doc.Network); err != nil {
 		return err
 	}
 	for _, m := range doc.Mounts {
+		if a.isMounted(m) {
+			continue
+		}
 		if err := a.mountWork(m); err != nil {
 			return err
 		}
@@ -196,6 +218,36 @@ func (a *agent) become(doc proto.Assume) error {
 		HostKey: doc.HostKey, AuthorizedKeys: doc.AuthorizedKeys,
 	}
 	return nil
+}
+
+// makeRoot gives the machine its root and what belongs to each.
+func (a *agent) makeRoot(doc proto.Assume) error {
+	if err := a.buildRoot(doc.Root); err != nil {
+		return err
+	}
+	if err := linkDevices(); err != nil {
+		return err
+	}
+	a.makeFreezer()
+	if len(doc.Init) == 0 {
+		if err := mountAll(cgroupMounts); err != nil {
+			a.log.Warn("no control groups", "error", err)
+		}
+	}
+	a.mark("root")
+	return nil
+}
+
+// makeFreezer makes what will halt the commands that are started from now on.
+func (a *agent) makeFreezer() {
+	groups, err := freezer.Open()
+	if err != nil {
+		a.log.Warn("no control groups", "error", err)
+		a.freezer = &freezer.Signals{}
+		return
+	}
+	a.procs.UseGroups(groups)
+	a.freezer = groups
 }
 
 // configureNetwork sets the one card up; nil leaves the machine with loopback alone.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
+	"banger/internal/guest/agent/freezer"
 	"banger/internal/guest/agent/port"
 	"banger/internal/guest/agent/proc"
 	"banger/internal/guest/proto"
@@ -29,6 +30,7 @@ const (
 	fdPort  = 3 + iota
 	fdState // a memfd with the handover document
 	fdGo    // a pipe whose end says that process 1 is done with the port
+	fdGroup // the mount of the control groups; nothing when there are none
 	fdDrive // of the drives, in the order of the document
 )
 
@@ -41,6 +43,7 @@ type handover struct {
 	Identity identity     `json:"identity"`
 	Marks    []proto.Mark `json:"marks"`
 	Drives   []mounted    `json:"drives"`
+	Groups   bool         `json:"groups"` // whether there are control groups
 }
 
 // handOver starts the copy that goes on serving once this process executes init.
@@ -50,7 +53,8 @@ func (a *agent) handOver(init []string) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	state, err := stateFile(handover{Identity: a.identity, Marks: a.marks, Drives: a.drives})
+	groups, _ := a.freezer.(*freezer.Groups)
+	state, err := stateFile(handover{Identity: a.identity, Marks: a.marks, Drives: a.drives, Groups: groups != nil})
 	if err != nil {
 		return err
 	}
@@ -66,12 +70,22 @@ func (a *agent) handOver(init []string) error {
 	}
 	defer log.Close()
 
-	descriptors := []uintptr{log.Fd(), log.Fd(), log.Fd(), a.port.FD(), state.Fd(), wait.Fd()}
+	descriptors := []uintptr{log.Fd(), log.Fd(), log.Fd(), a.port.FD(), state.Fd(), wait.Fd(), log.Fd()}
+	sys := &syscall.SysProcAttr{Setsid: true}
+	if groups != nil {
+		descriptors[fdGroup] = groups.FD()
+		home, err := groups.Make(freezer.Agent)
+		if err != nil {
+			return err
+		}
+		defer home.Close()
+		sys.UseCgroupFD, sys.CgroupFD = true, int(home.Fd())
+	}
 	for _, d := range a.drives {
 		descriptors = append(descriptors, d.root.Fd())
 	}
 	_, err = a.procs.Spawn("/proc/self/exe", []string{besideName}, &syscall.ProcAttr{
-		Dir: "/", Files: descriptors, Env: []string{"PATH=" + proc.DefaultPath}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Dir: "/", Files: descriptors, Env: []string{"PATH=" + proc.DefaultPath}, Sys: sys,
 	})
 	if err != nil {
 		release.Close()
@@ -118,6 +132,11 @@ func (a *agent) execInit() error {
 	if err := prepareInit(); err != nil {
 		a.log.Warn("preparing the init", "error", err)
 	}
+	if groups, ok := a.freezer.(*freezer.Groups); ok { // all that the init starts is in a group then, whether it knows of groups or not
+		if err := groups.Enter(freezer.Init); err != nil {
+			a.log.Warn("preparing the init", "error", err)
+		}
+	}
 	signal.Reset()
 	err := unix.Exec(a.imageInit[0], a.imageInit, append(os.Environ(), "PATH="+proc.DefaultPath))
 	a.log.Error("the image's init does not run", "init", a.imageInit[0], "error", err)
@@ -145,6 +164,7 @@ func (a *agent) resume() error {
 	if a.port, err = port.FromFD(fdPort); err != nil {
 		return err
 	}
+	a.resumeFreezer(h.Groups)
 	a.init, a.phase = true, assumed
 	a.identity, a.marks, a.drives = h.Identity, h.Marks, h.Drives
 	if err := a.procs.Protect(); err != nil { // without the agent the machine is lost
@@ -161,6 +181,22 @@ func (a *agent) resume() error {
 	go a.watchPowerButton(ctx)
 	a.serve(ctx)
 	return nil
+}
+
+// resumeFreezer takes over the control groups, if there are any.
+func (a *agent) resumeFreezer(groups bool) {
+	a.freezer = &freezer.Signals{}
+	if !groups {
+		unix.Close(fdGroup)
+		return
+	}
+	g, err := freezer.FromFD(fdGroup, freezer.Agent)
+	if err != nil {
+		a.log.Warn("no control groups", "error", err)
+		return
+	}
+	a.procs.UseGroups(g)
+	a.freezer = g
 }
 
 func readState(f *os.File) (handover, error) {

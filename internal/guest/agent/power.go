@@ -35,6 +35,10 @@ func (a *agent) powerOff(w http.ResponseWriter, _ *http.Request) {
 // beginPowerOff ends the machine in the way of its process 1.
 func (a *agent) beginPowerOff() error {
 	a.log.Info("powering off")
+	if a.haltedForGood() {
+		a.ending.Do(func() { go a.endMachine() })
+		return nil
+	}
 	if !a.init {
 		a.ending.Do(func() { go a.endMachine() })
 		return nil
@@ -96,10 +100,12 @@ func (a *agent) endProcesses() {
 	if alone() {
 		return
 	}
-	unix.Kill(-1, unix.SIGTERM)
-	unix.Kill(-1, unix.SIGCONT)
-	if awaitAlone(endGrace) {
-		return
+	if !a.isStill() { // who is halted cannot hear, only die
+		unix.Kill(-1, unix.SIGTERM)
+		unix.Kill(-1, unix.SIGCONT)
+		if awaitAlone(endGrace) {
+			return
+		}
 	}
 	unix.Kill(-1, unix.SIGKILL)
 	awaitAlone(time.Second)

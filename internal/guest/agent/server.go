@@ -2,14 +2,17 @@ package agent
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +29,8 @@ func (a *agent) routes() http.Handler {
 	mux.HandleFunc("POST /v1/resize", a.assumedOnly(a.plain(a.resize)))
 	mux.HandleFunc("POST /v1/poweroff", a.powerOff)
 	mux.HandleFunc("POST /v1/assume", a.assume)
+	mux.HandleFunc("POST /v1/freeze", a.plain(a.freeze))
+	mux.HandleFunc("POST /v1/thaw", a.plain(a.thaw))
 	mux.HandleFunc("GET /v1/files", a.assumedOnly(a.getFiles))
 	mux.HandleFunc("PUT /v1/files", a.assumedOnly(a.putFiles))
 	mux.HandleFunc("POST /v1/exec", a.stream(a.exec))
@@ -57,24 +62,61 @@ func (a *agent) hello(*http.Request) (any, error) {
 		Generation: proto.Generation,
 		Version:    a.version,
 		Kernel:     unix.ByteSliceToString(uts.Release[:]),
-		Assumed:    a.phase == assumed,
+		Assumed:    a.phase == assumed || a.phase == frozen,
 		Init:       a.init,
+		Frozen:     a.phase == frozen,
+		Forks:      a.forks,
 		Uptime:     sinceBoot(),
-		Marks:      a.marks,
+		Marks:      slices.Clone(a.marks),
 	}, nil
 }
 
-// assumedOnly refuses what makes no sense on a machine without a root file system.
+// assumedOnly refuses what makes no sense on a machine without a root file system, or with its processes halted.
 func (a *agent) assumedOnly(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		a.mu.Lock()
-		ready := a.phase == assumed
-		a.mu.Unlock()
-		if !ready {
-			a.fail(w, r, fault.New(fault.WrongState, "this machine has no identity yet"))
+		if err := a.awaitAssumed(r.Context()); err != nil {
+			a.fail(w, r, err)
 			return
 		}
 		f(w, r)
+	}
+}
+
+// thawTime is how long a request waits for a machine that stands still: one that is being saved does so for a moment, and who works in it
+// shall not notice.
+const thawTime = 3 * time.Second
+
+// awaitAssumed returns when the machine has an identity and runs. A request to a machine that becomes another one meanwhile is refused: it
+// was meant for the one before.
+func (a *agent) awaitAssumed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, thawTime)
+	defer cancel()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	forks := a.forks
+	for {
+		switch {
+		case a.forks != forks:
+			return fault.New(fault.WrongState, "this machine was forked before the request could be served")
+		case a.phase == assumed:
+			return nil
+		case a.phase == spoiled:
+			return fault.New(fault.WrongState, "this machine could not take on its identity; only a new start helps")
+		case a.phase == anonymous:
+			return fault.New(fault.WrongState, "this machine has no identity yet")
+		case ctx.Err() != nil:
+			return fault.New(fault.WrongState, "this machine is frozen: it is being saved or forked")
+		}
+		if a.changed == nil {
+			a.changed = make(chan struct{})
+		}
+		changed := a.changed
+		a.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		a.mu.Lock()
 	}
 }
 

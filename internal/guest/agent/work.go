@@ -46,7 +46,11 @@ func (a *agent) mountWork(m proto.Mount) error {
 			return fmt.Errorf("seeding drive %s: %w", m.Serial, err)
 		}
 	}
-	if err := unix.Mount(stagingDir, target, "", unix.MS_MOVE, ""); err != nil {
+	// Not moved, but bound and unmounted: a mount below a shared one, as /run is under systemd, cannot be moved (mount(2), EINVAL).
+	if err := unix.Mount(stagingDir, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mounting drive %s at %s: %w", m.Serial, target, err)
+	}
+	if err := unix.Unmount(stagingDir, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("mounting drive %s at %s: %w", m.Serial, target, err)
 	}
 	if err := os.Remove(stagingDir); err != nil {
@@ -106,6 +110,13 @@ func entries(dir string) ([]string, error) {
 		}
 	}
 	return rest, nil
+}
+
+// isMounted tells whether a drive is where it shall be already.
+func (a *agent) isMounted(m proto.Mount) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.drives, func(d mounted) bool { return d.Serial == m.Serial && d.Target == path.Clean(m.Target) })
 }
 
 func (a *agent) keepDrive(m *mounted) {

@@ -28,7 +28,7 @@ import (
 )
 
 // bootTime is how long a machine may take to come up in emulation on a busy host.
-const bootTime = 2 * time.Minute
+const bootTime = 5 * time.Minute
 
 // parts is what all machines of a test run are made of.
 type parts struct {
@@ -95,13 +95,31 @@ type machine struct {
 	*guest.Client
 	t       *testing.T
 	cmd     *exec.Cmd
-	console *bytes.Buffer
+	console *console
 	dir     string
 	ended   chan struct{}
 	start   time.Time
 
 	mu   sync.Mutex
 	conn net.Conn // the client's present one
+}
+
+// console is what the machine has said.
+type console struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buf.Write(p)
+}
+
+func (c *console) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buf.String()
 }
 
 type disks struct{ image, system, work string }
@@ -112,7 +130,7 @@ func (p parts) boot(t *testing.T, d disks) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{t: t, dir: dir, console: &bytes.Buffer{}, ended: make(chan struct{})}
+	m := &machine{t: t, dir: dir, console: &console{}, ended: make(chan struct{})}
 	sock := filepath.Join(dir, "agent.sock")
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -232,6 +250,15 @@ func (m *machine) ctx() context.Context {
 // assume gives the machine an identity; change may alter it before.
 func (m *machine) assume(change func(*proto.Assume)) proto.Assumed {
 	m.t.Helper()
+	reply, err := m.Assume(m.ctx(), m.document(change))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return reply
+}
+
+// document is an identity; change may alter it.
+func (m *machine) document(change func(*proto.Assume)) proto.Assume {
 	doc := proto.Assume{
 		Entropy: make([]byte, 64), Time: time.Now(), Hostname: "quiet-otter",
 		Root:      proto.Root{Image: proto.SerialImage, System: proto.SerialSystem},
@@ -242,11 +269,7 @@ func (m *machine) assume(change func(*proto.Assume)) proto.Assumed {
 	if change != nil {
 		change(&doc)
 	}
-	reply, err := m.Assume(m.ctx(), doc)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return reply
+	return doc
 }
 
 // sh runs a shell command in the guest and returns its output; it must succeed.

@@ -40,9 +40,12 @@ func systemdImage(t *testing.T) string {
 // TestSystemd boots an image to its init's default target, with the agent beside the init.
 func TestSystemd(t *testing.T) {
 	p := requireParts(t)
-	d := disks{image: systemdImage(t), system: newDisk(t, "1G")}
+	d := disks{image: systemdImage(t), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
 	m := p.boot(t, d)
-	got := m.assume(func(doc *proto.Assume) { doc.Init = []string{"/sbin/init"} })
+	got := m.assume(func(doc *proto.Assume) {
+		as(t, "quiet-otter")(doc)
+		doc.Init = []string{"/sbin/init"}
+	})
 	t.Logf("beside the init after %v: %+v", time.Since(m.start), got)
 	if !got.Handover {
 		t.Error("no handover")
@@ -67,10 +70,49 @@ func TestSystemd(t *testing.T) {
 	if got := m.sh("grep -E 'SigIgn|SigBlk' /proc/$$/status; ulimit -Sn; ls /proc/self/fd | wc -l"); got != "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n1024\n4" {
 		t.Errorf("commands start with %q", got)
 	}
+	t.Run("freeze", func(t *testing.T) { testFreeze(t, m) })
+	t.Run("fork", func(t *testing.T) { testSystemdFork(t, m) })
 	start := time.Now()
 	if err := m.PowerOff(m.ctx()); err != nil {
 		t.Error(err)
 	}
 	m.awaitEnd()
 	t.Logf("powered off in %v", time.Since(start))
+}
+
+// testSystemdFork gives a machine another identity whose process 1 is systemd. It goes on after testFreeze.
+func testSystemdFork(t *testing.T, m *machine) {
+	t.Log(m.sh("cat /proc/1/cgroup /proc/$PPID/cgroup /proc/self/cgroup; ls -d /sys/fs/cgroup/*/"))
+	if got := m.sh("cat /proc/1/cgroup /proc/$PPID/cgroup /proc/self/cgroup"); got != "0::/init.scope\n0::/banger-agent\n0::/banger" {
+		t.Errorf("control groups of init, agent and commands: %q", got)
+	}
+	m.sh("systemd-run --unit tock --property StandardOutput=file:/dev/console sh -c 'i=1000000; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done'")
+	before := m.identity()
+	m.awaitTicks(1000003)
+	m.freeze()
+	m.checkStill()
+	start := time.Now()
+	reply := m.assume(func(doc *proto.Assume) {
+		as(t, "loud-owl")(doc)
+		doc.Init = []string{"/sbin/init"}
+		doc.Mounts = []proto.Mount{{Serial: proto.SerialWork, Target: "/root", Seed: true}}
+	})
+	t.Logf("another identity in %v", time.Since(start))
+	if reply.Handover {
+		t.Error("a fork hands over")
+	}
+	ticks := m.ticks()
+	m.awaitTicks(ticks + 10)
+	after := m.identity()
+	for name, value := range before {
+		if after[name] == value {
+			t.Errorf("%s is still %q", name, value)
+		}
+	}
+	if got := m.sh("cat /run/banger/generation; findmnt -no SOURCE /root; ls -d /run/banger-staging 2>/dev/null; ls -A /root"); !strings.HasPrefix(got, "1\n/dev/vd") || strings.Contains(got, "staging") || !strings.Contains(got, ".profile") {
+		t.Errorf("generation and work disk: %q", got)
+	}
+	if got := m.sh("systemctl stop tock; systemctl is-system-running; hostnamectl hostname; systemctl --failed --no-legend --no-pager"); got != "running\nloud-owl" {
+		t.Errorf("systemd after a fork: %q", got)
+	}
 }

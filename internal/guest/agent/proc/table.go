@@ -7,6 +7,7 @@
 package proc
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -28,6 +29,17 @@ type Table struct {
 	mu        sync.Mutex
 	children  map[int]*child
 	protected bool
+	groups    Groups        // nil: commands stay in this process's control group
+	halted    chan struct{} // closed by Resume; nil when nobody is halted
+	forks     int
+}
+
+// Groups says in which control group commands start, so that they can be frozen together.
+type Groups interface {
+	// ForCommands is the descriptor of the group.
+	ForCommands() int
+	// Renew makes another group when that one takes no process.
+	Renew() error
 }
 
 // child is a process that was started here. Its number stays its own until done is closed, under the table's lock.
@@ -118,11 +130,84 @@ func (t *Table) Protect() error {
 
 func setOOM(score string) error { return os.WriteFile("/proc/self/oom_score_adj", []byte(score), 0) }
 
-// start runs a program. The lock is held until the child is known, so that its end cannot come first; ForkExec itself waits
-// for a child whose execve failed.
+// UseGroups puts commands that are started from now on into control groups.
+func (t *Table) UseGroups(g Groups) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.groups = g
+}
+
+// ErrForked is why a command was not started that had to wait for a halted machine: what was asked of one machine is not done in another.
+var ErrForked = errors.New("the machine was forked before the command could start")
+
+// Halt makes those wait who would start or signal a command, until Resume. When it returns, no start is under way.
+func (t *Table) Halt() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.halted = make(chan struct{})
+}
+
+// Resume ends Halt. forked tells that this machine has become another one, in which commands that wait to be started are not wanted.
+func (t *Table) Resume(forked bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if forked {
+		t.forks++
+	}
+	close(t.halted)
+	t.halted = nil
+}
+
+// waitLocked waits until nobody is halted, and tells whether the machine is still the same one. It gives the lock up meanwhile.
+func (t *Table) waitLocked() (same bool) {
+	forks := t.forks
+	for t.halted != nil {
+		halted := t.halted
+		t.mu.Unlock()
+		<-halted
+		t.mu.Lock()
+	}
+	return t.forks == forks
+}
+
+// start runs a program as a command, in the commands' control group, once nobody is halted.
 func (t *Table) start(path string, argv []string, attr *syscall.ProcAttr) (*child, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.waitLocked() {
+		return nil, ErrForked
+	}
+	if t.groups == nil {
+		return t.startLocked(path, argv, attr)
+	}
+	attr.Sys.UseCgroupFD = true
+	attr.Sys.CgroupFD = t.groups.ForCommands()
+	c, err := t.startLocked(path, argv, attr)
+	if refused(err) && t.groups.Renew() == nil {
+		attr.Sys.CgroupFD = t.groups.ForCommands()
+		c, err = t.startLocked(path, argv, attr)
+	}
+	if refused(err) || unknown(err) { // it starts in this process's group, then, and is moved when that matters
+		attr.Sys.UseCgroupFD = false
+		c, err = t.startLocked(path, argv, attr)
+	}
+	return c, err
+}
+
+// refused tells whether clone3(2) may have failed because the control group takes no process: it was removed, is one that holds only groups, or
+// is threaded.
+func refused(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// unknown tells whether clone3(2) may have failed because the kernel is older than it, or than CLONE_INTO_CGROUP (Linux 5.7).
+func unknown(err error) bool {
+	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.E2BIG)
+}
+
+// startLocked runs a program. The lock is held until the child is known, so that its end cannot come first; ForkExec itself waits
+// for a child whose execve failed.
+func (t *Table) startLocked(path string, argv []string, attr *syscall.ProcAttr) (*child, error) {
 	if t.protected { // the child inherits what holds at the fork
 		if err := setOOM(killAsUsed); err != nil {
 			return nil, fmt.Errorf("unprotecting a command: %w", err)
@@ -138,19 +223,27 @@ func (t *Table) start(path string, argv []string, attr *syscall.ProcAttr) (*chil
 	return c, nil
 }
 
-// Spawn starts a program that belongs to nobody: it is reaped and forgotten when it ends.
+// Spawn starts a program that belongs to nobody: it is reaped and forgotten when it ends. It starts where attr says, also in a halted machine.
 func (t *Table) Spawn(path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
-	c, err := t.start(path, argv, attr)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c, err := t.startLocked(path, argv, attr)
 	if err != nil {
 		return 0, fmt.Errorf("starting %s: %w", path, err)
 	}
 	return c.pid, nil
 }
 
-// signal sends sig to the child's process group. A child that was reaped is os.ErrProcessDone: its number may be another's by now.
+// signal sends sig to the child's process group once nobody is halted. A child that was reaped is os.ErrProcessDone: its number may be another's
+// by now.
 func (t *Table) signal(c *child, sig unix.Signal) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.waitLocked()
+	return t.signalLocked(c, sig)
+}
+
+func (t *Table) signalLocked(c *child, sig unix.Signal) error {
 	if t.children[c.pid] != c {
 		return os.ErrProcessDone
 	}

@@ -1,0 +1,79 @@
+package freezer
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// kthreadd is the process whose children the kernel's threads are.
+const kthreadd = 2
+
+// kernelThreads returns a function that tells the kernel's own threads from processes: they are not anybody's to halt.
+func kernelThreads() func(pid int) bool {
+	known := map[int]bool{kthreadd: true}
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", kthreadd, kthreadd)) // proc(5); a kernel may lack it
+	for _, pid := range numbers(text) {
+		known[pid] = true
+	}
+	return func(pid int) bool {
+		if known[pid] {
+			return true
+		}
+		s, ok := readStat(pid)
+		return ok && s.kernel
+	}
+}
+
+// stat is what we read of /proc/[pid]/stat (proc(5)).
+type stat struct {
+	state  byte
+	kernel bool
+	start  string // when it began: with the pid it names a process for good
+}
+
+// Fields of /proc/[pid]/stat, counted from the one after the name: (3) is 0.
+const (
+	statState = 3 - 3
+	statFlags = 9 - 3
+	statStart = 22 - 3
+	pfKThread = 0x00200000 // PF_KTHREAD, linux/sched.h
+)
+
+func readStat(pid int) (stat, bool) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return stat{}, false
+	}
+	return parseStat(text)
+}
+
+// parseStat reads a line in which the name may hold anything.
+func parseStat(text []byte) (stat, bool) {
+	end := bytes.LastIndexByte(text, ')')
+	if end < 0 {
+		return stat{}, false
+	}
+	f := strings.Fields(string(text[end+1:]))
+	if len(f) <= statStart {
+		return stat{}, false
+	}
+	flags, err := strconv.ParseUint(f[statFlags], 10, 64)
+	if err != nil {
+		return stat{}, false
+	}
+	return stat{state: f[statState][0], kernel: flags&pfKThread != 0, start: f[statStart]}, true
+}
+
+// numbers reads numbers that white space parts.
+func numbers(text []byte) []int {
+	var out []int
+	for word := range strings.FieldsSeq(string(text)) {
+		if n, err := strconv.Atoi(word); err == nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}

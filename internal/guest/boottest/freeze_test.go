@@ -1,0 +1,145 @@
+package boottest
+
+import (
+	"crypto/rand"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest"
+	"banger/internal/guest/proto"
+)
+
+// stillTime is how long a machine is watched while nothing must move in it.
+const stillTime = 2 * time.Second
+
+func (m *machine) detach(script string) {
+	m.t.Helper()
+	if _, err := m.Exec(m.ctx(), proto.ExecRequest{Argv: []string{"sh", "-c", script}, Detach: true}, guest.IO{}); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *machine) freeze() proto.Frozen {
+	m.t.Helper()
+	start := time.Now()
+	f, err := m.Freeze(m.ctx())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Logf("froze %d processes in %v", f.Processes, time.Since(start))
+	return f
+}
+
+func (m *machine) thaw() {
+	m.t.Helper()
+	req := proto.Thaw{Entropy: make([]byte, 32), Time: time.Now()}
+	rand.Read(req.Entropy)
+	start := time.Now()
+	if err := m.Thaw(m.ctx(), req); err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Logf("thawed in %v", time.Since(start))
+}
+
+// busy starts a process that counts on the console and one that does nothing but use up its CPU, and returns the latter's pid.
+func (m *machine) busy() string {
+	m.t.Helper()
+	m.detach("i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.01; done")
+	m.detach("echo $$ > /tmp/loop; while :; do :; done")
+	m.awaitTicks(1)
+	return m.sh("until test -s /tmp/loop; do sleep 0.05; done; cat /tmp/loop")
+}
+
+// ticks is how far the counting has come.
+func (m *machine) ticks() int {
+	n := 0
+	for _, line := range strings.Split(m.console.String(), "\n") {
+		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "tick "); ok {
+			if i, err := strconv.Atoi(text); err == nil {
+				n = i
+			}
+		}
+	}
+	return n
+}
+
+func (m *machine) awaitTicks(n int) {
+	m.t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for m.ticks() < n {
+		if time.Now().After(deadline) {
+			m.t.Fatalf("the count is at %d and does not come to %d", m.ticks(), n)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// cpu is how much of its CPU a process has used, in hundredths of a second.
+func (m *machine) cpu(pid string) int {
+	m.t.Helper()
+	n, err := strconv.Atoi(m.sh("read a b c d e f g h i j k l m n rest < /proc/" + pid + "/stat; echo $n"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return n
+}
+
+// checkStill fails when anything counts on.
+func (m *machine) checkStill() {
+	m.t.Helper()
+	<-time.After(300 * time.Millisecond) // what was said before may be on its way
+	before := m.ticks()
+	<-time.After(stillTime)
+	if after := m.ticks(); after != before {
+		m.t.Errorf("while frozen, a process counts from %d to %d", before, after)
+	}
+}
+
+// TestFreeze: a frozen machine does nothing, and goes on where it was.
+func TestFreeze(t *testing.T) {
+	p := requireParts(t)
+	m := p.boot(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
+	if f := m.freeze(); f.Processes != 0 {
+		t.Errorf("a machine without an identity has %d processes", f.Processes)
+	}
+	m.thaw()
+	m.assume(nil)
+	testFreeze(t, m)
+	if err := m.PowerOff(m.ctx()); err != nil {
+		t.Error(err)
+	}
+	m.awaitEnd()
+}
+
+func testFreeze(t *testing.T, m *machine) {
+	loop := m.busy()
+	cpu := m.cpu(loop)
+	if f := m.freeze(); f.Processes < 3 { // two shells and a sleep
+		t.Errorf("%d processes were halted", f.Processes)
+	}
+	m.freeze() // once more is the same
+	if h, err := m.Hello(m.ctx()); err != nil || !h.Frozen || !h.Assumed || h.Forks != 0 {
+		t.Errorf("hello is %+v, %v", h, err)
+	}
+	_, err := m.Exec(m.ctx(), proto.ExecRequest{Argv: []string{"true"}}, guest.IO{})
+	if fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "frozen") {
+		t.Errorf("a command in a frozen machine: %v", err)
+	}
+	m.checkStill()
+	ticks := m.ticks()
+	m.thaw()
+	m.awaitTicks(ticks + 3)
+	if used := m.cpu(loop) - cpu; used > int(stillTime.Seconds()*100)/2 {
+		t.Errorf("the loop used %d hundredths of a second of its CPU", used)
+	}
+	if h, err := m.Hello(m.ctx()); err != nil || h.Frozen || !h.Assumed || h.Forks != 0 {
+		t.Errorf("hello is %+v, %v", h, err)
+	}
+	for range 5 {
+		m.freeze()
+		m.thaw()
+	}
+}
