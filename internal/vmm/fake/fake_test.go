@@ -1,9 +1,13 @@
 package fake_test
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"banger/internal/model"
@@ -20,15 +24,32 @@ func machine(t testing.TB) vmm.Machine {
 		t.Fatal(err)
 	}
 	return vmm.Machine{
-		ID: "0123456789abcdef", RunDir: run, Kernel: kernel, Initramfs: []string{kernel}, VCPUs: 1, Memory: model.MiB,
+		ID: filepath.Base(filepath.Dir(dir)) + filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel}, VCPUs: 1, Memory: model.MiB,
 		ConsoleLog: filepath.Join(dir, "console.log"), ConsoleMax: model.MiB, VMMLog: filepath.Join(dir, "vmm.log"),
+	}
+}
+
+// keeper plays a guest that echoes lines and keeps words in its memory.
+func keeper(host *fake.Host) func(vmm.Machine, net.Conn) {
+	return func(m vmm.Machine, conn net.Conn) {
+		for lines := bufio.NewScanner(conn); lines.Scan(); {
+			answer := lines.Text()
+			if answer == "kept" {
+				answer += " " + string(host.Memory(m.ID))
+			} else if word, ok := strings.CutPrefix(answer, "keep "); ok {
+				host.SetMemory(m.ID, []byte(word))
+			}
+			if _, err := fmt.Fprintln(conn, answer); err != nil {
+				return
+			}
+		}
 	}
 }
 
 func TestDriver(t *testing.T) {
 	host := fake.NewHost()
 	vmmtest.Run(t, vmmtest.Harness{
-		Driver:  func(testing.TB) vmm.Driver { return fake.New(host, fake.Options{}) },
+		Driver:  func(testing.TB) vmm.Driver { return fake.New(host, fake.Options{Agent: keeper(host)}) },
 		Machine: machine,
 		Echo:    machine,
 	})

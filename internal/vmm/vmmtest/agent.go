@@ -29,9 +29,15 @@ func (s *suite) agent() {
 	}
 }
 
-// echo connects and waits for a line to come back. It sends the line until then: bytes get lost while a guest comes up or notices a new
-// connection.
+// echo waits for a line to come back.
 func (s *suite) echo(in vmm.Instance, line string) {
+	s.Helper()
+	s.ask(in, line, line)
+}
+
+// ask connects and waits for the answer to a line. It sends the line until then: bytes get lost while a guest comes up or notices a new
+// connection.
+func (s *suite) ask(in vmm.Instance, line, answer string) {
 	s.Helper()
 	conn, err := in.DialAgent(s.ctx)
 	if err != nil {
@@ -52,11 +58,11 @@ func (s *suite) echo(in vmm.Instance, line string) {
 	}
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
-		if lines.Text() == line {
+		if lines.Text() == answer {
 			return
 		}
 	}
-	s.Fatalf("%q did not come back: %v", line, lines.Err())
+	s.Fatalf("%q did not bring %q: %v", line, answer, lines.Err())
 }
 
 func again(ctx context.Context, conn net.Conn, line string) {

@@ -23,8 +23,8 @@ type Harness struct {
 	// Machine returns a machine with a run folder of its own whose guest powers off when its power button is pressed, and else
 	// runs for ever.
 	Machine func(t testing.TB) vmm.Machine
-	// Echo returns a machine like Machine's whose guest also sends back what comes in on the agent's channel. It skips the test when
-	// there can be none.
+	// Echo returns a machine like Machine's whose guest also sends back what comes in on the agent's channel. Of a line "keep X" it keeps X
+	// in its memory as well, and on a line "kept" it says "kept X" instead. It skips the test when there can be none.
 	Echo func(t testing.TB) vmm.Machine
 }
 
@@ -51,6 +51,13 @@ func Run(t *testing.T, h Harness) {
 		{"agent", (*suite).agent},
 		{"pause and resume", (*suite).pause},
 		{"adopt what is halted", (*suite).pauseAdopted},
+		{"save and restore", (*suite).saveAndRestore},
+		{"save what is halted", (*suite).saveHalted},
+		{"a fork of a fork", (*suite).generations},
+		{"a failed save lets the machine go on", (*suite).failedSave},
+		{"one save at a time", (*suite).twoSaves},
+		{"a failed restore leaves nothing", (*suite).failedRestore},
+		{"fingerprints", (*suite).fingerprints},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

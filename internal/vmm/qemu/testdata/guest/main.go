@@ -1,6 +1,6 @@
 // Command guest is the first process of a test's machine: it sends back what comes in on the agent's port, and powers off when the
 // power button is pressed. The line "exit" on the port ends it, and so makes
-// the kernel panic; "size S" asks for the size of the drive with serial number S.
+// the kernel panic; "size S" asks for the size of the drive with serial number S; "keep X" keeps X, and "kept" asks for it.
 package main
 
 import (
@@ -66,6 +66,9 @@ func find() string {
 	}
 }
 
+// kept is what the host has asked to keep.
+var kept string
+
 // serve echoes lines until the host goes away.
 func serve(path string) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -82,6 +85,13 @@ func serve(path string) {
 		if serial, ok := strings.CutPrefix(lines.Text(), "size "); ok {
 			fmt.Fprintln(f, size(serial))
 			continue
+		}
+		if lines.Text() == "kept" {
+			fmt.Fprintln(f, "kept", kept)
+			continue
+		}
+		if word, ok := strings.CutPrefix(lines.Text(), "keep "); ok {
+			kept = word
 		}
 		fmt.Fprintln(f, lines.Text())
 	}
