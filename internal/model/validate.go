@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Bounds of a Spec.
 const (
 	MaxVCPUs    = 64
-	MinMemory   = 128 * MiB // below it the kernel and agent have no room to start
+	MinIdle     = time.Second // shorter ones would suspend VMs between two commands of a script
+	MinMemory   = 128 * MiB   // below it the kernel and agent have no room to start
 	MaxMemory   = 1 * TiB
 	MinDiskSize = 32 * MiB // ext4 with a journal
 	MaxDiskSize = 16 * TiB
@@ -32,6 +34,9 @@ func (s Spec) Validate() error {
 	}
 	if s.VCPUs < 1 || s.VCPUs > MaxVCPUs {
 		bad("vcpus: %d is not between 1 and %d", s.VCPUs, MaxVCPUs)
+	}
+	if s.IdleSuspend != 0 && s.IdleSuspend < MinIdle {
+		bad("idle suspend: %v is less than %v", s.IdleSuspend, MinIdle)
 	}
 	if s.Memory < MinMemory || s.Memory > MaxMemory {
 		bad("memory: %v is not between %v and %v", s.Memory, MinMemory, MaxMemory)

@@ -77,6 +77,7 @@ type entry struct {
 	mu   sync.Mutex // guards what follows; writers hold the operation lock too
 	vm   model.VM
 	live *live
+	used use
 }
 
 // live is what exists while a VMM runs.
@@ -106,6 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if !m.templates.Off {
 		m.wg.Go(func() { m.templates.run(m.life) })
 	}
+	m.wg.Go(func() { m.watchIdle(m.life) })
 	return m, nil
 }
 

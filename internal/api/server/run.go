@@ -13,6 +13,7 @@ import (
 	"banger/internal/guest/proto"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vm"
 )
 
 const (
@@ -147,7 +148,12 @@ func naming(report step.Reporter) func(model.VM) {
 
 // command runs the command and forwards what it says. It returns nil when the command's end has been told.
 func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) error {
-	guest, err := one.begin(ctx, v, req)
+	_, agent, unuse, err := one.s.Manager.Use(ctx, v.ID)
+	if err != nil {
+		return orCause(ctx, err)
+	}
+	defer unuse()
+	guest, err := one.begin(ctx, agent, v, req)
 	if err != nil {
 		return orCause(ctx, err)
 	}
@@ -179,7 +185,7 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 }
 
 // begin starts the command and lets the client's input through to it.
-func (one *runStream) begin(ctx context.Context, v model.VM, req api.Run) (net.Conn, error) {
+func (one *runStream) begin(ctx context.Context, agent vm.Agent, v model.VM, req api.Run) (net.Conn, error) {
 	if req.Entrypoint {
 		img, err := one.s.Images.Get(v.Spec.ImageID)
 		if err != nil {
@@ -188,10 +194,6 @@ func (one *runStream) begin(ctx context.Context, v model.VM, req api.Run) (net.C
 		req.Exec.Argv = argv(img.Config, req.Exec.Argv)
 	}
 	start, err := encodeStart(req.Exec)
-	if err != nil {
-		return nil, err
-	}
-	agent, err := one.s.Manager.Agent(v.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -40,8 +40,14 @@ type Manager interface {
 	Prune(ctx context.Context) (model.Pruned, error)
 	Stats(ctx context.Context, ref string) (model.Stats, error)
 	Agent(ref string) (vm.Agent, error)
+	// Use is Agent for what counts as use of the VM until done is called. It wakes one that was suspended for want of use.
+	Use(ctx context.Context, ref string) (v model.VM, agent vm.Agent, done func(), err error)
 	// References holds off new users of images and kernels while f runs.
 	References(f func(images, kernels map[string][]string) error) error
+
+	Holder
+	Snapshots
+	Templates
 }
 
 // Images is what the API asks of the images. inUse tells by an image's id the names of the VMs that need it; what is needed is not
@@ -183,7 +189,9 @@ func (s *Server) handlers() map[string]handler {
 		"openapi":  s.openapi,
 		"shutdown": answer(func(*http.Request) (any, error) { s.Config.Shutdown(); return nil, nil }),
 	}
-	for _, part := range []map[string]handler{s.vmHandlers(), s.streamHandlers(), s.imageHandlers(), s.kernelHandlers()} {
+	for _, part := range []map[string]handler{
+		s.vmHandlers(), s.holdHandlers(), s.streamHandlers(), s.imageHandlers(), s.kernelHandlers(), s.snapshotHandlers(), s.templateHandlers(),
+	} {
 		for id, h := range part {
 			all[id] = h
 		}

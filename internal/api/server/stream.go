@@ -51,15 +51,21 @@ func (s *Server) running(r *http.Request) (model.VM, vm.Agent, error) {
 	return v, agent, err
 }
 
+// use is running for a request that counts as use of the VM until done is called: one that was suspended for want of use is woken.
+func (s *Server) use(r *http.Request) (v model.VM, agent vm.Agent, done func(), err error) {
+	return s.Manager.Use(r.Context(), r.PathValue("ref"))
+}
+
 // dial joins the client and a stream of the guest's. Only once the guest has agreed is the connection upgraded, so a refusal is a problem.
 func (s *Server) dial(w http.ResponseWriter, r *http.Request, route string) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
 	}
-	v, agent, err := s.running(r)
+	v, agent, unuse, err := s.use(r)
 	if err != nil {
 		return err
 	}
+	defer unuse()
 	ctx, done, err := s.Sessions.begin(s.work, v.ID)
 	if err != nil {
 		return err
@@ -85,10 +91,11 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
 	}
-	v, agent, err := s.running(r)
+	v, agent, unuse, err := s.use(r)
 	if err != nil {
 		return err
 	}
+	defer unuse()
 	ctx, done, err := s.Sessions.begin(s.work, v.ID)
 	if err != nil {
 		return err

@@ -197,10 +197,11 @@ func (s *Server) getFiles(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, agent, err := s.running(r)
+	_, agent, unuse, err := s.use(r)
 	if err != nil {
 		return err
 	}
+	defer unuse()
 	archive, err := agent.GetFiles(r.Context(), p)
 	if err != nil {
 		return err
@@ -216,10 +217,11 @@ func (s *Server) putFiles(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, agent, err := s.running(r)
+	_, agent, unuse, err := s.use(r)
 	if err != nil {
 		return err
 	}
+	defer unuse()
 	// Only a reader: what the body is besides, and whether somebody closes it, is not the agent's.
 	if err := agent.PutFiles(r.Context(), p, struct{ io.Reader }{r.Body}); err != nil {
 		// A client reads the answer when it has sent all: let it.

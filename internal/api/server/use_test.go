@@ -1,0 +1,29 @@
+package server
+
+import (
+	"context"
+
+	"banger/internal/model"
+	"banger/internal/vm"
+)
+
+// Use is Agent: nobody counts here.
+func (m *manager) Use(_ context.Context, ref string) (model.VM, vm.Agent, func(), error) {
+	return useOf(m, ref)
+}
+
+func (m withAgent) Use(_ context.Context, ref string) (model.VM, vm.Agent, func(), error) {
+	return useOf(m, ref)
+}
+
+func useOf(m interface {
+	Get(ref string) (model.VM, error)
+	Agent(ref string) (vm.Agent, error)
+}, ref string) (model.VM, vm.Agent, func(), error) {
+	v, err := m.Get(ref)
+	if err != nil {
+		return v, nil, nil, err
+	}
+	a, err := m.Agent(v.ID)
+	return v, a, func() {}, err
+}
