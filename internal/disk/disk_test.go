@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -230,6 +231,119 @@ func BenchmarkCreate(b *testing.B) {
 	for b.Loop() {
 		if err := disk.Create(b.Context(), filepath.Join(dir, "d"), 10*model.GiB); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestShared clones by reference, which few file systems can, and looks at what the files have in common.
+func TestShared(t *testing.T) {
+	plain, err := os.Create(filepath.Join(t.TempDir(), "plain"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	if _, err := plain.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if shared, err := disk.Shared(plain); shared != 0 || err != nil {
+		t.Errorf("a file alone shares %v, %v", shared, err)
+	}
+	from, to := btrfsFiles(t)
+	const pieces = 200 // more extents than are asked for at once
+	for i := range int64(pieces) {
+		if _, err := from.WriteAt(bytes.Repeat([]byte{byte(i + 1)}, 4096), i*8192); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(from.Sync(), disk.CloneFile(t.Context(), from, to)); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []*os.File{from, to} {
+		if shared, err := disk.Shared(f); shared != pieces*4*model.KiB || err != nil {
+			t.Errorf("%s shares %v, %v", f.Name(), shared, err)
+		}
+	}
+	if _, err := to.WriteAt(make([]byte, 4096), 8192); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if shared, err := disk.Shared(to); shared != (pieces-1)*4*model.KiB || err != nil {
+		t.Errorf("after a write the copy shares %v, %v", shared, err)
+	}
+}
+
+// btrfsFiles makes two empty files on a fresh file system that can share blocks.
+func btrfsFiles(t *testing.T) (a, b *os.File) {
+	t.Helper()
+	requireTool(t, "mkfs.btrfs")
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root mounts a btrfs")
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 256<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mkfs.btrfs", "-q", image).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.btrfs: %v\n%s", err, out)
+	}
+	out, err := exec.Command("mount", "-o", "loop", image, dir).CombinedOutput()
+	testkit.Require(t, "btrfs", err == nil, fmt.Sprintf("mounting it: %v %s", err, out))
+	t.Cleanup(func() { exec.Command("umount", dir).Run() })
+	a, err = os.Create(filepath.Join(dir, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	b, err = os.Create(filepath.Join(dir, "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return a, b
+}
+
+func TestExtents(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		size int64
+		data map[int64][]byte
+		ask  int64
+		want []disk.Extent
+	}{
+		{"empty", 0, nil, 0, nil},
+		{"a hole", 1 << 20, nil, 1 << 20, nil},
+		{"data in between", 1 << 20, map[int64][]byte{64 << 10: make([]byte, 4096)}, 1 << 20, []disk.Extent{{64 << 10, 68 << 10}}},
+		{"both ends", 1 << 20, map[int64][]byte{0: {1}, 1<<20 - 1: {1}}, 1 << 20, []disk.Extent{{0, 4096}, {1<<20 - 4096, 1 << 20}}},
+		{"an odd end", 1<<20 + 10, map[int64][]byte{1 << 20: make([]byte, 10)}, 1<<20 + 10, []disk.Extent{{1 << 20, 1<<20 + 10}}},
+		{"the first part", 1 << 20, map[int64][]byte{0: make([]byte, 8192), 64 << 10: {1}}, 5000, []disk.Extent{{0, 5000}}},
+		{"a part without", 1 << 20, map[int64][]byte{64 << 10: {1}}, 4096, nil},
+	} {
+		path := filepath.Join(t.TempDir(), "f")
+		writeSparse(t, path, tt.size, tt.data)
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		var got []disk.Extent
+		for e, err := range disk.Extents(f, tt.ask) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, e)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	closed, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	for _, err := range disk.Extents(closed, 1) {
+		if err == nil {
+			t.Error("a closed file has data")
 		}
 	}
 }

@@ -32,6 +32,7 @@ type Draft struct {
 	disks     []string // names
 	done      bool     // committed or discarded
 
+	want []file             // what the sums must be, in the order of Meta.files; nil when they may be anything
 	hook func(phase string) // tests crash in it
 }
 
@@ -180,6 +181,11 @@ func (d *Draft) commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 	}
 	if err := meta.check(); err != nil {
 		return nil, fault.New(fault.Invalid, "%w", err)
+	}
+	for i, f := range meta.files() {
+		if d.want != nil && d.want[i].Sum != "" && d.want[i].Sum != f.Sum {
+			return nil, damaged("the sum of its %s is wrong", f.name)
+		}
 	}
 	d.hook("filled")
 	if err := d.writeMeta(meta); err != nil {

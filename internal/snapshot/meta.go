@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -105,7 +106,7 @@ func decodeMeta(data []byte) (Meta, error) {
 		return Meta{}, damaged("reading its description: %w", err)
 	}
 	if form.Version != version {
-		return Meta{}, wrongVersion(form.Version)
+		return Meta{}, wrongVersion(form.Version, version)
 	}
 	var m Meta
 	if err := json.Unmarshal(inner, &m); err != nil {
@@ -206,9 +207,13 @@ func damaged(format string, args ...any) *fault.Error {
 	return fault.New(fault.Invalid, "the snapshot is damaged: "+format, args...)
 }
 
-func wrongVersion(v int) error {
-	if v > version {
-		return fault.New(fault.Invalid, "the snapshot has format %d, and this banger knows formats up to %d", v, version).
+func wrongSum(f *os.File) error {
+	return damaged("%s is not what was kept: its sum is wrong", f.Name())
+}
+
+func wrongVersion(v, known int) error {
+	if v > known {
+		return fault.New(fault.Invalid, "the snapshot has format %d, and this banger knows formats up to %d", v, known).
 			WithHint("A newer banger made it; use that one or a later one.")
 	}
 	return damaged("there is no format %d", v)

@@ -12,6 +12,8 @@
 // work in folders whose names start with disk.TempPrefix, which CleanTemp finds after a crash. There is no lock on a snapshot: its owner sees to
 // it that nobody removes one that is in use. Files that are open stay usable in any case.
 //
+// Export makes one stream of a snapshot, and Import a snapshot of such a stream.
+//
 // A snapshot may come from anywhere: by Import, or because somebody put the folder there. So nothing in it is believed before it was
 // checked, all sizes are bounded, links are not followed, and what other users could have written is refused. Sums find accidents, not
 // forgeries: a snapshot is a machine's memory, and whoever may choose that decides what the guest does.
@@ -148,7 +150,7 @@ func verify(ctx context.Context, f file, open *os.File) error {
 		return err
 	}
 	if sum != f.Sum {
-		return damaged("%s is not what was kept: its sum is wrong", open.Name())
+		return wrongSum(open)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func chunks(ctx context.Context, f *os.File, size int64, visit func(offset int64
 			return nil
 		}
 		data := buf[:min(chunkSize, size-at)]
-		if bytes.Equal(data, zeros[:len(data)]) {
+		if isZero(data) {
 			return nil
 		}
 		return visit(at, data)
@@ -66,6 +66,9 @@ func chunks(ctx context.Context, f *os.File, size int64, visit func(offset int64
 	}
 	return flush()
 }
+
+// isZero looks at no more than chunkSize bytes.
+func isZero(data []byte) bool { return bytes.Equal(data, zeros[:len(data)]) }
 
 func readAt(f *os.File, p []byte, offset int64) error {
 	if _, err := f.ReadAt(p, offset); errors.Is(err, io.EOF) {

@@ -1,0 +1,117 @@
+package snapshot
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// TestEveryBitOfMeta flips each bit of a description.
+func TestEveryBitOfMeta(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(commit(t, filepath.Join(t.TempDir(), "a")).Dir(), metaFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decodeMeta(data); err != nil {
+		t.Fatal(err)
+	}
+	for i := range data {
+		for bit := range 8 {
+			data[i] ^= 1 << bit
+			if _, err := decodeMeta(data); fault.KindOf(err) != fault.Invalid {
+				t.Errorf("byte %d bit %d: %v", i, bit, err)
+			}
+			data[i] ^= 1 << bit
+		}
+	}
+}
+
+// TestMetaRefused has descriptions whose sum is right.
+func TestMetaRefused(t *testing.T) {
+	good := commit(t, filepath.Join(t.TempDir(), "a")).Meta()
+	for name, spoil := range map[string]func(*Meta){
+		"newer":          func(m *Meta) { m.Version = version + 1 },
+		"version 0":      func(m *Meta) { m.Version = 0 },
+		"no kind":        func(m *Meta) { m.Kind = "" },
+		"wrong kind":     func(m *Meta) { m.Kind = model.SnapshotDisk },
+		"no time":        func(m *Meta) { m.Created = time.Time{} },
+		"no memory":      func(m *Meta) { m.Memory = nil },
+		"no device":      func(m *Meta) { m.Device = nil },
+		"nothing":        func(m *Meta) { m.Kind, m.Memory, m.Device, m.Disks = model.SnapshotDisk, nil, nil, nil },
+		"many disks":     func(m *Meta) { m.Disks = make([]Disk, maxDisks+1) },
+		"negative":       func(m *Meta) { m.Memory.Size = -1 },
+		"empty":          func(m *Meta) { m.Device.Size = 0 },
+		"huge memory":    func(m *Meta) { m.Memory.Size = model.MaxMemory + 1 },
+		"huge disk":      func(m *Meta) { m.Disks[0].Size = model.MaxDiskSize + 1 },
+		"huge device":    func(m *Meta) { m.Device.Size = maxDevice + 1 },
+		"no sum":         func(m *Meta) { m.Memory.Sum = "" },
+		"wrong sum":      func(m *Meta) { m.Disks[0].Sum = strings.Repeat("X", sumLen) },
+		"short sum":      func(m *Meta) { m.Device.Sum = "00" },
+		"way out":        func(m *Meta) { m.Disks[1].Name = "../../x" },
+		"no name":        func(m *Meta) { m.Disks[1].Name = "" },
+		"two of a name":  func(m *Meta) { m.Disks[1].Name = m.Disks[0].Name },
+		"a NUL in there": func(m *Meta) { m.Disks[1].Name = "a\x00" },
+	} {
+		m := good.clone()
+		spoil(&m)
+		data, err := encodeMeta(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = decodeMeta(data)
+		if fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+		if newer := name == "newer"; newer != (fault.HintOf(err) != "") {
+			t.Errorf("%s: hint %q", name, fault.HintOf(err))
+		}
+	}
+	good.Extra = json.RawMessage(`"` + strings.Repeat("x", maxMeta) + `"`)
+	if _, err := encodeMeta(good); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a long description: %v", err)
+	}
+}
+
+func FuzzMeta(f *testing.F) {
+	good := testMeta
+	good.Version, good.Kind = version, model.SnapshotDisk
+	good.Disks = []Disk{{"system", File{Size: 1}}}
+	for _, m := range []Meta{good, {}, {Version: version + 1}} {
+		data, err := encodeMeta(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data[len(metaHead)+sumLen+len(metaMid) : len(data)-len(metaTail)])
+	}
+	f.Add([]byte(`{"version":1,"disks":[{"name":"../x"}],"memory":{"size":1e99}}`))
+	f.Fuzz(func(t *testing.T, inner []byte) {
+		// As it is, and as what a right sum protects.
+		for _, data := range [][]byte{inner, sealMeta(inner)} {
+			m, err := decodeMeta(data)
+			if err != nil {
+				if fault.KindOf(err) != fault.Invalid {
+					t.Errorf("error %v of kind %q", err, fault.KindOf(err))
+				}
+				continue
+			}
+			for _, file := range m.files() {
+				if filepath.Base(file.name) != file.name || file.Size < 1 || file.Size > file.max {
+					t.Errorf("it takes %+v", file)
+				}
+			}
+			again, err := encodeMeta(m)
+			if err != nil {
+				continue // it may be longer when it is written by us
+			}
+			if _, err := decodeMeta(again); err != nil {
+				t.Errorf("it does not read what it wrote: %v", err)
+			}
+		}
+	})
+}
