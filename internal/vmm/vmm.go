@@ -199,6 +199,7 @@ type Restorer interface {
 	Restore(ctx context.Context, m Machine, from Checkpoint, intend func(State) error) (Instance, error)
 	// Fingerprint returns a short text that is equal for two machines if state that one saved can be loaded into the other: it stands for
 	// the driver and its version, the CPU as the guest sees it, the kernel, the initramfs, the command line, and the kinds and order
-	// of devices, but not for names, addresses, and the drives' files.
+	// of devices, but not for names, addresses, and the drives' files. A machine that is described without a kernel is one that boots nothing: what is
+	// left is its shape, which is all that a machine that goes on depends on.
 	Fingerprint(ctx context.Context, m Machine) (string, error)
 }

@@ -150,6 +150,9 @@ func (d *Driver) load(ctx context.Context, m vmm.Machine, from vmm.Checkpoint) (
 func (d *Driver) Fingerprint(_ context.Context, m vmm.Machine) (string, error) {
 	parts := []string{d.o.Info.Version, fmt.Sprint(m.VCPUs, int64(m.Memory)), strings.Join(m.Cmdline, " ")}
 	for _, path := range append([]string{m.Kernel}, m.Initramfs...) {
+		if path == "" {
+			continue
+		}
 		info, err := os.Stat(path)
 		if err != nil {
 			return "", fmt.Errorf("fingerprinting fake machine %s: %w", m.ID, err)

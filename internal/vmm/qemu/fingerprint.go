@@ -34,6 +34,9 @@ func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error)
 	}
 	parts := append(nameless(m, Accel(info.Accel)), info.Version, cpu)
 	for _, path := range append([]string{m.Kernel}, m.Initramfs...) {
+		if path == "" {
+			continue
+		}
 		file, err := os.Stat(path)
 		if err != nil {
 			return "", fault.New(fault.NotFound, "fingerprinting machine %s: %w", m.ID, err)

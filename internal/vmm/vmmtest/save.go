@@ -384,6 +384,15 @@ func (s *suite) fingerprints() {
 		}
 		seen[got] = name
 	}
+	boots := func(kernel string) string {
+		return print(func(m *vmm.Machine) {
+			m.Kernel, m.Initramfs, m.Cmdline = kernel, nil, nil
+			m.Drives = nil
+		})
+	}
+	if a, b := boots(""), boots(m.Kernel); a == b {
+		s.Errorf("with and without a kernel: %s", a)
+	}
 	m.Kernel = filepath.Join(s.TempDir(), "missing")
 	if text, err := s.restorer().Fingerprint(s.ctx, m); err == nil {
 		s.Errorf("a kernel that is not there has fingerprint %s", text)
