@@ -29,6 +29,7 @@ type job struct {
 	kernel      model.Kernel
 	initramfs   []string
 	fingerprint string
+	standby     bool // not the template but machines on standby from it
 }
 
 func (j job) universal() bool { return j.key[:1] == universalKey }
@@ -43,27 +44,37 @@ const (
 
 // started is told of each start that has succeeded: what it did not find is made for the next one.
 func (t *templates) started(s *start) {
-	if t.Off || s.fingerprint == "" || s.from.cold || s.from.Kind == model.FromTemplate || s.from.same {
+	if t.Off || s.fingerprint == "" || s.from.cold {
 		return
 	}
 	j := job{spec: s.vm().Spec, image: s.image, kernel: s.kernel, initramfs: s.initramfs, fingerprint: s.fingerprint}
-	if s.from.Kind != model.FromUniversal {
+	switch s.from.Kind {
+	case "":
 		j.key = keyOf(universalKey, s.fingerprint)
 		t.want(j)
+	case model.FromUniversal, model.FromTemplate:
+	default:
+		return
 	}
 	j.key = keyOf(imageKey, s.fingerprint, s.image.ID)
-	t.want(j)
+	if s.from.Kind != model.FromTemplate {
+		t.want(j)
+	}
+	if t.Standby > 0 {
+		j.standby = true
+		t.want(j)
+	}
 }
 
 // want puts a build into the queue, unless it is there or has failed before.
 func (t *templates) want(j job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.gaveUp[j.key] || t.building == j.key {
+	if t.gaveUp[j.key] || t.building == j.key && !j.standby {
 		return
 	}
 	for _, other := range t.wanted {
-		if other.key == j.key {
+		if other.key == j.key && other.standby == j.standby {
 			return
 		}
 	}
@@ -107,7 +118,11 @@ func (t *templates) run(ctx context.Context) {
 
 // make makes one template, and notes when that is not possible.
 func (t *templates) make(ctx context.Context, j job) {
-	if err := t.ensure(ctx, j); err != nil && ctx.Err() == nil {
+	do := t.ensure
+	if j.standby {
+		do = t.fill
+	}
+	if err := do(ctx, j); err != nil && ctx.Err() == nil {
 		t.mu.Lock()
 		t.gaveUp[j.key] = true
 		t.mu.Unlock()
@@ -144,17 +159,23 @@ func (t *templates) ensure(ctx context.Context, j job) error {
 func (t *templates) build(ctx context.Context, j job) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
-	b := &build{m: t.m, j: j, v: model.VM{ID: model.NewID(), Spec: j.spec, State: model.Starting}}
-	b.v.Spec.Name, b.v.Spec.Env, b.v.Spec.Labels = "template", nil, nil
+	b := t.newBuild(j)
 	defer func() { err = errors.Join(err, b.takeAway(context.WithoutCancel(ctx))) }()
-	if err := b.prepare(ctx); err != nil {
+	if err := b.prepare(ctx, nil); err != nil {
 		return err
 	}
-	if err := b.boot(ctx); err != nil {
+	var from origin
+	if !j.universal() {
+		if from, err = t.open(ctx, keyOf(universalKey, j.fingerprint)); err == nil {
+			from.Kind, from.disks = model.FromUniversal, nil
+		}
+	}
+	defer from.close()
+	if err := b.boot(ctx, &from); err != nil {
 		return err
 	}
 	if !j.universal() {
-		if err := b.bringUpImage(ctx); err != nil {
+		if err := b.rehearse(ctx); err != nil {
 			return err
 		}
 	}
@@ -169,15 +190,25 @@ type build struct {
 	live *live
 }
 
-// prepare makes the folders and the drives that the machine will know.
-func (b *build) prepare(ctx context.Context) error {
+func (t *templates) newBuild(j job) *build {
+	b := &build{m: t.m, j: j, v: model.VM{ID: model.NewID(), Spec: j.spec, State: model.Starting}}
+	b.v.Spec.Name, b.v.Spec.Env, b.v.Spec.Labels = "template", nil, nil
+	return b
+}
+
+// prepare makes the folders and the drives that the machine will know: copies of disks, or empty ones.
+func (b *build) prepare(ctx context.Context, disks map[string]string) error {
 	files := b.m.Layout.VM(b.v.ID)
 	for _, dir := range []string{files.Dir, files.Run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("making a folder: %w", err)
 		}
 	}
-	if err := disk.Create(ctx, files.SystemDisk(), b.v.Spec.DiskSize); err != nil {
+	err := b.m.placeDisks(ctx, &entry{vm: b.v}, disks)
+	if err == nil && disks[systemDiskName] == "" {
+		err = disk.Create(ctx, files.SystemDisk(), b.v.Spec.DiskSize)
+	}
+	if err != nil {
 		return err
 	}
 	for _, c := range b.m.Capabilities {
@@ -190,8 +221,8 @@ func (b *build) prepare(ctx context.Context) error {
 	return nil
 }
 
-// boot starts the machine, from a universal template if there is one, and waits for its agent.
-func (b *build) boot(ctx context.Context) error {
+// boot starts the machine and waits for its agent. Building a template is not urgent; what goes on from one is about to serve.
+func (b *build) boot(ctx context.Context, from *origin) error {
 	info, err := b.m.Driver.Info(ctx)
 	if err != nil {
 		return err
@@ -200,19 +231,14 @@ func (b *build) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	from := origin{}
-	if !b.j.universal() {
-		if from, err = b.m.templates.open(ctx, keyOf(universalKey, b.j.fingerprint)); err == nil {
-			from.Kind = model.FromUniversal
-		}
-	}
-	defer from.close()
 	inst, err := from.start(ctx, b.m.Driver, machine, func(vmm.State) error { return nil })
 	if err != nil {
 		return err
 	}
 	b.live = &live{inst: inst, agent: b.m.NewAgent(inst.DialAgent)}
-	if err := lowerPriority(inst.PID()); err != nil {
+	if b.j.standby {
+		// It serves soon, and its priority could not be raised again.
+	} else if err := lowerPriority(inst.PID()); err != nil {
 		b.m.Log.WarnContext(ctx, "making a template with the usual priority", "error", err)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, info.Grace, fault.New(fault.Unavailable, "the template's agent did not answer within %v", info.Grace))
@@ -221,9 +247,9 @@ func (b *build) boot(ctx context.Context) error {
 	return err
 }
 
-// bringUpImage mounts the image, lets its init reach its target, runs one command so that what every command needs is in the guest's memory, and
-// halts all processes. No file of the user's is there.
-func (b *build) bringUpImage(ctx context.Context) error {
+// rehearse gives the machine an identity that means nothing: it mounts the image and the disks, lets the image's init reach its target, runs one
+// command so that what every command needs is in the guest's memory, and halts all processes. No file of the user's is there.
+func (b *build) rehearse(ctx context.Context) error {
 	doc := anonymous(b.v, b.j.image)
 	doc.Root.SystemSize = int64(b.v.Spec.DiskSize)
 	contributed := doc
@@ -403,7 +429,12 @@ func (m *Manager) wish(ctx context.Context, req model.Create, report step.Report
 		return job{}, err
 	}
 	unlock() // an image that is deleted meanwhile fails the build
-	j := job{spec: spec}
+	return m.jobFor(ctx, spec)
+}
+
+// jobFor finds out what machine a VM with this spec would have.
+func (m *Manager) jobFor(ctx context.Context, spec model.Spec) (j job, err error) {
+	j.spec = spec
 	if j.image, err = m.Images.Get(spec.ImageID); err != nil {
 		return j, err
 	}

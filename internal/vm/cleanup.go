@@ -15,6 +15,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/vmm"
 )
 
 // cleanup takes away everything that a run of the VM made on the host: the machine, what capabilities prepared, the run folder. It is
@@ -44,11 +45,7 @@ func (m *Manager) cleanup(ctx context.Context, e *entry) error {
 func (m *Manager) endMachine(ctx context.Context, e *entry) error {
 	l := e.machine()
 	if l == nil {
-		v := e.record()
-		if v.Runtime == nil || len(v.Runtime.State) == 0 {
-			return nil // no machine was ever intended
-		}
-		inst, err := m.Driver.Adopt(ctx, v.Runtime.State)
+		inst, err := m.lookFor(ctx, e.record())
 		if fault.KindOf(err) == fault.NotFound {
 			return nil
 		}
@@ -67,6 +64,17 @@ func (m *Manager) endMachine(ctx context.Context, e *entry) error {
 	}
 	e.setMachine(nil)
 	return errors.Join(l.agent.Close(), l.inst.Close())
+}
+
+// lookFor finds a VM's machine. One that was on standby before the VM had a record is found by its run folder only.
+func (m *Manager) lookFor(ctx context.Context, v model.VM) (vmm.Instance, error) {
+	if v.Runtime != nil && len(v.Runtime.State) > 0 {
+		return m.Driver.Adopt(ctx, v.Runtime.State)
+	}
+	if f, ok := m.Driver.(vmm.Finder); ok {
+		return f.Find(ctx, m.Layout.VM(v.ID).Run)
+	}
+	return nil, fault.New(fault.NotFound, "no machine was ever intended")
 }
 
 // cleanCapability cleans up one capability. Its failure is logged with its name as well as returned.

@@ -62,9 +62,22 @@ func (m *Manager) create(ctx context.Context, req model.Create, operation string
 	defer unlock()
 
 	v := model.VM{ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC()}
+	var sb *standby
+	if operation == opStart && !req.Cold {
+		if sb = m.templates.take(ctx, spec); sb != nil {
+			v.ID = sb.v.ID
+		}
+	}
 	e, opCtx, release, err := m.reserve(ctx, v, req.Name, operation)
 	if err != nil {
+		if sb != nil {
+			err = errors.Join(err, sb.end(ctx, m))
+		}
 		return nil, nil, nil, err
+	}
+	if sb != nil { // from here on whatever takes the VM away ends the machine
+		e.standby = sb
+		e.setMachine(sb.live)
 	}
 	if err := m.establish(ctx, e); err != nil {
 		defer release()

@@ -72,7 +72,8 @@ type Manager struct {
 
 // entry is one VM in memory.
 type entry struct {
-	lock opLock
+	lock    opLock
+	standby *standby // whose machine this is, between its creation and its start, which are one operation
 
 	mu   sync.Mutex // guards what follows; writers hold the operation lock too
 	vm   model.VM
@@ -122,6 +123,7 @@ func (m *Manager) Close() error {
 	for _, e := range m.vms {
 		errs = append(errs, e.letGo())
 	}
+	m.templates.endStandby(context.Background(), "")
 	return errors.Join(errs...)
 }
 

@@ -24,13 +24,14 @@ type origin struct {
 	spec  *model.Spec // what the machine was started as, when the record says something else by now
 	shape string      // what the machine's shape must be; "" when that is known to be right
 
+	standby        *standby // a machine that was restored already
 	memory, device *os.File
 	disks          map[string]string // what a VM begins with that has no disks yet, by name; nil for empty ones
 	made           model.Spec        // of the template: how large the guest believes the disks to be
 }
 
 // warm tells whether the start goes on from a saved machine.
-func (o *origin) warm() bool { return o.memory != nil }
+func (o *origin) warm() bool { return o.memory != nil || o.standby != nil }
 
 // record is what the VM's record keeps of it.
 func (o *origin) record() *model.Origin {
@@ -90,6 +91,10 @@ func (o *origin) check(hello proto.Hello) error {
 func (s *start) chooseOrigin(ctx context.Context) error {
 	r, ok := s.m.Driver.(vmm.Restorer)
 	if !ok {
+		return nil
+	}
+	if s.from.standby != nil {
+		s.fingerprint = s.from.standby.j.fingerprint
 		return nil
 	}
 	machine, err := s.describe(ctx)

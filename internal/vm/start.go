@@ -79,9 +79,15 @@ func (m *Manager) start(ctx context.Context, e *entry, from origin, report step.
 		from.close()
 		return err
 	}
+	if sb := e.standby; sb != nil {
+		from, e.standby = sb.origin(), nil
+	}
 	s := &start{m: m, e: e, report: report, began: began, from: from}
 	records, err := m.runner(e.record(), report).Run(ctx, s.plan())
 	s.from.close()
+	if err != nil && s.from.standby != nil { // it was there before the step that would undo it
+		err = errors.Join(err, m.endMachine(context.WithoutCancel(ctx), e))
+	}
 	if err != nil && ctx.Err() == nil && s.templateFailed(err) {
 		m.logger(e.record()).WarnContext(ctx, "a template does not work; booting instead", "template", s.from.Of, "error", err)
 		m.templates.drop(ctx, s.from.Of)
@@ -207,6 +213,9 @@ func (s *start) removeRunDir(context.Context) error { return s.m.removeRunDir(s.
 // it holds are changes of the old image's files. A size that has grown is taken up here by the file, and by the guest's kernel when the agent
 // mounts it: the host never reads a file system that a guest wrote. From an image's template come all disks: its guest has them mounted.
 func (s *start) makeDisks(ctx context.Context) error {
+	if s.from.standby != nil { // it has them
+		return nil
+	}
 	if len(s.from.disks) > 0 {
 		return s.m.placeDisks(ctx, s.e, s.from.disks)
 	}
@@ -247,6 +256,9 @@ func (s *start) findInitramfs(ctx context.Context) (err error) {
 }
 
 func (s *start) startMachine(ctx context.Context) error {
+	if s.from.standby != nil {
+		return s.takeStandby(ctx, s.from.standby)
+	}
 	machine, err := s.describe(ctx)
 	if err != nil {
 		return err
@@ -357,7 +369,7 @@ func (s *start) growDisks(ctx context.Context, l *live) error {
 		{systemDiskName, s.from.made.DiskSize, v.Spec.DiskSize, Drive{Path: files.SystemDisk(), Serial: proto.SerialSystem}},
 		{workDiskName, s.from.made.WorkDiskSize, v.Spec.WorkDiskSize, Drive{Path: files.WorkDisk(), Serial: proto.SerialWork}},
 	} {
-		if s.from.disks[d.name] == "" || d.was >= d.want {
+		if d.was == 0 || d.was >= d.want || len(s.from.disks) == 0 && s.from.standby == nil {
 			continue
 		}
 		d.Size = d.want

@@ -47,6 +47,8 @@ type templates struct {
 	gaveUp   map[string]bool // keys whose build failed: not tried again while this daemon lives
 	wake     chan struct{}
 	making   chan struct{} // holds one while a template is made
+
+	ready map[string][]*standby // machines on standby, by their template's key
 }
 
 // The first letters of keys.
@@ -61,7 +63,7 @@ func newTemplates(m *Manager, cfg TemplateConfig) *templates {
 	if _, ok := m.Driver.(vmm.Restorer); !ok {
 		cfg.Off = true
 	}
-	return &templates{m: m, TemplateConfig: cfg, gaveUp: map[string]bool{}, wake: make(chan struct{}, 1), making: make(chan struct{}, 1)}
+	return &templates{m: m, TemplateConfig: cfg, gaveUp: map[string]bool{}, wake: make(chan struct{}, 1), making: make(chan struct{}, 1), ready: map[string][]*standby{}}
 }
 
 func keyOf(kind string, parts ...string) string {
@@ -116,6 +118,7 @@ func (t *templates) open(ctx context.Context, key string) (origin, error) {
 
 // drop throws a template away. Machines that run on its memory keep it until they end.
 func (t *templates) drop(ctx context.Context, key string) {
+	t.endStandby(ctx, key)
 	if err := snapshot.Remove(t.dir(key)); err != nil {
 		t.m.Log.ErrorContext(ctx, "removing a template", "template", key, "error", err)
 	}
