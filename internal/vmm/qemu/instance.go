@@ -72,26 +72,30 @@ func (in *instance) ResizeDrive(ctx context.Context, serial string, size model.B
 }
 
 func (in *instance) command(ctx context.Context, name string, args any) error {
-	return in.ask(ctx, name, args, nil)
-}
-
-// ask is command for those with an answer.
-func (in *instance) ask(ctx context.Context, name string, args, answer any) error {
 	select {
 	case <-in.proc.Done():
 		if name == "system_powerdown" {
 			return nil
 		}
-		return fault.New(fault.WrongState, "machine %s has ended", in.s.ID)
 	default:
 	}
-	if in.monitor == nil {
-		return fault.New(fault.Unavailable, "telling machine %s %s: %w", in.s.ID, name, in.monitorErr)
-	}
-	if err := in.monitor.Execute(ctx, name, args, answer); err != nil {
+	if err := in.ask(ctx, name, args, nil); err != nil {
 		return fmt.Errorf("machine %s: %w", in.s.ID, err)
 	}
 	return nil
+}
+
+// ask runs a command of the monitor and stores its result in answer, unless that is nil.
+func (in *instance) ask(ctx context.Context, name string, args, answer any) error {
+	select {
+	case <-in.proc.Done():
+		return fault.New(fault.WrongState, "it has ended")
+	default:
+	}
+	if in.monitor == nil {
+		return fault.New(fault.Unavailable, "telling QEMU %s: %w", name, in.monitorErr)
+	}
+	return in.monitor.Execute(ctx, name, args, answer)
 }
 
 // deaf tells whether nothing can be said to QEMU.

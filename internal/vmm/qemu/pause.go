@@ -16,46 +16,51 @@ const contTimeout = 10 * time.Second
 
 // Pause halts the machine: see vmm.Pauser. It waits for a Save that is at work. QEMU's stop drains and flushes the drives.
 func (in *instance) Pause(ctx context.Context) error {
-	if err := in.lockRun(ctx); err != nil {
+	err := in.locked(ctx, func(running bool) error {
+		if !running {
+			return nil
+		}
+		if err := in.ask(ctx, "stop", nil, nil); err != nil {
+			return errors.Join(err, in.goOn(ctx))
+		}
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("pausing machine %s: %w", in.s.ID, err)
-	}
-	defer in.unlockRun()
-	running, err := in.runs(ctx)
-	if err != nil || !running {
-		return err
-	}
-	if err := in.command(ctx, "stop", nil); err != nil {
-		return errors.Join(err, in.goOn(ctx))
 	}
 	return nil
 }
 
 // Resume lets the machine go on: see vmm.Pauser. It waits for a Save that is at work.
 func (in *instance) Resume(ctx context.Context) error {
-	if err := in.lockRun(ctx); err != nil {
+	err := in.locked(ctx, func(running bool) error {
+		if running {
+			return nil
+		}
+		return in.ask(ctx, "cont", nil, nil)
+	})
+	if err != nil {
 		return fmt.Errorf("resuming machine %s: %w", in.s.ID, err)
 	}
-	defer in.unlockRun()
-	running, err := in.runs(ctx)
-	if err != nil || running {
-		return err
-	}
-	return in.command(ctx, "cont", nil)
+	return nil
 }
 
-// lockRun keeps others from halting the machine and from letting it go on.
-func (in *instance) lockRun(ctx context.Context) error {
+// locked calls do while nobody else halts the machine or lets it go on, and tells it whether the machine runs.
+func (in *instance) locked(ctx context.Context, do func(running bool) error) error {
 	select {
 	case in.runLock <- struct{}{}:
-		return nil
+		defer func() { <-in.runLock }()
 	case <-in.closed:
 		return errClosed
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	status, err := in.status(ctx)
+	if err != nil {
+		return err
+	}
+	return do(status.Running)
 }
-
-func (in *instance) unlockRun() { <-in.runLock }
 
 // runState is QEMU's answer to query-status (qapi/run-state.json of QEMU 7.2).
 type runState struct {
@@ -69,16 +74,11 @@ func (in *instance) status(ctx context.Context) (runState, error) {
 	return s, err
 }
 
-func (in *instance) runs(ctx context.Context) (bool, error) {
-	s, err := in.status(ctx)
-	return s.Running, err
-}
-
 // goOn undoes a halt, whatever has become of ctx. A machine that has ended is success.
 func (in *instance) goOn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contTimeout)
 	defer cancel()
-	err := in.command(ctx, "cont", nil)
+	err := in.ask(ctx, "cont", nil, nil)
 	select {
 	case <-in.proc.Done():
 		return nil

@@ -13,7 +13,8 @@ import (
 const lowMemory = 3 << 30
 
 // physical has QEMU write the guest's memory, for when its process may not be read: where kernel.yama.ptrace_scope is 1 only
-// ancestors may, and a daemon that was started again is none. It takes its time, in which the machine stands still.
+// ancestors may, and a daemon that was started again is none. It takes its time, in which the machine stands still. What is written is what
+// the guest sees: its BIOS is there instead of the memory that it hides.
 type physical struct {
 	in   *instance
 	size int64
@@ -32,11 +33,9 @@ func (in *instance) physical(r ram.Region, out *os.File, why error) (memory, err
 	return &physical{in: in, size: r.Size, out: out}, nil
 }
 
-func (p *physical) First(context.Context) error { return nil }
-
 func (p *physical) Last(ctx context.Context) error {
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.out.Fd())
-	return p.in.command(ctx, "pmemsave", map[string]any{"val": 0, "size": p.size, "filename": path})
+	return p.in.ask(ctx, "pmemsave", map[string]any{"val": 0, "size": p.size, "filename": path}, nil)
 }
 
 // Close makes holes of what is zero.

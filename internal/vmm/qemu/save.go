@@ -27,7 +27,7 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, e
 	defer in.saving.Store(false)
 	ctx, cancel := in.whileOpen(ctx)
 	defer cancel()
-	s := &saving{in: in, req: req}
+	s := &saving{in: in, req: req, read: readMemory}
 	saved, err := s.save(ctx)
 	if err != nil {
 		return vmm.Saved{}, fmt.Errorf("saving machine %s: %w", in.s.ID, err)
@@ -55,15 +55,15 @@ type saving struct {
 	in     *instance
 	req    vmm.SaveRequest
 	device string // absolute: QEMU has a working directory of its own
+	read   func(ctx context.Context, r ram.Region, base, out *os.File) (memory, error)
 	memory memory
 	pause  time.Duration
 }
 
-// memory is a way to copy the guest's memory.
+// memory is a copy of the guest's memory that was begun while the machine ran.
 type memory interface {
-	First(ctx context.Context) error // while the machine runs
-	Last(ctx context.Context) error  // while it stands still
-	Close() error                    // when it goes on
+	Last(ctx context.Context) error // while it stands still
+	Close() error                   // when it goes on
 }
 
 func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
@@ -84,7 +84,7 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 	s.in.flush(ctx)
 	err = call(ctx, s.req.Before)
 	if err == nil {
-		err = s.halted(ctx)
+		err = s.halt(ctx)
 	}
 	if err := errors.Join(err, s.memory.Close()); err != nil {
 		return vmm.Saved{}, err
@@ -118,13 +118,7 @@ func (s *saving) begin(ctx context.Context) error {
 	if base != nil {
 		defer base.Close()
 	}
-	c, err := ram.Begin(ctx, region, base, s.req.Memory)
-	if err == nil {
-		s.memory = c
-		if err = c.First(ctx); err != nil {
-			err = errors.Join(err, c.Close())
-		}
-	}
+	s.memory, err = s.read(ctx, region, base, s.req.Memory)
 	if ram.Denied(err) {
 		s.in.log.Warn("the guest's memory is out of reach; QEMU will write all of it while the machine stands still", "error", err)
 		s.memory, err = s.in.physical(region, s.req.Memory, err)
@@ -132,34 +126,44 @@ func (s *saving) begin(ctx context.Context) error {
 	return err
 }
 
-// halted does what has to be done while the machine stands still, and lets it go on.
-func (s *saving) halted(ctx context.Context) (err error) {
-	in := s.in
-	if err := in.lockRun(ctx); err != nil {
-		return err
-	}
-	defer in.unlockRun()
-	running, err := in.runs(ctx)
+// readMemory begins to read the memory out of the process.
+func readMemory(ctx context.Context, r ram.Region, base, out *os.File) (memory, error) {
+	c, err := ram.Begin(ctx, r, base, out)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if running {
-		began := time.Now()
-		defer func() {
-			if err == nil && s.req.Halt {
-				return
-			}
-			err = errors.Join(err, in.goOn(ctx))
-			s.pause = time.Since(began)
-		}()
-		if err := in.command(ctx, "stop", nil); err != nil {
-			return err
+	if err := c.First(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// halt makes the machine stand still, if it does not yet, does what has to be done meanwhile, and lets it go on.
+func (s *saving) halt(ctx context.Context) error {
+	return s.in.locked(ctx, func(running bool) error {
+		if !running {
+			return s.still(ctx)
 		}
-	}
+		began := time.Now()
+		err := s.in.ask(ctx, "stop", nil, nil)
+		if err == nil {
+			err = s.still(ctx)
+		}
+		if err == nil && s.req.Halt {
+			return nil
+		}
+		err = errors.Join(err, s.in.goOn(ctx))
+		s.pause = time.Since(began)
+		return err
+	})
+}
+
+// still does what has to be done while the machine stands still.
+func (s *saving) still(ctx context.Context) error {
 	// "live": false leaves the drives alone. The name is of the one who asked for it; it is in every QEMU, and saves all but RAM
 	// (qapi/migration.json).
 	state := map[string]any{"filename": s.device, "live": false}
-	if err := in.command(ctx, "xen-save-devices-state", state); err != nil {
+	if err := s.in.ask(ctx, "xen-save-devices-state", state, nil); err != nil {
 		return err
 	}
 	if err := s.memory.Last(ctx); err != nil {

@@ -196,7 +196,7 @@ func (s *suite) failedSave() {
 	in := s.saver(s.start(m, ignore))
 	broken := errors.New("broken")
 	fails := func(context.Context) error { return broken }
-	ctx, cancel := context.WithCancelCause(s.ctx)
+	var cancel context.CancelCauseFunc
 	cancels := func(context.Context) error { cancel(broken); return nil }
 	for _, c := range []struct {
 		name   string
@@ -208,9 +208,10 @@ func (s *suite) failedSave() {
 		{"canceled before", func(r *vmm.SaveRequest) { r.Before = cancels }},
 		{"canceled while still", func(r *vmm.SaveRequest) { r.Still = cancels }},
 	} {
-		ctx, cancel = context.WithCancelCause(s.ctx)
 		req := s.request()
 		c.change(&req)
+		var ctx context.Context
+		ctx, cancel = context.WithCancelCause(s.ctx)
 		if saved, err := in.Save(ctx, req); !errors.Is(err, broken) || saved != (vmm.Saved{}) {
 			s.Errorf("%s: %+v, %v", c.name, saved, err)
 		}
@@ -291,7 +292,7 @@ func (s *suite) failedRestore() {
 		s.Fatal(err)
 	}
 	broken := errors.New("broken")
-	ctx, cancel := context.WithCancelCause(s.ctx)
+	var cancel context.CancelCauseFunc
 	for name, c := range map[string]struct {
 		from   vmm.Checkpoint
 		intend func() error
@@ -309,6 +310,8 @@ func (s *suite) failedRestore() {
 		m := like(s.h.Machine(s), saved)
 		before := s.entries(m.RunDir)
 		var stored vmm.State
+		var ctx context.Context
+		ctx, cancel = context.WithCancelCause(s.ctx)
 		in, err := s.restorer().Restore(ctx, m, c.from, func(state vmm.State) error {
 			stored = bytes.Clone(state)
 			if c.intend != nil {
@@ -316,7 +319,7 @@ func (s *suite) failedRestore() {
 			}
 			return nil
 		})
-		ctx, cancel = context.WithCancelCause(s.ctx)
+		cancel(nil)
 		if err == nil {
 			s.Errorf("%s: it was restored", name)
 			_ = in.Close()
@@ -329,7 +332,6 @@ func (s *suite) failedRestore() {
 		s.Logf("%s: %v", name, err)
 		s.nothingLeft(m, before, stored)
 	}
-	cancel(nil)
 }
 
 // fingerprints compares machines that differ in one thing.

@@ -18,9 +18,9 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
@@ -110,20 +110,22 @@ func (c *Copy) Last(ctx context.Context) error { return c.pass(ctx, (*worker).la
 
 func (c *Copy) pass(ctx context.Context, do func(*worker, int64) error) error {
 	var next atomic.Int64
-	var group sync.WaitGroup
-	var errs [workers]error
-	for i := range min(workers, runtime.GOMAXPROCS(0)) {
-		group.Go(func() {
+	group, ctx := errgroup.WithContext(ctx)
+	for range min(workers, runtime.GOMAXPROCS(0)) {
+		group.Go(func() error {
 			w := newWorker(c)
-			for at := next.Add(chunk) - chunk; at < c.r.Size && errs[i] == nil; at = next.Add(chunk) - chunk {
-				if errs[i] = context.Cause(ctx); errs[i] == nil {
-					errs[i] = do(w, at)
+			for at := next.Add(chunk) - chunk; at < c.r.Size; at = next.Add(chunk) - chunk {
+				if err := context.Cause(ctx); err != nil {
+					return err
+				}
+				if err := do(w, at); err != nil {
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	group.Wait()
-	if err := errors.Join(errs[:]...); err != nil {
+	if err := group.Wait(); err != nil {
 		return fmt.Errorf("copying the guest's memory: %w", err)
 	}
 	return nil

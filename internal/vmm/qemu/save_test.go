@@ -1,0 +1,270 @@
+package qemu_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/testkit"
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu"
+)
+
+// request returns a request for a new checkpoint in a folder.
+func request(t testing.TB, dir string) vmm.SaveRequest {
+	t.Helper()
+	memory, err := os.Create(filepath.Join(dir, "memory"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = memory.Close() })
+	return vmm.SaveRequest{Memory: memory, Device: filepath.Join(dir, "device")}
+}
+
+func save(t testing.TB, in vmm.Instance) (vmm.Checkpoint, vmm.Saved) {
+	t.Helper()
+	req := request(t, t.TempDir())
+	saved, err := in.(vmm.Saver).Save(deadline(t), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return checkpoint(t, req), saved
+}
+
+func checkpoint(t testing.TB, req vmm.SaveRequest) vmm.Checkpoint {
+	t.Helper()
+	device, err := os.Open(req.Device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = device.Close() })
+	return vmm.Checkpoint{Memory: req.Memory, Device: device}
+}
+
+func restore(t testing.TB, m vmm.Machine, from vmm.Checkpoint) vmm.Instance {
+	t.Helper()
+	in, err := driver(t).(vmm.Restorer).Restore(deadline(t), m, from, ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(t, in) })
+	return in
+}
+
+// powersOff checks that a machine runs: it powers off when its button is pressed.
+func powersOff(t testing.TB, in vmm.Instance) {
+	t.Helper()
+	if exit := endBy(t, in); exit.Reason != vmm.ExitPowerOff {
+		t.Errorf("it ended by %+v", exit)
+	}
+}
+
+// TestSaveToFullDisk has no room for the memory, or for the state of the devices.
+func TestSaveToFullDisk(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "a small file system has to be mounted")
+	in := start(t, machine(t, tiny{then: off}))
+	for size, want := range map[string]error{"size=8k": unix.ENOSPC, "size=28k": nil} {
+		dir := t.TempDir()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, size); err != nil {
+			t.Fatal(err)
+		}
+		req := request(t, dir)
+		_, err := in.(vmm.Saver).Save(deadline(t), req)
+		if err == nil || want != nil && !errors.Is(err, want) {
+			t.Errorf("%s: %v", size, err)
+		}
+		t.Log(size, err)
+		if _, err := os.Stat(req.Device); !os.IsNotExist(err) {
+			t.Errorf("%s: the devices' state is left: %v", size, err)
+		}
+		if err := errors.Join(req.Memory.Close(), unix.Unmount(dir, 0)); err != nil {
+			t.Error(err) // something has it open
+		}
+	}
+	powersOff(t, in)
+}
+
+// TestSaveByQEMU saves a machine whose process may not be read.
+func TestSaveByQEMU(t *testing.T) {
+	m := machine(t, tiny{then: off})
+	in := start(t, m)
+	from, saved := save(t, in)
+	req := request(t, t.TempDir())
+	slow, err := qemu.SaveByQEMU(deadline(t), in, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := checkpoint(t, req)
+	one, err := io.ReadAll(from.Memory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := io.ReadAll(other.Memory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	differ := 0
+	for i := range one {
+		const bios, end = 0xE0000, 0x100000 // there the guest sees a ROM, which hides the memory
+		if i >= len(two) || one[i] != two[i] && (i < bios || i >= end) {
+			differ++
+		}
+	}
+	if differ > 64 || len(one) != len(two) || slow.Memory > saved.Memory+128*model.KiB { // the guest goes on in between
+		t.Errorf("%d and %d bytes with %v and %v of data differ in %d", len(one), len(two), saved.Memory, slow.Memory, differ)
+	}
+	t.Log(saved, slow)
+	powersOff(t, restore(t, machine(t, tiny{}), other))
+	powersOff(t, in)
+}
+
+// TestCloseWhileSaving lets go of a machine in each part of a Save. The machine goes on.
+func TestCloseWhileSaving(t *testing.T) {
+	for _, still := range []bool{false, true} {
+		in := start(t, machine(t, tiny{then: off}))
+		req := request(t, t.TempDir())
+		begun := make(chan struct{})
+		wait := func(ctx context.Context) error {
+			close(begun)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		if req.Before = wait; still {
+			req.Before, req.Still = nil, wait
+		}
+		var group sync.WaitGroup
+		group.Go(func() {
+			if _, err := in.(vmm.Saver).Save(deadline(t), req); fault.KindOf(err) != fault.Canceled {
+				t.Errorf("still %v: %v", still, err)
+			}
+		})
+		<-begun
+		if err := in.Close(); err != nil {
+			t.Error(err)
+		}
+		group.Wait()
+		again, err := driver(t).Adopt(deadline(t), in.State())
+		if err != nil {
+			t.Fatal(err)
+		}
+		powersOff(t, again)
+		_ = again.Close()
+	}
+}
+
+// TestPauseWhileSaving pauses a machine that stands still for a Save, which then stays so.
+func TestPauseWhileSaving(t *testing.T) {
+	in := start(t, machine(t, tiny{then: off})).(interface {
+		vmm.Instance
+		vmm.Saver
+	})
+	req := request(t, t.TempDir())
+	var group sync.WaitGroup
+	req.Still = func(ctx context.Context) error {
+		begun := make(chan struct{})
+		group.Go(func() {
+			close(begun)
+			if err := in.Pause(deadline(t)); err != nil {
+				t.Error(err)
+			}
+		})
+		<-begun
+		ctx, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := in.Pause(ctx); !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("pausing with an ended context: %w", err)
+		}
+		return nil
+	}
+	if _, err := in.Save(deadline(t), req); err != nil {
+		t.Error(err)
+	}
+	group.Wait()
+	if err := in.PowerOff(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	brief, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if exit, err := in.Wait(brief); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("after it was paused: %+v, %v", exit, err)
+	}
+	if err := in.Resume(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := in.Wait(deadline(t)); err != nil || exit.Reason != vmm.ExitPowerOff {
+		t.Errorf("%+v, %v", exit, err)
+	}
+}
+
+// TestEndWhileSaving kills a machine that stands still.
+func TestEndWhileSaving(t *testing.T) {
+	in := start(t, machine(t, tiny{}))
+	req := request(t, t.TempDir())
+	req.Still = func(ctx context.Context) error {
+		if err := in.Signal(syscall.SIGKILL); err != nil {
+			return err
+		}
+		_, err := in.Wait(ctx)
+		return err
+	}
+	saved, err := in.(vmm.Saver).Save(deadline(t), req)
+	t.Log(saved, err)
+	if _, err := in.(vmm.Saver).Save(deadline(t), request(t, t.TempDir())); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("saving what has ended: %v", err)
+	}
+}
+
+// TestRestoreToDriveInUse restores a machine whose drive another one writes to: QEMU notices when the state is loaded, and goes on halted.
+func TestRestoreToDriveInUse(t *testing.T) {
+	m := machine(t, tiny{then: off})
+	in := start(t, m)
+	from, _ := save(t, in)
+	other := machine(t, tiny{})
+	other.Drives = m.Drives
+	if again, err := driver(t).(vmm.Restorer).Restore(deadline(t), other, from, ignore); fault.KindOf(err) != fault.Locked {
+		t.Errorf("two writers: %v", err)
+		if err == nil {
+			end(t, again)
+		}
+	}
+	if left, err := os.ReadDir(other.RunDir); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	powersOff(t, in)
+	other.Drives[0].Path = m.Kernel
+	powersOff(t, restore(t, other, from))
+}
+
+// TestRestoreWithOtherDevices restores to a machine that is not like the one that was saved.
+func TestRestoreWithOtherDevices(t *testing.T) {
+	m := machine(t, tiny{then: off})
+	from, _ := save(t, start(t, m))
+	for name, change := range map[string]func(*vmm.Machine){
+		"fewer drives": func(m *vmm.Machine) { m.Drives = m.Drives[:1] },
+		"another card": func(m *vmm.Machine) { m.NICs = nil },
+		"less memory":  func(m *vmm.Machine) { m.Memory = 32 * model.MiB },
+	} {
+		other := machine(t, tiny{})
+		change(&other)
+		in, err := driver(t).(vmm.Restorer).Restore(deadline(t), other, from, ignore)
+		if err == nil {
+			t.Errorf("%s: it was restored", name)
+			end(t, in)
+		}
+		t.Log(name, err)
+		if left, err := os.ReadDir(other.RunDir); err != nil || len(left) != 0 {
+			t.Errorf("%s: left %v, %v", name, left, err)
+		}
+	}
+}
