@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -46,9 +47,10 @@ const pageSize = 4096
 // Import makes the snapshot at dir from what Export wrote. The stream may be anything; r must end where it does. Nothing appears at dir
 // before the last byte was seen to be right, and nothing is left when one is not. Import fails with fault.Invalid and the reason then, with
 // fault.Exists when something is at dir, and with fault.Unavailable when the file system is full. It looks at ctx between reads: who
-// gives a reader that may wait for ever ends it.
-func Import(ctx context.Context, r io.Reader, dir string, limits Limits, progress Progress) (*Snapshot, error) {
-	in := &importer{r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), limits: limits.withDefaults(), meter: meter{report: progress}}
+// gives a reader that may wait for ever ends it. label, unless nil, is called once all was seen to be right; what it returns takes the place of
+// Meta.Extra.
+func Import(ctx context.Context, r io.Reader, dir string, limits Limits, progress Progress, label func(Meta) (json.RawMessage, error)) (*Snapshot, error) {
+	in := &importer{r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), limits: limits.withDefaults(), meter: meter{report: progress}, label: label}
 	s, err := in.run(ctx, dir)
 	if err != nil {
 		return nil, fmt.Errorf("importing snapshot: %w", disk.NoSpace(err, dir))
@@ -61,6 +63,7 @@ type importer struct {
 	hash   hash.Hash // of all that was read
 	limits Limits
 	meter  meter
+	label  func(Meta) (json.RawMessage, error)
 
 	dec   *zstd.Decoder
 	draft *Draft
@@ -97,6 +100,11 @@ func (in *importer) run(ctx context.Context, dir string) (_ *Snapshot, err error
 		return nil, err
 	}
 	in.meter.finish()
+	if in.label != nil {
+		if meta.Extra, err = in.label(meta.clone()); err != nil {
+			return nil, err
+		}
+	}
 	in.draft.SumDisks, in.draft.want = true, meta.files()
 	return in.draft.Commit(ctx, meta)
 }

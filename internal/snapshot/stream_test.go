@@ -36,7 +36,7 @@ func exported(t testing.TB, s *Snapshot) []byte {
 func refused(t testing.TB, stream io.Reader, limits Limits, kind fault.Kind) error {
 	t.Helper()
 	parent := t.TempDir()
-	_, err := Import(t.Context(), stream, filepath.Join(parent, "a"), limits, nil)
+	_, err := Import(t.Context(), stream, filepath.Join(parent, "a"), limits, nil, nil)
 	if fault.KindOf(err) != kind {
 		t.Errorf("error %v of kind %q, want %q", err, fault.KindOf(err), kind)
 	}
@@ -53,7 +53,7 @@ func TestExportImport(t *testing.T) {
 	for what, run := range map[string]func(Progress) error{
 		"export": func(p Progress) error { return Export(t.Context(), from, &out, p) },
 		"import": func(p Progress) error {
-			_, err := Import(t.Context(), iotest.OneByteReader(bytes.NewReader(exported(t, from))), filepath.Join(parent, "b"), Limits{}, p)
+			_, err := Import(t.Context(), iotest.OneByteReader(bytes.NewReader(exported(t, from))), filepath.Join(parent, "b"), Limits{}, p, nil)
 			return err
 		},
 	} {
@@ -93,7 +93,7 @@ func TestExportImport(t *testing.T) {
 	if err := errors.Join(err, err2); err != nil || ub.Allocated > ua.Allocated+64*model.KiB {
 		t.Errorf("usage %+v became %+v, %v", ua, ub, err)
 	}
-	if _, err := Import(t.Context(), bytes.NewReader(out.Bytes()), to.Dir(), Limits{}, nil); fault.KindOf(err) != fault.Exists {
+	if _, err := Import(t.Context(), bytes.NewReader(out.Bytes()), to.Dir(), Limits{}, nil, nil); fault.KindOf(err) != fault.Exists {
 		t.Errorf("importing to where one is: %v", err)
 	}
 	if got := entries(t, parent); len(got) != 2 {
@@ -131,7 +131,7 @@ func small(t testing.TB, dir string) *Snapshot {
 func TestImportWithoutDiskSums(t *testing.T) {
 	dir := t.TempDir()
 	from := small(t, filepath.Join(dir, "a"))
-	to, err := Import(t.Context(), bytes.NewReader(exported(t, from)), filepath.Join(dir, "b"), Limits{}, nil)
+	to, err := Import(t.Context(), bytes.NewReader(exported(t, from)), filepath.Join(dir, "b"), Limits{}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestImportCutOff(t *testing.T) {
 	stream := exported(t, small(t, filepath.Join(t.TempDir(), "a")))
 	parent := t.TempDir()
 	for n := range stream {
-		_, err := Import(t.Context(), bytes.NewReader(stream[:n]), filepath.Join(parent, "a"), Limits{}, nil)
+		_, err := Import(t.Context(), bytes.NewReader(stream[:n]), filepath.Join(parent, "a"), Limits{}, nil, nil)
 		if fault.KindOf(err) != fault.Invalid {
 			t.Fatalf("%d of %d bytes: %v", n, len(stream), err)
 		}
@@ -162,7 +162,7 @@ func TestImportEveryByte(t *testing.T) {
 	for i := range stream {
 		bad := bytes.Clone(stream)
 		bad[i] ^= 1 << (i % 8)
-		_, err := Import(t.Context(), bytes.NewReader(bad), filepath.Join(parent, "a"), Limits{}, nil)
+		_, err := Import(t.Context(), bytes.NewReader(bad), filepath.Join(parent, "a"), Limits{}, nil, nil)
 		if fault.KindOf(err) != fault.Invalid {
 			t.Fatalf("a bit of byte %d of %d flipped: %v", i, len(stream), err)
 		}
@@ -249,7 +249,7 @@ func describe(t testing.TB, m Meta) []byte {
 
 func TestImportRefused(t *testing.T) {
 	good, _ := goodScript(t)
-	if _, err := Import(t.Context(), bytes.NewReader(good.bytes()), filepath.Join(t.TempDir(), "a"), Limits{}, nil); err != nil {
+	if _, err := Import(t.Context(), bytes.NewReader(good.bytes()), filepath.Join(t.TempDir(), "a"), Limits{}, nil, nil); err != nil {
 		t.Fatalf("the good one: %v", err)
 	}
 	end := good.blocks[4]
@@ -332,7 +332,7 @@ func TestImportLimits(t *testing.T) {
 		t.Run(name, func(t *testing.T) { refused(t, bytes.NewReader(s.bytes()), l, fault.Invalid) })
 	}
 	limits := Limits{Memory: 2*chunkSize + 100, Disk: 5000, Data: 10 * chunkSize}
-	if _, err := Import(t.Context(), bytes.NewReader(s.bytes()), filepath.Join(t.TempDir(), "a"), limits, nil); err != nil {
+	if _, err := Import(t.Context(), bytes.NewReader(s.bytes()), filepath.Join(t.TempDir(), "a"), limits, nil, nil); err != nil {
 		t.Errorf("at the limits: %v", err)
 	}
 }
@@ -349,7 +349,7 @@ func TestImportBrokenReader(t *testing.T) {
 	parent := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Import(ctx, bytes.NewReader(s.bytes()), filepath.Join(parent, "a"), Limits{}, nil); fault.KindOf(err) != fault.Canceled {
+	if _, err := Import(ctx, bytes.NewReader(s.bytes()), filepath.Join(parent, "a"), Limits{}, nil, nil); fault.KindOf(err) != fault.Canceled {
 		t.Errorf("canceled: %v", err)
 	}
 	if got := entries(t, parent); len(got) != 0 {
@@ -363,7 +363,7 @@ func TestImportFull(t *testing.T) {
 	testkit.Require(t, "root", err == nil, fmt.Sprintf("mounting a tmpfs: %v", err))
 	defer unix.Unmount(parent, unix.MNT_DETACH)
 	stream := exported(t, commit(t, filepath.Join(t.TempDir(), "a")))
-	_, err = Import(t.Context(), bytes.NewReader(stream), filepath.Join(parent, "a"), Limits{}, nil)
+	_, err = Import(t.Context(), bytes.NewReader(stream), filepath.Join(parent, "a"), Limits{}, nil, nil)
 	if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("error %v with hint %q, want one that says that the disk is full", err, fault.HintOf(err))
 	}
@@ -459,7 +459,7 @@ func FuzzImport(f *testing.F) {
 		data := script{magic: streamMagic, version: streamVersion, data: uint64(limits.Data), meta: sealMeta(inner)}.bytes()
 		data = append(data[:len(data)-sha256.Size], blocks...)
 		sum := sha256.Sum256(data)
-		s, err := Import(t.Context(), bytes.NewReader(append(data, sum[:]...)), dir, limits, nil)
+		s, err := Import(t.Context(), bytes.NewReader(append(data, sum[:]...)), dir, limits, nil, nil)
 		if err != nil && fault.KindOf(err) != fault.Invalid {
 			t.Errorf("error %v of kind %q", err, fault.KindOf(err))
 		}
@@ -521,7 +521,7 @@ func BenchmarkImport(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "b")
 	b.SetBytes(size)
 	for b.Loop() {
-		if _, err := Import(b.Context(), bytes.NewReader(stream), dir, Limits{}, nil); err != nil {
+		if _, err := Import(b.Context(), bytes.NewReader(stream), dir, Limits{}, nil, nil); err != nil {
 			b.Fatal(err)
 		}
 		if err := Remove(dir); err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -271,6 +272,72 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, repor
 	}
 	err = m.start(ctx, e, from, report)
 	return e.record(), err
+}
+
+// ExportSnapshot writes a snapshot as one stream that ImportSnapshot reads.
+func (m *Manager) ExportSnapshot(ctx context.Context, ref string, w io.Writer, report step.Reporter) error {
+	_, snap, err := m.openSnapshot(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return snapshot.Export(ctx, snap, w, progress(report, "export"))
+}
+
+// ImportSnapshot takes an exported snapshot in, under a name of its own ("": the one that it had, or a random one when that is taken).
+func (m *Manager) ImportSnapshot(ctx context.Context, r io.Reader, name string, report step.Reporter) (model.Snapshot, error) {
+	if name != "" {
+		if err := model.CheckName(name); err != nil {
+			return model.Snapshot{}, fault.New(fault.Invalid, "%w", err)
+		}
+	}
+	named := false // the lock is held from the choice of the name until the snapshot has it
+	defer func() {
+		if named {
+			m.naming.Unlock()
+		}
+	}()
+	dir := filepath.Join(m.Layout.Snapshots(), model.NewID())
+	snap, err := snapshot.Import(ctx, r, dir, snapshot.Limits{}, progress(report, "import"), func(meta snapshot.Meta) (json.RawMessage, error) {
+		m.naming.Lock()
+		named = true
+		return m.relabel(ctx, meta, name)
+	})
+	if err != nil {
+		return model.Snapshot{}, err
+	}
+	return describeSnapshot(snap)
+}
+
+// relabel is the label of an imported snapshot. What it says itself is not trusted.
+func (m *Manager) relabel(ctx context.Context, meta snapshot.Meta, name string) (json.RawMessage, error) {
+	var l label
+	if err := json.Unmarshal(meta.Extra, &l); err != nil {
+		return nil, fault.New(fault.Invalid, "the snapshot does not say whose it is: %w", err)
+	}
+	if model.CheckName(l.VM) != nil || !model.IsID(l.VMID) || model.CheckName(l.Name) != nil || l.Pause < 0 {
+		return nil, fault.New(fault.Invalid, "the snapshot's label is none of ours")
+	}
+	spec := meta.Spec
+	spec.Name = l.VM
+	if err := spec.Validate(); err != nil {
+		return nil, fault.New(fault.Invalid, "the VM of the snapshot: %w", err)
+	}
+	wanted := firstOf(name, l.Name)
+	free, err := m.freeSnapshotName(ctx, wanted)
+	if fault.KindOf(err) == fault.Exists && name == "" {
+		free, err = m.freeSnapshotName(ctx, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.Name = free
+	return json.Marshal(l)
+}
+
+func progress(report step.Reporter, name string) func(done, total int64) {
+	return func(done, total int64) {
+		report.Report(step.Event{Step: name, Phase: step.Progress, Done: done, Total: total, Unit: "bytes"})
+	}
 }
 
 // snapshotReferences adds the images and kernels that stored snapshots need. One that cannot be read keeps everything from being deleted: it might
