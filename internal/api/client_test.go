@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
+	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/step"
 	"banger/internal/testkit"
@@ -88,7 +89,7 @@ func TestOddAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
-			_, err := answering(t, c.text).StartVM(ctx, "box", func(step.Event) {})
+			_, err := answering(t, c.text).StartVM(ctx, "box", model.Start{}, func(step.Event) {})
 			if fault.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v (%s)", err, fault.KindOf(err))
 			}

@@ -63,8 +63,8 @@ func (c *Client) DeleteVM(ctx context.Context, ref string, opts VMDelete, report
 }
 
 // StartVM starts a VM and returns when it can run commands. A VM that runs already is success.
-func (c *Client) StartVM(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
-	return c.act(ctx, ref, "start", nil, report)
+func (c *Client) StartVM(ctx context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error) {
+	return c.act(ctx, ref, "start", how, report)
 }
 
 // StopVM asks the guest to power off, waits, and then ends it.

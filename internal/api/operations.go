@@ -59,7 +59,10 @@ type (
 // Operations returns the table.
 func Operations() []Operation {
 	var all []Operation
-	for _, part := range [][]Operation{daemonOperations(), vmOperations(), streamOperations(), imageOperations(), kernelOperations()} {
+	for _, part := range [][]Operation{
+		daemonOperations(), vmOperations(), holdOperations(), streamOperations(), imageOperations(), kernelOperations(), snapshotOperations(),
+		templateOperations(),
+	} {
 		all = append(all, part...)
 	}
 	return all
@@ -94,7 +97,7 @@ func vmOperations() []Operation {
 		{ID: "deleteVM", Method: http.MethodDelete, Path: one, Permission: PermWrite, Kind: KindSteps,
 			Summary: "Delete a VM and all that is its own", Query: VMDelete{}},
 		{ID: "startVM", Method: http.MethodPost, Path: one + "/start", Permission: PermWrite, Kind: KindSteps,
-			Summary: "Start a VM and wait until it can run commands", Response: model.VM{}},
+			Summary: "Start a VM and wait until it can run commands", Request: model.Start{}, Response: model.VM{}},
 		{ID: "stopVM", Method: http.MethodPost, Path: one + "/stop", Permission: PermWrite, Kind: KindSteps,
 			Summary: "Ask the guest to power off, wait, then end it", Request: VMStop{}, Response: model.VM{}},
 		{ID: "killVM", Method: http.MethodPost, Path: one + "/kill", Permission: PermWrite, Kind: KindJSON,
@@ -113,6 +116,53 @@ func vmOperations() []Operation {
 			Summary: "A file or folder of the guest as a tar stream", Query: Files{}},
 		{ID: "putFiles", Method: http.MethodPut, Path: one + "/files", Permission: PermWrite, Kind: KindUpload,
 			Summary: "Unpack a tar stream in the guest", Query: Files{}},
+	}
+}
+
+// holdOperations are those on VMs that go on from where they, or others, were.
+func holdOperations() []Operation {
+	const one = "/v1/vms/{ref}"
+	return []Operation{
+		{ID: "pauseVM", Method: http.MethodPost, Path: one + "/pause", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Halt a VM in memory", Response: model.VM{}},
+		{ID: "resumeVM", Method: http.MethodPost, Path: one + "/resume", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Let a paused or suspended VM go on", Response: model.VM{}},
+		{ID: "suspendVM", Method: http.MethodPost, Path: one + "/suspend", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Keep a VM's memory on disk and end its machine", Response: model.VM{}},
+		{ID: "forkVM", Method: http.MethodPost, Path: one + "/fork", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Make VMs that go on from where this one is; each succeeds or fails by itself", Request: model.Fork{}, Response: model.Forked{}},
+	}
+}
+
+func snapshotOperations() []Operation {
+	const one = "/v1/snapshots/{ref}"
+	return []Operation{
+		{ID: "listSnapshots", Method: http.MethodGet, Path: "/v1/snapshots", Permission: PermRead, Kind: KindJSON,
+			Summary: "All snapshots, oldest first", Response: []model.Snapshot{}},
+		{ID: "createSnapshot", Method: http.MethodPost, Path: "/v1/snapshots", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Keep what a VM is now; it goes on as before", Request: SnapshotCreate{}, Response: model.Snapshot{}},
+		{ID: "getSnapshot", Method: http.MethodGet, Path: one, Permission: PermRead, Kind: KindJSON,
+			Summary: "One snapshot", Response: model.Snapshot{}},
+		{ID: "deleteSnapshot", Method: http.MethodDelete, Path: one, Permission: PermWrite, Kind: KindJSON,
+			Summary: "Delete a snapshot; VMs that were made from it stay", Response: model.Snapshot{}},
+		{ID: "restoreSnapshot", Method: http.MethodPost, Path: one + "/restore", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Make VMs that go on from a snapshot, or one VM into what it was", Query: SnapshotRestore{}, Request: model.Restore{}, Response: model.Forked{}},
+	}
+}
+
+func templateOperations() []Operation {
+	const one = "/v1/templates/{ref}"
+	return []Operation{
+		{ID: "listTemplates", Method: http.MethodGet, Path: "/v1/templates", Permission: PermRead, Kind: KindJSON,
+			Summary: "All templates, the most recently used first", Response: []model.Template{}},
+		{ID: "buildTemplates", Method: http.MethodPost, Path: "/v1/templates", Permission: PermWrite, Kind: KindSteps,
+			Summary: "Make the templates that such a VM would go on from, unless they are there", Request: model.Create{}, Response: []model.Template{}},
+		{ID: "pruneTemplates", Method: http.MethodPost, Path: "/v1/templates/prune", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Delete the templates that no start will find any more, or all", Query: TemplatePrune{}, Response: model.Pruned{}},
+		{ID: "getTemplate", Method: http.MethodGet, Path: one, Permission: PermRead, Kind: KindJSON,
+			Summary: "One template, by the beginning of its key or its image", Response: model.Template{}},
+		{ID: "deleteTemplate", Method: http.MethodDelete, Path: one, Permission: PermWrite, Kind: KindJSON,
+			Summary: "Delete a template; VMs that were made from it stay", Response: model.Template{}},
 	}
 }
 

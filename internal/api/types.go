@@ -93,6 +93,23 @@ const (
 	LogVMM     LogSource = "vmm"     // what the VMM itself says
 )
 
+// SnapshotCreate asks for a snapshot.
+type SnapshotCreate struct {
+	VM   string `json:"vm"`             // a name, an id, or the unique beginning of an id
+	Name string `json:"name,omitempty"` // "" for a random pleasant one
+}
+
+// SnapshotRestore says how to restore: the query of the request.
+type SnapshotRestore struct {
+	// Force restores also into a VM that is not at rest. What it is now is lost.
+	Force bool `query:"force"`
+}
+
+// TemplatePrune says what to prune: the query of the request.
+type TemplatePrune struct {
+	All bool `query:"all"` // also what the next start would go on from
+}
+
 // ImagePull asks for an image from a registry, or for a Debian suite ("debian:bookworm").
 type ImagePull struct {
 	Ref   string `json:"ref"`

@@ -159,7 +159,8 @@ func (m fakeManager) Create(ctx context.Context, req model.Create, report step.R
 		req.Name = "quiet-otter"
 	}
 	v := model.VM{ID: model.NewID(), State: model.Stopped, Created: time.Now(), Spec: model.Spec{
-		Name: req.Name, Image: req.Image, VCPUs: req.VCPUs, Memory: req.Memory, Remove: req.Remove, Env: req.Env, Workdir: req.Workdir}}
+		Name: req.Name, Image: req.Image, VCPUs: req.VCPUs, Memory: req.Memory, Remove: req.Remove, Env: req.Env, Workdir: req.Workdir,
+		IdleSuspend: req.IdleSuspend}}
 	if req.Image == "ill" { // for what does not start
 		v.State = model.Failed
 	}
@@ -178,10 +179,10 @@ func (m fakeManager) Launch(ctx context.Context, req model.Create, made func(mod
 		return model.VM{}, err
 	}
 	made(v)
-	return m.Start(ctx, v.ID, report)
+	return m.Start(ctx, v.ID, model.Start{Cold: req.Cold}, report)
 }
 
-func (m fakeManager) Start(_ context.Context, ref string, report step.Reporter) (model.VM, error) {
+func (m fakeManager) Start(_ context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error) {
 	report.Track("machine", "")(nil)
 	return m.update(ref, func(v *model.VM) error {
 		if v.State == model.Running {
@@ -191,7 +192,7 @@ func (m fakeManager) Start(_ context.Context, ref string, report step.Reporter) 
 			return &step.Error{Step: "agent", Err: fault.New(fault.Unavailable, "the guest does not answer\x1b[31m")}
 		}
 		now := time.Now()
-		v.State, v.Started = model.Running, &now
+		v.State, v.Started, v.Boot = model.Running, &now, &model.Boot{Cold: how.Cold}
 		return nil
 	})
 }
@@ -211,7 +212,7 @@ func (m fakeManager) Kill(_ context.Context, ref string, _ syscall.Signal) (mode
 }
 
 func (m fakeManager) Restart(ctx context.Context, ref string, _ *time.Duration, report step.Reporter) (model.VM, error) {
-	return m.Start(ctx, ref, report)
+	return m.Start(ctx, ref, model.Start{}, report)
 }
 
 func (m fakeManager) Delete(_ context.Context, ref string, force bool, _ step.Reporter) error {
@@ -239,6 +240,9 @@ func (m fakeManager) Set(_ context.Context, ref string, change model.Change) (mo
 	out := model.Changed{VM: v}
 	if change.DiskSize != nil {
 		out.Applied = append(out.Applied, "disk_size")
+	}
+	if change.IdleSuspend != nil {
+		out.Applied = append(out.Applied, "idle_suspend")
 	}
 	if change.Memory != nil {
 		out.Pending = append(out.Pending, "memory")

@@ -37,8 +37,10 @@ func (fakeAgent) Resize(context.Context, string, model.Bytes) error { return nil
 func (fakeAgent) Stats(context.Context) (proto.Stats, error) {
 	return proto.Stats{}, nil
 }
-func (fakeAgent) PowerOff(context.Context) error { return nil }
-func (fakeAgent) Close() error                   { return nil }
+func (fakeAgent) Freeze(context.Context) (proto.Frozen, error) { return proto.Frozen{}, nil }
+func (fakeAgent) Thaw(context.Context, proto.Thaw) error       { return nil }
+func (fakeAgent) PowerOff(context.Context) error               { return nil }
+func (fakeAgent) Close() error                                 { return nil }
 
 func (fakeAgent) GetFiles(ctx context.Context, path string) (io.ReadCloser, error) {
 	if _, err := os.Lstat(path); err != nil {

@@ -18,7 +18,7 @@ func TestImports(t *testing.T) {
 	}
 	allowed := []string{
 		"banger/cmd/banger", "banger/internal/",
-		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/pelletier/go-toml/v2", "golang.org/x/sys/", "golang.org/x/term",
+		"github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/pelletier/go-toml/v2", "golang.org/x/sync/errgroup", "golang.org/x/sys/", "golang.org/x/term",
 	}
 	forbidden := []string{
 		"banger/internal/api/server", "banger/internal/vm", "banger/internal/store", "banger/internal/image", "banger/internal/kernel",

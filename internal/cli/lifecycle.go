@@ -74,19 +74,23 @@ func runCreate(ctx context.Context, create model.Create, o createOptions, a *app
 }
 
 func newStartCmd(a *app) *cobra.Command {
+	var how model.Start
 	cmd := &cobra.Command{
-		Use:   "start NAME...",
-		Short: "Start VMs",
-		Args:  wantArgs("NAME..."),
-		RunE:  interruptible(func(ctx context.Context, args []string) error { return runStart(ctx, args, a) }),
+		Use:     "start NAME...",
+		Short:   "Start VMs",
+		Long:    "A paused or suspended VM goes on where it was.",
+		Example: "banger vm start web\nbanger vm start --cold web",
+		Args:    wantArgs("NAME..."),
+		RunE:    interruptible(func(ctx context.Context, args []string) error { return runStart(ctx, args, how, a) }),
 	}
-	cmd.ValidArgsFunction = a.completeVMs(func(s model.State) bool { return !s.Live() })
+	addCold(cmd, &how.Cold)
+	cmd.ValidArgsFunction = a.completeVMs(func(s model.State) bool { return !s.Live() || s == model.Paused })
 	return cmd
 }
 
-func runStart(ctx context.Context, names []string, a *app) error {
+func runStart(ctx context.Context, names []string, how model.Start, a *app) error {
 	return a.eachVMNoting(ctx, "Starting", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
-		_, err := client.StartVM(ctx, name, report)
+		_, err := client.StartVM(ctx, name, how, report)
 		return err
 	})
 }

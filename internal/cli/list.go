@@ -39,7 +39,7 @@ func newListCmd(a *app, name string) *cobra.Command {
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print names only")
 	cmd.Flags().StringArrayVar(&o.filters, "filter", nil, "show only VMs with this `KEY=VALUE`: state, name, image, net or label; * and ? match as in a shell")
 	setExample(cmd.Flags(), "filter", "state=running")
-	complete(cmd, "filter", completeWords("state=running", "state=stopped", "state=error", "name=", "image=", "label=", "net=user", "net=none"))
+	complete(cmd, "filter", completeWords("state=running", "state=stopped", "state=paused", "state=suspended", "state=error", "name=", "image=", "label=", "net=user", "net=none"))
 	addJSON(cmd, &o.json)
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd

@@ -17,25 +17,28 @@ import (
 type pruneOptions struct {
 	yes      bool
 	json     bool
-	question string
+	question func() string
 	prune    func(*api.Client, context.Context) (model.Pruned, error)
 }
 
+// ask is a question that is always the same.
+func ask(question string) func() string { return func() string { return question } }
+
 func newPruneVMsCmd(a *app) *cobra.Command {
 	return newPruneCmd(a, "Delete what is left over of VMs", pruneOptions{
-		question: "Delete stopped VMs' left-overs and broken VMs?", prune: (*api.Client).PruneVMs,
+		question: ask("Delete stopped VMs' left-overs and broken VMs?"), prune: (*api.Client).PruneVMs,
 	})
 }
 
 func newImagePruneCmd(a *app) *cobra.Command {
 	return newPruneCmd(a, "Delete images that no VM uses, and left-over downloads", pruneOptions{
-		question: "Delete all images that no VM uses?", prune: (*api.Client).PruneImages,
+		question: ask("Delete all images that no VM uses?"), prune: (*api.Client).PruneImages,
 	})
 }
 
 func newKernelPruneCmd(a *app) *cobra.Command {
 	return newPruneCmd(a, "Delete kernels that no VM uses", pruneOptions{
-		question: "Delete all kernels that no VM uses?", prune: (*api.Client).PruneKernels,
+		question: ask("Delete all kernels that no VM uses?"), prune: (*api.Client).PruneKernels,
 	})
 }
 
@@ -55,7 +58,7 @@ func newPruneCmd(a *app, short string, o pruneOptions) *cobra.Command {
 
 func runPrune(ctx context.Context, o pruneOptions, a *app) error {
 	if !o.yes && terminal(a.In) != nil && terminal(a.Err) != nil {
-		yes, err := a.confirm(ctx, o.question)
+		yes, err := a.confirm(ctx, o.question())
 		if err != nil {
 			return err
 		}

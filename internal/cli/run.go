@@ -64,6 +64,7 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // the command's flags are its own
 	o.spec.add(a, cmd)
+	addCold(cmd, &o.spec.create.Cold)
 	flags.BoolVar(&o.remove, "rm", false, "delete the VM when the command ends; with -d when the VM stops")
 	flags.BoolVarP(&o.detach, "detach", "d", false, "print the VM's name and return when it is up and COMMAND, if any, runs; its output is in the VM's log")
 	flags.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")

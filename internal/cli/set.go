@@ -28,7 +28,8 @@ func newSetCmd(a *app) *cobra.Command {
 		Long:  "Changes what the flags name, and tells what has taken effect now and what will at the next start. Disks can only grow. Another image comes with a fresh system disk; what is in /root stays.",
 		Example: `banger vm set web --memory 4G --vcpu 4
 banger vm set web --disk-size 40G
-banger vm set web --env DEBUG=1 --unset-env CI`,
+banger vm set web --env DEBUG=1 --unset-env CI
+banger vm set web --idle-suspend 10m`,
 		Args: wantArgs("NAME"),
 	}
 	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
@@ -71,6 +72,7 @@ func (o *setOptions) change(a *app, flags *pflag.FlagSet) (model.Change, error) 
 	given("user", func() { ch.User = &want.User })
 	given("kernel", func() { ch.Kernel = &want.Kernel })
 	given("image", func() { ch.Image = &want.Image })
+	given("idle-suspend", func() { ch.IdleSuspend = &want.IdleSuspend })
 	changes := false
 	flags.Visit(func(f *pflag.Flag) { changes = changes || f.Name != "json" })
 	if !changes {

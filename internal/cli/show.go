@@ -85,6 +85,7 @@ func vmPairs(vm model.VM, style ui.Style, now time.Time) [][2]string {
 		{"env", sortedPairs(s.Env)},
 		{"labels", sortedPairs(s.Labels)},
 		{"removed", removal(s.Remove)},
+		{"idle", idleSuspend(s.IdleSuspend)},
 		{"created", moment(&vm.Created, now)},
 		{"started", moment(vm.Started, now)},
 		{"stopped", moment(vm.Stopped, now)},
@@ -144,6 +145,13 @@ func removal(p model.RemovePolicy) string {
 		return "when its run ends"
 	}
 	return ""
+}
+
+func idleSuspend(after time.Duration) string {
+	if after == 0 {
+		return ""
+	}
+	return "suspended when nobody uses it for " + ui.Age(after)
 }
 
 func runsOn(r *model.Runtime) string {

@@ -25,7 +25,23 @@ type specFlags struct {
 func (s *specFlags) add(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	c := &s.create
+	s.addShape(a, cmd)
 	flags.StringVar(&c.Name, "name", "", "the VM's `name`; a random pleasant one when not given")
+	flags.StringArrayVarP(&s.env, "env", "e", nil, "environment `NAME=VALUE` of every command; NAME alone copies it from here")
+	flags.StringVarP(&c.Workdir, "workdir", "w", "", "working `directory` of commands, instead of the image's")
+	flags.StringVarP(&c.User, "user", "u", "", "`user` of commands, instead of the image's: a name or uid, optionally with :group")
+	flags.StringArrayVar(&s.labels, "label", nil, "`KEY=VALUE` to find the VM by")
+	flags.DurationVar(&c.IdleSuspend, "idle-suspend", 0, "suspend the VM when nobody has used it for this `time`; using it wakes it; 0 for never")
+	hideDefaults(flags, "idle-suspend")
+	for name, value := range map[string]string{"env": "EDITOR=vim", "label": "team=web", "idle-suspend": "10m"} {
+		setExample(flags, name, value)
+	}
+}
+
+// addShape adds the flags that say what machine the VM is.
+func (s *specFlags) addShape(a *app, cmd *cobra.Command) {
+	flags := cmd.Flags()
+	c := &s.create
 	flags.StringVar(&c.Image, "image", "", "`image` to boot: any registry reference, or the name of an imported one")
 	flags.StringVar(&c.Kernel, "kernel", "", "`kernel` to boot")
 	flags.IntVar(&c.VCPUs, "vcpu", 0, "`number` of virtual CPUs")
@@ -33,15 +49,9 @@ func (s *specFlags) add(a *app, cmd *cobra.Command) {
 	flags.Var(&c.DiskSize, "disk-size", "what / can take up, such as 10G")
 	flags.Var(&s.work, "work-disk-size", "what /root can take up, or 0 for no work disk")
 	flags.StringVar(&s.net, "net", "", "network `mode`: user or none")
-	flags.StringArrayVarP(&s.env, "env", "e", nil, "environment `NAME=VALUE` of every command; NAME alone copies it from here")
-	flags.StringVarP(&c.Workdir, "workdir", "w", "", "working `directory` of commands, instead of the image's")
-	flags.StringVarP(&c.User, "user", "u", "", "`user` of commands, instead of the image's: a name or uid, optionally with :group")
-	flags.StringArrayVar(&s.labels, "label", nil, "`KEY=VALUE` to find the VM by")
 	hideDefaults(flags, "memory", "disk-size", "work-disk-size")
 	flags.SetNormalizeFunc(normalizeFlag)
-	for name, value := range map[string]string{
-		"vcpu": "2", "memory": "512M", "disk-size": "10G", "work-disk-size": "8G", "net": "none", "env": "EDITOR=vim", "label": "team=web",
-	} {
+	for name, value := range map[string]string{"vcpu": "2", "memory": "512M", "disk-size": "10G", "work-disk-size": "8G", "net": "none"} {
 		setExample(flags, name, value)
 	}
 	complete(cmd, "image", a.completeImages)
@@ -80,7 +90,7 @@ func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) 
 // checkGiven refuses what would pass for a flag that is not given: in a script it is a variable that is not set.
 func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
 	for _, name := range []string{"name", "image", "kernel", "net"} {
-		if f := flags.Lookup(name); f.Changed && f.Value.String() == "" {
+		if f := flags.Lookup(name); flags.Changed(name) && f.Value.String() == "" {
 			return fault.New(fault.Invalid, "--%s is empty", name)
 		}
 	}
@@ -89,6 +99,8 @@ func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
 		return fault.New(fault.Invalid, "--memory: 0 is less than %v", model.MinMemory)
 	case flags.Changed("disk-size") && s.create.DiskSize == 0:
 		return fault.New(fault.Invalid, "--disk-size: 0 is less than %v", model.MinDiskSize)
+	case s.create.IdleSuspend < 0:
+		return fault.New(fault.Invalid, "--idle-suspend: %v is negative", s.create.IdleSuspend).WithHint("For example: --idle-suspend 10m")
 	}
 	return nil
 }
@@ -121,6 +133,11 @@ func normalizeFlag(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		name = "memory"
 	}
 	return pflag.NormalizedName(name)
+}
+
+// addCold gives a command the flag of all that start VMs.
+func addCold(cmd *cobra.Command, target *bool) {
+	cmd.Flags().BoolVar(target, "cold", false, "boot the VM, instead of forking it from a template")
 }
 
 // hideDefaults keeps "(default 0B)" out of the help: the daemon has the defaults.

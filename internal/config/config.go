@@ -43,6 +43,11 @@ type Config struct {
 	BootTimeout time.Duration // 0 leaves it to the driver
 	StopTimeout time.Duration
 
+	// How starts are made fast.
+	Templates      bool
+	TemplateBudget model.Bytes // 0: no bound
+	Standby        int
+
 	LogLevel slog.Level
 
 	GitIdentity bool        // give guests the host's git user.name and user.email

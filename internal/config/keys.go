@@ -48,11 +48,20 @@ var keys = []key{
 		doc: "How long a guest may take until it answers; 0s leaves it to the driver, which knows whether it emulates."},
 	{name: "stop_timeout", def: "10s", at: func(c *Config) any { return &c.StopTimeout }, check: func(c *Config) error { return between(c.StopTimeout, time.Second, time.Hour) },
 		doc: "How long a guest may take to power off before it is ended."},
+	{name: "templates", def: "true", at: func(c *Config) any { return &c.Templates },
+		doc: "Whether VMs are forked from machines that banger has booted before, which it makes in the background. Without them every start is a boot."},
+	{name: "template_budget", def: "8G", at: func(c *Config) any { return &c.TemplateBudget }, check: func(c *Config) error { return between(c.TemplateBudget, 0, model.MaxDiskSize) },
+		doc: "What templates may take up on the host's disk together; those used least recently go first. 0 for no bound."},
+	{name: "standby", def: "0", at: func(c *Config) any { return &c.Standby }, check: func(c *Config) error { return between(c.Standby, 0, maxStandby) },
+		doc: "How many machines of each template that is in use wait for the next run. Each takes up memory."},
 	{name: "log_level", def: "info", at: func(c *Config) any { return &c.LogLevel }, choices: []string{"debug", "info", "warn", "error"},
 		doc: "What the daemon's log holds."},
 	{name: "git.identity", def: "true", at: func(c *Config) any { return &c.GitIdentity },
 		doc: "Whether guests get the host user's git identity (user.name and user.email)."},
 }
+
+// maxStandby bounds machines that nobody has asked for.
+const maxStandby = 64
 
 // file_sync is a list and so has no place in the table: no environment variable, no flag.
 const (

@@ -68,6 +68,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		Defaults:     defaults(d.cfg),
 		BootTimeout:  d.cfg.BootTimeout,
 		StopTimeout:  d.cfg.StopTimeout,
+		Templates:    vm.TemplateConfig{Off: !d.cfg.Templates, Budget: d.cfg.TemplateBudget, Standby: d.cfg.Standby},
 		Log:          d.component("vm"),
 	})
 	return err

@@ -58,6 +58,7 @@ type Forked struct {
 type Child struct {
 	Name  string `json:"name"`
 	VM    *VM    `json:"vm,omitempty"`    // nil when it could not be made: then nothing is left of it
+	Kind  string `json:"kind,omitempty"`  // what class of failure that was: one of package fault's kinds
 	Error string `json:"error,omitempty"` // why not
 	Hint  string `json:"hint,omitempty"`
 }

@@ -48,7 +48,8 @@ func openHome(dir, bin string) *Home {
 			h.Env = append(h.Env, entry)
 		}
 	}
-	h.Env = append(h.Env, "BANGER_HOME="+dir, "TMPDIR="+filepath.Join(dir, "tmp"), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1")
+	// Templates are made in the background, which would take the CPU from other tests: those about them turn them on.
+	h.Env = append(h.Env, "BANGER_TEMPLATES=false", "BANGER_HOME="+dir, "TMPDIR="+filepath.Join(dir, "tmp"), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1")
 	return h
 }
 

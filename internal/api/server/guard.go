@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"banger/internal/api"
@@ -117,7 +118,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.Log.WarnContext(r.Context(), "cutting off an answer", "path", r.URL.Path, "error", err)
 		panic(http.ErrAbortHandler)
 	}
-	p := s.problem(err, r.PathValue("ref"))
+	p := s.problem(err, vmRef(r))
 	if err := writeJSON(w, p.Status, "application/problem+json", p); err != nil {
 		s.Log.DebugContext(r.Context(), "writing a problem", "error", err)
 	}
@@ -133,6 +134,14 @@ func (s *Server) problem(err error, ref string) *api.Problem {
 		addRecord(p, v)
 	}
 	return p
+}
+
+// vmRef is the VM that a request is about, or "". A snapshot may be called like a VM.
+func vmRef(r *http.Request) string {
+	if !strings.HasPrefix(r.URL.Path, "/v1/vms/") {
+		return ""
+	}
+	return r.PathValue("ref")
 }
 
 func addRecord(p *api.Problem, v model.VM) {

@@ -80,7 +80,7 @@ func (m *manager) Launch(ctx context.Context, req model.Create, made func(model.
 		return model.VM{}, err
 	}
 	made(v)
-	started, err := m.Start(ctx, v.ID, report)
+	started, err := m.Start(ctx, v.ID, model.Start{Cold: req.Cold}, report)
 	if err != nil {
 		return v, err
 	}
@@ -108,8 +108,12 @@ func (m *manager) List() []model.VM {
 	return all
 }
 
-func (m *manager) Start(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
-	m.note("start " + ref)
+func (m *manager) Start(ctx context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error) {
+	if how.Cold {
+		m.note("start cold " + ref)
+	} else {
+		m.note("start " + ref)
+	}
 	if m.start != nil {
 		if err := m.start(ctx, report); err != nil {
 			return model.VM{}, err

@@ -39,7 +39,7 @@ func TestCalls(t *testing.T) {
 			return err
 		}},
 		{"create new", func(c *api.Client) error { _, err := c.CreateVM(ctx, model.Create{Name: "new"}, nil); return err }},
-		{"start box", func(c *api.Client) error { _, err := c.StartVM(ctx, "box", nil); return err }},
+		{"start box", func(c *api.Client) error { _, err := c.StartVM(ctx, "box", model.Start{}, nil); return err }},
 		{"stop box 2s", func(c *api.Client) error {
 			_, err := c.StopVM(ctx, "box", api.VMStop{Timeout: &second}, nil)
 			return err
@@ -107,7 +107,7 @@ func TestProblems(t *testing.T) {
 			w.m.start = func(context.Context, step.Reporter) error {
 				return fmt.Errorf("around: %w", fault.New(kind, "because of %s", kind).WithHint("do this"))
 			}
-			_, err := w.client.StartVM(deadline(t), "box", report)
+			_, err := w.client.StartVM(deadline(t), "box", model.Start{}, report)
 			var problem *api.Error
 			if !errors.As(err, &problem) || fault.KindOf(err) != kind || fault.HintOf(err) != "do this" ||
 				err.Error() != "around: because of "+string(kind) {
@@ -133,7 +133,7 @@ func TestFailedStart(t *testing.T) {
 		return &step.Error{Step: "machine", Err: errors.New("no")}
 	}
 	for _, report := range []step.Reporter{nil, func(step.Event) {}} {
-		_, err := w.client.StartVM(deadline(t), "box", report)
+		_, err := w.client.StartVM(deadline(t), "box", model.Start{}, report)
 		var problem *api.Error
 		if !errors.As(err, &problem) {
 			t.Fatal(err)
@@ -159,7 +159,7 @@ func TestSteps(t *testing.T) {
 		return nil
 	}
 	var got []step.Event
-	v, err := w.client.StartVM(deadline(t), "box", func(e step.Event) { e.Time = time.Time{}; got = append(got, e) })
+	v, err := w.client.StartVM(deadline(t), "box", model.Start{}, func(e step.Event) { e.Time = time.Time{}; got = append(got, e) })
 	if err != nil || v.ID != testID {
 		t.Fatal(v, err)
 	}
@@ -182,7 +182,7 @@ func TestManySteps(t *testing.T) {
 		return nil
 	}
 	var started int
-	_, err := w.client.StartVM(deadline(t), "box", func(e step.Event) {
+	_, err := w.client.StartVM(deadline(t), "box", model.Start{}, func(e step.Event) {
 		if e.Phase == step.Started {
 			started++
 		}
@@ -207,7 +207,7 @@ func TestClientGone(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(deadline(t))
 		result := make(chan error, 1)
-		go func() { _, err := w.client.StartVM(ctx, "box", report); result <- err }()
+		go func() { _, err := w.client.StartVM(ctx, "box", model.Start{}, report); result <- err }()
 		await(t, "the start", begun)
 		cancel()
 		await(t, "the manager's notice", ended)
@@ -222,7 +222,7 @@ func TestPanic(t *testing.T) {
 	w := serve(t)
 	for _, report := range []step.Reporter{nil, func(step.Event) {}} {
 		w.m.start = func(context.Context, step.Reporter) error { panic("at the disco") }
-		_, err := w.client.StartVM(deadline(t), "box", report)
+		_, err := w.client.StartVM(deadline(t), "box", model.Start{}, report)
 		if fault.KindOf(err) != fault.Internal || !strings.Contains(err.Error(), "at the disco") {
 			t.Errorf("a panic came as %v", err)
 		}
@@ -230,7 +230,7 @@ func TestPanic(t *testing.T) {
 			r.Report(step.Event{Step: "a", Phase: step.Started})
 			panic("halfway")
 		}
-		if _, err = w.client.StartVM(deadline(t), "box", report); err == nil {
+		if _, err = w.client.StartVM(deadline(t), "box", model.Start{}, report); err == nil {
 			t.Error("a panic halfway came as success")
 		}
 	}

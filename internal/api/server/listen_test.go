@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
+	"banger/internal/model"
 	"banger/internal/testkit"
 )
 
@@ -108,7 +109,7 @@ func TestShutdownWaits(t *testing.T) {
 	begun, calledOff := make(chan struct{}), make(chan struct{})
 	w.m.start = stuck(begun, calledOff)
 	result := make(chan error, 1)
-	go func() { _, err := w.client.StartVM(deadline(t), "box", nil); result <- err }()
+	go func() { _, err := w.client.StartVM(deadline(t), "box", model.Start{}, nil); result <- err }()
 	await(t, "the start", begun)
 	ctx, cancel := context.WithCancel(context.Background())
 	down := make(chan error, 1)

@@ -1,0 +1,219 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/step"
+)
+
+func (m *manager) Pause(_ context.Context, ref string, report step.Reporter) (model.VM, error) {
+	m.note("pause " + ref)
+	report.Track("freeze", "")(nil)
+	return m.Get(ref)
+}
+
+func (m *manager) Resume(_ context.Context, ref string, _ step.Reporter) (model.VM, error) {
+	m.note("resume " + ref)
+	return m.Get(ref)
+}
+
+func (m *manager) Suspend(_ context.Context, ref string, _ step.Reporter) (model.VM, error) {
+	m.note("suspend " + ref)
+	return m.Get(ref)
+}
+
+func (m *manager) Fork(_ context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error) {
+	m.note(fmt.Sprintf("fork %s %s %d %s %v", ref, req.Name, req.Count, req.Remove, req.Labels))
+	parent, err := m.Get(ref)
+	if err != nil || req.Count == 0 {
+		return model.Forked{}, err
+	}
+	report.Track("capture", "")(nil)
+	return model.Forked{Pause: 9 * time.Millisecond, Children: []model.Child{
+		{Name: "a", VM: &parent}, {Name: "b", Kind: string(fault.Exists), Error: "it is taken", Hint: "choose another one"},
+	}}, nil
+}
+
+func (m *manager) CreateSnapshot(_ context.Context, ref, name string, _ step.Reporter) (model.Snapshot, error) {
+	m.note("snapshot " + ref + " " + name)
+	return model.Snapshot{Name: name, VM: ref}, nil
+}
+
+func (m *manager) Snapshots(context.Context) ([]model.Snapshot, error) { return nil, nil }
+
+func (m *manager) Snapshot(_ context.Context, ref string) (model.Snapshot, error) {
+	if ref == "box" { // there is a VM of that name
+		return model.Snapshot{}, fault.New(fault.NotFound, "no snapshot %q", ref)
+	}
+	return model.Snapshot{Name: ref}, nil
+}
+
+func (m *manager) DeleteSnapshot(_ context.Context, ref string) (model.Snapshot, error) {
+	m.note("delete snapshot " + ref)
+	return model.Snapshot{Name: ref}, nil
+}
+
+func (m *manager) RestoreSnapshot(_ context.Context, ref string, req model.Restore, _ step.Reporter) (model.Forked, error) {
+	m.note(fmt.Sprintf("restore %s into %q %d %v", ref, req.Into, req.Count, req.DisksOnly))
+	return model.Forked{}, nil
+}
+
+func (m *manager) Templates(context.Context) ([]model.Template, error) { return nil, nil }
+
+func (m *manager) Template(_ context.Context, ref string) (model.Template, error) {
+	return model.Template{Key: ref}, nil
+}
+
+func (m *manager) BuildTemplate(_ context.Context, req model.Create, _ step.Reporter) ([]model.Template, error) {
+	m.note("build template " + req.Image)
+	return []model.Template{{Key: "u1"}}, nil
+}
+
+func (m *manager) DeleteTemplate(_ context.Context, ref string) (model.Template, error) {
+	m.note("delete template " + ref)
+	return model.Template{Key: ref}, nil
+}
+
+func (m *manager) PruneTemplates(_ context.Context, stale bool) (model.Pruned, error) {
+	m.note(fmt.Sprintf("prune templates %v", stale))
+	return model.Pruned{}, nil
+}
+
+// TestHoldCalls is TestCalls for what goes on from where something was.
+func TestHoldCalls(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	ctx := deadline(t)
+	for _, call := range []struct {
+		want string
+		do   func(c *api.Client) error
+	}{
+		{"start cold box", func(c *api.Client) error { _, err := c.StartVM(ctx, "box", model.Start{Cold: true}, nil); return err }},
+		{"pause box", func(c *api.Client) error { _, err := c.PauseVM(ctx, "box", nil); return err }},
+		{"resume box", func(c *api.Client) error { _, err := c.ResumeVM(ctx, "box", nil); return err }},
+		{"suspend box", func(c *api.Client) error { _, err := c.SuspendVM(ctx, "box", nil); return err }},
+		{"snapshot box night", func(c *api.Client) error {
+			_, err := c.CreateSnapshot(ctx, api.SnapshotCreate{VM: "box", Name: "night"}, nil)
+			return err
+		}},
+		{"delete snapshot night", func(c *api.Client) error { _, err := c.DeleteSnapshot(ctx, "night"); return err }},
+		{`restore night into "" 3 true`, func(c *api.Client) error {
+			req := model.Restore{Fork: model.Fork{Count: 3}, DisksOnly: true}
+			f, err := c.RestoreSnapshot(ctx, "night", req, api.SnapshotRestore{}, nil)
+			if f.Children == nil {
+				t.Error("no children came as null")
+			}
+			return err
+		}},
+		{`restore night into "box" 0 false`, func(c *api.Client) error {
+			_, err := c.RestoreSnapshot(ctx, "night", model.Restore{Into: "box"}, api.SnapshotRestore{Force: true}, nil)
+			return err
+		}},
+		{"build template alpine", func(c *api.Client) error {
+			made, err := c.BuildTemplates(ctx, model.Create{Image: "alpine"}, nil)
+			if len(made) != 1 {
+				t.Errorf("made %v", made)
+			}
+			return err
+		}},
+		{"delete template i12", func(c *api.Client) error { _, err := c.DeleteTemplate(ctx, "i12"); return err }},
+		{"prune templates true", func(c *api.Client) error { _, err := c.PruneTemplates(ctx, api.TemplatePrune{}); return err }},
+		{"prune templates false", func(c *api.Client) error {
+			p, err := c.PruneTemplates(ctx, api.TemplatePrune{All: true})
+			if p.Removed == nil {
+				t.Error("nothing removed came as null")
+			}
+			return err
+		}},
+	} {
+		if err := call.do(w.client); err != nil {
+			t.Errorf("%s: %v", call.want, err)
+		}
+		calls := w.m.noted()
+		if got := calls[len(calls)-1]; got != call.want {
+			t.Errorf("the manager was asked %q, want %q", got, call.want)
+		}
+	}
+	if all, err := w.client.Snapshots(ctx); err != nil || all == nil {
+		t.Errorf("no snapshots came as %#v, %v", all, err)
+	}
+	if all, err := w.client.Templates(ctx); err != nil || all == nil {
+		t.Errorf("no templates came as %#v, %v", all, err)
+	}
+	if tpl, err := w.client.Template(ctx, "docker.io/library/alpine:3"); err != nil || tpl.Key != "docker.io/library/alpine:3" {
+		t.Errorf("a template by its image: %+v, %v", tpl, err)
+	}
+	if s, err := w.client.Snapshot(ctx, "night"); err != nil || s.Name != "night" {
+		t.Errorf("a snapshot: %+v, %v", s, err)
+	}
+}
+
+// TestFork looks at what comes back when one child was made and one was not, with and without steps.
+func TestFork(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	steps := 0
+	for _, report := range []step.Reporter{nil, func(step.Event) { steps++ }} {
+		req := model.Fork{Name: "x", Count: 2, Remove: model.RemoveOnStop, Labels: map[string]string{"a": "b"}}
+		f, err := w.client.ForkVM(deadline(t), "box", req, report)
+		if err != nil || f.Pause != 9*time.Millisecond || len(f.Children) != 2 {
+			t.Fatalf("forked: %+v, %v", f, err)
+		}
+		if a, b := f.Children[0], f.Children[1]; a.VM == nil || a.VM.ID != testID || b.VM != nil || b.Kind != string(fault.Exists) || b.Hint == "" {
+			t.Errorf("children: %+v", f.Children)
+		}
+		if calls := w.m.noted(); calls[len(calls)-1] != "fork box x 2 on-stop map[a:b]" {
+			t.Errorf("the manager was asked %q", calls[len(calls)-1])
+		}
+	}
+	if steps != 2 {
+		t.Errorf("%d steps were reported, not 2", steps)
+	}
+	if _, err := w.client.ForkVM(deadline(t), "nobody", model.Fork{}, nil); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("a fork of nothing: %v", err)
+	}
+}
+
+// TestRestoreSparesTheLiving restores into a VM in each state. What is not at rest would lose more than its disks.
+func TestRestoreSparesTheLiving(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	for state, ok := range map[model.State]bool{
+		model.Stopped: true, model.Failed: true, model.Running: false, model.Paused: false, model.Suspended: false, model.Starting: false, model.Broken: false,
+	} {
+		v, err := w.m.Get("box")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.State = state
+		w.m.put(v)
+		before := len(w.m.noted())
+		_, err = w.client.RestoreSnapshot(deadline(t), "night", model.Restore{Into: "box"}, api.SnapshotRestore{}, nil)
+		asked := len(w.m.noted()) > before
+		if asked != ok || ok != (err == nil) {
+			t.Errorf("%s: %v; the manager was asked: %v", state, err, asked)
+		}
+		if !ok && (fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "--force")) {
+			t.Errorf("%s: %v, hint %q", state, err, fault.HintOf(err))
+		}
+	}
+}
+
+// TestProblemOfNamesake is an error about a snapshot that is called like a VM: it is not about the VM.
+func TestProblemOfNamesake(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	_, err := w.client.Snapshot(deadline(t), "box")
+	var problem *api.Error
+	if !errors.As(err, &problem) || problem.Problem.VM != "" || fault.KindOf(err) != fault.NotFound {
+		t.Errorf("got %v, about VM %q", err, problem.Problem.VM)
+	}
+}

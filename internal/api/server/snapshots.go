@@ -1,0 +1,107 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/step"
+)
+
+// Holder is what the API asks of VMs that shall go on from where they, or others, were.
+type Holder interface {
+	Pause(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
+	Resume(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
+	Suspend(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
+	Fork(ctx context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error)
+}
+
+// Snapshots is what the API asks of the stored snapshots.
+type Snapshots interface {
+	CreateSnapshot(ctx context.Context, ref, name string, report step.Reporter) (model.Snapshot, error)
+	Snapshots(ctx context.Context) ([]model.Snapshot, error)
+	Snapshot(ctx context.Context, ref string) (model.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, ref string) (model.Snapshot, error)
+	RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error)
+}
+
+func (s *Server) holdHandlers() map[string]handler {
+	return map[string]handler{
+		"pauseVM":   s.holding(s.Manager.Pause),
+		"resumeVM":  s.holding(s.Manager.Resume),
+		"suspendVM": s.holding(s.Manager.Suspend),
+		"forkVM": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+			req, err := decode[model.Fork](w, r)
+			if err != nil {
+				return nil, err
+			}
+			return forked(s.Manager.Fork(r.Context(), r.PathValue("ref"), req, report))
+		}),
+	}
+}
+
+// holding makes a handler of an operation that takes nothing but the VM.
+func (s *Server) holding(do func(ctx context.Context, ref string, report step.Reporter) (model.VM, error)) handler {
+	return s.steps(func(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+		return do(r.Context(), r.PathValue("ref"), report)
+	})
+}
+
+// forked has children that are never null in JSON.
+func forked(f model.Forked, err error) (any, error) {
+	if f.Children == nil {
+		f.Children = []model.Child{}
+	}
+	return f, err
+}
+
+func (s *Server) snapshotHandlers() map[string]handler {
+	ref := func(r *http.Request) string { return r.PathValue("ref") }
+	return map[string]handler{
+		"listSnapshots": answer(func(r *http.Request) (any, error) { return list(s.Manager.Snapshots(r.Context())) }),
+		"getSnapshot":   answer(func(r *http.Request) (any, error) { return s.Manager.Snapshot(r.Context(), ref(r)) }),
+		"createSnapshot": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+			req, err := decode[api.SnapshotCreate](w, r)
+			if err == nil {
+				err = required("vm", req.VM)
+			}
+			if err != nil {
+				return nil, err
+			}
+			return s.Manager.CreateSnapshot(r.Context(), req.VM, req.Name, report)
+		}),
+		"deleteSnapshot":  answer(func(r *http.Request) (any, error) { return s.Manager.DeleteSnapshot(r.Context(), ref(r)) }),
+		"restoreSnapshot": s.steps(s.restoreSnapshot),
+	}
+}
+
+func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+	q := queryOf(r, "force")
+	force := q.flag("force")
+	if q.err != nil {
+		return nil, q.err
+	}
+	req, err := decode[model.Restore](w, r)
+	if err == nil && req.Into != "" && !force {
+		err = s.atRest(req.Into)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return forked(s.Manager.RestoreSnapshot(r.Context(), r.PathValue("ref"), req, report))
+}
+
+// atRest refuses a VM that has more to lose than its disks.
+func (s *Server) atRest(ref string) error {
+	v, err := s.Manager.Get(ref)
+	switch {
+	case err != nil:
+		return err
+	case v.State == model.Stopped, v.State == model.Failed:
+		return nil
+	}
+	return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State).
+		WithHint("Stop it first, or restore with --force.")
+}

@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/step"
+)
+
+// childFlags are the flags that say what VMs are made of another one, or of a snapshot.
+type childFlags struct {
+	name   string
+	count  int
+	remove bool
+	labels []string
+	json   bool
+}
+
+func (o *childFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.name, "name", "", "the new VM's `name`; of several ones what comes before -1, -2 and so on")
+	flags.IntVar(&o.count, "count", 1, "how many VMs to make")
+	flags.BoolVar(&o.remove, "rm", false, "delete each new VM when it stops")
+	flags.StringArrayVar(&o.labels, "label", nil, "`KEY=VALUE` to find the new VMs by, instead of the labels there are")
+	for name, value := range map[string]string{"name": "trial", "count": "4", "label": "team=web"} {
+		setExample(flags, name, value)
+	}
+	addJSON(cmd, &o.json)
+}
+
+// resolve is what the flags ask for.
+func (o *childFlags) resolve(flags *pflag.FlagSet) (model.Fork, error) {
+	req := model.Fork{Name: o.name, Count: o.count}
+	if o.count < 1 || o.count > model.MaxForks {
+		return req, fault.New(fault.Invalid, "--count: %d is not between 1 and %d", o.count, model.MaxForks).WithHint("For example: --count 4")
+	}
+	if flags.Changed("name") {
+		longest := o.name
+		if o.count > 1 {
+			longest += "-" + strconv.Itoa(o.count)
+		}
+		if o.name == "" {
+			return req, fault.New(fault.Invalid, "--name is empty")
+		}
+		if err := model.CheckName(longest); err != nil {
+			return req, fault.New(fault.Invalid, "--name: %w", err).WithHint("For example: --name trial")
+		}
+	}
+	if o.remove {
+		req.Remove = model.RemoveOnStop
+	}
+	if !flags.Changed("label") {
+		return req, nil
+	}
+	var err error
+	req.Labels, err = parsePairs("label", o.labels)
+	return req, err
+}
+
+type forkOptions struct {
+	childFlags
+	vm string
+}
+
+// newForkCmd returns a command that is at the top as well as among the vm commands.
+func newForkCmd(a *app) *cobra.Command {
+	var o forkOptions
+	cmd := &cobra.Command{
+		Use:   "fork NAME",
+		Short: "Make VMs that go on from where a VM is",
+		Long: `The new VMs have the memory, the processes and the disks that the VM has at this moment, and names, addresses and keys of their own. The VM itself goes on after a short pause. It runs, or it is paused or suspended.
+
+Prints the new VMs' names. Each is made or fails by itself.`,
+		Example: `banger fork web
+banger fork --name trial web
+banger fork --count 4 --name trial --rm web    # trial-1 to trial-4`,
+		Args: wantArgs("NAME"),
+	}
+	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+		o.vm = args[0]
+		req, err := o.resolve(cmd.Flags())
+		if err != nil {
+			return err
+		}
+		return runFork(ctx, req, o, a)
+	})
+	o.add(cmd)
+	cmd.SuggestFor = []string{"clone", "copy"}
+	cmd.ValidArgsFunction = firstArg(a.completeVMs(func(s model.State) bool {
+		return s == model.Running || s == model.Paused || s == model.Suspended
+	}))
+	return cmd
+}
+
+func runFork(ctx context.Context, req model.Fork, o forkOptions, a *app) error {
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	var forked model.Forked
+	err = a.withProgress("Forking "+o.vm, func(report step.Reporter) error {
+		forked, err = client.ForkVM(ctx, o.vm, req, childrenCounted(report, req.Count))
+		return err
+	})
+	if err != nil {
+		return a.explainVM(ctx, client, o.vm, err)
+	}
+	err = a.tellForked(forked, o.json)
+	if forked.Pause > 0 && terminal(a.Err) != nil {
+		a.note("paused %s for %s", o.vm, ui.Duration(forked.Pause))
+	}
+	return err
+}
+
+// childrenCounted turns the reports of single children into the progress of all.
+func childrenCounted(report step.Reporter, count int) step.Reporter {
+	var ended atomic.Int64
+	return func(e step.Event) {
+		if e.Step != "child" {
+			report.Report(e)
+			return
+		}
+		n := ended.Add(1)
+		phase := step.Progress
+		if int(n) == count {
+			phase = step.Done
+		}
+		report.Report(step.Event{Step: "children", Phase: phase, Done: n, Total: int64(count), Unit: "VMs", Time: e.Time})
+	}
+}
+
+// tellForked prints the names of the VMs that were made, and returns an error for each that was not.
+func (a *app) tellForked(forked model.Forked, asJSON bool) error {
+	if asJSON {
+		if err := ui.JSON(a.Out, forked); err != nil {
+			return err
+		}
+	}
+	var failed several
+	for _, child := range forked.Children {
+		switch {
+		case child.VM == nil:
+			failed = append(failed, childError(child))
+		case !asJSON:
+			fmt.Fprintln(a.Out, ui.Clean(child.VM.Spec.Name))
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	return failed
+}
+
+func childError(child model.Child) error {
+	message := child.Error
+	if child.Name != "" {
+		message = child.Name + ": " + message
+	}
+	return fault.New(cmp.Or(fault.Kind(child.Kind), fault.Internal), "%s", message).WithHint("%s", child.Hint)
+}
