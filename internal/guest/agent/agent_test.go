@@ -38,6 +38,8 @@ func TestCheck(t *testing.T) {
 		"hostname":       func(a *proto.Assume) { a.Hostname = "" },
 		"hostname line":  func(a *proto.Assume) { a.Hostname = "a\n1.2.3.4 b" },
 		"root":           func(a *proto.Assume) { a.Root.System = "" },
+		"image size":     func(a *proto.Assume) { a.Root.ImageSize = -1 },
+		"mount size":     func(a *proto.Assume) { a.Mounts[0].Size = -1 },
 		"workdir":        func(a *proto.Assume) { a.Workdir = "x" },
 		"machine id":     func(a *proto.Assume) { a.MachineID = "0123" },
 		"machine id hex": func(a *proto.Assume) { a.MachineID = strings.Repeat("x", 32) },

@@ -110,6 +110,8 @@ func check(doc proto.Assume) error {
 		return bad("hostname: %q is not one", doc.Hostname)
 	case doc.Root.Image == "" || doc.Root.System == "":
 		return bad("root: image and system drives are needed")
+	case doc.Root.ImageSize < 0 || doc.Root.SystemSize < 0:
+		return bad("root: a drive cannot have %d bytes", min(doc.Root.ImageSize, doc.Root.SystemSize))
 	case doc.Workdir != "" && !path.IsAbs(doc.Workdir):
 		return bad("workdir: %q is not absolute", doc.Workdir)
 	}
@@ -124,8 +126,8 @@ func check(doc proto.Assume) error {
 		}
 	}
 	for _, m := range doc.Mounts {
-		if m.Serial == "" || !path.IsAbs(m.Target) || path.Clean(m.Target) == "/" {
-			return bad("mounts: drive %q cannot be mounted at %q", m.Serial, m.Target)
+		if m.Serial == "" || m.Size < 0 || !path.IsAbs(m.Target) || path.Clean(m.Target) == "/" {
+			return bad("mounts: drive %q of %d bytes cannot be mounted at %q", m.Serial, m.Size, m.Target)
 		}
 	}
 	for _, f := range doc.Files {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -51,8 +52,8 @@ type mounted struct {
 }
 
 // mountDrive mounts a writable ext4 drive and makes its file system as large as the drive.
-func (a *agent) mountDrive(serial, dir string) (*mounted, error) {
-	dev, err := drive.Find(serial)
+func (a *agent) mountDrive(serial, dir string, size int64) (*mounted, error) {
+	dev, err := drive.Open(context.Background(), serial, size)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +76,7 @@ func (a *agent) mountDrive(serial, dir string) (*mounted, error) {
 
 // buildRoot joins image and system disk, moves into the result and frees the initramfs.
 func (a *agent) buildRoot(spec proto.Root) error {
-	dev, err := drive.Find(spec.Image)
+	dev, err := drive.Open(context.Background(), spec.Image, spec.ImageSize)
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (a *agent) buildRoot(spec proto.Root) error {
 	if err := mountOne(mount{dev, imageDir, "ext4", unix.MS_RDONLY, imageOptions}); err != nil {
 		return err
 	}
-	system, err := a.mountDrive(spec.System, systemDir)
+	system, err := a.mountDrive(spec.System, systemDir, spec.SystemSize)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (a *agent) mountWork(m proto.Mount) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return fmt.Errorf("making %s: %w", target, err)
 	}
-	drive, err := a.mountDrive(m.Serial, stagingDir)
+	drive, err := a.mountDrive(m.Serial, stagingDir, m.Size)
 	if err != nil {
 		return err
 	}

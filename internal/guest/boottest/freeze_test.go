@@ -57,8 +57,8 @@ func (m *machine) busy() string {
 func (m *machine) ticks() int {
 	n := 0
 	for _, line := range strings.Split(m.console.String(), "\n") {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "tick "); ok {
-			if i, err := strconv.Atoi(text); err == nil {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "tick" {
+			if i, err := strconv.Atoi(f[1]); err == nil {
 				n = i
 			}
 		}

@@ -25,6 +25,7 @@ import (
 	"banger/internal/initramfs"
 	"banger/internal/kernel"
 	"banger/internal/testkit"
+	"banger/internal/vmm"
 )
 
 // bootTime is how long a machine may take to come up in emulation on a busy host.
@@ -93,30 +94,31 @@ func requireParts(t *testing.T) parts {
 // machine is a running QEMU.
 type machine struct {
 	*guest.Client
-	t       *testing.T
-	cmd     *exec.Cmd
-	console *console
-	dir     string
-	ended   chan struct{}
-	start   time.Time
+	t        *testing.T
+	cmd      *exec.Cmd    // nil when the driver runs it
+	instance vmm.Instance // nil when it does not
+	console  *terminal
+	dir      string
+	ended    chan struct{}
+	start    time.Time
 
 	mu   sync.Mutex
 	conn net.Conn // the client's present one
 }
 
-// console is what the machine has said.
-type console struct {
+// terminal is what the machine has said.
+type terminal struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (c *console) Write(p []byte) (int, error) {
+func (c *terminal) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.buf.Write(p)
 }
 
-func (c *console) String() string {
+func (c *terminal) String() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.buf.String()
@@ -130,7 +132,7 @@ func (p parts) boot(t *testing.T, d disks) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{t: t, dir: dir, console: &console{}, ended: make(chan struct{})}
+	m := &machine{t: t, dir: dir, console: &terminal{}, ended: make(chan struct{})}
 	sock := filepath.Join(dir, "agent.sock")
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -141,10 +143,10 @@ func (p parts) boot(t *testing.T, d disks) *machine {
 		"-device", "virtio-serial-device", "-chardev", "socket,id=c0,path=" + sock + ",server=on,wait=off",
 		"-device", "virtserialport,chardev=c0,name=" + proto.PortName,
 	}
-	args = append(args, drive(proto.SerialImage, d.image, true)...)
-	args = append(args, drive(proto.SerialSystem, d.system, false)...)
+	args = append(args, driveArgs(proto.SerialImage, d.image, true)...)
+	args = append(args, driveArgs(proto.SerialSystem, d.system, false)...)
 	if d.work != "" {
-		args = append(args, drive(proto.SerialWork, d.work, false)...)
+		args = append(args, driveArgs(proto.SerialWork, d.work, false)...)
 	}
 	m.cmd = exec.Command("qemu-system-x86_64", args...)
 	m.cmd.Stdout, m.cmd.Stderr = m.console, m.console
@@ -162,7 +164,7 @@ func (p parts) boot(t *testing.T, d disks) *machine {
 	return m
 }
 
-func drive(serial, path string, readOnly bool) []string {
+func driveArgs(serial, path string, readOnly bool) []string {
 	ro := "off"
 	if readOnly {
 		ro = "on"
@@ -233,8 +235,11 @@ func (m *machine) awaitEnd() {
 	m.t.Helper()
 	select {
 	case <-m.ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		m.t.Fatal("the machine does not end")
+	}
+	if m.cmd == nil {
+		return
 	}
 	if code := m.cmd.ProcessState.ExitCode(); code != 0 {
 		m.t.Errorf("QEMU ends with %d", code)

@@ -16,7 +16,7 @@ import (
 
 // Find returns the device file of the drive with that serial number.
 func Find(serial string) (string, error) {
-	name, err := find("/sys/block", serial)
+	name, err := find(blockDir, serial)
 	if err != nil {
 		return "", err
 	}

@@ -34,11 +34,11 @@ type stat struct {
 	start  string // when it began: with the pid it names a process for good
 }
 
-// Fields of /proc/[pid]/stat, counted from the one after the name: (3) is 0.
+// Fields of /proc/[pid]/stat after the name, which is field 2.
 const (
-	statState = 3 - 3
-	statFlags = 9 - 3
-	statStart = 22 - 3
+	statState = 0 // field 3
+	statFlags = 6
+	statStart = 19
 	pfKThread = 0x00200000 // PF_KTHREAD, linux/sched.h
 )
 

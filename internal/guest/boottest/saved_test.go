@@ -1,0 +1,282 @@
+package boottest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/guest"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/vmm"
+	"banger/internal/vmm/console"
+	"banger/internal/vmm/qemu"
+)
+
+// description is a machine for the driver, in a folder of its own.
+func (p parts) description(t *testing.T, d disks) vmm.Machine {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Mkdir(filepath.Join(dir, "run"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return vmm.Machine{
+		ID: filepath.Base(dir), RunDir: filepath.Join(dir, "run"), Kernel: p.kernel, Initramfs: []string{p.initrd},
+		Cmdline: []string{"quiet", "loglevel=4"}, VCPUs: 2, Memory: 512 * model.MiB,
+		Drives: []vmm.Drive{
+			{Serial: proto.SerialImage, Path: d.image, ReadOnly: true}, {Serial: proto.SerialSystem, Path: d.system}, {Serial: proto.SerialWork, Path: d.work},
+		},
+		NICs:       []vmm.NIC{{Kind: vmm.NICUser, MAC: net.HardwareAddr{2, 0, 0, 1, 2, 3}}},
+		ConsoleLog: filepath.Join(dir, "console.log"), ConsoleMax: 8 * model.MiB, VMMLog: filepath.Join(dir, "vmm.log"),
+	}
+}
+
+func driver(t *testing.T) *qemu.Driver {
+	return qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+}
+
+func ignore(vmm.State) error { return nil }
+
+// start boots a machine with the driver, which can save it.
+func (p parts) start(t *testing.T, d disks) *machine {
+	t.Helper()
+	desc := p.description(t, d)
+	begin := time.Now()
+	in, err := driver(t).Start(t.Context(), desc, ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return follow(t, desc, in, begin)
+}
+
+// restore makes a machine of what was saved.
+func (p parts) restore(t *testing.T, from vmm.Checkpoint, d disks) *machine {
+	t.Helper()
+	desc := p.description(t, d)
+	begin := time.Now()
+	in, err := driver(t).Restore(t.Context(), desc, from, ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return follow(t, desc, in, begin)
+}
+
+func follow(t *testing.T, desc vmm.Machine, in vmm.Instance, begin time.Time) *machine {
+	m := &machine{t: t, dir: desc.RunDir, console: &terminal{}, ended: make(chan struct{}), start: begin, instance: in}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		console.Follow(ctx, desc.ConsoleLog, m.console)
+	}()
+	go func() {
+		in.Wait(ctx)
+		close(m.ended)
+	}()
+	m.Client = guest.New(func(ctx context.Context) (net.Conn, error) {
+		conn, err := in.DialAgent(ctx)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.conn = conn
+		return conn, err
+	}, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		m.Close()
+		in.Signal(syscall.SIGKILL)
+		<-m.ended
+		cancel()
+		<-done
+		in.Close()
+		if t.Failed() {
+			t.Logf("console:\n%s", m.console)
+		}
+	})
+	return m
+}
+
+// save keeps a machine, and copies of its disks when it stands still. It goes on then.
+func (m *machine) save(d disks) (vmm.Checkpoint, disks) {
+	m.t.Helper()
+	dir := m.t.TempDir()
+	memory, err := os.Create(filepath.Join(dir, "memory"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { memory.Close() })
+	req := vmm.SaveRequest{Memory: memory, Device: filepath.Join(dir, "device")}
+	kept := d
+	req.Still = func(context.Context) error {
+		kept.system, kept.work = copyDisk(m.t, d.system), copyDisk(m.t, d.work)
+		return nil
+	}
+	start := time.Now()
+	saved, err := m.instance.(vmm.Saver).Save(m.ctx(), req)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Logf("saved in %v: %+v", time.Since(start), saved)
+	device, err := os.Open(req.Device)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { device.Close() })
+	return vmm.Checkpoint{Memory: memory, Device: device}, kept
+}
+
+func copyDisk(t *testing.T, path string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "copy")
+	run(t, "cp", "--reflink=auto", "--sparse=always", path, to)
+	return to
+}
+
+// TestForks saves a machine that runs and makes two others of it: with identities of their own, while what ran in it goes on.
+func TestForks(t *testing.T) {
+	p := requireParts(t)
+	d := disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
+	parent := p.start(t, d)
+	withWork := func(name string) func(*proto.Assume) {
+		return func(doc *proto.Assume) {
+			as(t, name)(doc)
+			doc.Mounts = []proto.Mount{{Serial: proto.SerialWork, Target: "/root", Seed: true, Size: 256 << 20}}
+			doc.Root.SystemSize = 1 << 30
+		}
+	}
+	parent.assume(withWork("parent"))
+	parent.detach("i=0; while :; do i=$((i+1)); echo tick $i $(cat /proc/sys/kernel/hostname); sleep 0.02; done")
+	parent.awaitTicks(5)
+	parent.sh("echo from the parent > /root/file; sync")
+	session := open(t, parent, proto.ExecRequest{Argv: []string{"sh", "-c", "echo ready; exec sleep 1234"}})
+	session.expect("ready")
+
+	parent.freeze()
+	state, kept := parent.save(d)
+	parent.thaw()
+	ticks := parent.ticks()
+	parent.awaitTicks(ticks + 3)
+	if got := parent.sh("ps | grep -c '[s]leep 1234'"); got != "1" {
+		t.Errorf("the parent's session: %q", got)
+	}
+
+	all := []map[string]string{parent.identity()}
+	for i, name := range []string{"ada", "grace-h"} {
+		own := kept
+		own.system, own.work = copyDisk(t, kept.system), copyDisk(t, kept.work)
+		child := p.restore(t, state, own)
+		h, err := child.Hello(child.ctx())
+		if err != nil || !h.Frozen || !h.Assumed || h.Forks != 0 {
+			t.Fatalf("hello is %+v, %v", h, err)
+		}
+		t.Logf("child %d answers after %v", i, time.Since(child.start))
+		child.checkStill()
+		begin := time.Now()
+		child.assume(withWork(name))
+		t.Logf("it has its identity after %v", time.Since(begin))
+		checkClock(t, child)
+		child.awaitTicks(max(child.ticks(), ticks-1) + 3)
+		checkLines(t, child, name)
+		id := child.identity()
+		for j, other := range all {
+			for what, value := range other {
+				if id[what] == value {
+					t.Errorf("%s of machine %d and of %d is %q", what, j, i+1, value)
+				}
+			}
+		}
+		all = append(all, id)
+		if got := child.sh("cat /root/file; until ! ps | grep -q '[s]leep 1234'; do sleep 0.05; done; cat /run/banger/generation; nc -w 5 10.0.2.3 53 < /dev/null && echo net"); got != "from the parent\n1\nnet" {
+			t.Errorf("in child %d: %q", i, got)
+		}
+		if err := child.PowerOff(child.ctx()); err != nil {
+			t.Error(err)
+		}
+		child.awaitEnd()
+		run(t, "e2fsck", "-fn", own.system)
+		run(t, "e2fsck", "-fn", own.work)
+	}
+	if got := parent.sh("cat /run/banger/generation 2>/dev/null; cat /root/file"); got != "from the parent" {
+		t.Errorf("in the parent: %q", got)
+	}
+}
+
+// checkClock compares the guest's clock with the host's.
+func checkClock(t *testing.T, m *machine) {
+	t.Helper()
+	before := time.Now().Unix()
+	now, err := strconv.ParseInt(m.sh("date +%s"), 10, 64)
+	if after := time.Now().Unix(); err != nil || now < before-1 || now > after+1 {
+		t.Errorf("the guest's clock says %d between %d and %d: %v", now, before, after, err)
+	}
+}
+
+// checkLines looks at who said the ticks: after the one that was being said when the machine was frozen, nobody with another name.
+func checkLines(t *testing.T, m *machine, name string) {
+	t.Helper()
+	var said []string
+	for line := range strings.Lines(m.console.String()) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "tick" {
+			said = append(said, f[2])
+		}
+	}
+	if len(said) < 2 || slices.ContainsFunc(said[1:], func(s string) bool { return s != name }) {
+		t.Errorf("a fork is called %q by its processes", said)
+	}
+}
+
+// TestUniversalFork saves a machine that has not looked at its drives yet, and restores it with drives of other sizes.
+func TestUniversalFork(t *testing.T) {
+	p := requireParts(t)
+	small := func() string {
+		path := filepath.Join(t.TempDir(), "small")
+		run(t, "truncate", "-s", "1M", path)
+		return path
+	}
+	d := disks{image: small(), system: small(), work: small()}
+	template := p.start(t, d)
+	if _, err := template.Hello(template.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	template.freeze()
+	state, _ := template.save(d)
+
+	real := disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
+	withSizes := func(doc *proto.Assume) {
+		doc.Root.ImageSize, doc.Root.SystemSize = 64<<20, 1<<30
+		doc.Mounts = []proto.Mount{{Serial: proto.SerialWork, Target: "/root", Seed: true, Size: 256 << 20}}
+	}
+	for i := range 2 {
+		m := p.restore(t, state, disks{image: real.image, system: copyDisk(t, real.system), work: copyDisk(t, real.work)})
+		if h, err := m.Hello(m.ctx()); err != nil || h.Frozen || h.Assumed {
+			t.Fatalf("hello is %+v, %v", h, err)
+		}
+		begin := time.Now()
+		m.assume(withSizes)
+		t.Logf("machine %d has its identity after %v, and %v in all", i, time.Since(begin), time.Since(m.start))
+		if got := m.sh("cat /root/.profile /sys/block/vda/size /sys/block/vdb/size /sys/block/vdc/size; test -e /run/banger/generation || echo first"); got != fmt.Sprintf("export FROM_PROFILE=yes\n%d\n%d\n%d\nfirst", 64<<11, 1<<21, 256<<11) {
+			t.Errorf("in machine %d: %q", i, got)
+		}
+		checkClock(t, m)
+	}
+
+	m := p.restore(t, state, real)
+	_, err := m.Assume(m.ctx(), m.document(func(doc *proto.Assume) {
+		withSizes(doc)
+		doc.Root.SystemSize = 2 << 30
+	}))
+	if err == nil || !strings.Contains(err.Error(), strconv.Itoa(1<<30)) || !strings.Contains(err.Error(), strconv.Itoa(2<<30)) {
+		t.Errorf("a drive of another size than it should have: %v", err)
+	}
+}
