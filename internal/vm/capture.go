@@ -80,7 +80,7 @@ type capture struct {
 	kind   model.OriginKind
 	pause  time.Duration // that the VM's processes stood still
 
-	memory *os.File          // nil: disks only
+	memory *os.File          // for forks; nil in a capture that is to be stored, and in one of disks only
 	device string            // path
 	disks  map[string]string // path by name
 	draft  *snapshot.Draft   // holds what is not the snapshot's; nil when all is
@@ -150,6 +150,14 @@ func (m *Manager) captureInto(ctx context.Context, e *entry, c *capture, dir str
 	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 }
 
+// target is where memory goes. A draft closes its own.
+func (c *capture) target() (*os.File, error) {
+	if c.memory != nil {
+		return c.memory, nil
+	}
+	return c.draft.Memory()
+}
+
 // captureMachine saves a machine that exists. Its processes are held from just before it stands still until just after it goes on.
 func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) error {
 	v := e.record()
@@ -157,13 +165,11 @@ func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) erro
 	if err != nil {
 		return err
 	}
-	req := vmm.SaveRequest{Memory: c.memory, Device: c.draft.Device(), Halt: v.State == model.Paused}
-	if c.memory == nil {
-		if c.memory, err = c.draft.Memory(); err != nil {
-			return err
-		}
-		req.Memory = c.memory
+	memory, err := c.target()
+	if err != nil {
+		return err
 	}
+	req := vmm.SaveRequest{Memory: memory, Device: c.draft.Device(), Halt: v.State == model.Paused}
 	held := false
 	var began time.Time
 	if v.State == model.Running {
@@ -196,13 +202,11 @@ func (m *Manager) captureSuspended(ctx context.Context, v model.VM, c *capture) 
 	if err != nil {
 		return err
 	}
-	if c.memory == nil {
-		c.memory, err = c.draft.Memory()
-	}
+	memory, err := c.target()
 	if err != nil {
 		return err
 	}
-	if err := copyFile(ctx, snap.OpenMemory, c.memory); err != nil {
+	if err := copyFile(ctx, snap.OpenMemory, memory); err != nil {
 		return err
 	}
 	device, err := os.OpenFile(c.draft.Device(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
