@@ -104,7 +104,11 @@ func (m *Manager) makeChildren(ctx context.Context, c *capture, names []string, 
 				return
 			}
 			child.Name, child.VM = v.Spec.Name, &v
-			report.Report(step.Event{Step: "child", Phase: step.Done, Detail: child.Name, Done: int64(i + 1), Total: int64(len(names)), Duration: v.Boot.Duration})
+			done := step.Event{Step: "child", Phase: step.Done, Detail: child.Name, Done: int64(i + 1), Total: int64(len(names))}
+			if v.Boot != nil { // not one that got disks only
+				done.Duration = v.Boot.Duration
+			}
+			report.Report(done)
 		})
 	}
 	wg.Wait()
