@@ -36,9 +36,9 @@ func (w WorkDisk) PrepareHost(ctx context.Context, req vm.HostRequest) error {
 	return err
 }
 
-// Cleanup implements vm.Cleaner. Only the disk of a VM that has never come up goes: nothing of the user's is on it.
+// Cleanup implements vm.Cleaner. Only a disk with nothing of the user's on it goes.
 func (w WorkDisk) Cleanup(_ context.Context, req vm.CleanupRequest) error {
-	if req.VM.Started != nil {
+	if !req.VM.Fresh() {
 		return nil
 	}
 	if err := os.RemoveAll(w.path(req.VM.ID)); err != nil {

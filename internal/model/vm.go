@@ -26,6 +26,9 @@ type VM struct {
 	Network   *Network   `json:"network,omitempty"`    // while it runs
 }
 
+// Fresh tells whether nothing of the user's is on the VM's disks: it has never come up, and they are no copies of another one's.
+func (v VM) Fresh() bool { return v.Started == nil && v.Parent == nil }
+
 // Spec is what a VM is asked to be. Defaults are filled in before it is stored, so that a VM does not change when the
 // configuration does.
 type Spec struct {

@@ -139,7 +139,7 @@ func (m *Manager) captureInto(ctx context.Context, e *entry, c *capture, dir str
 	case model.Suspended:
 		return m.captureSuspended(ctx, v, c)
 	case model.Stopped, model.Failed:
-		if v.Started == nil {
+		if v.Fresh() {
 			return fault.New(fault.WrongState, "VM %s has never been started: it has no disks yet", v.Spec.Name)
 		}
 		if c.meta, err = m.metaOf(ctx, v, time.Now()); err != nil {

@@ -91,10 +91,10 @@ func (m *Manager) cleanCapability(ctx context.Context, e *entry, c Capability) e
 	return nil
 }
 
-// removeFreshDisk removes the system disk of a VM that has never come up: nothing of the user's is on it.
+// removeFreshDisk removes a system disk with nothing of the user's on it.
 func (m *Manager) removeFreshDisk(e *entry) error {
 	v := e.record()
-	if v.Started != nil {
+	if !v.Fresh() {
 		return nil
 	}
 	return removeAll(m.Layout.VM(v.ID).SystemDisk())
