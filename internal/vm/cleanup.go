@@ -148,7 +148,7 @@ func (m *Manager) settle(ctx context.Context, e *entry, why *model.Failure) erro
 }
 
 // settleUnrecorded brings a VM to rest whose last operation, or whose machine's end, could not be recorded: the disk was full. While the operation
-// lock is held nothing else leaves a VM in between, or running without a machine.
+// lock is held nothing else leaves a VM in between, or running without a machine. One that was to be paused or suspended runs again.
 func (m *Manager) settleUnrecorded(ctx context.Context, e *entry) error {
 	v := e.record()
 	switch v.State {
@@ -167,6 +167,9 @@ func (m *Manager) settleUnrecorded(ctx context.Context, e *entry) error {
 		return fault.New(fault.Unavailable, "VM %s: the daemon is ending", v.Spec.Name)
 	}
 	m.logger(v).WarnContext(ctx, "settling a VM whose last operation could not record its end", "state", v.State)
+	if v.State == model.Pausing && e.machine() != nil { // which is as well as before
+		return m.callOffPause(context.WithoutCancel(ctx), e)
+	}
 	return m.settle(ctx, e, nil)
 }
 

@@ -126,13 +126,18 @@ func (m *Manager) notAdopted(e *entry, cause error) {
 
 // abandonPause lets a VM go on whose pausing or suspending was cut off.
 func (m *Manager) abandonPause(ctx context.Context, e *entry) error {
-	v := e.record()
-	if err := removeAll(m.Layout.VM(v.ID).Suspended()); err != nil {
+	if err := errors.Join(removeAll(m.Layout.VM(e.record().ID).Suspended()), m.removeUnfinished(e)); err != nil {
 		return err
 	}
 	if err := m.adopt(ctx, e); err != nil || e.machine() == nil {
 		return err
 	}
+	return m.callOffPause(ctx, e)
+}
+
+// callOffPause makes a VM run that is between running and paused or suspended. One that cannot go on is stopped.
+func (m *Manager) callOffPause(ctx context.Context, e *entry) error {
+	v := e.record()
 	if err := m.letGoOn(ctx, e); err != nil {
 		return errors.Join(fmt.Errorf("letting it go on: %w", err), m.settle(ctx, e, m.failure(v, err)))
 	}

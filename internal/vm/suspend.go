@@ -48,15 +48,16 @@ func (m *Manager) pause(ctx context.Context, e *entry) error {
 	}
 	err := m.freeze(ctx, e)
 	if err == nil {
-		if err = p.Pause(ctx); err != nil {
-			err = errors.Join(err, m.thaw(ctx, e))
-		}
+		err = p.Pause(ctx)
 	}
-	state := model.Paused
-	if err != nil {
-		state, err = model.Running, fmt.Errorf("pausing VM %s: %w", v.Spec.Name, err)
+	if err == nil {
+		err = m.update(ctx, e, func(v *model.VM) { v.State = model.Paused })
 	}
-	return errors.Join(err, m.update(ctx, e, func(v *model.VM) { v.State = state }))
+	if err != nil { // whatever has failed may have had its effect all the same
+		return errors.Join(fmt.Errorf("pausing VM %s: %w", v.Spec.Name, err), m.letGoOn(ctx, e),
+			m.update(ctx, e, func(v *model.VM) { v.State = model.Running }))
+	}
+	return nil
 }
 
 // freeze halts the guest's processes.
