@@ -46,7 +46,7 @@ func (b *bench) boot(ctx context.Context) ([]row, error) {
 		return nil, err
 	}
 	bare := func() (time.Duration, error) { return b.bareBoot(ctx) }
-	d, err := turns(b.n, b.turn(ctx, "vm", "run", "--rm", "--", "true"), bare)
+	d, err := turns(b.n, b.turn(ctx, "vm", "run", "--rm", "--cold", "--", "true"), bare)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (b *bench) boot(ctx context.Context) ([]row, error) {
 
 // learnMachine starts a VM and looks with what its QEMU was started.
 func (b *bench) learnMachine(ctx context.Context) error {
-	if _, err := timed(b.banger(ctx, "vm", "run", "--detach", "--name", "model")); err != nil {
+	if _, err := timed(b.banger(ctx, "vm", "run", "--detach", "--cold", "--name", "model")); err != nil {
 		return err
 	}
 	vm, err := decode[model.VM](ctx, b, "vm", "show", "model")

@@ -80,11 +80,18 @@ func median(list []time.Duration) time.Duration {
 	return list[len(list)/2]
 }
 
+// percentile is the smallest value that p of 100 do not exceed.
+func percentile(list []time.Duration, p int) time.Duration {
+	list = slices.Sorted(slices.Values(list))
+	return list[min(len(list)-1, (len(list)*p+99)/100-1)]
+}
+
 // bench is where the figures are taken.
 type bench struct {
 	options
 	home  string
 	bin   string
+	env   []string // of the programs, besides our own
 	guest machine
 }
 
@@ -116,7 +123,7 @@ func run(ctx context.Context, bin string, o options) error {
 		take func(context.Context) ([]row, error)
 	}{
 		{"start-up", b.startUp}, {"boot", b.boot}, {"image", func(ctx context.Context) ([]row, error) { return b.image(ctx, cache) }},
-		{"guest", b.inGuest}, {"list", b.list},
+		{"guest", b.inGuest}, {"list", b.list}, {"warm", b.warm}, {"fork", b.fork}, {"share", b.share}, {"suspension", b.suspension},
 	}
 	var rows []row
 	for _, s := range suites {
@@ -160,7 +167,7 @@ func base(f figure) float64 {
 // banger is the command `banger args...` in the bench's home.
 func (b *bench) banger(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "banger"), args...)
-	cmd.Env = append(os.Environ(), "BANGER_HOME="+b.home)
+	cmd.Env = append(append(os.Environ(), "BANGER_HOME="+b.home), b.env...)
 	cmd.WaitDelay = time.Second
 	return cmd
 }
@@ -177,6 +184,19 @@ func timed(cmd *exec.Cmd) (time.Duration, error) {
 
 // turns measures several things n times in turns and returns the median of each. One round before is not counted.
 func turns(n int, todo ...func() (time.Duration, error)) ([]time.Duration, error) {
+	all, err := series(n, todo...)
+	if err != nil {
+		return nil, err
+	}
+	medians := make([]time.Duration, len(todo))
+	for i := range all {
+		medians[i] = median(all[i])
+	}
+	return medians, nil
+}
+
+// series is turns with all that was measured.
+func series(n int, todo ...func() (time.Duration, error)) ([][]time.Duration, error) {
 	all := make([][]time.Duration, len(todo))
 	for round := -1; round < n; round++ {
 		for i, f := range todo {
@@ -189,11 +209,7 @@ func turns(n int, todo ...func() (time.Duration, error)) ([]time.Duration, error
 			}
 		}
 	}
-	medians := make([]time.Duration, len(todo))
-	for i := range all {
-		medians[i] = median(all[i])
-	}
-	return medians, nil
+	return all, nil
 }
 
 // turn is a command to be measured in turns.
