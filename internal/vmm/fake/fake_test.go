@@ -83,7 +83,23 @@ func TestFail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	saver := in.(vmm.Saver)
+	save := func() error {
+		dir := t.TempDir()
+		memory, err := os.Create(filepath.Join(dir, "memory"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer memory.Close()
+		_, err = saver.Save(t.Context(), vmm.SaveRequest{Memory: memory, Device: filepath.Join(dir, "device")})
+		return err
+	}
 	ops := map[fake.Op]func() error{
+		fake.OpPause:    func() error { return saver.Pause(t.Context()) },
+		fake.OpResume:   func() error { return saver.Resume(t.Context()) },
+		fake.OpSave:     save,
+		fake.OpStill:    save,
+		fake.OpRestore:  func() error { _, err := d.Restore(t.Context(), m, vmm.Checkpoint{}, ignore); return err },
 		fake.OpInfo:     func() error { _, err := d.Info(t.Context()); return err },
 		fake.OpAdopt:    func() error { _, err := d.Adopt(t.Context(), in.State()); return err },
 		fake.OpDial:     func() error { _, err := in.DialAgent(t.Context()); return err },
@@ -93,6 +109,9 @@ func TestFail(t *testing.T) {
 	for op, do := range ops {
 		if fail = op; !errors.Is(do(), broken) {
 			t.Errorf("%s did not fail", op)
+		}
+		if host.Halted(m.ID) {
+			t.Errorf("the machine is halted after %s has failed", op)
 		}
 	}
 	fail = ""

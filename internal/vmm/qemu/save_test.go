@@ -268,3 +268,50 @@ func TestRestoreWithOtherDevices(t *testing.T) {
 		}
 	}
 }
+
+// TestSaveLarge saves a guest part of whose memory is above 4 GiB, and restores it from memory files that are in no folder.
+func TestSaveLarge(t *testing.T) {
+	m := linux(t)
+	m.Memory = 4 * model.GiB
+	in := start(t, m)
+	awake(t, in)
+	from, saved := save(t, in)
+	t.Logf("%+v", saved)
+	fd, err := unix.MemfdCreate("memory", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := os.NewFile(uintptr(fd), "memory")
+	defer copied.Close()
+	if err := copied.Truncate(int64(m.Memory)); err != nil {
+		t.Fatal(err)
+	}
+	above := int64(0) // bytes above 3 GiB, where the hole below 4 GiB begins
+	for at := int64(0); ; {
+		start, err := unix.Seek(int(from.Memory.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break
+		}
+		end, err2 := unix.Seek(int(from.Memory.Fd()), start, unix.SEEK_HOLE)
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(copied, start), io.NewSectionReader(from.Memory, start, end-start)); err != nil {
+			t.Fatal(err)
+		}
+		above += max(0, end-max(start, 3<<30))
+		at = end
+	}
+	if above == 0 {
+		t.Error("nothing of the guest is in its upper memory, so this shows nothing")
+	}
+	other := linux(t)
+	other.Memory = m.Memory
+	fork := restore(t, other, vmm.Checkpoint{Memory: copied, Device: from.Device})
+	awake(t, fork)
+	save(t, fork)
+	if _, err := qemu.SaveByQEMU(deadline(t), in, request(t, t.TempDir())); fault.KindOf(err) != fault.Denied || fault.HintOf(err) == "" {
+		t.Errorf("without the right to read it: %v", err)
+	}
+	powersOff(t, fork)
+}

@@ -150,7 +150,7 @@ func nonzero(mem []byte) int {
 
 // TestGenerations copies a guest, forks it from the copy, copies the fork, and so on; each changes between the passes, or has one only.
 func TestGenerations(t *testing.T) {
-	const size = 40<<20 + 3*pageSize // not a whole number of chunks
+	const size = 20<<20 + 3*pageSize // not a whole number of chunks
 	var base *os.File
 	for i := range 6 {
 		g := boot(t, size, base)
@@ -200,6 +200,48 @@ func TestBetween(t *testing.T) {
 		})
 		t.Log(name)
 		same(t, out, g.mem)
+	}
+}
+
+// TestOtherFileSystem copies a fork to another file system than its base's.
+func TestOtherFileSystem(t *testing.T) {
+	fd, err := unix.MemfdCreate("base", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := os.NewFile(uintptr(fd), "base")
+	defer base.Close()
+	if err := base.Truncate(1024 * pageSize); err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range []int64{0, 1, 2, 511, 1023} {
+		if _, err := base.WriteAt([]byte{byte(page)}, page*pageSize+7); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := boot(t, 1024*pageSize, base)
+	g.scribble(1)
+	same(t, copied(t, g, base, func() { g.scribble(2) }), g.mem)
+}
+
+// TestDig makes holes of what is zero.
+func TestDig(t *testing.T) {
+	const pages = 3 * bounced
+	content := make([]byte, pages*pageSize)
+	for _, page := range []int{0, 5, bounced - 1, bounced, 2*bounced + 1} {
+		content[page*pageSize+100] = 1
+	}
+	f := create(t)
+	if _, err := f.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	before := data(t, f)
+	if err := Dig(f); err != nil {
+		t.Fatal(err)
+	}
+	same(t, f, content)
+	if after := data(t, f); before != len(content) || after > 16*pageSize {
+		t.Errorf("%d bytes of data were %d before", after, before)
 	}
 }
 
