@@ -137,6 +137,7 @@ func dialUnix(ctx context.Context, socket string) (net.Conn, error) {
 type query struct {
 	method, target string
 	in             any           // the body: an io.Reader as it is, anything else as JSON, nil for none
+	media          string        // of a body that is a reader; "" for a tar stream
 	report         step.Reporter // asks for the operation's steps as well, unless nil
 }
 
@@ -152,6 +153,9 @@ func (c *Client) call(ctx context.Context, q query, out any) error {
 	req, err := newRequest(ctx, q.method, q.target, q.in)
 	if err != nil {
 		return err
+	}
+	if q.media != "" {
+		req.Header.Set("Content-Type", q.media)
 	}
 	if q.report != nil {
 		req.Header.Set("Accept", MediaSSE)

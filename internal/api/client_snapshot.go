@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 
@@ -56,6 +57,20 @@ func (c *Client) RestoreSnapshot(ctx context.Context, ref string, req model.Rest
 		values.Set("force", "true")
 	}
 	return ask[model.Forked](ctx, c, query{method: http.MethodPost, target: target("snapshots", ref, "restore", values), in: req, report: report})
+}
+
+// ExportSnapshot returns a snapshot as one stream, which the caller closes. It is cut off when reading fails; whether it is whole, it says itself.
+func (c *Client) ExportSnapshot(ctx context.Context, ref string) (io.ReadCloser, error) {
+	return c.open(ctx, target("snapshots", ref, "export", nil))
+}
+
+// ImportSnapshot takes in what ExportSnapshot returned, here or elsewhere.
+func (c *Client) ImportSnapshot(ctx context.Context, stream io.Reader, opts SnapshotImport) (model.Snapshot, error) {
+	t := "/v1/snapshots/import"
+	if opts.Name != "" {
+		t += "?" + url.Values{"name": {opts.Name}}.Encode()
+	}
+	return ask[model.Snapshot](ctx, c, query{method: http.MethodPost, target: t, in: stream, media: "application/octet-stream"})
 }
 
 // Templates returns all templates, the most recently used first.

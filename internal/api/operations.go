@@ -147,6 +147,10 @@ func snapshotOperations() []Operation {
 			Summary: "Delete a snapshot; VMs that were made from it stay", Response: model.Snapshot{}},
 		{ID: "restoreSnapshot", Method: http.MethodPost, Path: one + "/restore", Permission: PermWrite, Kind: KindSteps,
 			Summary: "Make VMs that go on from a snapshot, or one VM into what it was", Query: SnapshotRestore{}, Request: model.Restore{}, Response: model.Forked{}},
+		{ID: "exportSnapshot", Method: http.MethodGet, Path: one + "/export", Permission: PermWrite, Kind: KindBytes,
+			Summary: "A snapshot as one compressed stream that says of itself whether it is whole"},
+		{ID: "importSnapshot", Method: http.MethodPost, Path: "/v1/snapshots/import", Permission: PermWrite, Kind: KindUpload,
+			Summary: "Take an exported snapshot in", Query: SnapshotImport{}, Response: model.Snapshot{}},
 	}
 }
 

@@ -105,6 +105,11 @@ type SnapshotRestore struct {
 	Force bool `query:"force"`
 }
 
+// SnapshotImport says how to import: the query of the request.
+type SnapshotImport struct {
+	Name string `query:"name"` // "": the one that it had, or a random one when that is taken
+}
+
 // TemplatePrune says what to prune: the query of the request.
 type TemplatePrune struct {
 	All bool `query:"all"` // also what the next start would go on from

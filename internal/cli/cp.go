@@ -97,7 +97,7 @@ func (a *app) copyOut(ctx context.Context, client *api.Client, src place, dst st
 	defer body.Close()
 	stop := context.AfterFunc(ctx, func() { body.Close() })
 	defer stop()
-	stream := counted(body, src.vm+":"+src.path, p.Report)
+	stream := counted(body, src.vm+":"+src.path, 0, p.Report)
 	if dst == "-" {
 		err = archive.Export(ctx, a.Out, stream, archive.Limits{})
 	} else {
@@ -130,7 +130,7 @@ func (a *app) copyIn(ctx context.Context, client *api.Client, src string, dst pl
 		w.Close() // the stream itself says whether it is complete
 		packed <- err
 	}()
-	err := client.PutFiles(ctx, dst.vm, dst.path, counted(r, src, p.Report))
+	err := client.PutFiles(ctx, dst.vm, dst.path, counted(r, src, 0, p.Report))
 	r.CloseWithError(errStopped) // the guest may have refused before the end
 	packErr := <-packed
 	switch {
@@ -150,10 +150,10 @@ func (a *app) noteSkipped(p *ui.Progress) func(name, why string) {
 	}
 }
 
-// counted reports the bytes that are read from r, some times a second.
-func counted(r io.Reader, what string, report step.Reporter) io.Reader {
+// counted reports the bytes that are read from r, some times a second. The total is 0 when it is not known.
+func counted(r io.Reader, what string, total int64, report step.Reporter) io.Reader {
 	report.Report(step.Event{Step: what, Phase: step.Started, Unit: "bytes"})
-	return &counter{r: r, what: what, report: report}
+	return &counter{r: r, what: what, total: total, report: report}
 }
 
 // countEvery is the time between two reports of a copy.
@@ -162,6 +162,7 @@ const countEvery = 100 * time.Millisecond
 type counter struct {
 	r      io.Reader
 	what   string
+	total  int64
 	report step.Reporter
 	n      int64
 	last   time.Time
@@ -172,7 +173,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	c.n += int64(n)
 	if now := time.Now(); now.Sub(c.last) >= countEvery {
 		c.last = now
-		c.report.Report(step.Event{Step: c.what, Phase: step.Progress, Done: c.n, Unit: "bytes", Time: now})
+		c.report.Report(step.Event{Step: c.what, Phase: step.Progress, Done: c.n, Total: c.total, Unit: "bytes", Time: now})
 	}
 	return n, err
 }

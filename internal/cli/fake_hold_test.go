@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -104,7 +105,9 @@ func fakeTemplates() []model.Template {
 	return []model.Template{image, universal}
 }
 
-func (m fakeManager) Templates(context.Context) ([]model.Template, error) { return fakeTemplates(), nil }
+func (m fakeManager) Templates(context.Context) ([]model.Template, error) {
+	return fakeTemplates(), nil
+}
 
 func (m fakeManager) Template(_ context.Context, ref string) (model.Template, error) {
 	for _, t := range fakeTemplates() {
@@ -147,7 +150,9 @@ func fakeSnapshots() []model.Snapshot {
 	return []model.Snapshot{full, disk}
 }
 
-func (m fakeManager) Snapshots(context.Context) ([]model.Snapshot, error) { return fakeSnapshots(), nil }
+func (m fakeManager) Snapshots(context.Context) ([]model.Snapshot, error) {
+	return fakeSnapshots(), nil
+}
 
 func (m fakeManager) Snapshot(_ context.Context, ref string) (model.Snapshot, error) {
 	for _, s := range fakeSnapshots() {
@@ -189,4 +194,37 @@ func (m fakeManager) RestoreSnapshot(ctx context.Context, ref string, req model.
 	}
 	like := model.VM{State: state, Spec: model.Spec{Name: s.VM, Image: s.Image, Kernel: s.Kernel, VCPUs: s.VCPUs, Memory: s.Memory}}
 	return m.children(like, req.Fork, model.Origin{Kind: model.FromSnapshot, Of: s.ID, Name: s.Name}, parent, report), nil
+}
+
+// exportMark is what a fake export begins with.
+const exportMark = "EXPORTED "
+
+// ExportSnapshot writes a large one of night, and breaks off that of clean.
+func (m fakeManager) ExportSnapshot(ctx context.Context, ref string, w io.Writer, _ step.Reporter) error {
+	s, err := m.Snapshot(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(w, exportMark+s.Name+"\n"+strings.Repeat("x", 1<<20)); err != nil {
+		return err
+	}
+	if s.Name == "clean" {
+		return fault.New(fault.Invalid, "it is damaged")
+	}
+	return nil
+}
+
+func (m fakeManager) ImportSnapshot(ctx context.Context, r io.Reader, name string, _ step.Reporter) (model.Snapshot, error) {
+	mark := make([]byte, len(exportMark))
+	if _, err := io.ReadFull(r, mark); err != nil || string(mark) != exportMark {
+		return model.Snapshot{}, fault.New(fault.Invalid, "importing snapshot: it is not an exported snapshot").WithHint("banger snapshot export writes them.")
+	}
+	rest, err := io.ReadAll(r)
+	if err != nil {
+		return model.Snapshot{}, err
+	}
+	own, _, _ := strings.Cut(string(rest), "\n")
+	s, err := m.Snapshot(ctx, own)
+	s.Name = cmpOr(name, "plucky-pika")
+	return s, err
 }

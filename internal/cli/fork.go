@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -115,9 +116,7 @@ func runFork(ctx context.Context, req model.Fork, o forkOptions, a *app) error {
 		return a.explainVM(ctx, client, o.vm, err)
 	}
 	err = a.tellForked(forked, o.json)
-	if forked.Pause > 0 && terminal(a.Err) != nil {
-		a.note("paused %s for %s", o.vm, ui.Duration(forked.Pause))
-	}
+	a.notePause(o.vm, forked.Pause)
 	return err
 }
 
@@ -146,13 +145,22 @@ func (a *app) tellForked(forked model.Forked, asJSON bool) error {
 		}
 	}
 	var failed several
+	var stopped []string
 	for _, child := range forked.Children {
-		switch {
-		case child.VM == nil:
+		if child.VM == nil {
 			failed = append(failed, childError(child))
-		case !asJSON:
-			fmt.Fprintln(a.Out, ui.Clean(child.VM.Spec.Name))
+			continue
 		}
+		name := ui.Clean(child.VM.Spec.Name)
+		if child.VM.State == model.Stopped {
+			stopped = append(stopped, name)
+		}
+		if !asJSON {
+			fmt.Fprintln(a.Out, name)
+		}
+	}
+	if len(stopped) > 0 && terminal(a.Err) != nil {
+		a.note("Not started yet. Do it: banger vm start %s", strings.Join(stopped, " "))
 	}
 	if len(failed) == 0 {
 		return nil

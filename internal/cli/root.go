@@ -36,7 +36,7 @@ func Groups(root *cobra.Command) []Group {
 func topCommands(a *app) []Group {
 	return []Group{
 		{"Every day", []*cobra.Command{newRunCmd(a), newExecCmd(a), newSSHCmd(a), newListCmd(a, "ps"), newLogsCmd(a), newForkCmd(a), newPauseCmd(a), newResumeCmd(a), newSuspendCmd(a), newDeleteCmd(a, "rm")}},
-		{"Manage", []*cobra.Command{newVMCmd(a), newImageCmd(a), newKernelCmd(a), newTemplateCmd(a)}},
+		{"Manage", []*cobra.Command{newVMCmd(a), newImageCmd(a), newKernelCmd(a), newSnapshotCmd(a), newTemplateCmd(a)}},
 		{"The system", []*cobra.Command{newDaemonCmd(a), newDoctorCmd(a), newConfigCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a)}},
 	}
 }
@@ -170,7 +170,7 @@ func newVMCmd(a *app) *cobra.Command {
 	cmd := newGroupCmd("vm", "Make, use and remove VMs", `A VM is named by its name, its id, or a unique prefix of its id.`)
 	cmd.AddCommand(
 		newRunCmd(a), newCreateCmd(a), newStartCmd(a), newStopCmd(a), newKillCmd(a), newRestartCmd(a), newDeleteCmd(a, "delete"),
-		newForkCmd(a), newPauseCmd(a), newResumeCmd(a), newSuspendCmd(a),
+		newForkCmd(a), newPauseCmd(a), newResumeCmd(a), newSuspendCmd(a), newVMRestoreCmd(a),
 		newListCmd(a, "list"), newShowCmd(a), newSetCmd(a), newRenameCmd(a), newLogsCmd(a), newExecCmd(a), newSSHCmd(a), newCpCmd(a),
 		newStatsCmd(a), newPortsCmd(a), newPruneVMsCmd(a), newProxyCmd(a),
 	)

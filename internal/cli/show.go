@@ -53,17 +53,19 @@ func runShow(ctx context.Context, o showOptions, a *app) error {
 		return ui.JSON(a.Out, vm)
 	case o.timeline && vm.Boot == nil:
 		return fault.New(fault.WrongState, "%s has not been started yet", vm.Spec.Name).WithHint("banger vm start %s", vm.Spec.Name)
-	case o.timeline:
-		return writeTimeline(a, vm)
 	}
-	if err := ui.Pairs(a.Out, a.style(a.Out), vmPairs(vm, a.style(a.Out), time.Now())); err != nil {
+	rel := relativesOf(ctx, client)
+	if o.timeline {
+		return writeTimeline(a, vm, rel)
+	}
+	if err := ui.Pairs(a.Out, a.style(a.Out), vmPairs(vm, rel, a.style(a.Out), time.Now())); err != nil {
 		return err
 	}
-	return writeSteps(a, vm)
+	return writeSteps(a, vm, rel)
 }
 
 // vmPairs is what `show` says of a VM, without its steps.
-func vmPairs(vm model.VM, style ui.Style, now time.Time) [][2]string {
+func vmPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]string {
 	s := vm.Spec
 	state := paintState(style, string(vm.State))
 	if up := uptime(vm, now); up != "" {
@@ -89,6 +91,9 @@ func vmPairs(vm model.VM, style ui.Style, now time.Time) [][2]string {
 		{"created", moment(&vm.Created, now)},
 		{"started", moment(vm.Started, now)},
 		{"stopped", moment(vm.Stopped, now)},
+		{"origin", rel.origin(vm.Boot)},
+		{"parent", rel.parent(vm.Parent)},
+		{"snapshots", rel.taken(vm)},
 	}
 	if r := vm.Runtime; r != nil {
 		pairs = append(pairs, [2]string{"runs on", runsOn(r)})
@@ -183,12 +188,12 @@ func sortedPairs(m map[string]string) string {
 }
 
 // writeSteps lists the steps of the last start with their durations.
-func writeSteps(a *app, vm model.VM) error {
+func writeSteps(a *app, vm model.VM, rel relatives) error {
 	if vm.Boot == nil {
 		return nil
 	}
 	style := a.style(a.Out)
-	fmt.Fprintf(a.Out, "\n%s\n", style.Bold(bootTitle(*vm.Boot)))
+	fmt.Fprintf(a.Out, "\n%s\n", style.Bold(bootTitle(vm.Boot, rel)))
 	t := ui.Table{Columns: []ui.Column{{Title: "STEP", Min: 8}, {Title: "AT", Right: true}, {Title: "TOOK", Right: true}}}
 	failed := slices.ContainsFunc(slices.Concat(vm.Boot.Steps, vm.Boot.Guest), func(s model.Span) bool { return s.Error != "" })
 	if failed {
@@ -207,18 +212,14 @@ func writeSteps(a *app, vm model.VM) error {
 	return t.Write(a.Out, width(a.Out), style)
 }
 
-func bootTitle(b model.Boot) string {
-	kind := "forked"
-	if b.Cold {
-		kind = "cold boot"
-	}
-	return fmt.Sprintf("last start %s, %s", ui.Duration(b.Duration), kind)
+func bootTitle(b *model.Boot, rel relatives) string {
+	return fmt.Sprintf("last start %s, %s", ui.Duration(b.Duration), rel.origin(b))
 }
 
 // writeTimeline draws the steps of the last start.
-func writeTimeline(a *app, vm model.VM) error {
+func writeTimeline(a *app, vm model.VM, rel relatives) error {
 	style := a.style(a.Out)
-	fmt.Fprintf(a.Out, "%s: %s\n\n", style.Bold(ui.Clean(vm.Spec.Name)), bootTitle(*vm.Boot))
+	fmt.Fprintf(a.Out, "%s: %s\n\n", style.Bold(ui.Clean(vm.Spec.Name)), bootTitle(vm.Boot, rel))
 	return ui.Timeline(a.Out, min(width(a.Out), 160), style, []ui.Group{
 		{Name: "host", Bars: bars(vm.Boot.Steps)},
 		{Name: "guest", Bars: bars(vm.Boot.Guest)},

@@ -163,8 +163,8 @@ func add(r *openapi31.Reflector, op api.Operation) error {
 	case api.KindBytes:
 		oc.AddRespStructure(nil, openapi.WithHTTPStatus(http.StatusOK), openapi.WithContentType(mediaOf(op)))
 	case api.KindUpload:
-		oc.AddReqStructure("", openapi.WithContentType("application/x-tar"))
-		oc.AddRespStructure(nil, openapi.WithHTTPStatus(http.StatusNoContent))
+		oc.AddReqStructure("", openapi.WithContentType(mediaOf(op)))
+		addResponse(oc, op)
 	case api.KindFrames, api.KindRaw:
 		addStream(oc, op)
 	}
@@ -177,15 +177,19 @@ func addJSON(oc openapi.OperationContext, op api.Operation) {
 	if op.Request != nil {
 		oc.AddReqStructure(op.Request)
 	}
-	if op.Response == nil {
-		oc.AddRespStructure(nil, openapi.WithHTTPStatus(http.StatusNoContent))
-	} else {
-		oc.AddRespStructure(op.Response, openapi.WithHTTPStatus(http.StatusOK))
-	}
+	addResponse(oc, op)
 	if op.Kind == api.KindSteps {
 		oc.SetDescription("Answers with server-sent events when the request accepts them; see StepEvent for the data of a step.")
 		oc.AddRespStructure("", openapi.WithHTTPStatus(http.StatusOK), openapi.WithContentType(api.MediaSSE))
 	}
+}
+
+func addResponse(oc openapi.OperationContext, op api.Operation) {
+	if op.Response == nil {
+		oc.AddRespStructure(nil, openapi.WithHTTPStatus(http.StatusNoContent))
+		return
+	}
+	oc.AddRespStructure(op.Response, openapi.WithHTTPStatus(http.StatusOK))
 }
 
 func addStream(oc openapi.OperationContext, op api.Operation) {
@@ -202,7 +206,7 @@ func mediaOf(op api.Operation) string {
 	switch op.ID {
 	case "openapi":
 		return "application/json"
-	case "getFiles":
+	case "getFiles", "putFiles":
 		return "application/x-tar"
 	}
 	return "application/octet-stream"
@@ -211,7 +215,7 @@ func mediaOf(op api.Operation) string {
 // tag is the collection that a path is about.
 func tag(path string) string {
 	switch part := strings.Split(path, "/")[2]; part {
-	case "vms", "images", "kernels":
+	case "vms", "images", "kernels", "snapshots", "templates":
 		return part
 	case "run":
 		return "vms"

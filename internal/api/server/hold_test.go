@@ -1,9 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +66,30 @@ func (m *manager) DeleteSnapshot(_ context.Context, ref string) (model.Snapshot,
 func (m *manager) RestoreSnapshot(_ context.Context, ref string, req model.Restore, _ step.Reporter) (model.Forked, error) {
 	m.note(fmt.Sprintf("restore %s into %q %d %v", ref, req.Into, req.Count, req.DisksOnly))
 	return model.Forked{}, nil
+}
+
+// ExportSnapshot fails before the first byte of "gone", and after some of "damaged".
+func (m *manager) ExportSnapshot(_ context.Context, ref string, w io.Writer, _ step.Reporter) error {
+	if ref == "gone" {
+		return fault.New(fault.NotFound, "no snapshot %q", ref)
+	}
+	if _, err := w.Write(bytes.Repeat([]byte("s"), 1<<20)); err != nil {
+		return err
+	}
+	if ref == "damaged" {
+		return fault.New(fault.Invalid, "the sum is wrong")
+	}
+	return nil
+}
+
+// ImportSnapshot takes what begins with an s.
+func (m *manager) ImportSnapshot(_ context.Context, r io.Reader, name string, _ step.Reporter) (model.Snapshot, error) {
+	var first [1]byte
+	if _, err := io.ReadFull(r, first[:]); err != nil || first[0] != 's' {
+		return model.Snapshot{}, fault.New(fault.Invalid, "it is not an exported snapshot").WithHint("export one")
+	}
+	n, err := io.Copy(io.Discard, r)
+	return model.Snapshot{Name: name, Size: model.Bytes(n + 1)}, err
 }
 
 func (m *manager) Templates(context.Context) ([]model.Template, error) { return nil, nil }
@@ -204,6 +230,55 @@ func TestRestoreSparesTheLiving(t *testing.T) {
 		if !ok && (fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "--force")) {
 			t.Errorf("%s: %v, hint %q", state, err, fault.HintOf(err))
 		}
+	}
+}
+
+func TestExport(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	for ref, ok := range map[string]bool{"night": true, "damaged": false} {
+		body, err := w.client.ExportSnapshot(deadline(t), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(body)
+		body.Close()
+		if ok != (err == nil) || ok && len(data) != 1<<20 {
+			t.Errorf("%s: %d bytes, %v", ref, len(data), err)
+		}
+	}
+	if _, err := w.client.ExportSnapshot(deadline(t), "gone"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("an export of nothing: %v", err)
+	}
+}
+
+// oneByte is a stream of one byte that never ends.
+type oneByte struct{ is byte }
+
+func (e oneByte) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = e.is
+	}
+	return len(p), nil
+}
+
+func TestImport(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	s, err := w.client.ImportSnapshot(deadline(t), io.LimitReader(oneByte{'s'}, 4<<20), api.SnapshotImport{Name: "a b&c"})
+	if err != nil || s.Name != "a b&c" || s.Size != 4*model.MiB {
+		t.Errorf("imported %+v, %v", s, err)
+	}
+	// What is refused is refused at once, whatever there is to come.
+	began := time.Now()
+	if _, err := w.client.ImportSnapshot(deadline(t), oneByte{'x'}, api.SnapshotImport{}); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) != "export one" {
+		t.Errorf("a foreign file: %v", err)
+	}
+	if took := time.Since(began); took >= bodyTimeout {
+		t.Errorf("the refusal came after %v", took)
+	}
+	if _, err := w.client.ImportSnapshot(deadline(t), strings.NewReader(""), api.SnapshotImport{}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("nothing: %v", err)
 	}
 }
 

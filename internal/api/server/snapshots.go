@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"io"
 	"net/http"
 
 	"banger/internal/api"
@@ -25,6 +26,8 @@ type Snapshots interface {
 	Snapshot(ctx context.Context, ref string) (model.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, ref string) (model.Snapshot, error)
 	RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error)
+	ExportSnapshot(ctx context.Context, ref string, w io.Writer, report step.Reporter) error
+	ImportSnapshot(ctx context.Context, r io.Reader, name string, report step.Reporter) (model.Snapshot, error)
 }
 
 func (s *Server) holdHandlers() map[string]handler {
@@ -74,6 +77,11 @@ func (s *Server) snapshotHandlers() map[string]handler {
 		}),
 		"deleteSnapshot":  answer(func(r *http.Request) (any, error) { return s.Manager.DeleteSnapshot(r.Context(), ref(r)) }),
 		"restoreSnapshot": s.steps(s.restoreSnapshot),
+		"exportSnapshot": func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("Content-Type", "application/octet-stream")
+			return s.Manager.ExportSnapshot(r.Context(), ref(r), w, nil)
+		},
+		"importSnapshot": s.importSnapshot,
 	}
 }
 
@@ -104,4 +112,27 @@ func (s *Server) atRest(ref string) error {
 	}
 	return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State).
 		WithHint("Stop it first, or restore with --force.")
+}
+
+func (s *Server) importSnapshot(w http.ResponseWriter, r *http.Request) error {
+	q := queryOf(r, "name")
+	if q.err != nil {
+		return q.err
+	}
+	// Only a reader: see putFiles.
+	snap, err := s.Manager.ImportSnapshot(r.Context(), struct{ io.Reader }{r.Body}, q.text("name"), nil)
+	if err == nil {
+		return writeResult(w, snap)
+	}
+	// There may be gigabytes to come, so the client is told why not before it has sent all.
+	rc := http.NewResponseController(w)
+	if rc.EnableFullDuplex() != nil {
+		letFinish(w, r)
+		return err
+	}
+	s.fail(w, r, err)
+	if rc.Flush() == nil {
+		letFinish(w, r)
+	}
+	return nil
 }

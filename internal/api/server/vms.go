@@ -224,10 +224,14 @@ func (s *Server) putFiles(w http.ResponseWriter, r *http.Request) error {
 	defer unuse()
 	// Only a reader: what the body is besides, and whether somebody closes it, is not the agent's.
 	if err := agent.PutFiles(r.Context(), p, struct{ io.Reader }{r.Body}); err != nil {
-		// A client reads the answer when it has sent all: let it.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-		_ = pump(io.Discard, r.Body)
+		letFinish(w, r)
 		return err
 	}
 	return writeResult(w, nil)
+}
+
+// letFinish takes the rest of a body that is not wanted any more: a client reads the answer when it has sent all.
+func letFinish(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	_ = pump(io.Discard, r.Body)
 }

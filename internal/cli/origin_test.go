@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"banger/internal/model"
+)
+
+func TestOrigin(t *testing.T) {
+	rel := relatives{snapshots: []model.Snapshot{{ID: "a123456789abcdef", Name: "night", VMID: "1"}, {ID: "b123456789abcdef", Name: "noon", VMID: "1"}}}
+	key := "i" + strings.Repeat("1b", 12)
+	for want, b := range map[string]*model.Boot{
+		"":          nil,
+		"cold boot": {Cold: true},
+		"forked":    {},
+		"forked from template i1b1b1b1b1b1 (any image)":       {Origin: &model.Origin{Kind: model.FromUniversal, Of: key}},
+		"forked from template i1b1b1b1b1b1 (nginx:1.27)":      {Origin: &model.Origin{Kind: model.FromTemplate, Of: key, Name: "docker.io/library/nginx:1.27"}},
+		"forked from VM [2Jweb":                               {Origin: &model.Origin{Kind: model.FromFork, Of: "0", Name: "\x1b[2Jweb"}},
+		"restored from snapshot night":                        {Origin: &model.Origin{Kind: model.FromSnapshot, Of: "a123456789abcdef", Name: "web"}},
+		"restored from snapshot c1234567 (deleted)":           {Origin: &model.Origin{Kind: model.FromSnapshot, Of: "c123456789abcdef", Name: "web"}},
+		"resumed from disk":                                   {Origin: &model.Origin{Kind: model.FromSuspended, Of: "0"}},
+		"teleported 0 (of a kind that this client knows not)": {Origin: &model.Origin{Kind: "teleported", Of: "0 (of a kind that this client knows not)"}},
+	} {
+		if got := rel.origin(b); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	for want, p := range map[string]*model.Parent{
+		"":                                      nil,
+		"VM web (01234567)":                     {VM: "0123456789abcdef", Name: "web"},
+		"snapshot noon of VM web":               {VM: "0123456789abcdef", Name: "web", Snapshot: "b123456789abcdef"},
+		"snapshot c1234567 (deleted) of VM web": {Name: "web", Snapshot: "c123456789abcdef"},
+	} {
+		if got := rel.parent(p); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := rel.taken(model.VM{ID: "1"}); got != "night, noon" {
+		t.Errorf("%q was taken of it", got)
+	}
+}
+
+// TestForkTold is a fork by a person, who is told how long the VM stood still, and of several failures each.
+func TestForkTold(t *testing.T) {
+	p, _ := sitDown(t, "fork", "--name", "trial", "web")
+	p.expect("trial\r\n")
+	p.expect("paused web for 9ms\r\n")
+	p.leaves(0)
+	p, _ = sitDown(t, "snapshot", "restore", "--name", "still", "--disks-only", "night")
+	p.expect("still\r\n")
+	p.expect("Not started yet. Do it: banger vm start still\r\n")
+	p.leaves(0)
+}
+
+// TestNoBytesOnTerminal is about exports, which nobody wants to look at.
+func TestNoBytesOnTerminal(t *testing.T) {
+	p, _ := sitDown(t, "snapshot", "export", "night")
+	p.expect("a snapshot is nothing to show on a terminal")
+	p.expect("banger snapshot export -o night.banger night")
+	p.leaves(64)
+	p, _ = sitDown(t, "snapshot", "import", "-")
+	p.expect("nobody can type a snapshot")
+	p.leaves(64)
+}
+
+// TestWriteWhole replaces a file at once, through a link to it, and leaves it to its owner alone.
+func TestWriteWhole(t *testing.T) {
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := os.WriteFile(path, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("file", link); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := writeWhole(link, strings.NewReader("new and longer")); n != 14 || err != nil {
+		t.Fatal(n, err)
+	}
+	data, err := os.ReadFile(path)
+	info, statErr := os.Lstat(path)
+	if err != nil || statErr != nil || string(data) != "new and longer" || info.Mode() != 0o600 {
+		t.Errorf("%q, %v, %v, %v", data, info.Mode(), err, statErr)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		t.Errorf("the folder has %v, %v", entries, err)
+	}
+}
