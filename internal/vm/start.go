@@ -101,7 +101,12 @@ func (m *Manager) start(ctx context.Context, e *entry, from origin, report step.
 		// The machine is up but could not be recorded as running, so nothing would ever look after it.
 		err = &step.Error{Step: "record", Err: err, Undo: m.cleanup(context.WithoutCancel(ctx), e)}
 	}
-	return errors.Join(m.startFailed(ctx, e, from.same && m.memoryIsCurrent(ctx, e.record()), err))
+	suspended := from.same && m.memoryIsCurrent(ctx, e.record())
+	err = m.startFailed(ctx, e, suspended, err)
+	if from.same && !suspended {
+		err = errors.Join(err, removeAll(m.Layout.VM(e.record().ID).Suspended()))
+	}
+	return err
 }
 
 // cleaners names the capabilities that have something to clean up after a run.

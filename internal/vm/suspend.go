@@ -207,7 +207,11 @@ func (m *Manager) keepMemory(ctx context.Context, e *entry, running bool) error 
 	if err != nil {
 		return err
 	}
-	draft, err := snapshot.Create(m.Layout.VM(v.ID).Suspended())
+	dir := m.Layout.VM(v.ID).Suspended()
+	if err := snapshot.Remove(dir); err != nil { // what it went on from, when nobody came to remove that
+		return err
+	}
+	draft, err := snapshot.Create(dir)
 	if err != nil {
 		return err
 	}
