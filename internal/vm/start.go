@@ -268,9 +268,10 @@ func (s *start) startMachine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	image := s.vm().Spec.ImageID // of a VM that goes on it need not be the one that its record asks for by now
 	inst, err := s.from.start(ctx, s.m.Driver, machine, func(state vmm.State) error {
 		// The disk lies over this image from the moment on when a guest may write to it; before that it can as well be made again.
-		return s.m.update(ctx, s.e, func(v *model.VM) { v.Runtime.State, v.DiskImage = state, v.Spec.ImageID })
+		return s.m.update(ctx, s.e, func(v *model.VM) { v.Runtime.State, v.DiskImage = state, image })
 	})
 	if err != nil {
 		return err
