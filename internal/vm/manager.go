@@ -30,6 +30,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/snapshot"
 	"banger/internal/step"
 	"banger/internal/vmm"
 )
@@ -170,17 +171,49 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 	m.refs.Lock()
 	defer m.refs.Unlock()
 	images, kernels := map[string][]string{}, map[string][]string{}
-	for _, v := range m.List() {
-		images[v.Spec.ImageID] = append(images[v.Spec.ImageID], v.Spec.Name)
-		if v.Runtime != nil && v.DiskImage != "" && v.DiskImage != v.Spec.ImageID { // it is to have another one, and runs on this
-			images[v.DiskImage] = append(images[v.DiskImage], v.Spec.Name)
+	use := func(in map[string][]string, id, user string) {
+		if id != "" && !slices.Contains(in[id], user) {
+			in[id] = append(in[id], user)
 		}
-		kernels[v.Spec.KernelID] = append(kernels[v.Spec.KernelID], v.Spec.Name)
+	}
+	for _, v := range m.List() {
+		use(images, v.Spec.ImageID, v.Spec.Name)
+		use(kernels, v.Spec.KernelID, v.Spec.Name)
+		machine, err := m.machineSpec(v)
+		if err != nil {
+			return err
+		}
+		if v.Runtime != nil || v.State == model.Suspended { // it may be to have others at its next start
+			use(images, v.DiskImage, v.Spec.Name)
+		}
+		if machine != nil {
+			use(images, machine.ImageID, v.Spec.Name)
+			use(kernels, machine.KernelID, v.Spec.Name)
+		}
 	}
 	if err := m.snapshotReferences(images, kernels); err != nil {
 		return err
 	}
 	return f(images, kernels)
+}
+
+// machineSpec is what a VM's machine was started as, whether it runs or is suspended; nil when there is none.
+func (m *Manager) machineSpec(v model.VM) (*model.Spec, error) {
+	if v.Runtime != nil {
+		return cmp.Or(v.Runtime.Spec, &v.Spec), nil
+	}
+	if v.State != model.Suspended {
+		return nil, nil
+	}
+	snap, err := snapshot.Open(context.Background(), m.Layout.VM(v.ID).Suspended())
+	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Invalid {
+		return nil, nil // it will never go on
+	}
+	if err != nil {
+		return nil, err
+	}
+	spec := snap.Meta().Spec
+	return &spec, nil
 }
 
 func (m *Manager) find(ref string) (*entry, error) {
