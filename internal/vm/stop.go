@@ -32,6 +32,10 @@ func (m *Manager) Stop(ctx context.Context, ref string, timeout *time.Duration, 
 func (m *Manager) stop(ctx context.Context, e *entry, timeout *time.Duration, report step.Reporter) error {
 	ctx = context.WithoutCancel(ctx)
 	v := e.record()
+	grace := m.StopTimeout
+	if timeout != nil {
+		grace = *timeout
+	}
 	switch v.State {
 	case model.Stopped, model.Failed:
 		report.Report(step.Event{Step: "stop", Phase: step.Skipped, Detail: "already stopped"})
@@ -40,18 +44,20 @@ func (m *Manager) stop(ctx context.Context, e *entry, timeout *time.Duration, re
 		return m.settle(ctx, e, nil)
 	case model.Running:
 	case model.Paused, model.Suspended: // only a guest that runs can power off
-		if err := m.resume(ctx, e, report); err != nil {
+		if grace <= 0 {
+			return m.settle(ctx, e, nil)
+		}
+		if err := m.resume(ctx, e, report); err != nil && v.State == model.Suspended {
 			return err
+		} else if err != nil {
+			m.logger(v).WarnContext(ctx, "the guest cannot be let go on; its machine is ended", "error", err)
+			grace = 0
 		}
 	default:
 		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 	}
 	if err := m.update(ctx, e, func(v *model.VM) { v.State = model.Stopping }); err != nil {
 		return err
-	}
-	grace := m.StopTimeout
-	if timeout != nil {
-		grace = *timeout
 	}
 	end := report.Track("power-off", "")
 	err := m.powerOff(ctx, e.machine(), grace)
@@ -96,7 +102,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	if err != nil {
 		return model.VM{}, err
 	}
-	if e.record().State == model.Suspended {
+	if e.record().State == model.Suspended && fatal(sig) {
 		return m.giveUpMemory(ctx, e)
 	}
 	l := e.machine()
