@@ -24,8 +24,12 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 	}
 	defer release()
 	old := e.record()
-	if old.State == model.Suspended {
+	switch old.State {
+	case model.Suspended:
 		return model.Changed{}, fault.New(fault.WrongState, "VM %s is suspended: its memory knows the machine as it is", old.Spec.Name).
+			WithHint("resume it first, or stop it")
+	case model.Paused:
+		return model.Changed{}, fault.New(fault.WrongState, "VM %s is paused: its guest cannot take anything up", old.Spec.Name).
 			WithHint("resume it first, or stop it")
 	}
 	if old.State.Between() || old.State == model.Broken {
@@ -85,7 +89,7 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) (model.VM, error
 	// Two renames to one name that both find it free are told apart by the store, whose names are unique.
 	if err := m.update(ctx, e, func(v *model.VM) {
 		v.Spec.Name = name
-		if e.machine() != nil {
+		if e.machine() != nil || v.State == model.Suspended {
 			v.Pending = union(v.Pending, []string{"name"})
 		}
 	}); err != nil {

@@ -28,6 +28,9 @@ func (m *Manager) Stats(ctx context.Context, ref string) (model.Stats, error) {
 			stats.CPU, stats.Memory = cost.CPU, cost.Memory
 		}
 	}
+	if v.State == model.Paused {
+		return stats, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, guestStatsTimeout)
 	defer cancel()
 	if guest, err := l.agent.Stats(ctx); err == nil {
