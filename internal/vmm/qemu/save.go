@@ -58,6 +58,7 @@ type saving struct {
 	read   func(ctx context.Context, r ram.Region, base, out *os.File) (memory, error)
 	memory memory
 	pause  time.Duration
+	halted bool // by this Save, to stay so
 }
 
 // memory is a copy of the guest's memory that was begun while the machine ran.
@@ -76,6 +77,9 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.Remove(s.device))
+			if s.halted {
+				err = errors.Join(err, s.in.goOn(ctx))
+			}
 		}
 	}()
 	if err := s.begin(ctx); err != nil {
@@ -149,7 +153,7 @@ func (s *saving) halt(ctx context.Context) error {
 		if err == nil {
 			err = s.still(ctx)
 		}
-		if err == nil && s.req.Halt {
+		if s.halted = err == nil && s.req.Halt; s.halted {
 			return nil
 		}
 		err = errors.Join(err, s.in.goOn(ctx))

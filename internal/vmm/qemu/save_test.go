@@ -95,6 +95,18 @@ func TestSaveToFullDisk(t *testing.T) {
 	powersOff(t, in)
 }
 
+// TestSaveCannotEnd takes a Save's file away when the machine has been halted, to stay so: it goes on all the same.
+func TestSaveCannotEnd(t *testing.T) {
+	in := start(t, machine(t, tiny{then: off}))
+	req := request(t, t.TempDir())
+	req.Halt = true
+	req.Still = func(context.Context) error { return os.Remove(req.Device) }
+	if _, err := in.(vmm.Saver).Save(deadline(t), req); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+	powersOff(t, in)
+}
+
 // TestSaveByQEMU saves a machine whose process may not be read.
 func TestSaveByQEMU(t *testing.T) {
 	m := machine(t, tiny{then: off})
