@@ -67,7 +67,7 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (saved vmm.Sa
 			saved, err = vmm.Saved{}, errors.Join(err, os.Remove(req.Device))
 		}
 	}()
-	if err := call(ctx, req.Before); err != nil {
+	if err := errors.Join(call(ctx, req.Before), in.alive()); err != nil {
 		return vmm.Saved{}, err
 	}
 	began := time.Now()
@@ -85,7 +85,7 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (saved vmm.Sa
 	text, _ := json.Marshal(device{Version: 1, Fingerprint: fingerprint, Length: int64(len(memory))}) // strings and numbers always marshal
 	_, errMemory := req.Memory.WriteAt(memory, 0)
 	_, errDevice := file.Write(text)
-	if err := errors.Join(errMemory, errDevice, req.Memory.Truncate(int64(in.m.Memory)), in.d.o.Fail(OpStill, in.m.ID), call(ctx, req.Still)); err != nil {
+	if err := errors.Join(errMemory, errDevice, req.Memory.Truncate(int64(in.m.Memory)), in.d.o.Fail(OpStill, in.m.ID), call(ctx, req.Still), in.alive()); err != nil {
 		return vmm.Saved{}, fmt.Errorf("saving fake machine %s: %w", in.m.ID, err)
 	}
 	return vmm.Saved{Memory: model.Bytes(len(memory)), Device: model.Bytes(len(text))}, nil
