@@ -1,7 +1,9 @@
 package vm
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,9 +14,12 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"banger/internal/disk"
+	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -38,9 +43,14 @@ type host struct {
 	fail     map[string]error // by hook: "do agent", "undo prepare/cap", ...
 	block    map[string]chan struct{}
 	calls    []string
-	guest    proto.Assume // what the last guest was told to be
+	guest    proto.Assume    // what the last guest was told to be
+	records  map[string]bool // ids of VMs that the store has heard of: machines of others are templates in the making
+	gone     map[string]bool // images and kernels that were deleted
 
-	answersButton bool // guests power off by their power button
+	answersButton bool           // guests power off by their power button
+	homes         bool           // VMs can have work disks
+	version       string         // of the driver
+	templates     TemplateConfig // of the daemons; off unless a test turns them on
 }
 
 func newHost(t *testing.T) *host {
@@ -49,8 +59,11 @@ func newHost(t *testing.T) *host {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	layout := paths.At(t.TempDir(), os.Getuid())
+	t.Cleanup(func() { os.RemoveAll(layout.Runtime) }) // elsewhere when the test's name is long
 	return &host{
-		t: t, layout: paths.At(t.TempDir(), os.Getuid()), computer: fake.NewHost(), file: file, fail: map[string]error{}, block: map[string]chan struct{}{},
+		t: t, layout: layout, computer: fake.NewHost(), file: file, fail: map[string]error{}, block: map[string]chan struct{}{},
+		records: map[string]bool{}, gone: map[string]bool{}, version: "1.0", templates: TemplateConfig{Off: true},
 	}
 }
 
@@ -116,10 +129,16 @@ func (h *host) end(v model.VM, why vmm.ExitReason) {
 	}
 }
 
-// options are those of the fake driver, whose machines have no agent: the agent's client is a stand-in too.
-func (h *host) options() fake.Options {
+// options are those of the fake driver. Its guests say on their channel who they are and nothing else: what agents do is the stand-in's
+// business, but one that is halted or gone is not heard.
+func (s *session) options() fake.Options {
 	return fake.Options{
-		Fail: h.driverHook, IgnorePowerButton: !h.answersButton, Info: vmm.Info{Accel: "none", Grace: 5 * time.Second},
+		Agent: func(m vmm.Machine, conn net.Conn) {
+			if _, err := fmt.Fprintln(conn, m.ID); err == nil {
+				_, _ = io.Copy(io.Discard, conn)
+			}
+		},
+		Fail: s.driverHook, IgnorePowerButton: !s.answersButton, Info: vmm.Info{Version: s.version, Accel: "none", Grace: time.Minute},
 	}
 }
 
@@ -137,10 +156,52 @@ func (h *host) files() []string {
 	return found
 }
 
+// stored lists snapshots and templates, finished or not.
+func (h *host) stored() []string {
+	h.t.Helper()
+	var found []string
+	for _, dir := range []string{h.layout.Snapshots(), h.layout.Templates()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			h.t.Fatal(err)
+		}
+		for _, entry := range entries {
+			found = append(found, filepath.Join(dir, entry.Name()))
+		}
+	}
+	return found
+}
+
 // daemon is one life of the daemon on the host.
 type daemon struct {
 	*Manager
+	*session
 	store *store.Store
+}
+
+// session is what one daemon sees of the host. When the daemon is dead, nothing that it does has an effect any more.
+type session struct {
+	*host
+	dead atomic.Bool
+}
+
+var errDead = errors.New("the daemon is dead")
+
+// hook is the host's for a machine, told apart by whether it is a VM's or becomes a template. "" is no machine.
+func (s *session) hook(ctx context.Context, id, name string) error {
+	if s.dead.Load() {
+		return errDead
+	}
+	s.mu.Lock()
+	if id != "" && !s.records[id] {
+		name = "build " + name
+	}
+	s.mu.Unlock()
+	err := s.host.hook(ctx, name)
+	if s.dead.Load() {
+		return errDead
+	}
+	return err
 }
 
 func (h *host) daemon() *daemon {
@@ -155,19 +216,24 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	life := &session{host: h}
+	capabilities := []Capability{capability{life, "one"}, capability{life, "two"}}
+	if h.homes {
+		capabilities = append(capabilities, homes{life})
+	}
 	m, err := Open(ctx, Config{
-		Layout: h.layout, Store: records{s, h}, Driver: driver{fake.New(h.computer, h.options()), h}, Images: images{h}, Kernels: kernels{h},
-		NewAgent:     func(Dialer) Agent { return &agent{h: h} },
-		Capabilities: []Capability{capability{h, "one"}, capability{h, "two"}},
+		Layout: h.layout, Store: records{s, life}, Driver: driver{fake.New(h.computer, life.options()), life}, Images: images{life}, Kernels: kernels{life},
+		NewAgent:     func(dial Dialer) Agent { return &agent{life, dial} },
+		Capabilities: capabilities,
 		Defaults:     model.Spec{Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone},
 		StopTimeout:  time.Second,
-		Templates:    TemplateConfig{Off: true},
+		Templates:    h.templates,
 		Log:          slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	d := &daemon{m, s}
+	d := &daemon{m, life, s}
 	h.t.Cleanup(d.die)
 	return d
 }
@@ -175,18 +241,21 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 // records is the store, with a disk that may be full.
 type records struct {
 	*store.Store
-	h *host
+	s *session
 }
 
 func (r records) PutVM(ctx context.Context, v model.VM) error {
-	if err := r.h.hook(ctx, "store "+string(v.State)); err != nil {
+	r.s.mu.Lock()
+	r.s.records[v.ID] = true
+	r.s.mu.Unlock()
+	if err := r.s.hook(ctx, "", "store "+string(v.State)); err != nil {
 		return err
 	}
 	return r.Store.PutVM(ctx, v)
 }
 
 func (r records) DeleteVM(ctx context.Context, id string) error {
-	if err := r.h.hook(ctx, "store gone"); err != nil {
+	if err := r.s.hook(ctx, "", "store gone"); err != nil {
 		return err
 	}
 	return r.Store.DeleteVM(ctx, id)
@@ -217,122 +286,311 @@ func (d *daemon) state(t *testing.T, ref string) model.State {
 }
 
 // driverHook names the driver's moments as the tests do.
-func (h *host) driverHook(op fake.Op, _ string) error {
+func (s *session) driverHook(op fake.Op, id string) error {
 	name, ok := map[fake.Op]string{
 		fake.OpInfo: "do preflight", fake.OpStarted: "do vmm", fake.OpAdopt: "adopt", fake.OpPowerOff: "power button", fake.OpSignal: "signal", fake.OpResize: "drive",
+		fake.OpPause: "halt", fake.OpResume: "go on", fake.OpSave: "save", fake.OpStill: "still", fake.OpRestore: "restore",
 	}[op]
 	if !ok {
 		return nil
 	}
-	return h.hook(context.Background(), name)
+	return s.hook(context.Background(), id, name)
 }
 
 // driver is the fake one, whose looking at a machine can be made to fail.
 type driver struct {
 	*fake.Driver
-	h *host
+	s *session
 }
 
 func (d driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error) {
-	if err := d.h.hook(ctx, "do origin"); err != nil {
+	name := "do origin"
+	if m.Kernel == "" {
+		name = "shape"
+	}
+	if err := d.s.hook(ctx, m.ID, name); err != nil {
 		return "", err
 	}
 	return d.Driver.Fingerprint(ctx, m)
 }
 
-type agent struct{ h *host }
+// guest is what a guest keeps in its memory: it goes where that goes.
+type guest struct {
+	Assumed, Frozen bool
+	Forks           int    // identities after the first
+	Name            string // of the host that it is
+	Data            string // what its processes have
+}
+
+// inGuest changes what a guest has in its memory, and returns it.
+func (h *host) inGuest(id string, change func(*guest)) guest {
+	h.t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var g guest
+	if memory := h.computer.Memory(id); len(memory) > 0 {
+		if err := json.Unmarshal(memory, &g); err != nil {
+			h.t.Errorf("the memory of %s holds %q: %v", id, memory, err)
+		}
+	}
+	change(&g)
+	memory, err := json.Marshal(g)
+	if err != nil {
+		h.t.Error(err)
+	}
+	h.computer.SetMemory(id, memory)
+	return g
+}
+
+// look returns what a guest has in its memory.
+func (h *host) look(v model.VM) guest {
+	h.t.Helper()
+	return h.inGuest(v.ID, func(*guest) {})
+}
+
+// workPlace is where on its system disk a guest keeps its work: beyond what mkfs writes.
+const workPlace = 50 << 20
+
+// work has a guest do something that is in its memory and on its disk.
+func (h *host) work(v model.VM, text string) {
+	h.t.Helper()
+	h.inGuest(v.ID, func(g *guest) { g.Data = text })
+	f, err := os.OpenFile(h.layout.VM(v.ID).SystemDisk(), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt(append([]byte(text), 0), workPlace)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		h.t.Error(err)
+	}
+}
+
+// worked returns what the guest of a running VM has done, which must be the same in its memory and on its disk.
+func (h *host) worked(v model.VM) string {
+	h.t.Helper()
+	memory, disk := h.look(v).Data, h.onDisk(v)
+	if memory != disk {
+		h.t.Errorf("%s has %q in its memory and %q on its disk", v.Spec.Name, memory, disk)
+	}
+	return memory
+}
+
+// onDisk returns what the guest has done, as far as that is on its disk.
+func (h *host) onDisk(v model.VM) string {
+	h.t.Helper()
+	f, err := os.Open(h.layout.VM(v.ID).SystemDisk())
+	if err != nil {
+		h.t.Error(err)
+		return ""
+	}
+	defer f.Close()
+	text := make([]byte, 100)
+	if _, err := f.ReadAt(text, workPlace); err != nil {
+		h.t.Error(err)
+	}
+	text, _, _ = bytes.Cut(text, []byte{0})
+	return string(text)
+}
+
+// agent is the client of the agent in one guest. The agent behaves as the real one does.
+type agent struct {
+	s    *session
+	dial Dialer
+}
+
+// reach waits until the guest answers, and returns whose it is. Then it does what the test asked for.
+func (a *agent) reach(ctx context.Context, hook string) (id string, err error) {
+	conn, err := a.dial(ctx)
+	if err != nil {
+		return "", fault.New(fault.Unavailable, "connecting to the guest: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if _, err := fmt.Fscanln(conn, &id); err != nil {
+		return "", fault.New(fault.Unavailable, "waiting for the guest: %w", errors.Join(context.Cause(ctx), err))
+	}
+	return id, a.s.hook(ctx, id, hook)
+}
 
 func (a *agent) Hello(ctx context.Context) (proto.Hello, error) {
-	return proto.Hello{Generation: proto.Generation, Uptime: time.Second, Marks: []proto.Mark{{Name: "init", At: time.Millisecond}}}, a.h.hook(ctx, "do agent")
+	id, err := a.reach(ctx, "do agent")
+	if err != nil {
+		return proto.Hello{}, err
+	}
+	g := a.s.inGuest(id, func(*guest) {})
+	return proto.Hello{
+		Generation: proto.Generation, Assumed: g.Assumed, Frozen: g.Frozen, Forks: g.Forks, Uptime: time.Second, Marks: []proto.Mark{{Name: "init", At: time.Millisecond}},
+	}, nil
 }
 
 func (a *agent) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, error) {
-	a.h.mu.Lock()
-	a.h.guest = doc
-	a.h.mu.Unlock()
-	return proto.Assumed{}, a.h.hook(ctx, "do assume")
+	id, err := a.reach(ctx, "do assume")
+	if err != nil {
+		return proto.Assumed{}, err
+	}
+	a.s.inGuest(id, func(g *guest) {
+		if g.Assumed && !g.Frozen {
+			err = fault.New(fault.WrongState, "this machine has taken on an identity before")
+			return
+		}
+		if g.Assumed {
+			g.Forks++
+		}
+		g.Assumed, g.Frozen, g.Name = true, false, doc.Hostname
+	})
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.s.guest = doc
+	return proto.Assumed{}, err
+}
+
+func (a *agent) Freeze(ctx context.Context) (proto.Frozen, error) {
+	id, err := a.reach(ctx, "freeze")
+	if err != nil {
+		return proto.Frozen{}, err
+	}
+	a.s.inGuest(id, func(g *guest) { g.Frozen = g.Assumed })
+	return proto.Frozen{Processes: 1}, a.s.hook(ctx, id, "froze")
+}
+
+func (a *agent) Thaw(ctx context.Context, doc proto.Thaw) error {
+	id, err := a.reach(ctx, "thaw")
+	if err != nil {
+		return err
+	}
+	if len(doc.Entropy) < 32 || doc.Time.IsZero() {
+		return fault.New(fault.Invalid, "thawed with %+v", doc)
+	}
+	a.s.inGuest(id, func(g *guest) { g.Frozen = false })
+	return nil
 }
 
 func (a *agent) PowerOff(ctx context.Context) error {
-	if err := a.h.hook(ctx, "power-off"); err != nil {
+	id, err := a.reach(ctx, "power-off")
+	if err != nil {
 		return err
 	}
-	for _, m := range a.h.computer.Running() {
-		a.h.computer.End(m.ID, vmm.Exit{Reason: vmm.ExitPowerOff})
+	if a.s.inGuest(id, func(*guest) {}).Frozen {
+		return fault.New(fault.WrongState, "the processes are held")
 	}
+	a.s.computer.End(id, vmm.Exit{Reason: vmm.ExitPowerOff})
 	return nil
 }
+
 func (a *agent) Resize(ctx context.Context, serial string, _ model.Bytes) error {
-	return a.h.hook(ctx, "resize "+serial)
+	_, err := a.reach(ctx, "resize "+serial)
+	return err
 }
-func (a *agent) Upgrade(context.Context, string) (net.Conn, error) { return nil, errors.ErrUnsupported }
+
+// Upgrade runs commands, which do nothing.
+func (a *agent) Upgrade(ctx context.Context, route string) (net.Conn, error) {
+	if route != "/v1/exec" {
+		return nil, errors.ErrUnsupported
+	}
+	if _, err := a.reach(ctx, "exec"); err != nil {
+		return nil, err
+	}
+	ours, theirs := net.Pipe()
+	go func() {
+		defer theirs.Close()
+		if t, _, err := proto.NewReader(theirs).ReadFrame(); err == nil && t == proto.FrameStart {
+			_ = proto.NewWriter(theirs).WriteJSON(proto.FrameExit, proto.Exit{})
+		}
+	}()
+	return ours, nil
+}
+
 func (a *agent) GetFiles(context.Context, string) (io.ReadCloser, error) {
 	return nil, errors.ErrUnsupported
 }
 func (a *agent) PutFiles(context.Context, string, io.Reader) error { return errors.ErrUnsupported }
 func (a *agent) Ports(context.Context) ([]proto.Port, error)       { return nil, errors.ErrUnsupported }
 func (a *agent) Stats(ctx context.Context) (proto.Stats, error) {
-	return proto.Stats{}, a.h.hook(ctx, "stats")
+	_, err := a.reach(ctx, "stats")
+	return proto.Stats{}, err
 }
-func (a *agent) Freeze(ctx context.Context) (proto.Frozen, error) {
-	return proto.Frozen{}, a.h.hook(ctx, "freeze")
-}
-func (a *agent) Thaw(ctx context.Context, _ proto.Thaw) error { return a.h.hook(ctx, "thaw") }
-func (a *agent) Close() error                                 { return nil }
+func (a *agent) Close() error { return nil }
 
-type images struct{ h *host }
+// delete makes an image or a kernel disappear, or come back.
+func (h *host) delete(id string, gone bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone[id] = gone
+}
+
+func (h *host) isGone(id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone[id] {
+		return fault.New(fault.NotFound, "no %s", id)
+	}
+	return nil
+}
+
+type images struct{ s *session }
 
 func (i images) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.Image, error) {
-	return model.Image{ID: "id-of-" + ref}, i.h.hook(ctx, "ensure image")
+	return model.Image{ID: "id-of-" + ref}, i.s.hook(ctx, "", "ensure image")
 }
 
 func (i images) Get(ref string) (model.Image, error) {
-	return model.Image{ID: ref, Path: i.h.file, Config: model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}},
-		i.h.hook(context.Background(), "get image")
+	return model.Image{ID: ref, Path: i.s.file, Config: model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}},
+		errors.Join(i.s.isGone(ref), i.s.hook(context.Background(), "", "get image"))
 }
 
-type kernels struct{ h *host }
+type kernels struct{ s *session }
 
 func (k kernels) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.Kernel, error) {
-	return model.Kernel{ID: "id-of-" + ref}, k.h.hook(ctx, "ensure kernel")
+	return model.Kernel{ID: "id-of-" + ref}, k.s.hook(ctx, "", "ensure kernel")
 }
+
+// Get returns a kernel with a file of its own.
 func (k kernels) Get(ref string) (model.Kernel, error) {
-	return model.Kernel{ID: ref, Vmlinux: k.h.file}, nil
+	file := k.s.file + "-" + ref
+	f, err := os.OpenFile(file, os.O_CREATE, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	return model.Kernel{ID: ref, Vmlinux: file}, errors.Join(err, k.s.isGone(ref))
 }
+
 func (k kernels) Initramfs(ctx context.Context, _ model.Kernel) ([]string, error) {
-	return []string{k.h.file}, k.h.hook(ctx, "do initramfs")
+	return []string{k.s.file}, k.s.hook(ctx, "", "do initramfs")
 }
 
 // capability makes a file per VM on the host, which is what its clean-up must take away.
 type capability struct {
-	h    *host
+	s    *session
 	name string
 }
 
-func (c capability) Name() string { return c.name }
-func (c capability) file(v model.VM) string {
-	return filepath.Join(c.h.layout.State, "vms", v.ID, "held-by-"+c.name)
+// held is the file that a capability makes.
+func (h *host) held(v model.VM, capability string) string {
+	return filepath.Join(h.layout.VM(v.ID).Dir, "held-by-"+capability)
 }
-func (c capability) Preflight(ctx context.Context, _ PreflightRequest) error {
-	return c.h.hook(ctx, "preflight "+c.name)
+
+func (c capability) Name() string { return c.name }
+func (c capability) Preflight(ctx context.Context, req PreflightRequest) error {
+	return c.s.hook(ctx, req.VM.ID, "preflight "+c.name)
 }
 
 func (c capability) PrepareHost(ctx context.Context, req HostRequest) error {
-	if err := os.WriteFile(c.file(req.VM), nil, 0o600); err != nil {
+	if err := os.WriteFile(c.s.held(req.VM, c.name), nil, 0o600); err != nil {
 		return err
 	}
-	return c.h.hook(ctx, "do prepare/"+c.name)
+	return c.s.hook(ctx, req.VM.ID, "do prepare/"+c.name)
 }
 
 func (c capability) PostStart(ctx context.Context, req PostStartRequest) error {
-	return c.h.hook(ctx, "do post-start/"+c.name)
+	return c.s.hook(ctx, req.VM.ID, "do post-start/"+c.name)
 }
 
 func (c capability) Cleanup(ctx context.Context, req CleanupRequest) error {
-	if err := c.h.hook(ctx, "undo "+c.name); err != nil {
+	if err := c.s.hook(ctx, req.VM.ID, "undo "+c.name); err != nil {
 		return err
 	}
-	return os.RemoveAll(c.file(req.VM))
+	return os.RemoveAll(c.s.held(req.VM, c.name))
 }
 
 func (c capability) ContributeGuest(_ context.Context, req GuestRequest) error {
@@ -346,7 +604,37 @@ func (c capability) RecordsChanged(_ context.Context, vms []model.VM) error {
 		names = append(names, v.Spec.Name)
 	}
 	slices.Sort(names)
-	return c.h.hook(context.Background(), fmt.Sprintf("records %v", names))
+	return c.s.hook(context.Background(), "", fmt.Sprintf("records %v", names))
+}
+
+// homes makes work disks, as the real capability does.
+type homes struct{ s *session }
+
+func (homes) Name() string { return "homes" }
+func (c homes) PrepareHost(ctx context.Context, req HostRequest) error {
+	if req.VM.Spec.WorkDiskSize == 0 {
+		return nil
+	}
+	path := c.s.layout.VM(req.VM.ID).WorkDisk()
+	err := FitDisk(path, req.VM.Spec.WorkDiskSize)
+	if fault.KindOf(err) == fault.NotFound {
+		return disk.Create(ctx, path, req.VM.Spec.WorkDiskSize)
+	}
+	return err
+}
+
+func (c homes) Cleanup(_ context.Context, req CleanupRequest) error {
+	if !req.VM.Fresh() {
+		return nil
+	}
+	return os.RemoveAll(c.s.layout.VM(req.VM.ID).WorkDisk())
+}
+
+func (c homes) ContributeMachine(_ context.Context, req MachineRequest) error {
+	if req.VM.Spec.WorkDiskSize != 0 {
+		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Serial: proto.SerialWork, Path: c.s.layout.VM(req.VM.ID).WorkDisk()})
+	}
+	return nil
 }
 
 // startSteps are the steps of a start here, each with the hook that makes it fail.

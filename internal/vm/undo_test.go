@@ -22,7 +22,7 @@ func TestMachineThatWillNotEndKeepsItsThings(t *testing.T) {
 		t.Fatalf("%s, %v", got.State, err)
 	}
 	files := h.layout.VM(v.ID)
-	for _, path := range []string{files.Run, files.SystemDisk(), capability{h, "one"}.file(v), capability{h, "two"}.file(v)} {
+	for _, path := range []string{files.Run, files.SystemDisk(), h.held(v, "one"), h.held(v, "two")} {
 		if _, err := os.Stat(path); err != nil {
 			t.Errorf("taken from under the machine: %v", err)
 		}

@@ -1,0 +1,139 @@
+package vm
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"banger/internal/model"
+	"banger/internal/vmm"
+	"banger/internal/vmm/fake"
+)
+
+// A crash is made of a copy of the host, taken at the moment of the crash: all files, and the machines with what is in their memories. The daemon that
+// has crashed runs on, as goroutines cannot be killed, but what it does reaches nobody; when it is through, the host is put back.
+
+// moment is a host at one moment.
+type moment struct {
+	copies   map[string]string // of folders
+	machines []vmm.Machine
+	memories map[string][]byte // by id
+	halted   map[string]bool
+}
+
+// remember copies the host.
+func (h *host) remember() moment {
+	h.t.Helper()
+	now := moment{copies: map[string]string{}, machines: h.computer.Running(), memories: map[string][]byte{}, halted: map[string]bool{}}
+	for _, m := range now.machines {
+		now.memories[m.ID], now.halted[m.ID] = h.computer.Memory(m.ID), h.computer.Halted(m.ID)
+	}
+	for _, dir := range []string{h.layout.State, h.layout.Cache, h.layout.Runtime} {
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		now.copies[dir] = filepath.Join(h.t.TempDir(), "copy")
+		h.command("cp", "-a", "--sparse=always", dir, now.copies[dir])
+	}
+	return now
+}
+
+// putBack makes the host what it was.
+func (h *host) putBack(then moment) {
+	h.t.Helper()
+	for _, m := range h.computer.Running() {
+		if _, ran := then.memories[m.ID]; !ran {
+			h.computer.End(m.ID, vmm.Exit{Reason: vmm.ExitKilled})
+		}
+	}
+	for dir, copied := range then.copies {
+		if err := os.RemoveAll(dir); err != nil {
+			h.t.Fatal(err)
+		}
+		h.command("mv", copied, dir)
+	}
+	d := fake.New(h.computer, fake.Options{})
+	for _, m := range then.machines {
+		in, err := d.Find(h.t.Context(), m.RunDir)
+		if err != nil {
+			if in, err = d.Start(h.t.Context(), m, func(vmm.State) error { return nil }); err != nil {
+				h.t.Fatal(err)
+			}
+		}
+		h.computer.SetMemory(m.ID, then.memories[m.ID])
+		p := in.(vmm.Pauser)
+		set := p.Resume
+		if then.halted[m.ID] {
+			set = p.Pause
+		}
+		if err := set(h.t.Context()); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+}
+
+func (h *host) command(name string, args ...string) {
+	h.t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		h.t.Fatalf("%s %v: %v: %s", name, args, err, out)
+	}
+}
+
+// killedIn does something, kills the daemon in the middle of it, when it has come to a hook, and starts another one.
+func (d *daemon) killedIn(hook string, do func(context.Context)) *daemon {
+	d.t.Helper()
+	before := d.called(hook)
+	release := d.hanging(hook)
+	ctx, cancel := context.WithCancel(d.t.Context())
+	over := make(chan struct{})
+	go func() { defer close(over); do(ctx) }()
+	waitFor(d.t, func() bool {
+		select {
+		case <-over:
+			d.t.Fatalf("it was over before %q", hook)
+		default:
+		}
+		return d.called(hook) > before
+	})
+	return d.killed(func() {
+		cancel()
+		release()
+		<-over
+	})
+}
+
+// killed kills the daemon and starts another one. unwind ends what the killed one was at.
+func (d *daemon) killed(unwind func()) *daemon {
+	d.t.Helper()
+	then := d.remember()
+	d.dead.Store(true)
+	unwind()
+	d.die()
+	d.putBack(then)
+	return d.daemon()
+}
+
+// TestCrash looks at the crash itself: the host is what it was when the daemon was killed, and not what that did afterwards.
+func TestCrash(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	d.running(t, "a")
+	h.work(v, "before")
+	files := h.files()
+	dead := d
+	d = d.killed(func() {
+		h.work(v, "after")
+		if _, err := dead.Stop(t.Context(), "a", ptr(time.Duration(0)), nil); err == nil {
+			t.Error("a dead daemon stopped a VM")
+		}
+		os.RemoveAll(h.layout.VM(v.ID).Dir)
+	})
+	if got := h.worked(v); got != "before" || d.state(t, "a") != model.Running || !slices.Equal(files, h.files()) {
+		t.Errorf("it has %q, is %s, and its files are %v", got, d.state(t, "a"), h.files())
+	}
+}
