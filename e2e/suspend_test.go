@@ -1,0 +1,149 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"banger/internal/model"
+	"banger/internal/testkit"
+)
+
+// ticker counts tenths of a second in /root/n for ever.
+const ticker = `nohup sh -c 'n=0; while :; do n=$((n+1)); echo $n >/root/n.part; mv /root/n.part /root/n; sleep 0.1; done' >/dev/null 2>&1 &`
+
+// goesOn waits until the ticker in a VM has counted further.
+func goesOn(t *testing.T, h *testkit.Home, name string) {
+	t.Helper()
+	was := ok(t, h, "exec", name, "--", "cat", "/root/n")
+	testkit.WaitFor(t, time.Minute, "the process in "+name+" goes on", func() bool { return ok(t, h, "exec", name, "--", "cat", "/root/n") != was })
+}
+
+// TestSuspend halts a VM in memory and on disk: it goes on where it was, also under another daemon.
+func TestSuspend(t *testing.T) {
+	h := warm(t)
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo kept >/dev/shm/memory; "+ticker)
+	t.Run("pause", func(t *testing.T) {
+		ok(t, h, "pause", "box")
+		equal(t, "state", show(t, h, "box").State, model.Paused)
+		fails(t, h, []string{"exec", "box", "--", "true"}, "paused", "resume")
+		ok(t, h, "pause", "box")
+		ok(t, h, "resume", "box")
+		goesOn(t, h, "box")
+		checkClock(t, h, "box")
+	})
+	t.Run("suspend", func(t *testing.T) {
+		ok(t, h, "suspend", "box")
+		vm := show(t, h, "box")
+		if vm.State != model.Suspended || vm.Runtime != nil {
+			t.Fatalf("%s, %+v", vm.State, vm.Runtime)
+		}
+		fails(t, h, []string{"exec", "box", "--", "true"}, "suspended", "resume")
+		fails(t, h, []string{"vm", "set", "box", "--memory", "512M"}, "suspended")
+		ok(t, h, "daemon", "stop")
+		ok(t, h, "resume", "box")
+		equal(t, "memory", ok(t, h, "exec", "box", "--", "cat", "/dev/shm/memory"), "kept\n")
+		goesOn(t, h, "box")
+		checkClock(t, h, "box")
+	})
+	t.Run("a paused one survives the daemon", func(t *testing.T) {
+		ok(t, h, "pause", "box")
+		killDaemon(t, h)
+		equal(t, "state", show(t, h, "box").State, model.Paused)
+		ok(t, h, "suspend", "box")
+		ok(t, h, "resume", "box")
+		goesOn(t, h, "box")
+	})
+	t.Run("damaged memory", func(t *testing.T) {
+		ok(t, h, "suspend", "box")
+		memory := filepath.Join(h.Dir, "state/vms", show(t, h, "box").ID, "suspended/memory")
+		if err := os.Truncate(memory, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		fails(t, h, []string{"resume", "box"}, "memory", "kill")
+		equal(t, "state", show(t, h, "box").State, model.Suspended)
+		ok(t, h, "vm", "kill", "box")
+		ok(t, h, "vm", "start", "box")
+		ok(t, h, "exec", "box", "--", "cat", "/root/n")
+	})
+	t.Run("stop a suspended one", func(t *testing.T) {
+		ok(t, h, "suspend", "box")
+		ok(t, h, "vm", "stop", "box")
+		equal(t, "state", show(t, h, "box").State, model.Stopped)
+	})
+	t.Run("idle", func(t *testing.T) {
+		ok(t, h, "vm", "set", "box", "--idle-suspend", "2s")
+		ok(t, h, "vm", "start", "box")
+		ok(t, h, "exec", "box", "--", "sh", "-c", "echo kept >/dev/shm/memory")
+		testkit.WaitFor(t, 2*time.Minute, "the VM that nobody uses is suspended", func() bool { return show(t, h, "box").State == model.Suspended })
+		equal(t, "memory", ok(t, h, "exec", "box", "--", "cat", "/dev/shm/memory"), "kept\n")
+		equal(t, "state", show(t, h, "box").State, model.Running)
+	})
+	ok(t, h, "rm", "-f", "box")
+	h.CheckNoLeaks(t, before)
+}
+
+// TestSnapshots keeps VMs and makes others of them.
+func TestSnapshots(t *testing.T) {
+	h := warm(t)
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo one >/opt/file; echo memory >/dev/shm/memory; "+ticker)
+	ok(t, h, "snapshot", "create", "box", "--name", "live")
+	fails(t, h, []string{"snapshot", "create", "box", "--name", "live"}, "live")
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo two >/opt/file")
+	goesOn(t, h, "box")
+	t.Run("as new VMs", func(t *testing.T) {
+		ok(t, h, "snapshot", "restore", "live", "--name", "copy")
+		equal(t, "files", ok(t, h, "exec", "copy", "--", "cat", "/opt/file", "/dev/shm/memory"), "one\nmemory\n")
+		goesOn(t, h, "copy")
+		differ(t, h, []string{"box", "copy"})
+		checkClock(t, h, "copy")
+		ok(t, h, "snapshot", "restore", "live", "--name", "booted", "--disks-only")
+		equal(t, "state", show(t, h, "booted").State, model.Stopped)
+		ok(t, h, "vm", "start", "booted")
+		equal(t, "file", ok(t, h, "exec", "booted", "--", "sh", "-c", "cat /opt/file; ls /dev/shm"), "one\n")
+		ok(t, h, "rm", "-f", "copy", "booted")
+	})
+	t.Run("in place", func(t *testing.T) {
+		fails(t, h, []string{"vm", "restore", "box", "live"}, "force")
+		ok(t, h, "vm", "restore", "box", "live", "--force")
+		equal(t, "files", ok(t, h, "exec", "box", "--", "cat", "/opt/file", "/dev/shm/memory", "/etc/hostname"), "one\nmemory\nbox\n")
+		goesOn(t, h, "box")
+	})
+	t.Run("of a stopped VM", func(t *testing.T) {
+		ok(t, h, "vm", "stop", "box")
+		ok(t, h, "snapshot", "create", "box", "--name", "cold")
+		snap := decode[model.Snapshot](t, h, "snapshot", "show", "cold")
+		equal(t, "kind", snap.Kind, model.SnapshotDisk)
+		ok(t, h, "rm", "box")
+		ok(t, h, "snapshot", "restore", "cold", "--name", "again")
+		ok(t, h, "vm", "start", "again")
+		equal(t, "file", ok(t, h, "exec", "again", "--", "cat", "/opt/file"), "one\n")
+		ok(t, h, "rm", "-f", "again")
+	})
+	t.Run("export and import", func(t *testing.T) {
+		file := filepath.Join(h.Dir, "live.snap")
+		ok(t, h, "snapshot", "export", "live", "-o", file)
+		ok(t, h, "snapshot", "import", file, "--name", "back")
+		ok(t, h, "snapshot", "restore", "back", "--name", "moved")
+		equal(t, "memory", ok(t, h, "exec", "moved", "--", "cat", "/dev/shm/memory"), "memory\n")
+		ok(t, h, "rm", "-f", "moved")
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[len(data)/2] ^= 1
+		fails(t, h, []string{"snapshot", "import", write(t, h, "bad.snap", string(data), 0o600)}, "damaged")
+		fails(t, h, []string{"snapshot", "import", write(t, h, "short.snap", string(data[:len(data)/3]), 0o600)}, "import")
+		fails(t, h, []string{"snapshot", "import", write(t, h, "foreign.snap", "something else", 0o600)}, "not an exported snapshot")
+	})
+	t.Run("what a snapshot needs stays", func(t *testing.T) {
+		fails(t, h, []string{"image", "delete", testkit.Image}, "snapshot")
+	})
+	ok(t, h, "snapshot", "delete", "live", "cold", "back")
+	h.CheckNoLeaks(t, before)
+}

@@ -1,0 +1,124 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"banger/internal/model"
+	"banger/internal/testkit"
+)
+
+// forking gives the test a home whose daemon keeps templates, as it does by default. Tests have it off, because what is built in the background
+// would take their CPU.
+func forking(t *testing.T, standby string) *testkit.Home {
+	h := warm(t)
+	h.Setenv("BANGER_TEMPLATES", "true")
+	h.Setenv("BANGER_STANDBY", standby)
+	return h
+}
+
+// TestTemplates sees the templates come by themselves, serve, and be replaced when they are broken.
+func TestTemplates(t *testing.T) {
+	h := forking(t, "0")
+	ok(t, h, "run", "--rm", "--", "true")
+	var list []model.Template
+	testkit.WaitFor(t, 3*time.Minute, "both templates are there", func() bool {
+		list = decode[[]model.Template](t, h, "template", "list")
+		return len(list) == 2
+	})
+	before := h.Snapshot(t)
+	origin := func(t *testing.T, args ...string) model.OriginKind {
+		t.Helper()
+		ok(t, h, append([]string{"run", "-d", "--name", "box"}, args...)...)
+		defer ok(t, h, "rm", "-f", "box")
+		has(t, ok(t, h, "exec", "box", "--", "cat", "/etc/hostname", "/proc/mounts"), "box", " /root ext4 ")
+		vm := show(t, h, "box")
+		if vm.Boot.Origin == nil {
+			equal(t, "cold", vm.Boot.Cold, true)
+			return ""
+		}
+		has(t, ok(t, h, "vm", "show", "box"), "template")
+		return vm.Boot.Origin.Kind
+	}
+	equal(t, "a second run", origin(t), model.FromTemplate)
+	equal(t, "--cold", origin(t, "--cold"), "")
+	equal(t, "a smaller disk than the template's", origin(t, "--disk-size", "2G"), model.FromUniversal)
+	equal(t, "a larger disk than the template's", origin(t, "--disk-size", "20G"), model.FromTemplate)
+	equal(t, "another shape", origin(t, "--vcpu", "1", "--cold"), "")
+
+	ok(t, h, "run", "-d", "--name", "box", "--disk-size", "20G", "--work-disk-size", "12G")
+	matches(t, ok(t, h, "exec", "box", "--", "df", "-BG", "--output=size", "/", "/root"), `(?s)\b(19|20)G.*\b(11|12)G`)
+	ok(t, h, "vm", "stop", "box")
+	ok(t, h, "vm", "start", "box") // its disks are its own by now
+	equal(t, "a second start", show(t, h, "box").Boot.Origin.Kind, model.FromUniversal)
+	ok(t, h, "rm", "-f", "box")
+
+	for _, damage := range []struct {
+		name string
+		do   func(path string) error
+	}{
+		{"memory", func(p string) error { return os.Truncate(p, 4096) }},
+		{"device", func(p string) error { return os.WriteFile(p, []byte("nothing that QEMU knows"), 0o600) }},
+		{"meta.json", func(p string) error { return os.WriteFile(p, []byte("{}"), 0o600) }},
+		{"system.ext4", os.Remove},
+	} {
+		t.Run("damaged "+damage.name, func(t *testing.T) {
+			for _, tpl := range list {
+				path := filepath.Join(h.Dir, "cache/templates", tpl.Key, damage.name)
+				if err := damage.do(path); err != nil && !os.IsNotExist(err) {
+					t.Fatal(err)
+				}
+			}
+			r := code(t, h, 0, "run", "--rm", "--", "echo", "all the same")
+			equal(t, "stdout", r.Stdout, "all the same\n")
+			ok(t, h, "template", "build")
+			equal(t, "afterwards", origin(t), model.FromTemplate)
+		})
+	}
+	h.CheckNoLeaks(t, before)
+	ok(t, h, "template", "prune", "--all")
+	equal(t, "templates", len(decode[[]model.Template](t, h, "template", "list")), 0)
+	ok(t, h, "daemon", "stop")
+}
+
+// TestStandby finds a machine waiting, and leaves none behind.
+func TestStandby(t *testing.T) {
+	h := forking(t, "1")
+	before := h.Snapshot(t)
+	ok(t, h, "template", "build")
+	ok(t, h, "run", "--rm", "--", "true") // asks for a machine on standby
+	testkit.WaitFor(t, 3*time.Minute, "a machine waits", func() bool { return len(machines(t, h)) == 1 })
+	waiting := machines(t, h)[0]
+	ok(t, h, "run", "-d", "--name", "box")
+	vm := show(t, h, "box")
+	equal(t, "the VM that took it", vm.ID, waiting)
+	equal(t, "origin", vm.Boot.Origin.Kind, model.FromTemplate)
+	equal(t, "host name", ok(t, h, "exec", "box", "--", "hostname"), "box\n")
+	checkClock(t, h, "box")
+	testkit.WaitFor(t, 3*time.Minute, "another one waits", func() bool { return len(machines(t, h)) == 2 })
+	differ(t, h, []string{"box"})
+	killDaemon(t, h)
+	ok(t, h, "vm", "list")
+	testkit.WaitFor(t, time.Minute, "the machine that waited is gone with the daemon that knew it", func() bool { return len(machines(t, h)) == 1 })
+	equal(t, "host name", ok(t, h, "exec", "box", "--", "hostname"), "box\n")
+	ok(t, h, "rm", "-f", "box")
+	ok(t, h, "daemon", "stop")
+	equal(t, "machines", len(machines(t, h)), 0)
+	h.CheckNoLeaks(t, before)
+}
+
+// machines lists the run folders that machines have.
+func machines(t *testing.T, h *testkit.Home) []string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(h.Dir, "run/vms"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, e.Name())
+	}
+	return ids
+}
