@@ -135,4 +135,5 @@ func (v VM) WorkDisk() string   { return filepath.Join(v.Dir, "work.ext4") }
 func (v VM) ConsoleLog() string { return filepath.Join(v.Dir, "console.log") } // what the guest writes to its console; bounded
 func (v VM) VMMLog() string     { return filepath.Join(v.Dir, "vmm.log") }     // what the VMM itself says
 func (v VM) HostKey() string    { return filepath.Join(v.Dir, "ssh_host_ed25519_key") }
+func (v VM) Held() string       { return filepath.Join(v.Run, "held") }      // is there while a running VM is saved, until it is sure to go on
 func (v VM) Suspended() string  { return filepath.Join(v.Dir, "suspended") } // the machine's memory and devices while it is suspended

@@ -173,6 +173,9 @@ func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) erro
 	held := false
 	var began time.Time
 	if v.State == model.Running {
+		if err := os.WriteFile(m.Layout.VM(v.ID).Held(), nil, 0o600); err != nil { // for whoever comes if we are cut off
+			return fmt.Errorf("noting that the VM is held: %w", err)
+		}
 		req.Before = func(ctx context.Context) error {
 			began, held = time.Now(), true
 			return m.freeze(ctx, e)
@@ -184,11 +187,15 @@ func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) erro
 		return c.keepDisks(ctx, disksOf(m.Layout.VM(v.ID)))
 	}
 	_, err = saver.Save(ctx, req)
+	var goOnErr error
 	if held {
-		err = errors.Join(err, m.thaw(context.WithoutCancel(ctx), e))
+		goOnErr = m.thaw(context.WithoutCancel(ctx), e)
 		c.pause = time.Since(began)
 	}
-	if err != nil {
+	if goOnErr == nil {
+		goOnErr = removeAll(m.Layout.VM(v.ID).Held())
+	}
+	if err := errors.Join(err, goOnErr); err != nil {
 		return fmt.Errorf("saving VM %s: %w", v.Spec.Name, err)
 	}
 	c.device = c.draft.Device()

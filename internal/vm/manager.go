@@ -263,6 +263,7 @@ func (m *Manager) begin(ctx context.Context, ref, operation string) (*entry, con
 		release()
 		return nil, nil, nil, err
 	}
+	m.letHeldGoOn(opCtx, e)
 	return e, opCtx, m.counted(release), nil
 }
 

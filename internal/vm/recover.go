@@ -56,12 +56,12 @@ func (m *Manager) recoverOne(ctx context.Context, e *entry) error {
 	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting:
 		// Whoever asked for it is gone with the daemon that served them, or wanted it gone.
 		return m.discard(ctx, e)
+	case v.State == model.Pausing, m.isHeld(v):
+		return m.abandonPause(ctx, e)
 	case v.State == model.Running, v.State == model.Paused:
 		return m.adopt(ctx, e)
 	case v.State == model.Starting:
 		return m.abandonStart(ctx, e)
-	case v.State == model.Pausing:
-		return m.abandonPause(ctx, e)
 	case v.State == model.Suspended && v.Runtime != nil:
 		return m.endSuspended(ctx, e)
 	case v.State.Live():
@@ -124,7 +124,7 @@ func (m *Manager) notAdopted(e *entry, cause error) {
 	e.vm.LastError.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
 }
 
-// abandonPause lets a VM go on whose pausing or suspending was cut off.
+// abandonPause lets a VM go on whose pausing or suspending was cut off, or that was being saved for a fork or a snapshot.
 func (m *Manager) abandonPause(ctx context.Context, e *entry) error {
 	if err := errors.Join(removeAll(m.Layout.VM(e.record().ID).Suspended()), m.removeUnfinished(e)); err != nil {
 		return err
@@ -138,7 +138,11 @@ func (m *Manager) abandonPause(ctx context.Context, e *entry) error {
 // callOffPause makes a VM run that is between running and paused or suspended. One that cannot go on is stopped.
 func (m *Manager) callOffPause(ctx context.Context, e *entry) error {
 	v := e.record()
-	if err := m.letGoOn(ctx, e); err != nil {
+	err := m.letGoOn(ctx, e)
+	if err == nil {
+		err = removeAll(m.Layout.VM(v.ID).Held())
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("letting it go on: %w", err), m.settle(ctx, e, m.failure(v, err)))
 	}
 	return m.update(ctx, e, func(v *model.VM) { v.State = model.Running })

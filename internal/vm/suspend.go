@@ -92,6 +92,27 @@ func (m *Manager) letGoOn(ctx context.Context, e *entry) error {
 	return m.thaw(ctx, e)
 }
 
+// isHeld tells whether a running VM was not let go on after it had been saved.
+func (m *Manager) isHeld(v model.VM) bool {
+	_, err := os.Stat(m.Layout.VM(v.ID).Held())
+	return v.State == model.Running && err == nil
+}
+
+// letHeldGoOn tries again to let a VM go on that was held for a fork or a snapshot.
+func (m *Manager) letHeldGoOn(ctx context.Context, e *entry) {
+	v := e.record()
+	if e.machine() == nil || !m.isHeld(v) {
+		return
+	}
+	err := m.letGoOn(context.WithoutCancel(ctx), e)
+	if err == nil {
+		err = removeAll(m.Layout.VM(v.ID).Held())
+	}
+	if err != nil {
+		m.logger(v).WarnContext(ctx, "letting a VM go on that was held for a fork or a snapshot", "error", err)
+	}
+}
+
 // Resume lets a paused or suspended VM go on. A running one says so.
 func (m *Manager) Resume(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
 	e, ctx, release, err := m.begin(ctx, ref, opStart)
