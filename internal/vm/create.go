@@ -89,12 +89,19 @@ func (m *Manager) create(ctx context.Context, req model.Create, operation string
 
 // establish stores the record and makes the VM's folder.
 func (m *Manager) establish(ctx context.Context, e *entry) error {
-	v := e.record()
 	if err := m.update(ctx, e, func(*model.VM) {}); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(m.Layout.VM(v.ID).Dir, 0o700); err != nil {
+	return m.furnish(ctx, e, nil)
+}
+
+// furnish makes the folder of a VM with a record, with copies of disks in it.
+func (m *Manager) furnish(ctx context.Context, e *entry, disks map[string]string) error {
+	if err := os.MkdirAll(m.Layout.VM(e.record().ID).Dir, 0o700); err != nil {
 		return fmt.Errorf("making the VM's folder: %w", err)
+	}
+	if err := m.placeDisks(ctx, e, disks); err != nil {
+		return err
 	}
 	return m.update(ctx, e, func(v *model.VM) { v.State = model.Stopped })
 }

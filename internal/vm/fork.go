@@ -128,12 +128,12 @@ func (m *Manager) makeChild(ctx context.Context, c *capture, name string, req mo
 	if req.Labels != nil {
 		spec.Labels = maps.Clone(req.Labels)
 	}
-	e, ctx, release, err := m.adoptSpec(ctx, spec, name, c.parent)
+	e, ctx, release, err := m.adoptSpec(ctx, spec, name, c)
 	if err != nil {
 		return model.VM{}, err
 	}
 	defer release()
-	if err = m.placeDisks(ctx, e, c.disks); err == nil && c.memory != nil {
+	if c.memory != nil {
 		var from origin
 		if from, err = c.origin(); err == nil {
 			err = m.start(ctx, e, from, nil)
@@ -148,23 +148,33 @@ func (m *Manager) makeChild(ctx context.Context, c *capture, name string, req mo
 	return e.record(), nil
 }
 
-// adoptSpec makes a stopped VM of a spec that is complete: that of another VM, or of a snapshot. It returns it with its operation lock held.
-func (m *Manager) adoptSpec(ctx context.Context, spec model.Spec, name string, parent model.Parent) (*entry, context.Context, func(), error) {
-	m.refs.RLock()
-	defer m.refs.RUnlock()
-	if err := m.checkParts(spec); err != nil {
-		return nil, nil, nil, err
-	}
+// adoptSpec makes a stopped VM of a spec that is complete, that of another VM or of a snapshot, with copies of the capture's disks. It returns it
+// with its operation lock held. Until it has its disks it is being created, so that nobody ever starts half of it.
+func (m *Manager) adoptSpec(ctx context.Context, spec model.Spec, name string, c *capture) (*entry, context.Context, func(), error) {
+	parent := c.parent
 	v := model.VM{ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC(), Parent: &parent, DiskImage: spec.ImageID}
-	e, opCtx, release, err := m.reserve(ctx, v, name, opStart)
+	e, opCtx, release, err := m.reserveWithParts(ctx, v, name)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if err := m.establish(ctx, e); err != nil {
+	if err = m.update(opCtx, e, func(*model.VM) {}); err == nil {
+		err = m.furnish(opCtx, e, c.disks)
+	}
+	if err != nil {
 		defer release()
 		return nil, nil, nil, errors.Join(err, m.remove(context.WithoutCancel(ctx), e))
 	}
 	return e, opCtx, m.counted(release), nil
+}
+
+// reserveWithParts enters a VM whose image and kernel are there, and which keeps them from being deleted from now on.
+func (m *Manager) reserveWithParts(ctx context.Context, v model.VM, name string) (*entry, context.Context, func(), error) {
+	m.refs.RLock()
+	defer m.refs.RUnlock()
+	if err := m.checkParts(v.Spec); err != nil {
+		return nil, nil, nil, err
+	}
+	return m.reserve(ctx, v, name, opStart)
 }
 
 // checkParts tells whether the image and the kernel of a complete spec are there.
