@@ -77,6 +77,37 @@ func answer(status int, v any) http.HandlerFunc {
 	}
 }
 
+func TestFreezeAndThaw(t *testing.T) {
+	var asked []string
+	c, _ := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		var req proto.Thaw
+		json.NewDecoder(r.Body).Decode(&req)
+		asked = append(asked, r.Method+" "+r.URL.Path+" "+string(req.Entropy))
+		answer(200, proto.Frozen{Processes: -5})(w, r)
+	})
+	if f, err := c.Freeze(deadline(t, time.Minute)); err != nil || f.Processes != 0 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if err := c.Thaw(deadline(t, time.Minute), proto.Thaw{Entropy: []byte("seed"), Time: time.Now()}); err != nil {
+		t.Error(err)
+	}
+	if len(asked) != 2 || asked[0] != "POST /v1/freeze " || asked[1] != "POST /v1/thaw seed" {
+		t.Errorf("it asked %q", asked)
+	}
+}
+
+// TestOldAgent: a route that an agent of an earlier build does not have.
+func TestOldAgent(t *testing.T) {
+	c, _ := newClient(t, http.NewServeMux().ServeHTTP)
+	_, err := c.Freeze(deadline(t, time.Minute))
+	if fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
+		t.Errorf("%v, hint %q", err, fault.HintOf(err))
+	}
+	if _, err := c.Upgrade(deadline(t, time.Minute), "/v1/new"); fault.KindOf(err) != fault.Unsupported {
+		t.Errorf("a stream: %v", err)
+	}
+}
+
 func TestHello(t *testing.T) {
 	c, f := newClient(t, answer(200, proto.Hello{Generation: 1, Version: "v\x1b[31m1", Kernel: strings.Repeat("k", 5000), Marks: make([]proto.Mark, 500)}))
 	var all sync.WaitGroup

@@ -189,7 +189,7 @@ func (a *agent) become(doc proto.Assume, fork bool) error {
 			return err
 		}
 	}
-	if err := configureNetwork(doc.Network); err != nil {
+	if err := configureNetwork(doc.Network, fork); err != nil {
 		return err
 	}
 	for _, m := range doc.Mounts {
@@ -252,8 +252,8 @@ func (a *agent) makeFreezer() {
 	a.freezer = groups
 }
 
-// configureNetwork sets the one card up; nil leaves the machine with loopback alone.
-func configureNetwork(n *proto.Network) error {
+// configureNetwork sets the one card up; nil leaves the machine with loopback alone. A fork's card may be as it shall be.
+func configureNetwork(n *proto.Network, fork bool) error {
 	if n == nil {
 		return nil
 	}
@@ -264,6 +264,9 @@ func configureNetwork(n *proto.Network) error {
 	card, err := link.First()
 	if err != nil {
 		return err
+	}
+	if fork && link.Is(card, cfg) {
+		return nil
 	}
 	return link.Configure(card, cfg)
 }

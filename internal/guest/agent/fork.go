@@ -34,7 +34,7 @@ func (a *agent) freeze(r *http.Request) (any, error) {
 	default:
 		return nil, fault.New(fault.WrongState, "this machine has no identity with which it could go on")
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), freezeTime)
+	ctx, cancel := context.WithTimeoutCause(r.Context(), freezeTime, fault.New(fault.Unavailable, "it still runs after %v", freezeTime))
 	defer cancel()
 	a.procs.Halt()
 	n, err := a.freezer.Freeze(ctx)

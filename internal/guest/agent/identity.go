@@ -87,11 +87,23 @@ func writeIdentity(doc proto.Assume) error {
 			return err
 		}
 	}
-	if doc.MachineID != "" {
-		return replaceFile("/etc/machine-id", []byte(strings.ToLower(doc.MachineID)+"\n"))
+	if doc.MachineID == "" {
+		return nil
+	}
+	names := []string{"/etc/machine-id"}
+	if _, err := os.Lstat(transientID); err == nil {
+		names = append(names, transientID)
+	}
+	for _, name := range names {
+		if err := replaceFile(name, []byte(strings.ToLower(doc.MachineID)+"\n")); err != nil {
+			return err
+		}
 	}
 	return nil
 }
+
+// transientID is systemd's machine id while it cannot write one to /etc (machine-id(5)).
+const transientID = "/run/machine-id"
 
 // hosts returns the image's /etc/hosts with our lines first, in place of those of an earlier identity. The host name is on an address
 // of its own (hosts(5); Debian does the same) so that it resolves without a network.
@@ -121,8 +133,12 @@ func resolvConf(n *proto.Network) []byte {
 	return out.Bytes()
 }
 
-// replaceFile writes a file of the system's. What is there, be it a link (as /etc/resolv.conf often is), goes.
+// replaceFile writes a file of the system's. What is there, be it a link (as /etc/resolv.conf often is), goes, unless it is a file: in an
+// overlay it is dear to make one again.
 func replaceFile(name string, data []byte) error {
+	if done, err := rewriteFile(name, data); done {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
@@ -133,6 +149,29 @@ func replaceFile(name string, data []byte) error {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	return nil
+}
+
+// rewriteFile gives a regular file that has one name only these bytes, and tells whether there is such a file.
+func rewriteFile(name string, data []byte) (bool, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false, nil
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Mode&0o444 != 0o444 {
+		return false, nil
+	}
+	if old, err := io.ReadAll(io.LimitReader(f, int64(len(data)+1))); err == nil && bytes.Equal(old, data) {
+		return true, nil
+	}
+	if err = f.Truncate(0); err == nil {
+		_, err = f.WriteAt(data, 0)
+	}
+	if err != nil {
+		return true, fmt.Errorf("writing %s: %w", name, err)
+	}
+	return true, nil
 }
 
 // readBounded reads at most limit bytes of a regular file. One that is not there is empty.

@@ -104,8 +104,10 @@ func (a *agent) awaitAssumed(ctx context.Context) error {
 			return fault.New(fault.WrongState, "this machine could not take on its identity; only a new start helps")
 		case a.phase == anonymous:
 			return fault.New(fault.WrongState, "this machine has no identity yet")
-		case ctx.Err() != nil:
+		case ctx.Err() != nil && a.phase == frozen:
 			return fault.New(fault.WrongState, "this machine is frozen: it is being saved or forked")
+		case ctx.Err() != nil:
+			return fault.New(fault.WrongState, "this machine is still taking on its identity")
 		}
 		if a.changed == nil {
 			a.changed = make(chan struct{})

@@ -10,9 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"maps"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,12 +33,13 @@ const (
 //
 // Processes that are in no group, or in the agent's, where nothing could freeze them, are moved to the commands' group first.
 type Groups struct {
-	mount *os.File
-	root  string // a path of mount, good within this process
-	home  string // the agent's group; "" is the root of the hierarchy, which cannot be frozen either
+	root tree
+	home string                 // the agent's group; "" is the root of the hierarchy, which cannot be frozen either
+	own  func() (string, error) // this process's group
 
 	mu       sync.Mutex
 	commands *os.File        // of the group for commands
+	name     string          // of that group
 	made     int             // how many such groups there have been
 	frozen   map[string]bool // groups that stand still; true: because of us
 }
@@ -61,33 +62,33 @@ func Open() (*Groups, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mounting the control groups: %w", err)
 	}
-	return FromFD(uintptr(mount), "")
+	return FromFD(mount, "")
 }
 
-// FromFD is what Open returned in another process. home is the group of this process.
-func FromFD(fd uintptr, home string) (*Groups, error) {
-	unix.CloseOnExec(int(fd))
-	g := &Groups{mount: os.NewFile(fd, "cgroup2"), root: fmt.Sprintf("/proc/self/fd/%d", fd), home: home}
+// FromFD is what Open returned in another process. home is the group of this process. It takes over the descriptor.
+func FromFD(fd int, home string) (*Groups, error) {
+	unix.CloseOnExec(fd)
+	g := &Groups{root: tree(fd), home: home, own: ownGroup}
 	if err := g.renew(); err != nil {
+		unix.Close(fd)
 		return nil, err
 	}
 	return g, nil
 }
 
 // FD is the mount's descriptor, to be handed to another process.
-func (g *Groups) FD() uintptr { return g.mount.Fd() }
+func (g *Groups) FD() uintptr { return uintptr(g.root) }
 
 // Make makes a group unless it is there, and opens it.
 func (g *Groups) Make(name string) (*os.File, error) {
-	dir := filepath.Join(g.root, name)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("making control group %s: %w", name, plain(err))
+	if err := unix.Mkdirat(int(g.root), name, 0o755); err != nil && err != unix.EEXIST {
+		return nil, fmt.Errorf("making control group %s: %w", name, err)
 	}
-	f, err := os.Open(dir)
+	fd, err := g.root.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return nil, fmt.Errorf("opening control group %s: %w", name, plain(err))
+		return nil, fmt.Errorf("opening control group %s: %w", name, err)
 	}
-	return f, nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // Enter moves this process into a group, which is made.
@@ -97,7 +98,7 @@ func (g *Groups) Enter(name string) error {
 		return err
 	}
 	f.Close()
-	return g.move(name, os.Getpid())
+	return g.move(os.Getpid(), name)
 }
 
 // ForCommands is the descriptor of the group in which commands are to start.
@@ -105,6 +106,13 @@ func (g *Groups) ForCommands() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return int(g.commands.Fd())
+}
+
+// Lost tells whether the group for commands was removed.
+func (g *Groups) Lost() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return unix.Faccessat(int(g.commands.Fd()), "cgroup.procs", unix.F_OK, 0) != nil
 }
 
 // Renew makes another group for commands, for when the one that there is takes none: root in the guest may have removed it, or made it a
@@ -127,7 +135,7 @@ func (g *Groups) renew() error {
 	if g.commands != nil {
 		g.commands.Close()
 	}
-	g.commands = f
+	g.commands, g.name = f, name
 	g.made++
 	return nil
 }
@@ -141,30 +149,32 @@ func (g *Groups) Freeze(ctx context.Context) (int, error) {
 	if err := g.freeze(ctx); err != nil {
 		return 0, errors.Join(err, g.thaw())
 	}
-	return g.count(), nil
+	n := 0
+	for name := range g.frozen {
+		n += g.root.count(name)
+	}
+	return n, nil
 }
 
 func (g *Groups) freeze(ctx context.Context) error {
 	if err := g.goHome(); err != nil {
 		return err
 	}
-	// Who still runs can make groups and move between them, so it is over when a round finds nothing to do.
+	// Who still runs can make groups and move between them, so it is over when a look at all of them finds nothing to do.
 	for {
-		moved, err := g.gather()
-		if err != nil {
-			return err
-		}
 		fresh, err := g.freezeNew()
 		if err != nil {
 			return err
 		}
-		if moved+fresh == 0 {
-			return nil
+		if err := g.await(ctx); err != nil {
+			return err
 		}
-		for name := range g.frozen {
-			if err := awaitFrozen(ctx, filepath.Join(g.root, name)); err != nil {
-				return fmt.Errorf("freezing control group %s: %w", name, err)
-			}
+		moved, err := g.gather()
+		if err != nil {
+			return err
+		}
+		if fresh+moved == 0 {
+			return nil
 		}
 	}
 }
@@ -182,8 +192,8 @@ func (g *Groups) thaw() error {
 		if !ours {
 			continue
 		}
-		if err := write(filepath.Join(g.root, name, "cgroup.freeze"), "0"); err != nil && !gone(err) {
-			errs = append(errs, fmt.Errorf("thawing control group %s: %w", name, plain(err)))
+		if err := g.root.write(name+"/cgroup.freeze", "0"); err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("thawing control group %s: %w", name, err))
 		}
 	}
 	g.frozen = nil
@@ -193,19 +203,19 @@ func (g *Groups) thaw() error {
 // goHome returns the agent to its group, should root in the guest have moved it with all others (as docker's own script for docker in
 // docker does): it would freeze itself.
 func (g *Groups) goHome() error {
-	at, err := ownGroup()
+	at, err := g.own()
 	if err != nil || at == "/"+g.home {
 		return err
 	}
 	if g.home == "" {
-		return g.move("", os.Getpid())
+		return g.move(os.Getpid(), ".")
 	}
 	return g.Enter(g.home)
 }
 
 // ownGroup is this process's place in the hierarchy (cgroups(7), /proc/[pid]/cgroup).
 func ownGroup() (string, error) {
-	text, err := os.ReadFile("/proc/self/cgroup")
+	text, err := tree(unix.AT_FDCWD).read("/proc/self/cgroup")
 	if err != nil {
 		return "", fmt.Errorf("looking for the agent's control group: %w", err)
 	}
@@ -214,12 +224,50 @@ func ownGroup() (string, error) {
 			return strings.TrimSuffix(at, "\n"), nil
 		}
 	}
-	return "", fmt.Errorf("looking for the agent's control group: %w", fs.ErrNotExist)
+	return "", fmt.Errorf("looking for the agent's control group: %w", os.ErrNotExist)
 }
 
-// gather moves processes out of the groups that are not frozen, and tells how many.
+// freezeNew tells those groups to freeze that were not told yet, and how many they were.
+func (g *Groups) freezeNew() (int, error) {
+	names, err := g.root.groups(".")
+	if err != nil {
+		return 0, fmt.Errorf("listing the control groups: %w", err)
+	}
+	fresh := 0
+	for _, name := range names {
+		if _, known := g.frozen[name]; known || name == g.home {
+			continue
+		}
+		already, err := g.root.read(name + "/cgroup.freeze")
+		ours := string(bytes.TrimSpace(already)) != "1" // else it is frozen for reasons of the guest's own
+		if err == nil && ours {
+			err = g.root.write(name+"/cgroup.freeze", "1")
+		}
+		switch {
+		case err == nil:
+			g.frozen[name] = ours
+			fresh++
+		case !gone(err):
+			return fresh, fmt.Errorf("freezing control group %s: %w", name, err)
+		}
+	}
+	return fresh, nil
+}
+
+// await waits until everybody in the groups that were told so stands still.
+func (g *Groups) await(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(g.frozen)) {
+		if err := g.root.awaitFrozen(ctx, name); err != nil && !gone(err) {
+			return fmt.Errorf("freezing control group %s%s: %w", name, g.root.waiting(name), err)
+		}
+	}
+	return nil
+}
+
+// gather moves processes out of the groups that cannot be frozen, and tells how many. They are few, if any: a hook's daemon, what was started
+// into the root on purpose.
 func (g *Groups) gather() (int, error) {
-	strays, err := g.members("")
+	strays, err := g.members(".")
 	if err != nil {
 		return 0, err
 	}
@@ -244,150 +292,35 @@ func (g *Groups) gather() (int, error) {
 	return moved, nil
 }
 
-// takeIn moves a process to the commands. One that has ended meanwhile is fine.
-func (g *Groups) takeIn(pid int) error {
-	err := g.moveTo(g.commands.Name(), pid)
-	if err != nil && !errors.Is(err, unix.ESRCH) {
-		if err := g.renew(); err != nil {
-			return err
-		}
-		err = g.moveTo(g.commands.Name(), pid)
-	}
-	if err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("moving process %d to another control group: %w", pid, plain(err))
-	}
-	return nil
-}
-
-// freezeNew tells those groups to freeze that were not told yet, and how many they were.
-func (g *Groups) freezeNew() (int, error) {
-	entries, err := os.ReadDir(g.root)
-	if err != nil {
-		return 0, fmt.Errorf("listing the control groups: %w", plain(err))
-	}
-	fresh := 0
-	for _, e := range entries {
-		name := e.Name()
-		if _, known := g.frozen[name]; known || name == g.home || !e.IsDir() {
-			continue
-		}
-		file := filepath.Join(g.root, name, "cgroup.freeze")
-		already, err := os.ReadFile(file)
-		ours := string(bytes.TrimSpace(already)) != "1" // else it is frozen for reasons of the guest's own
-		if err == nil && ours {
-			err = write(file, "1")
-		}
-		switch {
-		case err == nil:
-			g.frozen[name] = ours
-			fresh++
-		case !gone(err):
-			return fresh, fmt.Errorf("freezing control group %s: %w", name, plain(err))
-		}
-	}
-	return fresh, nil
-}
-
-// awaitFrozen waits until all in a group stand still. The kernel says so by an event on the file.
-func awaitFrozen(ctx context.Context, dir string) error {
-	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
-	if gone(err) {
-		return nil
-	}
-	if err != nil {
-		return plain(err)
-	}
-	defer f.Close()
-	var buf [256]byte
-	for {
-		n, err := f.ReadAt(buf[:], 0)
-		if gone(err) || bytes.Contains(buf[:n], []byte("frozen 1\n")) {
-			return nil
-		}
-		if n == 0 && err != nil {
-			return plain(err)
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := awaitEvent(int(f.Fd())); err != nil {
-			return err
-		}
-	}
-}
-
-// eventTime bounds one wait in milliseconds. The kernel holds an event back for up to 10 ms when there was another one shortly before
-// (kernel/cgroup/cgroup.c, CGROUP_FILE_NOTIFY_MIN_INTV), as when a command has just ended.
-const eventTime = 2
-
-func awaitEvent(fd int) error {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
-	if _, err := unix.Poll(fds, eventTime); err != nil && err != unix.EINTR {
-		return fmt.Errorf("waiting for a control group's event: %w", err)
-	}
-	return nil
-}
-
-// count counts the processes of the frozen groups.
-func (g *Groups) count() int {
-	n := 0
-	for name := range g.frozen {
-		n += countBelow(filepath.Join(g.root, name))
-	}
-	return n
-}
-
-func countBelow(dir string) int {
-	procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")) // unreadable in a threaded group; its processes are counted above it
-	n := bytes.Count(procs, []byte("\n"))
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if e.IsDir() {
-			n += countBelow(filepath.Join(dir, e.Name()))
-		}
-	}
-	return n
-}
-
-// members lists the processes of a group.
 func (g *Groups) members(name string) ([]int, error) {
-	text, err := os.ReadFile(filepath.Join(g.root, name, "cgroup.procs"))
+	text, err := g.root.read(name + "/cgroup.procs")
 	if err != nil {
-		return nil, fmt.Errorf("listing the processes of control group /%s: %w", name, plain(err))
+		return nil, fmt.Errorf("listing the processes of control group %s: %w", name, err)
 	}
 	return numbers(text), nil
 }
 
-func (g *Groups) move(name string, pid int) error {
-	if err := g.moveTo(filepath.Join(g.root, name), pid); err != nil {
-		return fmt.Errorf("moving process %d to control group /%s: %w", pid, name, plain(err))
+// takeIn moves a process to the commands. One that has ended meanwhile is fine.
+func (g *Groups) takeIn(pid int) error {
+	err := g.move(pid, g.name)
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := g.renew(); err != nil {
+			return err
+		}
+		err = g.move(pid, g.name)
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+func (g *Groups) move(pid int, name string) error {
+	if err := g.root.write(name+"/cgroup.procs", strconv.Itoa(pid)); err != nil {
+		return fmt.Errorf("moving process %d to control group %s: %w", pid, name, err)
 	}
 	return nil
 }
 
-func (g *Groups) moveTo(dir string, pid int) error {
-	return write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid))
-}
-
-// write writes to a file that is there. A control group's files cannot be made.
-func write(name, text string) error {
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = f.WriteString(text)
-	return err
-}
-
 // gone tells whether a group was removed: its folder is not there, or what is open of it is dead.
-func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) }
-
-// plain takes the path off an error: it is one of our own process's.
-func plain(err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
-		return pathErr.Err
-	}
-	return err
-}
+func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) }

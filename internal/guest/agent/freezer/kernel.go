@@ -6,6 +6,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // kthreadd is the process whose children the kernel's threads are.
@@ -14,7 +16,7 @@ const kthreadd = 2
 // kernelThreads returns a function that tells the kernel's own threads from processes: they are not anybody's to halt.
 func kernelThreads() func(pid int) bool {
 	known := map[int]bool{kthreadd: true}
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", kthreadd, kthreadd)) // proc(5); a kernel may lack it
+	text, _ := tree(unix.AT_FDCWD).read(fmt.Sprintf("/proc/%d/task/%d/children", kthreadd, kthreadd)) // proc(5); a kernel may lack it
 	for _, pid := range numbers(text) {
 		known[pid] = true
 	}
@@ -29,6 +31,7 @@ func kernelThreads() func(pid int) bool {
 
 // stat is what we read of /proc/[pid]/stat (proc(5)).
 type stat struct {
+	name   string
 	state  byte
 	kernel bool
 	start  string // when it began: with the pid it names a process for good
@@ -52,8 +55,8 @@ func readStat(pid int) (stat, bool) {
 
 // parseStat reads a line in which the name may hold anything.
 func parseStat(text []byte) (stat, bool) {
-	end := bytes.LastIndexByte(text, ')')
-	if end < 0 {
+	begin, end := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
+	if begin < 0 || end < begin {
 		return stat{}, false
 	}
 	f := strings.Fields(string(text[end+1:]))
@@ -64,7 +67,7 @@ func parseStat(text []byte) (stat, bool) {
 	if err != nil {
 		return stat{}, false
 	}
-	return stat{state: f[statState][0], kernel: flags&pfKThread != 0, start: f[statStart]}, true
+	return stat{name: string(text[begin+1 : end]), state: f[statState][0], kernel: flags&pfKThread != 0, start: f[statStart]}, true
 }
 
 // numbers reads numbers that white space parts.

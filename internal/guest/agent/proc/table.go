@@ -38,7 +38,9 @@ type Table struct {
 type Groups interface {
 	// ForCommands is the descriptor of the group.
 	ForCommands() int
-	// Renew makes another group when that one takes no process.
+	// Lost tells whether that group was removed.
+	Lost() bool
+	// Renew makes another one.
 	Renew() error
 }
 
@@ -183,11 +185,11 @@ func (t *Table) start(path string, argv []string, attr *syscall.ProcAttr) (*chil
 	attr.Sys.UseCgroupFD = true
 	attr.Sys.CgroupFD = t.groups.ForCommands()
 	c, err := t.startLocked(path, argv, attr)
-	if refused(err) && t.groups.Renew() == nil {
+	if t.refused(err) && t.groups.Renew() == nil {
 		attr.Sys.CgroupFD = t.groups.ForCommands()
 		c, err = t.startLocked(path, argv, attr)
 	}
-	if refused(err) || unknown(err) { // it starts in this process's group, then, and is moved when that matters
+	if t.refused(err) || unknown(err) { // it starts in this process's group, then, and is moved when that matters
 		attr.Sys.UseCgroupFD = false
 		c, err = t.startLocked(path, argv, attr)
 	}
@@ -195,9 +197,10 @@ func (t *Table) start(path string, argv []string, attr *syscall.ProcAttr) (*chil
 }
 
 // refused tells whether clone3(2) may have failed because the control group takes no process: it was removed, is one that holds only groups, or
-// is threaded.
-func refused(err error) bool {
-	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EOPNOTSUPP)
+// is threaded. That a program is missing is another thing.
+func (t *Table) refused(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EOPNOTSUPP) ||
+		errors.Is(err, unix.ENOENT) && t.groups.Lost()
 }
 
 // unknown tells whether clone3(2) may have failed because the kernel is older than it, or than CLONE_INTO_CGROUP (Linux 5.7).

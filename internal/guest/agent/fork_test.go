@@ -1,0 +1,207 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest/agent/proc"
+	"banger/internal/guest/proto"
+)
+
+// fakeHalter is a freezer that halts nobody.
+type fakeHalter struct {
+	fail   error
+	frozen bool
+}
+
+func (f *fakeHalter) Freeze(context.Context) (int, error) {
+	f.frozen = f.fail == nil
+	return 7, f.fail
+}
+
+func (f *fakeHalter) Thaw() error {
+	f.frozen = false
+	return nil
+}
+
+func newAgent(t *testing.T) (*agent, *fakeHalter) {
+	h := &fakeHalter{}
+	a := &agent{log: slog.New(slog.DiscardHandler), freezer: h, leave: make(chan struct{})}
+	a.procs = proc.NewTable(a.log)
+	t.Cleanup(a.procs.Close)
+	return a, h
+}
+
+func post(body string) *http.Request {
+	return httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+}
+
+func TestFreeze(t *testing.T) {
+	a, h := newAgent(t)
+	if got, err := a.freeze(post("")); got != (proto.Frozen{}) || err != nil || h.frozen {
+		t.Errorf("a machine without an identity: %+v, %v", got, err)
+	}
+	a.enter(assumed)
+	for range 2 { // once more is the same
+		if got, err := a.freeze(post("")); got != (proto.Frozen{Processes: 7}) || err != nil || !h.frozen || a.now() != frozen {
+			t.Errorf("freezing: %+v, %v", got, err)
+		}
+	}
+	hello, err := a.hello(nil)
+	if h := hello.(proto.Hello); err != nil || !h.Frozen || !h.Assumed {
+		t.Errorf("hello is %+v, %v", h, err)
+	}
+	for _, body := range []string{"", "{}", `{"entropy":"AAAA","time":"2026-01-01T00:00:00Z"}`} {
+		if _, err := a.thaw(post(body)); fault.KindOf(err) != fault.Invalid || a.now() != frozen {
+			t.Errorf("thawing by %s: %v", body, err)
+		}
+	}
+	a.enter(assumed)
+	a.procs.Resume(false)
+	h.fail = errors.New("somebody runs on")
+	if _, err := a.freeze(post("")); !errors.Is(err, h.fail) || a.now() != assumed {
+		t.Errorf("a freeze that fails: %v", err)
+	}
+	if _, err := a.runner().Start(proto.ExecRequest{Argv: []string{"true"}, User: "0:0"}, proc.Streams{}); err != nil && os.Getuid() == 0 {
+		t.Errorf("a command after that: %v", err)
+	}
+	a.enter(spoiled)
+	if _, err := a.freeze(post("")); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("freezing a spoiled machine: %v", err)
+	}
+}
+
+// TestAwaitAssumed: a request waits for a machine that stands still, and is refused when it is another one afterwards.
+func TestAwaitAssumed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		from phase
+		then func(*agent)
+		want string // of the error
+	}{
+		"anonymous": {anonymous, nil, "no identity yet"},
+		"spoiled":   {spoiled, nil, "only a new start helps"},
+		"running":   {assumed, nil, ""},
+		"saved":     {frozen, func(a *agent) { a.enter(assumed) }, ""},
+		"forked": {frozen, func(a *agent) {
+			a.enter(assuming)
+			a.mu.Lock()
+			a.forks++
+			a.mu.Unlock()
+			a.enter(assumed)
+		}, "forked"},
+		"lost":      {frozen, func(a *agent) { a.enter(spoiled) }, "only a new start helps"},
+		"for long":  {frozen, nil, "frozen"},
+		"for long ": {assuming, nil, "still taking on"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, _ := newAgent(t)
+			a.enter(tt.from)
+			if tt.then != nil {
+				go func() {
+					<-time.After(50 * time.Millisecond)
+					tt.then(a)
+				}()
+			}
+			err := a.awaitAssumed(t.Context())
+			if tt.want == "" && err != nil || tt.want != "" && (fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestExecutables(t *testing.T) {
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"b": 0o755, "a-2": 0o700, "a-10": 0o755, "data": 0o644} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.Mkdir(filepath.Join(dir, "folder"), 0o755)
+	os.Symlink("b", filepath.Join(dir, "link"))
+	os.Symlink("nowhere", filepath.Join(dir, "broken"))
+	if got := executables(dir); !slices.Equal(got, []string{"a-10", "a-2", "b", "link"}) {
+		t.Errorf("%q", got)
+	}
+	if got := executables(filepath.Join(dir, "missing")); len(got) > 0 {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestWriteAtomically(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "new/file")
+	for _, text := range []string{"long text", "short"} {
+		if err := writeAtomically(name, text, 0o444); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(name); string(got) != text {
+			t.Errorf("%q", got)
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Dir(name)); len(left) != 1 {
+		t.Errorf("it leaves %v", left)
+	}
+}
+
+func TestNewUUID(t *testing.T) {
+	one, two := newUUID(), newUUID()
+	form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	if !form.MatchString(one) || !form.MatchString(two) || one == two {
+		t.Errorf("%s, %s", one, two)
+	}
+}
+
+func TestReplaceFile(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	os.WriteFile(path("file"), []byte("a longer text than the new one"), 0o644)
+	os.WriteFile(path("secret"), []byte("old"), 0o600)
+	os.WriteFile(path("target"), []byte("old"), 0o644)
+	os.WriteFile(path("first"), []byte("old"), 0o644)
+	os.Link(path("first"), path("second"))
+	os.Symlink("target", path("link"))
+	os.Symlink("/no/such", path("broken"))
+	for _, name := range []string{"file", "secret", "link", "broken", "second", "new/in/folder"} {
+		for range 2 { // the same again is nothing to do
+			if err := replaceFile(path(name), []byte("new\n")); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		info, err := os.Lstat(path(name))
+		got, _ := os.ReadFile(path(name))
+		if err != nil || info.Mode() != 0o644 || string(got) != "new\n" {
+			t.Errorf("%s is %q, %v, %v", name, got, info, err)
+		}
+	}
+	for _, name := range []string{"target", "first"} {
+		if got, _ := os.ReadFile(path(name)); string(got) != "old" {
+			t.Errorf("%s was written: %q", name, got)
+		}
+	}
+}
+
+func TestMark(t *testing.T) {
+	a := &agent{}
+	for _, name := range []string{"ready", "root", "assumed", "assumed"} {
+		a.mark(name)
+	}
+	var got []string
+	for _, m := range a.allMarks() {
+		got = append(got, m.Name)
+	}
+	if !slices.Equal(got, []string{"ready", "root", "assumed"}) {
+		t.Errorf("%q", got)
+	}
+}
