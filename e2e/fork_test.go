@@ -23,6 +23,7 @@ n=0; while :; do n=$((n+1)); echo $n >counter; git add counter && git commit -qm
 // TestFork forks a VM that is at work: its children go on where it is, as machines of their own.
 func TestFork(t *testing.T) {
 	h := warm(t)
+	ok(t, h, "daemon", "start")
 	before := h.Snapshot(t)
 	ok(t, h, "run", "-d", "--name", "web", "--memory", "384M")
 	ok(t, h, "exec", "web", "--", "sh", "-c", "echo of the parent | tee /opt/file >/root/file; nohup sh -c '"+load+"' >/dev/null 2>&1 &")
@@ -157,6 +158,7 @@ func TestForkMany(t *testing.T) {
 		}
 		count = n
 	}
+	ok(t, h, "daemon", "start")
 	before := h.Snapshot(t)
 	ok(t, h, "run", "-d", "--name", "seed", "--memory", "256M", "--vcpu", "1")
 	began := time.Now()

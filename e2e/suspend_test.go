@@ -23,6 +23,7 @@ func goesOn(t *testing.T, h *testkit.Home, name string) {
 // TestSuspend halts a VM in memory and on disk: it goes on where it was, also under another daemon.
 func TestSuspend(t *testing.T) {
 	h := warm(t)
+	ok(t, h, "daemon", "start")
 	before := h.Snapshot(t)
 	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
 	ok(t, h, "exec", "box", "--", "sh", "-c", "echo kept >/dev/shm/memory; "+ticker)
@@ -89,6 +90,7 @@ func TestSuspend(t *testing.T) {
 // TestSnapshots keeps VMs and makes others of them.
 func TestSnapshots(t *testing.T) {
 	h := warm(t)
+	ok(t, h, "daemon", "start")
 	before := h.Snapshot(t)
 	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
 	ok(t, h, "exec", "box", "--", "sh", "-c", "echo one >/opt/file; echo memory >/dev/shm/memory; "+ticker)

@@ -86,8 +86,8 @@ func TestTemplates(t *testing.T) {
 // TestStandby finds a machine waiting, and leaves none behind.
 func TestStandby(t *testing.T) {
 	h := forking(t, "1")
-	before := h.Snapshot(t)
 	ok(t, h, "template", "build")
+	before := h.Snapshot(t)
 	ok(t, h, "run", "--rm", "--", "true") // asks for a machine on standby
 	testkit.WaitFor(t, 3*time.Minute, "a machine waits", func() bool { return len(machines(t, h)) == 1 })
 	waiting := machines(t, h)[0]

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -103,6 +104,9 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	m.templates = newTemplates(m, cfg.Templates)
 	m.forking = make(chan struct{}, max(2, runtime.NumCPU()))
 	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
+	if err := os.MkdirAll(cfg.Layout.Snapshots(), 0o700); err != nil {
+		return nil, fmt.Errorf("making the snapshots' folder: %w", err)
+	}
 	if err := m.recover(ctx); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
