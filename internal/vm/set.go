@@ -61,6 +61,10 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 	err = m.update(ctx, e, func(v *model.VM) {
 		v.Spec = next.Spec
 		v.Pending = union(v.Pending, pending)
+		if v.Runtime != nil && v.Runtime.Spec != nil {
+			spec := withFields(*v.Runtime.Spec, next.Spec, applied)
+			v.Runtime.Spec = &spec
+		}
 	})
 	if err != nil {
 		return model.Changed{}, err
@@ -191,6 +195,11 @@ func (m *Manager) applyChange(ctx context.Context, e *entry, old, next model.VM)
 			applied = append(applied, "disk_size")
 		}
 	}
+	for _, name := range hostFields {
+		if slices.Contains(changedFields(old.Spec, next.Spec), name) {
+			applied = append(applied, name)
+		}
+	}
 	var errs []error
 	for _, c := range m.Capabilities {
 		if changer, ok := c.(ConfigChanger); ok {
@@ -203,6 +212,9 @@ func (m *Manager) applyChange(ctx context.Context, e *entry, old, next model.VM)
 	}
 	return applied, errors.Join(errs...)
 }
+
+// hostFields are those that neither machine nor guest knows of: they have taken effect when they are recorded.
+var hostFields = []string{"labels", "idle_suspend"}
 
 // Drive is one of a VM's writable disks.
 type Drive struct {
@@ -262,6 +274,17 @@ func changedFields(old, next model.Spec) []string {
 		}
 	}
 	return names
+}
+
+// withFields is spec with the named fields of another one.
+func withFields(spec, from model.Spec, names []string) model.Spec {
+	to, v := reflect.ValueOf(&spec).Elem(), reflect.ValueOf(from)
+	for i := range v.NumField() {
+		if slices.Contains(names, jsonName(v.Type().Field(i))) {
+			to.Field(i).Set(v.Field(i))
+		}
+	}
+	return spec
 }
 
 // normal makes a nil map and an empty one the same.
