@@ -46,6 +46,11 @@ func childNames(parent model.VM, req model.Fork) ([]string, error) {
 	if req.Count < 0 || count > model.MaxForks {
 		return nil, fault.New(fault.Invalid, "count: %d is not between 1 and %d", req.Count, model.MaxForks)
 	}
+	asked := parent.Spec
+	asked.Name, asked.Remove = "unnamed", req.Remove // what the VM itself is called or is to be is not asked for
+	if err := asked.Validate(); err != nil {
+		return nil, fault.New(fault.Invalid, "%w", err)
+	}
 	names := make([]string, count)
 	if count == 1 {
 		names[0] = req.Name
