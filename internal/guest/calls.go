@@ -77,6 +77,11 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 	}
 }
 
+// Sync returns when what the guest has written before is on its drives.
+func (c *Client) Sync(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/sync", nil, nil)
+}
+
 // Freeze halts every process in the guest but the agent, so that the machine can be saved. A machine that is frozen stays so until Thaw
 // or Assume, also when the session ends.
 func (c *Client) Freeze(ctx context.Context) (proto.Frozen, error) {

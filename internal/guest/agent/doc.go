@@ -8,6 +8,10 @@
 // (identity.go), and stays process 1, unless the image has an init: then it starts a copy of itself, which goes on serving beside
 // the init, and executes the init as process 1 (handover.go).
 //
+// A machine that is saved is frozen first: everybody but the agent stands still (fork.go, package freezer). Whoever wakes up in that state is
+// told by the host which machine it is: thaw makes it the one that it was, a second assume makes it a fork, with another identity before
+// anybody else runs on.
+//
 // # What it trusts
 //
 // The host, which it obeys. It does not trust what is in the image: files are read with bounds, and a panic in a request

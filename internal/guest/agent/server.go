@@ -27,6 +27,7 @@ func (a *agent) routes() http.Handler {
 	mux.HandleFunc("GET /v1/stats", a.assumedOnly(a.plain(a.stats)))
 	mux.HandleFunc("GET /v1/ports", a.assumedOnly(a.plain(a.ports)))
 	mux.HandleFunc("POST /v1/resize", a.assumedOnly(a.plain(a.resize)))
+	mux.HandleFunc("POST /v1/sync", a.assumedOnly(a.plain(a.sync)))
 	mux.HandleFunc("POST /v1/poweroff", a.powerOff)
 	mux.HandleFunc("POST /v1/assume", a.assume)
 	mux.HandleFunc("POST /v1/freeze", a.plain(a.freeze))

@@ -164,3 +164,56 @@ func writeProgram(t *testing.T, path, text string, executable bool) {
 		t.Fatal(err)
 	}
 }
+
+// TestForkOfOtherInit: an init that knows nothing of control groups is halted with all that it started, and goes on in the fork.
+func TestForkOfOtherInit(t *testing.T) {
+	p := requireParts(t)
+	root := busyboxRoot(t)
+	if err := os.Symlink("../bin/busybox", filepath.Join(root, "sbin/init")); err != nil {
+		t.Fatal(err)
+	}
+	// The init itself is seen to run by what it starts again and again.
+	writeProgram(t, filepath.Join(root, "etc/inittab"), "::respawn:/count\n", false)
+	writeProgram(t, filepath.Join(root, "count"), "#!/bin/sh\nread i < /tmp/i\necho $((i+1)) > /tmp/i\necho tick $i\nexec sleep 0.1\n", true)
+	writeProgram(t, filepath.Join(root, "tmp/i"), "1\n", false)
+	m := p.boot(t, disks{image: newImage(t, root), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
+	m.assume(func(doc *proto.Assume) {
+		as(t, "one")(doc)
+		doc.Init = []string{"/sbin/init"}
+	})
+	m.awaitTicks(3)
+	if got := m.sh("cat /proc/1/cgroup /proc/$PPID/cgroup /proc/self/cgroup"); got != "0::/init.scope\n0::/banger-agent\n0::/banger" {
+		t.Errorf("control groups of init, agent and commands: %q", got)
+	}
+	m.freezeAndThaw()
+	before := m.identity()
+	m.freeze()
+	m.checkStill()
+	ticks := m.ticks()
+	m.assume(func(doc *proto.Assume) {
+		as(t, "two-2")(doc)
+		doc.Mounts = []proto.Mount{{Serial: proto.SerialWork, Target: "/root", Seed: true}}
+	})
+	m.awaitTicks(ticks + 3)
+	for name, value := range m.identity() {
+		if before[name] == value {
+			t.Errorf("%s is still %q", name, value)
+		}
+	}
+
+	m.freeze()
+	_, err := m.Assume(m.ctx(), m.document(func(doc *proto.Assume) {
+		doc.Mounts = []proto.Mount{{Serial: "no-such", Target: "/data"}}
+	}))
+	if err == nil || !strings.Contains(err.Error(), "no-such") {
+		t.Errorf("a fork without its drive: %v", err)
+	}
+	m.checkStill() // it must not go on as somebody else
+	if _, err := m.Assume(m.ctx(), m.document(nil)); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("a second try: %v", err)
+	}
+	if err := m.PowerOff(m.ctx()); err != nil {
+		t.Error(err)
+	}
+	m.awaitEnd()
+}

@@ -143,3 +143,96 @@ func testFreeze(t *testing.T, m *machine) {
 		m.thaw()
 	}
 }
+
+// TestFreezeAgainstRoot: what root in the guest may have done to control groups does not keep anybody running, and what cannot be frozen is
+// an error after which all goes on.
+func TestFreezeAgainstRoot(t *testing.T) {
+	p := requireParts(t)
+	m := p.boot(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
+	m.assume(func(doc *proto.Assume) {
+		doc.Mounts = []proto.Mount{{Serial: proto.SerialWork, Target: "/root"}}
+	})
+	m.busy()
+	t.Run("out of place", func(t *testing.T) { testStrays(t, m) })
+	t.Run("docker in docker", func(t *testing.T) { testMovedAgent(t, m) })
+	t.Run("removed group", func(t *testing.T) { testRemovedGroup(t, m) })
+	t.Run("not to be frozen", func(t *testing.T) { testUnfreezable(t, m) })
+
+	// Who is frozen at the end goes on, and is asked to end.
+	m.detach("trap 'echo ended in order; exit' TERM; echo listening; while :; do sleep 0.05; done")
+	m.await("listening")
+	m.freeze()
+	if err := m.PowerOff(m.ctx()); err != nil {
+		t.Error(err)
+	}
+	m.await("ended in order")
+	m.awaitEnd()
+}
+
+// await waits until the machine has said something on its console.
+func (m *machine) await(text string) {
+	m.t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for !strings.Contains(m.console.String(), text) {
+		if time.Now().After(deadline) {
+			m.t.Fatalf("the machine does not say %q", text)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// freezeAndThaw checks that nothing moves in between and all goes on after.
+func (m *machine) freezeAndThaw() {
+	m.t.Helper()
+	m.freeze()
+	m.checkStill()
+	ticks := m.ticks()
+	m.thaw()
+	m.awaitTicks(ticks + 3)
+}
+
+func testStrays(t *testing.T, m *machine) {
+	m.sh(`for p in $(cat /sys/fs/cgroup/banger/cgroup.procs); do echo $p > /sys/fs/cgroup/cgroup.procs || true; done
+		mkdir -p /sys/fs/cgroup/docker/abc; sleep 1000 & echo $! > /sys/fs/cgroup/docker/abc/cgroup.procs; echo 1 > /sys/fs/cgroup/docker/abc/cgroup.freeze`)
+	m.freezeAndThaw()
+	if got := m.sh("cat /sys/fs/cgroup/docker/abc/cgroup.freeze; grep -c . /sys/fs/cgroup/docker/abc/cgroup.procs"); got != "1\n1" {
+		t.Errorf("the container that was paused: %q", got)
+	}
+}
+
+func testMovedAgent(t *testing.T, m *machine) {
+	m.sh("mkdir /sys/fs/cgroup/init; for p in $(cat /sys/fs/cgroup/cgroup.procs); do echo $p > /sys/fs/cgroup/init/cgroup.procs 2>/dev/null || true; done; grep -qx 0::/init /proc/1/cgroup")
+	m.freezeAndThaw()
+	if got := m.sh("cat /proc/1/cgroup"); got != "0::/" {
+		t.Errorf("the agent is in %q", got)
+	}
+}
+
+func testRemovedGroup(t *testing.T, m *machine) {
+	m.sh("cd /sys/fs/cgroup; mkdir -p other; for p in $(cat banger/cgroup.procs) $$; do echo $p > other/cgroup.procs || true; done; rmdir banger")
+	if got := m.sh("cat /proc/self/cgroup"); got != "0::/banger-2" {
+		t.Errorf("commands are in %q", got)
+	}
+	m.freezeAndThaw()
+}
+
+// testUnfreezable has a process wait in the kernel for a file system that is suspended.
+func testUnfreezable(t *testing.T, m *machine) {
+	m.sh("fsfreeze --freeze /root")
+	m.detach("echo waits; echo x > /root/x; echo written")
+	m.await("waits")
+	m.sh("until grep -q '^State:.D' /proc/[0-9]*/status; do sleep 0.05; done")
+	start := time.Now()
+	_, err := m.Freeze(m.ctx())
+	if fault.KindOf(err) != fault.Unavailable || !strings.Contains(err.Error(), "waits for a device or a file system") {
+		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+	if h, err := m.Hello(m.ctx()); err != nil || h.Frozen {
+		t.Errorf("hello is %+v, %v", h, err)
+	}
+	ticks := m.ticks()
+	m.awaitTicks(ticks + 3)
+	m.sh("fsfreeze --unfreeze /root")
+	m.await("written")
+	m.freezeAndThaw()
+}

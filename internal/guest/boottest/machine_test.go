@@ -320,7 +320,7 @@ func busyboxRoot(t *testing.T) string {
 	}
 	os.Chmod(filepath.Join(root, "tmp"), os.ModeSticky|0o777)
 	run(t, "cp", busybox(t), filepath.Join(root, "bin/busybox"))
-	for _, name := range strings.Fields("sh ash cat ls id env echo sleep true false head tail grep ps mount df stat dd wc hostname ip ping nc stty kill yes touch chmod ln readlink sync sed tr md5sum date uname test rm mkdir sort poweroff") {
+	for _, name := range strings.Fields("sh ash cat ls id env echo sleep true false head tail grep ps mount df stat dd wc hostname ip ping nc stty kill yes touch chmod ln readlink sync sed tr md5sum date uname test rm mkdir rmdir sort poweroff fsfreeze") {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
 			t.Fatal(err)
 		}

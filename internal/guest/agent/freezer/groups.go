@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -151,7 +152,7 @@ func (g *Groups) Freeze(ctx context.Context) (int, error) {
 	}
 	n := 0
 	for name := range g.frozen {
-		n += g.root.count(name)
+		n += len(g.root.processes(name))
 	}
 	return n, nil
 }
@@ -254,11 +255,51 @@ func (g *Groups) freezeNew() (int, error) {
 	return fresh, nil
 }
 
+// patience is how long a group may take before we look why.
+const patience = 20 * time.Millisecond
+
 // await waits until everybody in the groups that were told so stands still.
 func (g *Groups) await(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(g.frozen)) {
-		if err := g.root.awaitFrozen(ctx, name); err != nil && !gone(err) {
+		if err := g.awaitGroup(ctx, name); err != nil && !gone(err) {
 			return fmt.Errorf("freezing control group %s%s: %w", name, g.root.waiting(name), err)
+		}
+	}
+	return nil
+}
+
+func (g *Groups) awaitGroup(ctx context.Context, name string) error {
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := g.root.awaitFrozen(soon, name); err == nil || soon.Err() == nil {
+		return err
+	}
+	if err := g.expelKernel(name); err != nil {
+		return err
+	}
+	return g.root.awaitFrozen(ctx, name)
+}
+
+// expelKernel moves the kernel's threads out of a group that is told to freeze: they do not, and the group is never frozen then. Scripts
+// that make room for docker move all that is in the root.
+func (g *Groups) expelKernel(name string) error {
+	kernel := kernelThreads()
+	moved := 0
+	for _, pid := range g.root.processes(name) {
+		if !kernel(pid) {
+			continue
+		}
+		if err := g.move(pid, "."); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		moved++
+	}
+	if moved == 0 {
+		return nil
+	}
+	for _, state := range []string{"0", "1"} { // their going is not among what makes the kernel count again
+		if err := g.root.write(name+"/cgroup.freeze", state); err != nil {
+			return err
 		}
 	}
 	return nil

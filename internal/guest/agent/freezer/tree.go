@@ -105,33 +105,26 @@ func folders(b []byte) []string {
 	return names
 }
 
-// count counts the processes in a group and below it.
-func (t tree) count(name string) int {
-	procs, _ := t.read(name + "/cgroup.procs") // unreadable in a threaded group; its processes are counted above it
-	n := bytes.Count(procs, []byte("\n"))
+// processes lists the processes in a group and below it.
+func (t tree) processes(name string) []int {
+	text, _ := t.read(name + "/cgroup.procs") // unreadable in a threaded group; its processes are listed above it
+	pids := numbers(text)
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(t), name, &st, 0); err != nil || st.Nlink <= 2 { // as many links as folders, and two
-		return n
+		return pids
 	}
 	below, _ := t.groups(name)
 	for _, b := range below {
-		n += t.count(name + "/" + b)
+		pids = append(pids, t.processes(name+"/"+b)...)
 	}
-	return n
+	return pids
 }
 
 // waiting names, for a person, a process in a group that cannot be frozen just now, if there is one: it waits for a device or a file system.
 func (t tree) waiting(name string) string {
-	procs, _ := t.read(name + "/cgroup.procs")
-	for _, pid := range numbers(procs) {
+	for _, pid := range t.processes(name) {
 		if st, ok := readStat(pid); ok && st.state == 'D' {
 			return fmt.Sprintf(" (process %d, %q, waits for a device or a file system)", pid, st.name)
-		}
-	}
-	below, _ := t.groups(name)
-	for _, b := range below {
-		if found := t.waiting(name + "/" + b); found != "" {
-			return found
 		}
 	}
 	return ""
