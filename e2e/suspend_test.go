@@ -11,7 +11,7 @@ import (
 )
 
 // ticker counts tenths of a second in /root/n for ever.
-const ticker = `nohup sh -c 'n=0; while :; do n=$((n+1)); echo $n >/root/n.part; mv /root/n.part /root/n; sleep 0.1; done' >/dev/null 2>&1 &`
+const ticker = `nohup sh -c 'n=0; while :; do n=$((n+1)); echo $n >/root/n.part; mv /root/n.part /root/n; sleep 0.1; done' >/dev/null 2>&1 & until [ -s /root/n ]; do sleep 0.1; done`
 
 // goesOn waits until the ticker in a VM has counted further.
 func goesOn(t *testing.T, h *testkit.Home, name string) {

@@ -16,3 +16,5 @@ func (m fakeManager) Use(_ context.Context, ref string) (model.VM, vm.Agent, fun
 	a, err := m.Agent(ref)
 	return v, a, func() {}, err
 }
+
+func (fakeAgent) Sync(context.Context) error { return nil }

@@ -43,6 +43,7 @@ type Agent interface {
 	Ports(ctx context.Context) ([]proto.Port, error)
 	Resize(ctx context.Context, serial string, size model.Bytes) error // grows the file system, once the guest sees the drive have that size
 	Stats(ctx context.Context) (proto.Stats, error)
+	Sync(ctx context.Context) error                   // returns when what was written before is on the drives
 	Freeze(ctx context.Context) (proto.Frozen, error) // halts all processes; fault.Unsupported by an agent that is too old
 	Thaw(ctx context.Context, doc proto.Thaw) error
 	PowerOff(ctx context.Context) error

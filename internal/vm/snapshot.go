@@ -39,6 +39,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 		return model.Snapshot{}, err
 	}
 	defer release()
+	m.sync(ctx, e)
 	id := model.NewID()
 	end := report.Track("capture", e.record().Spec.Name)
 	c, err := m.capture(ctx, e, filepath.Join(m.Layout.Snapshots(), id), nil)

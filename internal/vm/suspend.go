@@ -60,6 +60,22 @@ func (m *Manager) pause(ctx context.Context, e *entry) error {
 	return nil
 }
 
+// syncTimeout bounds how long a guest may take to write what it has in memory.
+const syncTimeout = 30 * time.Second
+
+// sync has a running guest write what it has in memory, so that its disks are of use without that. It is no more than that: what is saved is of one
+// moment anyway.
+func (m *Manager) sync(ctx context.Context, e *entry) {
+	if e.record().State != model.Running {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	if err := e.machine().agent.Sync(ctx); err != nil {
+		m.logger(e.record()).WarnContext(ctx, "a guest does not write what it has in memory", "error", err)
+	}
+}
+
 // freeze halts the guest's processes.
 func (m *Manager) freeze(ctx context.Context, e *entry) error {
 	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
@@ -188,6 +204,7 @@ func (m *Manager) Suspend(ctx context.Context, ref string, report step.Reporter)
 // suspend saves the machine before anything is given up: up to the record that says "suspended" the VM can go on as if nothing had been.
 func (m *Manager) suspend(ctx context.Context, e *entry, report step.Reporter) (err error) {
 	before := e.record()
+	m.sync(ctx, e)
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("suspending VM %s: %w", before.Spec.Name, err)
