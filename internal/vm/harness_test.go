@@ -445,7 +445,10 @@ func (a *agent) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, er
 	return proto.Assumed{}, err
 }
 
-func (a *agent) Sync(ctx context.Context) error { return a.h.hook(ctx, "sync") }
+func (a *agent) Sync(ctx context.Context) error {
+	_, err := a.reach(ctx, "sync")
+	return err
+}
 
 func (a *agent) Freeze(ctx context.Context) (proto.Frozen, error) {
 	id, err := a.reach(ctx, "freeze")
