@@ -22,6 +22,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return ask[Status](ctx, c, query{method: http.MethodGet, target: "/v1/status"})
 }
 
+// Usage tells what banger keeps on the host's file systems.
+func (c *Client) Usage(ctx context.Context) (model.DiskUsage, error) {
+	return ask[model.DiskUsage](ctx, c, query{method: http.MethodGet, target: "/v1/usage"})
+}
+
 // OpenAPI returns the document that describes the API.
 func (c *Client) OpenAPI(ctx context.Context) ([]byte, error) {
 	return c.fetch(ctx, "/v1/openapi.json")

@@ -74,6 +74,8 @@ func daemonOperations() []Operation {
 			Summary: "What answers", Response: Version{}},
 		{ID: "status", Method: http.MethodGet, Path: "/v1/status", Permission: PermRead, Kind: KindJSON,
 			Summary: "How the daemon is doing", Response: Status{}},
+		{ID: "usage", Method: http.MethodGet, Path: "/v1/usage", Permission: PermRead, Kind: KindJSON,
+			Summary: "What is kept on the host's file systems", Response: model.DiskUsage{}},
 		{ID: "openapi", Method: http.MethodGet, Path: "/v1/openapi.json", Permission: PermRead, Kind: KindBytes,
 			Summary: "This document"},
 		{ID: "shutdown", Method: http.MethodPost, Path: "/v1/shutdown", Permission: PermAdmin, Kind: KindJSON,

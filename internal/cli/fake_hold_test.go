@@ -228,3 +228,20 @@ func (m fakeManager) ImportSnapshot(ctx context.Context, r io.Reader, name strin
 	s.Name = cmpOr(name, "plucky-pika")
 	return s, err
 }
+
+// fakeUsage has rows of most kinds.
+func fakeUsage() model.DiskUsage {
+	rows := []model.UsageRow{
+		{Kind: model.UsageVM, Name: "web", Apparent: 18 * model.GiB, Own: 40 * model.MiB, Shared: 200 * model.MiB},
+		{Kind: model.UsageVM, Name: "dev", Apparent: 18 * model.GiB, Own: 8 * model.MiB, Reclaimable: 8 * model.MiB},
+		{Kind: model.UsageImage, Name: "docker.io/library/nginx:1.27", Apparent: 180 * model.MiB, Own: 170 * model.MiB},
+		{Kind: model.UsageSnapshot, Name: "night", Apparent: 19 * model.GiB, Own: 120 * model.MiB},
+		{Kind: model.UsageTemplate, Name: fakeTemplates()[0].Key, Apparent: 11 * model.GiB, Own: 90 * model.MiB, Shared: 150 * model.MiB},
+		{Kind: model.UsageCache, Name: "image layers", Apparent: 60 * model.MiB, Own: 60 * model.MiB, Reclaimable: 60 * model.MiB},
+	}
+	u := model.DiskUsage{Rows: rows}
+	for _, row := range rows {
+		u.Total.Add(row)
+	}
+	return u
+}

@@ -51,6 +51,7 @@ func startFake(t testing.TB) (home string, d *fakeDaemon) {
 			return api.Status{PID: os.Getpid(), Started: time.Now().Add(-time.Hour), Driver: "qemu", Accel: "tcg",
 				AccelWhy: "the CPU flags hold neither vmx nor svm", Socket: "SOCKET", State: "STATE", Log: "LOG", RSS: 20 * model.MiB}
 		},
+		Usage:    func(context.Context) (model.DiskUsage, error) { return fakeUsage(), nil },
 		Shutdown: func() {}, Log: discard,
 	})
 	if err != nil {

@@ -126,5 +126,7 @@ func (s kernels) Prune(ctx context.Context, inUse func(id string) []string) (mod
 	for _, k := range rest {
 		remove(k)
 	}
-	return out, errors.Join(append(errs, err)...)
+	freed, pruneErr := s.initramfs.Prune(unusedInitramfs)
+	out.Freed += model.Bytes(freed)
+	return out, errors.Join(append(errs, err, pruneErr)...)
 }

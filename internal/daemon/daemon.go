@@ -104,7 +104,7 @@ func (d *daemon) serve(ctx context.Context, leaving func()) error {
 	s, err := server.New(server.Config{
 		Manager: d.manager, Images: d.images, Kernels: d.kernels, Sessions: d.sessions, Layout: d.Layout,
 		Version: api.Version{Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation},
-		Status:  d.status, Shutdown: d.shutdown, Log: d.log.With("component", "api"),
+		Status:  d.status, Usage: d.usage, Shutdown: d.shutdown, Log: d.log.With("component", "api"),
 	})
 	if err != nil {
 		return err

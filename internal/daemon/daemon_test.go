@@ -19,6 +19,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/fault"
+	"banger/internal/initramfs"
 	"banger/internal/kernel"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -200,7 +201,7 @@ func TestKernelsThatAreNotThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := kernels{Store: store}
+	k := kernels{Store: store, initramfs: initramfs.New(t.TempDir())}
 	if _, err := k.Ensure(testContext(t), "no-such-kernel", nil); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("ensuring: %v", err)
 	}

@@ -97,28 +97,49 @@ func (c *Cache) Combined(archives ...string) (string, error) {
 	})
 }
 
-// Prune removes what was not used for the given time, and what an interrupted build left behind. It returns the bytes freed.
-// Uses are noted to the hour; a running VMM keeps what it has open.
-func (c *Cache) Prune(unused time.Duration) (int64, error) {
+// Dir is where the archives are.
+func (c *Cache) Dir() string { return c.dir }
+
+// Unused returns the paths of what was not used for the given time, and of what an interrupted build left behind as long ago. Uses are noted to the
+// hour.
+func (c *Cache) Unused(unused time.Duration) ([]string, error) {
 	entries, err := os.ReadDir(c.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return nil, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("listing initramfs archives: %w", err)
+		return nil, fmt.Errorf("listing initramfs archives: %w", err)
+	}
+	var paths []string
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) >= unused+markEvery {
+			paths = append(paths, filepath.Join(c.dir, e.Name()))
+		}
+	}
+	return paths, nil
+}
+
+// Prune removes what is Unused. It returns the bytes freed. A running VMM keeps what it has open.
+func (c *Cache) Prune(unused time.Duration) (int64, error) {
+	paths, err := c.Unused(unused)
+	if err != nil {
+		return 0, err
 	}
 	var freed int64
 	var errs []error
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < unused+markEvery {
-			continue
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err == nil {
+			err = os.Remove(path)
 		}
-		if err := os.Remove(filepath.Join(c.dir, e.Name())); err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
 			errs = append(errs, fmt.Errorf("removing an initramfs archive: %w", err))
-			continue
+		default:
+			freed += info.Size()
 		}
-		freed += info.Size()
 	}
 	return freed, errors.Join(errs...)
 }

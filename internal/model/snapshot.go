@@ -84,3 +84,11 @@ type UsageRow struct {
 	Shared      Bytes     `json:"shared"`      // allocated, and shared by reference with other files; 0 where the file system does not tell
 	Reclaimable Bytes     `json:"reclaimable"` // what a prune would give back
 }
+
+// Add adds what another row is about.
+func (r *UsageRow) Add(other UsageRow) {
+	r.Apparent += other.Apparent
+	r.Own += other.Own
+	r.Shared += other.Shared
+	r.Reclaimable += other.Reclaimable
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -275,6 +276,7 @@ type world struct {
 	client   *api.Client
 	log      *bytes.Buffer
 	shutdown chan struct{}
+	usage    atomic.Pointer[model.DiskUsage]
 }
 
 // serve starts a server on a real socket; it is shut down at the end of the test.
@@ -291,6 +293,7 @@ func serve(t *testing.T) *world {
 		Manager: w.m, Images: images{}, Kernels: kernels{}, Sessions: NewSessions(), Layout: paths.At(dir, os.Getuid()),
 		Version:  api.Version{Version: "test", API: api.Generation},
 		Status:   func(context.Context) api.Status { return api.Status{PID: os.Getpid()} },
+		Usage:    func(context.Context) (model.DiskUsage, error) { return *w.usage.Load(), nil },
 		Shutdown: func() { w.shutdown <- struct{}{} },
 		Log:      log,
 	})

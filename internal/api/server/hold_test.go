@@ -292,3 +292,17 @@ func TestProblemOfNamesake(t *testing.T) {
 		t.Errorf("got %v, about VM %q", err, problem.Problem.VM)
 	}
 }
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	w.usage.Store(&model.DiskUsage{})
+	if u, err := w.client.Usage(deadline(t)); err != nil || u.Rows == nil {
+		t.Errorf("no usage came as %#v, %v", u, err)
+	}
+	box := model.UsageRow{Kind: model.UsageVM, Name: "box", Own: 5}
+	w.usage.Store(&model.DiskUsage{Rows: []model.UsageRow{box}, Total: model.UsageRow{Own: 5}})
+	if u, err := w.client.Usage(deadline(t)); err != nil || len(u.Rows) != 1 || u.Rows[0] != box || u.Total.Own != 5 {
+		t.Errorf("the usage came as %+v, %v", u, err)
+	}
+}

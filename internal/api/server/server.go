@@ -80,7 +80,8 @@ type Config struct {
 	Layout   paths.Layout
 	Version  api.Version
 	Status   func(context.Context) api.Status // all of it but the VMs
-	Shutdown func()                           // begins the daemon's end and returns at once
+	Usage    func(context.Context) (model.DiskUsage, error)
+	Shutdown func() // begins the daemon's end and returns at once
 	Log      *slog.Logger
 }
 
@@ -187,6 +188,7 @@ func (s *Server) handlers() map[string]handler {
 		"version":  answer(func(*http.Request) (any, error) { return s.Version, nil }),
 		"status":   answer(s.status),
 		"openapi":  s.openapi,
+		"usage":    answer(s.usage),
 		"shutdown": answer(func(*http.Request) (any, error) { s.Config.Shutdown(); return nil, nil }),
 	}
 	for _, part := range []map[string]handler{
@@ -207,6 +209,14 @@ func (s *Server) status(r *http.Request) (any, error) {
 		status.VMs[v.State]++
 	}
 	return status, nil
+}
+
+func (s *Server) usage(r *http.Request) (any, error) {
+	u, err := s.Usage(r.Context())
+	if u.Rows == nil {
+		u.Rows = []model.UsageRow{}
+	}
+	return u, err
 }
 
 func (s *Server) openapi(w http.ResponseWriter, _ *http.Request) error {

@@ -44,10 +44,14 @@ func markdown(root *cobra.Command) map[string]string {
 	return pages
 }
 
-// twin is the vm command that a command at the top is short for, or nil.
+// twin is the command that a command at the top is short for, or nil. Most are short for a vm command.
 func twin(root, c *cobra.Command) *cobra.Command {
-	found, _, err := root.Find([]string{"vm", c.Name()})
-	if err != nil || found.Name() == "vm" {
+	path := []string{"vm", c.Name()}
+	if full, ok := c.Annotations[cli.ShortFor]; ok {
+		path = strings.Fields(full)
+	}
+	found, _, err := root.Find(path)
+	if err != nil || found.Parent() == root {
 		return nil
 	}
 	return found
@@ -55,7 +59,7 @@ func twin(root, c *cobra.Command) *cobra.Command {
 
 func link(root, c *cobra.Command) string {
 	if t := twin(root, c); t != nil {
-		return "vm.md#banger-vm-" + t.Name()
+		return t.Parent().Name() + ".md#" + strings.ReplaceAll(t.CommandPath(), " ", "-")
 	}
 	if c.HasAvailableSubCommands() {
 		return c.Name() + ".md"

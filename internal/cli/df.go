@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/cli/ui"
+	"banger/internal/model"
+)
+
+// ShortFor is the annotation of a command that is short for another one: the path of that, without "banger".
+const ShortFor = "short-for"
+
+type usageOptions struct {
+	verbose bool
+	json    bool
+}
+
+// newDiskCmd returns the commands on the host's disk.
+func newDiskCmd(a *app) *cobra.Command {
+	cmd := newGroupCmd("disk", "What is kept on this machine's disk", "")
+	cmd.AddCommand(newUsageCmd(a, "usage"))
+	return cmd
+}
+
+// newUsageCmd returns the command under one of its names: "usage" among the disk commands, "df" at the top.
+func newUsageCmd(a *app, name string) *cobra.Command {
+	var o usageOptions
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: "Show what VMs, images, snapshots and templates take up",
+		Long: `OWN is what a file takes up alone: deleting it gives that back. SHARED is what it has in common with others, by reflink or hard link, as forks have with their parents where the file system can; 0B where it does not tell. RECLAIMABLE is what the prune commands would give back. SIZE is how large the files say they are: disks are mostly holes.
+
+A suspended VM's memory is in its row.`,
+		Args: wantArgs(),
+		RunE: interruptible(func(ctx context.Context, _ []string) error { return runUsage(ctx, o, a) }),
+	}
+	cmd.Example = "banger df\nbanger df -v"
+	if name == "df" {
+		cmd.Annotations = map[string]string{ShortFor: "disk usage"}
+	} else {
+		cmd.Example = "banger disk usage\nbanger disk usage -v"
+	}
+	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "a row for each thing, instead of one for each kind")
+	addJSON(cmd, &o.json)
+	return cmd
+}
+
+func runUsage(ctx context.Context, o usageOptions, a *app) error {
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	usage, err := client.Usage(ctx)
+	switch {
+	case err != nil:
+		return err
+	case o.json:
+		return ui.JSON(a.Out, usage)
+	}
+	t := usageByKind(usage)
+	if o.verbose {
+		t = usageByName(usage)
+	}
+	return t.Write(a.Out, width(a.Out), a.style(a.Out))
+}
+
+// usageKinds are the kinds in the order to show them, and what several of each are called.
+var usageKinds = []struct {
+	kind model.UsageKind
+	name string
+}{
+	{model.UsageVM, "VMs"}, {model.UsageImage, "images"}, {model.UsageKernel, "kernels"}, {model.UsageSnapshot, "snapshots"},
+	{model.UsageTemplate, "templates"}, {model.UsageCache, "caches"},
+}
+
+func usageByKind(u model.DiskUsage) ui.Table {
+	t := ui.Table{Columns: append([]ui.Column{{Title: "KIND", Paint: ui.Style.Bold}, {Title: "COUNT", Right: true, Drop: 3}}, usageColumns()...)}
+	for _, k := range usageKinds {
+		var sum model.UsageRow
+		count := 0
+		for _, row := range u.Rows {
+			if row.Kind == k.kind {
+				sum.Add(row)
+				count++
+			}
+		}
+		t.Rows = append(t.Rows, append([]string{k.name, strconv.Itoa(count)}, usageCells(sum)...))
+	}
+	t.Rows = append(t.Rows, append([]string{"all", ""}, usageCells(u.Total)...))
+	return t
+}
+
+func usageByName(u model.DiskUsage) ui.Table {
+	t := ui.Table{Columns: append([]ui.Column{{Title: "KIND", Drop: 3}, {Title: "NAME", Min: 12, Paint: ui.Style.Bold}}, usageColumns()...)}
+	for _, row := range u.Rows {
+		name := row.Name
+		switch row.Kind {
+		case model.UsageImage:
+			name = shortRef(name)
+		case model.UsageTemplate:
+			name = shortHash(name)
+		}
+		t.Rows = append(t.Rows, append([]string{string(row.Kind), name}, usageCells(row)...))
+	}
+	t.Rows = append(t.Rows, append([]string{"", "all"}, usageCells(u.Total)...))
+	return t
+}
+
+func usageColumns() []ui.Column {
+	return []ui.Column{
+		{Title: "SIZE", Right: true, Drop: 2}, {Title: "OWN", Right: true}, {Title: "SHARED", Right: true}, {Title: "RECLAIMABLE", Right: true, Drop: 1},
+	}
+}
+
+func usageCells(r model.UsageRow) []string {
+	return []string{r.Apparent.String(), r.Own.String(), r.Shared.String(), r.Reclaimable.String()}
+}

@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"banger/internal/disk"
+	"banger/internal/model"
+)
+
+// unusedInitramfs is how long an archive that boots the agent must not have been used for a prune to remove it: older builds of the agent have their own.
+const unusedInitramfs = 24 * time.Hour
+
+// usage tells what the home takes up. Rows of one kind are together.
+func (d *daemon) usage(ctx context.Context) (model.DiskUsage, error) {
+	rows, err := d.manager.Usage(ctx)
+	if err != nil {
+		return model.DiskUsage{}, err
+	}
+	usedImages, usedKernels := d.inUse(ctx)
+	images, err := d.images.Usage(usedImages)
+	if err != nil {
+		return model.DiskUsage{}, err
+	}
+	kernels, err := d.kernels.usage(usedKernels, d.Layout.Kernels())
+	if err != nil {
+		return model.DiskUsage{}, err
+	}
+	rows = append(append(rows, images...), kernels...)
+	var sorted model.DiskUsage
+	for _, kind := range []model.UsageKind{
+		model.UsageVM, model.UsageImage, model.UsageKernel, model.UsageSnapshot, model.UsageTemplate, model.UsageCache,
+	} {
+		for _, row := range rows {
+			if row.Kind == kind {
+				sorted.Rows = append(sorted.Rows, row)
+				sorted.Total.Add(row)
+			}
+		}
+	}
+	return sorted, nil
+}
+
+// inUse tells who needs an image or a kernel. When that cannot be known, as a snapshot is damaged, all count as needed: a prune would leave them.
+func (d *daemon) inUse(ctx context.Context) (images, kernels func(id string) []string) {
+	err := d.manager.References(func(i, k map[string][]string) error {
+		images = func(id string) []string { return i[id] }
+		kernels = func(id string) []string { return k[id] }
+		return nil
+	})
+	if err != nil {
+		d.log.WarnContext(ctx, "finding out what could be pruned", "error", err)
+		all := func(string) []string { return []string{"?"} }
+		return all, all
+	}
+	return images, kernels
+}
+
+// usage has a row for each kernel, and one for what boots the agent.
+func (s kernels) usage(inUse func(id string) []string, dir string) ([]model.UsageRow, error) {
+	all, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	var rows []model.UsageRow
+	for _, k := range all {
+		space, err := disk.SpaceOf(filepath.Join(dir, k.ID))
+		if err != nil {
+			return nil, err
+		}
+		row := space.Row(model.UsageKernel, label(k.Names, k.ID))
+		if len(inUse(k.ID)) == 0 {
+			row.Reclaimable = row.Own
+		}
+		rows = append(rows, row)
+	}
+	archives, err := s.archiveUsage()
+	return append(rows, archives), err
+}
+
+func (s kernels) archiveUsage() (model.UsageRow, error) {
+	space, err := disk.SpaceOf(s.initramfs.Dir())
+	row := space.Row(model.UsageCache, "initramfs archives")
+	if err != nil {
+		return row, err
+	}
+	unused, err := s.initramfs.Unused(unusedInitramfs)
+	for _, path := range unused {
+		old, err := disk.SpaceOf(path)
+		if err != nil {
+			return row, err
+		}
+		row.Reclaimable += old.Own
+	}
+	return row, err
+}

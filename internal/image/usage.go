@@ -1,0 +1,77 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"banger/internal/disk"
+	"banger/internal/model"
+)
+
+// Usage tells what the images take up, and the layers that they were made from. What no VM needs is reclaimable: Prune of all removes it.
+func (s *Store) Usage(inUse InUse) ([]model.UsageRow, error) {
+	images, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	var rows []model.UsageRow
+	kept := map[string]bool{} // layers that a prune leaves
+	for _, img := range images {
+		space, err := disk.SpaceOf(filepath.Join(s.dir, img.ID))
+		if err != nil {
+			return nil, err
+		}
+		row := space.Row(model.UsageImage, label(img))
+		if len(inUse(img.ID)) == 0 {
+			row.Reclaimable = row.Own
+		} else if err := s.keepLayers(img.ID, kept); err != nil {
+			return nil, err
+		}
+		rows = append(rows, row)
+	}
+	layers, err := s.layerUsage(kept)
+	return append(rows, layers), err
+}
+
+func label(img model.Image) string {
+	if len(img.Names) > 0 {
+		return img.Names[0]
+	}
+	return short(img.ID)
+}
+
+// keepLayers adds the layers that an image was made from.
+func (s *Store) keepLayers(id string, kept map[string]bool) error {
+	r, err := s.read(id)
+	if errors.Is(err, fs.ErrNotExist) { // deleted this moment
+		return nil
+	}
+	for _, b := range r.Blobs {
+		kept[b] = true
+	}
+	return err
+}
+
+func (s *Store) layerUsage(kept map[string]bool) (model.UsageRow, error) {
+	sum := model.UsageRow{Kind: model.UsageCache, Name: "image layers"}
+	dir := filepath.Join(s.blobs, "sha256")
+	blobs, err := os.ReadDir(dir)
+	if err != nil {
+		return sum, fmt.Errorf("listing layers: %w", err)
+	}
+	for _, b := range blobs {
+		space, err := disk.SpaceOf(filepath.Join(dir, b.Name()))
+		if err != nil {
+			return sum, err
+		}
+		row := space.Row("", "")
+		if !kept[b.Name()] {
+			row.Reclaimable = row.Own
+		}
+		sum.Add(row)
+	}
+	return sum, nil
+}
