@@ -104,7 +104,7 @@ func (m *Manager) makeChildren(ctx context.Context, c *capture, names []string, 
 			child.Name = name
 			v, err := m.makeChild(ctx, c, name, req)
 			if err != nil {
-				child.Error, child.Hint = err.Error(), fault.HintOf(err)
+				child.Kind, child.Error, child.Hint = string(fault.KindOf(err)), err.Error(), fault.HintOf(err)
 				report.Report(step.Event{Step: "child", Phase: step.Failed, Detail: name, Error: child.Error})
 				return
 			}
@@ -196,17 +196,40 @@ func (m *Manager) checkParts(spec model.Spec) error {
 
 // placeDisks gives a VM copies of disks.
 func (m *Manager) placeDisks(ctx context.Context, e *entry, disks map[string]string) error {
-	files := m.Layout.VM(e.record().ID)
-	for name, to := range map[string]string{systemDiskName: files.SystemDisk(), workDiskName: files.WorkDisk()} {
-		from, ok := disks[name]
-		if !ok {
-			continue
-		}
-		if err := disk.Clone(ctx, from, to); err != nil {
-			return err
+	dir := m.Layout.VM(e.record().ID).Dir
+	copies, err := copyDisks(ctx, disks, filepath.Join(dir, disk.TempPrefix))
+	if err != nil {
+		return errors.Join(err, m.removeUnfinished(e))
+	}
+	return m.renameDisks(e, copies)
+}
+
+// copyDisks copies disks to files whose names begin with prefix.
+func copyDisks(ctx context.Context, disks map[string]string, prefix string) (copies map[string]string, err error) {
+	copies = map[string]string{}
+	for name, from := range disks {
+		copies[name] = prefix + name
+		if err := disk.Clone(ctx, from, copies[name]); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return copies, nil
+}
+
+// renameDisks makes files a VM's disks.
+func (m *Manager) renameDisks(e *entry, disks map[string]string) error {
+	files := m.Layout.VM(e.record().ID)
+	for name, to := range map[string]string{systemDiskName: files.SystemDisk(), workDiskName: files.WorkDisk()} {
+		if from, ok := disks[name]; ok {
+			if err := os.Rename(from, to); err != nil {
+				return fmt.Errorf("placing disk %s: %w", name, err)
+			}
+		}
+	}
+	if len(disks) == 0 {
+		return nil
+	}
+	return disk.SyncDir(files.Dir)
 }
 
 // copyFile copies a file of a snapshot, holes left out.

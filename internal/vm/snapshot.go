@@ -12,10 +12,12 @@ import (
 	"strings"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/snapshot"
 	"banger/internal/step"
+	"banger/internal/vmm"
 )
 
 // label is what a stored snapshot says of itself besides what it is.
@@ -220,10 +222,14 @@ func (m *Manager) captureOf(ctx context.Context, ref string, disksOnly bool, rep
 	if err := spec.Validate(); err != nil {
 		return nil, fault.New(fault.Invalid, "snapshot %s: %w", s.Name, err)
 	}
-	if c.disks[systemDiskName] == "" || (c.disks[workDiskName] == "") != (spec.WorkDiskSize == 0) {
+	home, memory := c.disks[workDiskName] != "", s.Kind == model.SnapshotFull
+	if c.disks[systemDiskName] == "" || home && spec.WorkDiskSize == 0 || !home && spec.WorkDiskSize != 0 && memory { // else the next start makes it
 		return nil, fault.New(fault.Invalid, "snapshot %s does not have the disks that its VM had", s.Name)
 	}
-	if s.Kind == model.SnapshotFull && !disksOnly {
+	if memory && c.meta.Fingerprint == "" {
+		return nil, fault.New(fault.Invalid, "snapshot %s does not say what machine its memory is of", s.Name)
+	}
+	if memory && !disksOnly {
 		if c.memory, err = snap.OpenMemory(); err != nil {
 			return nil, err
 		}
@@ -232,38 +238,30 @@ func (m *Manager) captureOf(ctx context.Context, ref string, disksOnly bool, rep
 	return c, nil
 }
 
-// restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was before is lost.
+// restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was before is lost, but not before all that can be missing is
+// there.
 func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, report step.Reporter) (model.VM, error) {
 	e, ctx, release, err := m.begin(ctx, ref, opStart)
 	if err != nil {
 		return model.VM{}, err
 	}
 	defer release()
-	ctx = context.WithoutCancel(ctx) // between the first disk and the last it is neither what it was nor what it shall be
-	if v := e.record(); v.State != model.Stopped && v.State != model.Failed {
-		if err := m.settle(ctx, e, nil); err != nil {
-			return e.record(), err
-		}
-	}
-	if err := m.checkParts(c.meta.Spec); err != nil {
+	if err := m.checkRestorable(ctx, e.record(), c); err != nil {
 		return e.record(), err
 	}
+	stage := filepath.Join(m.Layout.Snapshots(), disk.TempPrefix+model.NewID()) // where what a crash leaves is found
+	defer os.RemoveAll(stage)
 	end := report.Track("disks", "")
-	err = m.placeDisks(ctx, e, c.disks)
+	copies, err := stageDisks(ctx, c.disks, stage)
+	if err == nil {
+		// Between the first disk and the last the VM is neither what it was nor what it shall be.
+		err = m.replace(context.WithoutCancel(ctx), e, c, copies)
+	}
 	end(err)
+	defer m.observe(ctx)
 	if err != nil {
 		return e.record(), fmt.Errorf("restoring VM %s: %w", e.record().Spec.Name, err)
 	}
-	if err := m.update(ctx, e, func(v *model.VM) {
-		name, labels, remove := v.Spec.Name, v.Spec.Labels, v.Spec.Remove
-		v.Spec, v.DiskImage = c.meta.Spec, c.meta.Spec.ImageID
-		v.Spec.Name, v.Spec.Labels, v.Spec.Remove = name, labels, remove
-		parent := c.parent
-		v.Parent = &parent
-	}); err != nil {
-		return e.record(), err
-	}
-	defer m.observe(ctx)
 	if c.memory == nil {
 		return e.record(), nil
 	}
@@ -271,8 +269,65 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, repor
 	if err != nil {
 		return e.record(), err
 	}
-	err = m.start(ctx, e, from, report)
+	err = m.start(context.WithoutCancel(ctx), e, from, report)
 	return e.record(), err
+}
+
+// checkRestorable tells whether a VM can become what a capture keeps.
+func (m *Manager) checkRestorable(ctx context.Context, v model.VM, c *capture) error {
+	if err := m.checkParts(c.meta.Spec); err != nil {
+		return err
+	}
+	r, ok := m.Driver.(vmm.Restorer)
+	if c.memory == nil || !ok {
+		return nil
+	}
+	v.Spec = c.meta.Spec
+	machine, err := m.describe(ctx, v, model.Image{}, model.Kernel{}, nil)
+	if err != nil {
+		return err
+	}
+	return checkShape(ctx, r, machine, c.meta.Fingerprint)
+}
+
+func stageDisks(ctx context.Context, disks map[string]string, dir string) (map[string]string, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making a folder: %w", disk.NoSpace(err, dir))
+	}
+	return copyDisks(ctx, disks, dir+"/")
+}
+
+// replace stops a VM, and replaces its disks and its spec by those of a capture. While its system disk may be of one image and its spec of another one, it
+// says of the disk that it is of none, so that it will not be used.
+func (m *Manager) replace(ctx context.Context, e *entry, c *capture, disks map[string]string) error {
+	if v := e.record(); v.State != model.Stopped && v.State != model.Failed {
+		if err := m.settle(ctx, e, nil); err != nil {
+			return err
+		}
+	}
+	become := func(diskImage string) error {
+		return m.update(ctx, e, func(v *model.VM) {
+			name, labels, remove := v.Spec.Name, v.Spec.Labels, v.Spec.Remove
+			v.Spec, v.DiskImage = c.meta.Spec, diskImage
+			v.Spec.Name, v.Spec.Labels, v.Spec.Remove = name, labels, remove
+			parent := c.parent
+			v.Parent = &parent
+		})
+	}
+	if v := e.record(); v.DiskImage != c.meta.Spec.ImageID {
+		if err := become(""); err != nil {
+			return err
+		}
+	}
+	if err := m.renameDisks(e, disks); err != nil {
+		return err
+	}
+	if disks[workDiskName] == "" {
+		if err := removeAll(m.Layout.VM(e.record().ID).WorkDisk()); err != nil {
+			return err
+		}
+	}
+	return become(c.meta.Spec.ImageID)
 }
 
 // ExportSnapshot writes a snapshot as one stream that ImportSnapshot reads.
