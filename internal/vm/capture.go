@@ -139,13 +139,15 @@ func (m *Manager) captureInto(ctx context.Context, e *entry, c *capture, dir str
 	case model.Suspended:
 		return m.captureSuspended(ctx, v, c)
 	case model.Stopped, model.Failed:
-		if v.Fresh() {
-			return fault.New(fault.WrongState, "VM %s has never been started: it has no disks yet", v.Spec.Name)
+		disks := disksOf(m.Layout.VM(v.ID))
+		if disks[systemDiskName] == "" || v.DiskImage != v.Spec.ImageID { // which would not fit the image that the snapshot names
+			return fault.New(fault.WrongState, "VM %s has not run with image %s yet: there is nothing to keep", v.Spec.Name, v.Spec.Image).
+				WithHint("start it first: `banger vm start %s`", v.Spec.Name)
 		}
 		if c.meta, err = m.metaOf(ctx, v, time.Now()); err != nil {
 			return err
 		}
-		return c.keepDisks(ctx, disksOf(m.Layout.VM(v.ID)))
+		return c.keepDisks(ctx, disks)
 	}
 	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 }
