@@ -63,6 +63,10 @@ func (a *app) ask(cmd *cobra.Command, question func(context.Context, *api.Client
 
 // completeVMs completes with the names of VMs in a state that pass accepts; nil accepts all.
 func (a *app) completeVMs(pass func(model.State) bool) completer {
+	return a.completeVMsThat(func(vm model.VM) bool { return pass == nil || pass(vm.State) })
+}
+
+func (a *app) completeVMsThat(pass func(model.VM) bool) completer {
 	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return a.ask(cmd, func(ctx context.Context, client *api.Client) []cobra.Completion {
 			vms, err := client.VMs(ctx)
@@ -71,7 +75,7 @@ func (a *app) completeVMs(pass func(model.State) bool) completer {
 			}
 			var names []cobra.Completion
 			for _, vm := range vms {
-				if (pass == nil || pass(vm.State)) && !slices.Contains(args, vm.Spec.Name) {
+				if pass(vm) && !slices.Contains(args, vm.Spec.Name) {
 					what := fmt.Sprintf("%s, %s", vm.State, ui.Clean(shortRef(vm.Spec.Image)))
 					names = append(names, cobra.CompletionWithDesc(ui.Clean(vm.Spec.Name), what))
 				}
@@ -84,6 +88,16 @@ func (a *app) completeVMs(pass func(model.State) bool) completer {
 func (a *app) completeRunning(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	return a.completeVMs(func(s model.State) bool { return s == model.Running })(cmd, args, word)
 }
+
+// completeUsable completes with the VMs that a command can run in: those that run, and those that it wakes.
+func (a *app) completeUsable(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return a.completeVMsThat(func(vm model.VM) bool {
+		return vm.State == model.Running || vm.State == model.Suspended && vm.Spec.IdleSuspend > 0
+	})(cmd, args, word)
+}
+
+// endable tells whether there is something of a VM's machine to end.
+func endable(s model.State) bool { return s.Live() || s == model.Suspended }
 
 func (a *app) completeImages(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	return a.ask(cmd, func(ctx context.Context, client *api.Client) []cobra.Completion {

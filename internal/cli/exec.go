@@ -27,7 +27,7 @@ func newExecCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec NAME [--] [COMMAND [ARG...]]",
 		Short: "Run a command in a running VM",
-		Long: `Runs the command in the VM, with the image's and the VM's environment, user and working directory. Without a command: a login shell.
+		Long: `Runs the command in the VM, with the image's and the VM's environment, user and working directory. Without a command: a login shell. A VM that was suspended because nobody used it is woken first.
 
 Standard input is always passed on, so in a shell's loop redirect it from /dev/null. The first Ctrl-C goes to the command, the second one ends it.`,
 		Example: `banger exec web -- ps aux
@@ -56,7 +56,7 @@ banger exec -u nobody -w /tmp -e DEBUG=1 web -- env`,
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `time`, with exit status 124")
 	setExample(flags, "env", "EDITOR=vim")
 	setExample(flags, "timeout", "90s")
-	cmd.ValidArgsFunction = firstArg(a.completeRunning)
+	cmd.ValidArgsFunction = firstArg(a.completeUsable)
 	return cmd
 }
 

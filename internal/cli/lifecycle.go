@@ -148,7 +148,7 @@ func newStopCmd(a *app) *cobra.Command {
 		return runStop(ctx, args, o, a)
 	})
 	o.add(cmd)
-	cmd.ValidArgsFunction = a.completeVMs(model.State.Live)
+	cmd.ValidArgsFunction = a.completeVMs(endable)
 	return cmd
 }
 
@@ -208,7 +208,7 @@ func newKillCmd(a *app) *cobra.Command {
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "`signal` to send, by name or number; KILL when not given")
 	setExample(cmd.Flags(), "signal", "TERM")
 	complete(cmd, "signal", completeWords("KILL", "TERM", "INT", "QUIT", "STOP", "CONT"))
-	cmd.ValidArgsFunction = a.completeVMs(model.State.Live)
+	cmd.ValidArgsFunction = a.completeVMs(endable)
 	return cmd
 }
 

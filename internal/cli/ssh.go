@@ -51,7 +51,7 @@ banger ssh nobody@web id`,
 			return runSSH(cmd.Context(), call, a)
 		},
 	}
-	cmd.ValidArgsFunction = firstArg(a.completeRunning)
+	cmd.ValidArgsFunction = firstArg(a.completeUsable)
 	return cmd
 }
 
