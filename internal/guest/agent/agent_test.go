@@ -185,6 +185,8 @@ func TestRoutes(t *testing.T) {
 		{"POST", "/v1/assume", "{", 400, "invalid"},
 		{"POST", "/v1/assume", `{"entropy":5}`, 400, "invalid"},
 		{"POST", "/v1/assume", "{}", 400, "invalid"},
+		{"POST", "/v1/freeze", "", 200, ""},
+		{"POST", "/v1/thaw", "{}", 400, "invalid"},
 		{"GET", "/v2/hello", "", 404, ""},
 	} {
 		req, _ := http.NewRequest(tt.method, server.URL+tt.path, strings.NewReader(tt.body))

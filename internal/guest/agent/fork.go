@@ -62,6 +62,9 @@ func (a *agent) thaw(r *http.Request) (any, error) {
 	}
 	a.turn.Lock()
 	defer a.turn.Unlock()
+	if a.now() == spoiled {
+		return nil, fault.New(fault.WrongState, "this machine has no identity with which it could go on")
+	}
 	if err := errors.Join(addEntropy(req.Entropy), setTime(req.Time)); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -79,6 +80,10 @@ func TestFreeze(t *testing.T) {
 	a.enter(spoiled)
 	if _, err := a.freeze(post("")); fault.KindOf(err) != fault.WrongState {
 		t.Errorf("freezing a spoiled machine: %v", err)
+	}
+	valid, _ := json.Marshal(proto.Thaw{Entropy: make([]byte, 32), Time: time.Now()})
+	if _, err := a.thaw(post(string(valid))); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("thawing a spoiled machine: %v", err)
 	}
 }
 
