@@ -53,6 +53,7 @@ type Template struct {
 	Created  time.Time    `json:"created"`            //
 	LastUsed time.Time    `json:"last_used"`          // when a VM was last forked from it; Created before the first
 	Uses     int          `json:"uses"`               // how many VMs were forked from it
+	Standby  int          `json:"standby"`            // machines that wait, restored from it, for a VM to take them
 	Building bool         `json:"building,omitempty"` // it is being made, and serves nobody yet
 }
 

@@ -182,6 +182,9 @@ func (t *templates) describe(ctx context.Context, key string) (model.Template, e
 		Key: key, Kind: model.TemplateUniversal, Kernel: meta.Spec.Kernel, KernelID: meta.Spec.KernelID, VCPUs: meta.Spec.VCPUs,
 		Memory: meta.Spec.Memory, Net: meta.Spec.Net, Size: usage.Allocated, Created: meta.Created, LastUsed: info.ModTime(),
 	}
+	t.mu.Lock()
+	tpl.Standby = len(t.ready[key])
+	t.mu.Unlock()
 	if strings.HasPrefix(key, imageKey) {
 		tpl.Kind, tpl.Image, tpl.ImageID = model.TemplateImage, meta.Spec.Image, meta.Spec.ImageID
 	}
