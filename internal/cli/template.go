@@ -67,6 +67,9 @@ func templateTable(templates []model.Template, now time.Time) ui.Table {
 		{Title: "MEM", Right: true, Drop: 2}, {Title: "NET", Drop: 5}, {Title: "SIZE", Right: true}, {Title: "USES", Right: true, Drop: 4},
 		{Title: "USED", Drop: 1},
 	}}
+	if slices.ContainsFunc(templates, func(t model.Template) bool { return t.Standby > 0 }) {
+		t.Columns = append(t.Columns, ui.Column{Title: "STANDBY", Right: true, Drop: 7})
+	}
 	for _, tpl := range templates {
 		used, uses := "not yet", "-"
 		switch {
@@ -78,9 +81,11 @@ func templateTable(templates []model.Template, now time.Time) ui.Table {
 		if tpl.Uses > 0 {
 			uses = strconv.Itoa(tpl.Uses)
 		}
-		t.Rows = append(t.Rows, []string{
+		row := []string{
 			shortHash(tpl.Key), templateImage(tpl), tpl.Kernel, strconv.Itoa(tpl.VCPUs), tpl.Memory.String(), string(tpl.Net), tpl.Size.String(), uses, used,
-		})
+			strconv.Itoa(tpl.Standby),
+		}
+		t.Rows = append(t.Rows, row[:len(t.Columns)])
 	}
 	return t
 }
@@ -143,6 +148,9 @@ func templatePairs(t model.Template, style ui.Style, now time.Time) [][2]string 
 	}
 	if t.Uses > 0 {
 		pairs = append(pairs, [2]string{"uses", strconv.Itoa(t.Uses)})
+	}
+	if t.Standby > 0 {
+		pairs = append(pairs, [2]string{"on standby", strconv.Itoa(t.Standby)})
 	}
 	return pairs
 }
