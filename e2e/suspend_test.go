@@ -128,7 +128,8 @@ func TestSnapshots(t *testing.T) {
 		ok(t, h, "rm", "-f", "again")
 	})
 	t.Run("export and import", func(t *testing.T) {
-		file := filepath.Join(h.Dir, "live.snap")
+		dir := t.TempDir()
+		file := filepath.Join(dir, "live.snap")
 		ok(t, h, "snapshot", "export", "live", "-o", file)
 		ok(t, h, "snapshot", "import", file, "--name", "back")
 		ok(t, h, "snapshot", "restore", "back", "--name", "moved")
@@ -139,9 +140,17 @@ func TestSnapshots(t *testing.T) {
 			t.Fatal(err)
 		}
 		data[len(data)/2] ^= 1
-		fails(t, h, []string{"snapshot", "import", write(t, h, "bad.snap", string(data), 0o600)}, "damaged")
-		fails(t, h, []string{"snapshot", "import", write(t, h, "short.snap", string(data[:len(data)/3]), 0o600)}, "import")
-		fails(t, h, []string{"snapshot", "import", write(t, h, "foreign.snap", "something else", 0o600)}, "not an exported snapshot")
+		for _, bad := range []struct{ name, text, word string }{
+			{"damaged", string(data), "damaged"},
+			{"cut-off", string(data[:len(data)/3]), "cut off"},
+			{"foreign", "something else", "not an exported snapshot"},
+		} {
+			file := filepath.Join(dir, bad.name)
+			if err := os.WriteFile(file, []byte(bad.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			fails(t, h, []string{"snapshot", "import", file}, bad.word)
+		}
 	})
 	t.Run("what a snapshot needs stays", func(t *testing.T) {
 		fails(t, h, []string{"image", "delete", testkit.Image}, "snapshot")
