@@ -280,3 +280,54 @@ func TestUniversalFork(t *testing.T) {
 		t.Errorf("a drive of another size than it should have: %v", err)
 	}
 }
+
+// TestForkOfSystemd saves a machine whose init is systemd, in which the agent runs beside it, and makes another one of it.
+func TestForkOfSystemd(t *testing.T) {
+	p := requireParts(t)
+	d := disks{image: systemdImage(t), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
+	parent := p.start(t, d)
+	parent.assume(func(doc *proto.Assume) {
+		as(t, "parent")(doc)
+		doc.Init = []string{"/sbin/init"}
+	})
+	parent.sh("until test -S /run/dbus/system_bus_socket; do sleep 0.2; done; systemctl is-system-running --wait")
+	parent.sh("systemd-run --unit tock --property StandardOutput=file:/dev/console sh -c 'i=0; while :; do i=$((i+1)); echo tick $i $(cat /proc/sys/kernel/hostname); sleep 0.05; done'")
+	parent.awaitTicks(3)
+	before := parent.identity()
+	parent.freeze()
+	state, own := parent.save(d)
+	parent.thaw()
+	ticks := parent.ticks()
+	parent.awaitTicks(ticks + 3)
+
+	child := p.restore(t, state, own)
+	if h, err := child.Hello(child.ctx()); err != nil || !h.Frozen || !h.Init {
+		t.Fatalf("hello is %+v, %v", h, err)
+	}
+	child.checkStill()
+	begin := time.Now()
+	child.assume(func(doc *proto.Assume) {
+		as(t, "child-1")(doc)
+		doc.Mounts = []proto.Mount{{Serial: proto.SerialWork, Target: "/root", Seed: true}}
+	})
+	t.Logf("it has its identity after %v", time.Since(begin))
+	checkClock(t, child)
+	child.awaitTicks(max(child.ticks(), ticks-1) + 3)
+	checkLines(t, child, "child-1")
+	for name, value := range child.identity() {
+		if before[name] == value {
+			t.Errorf("%s is still %q", name, value)
+		}
+	}
+	if got := child.sh("systemctl stop tock; systemctl is-system-running; hostnamectl hostname; cat /run/banger/generation; findmnt -no FSTYPE /root"); got != "running\nchild-1\n1\next4" {
+		t.Errorf("in the child: %q", got)
+	}
+	for _, m := range []*machine{child, parent} {
+		if err := m.PowerOff(m.ctx()); err != nil {
+			t.Error(err)
+		}
+		m.awaitEnd()
+	}
+	run(t, "e2fsck", "-fn", own.system)
+	run(t, "e2fsck", "-fn", d.system)
+}
