@@ -73,6 +73,19 @@ func open(ctx context.Context, dir string) (*Snapshot, error) {
 	return s, nil
 }
 
+// ReadMeta reads the description of the snapshot at dir, as Open does, and looks at nothing else: the snapshot may be damaged.
+func ReadMeta(dir string) (Meta, error) {
+	d, err := openFolder(filepath.Clean(dir))
+	if err == nil {
+		defer d.Close()
+		var meta Meta
+		if meta, err = d.readMeta(); err == nil {
+			return meta, nil
+		}
+	}
+	return Meta{}, fmt.Errorf("reading the description of snapshot %s: %w", dir, err)
+}
+
 func (d folder) readMeta() (Meta, error) {
 	f, _, err := d.open(metaFile, unix.O_RDONLY)
 	if err != nil {

@@ -44,7 +44,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 	m.sync(ctx, e)
 	id := model.NewID()
 	end := report.Track("capture", e.record().Spec.Name)
-	c, err := m.capture(ctx, e, filepath.Join(m.Layout.Snapshots(), id), nil)
+	c, err := m.capture(ctx, e, m.snapshotDir(id), nil)
 	end(err)
 	if err != nil {
 		return model.Snapshot{}, err
@@ -112,29 +112,42 @@ func describeSnapshot(s *snapshot.Snapshot) (model.Snapshot, error) {
 
 // Snapshots lists the stored snapshots, oldest first. One that is damaged is left out, and logged.
 func (m *Manager) Snapshots(ctx context.Context) ([]model.Snapshot, error) {
+	list := []model.Snapshot{}
+	err := m.eachSnapshot(ctx, func(id string, snap *snapshot.Snapshot, err error) error {
+		var s model.Snapshot
+		if err == nil {
+			s, err = describeSnapshot(snap)
+		}
+		if err != nil {
+			m.Log.WarnContext(ctx, "a snapshot cannot be read", "snapshot", id, "error", err)
+			return nil
+		}
+		list = append(list, s)
+		return nil
+	})
+	slices.SortFunc(list, func(a, b model.Snapshot) int { return a.Created.Compare(b.Created) })
+	return list, err
+}
+
+// eachSnapshot visits the stored snapshots, also those that cannot be opened. One that is deleted meanwhile is none.
+func (m *Manager) eachSnapshot(ctx context.Context, visit func(id string, snap *snapshot.Snapshot, err error) error) error {
 	entries, err := os.ReadDir(m.Layout.Snapshots())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("listing snapshots: %w", err)
+		return fmt.Errorf("listing snapshots: %w", err)
 	}
-	list := []model.Snapshot{}
 	for _, entry := range entries {
 		if !model.IsID(entry.Name()) {
 			continue
 		}
-		snap, err := snapshot.Open(ctx, filepath.Join(m.Layout.Snapshots(), entry.Name()))
-		if err != nil {
-			m.Log.WarnContext(ctx, "a snapshot cannot be read", "snapshot", entry.Name(), "error", err)
+		snap, err := snapshot.Open(ctx, m.snapshotDir(entry.Name()))
+		if fault.KindOf(err) == fault.NotFound {
 			continue
 		}
-		s, err := describeSnapshot(snap)
-		if err != nil {
-			m.Log.WarnContext(ctx, "a snapshot cannot be read", "snapshot", entry.Name(), "error", err)
-			continue
+		if err := visit(entry.Name(), snap, err); err != nil {
+			return err
 		}
-		list = append(list, s)
 	}
-	slices.SortFunc(list, func(a, b model.Snapshot) int { return a.Created.Compare(b.Created) })
-	return list, nil
+	return nil
 }
 
 // Snapshot returns the snapshot that ref means: a name, an id, or the beginning of one id.
@@ -154,6 +167,9 @@ func (m *Manager) Snapshot(ctx context.Context, ref string) (model.Snapshot, err
 	}
 	switch len(found) {
 	case 0:
+		if _, err := m.damagedSnapshot(ctx, ref); err != nil {
+			return model.Snapshot{}, err
+		}
 		return model.Snapshot{}, fault.New(fault.NotFound, "no snapshot %q", ref).WithHint("`banger snapshot list` shows the snapshots there are")
 	case 1:
 		return found[0], nil
@@ -161,22 +177,49 @@ func (m *Manager) Snapshot(ctx context.Context, ref string) (model.Snapshot, err
 	return model.Snapshot{}, fault.New(fault.Invalid, "id prefix %q means %d snapshots", ref, len(found)).WithHint("give more digits, or the name")
 }
 
+// damagedSnapshot finds a stored snapshot that is no good any more by its id, or by its name if that can still be read, and tells what is wrong with it.
+func (m *Manager) damagedSnapshot(ctx context.Context, ref string) (id string, damage error) {
+	err := m.eachSnapshot(ctx, func(candidate string, snap *snapshot.Snapshot, err error) error {
+		if err == nil {
+			_, err = describeSnapshot(snap)
+		}
+		if err != nil && ref != "" && (candidate == ref || labelOf(m.snapshotDir(candidate)).Name == ref) {
+			id = candidate
+			damage = fault.New(fault.KindOf(err), "%w", err).WithHint("`banger snapshot delete %s` removes what is left of it", id)
+		}
+		return nil
+	})
+	return id, errors.Join(damage, err)
+}
+
+// labelOf is the label of a snapshot that may be damaged; empty when it cannot be read.
+func labelOf(dir string) (l label) {
+	if meta, err := snapshot.ReadMeta(dir); err == nil && json.Unmarshal(meta.Extra, &l) != nil {
+		return label{}
+	}
+	return l
+}
+
+func (m *Manager) snapshotDir(id string) string { return filepath.Join(m.Layout.Snapshots(), id) }
+
 func (m *Manager) openSnapshot(ctx context.Context, ref string) (model.Snapshot, *snapshot.Snapshot, error) {
 	s, err := m.Snapshot(ctx, ref)
 	if err != nil {
 		return s, nil, err
 	}
-	snap, err := snapshot.Open(ctx, filepath.Join(m.Layout.Snapshots(), s.ID))
+	snap, err := snapshot.Open(ctx, m.snapshotDir(s.ID))
 	return s, snap, err
 }
 
-// DeleteSnapshot deletes a snapshot. VMs that were made from it do not mind.
+// DeleteSnapshot deletes a snapshot, also one that is damaged. VMs that were made from it do not mind.
 func (m *Manager) DeleteSnapshot(ctx context.Context, ref string) (model.Snapshot, error) {
 	s, err := m.Snapshot(ctx, ref)
 	if err != nil {
-		return s, err
+		if s.ID, _ = m.damagedSnapshot(ctx, ref); s.ID == "" {
+			return s, err
+		}
 	}
-	return s, snapshot.Remove(filepath.Join(m.Layout.Snapshots(), s.ID))
+	return s, snapshot.Remove(m.snapshotDir(s.ID))
 }
 
 // RestoreSnapshot makes VMs that go on from a snapshot, or one VM in its place.
@@ -397,20 +440,22 @@ func progress(report step.Reporter, name string) func(done, total int64) {
 }
 
 // snapshotReferences adds the images and kernels that stored snapshots need. One that cannot be read keeps everything from being deleted: it might
-// need it.
+// need it. One that is damaged needs nothing any more.
 func (m *Manager) snapshotReferences(images, kernels map[string][]string) error {
-	list, err := m.Snapshots(context.Background())
-	if err != nil {
-		return err
-	}
-	for _, s := range list {
-		_, snap, err := m.openSnapshot(context.Background(), s.ID)
+	return m.eachSnapshot(context.Background(), func(id string, snap *snapshot.Snapshot, err error) error {
+		if fault.KindOf(err) == fault.Invalid {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		spec, name := snap.Meta().Spec, "snapshot "+s.Name
+		name := "snapshot " + id
+		if s, err := describeSnapshot(snap); err == nil {
+			name = "snapshot " + s.Name
+		}
+		spec := snap.Meta().Spec
 		images[spec.ImageID] = append(images[spec.ImageID], name)
 		kernels[spec.KernelID] = append(kernels[spec.KernelID], name)
-	}
-	return nil
+		return nil
+	})
 }
