@@ -354,7 +354,7 @@ func (m *Manager) replace(ctx context.Context, e *entry, c *capture, disks map[s
 			v.Spec, v.DiskImage = c.meta.Spec, diskImage
 			v.Spec.Name, v.Spec.Labels, v.Spec.Remove = name, labels, remove
 			parent := c.parent
-			v.Parent = &parent
+			v.Parent, v.State, v.LastError = &parent, model.Stopped, nil
 		})
 	}
 	if v := e.record(); v.DiskImage != c.meta.Spec.ImageID {
