@@ -30,6 +30,7 @@ type job struct {
 	initramfs   []string
 	fingerprint string
 	standby     bool // not the template but machines on standby from it
+	urgent      bool // somebody waits for it
 }
 
 func (j job) universal() bool { return j.key[:1] == universalKey }
@@ -236,8 +237,8 @@ func (b *build) boot(ctx context.Context, from *origin) error {
 		return err
 	}
 	b.live = &live{inst: inst, agent: b.m.NewAgent(inst.DialAgent)}
-	if b.j.standby {
-		// It serves soon, and its priority could not be raised again.
+	if b.j.standby || b.j.urgent {
+		// A machine on standby serves soon, and its priority could not be raised again.
 	} else if err := lowerPriority(inst.PID()); err != nil {
 		b.m.Log.WarnContext(ctx, "making a template with the usual priority", "error", err)
 	}
@@ -399,6 +400,7 @@ func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report st
 	if err != nil {
 		return nil, err
 	}
+	j.urgent = true
 	var made []model.Template
 	for _, key := range []string{keyOf(universalKey, j.fingerprint), keyOf(imageKey, j.fingerprint, j.image.ID)} {
 		j.key = key

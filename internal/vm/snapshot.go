@@ -388,6 +388,9 @@ func (m *Manager) ImportSnapshot(ctx context.Context, r io.Reader, name string, 
 		if err := model.CheckName(name); err != nil {
 			return model.Snapshot{}, fault.New(fault.Invalid, "%w", err)
 		}
+		if _, err := m.freeSnapshotName(ctx, name); err != nil { // now, rather than when all of it has come
+			return model.Snapshot{}, err
+		}
 	}
 	named := false // the lock is held from the choice of the name until the snapshot has it
 	defer func() {
