@@ -35,6 +35,14 @@ type job struct {
 
 func (j job) universal() bool { return j.key[:1] == universalKey }
 
+// name tells jobs apart.
+func (j job) name() string {
+	if j.standby {
+		return j.key + "+"
+	}
+	return j.key
+}
+
 const (
 	quietTime    = time.Second      // without any operation, before a build begins: a user's command comes first
 	settleTime   = 5 * time.Minute  // for an image's init to reach its target
@@ -71,11 +79,11 @@ func (t *templates) started(s *start) {
 func (t *templates) want(j job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.gaveUp[j.key] || t.building == j.key && !j.standby {
+	if t.gaveUp[j.name()] || t.building == j.key && !j.standby {
 		return
 	}
 	for _, other := range t.wanted {
-		if other.key == j.key && other.standby == j.standby {
+		if other.name() == j.name() {
 			return
 		}
 	}
@@ -125,7 +133,7 @@ func (t *templates) make(ctx context.Context, j job) {
 	}
 	if err := do(ctx, j); err != nil && ctx.Err() == nil {
 		t.mu.Lock()
-		t.gaveUp[j.key] = true
+		t.gaveUp[j.name()] = true
 		t.mu.Unlock()
 		t.m.Log.WarnContext(ctx, "no template could be made; VMs go on being booted", "template", j.key, "error", err)
 	}

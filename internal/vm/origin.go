@@ -17,7 +17,8 @@ import (
 // boot.
 type origin struct {
 	model.Origin
-	cold     bool // boot, whatever templates there are
+	cold     bool // boot, whatever templates there are: the user wants it so
+	again    bool // boot, because a template did not work
 	template bool // thrown away when it does not work
 	same     bool // the guest goes on as the one that it was, instead of getting an identity
 
@@ -107,7 +108,7 @@ func (s *start) chooseOrigin(ctx context.Context) error {
 	if s.fingerprint, err = r.Fingerprint(ctx, machine); err != nil {
 		return err
 	}
-	if !s.from.cold {
+	if !s.from.cold && !s.from.again {
 		s.from = s.m.templates.choose(ctx, s)
 	}
 	return nil
@@ -149,6 +150,8 @@ func (s *start) templateFailed(err error) bool {
 		return false
 	}
 	switch failed.Step {
+	case "system-disk": // of which one that goes away in this moment has none any more
+		return len(s.from.disks) > 0
 	case "vmm", "agent":
 		return true
 	case "assume":

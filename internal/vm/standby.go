@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/vmm"
 )
@@ -29,6 +30,9 @@ func (t *templates) fill(ctx context.Context, j job) error {
 			return nil
 		}
 		sb, err := t.standBy(ctx, j)
+		if fault.KindOf(err) == fault.NotFound { // the template is gone by now
+			return nil
+		}
 		if err != nil {
 			return err
 		}

@@ -90,8 +90,8 @@ func (m *Manager) start(ctx context.Context, e *entry, from origin, report step.
 	}
 	if err != nil && ctx.Err() == nil && s.templateFailed(err) {
 		m.logger(e.record()).WarnContext(ctx, "a template does not work; booting instead", "template", s.from.Of, "error", err)
-		m.templates.drop(ctx, s.from.Of)
-		s = &start{m: m, e: e, report: report, began: began, from: origin{cold: true}}
+		m.templates.failed(ctx, s.from.Of)
+		s = &start{m: m, e: e, report: report, began: began, from: origin{again: true}}
 		records, err = m.runner(e.record(), report).Run(ctx, s.plan())
 	}
 	if err == nil {
@@ -135,6 +135,7 @@ type start struct {
 	helloAt   time.Time
 	assumed   proto.Assumed
 	stuck     bool // the machine could not be ended: what it may use stays
+	fresh     bool // the disks were made by this start
 
 	from        origin // what to go on from; chosen in step "origin" unless the caller did
 	fingerprint string // of the machine; "" when the driver cannot restore one
@@ -222,7 +223,9 @@ func (s *start) makeDisks(ctx context.Context) error {
 		return nil
 	}
 	if len(s.from.disks) > 0 {
-		return s.m.placeDisks(ctx, s.e, s.from.disks)
+		err := s.m.placeDisks(ctx, s.e, s.from.disks)
+		s.fresh = err == nil
+		return err
 	}
 	v := s.vm()
 	path := s.m.Layout.VM(v.ID).SystemDisk()
@@ -231,10 +234,18 @@ func (s *start) makeDisks(ctx context.Context) error {
 			return err
 		}
 	}
-	return disk.Create(ctx, path, v.Spec.DiskSize)
+	err := disk.Create(ctx, path, v.Spec.DiskSize)
+	s.fresh = err == nil
+	return err
 }
 
-func (s *start) removeFreshDisk(context.Context) error { return s.m.removeFreshDisk(s.e) }
+// removeFreshDisk also removes the disk that a VM has got with another image: a boot after it must not find what a machine from a template left there.
+func (s *start) removeFreshDisk(context.Context) error {
+	if s.fresh {
+		return removeAll(s.m.Layout.VM(s.vm().ID).SystemDisk())
+	}
+	return s.m.removeFreshDisk(s.e)
+}
 
 func (s *start) prepareStep(c Capability, p HostPreparer) step.Step {
 	return step.Step{

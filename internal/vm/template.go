@@ -44,7 +44,8 @@ type templates struct {
 	mu       sync.Mutex
 	wanted   []job           // builds to come, in order
 	building string          // key of the build under way
-	gaveUp   map[string]bool // keys whose build failed: not tried again while this daemon lives
+	gaveUp   map[string]bool // what could not be made: not tried again while this daemon lives
+	broke    map[string]bool // keys of which one was made that did not work
 	wake     chan struct{}
 	making   chan struct{} // holds one while a template is made
 
@@ -63,7 +64,7 @@ func newTemplates(m *Manager, cfg TemplateConfig) *templates {
 	if _, ok := m.Driver.(vmm.Restorer); !ok {
 		cfg.Off = true
 	}
-	return &templates{m: m, TemplateConfig: cfg, gaveUp: map[string]bool{}, wake: make(chan struct{}, 1), making: make(chan struct{}, 1), ready: map[string][]*standby{}}
+	return &templates{m: m, TemplateConfig: cfg, gaveUp: map[string]bool{}, broke: map[string]bool{}, wake: make(chan struct{}, 1), making: make(chan struct{}, 1), ready: map[string][]*standby{}}
 }
 
 func keyOf(kind string, parts ...string) string {
@@ -114,6 +115,17 @@ func (t *templates) open(ctx context.Context, key string) (origin, error) {
 		t.m.Log.WarnContext(ctx, "noting the use of a template", "template", key, "error", err)
 	}
 	return o, nil
+}
+
+// failed throws a template away that did not work. What did not work when it was made again is not made a third time in this daemon's life.
+func (t *templates) failed(ctx context.Context, key string) {
+	t.mu.Lock()
+	if t.broke[key] {
+		t.gaveUp[key] = true
+	}
+	t.broke[key] = true
+	t.mu.Unlock()
+	t.drop(ctx, key)
 }
 
 // drop throws a template away. Machines that run on its memory keep it until they end.
@@ -197,6 +209,7 @@ func (m *Manager) DeleteTemplate(ctx context.Context, ref string) (model.Templat
 	if err != nil {
 		return tpl, err
 	}
+	m.templates.endStandby(ctx, tpl.Key)
 	return tpl, snapshot.Remove(m.templates.dir(tpl.Key))
 }
 
@@ -212,6 +225,7 @@ func (m *Manager) PruneTemplates(ctx context.Context, stale bool) (model.Pruned,
 		if stale && m.templates.current(tpl) {
 			continue
 		}
+		m.templates.endStandby(ctx, tpl.Key)
 		if err := snapshot.Remove(m.templates.dir(tpl.Key)); err != nil {
 			errs = append(errs, err)
 			continue
