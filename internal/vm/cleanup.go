@@ -28,10 +28,17 @@ func (m *Manager) cleanup(ctx context.Context, e *entry) error {
 		return err
 	}
 	v := e.record()
+	var prepared []string
+	switch {
+	case v.Runtime != nil:
+		prepared = v.Runtime.Prepared
+	case m.hasRunDir(v): // that of a machine on standby, which the record does not tell of yet
+		prepared = m.cleaners()
+	}
 	var errs []error
 	for i := len(m.Capabilities) - 1; i >= 0; i-- {
 		c := m.Capabilities[i]
-		if v.Runtime != nil && slices.Contains(v.Runtime.Prepared, c.Name()) {
+		if slices.Contains(prepared, c.Name()) {
 			errs = append(errs, m.cleanCapability(ctx, e, c))
 		}
 	}
@@ -113,6 +120,11 @@ func (m *Manager) removeUnfinished(e *entry) error {
 		}
 	}
 	return err
+}
+
+func (m *Manager) hasRunDir(v model.VM) bool {
+	_, err := os.Stat(m.Layout.VM(v.ID).Run)
+	return err == nil
 }
 
 func (m *Manager) removeRunDir(e *entry) error {

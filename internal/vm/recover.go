@@ -70,6 +70,8 @@ func (m *Manager) recoverOne(ctx context.Context, e *entry) error {
 			m.removeIfAsked(ctx, e)
 		}
 		return err
+	case m.hasRunDir(v): // it had got a machine on standby, and no start
+		return m.cleanup(ctx, e)
 	case v.Started != nil:
 		m.removeIfAsked(ctx, e) // it stopped, and the daemon died before it could delete it
 	}
