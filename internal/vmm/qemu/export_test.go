@@ -2,7 +2,10 @@ package qemu
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"regexp"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -15,4 +18,19 @@ func SaveByQEMU(ctx context.Context, in vmm.Instance, req vmm.SaveRequest) (vmm.
 	denied := func(context.Context, ram.Region, *os.File, *os.File) (memory, error) { return nil, unix.EPERM }
 	s := &saving{in: in.(*instance), req: req, read: denied}
 	return s.save(ctx)
+}
+
+var instructionPointer = regexp.MustCompile(`\b[ER]IP=([0-9a-f]{1,16})\b`)
+
+// At tells where in its program the first virtual CPU of a machine is.
+func At(ctx context.Context, in vmm.Instance) (uint64, error) {
+	var text string
+	if err := in.(*instance).ask(ctx, "human-monitor-command", map[string]any{"command-line": "info registers"}, &text); err != nil {
+		return 0, err
+	}
+	match := instructionPointer.FindStringSubmatch(text)
+	if match == nil {
+		return 0, fmt.Errorf("no registers in %.200q", text)
+	}
+	return strconv.ParseUint(match[1], 16, 64)
 }

@@ -100,6 +100,7 @@ func TestDriver(t *testing.T) {
 	vmmtest.Run(t, vmmtest.Harness{
 		Driver:  driver,
 		Machine: func(t testing.TB) vmm.Machine { return machine(t, tiny{then: off}) },
+		Booted:  booted,
 		Echo:    linux,
 	})
 }

@@ -111,6 +111,7 @@ func TestSaveCannotEnd(t *testing.T) {
 func TestSaveByQEMU(t *testing.T) {
 	m := machine(t, tiny{then: off})
 	in := start(t, m)
+	booted(t, in)
 	from, saved := save(t, in)
 	req := request(t, t.TempDir())
 	slow, err := qemu.SaveByQEMU(deadline(t), in, req)
@@ -241,6 +242,7 @@ func TestEndWhileSaving(t *testing.T) {
 func TestRestoreToDriveInUse(t *testing.T) {
 	m := machine(t, tiny{then: off})
 	in := start(t, m)
+	booted(t, in)
 	from, _ := save(t, in)
 	other := machine(t, tiny{})
 	other.Drives = m.Drives

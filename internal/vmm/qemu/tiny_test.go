@@ -7,6 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"banger/internal/testkit"
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu"
 )
 
 // tiny is a guest of a few instructions: enough to see from the outside what a machine does, in a tenth of a second and without a
@@ -26,10 +31,24 @@ var (
 	off    = []byte{0xC6, 0x05, 0x00, 0x02, 0xA0, 0xFE, 0x34}             // mov byte [0xFEA00200], SLP_EN|5<<2: its ACPI sleep control, S5
 )
 
+// Where a tiny guest is, and its stack.
+const base, stack = 1 << 20, 2 << 20
+
+// booted waits until a machine is in its tiny guest, and no longer in its firmware.
+func booted(t testing.TB, in vmm.Instance) {
+	t.Helper()
+	testkit.WaitFor(t, time.Minute, "the guest", func() bool {
+		at, err := qemu.At(deadline(t), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at >= base && at < stack
+	})
+}
+
 // kernel writes the guest as an ELF file with a PVH entry point and returns the file's path.
 func (g tiny) kernel(t testing.TB) string {
 	t.Helper()
-	const base, stack = 1 << 20, 2 << 20
 	le := binary.LittleEndian
 	code := le.AppendUint32([]byte{0xBC}, stack) // mov esp, stack
 	code = append(code, button...)

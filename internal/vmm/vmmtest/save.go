@@ -27,6 +27,16 @@ func (s *suite) saver(in vmm.Instance) savable {
 	return saver
 }
 
+// booted starts a machine that can be saved.
+func (s *suite) booted(m vmm.Machine) savable {
+	s.Helper()
+	in := s.saver(s.start(m, ignore))
+	if s.h.Booted != nil {
+		s.h.Booted(s, in)
+	}
+	return in
+}
+
 // request returns one for a new checkpoint.
 func (s *suite) request() vmm.SaveRequest {
 	s.Helper()
@@ -97,7 +107,7 @@ func (s *suite) restorer() vmm.Restorer {
 // saveAndRestore makes two machines of one, which all go on.
 func (s *suite) saveAndRestore() {
 	m := s.h.Machine(s)
-	in := s.saver(s.start(m, ignore))
+	in := s.booted(m)
 	from := s.save(in)
 	if info, err := from.Memory.Stat(); err != nil || info.Size() != int64(m.Memory) {
 		s.Errorf("%d bytes were saved of %d, %v", info.Size(), m.Memory, err)
@@ -141,7 +151,7 @@ func (s *suite) saveHalted() {
 		"after":  func(_ savable, req *vmm.SaveRequest) error { req.Halt = true; return nil },
 	} {
 		m, req := s.h.Machine(s), s.request()
-		in := s.saver(s.start(m, ignore))
+		in := s.booted(m)
 		if err := halt(in, &req); err != nil {
 			s.Fatal(err)
 		}
@@ -193,7 +203,7 @@ func (s *suite) generations() {
 // failedSave makes saves fail at each point. The machine goes on each time: one that stays halted would do so to the end.
 func (s *suite) failedSave() {
 	m := s.h.Machine(s)
-	in := s.saver(s.start(m, ignore))
+	in := s.booted(m)
 	broken := errors.New("broken")
 	fails := func(context.Context) error { return broken }
 	var cancel context.CancelCauseFunc
@@ -246,7 +256,7 @@ func (s *suite) failedSave() {
 
 // twoSaves saves a machine while it is being saved.
 func (s *suite) twoSaves() {
-	in := s.saver(s.start(s.h.Machine(s), ignore))
+	in := s.booted(s.h.Machine(s))
 	begun, end := make(chan struct{}), make(chan struct{})
 	first := s.request()
 	first.Before = func(context.Context) error { close(begun); <-end; return nil }
@@ -269,7 +279,7 @@ func (s *suite) twoSaves() {
 // failedRestore restores from what is damaged.
 func (s *suite) failedRestore() {
 	saved := s.h.Machine(s)
-	from := s.save(s.saver(s.start(saved, ignore)))
+	from := s.save(s.booted(saved))
 	state, err := os.ReadFile(from.Device.Name())
 	if err != nil {
 		s.Fatal(err)

@@ -23,6 +23,9 @@ type Harness struct {
 	// Machine returns a machine with a run folder of its own whose guest powers off when its power button is pressed, and else
 	// runs for ever.
 	Machine func(t testing.TB) vmm.Machine
+	// Booted returns when such a machine's guest runs; nil when it does from the start on. Before that, a machine may be in its firmware, which
+	// wants to boot what a restored machine does not have.
+	Booted func(t testing.TB, in vmm.Instance)
 	// Echo returns a machine like Machine's whose guest also sends back what comes in on the agent's channel. Of a line "keep X" it keeps X
 	// in its memory as well, and on a line "kept" it says "kept X" instead. It skips the test when there can be none.
 	Echo func(t testing.TB) vmm.Machine
