@@ -10,21 +10,20 @@ import (
 // seems not to move, the kernel does without it, and as this machine has no other timer it waits for ever for its second CPU. So the
 // kernel's message is as good as the end of the boot, which is begun again: by then it has lasted half a second.
 const (
-	bootBegins    = "] Linux version "                              // in the first line on the console
-	timerLost     = "APIC frequency too slow, disabling apic timer" // in a line of its own
-	programsBegin = "] Run /"                                       // what comes after it on the console can be a program's words
+	early         = "[    "                                             // begins the line: the kernel has run for less than 10 s
+	timerLost     = "] APIC frequency too slow, disabling apic timer\r" // ends it
+	programsBegin = "] Run /"                                           // what comes after it on the console can be a program's words
 
 	maxResets = 3 // of one boot. A host on which they do not help is none to run VMs on.
 )
 
-// calibration follows a boot on the console, and knows when to begin it again. What does not begin as a boot is of a machine that was
-// adopted or restored, and none of its business.
+// calibration follows a boot on the console, and knows when to begin it again. On a machine that was adopted or restored, where
+// it has seen no boot, a guest's root can have it begin one: that is his own loss.
 type calibration struct {
 	lost chan struct{} // gets an element when the boot is to be begun again; there is room for one
 
 	line   []byte // the line that is being written, up to maxBootLine
-	boots  bool   // the first line was a kernel's
-	over   bool   // programs run, or it was no boot
+	over   bool   // programs run
 	resets int
 }
 
@@ -52,15 +51,11 @@ func (c *calibration) failed(p []byte) (again bool) {
 			break
 		}
 		switch {
-		case bytes.Contains(c.line, []byte(timerLost)):
+		case bytes.HasPrefix(c.line, []byte(early)) && bytes.HasSuffix(c.line, []byte(timerLost)):
 			c.resets++
-			again = again || c.boots && c.resets <= maxResets
+			again, c.over = true, c.resets == maxResets
 		case bytes.Contains(c.line, []byte(programsBegin)):
 			c.over = true
-		}
-		if !c.boots {
-			c.boots = bytes.Contains(c.line, []byte(bootBegins))
-			c.over = !c.boots
 		}
 		c.line = c.line[:0]
 	}

@@ -6,21 +6,23 @@ import (
 )
 
 func TestCalibration(t *testing.T) {
-	const begin, lost = "[    0.000000] Linux version 6.1.0 (gcc) #1 SMP\r\n", "[    0.423637] " + timerLost + "\r\n"
+	const begin, lost = "[    0.000000] Linux version 6.1.0 (gcc) #1 SMP\r\n", early + "0.423637" + timerLost + "\n"
 	const programs = "[    1.423637] Run /init as init process\r\n"
 	for name, c := range map[string]struct {
 		console string
 		want    int
 	}{
-		"a good boot":             {begin + "[ 0.1] x\r\n" + programs, 0},
-		"a lost timer":            {begin + "[ 0.1] x\r\n" + lost, 1},
-		"the line is not ended":   {begin + strings.TrimSuffix(lost, "\r\n"), 0},
-		"lost again and again":    {strings.Repeat(begin+lost, maxResets+2), maxResets},
-		"lost once":               {begin + lost + begin + programs + lost, 1},
-		"a program says so":       {begin + programs + lost, 0},
-		"it was adopted":          {"$ dmesg\r\n" + begin + lost, 0},
-		"it was adopted, mid-way": {lost + begin + lost, 0},
-		"a long first line":       {strings.TrimSpace(begin) + strings.Repeat("x", 3*maxBootLine) + "\r\n" + lost, 1},
+		"a good boot":              {begin + "[ 0.1] x\r\n" + programs, 0},
+		"a lost timer":             {begin + "[ 0.1] x\r\n" + lost, 1},
+		"the line is not ended":    {begin + strings.TrimSuffix(lost, "\r\n"), 0},
+		"lost again and again":     {strings.Repeat(begin+lost, maxResets+2), maxResets},
+		"lost once":                {begin + lost + begin + programs + lost, 1},
+		"a program says so":        {begin + programs + lost, 0},
+		"the beginning is missing": {"Linux vers\r\n" + lost, 1},
+		"half of it is missing":    {lost[1:], 0},
+		"not so early":             {"[  100.423637" + timerLost + "\n", 0},
+		"in other words":           {strings.TrimSpace(lost) + "s\r\n" + "# " + lost, 0},
+		"a long line":              {strings.TrimSpace(begin) + strings.Repeat("x", 3*maxBootLine) + "\r\n" + lost, 1},
 	} {
 		for _, size := range []int{1, 7, len(c.console)} {
 			var follow calibration

@@ -28,7 +28,7 @@ func (r resets) Write(line []byte) (int, error) {
 func TestLostTimer(t *testing.T) {
 	seen := make(resets, 2*maxResets)
 	d := qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), seen), nil))})
-	guest := tiny{text: "[ 0.0] Linux version 6\r\n[ 0.4] APIC frequency too slow, disabling apic timer\r\n", times: 1, then: append(bytes.Clone(button), reboot...)}
+	guest := tiny{text: "[    0.000000] Linux version 6\r\n[    0.423637] APIC frequency too slow, disabling apic timer\r\n", times: 1, then: append(bytes.Clone(button), reboot...)}
 	m := machine(t, guest)
 	in, err := d.Start(deadline(t), m, ignore)
 	if err != nil {
