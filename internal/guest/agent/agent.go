@@ -71,6 +71,8 @@ type identity struct {
 	Workdir        string   `json:"workdir"`
 	HostKey        []byte   `json:"host_key"`
 	AuthorizedKeys []string `json:"authorized_keys"`
+
+	Network *proto.Network `json:"network"` // how the card was set up
 }
 
 // runner starts commands as the identity says.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -189,8 +190,11 @@ func (a *agent) become(doc proto.Assume, fork bool) error {
 			return err
 		}
 	}
-	if err := configureNetwork(doc.Network, fork); err != nil {
-		return err
+	// A card that another identity was given the same addresses for is left as it is: every look at it costs emulation dearly.
+	if !fork || !sameNetwork(a.identity.Network, doc.Network) {
+		if err := configureNetwork(doc.Network); err != nil {
+			return err
+		}
 	}
 	for _, m := range doc.Mounts {
 		if a.isMounted(m) {
@@ -217,7 +221,7 @@ func (a *agent) become(doc proto.Assume, fork bool) error {
 	defer a.mu.Unlock()
 	a.identity = identity{
 		Env: doc.Env, User: doc.User, Workdir: doc.Workdir,
-		HostKey: doc.HostKey, AuthorizedKeys: doc.AuthorizedKeys,
+		HostKey: doc.HostKey, AuthorizedKeys: doc.AuthorizedKeys, Network: doc.Network,
 	}
 	return nil
 }
@@ -237,6 +241,9 @@ func (a *agent) makeRoot(doc proto.Assume) error {
 		}
 	}
 	a.mark("root")
+	if err := coverBootID(); err != nil {
+		a.log.Warn("forks of this machine will have its boot id", "error", err)
+	}
 	return nil
 }
 
@@ -253,7 +260,7 @@ func (a *agent) makeFreezer() {
 }
 
 // configureNetwork sets the one card up; nil leaves the machine with loopback alone. A fork's card may be as it shall be.
-func configureNetwork(n *proto.Network, fork bool) error {
+func configureNetwork(n *proto.Network) error {
 	if n == nil {
 		return nil
 	}
@@ -265,8 +272,12 @@ func configureNetwork(n *proto.Network, fork bool) error {
 	if err != nil {
 		return err
 	}
-	if fork && link.Is(card, cfg) {
-		return nil
-	}
 	return link.Configure(card, cfg)
+}
+
+func sameNetwork(a, b *proto.Network) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.MAC == b.MAC && a.Address == b.Address && a.Gateway == b.Gateway && a.MTU == b.MTU && slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Search, b.Search)
 }

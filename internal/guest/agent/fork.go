@@ -105,7 +105,7 @@ func (a *agent) becomeFork(doc proto.Assume) error {
 	a.forks++
 	forks := a.forks
 	a.mu.Unlock()
-	if err := renewBootID(forks > 1); err != nil {
+	if err := renewBootID(); err != nil {
 		return err
 	}
 	generation := strconv.Itoa(forks)
@@ -124,19 +124,37 @@ const (
 	kernelBootID   = "/proc/sys/kernel/random/boot_id"
 )
 
-// renewBootID gives the machine another boot id: the kernel keeps its own for good, so ours hides it. again tells that one of ours is there
-// already.
-func renewBootID(again bool) error {
-	if again {
-		unix.Unmount(kernelBootID, unix.MNT_DETACH) // root in the guest may have done so
+// coverBootID puts a file of ours over the boot id, which the kernel keeps for good. It says the same as long as the machine is no fork.
+func coverBootID() error {
+	id, err := os.ReadFile(kernelBootID)
+	if err != nil {
+		return fmt.Errorf("reading the boot id: %w", err)
 	}
-	if err := writeAtomically(bootIDFile, newUUID()+"\n", 0o444); err != nil {
+	if err := writeAtomically(bootIDFile, string(id), 0o444); err != nil {
 		return err
 	}
 	if err := unix.Mount(bootIDFile, kernelBootID, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("setting the boot id: %w", err)
+		return fmt.Errorf("covering the boot id: %w", err)
 	}
 	return nil
+}
+
+// renewBootID gives the machine another boot id. Our file is overwritten, as it has one length; it is put there again if root in the guest has taken
+// it away.
+func renewBootID() error {
+	id := newUUID() + "\n"
+	if f, err := os.OpenFile(bootIDFile, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
+		_, err = f.WriteAt([]byte(id), 0)
+		f.Close()
+		if got, readErr := os.ReadFile(kernelBootID); err == nil && readErr == nil && string(got) == id {
+			return nil
+		}
+	}
+	unix.Unmount(kernelBootID, unix.MNT_DETACH)
+	if err := coverBootID(); err != nil {
+		return err
+	}
+	return os.WriteFile(kernelBootID, []byte(id), 0o444)
 }
 
 // newUUID returns a random UUID (RFC 9562, section 5.4) in the kernel's spelling.

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -108,17 +107,15 @@ const transientID = "/run/machine-id"
 // hosts returns the image's /etc/hosts with our lines first, in place of those of an earlier identity. The host name is on an address
 // of its own (hosts(5); Debian does the same) so that it resolves without a network.
 func hosts(image []byte, hostname string) []byte {
-	var out bytes.Buffer
-	fmt.Fprintf(&out, "127.0.0.1\tlocalhost %s\n", hostsMark)
-	fmt.Fprintf(&out, "::1\tlocalhost ip6-localhost ip6-loopback %s\n", hostsMark)
-	fmt.Fprintf(&out, "127.0.1.1\t%s %s\n", hostname, hostsMark)
-	lines := bufio.NewScanner(bytes.NewReader(image))
-	for lines.Scan() {
-		if !strings.HasSuffix(lines.Text(), hostsMark) {
-			out.WriteString(lines.Text() + "\n")
+	out := "127.0.0.1\tlocalhost " + hostsMark + "\n" +
+		"::1\tlocalhost ip6-localhost ip6-loopback " + hostsMark + "\n" +
+		"127.0.1.1\t" + hostname + " " + hostsMark + "\n"
+	for line := range strings.Lines(string(image)) {
+		if line = strings.TrimSuffix(line, "\n"); !strings.HasSuffix(line, hostsMark) {
+			out += line + "\n"
 		}
 	}
-	return out.Bytes()
+	return []byte(out)
 }
 
 // resolvConf is resolv.conf(5).
@@ -165,8 +162,9 @@ func rewriteFile(name string, data []byte) (bool, error) {
 	if old, err := io.ReadAll(io.LimitReader(f, int64(len(data)+1))); err == nil && bytes.Equal(old, data) {
 		return true, nil
 	}
-	if err = f.Truncate(0); err == nil {
-		_, err = f.WriteAt(data, 0)
+	// Not emptied first: overwriting a file's only block is a matter of memory, giving it back and getting another one is not.
+	if _, err = f.WriteAt(data, 0); err == nil && st.Size > int64(len(data)) {
+		err = f.Truncate(int64(len(data)))
 	}
 	if err != nil {
 		return true, fmt.Errorf("writing %s: %w", name, err)
