@@ -143,6 +143,8 @@ func (m *Manager) makeChild(ctx context.Context, c *capture, name string, req mo
 		if from, err = c.origin(); err == nil {
 			err = m.start(ctx, e, from, nil)
 		}
+	} else {
+		err = m.syncDisks(e)
 	}
 	if err != nil {
 		if e.record().State == model.Broken {
@@ -194,22 +196,35 @@ func (m *Manager) checkParts(spec model.Spec) error {
 	return nil
 }
 
-// placeDisks gives a VM copies of disks.
+// placeDisks gives a VM copies of disks. They last once syncDisks was called.
 func (m *Manager) placeDisks(ctx context.Context, e *entry, disks map[string]string) error {
 	dir := m.Layout.VM(e.record().ID).Dir
-	copies, err := copyDisks(ctx, disks, filepath.Join(dir, disk.TempPrefix))
+	copies, err := copyDisks(ctx, disks, filepath.Join(dir, disk.TempPrefix), disk.Copy)
 	if err != nil {
 		return errors.Join(err, m.removeUnfinished(e))
 	}
 	return m.renameDisks(e, copies)
 }
 
+// syncDisks makes a VM's disks last.
+func (m *Manager) syncDisks(e *entry) error {
+	files := m.Layout.VM(e.record().ID)
+	for _, path := range disksOf(files) {
+		if err := disk.Sync(path); err != nil {
+			return err
+		}
+	}
+	return disk.SyncDir(files.Dir)
+}
+
 // copyDisks copies disks to files whose names begin with prefix.
-func copyDisks(ctx context.Context, disks map[string]string, prefix string) (copies map[string]string, err error) {
+func copyDisks(
+	ctx context.Context, disks map[string]string, prefix string, copyOne func(ctx context.Context, src, dst string) error,
+) (copies map[string]string, err error) {
 	copies = map[string]string{}
 	for name, from := range disks {
 		copies[name] = prefix + name
-		if err := disk.Clone(ctx, from, copies[name]); err != nil {
+		if err := copyOne(ctx, from, copies[name]); err != nil {
 			return nil, err
 		}
 	}
@@ -226,10 +241,7 @@ func (m *Manager) renameDisks(e *entry, disks map[string]string) error {
 			}
 		}
 	}
-	if len(disks) == 0 {
-		return nil
-	}
-	return disk.SyncDir(files.Dir)
+	return nil
 }
 
 // copyFile copies a file of a snapshot, holes left out.

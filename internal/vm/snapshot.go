@@ -337,7 +337,7 @@ func stageDisks(ctx context.Context, disks map[string]string, dir string) (map[s
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making a folder: %w", disk.NoSpace(err, dir))
 	}
-	return copyDisks(ctx, disks, dir+"/")
+	return copyDisks(ctx, disks, dir+"/", disk.Clone)
 }
 
 // replace stops a VM, and replaces its disks and its spec by those of a capture. While its system disk may be of one image and its spec of another one, it
@@ -362,7 +362,11 @@ func (m *Manager) replace(ctx context.Context, e *entry, c *capture, disks map[s
 			return err
 		}
 	}
-	if err := m.renameDisks(e, disks); err != nil {
+	err := m.renameDisks(e, disks)
+	if err == nil {
+		err = disk.SyncDir(m.Layout.VM(e.record().ID).Dir)
+	}
+	if err != nil {
 		return err
 	}
 	if disks[workDiskName] == "" {

@@ -529,6 +529,13 @@ func (s *start) finish(ctx context.Context, records []step.Record) error {
 	}
 	s.m.watch(s.e)
 	s.m.templates.started(s)
+	if s.from.warm() && !s.from.same && s.vm().Spec.Remove != model.RemoveOnDetach { // nobody has to wait for that
+		s.m.wg.Go(func() {
+			if err := s.m.syncDisks(s.e); err != nil && s.e.machine() != nil {
+				s.m.logger(s.vm()).ErrorContext(ctx, "syncing the disks of a forked VM", "error", err)
+			}
+		})
+	}
 	if s.from.same { // it is history from now on
 		if err := snapshot.Remove(s.m.Layout.VM(s.vm().ID).Suspended()); err != nil {
 			s.m.logger(s.vm()).ErrorContext(ctx, "removing the memory of a VM that has gone on", "error", err)
