@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"banger/internal/fault"
@@ -85,8 +86,9 @@ type entry struct {
 
 // live is what exists while a VMM runs.
 type live struct {
-	inst  vmm.Instance
-	agent Agent
+	inst   vmm.Instance
+	agent  Agent
+	killed atomic.Bool // by the user
 }
 
 const (

@@ -146,7 +146,7 @@ func (s *start) hasDisks() bool {
 // undone.
 func (s *start) templateFailed(err error) bool {
 	var failed *step.Error
-	if !s.from.template || !errors.As(err, &failed) || failed.Undo != nil {
+	if !s.from.template || !errors.As(err, &failed) || failed.Undo != nil || s.live != nil && s.live.killed.Load() {
 		return false
 	}
 	switch failed.Step {

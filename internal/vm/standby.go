@@ -138,6 +138,7 @@ func (s *start) takeStandby(ctx context.Context, sb *standby) error {
 	}); err != nil {
 		return err
 	}
+	s.live = sb.live
 	s.e.setMachine(sb.live)
 	if p, ok := sb.live.inst.(vmm.Pauser); ok {
 		return p.Resume(ctx)

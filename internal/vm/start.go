@@ -134,6 +134,7 @@ type start struct {
 	hello     proto.Hello
 	helloAt   time.Time
 	assumed   proto.Assumed
+	live      *live
 	stuck     bool // the machine could not be ended: what it may use stays
 	fresh     bool // the disks were made by this start
 
@@ -287,7 +288,8 @@ func (s *start) startMachine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.e.setMachine(&live{inst: inst, agent: s.m.NewAgent(inst.DialAgent)})
+	s.live = &live{inst: inst, agent: s.m.NewAgent(inst.DialAgent)}
+	s.e.setMachine(s.live)
 	return s.m.update(ctx, s.e, func(v *model.VM) {
 		v.Runtime.State, v.Runtime.PID, v.Runtime.Accel = inst.State(), inst.PID(), s.info.Accel
 	})

@@ -109,6 +109,9 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	if l == nil {
 		return e.record(), nothingToKill(e.record())
 	}
+	if fatal(sig) {
+		l.killed.Store(true)
+	}
 	if err := l.inst.Signal(sig); err != nil {
 		return e.record(), fmt.Errorf("sending %v to the VMM of %s: %w", sig, e.record().Spec.Name, err)
 	}
