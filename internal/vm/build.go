@@ -354,7 +354,7 @@ func (b *build) save(ctx context.Context, dir string) error {
 			return nil
 		}
 	}
-	if _, err := saver.Save(ctx, req); err != nil {
+	if err := save(ctx, saver, req); err != nil {
 		return err
 	}
 	_, err = draft.Commit(ctx, snapshot.Meta{Driver: b.m.Driver.Name(), Fingerprint: b.j.fingerprint, Generation: proto.Generation, Spec: b.v.Spec})

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
@@ -50,6 +52,12 @@ func disksIn(snap *snapshot.Snapshot) map[string]string {
 func saveInto(draft *snapshot.Draft) (vmm.SaveRequest, error) {
 	memory, err := draft.Memory()
 	return vmm.SaveRequest{Memory: memory, Device: draft.Device()}, err
+}
+
+// save is saver.Save, whose errors say what to do about a full disk.
+func save(ctx context.Context, saver vmm.Saver, req vmm.SaveRequest) error {
+	_, err := saver.Save(ctx, req)
+	return disk.NoSpace(err, filepath.Dir(req.Device))
 }
 
 // metaOf describes a VM's machine for a snapshot of it. at is the moment that the snapshot keeps.
@@ -188,7 +196,7 @@ func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) erro
 		at = time.Now()
 		return c.keepDisks(ctx, disksOf(m.Layout.VM(v.ID)))
 	}
-	_, err = saver.Save(ctx, req)
+	err = save(ctx, saver, req)
 	var goOnErr error
 	if held {
 		goOnErr = m.thaw(context.WithoutCancel(ctx), e)

@@ -262,7 +262,7 @@ func (m *Manager) keepMemory(ctx context.Context, e *entry, running bool) error 
 	if running {
 		req.Before = func(ctx context.Context) error { return m.freeze(ctx, e) }
 	}
-	if _, err := saver.Save(ctx, req); err != nil {
+	if err := save(ctx, saver, req); err != nil {
 		return err
 	}
 	meta, err := m.metaOf(ctx, v, time.Now())
