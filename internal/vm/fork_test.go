@@ -768,6 +768,8 @@ func TestSuspendOnAFullDisk(t *testing.T) {
 		if _, err := d.Suspend(t.Context(), "a", nil); err == nil {
 			t.Errorf("with %v left it was suspended", leave)
 			d.Resume(t.Context(), "a", nil)
+		} else {
+			isFull(t, err)
 		}
 		free()
 		if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {

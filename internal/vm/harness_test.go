@@ -410,7 +410,13 @@ func (a *agent) reach(ctx context.Context, hook string) (id string, err error) {
 	if _, err := fmt.Fscanln(conn, &id); err != nil {
 		return "", fault.New(fault.Unavailable, "waiting for the guest: %w", errors.Join(context.Cause(ctx), err))
 	}
-	return id, a.s.hook(ctx, id, hook)
+	if err := a.s.hook(ctx, id, hook); err != nil {
+		return id, err
+	}
+	if !slices.ContainsFunc(a.s.computer.Running(), func(m vmm.Machine) bool { return m.ID == id }) {
+		return id, fault.New(fault.Unavailable, "the guest is gone")
+	}
+	return id, nil
 }
 
 func (a *agent) Hello(ctx context.Context) (proto.Hello, error) {

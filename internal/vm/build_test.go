@@ -1,0 +1,388 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// buildHooks are the moments of making templates: the universal one, and from that the image's.
+var buildHooks = []string{
+	"build do prepare/two", "build do vmm", "build do agent", "build save", "build signal", "build undo one",
+	"build restore", "build do assume", "build exec", "build freeze", "build froze", "build still",
+}
+
+// ofImages are those that only an image's template comes by.
+var ofImages = []string{"build restore", "build do assume", "build exec", "build freeze", "build froze"}
+
+// TestBuildFails fails each part of making templates: nothing is left of it, VMs come up all the same, and when the cause is gone it can be done.
+func TestBuildFails(t *testing.T) {
+	t.Parallel()
+	for _, hook := range buildHooks {
+		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.templates.Off = false
+			d := h.daemon()
+			d.busy()
+			h.failing(hook, errBoom)
+			made, err := d.BuildTemplate(t.Context(), model.Create{}, nil)
+			if !errors.Is(err, errBoom) {
+				t.Errorf("made %+v, %v", made, err)
+			}
+			stuck := hook == "build signal" || hook == "build undo one" // what could not be taken away is found at the next start-up
+			if left := h.files(); (len(left) != 0 || h.running() != 0) && !stuck {
+				t.Errorf("left: %v, %d machines", left, h.running())
+			}
+			want := model.OriginKind("")
+			if slices.Contains(ofImages, hook) {
+				want = model.FromUniversal
+			}
+			if stuck { // the template itself is well
+				want = model.FromUniversal
+			}
+			if v := d.started(t, model.Create{Name: "a"}); from(v) != want {
+				t.Errorf("it went on from %q, not %q", from(v), want)
+			}
+			h.failing(hook, nil)
+			for _, path := range h.stored() {
+				if strings.Contains(path, "/.") {
+					t.Errorf("left: %s", path)
+				}
+			}
+			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
+				t.Error(err)
+			}
+			v := d.started(t, model.Create{Name: "b"})
+			if from(v) != model.FromTemplate {
+				t.Errorf("it went on from %q", from(v))
+			}
+			d.die()
+			d = h.daemon()
+			a, _ := d.Get("a")
+			if after := h.files(); len(after) != len(h.filesOf(a, v)) || h.running() != 2 {
+				t.Errorf("after a restart: %v, %d machines", after, h.running())
+			}
+		})
+	}
+}
+
+// TestBuildThatFailsIsGivenUp has the background try once, however many starts ask for it.
+func TestBuildThatFailsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.templates.Off = false
+	d := h.daemon()
+	h.failing("build do agent", errBoom)
+	idle := d.busy()
+	d.started(t, model.Create{Name: "a"})
+	idle()
+	waitFor(t, func() bool { return d.givenUp() == 2 })
+	idle = d.busy()
+	if v := d.started(t, model.Create{Name: "b"}); !v.Boot.Cold || len(d.wants()) != 0 {
+		t.Errorf("%+v, wanted are %v", v.Boot, d.wants())
+	}
+	if left := h.files(); len(h.stored()) != 0 || h.called("build do agent") != 2 || h.running() != 2 || len(left) == 0 {
+		t.Errorf("%v, %d tries", h.stored(), h.called("build do agent"))
+	}
+	h.failing("build do agent", nil)
+	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil { // who asks for it is not told that it was tried before
+		t.Error(err)
+	}
+	idle()
+	d.die()
+	d = h.daemon()
+	d.busy()
+	if v := d.started(t, model.Create{Name: "c"}); from(v) != model.FromTemplate {
+		t.Errorf("%+v", v.Boot)
+	}
+}
+
+// TestKilledInABuild kills the daemon at each moment of making templates: the next one finds all of it and takes it away.
+func TestKilledInABuild(t *testing.T) {
+	t.Parallel()
+	for _, hook := range buildHooks {
+		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.templates.Off = false
+			d := h.daemon()
+			v := d.started(t, model.Create{Name: "a"})
+			d.busy()
+			before := h.files()
+			dead := d
+			d = d.killedIn(hook, func(ctx context.Context) { dead.BuildTemplate(ctx, model.Create{}, nil) })
+			d.busy()
+			if after := h.files(); !slices.Equal(before, after) || h.running() != 1 || d.state(t, v.ID) != model.Running {
+				t.Errorf("before %v, after %v; %d machines", before, after, h.running())
+			}
+			for _, path := range h.stored() {
+				if strings.Contains(path, "/.") {
+					t.Errorf("left: %s", path)
+				}
+			}
+			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
+				t.Error(err)
+			}
+			if got := d.started(t, model.Create{Name: "b"}); from(got) != model.FromTemplate {
+				t.Errorf("it went on from %q", from(got))
+			}
+		})
+	}
+}
+
+// TestDaemonEndsInABuild: it takes the template in the making along, and waits for no guest.
+func TestDaemonEndsInABuild(t *testing.T) {
+	t.Parallel()
+	for _, hook := range []string{"build do agent", "build exec"} {
+		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.templates.Off = false
+			d := h.daemon()
+			v := d.started(t, model.Create{Name: "a"})
+			files := len(h.filesOf(v))
+			release := h.hanging(hook)
+			defer release()
+			waitFor(t, func() bool { return h.called(hook) > 0 })
+			d.die()
+			if left := h.files(); len(left) != files || h.running() != 1 {
+				t.Errorf("left: %v, %d machines", left, h.running())
+			}
+			for _, path := range h.stored() {
+				if strings.Contains(path, "/.") {
+					t.Errorf("left: %s", path)
+				}
+			}
+			if hook == "build do agent" && len(h.stored()) != 0 {
+				t.Errorf("stored: %v", h.stored())
+			}
+		})
+	}
+}
+
+// TestBuildIsInNobodysWay: VMs start, stop and are forked while a template's guest takes its time.
+func TestBuildIsInNobodysWay(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.templates.Off = false
+	d := h.daemon()
+	d.busy()
+	release := h.hanging("build do agent")
+	defer release()
+	errs := make(chan error, 1)
+	go func() { _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); errs <- err }()
+	waitFor(t, func() bool { return h.called("build do agent") > 0 })
+	v := d.worker(t, model.Create{Name: "a"})
+	d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
+	d.suspend(t, v)
+	d.resume(t, v)
+	if _, err := d.Launch(t.Context(), model.Create{Name: "b"}, func(model.VM) {}, nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Stop(t.Context(), "b", nil, nil); err != nil {
+		t.Error(err)
+	}
+	d.snap(t, v, "s")
+	if list, err := d.Templates(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context()) // nor is whoever wants one, too, and changes their mind
+	second := make(chan error, 1)
+	go func() { _, err := d.BuildTemplate(ctx, model.Create{}, nil); second <- err }()
+	cancel()
+	if err := <-second; fault.KindOf(err) != fault.Canceled {
+		t.Errorf("the second build: %v", err)
+	}
+	release()
+	if err := <-errs; err != nil {
+		t.Error(err)
+	}
+	d.goesOn(t, v)
+}
+
+// TestManyWantATemplate and one is made.
+func TestManyWantATemplate(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.templates.Off = false
+	d := h.daemon()
+	idle := d.busy()
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			if v, err := d.Launch(t.Context(), model.Create{}, func(model.VM) {}, nil); err != nil || v.State != model.Running {
+				t.Errorf("%s, %v", v.State, err)
+			}
+		})
+	}
+	wg.Wait()
+	idle()
+	waitFor(t, func() bool { return len(d.wants()) == 0 })
+	if universal, images := d.kinds(t); universal != 1 || len(images) != 1 || h.called("build save") != 2 || len(d.List()) != 4 {
+		t.Errorf("%d universal ones, %v; %d were saved", universal, images, h.called("build save"))
+	}
+}
+
+// TestCancelledBuild leaves nothing but what was complete.
+func TestCancelledBuild(t *testing.T) {
+	t.Parallel()
+	for hook, left := range map[string]int{"build do prepare/one": 0, "build do agent": 0, "build do assume": 1, "build exec": 1, "build freeze": 1} {
+		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.templates.Off = false
+			d := h.daemon()
+			release := h.hanging(hook)
+			defer release()
+			ctx, cancel := context.WithCancel(t.Context())
+			errs := make(chan error, 1)
+			go func() { _, err := d.BuildTemplate(ctx, model.Create{}, nil); errs <- err }()
+			waitFor(t, func() bool { return h.called(hook) > 0 })
+			cancel()
+			if err := <-errs; fault.KindOf(err) != fault.Canceled {
+				t.Errorf("got %v", err)
+			}
+			if files := h.files(); len(files) != 0 || h.running() != 0 || len(h.stored()) != left || d.givenUp() != 0 {
+				t.Errorf("left: %v, %v, %d machines", files, h.stored(), h.running())
+			}
+			release()
+			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTemplatesMachineDies while it is brought up.
+func TestTemplatesMachineDies(t *testing.T) {
+	t.Parallel()
+	for _, hook := range []string{"build do agent", "build exec", "build still"} {
+		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.templates.Off = false
+			d := h.daemon()
+			release := h.hanging(hook)
+			errs := make(chan error, 1)
+			go func() { _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); errs <- err }()
+			waitFor(t, func() bool { return h.called(hook) > 0 })
+			for _, m := range h.computer.Running() {
+				h.computer.End(m.ID, vmm.Exit{Reason: vmm.ExitPanic})
+			}
+			release()
+			if err := <-errs; err == nil {
+				t.Error("it was made of a dead machine")
+			}
+			if files := h.files(); len(files) != 0 || h.running() != 0 {
+				t.Errorf("left: %v, %d machines", files, h.running())
+			}
+		})
+	}
+}
+
+// TestBuildRefuses what no VM could be.
+func TestBuildRefuses(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.templates.Off = false
+	d := h.daemon()
+	if _, err := d.BuildTemplate(t.Context(), model.Create{VCPUs: -1}, nil); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a bad machine: %v", err)
+	}
+	h.failing("ensure image", errBoom)
+	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); !errors.Is(err, errBoom) {
+		t.Errorf("without an image: %v", err)
+	}
+	if len(h.stored()) != 0 || len(h.files()) != 0 {
+		t.Errorf("left: %v, %v", h.stored(), h.files())
+	}
+}
+
+// TestBuildOnAFullDisk: there is no template, and VMs are booted.
+func TestBuildOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	for _, full := range []string{"cache", "state"} {
+		t.Run(full, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.templates.Off = false
+			dir := h.layout.Cache
+			if full == "state" {
+				dir = h.layout.State
+			}
+			fill, free := h.small(dir, 32*model.MiB)
+			d := h.daemon()
+			d.busy()
+			v := d.worker(t, model.Create{Name: "a"})
+			before := h.files()
+			fill(0)
+			if made, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err == nil {
+				t.Errorf("made %+v", made)
+			} else {
+				isFull(t, err)
+			}
+			if after := h.files(); !slices.Equal(before, after) || h.running() != 1 || len(h.stored()) != 0 {
+				t.Errorf("before %v, after %v, %v", before, after, h.stored())
+			}
+			if full == "cache" {
+				d.started(t, model.Create{Name: "b"})
+			}
+			free()
+			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
+				t.Error(err)
+			}
+			if got := d.started(t, model.Create{Name: "c"}); from(got) != model.FromTemplate {
+				t.Errorf("it went on from %q", from(got))
+			}
+			d.goesOn(t, v)
+		})
+	}
+}
+
+func TestActivity(t *testing.T) {
+	t.Parallel()
+	var a activity
+	if err := a.quiet(t.Context(), time.Hour); err != nil { // nothing ever happened
+		t.Error(err)
+	}
+	end := a.begin()
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error, 1)
+	go func() { errs <- a.quiet(ctx, time.Millisecond) }()
+	select {
+	case err := <-errs:
+		t.Errorf("it was quiet in the middle of an operation: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	end()
+	end() // counts once
+	other := a.begin()
+	if a.untilQuiet(time.Nanosecond) <= 0 {
+		t.Error("the end of one operation was taken for that of another")
+	}
+	other()
+	if a.untilQuiet(time.Hour) <= 0 {
+		t.Error("an hour of quiet at once")
+	}
+	if err := a.quiet(t.Context(), time.Millisecond); err != nil {
+		t.Error(err)
+	}
+}
