@@ -35,7 +35,7 @@ func (b *bench) warm(ctx context.Context) ([]row, error) {
 	}
 	image, err := b.podmanImage(ctx)
 	if err == nil {
-		todo = append(todo, program(ctx, "podman", "run", "--rm", "--network=none", image, "true"))
+		todo = append(todo, program(ctx, "podman", b.podmanRun(image)...))
 		defer exec.Command("podman", "rmi", image).Run()
 	} else {
 		fmt.Fprintf(os.Stderr, "no comparison with podman: %v\n", err)
@@ -299,6 +299,11 @@ func (b *bench) suspension(ctx context.Context) ([]row, error) {
 	return rows, nil
 }
 
+// podmanRun is what podman is told.
+func (b *bench) podmanRun(image string) []string {
+	return slices.Concat([]string{"run", "--rm", "--network=none"}, b.podman, []string{image, "true"})
+}
+
 // podmanImage gives podman the very files of banger's default image, and returns its name there.
 func (b *bench) podmanImage(ctx context.Context) (string, error) {
 	if _, err := exec.LookPath("podman"); err != nil {
@@ -334,7 +339,7 @@ func (b *bench) podmanImage(ctx context.Context) (string, error) {
 	if err := errors.Join(load.Run(), tar.Wait()); err != nil {
 		return "", fmt.Errorf("importing the image: %w: %s", err, said.String())
 	}
-	if out, err := exec.CommandContext(ctx, "podman", "run", "--rm", "--network=none", name, "true").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "podman", b.podmanRun(name)...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("podman does not run here: %w: %.200s", err, out)
 	}
 	return name, nil

@@ -23,10 +23,11 @@ func main() {
 	records := flag.Int("records", 1000, "how many VMs the list holds")
 	only := flag.String("only", "", "measure only figures whose name contains this")
 	bin := flag.String("bin", "bin", "folder of the programs")
+	podman := flag.String("podman", "", "more options of podman run, for hosts where it needs some, as: --ulimit nofile=1024:1024")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *bin, options{n: *n, records: *records, only: *only}); err != nil {
+	if err := run(ctx, *bin, options{n: *n, records: *records, only: *only, podman: strings.Fields(*podman)}); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -35,6 +36,7 @@ func main() {
 type options struct {
 	n, records int
 	only       string
+	podman     []string
 }
 
 // row is one line of the table: banger's figure and what it is compared with.
