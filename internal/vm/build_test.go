@@ -314,10 +314,8 @@ func TestBuildRefuses(t *testing.T) {
 
 // TestBuildOnAFullDisk: there is no template, and VMs are booted.
 func TestBuildOnAFullDisk(t *testing.T) {
-	t.Parallel()
 	for _, full := range []string{"cache", "state"} {
 		t.Run(full, func(t *testing.T) {
-			t.Parallel()
 			h := newHost(t)
 			h.templates.Off = false
 			dir := h.layout.Cache

@@ -774,7 +774,6 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 
 // TestSnapshotOnAFullDisk leaves nothing, and whatever was there.
 func TestSnapshotOnAFullDisk(t *testing.T) {
-	t.Parallel()
 	h := newHost(t)
 	fill, free := h.small(h.layout.State, 64*model.MiB)
 	d := h.daemon()
