@@ -2,8 +2,10 @@ package vm
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"time"
 
@@ -269,6 +271,13 @@ func (m *Manager) keepMemory(ctx context.Context, e *entry, running bool) error 
 	if err != nil {
 		return err
 	}
+	written, err := timesOf(disksOf(m.Layout.VM(v.ID)))
+	if err != nil {
+		return err
+	}
+	if meta.Extra, err = json.Marshal(suspension{written}); err != nil {
+		return fmt.Errorf("describing the suspension: %w", err)
+	}
 	_, err = draft.Commit(ctx, meta)
 	return err
 }
@@ -289,14 +298,25 @@ func (m *Manager) memoryIsCurrent(ctx context.Context, v model.VM) bool {
 	if err != nil {
 		return false
 	}
-	for _, path := range []string{files.SystemDisk(), files.WorkDisk()} {
+	var then suspension
+	now, err := timesOf(disksOf(files))
+	return err == nil && json.Unmarshal(snap.Meta().Extra, &then) == nil && maps.Equal(now, then.Written)
+}
+
+// suspension is what a suspended VM's memory says of itself besides what it is.
+type suspension struct {
+	Written map[string]int64 `json:"written"` // when each disk was last written to, in nanoseconds since 1970: another time, earlier or later, is another disk
+}
+
+// timesOf tells when disks were last written to.
+func timesOf(disks map[string]string) (map[string]int64, error) {
+	times := map[string]int64{}
+	for name, path := range disks {
 		info, err := os.Stat(path)
-		if err == nil && info.ModTime().After(snap.Meta().Created) {
-			return false
+		if err != nil {
+			return nil, fmt.Errorf("looking at disk %s: %w", name, err)
 		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return false
-		}
+		times[name] = info.ModTime().UnixNano()
 	}
-	return true
+	return times, nil
 }

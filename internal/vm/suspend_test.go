@@ -516,6 +516,30 @@ func TestKilledWhilePausing(t *testing.T) {
 	}
 }
 
+// TestKilledAfterTheGuestWrote kills the daemon when a guest that has been resumed has already changed its disk: its memory is history.
+func TestKilledAfterTheGuestWrote(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	d.suspend(t, v)
+	dead, over := d, make(chan struct{})
+	calls := h.called("do post-start/two")
+	release := h.hanging("do post-start/two")
+	go func() { defer close(over); dead.Resume(t.Context(), "a", nil) }()
+	waitFor(t, func() bool { return h.called("do post-start/two") > calls })
+	h.work(v, "work of a")
+	d = d.killed(func() { release(); <-over })
+	if got, _ := d.Get("a"); got.State != model.Failed || got.LastError == nil || got.Runtime != nil || h.running() != 0 {
+		t.Errorf("%s, %+v, %d machines", got.State, got.LastError, h.running())
+	}
+	d.nothingSaved(t)
+	d.running(t, "a")
+	if g := h.look(v); g.Data != "" || h.onDisk(v) != "work of a" {
+		t.Errorf("it has booted with %q in its memory and %q on its disk", g.Data, h.onDisk(v))
+	}
+}
+
 // TestRecoveryCannotLetItGoOn has a guest that does not answer after the daemon was killed in a suspension.
 func TestRecoveryCannotLetItGoOn(t *testing.T) {
 	t.Parallel()
@@ -647,6 +671,10 @@ func TestResumeOfSuspendedFails(t *testing.T) {
 				waitFor(t, func() bool { return h.called(hook) > calls })
 				if wrote {
 					h.work(v, "work of a")
+					past := time.Now().Add(-time.Hour) // the host's clock was set
+					if err := os.Chtimes(h.layout.VM(v.ID).SystemDisk(), past, past); err != nil {
+						t.Error(err)
+					}
 				}
 				release()
 				if err := <-errs; !errors.Is(err, errBoom) {
