@@ -160,7 +160,8 @@ func (c *Client) send(ctx context.Context, id uint64, command string, args any) 
 	return err
 }
 
-// read delivers what QEMU sends until the session ends. The first message must be the greeting.
+// read delivers what QEMU sends until the session ends. The first message must be the greeting, but for events: one that happens between QEMU's
+// taking up the connection and its greeting comes before it (monitor_qapi_event_emit of QEMU 7.2 spares only sessions that are in negotiation).
 func (c *Client) read(greeted chan<- struct{}) {
 	defer close(c.done)
 	lines := bufio.NewScanner(c.conn)
@@ -176,6 +177,8 @@ func (c *Client) read(greeted chan<- struct{}) {
 			return
 		}
 		switch {
+		case m.Event != "":
+			c.onEvent(Event{Name: m.Event, Data: m.Data})
 		case greeted != nil:
 			if m.QMP == nil {
 				c.fail(fmt.Errorf("reading from QEMU: %.80q is no greeting", line))
@@ -183,8 +186,6 @@ func (c *Client) read(greeted chan<- struct{}) {
 			}
 			close(greeted)
 			greeted = nil
-		case m.Event != "":
-			c.onEvent(Event{Name: m.Event, Data: m.Data})
 		case m.ID != nil:
 			c.deliver(*m.ID, m)
 		}

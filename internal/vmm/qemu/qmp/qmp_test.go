@@ -129,9 +129,22 @@ func TestExecuteHonoursItsContext(t *testing.T) {
 	}
 }
 
+// TestEventBeforeGreeting is what a busy host makes of a connection that is taken up at the moment when the machine begins to run.
+func TestEventBeforeGreeting(t *testing.T) {
+	events := make(chan string, 1)
+	c, err := Open(ctx(t), serve(t, `{"event": "RESUME"}`+"\n"+greeting, nil), func(e Event) { events <- e.Name })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := <-events; got != "RESUME" {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	for name, greet := range map[string]string{
-		"no greeting": `{"event": "STOP"}`,
+		"no greeting": `{"return": {}, "id": 1}`,
 		"no JSON":     `hello`,
 		"too long":    strings.Repeat(" ", maxLine) + greeting,
 	} {
