@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"context"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/model"
+	"banger/internal/step"
+	"banger/internal/testkit"
+)
+
+// TestCrashSaving kills the daemon in each phase of what saves a machine or makes one of a saved one. The VM goes on where it was, or says what has
+// become of it, and nothing is left over.
+func TestCrashSaving(t *testing.T) {
+	h := forking(t, "0")
+	ok(t, h, "template", "build")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M", "--cold")
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo kept >/dev/shm/memory; "+ticker)
+	for _, c := range []struct {
+		name, step string
+		phase      step.Phase
+		call       func(ctx context.Context, c *api.Client, report step.Reporter) error
+	}{
+		{"fork, saving", "capture", step.Started, forkBox},
+		{"fork, saved", "capture", step.Done, forkBox},
+		{"snapshot, saving", "capture", step.Started, snapshotBox},
+		{"snapshot, storing", "store", step.Started, snapshotBox},
+		{"suspend, saving", "memory", step.Started, suspendBox},
+		{"suspend, saved", "memory", step.Done, suspendBox},
+		{"resume, before the machine", "vmm", step.Started, resumeBox},
+		{"resume, with the machine", "agent", step.Started, resumeBox},
+		{"template", "template", step.Started, buildOther},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			resume := c.step == "vmm" || c.step == "agent"
+			if resume {
+				ok(t, h, "suspend", "box")
+			}
+			killIn(t, h, c.step, c.phase, c.call)
+			var vm model.VM
+			testkit.WaitFor(t, time.Minute, "the VM's state is settled", func() bool {
+				vm = show(t, h, "box")
+				return !vm.State.Between()
+			})
+			switch vm.State {
+			case model.Running:
+			case model.Suspended:
+				ok(t, h, "resume", "box")
+			default:
+				t.Fatalf("the VM is %s: %+v", vm.State, vm.LastError)
+			}
+			equal(t, "memory", ok(t, h, "exec", "box", "--", "cat", "/dev/shm/memory"), "kept\n")
+			goesOn(t, h, "box")
+			for _, other := range decode[[]model.VM](t, h, "vm", "list") {
+				if other.Spec.Name != "box" { // a child may have come up, or not; half of one may not be there
+					t.Logf("%s is %s", other.Spec.Name, other.State)
+					ok(t, h, "rm", "-f", other.Spec.Name)
+				}
+			}
+			for _, s := range decode[[]model.Snapshot](t, h, "snapshot", "list") {
+				ok(t, h, "snapshot", "delete", s.ID)
+			}
+			ok(t, h, "template", "list")
+		})
+	}
+	ok(t, h, "template", "prune", "--all")
+	ok(t, h, "template", "build")
+	ok(t, h, "rm", "-f", "box")
+	h.CheckNoLeaks(t, before)
+}
+
+func forkBox(ctx context.Context, c *api.Client, report step.Reporter) error {
+	_, err := c.ForkVM(ctx, "box", model.Fork{Count: 2, Name: "kid"}, report)
+	return err
+}
+
+func snapshotBox(ctx context.Context, c *api.Client, report step.Reporter) error {
+	_, err := c.CreateSnapshot(ctx, api.SnapshotCreate{VM: "box", Name: "kept"}, report)
+	return err
+}
+
+func suspendBox(ctx context.Context, c *api.Client, report step.Reporter) error {
+	_, err := c.SuspendVM(ctx, "box", report)
+	return err
+}
+
+func resumeBox(ctx context.Context, c *api.Client, report step.Reporter) error {
+	_, err := c.ResumeVM(ctx, "box", report)
+	return err
+}
+
+// buildOther makes templates that nobody has.
+func buildOther(ctx context.Context, c *api.Client, report step.Reporter) error {
+	_, err := c.BuildTemplates(ctx, model.Create{VCPUs: 1, Memory: 192 * model.MiB}, report)
+	return err
+}
+
+// killIn calls the daemon and kills it when a step comes to a phase.
+func killIn(t *testing.T, h *testkit.Home, name string, phase step.Phase, call func(context.Context, *api.Client, step.Reporter) error) {
+	t.Helper()
+	ok(t, h, "daemon", "start")
+	pid := daemonPID(t, h)
+	client := api.Dial(filepath.Join(h.Dir, "run", "bangerd.sock"))
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	err := call(ctx, client, func(e step.Event) {
+		if e.Step == name && e.Phase == phase {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	if err == nil {
+		t.Fatalf("the daemon was not killed in %s", name)
+	}
+	awaitDeath(t, h)
+}
