@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +27,7 @@ import (
 	"banger/internal/kernel"
 	"banger/internal/testkit"
 	"banger/internal/vmm"
+	"banger/internal/vmm/qemu"
 )
 
 // bootTime is how long a machine may take to come up in emulation on a busy host.
@@ -35,7 +37,7 @@ const bootTime = 5 * time.Minute
 type parts struct {
 	kernel string // vmlinux
 	initrd string
-	tscKHz string
+	tscKHz uint64
 }
 
 // requireParts builds the agent and finds a kernel.
@@ -44,9 +46,9 @@ func requireParts(t *testing.T) parts {
 	for _, tool := range []string{"qemu-system-x86_64", "mke2fs", "busybox"} {
 		testkit.RequireTool(t, tool)
 	}
-	khz := os.Getenv("BANGER_TEST_TSC_KHZ")
-	if khz == "" {
-		khz = measureTSC(t)
+	khz, err := qemu.MeasureTSC(t.Context()) // without it a third of emulated guests hang
+	if err != nil {
+		t.Fatal(err)
 	}
 	var g errgroup.Group
 	binary := filepath.Join(t.TempDir(), "banger-agent")
@@ -138,7 +140,7 @@ func (p parts) boot(t *testing.T, d disks) *machine {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-M", "microvm,acpi=on,pcie=off,rtc=on,pit=off,pic=off", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "512M",
 		"-kernel", p.kernel, "-initrd", p.initrd, "-serial", "stdio", "-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
-		"-append", "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 net.ifnames=0 cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 tsc_early_khz=" + p.tscKHz,
+		"-append", "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 net.ifnames=0 cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 tsc_early_khz=" + strconv.FormatUint(p.tscKHz, 10),
 		"-netdev", "user,id=n0", "-device", "virtio-net-device,netdev=n0",
 		"-device", "virtio-serial-device", "-chardev", "socket,id=c0,path=" + sock + ",server=on,wait=off",
 		"-device", "virtserialport,chardev=c0,name=" + proto.PortName,
@@ -300,12 +302,22 @@ func newDisk(t *testing.T, size string) string {
 	return path
 }
 
-// newImage makes an image of a folder.
+// newImage makes an image of a folder. What is the caller's there is root's in the image.
 func newImage(t *testing.T, root string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image.ext4")
 	run(t, "truncate", "-s", "64M", path)
-	run(t, "mke2fs", "-q", "-t", "ext4", "-d", root, path)
+	mkfs := exec.Command("mke2fs", "-q", "-t", "ext4", "-d", root, path)
+	if os.Geteuid() != 0 {
+		mkfs.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
+		}
+	}
+	if out, err := mkfs.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v: %s", mkfs.Args, err, out)
+	}
 	return path
 }
 

@@ -194,7 +194,7 @@ func (d *Driver) tsc(ctx context.Context) (uint64, error) {
 	if known != 0 {
 		return known, nil
 	}
-	khz, err := measureTSC(ctx)
+	khz, err := MeasureTSC(ctx)
 	if err != nil {
 		return 0, err
 	}
