@@ -155,11 +155,6 @@ func TestVerdicts(t *testing.T) {
 		{"untested qemu", qemuSays("QEMU emulator version 6.2.0"), []verdict{{"qemu", Warn, "tested with version 7.2", ""}}},
 		{"new qemu", qemuSays("QEMU emulator version 10.0.2 (qemu-10.0.2-1.fc43)"), []verdict{{"qemu", Pass, "version 10.0.2", ""}}},
 		{"qemu's development version", qemuSays("QEMU emulator version 11.0.50 (v10.2.0-1-g0123)"), []verdict{{"qemu", Pass, "11.0.50", ""}}},
-		{"old qemu that emulates", func(h *host) { h.env.KVM = noKVM("there is no /dev/kvm") }, []verdict{{"qemu", Warn, "take turns on one CPU", "*"}}},
-		{"new qemu that emulates", func(h *host) {
-			qemuSays("QEMU emulator version 8.1.0")(h)
-			h.env.KVM = noKVM("there is no /dev/kvm")
-		}, []verdict{{"qemu", Pass, "", ""}}},
 		{"another program", qemuSays("hello\nworld"), []verdict{{"qemu", Warn, `says "hello"`, ""}}},
 		{"qemu does not run", func(h *host) {
 			h.env.Output = func(context.Context, string, ...string) ([]byte, error) { return nil, errors.New("exit status 127") }

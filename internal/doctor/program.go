@@ -64,12 +64,10 @@ func checkTool(env Env, host distro, t tool) Check {
 	return c.warn(summary, t.without, fix)
 }
 
-// Versions of QEMU: the microvm machine can use ACPI since 5.2; banger is tested with 7.2 and newer; several CPUs can be emulated at the same
-// time since 8.1 (see package qemu).
+// Versions of QEMU: the microvm machine can use ACPI since 5.2; banger is tested with 7.2 and newer.
 var (
-	qemuNeeded   = qemuVersion{5, 2}
-	qemuTested   = qemuVersion{7, 2}
-	qemuParallel = qemuVersion{8, 1}
+	qemuNeeded = qemuVersion{5, 2}
+	qemuTested = qemuVersion{7, 2}
 )
 
 type qemuVersion struct{ major, minor int }
@@ -109,10 +107,6 @@ func checkQEMU(ctx context.Context, env Env, host distro) Check {
 		return c.fail(summary, "banger needs version 5.2 or newer.", "Upgrade to a newer release of "+host.name+", or install a newer QEMU.")
 	case v.less(qemuTested):
 		return c.warn(summary, "banger is tested with version 7.2 and newer.", "")
-	}
-	if works, _ := env.KVM(); !works && v.less(qemuParallel) {
-		return c.warn(summary, "The CPUs of an emulated VM take turns on one CPU of this host: emulating several at a time, QEMU before 8.1 makes a guest hang now and then.",
-			"Upgrade to a newer release of "+host.name+", or install a newer QEMU.")
 	}
 	return c.pass(summary)
 }

@@ -138,7 +138,7 @@ func (p parts) boot(t *testing.T, d disks) *machine {
 	sock := filepath.Join(dir, "agent.sock")
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-M", "microvm,acpi=on,pcie=off,rtc=on,pit=off,pic=off", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "512M",
+		"-M", "microvm,acpi=on,pcie=off,rtc=on,pit=off,pic=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "512M",
 		"-kernel", p.kernel, "-initrd", p.initrd, "-serial", "stdio", "-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
 		"-append", "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 net.ifnames=0 cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 tsc_early_khz=" + strconv.FormatUint(p.tscKHz, 10),
 		"-netdev", "user,id=n0", "-device", "virtio-net-device,netdev=n0",

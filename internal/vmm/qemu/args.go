@@ -17,7 +17,6 @@ type host struct {
 	tscKHz uint64 // for emulation
 	initrd string // path of the one initramfs
 
-	inTurns  bool // it emulates one CPU after the other
 	restored bool // its memory and the state of its devices are inherited
 }
 
@@ -59,11 +58,7 @@ func args(m vmm.Machine, h host) []string {
 	if h.accel == KVM {
 		list = append(list, "-accel", "kvm", "-cpu", "host")
 	} else {
-		threads := "multi"
-		if h.inTurns {
-			threads = "single"
-		}
-		list = append(list, "-accel", "tcg,thread="+threads, "-cpu", "max")
+		list = append(list, "-accel", "tcg,thread=multi", "-cpu", "max")
 	}
 	mib := strconv.FormatInt(int64(m.Memory>>20), 10) + "M"
 	list = append(list,

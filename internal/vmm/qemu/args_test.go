@@ -30,7 +30,7 @@ func sample() vmm.Machine {
 
 func TestArgsGolden(t *testing.T) {
 	for name, h := range map[string]host{
-		"tcg": {accel: TCG, tscKHz: 2596120, initrd: "/cache/initramfs/a.cpio", inTurns: true},
+		"tcg": {accel: TCG, tscKHz: 2596120, initrd: "/cache/initramfs/a.cpio"},
 		"kvm": {accel: KVM, initrd: "/proc/self/fd/7"},
 
 		"restored": {accel: TCG, tscKHz: 2596120, restored: true},

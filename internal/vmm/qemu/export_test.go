@@ -13,9 +13,6 @@ import (
 	"banger/internal/vmm/qemu/ram"
 )
 
-// InTurns is inTurns.
-var InTurns = inTurns
-
 // SaveByQEMU is a Save whose caller may not read QEMU's process.
 func SaveByQEMU(ctx context.Context, in vmm.Instance, req vmm.SaveRequest) (vmm.Saved, error) {
 	denied := func(context.Context, ram.Region, *os.File, *os.File) (memory, error) { return nil, unix.EPERM }

@@ -30,7 +30,7 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	if err != nil {
 		return nil, err
 	}
-	h, err := d.host(ctx, m)
+	h, err := d.host(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -100,19 +100,15 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 }
 
 // host gathers what the command line depends on.
-func (d *Driver) host(ctx context.Context, m vmm.Machine) (host, error) {
+func (d *Driver) host(ctx context.Context) (host, error) {
 	accel, _, err := d.accel()
 	if err != nil {
 		return host{}, err
 	}
 	h := host{accel: accel}
-	if accel == KVM {
-		return h, nil
+	if accel == TCG {
+		h.tscKHz, err = d.tsc(ctx)
 	}
-	if h.inTurns, err = d.takesTurns(ctx, m); err != nil {
-		return host{}, err
-	}
-	h.tscKHz, err = d.tsc(ctx)
 	return h, err
 }
 
