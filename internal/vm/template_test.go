@@ -105,6 +105,12 @@ func (h *host) open() (open []string) {
 	return open
 }
 
+// closesAll waits until no file of the host is open any more: disks are synced in the background after a start, and templates looked at.
+func (h *host) closesAll(t *testing.T) {
+	t.Helper()
+	waitFor(t, func() bool { return len(h.open()) == 0 })
+}
+
 // TestTemplatesComeByThemselves has nobody know of them: the first start boots and has templates made when there is nothing else to do, the second goes on
 // from its image's, and the first of another image from the universal one.
 func TestTemplatesComeByThemselves(t *testing.T) {
@@ -154,7 +160,7 @@ func TestTemplatesComeByThemselves(t *testing.T) {
 	if universal, _ := d.kinds(t); universal != 1 || d.givenUp() != 0 {
 		t.Errorf("%d universal ones, %d given up", universal, d.givenUp())
 	}
-	waitFor(t, func() bool { return len(h.open()) == 0 }) // the background looks at them once more
+	h.closesAll(t)
 }
 
 // filesOf lists the files of VMs.
@@ -224,9 +230,7 @@ func TestTemplateFits(t *testing.T) {
 			if grown := h.called("drive") == 1 && h.called("resize system") == 1; grown != (name == "more disk") {
 				t.Errorf("its disk has grown in the guest: %v", grown)
 			}
-			if open := h.open(); len(open) != 0 {
-				t.Errorf("left open: %v", open)
-			}
+			h.closesAll(t)
 		})
 	}
 }
@@ -312,9 +316,7 @@ func TestDamagedTemplate(t *testing.T) {
 							t.Errorf("it is still there: %s", path)
 						}
 					}
-					if open := h.open(); len(open) != 0 {
-						t.Errorf("left open: %v", open)
-					}
+					h.closesAll(t)
 				})
 			}
 		}
@@ -388,9 +390,7 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 			if d.givenUp() != 1 {
 				t.Errorf("%d given up", d.givenUp())
 			}
-			if open := h.open(); len(open) != 0 {
-				t.Errorf("left open: %v", open)
-			}
+			h.closesAll(t)
 		})
 	}
 }
