@@ -110,40 +110,13 @@ func firstName(names []string, id string) string {
 func shortHash(id string) string { return id[:min(len(id), 12)] }
 
 func newImageListCmd(a *app) *cobra.Command {
-	var o listOptions
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List images",
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runImageList(ctx, o, a) }),
-	}
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print names only")
-	addJSON(cmd, &o.json)
-	return cmd
+	return newListingCmd(a, listing[model.Image]{
+		short: "List images", quiet: "names", none: "No images yet. They come with the first run, or: banger image pull REF",
+		ask: (*api.Client).Images, name: func(i model.Image) string { return firstName(i.Names, i.ID) }, table: imageTable,
+	})
 }
 
-func runImageList(ctx context.Context, o listOptions, a *app) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	images, err := client.Images(ctx)
-	switch {
-	case err != nil:
-		return err
-	case o.json:
-		return ui.JSON(a.Out, append([]model.Image{}, images...))
-	case o.quiet:
-		for _, i := range images {
-			fmt.Fprintln(a.Out, ui.Clean(firstName(i.Names, i.ID)))
-		}
-		return nil
-	case len(images) == 0 && terminal(a.Out) != nil:
-		a.note("No images yet. They come with the first run, or: banger image pull REF")
-		return nil
-	}
-	now := time.Now()
+func imageTable(images []model.Image, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NAME", Min: 16, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim}, {Title: "SOURCE", Drop: 4},
 		{Title: "INIT", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
@@ -157,7 +130,7 @@ func runImageList(ctx context.Context, o listOptions, a *app) error {
 			t.Rows = append(t.Rows, []string{shortRef(name), shortHash(i.ID), i.Source, dash(i.Init), i.Size.String(), ui.Age(now.Sub(i.Created))})
 		}
 	}
-	return t.Write(a.Out, width(a.Out), a.style(a.Out))
+	return t
 }
 
 func newImageShowCmd(a *app) *cobra.Command {

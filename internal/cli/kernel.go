@@ -100,40 +100,13 @@ func (a *app) makeKernel(ctx context.Context, title string, asJSON bool, do func
 }
 
 func newKernelListCmd(a *app) *cobra.Command {
-	var o listOptions
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List kernels",
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runKernelList(ctx, o, a) }),
-	}
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print names only")
-	addJSON(cmd, &o.json)
-	return cmd
+	return newListingCmd(a, listing[model.Kernel]{
+		short: "List kernels", quiet: "names", none: "No kernels yet. They come with the first run, or: banger kernel pull debian",
+		ask: (*api.Client).Kernels, name: func(k model.Kernel) string { return firstName(k.Names, k.ID) }, table: kernelTable,
+	})
 }
 
-func runKernelList(ctx context.Context, o listOptions, a *app) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	kernels, err := client.Kernels(ctx)
-	switch {
-	case err != nil:
-		return err
-	case o.json:
-		return ui.JSON(a.Out, append([]model.Kernel{}, kernels...))
-	case o.quiet:
-		for _, k := range kernels {
-			fmt.Fprintln(a.Out, ui.Clean(firstName(k.Names, k.ID)))
-		}
-		return nil
-	case len(kernels) == 0 && terminal(a.Out) != nil:
-		a.note("No kernels yet. They come with the first run, or: banger kernel pull debian")
-		return nil
-	}
-	now := time.Now()
+func kernelTable(kernels []model.Kernel, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim}, {Title: "VERSION", Min: 12},
 		{Title: "ARCH", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
@@ -143,7 +116,7 @@ func runKernelList(ctx context.Context, o listOptions, a *app) error {
 			firstName(k.Names, "-"), shortHash(k.ID), k.Version, k.Arch, k.Size.String(), ui.Age(now.Sub(k.Created)),
 		})
 	}
-	return t.Write(a.Out, width(a.Out), a.style(a.Out))
+	return t
 }
 
 func newKernelShowCmd(a *app) *cobra.Command {

@@ -101,40 +101,13 @@ func (a *app) notePause(vm string, pause time.Duration) {
 }
 
 func newSnapshotListCmd(a *app) *cobra.Command {
-	var o listOptions
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List snapshots",
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runSnapshotList(ctx, o, a) }),
-	}
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print names only")
-	addJSON(cmd, &o.json)
-	return cmd
+	return newListingCmd(a, listing[model.Snapshot]{
+		short: "List snapshots", quiet: "names", none: "No snapshots yet. Make one: banger snapshot create VM",
+		ask: (*api.Client).Snapshots, name: func(s model.Snapshot) string { return s.Name }, table: snapshotTable,
+	})
 }
 
-func runSnapshotList(ctx context.Context, o listOptions, a *app) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	snaps, err := client.Snapshots(ctx)
-	switch {
-	case err != nil:
-		return err
-	case o.json:
-		return ui.JSON(a.Out, append([]model.Snapshot{}, snaps...))
-	case o.quiet:
-		for _, s := range snaps {
-			fmt.Fprintln(a.Out, ui.Clean(s.Name))
-		}
-		return nil
-	case len(snaps) == 0 && terminal(a.Out) != nil:
-		a.note("No snapshots yet. Make one: banger snapshot create VM")
-		return nil
-	}
-	now := time.Now()
+func snapshotTable(snaps []model.Snapshot, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 5, Paint: ui.Style.Dim}, {Title: "VM"}, {Title: "KEEPS", Drop: 4},
 		{Title: "IMAGE", Min: 12, Drop: 3}, {Title: "MEM", Right: true, Drop: 2}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
@@ -144,7 +117,7 @@ func runSnapshotList(ctx context.Context, o listOptions, a *app) error {
 			s.Name, shortID(s.ID), s.VM, keeps(s.Kind), shortRef(s.Image), s.Memory.String(), s.Size.String(), ui.Age(now.Sub(s.Created)),
 		})
 	}
-	return t.Write(a.Out, width(a.Out), a.style(a.Out))
+	return t
 }
 
 // keeps says in words what a snapshot holds.

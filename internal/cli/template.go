@@ -24,41 +24,11 @@ func newTemplateCmd(a *app) *cobra.Command {
 }
 
 func newTemplateListCmd(a *app) *cobra.Command {
-	var o listOptions
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List templates",
-		Long:    "Lists the templates there are, the most recently used first. One without an image serves every image.",
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runTemplateList(ctx, o, a) }),
-	}
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print keys only")
-	addJSON(cmd, &o.json)
-	return cmd
-}
-
-func runTemplateList(ctx context.Context, o listOptions, a *app) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	templates, err := client.Templates(ctx)
-	switch {
-	case err != nil:
-		return err
-	case o.json:
-		return ui.JSON(a.Out, append([]model.Template{}, templates...))
-	case o.quiet:
-		for _, t := range templates {
-			fmt.Fprintln(a.Out, ui.Clean(t.Key))
-		}
-		return nil
-	case len(templates) == 0 && terminal(a.Out) != nil:
-		a.note("No templates yet. They are made after the first run, or: banger template build")
-		return nil
-	}
-	return templateTable(templates, time.Now()).Write(a.Out, width(a.Out), a.style(a.Out))
+	return newListingCmd(a, listing[model.Template]{
+		short: "List templates", long: "Lists the templates there are, the most recently used first. One without an image serves every image.",
+		quiet: "keys", none: "No templates yet. They are made after the first run, or: banger template build",
+		ask: (*api.Client).Templates, name: func(t model.Template) string { return t.Key }, table: templateTable,
+	})
 }
 
 func templateTable(templates []model.Template, now time.Time) ui.Table {
