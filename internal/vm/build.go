@@ -176,7 +176,7 @@ func (t *templates) build(ctx context.Context, j job) (err error) {
 	var from origin
 	if !j.universal() {
 		if from, err = t.open(ctx, keyOf(universalKey, j.fingerprint)); err == nil {
-			from.Kind, from.disks = model.FromUniversal, nil
+			from.Kind = model.FromUniversal
 		}
 	}
 	defer from.close()
@@ -324,15 +324,12 @@ func try(ctx context.Context, agent Agent, limit time.Duration, argv ...string) 
 
 // save saves the machine, which stands still from then on.
 func (b *build) save(ctx context.Context, dir string) error {
-	saver, ok := b.live.inst.(vmm.Saver)
-	if !ok {
-		return fault.New(fault.Unsupported, "the driver %s cannot save machines", b.m.Driver.Name())
+	saver, err := b.m.saver(b.live)
+	if err != nil {
+		return err
 	}
 	if err := b.live.agent.Close(); err != nil { // so that the guest waits for a host when it goes on
 		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return fmt.Errorf("making the templates' folder: %w", err)
 	}
 	draft, err := snapshot.Create(dir)
 	if err != nil {
@@ -345,14 +342,7 @@ func (b *build) save(ctx context.Context, dir string) error {
 	}
 	req.Halt = true
 	if !b.j.universal() {
-		req.Still = func(ctx context.Context) error {
-			for name, path := range disksOf(b.m.Layout.VM(b.v.ID)) {
-				if err := draft.CloneDisk(ctx, name, path); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
+		req.Still = func(ctx context.Context) error { return cloneDisks(ctx, disksOf(b.m.Layout.VM(b.v.ID)), draft) }
 	}
 	if err := save(ctx, saver, req); err != nil {
 		return err
@@ -454,9 +444,9 @@ func (m *Manager) jobFor(ctx context.Context, spec model.Spec) (j job, err error
 	if j.initramfs, err = m.Kernels.Initramfs(ctx, j.kernel); err != nil {
 		return j, err
 	}
-	r, ok := m.Driver.(vmm.Restorer)
-	if !ok {
-		return j, fault.New(fault.Unsupported, "the driver %s cannot restore machines", m.Driver.Name())
+	r, err := restorer(m.Driver)
+	if err != nil {
+		return j, err
 	}
 	machine, err := m.describe(ctx, model.VM{ID: model.NewID(), Spec: spec}, j.image, j.kernel, j.initramfs)
 	if err != nil {

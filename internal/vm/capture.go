@@ -68,9 +68,9 @@ func (m *Manager) metaOf(ctx context.Context, v model.VM, at time.Time) (snapsho
 	}
 	meta.Spec, meta.Driver, meta.Generation = *v.Runtime.Spec, m.Driver.Name(), proto.Generation
 	meta.Spec.Name = v.Spec.Name
-	r, ok := m.Driver.(vmm.Restorer)
-	if !ok {
-		return meta, fault.New(fault.Unsupported, "the driver %s cannot restore machines", m.Driver.Name())
+	r, err := restorer(m.Driver)
+	if err != nil {
+		return meta, err
 	}
 	v.Spec = meta.Spec
 	machine, err := m.describe(ctx, v, model.Image{}, model.Kernel{}, nil)
@@ -88,10 +88,10 @@ type capture struct {
 	kind   model.OriginKind
 	pause  time.Duration // that the VM's processes stood still
 
-	memory *os.File          // for forks; nil in a capture that is to be stored, and in one of disks only
-	device string            // path
-	disks  map[string]string // path by name
-	draft  *snapshot.Draft   // holds what is not the snapshot's; nil when all is
+	memory     *os.File // for forks; nil in a capture that is to be stored, and in one of disks only
+	openDevice func() (*os.File, error)
+	disks      map[string]string // path by name
+	draft      *snapshot.Draft   // holds what is not the snapshot's; nil when all is
 }
 
 func (c *capture) close() error {
@@ -118,7 +118,7 @@ func (c *capture) origin() (origin, error) {
 	if o.memory, err = os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(c.memory.Fd())), os.O_RDWR, 0); err != nil {
 		return o, fmt.Errorf("opening the memory for a fork: %w", err)
 	}
-	if o.device, err = os.Open(c.device); err != nil {
+	if o.device, err = c.openDevice(); err != nil {
 		o.close()
 		return origin{}, fmt.Errorf("opening the devices' state for a fork: %w", err)
 	}
@@ -171,7 +171,7 @@ func (c *capture) target() (*os.File, error) {
 // captureMachine saves a machine that exists. Its processes are held from just before it stands still until just after it goes on.
 func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) error {
 	v := e.record()
-	saver, err := m.saver(e)
+	saver, err := m.saver(e.machine())
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) erro
 	if err := errors.Join(err, goOnErr); err != nil {
 		return fmt.Errorf("saving VM %s: %w", v.Spec.Name, err)
 	}
-	c.device = c.draft.Device()
+	c.openDevice = c.deviceInDraft
 	c.meta, err = m.metaOf(ctx, v, at)
 	return err
 }
@@ -233,17 +233,25 @@ func (m *Manager) captureSuspended(ctx context.Context, v model.VM, c *capture) 
 	if err := errors.Join(copyFile(ctx, snap.OpenDevice, device), device.Close()); err != nil {
 		return err
 	}
-	c.meta, c.device = snap.Meta(), c.draft.Device()
+	c.meta, c.openDevice = snap.Meta(), c.deviceInDraft
 	return c.keepDisks(ctx, disksOf(m.Layout.VM(v.ID)))
 }
 
+func (c *capture) deviceInDraft() (*os.File, error) { return os.Open(c.draft.Device()) }
+
 // keepDisks copies disks into the draft.
 func (c *capture) keepDisks(ctx context.Context, disks map[string]string) error {
+	for name := range disks {
+		c.disks[name] = c.draft.DiskPath(name)
+	}
+	return cloneDisks(ctx, disks, c.draft)
+}
+
+func cloneDisks(ctx context.Context, disks map[string]string, draft *snapshot.Draft) error {
 	for name, path := range disks {
-		if err := c.draft.CloneDisk(ctx, name, path); err != nil {
+		if err := draft.CloneDisk(ctx, name, path); err != nil {
 			return err
 		}
-		c.disks[name] = c.draft.DiskPath(name)
 	}
 	return nil
 }

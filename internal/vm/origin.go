@@ -28,7 +28,7 @@ type origin struct {
 	standby        *standby // a machine that was restored already
 	memory, device *os.File
 	disks          map[string]string // what a VM begins with that has no disks yet, by name; nil for empty ones
-	made           model.Spec        // of the template: how large the guest believes the disks to be
+	made           model.Spec        // of the template that has disks mounted: how large the guest believes them to be
 }
 
 // warm tells whether the start goes on from a saved machine.
@@ -68,11 +68,19 @@ func (o *origin) start(ctx context.Context, d vmm.Driver, m vmm.Machine, intend 
 	if !o.warm() {
 		return d.Start(ctx, m, intend)
 	}
+	r, err := restorer(d)
+	if err != nil {
+		return nil, err
+	}
+	return r.Restore(ctx, m, vmm.Checkpoint{Memory: o.memory, Device: o.device}, intend)
+}
+
+func restorer(d vmm.Driver) (vmm.Restorer, error) {
 	r, ok := d.(vmm.Restorer)
 	if !ok {
 		return nil, fault.New(fault.Unsupported, "the driver %s cannot go on from a saved machine", d.Name())
 	}
-	return r.Restore(ctx, m, vmm.Checkpoint{Memory: o.memory, Device: o.device}, intend)
+	return r, nil
 }
 
 // check tells whether the guest that answers is the one that was saved.

@@ -276,7 +276,7 @@ func (m *Manager) captureOf(ctx context.Context, ref string, disksOnly bool, rep
 		if c.memory, err = snap.OpenMemory(); err != nil {
 			return nil, err
 		}
-		c.device = filepath.Join(snap.Dir(), "device")
+		c.openDevice = snap.OpenDevice
 	}
 	return c, nil
 }
@@ -350,9 +350,7 @@ func (m *Manager) replace(ctx context.Context, e *entry, c *capture, disks map[s
 	}
 	become := func(diskImage string) error {
 		return m.update(ctx, e, func(v *model.VM) {
-			name, labels, remove := v.Spec.Name, v.Spec.Labels, v.Spec.Remove
-			v.Spec, v.DiskImage = c.meta.Spec, diskImage
-			v.Spec.Name, v.Spec.Labels, v.Spec.Remove = name, labels, remove
+			v.Spec, v.DiskImage = withOwn(c.meta.Spec, v.Spec), diskImage
 			parent := c.parent
 			v.Parent, v.State, v.LastError = &parent, model.Stopped, nil
 		})
@@ -402,8 +400,7 @@ func (m *Manager) ImportSnapshot(ctx context.Context, r io.Reader, name string, 
 			m.naming.Unlock()
 		}
 	}()
-	dir := filepath.Join(m.Layout.Snapshots(), model.NewID())
-	snap, err := snapshot.Import(ctx, r, dir, snapshot.Limits{}, progress(report, "import"), func(meta snapshot.Meta) (json.RawMessage, error) {
+	snap, err := snapshot.Import(ctx, r, m.snapshotDir(model.NewID()), snapshot.Limits{}, progress(report, "import"), func(meta snapshot.Meta) (json.RawMessage, error) {
 		m.naming.Lock()
 		named = true
 		return m.relabel(ctx, meta, name)

@@ -130,7 +130,7 @@ func (sb *standby) origin() origin {
 	}
 }
 
-// take makes the machine the VM's own and lets it go on.
+// takeStandby makes the machine the VM's own and lets it go on.
 func (s *start) takeStandby(ctx context.Context, sb *standby) error {
 	if err := s.m.update(ctx, s.e, func(v *model.VM) {
 		v.Runtime.State, v.Runtime.PID, v.Runtime.Accel = sb.live.inst.State(), sb.live.inst.PID(), s.info.Accel

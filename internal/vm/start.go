@@ -182,11 +182,15 @@ func (s *start) plan() []step.Step {
 func (s *start) vm() model.VM {
 	v := s.e.record()
 	if s.from.spec != nil {
-		name, labels, remove := v.Spec.Name, v.Spec.Labels, v.Spec.Remove
-		v.Spec = *s.from.spec
-		v.Spec.Name, v.Spec.Labels, v.Spec.Remove = name, labels, remove
+		v.Spec = withOwn(*s.from.spec, v.Spec)
 	}
 	return v
+}
+
+// withOwn is a spec whose machine is another VM's, or an earlier one's, and all else own's.
+func withOwn(machine, own model.Spec) model.Spec {
+	machine.Name, machine.Labels, machine.Remove = own.Name, own.Labels, own.Remove
+	return machine
 }
 
 func (s *start) preflight(ctx context.Context) (err error) {
@@ -388,7 +392,7 @@ func (s *start) growDisks(ctx context.Context, l *live) error {
 		{systemDiskName, s.from.made.DiskSize, v.Spec.DiskSize, Drive{Path: files.SystemDisk(), Serial: proto.SerialSystem}},
 		{workDiskName, s.from.made.WorkDiskSize, v.Spec.WorkDiskSize, Drive{Path: files.WorkDisk(), Serial: proto.SerialWork}},
 	} {
-		if d.was == 0 || d.was >= d.want || len(s.from.disks) == 0 && s.from.standby == nil {
+		if d.was == 0 || d.was >= d.want {
 			continue
 		}
 		d.Size = d.want

@@ -243,7 +243,7 @@ func (m *Manager) endSuspended(ctx context.Context, e *entry) error {
 // keepMemory saves the VM's machine, which stands still from then on. Its disks are its own, and nobody writes them until it goes on.
 func (m *Manager) keepMemory(ctx context.Context, e *entry, running bool) error {
 	v := e.record()
-	saver, err := m.saver(e)
+	saver, err := m.saver(e.machine())
 	if err != nil {
 		return err
 	}
@@ -282,8 +282,7 @@ func (m *Manager) keepMemory(ctx context.Context, e *entry, running bool) error 
 	return err
 }
 
-func (m *Manager) saver(e *entry) (vmm.Saver, error) {
-	l := e.machine()
+func (m *Manager) saver(l *live) (vmm.Saver, error) {
 	s, ok := l.inst.(vmm.Saver)
 	if !ok {
 		return nil, fault.New(fault.Unsupported, "the driver %s cannot save machines", m.Driver.Name())

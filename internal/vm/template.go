@@ -109,7 +109,9 @@ func (t *templates) open(ctx context.Context, key string) (origin, error) {
 		}
 		return origin{}, err
 	}
-	o.made, o.disks = snap.Meta().Spec, disksIn(snap)
+	if o.disks = disksIn(snap); len(o.disks) > 0 {
+		o.made = snap.Meta().Spec
+	}
 	now := time.Now()
 	if err := os.Chtimes(dir, now, now); err != nil { // how long ago it was used decides what goes first
 		t.m.Log.WarnContext(ctx, "noting the use of a template", "template", key, "error", err)
@@ -130,13 +132,18 @@ func (t *templates) failed(ctx context.Context, key string) {
 
 // drop throws a template away. Machines that run on its memory keep it until they end.
 func (t *templates) drop(ctx context.Context, key string) {
-	t.endStandby(ctx, key)
-	if err := snapshot.Remove(t.dir(key)); err != nil {
+	if err := t.remove(ctx, key); err != nil {
 		t.m.Log.ErrorContext(ctx, "removing a template", "template", key, "error", err)
 	}
 }
 
-// Templates lists the templates there are and those that are being made, the most recently used first.
+// remove is drop for who can do something about its failure.
+func (t *templates) remove(ctx context.Context, key string) error {
+	t.endStandby(ctx, key)
+	return snapshot.Remove(t.dir(key))
+}
+
+// Templates lists the templates there are, the most recently used first.
 func (m *Manager) Templates(ctx context.Context) ([]model.Template, error) {
 	entries, err := os.ReadDir(m.Layout.Templates())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -209,8 +216,7 @@ func (m *Manager) DeleteTemplate(ctx context.Context, ref string) (model.Templat
 	if err != nil {
 		return tpl, err
 	}
-	m.templates.endStandby(ctx, tpl.Key)
-	return tpl, snapshot.Remove(m.templates.dir(tpl.Key))
+	return tpl, m.templates.remove(ctx, tpl.Key)
 }
 
 // PruneTemplates deletes all templates, or with stale only those that no start will find any more, because their image or kernel is gone.
@@ -225,8 +231,7 @@ func (m *Manager) PruneTemplates(ctx context.Context, stale bool) (model.Pruned,
 		if stale && m.templates.current(tpl) {
 			continue
 		}
-		m.templates.endStandby(ctx, tpl.Key)
-		if err := snapshot.Remove(m.templates.dir(tpl.Key)); err != nil {
+		if err := m.templates.remove(ctx, tpl.Key); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"banger/internal/fault"
 	"banger/internal/vmm"
@@ -23,12 +24,7 @@ func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error)
 	if err != nil {
 		return "", err
 	}
-	cpuinfo, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		return "", fmt.Errorf("fingerprinting the CPU: %w", err)
-	}
-	defer cpuinfo.Close()
-	cpu, err := cpuModel(cpuinfo)
+	cpu, err := hostCPU()
 	if err != nil {
 		return "", err
 	}
@@ -62,6 +58,16 @@ func nameless(m vmm.Machine, accel Accel) []string {
 	}
 	return args(m, host{accel: accel})
 }
+
+// hostCPU is the host's cpuModel, read once: it does not change while the host is up, and each start asks for it.
+var hostCPU = sync.OnceValues(func() (string, error) {
+	cpuinfo, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "", fmt.Errorf("fingerprinting the CPU: %w", err)
+	}
+	defer cpuinfo.Close()
+	return cpuModel(cpuinfo)
+})
 
 // cpuModel returns what the first CPU of a /proc/cpuinfo is.
 func cpuModel(cpuinfo io.Reader) (string, error) {
