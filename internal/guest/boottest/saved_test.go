@@ -331,3 +331,29 @@ func TestForkOfSystemd(t *testing.T) {
 	run(t, "e2fsck", "-fn", own.system)
 	run(t, "e2fsck", "-fn", d.system)
 }
+
+// TestHostGoesAway loses the host while the machine stands still and has something to say: another host is heard when it goes on.
+func TestHostGoesAway(t *testing.T) {
+	p := requireParts(t)
+	d := disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
+	m := p.start(t, d)
+	m.assume(nil)
+	for range 3 {
+		open(t, m, proto.ExecRequest{Argv: []string{"sh", "-c", "yes | head -c 100000000"}}).expect("y")
+		pauser := m.instance.(vmm.Pauser)
+		if err := pauser.Pause(m.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		m.cut()
+		time.Sleep(100 * time.Millisecond) // QEMU would have noticed
+		if err := pauser.Resume(m.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond) // the guest has written
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if _, err := m.Hello(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -33,6 +33,7 @@ type instance struct {
 	seen       witness
 	runLock    chan struct{} // holds one element while somebody may halt the machine or let it go on
 	saving     atomic.Bool
+	agent      agentPort
 
 	group  sync.WaitGroup
 	once   sync.Once
@@ -50,16 +51,6 @@ var (
 
 func (in *instance) State() vmm.State { return slices.Clone(in.encoded) }
 func (in *instance) PID() int         { return in.proc.ID().PID }
-
-// DialAgent connects to the agent's port.
-func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", runPath(in.s, agentSocket))
-	if err != nil {
-		return nil, fault.New(fault.Unavailable, "connecting to the agent of machine %s: %w", in.s.ID, err)
-	}
-	return conn, nil
-}
 
 // PowerOff presses the machine's ACPI power button. A machine that has ended is success.
 func (in *instance) PowerOff(ctx context.Context) error {
@@ -165,6 +156,7 @@ func (in *instance) Close() error {
 		if in.serial != nil {
 			_ = in.serial.Close()
 		}
+		in.agent.close()
 		_ = in.proc.Close()
 	})
 	in.group.Wait()

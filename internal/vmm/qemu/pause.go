@@ -37,6 +37,9 @@ func (in *instance) Resume(ctx context.Context) error {
 		if running {
 			return nil
 		}
+		if err := in.occupyAgent(ctx); err != nil {
+			return err
+		}
 		return in.ask(ctx, "cont", nil, nil)
 	})
 	if err != nil {
