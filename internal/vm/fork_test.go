@@ -642,7 +642,7 @@ func TestKilledWhileForking(t *testing.T) {
 	}
 }
 
-// TestRecoveryCannotLetTheParentGoOn stops it, and says why.
+// TestRecoveryCannotLetTheParentGoOn pauses it, and says why.
 func TestRecoveryCannotLetTheParentGoOn(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -651,13 +651,7 @@ func TestRecoveryCannotLetTheParentGoOn(t *testing.T) {
 	dead := d
 	h.failing("thaw", errBoom)
 	d = d.killedIn("still", func(ctx context.Context) { dead.Fork(ctx, "a", model.Fork{}, nil) })
-	if got, err := d.Get("a"); err != nil || got.State != model.Stopped || got.LastError == nil || h.running() != 0 {
-		t.Errorf("%+v, %v", got, err)
-	}
-	d.running(t, "a")
-	if h.onDisk(v) != "work of a" {
-		t.Errorf("it has %q on its disk", h.onDisk(v))
-	}
+	d.cannotGoOn(t, v)
 }
 
 // small makes the host's folder for state, or its cache, a file system with little room. It returns functions that use up what is left, but for some bytes,

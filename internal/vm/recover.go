@@ -137,17 +137,24 @@ func (m *Manager) abandonPause(ctx context.Context, e *entry) error {
 	return m.callOffPause(ctx, e)
 }
 
-// callOffPause makes a VM run that is between running and paused or suspended. One that cannot go on is stopped.
+// callOffPause makes a VM run that is between running and paused or suspended. One whose guest does not go on is paused, so that nothing is lost: it can
+// be resumed when the cause is gone. One whose machine does not go on is stopped.
 func (m *Manager) callOffPause(ctx context.Context, e *entry) error {
 	v := e.record()
-	err := m.letGoOn(ctx, e)
-	if err == nil {
-		err = removeAll(m.Layout.VM(v.ID).Held())
-	}
-	if err != nil {
+	if err := m.resumeMachine(ctx, e); err != nil {
 		return errors.Join(fmt.Errorf("letting it go on: %w", err), m.settle(ctx, e, m.failure(v, err)))
 	}
-	return m.update(ctx, e, func(v *model.VM) { v.State = model.Running })
+	thawErr := m.thaw(ctx, e)
+	err := removeAll(m.Layout.VM(v.ID).Held())
+	if thawErr == nil {
+		return errors.Join(err, m.update(ctx, e, func(v *model.VM) { v.State = model.Running }))
+	}
+	failure := m.failure(v, thawErr)
+	failure.Hint = "`banger resume " + v.Spec.Name + "` tries again"
+	for _, state := range []model.State{model.Pausing, model.Paused} {
+		err = errors.Join(err, m.update(ctx, e, func(v *model.VM) { v.State, v.LastError = state, failure }))
+	}
+	return errors.Join(thawErr, err)
 }
 
 // abandonStart takes away what a start made before the daemon died in the middle of it. A VM that was to go on from its memory can still do so if

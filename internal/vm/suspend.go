@@ -100,14 +100,18 @@ func (m *Manager) thaw(ctx context.Context, e *entry) error {
 
 // letGoOn lets a halted machine and its processes go on.
 func (m *Manager) letGoOn(ctx context.Context, e *entry) error {
+	if err := m.resumeMachine(ctx, e); err != nil {
+		return err
+	}
+	return m.thaw(ctx, e)
+}
+
+func (m *Manager) resumeMachine(ctx context.Context, e *entry) error {
 	p, ok := e.machine().inst.(vmm.Pauser)
 	if !ok {
 		return fault.New(fault.Unsupported, "the driver %s cannot halt machines", m.Driver.Name())
 	}
-	if err := p.Resume(ctx); err != nil {
-		return err
-	}
-	return m.thaw(ctx, e)
+	return p.Resume(ctx)
 }
 
 // isHeld tells whether a running VM was not let go on after it had been saved.
@@ -116,7 +120,7 @@ func (m *Manager) isHeld(v model.VM) bool {
 	return v.State == model.Running && err == nil
 }
 
-// letHeldGoOn tries again to let a VM go on that was held for a fork or a snapshot.
+// letHeldGoOn tries again to let a VM go on that is held.
 func (m *Manager) letHeldGoOn(ctx context.Context, e *entry) {
 	v := e.record()
 	if e.machine() == nil || !m.isHeld(v) {
@@ -127,7 +131,7 @@ func (m *Manager) letHeldGoOn(ctx context.Context, e *entry) {
 		err = removeAll(m.Layout.VM(v.ID).Held())
 	}
 	if err != nil {
-		m.logger(v).WarnContext(ctx, "letting a VM go on that was held for a fork or a snapshot", "error", err)
+		m.logger(v).WarnContext(ctx, "letting a VM go on that is held", "error", err)
 	}
 }
 
@@ -155,7 +159,7 @@ func (m *Manager) resume(ctx context.Context, e *entry, report step.Reporter) er
 		if err := m.letGoOn(ctx, e); err != nil {
 			return fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err)
 		}
-		return m.update(ctx, e, func(v *model.VM) { v.State = model.Running })
+		return m.update(ctx, e, func(v *model.VM) { v.State, v.LastError = model.Running, nil })
 	case model.Suspended:
 		from, err := m.suspended(ctx, v)
 		if err != nil {

@@ -549,13 +549,21 @@ func TestRecoveryCannotLetItGoOn(t *testing.T) {
 	h.failing("thaw", errBoom)
 	dead := d
 	d = d.killedIn("still", func(ctx context.Context) { dead.Suspend(ctx, "a", nil) })
-	got, err := d.Get("a")
-	if err != nil || got.State != model.Stopped || got.LastError == nil || !strings.Contains(got.LastError.Msg, "boom") || h.running() != 0 {
-		t.Errorf("%+v, %+v, %v, %d machines", got, got.LastError, err, h.running())
+	d.cannotGoOn(t, v)
+}
+
+// cannotGoOn looks that a VM whose processes cannot be let go on is paused, and goes on when they can.
+func (d *daemon) cannotGoOn(t *testing.T, v model.VM) {
+	t.Helper()
+	got, err := d.Get(v.ID)
+	if err != nil || got.State != model.Paused || got.LastError == nil || !strings.Contains(got.LastError.Msg, "boom") || d.host.running() != 1 {
+		t.Errorf("%+v, %+v, %v, %d machines", got, got.LastError, err, d.host.running())
 	}
-	d.nothingSaved(t)
-	if h.onDisk(v) != "work of a" {
-		t.Errorf("its disk has %q", h.onDisk(v))
+	d.host.failing("thaw", nil)
+	d.resume(t, v)
+	d.goesOn(t, v)
+	if got, _ := d.Get(v.ID); got.LastError != nil {
+		t.Errorf("it runs, and shows %+v", got.LastError)
 	}
 }
 
