@@ -32,7 +32,7 @@ func TestMachine(t *testing.T) {
 		doc.Files = []proto.File{{Path: "/root/.ssh/authorized_keys", Mode: 0o600, UID: 0, GID: 0, Data: []byte("key\n")}}
 	}
 
-	m := p.boot(t, d)
+	m := p.start(t, d)
 	h, err := m.Hello(m.ctx())
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestMachine(t *testing.T) {
 		run(t, "e2fsck", "-fn", disk) // fails when the journal was not replayed
 	}
 
-	again := p.boot(t, d)
+	again := p.start(t, d)
 	again.assume(withWork)
 	if got := again.sh("cat /root/kept /etc/kept /var/lib/docker/kept /var/lib/docker/from-img; ls -a /root"); strings.Contains(got, ".profile") || strings.Count(got+"\n", "kept\n") != 3 {
 		t.Errorf("after a restart: %q", got)
@@ -415,7 +415,7 @@ func TestFigures(t *testing.T) {
 		t.Skip("figures only")
 	}
 	p := requireParts(t)
-	m := p.boot(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
+	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
 	m.assume(nil)
 	t.Logf("booted and assumed in %v", time.Since(m.start))
 	t.Log(m.sh("grep -E 'VmRSS|RssAnon|RssFile' /proc/1/status"))

@@ -79,7 +79,7 @@ func TestForkInPlace(t *testing.T) {
 	for name, text := range hooks {
 		writeProgram(t, filepath.Join(root, "etc/banger/fork.d", name), text, !strings.Contains(name, "nobody"))
 	}
-	m := p.boot(t, disks{image: newImage(t, root), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
+	m := p.start(t, disks{image: newImage(t, root), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
 	m.assume(as(t, "one"))
 	loop := m.busy()
 	before := m.identity()
@@ -176,7 +176,7 @@ func TestForkOfOtherInit(t *testing.T) {
 	writeProgram(t, filepath.Join(root, "etc/inittab"), "::respawn:/count\n", false)
 	writeProgram(t, filepath.Join(root, "count"), "#!/bin/sh\nread i < /tmp/i\necho $((i+1)) > /tmp/i\necho tick $i\nexec sleep 0.1\n", true)
 	writeProgram(t, filepath.Join(root, "tmp/i"), "1\n", false)
-	m := p.boot(t, disks{image: newImage(t, root), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
+	m := p.start(t, disks{image: newImage(t, root), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
 	m.assume(func(doc *proto.Assume) {
 		as(t, "one")(doc)
 		doc.Init = []string{"/sbin/init"}

@@ -101,7 +101,7 @@ func (m *machine) checkStill() {
 // TestFreeze: a frozen machine does nothing, and goes on where it was.
 func TestFreeze(t *testing.T) {
 	p := requireParts(t)
-	m := p.boot(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
+	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
 	if f := m.freeze(); f.Processes != 0 {
 		t.Errorf("a machine without an identity has %d processes", f.Processes)
 	}
@@ -148,7 +148,7 @@ func testFreeze(t *testing.T, m *machine) {
 // an error after which all goes on.
 func TestFreezeAgainstRoot(t *testing.T) {
 	p := requireParts(t)
-	m := p.boot(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
+	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
 	m.assume(func(doc *proto.Assume) {
 		doc.Mounts = []proto.Mount{{Serial: proto.SerialWork, Target: "/root"}}
 	})

@@ -21,7 +21,7 @@ func TestBareImage(t *testing.T) {
 	p := requireParts(t)
 	root := t.TempDir()
 	run(t, "cp", busybox(t), filepath.Join(root, "cat"))
-	m := p.boot(t, disks{image: newImage(t, root), system: newDisk(t, "1G")})
+	m := p.start(t, disks{image: newImage(t, root), system: newDisk(t, "1G")})
 	hostKey, public := newKey(t)
 	userKey, userPublic := newKey(t)
 	m.assume(func(doc *proto.Assume) {
@@ -89,7 +89,7 @@ func newKey(t *testing.T) (private []byte, public ssh.PublicKey) {
 // TestBrokenAssume: what cannot be done is an error with its reason, and the machine takes no other identity.
 func TestBrokenAssume(t *testing.T) {
 	p := requireParts(t)
-	m := p.boot(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
+	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
 	doc := proto.Assume{Entropy: make([]byte, 32), Time: m.start, Hostname: "x", Root: proto.Root{Image: "image", System: "no-such"}}
 	if _, err := m.Assume(m.ctx(), doc); err == nil || !strings.Contains(err.Error(), "no-such") {
 		t.Errorf("%v", err)

@@ -2,7 +2,6 @@
 package boottest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,8 +23,10 @@ import (
 	"banger/internal/guest/proto"
 	"banger/internal/initramfs"
 	"banger/internal/kernel"
+	"banger/internal/model"
 	"banger/internal/testkit"
 	"banger/internal/vmm"
+	"banger/internal/vmm/console"
 	"banger/internal/vmm/qemu"
 )
 
@@ -37,7 +37,6 @@ const bootTime = 5 * time.Minute
 type parts struct {
 	kernel string // vmlinux
 	initrd string
-	tscKHz uint64
 }
 
 // requireParts builds the agent and finds a kernel.
@@ -45,10 +44,6 @@ func requireParts(t *testing.T) parts {
 	t.Helper()
 	for _, tool := range []string{"qemu-system-x86_64", "mke2fs", "busybox"} {
 		testkit.RequireTool(t, tool)
-	}
-	khz, err := qemu.MeasureTSC(t.Context()) // without it a third of emulated guests hang
-	if err != nil {
-		t.Fatal(err)
 	}
 	var g errgroup.Group
 	binary := filepath.Join(t.TempDir(), "banger-agent")
@@ -90,18 +85,17 @@ func requireParts(t *testing.T) parts {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return parts{kernel: k.Vmlinux, initrd: initrd, tscKHz: khz}
+	return parts{kernel: k.Vmlinux, initrd: initrd}
 }
 
 // machine is a running QEMU.
 type machine struct {
 	*guest.Client
 	t        *testing.T
-	cmd      *exec.Cmd    // nil when the driver runs it
-	instance vmm.Instance // nil when it does not
+	instance vmm.Instance
 	console  *terminal
-	dir      string
-	ended    chan struct{}
+	ended    chan struct{} // closed when exit is set
+	exit     vmm.Exit
 	start    time.Time
 
 	mu   sync.Mutex
@@ -126,75 +120,99 @@ func (c *terminal) String() string {
 	return c.buf.String()
 }
 
+// disks are a machine's; work may be empty.
 type disks struct{ image, system, work string }
 
-func (p parts) boot(t *testing.T, d disks) *machine {
+// description is a machine for the driver, in a folder of its own.
+func (p parts) description(t *testing.T, d disks) vmm.Machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{t: t, dir: dir, console: &terminal{}, ended: make(chan struct{})}
-	sock := filepath.Join(dir, "agent.sock")
-	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-M", "microvm,acpi=on,pcie=off,rtc=on,pit=off,pic=off", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "512M",
-		"-kernel", p.kernel, "-initrd", p.initrd, "-serial", "stdio", "-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
-		"-append", "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 net.ifnames=0 cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 tsc_early_khz=" + strconv.FormatUint(p.tscKHz, 10),
-		"-netdev", "user,id=n0", "-device", "virtio-net-device,netdev=n0",
-		"-device", "virtio-serial-device", "-chardev", "socket,id=c0,path=" + sock + ",server=on,wait=off",
-		"-device", "virtserialport,chardev=c0,name=" + proto.PortName,
-	}
-	args = append(args, driveArgs(proto.SerialImage, d.image, true)...)
-	args = append(args, driveArgs(proto.SerialSystem, d.system, false)...)
-	if d.work != "" {
-		args = append(args, driveArgs(proto.SerialWork, d.work, false)...)
-	}
-	m.cmd = exec.Command("qemu-system-x86_64", args...)
-	m.cmd.Stdout, m.cmd.Stderr = m.console, m.console
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	m.start = time.Now()
-	if err := m.cmd.Start(); err != nil {
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Mkdir(filepath.Join(dir, "run"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	drives := []vmm.Drive{{Serial: proto.SerialImage, Path: d.image, ReadOnly: true}, {Serial: proto.SerialSystem, Path: d.system}}
+	if d.work != "" {
+		drives = append(drives, vmm.Drive{Serial: proto.SerialWork, Path: d.work})
+	}
+	return vmm.Machine{
+		ID: filepath.Base(dir), RunDir: filepath.Join(dir, "run"), Kernel: p.kernel, Initramfs: []string{p.initrd},
+		Cmdline: []string{"quiet", "loglevel=4", "net.ifnames=0"}, VCPUs: 2, Memory: 512 * model.MiB,
+		Drives:     drives,
+		NICs:       []vmm.NIC{{Kind: vmm.NICUser, MAC: net.HardwareAddr{2, 0, 0, 1, 2, 3}}},
+		ConsoleLog: filepath.Join(dir, "console.log"), ConsoleMax: 8 * model.MiB, VMMLog: filepath.Join(dir, "vmm.log"),
+	}
+}
+
+func driver(t *testing.T) *qemu.Driver {
+	return qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+}
+
+func ignore(vmm.State) error { return nil }
+
+// start boots a machine with the driver, which can save it.
+func (p parts) start(t *testing.T, d disks) *machine {
+	t.Helper()
+	return p.startBy(t, d, driver(t))
+}
+
+func (p parts) startBy(t *testing.T, d disks, by vmm.Driver) *machine {
+	t.Helper()
+	desc := p.description(t, d)
+	begin := time.Now()
+	in, err := by.Start(t.Context(), desc, ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return follow(t, desc, in, begin)
+}
+
+// restore makes a machine of what was saved.
+func (p parts) restore(t *testing.T, from vmm.Checkpoint, d disks) *machine {
+	t.Helper()
+	desc := p.description(t, d)
+	begin := time.Now()
+	in, err := driver(t).Restore(t.Context(), desc, from, ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return follow(t, desc, in, begin)
+}
+
+func follow(t *testing.T, desc vmm.Machine, in vmm.Instance, begin time.Time) *machine {
+	m := &machine{t: t, console: &terminal{}, ended: make(chan struct{}), start: begin, instance: in}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
 	go func() {
-		m.cmd.Wait()
+		defer close(done)
+		console.Follow(ctx, desc.ConsoleLog, m.console)
+	}()
+	go func() {
+		m.exit, _ = in.Wait(ctx)
 		close(m.ended)
 	}()
-	m.Client = guest.New(func(ctx context.Context) (net.Conn, error) { return m.dial(ctx, sock) }, slog.New(slog.DiscardHandler))
-	t.Cleanup(m.close)
+	m.Client = guest.New(func(ctx context.Context) (net.Conn, error) {
+		conn, err := in.DialAgent(ctx)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.conn = conn
+		return conn, err
+	}, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		m.Close()
+		in.Signal(syscall.SIGKILL)
+		<-m.ended
+		cancel()
+		<-done
+		in.Close()
+		if t.Failed() {
+			t.Logf("console:\n%s", m.console)
+		}
+	})
 	return m
-}
-
-func driveArgs(serial, path string, readOnly bool) []string {
-	ro := "off"
-	if readOnly {
-		ro = "on"
-	}
-	return []string{
-		"-drive", "if=none,format=raw,id=" + serial + ",file=" + path + ",readonly=" + ro,
-		"-device", "virtio-blk-device,drive=" + serial + ",serial=" + serial,
-	}
-}
-
-// dial waits for QEMU to listen.
-func (m *machine) dial(ctx context.Context, sock string) (net.Conn, error) {
-	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", sock)
-		if err == nil {
-			m.mu.Lock()
-			m.conn = conn
-			m.mu.Unlock()
-			return conn, nil
-		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-m.ended:
-			return nil, err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
 }
 
 // cut ends the client's connection under its feet.
@@ -204,32 +222,12 @@ func (m *machine) cut() {
 	m.conn.Close()
 }
 
-// button presses the power button, by QMP.
+// button presses the power button.
 func (m *machine) button() {
 	m.t.Helper()
-	conn, err := net.Dial("unix", filepath.Join(m.dir, "qmp"))
-	if err != nil {
+	if err := m.instance.PowerOff(m.ctx()); err != nil {
 		m.t.Fatal(err)
 	}
-	defer conn.Close()
-	r := bufio.NewReader(conn)
-	r.ReadString('\n') // the greeting
-	for _, cmd := range []string{"qmp_capabilities", "system_powerdown"} {
-		fmt.Fprintf(conn, "{\"execute\":%q}\n", cmd)
-		if _, err := r.ReadString('\n'); err != nil {
-			m.t.Fatal(err)
-		}
-	}
-}
-
-func (m *machine) close() {
-	m.Close()
-	m.cmd.Process.Kill()
-	<-m.ended
-	if m.t.Failed() {
-		m.t.Logf("console:\n%s", m.console)
-	}
-	os.RemoveAll(m.dir)
 }
 
 // awaitEnd waits for QEMU to end by itself.
@@ -240,11 +238,8 @@ func (m *machine) awaitEnd() {
 	case <-time.After(2 * time.Minute):
 		m.t.Fatal("the machine does not end")
 	}
-	if m.cmd == nil {
-		return
-	}
-	if code := m.cmd.ProcessState.ExitCode(); code != 0 {
-		m.t.Errorf("QEMU ends with %d", code)
+	if m.exit.Reason != vmm.ExitPowerOff {
+		m.t.Errorf("it ends by %+v", m.exit)
 	}
 }
 

@@ -41,7 +41,7 @@ func systemdImage(t *testing.T) string {
 func TestSystemd(t *testing.T) {
 	p := requireParts(t)
 	d := disks{image: systemdImage(t), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
-	m := p.boot(t, d)
+	m := p.start(t, d)
 	got := m.assume(func(doc *proto.Assume) {
 		as(t, "quiet-otter")(doc)
 		doc.Init = []string{"/sbin/init"}

@@ -82,7 +82,7 @@ func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*i
 		ended:   make(chan struct{}),
 		closed:  make(chan struct{}),
 	}
-	in.seen.log, in.seen.resumed = in.log, make(chan struct{}, 1)
+	in.seen.log, in.seen.resumed, in.seen.said = in.log, make(chan struct{}, 1), make(chan struct{}, 1)
 	if err := in.openConsole(ctx); err != nil {
 		return nil, err
 	}

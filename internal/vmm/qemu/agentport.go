@@ -19,6 +19,9 @@ import (
 type agentPort struct {
 	mu    sync.Mutex
 	early net.Conn // was made so that somebody is there; the next who dials gets it
+
+	heard chan struct{} // closed when the guest has said something; nil in a machine that was adopted or restored, whose agent has long been up
+	once  sync.Once
 }
 
 // DialAgent connects to the agent's port.
@@ -39,7 +42,10 @@ func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "connecting to the agent of machine %s: %w", in.s.ID, err)
 	}
-	return conn, nil
+	if in.agent.heard == nil {
+		return conn, nil
+	}
+	return &listening{Conn: conn, heard: func() { in.agent.once.Do(func() { close(in.agent.heard) }) }}, nil
 }
 
 // awaitPoll is how often QEMU is asked whether it has taken a connection up, which it does next.

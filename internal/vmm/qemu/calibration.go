@@ -1,9 +1,6 @@
 package qemu
 
-import (
-	"bytes"
-	"context"
-)
+import "bytes"
 
 // A booting kernel measures its CPU's timer against the time stamp counter, for a tenth of a second (calibrate_APIC_clock in
 // arch/x86/kernel/apic/apic.c of Linux 6.1). If the host lets the virtual CPU stand still for as long right at the beginning of that, the timer
@@ -60,22 +57,4 @@ func (c *calibration) failed(p []byte) (again bool) {
 		c.line = c.line[:0]
 	}
 	return again
-}
-
-// bootAgain resets the machine, which -no-reboot forbids while it is not told otherwise. QEMU before 6.0 cannot be told.
-func (in *instance) bootAgain() {
-	ctx, cancel := context.WithTimeout(context.Background(), greetTimeout)
-	defer cancel()
-	err := in.command(ctx, "set-action", map[string]any{"reboot": "reset"})
-	if err == nil {
-		err = in.command(ctx, "system_reset", nil)
-		if back := in.command(ctx, "set-action", map[string]any{"reboot": "shutdown"}); err == nil {
-			err = back
-		}
-	}
-	if err != nil {
-		in.log.Warn("the guest's kernel lost its timer, and cannot be made to boot again", "error", err)
-		return
-	}
-	in.log.Info("the guest's kernel lost its timer: it boots again")
 }

@@ -68,6 +68,8 @@ type Config struct {
 	Binary string // QEMU's path; empty: qemu-system-x86_64 in PATH
 	Accel  Accel  // empty: Auto
 	Log    *slog.Logger
+
+	BootPatience time.Duration // a guest that boots in emulation and is silent for so long is made to boot again; 0: 30 s
 }
 
 // Driver starts machines with QEMU. It implements vmm.Driver, vmm.Finder and vmm.Restorer.

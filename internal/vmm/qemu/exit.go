@@ -21,6 +21,7 @@ type witness struct {
 	log        *slog.Logger
 	consoleEnd chan struct{} // closed when the console's reader has ended
 	resumed    chan struct{} // gets an element when the machine begins to run; there is room for one
+	said       chan struct{} // gets one when the guest has written to its console; there is room for one, too
 
 	mu     sync.Mutex
 	reason string         // of the SHUTDOWN event
@@ -34,6 +35,10 @@ type witness struct {
 const panicTail = 16 << 10
 
 func (w *witness) console(p []byte) {
+	select {
+	case w.said <- struct{}{}:
+	default:
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tail = append(w.tail, p...)

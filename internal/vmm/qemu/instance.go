@@ -174,7 +174,7 @@ func (in *instance) watch() {
 		case <-in.closed:
 			return
 		case <-in.seen.boot.lost:
-			in.bootAgain()
+			in.bootAgain("the guest's kernel lost its timer")
 		case <-look.C:
 			if err := boundLog(in.s.VMMLog); err != nil {
 				in.log.Warn("the VMM's log is not bounded", "error", err)

@@ -60,6 +60,48 @@ func TestLostTimer(t *testing.T) {
 	}
 }
 
+// TestHungBoot runs a guest that falls silent. It is made to boot again until that is no use.
+func TestHungBoot(t *testing.T) {
+	seen := make(resets, 2*maxResets)
+	d := qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), seen), nil)), BootPatience: 200 * time.Millisecond})
+	guest := tiny{text: "booting\n", times: 1, then: off}
+	m := machine(t, guest)
+	in, err := d.Start(deadline(t), m, ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(t, in) })
+	for boot := range maxResets {
+		select {
+		case <-seen:
+		case <-deadline(t).Done():
+			t.Fatalf("boot %d: the machine was not reset", boot)
+		}
+	}
+	if exit := endBy(t, in); exit.Reason != vmm.ExitPowerOff {
+		t.Errorf("%+v", exit)
+	}
+}
+
+// TestPausedBoot pauses a guest that boots: it is not reset.
+func TestPausedBoot(t *testing.T) {
+	seen := make(resets, 2*maxResets)
+	d := qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), seen), nil)), BootPatience: 500 * time.Millisecond})
+	in, err := d.Start(deadline(t), machine(t, tiny{then: off}), ignore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { end(t, in) })
+	if err := in.(vmm.Pauser).Pause(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-seen:
+		t.Error("it was reset")
+	case <-time.After(time.Second):
+	}
+}
+
 // maxResets is the driver's.
 const maxResets = 3
 

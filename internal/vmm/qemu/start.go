@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,11 +64,11 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	if err != nil {
 		return nil, err
 	}
-	return d.up(ctx, s, proc, f, h.restored)
+	return d.up(ctx, s, proc, f, h)
 }
 
 // up waits for a process that was just started to be a machine, or ends it. A restored one has to run, too.
-func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *files, restored bool) (vmm.Instance, error) {
+func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *files, h host) (vmm.Instance, error) {
 	for _, file := range f.list[qmpFD:] {
 		_ = file.Close() // so that a connection to a QEMU that died is refused and not kept waiting by ourselves
 	}
@@ -78,8 +79,12 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 		defer proc.Close()
 	} else {
 		err = in.monitorErr
-		if err == nil && restored {
+		if err == nil && h.restored {
 			err = in.loaded(ctx, f.logEnd)
+		}
+		if err == nil && !h.restored && h.accel == TCG {
+			in.agent.heard = make(chan struct{})
+			in.group.Go(func() { in.watchBoot(cmp.Or(d.cfg.BootPatience, bootPatience)) })
 		}
 		if err == nil {
 			return in, nil
