@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -122,8 +123,8 @@ func (d *Draft) Memory() (*os.File, error) {
 // Device is the path of the file that the driver makes for the state of the devices.
 func (d *Draft) Device() string { return filepath.Join(d.temp, deviceFile) }
 
-// CloneDisk keeps a copy of the file from as the disk of the given name ([a-z0-9-]). From must not change meanwhile: the machine stands
-// still, so this neither syncs nor sums, which Commit does.
+// CloneDisk keeps a copy of the file from as the disk of the given name ([a-z0-9-]), in place of an earlier one. When it is called the last time, from
+// must not change meanwhile: the machine stands still, so this neither syncs nor sums, which Commit does.
 func (d *Draft) CloneDisk(ctx context.Context, name, from string) error {
 	if err := d.cloneDisk(ctx, name, from); err != nil {
 		return fmt.Errorf("keeping disk %s: %w", name, disk.NoSpace(err, d.dir))
@@ -140,23 +141,25 @@ func (d *Draft) cloneDisk(ctx context.Context, name, from string) error {
 		return err
 	}
 	defer src.Close()
-	dst, err := d.newDisk(name)
+	dst, err := d.newDisk(name, unix.O_TRUNC)
 	if err != nil {
 		return err
 	}
 	return errors.Join(disk.CloneFile(ctx, src, dst), dst.Close())
 }
 
-// newDisk makes the file of a disk.
-func (d *Draft) newDisk(name string) (*os.File, error) {
+// newDisk makes the file of a disk. flag says what becomes of one that is there: unix.O_EXCL or O_TRUNC.
+func (d *Draft) newDisk(name string, flag int) (*os.File, error) {
 	if err := checkDiskName(name); err != nil {
 		return nil, fault.New(fault.Invalid, "%w", err)
 	}
-	f, _, err := d.folder.open(diskFile(name), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
+	f, _, err := d.folder.open(diskFile(name), unix.O_RDWR|unix.O_CREAT|flag)
 	if err != nil {
 		return nil, err
 	}
-	d.disks = append(d.disks, name)
+	if !slices.Contains(d.disks, name) {
+		d.disks = append(d.disks, name)
+	}
 	return f, nil
 }
 

@@ -40,8 +40,17 @@ func TestDisksOnly(t *testing.T) {
 			t.Errorf("a disk of the name %q: %v", name, err)
 		}
 	}
-	if err := d.CloneDisk(t.Context(), "system", src); err != nil {
+	longer := src + "-before"
+	if err := os.WriteFile(longer, []byte("the disk as it was"), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	for _, from := range []string{longer, src} {
+		if err := d.CloneDisk(t.Context(), "system", from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(d.DiskPath("system")); string(got) != "disk" {
+		t.Errorf("the disk holds %q, %v", got, err)
 	}
 	s, err := d.Commit(t.Context(), Meta{})
 	if err != nil {

@@ -288,7 +288,7 @@ func (d *Draft) newFile(f file) (*os.File, error) {
 		out, _, err := d.folder.open(deviceFile, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
 		return out, err
 	}
-	return d.newDisk(f.disk)
+	return d.newDisk(f.disk, unix.O_EXCL)
 }
 
 // writePages writes data to a hole, and leaves pages of it that are zero a hole.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -180,6 +182,11 @@ func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) erro
 		return err
 	}
 	req := vmm.SaveRequest{Memory: memory, Device: c.draft.Device(), Halt: v.State == model.Paused}
+	disks := disksOf(m.Layout.VM(v.ID))
+	early, err := c.keepDisksEarly(ctx, disks)
+	if err != nil {
+		return err
+	}
 	held := false
 	var began time.Time
 	if v.State == model.Running {
@@ -194,14 +201,17 @@ func (m *Manager) captureMachine(ctx context.Context, e *entry, c *capture) erro
 	var at time.Time
 	req.Still = func(ctx context.Context) error {
 		at = time.Now()
-		return c.keepDisks(ctx, disksOf(m.Layout.VM(v.ID)))
+		return early.renew(ctx, disks, c.draft)
 	}
-	err = save(ctx, saver, req)
 	var goOnErr error
-	if held {
-		goOnErr = m.thaw(context.WithoutCancel(ctx), e)
-		c.pause = time.Since(began)
-	}
+	req.After = sync.OnceFunc(func() {
+		if held {
+			goOnErr = m.thaw(context.WithoutCancel(ctx), e)
+			c.pause = time.Since(began)
+		}
+	})
+	err = save(ctx, saver, req)
+	req.After()
 	if goOnErr == nil {
 		goOnErr = removeAll(m.Layout.VM(v.ID).Held())
 	}
@@ -245,6 +255,40 @@ func (c *capture) keepDisks(ctx context.Context, disks map[string]string) error 
 		c.disks[name] = c.draft.DiskPath(name)
 	}
 	return cloneDisks(ctx, disks, c.draft)
+}
+
+// earlyDisks are copies of disks that may have been written to meanwhile.
+type earlyDisks struct {
+	began   time.Time
+	written map[string]int64 // when each was last written to before it was copied, in nanoseconds since 1970
+}
+
+// settled is how long a disk must not have been written to before it is copied for its times to tell whether it is afterwards: file systems keep them
+// in steps of up to two seconds.
+const settled = 3 * time.Second
+
+// keepDisksEarly copies disks into the draft while the machine may write to them, so that little is left to do when it stands still.
+func (c *capture) keepDisksEarly(ctx context.Context, disks map[string]string) (earlyDisks, error) {
+	written, err := timesOf(disks)
+	if err != nil {
+		return earlyDisks{}, err
+	}
+	early := earlyDisks{began: time.Now(), written: written}
+	return early, c.keepDisks(ctx, disks)
+}
+
+// renew copies those again that may have changed.
+func (early earlyDisks) renew(ctx context.Context, disks map[string]string, draft *snapshot.Draft) error {
+	written, err := timesOf(disks)
+	if err != nil {
+		return err
+	}
+	changed := maps.Clone(disks)
+	maps.DeleteFunc(changed, func(name, _ string) bool {
+		then := early.written[name]
+		return then == written[name] && then < early.began.Add(-settled).UnixNano()
+	})
+	return cloneDisks(ctx, changed, draft)
 }
 
 func cloneDisks(ctx context.Context, disks map[string]string, draft *snapshot.Draft) error {

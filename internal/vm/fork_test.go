@@ -69,6 +69,52 @@ func (h *host) without(paths []string, v model.VM) []string {
 	})
 }
 
+// TestForkWhileWriting forks a VM that writes to its disk after that was copied for the first time, or does not.
+func TestForkWhileWriting(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		age    time.Duration // of the disk when it is copied
+		writes bool
+	}{
+		"quiet": {time.Hour, false}, "written meanwhile": {time.Hour, true}, "just written": {0, false}, "just written, and again": {0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			disk := h.layout.VM(v.ID).SystemDisk()
+			then := time.Now().Add(-c.age)
+			if err := os.Chtimes(disk, then, then); err != nil {
+				t.Fatal(err)
+			}
+			calls, release := h.called("freeze"), h.hanging("freeze")
+			work := "work of a"
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				defer release()
+				waitFor(t, func() bool { return h.called("freeze") > calls })
+				if c.writes {
+					work = "later work"
+					h.work(v, work)
+					if c.age == 0 { // a file system with coarse times
+						if err := os.Chtimes(disk, then, then); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+			}()
+			children := d.fork(t, v, model.Fork{Name: "x"})
+			<-done
+			d.isFork(t, children[0], v, work)
+			if got := d.worked(v); got != work {
+				t.Errorf("the parent has %q", got)
+			}
+		})
+	}
+}
+
 func TestFork(t *testing.T) {
 	t.Parallel()
 	for _, state := range []model.State{model.Running, model.Paused, model.Suspended} {

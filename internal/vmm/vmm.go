@@ -176,7 +176,8 @@ type SaveRequest struct {
 	// stands still: its drives' files are of the same moment as its memory then. Either may be nil; an error of theirs fails the Save.
 	Before func(context.Context) error
 	Still  func(context.Context) error
-	Halt   bool // leave the machine halted; one that was halted before stays so anyway
+	After  func() // called as soon as the machine goes on, if it does: there is more to do then for Save. It may be nil.
+	Halt   bool   // leave the machine halted; one that was halted before stays so anyway
 }
 
 // Saved is what a Save did.

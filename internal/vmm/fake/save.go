@@ -79,6 +79,9 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (saved vmm.Sa
 			}
 			in.d.host.halt(in.m, false)
 			saved.Pause = time.Since(began)
+			if req.After != nil {
+				req.After()
+			}
 		}()
 	}
 	memory := in.d.host.Memory(in.m.ID)

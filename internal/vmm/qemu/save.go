@@ -158,6 +158,9 @@ func (s *saving) halt(ctx context.Context) error {
 		}
 		err = errors.Join(err, s.in.goOn(ctx))
 		s.pause = time.Since(began)
+		if s.req.After != nil {
+			s.req.After()
+		}
 		return err
 	})
 }

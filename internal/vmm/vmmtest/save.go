@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"banger/internal/fault"
@@ -53,9 +54,17 @@ func (s *suite) request() vmm.SaveRequest {
 func (s *suite) save(in savable) vmm.Checkpoint {
 	s.Helper()
 	req := s.request()
+	var calls []string
+	note := func(name string) func(context.Context) error {
+		return func(context.Context) error { calls = append(calls, name); return nil }
+	}
+	req.Before, req.Still, req.After = note("before"), note("still"), func() { calls = append(calls, "after") }
 	saved, err := in.Save(s.ctx, req)
 	if err != nil {
 		s.Fatal(err)
+	}
+	if want := []string{"before", "still", "after"}; !slices.Equal(calls, want) {
+		s.Errorf("it called %q, not %q", calls, want)
 	}
 	s.Logf("saved: %+v", saved)
 	if saved.Pause <= 0 || saved.Device <= 0 {
@@ -218,12 +227,16 @@ func (s *suite) failedSave() {
 		{"canceled before", func(r *vmm.SaveRequest) { r.Before = cancels }},
 		{"canceled while still", func(r *vmm.SaveRequest) { r.Still = cancels }},
 	} {
-		req := s.request()
+		req, wentOn := s.request(), false
+		req.After = func() { wentOn = true }
 		c.change(&req)
 		var ctx context.Context
 		ctx, cancel = context.WithCancelCause(s.ctx)
 		if saved, err := in.Save(ctx, req); !errors.Is(err, broken) || saved != (vmm.Saved{}) {
 			s.Errorf("%s: %+v, %v", c.name, saved, err)
+		}
+		if stood := req.Still != nil; wentOn != stood {
+			s.Errorf("%s: it stood still: %v, and went on: %v", c.name, stood, wentOn)
 		}
 		cancel(nil)
 		if _, err := os.Lstat(req.Device); !os.IsNotExist(err) {
