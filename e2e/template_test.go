@@ -45,6 +45,8 @@ func TestTemplates(t *testing.T) {
 	equal(t, "a second run", origin(t), model.FromTemplate)
 	equal(t, "--cold", origin(t, "--cold"), "")
 	equal(t, "a smaller disk than the template's", origin(t, "--disk-size", "2G"), model.FromUniversal)
+	testkit.WaitFor(t, 3*time.Minute, "one for that size is there, too", func() bool { return len(decode[[]model.Template](t, h, "template", "list")) == 3 })
+	equal(t, "the smaller disk again", origin(t, "--disk-size", "2G"), model.FromTemplate)
 	equal(t, "a larger disk than the template's", origin(t, "--disk-size", "20G"), model.FromTemplate)
 	equal(t, "another shape", origin(t, "--vcpu", "1", "--cold"), "")
 

@@ -102,6 +102,7 @@ func fakeTemplates() []model.Template {
 	universal.Key, universal.Kind, universal.LastUsed = "u"+strings.Repeat("0a", 12), model.TemplateUniversal, universal.Created
 	image.Key, image.Kind, image.Image, image.ImageID = "i"+strings.Repeat("1b", 12), model.TemplateImage, "docker.io/library/nginx:1.27", strings.Repeat("ab", 32)
 	image.LastUsed, image.Uses, image.Size = now.Add(-2*time.Hour-10*time.Minute-30*time.Second), 12, 240*model.MiB
+	image.DiskSize, image.WorkDiskSize = 10*model.GiB, 8*model.GiB
 	return []model.Template{image, universal}
 }
 

@@ -107,9 +107,14 @@ func templatePairs(t model.Template, style ui.Style, now time.Time) [][2]string 
 		{"vcpus", strconv.Itoa(t.VCPUs)},
 		{"memory", t.Memory.String()},
 		{"network", string(t.Net)},
+	}
+	if t.Kind != model.TemplateUniversal {
+		pairs = append(pairs, [2]string{"disk", t.DiskSize.String()}, [2]string{"work disk", workDisk(t.WorkDiskSize)})
+	}
+	pairs = append(pairs, [][2]string{
 		{"size", t.Size.String()},
 		{"created", moment(&t.Created, now)},
-	}
+	}...)
 	switch {
 	case t.Building:
 		pairs = append(pairs, [2]string{"state", style.Yellow("being made")})

@@ -40,21 +40,23 @@ const (
 // Template is a snapshot that banger made by itself of a freshly booted machine without an identity, so that the next VM is forked
 // instead of booted.
 type Template struct {
-	Key      string       `json:"key"`                // hash of all that a VM must have in common with it
-	Kind     TemplateKind `json:"kind"`               //
-	Image    string       `json:"image,omitempty"`    // a name of the image; "" in a universal one
-	ImageID  string       `json:"image_id,omitempty"` // likewise
-	Kernel   string       `json:"kernel"`             // the kernel's name
-	KernelID string       `json:"kernel_id"`          //
-	VCPUs    int          `json:"vcpus"`              //
-	Memory   Bytes        `json:"memory"`             //
-	Net      NetMode      `json:"net"`                //
-	Size     Bytes        `json:"size"`               // what it takes up on the host
-	Created  time.Time    `json:"created"`            //
-	LastUsed time.Time    `json:"last_used"`          // when a VM was last forked from it; Created before the first
-	Uses     int          `json:"uses"`               // how many VMs were forked from it
-	Standby  int          `json:"standby"`            // machines that wait, restored from it, for a VM to take them
-	Building bool         `json:"building,omitempty"` // it is being made, and serves nobody yet
+	Key          string       `json:"key"`                      // hash of all that a VM must have in common with it
+	Kind         TemplateKind `json:"kind"`                     //
+	Image        string       `json:"image,omitempty"`          // a name of the image; "" in a universal one
+	ImageID      string       `json:"image_id,omitempty"`       // likewise
+	Kernel       string       `json:"kernel"`                   // the kernel's name
+	KernelID     string       `json:"kernel_id"`                //
+	VCPUs        int          `json:"vcpus"`                    //
+	Memory       Bytes        `json:"memory"`                   //
+	Net          NetMode      `json:"net"`                      //
+	DiskSize     Bytes        `json:"disk_size,omitempty"`      // of an image's: the system disk that is mounted
+	WorkDiskSize Bytes        `json:"work_disk_size,omitempty"` // likewise; 0 for none
+	Size         Bytes        `json:"size"`                     // what it takes up on the host
+	Created      time.Time    `json:"created"`                  //
+	LastUsed     time.Time    `json:"last_used"`                // when a VM was last forked from it; Created before the first
+	Uses         int          `json:"uses"`                     // how many VMs were forked from it
+	Standby      int          `json:"standby"`                  // machines that wait, restored from it, for a VM to take them
+	Building     bool         `json:"building,omitempty"`       // it is being made, and serves nobody yet
 }
 
 // UsageKind says what a row of a DiskUsage is about.

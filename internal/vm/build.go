@@ -65,8 +65,11 @@ func (t *templates) started(s *start) {
 	default:
 		return
 	}
-	j.key = keyOf(imageKey, s.fingerprint, s.image.ID)
-	if s.from.Kind != model.FromTemplate {
+	if !s.fresh && s.from.standby == nil { // it had disks of its own to go on with, so it could not have used the image's
+		return
+	}
+	j.key = imageKeyOf(s.fingerprint, j.spec)
+	if s.from.Of != j.key { // one with smaller disks will do, but not for long
 		t.want(j)
 	}
 	if t.Standby > 0 {
@@ -400,7 +403,7 @@ func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report st
 	}
 	j.urgent = true
 	var made []model.Template
-	for _, key := range []string{keyOf(universalKey, j.fingerprint), keyOf(imageKey, j.fingerprint, j.image.ID)} {
+	for _, key := range []string{keyOf(universalKey, j.fingerprint), imageKeyOf(j.fingerprint, j.spec)} {
 		j.key = key
 		end := report.Track("template", key)
 		err := m.templates.ensure(ctx, j)

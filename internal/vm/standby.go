@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -86,15 +85,13 @@ func (t *templates) take(ctx context.Context, spec model.Spec) *standby {
 	if err != nil {
 		return nil // the start will say what is wrong
 	}
-	j.key = keyOf(imageKey, j.fingerprint, j.image.ID)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i, sb := range t.ready[j.key] {
-		if sb.v.Spec.DiskSize > spec.DiskSize || sb.v.Spec.WorkDiskSize > spec.WorkDiskSize {
-			continue
+	for _, key := range t.fitting(j.fingerprint, spec) {
+		if waiting := t.ready[key]; len(waiting) > 0 {
+			t.ready[key] = waiting[1:]
+			return waiting[0]
 		}
-		t.ready[j.key] = slices.Delete(t.ready[j.key], i, i+1)
-		return sb
 	}
 	return nil
 }

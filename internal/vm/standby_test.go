@@ -22,7 +22,7 @@ func (h *host) withStandby(t *testing.T, of model.Create) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j.key, j.standby = keyOf(imageKey, j.fingerprint, j.image.ID), true
+	j.key, j.standby = imageKeyOf(j.fingerprint, j.spec), true
 	if err := d.Manager.templates.fill(t.Context(), j); err != nil || d.standbys(t) != 1 {
 		t.Fatalf("%d on standby, %v", d.standbys(t), err)
 	}
@@ -60,6 +60,7 @@ func TestStandby(t *testing.T) {
 			h := newHost(t)
 			h.homes = true
 			d := h.withStandby(t, model.Create{WorkDiskSize: ptr(64 * model.MiB)})
+			d.Manager.Defaults.WorkDiskSize = 64 * model.MiB
 			waiting := h.computer.Running()
 			if len(waiting) != 1 || !h.computer.Halted(waiting[0].ID) || len(d.List()) != 0 {
 				t.Fatalf("%d machines, %v", len(waiting), d.List())
@@ -225,7 +226,7 @@ func TestFillWithoutATemplate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j.key, j.standby = keyOf(imageKey, j.fingerprint, j.image.ID), true
+	j.key, j.standby = imageKeyOf(j.fingerprint, j.spec), true
 	d.Manager.templates.make(t.Context(), j)
 	if d.givenUp() != 0 || len(h.files()) != 0 {
 		t.Errorf("%d given up, %v", d.givenUp(), h.files())

@@ -187,6 +187,7 @@ func TestTemplateFits(t *testing.T) {
 		"environment":    {model.Create{Env: map[string]string{"A": "1"}, User: "me", Workdir: "/x", Labels: map[string]string{"a": "b"}}, "", model.FromTemplate},
 		"more disk":      {model.Create{DiskSize: 96 * model.MiB}, "", model.FromTemplate},
 		"less disk":      {model.Create{DiskSize: 48 * model.MiB}, "", model.FromUniversal},
+		"least disk":     {model.Create{DiskSize: model.MinDiskSize}, "", model.FromUniversal},
 		"image":          {model.Create{Image: "other"}, "", model.FromUniversal},
 		"CPUs":           {model.Create{VCPUs: 2}, "", ""},
 		"memory":         {model.Create{Memory: model.GiB}, "", ""},
@@ -221,6 +222,9 @@ func TestTemplateFits(t *testing.T) {
 			case c.want == model.FromUniversal:
 				wanted = []string{"i"}
 			}
+			if name == "more disk" { // to grow it takes longer than all the rest
+				wanted = []string{"i"}
+			}
 			if got := d.wants(); !slices.Equal(got, wanted) {
 				t.Errorf("wanted are now %v, not %v", got, wanted)
 			}
@@ -235,12 +239,68 @@ func TestTemplateFits(t *testing.T) {
 	}
 }
 
+// TestTemplateForEachSize has VMs with smaller disks, and with larger ones, get a template of their own: after the first no disk has to grow, nobody
+// boots, and no VM takes another's.
+func TestTemplateForEachSize(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.homes = true
+	h.templates.Off = false
+	d := h.daemon()
+	d.Manager.Defaults.WorkDiskSize = 64 * model.MiB
+	idle := d.busy()
+	sizes := []model.Create{
+		{}, {DiskSize: 48 * model.MiB}, {WorkDiskSize: ptr(48 * model.MiB)}, {DiskSize: model.MinDiskSize, WorkDiskSize: ptr(model.MinDiskSize)},
+		{DiskSize: 96 * model.MiB, WorkDiskSize: ptr(96 * model.MiB)}, {WorkDiskSize: ptr(model.Bytes(0))},
+	}
+	for i, req := range sizes {
+		d.started(t, req)
+		idle()
+		waitFor(t, func() bool { _, images := d.kinds(t); return len(images) == i+1 && len(d.wants()) == 0 })
+		idle = d.busy()
+	}
+	grown := h.called("drive")
+	seen := map[string]bool{}
+	for i, req := range sizes {
+		v := d.started(t, req)
+		if from(v) != model.FromTemplate || seen[v.Boot.Origin.Of] || len(d.wants()) != 0 {
+			t.Errorf("VM %d went on from %+v; wanted are %v", i, v.Boot.Origin, d.wants())
+		}
+		seen[v.Boot.Origin.Of] = true
+		tpl, err := d.Template(t.Context(), v.Boot.Origin.Of)
+		if err != nil || tpl.DiskSize != v.Spec.DiskSize || tpl.WorkDiskSize != v.Spec.WorkDiskSize {
+			t.Errorf("it has %v and %v, %+v, %v", v.Spec.DiskSize, v.Spec.WorkDiskSize, tpl, err)
+		}
+	}
+	if n := h.called("drive") - grown; n != 0 {
+		t.Errorf("%d disks had to grow", n)
+	}
+	idle()
+}
+
+// TestRestartWantsNoTemplate of an image: the VM has disks of its own.
+func TestRestartWantsNoTemplate(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.templates.Off = false
+	d := h.daemon()
+	d.busy()
+	v := d.started(t, model.Create{Name: "a", DiskSize: 48 * model.MiB})
+	d.forgetWants()
+	d.bring(t, v, model.Stopped)
+	d.running(t, "a")
+	if got := d.wants(); !slices.Equal(got, []string{"u"}) {
+		t.Errorf("wanted are %v", got)
+	}
+}
+
 // TestTemplateWithAWorkDisk gives a VM copies of both disks, which grow to what it asks for.
 func TestTemplateWithAWorkDisk(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.homes = true
 	d := h.withTemplates(t, model.Create{WorkDiskSize: ptr(64 * model.MiB)})
+	d.Manager.Defaults.WorkDiskSize = 64 * model.MiB
 	v := d.started(t, model.Create{Name: "a", WorkDiskSize: ptr(96 * model.MiB)})
 	if from(v) != model.FromTemplate || h.called("resize work") != 1 || h.called("resize system") != 0 {
 		t.Errorf("%+v; %v", v.Boot, h.calls)
