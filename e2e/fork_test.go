@@ -27,6 +27,16 @@ func TestFork(t *testing.T) {
 	before := h.Snapshot(t)
 	ok(t, h, "run", "-d", "--name", "web", "--memory", "384M")
 	ok(t, h, "exec", "web", "--", "sh", "-c", "echo of the parent | tee /opt/file >/root/file; nohup sh -c '"+load+"' >/dev/null 2>&1 &")
+	program, err := build("bank")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := t.TempDir() + "/bank"
+	if err := os.WriteFile(path, []byte(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, h, "cp", path, "web:/usr/local/bin/bank")
+	ok(t, h, "exec", "web", "--", "sh", "-c", "nohup bank run /root/bank.db >/root/bank.log 2>&1 & until bank check /root/bank.db; do sleep 0.1; done")
 	ok(t, h, "exec", "web", "--", "sh", "-c", "mkdir -p /etc/banger/fork.d; printf '#!/bin/sh\\necho $BANGER_NAME $BANGER_GENERATION >>/opt/hooks\\n' >/etc/banger/fork.d/10-note; chmod +x /etc/banger/fork.d/10-note")
 	ok(t, h, "exec", "web", "--", "sh", "-c", "until git -C /root/repo rev-parse -q --verify HEAD >/dev/null; do sleep 0.1; done")
 
@@ -79,6 +89,8 @@ func TestFork(t *testing.T) {
 	t.Run("integrity under load", func(t *testing.T) {
 		for _, name := range []string{"try-2", "deeper"} {
 			ok(t, h, "exec", name, "--", "sh", "-c", "kill $(cat /root/load.pid); rm -f /root/repo/.git/*.lock; git -C /root/repo fsck --full --strict")
+			was := ok(t, h, "exec", name, "--", "bank", "check", "/root/bank.db")
+			testkit.WaitFor(t, time.Minute, "the bank in the child goes on", func() bool { return ok(t, h, "exec", name, "--", "bank", "check", "/root/bank.db") != was })
 			ok(t, h, "vm", "stop", name)
 			vm := show(t, h, name)
 			for _, disk := range []string{"system.ext4", "work.ext4"} {
@@ -86,6 +98,7 @@ func TestFork(t *testing.T) {
 			}
 			ok(t, h, "vm", "start", name) // a child is a VM like any other
 			equal(t, "host name", ok(t, h, "exec", name, "--", "hostname"), name+"\n")
+			ok(t, h, "exec", name, "--", "bank", "check", "/root/bank.db")
 		}
 	})
 	t.Run("refusals", func(t *testing.T) {

@@ -63,20 +63,23 @@ func archive(t *testing.T, entries ...entry) []byte {
 	return buf.Bytes()
 }
 
-var hello = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "banger-hello")
+var hello = sync.OnceValues(func() (string, error) { return build("hello") })
+
+// build makes one of the programs in testdata, for a guest.
+func build(name string) (string, error) {
+	dir, err := os.MkdirTemp("", "banger-"+name)
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", dir+"/hello", "./testdata/hello")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", dir+"/"+name, "./testdata/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building hello: %w: %s", err, out)
+		return "", fmt.Errorf("building %s: %w: %s", name, err, out)
 	}
-	data, err := os.ReadFile(dir + "/hello")
+	data, err := os.ReadFile(dir + "/" + name)
 	return string(data), err
-})
+}
 
 // helloImage is an image with one program and nothing else: no shell, no init, no /etc. Its configuration sets everything that
 // an OCI image can say about its process.

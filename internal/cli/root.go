@@ -35,7 +35,7 @@ func Groups(root *cobra.Command) []Group {
 
 func topCommands(a *app) []Group {
 	return []Group{
-		{"Every day", []*cobra.Command{newRunCmd(a), newExecCmd(a), newSSHCmd(a), newListCmd(a, "ps"), newLogsCmd(a), newForkCmd(a), newPauseCmd(a), newResumeCmd(a), newSuspendCmd(a), newDeleteCmd(a, "rm")}},
+		{"Every day", []*cobra.Command{newRunCmd(a), newExecCmd(a), newSSHCmd(a), newListCmd(a, "ps"), newLogsCmd(a), newCpCmd(a), newStartCmd(a), newStopCmd(a), newForkCmd(a), newPauseCmd(a), newResumeCmd(a), newSuspendCmd(a), newDeleteCmd(a, "rm")}},
 		{"Manage", []*cobra.Command{newVMCmd(a), newImageCmd(a), newKernelCmd(a), newSnapshotCmd(a), newTemplateCmd(a), newDiskCmd(a), newUsageCmd(a, "df")}},
 		{"The system", []*cobra.Command{newDaemonCmd(a), newDoctorCmd(a), newConfigCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a)}},
 	}
