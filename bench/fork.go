@@ -206,16 +206,20 @@ func (b *bench) share(ctx context.Context) ([]row, error) {
 		}
 	}
 	for _, name := range names {
-		s, err := decode[model.Stats](ctx, b, "vm", "stats", name)
+		v, err := decode[model.VM](ctx, b, "vm", "show", name)
 		if err != nil {
 			return nil, err
 		}
-		cold += int64(s.Memory)
+		size, err := shareOf(v)
+		if err != nil {
+			return nil, err
+		}
+		cold += size
 	}
 	cold /= colds
 	var rows []row
 	for _, count := range []int{1, 10, 50} {
-		r, err := b.shareOf(ctx, names[0], count, cold)
+		r, err := b.forks(ctx, names[0], count, cold)
 		if err != nil {
 			return nil, err
 		}
@@ -224,8 +228,8 @@ func (b *bench) share(ctx context.Context) ([]row, error) {
 	return rows, nil
 }
 
-// shareOf measures the proportional set size and the disk of as many forks.
-func (b *bench) shareOf(ctx context.Context, parent string, count int, cold int64) (_ []row, err error) {
+// forks measures the proportional set size and the disk of as many forks.
+func (b *bench) forks(ctx context.Context, parent string, count int, cold int64) (_ []row, err error) {
 	forked, err := decode[model.Forked](ctx, b, "vm", "fork", parent, "--count", strconv.Itoa(count), "--name", "fork")
 	if err != nil {
 		return nil, err
@@ -236,11 +240,11 @@ func (b *bench) shareOf(ctx context.Context, parent string, count int, cold int6
 		if c.Error != "" {
 			return nil, fmt.Errorf("child %s: %s", c.Name, c.Error)
 		}
-		s, err := decode[model.Stats](ctx, b, "vm", "stats", c.Name)
+		size, err := shareOf(*c.VM)
 		if err != nil {
 			return nil, err
 		}
-		memory += int64(s.Memory)
+		memory += size
 		used, err := allocated(filepath.Join(b.home, "state", "vms", c.VM.ID))
 		if err != nil {
 			return nil, err
@@ -252,6 +256,20 @@ func (b *bench) shareOf(ctx context.Context, parent string, count int, cold int6
 		{name: fmt.Sprintf("memory of each of %d forks (PSS)", count), ours: mebibytes(memory / n), other: mebibytes(cold), otherName: "cold VM", n: count},
 		{name: fmt.Sprintf("disk of each of %d forks", count), ours: mebibytes(disk / n), n: count},
 	}, nil
+}
+
+// shareOf is the proportional set size of a VM's QEMU (proc_pid_smaps(5)). The guest is not asked, which would cost memory itself.
+func shareOf(v model.VM) (int64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", v.Runtime.PID))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := bytes.Cut(data, []byte("\nPss:"))
+	var kib int64
+	if _, err := fmt.Sscan(string(rest), &kib); err != nil {
+		return 0, fmt.Errorf("reading the memory of VM %s: %w", v.Spec.Name, err)
+	}
+	return kib << 10, nil
 }
 
 // allocated is what the files below dir take up on disk.
