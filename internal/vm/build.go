@@ -171,27 +171,65 @@ func (t *templates) ensure(ctx context.Context, j job) error {
 func (t *templates) build(ctx context.Context, j job) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
-	b := t.newBuild(j)
+	b, err := t.machine(ctx, j)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, b.takeAway(context.WithoutCancel(ctx))) }()
-	if err := b.prepare(ctx, nil); err != nil {
-		return err
-	}
-	var from origin
 	if !j.universal() {
-		if from, err = t.open(ctx, keyOf(universalKey, j.fingerprint)); err == nil {
-			from.Kind = model.FromUniversal
-		}
-	}
-	defer from.close()
-	if err := b.boot(ctx, &from); err != nil {
-		return err
-	}
-	if !j.universal() {
-		if err := b.rehearse(ctx); err != nil {
+		if err := b.settle(ctx); err != nil {
 			return err
 		}
 	}
 	return b.save(ctx, t.dir(j.key))
+}
+
+// machine brings up the machine that a template is made of: an image's from the universal template, if there is one that works. One with which it does
+// not come up although it boots well is thrown away, and made anew.
+func (t *templates) machine(ctx context.Context, j job) (*build, error) {
+	if j.universal() {
+		return t.bringUp(ctx, j, &origin{})
+	}
+	universal := j
+	universal.key, universal.urgent = keyOf(universalKey, j.fingerprint), false
+	from, err := t.open(ctx, universal.key)
+	if err != nil {
+		return t.bringUp(ctx, j, &origin{})
+	}
+	from.Kind = model.FromUniversal
+	b, err := t.bringUp(ctx, j, &from)
+	from.close()
+	if err == nil || ctx.Err() != nil {
+		return b, err
+	}
+	t.m.Log.WarnContext(ctx, "making a template failed; booting for it instead", "template", j.key, "from", universal.key, "error", err)
+	if b, err = t.bringUp(ctx, j, &origin{}); err != nil {
+		return nil, err // the fault was not the universal one's
+	}
+	t.failed(ctx, universal.key)
+	t.want(universal)
+	return b, nil
+}
+
+// bringUp makes a machine that goes on from the given origin. For an image's template, and for standby, it has an identity when it returns.
+func (t *templates) bringUp(ctx context.Context, j job, from *origin) (_ *build, err error) {
+	b := &build{m: t.m, j: j, v: model.VM{ID: model.NewID(), Spec: j.spec, State: model.Starting}}
+	b.v.Spec.Name, b.v.Spec.Env, b.v.Spec.Labels = "template", nil, nil
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.takeAway(context.WithoutCancel(ctx)))
+		}
+	}()
+	if err := b.prepare(ctx, from.disks); err != nil {
+		return nil, err
+	}
+	if err := b.boot(ctx, from); err != nil {
+		return nil, err
+	}
+	if j.universal() {
+		return b, nil
+	}
+	return b, b.introduce(ctx)
 }
 
 // build is one template in the making.
@@ -200,12 +238,6 @@ type build struct {
 	j    job
 	v    model.VM
 	live *live
-}
-
-func (t *templates) newBuild(j job) *build {
-	b := &build{m: t.m, j: j, v: model.VM{ID: model.NewID(), Spec: j.spec, State: model.Starting}}
-	b.v.Spec.Name, b.v.Spec.Env, b.v.Spec.Labels = "template", nil, nil
-	return b
 }
 
 // prepare makes the folders and the drives that the machine will know: copies of disks, or empty ones.
@@ -259,9 +291,8 @@ func (b *build) boot(ctx context.Context, from *origin) error {
 	return err
 }
 
-// rehearse gives the machine an identity that means nothing: it mounts the image and the disks, lets the image's init reach its target, runs one
-// command so that what every command needs is in the guest's memory, and halts all processes. No file of the user's is there.
-func (b *build) rehearse(ctx context.Context) error {
+// introduce gives the machine an identity that means nothing, with which it mounts the image and the disks. No file of the user's is there.
+func (b *build) introduce(ctx context.Context) error {
 	doc := anonymous(b.v, b.j.image)
 	doc.Root.SystemSize = int64(b.v.Spec.DiskSize)
 	contributed := doc
@@ -274,10 +305,13 @@ func (b *build) rehearse(ctx context.Context) error {
 	}
 	doc.Network, doc.Mounts = contributed.Network, contributed.Mounts // what all VMs of this shape have in common
 	doc.Env = guestEnv(b.j.image, b.v.Spec)
+	_, err := b.live.agent.Assume(ctx, doc)
+	return err
+}
+
+// settle lets the image's init reach its target, runs one command so that what every command needs is in the guest's memory, and halts all processes.
+func (b *build) settle(ctx context.Context) error {
 	agent := b.live.agent
-	if _, err := agent.Assume(ctx, doc); err != nil {
-		return err
-	}
 	if b.j.image.Init != "" {
 		if err := try(ctx, agent, settleTime, "/bin/sh", "-c", awaitTarget); err != nil {
 			return fmt.Errorf("waiting for the image's init: %w", err)

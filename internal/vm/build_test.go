@@ -17,11 +17,11 @@ import (
 // buildHooks are the moments of making templates: the universal one, and from that the image's.
 var buildHooks = []string{
 	"build do prepare/two", "build do vmm", "build do agent", "build save", "build signal", "build undo one",
-	"build restore", "build do assume", "build exec", "build freeze", "build froze", "build still",
+	"build do assume", "build exec", "build freeze", "build froze", "build still",
 }
 
 // ofImages are those that only an image's template comes by.
-var ofImages = []string{"build restore", "build do assume", "build exec", "build freeze", "build froze"}
+var ofImages = []string{"build do assume", "build exec", "build freeze", "build froze"}
 
 // TestBuildFails fails each part of making templates: nothing is left of it, VMs come up all the same, and when the cause is gone it can be done.
 func TestBuildFails(t *testing.T) {
@@ -106,10 +106,54 @@ func TestBuildThatFailsIsGivenUp(t *testing.T) {
 	}
 }
 
+// TestUniversalThatDoesNotWork has an image's template be made all the same, by a boot, and the universal one anew.
+func TestUniversalThatDoesNotWork(t *testing.T) {
+	t.Parallel()
+	for _, hook := range []string{"build restore", "build do agent", "build do assume"} {
+		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.templates.Off = false
+			d := h.daemon()
+			idle := d.busy()
+			j, err := d.wish(t.Context(), model.Create{}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j.key = keyOf(universalKey, j.fingerprint)
+			if err := d.Manager.templates.ensure(t.Context(), j); err != nil {
+				t.Fatal(err)
+			}
+			calls := h.called(hook)
+			release := h.hanging(hook)
+			h.failing(hook, errBoom)
+			errs := make(chan error, 1)
+			go func() { _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); errs <- err }()
+			waitFor(t, func() bool { return h.called(hook) > calls })
+			h.failing(hook, nil) // a boot does better
+			release()
+			if err := <-errs; err != nil || h.called("build restore") != 1 || h.running() != 0 || len(h.files()) != 0 {
+				t.Fatalf("%v; %d machines, left: %v", err, h.running(), h.files())
+			}
+			if universal, images := d.kinds(t); universal != 0 || len(images) != 1 || !slices.Equal(d.wants(), []string{"u"}) {
+				t.Errorf("%d universal ones, %v; wanted are %v", universal, images, d.wants())
+			}
+			if v := d.started(t, model.Create{Name: "a"}); from(v) != model.FromTemplate {
+				t.Errorf("it went on from %q", from(v))
+			}
+			idle()
+			waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
+			if d.givenUp() != 0 {
+				t.Errorf("%d given up", d.givenUp())
+			}
+		})
+	}
+}
+
 // TestKilledInABuild kills the daemon at each moment of making templates: the next one finds all of it and takes it away.
 func TestKilledInABuild(t *testing.T) {
 	t.Parallel()
-	for _, hook := range buildHooks {
+	for _, hook := range append(buildHooks, "build restore") {
 		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)

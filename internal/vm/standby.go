@@ -52,20 +52,16 @@ func (t *templates) standBy(ctx context.Context, j job) (_ *standby, err error) 
 	}
 	defer from.close()
 	from.Kind = model.FromTemplate
-	b := t.newBuild(j)
+	b, err := t.bringUp(ctx, j, &from)
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.takeAway(context.WithoutCancel(ctx)))
 		}
 	}()
-	b.v.Spec.DiskSize, b.v.Spec.WorkDiskSize = from.made.DiskSize, from.made.WorkDiskSize
-	if err := b.prepare(ctx, from.disks); err != nil {
-		return nil, err
-	}
-	if err := b.boot(ctx, &from); err != nil {
-		return nil, err
-	}
-	if err := b.rehearse(ctx); err != nil {
+	if err := b.settle(ctx); err != nil {
 		return nil, err
 	}
 	if p, ok := b.live.inst.(vmm.Pauser); ok {
