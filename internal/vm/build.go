@@ -56,6 +56,9 @@ func (t *templates) started(s *start) {
 	if t.Off || s.fingerprint == "" || s.from.cold {
 		return
 	}
+	if s.from.template {
+		t.served(s.from.Of)
+	}
 	j := job{spec: s.vm().Spec, image: s.image, kernel: s.kernel, initramfs: s.initramfs, fingerprint: s.fingerprint}
 	switch s.from.Kind {
 	case "":
@@ -78,11 +81,57 @@ func (t *templates) started(s *start) {
 	}
 }
 
-// want puts a build into the queue, unless it is there or has failed before.
+// served is told of each start that has succeeded from a template.
+func (t *templates) served(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.setbacks, key)
+}
+
+// setback is what has gone wrong with a template, or with standby from it, since it last served a start.
+type setback struct {
+	n     int       // failures to make it
+	until time.Time // no start has it made before
+	broke bool      // one was made that did not work
+}
+
+// A failure may have a cause that passes, such as a full disk, or one that stays, such as an init that never comes up. So a start that would have a
+// template made which could not be made does so after a while, that grows by the factor with each failure.
+const (
+	retryFirst  = time.Minute
+	retryFactor = 4
+	retryLast   = 4 * time.Hour
+)
+
+// setBackLocked notes that a job failed.
+func (t *templates) setBackLocked(name string) {
+	s := t.setbacks[name]
+	s.n++
+	wait := retryFirst
+	for range s.n - 1 {
+		if wait = min(wait*retryFactor, retryLast); wait == retryLast {
+			break
+		}
+	}
+	s.until = time.Now().Add(wait)
+	t.setbacks[name] = s
+}
+
+// succeeded notes that a job was done. That what was made works is another thing: see started.
+func (t *templates) succeeded(name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s, ok := t.setbacks[name]; ok {
+		s.until = time.Time{}
+		t.setbacks[name] = s
+	}
+}
+
+// want puts a build into the queue, unless it is there or has failed a short while ago.
 func (t *templates) want(j job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.gaveUp[j.name()] || t.building == j.key && !j.standby {
+	if time.Now().Before(t.setbacks[j.name()].until) || t.building == j.key && !j.standby {
 		return
 	}
 	for _, other := range t.wanted {
@@ -128,7 +177,7 @@ func (t *templates) run(ctx context.Context) {
 	}
 }
 
-// make makes one template, and notes when that is not possible.
+// make does one job, and notes when that is not possible.
 func (t *templates) make(ctx context.Context, j job) {
 	do := t.ensure
 	if j.standby {
@@ -136,14 +185,20 @@ func (t *templates) make(ctx context.Context, j job) {
 	}
 	if err := do(ctx, j); err != nil && ctx.Err() == nil {
 		t.mu.Lock()
-		t.gaveUp[j.name()] = true
+		t.setBackLocked(j.name())
+		again := t.setbacks[j.name()].until
 		t.mu.Unlock()
-		t.m.Log.WarnContext(ctx, "no template could be made; VMs go on being booted", "template", j.key, "error", err)
+		t.m.Log.WarnContext(ctx, "no template could be made; VMs go on being booted", "template", j.key, "again", again, "error", err)
 	}
 }
 
 // ensure makes a template unless it is there. One is made at a time.
-func (t *templates) ensure(ctx context.Context, j job) error {
+func (t *templates) ensure(ctx context.Context, j job) (err error) {
+	defer func() {
+		if err == nil {
+			t.succeeded(j.name())
+		}
+	}()
 	select {
 	case t.making <- struct{}{}:
 		defer func() { <-t.making }()

@@ -75,34 +75,71 @@ func TestBuildFails(t *testing.T) {
 	}
 }
 
-// TestBuildThatFailsIsGivenUp has the background try once, however many starts ask for it.
-func TestBuildThatFailsIsGivenUp(t *testing.T) {
+// TestBuildThatFailsIsTriedAgain by the background, however many starts ask for it, after ever longer whiles.
+func TestBuildThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.templates.Off = false
+	d := h.daemon()
+	h.failing("build do agent", errBoom)
+	for i, wait := range []time.Duration{0, time.Minute, 4 * time.Minute, 16 * time.Minute, 64 * time.Minute, 4 * time.Hour, 4 * time.Hour} {
+		tries := 2 * i          // one of each kind
+		if wait > time.Minute { // which may pass while a host is very busy
+			idle := d.busy()
+			d.passes(wait / 2)
+			if v := d.started(t, model.Create{}); !v.Boot.Cold || len(d.wants()) != 0 || d.givenUp() != 2 {
+				t.Errorf("after half of %v: %+v, wanted are %v", wait, v.Boot, d.wants())
+			}
+			d.passes(wait - wait/2)
+			idle()
+		} else {
+			d.passes(wait)
+		}
+		idle := d.busy()
+		for range 2 {
+			d.started(t, model.Create{})
+		}
+		if got := d.wants(); !slices.Equal(got, []string{"u", "i"}) {
+			t.Fatalf("after %v and %d tries, wanted are %v", wait, tries, got)
+		}
+		idle()
+		waitFor(t, func() bool { return d.givenUp() == 2 && len(d.wants()) == 0 })
+		if n := h.called("build do agent"); n != tries+2 || len(h.stored()) != 0 {
+			t.Errorf("%d tries; %v", n, h.stored())
+		}
+	}
+	d.passes(4 * time.Hour)
+	h.failing("build do agent", nil)
+	idle := d.busy()
+	d.started(t, model.Create{})
+	idle()
+	waitFor(t, func() bool { _, images := d.kinds(t); return len(images) == 1 })
+	if v := d.started(t, model.Create{}); from(v) != model.FromTemplate {
+		t.Errorf("it went on from %q", from(v))
+	}
+}
+
+// TestBuildOnRequest does not mind that it failed a moment ago, and later starts do not either.
+func TestBuildOnRequest(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.templates.Off = false
 	d := h.daemon()
 	h.failing("build do agent", errBoom)
 	idle := d.busy()
-	d.started(t, model.Create{Name: "a"})
+	d.started(t, model.Create{})
 	idle()
 	waitFor(t, func() bool { return d.givenUp() == 2 })
-	idle = d.busy()
-	if v := d.started(t, model.Create{Name: "b"}); !v.Boot.Cold || len(d.wants()) != 0 {
-		t.Errorf("%+v, wanted are %v", v.Boot, d.wants())
-	}
-	if left := h.files(); len(h.stored()) != 0 || h.called("build do agent") != 2 || h.running() != 2 || len(left) == 0 {
-		t.Errorf("%v, %d tries", h.stored(), h.called("build do agent"))
-	}
+	d.busy()
 	h.failing("build do agent", nil)
-	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil { // who asks for it is not told that it was tried before
+	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil || d.givenUp() != 0 {
+		t.Errorf("%v, %d given up", err, d.givenUp())
+	}
+	if _, err := d.PruneTemplates(t.Context(), false); err != nil {
 		t.Error(err)
 	}
-	idle()
-	d.die()
-	d = h.daemon()
-	d.busy()
-	if v := d.started(t, model.Create{Name: "c"}); from(v) != model.FromTemplate {
-		t.Errorf("%+v", v.Boot)
+	if d.started(t, model.Create{}); !slices.Equal(d.wants(), []string{"u", "i"}) {
+		t.Errorf("wanted are %v", d.wants())
 	}
 }
 

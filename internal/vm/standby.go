@@ -26,6 +26,7 @@ func (t *templates) fill(ctx context.Context, j job) error {
 		enough := len(t.ready[j.key]) >= t.Standby
 		t.mu.Unlock()
 		if enough {
+			t.succeeded(j.name())
 			return nil
 		}
 		sb, err := t.standBy(ctx, j)

@@ -46,10 +46,9 @@ type templates struct {
 	TemplateConfig
 
 	mu       sync.Mutex
-	wanted   []job           // builds to come, in order
-	building string          // key of the build under way
-	gaveUp   map[string]bool // what could not be made: not tried again while this daemon lives
-	broke    map[string]bool // keys of which one was made that did not work
+	wanted   []job              // builds to come, in order
+	building string             // key of the build under way
+	setbacks map[string]setback // by a job's name
 	wake     chan struct{}
 	making   chan struct{} // holds one while a template is made
 
@@ -68,7 +67,7 @@ func newTemplates(m *Manager, cfg TemplateConfig) *templates {
 	if _, ok := m.Driver.(vmm.Restorer); !ok {
 		cfg.Off = true
 	}
-	return &templates{m: m, TemplateConfig: cfg, gaveUp: map[string]bool{}, broke: map[string]bool{}, wake: make(chan struct{}, 1), making: make(chan struct{}, 1), ready: map[string][]*standby{}}
+	return &templates{m: m, TemplateConfig: cfg, setbacks: map[string]setback{}, wake: make(chan struct{}, 1), making: make(chan struct{}, 1), ready: map[string][]*standby{}}
 }
 
 func keyOf(kind string, parts ...string) string {
@@ -140,13 +139,15 @@ func (t *templates) open(ctx context.Context, key string) (origin, error) {
 	return o, nil
 }
 
-// failed throws a template away that did not work. What did not work when it was made again is not made a third time in this daemon's life.
+// failed throws a template away that did not work. It is made again at once, and when that does not work either, like one that could not be made.
 func (t *templates) failed(ctx context.Context, key string) {
 	t.mu.Lock()
-	if t.broke[key] {
-		t.gaveUp[key] = true
+	if t.setbacks[key].broke {
+		t.setBackLocked(key)
 	}
-	t.broke[key] = true
+	s := t.setbacks[key]
+	s.broke = true
+	t.setbacks[key] = s
 	t.mu.Unlock()
 	t.drop(ctx, key)
 }

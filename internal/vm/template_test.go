@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -81,12 +82,28 @@ func (d *daemon) wants() (kinds []string) {
 	return kinds
 }
 
-// givenUp counts the templates that will not be made.
-func (d *daemon) givenUp() int {
+// givenUp counts the templates that no start will have made for a while.
+func (d *daemon) givenUp() (n int) {
 	t := d.Manager.templates
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.gaveUp)
+	for _, s := range t.setbacks {
+		if time.Now().Before(s.until) {
+			n++
+		}
+	}
+	return n
+}
+
+// passes makes as much time pass for what could not be made.
+func (d *daemon) passes(some time.Duration) {
+	t := d.Manager.templates
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, s := range t.setbacks {
+		s.until = s.until.Add(-some)
+		t.setbacks[name] = s
+	}
 }
 
 // open lists the files of the host that this process has open, but for the database.
@@ -384,7 +401,7 @@ func TestDamagedTemplate(t *testing.T) {
 }
 
 // TestTemplateThatDoesNotWork has machines from a template fail in each way: the VM is booted instead, on fresh disks, and another template is made, but
-// not a third one.
+// a third one only after a while.
 func TestTemplateThatDoesNotWork(t *testing.T) {
 	t.Parallel()
 	unavailable := fault.New(fault.Unavailable, "it is gone")
@@ -449,6 +466,10 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 			}
 			if d.givenUp() != 1 {
 				t.Errorf("%d given up", d.givenUp())
+			}
+			d.passes(retryFirst)
+			if d.started(t, model.Create{Name: "later"}); !slices.Equal(d.wants(), []string{"u", "i"}) || d.givenUp() != 0 {
+				t.Errorf("wanted later are %v, %d given up", d.wants(), d.givenUp())
 			}
 			h.closesAll(t)
 		})
