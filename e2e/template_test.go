@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ func TestTemplates(t *testing.T) {
 	ok(t, h, "run", "--rm", "--", "true")
 	var list []model.Template
 	testkit.WaitFor(t, 3*time.Minute, "both templates are there", func() bool {
-		list = decode[[]model.Template](t, h, "template", "list")
+		list = made(t, h)
 		return len(list) == 2
 	})
 	before := h.Snapshot(t)
@@ -43,9 +44,10 @@ func TestTemplates(t *testing.T) {
 		return vm.Boot.Origin.Kind
 	}
 	equal(t, "a second run", origin(t), model.FromTemplate)
+	equal(t, "uses", made(t, h)[0].Uses, 1)
 	equal(t, "--cold", origin(t, "--cold"), "")
 	equal(t, "a smaller disk than the template's", origin(t, "--disk-size", "2G"), model.FromUniversal)
-	testkit.WaitFor(t, 3*time.Minute, "one for that size is there, too", func() bool { return len(decode[[]model.Template](t, h, "template", "list")) == 3 })
+	testkit.WaitFor(t, 3*time.Minute, "one for that size is there, too", func() bool { return len(made(t, h)) == 3 })
 	equal(t, "the smaller disk again", origin(t, "--disk-size", "2G"), model.FromTemplate)
 	equal(t, "a larger disk than the template's", origin(t, "--disk-size", "20G"), model.FromTemplate)
 	equal(t, "another shape", origin(t, "--vcpu", "1", "--cold"), "")
@@ -80,9 +82,18 @@ func TestTemplates(t *testing.T) {
 		})
 	}
 	h.CheckNoLeaks(t, before)
-	ok(t, h, "template", "prune", "--all")
-	equal(t, "templates", len(decode[[]model.Template](t, h, "template", "list")), 0)
+	testkit.WaitFor(t, 3*time.Minute, "all templates are gone, those in the making too", func() bool {
+		ok(t, h, "template", "prune", "--all")
+		return len(decode[[]model.Template](t, h, "template", "list")) == 0
+	})
 	ok(t, h, "daemon", "stop")
+}
+
+// made lists the templates that are there.
+func made(t *testing.T, h *testkit.Home) []model.Template {
+	t.Helper()
+	list := decode[[]model.Template](t, h, "template", "list")
+	return slices.DeleteFunc(list, func(tpl model.Template) bool { return tpl.Building })
 }
 
 // TestStandby finds a machine waiting, and leaves none behind.

@@ -25,7 +25,7 @@ func newTemplateCmd(a *app) *cobra.Command {
 
 func newTemplateListCmd(a *app) *cobra.Command {
 	return newListingCmd(a, listing[model.Template]{
-		short: "List templates", long: "Lists the templates there are, the most recently used first. One without an image serves every image.",
+		short: "List templates", long: "Lists the templates there are, the most recently used first, and before them one that is being made. One without an image serves every image.",
 		quiet: "keys", none: "No templates yet. They are made after the first run, or: banger template build",
 		ask: (*api.Client).Templates, name: func(t model.Template) string { return t.Key }, table: templateTable,
 	})

@@ -54,7 +54,7 @@ type Template struct {
 	Size         Bytes        `json:"size"`                     // what it takes up on the host
 	Created      time.Time    `json:"created"`                  //
 	LastUsed     time.Time    `json:"last_used"`                // when a VM was last forked from it; Created before the first
-	Uses         int          `json:"uses"`                     // how many VMs were forked from it
+	Uses         int          `json:"uses"`                     // how many VMs were forked from it; a crash of the host may lose the last ones
 	Standby      int          `json:"standby"`                  // machines that wait, restored from it, for a VM to take them
 	Building     bool         `json:"building,omitempty"`       // it is being made, and serves nobody yet
 }

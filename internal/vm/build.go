@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -35,6 +36,13 @@ type job struct {
 
 func (j job) universal() bool { return j.key[:1] == universalKey }
 
+// beingMade describes the template that is going to be there.
+func (j job) beingMade() model.Template {
+	tpl := templateOf(j.key, j.spec, time.Now())
+	tpl.Building = true
+	return tpl
+}
+
 // name tells jobs apart.
 func (j job) name() string {
 	if j.standby {
@@ -57,7 +65,7 @@ func (t *templates) started(s *start) {
 		return
 	}
 	if s.from.template {
-		t.served(s.from.Of)
+		t.served(s.e.record(), s.from.Of)
 	}
 	j := job{spec: s.vm().Spec, image: s.image, kernel: s.kernel, initramfs: s.initramfs, fingerprint: s.fingerprint}
 	switch s.from.Kind {
@@ -82,10 +90,13 @@ func (t *templates) started(s *start) {
 }
 
 // served is told of each start that has succeeded from a template.
-func (t *templates) served(key string) {
+func (t *templates) served(v model.VM, key string) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	delete(t.setbacks, key)
+	t.mu.Unlock()
+	if err := t.countUse(key); err != nil {
+		t.m.logger(v).Warn("counting the use of a template", "template", key, "error", err)
+	}
 }
 
 // setback is what has gone wrong with a template, or with standby from it, since it last served a start.
@@ -213,6 +224,9 @@ func (t *templates) ensure(ctx context.Context, j job) (err error) {
 	began := time.Now()
 	log := t.m.Log.With("template", j.key, "image", j.spec.Image, "kernel", j.spec.Kernel)
 	log.InfoContext(ctx, "making a template", "vcpus", j.spec.VCPUs, "memory", j.spec.Memory)
+	tpl := j.beingMade()
+	t.setUnderWay(&tpl)
+	defer t.setUnderWay(nil)
 	if err := t.build(ctx, j); err != nil {
 		return err
 	}
@@ -480,7 +494,8 @@ func lowerPriority(pid int) error {
 	return errors.Join(errs...)
 }
 
-// BuildTemplate makes the templates that a VM of this kind would go on from, unless they are there: what starts do in the background otherwise.
+// BuildTemplate makes the templates that a VM of this kind would go on from, unless they are there: what starts do in the background otherwise. In
+// its answer the universal one is still being made when it turned out not to work.
 func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report step.Reporter) ([]model.Template, error) {
 	if m.templates.Off {
 		return nil, fault.New(fault.Unsupported, "templates are off, or the driver %s cannot save machines", m.Driver.Name()).
@@ -491,22 +506,35 @@ func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report st
 		return nil, err
 	}
 	j.urgent = true
-	var made []model.Template
-	for _, key := range []string{keyOf(universalKey, j.fingerprint), imageKeyOf(j.fingerprint, j.spec)} {
-		j.key = key
-		end := report.Track("template", key)
+	keys := []string{keyOf(universalKey, j.fingerprint), imageKeyOf(j.fingerprint, j.spec)}
+	for _, j.key = range keys {
+		end := report.Track("template", j.key)
 		err := m.templates.ensure(ctx, j)
 		end(err)
 		if err != nil {
-			return made, err
+			return nil, err
 		}
-		tpl, err := m.templates.describe(ctx, key)
-		if err != nil {
+	}
+	var made []model.Template
+	for _, j.key = range keys {
+		tpl, err := m.templates.describe(ctx, j.key)
+		switch {
+		case err == nil:
+			made = append(made, tpl.Template)
+		case fault.KindOf(err) != fault.NotFound:
 			return made, err
-		}
-		made = append(made, tpl)
+		case m.templates.wants(j.key):
+			made = append(made, j.beingMade())
+		} // else it went already, to keep the budget
 	}
 	return made, nil
+}
+
+// wants tells whether a template is going to be made in the background.
+func (t *templates) wants(key string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.building == key || slices.ContainsFunc(t.wanted, func(j job) bool { return j.key == key && !j.standby })
 }
 
 // wish finds out what a template for a VM of this kind is made from.

@@ -165,12 +165,20 @@ func TestUniversalThatDoesNotWork(t *testing.T) {
 			release := h.hanging(hook)
 			h.failing(hook, errBoom)
 			errs := make(chan error, 1)
-			go func() { _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); errs <- err }()
+			var made []model.Template
+			go func() {
+				var err error
+				made, err = d.BuildTemplate(t.Context(), model.Create{}, nil)
+				errs <- err
+			}()
 			waitFor(t, func() bool { return h.called(hook) > calls })
 			h.failing(hook, nil) // a boot does better
 			release()
 			if err := <-errs; err != nil || h.called("build restore") != 1 || h.running() != 0 || len(h.files()) != 0 {
 				t.Fatalf("%v; %d machines, left: %v", err, h.running(), h.files())
+			}
+			if len(made) != 2 || made[0].Key != j.key || !made[0].Building || made[1].Kind != model.TemplateImage || made[1].Building {
+				t.Errorf("made %+v", made)
 			}
 			if universal, images := d.kinds(t); universal != 0 || len(images) != 1 || !slices.Equal(d.wants(), []string{"u"}) {
 				t.Errorf("%d universal ones, %v; wanted are %v", universal, images, d.wants())
@@ -273,8 +281,17 @@ func TestBuildIsInNobodysWay(t *testing.T) {
 		t.Error(err)
 	}
 	d.snap(t, v, "s")
-	if list, err := d.Templates(t.Context()); err != nil || len(list) != 0 {
+	list, err := d.Templates(t.Context())
+	if err != nil || len(list) != 1 || !list[0].Building {
 		t.Errorf("%+v, %v", list, err)
+	} else if _, err := d.DeleteTemplate(t.Context(), list[0].Key); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
+		t.Errorf("deleting it: %v", err)
+	}
+	if pruned, err := d.PruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 0 {
+		t.Errorf("pruned %+v, %v", pruned, err)
+	}
+	if _, err := d.Usage(t.Context()); err != nil {
+		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context()) // nor is whoever wants one, too, and changes their mind
 	second := make(chan error, 1)

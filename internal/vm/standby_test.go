@@ -70,6 +70,9 @@ func TestStandby(t *testing.T) {
 				req.WorkDiskSize = ptr(64 * model.MiB)
 			}
 			v := d.launch(t, req)
+			if tpl, err := d.Template(t.Context(), v.Boot.Origin.Of); err != nil || tpl.Uses != 1 {
+				t.Errorf("%+v, %v", tpl, err)
+			}
 			if v.ID != waiting[0].ID || from(v) != model.FromTemplate || v.Boot.Cold || d.standbys(t) != 0 {
 				t.Errorf("%s went on as %+v; %s had waited, %d still do", v.ID, v.Boot, waiting[0].ID, d.standbys(t))
 			}

@@ -45,12 +45,13 @@ type templates struct {
 	m *Manager
 	TemplateConfig
 
-	mu       sync.Mutex
-	wanted   []job              // builds to come, in order
-	building string             // key of the build under way
-	setbacks map[string]setback // by a job's name
-	wake     chan struct{}
-	making   chan struct{} // holds one while a template is made
+	mu        sync.Mutex
+	wanted    []job              // builds to come, in order
+	building  string             // key of the job that is next or under way
+	beingMade *model.Template    // also when somebody waits for it; nil when none is
+	setbacks  map[string]setback // by a job's name
+	wake      chan struct{}
+	making    chan struct{} // holds one while a template is made
 
 	ready map[string][]*standby // machines on standby, by their template's key
 }
@@ -165,23 +166,59 @@ func (t *templates) remove(ctx context.Context, key string) error {
 	return snapshot.Remove(t.dir(key))
 }
 
-// Templates lists the templates there are, the most recently used first.
-func (m *Manager) Templates(ctx context.Context) ([]model.Template, error) {
-	entries, err := os.ReadDir(m.Layout.Templates())
+// stored is a template that is there.
+type stored struct {
+	model.Template
+	touched time.Time // when a start, a build or standby last went on from it
+}
+
+// stored lists the templates that are there, in no order.
+func (t *templates) stored(ctx context.Context) ([]stored, error) {
+	entries, err := os.ReadDir(t.m.Layout.Templates())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("listing templates: %w", err)
 	}
-	var list []model.Template
+	var list []stored
 	for _, entry := range entries {
 		if !keyPattern.MatchString(entry.Name()) {
 			continue
 		}
-		if tpl, err := m.templates.describe(ctx, entry.Name()); err == nil { // one that is damaged goes when somebody wants to use it
+		if tpl, err := t.describe(ctx, entry.Name()); err == nil { // one that is damaged goes when somebody wants to use it
 			list = append(list, tpl)
 		}
 	}
-	slices.SortFunc(list, func(a, b model.Template) int { return b.LastUsed.Compare(a.LastUsed) })
 	return list, nil
+}
+
+// Templates lists the templates there are, the most recently used first, and before them the one that is being made.
+func (m *Manager) Templates(ctx context.Context) ([]model.Template, error) {
+	building := m.templates.underWay() // first: one that is finished meanwhile shall not be missed
+	there, err := m.templates.stored(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []model.Template
+	for _, tpl := range there {
+		list = append(list, tpl.Template)
+	}
+	slices.SortFunc(list, func(a, b model.Template) int { return b.LastUsed.Compare(a.LastUsed) })
+	if building != nil && !slices.ContainsFunc(list, func(tpl model.Template) bool { return tpl.Key == building.Key }) {
+		list = slices.Insert(list, 0, *building)
+	}
+	return list, nil
+}
+
+// underWay describes the template that is being made; nil when none is.
+func (t *templates) underWay() *model.Template {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.beingMade
+}
+
+func (t *templates) setUnderWay(tpl *model.Template) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.beingMade = tpl
 }
 
 // Template returns the template whose key begins with ref, or that of the image that ref names.
@@ -205,32 +242,57 @@ func (m *Manager) Template(ctx context.Context, ref string) (model.Template, err
 	return model.Template{}, fault.New(fault.Invalid, "%q means %d templates", ref, len(found)).WithHint("give more of the key")
 }
 
-func (t *templates) describe(ctx context.Context, key string) (model.Template, error) {
+func (t *templates) describe(ctx context.Context, key string) (stored, error) {
 	snap, err := snapshot.Open(ctx, t.dir(key))
 	if err != nil {
-		return model.Template{}, err
+		return stored{}, err
 	}
 	info, err := os.Stat(t.dir(key))
 	if err != nil {
-		return model.Template{}, err
+		return stored{}, err
 	}
 	usage, err := snap.Usage()
 	if err != nil {
-		return model.Template{}, err
+		return stored{}, err
 	}
-	meta := snap.Meta()
-	tpl := model.Template{
-		Key: key, Kind: model.TemplateUniversal, Kernel: meta.Spec.Kernel, KernelID: meta.Spec.KernelID, VCPUs: meta.Spec.VCPUs,
-		Memory: meta.Spec.Memory, Net: meta.Spec.Net, Size: usage.Allocated, Created: meta.Created, LastUsed: info.ModTime(),
+	tpl := stored{templateOf(key, snap.Meta().Spec, snap.Meta().Created), info.ModTime()}
+	tpl.Size = usage.Allocated
+	if uses, err := os.Stat(t.uses(key)); err == nil {
+		tpl.Uses, tpl.LastUsed = int(uses.Size()), uses.ModTime()
 	}
 	t.mu.Lock()
 	tpl.Standby = len(t.ready[key])
 	t.mu.Unlock()
-	if strings.HasPrefix(key, imageKey) {
-		tpl.Kind, tpl.Image, tpl.ImageID = model.TemplateImage, meta.Spec.Image, meta.Spec.ImageID
-		tpl.DiskSize, tpl.WorkDiskSize = meta.Spec.DiskSize, meta.Spec.WorkDiskSize
-	}
 	return tpl, nil
+}
+
+// templateOf describes a template that nobody has used, apart from its size.
+func templateOf(key string, spec model.Spec, created time.Time) model.Template {
+	tpl := model.Template{
+		Key: key, Kind: model.TemplateUniversal, Kernel: spec.Kernel, KernelID: spec.KernelID, VCPUs: spec.VCPUs, Memory: spec.Memory, Net: spec.Net,
+		Created: created, LastUsed: created,
+	}
+	if strings.HasPrefix(key, imageKey) {
+		tpl.Kind, tpl.Image, tpl.ImageID = model.TemplateImage, spec.Image, spec.ImageID
+		tpl.DiskSize, tpl.WorkDiskSize = spec.DiskSize, spec.WorkDiskSize
+	}
+	return tpl
+}
+
+// uses is the file in a template's folder that counts the VMs that were forked from it: by its size, so that counting is one write that needs neither a
+// lock nor what was written before. It is not synced, as a start would have to wait for that.
+func (t *templates) uses(key string) string { return filepath.Join(t.dir(key), "uses") }
+
+func (t *templates) countUse(key string) error {
+	f, err := os.OpenFile(t.uses(key), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if errors.Is(err, os.ErrNotExist) { // the template went while the VM came up
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte{'.'})
+	return errors.Join(err, f.Close())
 }
 
 // DeleteTemplate deletes a template. VMs that went on from it do not mind.
@@ -239,19 +301,22 @@ func (m *Manager) DeleteTemplate(ctx context.Context, ref string) (model.Templat
 	if err != nil {
 		return tpl, err
 	}
+	if tpl.Building {
+		return tpl, fault.New(fault.WrongState, "template %s is being made", tpl.Key).WithHint("wait until it is there: see `banger template list`")
+	}
 	return tpl, m.templates.remove(ctx, tpl.Key)
 }
 
 // PruneTemplates deletes all templates, or with stale only those that no start will find any more, because their image or kernel is gone.
 func (m *Manager) PruneTemplates(ctx context.Context, stale bool) (model.Pruned, error) {
 	pruned := model.Pruned{Removed: []string{}}
-	list, err := m.Templates(ctx)
+	list, err := m.templates.stored(ctx)
 	if err != nil {
 		return pruned, err
 	}
 	var errs []error
 	for _, tpl := range list {
-		if stale && m.templates.current(tpl) {
+		if stale && m.templates.current(tpl.Template) {
 			continue
 		}
 		if err := m.templates.remove(ctx, tpl.Key); err != nil {
@@ -281,18 +346,19 @@ func (t *templates) evict(ctx context.Context) {
 	if _, err := t.m.PruneTemplates(ctx, true); err != nil {
 		t.m.Log.ErrorContext(ctx, "removing stale templates", "error", err)
 	}
-	list, err := t.m.Templates(ctx)
+	list, err := t.stored(ctx)
 	if err != nil {
 		t.m.Log.ErrorContext(ctx, "looking at the templates' sizes", "error", err)
 		return
 	}
+	slices.SortFunc(list, func(a, b stored) int { return b.touched.Compare(a.touched) })
 	var sum model.Bytes
 	for i, tpl := range list {
 		if sum += tpl.Size; t.Budget == 0 || sum <= t.Budget || i == 0 { // one alone may be larger than the budget
 			continue
 		}
 		sum -= tpl.Size
-		t.m.Log.InfoContext(ctx, "a template goes, to keep the budget", "template", tpl.Key, "used", tpl.LastUsed)
+		t.m.Log.InfoContext(ctx, "a template goes, to keep the budget", "template", tpl.Key, "used", tpl.touched)
 		t.drop(ctx, tpl.Key)
 	}
 }

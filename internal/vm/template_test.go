@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -58,9 +59,11 @@ func (d *daemon) kinds(t *testing.T) (universal int, images []string) {
 		t.Fatal(err)
 	}
 	for _, tpl := range list {
-		if tpl.Kind == model.TemplateUniversal {
+		switch {
+		case tpl.Building:
+		case tpl.Kind == model.TemplateUniversal:
 			universal++
-		} else {
+		default:
 			images = append(images, tpl.Image)
 		}
 	}
@@ -652,6 +655,127 @@ func TestTemplatesAreDeleted(t *testing.T) {
 	d.suspend(t, v)
 	d.resume(t, v)
 	d.goesOn(t, v)
+}
+
+// TestTemplateIsListedWhileItIsMade with all that is known of it by then, whoever has it made, and once when it is there.
+func TestTemplateIsListedWhileItIsMade(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]func(d *daemon, req model.Create) (end func()){
+		"background": func(d *daemon, req model.Create) func() {
+			d.started(d.t, req)
+			return func() {}
+		},
+		"request": func(d *daemon, req model.Create) func() {
+			errs := make(chan error, 1)
+			go func() { _, err := d.BuildTemplate(d.t.Context(), req, nil); errs <- err }()
+			return func() {
+				if err := <-errs; err != nil {
+					d.t.Error(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.templates.Off = false
+			d := h.daemon()
+			universal, image := h.hanging("build do agent"), h.hanging("build exec")
+			end := begin(d, model.Create{Image: "other", VCPUs: 2, DiskSize: 48 * model.MiB})
+			var seen []model.Template
+			for _, c := range []struct {
+				hook    string
+				release func()
+			}{{"build do agent", universal}, {"build exec", image}} {
+				waitFor(t, func() bool { return h.called(c.hook) > 0 })
+				list, err := d.Templates(t.Context())
+				if err != nil || len(list) != len(seen)+1 || !list[0].Building || len(seen) > 0 && list[1].Building {
+					t.Fatalf("%+v, %v", list, err)
+				}
+				seen = append(seen, list[0])
+				if got, err := d.Template(t.Context(), list[0].Key[:8]); err != nil || got != list[0] {
+					t.Errorf("%+v, %v", got, err)
+				}
+				c.release()
+			}
+			end()
+			waitFor(t, func() bool { return d.Manager.templates.underWay() == nil && len(d.wants()) == 0 })
+			for _, was := range seen {
+				is, err := d.Template(t.Context(), was.Key)
+				if err != nil || is.Building || is.Size == 0 || was.Size != 0 || is.Created.Before(was.Created) || is.Uses != 0 {
+					t.Errorf("%+v became %+v, %v", was, is, err)
+				}
+				is.Building, is.Size, is.Created, is.LastUsed = was.Building, was.Size, was.Created, was.LastUsed
+				if is != was {
+					t.Errorf("%+v became %+v", was, is)
+				}
+			}
+			if tpl := seen[1]; tpl.Image != "other" || tpl.ImageID != "id-of-other" || tpl.Kernel != "krn" || tpl.VCPUs != 2 || tpl.DiskSize != 48*model.MiB {
+				t.Errorf("%+v", tpl)
+			}
+		})
+	}
+}
+
+// TestTemplateUses counts the VMs that were forked from a template, also those before a daemon that was killed, and nothing else.
+func TestTemplateUses(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.withTemplates(t, model.Create{}) // the image's was made from the universal one, which is no use
+	uses := func(want ...int) {             // of the universal one, and of the images'
+		t.Helper()
+		list, err := d.Templates(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]int{}
+		for _, tpl := range list {
+			got[tpl.Image] = tpl.Uses
+			if tpl.Uses == 0 && !tpl.LastUsed.Equal(tpl.Created) || tpl.Uses > 0 && !tpl.LastUsed.After(tpl.Created) {
+				t.Errorf("%+v", tpl)
+			}
+		}
+		if got[""] != want[0] || got["img"] != want[1] {
+			t.Errorf("used are %v, want %v", got, want)
+		}
+	}
+	uses(0, 0)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, err := d.Launch(t.Context(), model.Create{}, func(model.VM) {}, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	uses(0, 4)
+	d.started(t, model.Create{Image: "other"})
+	if _, err := d.Launch(t.Context(), model.Create{Cold: true}, func(model.VM) {}, nil); err != nil {
+		t.Error(err)
+	}
+	uses(1, 4)
+	h.failing("do post-start/one", errBoom)
+	if _, err := d.Launch(t.Context(), model.Create{}, func(model.VM) {}, nil); err == nil {
+		t.Error("it started")
+	}
+	h.failing("do post-start/one", nil)
+	uses(1, 4)
+	d = d.killed(func() {})
+	d.busy()
+	uses(1, 4)
+	d.started(t, model.Create{})
+	uses(1, 5)
+	if _, err := d.DeleteTemplate(t.Context(), "img"); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
+		t.Error(err)
+	}
+	uses(1, 0)
+	if pruned, err := d.PruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 || len(h.stored()) != 0 {
+		t.Errorf("%+v, %v, %v", pruned, err, h.stored())
+	}
 }
 
 // TestTemplatesHaveABudget: what nobody can use goes first, then what was used least recently.

@@ -94,7 +94,7 @@ func (m *Manager) snapshotUsage(ctx context.Context, u *usage) error {
 }
 
 func (m *Manager) templateUsage(ctx context.Context, u *usage) error {
-	templates, err := m.Templates(ctx)
+	templates, err := m.templates.stored(ctx)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (m *Manager) templateUsage(ctx context.Context, u *usage) error {
 		if err != nil {
 			return err
 		}
-		if !m.templates.current(t) {
+		if !m.templates.current(t.Template) {
 			row.Reclaimable = row.Own
 		}
 	}
