@@ -31,7 +31,7 @@ type TemplateConfig struct {
 }
 
 // templates keeps saved machines without an identity, so that a start can go on from one instead of booting. Nobody has to know of them: a start
-// that found none has one made in the background (see build.go), a broken one is thrown away.
+// that found none has one made in the background (see queue.go), a broken one is thrown away.
 //
 // There are two kinds. A universal one is an agent that waits in the initramfs, no drive looked at: it serves any image on a machine of its
 // shape. An image's own has the image and fresh disks mounted and its init up; it serves VMs that have no disks yet.
