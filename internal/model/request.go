@@ -43,6 +43,7 @@ type Restore struct {
 	Fork
 	Into      string `json:"into,omitempty"`       // a VM that becomes what the snapshot keeps, instead of new ones
 	DisksOnly bool   `json:"disks_only,omitempty"` // leave the snapshot's memory aside: the VMs are stopped, and boot when started
+	Force     bool   `json:"-"`                    // also into a VM that is not at rest: what it is now is lost
 }
 
 // MaxForks is how many children one request may ask for.

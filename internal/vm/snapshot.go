@@ -227,13 +227,23 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 	if req.Into != "" && (req.Count > 1 || req.Name != "" || req.Remove != "") {
 		return model.Forked{}, fault.New(fault.Invalid, "a restore into VM %q takes neither count nor name nor removal policy", req.Into)
 	}
+	if req.Into != "" { // now, rather than when all of the snapshot was read; it decides nothing
+		switch v, err := m.Get(req.Into); {
+		case err != nil:
+			return model.Forked{}, err
+		case !v.State.Between():
+			if err := mayReplace(v, req.Force); err != nil {
+				return model.Forked{}, err
+			}
+		}
+	}
 	c, err := m.captureOf(ctx, ref, req.DisksOnly, report)
 	if err != nil {
 		return model.Forked{}, err
 	}
 	defer c.close()
 	if req.Into != "" {
-		v, err := m.restoreInto(ctx, req.Into, c, report)
+		v, err := m.restoreInto(ctx, req.Into, c, req.Force, report)
 		return model.Forked{Children: []model.Child{{Name: v.Spec.Name, VM: &v}}}, err
 	}
 	names, err := childNames(model.VM{Spec: c.meta.Spec}, req.Fork)
@@ -282,13 +292,16 @@ func (m *Manager) captureOf(ctx context.Context, ref string, disksOnly bool, rep
 }
 
 // restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was before is lost, but not before all that can be missing is
-// there.
-func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, report step.Reporter) (model.VM, error) {
+// there. What it is is looked at under its operation lock, so that nobody starts it in between.
+func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force bool, report step.Reporter) (model.VM, error) {
 	e, ctx, release, err := m.begin(ctx, ref, opStart)
 	if err != nil {
 		return model.VM{}, err
 	}
 	defer release()
+	if err := mayReplace(e.record(), force); err != nil {
+		return e.record(), err
+	}
 	if err := m.checkRestorable(ctx, e.record(), c); err != nil {
 		return e.record(), err
 	}
@@ -314,6 +327,21 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, repor
 	}
 	err = m.start(context.WithoutCancel(ctx), e, from, report)
 	return e.record(), err
+}
+
+// mayReplace refuses a VM that has more to lose than its disks, unless that is wanted.
+func mayReplace(v model.VM, force bool) error {
+	switch v.State {
+	case model.Stopped, model.Failed:
+		return nil
+	case model.Running, model.Paused, model.Suspended, model.Broken:
+		if force {
+			return nil
+		}
+		return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State).
+			WithHint("stop it first, or restore with --force")
+	}
+	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 }
 
 // checkRestorable tells whether a VM can become what a capture keeps.

