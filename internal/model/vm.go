@@ -24,6 +24,7 @@ type VM struct {
 	Pending   []string   `json:"pending,omitempty"`    // names of the Spec fields that a running VM takes up at its next start
 	DiskImage string     `json:"disk_image,omitempty"` // id of the image that the system disk lies over; "" before the first start
 	Network   *Network   `json:"network,omitempty"`    // while it runs
+	Restoring []string   `json:"restoring,omitempty"`  // disks ("system", "work") of the snapshot that it was restored from, until all of them are in their places
 }
 
 // Fresh tells whether nothing of the user's is on the VM's disks: it has never come up, and they are no copies of another one's.

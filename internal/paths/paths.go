@@ -137,3 +137,4 @@ func (v VM) VMMLog() string     { return filepath.Join(v.Dir, "vmm.log") }     /
 func (v VM) HostKey() string    { return filepath.Join(v.Dir, "ssh_host_ed25519_key") }
 func (v VM) Held() string       { return filepath.Join(v.Run, "held") }      // is there while a running VM is saved, until it is sure to go on
 func (v VM) Suspended() string  { return filepath.Join(v.Dir, "suspended") } // the machine's memory and devices while it is suspended
+func (v VM) Restored() string   { return filepath.Join(v.Dir, "restored") }  // a snapshot's disks, until they are in the places of the VM's own

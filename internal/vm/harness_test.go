@@ -42,6 +42,7 @@ type host struct {
 	file     string           // stands for the image, the kernel and the initramfs
 	fail     map[string]error // by hook: "do agent", "undo prepare/cap", ...
 	block    map[string]chan struct{}
+	killAt   *stopAt // at one of the coming hooks, whichever it is; nil for none
 	calls    []string
 	guest    proto.Assume    // what the last guest was told to be
 	records  map[string]bool // ids of VMs that the store has heard of: machines of others are templates in the making
@@ -72,6 +73,9 @@ func (h *host) hook(ctx context.Context, name string) error {
 	h.mu.Lock()
 	h.calls = append(h.calls, name)
 	err, gate := h.fail[name], h.block[name]
+	if gate == nil {
+		gate = h.killAt.pass(name)
+	}
 	h.mu.Unlock()
 	if gate != nil {
 		select {
@@ -105,6 +109,64 @@ func (h *host) hanging(name string) (release func()) {
 		h.mu.Unlock()
 		close(gate)
 	})
+}
+
+// stopAt is a hook that waits.
+type stopAt struct {
+	left    int // hooks up to it
+	name    string
+	reached chan struct{}
+	gate    chan struct{}
+}
+
+// pass returns what the hook has to wait for, if it is to wait. The host's mutex guards it.
+func (s *stopAt) pass(name string) chan struct{} {
+	if s == nil || s.left == 0 {
+		return nil
+	}
+	if s.left--; s.left > 0 {
+		return nil
+	}
+	s.name = name
+	close(s.reached)
+	return s.gate
+}
+
+// killedAt does something and kills the daemon when it has come to the nth hook, whichever that is, then starts another one. "" is the hook when it was
+// over before; then the daemon is the same.
+func (d *daemon) killedAt(n int, do func(context.Context)) (hook string, now *daemon) {
+	d.t.Helper()
+	at := &stopAt{left: n, reached: make(chan struct{}), gate: make(chan struct{})}
+	set := func(s *stopAt) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.killAt = s
+	}
+	set(at)
+	ctx, cancel := context.WithCancel(d.t.Context())
+	defer cancel()
+	over := make(chan struct{})
+	go func() { defer close(over); do(ctx) }()
+	select {
+	case <-over:
+		set(nil)
+		return "", d
+	case <-at.reached:
+	}
+	now = d.killed(func() {
+		set(nil)
+		cancel()
+		close(at.gate)
+		<-over
+	})
+	return at.name, now
+}
+
+// reporter makes hooks of the steps that an operation reports.
+func (h *host) reporter() step.Reporter {
+	return func(e step.Event) {
+		_ = h.hook(context.Background(), fmt.Sprintf("report %s %s %s", e.Phase, e.Step, e.Detail))
+	}
 }
 
 func (h *host) called(name string) int {

@@ -269,6 +269,10 @@ func (m *Manager) begin(ctx context.Context, ref, operation string) (*entry, con
 		release()
 		return nil, nil, nil, err
 	}
+	if err := m.finishRestore(opCtx, e); err != nil {
+		release()
+		return nil, nil, nil, err
+	}
 	m.letHeldGoOn(opCtx, e)
 	return e, opCtx, m.counted(release), nil
 }

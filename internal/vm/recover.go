@@ -51,6 +51,9 @@ func (m *Manager) recover(ctx context.Context) error {
 }
 
 func (m *Manager) recoverOne(ctx context.Context, e *entry) error {
+	if err := m.recoverRestore(ctx, e); err != nil { // the next operation tries again
+		m.logger(e.record()).ErrorContext(ctx, "recovering", "error", err)
+	}
 	v := e.record()
 	switch {
 	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting:
@@ -76,6 +79,15 @@ func (m *Manager) recoverOne(ctx context.Context, e *entry) error {
 		m.removeIfAsked(ctx, e) // it stopped, and the daemon died before it could delete it
 	}
 	return nil
+}
+
+// recoverRestore completes a restore that was cut off, or takes away what is left of it when it did not get as far as the record.
+func (m *Manager) recoverRestore(ctx context.Context, e *entry) error {
+	v := e.record()
+	if len(v.Restoring) > 0 {
+		return m.finishRestore(ctx, e)
+	}
+	return removeAll(m.Layout.VM(v.ID).Restored())
 }
 
 // discard deletes a VM whatever its state.

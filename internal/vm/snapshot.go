@@ -308,12 +308,11 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force
 	stage := filepath.Join(m.Layout.Snapshots(), disk.TempPrefix+model.NewID()) // where what a crash leaves is found
 	defer os.RemoveAll(stage)
 	end := report.Track("disks", "")
-	copies, err := stageDisks(ctx, c.disks, stage)
-	if err == nil {
-		// Between the first disk and the last the VM is neither what it was nor what it shall be.
-		err = m.replace(context.WithoutCancel(ctx), e, c, copies)
-	}
+	err = stageDisks(ctx, c.disks, stage)
 	end(err)
+	if err == nil { // from here on it is done, however ctx ends
+		err = m.replace(context.WithoutCancel(ctx), e, c, stage, report)
+	}
 	defer m.observe(ctx)
 	if err != nil {
 		return e.record(), fmt.Errorf("restoring VM %s: %w", e.record().Spec.Name, err)
@@ -361,46 +360,92 @@ func (m *Manager) checkRestorable(ctx context.Context, v model.VM, c *capture) e
 	return checkShape(ctx, r, machine, c.meta.Fingerprint)
 }
 
-func stageDisks(ctx context.Context, disks map[string]string, dir string) (map[string]string, error) {
+// stageDisks makes a folder with copies of disks.
+func stageDisks(ctx context.Context, disks map[string]string, dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making a folder: %w", disk.NoSpace(err, dir))
+		return fmt.Errorf("making a folder: %w", disk.NoSpace(err, dir))
 	}
-	return copyDisks(ctx, disks, dir+"/", disk.Clone)
+	_, err := copyDisks(ctx, disks, dir+"/", disk.Clone)
+	return err
 }
 
-// replace stops a VM, and replaces its disks and its spec by those of a capture. While its system disk may be of one image and its spec of another one, it
-// says of the disk that it is of none, so that it will not be used.
-func (m *Manager) replace(ctx context.Context, e *entry, c *capture, disks map[string]string) error {
+// replace ends a VM's machine and makes the VM what a capture keeps, whose disks are in stage: all of it or nothing, wherever it is cut off. The turning
+// point is the record: before, the VM has its own disks; after, it has the capture's, which place brings to their places, or whoever comes next.
+func (m *Manager) replace(ctx context.Context, e *entry, c *capture, stage string, report step.Reporter) error {
 	if v := e.record(); v.State != model.Stopped && v.State != model.Failed {
 		if err := m.settle(ctx, e, nil); err != nil {
 			return err
 		}
 	}
-	become := func(diskImage string) error {
-		return m.update(ctx, e, func(v *model.VM) {
-			v.Spec, v.DiskImage = withOwn(c.meta.Spec, v.Spec), diskImage
-			parent := c.parent
-			v.Parent, v.State, v.LastError = &parent, model.Stopped, nil
-		})
-	}
-	if v := e.record(); v.DiskImage != c.meta.Spec.ImageID {
-		if err := become(""); err != nil {
-			return err
-		}
-	}
-	err := m.renameDisks(e, disks)
+	files := m.Layout.VM(e.record().ID)
+	err := removeAll(files.Restored()) // of a restore that did not get as far as its record
 	if err == nil {
-		err = disk.SyncDir(m.Layout.VM(e.record().ID).Dir)
+		err = os.Rename(stage, files.Restored())
+	}
+	if err == nil {
+		err = disk.SyncDir(files.Dir)
 	}
 	if err != nil {
 		return err
 	}
-	if disks[workDiskName] == "" {
-		if err := removeAll(m.Layout.VM(e.record().ID).WorkDisk()); err != nil {
-			return err
+	err = m.update(ctx, e, func(v *model.VM) {
+		parent := c.parent
+		v.Spec, v.DiskImage, v.Parent = withOwn(c.meta.Spec, v.Spec), c.meta.Spec.ImageID, &parent
+		v.State, v.LastError, v.Restoring = model.Stopped, nil, sortedKeys(c.disks)
+	})
+	if err != nil {
+		// A failed write may have had its effect: the record is put right before the disks go that it may name.
+		if undo := m.update(ctx, e, func(*model.VM) {}); undo != nil {
+			return errors.Join(err, undo)
+		}
+		return errors.Join(err, removeAll(files.Restored()))
+	}
+	return m.place(ctx, e, report)
+}
+
+// place brings the disks of a restore to their places. It goes on from wherever an earlier one was cut off.
+func (m *Manager) place(ctx context.Context, e *entry, report step.Reporter) error {
+	v := e.record()
+	files := m.Layout.VM(v.ID)
+	for _, d := range []struct{ name, path string }{{systemDiskName, files.SystemDisk()}, {workDiskName, files.WorkDisk()}} {
+		end := report.Track("place", d.name)
+		err := placeDisk(filepath.Join(files.Restored(), d.name), d.path, slices.Contains(v.Restoring, d.name))
+		end(err)
+		if err != nil {
+			return fmt.Errorf("placing disk %s: %w", d.name, err)
 		}
 	}
-	return become(c.meta.Spec.ImageID)
+	if err := disk.SyncDir(files.Dir); err != nil {
+		return err
+	}
+	if err := m.update(ctx, e, func(v *model.VM) { v.Restoring = nil }); err != nil {
+		return err
+	}
+	return removeAll(files.Restored())
+}
+
+// placeDisk makes a file a VM's disk, unless that was done before. A disk that the VM shall not have any more goes.
+func placeDisk(from, to string, wanted bool) error {
+	if !wanted {
+		return removeAll(to)
+	}
+	err := os.Rename(from, to)
+	if errors.Is(err, os.ErrNotExist) {
+		_, err = os.Stat(to)
+	}
+	return err
+}
+
+// finishRestore completes a restore that was cut off. The VM cannot be used before.
+func (m *Manager) finishRestore(ctx context.Context, e *entry) error {
+	v := e.record()
+	if len(v.Restoring) == 0 {
+		return nil
+	}
+	if err := m.place(context.WithoutCancel(ctx), e, nil); err != nil {
+		return fmt.Errorf("completing the restore of VM %s: %w", v.Spec.Name, err)
+	}
+	return nil
 }
 
 // ExportSnapshot writes a snapshot as one stream that ImportSnapshot reads.

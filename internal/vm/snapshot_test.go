@@ -847,6 +847,172 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 	}
 }
 
+// workOn writes to a VM's work disk, and workIn returns what was written.
+func (h *host) workOn(v model.VM, text string) {
+	h.t.Helper()
+	f, err := os.OpenFile(h.layout.VM(v.ID).WorkDisk(), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte(text+"\n"), workPlace)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		h.t.Error(err)
+	}
+}
+
+func (h *host) workIn(v model.VM) string {
+	h.t.Helper()
+	f, err := os.Open(h.layout.VM(v.ID).WorkDisk())
+	if errors.Is(err, os.ErrNotExist) {
+		return ""
+	}
+	text := make([]byte, 100)
+	if err == nil {
+		_, err = f.ReadAt(text, workPlace)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		h.t.Error(err)
+	}
+	text, _, _ = bytes.Cut(text, []byte{'\n'})
+	return string(text)
+}
+
+// TestRestoreIntoIsAllOrNothing kills the daemon at every single moment of a restore in place. Afterwards the VM has its own disks or the snapshot's, never
+// one of each, and its record says which.
+func TestRestoreIntoIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	for name, homes := range map[string]struct{ of, a bool }{"two disks": {true, true}, "one less": {false, true}, "one more": {true, false}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			size := func(has bool) *model.Bytes { return ptr(map[bool]model.Bytes{true: 64 * model.MiB}[has]) }
+			var seen []string
+			outcomes := map[string]int{}
+			for n := 1; ; n++ {
+				h := newHost(t)
+				h.homes = true
+				d := h.daemon()
+				of := d.worker(t, model.Create{Name: "of", WorkDiskSize: size(homes.of)})
+				v := d.worker(t, model.Create{Name: "a", Image: "other", WorkDiskSize: size(homes.a)})
+				home := map[string]string{"of": "", "a": ""}
+				for _, one := range []model.VM{of, v} {
+					if one.Spec.WorkDiskSize > 0 {
+						home[one.Spec.Name] = "home of " + one.Spec.Name
+						h.workOn(one, home[one.Spec.Name])
+					}
+				}
+				d.snap(t, of, "s")
+				dead := d
+				hook, d := d.killedAt(n, func(ctx context.Context) {
+					dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a", Force: true}, h.reporter())
+				})
+				seen = append(seen, hook)
+				got, err := d.Get("a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				whose := map[string]string{"id-of-img": "of", "id-of-other": "a"}[got.DiskImage]
+				outcomes[whose]++
+				if system, work := h.onDisk(got), h.workIn(got); system != "work of "+whose || work != home[whose] || got.Spec.ImageID != got.DiskImage ||
+					(got.Spec.WorkDiskSize > 0) != (work != "") || (got.Parent != nil) != (whose == "of") || len(got.Restoring) != 0 {
+					t.Errorf("killed at %d, %s: it has %q and %q on its disks, and is %+v", n, hook, system, work, got)
+				}
+				if _, err := os.Stat(h.layout.VM(v.ID).Restored()); err == nil || len(h.stored()) != 1 {
+					t.Errorf("killed at %d, %s: left: %v, %v", n, hook, h.files(), h.stored())
+				}
+				d.running(t, "a")
+				if h.onDisk(got) != "work of "+whose || h.workIn(got) != home[whose] {
+					t.Errorf("killed at %d, %s: started, it has %q and %q", n, hook, h.onDisk(got), h.workIn(got))
+				}
+				again := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]
+				if h.worked(again) != "work of of" || h.workIn(again) != home["of"] || h.running() != 2 {
+					t.Errorf("killed at %d, %s: restored again, it has %q and %q", n, hook, h.worked(again), h.workIn(again))
+				}
+				d.die()
+				if hook == "" {
+					break
+				}
+			}
+			if outcomes["a"] == 0 || outcomes["of"] == 0 || !slices.Contains(seen, "report done place system") || !slices.Contains(seen, "report started place work") {
+				t.Errorf("%v, killed at %q", outcomes, seen)
+			}
+		})
+	}
+}
+
+// TestUnfinishedRestore has a disk that cannot be brought to its place for a while: the VM is of no use until it can, and has both disks then.
+func TestUnfinishedRestore(t *testing.T) {
+	t.Parallel()
+	for _, restarted := range []bool{false, true} {
+		h := newHost(t)
+		h.homes = true
+		d := h.daemon()
+		of := d.worker(t, model.Create{Name: "of", WorkDiskSize: ptr(64 * model.MiB)})
+		h.workOn(of, "home of of")
+		d.snap(t, of, "s")
+		v := d.worker(t, model.Create{Name: "a", Image: "other"})
+		inTheWay := filepath.Join(h.layout.VM(v.ID).WorkDisk(), "folder")
+		damage(t, os.MkdirAll(inTheWay, 0o700))
+		if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); err == nil {
+			t.Fatal("it was restored")
+		}
+		h.delete("id-of-img", true) // which the record names by now
+		if restarted {
+			d.die()
+			d = h.daemon()
+		}
+		for range 2 {
+			if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil || !strings.Contains(err.Error(), "work") {
+				t.Errorf("restarted %v: it was started with half of its disks: %v", restarted, err)
+			}
+		}
+		h.delete("id-of-img", false)
+		damage(t, os.RemoveAll(filepath.Dir(inTheWay)))
+		d.running(t, "a")
+		if h.onDisk(v) != "work of of" || h.workIn(v) != "home of of" {
+			t.Errorf("restarted %v: it has %q and %q", restarted, h.onDisk(v), h.workIn(v))
+		}
+		if got, _ := d.Get("a"); len(got.Restoring) != 0 || got.DiskImage != "id-of-img" {
+			t.Errorf("restarted %v: %+v", restarted, got)
+		}
+		d.nothingSaved(t)
+		d.die()
+	}
+}
+
+// TestRestoreThatCannotBeRecorded leaves the VM what it was, but for its machine.
+func TestRestoreThatCannotBeRecorded(t *testing.T) {
+	t.Parallel()
+	for _, leftTo := range []string{"the same daemon", "the next daemon"} {
+		h := newHost(t)
+		d := h.daemon()
+		d.snap(t, d.worker(t, model.Create{Name: "of"}), "s")
+		v := d.worker(t, model.Create{Name: "a", Image: "other"})
+		d.bring(t, v, model.Stopped)
+		before := h.files()
+		h.failing("store stopped", errBoom)
+		if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil); !errors.Is(err, errBoom) {
+			t.Errorf("got %v", err)
+		}
+		h.failing("store stopped", nil)
+		if leftTo == "the next daemon" {
+			d.die()
+			d = h.daemon()
+			if after := h.files(); !slices.Equal(before, after) {
+				t.Errorf("before %v, after %v", before, after)
+			}
+		}
+		if got, _ := d.Get("a"); got.DiskImage != "id-of-other" || got.Spec.Image != "other" || h.onDisk(v) != "work of a" {
+			t.Errorf("%s: %+v with %q", leftTo, got, h.onDisk(v))
+		}
+		d.running(t, "a")
+		if got := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]; h.worked(got) != "work of of" {
+			t.Errorf("%s: it has %q", leftTo, h.worked(got))
+		}
+		d.die()
+	}
+}
+
 // TestSnapshotOnAFullDisk leaves nothing, and whatever was there.
 func TestSnapshotOnAFullDisk(t *testing.T) {
 	h := newHost(t)
