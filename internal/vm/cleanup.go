@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -183,6 +184,54 @@ func (m *Manager) settleUnrecorded(ctx context.Context, e *entry) error {
 		return m.callOffPause(context.WithoutCancel(ctx), e)
 	}
 	return m.settle(ctx, e, nil)
+}
+
+// retryAfter is how long a clean-up that failed rests before it is tried again.
+const retryAfter = 30 * time.Second
+
+// watchLeftovers tries failed clean-ups again until ctx ends.
+func (m *Manager) watchLeftovers(ctx context.Context) {
+	look := time.NewTicker(retryAfter)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			m.retryCleanups(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// retryCleanups takes away what suspended VMs have left.
+func (m *Manager) retryCleanups(ctx context.Context) {
+	for _, e := range m.entries() {
+		if !e.hasLeftovers() {
+			continue
+		}
+		opCtx, release, err := e.lock.acquire(ctx, "settle")
+		if err != nil {
+			continue // deleted, or Close
+		}
+		if e.hasLeftovers() {
+			if err := m.endSuspended(context.WithoutCancel(opCtx), e); err != nil {
+				m.logger(e.record()).WarnContext(ctx, "trying a clean-up again", "error", err)
+			}
+		}
+		release()
+	}
+}
+
+// hasLeftovers tells whether a clean-up has failed that is tried again without anybody asking.
+func (e *entry) hasLeftovers() bool {
+	v := e.record()
+	return v.State == model.Suspended && v.Runtime != nil
+}
+
+func (m *Manager) entries() []*entry {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Collect(maps.Values(m.vms))
 }
 
 func (m *Manager) markBroken(ctx context.Context, e *entry, cause error) error {

@@ -116,6 +116,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		m.wg.Go(func() { m.templates.run(m.life) })
 	}
 	m.wg.Go(func() { m.watchIdle(m.life) })
+	m.wg.Go(func() { m.watchLeftovers(m.life) })
 	return m, nil
 }
 

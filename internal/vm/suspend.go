@@ -161,6 +161,11 @@ func (m *Manager) resume(ctx context.Context, e *entry, report step.Reporter) er
 		}
 		return m.update(ctx, e, func(v *model.VM) { v.State, v.LastError = model.Running, nil })
 	case model.Suspended:
+		if v.Runtime != nil {
+			if err := m.endSuspended(context.WithoutCancel(ctx), e); err != nil {
+				return fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err)
+			}
+		}
 		from, err := m.suspended(ctx, v)
 		if err != nil {
 			return fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err)
@@ -197,7 +202,11 @@ func (m *Manager) Suspend(ctx context.Context, ref string, report step.Reporter)
 	switch v.State {
 	case model.Suspended:
 		report.Report(step.Event{Step: "suspend", Phase: step.Skipped, Detail: "already suspended"})
-		return v, nil
+		if v.Runtime == nil {
+			return v, nil
+		}
+		err := m.endSuspended(context.WithoutCancel(ctx), e)
+		return e.record(), err
 	case model.Running, model.Paused:
 	default:
 		return v, notRunning(v)
@@ -235,13 +244,17 @@ func (m *Manager) suspend(ctx context.Context, e *entry, report step.Reporter) (
 	return m.endSuspended(ctx, e)
 }
 
-// endSuspended takes away what a VM still has on the host whose memory is kept.
+// endSuspended takes away what a VM still has on the host whose memory is kept. When something stays the VM is suspended all the same, and the Runtime on
+// its record says that there is something left: it does not go on before that is gone, as the old machine may still have its disks.
 func (m *Manager) endSuspended(ctx context.Context, e *entry) error {
 	if err := m.cleanup(ctx, e); err != nil {
-		return errors.Join(err, m.markBroken(ctx, e, err))
+		failure := m.failure(e.record(), err)
+		failure.Hint = "its memory is kept; banger tries again every so often, and when it is resumed"
+		return errors.Join(fmt.Errorf("it is suspended, but not all of its run could be taken away: %w", err),
+			m.update(ctx, e, func(v *model.VM) { v.LastError = failure }))
 	}
 	now := time.Now().UTC()
-	return m.update(ctx, e, func(v *model.VM) { v.Runtime, v.Network, v.Stopped = nil, nil, &now })
+	return m.update(ctx, e, func(v *model.VM) { v.Runtime, v.Network, v.LastError, v.Stopped = nil, nil, nil, &now })
 }
 
 // keepMemory saves the VM's machine, which stands still from then on. Its disks are its own, and nobody writes them until it goes on.

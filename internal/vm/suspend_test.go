@@ -516,6 +516,87 @@ func TestKilledWhilePausing(t *testing.T) {
 	}
 }
 
+// TestSuspendLeavesSomething fails the clean-up after a suspension: the VM is suspended all the same and keeps its memory, whoever tries again, and it does not
+// go on beside what is left.
+func TestSuspendLeavesSomething(t *testing.T) {
+	t.Parallel()
+	retries := map[string]func(*testing.T, *daemon) *daemon{
+		"resume":  func(_ *testing.T, d *daemon) *daemon { return d },
+		"in time": func(t *testing.T, d *daemon) *daemon { d.retryCleanups(t.Context()); return d },
+		"suspend": func(t *testing.T, d *daemon) *daemon { d.suspend(t, d.List()[0]); return d },
+		"daemon":  func(_ *testing.T, d *daemon) *daemon { d.die(); return d.daemon() },
+	}
+	for _, hook := range []string{"signal", "undo two", "undo one"} {
+		for name, retry := range retries {
+			t.Run(hook+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				d := h.daemon()
+				v := d.worker(t, model.Create{Name: "a"})
+				before := h.files()
+				h.failing(hook, errBoom)
+				suspended := func(when string) {
+					t.Helper()
+					got, _ := d.Get("a")
+					if got.State != model.Suspended || got.Runtime == nil || got.LastError == nil || !strings.Contains(got.LastError.Msg, "boom") || got.LastError.Hint == "" {
+						t.Fatalf("%s: it is %s, %+v", when, got.State, got.LastError)
+					}
+				}
+				if _, err := d.Suspend(t.Context(), "a", nil); !errors.Is(err, errBoom) {
+					t.Errorf("suspending: %v", err)
+				}
+				suspended("at first")
+				machines := h.running()
+				if _, err := d.Resume(t.Context(), "a", nil); !errors.Is(err, errBoom) || h.running() != machines {
+					t.Errorf("resuming: %v, %d machines", err, h.running())
+				}
+				suspended("resumed")
+				d.retryCleanups(t.Context())
+				suspended("tried again")
+				if d.die(); machines != h.running() {
+					t.Errorf("%d machines, there were %d", h.running(), machines)
+				}
+				d = h.daemon()
+				suspended("with another daemon")
+				d.snap(t, v, "s")
+				h.failing(hook, nil)
+				d = retry(t, d)
+				if got, _ := d.Get("a"); got.State != model.Suspended || name != "resume" && (got.Runtime != nil || got.LastError != nil || h.running() != 0) {
+					t.Errorf("it is %s, %+v, %d machines", got.State, got.LastError, h.running())
+				}
+				d.resume(t, v)
+				d.goesOn(t, v)
+				if after := h.files(); !slices.Equal(before, after) || h.running() != 1 {
+					t.Errorf("before %v, after %v; %d machines", before, after, h.running())
+				}
+				if got, _ := d.Get("a"); got.LastError != nil {
+					t.Errorf("it runs, and shows %+v", got.LastError)
+				}
+			})
+		}
+	}
+}
+
+// TestSuspendedMachineEndsLate has one that would not end with the suspension, and does so later.
+func TestSuspendedMachineEndsLate(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	h.failing("signal", errBoom)
+	if got, err := d.Suspend(t.Context(), "a", nil); !errors.Is(err, errBoom) || got.State != model.Suspended {
+		t.Errorf("%s, %v", got.State, err)
+	}
+	h.end(v, vmm.ExitCrashed)
+	h.failing("signal", nil)
+	waitFor(t, func() bool { got, _ := d.Get("a"); return got.Runtime == nil })
+	if got := d.state(t, "a"); got != model.Suspended {
+		t.Errorf("it is %s", got)
+	}
+	d.resume(t, v)
+	d.goesOn(t, v)
+}
+
 // TestKilledAfterTheGuestWrote kills the daemon when a guest that has been resumed has already changed its disk: its memory is history.
 func TestKilledAfterTheGuestWrote(t *testing.T) {
 	t.Parallel()

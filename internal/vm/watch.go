@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"time"
 
 	"banger/internal/fault"
@@ -31,6 +32,12 @@ func (m *Manager) ended(e *entry, l *live, exit vmm.Exit) {
 		return
 	}
 	v := e.record()
+	if v.State == model.Suspended { // a machine that would not end when its memory had been kept
+		if err := m.endSuspended(context.WithoutCancel(ctx), e); err != nil {
+			m.logger(v).ErrorContext(ctx, "taking away what a suspended VM left", "error", err)
+		}
+		return
+	}
 	if err := m.settle(ctx, e, m.exitFailure(v, exit)); err != nil {
 		m.logger(v).ErrorContext(ctx, "settling a VM whose machine ended", "error", err)
 		return
