@@ -203,29 +203,50 @@ func (m *Manager) watchLeftovers(ctx context.Context) {
 	}
 }
 
-// retryCleanups takes away what suspended VMs have left.
+// retryCleanups takes away what suspended VMs have left, and what is left of deleted ones.
 func (m *Manager) retryCleanups(ctx context.Context) {
+	m.removeUnwanted(ctx)
+	leftover := func(e *entry) bool {
+		v := e.record()
+		return v.State == model.Suspended && v.Runtime != nil
+	}
+	m.retry(ctx, leftover, func(ctx context.Context, e *entry) {
+		if err := m.endSuspended(ctx, e); err != nil {
+			m.logger(e.record()).WarnContext(ctx, "taking away what a suspended VM left", "error", err)
+		}
+	})
+}
+
+// removeUnwanted tries again to delete the VMs whose deletion could not be recorded. The caller holds no operation lock.
+func (m *Manager) removeUnwanted(ctx context.Context) {
+	m.retry(ctx, (*entry).isUnwanted, func(ctx context.Context, e *entry) {
+		if m.remove(ctx, e) == nil { // else it was logged when it failed first
+			m.observe(ctx)
+		}
+	})
+}
+
+// retry does something about each VM that needs it.
+func (m *Manager) retry(ctx context.Context, needed func(*entry) bool, do func(context.Context, *entry)) {
 	for _, e := range m.entries() {
-		if !e.hasLeftovers() {
+		if !needed(e) {
 			continue
 		}
 		opCtx, release, err := e.lock.acquire(ctx, "settle")
 		if err != nil {
 			continue // deleted, or Close
 		}
-		if e.hasLeftovers() {
-			if err := m.endSuspended(context.WithoutCancel(opCtx), e); err != nil {
-				m.logger(e.record()).WarnContext(ctx, "trying a clean-up again", "error", err)
-			}
+		if needed(e) {
+			do(context.WithoutCancel(opCtx), e)
 		}
 		release()
 	}
 }
 
-// hasLeftovers tells whether a clean-up has failed that is tried again without anybody asking.
-func (e *entry) hasLeftovers() bool {
-	v := e.record()
-	return v.State == model.Suspended && v.Runtime != nil
+func (e *entry) isUnwanted() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.unwanted
 }
 
 func (m *Manager) entries() []*entry {
@@ -250,18 +271,40 @@ func (m *Manager) remove(ctx context.Context, e *entry) error {
 	if err == nil {
 		err = removeAll(m.Layout.VM(id).Dir)
 	}
-	if err == nil {
-		err = m.Store.DeleteVM(ctx, id)
-	}
 	if err != nil {
-		if !e.record().State.May(model.Broken) {
-			return err // the disk is so full that not even the beginning could be recorded
+		if e.record().State.May(model.Broken) { // else the disk is so full that not even the beginning could be recorded
+			brokenErr := m.markBroken(ctx, e, err)
+			if brokenErr == nil {
+				return err
+			}
+			err = errors.Join(err, brokenErr)
 		}
-		return errors.Join(err, m.markBroken(ctx, e, err))
+		m.setUnwanted(ctx, e, err)
+		return err
+	}
+	if err := m.Store.DeleteVM(ctx, id); err != nil {
+		m.setUnwanted(ctx, e, err)
+		return err
 	}
 	m.forget(e)
 	m.Log.InfoContext(ctx, "deleted", "vm", id)
 	return nil
+}
+
+// setUnwanted shows a VM as being deleted whose end cannot be recorded, as a rule because the host's disk is full. Nobody has to delete it again: that is tried
+// when there may be room. (What is stored stays what it was; start-up goes on from that.)
+func (m *Manager) setUnwanted(ctx context.Context, e *entry, cause error) {
+	e.mu.Lock()
+	known := e.unwanted
+	e.unwanted = true
+	e.vm.State = model.Deleting
+	e.vm.LastError = m.failure(e.vm, cause)
+	e.vm.LastError.Hint = "banger tries again by itself"
+	v := e.vm
+	e.mu.Unlock()
+	if !known {
+		m.logger(v).ErrorContext(ctx, "deleting a VM could not be recorded; it is tried again", "error", cause)
+	}
 }
 
 // removeAll removes a file or folder; one that is gone already, or cannot be because a parent of it is no folder, is success.

@@ -43,6 +43,7 @@ func (m *Manager) Launch(ctx context.Context, req model.Create, made func(model.
 
 // create makes a stopped VM and returns it with its operation lock held by the named operation.
 func (m *Manager) create(ctx context.Context, req model.Create, operation string, report step.Reporter) (*entry, context.Context, func(), error) {
+	m.removeUnwanted(ctx) // one may have the name
 	spec := m.fill(req)
 	if spec.Name == "" { // a stand-in, so that all else can be checked before anything long begins
 		spec.Name = "unnamed"

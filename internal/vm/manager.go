@@ -7,7 +7,7 @@
 //
 // Invariants:
 //   - A record is stored before what it names is made on the host, and removed after that is gone.
-//   - State changes follow model's table; they happen only under the operation lock, through Manager.update. (One is shown and not stored: see notAdopted.)
+//   - State changes follow model's table; they happen only under the operation lock, through Manager.update. (Two are shown and not stored: see notAdopted and setUnwanted.)
 //   - Everything that an operation makes is taken away by the same idempotent clean-ups (cleanup.go), whether by the undo of a failed start,
 //     by stop, by delete or by recovery at start-up.
 //   - No caller's context is a VM's lifetime. A cancelled start is undone; a machine that runs is never ended by a cancelled request.
@@ -78,10 +78,11 @@ type entry struct {
 	lock    opLock
 	standby *standby // whose machine this is, between its creation and its start, which are one operation
 
-	mu   sync.Mutex // guards what follows; writers hold the operation lock too
-	vm   model.VM
-	live *live
-	used use
+	mu       sync.Mutex // guards what follows; writers hold the operation lock too
+	vm       model.VM
+	live     *live
+	used     use
+	unwanted bool // it was to be deleted, how that ended could not be recorded, and it is tried again
 }
 
 // live is what exists while a VMM runs.
@@ -258,6 +259,7 @@ func (m *Manager) byNameLocked(name string) *entry {
 
 // begin finds the VM, takes its operation lock, and makes its record say what is.
 func (m *Manager) begin(ctx context.Context, ref, operation string) (*entry, context.Context, func(), error) {
+	m.removeUnwanted(ctx)
 	e, err := m.find(ref)
 	if err != nil {
 		return nil, nil, nil, err

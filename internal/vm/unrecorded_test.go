@@ -2,9 +2,12 @@ package vm
 
 import (
 	"errors"
+	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/vmm"
 )
@@ -91,25 +94,151 @@ func TestDeleteOnAFullDisk(t *testing.T) {
 	}
 }
 
+// notGone are the hooks of all that a deletion writes.
+var notGone = []string{"store deleting", "store broken", "store gone"}
+
+// full makes a disk on which nothing can be stored of what the hooks stand for, and returns what gives it room again.
+func (h *host) full(hooks ...string) (free func()) {
+	for _, hook := range hooks {
+		h.failing(hook, errBoom)
+	}
+	return func() {
+		for _, hook := range hooks {
+			h.failing(hook, nil)
+		}
+	}
+}
+
 // TestDeleteThatCannotBeRecorded has a disk on which nothing at all can be stored, and a VM at rest, of which deleting frees nothing.
 func TestDeleteThatCannotBeRecorded(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	full := []string{"store deleting", "store broken", "store gone"}
-	for _, record := range full {
-		h.failing(record, errBoom)
+	free := h.full(notGone...)
+	for range 2 {
+		if err := d.Delete(t.Context(), "a", false, nil); !errors.Is(err, errBoom) || strings.Contains(err.Error(), "broken") {
+			t.Errorf("the delete: %v; want the disk's error alone", err)
+		}
+		d.goesAway(t, "a")
 	}
-	if err := d.Delete(t.Context(), "a", false, nil); !errors.Is(err, errBoom) || strings.Contains(err.Error(), "broken") {
-		t.Errorf("the delete: %v; want the disk's error alone", err)
+	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("it was started without its disks: %v", err)
 	}
-	if state := d.state(t, "a"); state != model.Stopped {
-		t.Errorf("it is %s", state)
-	}
-	for _, record := range full {
-		h.failing(record, nil)
-	}
+	free()
 	if err := d.Delete(t.Context(), "a", false, nil); err != nil || len(d.List()) != 0 {
 		t.Errorf("with room again: %v, %v", err, d.List())
 	}
+}
+
+// goesAway looks that a VM is shown as being deleted, and why it is still there.
+func (d *daemon) goesAway(t *testing.T, ref string) {
+	t.Helper()
+	v, err := d.Get(ref)
+	if err != nil {
+		t.Error(err)
+	} else if v.State != model.Deleting || v.LastError == nil || !strings.Contains(v.LastError.Msg, "boom") || v.LastError.Hint == "" {
+		t.Errorf("it is %s, %+v", v.State, v.LastError)
+	}
+}
+
+// TestChildrenGoAwayByThemselves has forks whose children fail on a disk so full that it cannot be recorded that they are gone: nobody has to delete them.
+func TestChildrenGoAwayByThemselves(t *testing.T) {
+	t.Parallel()
+	full := append([]string{"store stopped", "store error"}, notGone...)
+	for name, c := range map[string]struct {
+		child string // what fails of it
+		fails []string
+		then  func(*testing.T, *daemon) *daemon // when there is room again
+	}{
+		"in time":     {"its disks", full, func(t *testing.T, d *daemon) *daemon { d.retryCleanups(t.Context()); return d }},
+		"operation":   {"its disks", full, func(t *testing.T, d *daemon) *daemon { d.pause(t, d.List()[0]); d.resume(t, d.List()[0]); return d }},
+		"next daemon": {"its disks", full, func(t *testing.T, d *daemon) *daemon { d.die(); return d.daemon() }},
+		"fork": {"its disks", full, func(t *testing.T, d *daemon) *daemon {
+			d.fork(t, d.List()[0], model.Fork{Name: "x"})
+			damage(t, d.Delete(t.Context(), "x", true, nil))
+			return d
+		}},
+		"create": {"its disks", full, func(t *testing.T, d *daemon) *daemon {
+			d.create(t, model.Create{Name: "x"})
+			damage(t, d.Delete(t.Context(), "x", true, nil))
+			return d
+		}},
+		"in time, started": {"its start", append([]string{"do agent"}, append([]string{"store error"}, notGone...)...),
+			func(t *testing.T, d *daemon) *daemon { d.retryCleanups(t.Context()); return d }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			var log strings.Builder
+			d := h.daemon()
+			d.Log = slog.New(slog.NewTextHandler(&log, nil))
+			v := d.worker(t, model.Create{Name: "a"})
+			before := h.files()
+			free := h.full(c.fails...)
+			forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil)
+			if err != nil || forked.Children[0].VM != nil {
+				t.Fatalf("%+v, %v", forked, err)
+			}
+			d.goesAway(t, "x")
+			if after := h.files(); !slices.Equal(before, after) || h.running() != 1 {
+				t.Errorf("before %v, after %v; %d machines", before, after, h.running())
+			}
+			d.retryCleanups(t.Context()) // too early
+			d.goesAway(t, "x")
+			if got := strings.Count(log.String(), "could not be recorded"); got != 1 || !strings.Contains(log.String(), "boom") {
+				t.Errorf("it was logged %d times: %s", got, log.String())
+			}
+			if c.child == "its disks" { // then the record says so
+				d.die()
+				d = h.daemon()
+				d.goesAway(t, "x")
+			}
+			free()
+			d = c.then(t, d)
+			if all := d.List(); len(all) != 1 || all[0].ID != v.ID {
+				t.Errorf("there are %v", all)
+			}
+			d.goesOn(t, v)
+			d.die()
+			if d = h.daemon(); len(d.List()) != 1 {
+				t.Errorf("with another daemon there are %v", d.List())
+			}
+		})
+	}
+}
+
+// TestChildOnATrulyFullDisk leaves not a byte for the database when a child is to go.
+func TestChildOnATrulyFullDisk(t *testing.T) {
+	h := newHost(t)
+	fill, free := h.small(h.layout.State, 48*model.MiB)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	h.failing("store stopped", errBoom)
+	release := h.hanging("store gone")
+	over := make(chan model.Forked)
+	go func() {
+		forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		over <- forked
+	}()
+	waitFor(t, func() bool { return h.called("store gone") > 0 })
+	fill(1)
+	release()
+	if forked := <-over; forked.Children[0].VM != nil {
+		t.Errorf("%+v", forked)
+	}
+	h.failing("store stopped", nil)
+	for _, v := range d.List()[1:] { // if there is one: the database may have had room of its own
+		if v.State != model.Deleting || v.LastError == nil || !strings.Contains(v.LastError.Msg, "no space left") {
+			t.Errorf("it is %s, %+v", v.State, v.LastError)
+		}
+	}
+	free()
+	d.retryCleanups(t.Context())
+	if all := d.List(); len(all) != 1 {
+		t.Errorf("there are %v", all)
+	}
+	d.goesOn(t, v)
 }
