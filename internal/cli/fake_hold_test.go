@@ -141,14 +141,15 @@ func (m fakeManager) PruneTemplates(_ context.Context, stale bool) (model.Pruned
 	return model.Pruned{Removed: []string{all[0].Key, all[1].Key}, Freed: all[0].Size + all[1].Size}, nil
 }
 
-// fakeSnapshots are one of a VM that is there, and one of disks only, of a VM that is gone.
+// fakeSnapshots are one that is damaged, one of a VM that is there, and one of disks only, of a VM that is gone.
 func fakeSnapshots() []model.Snapshot {
 	s := model.Snapshot{Image: "docker.io/library/nginx:1.27", Kernel: "debian", VCPUs: 2, Memory: model.GiB, Created: time.Now().Add(-26 * time.Hour)}
 	full, disk := s, s
 	full.ID, full.Name, full.VM, full.VMID, full.Kind = "a123456789abcdef", "night", "web", "0123456789abcdef", model.SnapshotFull
 	full.Driver, full.Size, full.Pause = "qemu", 120*model.MiB, 14*time.Millisecond
 	disk.ID, disk.Name, disk.VM, disk.VMID, disk.Kind, disk.Size = "b123456789abcdef", "clean", "old", "c123456789abcdef", model.SnapshotDisk, 8*model.MiB
-	return []model.Snapshot{full, disk}
+	bad := model.Snapshot{ID: "d123456789abcdef", Size: 4 * model.MiB, Damaged: "opening snapshot /s/d123456789abcdef: meta.json: wrong sum"}
+	return []model.Snapshot{bad, full, disk}
 }
 
 func (m fakeManager) Snapshots(context.Context) ([]model.Snapshot, error) {
@@ -170,7 +171,7 @@ func (m fakeManager) CreateSnapshot(_ context.Context, ref, name string, report 
 		return model.Snapshot{}, err
 	}
 	report.Track("capture", v.Spec.Name)(nil)
-	s := fakeSnapshots()[0]
+	s := fakeSnapshots()[1]
 	s.Name, s.VM, s.VMID = cmpOr(name, "plucky-pika"), v.Spec.Name, v.ID
 	return s, nil
 }
@@ -190,6 +191,9 @@ func (m fakeManager) RestoreSnapshot(ctx context.Context, ref string, req model.
 	}
 	parent := model.Parent{VM: s.VMID, Name: s.VM, Snapshot: s.ID}
 	if req.Into != "" {
+		if v, err := m.Get(req.Into); err == nil && v.State == model.Running && !req.Force {
+			return model.Forked{}, fault.New(fault.WrongState, "VM %s is running, and what it is now would be lost", v.Spec.Name).WithHint("stop it first, or restore with --force")
+		}
 		v, err := m.update(req.Into, func(v *model.VM) error { v.State, v.Parent = state, &parent; return nil })
 		return model.Forked{Children: []model.Child{{Name: v.Spec.Name, VM: &v}}}, err
 	}

@@ -25,7 +25,7 @@ func relativesOf(ctx context.Context, client *api.Client) relatives {
 func (r relatives) snapshot(id string) string {
 	for _, s := range r.snapshots {
 		if s.ID == id {
-			return ui.Clean(s.Name)
+			return ui.Clean(snapshotName(s))
 		}
 	}
 	return ui.Clean(shortID(id)) + " (deleted)"
@@ -36,7 +36,7 @@ func (r relatives) taken(vm model.VM) string {
 	var names []string
 	for _, s := range r.snapshots {
 		if s.VMID == vm.ID {
-			names = append(names, ui.Clean(s.Name))
+			names = append(names, ui.Clean(snapshotName(s)))
 		}
 	}
 	return strings.Join(names, ", ")

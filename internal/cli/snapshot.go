@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -103,32 +105,54 @@ func (a *app) notePause(vm string, pause time.Duration) {
 func newSnapshotListCmd(a *app) *cobra.Command {
 	return newListingCmd(a, listing[model.Snapshot]{
 		short: "List snapshots", quiet: "names", none: "No snapshots yet. Make one: banger snapshot create VM",
-		ask: (*api.Client).Snapshots, name: func(s model.Snapshot) string { return s.Name }, table: snapshotTable,
+		ask: (*api.Client).Snapshots, name: snapshotName, table: snapshotTable,
 	})
 }
 
 func snapshotTable(snaps []model.Snapshot, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
-		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 5, Paint: ui.Style.Dim}, {Title: "VM"}, {Title: "KEEPS", Drop: 4},
+		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 5, Paint: ui.Style.Dim}, {Title: "VM"}, {Title: "KEEPS", Paint: paintKeeps},
 		{Title: "IMAGE", Min: 12, Drop: 3}, {Title: "MEM", Right: true, Drop: 2}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
 	}}
 	for _, s := range snaps {
 		t.Rows = append(t.Rows, []string{
-			s.Name, shortID(s.ID), s.VM, keeps(s.Kind), shortRef(s.Image), s.Memory.String(), s.Size.String(), ui.Age(now.Sub(s.Created)),
+			cmp.Or(s.Name, "-"), shortID(s.ID), cmp.Or(s.VM, "-"), keeps(s), cmp.Or(shortRef(s.Image), "-"), cmp.Or(unlessZero(s.Memory, s.Memory.String()), "-"), s.Size.String(), age(s.Created, now),
 		})
 	}
 	return t
 }
 
-// keeps says in words what a snapshot holds.
-func keeps(kind model.SnapshotKind) string {
-	switch kind {
+// snapshotName is what a snapshot can be named by: one that is damaged may have lost its name.
+func snapshotName(s model.Snapshot) string { return cmp.Or(s.Name, s.ID) }
+
+func age(t, now time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return ui.Age(now.Sub(t))
+}
+
+func paintKeeps(style ui.Style, cell string) string {
+	if cell == damaged {
+		return style.Red(cell)
+	}
+	return cell
+}
+
+const damaged = "damaged"
+
+// keeps says in words what a snapshot holds that is of use.
+func keeps(s model.Snapshot) string {
+	if s.Damaged != "" {
+		return damaged
+	}
+	switch s.Kind {
 	case model.SnapshotFull:
 		return "memory, disks"
 	case model.SnapshotDisk:
 		return "disks"
 	}
-	return ui.Clean(string(kind))
+	return ui.Clean(string(s.Kind))
 }
 
 func newSnapshotShowCmd(a *app) *cobra.Command {
@@ -167,16 +191,26 @@ func snapshotPairs(s model.Snapshot, style ui.Style) [][2]string {
 		{"name", style.Bold(ui.Clean(s.Name))},
 		{"id", ui.Clean(s.ID)},
 		{"vm", named(s.VM, s.VMID)},
-		{"keeps", keeps(s.Kind)},
+		{"keeps", paintKeeps(style, keeps(s))},
+		{"damage", ui.Clean(s.Damaged)},
 		{"image", ui.Clean(s.Image)},
 		{"kernel", ui.Clean(s.Kernel)},
-		{"vcpus", strconv.Itoa(s.VCPUs)},
-		{"memory", s.Memory.String()},
+		{"vcpus", unlessZero(s.VCPUs, strconv.Itoa(s.VCPUs))},
+		{"memory", unlessZero(s.Memory, s.Memory.String())},
 		{"driver", ui.Clean(s.Driver)},
 		{"size", s.Size.String()},
 		{"paused", paused},
 		{"created", moment(&s.Created, time.Now())},
 	}
+}
+
+// unlessZero is what is told of a value, which a damaged snapshot may not have.
+func unlessZero[T comparable](value T, told string) string {
+	var zero T
+	if value == zero {
+		return ""
+	}
+	return told
 }
 
 func newSnapshotDeleteCmd(a *app) *cobra.Command {
@@ -210,7 +244,7 @@ func (a *app) explainSnapshot(ctx context.Context, client *api.Client, ref strin
 	}
 	names := make([]string, len(snaps))
 	for i, s := range snaps {
-		names[i] = s.Name
+		names[i] = snapshotName(s)
 	}
 	if near := ui.Closest(ref, names); near != "" && near != ref {
 		return fault.New(fault.NotFound, "%w", err).WithHint("Did you mean %s?", near)
@@ -226,8 +260,8 @@ func (a *app) completeSnapshots(cmd *cobra.Command, args []string, _ string) ([]
 		}
 		var names []cobra.Completion
 		for _, s := range snaps {
-			if !slices.Contains(args, s.Name) {
-				names = append(names, cobra.CompletionWithDesc(ui.Clean(s.Name), ui.Clean(s.VM+", "+keeps(s.Kind))))
+			if name := snapshotName(s); !slices.Contains(args, name) {
+				names = append(names, cobra.CompletionWithDesc(ui.Clean(name), ui.Clean(strings.TrimPrefix(s.VM+", "+keeps(s), ", "))))
 			}
 		}
 		return names

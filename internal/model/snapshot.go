@@ -26,6 +26,7 @@ type Snapshot struct {
 	Driver  string        `json:"driver,omitempty"`           // that can restore its memory; "" when that is not kept
 	Size    Bytes         `json:"size"`                       // what it takes up on the host
 	Pause   time.Duration `json:"pause" format:"nanoseconds"` // nanoseconds that the VM stood still for it
+	Damaged string        `json:"damaged,omitempty"`          // why nothing can be made of it; then what cannot be read of it is empty, its name too
 }
 
 // TemplateKind says how far the machine that a template keeps had come.

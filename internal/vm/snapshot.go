@@ -103,14 +103,39 @@ func describeSnapshot(s *snapshot.Snapshot) (model.Snapshot, error) {
 	if err != nil {
 		return model.Snapshot{}, err
 	}
-	return model.Snapshot{
-		ID: filepath.Base(s.Dir()), Name: l.Name, VM: l.VM, VMID: l.VMID, Kind: meta.Kind, Created: meta.Created,
-		Image: meta.Spec.Image, Kernel: meta.Spec.Kernel, VCPUs: meta.Spec.VCPUs, Memory: meta.Spec.Memory,
-		Driver: meta.Driver, Size: usage.Allocated, Pause: l.Pause,
-	}, nil
+	found := tell(filepath.Base(s.Dir()), meta, l)
+	found.Size = usage.Allocated
+	return found, nil
 }
 
-// Snapshots lists the stored snapshots, oldest first. One that is damaged is left out, and logged.
+// tell is what a snapshot says of itself.
+func tell(id string, meta snapshot.Meta, l label) model.Snapshot {
+	return model.Snapshot{
+		ID: id, Name: l.Name, VM: l.VM, VMID: l.VMID, Kind: meta.Kind, Created: meta.Created,
+		Image: meta.Spec.Image, Kernel: meta.Spec.Kernel, VCPUs: meta.Spec.VCPUs, Memory: meta.Spec.Memory,
+		Driver: meta.Driver, Pause: l.Pause,
+	}
+}
+
+// describeDamaged is what can be told of a snapshot that is no good.
+func (m *Manager) describeDamaged(id string, damage error) model.Snapshot {
+	s := model.Snapshot{ID: id}
+	dir := m.snapshotDir(id)
+	if meta, err := snapshot.ReadMeta(dir); err == nil {
+		var l label
+		if json.Unmarshal(meta.Extra, &l) != nil {
+			l = label{} // rather than half of one
+		}
+		s = tell(id, meta, l)
+	}
+	if space, err := disk.SpaceOf(dir); err == nil {
+		s.Size = space.Own + space.Shared
+	}
+	s.Damaged = damage.Error()
+	return s
+}
+
+// Snapshots lists the stored snapshots, oldest first. One that is damaged says so; when its age cannot be told it comes first.
 func (m *Manager) Snapshots(ctx context.Context) ([]model.Snapshot, error) {
 	list := []model.Snapshot{}
 	err := m.eachSnapshot(ctx, func(id string, snap *snapshot.Snapshot, err error) error {
@@ -119,8 +144,7 @@ func (m *Manager) Snapshots(ctx context.Context) ([]model.Snapshot, error) {
 			s, err = describeSnapshot(snap)
 		}
 		if err != nil {
-			m.Log.WarnContext(ctx, "a snapshot cannot be read", "snapshot", id, "error", err)
-			return nil
+			s = m.describeDamaged(id, err)
 		}
 		list = append(list, s)
 		return nil
@@ -140,7 +164,7 @@ func (m *Manager) eachSnapshot(ctx context.Context, visit func(id string, snap *
 			continue
 		}
 		snap, err := snapshot.Open(ctx, m.snapshotDir(entry.Name()))
-		if fault.KindOf(err) == fault.NotFound {
+		if _, gone := os.Lstat(m.snapshotDir(entry.Name())); err != nil && errors.Is(gone, os.ErrNotExist) {
 			continue
 		}
 		if err := visit(entry.Name(), snap, err); err != nil {
@@ -158,7 +182,7 @@ func (m *Manager) Snapshot(ctx context.Context, ref string) (model.Snapshot, err
 	}
 	var found []model.Snapshot
 	for _, s := range list {
-		if s.Name == ref || s.ID == ref {
+		if ref != "" && (s.ID == ref || s.Name == ref) {
 			return s, nil
 		}
 		if ref != "" && strings.HasPrefix(s.ID, ref) {
@@ -167,9 +191,6 @@ func (m *Manager) Snapshot(ctx context.Context, ref string) (model.Snapshot, err
 	}
 	switch len(found) {
 	case 0:
-		if _, err := m.damagedSnapshot(ctx, ref); err != nil {
-			return model.Snapshot{}, err
-		}
 		return model.Snapshot{}, fault.New(fault.NotFound, "no snapshot %q", ref).WithHint("`banger snapshot list` shows the snapshots there are")
 	case 1:
 		return found[0], nil
@@ -177,47 +198,29 @@ func (m *Manager) Snapshot(ctx context.Context, ref string) (model.Snapshot, err
 	return model.Snapshot{}, fault.New(fault.Invalid, "id prefix %q means %d snapshots", ref, len(found)).WithHint("give more digits, or the name")
 }
 
-// damagedSnapshot finds a stored snapshot that is no good any more by its id, or by its name if that can still be read, and tells what is wrong with it.
-func (m *Manager) damagedSnapshot(ctx context.Context, ref string) (id string, damage error) {
-	err := m.eachSnapshot(ctx, func(candidate string, snap *snapshot.Snapshot, err error) error {
-		if err == nil {
-			_, err = describeSnapshot(snap)
-		}
-		if err != nil && ref != "" && (candidate == ref || labelOf(m.snapshotDir(candidate)).Name == ref) {
-			id = candidate
-			damage = fault.New(fault.KindOf(err), "%w", err).WithHint("`banger snapshot delete %s` removes what is left of it", id)
-		}
-		return nil
-	})
-	return id, errors.Join(damage, err)
-}
-
-// labelOf is the label of a snapshot that may be damaged; empty when it cannot be read.
-func labelOf(dir string) (l label) {
-	if meta, err := snapshot.ReadMeta(dir); err == nil && json.Unmarshal(meta.Extra, &l) != nil {
-		return label{}
-	}
-	return l
-}
-
 func (m *Manager) snapshotDir(id string) string { return filepath.Join(m.Layout.Snapshots(), id) }
 
+// openSnapshot opens a snapshot that is not damaged, as far as can be seen without reading all of it.
 func (m *Manager) openSnapshot(ctx context.Context, ref string) (model.Snapshot, *snapshot.Snapshot, error) {
 	s, err := m.Snapshot(ctx, ref)
 	if err != nil {
 		return s, nil, err
 	}
 	snap, err := snapshot.Open(ctx, m.snapshotDir(s.ID))
-	return s, snap, err
+	if err == nil {
+		s, err = describeSnapshot(snap)
+	}
+	if err != nil {
+		return s, nil, fault.New(fault.KindOf(err), "%w", err).WithHint("`banger snapshot delete %s` removes what is left of it", s.ID)
+	}
+	return s, snap, nil
 }
 
 // DeleteSnapshot deletes a snapshot, also one that is damaged. VMs that were made from it do not mind.
 func (m *Manager) DeleteSnapshot(ctx context.Context, ref string) (model.Snapshot, error) {
 	s, err := m.Snapshot(ctx, ref)
 	if err != nil {
-		if s.ID, _ = m.damagedSnapshot(ctx, ref); s.ID == "" {
-			return s, err
-		}
+		return s, err
 	}
 	return s, snapshot.Remove(m.snapshotDir(s.ID))
 }

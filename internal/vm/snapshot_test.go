@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -633,7 +634,40 @@ func TestDamagedSnapshot(t *testing.T) {
 				}); err != nil {
 					t.Error(err)
 				}
-				if _, err := d.DeleteSnapshot(t.Context(), s.ID); err != nil {
+				whole := how.name == "flipped" && file == "system.ext4" // as far as can be seen without reading all of it
+				want := s
+				if file == "meta.json" {
+					want = model.Snapshot{ID: s.ID}
+				}
+				list, err := d.Snapshots(t.Context())
+				if i := slices.IndexFunc(list, func(one model.Snapshot) bool { return one.ID == s.ID }); err != nil || len(list) != 2 || i < 0 {
+					t.Errorf("%+v, %v", list, err)
+				} else {
+					got := list[i]
+					want.Damaged, want.Size = got.Damaged, got.Size
+					if (got.Damaged == "") != whole || got.Size <= 0 || got != want {
+						t.Errorf("listed as %+v, not %+v", got, want)
+					}
+					for _, ref := range []string{got.ID, got.ID[:15], got.Name} {
+						if shown, err := d.Snapshot(t.Context(), ref); ref != "" && (err != nil || shown != got) {
+							t.Errorf("%q shown as %+v, %v", ref, shown, err)
+						}
+					}
+				}
+				if file != "meta.json" {
+					if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); fault.KindOf(err) != fault.Exists {
+						t.Errorf("another one of its name: %v", err)
+					}
+				}
+				if _, err := d.Snapshot(t.Context(), ""); fault.KindOf(err) != fault.NotFound {
+					t.Errorf("without a name: %v", err)
+				}
+				if rows, err := d.Usage(t.Context()); err != nil || !slices.ContainsFunc(rows, func(r model.UsageRow) bool {
+					return r.Kind == model.UsageSnapshot && r.Name == cmp.Or(want.Name, s.ID)
+				}) {
+					t.Errorf("in use: %+v, %v", rows, err)
+				}
+				if _, err := d.DeleteSnapshot(t.Context(), cmp.Or(want.Name, s.ID)); err != nil {
 					t.Error(err)
 				}
 				if list, err := d.Snapshots(t.Context()); err != nil || len(list) != 1 || list[0].ID != good.ID || len(h.stored()) != 1 {

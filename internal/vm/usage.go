@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,7 +87,7 @@ func (m *Manager) snapshotUsage(ctx context.Context, u *usage) error {
 	known := map[string]bool{}
 	for _, s := range snaps {
 		known[s.ID] = true
-		if _, err := u.add(model.UsageSnapshot, s.Name, filepath.Join(m.Layout.Snapshots(), s.ID)); err != nil {
+		if _, err := u.add(model.UsageSnapshot, cmp.Or(s.Name, s.ID), filepath.Join(m.Layout.Snapshots(), s.ID)); err != nil {
 			return err
 		}
 	}
