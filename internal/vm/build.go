@@ -43,7 +43,7 @@ func (t *templates) build(ctx context.Context, j job) (err error) {
 			return err
 		}
 	}
-	return b.save(ctx, t.dir(j.key))
+	return b.save(ctx)
 }
 
 // machine brings up the machine that a template is made of: an image's from the universal template, if there is one that works. One with which it does
@@ -75,8 +75,7 @@ func (t *templates) machine(ctx context.Context, j job) (*build, error) {
 
 // bringUp makes a machine that goes on from the given origin. For an image's template, and for standby, it has an identity when it returns.
 func (t *templates) bringUp(ctx context.Context, j job, from *origin) (_ *build, err error) {
-	b := &build{m: t.m, j: j, v: model.VM{ID: model.NewID(), Spec: j.spec, State: model.Starting}}
-	b.v.Spec.Name, b.v.Spec.Env, b.v.Spec.Labels = "template", nil, nil
+	b := t.newBuild(j)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.takeAway(context.WithoutCancel(ctx)))
@@ -100,6 +99,12 @@ type build struct {
 	j    job
 	v    model.VM
 	live *live
+}
+
+func (t *templates) newBuild(j job) *build {
+	b := &build{m: t.m, j: j, v: model.VM{ID: model.NewID(), Spec: j.spec, State: model.Starting}}
+	b.v.Spec.Name, b.v.Spec.Env, b.v.Spec.Labels = "template", nil, nil
+	return b
 }
 
 // prepare makes the folders and the drives that the machine will know: copies of disks, or empty ones.
@@ -221,33 +226,47 @@ func try(ctx context.Context, agent Agent, limit time.Duration, argv ...string) 
 	}
 }
 
-// save saves the machine, which stands still from then on.
-func (b *build) save(ctx context.Context, dir string) error {
-	saver, err := b.m.saver(b.live)
-	if err != nil {
-		return err
-	}
+// save makes the machine a template. It stands still from then on.
+func (b *build) save(ctx context.Context) error {
 	if err := b.live.agent.Close(); err != nil { // so that the guest waits for a host when it goes on
 		return err
 	}
-	draft, err := snapshot.Create(dir)
+	draft, err := b.capture(ctx, true)
 	if err != nil {
 		return err
 	}
-	defer draft.Discard()
+	return b.commit(ctx, draft)
+}
+
+// capture saves the machine, and its disks if the template is to have any.
+func (b *build) capture(ctx context.Context, halt bool) (_ *snapshot.Draft, err error) {
+	saver, err := b.m.saver(b.live)
+	if err != nil {
+		return nil, err
+	}
+	draft, err := snapshot.Create(b.m.templates.dir(b.j.key))
+	if err != nil {
+		return nil, err
+	}
+	draft.SumDisks = true
 	req, err := saveInto(draft)
+	if err == nil {
+		req.Halt = halt
+		if !b.j.universal() {
+			req.Still = func(ctx context.Context) error { return cloneDisks(ctx, disksOf(b.m.Layout.VM(b.v.ID)), draft) }
+		}
+		err = save(ctx, saver, req)
+	}
 	if err != nil {
-		return err
+		return nil, errors.Join(err, draft.Discard())
 	}
-	req.Halt = true
-	if !b.j.universal() {
-		req.Still = func(ctx context.Context) error { return cloneDisks(ctx, disksOf(b.m.Layout.VM(b.v.ID)), draft) }
-	}
-	if err := save(ctx, saver, req); err != nil {
-		return err
-	}
-	_, err = draft.Commit(ctx, snapshot.Meta{Driver: b.m.Driver.Name(), Fingerprint: b.j.fingerprint, Generation: proto.Generation, Spec: b.v.Spec})
-	return err
+	return draft, nil
+}
+
+// commit makes what was captured a template.
+func (b *build) commit(ctx context.Context, draft *snapshot.Draft) error {
+	_, err := draft.Commit(ctx, snapshot.Meta{Driver: b.m.Driver.Name(), Fingerprint: b.j.fingerprint, Generation: proto.Generation, Spec: b.v.Spec})
+	return errors.Join(err, draft.Discard())
 }
 
 // takeAway ends the machine and removes all that was made for it but the template.

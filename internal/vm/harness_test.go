@@ -52,6 +52,7 @@ type host struct {
 	homes         bool           // VMs can have work disks
 	version       string         // of the driver
 	templates     TemplateConfig // of the daemons; off unless a test turns them on
+	keeps         bool           // machines that boot are kept as templates
 }
 
 func newHost(t *testing.T) *host {
@@ -295,6 +296,7 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	m.templates.keepsNone = !h.keeps
 	d := &daemon{m, life, s}
 	h.t.Cleanup(d.die)
 	return d
@@ -710,7 +712,7 @@ func (c homes) ContributeMachine(_ context.Context, req MachineRequest) error {
 	return nil
 }
 
-// startSteps are the steps of a start here, each with the hook that makes it fail.
+// startSteps are the steps of a start here. Each but "template", which does not fail, has a hook that makes it fail.
 var startSteps = []string{
-	"preflight", "run-dir", "initramfs", "origin", "system-disk", "prepare/one", "prepare/two", "vmm", "agent", "assume", "post-start/one", "post-start/two",
+	"preflight", "run-dir", "initramfs", "origin", "system-disk", "prepare/one", "prepare/two", "vmm", "agent", "template", "assume", "post-start/one", "post-start/two",
 }

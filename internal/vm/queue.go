@@ -111,6 +111,15 @@ func (t *templates) setBackLocked(name string) {
 	t.setbacks[name] = s
 }
 
+// isSetBack tells whether a job failed a short while ago.
+func (t *templates) isSetBack(j job) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.isSetBackLocked(j)
+}
+
+func (t *templates) isSetBackLocked(j job) bool { return time.Now().Before(t.setbacks[j.name()].until) }
+
 // succeeded notes that a job was done. That what was made works is another thing: see started.
 func (t *templates) succeeded(name string) {
 	t.mu.Lock()
@@ -125,7 +134,7 @@ func (t *templates) succeeded(name string) {
 func (t *templates) want(j job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if time.Now().Before(t.setbacks[j.name()].until) || t.building == j.key && !j.standby {
+	if t.isSetBackLocked(j) || t.building == j.key && !j.standby {
 		return
 	}
 	for _, other := range t.wanted {

@@ -147,6 +147,7 @@ const (
 	lookTimeout    = 10 * time.Second
 	prepareTimeout = time.Minute
 	vmmTimeout     = 30 * time.Second
+	keepTimeout    = 10 * time.Second
 	assumeTimeout  = 2 * time.Minute // an emulated guest may have an init to start, and a work disk to fill
 )
 
@@ -168,6 +169,7 @@ func (s *start) plan() []step.Step {
 	steps = append(steps,
 		step.Step{Name: "vmm", Do: s.startMachine, Undo: s.endMachine, Timeout: vmmTimeout},
 		step.Step{Name: "agent", Do: s.awaitAgent},
+		step.Step{Name: "template", Do: s.keep, Timeout: keepTimeout},
 		step.Step{Name: "assume", Do: s.assume, Timeout: assumeTimeout},
 	)
 	for _, c := range s.m.Capabilities {

@@ -53,6 +53,8 @@ type templates struct {
 	wake      chan struct{}
 	making    chan struct{} // holds one while a template is made
 
+	keepsNone bool // no machine that boots is kept; for tests of what is made in the background
+
 	ready map[string][]*standby // machines on standby, by their template's key
 }
 

@@ -1,0 +1,148 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// keeping is a host whose daemons keep machines that boot, and have no time for anything else.
+func keeping(t *testing.T) (*host, *daemon) {
+	t.Helper()
+	h := newHost(t)
+	h.templates.Off, h.keeps = false, true
+	d := h.daemon()
+	d.busy()
+	return h, d
+}
+
+// TestKeep has the second start go on from the machine of the first, which has its own way.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	h, d := keeping(t)
+	first := d.started(t, model.Create{Name: "a", Env: map[string]string{"SECRET": "1"}})
+	h.work(first, "work of a")
+	waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
+	if from(first) != "" || h.called("build do vmm") != 0 || h.running() != 1 {
+		t.Errorf("the first start: %+v; %d machines", first.Boot, h.running())
+	}
+	meta, err := os.ReadFile(filepath.Join(h.stored()[0], "meta.json"))
+	if err != nil || bytes.Contains(meta, []byte("SECRET")) {
+		t.Errorf("it is described as %s, %v", meta, err)
+	}
+	second := d.started(t, model.Create{Name: "b", Image: "other"})
+	if from(second) != model.FromUniversal {
+		t.Errorf("the second start: %+v", second.Boot)
+	}
+	if g := h.look(second); g.Name != "b" || g.Data != "" {
+		t.Errorf("its guest: %+v", g)
+	}
+	d.goesOn(t, first)
+}
+
+// TestKeepsNot has starts whose machines are not taken.
+func TestKeepsNot(t *testing.T) {
+	t.Parallel()
+	h, d := keeping(t)
+	h.templates.Off = true
+	d.die()
+	d = h.daemon()
+	v := d.started(t, model.Create{Name: "a"})
+	if _, err := d.Stop(t.Context(), v.ID, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	d.die()
+	h.templates.Off = false
+	d = h.daemon()
+	d.busy()
+	d.running(t, v.ID) // with a disk that has been written to
+	cold := d.create(t, model.Create{Name: "b"})
+	if _, err := d.Start(t.Context(), cold.ID, model.Start{Cold: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.stored(); h.called("save") != 0 || len(got) != 0 {
+		t.Errorf("%d were saved; stored are %v", h.called("save"), got)
+	}
+}
+
+// TestKeepFails has the machine not be kept: the start succeeds, and nothing is left.
+func TestKeepFails(t *testing.T) {
+	t.Parallel()
+	for _, hook := range []string{"save", "still"} {
+		h, d := keeping(t)
+		h.failing(hook, errBoom)
+		v := d.started(t, model.Create{Name: "a"})
+		h.work(v, "work of a")
+		d.goesOn(t, v)
+		if got := h.stored(); len(got) != 0 {
+			t.Errorf("%s: stored are %v", hook, got)
+		}
+		h.failing(hook, nil)
+		d.started(t, model.Create{Name: "b"})
+		waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
+	}
+}
+
+// TestKeepOnAFullDisk does without.
+func TestKeepOnAFullDisk(t *testing.T) {
+	h, d := keeping(t)
+	fill, _ := h.small(h.layout.Cache, 8*model.MiB)
+	fill(0)
+	v := d.started(t, model.Create{Name: "a"})
+	h.work(v, "work of a")
+	d.goesOn(t, v)
+	h.closesAll(t)
+	if got := h.stored(); len(got) != 0 {
+		t.Errorf("stored are %v", got)
+	}
+}
+
+// TestKilledWhileKeeping leaves nothing half made.
+func TestKilledWhileKeeping(t *testing.T) {
+	t.Parallel()
+	for _, hook := range []string{"save", "still"} {
+		h, d := keeping(t)
+		v, dead := d.create(t, model.Create{Name: "a"}), d
+		d = d.killedIn(hook, func(ctx context.Context) { dead.Start(ctx, v.ID, model.Start{}, nil) })
+		if got, _ := d.Get(v.ID); got.State != model.Failed || h.running() != 0 {
+			t.Errorf("%s: it is %s; %d machines", hook, got.State, h.running())
+		}
+		if got := h.stored(); len(got) != 0 {
+			t.Errorf("%s: stored are %v", hook, got)
+		}
+		d.busy()
+		d.running(t, v.ID)
+	}
+}
+
+// TestEndsWhileKeeping has the machine end while it is kept, and then the daemon: no file stays open.
+func TestEndsWhileKeeping(t *testing.T) {
+	t.Parallel()
+	h, d := keeping(t)
+	v := d.create(t, model.Create{Name: "a"})
+	release := h.hanging("still")
+	errs := make(chan error, 1)
+	go func() { _, err := d.Start(t.Context(), v.ID, model.Start{}, nil); errs <- err }()
+	waitFor(t, func() bool { return h.called("still") > 0 })
+	h.end(v, vmm.ExitCrashed)
+	release()
+	select {
+	case err := <-errs:
+		if err == nil {
+			t.Error("it has started")
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("it does not end")
+	}
+	d.die()
+	if open := h.open(); slices.ContainsFunc(open, func(path string) bool { return path != h.file }) {
+		t.Errorf("open are %v", open)
+	}
+}
