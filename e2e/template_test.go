@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,6 +68,13 @@ func TestTemplates(t *testing.T) {
 		{"device", func(p string) error { return os.WriteFile(p, []byte("nothing that QEMU knows"), 0o600) }},
 		{"meta.json", func(p string) error { return os.WriteFile(p, []byte("{}"), 0o600) }},
 		{"system.ext4", os.Remove},
+		{"work.ext4", func(p string) error { // zeros, as many as before
+			info, err := os.Stat(p)
+			if err != nil {
+				return err
+			}
+			return errors.Join(os.Truncate(p, 0), os.Truncate(p, info.Size()))
+		}},
 	} {
 		t.Run("damaged "+damage.name, func(t *testing.T) {
 			for _, tpl := range list {

@@ -27,6 +27,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,8 +43,8 @@ type Snapshot struct {
 }
 
 // Open reads the description of the snapshot at dir and checks whatever is cheap: its own sum, that all files are there, are the caller's alone
-// and have their sizes, the state of the devices, and by its time of change that the memory is as it was. If that time is another (the
-// folder was copied, say), the memory is read in full, and the time is put right when its sum is.
+// and have their sizes, the state of the devices, and by their times that the memory and the disks are as they were. A file with other times (the folder
+// was copied, say) is read in full, and the times are put right when its sum is.
 //
 // It fails with fault.NotFound when nothing is at dir, and with fault.Invalid and the reason when it is damaged, foreign, or of a newer format.
 func Open(ctx context.Context, dir string) (*Snapshot, error) {
@@ -65,12 +66,47 @@ func open(ctx context.Context, dir string) (*Snapshot, error) {
 		return nil, err
 	}
 	s := &Snapshot{dir: dir, meta: meta}
+	sealed, err := d.sealed()
+	if err != nil {
+		return nil, err
+	}
+	stale := false
 	for _, f := range meta.files() {
-		if err := d.check(ctx, f); err != nil {
+		reread, err := d.check(ctx, f, sealed)
+		if err != nil {
 			return nil, err
 		}
+		stale = stale || reread
+	}
+	if stale {
+		return s, d.seal()
 	}
 	return s, nil
+}
+
+// sealed is when the files were last known to be right: nobody has changed a file since whose inode says so, and an inode's change time (inode(7)) cannot be
+// set. It is that of the description, which is written last.
+func (d folder) sealed() (time.Time, error) {
+	f, info, err := d.open(metaFile, unix.O_RDONLY)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return changed(info), f.Close()
+}
+
+// seal says that the files are right now.
+func (d folder) seal() error {
+	if err := unix.UtimesNanoAt(int(d.Fd()), metaFile, nil, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &fs.PathError{Op: "setting the time of", Path: filepath.Join(d.Name(), metaFile), Err: err}
+	}
+	return nil
+}
+
+func changed(info fs.FileInfo) time.Time { return time.Unix(info.Sys().(*syscall.Stat_t).Ctim.Unix()) }
+
+// untouched tells whether a file is the one that was kept, as far as its times tell.
+func untouched(f file, info fs.FileInfo, sealed time.Time) bool {
+	return info.ModTime().UnixNano() == f.Modified && !changed(info).After(sealed)
 }
 
 // ReadMeta reads the description of the snapshot at dir, as Open does, and looks at nothing else: the snapshot may be damaged.
@@ -99,23 +135,25 @@ func (d folder) readMeta() (Meta, error) {
 	return decodeMeta(data)
 }
 
-// check looks at one file as Open does.
-func (d folder) check(ctx context.Context, f file) error {
+// check looks at one file as Open does, and tells whether it was read although it should not have been necessary.
+func (d folder) check(ctx context.Context, f file, sealed time.Time) (reread bool, err error) {
 	open, info, err := d.openSized(f, unix.O_RDONLY)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer open.Close()
 	switch {
 	case f.name == deviceFile:
-		return verify(ctx, f, open)
-	case f.name == memoryFile && info.ModTime().UnixNano() != f.Modified:
-		if err := verify(ctx, f, open); err != nil {
-			return err
-		}
-		return d.restoreTime(f, open, info.ModTime())
+		return false, verify(ctx, f, open)
+	case untouched(f, info, sealed):
+		return false, nil
+	case f.Sum == "":
+		return false, damaged("somebody wrote to %s", open.Name())
 	}
-	return nil
+	if err := verify(ctx, f, open); err != nil {
+		return false, err
+	}
+	return true, d.restoreTime(f, open, info)
 }
 
 // openSized opens a file that must have its size.
@@ -132,12 +170,12 @@ func (d folder) openSized(f file, flags int) (*os.File, fs.FileInfo, error) {
 }
 
 // restoreTime gives a file that was found to be right the time that says so, unless it was written while it was read.
-func (d folder) restoreTime(f file, open *os.File, seen time.Time) error {
+func (d folder) restoreTime(f file, open *os.File, seen fs.FileInfo) error {
 	info, err := open.Stat()
 	if err != nil {
 		return err
 	}
-	if !info.ModTime().Equal(seen) {
+	if !info.ModTime().Equal(seen.ModTime()) || !changed(info).Equal(changed(seen)) {
 		return damaged("%s is being written", open.Name())
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(f.Modified)}
@@ -201,11 +239,15 @@ func (s *Snapshot) openChecked(f file, flags int) (*os.File, error) {
 		return nil, err
 	}
 	defer d.Close()
+	sealed, err := d.sealed()
+	if err != nil {
+		return nil, err
+	}
 	open, info, err := d.openSized(f, flags)
 	if err != nil {
 		return nil, err
 	}
-	if f.name == memoryFile && info.ModTime().UnixNano() != f.Modified {
+	if f.name == memoryFile && !untouched(f, info, sealed) {
 		open.Close()
 		return nil, damaged("somebody wrote to %s", open.Name())
 	}
