@@ -237,7 +237,12 @@ func (m fakeManager) Rename(_ context.Context, ref, name string) (model.VM, erro
 }
 
 func (m fakeManager) Set(_ context.Context, ref string, change model.Change) (model.Changed, error) {
-	v, err := m.update(ref, func(*model.VM) error { return nil })
+	v, err := m.update(ref, func(v *model.VM) error {
+		if change.IdleSuspend != nil {
+			v.Spec.IdleSuspend = *change.IdleSuspend
+		}
+		return nil
+	})
 	out := model.Changed{VM: v}
 	if change.DiskSize != nil {
 		out.Applied = append(out.Applied, "disk_size")
@@ -264,7 +269,11 @@ func (m fakeManager) Stats(_ context.Context, ref string) (model.Stats, error) {
 func (m fakeManager) Agent(ref string) (vm.Agent, error) {
 	v, err := m.Get(ref)
 	if err == nil && v.State != model.Running {
-		err = fault.New(fault.WrongState, "%s is %s", v.Spec.Name, v.State).WithHint("Start it: banger vm start %s", v.Spec.Name)
+		hint := "Start it: banger vm start %s"
+		if v.State == model.Paused || v.State == model.Suspended {
+			hint = "Let it go on: banger vm resume %s"
+		}
+		err = fault.New(fault.WrongState, "%s is %s", v.Spec.Name, v.State).WithHint(hint, v.Spec.Name)
 	}
 	return fakeAgent{v.Spec}, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/cli/session"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -30,6 +31,8 @@ func newSSHCmd(a *app) *cobra.Command {
 		Use:   "ssh [SSH-OPTIONS] [USER@]NAME [SSH-OPTIONS] [COMMAND [ARG...]]",
 		Short: "Connect to a VM with OpenSSH",
 		Long: `Runs ssh with what it needs to reach the VM: through the daemon, with a key of banger's own, and with the VM's host key, which is checked strictly. Options, the command and the exit status are ssh's own: 255 when the connection failed or a signal ended the command.
+
+A VM that was suspended because nobody used it is woken first.
 
 For ssh, scp, rsync and editors without banger in front: see ` + "`banger ssh-config`.",
 		Example: `banger ssh web
@@ -110,10 +113,12 @@ func runSSH(ctx context.Context, call sshCall, a *app) error {
 	if err != nil {
 		return a.explainVM(ctx, client, call.name, err)
 	}
-	client.Close()
 	if vm.State != model.Running {
-		return fault.New(fault.WrongState, "%s is %s", vm.Spec.Name, vm.State).WithHint("banger vm start %s", vm.Spec.Name)
+		if err := wake(ctx, client, vm.Spec.Name); err != nil {
+			return err
+		}
 	}
+	client.Close()
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("finding banger's own program: %w", err)
@@ -129,6 +134,15 @@ func runSSH(ctx context.Context, call sshCall, a *app) error {
 		return fmt.Errorf("running %s: %w", program, err)
 	}
 	return nil
+}
+
+// wake has the daemon make a VM usable, or say why not. OpenSSH's ProxyCommand would do so too, but what it says ends in OpenSSH's own words and status.
+func wake(ctx context.Context, client *api.Client, name string) error {
+	conn, err := client.SSH(ctx, name)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // namesUser tells whether the user chose whom to log in as. OpenSSH takes the first word on it, which is why ours may not come before.

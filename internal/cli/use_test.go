@@ -7,9 +7,14 @@ import (
 	"banger/internal/vm"
 )
 
-// Use is Agent: nobody counts here.
+// Use is Agent, and wakes who is to be suspended when idle: nobody counts here.
 func (m fakeManager) Use(_ context.Context, ref string) (model.VM, vm.Agent, func(), error) {
-	v, err := m.Get(ref)
+	v, err := m.update(ref, func(v *model.VM) error {
+		if v.State == model.Suspended && v.Spec.IdleSuspend > 0 {
+			v.State = model.Running
+		}
+		return nil
+	})
 	if err != nil {
 		return v, nil, nil, err
 	}
