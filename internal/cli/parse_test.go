@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -160,4 +162,18 @@ func TestQuotes(t *testing.T) {
 	if got, want := command([]string{"sh", "-c", "a b", ""}), `sh -c "a b" ""`; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+}
+
+// TestDefaultsInHelp is about flags whose default is the daemon's: "(default )" tells nobody anything.
+func TestDefaultsInHelp(t *testing.T) {
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		if usages := cmd.LocalFlags().FlagUsages(); strings.Contains(usages, "(default )") {
+			t.Errorf("%s:\n%s", cmd.CommandPath(), usages)
+		}
+		for _, sub := range cmd.Commands() {
+			check(sub)
+		}
+	}
+	check(NewCommands())
 }
