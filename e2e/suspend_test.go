@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/testkit"
 )
@@ -160,6 +161,23 @@ func TestSnapshots(t *testing.T) {
 	})
 	t.Run("what a snapshot needs stays", func(t *testing.T) {
 		fails(t, h, []string{"image", "delete", testkit.Image}, "snapshot")
+	})
+	t.Run("export of a damaged one", func(t *testing.T) {
+		snap := decode[model.Snapshot](t, h, "snapshot", "show", "back")
+		memory, err := os.OpenFile(filepath.Join(h.Dir, "state/snapshots", snap.ID, "memory"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer memory.Close()
+		if _, err := memory.WriteAt([]byte("not what the guest had there"), int64(snap.Memory)/2); err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		r := fails(t, h, []string{"snapshot", "export", "back", "-o", filepath.Join(dir, "back.snap")}, "memory", "damaged")
+		equal(t, "exit status", r.Code, fault.Invalid.ExitCode())
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+			t.Errorf("left over: %v, %v", left, err)
+		}
 	})
 	ok(t, h, "snapshot", "delete", "live", "cold", "back")
 	h.CheckNoLeaks(t, before)

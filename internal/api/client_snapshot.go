@@ -59,7 +59,8 @@ func (c *Client) RestoreSnapshot(ctx context.Context, ref string, req model.Rest
 	return ask[model.Forked](ctx, c, query{method: http.MethodPost, target: target("snapshots", ref, "restore", values), in: req, report: report})
 }
 
-// ExportSnapshot returns a snapshot as one stream, which the caller closes. It is cut off when reading fails; whether it is whole, it says itself.
+// ExportSnapshot returns a snapshot as one stream, which the caller closes. When it cannot be whole, reading it ends
+// with the reason.
 func (c *Client) ExportSnapshot(ctx context.Context, ref string) (io.ReadCloser, error) {
 	return c.open(ctx, target("snapshots", ref, "export", nil))
 }

@@ -126,8 +126,8 @@ func (c *Client) VMLogs(ctx context.Context, ref string, opts VMLogs) (io.ReadCl
 	return c.open(ctx, target("vms", ref, "logs", values))
 }
 
-// GetFiles returns a file or folder of a VM as a tar stream, which the caller closes. The stream is cut off, so that it has no
-// end-of-archive mark, when reading in the guest fails.
+// GetFiles returns a file or folder of a VM as a tar stream, which the caller closes. When reading in the guest fails, the
+// stream has no end-of-archive mark, and reading it ends with the reason.
 func (c *Client) GetFiles(ctx context.Context, ref, path string) (io.ReadCloser, error) {
 	return c.open(ctx, target("vms", ref, "files", url.Values{"path": {path}}))
 }
@@ -137,17 +137,19 @@ func (c *Client) PutFiles(ctx context.Context, ref, path string, archive io.Read
 	return c.call(ctx, query{method: http.MethodPut, target: target("vms", ref, "files", url.Values{"path": {path}}), in: archive}, nil)
 }
 
-// open returns the body of an answer that is not JSON.
+// open returns the body of an answer that is not JSON. When the daemon ends it early, reading it ends with the reason.
 func (c *Client) open(ctx context.Context, path string) (io.ReadCloser, error) {
 	req, err := newRequest(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set("TE", "trailers")
+	req.Header.Set("Connection", "TE") // RFC 9110, section 10.1.4
 	resp, err := c.do(req)
 	if err != nil {
 		return nil, err
 	}
-	return resp.Body, nil
+	return whole{resp.Body, resp}, nil
 }
 
 func (c *Client) fetch(ctx context.Context, path string) ([]byte, error) {

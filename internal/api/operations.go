@@ -150,7 +150,7 @@ func snapshotOperations() []Operation {
 		{ID: "restoreSnapshot", Method: http.MethodPost, Path: one + "/restore", Permission: PermWrite, Kind: KindSteps,
 			Summary: "Make VMs that go on from a snapshot, or one VM into what it was", Query: SnapshotRestore{}, Request: model.Restore{}, Response: model.Forked{}},
 		{ID: "exportSnapshot", Method: http.MethodGet, Path: one + "/export", Permission: PermWrite, Kind: KindBytes,
-			Summary: "A snapshot as one compressed stream that says of itself whether it is whole"},
+			Summary: "A snapshot as one compressed stream that says of itself whether it is whole; what is found to be damaged on the way is a problem in the trailer Banger-Problem, or, without TE: trailers, cuts it off"},
 		{ID: "importSnapshot", Method: http.MethodPost, Path: "/v1/snapshots/import", Permission: PermWrite, Kind: KindUpload,
 			Summary: "Take an exported snapshot in", Query: SnapshotImport{}, Response: model.Snapshot{}},
 	}

@@ -74,7 +74,7 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 	return nil
 }
 
-// exported is an export as it comes from the daemon, which cuts it off when something is wrong.
+// exported is an export as it comes from the daemon, which ends it with the reason when something is wrong, or goes away.
 type exported struct {
 	ctx context.Context
 	r   io.Reader
@@ -87,6 +87,10 @@ func (e exported) Read(p []byte) (int, error) {
 		return n, err
 	case e.ctx.Err() != nil:
 		return n, context.Cause(e.ctx)
+	}
+	var told *api.Error
+	if errors.As(err, &told) {
+		return n, err
 	}
 	return n, fault.New(fault.Unavailable, "bangerd cut the export off: %w", err).WithHint("`banger daemon logs` says why.")
 }

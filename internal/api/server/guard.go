@@ -112,16 +112,31 @@ func (s *Server) recover(w *reply, r *http.Request) {
 	s.fail(w, r, fault.New(fault.Internal, "bangerd made a mistake: %v", p).WithHint("Please report it, with %s.", s.Layout.DaemonLog()))
 }
 
-// fail answers with a problem. When an answer was begun already, all that is left is to cut it off, so that nobody takes it for whole.
+// fail answers with a problem. When an answer was begun already, the problem is its trailer, if the client looks at trailers; else all that is left
+// is to cut it off, so that nobody takes it for whole.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if out, ok := w.(*reply); ok && out.begun {
 		s.Log.WarnContext(r.Context(), "cutting off an answer", "path", r.URL.Path, "error", err)
-		panic(http.ErrAbortHandler)
+		if !takesTrailers(w, r) {
+			panic(http.ErrAbortHandler)
+		}
+		w.Header().Set(http.TrailerPrefix+api.TrailerProblem, s.problem(err, vmRef(r)).Trailer())
+		return
 	}
 	p := s.problem(err, vmRef(r))
 	if err := writeJSON(w, p.Status, "application/problem+json", p); err != nil {
 		s.Log.DebugContext(r.Context(), "writing a problem", "error", err)
 	}
+}
+
+// takesTrailers tells whether an answer that was begun can end with a trailer: one of a length that was told has no place for it.
+func takesTrailers(w http.ResponseWriter, r *http.Request) bool {
+	for _, accepted := range strings.Split(strings.Join(r.Header.Values("TE"), ","), ",") {
+		if strings.EqualFold(strings.TrimSpace(accepted), "trailers") {
+			return r.ProtoAtLeast(1, 1) && w.Header().Get("Content-Length") == ""
+		}
+	}
+	return false
 }
 
 // problem describes err, with what the VM's record knows about it.

@@ -1,11 +1,14 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -222,12 +225,30 @@ func TestExport(t *testing.T) {
 		}
 		data, err := io.ReadAll(body)
 		body.Close()
-		if ok != (err == nil) || ok && len(data) != 1<<20 {
+		if ok != (err == nil) || len(data) != 1<<20 {
 			t.Errorf("%s: %d bytes, %v", ref, len(data), err)
+		}
+		if !ok && (fault.KindOf(err) != fault.Invalid || err.Error() != "the sum is wrong") {
+			t.Errorf("%s: the reason is %q, %s", ref, err, fault.KindOf(err))
 		}
 	}
 	if _, err := w.client.ExportSnapshot(deadline(t), "gone"); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("an export of nothing: %v", err)
+	}
+	// Who does not look at trailers must not take half for whole.
+	conn, err := net.Dial("unix", w.client.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /v1/snapshots/damaged/export HTTP/1.1\r\nHost: %s\r\n\r\n", api.Host)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if n, err := io.Copy(io.Discard, resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("without trailers: %d bytes, %v", n, err)
 	}
 }
 

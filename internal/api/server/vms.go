@@ -191,7 +191,7 @@ func guestPath(r *http.Request) (string, error) {
 	return p, nil
 }
 
-// getFiles streams files out of the guest. An error on the way cuts the answer off, so that nobody takes it for whole.
+// getFiles streams files out of the guest. An error on the way ends the answer: see fail.
 func (s *Server) getFiles(w http.ResponseWriter, r *http.Request) error {
 	p, err := guestPath(r)
 	if err != nil {
