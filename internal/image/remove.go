@@ -14,7 +14,7 @@ import (
 	"banger/internal/model"
 )
 
-// InUse tells the names of the VMs that need an image, by its id.
+// InUse tells by an image's id who needs it: names of VMs, and "snapshot NAME".
 type InUse func(id string) []string
 
 // Removal is what Delete and Prune took away.
@@ -45,7 +45,7 @@ func (s *Store) Delete(ref string, inUse InUse) (Removal, error) {
 	}
 	if users := inUse(img.ID); len(users) > 0 {
 		return Removal{}, fault.New(fault.WrongState, "image %s is used by %s", ref, strings.Join(users, ", ")).
-			WithHint("Delete the VMs that use it first.")
+			WithHint("Delete what uses it first.")
 	}
 	var removal Removal
 	return removal, s.removeLocked(img, &removal)

@@ -33,7 +33,7 @@ func (s *Store) Delete(ctx context.Context, ref string, inUse func(id string) []
 	}
 	if users := inUse(k.ID); len(users) > 0 {
 		return fault.New(fault.WrongState, "kernel %s is in use by %s", ref, strings.Join(users, ", ")).
-			WithHint("Delete them first, or give them another kernel.")
+			WithHint("Delete what uses it first.")
 	}
 	return s.remove(k)
 }

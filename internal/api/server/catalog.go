@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"path/filepath"
+	"strings"
 
 	"banger/internal/api"
 	"banger/internal/fault"
@@ -36,7 +37,9 @@ func (s *Server) imageHandlers() map[string]handler {
 		}),
 		"deleteImage": answer(func(r *http.Request) (any, error) {
 			return nil, s.Manager.References(func(images, _ map[string][]string) error {
-				return s.Images.Delete(r.Context(), r.PathValue("ref"), by(images))
+				return unused(images, func(inUse func(id string) []string) error {
+					return s.Images.Delete(r.Context(), r.PathValue("ref"), inUse)
+				})
 			})
 		}),
 		"pruneImages": answer(func(r *http.Request) (any, error) {
@@ -79,7 +82,9 @@ func (s *Server) kernelHandlers() map[string]handler {
 		}),
 		"deleteKernel": answer(func(r *http.Request) (any, error) {
 			return nil, s.Manager.References(func(_, kernels map[string][]string) error {
-				return s.Kernels.Delete(r.Context(), r.PathValue("ref"), by(kernels))
+				return unused(kernels, func(inUse func(id string) []string) error {
+					return s.Kernels.Delete(r.Context(), r.PathValue("ref"), inUse)
+				})
 			})
 		}),
 		"pruneKernels": answer(func(r *http.Request) (any, error) {
@@ -96,6 +101,34 @@ func (s *Server) kernelHandlers() map[string]handler {
 // by looks up who uses what has an id.
 func by(users map[string][]string) func(id string) []string {
 	return func(id string) []string { return users[id] }
+}
+
+// unused deletes what has an id. If that is refused because it is used, the hint says how to delete what uses it.
+func unused(users map[string][]string, remove func(inUse func(id string) []string) error) error {
+	var found []string
+	err := remove(func(id string) []string {
+		found = users[id]
+		return found
+	})
+	if err == nil || len(found) == 0 {
+		return err
+	}
+	var vms, snapshots []string
+	for _, user := range found {
+		if name, ok := strings.CutPrefix(user, "snapshot "); ok { // no VM's name has a space
+			snapshots = append(snapshots, name)
+		} else {
+			vms = append(vms, user)
+		}
+	}
+	var first []string
+	if len(vms) > 0 {
+		first = append(first, "banger vm delete "+strings.Join(vms, " "))
+	}
+	if len(snapshots) > 0 {
+		first = append(first, "banger snapshot delete "+strings.Join(snapshots, " "))
+	}
+	return fault.New(fault.KindOf(err), "%w", err).WithHint("Delete what uses it first: %s", strings.Join(first, "; "))
 }
 
 func required(field, value string) error {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -195,7 +196,7 @@ func (m *manager) Agent(ref string) (vm.Agent, error) {
 }
 
 func (m *manager) References(f func(images, kernels map[string][]string) error) error {
-	return f(map[string][]string{"img": {"box"}}, map[string][]string{"used": {"box"}})
+	return f(map[string][]string{"img": {"box"}, "kept": {"snapshot ims"}, "both": {"box", "web", "snapshot ims"}}, map[string][]string{"used": {"box"}})
 }
 
 // agent is a guest's agent whose streams are served by serve.
@@ -264,8 +265,14 @@ func (images) Get(ref string) (model.Image, error) {
 	return model.Image{ID: ref, Config: model.ImageConfig{Entrypoint: []string{"/entry"}, Cmd: []string{"default"}}}, nil
 }
 
-func (images) List() ([]model.Image, error)                                { return nil, nil }
-func (images) Delete(context.Context, string, func(string) []string) error { return nil }
+func (images) List() ([]model.Image, error) { return nil, nil }
+
+func (images) Delete(_ context.Context, ref string, inUse func(string) []string) error {
+	if users := inUse(ref); len(users) > 0 {
+		return fault.New(fault.WrongState, "image %s is used by %s", ref, strings.Join(users, ", ")).WithHint("Delete what uses it first.")
+	}
+	return nil
+}
 
 type kernels struct{ Kernels }
 

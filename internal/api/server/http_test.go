@@ -66,6 +66,25 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// TestDeleteUsed is about images that something needs: the hint says how to delete that.
+func TestDeleteUsed(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	for ref, hint := range map[string]string{
+		"img":  "banger vm delete box",
+		"kept": "banger snapshot delete ims",
+		"both": "banger vm delete box web; banger snapshot delete ims",
+	} {
+		err := w.client.DeleteImage(deadline(t), ref)
+		if fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "is used by ") || fault.HintOf(err) != "Delete what uses it first: "+hint {
+			t.Errorf("%s: %v, hint %q", ref, err, fault.HintOf(err))
+		}
+	}
+	if err := w.client.DeleteImage(deadline(t), "free"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestReads(t *testing.T) {
 	t.Parallel()
 	w := serve(t)

@@ -50,8 +50,8 @@ type Manager interface {
 	Templates
 }
 
-// Images is what the API asks of the images. inUse tells by an image's id the names of the VMs that need it; what is needed is not
-// removed (fault.WrongState).
+// Images is what the API asks of the images. inUse tells by an image's id who needs it, VMs by their names and snapshots as "snapshot
+// NAME"; what is needed is not removed (fault.WrongState).
 type Images interface {
 	List() ([]model.Image, error)
 	Get(ref string) (model.Image, error)
