@@ -71,6 +71,10 @@ func vmPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]str
 	if up := uptime(vm, now); up != "" {
 		state += ", up " + up
 	}
+	origin := "" // of the machine there is: one at rest may have got other disks since its last start
+	if vm.State.Live() || vm.State == model.Suspended {
+		origin = rel.origin(vm.Boot)
+	}
 	pairs := [][2]string{
 		{"name", style.Bold(ui.Clean(s.Name))},
 		{"id", vm.ID},
@@ -91,7 +95,7 @@ func vmPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]str
 		{"created", moment(&vm.Created, now)},
 		{"started", moment(vm.Started, now)},
 		{"stopped", moment(vm.Stopped, now)},
-		{"origin", rel.origin(vm.Boot)},
+		{"origin", origin},
 		{"parent", rel.parent(vm.Parent)},
 		{"snapshots", rel.taken(vm)},
 	}
