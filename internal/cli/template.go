@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
 	"banger/internal/cli/ui"
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -83,7 +85,7 @@ func newTemplateShowCmd(a *app) *cobra.Command {
 			t, err := client.Template(ctx, args[0])
 			switch {
 			case err != nil:
-				return err
+				return explainTemplate(ctx, client, args[0], err)
 			case asJSON:
 				return ui.JSON(a.Out, t)
 			}
@@ -93,6 +95,30 @@ func newTemplateShowCmd(a *app) *cobra.Command {
 	addJSON(cmd, &asJSON)
 	cmd.ValidArgsFunction = firstArg(a.completeTemplates)
 	return cmd
+}
+
+// explainTemplate adds the keys to the error of a ref that the list shows as an image, but that names no template: "any", or an image of several.
+func explainTemplate(ctx context.Context, client *api.Client, ref string, err error) error {
+	kind := fault.KindOf(err)
+	if kind != fault.NotFound && kind != fault.Invalid {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // as in explainVM
+	defer cancel()
+	templates, listErr := client.Templates(ctx)
+	if listErr != nil {
+		return err
+	}
+	var keys []string
+	for _, t := range templates {
+		if templateImage(t) == ref || t.Image == ref {
+			keys = append(keys, shortHash(t.Key))
+		}
+	}
+	if len(keys) == 0 {
+		return err
+	}
+	return fault.New(kind, "%w", err).WithHint("Give the key: %s", strings.Join(keys, " or "))
 }
 
 func templatePairs(t model.Template, style ui.Style, now time.Time) [][2]string {
@@ -193,7 +219,7 @@ func newTemplateDeleteCmd(a *app) *cobra.Command {
 		RunE: interruptible(func(ctx context.Context, args []string) error {
 			return a.eachNamed(ctx, args, func(client *api.Client, key string) error {
 				_, err := client.DeleteTemplate(ctx, key)
-				return err
+				return explainTemplate(ctx, client, key, err)
 			})
 		}),
 	}
