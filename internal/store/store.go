@@ -20,13 +20,15 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
 
 // Store is an open database. It is safe for concurrent use.
 type Store struct {
-	db *sql.DB
+	dir string
+	db  *sql.DB
 }
 
 // migrations bring a database from the version that is its index to the next one. Append only: a landed migration never changes.
@@ -55,7 +57,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	db.SetMaxOpenConns(1) // one writer is all that SQLite has; reads are few, and kept in memory by the manager
-	s := &Store{db: db}
+	s := &Store{db: db, dir: filepath.Dir(path)}
 	if err := s.migrate(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), db.Close())
 	}
@@ -112,15 +114,19 @@ func (s *Store) PutVM(ctx context.Context, v model.VM) error {
 		return fault.New(fault.Exists, "a VM named %q exists already", v.Spec.Name)
 	}
 	if err != nil {
-		return fmt.Errorf("storing the record of VM %s: %w", v.ID, noSpace(err))
+		return fmt.Errorf("storing the record of VM %s: %w", v.ID, s.noSpace(err))
 	}
 	return nil
 }
 
-// noSpace gives an error of a full disk its kind and a hint. Any other stays as it is.
-func noSpace(err error) error {
+// noSpace gives an error of a full disk its kind and a hint. Any other stays as it is. SQLite itself speaks of a failed write where it cannot make the file
+// larger that its readers share.
+func (s *Store) noSpace(err error) error {
 	var failed *sqlite.Error
-	if errors.As(err, &failed) && failed.Code() == sqlite3.SQLITE_FULL {
+	if !errors.As(err, &failed) {
+		return err
+	}
+	if code := failed.Code() & 0xff; code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR && disk.IsFull(s.dir) {
 		return fault.New(fault.Unavailable, "no space left: %w", err).
 			WithHint("Free some space where BANGER_HOME is: `banger vm delete` and `banger image prune` do.")
 	}
@@ -159,7 +165,7 @@ func (s *Store) VMs(ctx context.Context) ([]model.VM, error) {
 // DeleteVM removes a record; one that is gone already is success.
 func (s *Store) DeleteVM(ctx context.Context, id string) error {
 	if _, err := s.db.ExecContext(ctx, "DELETE FROM vms WHERE id = ?", id); err != nil {
-		return fmt.Errorf("deleting the record of VM %s: %w", id, noSpace(err))
+		return fmt.Errorf("deleting the record of VM %s: %w", id, s.noSpace(err))
 	}
 	return nil
 }

@@ -4,14 +4,20 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/testkit"
 )
 
 func open(t *testing.T, path string) *Store {
@@ -124,5 +130,33 @@ func TestFullDisk(t *testing.T) {
 	v.Spec.Env = map[string]string{"LONG": strings.Repeat("x", 1<<16)}
 	if err := s.PutVM(ctx, v); fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" {
 		t.Errorf("got %v (%s)", err, fault.KindOf(err))
+	}
+}
+
+// TestFullFileSystem fills the file system of the database: whatever SQLite says of it, the error says that there is no room.
+func TestFullFileSystem(t *testing.T) {
+	for _, left := range []int64{0, 4096, 64 << 10} {
+		dir := t.TempDir()
+		err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m")
+		testkit.Require(t, "root", err == nil, fmt.Sprintf("mounting a tmpfs: %v", err))
+		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+		s := open(t, filepath.Join(dir, "banger.db"))
+		var st unix.Statfs_t
+		f, err := os.Create(filepath.Join(dir, "filler"))
+		if err == nil {
+			err = errors.Join(unix.Statfs(dir, &st))
+		}
+		if err == nil {
+			err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-left), f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; err == nil && i < 1000; i++ {
+			err = s.PutVM(t.Context(), record(strconv.Itoa(i), "vm-"+strconv.Itoa(i)))
+		}
+		if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !strings.Contains(err.Error(), "no space left") {
+			t.Errorf("with %d bytes left: %v, hint %q", left, err, fault.HintOf(err))
+		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -59,7 +58,7 @@ func saveInto(draft *snapshot.Draft) (vmm.SaveRequest, error) {
 // save is saver.Save, whose errors say what to do about a full disk.
 func save(ctx context.Context, saver vmm.Saver, req vmm.SaveRequest) error {
 	_, err := saver.Save(ctx, req)
-	return disk.NoSpace(err, filepath.Dir(req.Device))
+	return disk.Suspect(err, req.Device)
 }
 
 // metaOf describes a VM's machine for a snapshot of it. at is the moment that the snapshot keeps.
