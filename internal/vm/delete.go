@@ -18,7 +18,7 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 	if err != nil {
 		return err
 	}
-	if v := e.record(); !force && (v.State == model.Running || v.State == model.Starting || v.State == model.Paused) {
+	if v := e.record(); !force && (v.State == model.Starting || hasMemory(v)) {
 		return stillRuns(v)
 	}
 	ctx, release, err := e.lock.takeOver(ctx, "delete", func(operation string) bool {
@@ -35,7 +35,7 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 		// On a full disk it cannot be recorded that the VM has come to rest either; what is left of its run goes with the rest of it.
 		m.logger(e.record()).WarnContext(ctx, "deleting a VM that could not be settled", "error", err)
 	}
-	if v := e.record(); !force && (v.State == model.Running || v.State == model.Paused) {
+	if v := e.record(); !force && hasMemory(v) {
 		return stillRuns(v) // started while we waited
 	}
 	end := report.Track("delete", e.record().Spec.Name)
@@ -45,9 +45,17 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 	return err
 }
 
+// hasMemory tells whether something would be lost with a VM's memory.
+func hasMemory(v model.VM) bool {
+	return v.State == model.Running || v.State == model.Paused || v.State == model.Suspended
+}
+
 func stillRuns(v model.VM) error {
-	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State).
-		WithHint("stop it first, or delete it with --force")
+	f := fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+	if v.State == model.Suspended {
+		return f.WithHint("`banger resume %s` lets it go on; with --force it is deleted, and its memory with it", v.Spec.Name)
+	}
+	return f.WithHint("stop it first, or delete it with --force")
 }
 
 func (m *Manager) delete(ctx context.Context, e *entry) error {

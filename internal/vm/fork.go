@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,10 @@ func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report s
 	}
 	names, err := childNames(parent, req)
 	if err != nil {
+		return model.Forked{}, err
+	}
+	m.removeUnwanted(ctx)                    // one may have a name that is asked for
+	if err := m.anyFree(names); err != nil { // before the parent has to stand still for it
 		return model.Forked{}, err
 	}
 	c, err := m.captureFork(ctx, ref, report)
@@ -67,6 +72,22 @@ func childNames(parent model.VM, req model.Fork) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// anyFree fails if all names are taken.
+func (m *Manager) anyFree(names []string) error {
+	var first error
+	for _, name := range names {
+		var err error
+		if name != "" {
+			err = m.checkNameFree(name)
+		}
+		if err == nil {
+			return nil
+		}
+		first = cmp.Or(first, err)
+	}
+	return first
 }
 
 // captureFork saves the parent, which other operations wait for no longer than that.
@@ -161,6 +182,9 @@ func (m *Manager) makeChild(ctx context.Context, c *capture, name string, req mo
 func (m *Manager) adoptSpec(ctx context.Context, spec model.Spec, name string, c *capture) (*entry, context.Context, func(), error) {
 	parent := c.parent
 	v := model.VM{ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC(), Parent: &parent, DiskImage: spec.ImageID}
+	if c.memory != nil {
+		v.Runtime = &model.Runtime{Driver: m.Driver.Name(), Fork: true}
+	}
 	e, opCtx, release, err := m.reserveWithParts(ctx, v, name)
 	if err != nil {
 		return nil, nil, nil, err

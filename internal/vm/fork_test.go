@@ -69,6 +69,31 @@ func (h *host) without(paths []string, v model.VM) []string {
 	})
 }
 
+// TestForkToTakenNames does not even halt the parent when no child could have its name.
+func TestForkToTakenNames(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	d.create(t, model.Create{Name: "x"})
+	d.create(t, model.Create{Name: "x-1"})
+	if _, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil); fault.KindOf(err) != fault.Exists || h.called("freeze") != 0 {
+		t.Errorf("%v; the parent was halted %d times", err, h.called("freeze"))
+	}
+	forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x", Count: 2}, nil)
+	if err != nil || forked.Children[0].Kind != string(fault.Exists) || forked.Children[1].VM == nil {
+		t.Errorf("%+v, %v", forked, err)
+	}
+	if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); err != nil {
+		t.Fatal(err)
+	}
+	halts := h.called("freeze")
+	if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); fault.KindOf(err) != fault.Exists || h.called("freeze") != halts {
+		t.Errorf("a second snapshot of the name: %v; halted %d times, then %d", err, halts, h.called("freeze"))
+	}
+	d.goesOn(t, v)
+}
+
 // TestForkWhileWriting forks a VM that writes to its disk after that was copied for the first time, or does not.
 func TestForkWhileWriting(t *testing.T) {
 	t.Parallel()
@@ -664,21 +689,8 @@ func TestKilledWhileForking(t *testing.T) {
 			d = d.killedIn(hook, func(ctx context.Context) { dead.Fork(ctx, "a", model.Fork{Name: "x"}, nil) })
 			d.goesOn(t, v)
 			after := h.files()
-			if child, err := d.Get("x"); err == nil {
-				if child.State == model.Running {
-					t.Fatal("it runs") // nobody was told of it yet: the record comes first
-				}
-				if _, err := os.Stat(h.layout.VM(child.ID).Run); err == nil {
-					t.Error("its run folder is still there")
-				}
-				after = h.without(after, child)
-				d.running(t, "x")
-				if h.onDisk(child) != "work of a" {
-					t.Errorf("the child has %q on its disk", h.onDisk(child))
-				}
-				if err := d.Delete(t.Context(), "x", true, nil); err != nil {
-					t.Error(err)
-				}
+			if child, err := d.Get("x"); err == nil { // nobody was told of it, and its memory is gone
+				t.Errorf("there is a child: %+v", child)
 			}
 			if !slices.Equal(before, after) || h.running() != 1 {
 				t.Errorf("files before %v, after %v; %d machines", before, after, h.running())

@@ -56,7 +56,7 @@ func (m *Manager) recoverOne(ctx context.Context, e *entry) error {
 	}
 	v := e.record()
 	switch {
-	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting:
+	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting, unborn(v):
 		// Whoever asked for it is gone with the daemon that served them, or wanted it gone.
 		return m.discard(ctx, e)
 	case v.State == model.Pausing, m.isHeld(v):
@@ -79,6 +79,12 @@ func (m *Manager) recoverOne(ctx context.Context, e *entry) error {
 		m.removeIfAsked(ctx, e) // it stopped, and the daemon died before it could delete it
 	}
 	return nil
+}
+
+// unborn tells whether a VM was to begin with another's memory, which is gone, and did not get as far. On its disks alone it would be another VM than
+// was asked for.
+func unborn(v model.VM) bool {
+	return (v.State == model.Stopped || v.State == model.Starting) && v.Started == nil && v.Runtime != nil && v.Runtime.Fork
 }
 
 // recoverRestore completes a restore that was cut off, or takes away what is left of it when it did not get as far as the record.

@@ -41,6 +41,9 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 		return model.Snapshot{}, err
 	}
 	defer release()
+	if _, err := m.freeSnapshotName(ctx, name); err != nil { // before the VM has to stand still for it
+		return model.Snapshot{}, err
+	}
 	m.sync(ctx, e)
 	id := model.NewID()
 	end := report.Track("capture", e.record().Spec.Name)

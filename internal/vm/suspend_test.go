@@ -264,7 +264,7 @@ func TestStatesOfSuspension(t *testing.T) {
 		model.Suspended: {
 			"pause": {wrong, model.Suspended}, "suspend": {ok, model.Suspended}, "resume": {ok, model.Running}, "start": {ok, model.Running},
 			"stop": {ok, model.Stopped}, "restart": {ok, model.Running}, "kill": {ok, model.Stopped}, "signal 0": {wrong, model.Suspended}, "rename": {ok, model.Suspended},
-			"delete": {ok, ""}, "force": {ok, ""}, "prune": {ok, model.Suspended}, "stats": {ok, model.Suspended}, "set": {wrong, model.Suspended},
+			"delete": {wrong, model.Suspended}, "force": {ok, ""}, "prune": {ok, model.Suspended}, "stats": {ok, model.Suspended}, "set": {wrong, model.Suspended},
 			"snapshot": {ok, model.Suspended}, "fork": {ok, model.Suspended},
 		},
 		model.Stopped: {
