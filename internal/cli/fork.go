@@ -78,7 +78,7 @@ func newForkCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fork NAME",
 		Short: "Make VMs that go on from where a VM is",
-		Long: `The new VMs have the memory, the processes and the disks that the VM has at this moment, and names, addresses and keys of their own. The VM itself goes on after a short pause. It runs, or it is paused or suspended.
+		Long: `The new VMs have the memory, the processes and the disks that the VM has at this moment, and names, addresses and keys of their own. The VM itself goes on after a short pause, which is told on a terminal and with --json. It runs, or it is paused or suspended.
 
 Prints the new VMs' names. Each is made or fails by itself.`,
 		Example: `banger fork web

@@ -31,7 +31,7 @@ func (s *specFlags) add(a *app, cmd *cobra.Command) {
 	flags.StringVarP(&c.Workdir, "workdir", "w", "", "working `directory` of commands, instead of the image's")
 	flags.StringVarP(&c.User, "user", "u", "", "`user` of commands, instead of the image's: a name or uid, optionally with :group")
 	flags.StringArrayVar(&s.labels, "label", nil, "`KEY=VALUE` to find the VM by")
-	flags.DurationVar(&c.IdleSuspend, "idle-suspend", 0, "suspend the VM when nobody has used it for this `time`; using it wakes it; 0 for never")
+	flags.DurationVar(&c.IdleSuspend, "idle-suspend", 0, "suspend the VM when nobody has used it for this `time`, which is looked at every 5 seconds; using it wakes it; 0 for never")
 	for name, value := range map[string]string{"env": "EDITOR=vim", "label": "team=web", "idle-suspend": "10m"} {
 		setExample(flags, name, value)
 	}

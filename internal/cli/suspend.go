@@ -14,7 +14,7 @@ import (
 func newPauseCmd(a *app) *cobra.Command {
 	cmd := newHoldCmd(a, "pause", "Pausing", (*api.Client).PauseVM)
 	cmd.Short = "Halt VMs in memory"
-	cmd.Long = "A paused VM takes up its memory and no CPU. Its processes do not notice, but for the clock."
+	cmd.Long = "A paused VM takes up its memory and no CPU. Its processes do not notice, but for the clock, and commands under way and ssh sessions wait."
 	cmd.ValidArgsFunction = a.completeVMs(func(s model.State) bool { return s == model.Running })
 	return cmd
 }
@@ -30,7 +30,7 @@ func newResumeCmd(a *app) *cobra.Command {
 func newSuspendCmd(a *app) *cobra.Command {
 	cmd := newHoldCmd(a, "suspend", "Suspending", (*api.Client).SuspendVM)
 	cmd.Short = "Keep VMs' memory on disk and end their machines"
-	cmd.Long = "A suspended VM takes up neither memory nor CPU, and goes on where it was when it is resumed, also after a reboot of the host. `banger vm set --idle-suspend` has banger do it."
+	cmd.Long = "A suspended VM takes up neither memory nor CPU, and goes on where it was when it is resumed, also after a reboot of the host. Commands under way and ssh sessions are cut off. `banger vm set --idle-suspend` has banger do it."
 	cmd.SuggestFor = []string{"hibernate", "sleep"}
 	cmd.ValidArgsFunction = a.completeVMs(func(s model.State) bool { return s == model.Running || s == model.Paused })
 	return cmd
