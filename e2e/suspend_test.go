@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +51,30 @@ func TestSuspend(t *testing.T) {
 		equal(t, "memory", ok(t, h, "exec", "box", "--", "cat", "/dev/shm/memory"), "kept\n")
 		goesOn(t, h, "box")
 		checkClock(t, h, "box")
+	})
+	t.Run("a command under way", func(t *testing.T) {
+		begin := func() <-chan testkit.Result {
+			ok(t, h, "exec", "box", "--", "rm", "-f", "/root/begun", "/root/end")
+			done := make(chan testkit.Result, 1)
+			go func() {
+				done <- h.Banger(t, "exec", "box", "--", "sh", "-c", "touch /root/begun; until [ -e /root/end ]; do sleep 0.1; done; echo ended")
+			}()
+			testkit.WaitFor(t, time.Minute, "the command runs", func() bool { return h.Banger(t, "exec", "box", "--", "test", "-e", "/root/begun").Code == 0 })
+			return done
+		}
+		waits := begin()
+		ok(t, h, "pause", "box")
+		ok(t, h, "resume", "box")
+		ok(t, h, "exec", "box", "--", "touch", "/root/end")
+		if r := <-waits; r.Code != 0 || r.Stdout != "ended\n" {
+			t.Errorf("after a pause: %d, %q, %s", r.Code, r.Stdout, r.Stderr)
+		}
+		cut := begin()
+		ok(t, h, "suspend", "box")
+		if r := <-cut; r.Code == 0 || !strings.Contains(r.Stderr, "the connection ended before the command did") {
+			t.Errorf("after a suspension: %d, %q, %s", r.Code, r.Stdout, r.Stderr)
+		}
+		ok(t, h, "resume", "box")
 	})
 	t.Run("a paused one survives the daemon", func(t *testing.T) {
 		ok(t, h, "pause", "box")
