@@ -88,7 +88,7 @@ func TestFork(t *testing.T) {
 	})
 	t.Run("integrity under load", func(t *testing.T) {
 		for _, name := range []string{"try-2", "deeper"} {
-			ok(t, h, "exec", name, "--", "sh", "-c", "kill $(cat /root/load.pid); rm -f /root/repo/.git/*.lock; git -C /root/repo fsck --full --strict")
+			ok(t, h, "exec", name, "--", "sh", "-c", "kill $(cat /root/load.pid); while pgrep -x git; do sleep 0.1; done; rm -f /root/repo/.git/*.lock; git -C /root/repo fsck --full --strict")
 			was := ok(t, h, "exec", name, "--", "bank", "check", "/root/bank.db")
 			testkit.WaitFor(t, time.Minute, "the bank in the child goes on", func() bool { return ok(t, h, "exec", name, "--", "bank", "check", "/root/bank.db") != was })
 			ok(t, h, "vm", "stop", name)

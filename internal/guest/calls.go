@@ -59,9 +59,9 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 	if !reply.Handover {
 		return reply, nil
 	}
-	for {
+	for patience := firstPatience; ; patience *= 2 {
 		c.reset()
-		h, err := c.Hello(ctx)
+		h, err := c.helloWithin(ctx, patience)
 		switch {
 		case err == nil && h.Assumed && h.Init:
 			reply.Marks = h.Marks
@@ -75,6 +75,16 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 			return proto.Assumed{}, fault.New(fault.Unavailable, "waiting for the agent beside the image's init: %w", err)
 		}
 	}
+}
+
+// firstPatience is how long the agent beside the init may take to answer, the first time. Process 1 may have taken the session up last, and have become
+// the init before it could end it: then nobody ever answers.
+const firstPatience = time.Second
+
+func (c *Client) helloWithin(ctx context.Context, patience time.Duration) (proto.Hello, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return c.Hello(ctx)
 }
 
 // Sync returns when what the guest has written before is on its drives.

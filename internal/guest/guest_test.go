@@ -246,6 +246,10 @@ func TestHandover(t *testing.T) {
 			return
 		}
 		n := hellos.Add(1)
+		if n == 1 { // process 1 has taken the session up, and becomes the init
+			<-r.Context().Done()
+			return
+		}
 		answer(200, proto.Hello{Generation: 1, Assumed: true, Init: n > 2, Marks: []proto.Mark{{Name: "beside"}}})(w, r)
 	})
 	got, err := c.Assume(deadline(t, 20*time.Second), proto.Assume{})

@@ -17,10 +17,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
-	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -126,11 +126,17 @@ func (s *Store) noSpace(err error) error {
 	if !errors.As(err, &failed) {
 		return err
 	}
-	if code := failed.Code() & 0xff; code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR && disk.IsFull(s.dir) {
+	if code := failed.Code() & 0xff; code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR && isFull(s.dir) {
 		return fault.New(fault.Unavailable, "no space left: %w", err).
 			WithHint("Free some space where BANGER_HOME is: `banger vm delete` and `banger image prune` do.")
 	}
 	return err
+}
+
+// isFull tells whether a file system has no room for another page or two.
+func isFull(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && int64(st.Bavail)*st.Bsize < 1<<20
 }
 
 // VMs returns all records, oldest first. One unreadable record fails the call: whoever would remove what no record names must
