@@ -192,7 +192,7 @@ func TestUniversalFork(t *testing.T) {
 
 // TestForkOfSystemd saves a machine whose init is systemd, in which the agent runs beside it, and makes another one of it.
 func TestForkOfSystemd(t *testing.T) {
-	p := requireParts(t)
+	p := requireParts(t).onOneCPU()
 	d := disks{image: systemdImage(t), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
 	parent := p.start(t, d)
 	parent.assume(func(doc *proto.Assume) {

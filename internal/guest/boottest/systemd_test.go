@@ -39,7 +39,7 @@ func systemdImage(t *testing.T) string {
 
 // TestSystemd boots an image to its init's default target, with the agent beside the init.
 func TestSystemd(t *testing.T) {
-	p := requireParts(t)
+	p := requireParts(t).onOneCPU()
 	d := disks{image: systemdImage(t), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
 	m := p.start(t, d)
 	got := m.assume(func(doc *proto.Assume) {
