@@ -87,7 +87,7 @@ type Runtime struct {
 	Accel    string   `json:"accel,omitempty"`    // "kvm" or "tcg"
 	Prepared []string `json:"prepared,omitempty"` // capabilities whose host side may exist, in the order of preparing
 	Spec     *Spec    `json:"spec,omitempty"`     // what the machine was started as: changes that wait for the next start are not in it
-	Fork     bool     `json:"fork,omitempty"`     // it goes on from another VM's memory, or a snapshot's
+	Fork     bool     `json:"fork,omitempty"`     // the VM begins with it, and with the memory of another VM or of a snapshot
 }
 
 // Network is what a running VM's network looks like from the host.

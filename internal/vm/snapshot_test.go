@@ -1076,3 +1076,23 @@ func TestSnapshotOnAFullDisk(t *testing.T) {
 		t.Errorf("it has %q", h.worked(got))
 	}
 }
+
+// TestKilledInAFirstStart restores a snapshot into a VM that has never run, and kills the daemon as it starts: the VM stays, as it is nobody's child.
+func TestKilledInAFirstStart(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	d.worker(t, model.Create{Name: "a"})
+	if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); err != nil {
+		t.Fatal(err)
+	}
+	v, dead := d.create(t, model.Create{Name: "b"}), d
+	d = d.killedIn("restore", func(ctx context.Context) { dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "b"}, nil) })
+	if _, err := d.Get(v.ID); err != nil {
+		t.Fatal(err)
+	}
+	d.running(t, "b")
+	if got := h.onDisk(v); got != "work of a" {
+		t.Errorf("it has %q on its disk", got)
+	}
+}

@@ -73,8 +73,7 @@ func (m *Manager) start(ctx context.Context, e *entry, from origin, report step.
 		} else {
 			v.Pending = nil
 		}
-		v.Runtime = &model.Runtime{Driver: m.Driver.Name(), Prepared: m.cleaners(), Spec: &spec}
-		v.Runtime.Fork = from.Kind == model.FromFork || from.Kind == model.FromSnapshot
+		v.Runtime = &model.Runtime{Driver: m.Driver.Name(), Prepared: m.cleaners(), Spec: &spec, Fork: v.Runtime != nil && v.Runtime.Fork}
 		v.LastError, v.Boot, v.Network = nil, nil, nil
 	}); err != nil {
 		from.close()
