@@ -71,7 +71,7 @@ func runMkfs(ctx context.Context, mkfs, path string) error {
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case IsFull(filepath.Dir(path)): // mkfs has no exit status of its own for it
+	case isFull(filepath.Dir(path)): // mkfs has no exit status of its own for it
 		return fmt.Errorf("%s: %w", quote(out), unix.ENOSPC)
 	}
 	return fmt.Errorf("running mkfs.ext4: %w: %s", err, quote(out))
@@ -189,14 +189,14 @@ func NoSpace(err error, path string) error {
 
 // Suspect is NoSpace for errors of programs that do not say what kept them from writing to path: if there is no room, that is taken for the reason.
 func Suspect(err error, path string) error {
-	if err == nil || errors.Is(err, unix.ENOSPC) || !IsFull(filepath.Dir(path)) {
+	if err == nil || errors.Is(err, unix.ENOSPC) || !isFull(filepath.Dir(path)) {
 		return NoSpace(err, path)
 	}
 	return NoSpace(fmt.Errorf("%w (%w)", err, unix.ENOSPC), path)
 }
 
-// IsFull tells whether the file system of dir has no room for even an empty disk.
-func IsFull(dir string) bool {
+// isFull tells whether the file system of dir has no room for even an empty disk.
+func isFull(dir string) bool {
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) != nil {
 		return false

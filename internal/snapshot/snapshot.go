@@ -87,11 +87,11 @@ func open(ctx context.Context, dir string) (*Snapshot, error) {
 // sealed is when the files were last known to be right: nobody has changed a file since whose inode says so, and an inode's change time (inode(7)) cannot be
 // set. It is that of the description, which is written last.
 func (d folder) sealed() (time.Time, error) {
-	f, info, err := d.open(metaFile, unix.O_RDONLY)
-	if err != nil {
-		return time.Time{}, err
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(d.Fd()), metaFile, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return time.Time{}, &fs.PathError{Op: "looking at", Path: filepath.Join(d.Name(), metaFile), Err: err}
 	}
-	return changed(info), f.Close()
+	return time.Unix(st.Ctim.Unix()), nil
 }
 
 // seal says that the files are right now.

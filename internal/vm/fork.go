@@ -117,7 +117,6 @@ func (m *Manager) captureFork(ctx context.Context, ref string, report step.Repor
 
 // makeChildren makes the children side by side, as many at a time as the host has CPUs for.
 func (m *Manager) makeChildren(ctx context.Context, c *capture, names []string, req model.Fork, report step.Reporter) model.Forked {
-	m.removeUnwanted(ctx) // one may have a name that is asked for
 	forked := model.Forked{Pause: c.pause, Children: make([]model.Child, len(names))}
 	var wg sync.WaitGroup
 	for i, name := range names {

@@ -256,6 +256,7 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 	if err != nil {
 		return model.Forked{}, err
 	}
+	m.removeUnwanted(ctx) // one may have a name that is asked for
 	forked := m.makeChildren(ctx, c, names, req.Fork, report)
 	m.observe(ctx)
 	return forked, nil

@@ -45,7 +45,7 @@ func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
 	if in.agent.heard == nil {
 		return conn, nil
 	}
-	return &listening{Conn: conn, heard: func() { in.agent.once.Do(func() { close(in.agent.heard) }) }}, nil
+	return &listening{Conn: conn, port: &in.agent}, nil
 }
 
 // awaitPoll is how often QEMU is asked whether it has taken a connection up, which it does next.

@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"net"
-	"sync"
 	"time"
 )
 
@@ -74,14 +73,13 @@ func (in *instance) bootAgain(cause string) {
 // listening is a connection to a machine's agent that tells of the first byte that comes from there.
 type listening struct {
 	net.Conn
-	once  sync.Once
-	heard func()
+	port *agentPort
 }
 
 func (l *listening) Read(p []byte) (int, error) {
 	n, err := l.Conn.Read(p)
 	if n > 0 {
-		l.once.Do(l.heard)
+		l.port.once.Do(func() { close(l.port.heard) })
 	}
 	return n, err
 }

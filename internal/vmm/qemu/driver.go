@@ -196,7 +196,7 @@ func (d *Driver) tsc(ctx context.Context) (uint64, error) {
 	if known != 0 {
 		return known, nil
 	}
-	khz, err := MeasureTSC(ctx)
+	khz, err := measureTSC(ctx)
 	if err != nil {
 		return 0, err
 	}

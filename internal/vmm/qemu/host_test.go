@@ -38,11 +38,11 @@ func TestProbeKVMSaysWhy(t *testing.T) {
 
 // TestMeasureTSC compares two measurements, and the kernel's own where its log can be read.
 func TestMeasureTSC(t *testing.T) {
-	one, err := MeasureTSC(t.Context())
+	one, err := measureTSC(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := MeasureTSC(t.Context())
+	other, err := measureTSC(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

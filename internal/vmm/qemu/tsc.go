@@ -15,9 +15,9 @@ import (
 // 0.3 µs, so that the error is about 15 in a million; the guest's kernel tolerates 500.
 const tscWindow = 20 * time.Millisecond
 
-// MeasureTSC measures the frequency of the host's time stamp counter in kHz against CLOCK_MONOTONIC_RAW, which no time
+// measureTSC measures the frequency of the host's time stamp counter in kHz against CLOCK_MONOTONIC_RAW, which no time
 // daemon bends.
-func MeasureTSC(ctx context.Context) (uint64, error) {
+func measureTSC(ctx context.Context) (uint64, error) {
 	ticks0, clock0, err := readTSC()
 	if err != nil {
 		return 0, err
