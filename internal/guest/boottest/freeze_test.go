@@ -117,7 +117,7 @@ func TestFreeze(t *testing.T) {
 func testFreeze(t *testing.T, m *machine) {
 	loop := m.busy()
 	cpu := m.cpu(loop)
-	if f := m.freeze(); f.Processes < 3 { // two shells and a sleep
+	if f := m.freeze(); f.Processes < 2 { // two shells, and a sleep most of the time
 		t.Errorf("%d processes were halted", f.Processes)
 	}
 	m.freeze() // once more is the same
