@@ -187,6 +187,9 @@ func (b *build) settle(ctx context.Context) error {
 	if err := try(ctx, agent, warmUpTime, "true"); err != nil {
 		return err
 	}
+	if err := agent.Sync(ctx); err != nil { // once, and not in each machine that goes on from here
+		return err
+	}
 	_, err := agent.Freeze(ctx)
 	return err
 }

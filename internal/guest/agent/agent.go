@@ -116,11 +116,14 @@ func (a *agent) serve(ctx context.Context) {
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
 	}
-	for ctx.Err() == nil {
+	for sessions := 0; ctx.Err() == nil; sessions++ {
 		session, err := channel.Accept(ctx, a.port.Conn())
 		if err != nil {
 			a.log.Debug("no session", "error", err)
 			continue
+		}
+		if sessions > 0 {
+			go a.rehearse()
 		}
 		stop := context.AfterFunc(ctx, func() { session.Close() })
 		err = server.Serve(session)

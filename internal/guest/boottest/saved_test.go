@@ -52,6 +52,23 @@ func copyDisk(t *testing.T, path string) string {
 	return to
 }
 
+// checkRehearsed waits until a restored machine has gone through a command's life by itself.
+func (m *machine) checkRehearsed() {
+	m.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		h, err := m.Hello(m.ctx())
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		if slices.ContainsFunc(h.Marks, func(mark proto.Mark) bool { return mark.Name == "rehearsed" }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.t.Fatalf("no rehearsal; the guest's marks are %+v", h.Marks)
+		}
+	}
+}
+
 // TestForks saves a machine that runs and makes two others of it: with identities of their own, while what ran in it goes on.
 func TestForks(t *testing.T) {
 	p := requireParts(t)
@@ -91,6 +108,7 @@ func TestForks(t *testing.T) {
 		}
 		t.Logf("child %d answers after %v", i, time.Since(child.start))
 		child.checkStill()
+		child.checkRehearsed()
 		begin := time.Now()
 		child.assume(withWork(name))
 		t.Logf("it has its identity after %v", time.Since(begin))
@@ -178,6 +196,7 @@ func TestUniversalFork(t *testing.T) {
 			t.Errorf("in machine %d: %q", i, got)
 		}
 		checkClock(t, m)
+		m.checkRehearsed()
 	}
 
 	m := p.restore(t, state, real)

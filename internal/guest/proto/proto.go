@@ -30,7 +30,7 @@
 //	GET  /v1/files?path=P    a tar stream of P: see package archive
 //	PUT  /v1/files?path=P    unpacks the tar stream in the body at P
 //	POST /v1/resize?serial=S&size=N  waits until that drive has N bytes (0 or none: as it is), and grows its file system to its size
-//	POST /v1/sync            returns when what was written before is on the drives
+//	POST /v1/sync            returns when what was written before is on the drives; before a machine is saved
 //	GET  /v1/stats           Stats
 //	GET  /v1/ports           []Port: the TCP ports that listen in the guest
 //	POST /v1/poweroff        ends the machine cleanly: the init's way where there is one, else sync, read-only, power off

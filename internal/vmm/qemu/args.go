@@ -145,7 +145,7 @@ func driveArgs(d vmm.Drive) []string {
 	return []string{"-blockdev", node, "-device", device}
 }
 
-// nicArgs describes a network card. The user-mode stack has no switch in QEMU 7.2 that keeps a guest from the host's loopback services by
+// nicArgs describes a network card. A restored one does not announce itself: it has not moved. The user-mode stack has no switch in QEMU 7.2 that keeps a guest from the host's loopback services by
 // way of its gateway address but restrict=on, which keeps it from everything.
 func nicArgs(i int, n vmm.NIC) []string {
 	id := "net" + strconv.Itoa(i)
@@ -156,7 +156,7 @@ func nicArgs(i int, n vmm.NIC) []string {
 	case vmm.NICUser:
 		netdev = "user,id=" + id + ",ipv6=off,net=" + vmm.UserNet + ",host=" + vmm.UserGateway + ",dns=" + vmm.UserDNS
 	}
-	device := "virtio-net-device,netdev=" + id
+	device := "virtio-net-device,netdev=" + id + ",guest_announce=off"
 	if n.MAC != nil {
 		device += ",mac=" + n.MAC.String()
 	}

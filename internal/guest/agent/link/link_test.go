@@ -68,6 +68,9 @@ func TestConfigure(t *testing.T) {
 		if n := strings.Count(got, "scope global"); n != 1 {
 			t.Errorf("%v: %d addresses\n%s", tt.cfg, n, got)
 		}
+		if is6 := tt.cfg.Address.Addr().Is6(); strings.Contains(got, "inet6 ") != is6 {
+			t.Errorf("%v: IPv6 should be on: %v\n%s", tt.cfg, is6, got)
+		}
 	}
 	if err := Configure("nosuch", Config{}); err == nil {
 		t.Error("a missing link was configured")
