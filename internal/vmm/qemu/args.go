@@ -126,7 +126,7 @@ func nodeName(serial string) string { return "disk-" + serial }
 
 // driveArgs describes a drive. Writes go to the page cache and a guest's flush to the disk itself: what a guest has synced
 // survives the host's crash. QEMU locks the file (OFD locks): many readers or one writer. What the guest discards or
-// zeroes becomes a hole. A full host disk is the guest's I/O error: the alternative, a machine that stops without a word, helps nobody.
+// zeroes becomes a hole. Restoring a machine does not drop what the host has cached of a file: it is one host, and other machines use the image. A full host disk is the guest's I/O error: the alternative, a machine that stops without a word, helps nobody.
 func driveArgs(d vmm.Drive) []string {
 	node := "driver=raw,node-name=" + nodeName(d.Serial)
 	if d.ReadOnly {
@@ -134,7 +134,7 @@ func driveArgs(d vmm.Drive) []string {
 	} else {
 		node += ",discard=unmap,detect-zeroes=unmap"
 	}
-	node += ",file.driver=file,file.filename=" + escape(d.Path)
+	node += ",file.driver=file,file.drop-cache=off,file.filename=" + escape(d.Path)
 	if !d.ReadOnly {
 		node += ",file.discard=unmap"
 	}
