@@ -27,6 +27,7 @@ import (
 type fakeAgent struct{ spec model.Spec }
 
 func (fakeAgent) Hello(context.Context) (proto.Hello, error) { return proto.Hello{}, nil }
+func (fakeAgent) Wake(context.Context) (proto.Hello, error)  { return proto.Hello{}, nil }
 func (fakeAgent) Assume(context.Context, proto.Assume) (proto.Assumed, error) {
 	return proto.Assumed{}, nil
 }

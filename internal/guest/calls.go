@@ -24,9 +24,15 @@ const (
 )
 
 // Hello waits until an agent answers, or ctx ends, and says who it is.
-func (c *Client) Hello(ctx context.Context) (proto.Hello, error) {
+func (c *Client) Hello(ctx context.Context) (proto.Hello, error) { return c.hello(ctx, "") }
+
+// Wake is Hello to a machine that was just restored. It has the guest run a program that does nothing, beside what it is asked for next, so that under
+// emulation its first command takes about as long as any later one.
+func (c *Client) Wake(ctx context.Context) (proto.Hello, error) { return c.hello(ctx, "?rehearse") }
+
+func (c *Client) hello(ctx context.Context, query string) (proto.Hello, error) {
 	var h proto.Hello
-	if err := c.call(ctx, http.MethodGet, "/v1/hello", nil, &h); err != nil {
+	if err := c.call(ctx, http.MethodGet, "/v1/hello"+query, nil, &h); err != nil {
 		return proto.Hello{}, err
 	}
 	if h.Generation < proto.MinGeneration || h.Generation > proto.Generation {

@@ -494,6 +494,8 @@ func (a *agent) Hello(ctx context.Context) (proto.Hello, error) {
 	}, nil
 }
 
+func (a *agent) Wake(ctx context.Context) (proto.Hello, error) { return a.Hello(ctx) }
+
 func (a *agent) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, error) {
 	id, err := a.reach(ctx, "do assume")
 	if err != nil {

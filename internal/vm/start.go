@@ -355,13 +355,23 @@ func (s *start) awaitAgent(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fault.New(fault.Unavailable, "the guest's agent did not answer within %v", timeout))
 	defer cancel()
 	return s.withMachine(ctx, func(ctx context.Context, l *live) (err error) {
-		s.hello, err = l.agent.Hello(ctx)
+		hello := l.agent.Hello
+		if s.worksAtOnce() {
+			hello = l.agent.Wake
+		}
+		s.hello, err = hello(ctx)
 		s.helloAt = time.Now()
 		if err == nil {
 			err = s.from.check(s.hello)
 		}
 		return err
 	})
+}
+
+// worksAtOnce tells whether the guest is restored by an emulator, and somebody waits for it: to run a command in it, most likely. Forks of a
+// VM may be many at once, and wait themselves: what each had of a rehearsal would be in the way of the others.
+func (s *start) worksAtOnce() bool {
+	return s.info.Accel == vmm.AccelTCG && (s.from.template || s.from.same)
 }
 
 // assume gives the guest its identity, or lets it go on as the one that it was.

@@ -103,10 +103,16 @@ type Instance interface {
 type Info struct {
 	Version string
 	Path    string
-	Accel   string        // "kvm" or "tcg"
+	Accel   string        // AccelKVM or AccelTCG
 	Why     string        // why that accelerator, for a person
 	Grace   time.Duration // how long a guest may take to come up on it
 }
+
+// How a guest's instructions are run.
+const (
+	AccelKVM = "kvm" // by the CPU
+	AccelTCG = "tcg" // translated: what runs for the first time in a process costs many times what it costs later
+)
 
 // Exit says how a machine ended.
 type Exit struct {

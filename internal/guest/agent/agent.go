@@ -116,14 +116,11 @@ func (a *agent) serve(ctx context.Context) {
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
 	}
-	for sessions := 0; ctx.Err() == nil; sessions++ {
+	for ctx.Err() == nil {
 		session, err := channel.Accept(ctx, a.port.Conn())
 		if err != nil {
 			a.log.Debug("no session", "error", err)
 			continue
-		}
-		if sessions > 0 {
-			go a.rehearse()
 		}
 		stop := context.AfterFunc(ctx, func() { session.Close() })
 		err = server.Serve(session)

@@ -59,7 +59,7 @@ func TestFreeze(t *testing.T) {
 			t.Errorf("freezing: %+v, %v", got, err)
 		}
 	}
-	hello, err := a.hello(nil)
+	hello, err := a.hello(httptest.NewRequest(http.MethodGet, "/v1/hello", nil))
 	if h := hello.(proto.Hello); err != nil || !h.Frozen || !h.Assumed {
 		t.Errorf("hello is %+v, %v", h, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"time"
 
@@ -16,26 +15,17 @@ import (
 // rehearsalTime is how long a rehearsal may take. It is a matter of milliseconds, some tens in emulation.
 const rehearsalTime = 5 * time.Second
 
-// rehearse runs a program that does nothing, beside what the host asks for first, if the machine was just restored.
+// rehearse runs a program that does nothing, beside what the host asks for next.
 //
 // An emulator translates code when it runs for the first time, and forgets it with its process. So in a restored machine the first command costs far more
 // than any later one, and nearly all of that is the kernel's way from clone(2) through execve(2) to exit(2). While the machine becomes the next one, which keeps
 // one CPU busy, another can as well go that way once. What runs is the agent's own: no file of the guest's has a part in it.
 func (a *agent) rehearse() {
-	if runtime.NumCPU() == 1 || !a.atRest() {
-		return
-	}
 	if err := a.runNothing(); err != nil {
 		a.log.Debug("no rehearsal", "error", err)
 		return
 	}
 	a.mark("rehearsed")
-}
-
-// atRest tells whether this is a machine such as are saved, without an identity or halted.
-func (a *agent) atRest() bool {
-	phase := a.now()
-	return phase == anonymous || phase == frozen
 }
 
 // runNothing runs the program called nothing, to its end.

@@ -13,13 +13,3 @@ func TestNothing(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func TestAtRest(t *testing.T) {
-	a, _ := newAgent(t)
-	for p, want := range map[phase]bool{anonymous: true, frozen: true, assuming: false, assumed: false, spoiled: false} {
-		a.enter(p)
-		if got := a.atRest(); got != want {
-			t.Errorf("in phase %d: %v", p, got)
-		}
-	}
-}

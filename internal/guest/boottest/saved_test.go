@@ -52,9 +52,12 @@ func copyDisk(t *testing.T, path string) string {
 	return to
 }
 
-// checkRehearsed waits until a restored machine has gone through a command's life by itself.
+// checkRehearsed wakes a restored machine, and waits until it has gone through a command's life by itself.
 func (m *machine) checkRehearsed() {
 	m.t.Helper()
+	if _, err := m.Wake(m.ctx()); err != nil {
+		m.t.Fatal(err)
+	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		h, err := m.Hello(m.ctx())
 		if err != nil {

@@ -20,7 +20,7 @@
 //
 // # Routes
 //
-//	GET  /v1/hello           Hello
+//	GET  /v1/hello           Hello; with ?rehearse to a machine that was just restored and will run a command soon
 //	POST /v1/freeze          halts every process but the agent's own -> Frozen; the moment at which a machine may be saved
 //	POST /v1/thaw            Thaw; lets a frozen (or merely paused) machine go on as the one that it was
 //	POST /v1/assume          Assume -> Assumed; once in the life of a boot, and once more after each freeze: then the machine is a fork

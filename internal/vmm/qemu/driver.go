@@ -59,8 +59,8 @@ type Accel string
 // The accelerators.
 const (
 	Auto Accel = "auto" // KVM where it runs stock guests, else TCG
-	KVM  Accel = "kvm"
-	TCG  Accel = "tcg" // emulation
+	KVM  Accel = vmm.AccelKVM
+	TCG  Accel = vmm.AccelTCG // emulation
 )
 
 // Config is what a Driver is made from. The zero value works.
