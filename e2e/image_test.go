@@ -370,7 +370,7 @@ func TestImageSystemd(t *testing.T) {
 	ok(t, h, "daemon", "start")
 	before := h.Snapshot(t)
 	ok(t, h, "image", "import", source, "--name", "systemd")
-	ok(t, h, "run", "-d", "--name", "init", "--image", "systemd", "--vcpu", "1") // see onOneCPU in internal/guest/boottest
+	ok(t, h, "run", "-d", "--name", "init", "--image", "systemd")
 	// The VM runs as soon as the agent can be used; the init goes on booting beside it.
 	testkit.WaitFor(t, 2*time.Minute, "systemd is up", func() bool {
 		return regexp.MustCompile(`^(running|degraded)\n`).MatchString(h.Banger(t, "exec", "init", "--", "systemctl", "is-system-running").Stdout)

@@ -349,8 +349,8 @@ func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report st
 func (m *Manager) wish(ctx context.Context, req model.Create, report step.Reporter) (job, error) {
 	spec := m.fill(req)
 	spec.Name = "template"
-	if err := spec.Validate(); err != nil {
-		return job{}, fault.New(fault.Invalid, "%w", err)
+	if err := checkUnresolved(spec); err != nil {
+		return job{}, err
 	}
 	unlock, err := m.resolve(ctx, &spec, report)
 	if err != nil {

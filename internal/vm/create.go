@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,11 +46,8 @@ func (m *Manager) Launch(ctx context.Context, req model.Create, made func(model.
 func (m *Manager) create(ctx context.Context, req model.Create, operation string, report step.Reporter) (*entry, context.Context, func(), error) {
 	m.removeUnwanted(ctx) // one may have the name
 	spec := m.fill(req)
-	if spec.Name == "" { // a stand-in, so that all else can be checked before anything long begins
-		spec.Name = "unnamed"
-	}
-	if err := spec.Validate(); err != nil {
-		return nil, nil, nil, fault.New(fault.Invalid, "%w", err)
+	if err := checkUnresolved(spec); err != nil {
+		return nil, nil, nil, err
 	}
 	if req.Name != "" {
 		if err := m.checkNameFree(req.Name); err != nil {
@@ -131,6 +129,28 @@ func (m *Manager) fill(req model.Create) model.Spec {
 	return s
 }
 
+// usualVCPUs is how many virtual CPUs a VM has when nobody says another number.
+const usualVCPUs = 2
+
+// checkUnresolved refuses a spec that cannot be right, before anything long begins. What is chosen later has a stand-in.
+func checkUnresolved(spec model.Spec) error {
+	spec.Name = cmp.Or(spec.Name, "unnamed")
+	spec.VCPUs = cmp.Or(spec.VCPUs, usualVCPUs)
+	if err := spec.Validate(); err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	return nil
+}
+
+// vcpusFor chooses how many virtual CPUs a VM has of whom nobody said so.
+func (m *Manager) vcpusFor(ctx context.Context, img model.Image) int {
+	info, err := m.Driver.Info(ctx)
+	if err == nil && info.OneCPU != "" && img.Init != "" { // without a driver nothing starts, which the start tells better
+		return 1
+	}
+	return usualVCPUs
+}
+
 func set[T comparable](to *T, v T) {
 	var zero T
 	if v != zero {
@@ -156,6 +176,9 @@ func (m *Manager) resolve(ctx context.Context, spec *model.Spec, report step.Rep
 		_, kErr := m.Kernels.Get(k.ID)
 		if imgErr == nil && kErr == nil {
 			spec.ImageID, spec.KernelID = img.ID, k.ID
+			if spec.VCPUs == 0 {
+				spec.VCPUs = m.vcpusFor(ctx, img)
+			}
 			return m.refs.RUnlock, nil
 		}
 		m.refs.RUnlock()

@@ -92,3 +92,31 @@ func TestFailedLaunchStays(t *testing.T) {
 		t.Errorf("%+v, %v", v, err)
 	}
 }
+
+// TestVCPUs: how many virtual CPUs a VM has is said by the request, else by the defaults, else it is as many as its guest can be trusted with.
+func TestVCPUs(t *testing.T) {
+	for _, tt := range []struct {
+		image              string
+		oneCPU             string
+		usual, asked, want int
+	}{
+		{image: "img", want: 2},
+		{image: "img", oneCPU: "it is old", want: 2},
+		{image: imageWithInit, want: 2},
+		{image: imageWithInit, oneCPU: "it is old", want: 1},
+		{image: imageWithInit, oneCPU: "it is old", asked: 4, want: 4},
+		{image: imageWithInit, oneCPU: "it is old", usual: 3, want: 3},
+	} {
+		h := newHost(t)
+		h.oneCPU = tt.oneCPU
+		d := h.daemon()
+		d.Defaults.VCPUs = tt.usual
+		v, err := d.Create(t.Context(), model.Create{Image: tt.image, VCPUs: tt.asked}, nil)
+		if err != nil || v.Spec.VCPUs != tt.want {
+			t.Errorf("%+v: %d, %v", tt, v.Spec.VCPUs, err)
+		}
+		if _, err := d.Create(t.Context(), model.Create{Image: tt.image, VCPUs: -1}, nil); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("less than none: %v", err)
+		}
+	}
+}

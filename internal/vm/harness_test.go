@@ -51,6 +51,7 @@ type host struct {
 	answersButton bool           // guests power off by their power button
 	homes         bool           // VMs can have work disks
 	version       string         // of the driver
+	oneCPU        string         // what the driver says about guests with an init
 	templates     TemplateConfig // of the daemons; off unless a test turns them on
 	keeps         bool           // machines that boot are kept as templates
 }
@@ -201,7 +202,7 @@ func (s *session) options() fake.Options {
 				_, _ = io.Copy(io.Discard, conn)
 			}
 		},
-		Fail: s.driverHook, IgnorePowerButton: !s.answersButton, Info: vmm.Info{Version: s.version, Accel: "none", Grace: time.Minute},
+		Fail: s.driverHook, IgnorePowerButton: !s.answersButton, Info: vmm.Info{Version: s.version, Accel: "none", Grace: time.Minute, OneCPU: s.oneCPU},
 	}
 }
 
@@ -607,8 +608,14 @@ func (h *host) isGone(id string) error {
 
 type images struct{ s *session }
 
+const imageWithInit = "img-with-init"
+
 func (i images) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.Image, error) {
-	return model.Image{ID: "id-of-" + ref}, i.s.hook(ctx, "", "ensure image")
+	img := model.Image{ID: "id-of-" + ref}
+	if ref == imageWithInit {
+		img.Init = "/sbin/init"
+	}
+	return img, i.s.hook(ctx, "", "ensure image")
 }
 
 func (i images) Get(ref string) (model.Image, error) {

@@ -106,6 +106,7 @@ type Info struct {
 	Accel   string        // AccelKVM or AccelTCG
 	Why     string        // why that accelerator, for a person
 	Grace   time.Duration // how long a guest may take to come up on it
+	OneCPU  string        // why a guest with an init of its own had better have one virtual CPU; "" when it may have several
 }
 
 // How a guest's instructions are run.

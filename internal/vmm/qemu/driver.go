@@ -133,7 +133,18 @@ func (d *Driver) Info(ctx context.Context) (vmm.Info, error) {
 	if accel == KVM {
 		info.Grace = graceKVM
 	}
+	if accel == TCG && mixesUpCPUs(text) {
+		info.OneCPU = "QEMU " + text + " may mix up code that several emulated CPUs change at once; 8.1 and newer do not"
+	}
 	return info, nil
+}
+
+// mixesUpCPUs tells whether a QEMU may keep the translation of code that another CPU has rewritten. Linux rewrites itself, and does so most while an init
+// like systemd starts: some guests come to a standstill then.
+func mixesUpCPUs(version string) bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor)
+	return n == 2 && (major < 8 || major == 8 && minor < 1)
 }
 
 // binary finds the program.

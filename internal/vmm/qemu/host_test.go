@@ -91,6 +91,12 @@ func TestInfo(t *testing.T) {
 	if data, err := os.ReadFile(runs); err != nil || string(data) != "x\n" {
 		t.Errorf("it was asked %q times (%v)", data, err)
 	}
+	for version, several := range map[string]bool{"9.9": true, "8.1.0": true, "8.0.5 (Debian 1:8.0)": false, "7.2.19": false, "10.0.2": true} {
+		info, err := New(Config{Accel: TCG, Binary: script("v"+version[:3], "echo 'QEMU emulator version "+version+"'")}).Info(t.Context())
+		if err != nil || (info.OneCPU == "") != several {
+			t.Errorf("QEMU %s: %q, %v", version, info.OneCPU, err)
+		}
+	}
 	if _, err := New(Config{Accel: TCG, Binary: script("bad", "echo hello")}).Info(t.Context()); fault.KindOf(err) != fault.Unsupported {
 		t.Errorf("another program: %v", err)
 	}
