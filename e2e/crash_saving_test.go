@@ -96,7 +96,7 @@ func resumeBox(ctx context.Context, c *api.Client, report step.Reporter) error {
 
 // buildOther makes templates that nobody has.
 func buildOther(ctx context.Context, c *api.Client, report step.Reporter) error {
-	_, err := c.BuildTemplates(ctx, model.Create{VCPUs: 1, Memory: 192 * model.MiB}, report)
+	_, err := c.BuildTemplates(ctx, model.Create{VCPUs: new(1), Memory: 192 * model.MiB}, report)
 	return err
 }
 

@@ -28,6 +28,7 @@ import (
 
 	"banger/internal/model"
 	"banger/internal/testkit"
+	"banger/internal/vmm/qemu"
 )
 
 // entry is a member of an archive that a test makes.
@@ -375,6 +376,11 @@ func TestImageSystemd(t *testing.T) {
 	testkit.WaitFor(t, 2*time.Minute, "systemd is up", func() bool {
 		return regexp.MustCompile(`^(running|degraded)\n`).MatchString(h.Banger(t, "exec", "init", "--", "systemctl", "is-system-running").Stdout)
 	})
+	if info, err := qemu.New(qemu.Config{}).Info(t.Context()); err != nil {
+		t.Error(err)
+	} else if info.OneCPU != "" {
+		equal(t, "virtual CPUs", show(t, h, "init").Spec.VCPUs, 1)
+	}
 	equal(t, "process 1", ok(t, h, "exec", "init", "--", "cat", "/proc/1/comm"), "systemd\n")
 	ok(t, h, "exec", "init", "--", "systemctl", "is-active", "default.target")
 	equal(t, "failed units", ok(t, h, "exec", "init", "--", "systemctl", "--failed", "--plain", "--no-legend"), "")

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -125,7 +126,7 @@ func (m fakeManager) BuildTemplate(_ context.Context, req model.Create, report s
 	}
 	report.Track("template", "u0a")(nil)
 	made := fakeTemplates()
-	made[0].Image, made[0].VCPUs = req.Image, req.VCPUs
+	made[0].Image, made[0].VCPUs = req.Image, cmp.Or(*req.VCPUs, 2)
 	return made, nil
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -160,7 +161,7 @@ func (m fakeManager) Create(ctx context.Context, req model.Create, report step.R
 		req.Name = "quiet-otter"
 	}
 	v := model.VM{ID: model.NewID(), State: model.Stopped, Created: time.Now(), Spec: model.Spec{
-		Name: req.Name, Image: req.Image, VCPUs: req.VCPUs, Memory: req.Memory, Remove: req.Remove, Env: req.Env, Workdir: req.Workdir,
+		Name: req.Name, Image: req.Image, VCPUs: cmp.Or(*req.VCPUs, 2), Memory: req.Memory, Remove: req.Remove, Env: req.Env, Workdir: req.Workdir,
 		IdleSuspend: req.IdleSuspend}}
 	if req.Image == "ill" { // for what does not start
 		v.State = model.Failed

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -33,12 +34,13 @@ type Stdio struct {
 // app is what commands work with: the process's surroundings, so that no command reads a global.
 type app struct {
 	Stdio
-	env []string
+	env   []string
+	began time.Time // when the program began
 }
 
 // Main runs banger with the arguments after the program's name and returns its exit status. The environment is as from os.Environ.
 func Main(args []string, stdio Stdio, env []string) int {
-	a := &app{Stdio: stdio, env: env}
+	a := &app{Stdio: stdio, env: env, began: time.Now()}
 	root := newRootCmd(a)
 	root.SetArgs(args)
 	root.SetIn(stdio.In)

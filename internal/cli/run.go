@@ -23,6 +23,7 @@ type runOptions struct {
 	detach     bool
 	tty        bool
 	entrypoint bool
+	timeline   bool
 	timeout    time.Duration
 	argv       []string
 }
@@ -70,6 +71,7 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 	flags.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
 	flags.BoolP("interactive", "i", false, "for those used to it: standard input is always passed on")
 	flags.BoolVar(&o.entrypoint, "entrypoint", false, "make COMMAND the arguments of the image's entrypoint")
+	flags.BoolVar(&o.timeline, "timeline", false, "draw where the time went to standard error, from this program's start to its end")
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `time`, with exit status 124")
 	setExample(flags, "timeout", "90s")
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
@@ -83,6 +85,8 @@ func (o runOptions) check() error {
 		return fault.New(fault.Invalid, "--timeout: %v is negative", o.timeout).WithHint("For example: --timeout 90s")
 	case o.detach && o.tty:
 		return fault.New(fault.Invalid, "--detach and --tty do not go together").WithHint("Use `banger exec -t NAME` when the VM is up.")
+	case o.detach && o.timeline:
+		return fault.New(fault.Invalid, "--detach and --timeline do not go together").WithHint("Use `banger vm show --timeline NAME` when the VM is up.")
 	case o.detach && o.timeout > 0:
 		return fault.New(fault.Invalid, "--detach and --timeout do not go together").WithHint("Leave one of them out.")
 	}
@@ -102,7 +106,10 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 	defer progress.Close()
 	var name string
 	var left string // what the daemon could not take away
+	timeline := &runTimeline{began: a.began}
+	sess.Ended = timeline.end
 	sess.Event = func(e step.Event) {
+		timeline.take(e)
 		switch {
 		case e.Step == api.EventVM:
 			name = e.Detail
@@ -119,12 +126,16 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 		if client, err = a.connectUnless(ctx, signals); err != nil {
 			return 0, err
 		}
+		timeline.ask()
 		if sess.Stream, err = client.Run(ctx, req); err != nil {
 			return 0, err
 		}
 		return sess.Run(ctx, signals)
 	})
 	progress.Close()
+	if o.timeline {
+		timeline.write(a)
+	}
 	if left != "" {
 		a.note("%s", left)
 		a.hint("banger rm -f " + name)

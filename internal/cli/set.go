@@ -64,7 +64,7 @@ func (o *setOptions) change(a *app, flags *pflag.FlagSet) (model.Change, error) 
 			set()
 		}
 	}
-	given("vcpu", func() { ch.VCPUs = &want.VCPUs })
+	given("vcpu", func() { ch.VCPUs = want.VCPUs })
 	given("memory", func() { ch.Memory = &want.Memory })
 	given("disk-size", func() { ch.DiskSize = &want.DiskSize })
 	given("net", func() { ch.Net = &want.Net })

@@ -16,6 +16,7 @@ import (
 // specFlags are the flags that say what a new VM is.
 type specFlags struct {
 	create model.Create
+	vcpus  int
 	work   model.Bytes
 	net    string
 	env    []string
@@ -43,7 +44,7 @@ func (s *specFlags) addShape(a *app, cmd *cobra.Command) {
 	c := &s.create
 	flags.StringVar(&c.Image, "image", "", "`image` to boot: any registry reference, or the name of an imported one")
 	flags.StringVar(&c.Kernel, "kernel", "", "`kernel` to boot")
-	flags.IntVar(&c.VCPUs, "vcpu", 0, "`number` of virtual CPUs")
+	flags.IntVar(&s.vcpus, "vcpu", 0, "`number` of virtual CPUs; 0: two, or one for an image with an init where QEMU cannot be trusted with more")
 	flags.Var(&c.Memory, "memory", "memory, such as 512M or 4G")
 	flags.Var(&c.DiskSize, "disk-size", "what / can take up, such as 10G")
 	flags.Var(&s.work, "work-disk-size", "what /root can take up, or 0 for no work disk")
@@ -71,8 +72,11 @@ func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) 
 	if flags.Changed("work-disk-size") {
 		c.WorkDiskSize = &s.work
 	}
-	if flags.Changed("vcpu") && c.VCPUs < 1 {
-		return c, fault.New(fault.Invalid, "--vcpu: %d is less than one", c.VCPUs).WithHint("For example: --vcpu 2")
+	if flags.Changed("vcpu") {
+		c.VCPUs = &s.vcpus
+	}
+	if s.vcpus < 0 {
+		return c, fault.New(fault.Invalid, "--vcpu: %d is less than none", s.vcpus).WithHint("For example: --vcpu 2")
 	}
 	if err := s.checkGiven(flags); err != nil {
 		return c, err
@@ -115,8 +119,11 @@ func (a *app) configure(c *model.Create) error {
 		return err
 	}
 	c.Image, c.Kernel = cmp.Or(c.Image, cfg.Image), cmp.Or(c.Kernel, cfg.Kernel)
-	c.VCPUs, c.Memory, c.DiskSize = cmp.Or(c.VCPUs, cfg.VCPUs), cmp.Or(c.Memory, cfg.Memory), cmp.Or(c.DiskSize, cfg.DiskSize)
+	c.Memory, c.DiskSize = cmp.Or(c.Memory, cfg.Memory), cmp.Or(c.DiskSize, cfg.DiskSize)
 	c.Net = cmp.Or(c.Net, cfg.Net)
+	if c.VCPUs == nil {
+		c.VCPUs = &cfg.VCPUs
+	}
 	if c.WorkDiskSize == nil {
 		c.WorkDiskSize = &cfg.WorkDiskSize
 	}

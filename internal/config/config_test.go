@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"io/fs"
@@ -44,7 +45,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := model.Spec{Name: "x", VCPUs: c.VCPUs, Memory: c.Memory, DiskSize: c.DiskSize, WorkDiskSize: c.WorkDiskSize, Net: c.Net}
+	s := model.Spec{Name: "x", VCPUs: cmp.Or(c.VCPUs, 1), Memory: c.Memory, DiskSize: c.DiskSize, WorkDiskSize: c.WorkDiskSize, Net: c.Net}
 	if err := s.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -150,14 +151,14 @@ func TestErrors(t *testing.T) {
 		{"unknown table", "[gti]\n[network]\nx = 1", []string{"PATH:1: unknown key gti", "PATH:2: unknown key network", "PATH:3: unknown key network.x"}},
 		{"in a table", "[git]\nidentify = true\n", []string{"PATH:2: unknown key git.identify; did you mean git.identity?"}},
 		{"quoted key", "\"git.identity\" = true\n", []string{`PATH:1: unknown key "git.identity"`}},
-		{"all of them", "vcpus = 0\nmemory = \"1X\"\nnet = \"bridge\"\nlog_level = 3\n", []string{
-			"PATH:1: vcpus: 0 is not between 1 and 64",
+		{"all of them", "vcpus = -1\nmemory = \"1X\"\nnet = \"bridge\"\nlog_level = 3\n", []string{
+			"PATH:1: vcpus: -1 is not between 0 and 64",
 			`PATH:2: memory: size "1X" is not a number`,
 			`PATH:3: net: "bridge" is none of user, none`,
 			"PATH:4: log_level: a number where a text in quotes belongs",
 		}},
 		{"types", "vcpus = \"2\"\nmemory = true\nboot_timeout = 30\nimage = [\"a\"]\ngit.identity = \"yes\"\nqemu = 1979-05-27", []string{
-			"PATH:1: vcpus: a text where a number belongs, such as 2",
+			"PATH:1: vcpus: a text where a number belongs, such as 0",
 			`PATH:2: memory: a true or false where a size belongs, such as "1G"`,
 			`PATH:3: boot_timeout: a number where a duration in quotes belongs, such as "30s"`,
 			"PATH:4: image: a list where a text in quotes belongs",
@@ -226,9 +227,9 @@ host = "/x"
 }
 
 func TestErrorsElsewhere(t *testing.T) {
-	path := write(t, "vcpus = 0")
+	path := write(t, "vcpus = -1")
 	_, err := config.Load(path, env("BANGER_VCPUS", "many", "BANGER_GIT_IDENTITY", "maybe"), map[string]string{"disk_size": "big", "nonsense": "1"})
-	want := path + `:1: vcpus: 0 is not between 1 and 64
+	want := path + `:1: vcpus: -1 is not between 0 and 64
 environment BANGER_VCPUS: vcpus: "many" is not a whole number
 environment BANGER_GIT_IDENTITY: git.identity: "maybe" is neither true nor false
 --disk-size: disk_size: size "big" is not a number with an optional K, M, G or T, such as 512M or 8G
@@ -304,7 +305,7 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		s := model.Spec{Name: "x", VCPUs: c.VCPUs, Memory: c.Memory, DiskSize: c.DiskSize, WorkDiskSize: c.WorkDiskSize, Net: c.Net}
+		s := model.Spec{Name: "x", VCPUs: cmp.Or(c.VCPUs, 1), Memory: c.Memory, DiskSize: c.DiskSize, WorkDiskSize: c.WorkDiskSize, Net: c.Net}
 		if err := s.Validate(); err != nil {
 			t.Errorf("%v from %q", err, text)
 		}

@@ -37,7 +37,7 @@ var keys = []key{
 	{name: "work_disk_size", def: "8G", at: func(c *Config) any { return &c.WorkDiskSize }, check: checkWorkDisk,
 		doc: "What /root of a new VM can take up, on a disk of its own; 0 for none."},
 	{name: "net", def: string(model.NetUser), at: func(c *Config) any { return &c.Net }, choices: []string{string(model.NetUser), string(model.NetNone)},
-		doc: "The network of a new VM: user (out through the host, without privileges) or none."},
+		doc: "The network of a new VM: user (out through the host, IPv4 only, without privileges) or none."},
 	{name: "driver", def: "auto", at: func(c *Config) any { return &c.Driver }, choices: []string{"auto", "qemu"},
 		doc: "The program that runs VMs; auto takes the best one at hand."},
 	{name: "accel", def: "auto", at: func(c *Config) any { return &c.Accel }, choices: []string{"auto", "kvm", "tcg"},

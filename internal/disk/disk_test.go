@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -131,6 +132,24 @@ func TestFull(t *testing.T) {
 		if got := names(t, dir); len(got) != 0 {
 			t.Errorf("%s: left over: %v", name, got)
 		}
+	}
+}
+
+// TestCreateIsSmall: an empty disk takes up little, since each VM has a copy of one, and has room for growing, since some guests lose data without.
+func TestCreateIsSmall(t *testing.T) {
+	testkit.RequireTool(t, "mkfs.ext4")
+	testkit.RequireTool(t, "dumpe2fs")
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := disk.Create(t.Context(), path, 10*model.GiB); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil || st.Blocks*512 > 1<<20 {
+		t.Errorf("it takes up %d bytes, %v", st.Blocks*512, err)
+	}
+	out, err := exec.Command("dumpe2fs", "-h", path).Output()
+	if err != nil || !regexp.MustCompile(`(?m)^Reserved GDT blocks: +12\d$`).Match(out) {
+		t.Errorf("%v, and it has\n%s", err, out)
 	}
 }
 

@@ -26,9 +26,11 @@ const (
 // Hello waits until an agent answers, or ctx ends, and says who it is.
 func (c *Client) Hello(ctx context.Context) (proto.Hello, error) { return c.hello(ctx, "") }
 
-// Wake is Hello to a machine that was just restored. It has the guest run a program that does nothing, beside what it is asked for next, so that under
-// emulation its first command takes about as long as any later one.
-func (c *Client) Wake(ctx context.Context) (proto.Hello, error) { return c.hello(ctx, "?rehearse") }
+// Wake is Hello to a machine that an emulator has just restored. It has the guest start a program that does nothing, beside what it is asked for next, so
+// that its first command takes about as long as any later one.
+func (c *Client) Wake(ctx context.Context) (proto.Hello, error) {
+	return c.hello(ctx, "?"+proto.Rehearse)
+}
 
 func (c *Client) hello(ctx context.Context, query string) (proto.Hello, error) {
 	var h proto.Hello

@@ -11,7 +11,7 @@ type Create struct {
 	Name         string            `json:"name,omitempty"` // "" for a random pleasant one
 	Image        string            `json:"image,omitempty"`
 	Kernel       string            `json:"kernel,omitempty"`
-	VCPUs        int               `json:"vcpus,omitempty"`
+	VCPUs        *int              `json:"vcpus,omitempty"` // 0: as many as the image's guest can be trusted with, decided now
 	Memory       Bytes             `json:"memory,omitempty"`
 	DiskSize     Bytes             `json:"disk_size,omitempty"`
 	WorkDiskSize *Bytes            `json:"work_disk_size,omitempty"` // 0 for none

@@ -187,11 +187,18 @@ func (b *build) settle(ctx context.Context) error {
 	if err := try(ctx, agent, warmUpTime, "true"); err != nil {
 		return err
 	}
-	if err := agent.Sync(ctx); err != nil { // once, and not in each machine that goes on from here
+	if err := b.sync(ctx); err != nil {
 		return err
 	}
 	_, err := agent.Freeze(ctx)
 	return err
+}
+
+// sync has the guest write what it has in memory: once, and not in each machine that goes on from here.
+func (b *build) sync(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	return b.live.agent.Sync(ctx)
 }
 
 // awaitTarget is a shell script that ends when systemd has reached its default target, and at once where there is none. systemctl itself

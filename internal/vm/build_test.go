@@ -398,7 +398,7 @@ func TestBuildRefuses(t *testing.T) {
 	h := newHost(t)
 	h.templates.Off = false
 	d := h.daemon()
-	if _, err := d.BuildTemplate(t.Context(), model.Create{VCPUs: -1}, nil); fault.KindOf(err) != fault.Invalid {
+	if _, err := d.BuildTemplate(t.Context(), model.Create{VCPUs: ptr(-1)}, nil); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("a bad machine: %v", err)
 	}
 	h.failing("ensure image", errBoom)
@@ -480,5 +480,18 @@ func TestActivity(t *testing.T) {
 	}
 	if err := a.quiet(t.Context(), time.Millisecond); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBuildWritesFirst: what a template's guest has in memory is written before it stands still, so that none that goes on from it has that to do.
+func TestBuildWritesFirst(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.withTemplates(t, model.Create{})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sync, freeze := slices.Index(h.calls, "build sync"), slices.Index(h.calls, "build freeze")
+	if sync < 0 || freeze < sync {
+		t.Errorf("synced at %d, frozen at %d of %q", sync, freeze, h.calls)
 	}
 }

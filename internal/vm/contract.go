@@ -36,7 +36,7 @@ type Kernels interface {
 // bounded and checked. Calls reconnect by themselves.
 type Agent interface {
 	Hello(ctx context.Context) (proto.Hello, error) // waits until an agent answers, or ctx ends
-	Wake(ctx context.Context) (proto.Hello, error)  // likewise; an emulated guest rehearses a command meanwhile
+	Wake(ctx context.Context) (proto.Hello, error)  // likewise, for a guest that was just restored by an emulator and will run a command
 	Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, error)
 	Upgrade(ctx context.Context, route string) (net.Conn, error)        // "/v1/exec", "/v1/ssh", "/v1/dial?port=N"
 	GetFiles(ctx context.Context, path string) (io.ReadCloser, error)   // a tar stream

@@ -111,7 +111,9 @@ func (m *Manager) fill(req model.Create) model.Spec {
 	s.Name, s.Remove, s.Labels = req.Name, req.Remove, req.Labels
 	set(&s.Image, req.Image)
 	set(&s.Kernel, req.Kernel)
-	set(&s.VCPUs, req.VCPUs)
+	if req.VCPUs != nil {
+		s.VCPUs = *req.VCPUs
+	}
 	set(&s.Memory, req.Memory)
 	set(&s.DiskSize, req.DiskSize)
 	if req.WorkDiskSize != nil {
@@ -142,10 +144,13 @@ func checkUnresolved(spec model.Spec) error {
 	return nil
 }
 
-// vcpusFor chooses how many virtual CPUs a VM has of whom nobody said so.
+// vcpusFor chooses how many virtual CPUs a VM has for which nobody says so. A host without a driver, on which VMs can be made all the same, is taken for
+// one of the better ones.
 func (m *Manager) vcpusFor(ctx context.Context, img model.Image) int {
-	info, err := m.Driver.Info(ctx)
-	if err == nil && info.OneCPU != "" && img.Init != "" { // without a driver nothing starts, which the start tells better
+	if img.Init == "" {
+		return usualVCPUs
+	}
+	if info, err := m.Driver.Info(ctx); err == nil && info.OneCPU != "" {
 		return 1
 	}
 	return usualVCPUs
@@ -171,14 +176,13 @@ func (m *Manager) resolve(ctx context.Context, spec *model.Spec, report step.Rep
 		if err != nil {
 			return nil, err
 		}
+		vcpus := m.vcpusFor(ctx, img)
 		m.refs.RLock()
 		_, imgErr := m.Images.Get(img.ID)
 		_, kErr := m.Kernels.Get(k.ID)
 		if imgErr == nil && kErr == nil {
 			spec.ImageID, spec.KernelID = img.ID, k.ID
-			if spec.VCPUs == 0 {
-				spec.VCPUs = m.vcpusFor(ctx, img)
-			}
+			spec.VCPUs = cmp.Or(spec.VCPUs, vcpus)
 			return m.refs.RUnlock, nil
 		}
 		m.refs.RUnlock()

@@ -96,16 +96,19 @@ func TestFailedLaunchStays(t *testing.T) {
 // TestVCPUs: how many virtual CPUs a VM has is said by the request, else by the defaults, else it is as many as its guest can be trusted with.
 func TestVCPUs(t *testing.T) {
 	for _, tt := range []struct {
-		image              string
-		oneCPU             string
-		usual, asked, want int
+		image  string
+		oneCPU string
+		usual  int
+		asked  *int
+		want   int
 	}{
 		{image: "img", want: 2},
 		{image: "img", oneCPU: "it is old", want: 2},
 		{image: imageWithInit, want: 2},
 		{image: imageWithInit, oneCPU: "it is old", want: 1},
-		{image: imageWithInit, oneCPU: "it is old", asked: 4, want: 4},
+		{image: imageWithInit, oneCPU: "it is old", asked: ptr(4), want: 4},
 		{image: imageWithInit, oneCPU: "it is old", usual: 3, want: 3},
+		{image: imageWithInit, oneCPU: "it is old", usual: 3, asked: ptr(0), want: 1},
 	} {
 		h := newHost(t)
 		h.oneCPU = tt.oneCPU
@@ -115,7 +118,10 @@ func TestVCPUs(t *testing.T) {
 		if err != nil || v.Spec.VCPUs != tt.want {
 			t.Errorf("%+v: %d, %v", tt, v.Spec.VCPUs, err)
 		}
-		if _, err := d.Create(t.Context(), model.Create{Image: tt.image, VCPUs: -1}, nil); fault.KindOf(err) != fault.Invalid {
+		if changed, err := d.Set(t.Context(), v.ID, model.Change{VCPUs: ptr(0)}); err != nil || tt.asked == nil && tt.usual == 0 && changed.VM.Spec.VCPUs != tt.want {
+			t.Errorf("%+v, decided anew: %d, %v", tt, changed.VM.Spec.VCPUs, err)
+		}
+		if _, err := d.Create(t.Context(), model.Create{Image: tt.image, VCPUs: ptr(-1)}, nil); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("less than none: %v", err)
 		}
 	}

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,6 +53,7 @@ type host struct {
 	homes         bool           // VMs can have work disks
 	version       string         // of the driver
 	oneCPU        string         // what the driver says about guests with an init
+	accel         string         // of the driver; "" for one of its own
 	templates     TemplateConfig // of the daemons; off unless a test turns them on
 	keeps         bool           // machines that boot are kept as templates
 }
@@ -202,7 +204,7 @@ func (s *session) options() fake.Options {
 				_, _ = io.Copy(io.Discard, conn)
 			}
 		},
-		Fail: s.driverHook, IgnorePowerButton: !s.answersButton, Info: vmm.Info{Version: s.version, Accel: "none", Grace: time.Minute, OneCPU: s.oneCPU},
+		Fail: s.driverHook, IgnorePowerButton: !s.answersButton, Info: vmm.Info{Version: s.version, Accel: cmp.Or(s.accel, "none"), Grace: time.Minute, OneCPU: s.oneCPU},
 	}
 }
 
@@ -495,7 +497,12 @@ func (a *agent) Hello(ctx context.Context) (proto.Hello, error) {
 	}, nil
 }
 
-func (a *agent) Wake(ctx context.Context) (proto.Hello, error) { return a.Hello(ctx) }
+func (a *agent) Wake(ctx context.Context) (proto.Hello, error) {
+	if _, err := a.reach(ctx, "wake"); err != nil {
+		return proto.Hello{}, err
+	}
+	return a.Hello(ctx)
+}
 
 func (a *agent) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, error) {
 	id, err := a.reach(ctx, "do assume")
@@ -619,8 +626,11 @@ func (i images) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.
 }
 
 func (i images) Get(ref string) (model.Image, error) {
-	return model.Image{ID: ref, Path: i.s.file, Config: model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}},
-		errors.Join(i.s.isGone(ref), i.s.hook(context.Background(), "", "get image"))
+	img := model.Image{ID: ref, Path: i.s.file, Config: model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}}
+	if ref == "id-of-"+imageWithInit {
+		img.Init = "/sbin/init"
+	}
+	return img, errors.Join(i.s.isGone(ref), i.s.hook(context.Background(), "", "get image"))
 }
 
 type kernels struct{ s *session }

@@ -37,6 +37,9 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 	}
 	next := old
 	next.Spec = apply(old.Spec, change)
+	if err := m.chooseVCPUs(ctx, old.Spec, &next.Spec); err != nil {
+		return model.Changed{}, err
+	}
 	if err := checkChange(old.Spec, next.Spec); err != nil {
 		return model.Changed{}, err
 	}
@@ -135,6 +138,22 @@ func merge(base, more map[string]string) map[string]string {
 	maps.Copy(merged, base)
 	maps.Copy(merged, more)
 	return merged
+}
+
+// chooseVCPUs decides anew, as when the VM was created, if the change leaves that to us.
+func (m *Manager) chooseVCPUs(ctx context.Context, old model.Spec, next *model.Spec) error {
+	if next.VCPUs != 0 {
+		return nil
+	}
+	ref := next.ImageID
+	if next.Image != old.Image {
+		ref = next.Image
+	}
+	img, err := m.Images.Get(ref)
+	if err == nil {
+		next.VCPUs = m.vcpusFor(ctx, img)
+	}
+	return err
 }
 
 func checkChange(old, next model.Spec) error {

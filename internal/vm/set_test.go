@@ -48,7 +48,7 @@ func TestSetRefuses(t *testing.T) {
 	before := d.create(t, model.Create{Name: "a"})
 	for what, change := range map[string]model.Change{
 		"a smaller disk": {DiskSize: ptr(32 * model.MiB)},
-		"no vcpus":       {VCPUs: ptr(0)},
+		"no vcpus":       {VCPUs: ptr(-1)},
 		"a bad variable": {Env: map[string]string{"A B": ""}},
 	} {
 		if _, err := d.Set(t.Context(), "a", change); fault.KindOf(err) != fault.Invalid {

@@ -283,7 +283,7 @@ func TestRestoreInto(t *testing.T) {
 				h := newHost(t)
 				h.homes = true
 				d := h.daemon()
-				of := d.worker(t, model.Create{Name: "of", VCPUs: 2})
+				of := d.worker(t, model.Create{Name: "of", VCPUs: ptr(2)})
 				s := d.snap(t, of, "s")
 				v := d.worker(t, model.Create{
 					Name: "a", Image: "other", WorkDiskSize: ptr(64 * model.MiB), Labels: map[string]string{"stays": "1"}, Remove: model.RemoveOnStop,

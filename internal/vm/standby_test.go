@@ -113,7 +113,7 @@ func TestStandbyIsNotForAll(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.withStandby(t, model.Create{})
-	for i, req := range []model.Create{{Cold: true}, {VCPUs: 2}, {Image: "other"}, {DiskSize: 48 * model.MiB}} {
+	for i, req := range []model.Create{{Cold: true}, {VCPUs: ptr(2)}, {Image: "other"}, {DiskSize: 48 * model.MiB}} {
 		req.Name = fmt.Sprint("v-", i)
 		v := d.launch(t, req)
 		if h.look(v).Name != req.Name || d.standbys(t) != 1 {

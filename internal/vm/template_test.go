@@ -209,7 +209,7 @@ func TestTemplateFits(t *testing.T) {
 		"less disk":      {model.Create{DiskSize: 48 * model.MiB}, "", model.FromUniversal},
 		"least disk":     {model.Create{DiskSize: model.MinDiskSize}, "", model.FromUniversal},
 		"image":          {model.Create{Image: "other"}, "", model.FromUniversal},
-		"CPUs":           {model.Create{VCPUs: 2}, "", ""},
+		"CPUs":           {model.Create{VCPUs: ptr(2)}, "", ""},
 		"memory":         {model.Create{Memory: model.GiB}, "", ""},
 		"kernel":         {model.Create{Kernel: "other"}, "", ""},
 		"work disk":      {model.Create{WorkDiskSize: ptr(64 * model.MiB)}, "", ""},
@@ -681,7 +681,7 @@ func TestTemplateIsListedWhileItIsMade(t *testing.T) {
 			h.templates.Off = false
 			d := h.daemon()
 			universal, image := h.hanging("build do agent"), h.hanging("build exec")
-			end := begin(d, model.Create{Image: "other", VCPUs: 2, DiskSize: 48 * model.MiB})
+			end := begin(d, model.Create{Image: "other", VCPUs: ptr(2), DiskSize: 48 * model.MiB})
 			var seen []model.Template
 			for _, c := range []struct {
 				hook    string

@@ -47,6 +47,7 @@ type Session struct {
 
 	Event   func(step.Event) // takes FrameEvents; may be nil
 	Started func()           // called once before the command's streams are joined; may be nil
+	Ended   func()           // called once when the command's end is known, before the stream's; may be nil
 	Nudge   func()           // called when a forwarded signal has not ended the command soon; may be nil
 
 	started  sync.Once
@@ -134,6 +135,9 @@ func (s *Session) receive() {
 			var told *outcome
 			if told, err = s.take(kind, payload); told != nil && result == nil {
 				result = told
+				if s.Ended != nil {
+					s.Ended()
+				}
 			}
 			if err != nil {
 				result = &outcome{err: err}

@@ -33,6 +33,7 @@ type agent struct {
 	ending sync.Once // the machine's end, which may be asked for more than once
 
 	turn    sync.Mutex // of who changes what the machine is or whether it stands still; taken before mu
+	stage   sync.Mutex // of who starts a process beside the turn, or must not have that done meanwhile; taken after turn
 	freezer halter     // set with the first identity
 	halted  int        // how many processes Freeze halted
 

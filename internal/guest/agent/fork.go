@@ -36,8 +36,10 @@ func (a *agent) freeze(r *http.Request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), freezeTime, fault.New(fault.Unavailable, "it still runs after %v", freezeTime))
 	defer cancel()
+	a.stage.Lock() // a process that has not come to execve(2) yet would be frozen with the one that waits for it
 	a.procs.Halt()
 	n, err := a.freezer.Freeze(ctx)
+	a.stage.Unlock()
 	if err != nil {
 		a.procs.Resume(false)
 		return nil, err

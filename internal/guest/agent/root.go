@@ -39,7 +39,7 @@ const (
 	imageOptions = "noload"
 	// noinit_itable: initialising a sparse disk's inode tables in the background writes a hundred megabytes of zeros to the host.
 	diskOptions = "noinit_itable"
-	// no_prefetch_block_bitmaps (Linux 5.9): reading bitmaps ahead would keep each machine busy for a while.
+	// no_prefetch_block_bitmaps: reading bitmaps ahead would keep each machine busy for a while. Kernels that do not do so do not know the option.
 	quietOptions = diskOptions + ",no_prefetch_block_bitmaps"
 	// redirect_dir and metacopy: renaming a folder or changing a file's owner does not copy the data up. index stays off, because it
 	// refuses an upper layer whose lower one is another copy of the image.
@@ -107,6 +107,8 @@ func (a *agent) buildRoot(spec proto.Root) error {
 	if err := bindVolumes(); err != nil {
 		return err
 	}
+	a.stage.Lock() // a path means another file afterwards
+	defer a.stage.Unlock()
 	return switchRoot()
 }
 

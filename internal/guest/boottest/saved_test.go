@@ -52,12 +52,9 @@ func copyDisk(t *testing.T, path string) string {
 	return to
 }
 
-// checkRehearsed wakes a restored machine, and waits until it has gone through a command's life by itself.
-func (m *machine) checkRehearsed() {
+// awaitRehearsal waits until a restored machine that was woken has started a program by itself.
+func (m *machine) awaitRehearsal() {
 	m.t.Helper()
-	if _, err := m.Wake(m.ctx()); err != nil {
-		m.t.Fatal(err)
-	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		h, err := m.Hello(m.ctx())
 		if err != nil {
@@ -105,13 +102,13 @@ func TestForks(t *testing.T) {
 		own := kept
 		own.system, own.work = copyDisk(t, kept.system), copyDisk(t, kept.work)
 		child := p.restore(t, state, own)
-		h, err := child.Hello(child.ctx())
+		h, err := child.Wake(child.ctx())
 		if err != nil || !h.Frozen || !h.Assumed || h.Forks != 0 {
 			t.Fatalf("hello is %+v, %v", h, err)
 		}
 		t.Logf("child %d answers after %v", i, time.Since(child.start))
 		child.checkStill()
-		child.checkRehearsed()
+		child.awaitRehearsal()
 		begin := time.Now()
 		child.assume(withWork(name))
 		t.Logf("it has its identity after %v", time.Since(begin))
@@ -129,6 +126,13 @@ func TestForks(t *testing.T) {
 		all = append(all, id)
 		if got := child.sh("cat /root/file; until ! ps | grep -q '[s]leep 1234'; do sleep 0.05; done; cat /run/banger/generation; nc -w 5 10.0.2.3 53 < /dev/null && echo net"); got != "from the parent\n1\nnet" {
 			t.Errorf("in child %d: %q", i, got)
+		}
+		for range 5 { // a rehearsal is in nobody's way
+			if _, err := child.Wake(child.ctx()); err != nil {
+				t.Error(err)
+			}
+			child.freeze()
+			child.thaw()
 		}
 		if err := child.PowerOff(child.ctx()); err != nil {
 			t.Error(err)
@@ -189,7 +193,7 @@ func TestUniversalFork(t *testing.T) {
 	}
 	for i := range 2 {
 		m := p.restore(t, state, disks{image: real.image, system: copyDisk(t, real.system), work: copyDisk(t, real.work)})
-		if h, err := m.Hello(m.ctx()); err != nil || h.Frozen || h.Assumed {
+		if h, err := m.Wake(m.ctx()); err != nil || h.Frozen || h.Assumed {
 			t.Fatalf("hello is %+v, %v", h, err)
 		}
 		begin := time.Now()
@@ -199,7 +203,7 @@ func TestUniversalFork(t *testing.T) {
 			t.Errorf("in machine %d: %q", i, got)
 		}
 		checkClock(t, m)
-		m.checkRehearsed()
+		m.awaitRehearsal()
 	}
 
 	m := p.restore(t, state, real)

@@ -42,6 +42,9 @@ import (
 	"time"
 )
 
+// Rehearse is the query with which a hello asks the guest to start a program that does nothing. An agent that does not know it takes no notice.
+const Rehearse = "rehearse"
+
 // Generations. See the package comment.
 const (
 	Generation    = 1

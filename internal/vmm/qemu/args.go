@@ -126,7 +126,8 @@ func nodeName(serial string) string { return "disk-" + serial }
 
 // driveArgs describes a drive. Writes go to the page cache and a guest's flush to the disk itself: what a guest has synced
 // survives the host's crash. QEMU locks the file (OFD locks): many readers or one writer. What the guest discards or
-// zeroes becomes a hole. Restoring a machine does not drop what the host has cached of a file: it is one host, and other machines use the image. A full host disk is the guest's I/O error: the alternative, a machine that stops without a word, helps nobody.
+// zeroes becomes a hole. A full host disk is the guest's I/O error: the alternative, a machine that stops without a word, helps nobody.
+// Restoring a machine leaves alone what the host has cached of a file (drop-cache): it has not come from another host, and other machines use the image.
 func driveArgs(d vmm.Drive) []string {
 	node := "driver=raw,node-name=" + nodeName(d.Serial)
 	if d.ReadOnly {
@@ -145,8 +146,9 @@ func driveArgs(d vmm.Drive) []string {
 	return []string{"-blockdev", node, "-device", device}
 }
 
-// nicArgs describes a network card. A restored one does not announce itself: it has not moved. The user-mode stack has no switch in QEMU 7.2 that keeps a guest from the host's loopback services by
-// way of its gateway address but restrict=on, which keeps it from everything.
+// nicArgs describes a network card. The user-mode stack has no switch in QEMU 7.2 that keeps a guest from the host's loopback services by
+// way of its gateway address but restrict=on, which keeps it from everything. The guest of a restored machine is not told to announce itself
+// (guest_announce): it has not moved.
 func nicArgs(i int, n vmm.NIC) []string {
 	id := "net" + strconv.Itoa(i)
 	var netdev string

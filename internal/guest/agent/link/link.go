@@ -68,9 +68,7 @@ func Configure(name string, cfg Config) error {
 			return fmt.Errorf("setting the hardware address of %s: %w", name, err)
 		}
 	}
-	if err := enableIPv6(name, cfg.Address.Addr().Is6()); err != nil {
-		return err
-	}
+	enableIPv6(name, cfg.Address.Addr().Is6())
 	if err := conn.do(setLink(card.Index, unix.IFF_UP, nil, cfg.MTU)); err != nil {
 		return fmt.Errorf("bringing %s up: %w", name, err)
 	}
@@ -87,17 +85,14 @@ func Configure(name string, cfg Config) error {
 }
 
 // enableIPv6 switches IPv6 on a card on or off. Where the host gives no address of that family nobody answers to one: a machine would look for
-// neighbours and routers in vain, again after each restore.
-func enableIPv6(name string, on bool) error {
+// neighbours and routers in vain, again after each restore. Where it cannot be switched (a kernel without IPv6, a read-only /proc/sys) it stays as it is:
+// an address that it would be needed for says so.
+func enableIPv6(name string, on bool) {
 	disable := "1"
 	if on {
 		disable = "0"
 	}
-	err := os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "disable_ipv6"), []byte(disable), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // not there: a kernel without IPv6
-		return fmt.Errorf("switching IPv6 on %s: %w", name, err)
-	}
-	return nil
+	_ = os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "disable_ipv6"), []byte(disable), 0)
 }
 
 // First returns the name of the first virtio network card: the one with the lowest interface index.

@@ -6,8 +6,8 @@
 //
 // A copy has two passes. The first runs beside the guest, finds out what is zero, and makes the file system find room; what it reads may be
 // half written. The second one, while the guest stands still, only moves bytes: every own page is read again, straight
-// into the page cache of the file. (With CONFIG_MEM_SOFT_DIRTY, bit 55 of the pagemap and clear_refs, it could be spared those that did not
-// change in between. Distributions' kernels mostly lack it.)
+// into the page cache of the file. (With CONFIG_MEM_SOFT_DIRTY, which Debian's kernels have and many do not, bit 55 of the pagemap and clear_refs
+// could spare it those that did not change in between, for a page fault at each first write after the first pass.)
 package ram
 
 import (

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"sync"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/cli/ui"
+	"banger/internal/step"
+)
+
+// runTimeline notes when what happened in a run, from this program's start to its end. The daemon's clock is ours: it is on this machine.
+type runTimeline struct {
+	began time.Time
+
+	mu    sync.Mutex
+	name  string    // of the VM
+	asked time.Time // when the daemon was reached
+	ready time.Time // when the last step before the command ended
+	runs  bool      // the command was begun
+	ended time.Time // when it had ended, or why it was not begun was known
+	steps []ui.Bar
+}
+
+// ask notes that the daemon was asked.
+func (t *runTimeline) ask() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asked = time.Now()
+}
+
+// take notes what the daemon reports.
+func (t *runTimeline) take(e step.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case e.Step == api.EventVM:
+		t.name = e.Detail
+		t.addLocked("create", t.asked, e.Time, false)
+	case e.Step == api.EventExec:
+		t.runs = true
+	case e.Step == api.EventDelete:
+	case e.Phase == step.Done || e.Phase == step.Failed:
+		t.addLocked(e.Step, e.Time.Add(-e.Duration), e.Time, e.Phase == step.Failed)
+		t.ready = e.Time
+	}
+}
+
+// end notes that the command has ended.
+func (t *runTimeline) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended = time.Now()
+}
+
+func (t *runTimeline) addLocked(name string, from, to time.Time, failed bool) {
+	t.steps = append(t.steps, t.bar(name, from, to, failed))
+}
+
+func (t *runTimeline) bar(name string, from, to time.Time, failed bool) ui.Bar {
+	return ui.Bar{Name: name, Offset: from.Sub(t.began), Duration: to.Sub(from), Failed: failed}
+}
+
+// write draws the timeline to standard error.
+func (t *runTimeline) write(a *app) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if t.asked.IsZero() {
+		return
+	}
+	client := ui.Group{Name: "command line", Bars: []ui.Bar{t.bar("start", t.began, t.asked, false)}}
+	var guest ui.Group
+	if t.runs && !t.ended.IsZero() {
+		guest = ui.Group{Name: "guest", Bars: []ui.Bar{t.bar("command", t.ready, t.ended, false)}}
+	}
+	if !t.ended.IsZero() {
+		client.Bars = append(client.Bars, t.bar("end", t.ended, now, false))
+	}
+	style := a.style(a.Err)
+	fmt.Fprintf(a.Err, "%s: %s in all\n\n", style.Bold(ui.Clean(cmp.Or(t.name, "run"))), ui.Duration(now.Sub(t.began)))
+	_ = ui.Timeline(a.Err, min(width(a.Err), 160), style, []ui.Group{client, {Name: "host", Bars: t.steps}, guest}) // nobody reads it, then
+}

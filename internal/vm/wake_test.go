@@ -1,0 +1,54 @@
+package vm
+
+import (
+	"testing"
+
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// TestWake: a guest is woken, and so rehearses a command, when an emulator has restored it for somebody who waits for this one machine.
+func TestWake(t *testing.T) {
+	t.Parallel()
+	template := func(t *testing.T, h *host) {
+		v := h.withTemplates(t, model.Create{}).started(t, model.Create{})
+		if from(v) != model.FromTemplate {
+			t.Errorf("it went on from %q", from(v))
+		}
+	}
+	for name, tt := range map[string]struct {
+		accel string
+		start func(*testing.T, *host)
+		want  int
+	}{
+		"template": {vmm.AccelTCG, template, 1},
+		"real CPU": {vmm.AccelKVM, template, 0},
+		"universal": {vmm.AccelTCG, func(t *testing.T, h *host) {
+			if v := h.withTemplates(t, model.Create{}).started(t, model.Create{Image: "other"}); from(v) != model.FromUniversal {
+				t.Errorf("it went on from %q", from(v))
+			}
+		}, 1},
+		"standby": {vmm.AccelTCG, func(t *testing.T, h *host) { h.withStandby(t, model.Create{}).launch(t, model.Create{}) }, 0},
+		"boot":    {vmm.AccelTCG, func(t *testing.T, h *host) { h.daemon().started(t, model.Create{}) }, 0},
+		"resume": {vmm.AccelTCG, func(t *testing.T, h *host) {
+			d := h.daemon()
+			v := d.started(t, model.Create{})
+			d.suspend(t, v)
+			d.resume(t, v)
+		}, 1},
+		"fork": {vmm.AccelTCG, func(t *testing.T, h *host) {
+			d := h.daemon()
+			d.fork(t, d.started(t, model.Create{}), model.Fork{Count: 2})
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.accel = tt.accel
+			tt.start(t, h)
+			if n := h.called("wake"); n != tt.want {
+				t.Errorf("%d guests were woken, not %d", n, tt.want)
+			}
+		})
+	}
+}
