@@ -88,6 +88,7 @@ type capture struct {
 	meta   snapshot.Meta
 	kind   model.OriginKind
 	pause  time.Duration // that the VM's processes stood still
+	single bool          // one VM is made of it, and no more
 
 	memory     *os.File // for forks; nil in a capture that is to be stored, and in one of disks only
 	openDevice func() (*os.File, error)
@@ -108,7 +109,7 @@ func (c *capture) close() error {
 
 // origin is what a child starts from. Each child has descriptors of its own.
 func (c *capture) origin() (origin, error) {
-	o := origin{Origin: model.Origin{Kind: c.kind, Of: c.parent.VM, Name: c.parent.Name}, shape: c.meta.Fingerprint}
+	o := origin{Origin: model.Origin{Kind: c.kind, Of: c.parent.VM, Name: c.parent.Name}, shape: c.meta.Fingerprint, single: c.single}
 	if c.parent.Snapshot != "" {
 		o.Of = c.parent.Snapshot
 	}

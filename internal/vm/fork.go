@@ -117,6 +117,7 @@ func (m *Manager) captureFork(ctx context.Context, ref string, report step.Repor
 
 // makeChildren makes the children side by side, as many at a time as the host has CPUs for.
 func (m *Manager) makeChildren(ctx context.Context, c *capture, names []string, req model.Fork, report step.Reporter) model.Forked {
+	c.single = len(names) == 1
 	forked := model.Forked{Pause: c.pause, Children: make([]model.Child, len(names))}
 	var wg sync.WaitGroup
 	for i, name := range names {

@@ -20,6 +20,7 @@ type origin struct {
 	cold     bool // boot, whatever templates there are: the user wants it so
 	again    bool // boot, because a template did not work
 	template bool // thrown away when it does not work
+	single   bool // no other machine goes on from it at this time
 	same     bool // the guest goes on as the one that it was, instead of getting an identity
 
 	spec  *model.Spec // what the machine was started as, when the record says something else by now

@@ -368,10 +368,10 @@ func (s *start) awaitAgent(ctx context.Context) error {
 	})
 }
 
-// worksAtOnce tells whether the guest was just restored by an emulator, and somebody waits for it: to run a command in it, most likely. Forks of a
-// VM may be many at once, and wait themselves: what each had of a rehearsal would be in the way of the others. A machine on standby has run one.
+// worksAtOnce tells whether the guest was just restored by an emulator, and somebody waits for it: to run a command in it, most likely. Forks
+// that are made side by side are in each other's way, and may be there to wait themselves. A machine on standby has run a command.
 func (s *start) worksAtOnce() bool {
-	return s.info.Accel == vmm.AccelTCG && (s.from.template || s.from.same) && s.from.standby == nil
+	return s.info.Accel == vmm.AccelTCG && (s.from.template || s.from.same || s.from.single) && s.from.standby == nil
 }
 
 // assume gives the guest its identity, or lets it go on as the one that it was.

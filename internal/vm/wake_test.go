@@ -38,6 +38,10 @@ func TestWake(t *testing.T) {
 		}, 1},
 		"fork": {vmm.AccelTCG, func(t *testing.T, h *host) {
 			d := h.daemon()
+			d.fork(t, d.started(t, model.Create{}), model.Fork{})
+		}, 1},
+		"forks": {vmm.AccelTCG, func(t *testing.T, h *host) {
+			d := h.daemon()
 			d.fork(t, d.started(t, model.Create{}), model.Fork{Count: 2})
 		}, 0},
 	} {
