@@ -73,8 +73,12 @@ func (t *runTimeline) write(a *app) {
 	}
 	client := ui.Group{Name: "command line", Bars: []ui.Bar{t.bar("start", t.began, t.asked, false)}}
 	var guest ui.Group
-	if t.runs && !t.ended.IsZero() {
-		guest = ui.Group{Name: "guest", Bars: []ui.Bar{t.bar("command", t.ready, t.ended, false)}}
+	if t.runs { // one whose end nobody waited for has ended by now
+		end := t.ended
+		if end.IsZero() {
+			end = now
+		}
+		guest = ui.Group{Name: "guest", Bars: []ui.Bar{t.bar("command", t.ready, end, t.ended.IsZero())}}
 	}
 	if !t.ended.IsZero() {
 		client.Bars = append(client.Bars, t.bar("end", t.ended, now, false))

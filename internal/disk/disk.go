@@ -36,13 +36,15 @@ const toolOutput = 500
 // mkfsArgs are the arguments of mkfs.ext4 for a file that holds size bytes. Inode tables and the journal are left to the guest's kernel to initialize and
 // nothing is discarded (the file is a hole already), which keeps making a disk of 10G at some 5 ms and 744 KB. What is kept for growing is bounded: by
 // itself mkfs keeps 4 MB, of which each VM would have a copy. Beyond the bound Linux changes the file system to meta_bg, as it also would if nothing were
-// kept; but before 6.9 (and the stable kernels of that time) that overwrote data. No blocks are reserved for root: the guest's user is root as a rule. The
-// root folder is root's, whoever runs mkfs.
+// kept; but before 6.9 (and the stable kernels of that time) that overwrote data. Blocks are large on small disks, too, since small ones cannot keep so
+// much. No blocks are reserved for root: the guest's user is root as a rule. The root folder is root's, whoever runs mkfs.
 func mkfsArgs(path string, size model.Bytes) []string {
-	grown := max(1*model.TiB, 8*size)
-	extended := fmt.Sprintf("resize=%dK,lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", grown/model.KiB)
-	return []string{"-q", "-F", "-m", "0", "-E", extended, path}
+	extended := fmt.Sprintf("resize=%dK,lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", GrowsTo(size)/model.KiB)
+	return []string{"-q", "-F", "-b", "4096", "-m", "0", "-E", extended, path}
 }
+
+// GrowsTo is how large the file system on a disk that was made with a size can become with every kernel.
+func GrowsTo(size model.Bytes) model.Bytes { return max(1*model.TiB, 8*size) }
 
 // Create makes a sparse file of the given size with an empty ext4 file system in it. A file that is there already is replaced. It
 // fails with fault.Unsupported when there is no mkfs.ext4, and fault.Unavailable when the host's file system is full; then nothing is left.

@@ -140,16 +140,18 @@ func TestCreateIsSmall(t *testing.T) {
 	testkit.RequireTool(t, "mkfs.ext4")
 	testkit.RequireTool(t, "dumpe2fs")
 	path := filepath.Join(t.TempDir(), "disk")
-	if err := disk.Create(t.Context(), path, 10*model.GiB); err != nil {
-		t.Fatal(err)
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil || st.Blocks*512 > 1<<20 {
-		t.Errorf("it takes up %d bytes, %v", st.Blocks*512, err)
-	}
-	out, err := exec.Command("dumpe2fs", "-h", path).Output()
-	if err != nil || !regexp.MustCompile(`(?m)^Reserved GDT blocks: +12\d$`).Match(out) {
-		t.Errorf("%v, and it has\n%s", err, out)
+	for _, size := range []model.Bytes{model.MinDiskSize, 256 * model.MiB, 10 * model.GiB} {
+		if err := disk.Create(t.Context(), path, size); err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil || st.Blocks*512 > 1<<20 {
+			t.Errorf("one of %v takes up %d bytes, %v", size, st.Blocks*512, err)
+		}
+		out, err := exec.Command("dumpe2fs", "-h", path).Output()
+		if err != nil || !regexp.MustCompile(`(?m)^Reserved GDT blocks: +12\d$`).Match(out) || !bytes.Contains(out, []byte("has_journal")) {
+			t.Errorf("%v, and one of %v has\n%s", err, size, out)
+		}
 	}
 }
 

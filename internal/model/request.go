@@ -66,7 +66,7 @@ type Child struct {
 
 // Change changes a VM. Nil fields stay as they are.
 type Change struct {
-	VCPUs        *int              `json:"vcpus,omitempty"`
+	VCPUs        *int              `json:"vcpus,omitempty"` // 0: decided anew, as for a new VM
 	Memory       *Bytes            `json:"memory,omitempty"`
 	DiskSize     *Bytes            `json:"disk_size,omitempty"`      // may only grow
 	WorkDiskSize *Bytes            `json:"work_disk_size,omitempty"` // may only grow

@@ -176,13 +176,16 @@ func (m *Manager) resolve(ctx context.Context, spec *model.Spec, report step.Rep
 		if err != nil {
 			return nil, err
 		}
-		vcpus := m.vcpusFor(ctx, img)
+		vcpus := spec.VCPUs
+		if vcpus == 0 {
+			vcpus = m.vcpusFor(ctx, img)
+		}
 		m.refs.RLock()
 		_, imgErr := m.Images.Get(img.ID)
 		_, kErr := m.Kernels.Get(k.ID)
 		if imgErr == nil && kErr == nil {
 			spec.ImageID, spec.KernelID = img.ID, k.ID
-			spec.VCPUs = cmp.Or(spec.VCPUs, vcpus)
+			spec.VCPUs = vcpus
 			return m.refs.RUnlock, nil
 		}
 		m.refs.RUnlock()

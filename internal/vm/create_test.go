@@ -118,8 +118,15 @@ func TestVCPUs(t *testing.T) {
 		if err != nil || v.Spec.VCPUs != tt.want {
 			t.Errorf("%+v: %d, %v", tt, v.Spec.VCPUs, err)
 		}
-		if changed, err := d.Set(t.Context(), v.ID, model.Change{VCPUs: ptr(0)}); err != nil || tt.asked == nil && tt.usual == 0 && changed.VM.Spec.VCPUs != tt.want {
+		anew := 2
+		if tt.image == imageWithInit && tt.oneCPU != "" {
+			anew = 1
+		}
+		if changed, err := d.Set(t.Context(), v.ID, model.Change{VCPUs: ptr(0)}); err != nil || changed.VM.Spec.VCPUs != anew {
 			t.Errorf("%+v, decided anew: %d, %v", tt, changed.VM.Spec.VCPUs, err)
+		}
+		if changed, err := d.Set(t.Context(), v.ID, model.Change{Image: ptr("other"), VCPUs: ptr(0)}); err != nil || changed.VM.Spec.VCPUs != 2 {
+			t.Errorf("%+v, for another image: %d, %v", tt, changed.VM.Spec.VCPUs, err)
 		}
 		if _, err := d.Create(t.Context(), model.Create{Image: tt.image, VCPUs: ptr(-1)}, nil); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("less than none: %v", err)

@@ -327,6 +327,7 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force
 	if c.memory == nil {
 		return e.record(), nil
 	}
+	c.single = true
 	from, err := c.origin()
 	if err != nil {
 		return e.record(), err

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/snapshot"
@@ -91,6 +92,9 @@ func (t *templates) fitting(fingerprint string, spec model.Spec) []string {
 	usual.DiskSize = min(spec.DiskSize, t.m.Defaults.DiskSize)
 	if t.m.Defaults.WorkDiskSize != 0 { // whether there is a work disk at all is in the fingerprint
 		usual.WorkDiskSize = min(spec.WorkDiskSize, t.m.Defaults.WorkDiskSize)
+	}
+	if spec.DiskSize > disk.GrowsTo(usual.DiskSize) || spec.WorkDiskSize > disk.GrowsTo(usual.WorkDiskSize) {
+		usual = spec
 	}
 	return slices.Compact([]string{imageKeyOf(fingerprint, spec), imageKeyOf(fingerprint, usual)})
 }

@@ -36,6 +36,19 @@ func TestWake(t *testing.T) {
 			d.suspend(t, v)
 			d.resume(t, v)
 		}, 1},
+		"restored": {vmm.AccelTCG, func(t *testing.T, h *host) {
+			d := h.daemon()
+			d.snap(t, d.started(t, model.Create{}), "s")
+			d.restore(t, "s", model.Restore{})
+		}, 1},
+		"restored in place": {vmm.AccelTCG, func(t *testing.T, h *host) {
+			d := h.daemon()
+			v := d.started(t, model.Create{})
+			d.snap(t, v, "s")
+			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: v.ID, Force: true}, nil); err != nil {
+				t.Error(err)
+			}
+		}, 1},
 		"fork": {vmm.AccelTCG, func(t *testing.T, h *host) {
 			d := h.daemon()
 			d.fork(t, d.started(t, model.Create{}), model.Fork{})

@@ -36,18 +36,26 @@ func (a *agent) freeze(r *http.Request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), freezeTime, fault.New(fault.Unavailable, "it still runs after %v", freezeTime))
 	defer cancel()
-	a.stage.Lock() // a process that has not come to execve(2) yet would be frozen with the one that waits for it
-	a.procs.Halt()
-	n, err := a.freezer.Freeze(ctx)
-	a.stage.Unlock()
+	n, err := a.halt(ctx)
 	if err != nil {
-		a.procs.Resume(false)
 		return nil, err
 	}
 	a.halted = n
 	a.setStill(true)
 	a.enter(frozen)
 	return proto.Frozen{Processes: n}, nil
+}
+
+// halt halts everybody, or nobody.
+func (a *agent) halt(ctx context.Context) (int, error) {
+	a.stage.Lock() // a process that has not come to execve(2) yet would be frozen with the one that waits for it
+	defer a.stage.Unlock()
+	a.procs.Halt()
+	n, err := a.freezer.Freeze(ctx)
+	if err != nil {
+		a.procs.Resume(false)
+	}
+	return n, err
 }
 
 // thaw answers POST /v1/thaw: time has gone by, and the machine is the one that it was.

@@ -1,11 +1,26 @@
 package agent
 
-import "testing"
+import (
+	"fmt"
+	"os/exec"
+	"testing"
+)
 
 // TestNothing runs the program on this machine's own kernel.
 func TestNothing(t *testing.T) {
 	if nothing == "" {
 		t.Skip("there is none for this architecture")
+	}
+	program, err := newProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	if _, err := program.WriteString(nothing); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(fmt.Sprintf("/proc/self/fd/%d", program.Fd())).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("it does not end well: %v, %q", err, out)
 	}
 	a, _ := newAgent(t)
 	a.procs.Halt() // as the machine is when it counts

@@ -54,7 +54,7 @@ func (a *agent) plain(f func(*http.Request) (any, error)) http.HandlerFunc {
 }
 
 func (a *agent) hello(r *http.Request) (any, error) {
-	if r.URL.RawQuery == proto.Rehearse && runtime.NumCPU() > 1 { // not parsed: that would have to be translated, too
+	if r.URL.RawQuery == proto.Rehearse && nothing != "" && runtime.NumCPU() > 1 { // not parsed: that would have to be translated, too
 		go a.rehearse()
 	}
 	var uts unix.Utsname
