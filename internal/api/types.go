@@ -3,8 +3,8 @@
 //
 // Bodies are JSON. Errors are problem documents (RFC 9457) with a stable kind. A long operation that is asked for with
 // "Accept: text/event-stream" answers with server-sent events: any number of "step" events (step.Event), then one "result" (what it
-// would have answered otherwise) or one "problem". An answer of bytes that ends early has its problem in a trailer (TrailerProblem). Streams of bytes (exec, run, ssh, dial) are upgrades to
-// "banger-stream"; exec and run speak the frames of package proto on it.
+// would have answered otherwise) or one "problem". An answer of bytes that ends early has its problem in a trailer (TrailerProblem). Streams of
+// bytes (exec, run, ssh, dial) are upgrades to "banger-stream"; exec and run speak the frames of package proto on it.
 package api
 
 import (

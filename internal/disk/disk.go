@@ -34,7 +34,7 @@ const mkfsTimeout = 2 * time.Minute
 const toolOutput = 500
 
 // mkfsArgs are the arguments of mkfs.ext4 for a file that holds size bytes. Inode tables and the journal are left to the guest's kernel to initialize and
-// nothing is discarded (the file is a hole already), which keeps making a disk of 10G at some 5 ms and 744 KB. What is kept for growing is bounded: by
+// nothing is discarded (the file is a hole already), which keeps making a disk of 10G at some 4 ms and 744 KB. What is kept for growing is bounded: by
 // itself mkfs keeps 4 MB, of which each VM would have a copy. Beyond the bound Linux changes the file system to meta_bg, as it also would if nothing were
 // kept; but before 6.9 (and the stable kernels of that time) that overwrote data. Blocks are large on small disks, too, since small ones cannot keep so
 // much. No blocks are reserved for root: the guest's user is root as a rule. The root folder is root's, whoever runs mkfs.

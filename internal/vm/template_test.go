@@ -206,6 +206,7 @@ func TestTemplateFits(t *testing.T) {
 		"the same":       {model.Create{}, "", model.FromTemplate},
 		"environment":    {model.Create{Env: map[string]string{"A": "1"}, User: "me", Workdir: "/x", Labels: map[string]string{"a": "b"}}, "", model.FromTemplate},
 		"more disk":      {model.Create{DiskSize: 96 * model.MiB}, "", model.FromTemplate},
+		"far more disk":  {model.Create{DiskSize: 1100 * model.GiB}, "", model.FromUniversal}, // than every kernel can make of the template's
 		"less disk":      {model.Create{DiskSize: 48 * model.MiB}, "", model.FromUniversal},
 		"least disk":     {model.Create{DiskSize: model.MinDiskSize}, "", model.FromUniversal},
 		"image":          {model.Create{Image: "other"}, "", model.FromUniversal},

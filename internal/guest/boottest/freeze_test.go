@@ -44,7 +44,7 @@ func (m *machine) thaw() {
 	m.t.Logf("thawed in %v", time.Since(start))
 }
 
-// busy starts a process that counts on the console and one that does nothing but use up its CPU, and returns the latter's pid.
+// busy starts a process that sleeps, one that counts on the console, and one that does nothing but use up its CPU, and returns the last one's pid.
 func (m *machine) busy() string {
 	m.t.Helper()
 	m.detach("exec sleep 1000")

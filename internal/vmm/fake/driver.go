@@ -71,7 +71,7 @@ func New(host *Host, o Options) *Driver {
 		o.Fail = func(Op, string) error { return nil }
 	}
 	if o.Info == (vmm.Info{}) {
-		o.Info = vmm.Info{Version: "1.0", Path: "/fake", Accel: "tcg", Why: "it is a fake", Grace: 10 * time.Second}
+		o.Info = vmm.Info{Version: "1.0", Path: "/fake", Accel: vmm.AccelTCG, Why: "it is a fake", Grace: 10 * time.Second}
 	}
 	return &Driver{host: host, o: o}
 }
