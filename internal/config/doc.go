@@ -14,15 +14,23 @@ func Markdown() string {
 
 <!-- Made from the table in internal/config. Run ` + "`make docs`" + ` to make it again. -->
 
-banger needs no configuration. What you set in ` + "`config.toml`" + ` holds for every command; the environment wins over the file, and flags
-win over both. ` + "`banger config show`" + ` prints what holds and where each value comes from.
+banger needs no configuration. A setting can come from three places. Flags win over the environment, and the environment wins over the file
+` + "`config.toml`" + `. ` + "`banger config show`" + ` prints the effective values and where each value comes from.
 
-The file is ` + "`~/.config/banger/config.toml`" + `, ` + "`/etc/banger/config.toml`" + ` for root, or ` + "`config/config.toml`" + ` below ` + "`BANGER_HOME`" + ` where that is set.
-What concerns new VMs, from ` + "`image`" + ` to ` + "`net`" + `, is looked up by each command that makes one; the rest by the daemon when it starts, so
-` + "`banger daemon restart`" + ` takes up a change, and VMs go on running meanwhile. Unknown keys and values that cannot be are refused, all at
-once and each with its line, before anything is done.
+The place of the file depends on the environment:
 
-Sizes are a number with K, M, G or T (powers of 1024); durations have a unit, such as ` + "`90s`" + ` or ` + "`2m`" + `.
+- If ` + "`BANGER_HOME`" + ` is set: ` + "`$BANGER_HOME/config/config.toml`" + `.
+- Otherwise, for root: ` + "`/etc/banger/config.toml`" + `.
+- Otherwise: ` + "`$XDG_CONFIG_HOME/banger/config.toml`" + `, which is ` + "`~/.config/banger/config.toml`" + ` by default.
+
+Settings take effect at two different moments:
+
+- The settings from ` + "`image`" + ` to ` + "`net`" + ` are about new VMs. Each command that creates a VM reads them.
+- The daemon reads all other settings when it starts. After a change, run ` + "`banger daemon restart`" + `. VMs keep running meanwhile.
+
+banger refuses a file with an unknown key or an invalid value. It reports all errors at once, each with its line, and does nothing else.
+
+A size is a number with K, M, G or T (powers of 1024), such as ` + "`512M`" + `. A duration has a unit, such as ` + "`90s`" + ` or ` + "`2m`" + `.
 
 | Key | Value | Default | Environment | Meaning |
 | --- | --- | --- | --- | --- |
@@ -34,11 +42,11 @@ Sizes are a number with K, M, G or T (powers of 1024); durations have a unit, su
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | `%s` | %s |\n", k.name, k.kind(), def, k.env(), k.doc)
 	}
-	b.WriteString("\n## Files for every VM\n\n" + syncDoc + " Each `[[file_sync]]` is one of them:\n\n| Key | Meaning |\n| --- | --- |\n")
+	b.WriteString("\n## Files for every VM\n\n" + syncDoc + " Each `[[file_sync]]` table is one of them:\n\n| Key | Meaning |\n| --- | --- |\n")
 	for _, f := range syncFields {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", f.name, f.doc)
 	}
-	b.WriteString("\n## Example\n\nWith all defaults spelled out:\n\n```toml\n" + Example() + "```\n")
+	b.WriteString("\n## Example\n\nThis file sets every key to its default:\n\n```toml\n" + Example() + "```\n")
 	return b.String()
 }
 
