@@ -29,29 +29,29 @@ var keys = []key{
 	{name: "kernel", def: "debian", at: func(c *Config) any { return &c.Kernel }, check: func(c *Config) error { return checkName(c.Kernel) },
 		doc: "The kernel that a new VM boots."},
 	{name: "vcpus", flag: "vcpu", def: "0", at: func(c *Config) any { return &c.VCPUs }, check: func(c *Config) error { return between(c.VCPUs, 0, model.MaxVCPUs) },
-		doc: "Virtual CPUs of a new VM. 0: two, or one for an image with an init where QEMU cannot be trusted with more (emulation before QEMU 8.1)."},
+		doc: "Virtual CPUs of a new VM. If 0, banger chooses: two, or fewer if the driver recommends that for the image."},
 	{name: "memory", def: "1G", at: func(c *Config) any { return &c.Memory }, check: checkMemory,
 		doc: "Memory of a new VM, such as 512M or 4G."},
 	{name: "disk_size", def: "10G", at: func(c *Config) any { return &c.DiskSize }, check: func(c *Config) error { return between(c.DiskSize, model.MinDiskSize, model.MaxDiskSize) },
-		doc: "What / of a new VM can take up. The host's disk is used only as it fills."},
+		doc: "Size of / in a new VM. The host's disk is used only as it fills."},
 	{name: "work_disk_size", def: "8G", at: func(c *Config) any { return &c.WorkDiskSize }, check: checkWorkDisk,
-		doc: "What /root of a new VM can take up, on a disk of its own; 0 for none."},
+		doc: "Size of /root in a new VM, which is a disk of its own; 0 for none."},
 	{name: "net", def: string(model.NetUser), at: func(c *Config) any { return &c.Net }, choices: []string{string(model.NetUser), string(model.NetNone)},
 		doc: "The network of a new VM: user (out through the host, IPv4 only, without privileges) or none."},
 	{name: "driver", def: "auto", at: func(c *Config) any { return &c.Driver }, choices: []string{"auto", "qemu"},
-		doc: "The program that runs VMs; auto takes the best one at hand."},
+		doc: "The program that runs VMs; auto takes the best one available."},
 	{name: "accel", def: "auto", at: func(c *Config) any { return &c.Accel }, choices: []string{"auto", "kvm", "tcg"},
-		doc: "How guests' instructions are run: kvm (by the CPU), tcg (emulated), or auto: kvm where it works."},
+		doc: "How guests' instructions are run: kvm (by the CPU), tcg (emulated), or auto (kvm if it works, otherwise tcg)."},
 	{name: "qemu", def: "", at: func(c *Config) any { return &c.QEMU }, check: func(c *Config) error { return checkProgram(c.QEMU) },
-		doc: "The QEMU program: an absolute path or a name to look for in PATH. Empty: the one for this machine's architecture."},
+		doc: "The QEMU program: an absolute path, or a name to look for in PATH. If empty: the one for this machine's architecture."},
 	{name: "boot_timeout", def: "0s", at: func(c *Config) any { return &c.BootTimeout }, check: func(c *Config) error { return between(c.BootTimeout, 0, time.Hour) },
-		doc: "How long a guest may take until it answers; 0s leaves it to the driver, which knows whether it emulates."},
+		doc: "How long a guest may take until its agent answers. If 0s, the driver decides."},
 	{name: "stop_timeout", def: "10s", at: func(c *Config) any { return &c.StopTimeout }, check: func(c *Config) error { return between(c.StopTimeout, time.Second, time.Hour) },
-		doc: "How long a guest may take to power off before it is ended."},
+		doc: "How long a guest may take to power off. After that, banger ends its machine."},
 	{name: "templates", def: "true", at: func(c *Config) any { return &c.Templates },
-		doc: "Whether VMs are forked from machines that banger has booted before, which it makes in the background. Without them every start is a boot."},
+		doc: "Whether VMs start from templates, which banger makes in the background. If false, every start is a boot."},
 	{name: "template_budget", def: "8G", at: func(c *Config) any { return &c.TemplateBudget }, check: func(c *Config) error { return between(c.TemplateBudget, 0, model.MaxDiskSize) },
-		doc: "What templates may take up on the host's disk together; those used least recently go first. 0 for no bound."},
+		doc: "Disk space for all templates together. If they exceed it, the least recently used are removed. 0 for no bound."},
 	{name: "standby", def: "0", at: func(c *Config) any { return &c.Standby }, check: func(c *Config) error { return between(c.Standby, 0, maxStandby) },
 		doc: "How many machines of each template that is in use wait for the next run. Each takes up memory."},
 	{name: "log_level", def: "info", at: func(c *Config) any { return &c.LogLevel }, choices: []string{"debug", "info", "warn", "error"},
@@ -66,15 +66,15 @@ const maxStandby = 64
 // file_sync is a list and so has no place in the table: no environment variable, no flag.
 const (
 	syncKey = "file_sync"
-	syncDoc = "Files and folders of the host that every VM gets at its start."
+	syncDoc = "Files and directories of the host that every VM gets at its start."
 )
 
 // syncFields are the keys of an entry of file_sync.
 var syncFields = []struct{ name, doc string }{
-	{"host", "Path on the host: absolute, or below the home folder with ~/."},
+	{"host", "Path on the host: absolute, or below your home directory with ~/."},
 	{"guest", "Path in the guest: absolute, or below /root with ~/."},
-	{"mode", `Permission bits, such as "0600"; those on the host when not given.`},
-	{"optional", "true: it is no error if there is no such file on the host."},
+	{"mode", `Permission bits, such as "0600". If unset: those on the host.`},
+	{"optional", "If true, a file that is missing on the host is no error."},
 }
 
 func keyNamed(name string) (key, bool) {
