@@ -29,7 +29,7 @@ var keys = []key{
 	{name: "kernel", def: "debian", at: func(c *Config) any { return &c.Kernel }, check: func(c *Config) error { return checkName(c.Kernel) },
 		doc: "The kernel that a new VM boots."},
 	{name: "vcpus", flag: "vcpu", def: "0", at: func(c *Config) any { return &c.VCPUs }, check: func(c *Config) error { return between(c.VCPUs, 0, model.MaxVCPUs) },
-		doc: "Virtual CPUs of a new VM. If 0, banger chooses: two, or fewer if the driver recommends that for the image."},
+		doc: "Virtual CPUs of a new VM. If 0: two, or as many as the driver recommends for the image."},
 	{name: "memory", def: "1G", at: func(c *Config) any { return &c.Memory }, check: checkMemory,
 		doc: "Memory of a new VM, such as 512M or 4G."},
 	{name: "disk_size", def: "10G", at: func(c *Config) any { return &c.DiskSize }, check: func(c *Config) error { return between(c.DiskSize, model.MinDiskSize, model.MaxDiskSize) },
