@@ -4,18 +4,20 @@ import "time"
 
 // Image is a root filesystem as one read-only ext4 file, with the OCI configuration it came with.
 type Image struct {
-	ID      string      `json:"id"`               // sha256 in hex of what it was made from
-	Names   []string    `json:"names"`            // references that mean it, in full: "debian:bookworm", "docker.io/library/alpine:3"
-	Source  string      `json:"source"`           // "registry", "debian", "docker-archive", "oci-layout", "rootfs-tar", "directory", "ext4"
-	Digest  string      `json:"digest,omitempty"` // the manifest's digest, pinned at the pull
+	ID    string   `json:"id"`    // sha256 in hex of what it was made from
+	Names []string `json:"names"` // full references: "debian:bookworm"
+	// Source is "registry", "debian", "docker-archive", "oci-layout", "rootfs-tar", "directory" or
+	// "ext4".
+	Source  string      `json:"source"`
+	Digest  string      `json:"digest,omitempty"` // the manifest's digest when it was pulled
 	Config  ImageConfig `json:"config"`           //
 	Size    Bytes       `json:"size"`             // of the ext4 file
-	Init    string      `json:"init,omitempty"`   // path of the image's init ("/sbin/init"), "" when it has none
-	Created time.Time   `json:"created"`          // when it was made here
+	Init    string      `json:"init,omitempty"`   // path of its init, "" if it has none
+	Created time.Time   `json:"created"`          // when this host made it
 	Path    string      `json:"path,omitempty"`   // of the ext4 file on the host
 }
 
-// ImageConfig is the part of an OCI image configuration that a VM uses (OCI image-spec, config.md, "config").
+// ImageConfig is the part of an OCI image configuration that a VM uses (OCI image-spec, config.md).
 type ImageConfig struct {
 	Env        []string `json:"env,omitempty"`
 	WorkingDir string   `json:"working_dir,omitempty"`
@@ -27,17 +29,19 @@ type ImageConfig struct {
 // Kernel is a guest kernel and its modules, imported once.
 type Kernel struct {
 	ID      string    `json:"id"`      // sha256 in hex of the files it was made from
-	Names   []string  `json:"names"`   // names that mean it: "debian", "my-kernel"
+	Names   []string  `json:"names"`   // "debian", "my-kernel"
 	Version string    `json:"version"` // "6.1.0-43-cloud-amd64"
 	Source  string    `json:"source"`  // the package and its version, or "import"
 	Arch    string    `json:"arch"`    // GOARCH
 	Created time.Time `json:"created"` //
-	Size    Bytes     `json:"size"`    // all its files
+	Size    Bytes     `json:"size"`    // of all its files
 
-	Vmlinuz string `json:"vmlinuz,omitempty"` // path of the compressed image, when there is one
+	Vmlinuz string `json:"vmlinuz,omitempty"` // path of the compressed image, if there is one
 	Vmlinux string `json:"vmlinux"`           // path of the uncompressed ELF
-	Config  string `json:"config,omitempty"`  // path of its build configuration, when known
-	Modules string `json:"modules,omitempty"` // path of the newc archive of needed modules in load order; "" when all is built in
+	Config  string `json:"config,omitempty"`  // path of its build configuration, if known
+	// Modules is the path of the newc archive of needed modules in load order; "" if all are built
+	// in.
+	Modules string `json:"modules,omitempty"`
 
-	Warnings []string `json:"warnings,omitempty"` // what could not be checked at the import
+	Warnings []string `json:"warnings,omitempty"` // what the import could not check
 }

@@ -9,7 +9,7 @@ import (
 func TestParseBytes(t *testing.T) {
 	for _, c := range []struct {
 		in   string
-		want Bytes // -1: refused
+		want Bytes // -1: rejected
 	}{
 		{"512M", 512 * MiB}, {"8G", 8 * GiB}, {"8g", 8 * GiB}, {"1.5GiB", GiB + 512*MiB}, {"1048576", MiB}, {" 64 kB ", 64 * KiB},
 		{"2T", 2 * TiB}, {"0", 0}, {"10B", 10}, {"0.5K", 512},
@@ -57,19 +57,19 @@ func TestBytesAsTextAndJSON(t *testing.T) {
 		t.Errorf("text in JSON: %d, %v", b, err)
 	}
 	if err := json.Unmarshal([]byte(`{}`), &b); err == nil {
-		t.Error("an object was read as a size")
+		t.Error("a JSON object was accepted as a size")
 	}
 }
 
 func TestCheckName(t *testing.T) {
 	for _, good := range []string{"a", "web-1", "quiet-otter", "0a", strings.Repeat("a", 63)} {
 		if err := CheckName(good); err != nil {
-			t.Errorf("%q: %v", good, err)
+			t.Errorf("the good name %q was rejected: %v", good, err)
 		}
 	}
 	for _, bad := range []string{"", "-a", "a-", "A", "a_b", "a.b", "a b", "../x", "a\n", "a\x00", "ö", "localhost", "123", strings.Repeat("a", 64)} {
 		if CheckName(bad) == nil {
-			t.Errorf("%q was taken", bad)
+			t.Errorf("the bad name %q was accepted", bad)
 		}
 	}
 }
@@ -79,7 +79,7 @@ func FuzzCheckName(f *testing.F) {
 	f.Add("../../etc")
 	f.Fuzz(func(t *testing.T, s string) {
 		if CheckName(s) == nil && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-			t.Errorf("%q was taken", s)
+			t.Errorf("the bad name %q was accepted", s)
 		}
 	})
 }
@@ -99,11 +99,11 @@ func TestNewName(t *testing.T) {
 
 func TestIDs(t *testing.T) {
 	if id := NewID(); !IsID(id) || id == NewID() {
-		t.Errorf("%q", id)
+		t.Errorf("NewID: %q is not an id, or came twice", id)
 	}
 	for _, bad := range []string{"", "abc", "../0123456789abc", "0123456789ABCDEF", "0123456789abcdef0"} {
 		if IsID(bad) {
-			t.Errorf("%q was taken for an id", bad)
+			t.Errorf("%q was accepted as an id", bad)
 		}
 	}
 }
@@ -129,7 +129,7 @@ func TestValidate(t *testing.T) {
 		s := good
 		change(&s)
 		if err := s.Validate(); err == nil || !strings.Contains(err.Error(), what) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("a bad spec: got %v, want an error with %q", err, what)
 		}
 	}
 }
@@ -145,14 +145,14 @@ func TestStates(t *testing.T) {
 			reachable = reachable || from.May(to)
 		}
 		if !reachable {
-			t.Errorf("nothing follows %s", from)
+			t.Errorf("no state may follow %s", from)
 		}
 		if from.Between() && from != Creating && !from.Live() {
-			t.Errorf("%s is under way but has no machine", from)
+			t.Errorf("%s belongs to an operation, but no machine may exist in it", from)
 		}
 	}
 	if Deleting.May(Running) || Deleting.May(Starting) {
-		t.Error("something takes over a delete")
+		t.Error("a VM that is being deleted may be started or run")
 	}
 }
 

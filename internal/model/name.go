@@ -9,20 +9,20 @@ import (
 	"sync"
 )
 
-// namePattern is a DNS label (RFC 1123, section 2.1, in lower case): a VM's name is also a host name.
-// It is compiled when it is first needed: every start of the CLI would pay for it otherwise.
+// namePattern is a DNS label (RFC 1123, section 2.1, in lower case), because a VM's name is also a
+// host name. It is compiled at its first use, so that the CLI starts faster.
 var namePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`) })
 
-// reservedNames mean something else where a VM's name may stand.
+// reservedNames have another meaning where a VM's name may stand.
 var reservedNames = map[string]bool{"localhost": true, "all": true, "host": true, "gateway": true}
 
-// CheckName tells why s cannot be a VM's name, or nil.
+// CheckName returns why s cannot be a VM's name, or nil.
 func CheckName(s string) error {
 	switch {
 	case s == "":
 		return fmt.Errorf("a VM's name must not be empty")
 	case len(s) > 63:
-		return fmt.Errorf("name %.20q... has %d characters; 63 is the most", s, len(s))
+		return fmt.Errorf("name %.20q... has %d characters; at most 63 are allowed", s, len(s))
 	case !namePattern().MatchString(s):
 		return fmt.Errorf("name %q is not a host name: lower-case letters, digits and inner hyphens only", s)
 	case reservedNames[s]:
@@ -35,21 +35,21 @@ func CheckName(s string) error {
 
 func allDigits(s string) bool { return strings.Trim(s, "0123456789") == "" }
 
-// NewID returns a fresh id: 64 random bits in hex.
+// NewID returns a new random id: 64 bits in hex.
 func NewID() string {
 	var b [8]byte
 	rand.Read(b[:]) // never fails (crypto/rand, Go 1.24)
 	return hex.EncodeToString(b[:])
 }
 
-// IsID tells whether s has the form of a VM's id.
+// IsID reports whether s has the form of a VM's id.
 func IsID(s string) bool { return len(s) == 16 && strings.Trim(s, "0123456789abcdef") == "" }
 
-// NewName returns a random pleasant name, such as "quiet-otter", for which taken is false.
+// NewName returns a random name, such as "quiet-otter", for which taken is false.
 func NewName(taken func(string) bool) string {
 	for n := 0; ; n++ {
 		name := pick(strings.Fields(adjectives)) + "-" + pick(strings.Fields(animals))
-		if n >= 8 { // a full house: make room instead of looking for ever
+		if n >= 8 { // most names are taken: make them longer
 			name += "-" + NewID()[:4]
 		}
 		if !taken(name) {

@@ -6,12 +6,13 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// Create asks for a VM. Zero values mean the configured defaults.
+// Create asks for a VM. A zero value means the configured default.
 type Create struct {
-	Name         string            `json:"name,omitempty"` // "" for a random pleasant one
-	Image        string            `json:"image,omitempty"`
-	Kernel       string            `json:"kernel,omitempty"`
-	VCPUs        *int              `json:"vcpus,omitempty"` // 0: as many as the image's guest can be trusted with, decided now
+	Name   string `json:"name,omitempty"` // "" for a random name
+	Image  string `json:"image,omitempty"`
+	Kernel string `json:"kernel,omitempty"`
+	// VCPUs of 0 lets banger choose now, by what the image's guest runs reliably with.
+	VCPUs        *int              `json:"vcpus,omitempty"`
 	Memory       Bytes             `json:"memory,omitempty"`
 	DiskSize     Bytes             `json:"disk_size,omitempty"`
 	WorkDiskSize *Bytes            `json:"work_disk_size,omitempty"` // 0 for none
@@ -22,84 +23,87 @@ type Create struct {
 	Remove       RemovePolicy      `json:"remove,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
 	IdleSuspend  time.Duration     `json:"idle_suspend,omitempty" format:"nanoseconds"` // see Spec
-	Cold         bool              `json:"cold,omitempty"`                              // boot it: go on from no template
+	Cold         bool              `json:"cold,omitempty"`                              // no template
 }
 
 // Start says how to start a VM.
 type Start struct {
-	Cold bool `json:"cold,omitempty"` // boot it: go on from no template
+	Cold bool `json:"cold,omitempty"` // boot; use no template
 }
 
-// Fork asks for VMs that go on from where another one is.
+// Fork asks for VMs that continue from the present moment of another VM.
 type Fork struct {
-	Name   string            `json:"name,omitempty"`  // of the one child; of several ones what comes before "-1", "-2", ...; "": the parent's name for several
-	Count  int               `json:"count,omitempty"` // 0 is 1
+	// Name is the name of the only child, or what several children have before "-1", "-2", ... If
+	// it is "", the parent's name is used for several.
+	Name   string            `json:"name,omitempty"`
+	Count  int               `json:"count,omitempty"` // 0 means 1
 	Remove RemovePolicy      `json:"remove,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"` // instead of the parent's
+	Labels map[string]string `json:"labels,omitempty"` // replace the parent's
 }
 
-// Restore asks for VMs that go on from a stored snapshot.
+// Restore asks for VMs that continue from a stored snapshot.
 type Restore struct {
 	Fork
-	Into      string `json:"into,omitempty"`       // a VM that becomes what the snapshot keeps, instead of new ones
-	DisksOnly bool   `json:"disks_only,omitempty"` // leave the snapshot's memory aside: the VMs are stopped, and boot when started
-	Force     bool   `json:"-"`                    // also into a VM that is not at rest: what it is now is lost
+	Into      string `json:"into,omitempty"`       // restore into this VM; make no new ones
+	DisksOnly bool   `json:"disks_only,omitempty"` // restore disks only; the VMs are stopped
+	Force     bool   `json:"-"`                    // overwrite a VM that is not stopped
 }
 
-// MaxForks is how many children one request may ask for.
+// MaxForks is the largest number of children in one request.
 const MaxForks = 1000
 
-// Forked is what became of a fork.
+// Forked is the result of a fork.
 type Forked struct {
-	Pause    time.Duration `json:"pause" format:"nanoseconds"` // nanoseconds that the parent stood still; 0 when it was halted anyway
-	Children []Child       `json:"children"`                   // in the order of their numbers
+	// Pause is how long the parent stood still, in nanoseconds; 0 if it was paused already.
+	Pause    time.Duration `json:"pause" format:"nanoseconds"`
+	Children []Child       `json:"children"` // in the order of their numbers
 }
 
-// Child is one VM that was to be made by a fork.
+// Child is one child of a fork.
 type Child struct {
 	Name  string `json:"name"`
-	VM    *VM    `json:"vm,omitempty"`    // nil when it could not be made: then nothing is left of it
-	Kind  string `json:"kind,omitempty"`  // what class of failure that was: one of package fault's kinds
-	Error string `json:"error,omitempty"` // why not
+	VM    *VM    `json:"vm,omitempty"`    // nil if it failed; then nothing is left of it
+	Kind  string `json:"kind,omitempty"`  // the failure's fault.Kind
+	Error string `json:"error,omitempty"` // why it failed
 	Hint  string `json:"hint,omitempty"`
 }
 
-// Change changes a VM. Nil fields stay as they are.
+// Change changes a VM. Nil fields keep their values.
 type Change struct {
-	VCPUs        *int              `json:"vcpus,omitempty"` // 0: decided anew, as for a new VM
+	VCPUs        *int              `json:"vcpus,omitempty"` // 0: chosen again, as for a new VM
 	Memory       *Bytes            `json:"memory,omitempty"`
-	DiskSize     *Bytes            `json:"disk_size,omitempty"`      // may only grow
-	WorkDiskSize *Bytes            `json:"work_disk_size,omitempty"` // may only grow
+	DiskSize     *Bytes            `json:"disk_size,omitempty"`      // can only grow
+	WorkDiskSize *Bytes            `json:"work_disk_size,omitempty"` // can only grow
 	Net          *NetMode          `json:"net,omitempty"`
 	Env          map[string]string `json:"env,omitempty"`       // added to what is set
 	UnsetEnv     []string          `json:"unset_env,omitempty"` //
 	Workdir      *string           `json:"workdir,omitempty"`
 	User         *string           `json:"user,omitempty"`
 	Kernel       *string           `json:"kernel,omitempty"`
-	Image        *string           `json:"image,omitempty"`  // the next start has a fresh system disk; /root stays
+	Image        *string           `json:"image,omitempty"`  // for the next start; /root stays
 	Labels       map[string]string `json:"labels,omitempty"` // an empty value removes
 	IdleSuspend  *time.Duration    `json:"idle_suspend,omitempty" format:"nanoseconds"`
 }
 
-// Changed says when a change takes effect.
+// Changed reports when the fields of a change take effect.
 type Changed struct {
 	VM      VM       `json:"vm"`
-	Applied []string `json:"applied"` // names of fields that have taken effect
-	Pending []string `json:"pending"` // names of fields that take effect at the next start
+	Applied []string `json:"applied"` // names of fields in effect now
+	Pending []string `json:"pending"` // names of fields in effect at the next start
 }
 
-// Stats is what a VM costs and does now.
+// Stats is what a VM uses now.
 type Stats struct {
 	ID     string        `json:"id"`
 	Name   string        `json:"name"`
 	State  State         `json:"state"`
 	CPU    time.Duration `json:"cpu" format:"nanoseconds"` // nanoseconds of the VMM since its start
 	Memory Bytes         `json:"memory"`                   // proportional set size of the VMM
-	Disk   Bytes         `json:"disk"`                     // what its files take up on the host
-	Guest  *proto.Stats  `json:"guest,omitempty"`          // what the guest says; absent when it does not answer
+	Disk   Bytes         `json:"disk"`                     // what its files use on the host
+	Guest  *proto.Stats  `json:"guest,omitempty"`          // nil if the guest does not answer
 }
 
-// Pruned is what a prune took away.
+// Pruned is what a prune removed.
 type Pruned struct {
 	Removed []string `json:"removed"` // names or ids
 	Freed   Bytes    `json:"freed"`

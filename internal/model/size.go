@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Bytes is a size in bytes. As text it is a number with a binary suffix ("512M", "8G", "1.5G"); as JSON a plain number.
+// Bytes is a size in bytes. Its text has a binary suffix ("512M", "1.5G"); its JSON is a number.
 type Bytes int64
 
 // The binary units.
@@ -21,8 +21,8 @@ const (
 
 var suffixes = map[string]Bytes{"": 1, "b": 1, "k": KiB, "m": MiB, "g": GiB, "t": TiB}
 
-// ParseBytes reads a size such as "512M", "8G", "1.5GiB" or "1048576". Suffixes are binary, in either case, with an optional
-// "B" or "iB"; fractions are rounded down to a byte. Negative sizes, signs and other text are refused.
+// ParseBytes reads a size such as "512M", "8G", "1.5GiB" or "1048576". Suffixes are binary, in
+// either case, with an optional "B" or "iB". A fraction of a byte is dropped. Signs are rejected.
 func ParseBytes(s string) (Bytes, error) {
 	text := strings.ToLower(strings.TrimSpace(s))
 	cut := strings.LastIndexAny(text, "0123456789.") + 1
@@ -54,7 +54,7 @@ func badSize(s string) error {
 	return fmt.Errorf("size %q is not a number with an optional K, M, G or T, such as 512M or 8G", s)
 }
 
-// String gives the shortest exact-looking form: "512M", "8G", "1.5G".
+// String returns the shortest form with at most one decimal place: "512M", "8G", "1.5G".
 func (b Bytes) String() string {
 	for _, u := range []struct {
 		unit Bytes
@@ -79,13 +79,13 @@ func (b *Bytes) Set(s string) error {
 	return err
 }
 
-// Type is the word that a flag's help shows for the value.
+// Type is the word that a flag's help prints for the value.
 func (b *Bytes) Type() string { return "size" }
 
 // UnmarshalText lets configuration files hold sizes as text.
 func (b *Bytes) UnmarshalText(text []byte) error { return b.Set(string(text)) }
 
-// UnmarshalJSON takes a number of bytes, or the text form.
+// UnmarshalJSON reads a number of bytes, or the text form.
 func (b *Bytes) UnmarshalJSON(data []byte) error {
 	var text string
 	if json.Unmarshal(data, &text) == nil {

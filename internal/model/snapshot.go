@@ -2,68 +2,72 @@ package model
 
 import "time"
 
-// SnapshotKind says what of a machine a snapshot keeps.
+// SnapshotKind is what a snapshot keeps of a machine.
 type SnapshotKind string
 
 // The kinds of snapshots.
 const (
-	SnapshotFull SnapshotKind = "full" // memory, devices and disks: a fork goes on where the machine was
-	SnapshotDisk SnapshotKind = "disk" // disks only: a fork boots
+	SnapshotFull SnapshotKind = "full" // memory, devices, disks
+	SnapshotDisk SnapshotKind = "disk" // disks only: its forks boot
 )
 
-// Snapshot is a VM at one moment, kept under a name, to make other VMs from.
+// Snapshot is a VM at one moment, kept under a name. Other VMs are made from it.
 type Snapshot struct {
-	ID      string        `json:"id"`                         // 16 hex digits, never reused
-	Name    string        `json:"name"`                       //
-	VM      string        `json:"vm"`                         // name of the VM that it was taken of
-	VMID    string        `json:"vm_id"`                      // its id; there may be no such VM any more, or not on this host
+	ID   string `json:"id"`   // 16 hex digits, never reused
+	Name string `json:"name"` //
+	VM   string `json:"vm"`   // the saved VM's name
+	// VMID is the saved VM's id. That VM may be deleted, or belong to another host.
+	VMID    string        `json:"vm_id"`
 	Kind    SnapshotKind  `json:"kind"`                       //
 	Created time.Time     `json:"created"`                    //
-	Image   string        `json:"image"`                      // the reference that the VM was made with
+	Image   string        `json:"image"`                      // the VM's image reference
 	Kernel  string        `json:"kernel"`                     // the kernel's name
 	VCPUs   int           `json:"vcpus"`                      //
 	Memory  Bytes         `json:"memory"`                     // of the VM
-	Driver  string        `json:"driver,omitempty"`           // that can restore its memory; "" when that is not kept
-	Size    Bytes         `json:"size"`                       // what it takes up on the host
-	Pause   time.Duration `json:"pause" format:"nanoseconds"` // nanoseconds that the VM stood still for it
-	Damaged string        `json:"damaged,omitempty"`          // why nothing can be made of it; then what cannot be read of it is empty, its name too
+	Driver  string        `json:"driver,omitempty"`           // restores the memory; "": none
+	Size    Bytes         `json:"size"`                       // bytes used on the host
+	Pause   time.Duration `json:"pause" format:"nanoseconds"` // how long the VM stood still
+	// Damaged is why the snapshot is unusable. Fields that cannot be read, even Name, are then
+	// empty.
+	Damaged string `json:"damaged,omitempty"`
 }
 
-// TemplateKind says how far the machine that a template keeps had come.
+// TemplateKind is how far a template's machine had started.
 type TemplateKind string
 
 // The kinds of templates.
 const (
-	TemplateUniversal TemplateKind = "universal" // the agent is up and no disk is mounted: serves every image
-	TemplateImage     TemplateKind = "image"     // an image's root is mounted and its init has started
+	TemplateUniversal TemplateKind = "universal" // no disk mounted: for all images
+	TemplateImage     TemplateKind = "image"     // root mounted, init started
 )
 
-// Template is a snapshot that banger made by itself of a freshly booted machine without an identity, so that the next VM is forked
-// instead of booted.
+// Template is a saved machine without an identity. banger makes it from a freshly booted machine,
+// and the next VM is forked from it instead of booted.
 type Template struct {
-	Key          string       `json:"key"`                      // hash of all that a VM must have in common with it
+	Key          string       `json:"key"`                      // hash of what a VM must share
 	Kind         TemplateKind `json:"kind"`                     //
-	Image        string       `json:"image,omitempty"`          // a name of the image; "" in a universal one
-	ImageID      string       `json:"image_id,omitempty"`       // likewise
+	Image        string       `json:"image,omitempty"`          // one of its names, or ""
+	ImageID      string       `json:"image_id,omitempty"`       // "" if universal
 	Kernel       string       `json:"kernel"`                   // the kernel's name
 	KernelID     string       `json:"kernel_id"`                //
 	VCPUs        int          `json:"vcpus"`                    //
 	Memory       Bytes        `json:"memory"`                   //
 	Net          NetMode      `json:"net"`                      //
-	DiskSize     Bytes        `json:"disk_size,omitempty"`      // of an image's: the system disk that is mounted
-	WorkDiskSize Bytes        `json:"work_disk_size,omitempty"` // likewise; 0 for none
-	Size         Bytes        `json:"size"`                     // what it takes up on the host
+	DiskSize     Bytes        `json:"disk_size,omitempty"`      // mounted system disk, or 0
+	WorkDiskSize Bytes        `json:"work_disk_size,omitempty"` // mounted work disk; 0 if none
+	Size         Bytes        `json:"size"`                     // bytes used on the host
 	Created      time.Time    `json:"created"`                  //
-	LastUsed     time.Time    `json:"last_used"`                // when a VM was last forked from it; Created before the first
-	Uses         int          `json:"uses"`                     // how many VMs were forked from it; a crash of the host may lose the last ones
-	Standby      int          `json:"standby"`                  // machines that wait, restored from it, for a VM to take them
-	Building     bool         `json:"building,omitempty"`       // it is being made, and serves nobody yet
+	LastUsed     time.Time    `json:"last_used"`                // time of the last fork, or Created
+	// Uses counts the VMs that were forked from it. A crash of the host may lose the last ones.
+	Uses     int  `json:"uses"`
+	Standby  int  `json:"standby"`            // restored machines that wait for a VM
+	Building bool `json:"building,omitempty"` // not usable yet
 }
 
-// UsageKind says what a row of a DiskUsage is about.
+// UsageKind is what a row of a DiskUsage is about.
 type UsageKind string
 
-// What takes up space.
+// The things that use space.
 const (
 	UsageVM       UsageKind = "vm"
 	UsageImage    UsageKind = "image"
@@ -73,23 +77,25 @@ const (
 	UsageCache    UsageKind = "cache" // downloads, initramfs archives and what crashes left
 )
 
-// DiskUsage is what banger keeps on the host's file systems.
+// DiskUsage is the space that banger uses on the host's file systems.
 type DiskUsage struct {
 	Rows  []UsageRow `json:"rows"`
-	Total UsageRow   `json:"total"` // the sums; its kind and name are empty
+	Total UsageRow   `json:"total"` // the sums, without kind and name
 }
 
-// UsageRow is what one thing takes up.
+// UsageRow is the space that one thing uses.
 type UsageRow struct {
-	Kind        UsageKind `json:"kind"`
-	Name        string    `json:"name"`
-	Apparent    Bytes     `json:"apparent"`    // how large its files say they are
-	Own         Bytes     `json:"own"`         // allocated for it alone
-	Shared      Bytes     `json:"shared"`      // allocated, and shared by reference with other files; 0 where the file system does not tell
-	Reclaimable Bytes     `json:"reclaimable"` // what a prune would give back
+	Kind     UsageKind `json:"kind"`
+	Name     string    `json:"name"`
+	Apparent Bytes     `json:"apparent"` // the sum of its files' lengths
+	Own      Bytes     `json:"own"`      // allocated for it alone
+	// Shared is allocated, and shared by reference with other files. It is 0 if the file system
+	// does not report it.
+	Shared      Bytes `json:"shared"`
+	Reclaimable Bytes `json:"reclaimable"` // what a prune would free
 }
 
-// Add adds what another row is about.
+// Add adds the sizes of another row.
 func (r *UsageRow) Add(other UsageRow) {
 	r.Apparent += other.Apparent
 	r.Own += other.Own

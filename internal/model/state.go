@@ -3,9 +3,9 @@ package model
 // State is where a VM is in its life.
 type State string
 
-// The states. The table below says which may follow which.
+// The states. The table transitions holds which state may follow which.
 const (
-	Creating  State = "creating"  // the record exists, what it names is being made
+	Creating  State = "creating"  // the record exists; what it names is being made
 	Stopped   State = "stopped"   //
 	Starting  State = "starting"  //
 	Running   State = "running"   //
@@ -14,11 +14,13 @@ const (
 	Suspended State = "suspended" // on disk
 	Stopping  State = "stopping"  //
 	Deleting  State = "deleting"  //
-	Broken    State = "broken"    // something of it could not be taken away; deleting or start-up recovery tries again
-	Failed    State = "error"     // a start failed and left nothing behind; it can be started again
+	// Broken means that something of the VM could not be removed. Deletion and start-up recovery
+	// try again.
+	Broken State = "broken"
+	Failed State = "error" // a start failed and left nothing; it can be started again
 )
 
-// transitions says which state may follow which. Every change of a VM's state goes through it.
+// transitions holds which state may follow which. Every change of a VM's state is checked by it.
 var transitions = map[State][]State{
 	Creating:  {Stopped, Deleting, Broken},
 	Stopped:   {Starting, Deleting},
@@ -33,7 +35,7 @@ var transitions = map[State][]State{
 	Broken:    {Stopped, Deleting},
 }
 
-// May tells whether to may follow s.
+// May reports whether state to may follow s.
 func (s State) May(to State) bool {
 	for _, next := range transitions[s] {
 		if next == to {
@@ -43,7 +45,7 @@ func (s State) May(to State) bool {
 	return false
 }
 
-// Live tells whether a VMM process may exist for a VM in this state.
+// Live reports whether a VMM process may exist for a VM in this state.
 func (s State) Live() bool {
 	switch s {
 	case Starting, Running, Pausing, Paused, Stopping, Deleting, Broken:
@@ -52,8 +54,8 @@ func (s State) Live() bool {
 	return false
 }
 
-// Between tells whether a VM should be in this state only while an operation is under way; found at start-up, the state says
-// that a crash cut the operation off.
+// Between reports whether a VM is in this state only during an operation. If start-up finds a VM in
+// it, a crash cut that operation off.
 func (s State) Between() bool {
 	switch s {
 	case Creating, Starting, Pausing, Stopping, Deleting:

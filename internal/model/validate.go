@@ -14,18 +14,18 @@ import (
 // Bounds of a Spec.
 const (
 	MaxVCPUs    = 64
-	MinIdle     = time.Second // shorter ones would suspend VMs between two commands of a script
-	MinMemory   = 128 * MiB   // below it the kernel and agent have no room to start
+	MinIdle     = time.Second // a shorter one would suspend a VM between a script's commands
+	MinMemory   = 128 * MiB   // with less, the kernel and the agent cannot start
 	MaxMemory   = 1 * TiB
 	MinDiskSize = 32 * MiB // ext4 with a journal
 	MaxDiskSize = 16 * TiB
-	maxEnv      = 64 * KiB // all of it, so that it fits one assume message and one execve
+	maxEnv      = 64 * KiB // in all: must fit one assume message and one execve
 )
 
 var envName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`) })
 
-// Validate returns everything that is wrong with the spec, joined; nil when nothing is. It does not ask whether the image or
-// kernel exists.
+// Validate returns everything that is wrong with the spec, joined, or nil. It does not check that
+// the image and the kernel exist.
 func (s Spec) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -62,7 +62,7 @@ func (s Spec) Validate() error {
 	return errors.Join(errs...)
 }
 
-// CheckEnv tells what is wrong with an environment, or nil.
+// CheckEnv returns what is wrong with an environment, or nil.
 func CheckEnv(env map[string]string) error {
 	var size Bytes
 	for k, v := range env {

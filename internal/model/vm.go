@@ -1,71 +1,77 @@
-// Package model is what banger's things are: VMs, images, kernels, their names, sizes and states, and which of those
-// are valid. It does no I/O. Its types are also the API's wire types and the store's documents, so a field's JSON name
-// is a promise.
+// Package model defines banger's things: VMs, images and kernels, with their names, sizes and
+// states, and what is valid. It does no I/O. Its types are also the API's wire types and the
+// store's documents, so a field's JSON name never changes.
 //
-// Vocabulary: a Spec is what the user asked for; a VM is a Spec with an identity and a state; a Machine (package vmm)
-// is what a driver is told to build from it.
+// A Spec is what the user asked for. A VM is a Spec with an identity and a state. A Machine
+// (package vmm) is what a driver builds from it.
 package model
 
 import "time"
 
-// VM is one sandbox: its durable record. What is true only while it runs is in Runtime.
+// VM is one sandbox: its durable record. Runtime holds what is true only while it runs.
 type VM struct {
 	ID      string    `json:"id"`      // 16 hex digits, never reused
 	Spec    Spec      `json:"spec"`    //
 	State   State     `json:"state"`   //
 	Created time.Time `json:"created"` //
 
-	Started   *time.Time `json:"started,omitempty"`    // when the present or last run began
-	Stopped   *time.Time `json:"stopped,omitempty"`    // when the last run ended
-	Runtime   *Runtime   `json:"runtime,omitempty"`    // while a VMM may exist for it
-	LastError *Failure   `json:"last_error,omitempty"` // why it is in State error or broken, or why its last run ended badly
-	Boot      *Boot      `json:"boot,omitempty"`       // how the last start went
-	Parent    *Parent    `json:"parent,omitempty"`     // what it was forked from, when it was
-	Pending   []string   `json:"pending,omitempty"`    // names of the Spec fields that a running VM takes up at its next start
-	DiskImage string     `json:"disk_image,omitempty"` // id of the image that the system disk lies over; "" before the first start
-	Network   *Network   `json:"network,omitempty"`    // while it runs
-	Restoring []string   `json:"restoring,omitempty"`  // disks ("system", "work") of the snapshot that it was restored from, until all of them are in their places
+	Started *time.Time `json:"started,omitempty"` // start of the present or last run
+	Stopped *time.Time `json:"stopped,omitempty"` // end of the last run
+	Runtime *Runtime   `json:"runtime,omitempty"` // set while a VMM may exist
+	// LastError is why the VM is in state error or broken, or why its last run ended badly.
+	LastError *Failure `json:"last_error,omitempty"`
+	Boot      *Boot    `json:"boot,omitempty"`    // the last start
+	Parent    *Parent  `json:"parent,omitempty"`  // set if the VM was forked
+	Pending   []string `json:"pending,omitempty"` // Spec fields for the next start
+	// DiskImage is the id of the image under the system disk; "" before the first start.
+	DiskImage string   `json:"disk_image,omitempty"`
+	Network   *Network `json:"network,omitempty"` // set while it runs
+	// Restoring names the disks ("system", "work") of a restored snapshot until all are in place.
+	Restoring []string `json:"restoring,omitempty"`
 }
 
-// Fresh tells whether nothing of the user's is on the VM's disks: it has never come up, and they are no copies of another one's.
+// Fresh reports whether the VM's disks hold nothing of the user's. Then the VM was never up, and
+// its disks are not copies of another VM's.
 func (v VM) Fresh() bool { return v.Started == nil && v.Parent == nil }
 
-// Spec is what a VM is asked to be. Defaults are filled in before it is stored, so that a VM does not change when the
-// configuration does.
+// Spec is what the user asked a VM to be. Defaults are filled in before it is stored, so that a
+// later change of the configuration does not change the VM.
 type Spec struct {
 	Name         string            `json:"name"`
-	Image        string            `json:"image"`             // the reference as the user wrote it
-	ImageID      string            `json:"image_id"`          // what it meant when the VM was created
+	Image        string            `json:"image"`             // the user's reference
+	ImageID      string            `json:"image_id"`          // its image when the VM was created
 	Kernel       string            `json:"kernel"`            // a kernel's name
 	KernelID     string            `json:"kernel_id"`         //
 	VCPUs        int               `json:"vcpus"`             //
 	Memory       Bytes             `json:"memory"`            //
-	DiskSize     Bytes             `json:"disk_size"`         // the system disk: what / can take up
-	WorkDiskSize Bytes             `json:"work_disk_size"`    // the work disk: /root; 0 for none
+	DiskSize     Bytes             `json:"disk_size"`         // system disk, for /
+	WorkDiskSize Bytes             `json:"work_disk_size"`    // work disk, for /root; 0: none
 	Net          NetMode           `json:"net"`               //
-	Env          map[string]string `json:"env,omitempty"`     // added to the image's for every command
-	Workdir      string            `json:"workdir,omitempty"` // instead of the image's
-	User         string            `json:"user,omitempty"`    // instead of the image's; name, uid, or either with :group
+	Env          map[string]string `json:"env,omitempty"`     // for all commands, over the image's
+	Workdir      string            `json:"workdir,omitempty"` // replaces the image's
+	User         string            `json:"user,omitempty"`    // likewise: name or uid, :group
 	Remove       RemovePolicy      `json:"remove,omitempty"`  //
 	Labels       map[string]string `json:"labels,omitempty"`  //
 
-	IdleSuspend time.Duration `json:"idle_suspend,omitempty" format:"nanoseconds"` // suspend it after so much time without use; 0 never
+	// IdleSuspend suspends the VM after so much time without use; 0 never does.
+	IdleSuspend time.Duration `json:"idle_suspend,omitempty" format:"nanoseconds"`
 }
 
-// Parent is what a VM was forked from. The name is what it was called then; neither need exist any more.
+// Parent is what a VM was forked from. Name is the parent's name at that time. Both VM and snapshot
+// may be gone.
 type Parent struct {
-	VM       string `json:"vm,omitempty"`       // id
-	Name     string `json:"name,omitempty"`     // of the VM
-	Snapshot string `json:"snapshot,omitempty"` // id, when it was made from a stored snapshot
+	VM       string `json:"vm,omitempty"`       // the parent's id
+	Name     string `json:"name,omitempty"`     // the parent's name
+	Snapshot string `json:"snapshot,omitempty"` // id of the stored snapshot, if there was one
 }
 
-// NetMode is how a VM reaches the world.
+// NetMode is how a VM reaches the network.
 type NetMode string
 
 // The network modes.
 const (
 	NetNone NetMode = "none" // no network card
-	NetUser NetMode = "user" // the VMM's own user-mode stack; needs no privilege
+	NetUser NetMode = "user" // the VMM's own user-mode stack, without privileges
 )
 
 // RemovePolicy says when banger deletes a VM by itself.
@@ -73,71 +79,71 @@ type RemovePolicy string
 
 // The removal policies.
 const (
-	RemoveNever    RemovePolicy = ""          // when the user says so
-	RemoveOnStop   RemovePolicy = "on-stop"   // when it stops, however that comes
-	RemoveOnDetach RemovePolicy = "on-detach" // when the `run` that made it ends or goes away
+	RemoveNever    RemovePolicy = ""          // only when the user asks for it
+	RemoveOnStop   RemovePolicy = "on-stop"   // when it stops for any reason
+	RemoveOnDetach RemovePolicy = "on-detach" // when its `run` ends or disconnects
 )
 
-// Runtime is the identity of what a VM holds on the host. It is stored before the things it names are made, so that a
-// crash at any moment leaves a record that leads to them.
+// Runtime identifies what a VM holds on the host. It is stored before those things are made, so
+// that a crash at any moment leaves a record that leads to them.
 type Runtime struct {
 	Driver   string   `json:"driver"`             //
-	State    []byte   `json:"state,omitempty"`    // the driver's own, versioned, opaque; empty until the VMM was started
+	State    []byte   `json:"state,omitempty"`    // the driver's; empty until the VMM starts
 	PID      int      `json:"pid,omitempty"`      // for display; State decides
 	Accel    string   `json:"accel,omitempty"`    // "kvm" or "tcg"
-	Prepared []string `json:"prepared,omitempty"` // capabilities whose host side may exist, in the order of preparing
-	Spec     *Spec    `json:"spec,omitempty"`     // what the machine was started as: changes that wait for the next start are not in it
-	Fork     bool     `json:"fork,omitempty"`     // the VM begins with it, and with the memory of another VM or of a snapshot
+	Prepared []string `json:"prepared,omitempty"` // capabilities prepared, in order
+	Spec     *Spec    `json:"spec,omitempty"`     // the started machine's spec
+	Fork     bool     `json:"fork,omitempty"`     // forked from a VM or a snapshot
 }
 
-// Network is what a running VM's network looks like from the host.
+// Network is a running VM's network as the host sees it.
 type Network struct {
 	Mode NetMode `json:"mode"`
-	Addr string  `json:"addr,omitempty"` // the guest's own address, as it sees it
+	Addr string  `json:"addr,omitempty"` // the guest's address, as the guest sees it
 }
 
-// Failure is why something went wrong, kept on the record.
+// Failure is an error that is kept on the record.
 type Failure struct {
 	Time time.Time `json:"time"`
 	Step string    `json:"step,omitempty"` // the step that failed
 	Msg  string    `json:"message"`
 	Hint string    `json:"hint,omitempty"`
-	Log  string    `json:"log,omitempty"` // path of the log that tells more
+	Log  string    `json:"log,omitempty"` // path of a log with more
 }
 
 // Boot is the timeline of one start.
 type Boot struct {
 	Start    time.Time     `json:"start"`
-	Duration time.Duration `json:"duration" format:"nanoseconds"` // nanoseconds, from the first step to the last
+	Duration time.Duration `json:"duration" format:"nanoseconds"` // first to last step
 	Cold     bool          `json:"cold"`                          // booted, not forked
-	Origin   *Origin       `json:"origin,omitempty"`              // what it went on from, unless it was booted
+	Origin   *Origin       `json:"origin,omitempty"`              // nil if it was booted
 	Steps    []Span        `json:"steps"`                         // what the host did
-	Guest    []Span        `json:"guest,omitempty"`               // what the guest says it did, on the host's clock
+	Guest    []Span        `json:"guest,omitempty"`               // by the host's clock
 }
 
-// Origin is the saved machine that a start went on from.
+// Origin is the saved machine that a start continued from.
 type Origin struct {
 	Kind OriginKind `json:"kind"`
-	Of   string     `json:"of"`             // a template's key, a snapshot's id, a VM's id
-	Name string     `json:"name,omitempty"` // of the snapshot or VM, or the template's image
+	Of   string     `json:"of"`             // key of a template, or id of a snapshot or VM
+	Name string     `json:"name,omitempty"` // of the snapshot, VM or template's image
 }
 
-// OriginKind says what kind of saved machine a start went on from.
+// OriginKind is the kind of saved machine that a start continued from.
 type OriginKind string
 
 // The kinds of origin.
 const (
-	FromUniversal OriginKind = "universal-template" // an agent that waits, with no disk mounted
-	FromTemplate  OriginKind = "template"           // the image, up and without an identity
-	FromFork      OriginKind = "fork"               // another VM at one moment
+	FromUniversal OriginKind = "universal-template" // the agent waits; no disk is mounted
+	FromTemplate  OriginKind = "template"           // the image is up, without an identity
+	FromFork      OriginKind = "fork"               // another VM's present moment
 	FromSnapshot  OriginKind = "snapshot"           //
-	FromSuspended OriginKind = "suspended"          // this very VM
+	FromSuspended OriginKind = "suspended"          // this VM
 )
 
 // Span is a named stretch of time.
 type Span struct {
 	Name     string        `json:"name"`
-	Offset   time.Duration `json:"offset" format:"nanoseconds"`   // nanoseconds after the boot's start
-	Duration time.Duration `json:"duration" format:"nanoseconds"` // nanoseconds
+	Offset   time.Duration `json:"offset" format:"nanoseconds"` // after the boot's start
+	Duration time.Duration `json:"duration" format:"nanoseconds"`
 	Error    string        `json:"error,omitempty"`
 }
