@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// Clone makes dst a copy of the file src, as CloneFile does, durably and in one moment. What is at dst is replaced. src must not change
-// meanwhile.
+// Clone makes dst a copy of the file src, as CloneFile does. It replaces dst in one step and syncs
+// it. src must not change during the call.
 func Clone(ctx context.Context, src, dst string) error {
 	from, err := os.Open(src)
 	if err != nil {
@@ -22,8 +22,8 @@ func Clone(ctx context.Context, src, dst string) error {
 	return nil
 }
 
-// Copy makes the file dst like Clone, except that it syncs nothing, which takes most of a small disk's time: until Sync, a crash of the
-// host may leave anything at dst. When it fails, what is at dst is the caller's to remove.
+// Copy is Clone without syncing, which takes most of a small disk's time. Until Sync, a crash of
+// the host may leave anything at dst. After an error the caller removes dst.
 func Copy(ctx context.Context, src, dst string) error {
 	from, err := os.Open(src)
 	if err != nil {
@@ -40,7 +40,7 @@ func Copy(ctx context.Context, src, dst string) error {
 	return nil
 }
 
-// Sync makes what is in a disk's file durable.
+// Sync makes the content of a disk's file durable.
 func Sync(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

@@ -1,10 +1,11 @@
-// Package disk makes, clones and grows the writable disks of VMs: raw, sparse files that hold one ext4 file system each.
+// Package disk makes, clones and grows the writable disks of VMs. A disk is a raw, sparse file with
+// one ext4 file system. docs/internals/images.md explains the options of mkfs.ext4.
 //
-// A file appears under its name only when it is complete and synced: it is made under a temporary name beside it. What a crash leaves
-// behind is a file whose name starts with TempPrefix.
+// A file appears under its name only when it is complete and synced. Until then it has a temporary
+// name in the same directory. After a crash, files whose names start with TempPrefix are left.
 //
-// Nothing here reads a file system. A disk that a guest has written is hostile input, so the host changes no more than the file's length;
-// the guest grows its own file system.
+// This package never reads a file system. A disk that a guest has written is hostile input, so the
+// host changes only the file's length. The guest grows its own file system.
 package disk
 
 import (
@@ -24,30 +25,29 @@ import (
 	"banger/internal/model"
 )
 
-// TempPrefix starts the names of files that are not complete. They live beside the file that they were to become.
+// TempPrefix starts the names of incomplete files. They lie beside the file that they become.
 const TempPrefix = ".tmp-"
 
-// mkfsTimeout bounds a mkfs.ext4, which takes milliseconds since it initializes nothing but the first block group.
+// mkfsTimeout bounds mkfs.ext4, which takes milliseconds: it initialises only the first block
+// group.
 const mkfsTimeout = 2 * time.Minute
 
-// toolOutput is how much of a tool's complaint an error quotes, in bytes.
+// toolOutput is how many bytes of a tool's output an error quotes.
 const toolOutput = 500
 
-// mkfsArgs are the arguments of mkfs.ext4 for a file that holds size bytes. Inode tables and the journal are left to the guest's kernel to initialize and
-// nothing is discarded (the file is a hole already), which keeps making a disk of 10G at some 4 ms and 744 KB. What is kept for growing is bounded: by
-// itself mkfs keeps 4 MB, of which each VM would have a copy. Beyond the bound Linux changes the file system to meta_bg, as it also would if nothing were
-// kept; but before 6.9 (and the stable kernels of that time) that overwrote data. Blocks are large on small disks, too, since small ones cannot keep so
-// much. No blocks are reserved for root: the guest's user is root as a rule. The root folder is root's, whoever runs mkfs.
+// mkfsArgs are the arguments of mkfs.ext4 for a file of size bytes. They keep an empty disk small
+// and let it grow to GrowsTo, which Linux before 6.9 cannot do safely beyond what mkfs reserved.
 func mkfsArgs(path string, size model.Bytes) []string {
 	extended := fmt.Sprintf("resize=%dK,lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", GrowsTo(size)/model.KiB)
 	return []string{"-q", "-F", "-b", "4096", "-m", "0", "-E", extended, path}
 }
 
-// GrowsTo is how large the file system on a disk that was made with a size can become with every kernel.
+// GrowsTo is the size to which every kernel can grow a disk that was made with the given size.
 func GrowsTo(size model.Bytes) model.Bytes { return max(1*model.TiB, 8*size) }
 
-// Create makes a sparse file of the given size with an empty ext4 file system in it. A file that is there already is replaced. It
-// fails with fault.Unsupported when there is no mkfs.ext4, and fault.Unavailable when the host's file system is full; then nothing is left.
+// Create makes a sparse file of size bytes with an empty ext4 file system, and replaces what is at
+// path. Without mkfs.ext4 it fails with fault.Unsupported, on a full file system with
+// fault.Unavailable. After an error nothing is left.
 func Create(ctx context.Context, path string, size model.Bytes) error {
 	if size < model.MinDiskSize || size > model.MaxDiskSize {
 		return fault.New(fault.Invalid, "creating disk %s: a size of %v is not between %v and %v", path, size, model.MinDiskSize, model.MaxDiskSize)
@@ -79,14 +79,14 @@ func runMkfs(ctx context.Context, mkfs, path string, size model.Bytes) error {
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case isFull(filepath.Dir(path)): // mkfs has no exit status of its own for it
+	case isFull(filepath.Dir(path)): // mkfs has no exit status for a full file system
 		return fmt.Errorf("%s: %w", quote(out), unix.ENOSPC)
 	}
 	return fmt.Errorf("running mkfs.ext4: %w: %s", err, quote(out))
 }
 
-// Grow makes the disk at path size bytes long. The file system in it is the guest's to grow. It refuses to shrink (fault.Invalid);
-// growing to the present size does nothing.
+// Grow makes the disk at path size bytes long. The guest then grows the file system in it. Grow to
+// a smaller size fails with fault.Invalid; growing to the present size does nothing.
 func Grow(path string, size model.Bytes) error {
 	if size > model.MaxDiskSize {
 		return fault.New(fault.Invalid, "growing disk %s: %v is more than %v", path, size, model.MaxDiskSize)
@@ -117,16 +117,18 @@ func Grow(path string, size model.Bytes) error {
 	return nil
 }
 
-// Usage tells how large a disk is for the guest and how much of it the host's file system really holds.
+// Usage returns a disk's length and the bytes that the host's file system allocates for it.
 func Usage(path string) (apparent, allocated model.Bytes, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return 0, 0, fmt.Errorf("looking at disk %s: %w", path, notFound(err))
 	}
-	return model.Bytes(st.Size), model.Bytes(st.Blocks * 512), nil // stat(2): st_blocks counts 512 bytes, whatever the block size
+	// stat(2): st_blocks counts units of 512 bytes, for every block size
+	return model.Bytes(st.Size), model.Bytes(st.Blocks * 512), nil
 }
 
-// replace makes the file at path from what fill writes: under a temporary name, then synced, then renamed, then the folder synced.
+// replace writes a file at path with fill, under a temporary name. It then syncs the file, renames
+// it, and syncs the directory.
 func replace(path string, fill func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, TempPrefix+filepath.Base(path)+"-*") // mode 0600
@@ -154,7 +156,7 @@ func replace(path string, fill func(*os.File) error) (err error) {
 	return SyncDir(dir)
 }
 
-// SyncDir makes the names in a folder durable.
+// SyncDir makes the names in a directory durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -178,8 +180,8 @@ func notFound(err error) error {
 	return err
 }
 
-// NoSpace gives an error that says that the host has no room left for path the kind and hint that a person needs. Other errors, nil
-// among them, are returned as they are.
+// NoSpace adds a kind and a hint to an error that says that the host has no space for path. It
+// returns all other errors, and nil, unchanged.
 func NoSpace(err error, path string) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC):
@@ -195,7 +197,8 @@ func NoSpace(err error, path string) error {
 	return err
 }
 
-// Suspect is NoSpace for errors of programs that do not say what kept them from writing to path: if there is no room, that is taken for the reason.
+// Suspect is NoSpace for errors of programs that give no reason. If the file system of path is
+// full, Suspect takes that for the reason.
 func Suspect(err error, path string) error {
 	if err == nil || errors.Is(err, unix.ENOSPC) || !isFull(filepath.Dir(path)) {
 		return NoSpace(err, path)
@@ -203,7 +206,7 @@ func Suspect(err error, path string) error {
 	return NoSpace(fmt.Errorf("%w (%w)", err, unix.ENOSPC), path)
 }
 
-// isFull tells whether the file system of dir has no room for even an empty disk.
+// isFull reports whether the file system of dir has no room even for an empty disk.
 func isFull(dir string) bool {
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) != nil {
@@ -212,11 +215,11 @@ func isFull(dir string) bool {
 	return model.Bytes(st.Bavail)*model.Bytes(st.Bsize) < 8*model.MiB || st.Files > 0 && st.Ffree == 0
 }
 
-// adminDirs hold the tools of administrators, which PATH of a plain user lacks on Debian though the user may run them.
+// adminDirs hold administrators' tools. On Debian a plain user may run them, but PATH lacks them.
 var adminDirs = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
 
-// Tool finds a program in PATH or where administrators' tools are. If there is none the error is fault.Unsupported and its hint names the
-// package that has it.
+// Tool finds a program in PATH or in adminDirs. If there is none, the error is fault.Unsupported
+// and its hint names the package pkg.
 func Tool(name, pkg string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil

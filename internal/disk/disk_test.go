@@ -23,7 +23,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// names are the files of a folder: tests use it to see that nothing is left over.
+// names returns the files of a directory. Tests use it to see that nothing is left over.
 func names(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -98,7 +98,7 @@ func TestCreateFailsCleanly(t *testing.T) {
 
 func TestCreateWithoutMkfs(t *testing.T) {
 	if _, err := os.Stat("/usr/sbin/mkfs.ext4"); err == nil {
-		// A tool in the administrators' folders is found whatever PATH is, which is the point.
+		// A tool in an administrators' directory is found whatever PATH is. This test proves that.
 		t.Setenv("PATH", "/nonexistent")
 		if err := disk.Create(t.Context(), filepath.Join(t.TempDir(), "d"), model.GiB); err != nil {
 			t.Errorf("with an empty PATH: %v", err)
@@ -127,7 +127,7 @@ func TestFull(t *testing.T) {
 	} {
 		err := do()
 		if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !errors.Is(err, syscall.ENOSPC) {
-			t.Errorf("%s: error %v with hint %q, want one that says that the disk is full", name, err, fault.HintOf(err))
+			t.Errorf("%s: error %v with hint %q, want an error that says that the disk is full", name, err, fault.HintOf(err))
 		}
 		if got := names(t, dir); len(got) != 0 {
 			t.Errorf("%s: left over: %v", name, got)
@@ -135,7 +135,8 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestCreateIsSmall: an empty disk takes up little, since each VM has a copy of one, and has room for growing, since some guests lose data without.
+// TestCreateIsSmall checks that an empty disk is small, because each VM has one, and that it has
+// room to grow, because some guests lose data without it.
 func TestCreateIsSmall(t *testing.T) {
 	testkit.RequireTool(t, "mkfs.ext4")
 	testkit.RequireTool(t, "dumpe2fs")
@@ -146,11 +147,11 @@ func TestCreateIsSmall(t *testing.T) {
 		}
 		var st unix.Stat_t
 		if err := unix.Stat(path, &st); err != nil || st.Blocks*512 > 1<<20 {
-			t.Errorf("one of %v takes up %d bytes, %v", size, st.Blocks*512, err)
+			t.Errorf("an empty disk of %v allocates %d bytes, %v", size, st.Blocks*512, err)
 		}
 		out, err := exec.Command("dumpe2fs", "-h", path).Output()
 		if err != nil || !regexp.MustCompile(`(?m)^Reserved GDT blocks: +12\d$`).Match(out) || !bytes.Contains(out, []byte("has_journal")) {
-			t.Errorf("%v, and one of %v has\n%s", err, size, out)
+			t.Errorf("a disk of %v has no room to grow (%v):\n%s", size, err, out)
 		}
 	}
 }
@@ -171,10 +172,10 @@ func TestGrow(t *testing.T) {
 		}
 	}
 	if apparent, allocated, err := disk.Usage(path); err != nil || apparent != model.GiB || allocated > model.MiB {
-		t.Errorf("apparent %v, allocated %v, %v", apparent, allocated, err)
+		t.Errorf("after growing: apparent %v, allocated %v, %v", apparent, allocated, err)
 	}
 	if err := disk.Grow(path+"x", model.GiB); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("growing what is not there: %v", err)
+		t.Errorf("growing a missing file: got %v, want a fault.NotFound", err)
 	}
 }
 
@@ -237,7 +238,7 @@ func writeSparse(t *testing.T, path string, size int64, data map[int64][]byte) {
 func TestCloneFailsCleanly(t *testing.T) {
 	dir := t.TempDir()
 	if err := disk.Clone(t.Context(), filepath.Join(dir, "none"), filepath.Join(dir, "dst")); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("cloning what is not there: %v", err)
+		t.Errorf("cloning a missing file: got %v, want a fault.NotFound", err)
 	}
 	if got := names(t, dir); len(got) != 0 {
 		t.Errorf("left over: %v", got)
@@ -256,7 +257,7 @@ func BenchmarkCreate(b *testing.B) {
 	}
 }
 
-// TestShared clones by reference, which few file systems can, and looks at what the files have in common.
+// TestShared clones by reference, which few file systems can do, and looks at the common blocks.
 func TestShared(t *testing.T) {
 	plain, err := os.Create(filepath.Join(t.TempDir(), "plain"))
 	if err != nil {
@@ -267,10 +268,10 @@ func TestShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	if shared, err := disk.Shared(plain); shared != 0 || err != nil {
-		t.Errorf("a file alone shares %v, %v", shared, err)
+		t.Errorf("a file without a copy shares %v, %v", shared, err)
 	}
 	from, to := btrfsFiles(t)
-	const pieces = 200 // more extents than are asked for at once
+	const pieces = 200 // more extents than one call asks for
 	for i := range int64(pieces) {
 		if _, err := from.WriteAt(bytes.Repeat([]byte{byte(i + 1)}, 4096), i*8192); err != nil {
 			t.Fatal(err)
@@ -364,7 +365,7 @@ func TestExtents(t *testing.T) {
 	closed.Close()
 	for _, err := range disk.Extents(closed, 1) {
 		if err == nil {
-			t.Error("a closed file has data")
+			t.Error("Extents found data in a closed file")
 		}
 	}
 }

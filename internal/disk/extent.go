@@ -11,19 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyChunk is how much is copied between two looks at the context.
+// copyChunk is how many bytes are copied between two checks of the context.
 const copyChunk = 16 << 20
 
-// Extent is a stretch of a file, [Start, End), that may hold something else than zeros.
+// Extent is a part of a file, [Start, End), that may hold more than zeros.
 type Extent struct{ Start, End int64 }
 
-// Extents goes through the first size bytes of a file in order and leaves out its holes. Where the file system knows of no holes, all is
-// one extent. It moves the file's offset, also that of descriptors that share it; the loop's body may move it, too. After an error it ends.
+// Extents yields the extents of the first size bytes of a file, in order, without its holes. It
+// moves the file's offset, also for descriptors that share it; the loop's body may move it too. It
+// ends after an error.
 func Extents(f *os.File, size int64) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
 		for pos := int64(0); pos < size; {
 			start, err := unix.Seek(int(f.Fd()), pos, unix.SEEK_DATA)
-			if errors.Is(err, unix.ENXIO) { // lseek(2): only a hole from here on
+			if errors.Is(err, unix.ENXIO) { // lseek(2): the rest is a hole
 				return
 			}
 			if err != nil {
@@ -47,8 +48,8 @@ func Extents(f *os.File, size int64) iter.Seq2[Extent, error] {
 	}
 }
 
-// CloneFile makes the empty file to a copy of from as it is now: by reference where the file system can share blocks (FICLONE,
-// ioctl_ficlone(2)), else like CopySparse. It does not sync.
+// CloneFile makes the empty file to a copy of from. It shares blocks if the file system can
+// (FICLONE, ioctl_ficlone(2)); otherwise it calls CopySparse. It does not sync.
 func CloneFile(ctx context.Context, from, to *os.File) error {
 	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
 		return nil
@@ -56,8 +57,8 @@ func CloneFile(ctx context.Context, from, to *os.File) error {
 	return CopySparse(ctx, from, to)
 }
 
-// CopySparse copies the data of from to the same places in the empty file to, and leaves the holes out. It does not sync. Both files'
-// offsets move.
+// CopySparse copies the data of from to the same offsets of the empty file to, and leaves holes. It
+// does not sync. It moves the offsets of both files.
 func CopySparse(ctx context.Context, from, to *os.File) error {
 	info, err := from.Stat()
 	if err != nil {
@@ -77,7 +78,7 @@ func CopySparse(ctx context.Context, from, to *os.File) error {
 	return nil
 }
 
-// copyExtent copies what is in an extent, which stays in the kernel (copy_file_range(2)) where that is possible.
+// copyExtent copies one extent, inside the kernel where possible (copy_file_range(2)).
 func copyExtent(ctx context.Context, from, to *os.File, e Extent) error {
 	if _, err := from.Seek(e.Start, io.SeekStart); err != nil {
 		return err

@@ -13,10 +13,11 @@ import (
 
 // linux/fiemap.h and linux/fs.h (Documentation/filesystems/fiemap.rst).
 const (
-	fsIocFiemap        = 0xc020660b // _IOWR('f', 11, struct fiemap), as amd64, arm64, riscv64 and s390x encode it
+	// _IOWR('f', 11, struct fiemap), as amd64, arm64, riscv64 and s390x encode it
+	fsIocFiemap        = 0xc020660b
 	fiemapExtentLast   = 0x0001
 	fiemapExtentShared = 0x2000
-	fiemapExtents      = 128 // asked for at a time
+	fiemapExtents      = 128 // per call
 )
 
 type fiemapExtent struct {
@@ -32,8 +33,8 @@ type fiemap struct {
 	extents                        [fiemapExtents]fiemapExtent
 }
 
-// Shared tells how much of what is allocated for a file is shared by reference with others. It is 0 where the file system does not tell, which
-// those that cannot share do not either.
+// Shared returns how many of a file's allocated bytes are shared by reference with other files. It
+// returns 0 if the file system does not report it, as those that cannot share do not.
 func Shared(f *os.File) (model.Bytes, error) {
 	var shared uint64
 	for start := uint64(0); ; {

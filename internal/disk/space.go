@@ -12,15 +12,16 @@ import (
 	"banger/internal/model"
 )
 
-// Space is what files take up.
+// Space is the space that files use.
 type Space struct {
-	Apparent model.Bytes // how large they say they are
-	Own      model.Bytes // allocated for them alone: what deleting them gives back
-	Shared   model.Bytes // allocated, and used by other files as well: by reference (where the file system tells) or under another name
+	Apparent model.Bytes // the sum of their lengths
+	Own      model.Bytes // allocated for them alone: deleting them frees it
+	// Shared is allocated and also used by other files: by reference, if reported, or by a link.
+	Shared model.Bytes
 }
 
-// SpaceOf adds up the regular files at and below a path. What is not there takes up nothing, and what goes meanwhile is left out. It follows no
-// links. Files that share with each other only count as sharing, too.
+// SpaceOf adds up the regular files at and below a path, and follows no links. Missing files count
+// as nothing. Files that share only with each other count as shared too.
 func SpaceOf(path string) (Space, error) {
 	var sum Space
 	err := filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
@@ -48,13 +49,14 @@ func (s *Space) add(path string) error {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	allocated := model.Bytes(st.Blocks * 512) // stat(2): st_blocks counts 512 bytes, whatever the block size
+	// stat(2): st_blocks counts units of 512 bytes, for every block size
+	allocated := model.Bytes(st.Blocks * 512)
 	shared := allocated
 	if st.Nlink < 2 {
 		if shared, err = Shared(f); err != nil {
 			return err
 		}
-		shared = min(shared, allocated) // an extent may be longer than what this file uses of it
+		shared = min(shared, allocated) // an extent may be longer than this file's part of it
 	}
 	s.Apparent += model.Bytes(st.Size)
 	s.Own += allocated - shared
@@ -62,7 +64,7 @@ func (s *Space) add(path string) error {
 	return nil
 }
 
-// Row is the space as a row of the usage of all.
+// Row returns the space as one row of a DiskUsage.
 func (s Space) Row(kind model.UsageKind, name string) model.UsageRow {
 	return model.UsageRow{Kind: kind, Name: name, Apparent: s.Apparent, Own: s.Own, Shared: s.Shared}
 }

@@ -23,24 +23,24 @@ func TestSpace(t *testing.T) {
 		os.WriteFile(plain, make([]byte, 64<<10), 0o600),
 		os.WriteFile(twice, make([]byte, 128<<10), 0o600), os.Link(twice, filepath.Join(t.TempDir(), "elsewhere")),
 		os.Symlink("/proc/kcore", filepath.Join(dir, "link")),
-		unix.Mkfifo(filepath.Join(dir, "a", "pipe"), 0o600), // nobody waits for its other end
+		unix.Mkfifo(filepath.Join(dir, "a", "pipe"), 0o600), // nobody opens its other end
 	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := disk.SpaceOf(dir)
 	if want := (disk.Space{Apparent: model.GiB + 192*model.KiB, Own: 64 * model.KiB, Shared: 128 * model.KiB}); got != want || err != nil {
-		t.Errorf("got %+v, %v, want %+v", got, err, want)
+		t.Errorf("space of a directory: got %+v, %v, want %+v", got, err, want)
 	}
 	if got, err := disk.SpaceOf(plain); got.Own != 64*model.KiB || err != nil {
-		t.Errorf("one file: %+v, %v", got, err)
+		t.Errorf("space of one file: %+v, %v", got, err)
 	}
 	if got, err := disk.SpaceOf(filepath.Join(dir, "none")); got != (disk.Space{}) || err != nil {
-		t.Errorf("nothing: %+v, %v", got, err)
+		t.Errorf("space of a missing path: %+v, %v", got, err)
 	}
 	row := disk.Space{Apparent: 3, Own: 2, Shared: 1}.Row(model.UsageVM, "web")
 	if row != (model.UsageRow{Kind: model.UsageVM, Name: "web", Apparent: 3, Own: 2, Shared: 1}) {
-		t.Errorf("got %+v", row)
+		t.Errorf("Row: got %+v", row)
 	}
 }
 
@@ -61,6 +61,6 @@ func TestSpaceOfClone(t *testing.T) {
 	}
 	got, err := disk.SpaceOf(to.Name())
 	if err != nil || got.Apparent != model.MiB || got.Own == 0 || got.Own > 64*model.KiB || got.Own+got.Shared < model.MiB-64*model.KiB {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("space of a clone: got %+v, %v", got, err)
 	}
 }

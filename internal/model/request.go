@@ -22,8 +22,8 @@ type Create struct {
 	User         string            `json:"user,omitempty"`
 	Remove       RemovePolicy      `json:"remove,omitempty"`
 	Labels       map[string]string `json:"labels,omitempty"`
-	IdleSuspend  time.Duration     `json:"idle_suspend,omitempty" format:"nanoseconds"` // see Spec
-	Cold         bool              `json:"cold,omitempty"`                              // no template
+	IdleSuspend  time.Duration     `json:"idle_suspend,omitempty" format:"nanoseconds"`
+	Cold         bool              `json:"cold,omitempty"` // boot; use no template
 }
 
 // Start says how to start a VM.
