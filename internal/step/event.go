@@ -1,42 +1,45 @@
-// Package step runs plans: lists of named, undoable steps. It also defines the events by which any long
-// operation tells how far it is, because a step and a download look the same to the person who waits.
+// Package step runs plans: lists of named steps that can be undone. It also defines the events by
+// which any long operation reports its progress, because to a person a step and a download are both
+// a wait.
 //
-// The package uses the standard library only.
+// The package uses only the standard library.
 package step
 
 import "time"
 
-// Phase says what an Event reports.
+// Phase is what an Event reports.
 type Phase string
 
-// The phases of a step. A step starts once, may report progress any number of times, and ends once.
+// The phases of a step. A step starts once, reports progress any number of times, and ends once.
 const (
 	Started  Phase = "started"
 	Progress Phase = "progress"
 	Done     Phase = "done"
 	Failed   Phase = "failed"
-	Skipped  Phase = "skipped"     // instead of the others: there was nothing to do, as Detail says
-	Undone   Phase = "undone"      // a rollback of this step succeeded
-	Stuck    Phase = "undo-failed" // a rollback of this step failed; something is left over
+	Skipped  Phase = "skipped"     // the only event of a step with nothing to do; Detail says why
+	Undone   Phase = "undone"      // the step was undone
+	Stuck    Phase = "undo-failed" // undoing the step failed; something is left
 )
 
-// Event is one report of a long operation. It is part of the API: it travels as a server-sent event.
+// Event is one report of a long operation. The API sends it as a server-sent event.
 type Event struct {
-	Step     string        `json:"step"`                                    // the step's stable name, such as "system-disk" or "pull/layer 2 of 5"
-	Phase    Phase         `json:"phase"`                                   //
-	Detail   string        `json:"detail,omitempty"`                        // what a person may want to know, one line, no trailing period
-	Done     int64         `json:"done,omitempty"`                          // progress so far, in Unit
-	Total    int64         `json:"total,omitempty"`                         // progress when finished; 0 when not known
-	Unit     string        `json:"unit,omitempty"`                          // "bytes", or what is counted
-	Error    string        `json:"error,omitempty"`                         //
-	Time     time.Time     `json:"time"`                                    //
-	Duration time.Duration `json:"duration,omitempty" format:"nanoseconds"` // set on Done and Failed, nanoseconds
+	Step   string    `json:"step"`             // such as "pull/layer 2 of 5"
+	Phase  Phase     `json:"phase"`            //
+	Detail string    `json:"detail,omitempty"` // one line for a person, without a period
+	Done   int64     `json:"done,omitempty"`   // so far, in Unit
+	Total  int64     `json:"total,omitempty"`  // in Unit; 0 if unknown
+	Unit   string    `json:"unit,omitempty"`   // "bytes", or what Done counts
+	Error  string    `json:"error,omitempty"`  //
+	Time   time.Time `json:"time"`             //
+	// Duration is in nanoseconds, and set on Done and Failed.
+	Duration time.Duration `json:"duration,omitempty" format:"nanoseconds"`
 }
 
-// Reporter takes events. It must be safe for concurrent use and must not block for long. A nil Reporter drops them.
+// Reporter takes events. It must be safe for concurrent use and return soon. A nil Reporter drops
+// the events.
 type Reporter func(Event)
 
-// Report sends an event, stamping its time.
+// Report sends an event. It sets the time if that is unset.
 func (r Reporter) Report(e Event) {
 	if r == nil {
 		return
@@ -47,11 +50,8 @@ func (r Reporter) Report(e Event) {
 	r(e)
 }
 
-// Track reports that the named step started and returns a function that reports its end; call it with the step's error.
-//
-//	end := report.Track("convert", "image to ext4")
-//	err := convert()
-//	end(err)
+// Track reports that a step started. The returned function reports its end, with the error of the
+// step: done := report.Track("convert", "image to ext4"); done(convert())
 func (r Reporter) Track(name, detail string) func(error) {
 	start := time.Now()
 	r.Report(Event{Step: name, Phase: Started, Detail: detail, Time: start})

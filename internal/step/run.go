@@ -8,18 +8,16 @@ import (
 	"time"
 )
 
-// Step is one named part of a plan.
-//
-// Do makes something; Undo takes it away and must be idempotent: it is called when Do succeeded and a later step failed,
-// and also when Do itself failed half-way, so it finds anything from nothing to all of it.
+// Step is one named part of a plan. Do makes something, and Undo removes it. Undo must be
+// idempotent and accept half of Do's work: it is also called after Do itself failed.
 type Step struct {
 	Name    string
 	Do      func(context.Context) error
-	Undo    func(context.Context) error // nil when Do leaves nothing behind
-	Timeout time.Duration               // for Do; 0 means none of its own
+	Undo    func(context.Context) error // nil if Do leaves nothing behind
+	Timeout time.Duration               // for Do; 0 means none
 }
 
-// Record says how one step of a finished run went. A run's records are its timeline.
+// Record is the result of one step of a run. A run's records are its timeline.
 type Record struct {
 	Name     string        `json:"name"`
 	Start    time.Time     `json:"start"`
@@ -27,11 +25,11 @@ type Record struct {
 	Error    string        `json:"error,omitempty"`
 }
 
-// Error is what Run returns when a step failed.
+// Error is what Run returns if a step failed.
 type Error struct {
 	Step string // the step that failed
-	Err  error  // why
-	Undo error  // the errors of undoing, joined; nil when everything was undone
+	Err  error  // its error
+	Undo error  // the joined errors of Undo; nil if all of it worked
 }
 
 func (e *Error) Error() string {
@@ -47,14 +45,14 @@ func (e *Error) Unwrap() error { return e.Err }
 type Runner struct {
 	Log         *slog.Logger
 	Report      Reporter
-	UndoTimeout time.Duration // for each Undo; 30 s when 0
+	UndoTimeout time.Duration // for each Undo; 0 means 30 s
 }
 
 const defaultUndoTimeout = 30 * time.Second
 
-// Run does the steps in order. When one fails, or ctx ends, it undoes the failed step and all before it in reverse
-// order, each with a deadline of its own and a context that ctx's end does not touch, and returns an *Error. Undoing
-// goes on past failures. The records are in the order of the steps that were begun.
+// Run does the steps in order and returns a Record for each step that began. If a step fails or ctx
+// ends, Run undoes that step and all earlier ones, in reverse, and returns an *Error. Each Undo
+// runs, with a deadline of its own, and outlives ctx.
 func (r Runner) Run(ctx context.Context, steps []Step) ([]Record, error) {
 	records := make([]Record, 0, len(steps))
 	for i, s := range steps {
@@ -93,13 +91,14 @@ func (r Runner) do(ctx context.Context, s Step) (Record, error) {
 	return rec, err
 }
 
-// overdue is why a step's context ended at its deadline. It is one too for those who look only at it.
+// overdue is the cause of a step's context that ended at the step's deadline. It counts as a
+// context.DeadlineExceeded.
 type overdue time.Duration
 
 func (o overdue) Error() string      { return fmt.Sprintf("no result after %v", time.Duration(o)) }
 func (overdue) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// undo takes the steps back, last first. Steps without an Undo have nothing to take back.
+// undo undoes the steps in reverse order. It skips steps without an Undo.
 func (r Runner) undo(ctx context.Context, steps []Step) error {
 	timeout := r.UndoTimeout
 	if timeout == 0 {
@@ -132,7 +131,7 @@ func (r Runner) log(ctx context.Context, msg string, args ...any) {
 	}
 }
 
-// guard turns a panic of a step into its error: one VM's broken step must not end the daemon that holds all the others.
+// guard turns a panic of a step into an error: one VM's panic must not end the daemon of all VMs.
 func guard(f func(context.Context) error, ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

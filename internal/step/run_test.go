@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// recorder makes steps that write down what happens to them.
+// recorder makes steps that record what is called.
 type recorder struct {
 	log []string
 }
@@ -31,10 +31,10 @@ func TestRunDoesStepsInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := []string{"do a", "do b"}; !reflect.DeepEqual(r.log, want) {
-		t.Errorf("got %v, want %v", r.log, want)
+		t.Errorf("order of the calls: got %v, want %v", r.log, want)
 	}
 	if len(records) != 2 || records[0].Name != "a" || records[1].Error != "" {
-		t.Errorf("records: %+v", records)
+		t.Errorf("want a record per step, without errors; got %+v", records)
 	}
 }
 
@@ -45,35 +45,35 @@ func TestFailureUndoesInReverse(t *testing.T) {
 	_, err := Runner{}.Run(t.Context(), []Step{r.step("a", nil, nil), quiet, r.step("b", errBoom, nil), r.step("c", nil, nil)})
 	var failed *Error
 	if !errors.As(err, &failed) || failed.Step != "b" || !errors.Is(err, errBoom) || failed.Undo != nil {
-		t.Fatalf("got %v", err)
+		t.Fatalf("got %v, want an error that names step b and has no error of undoing", err)
 	}
 	if want := []string{"do a", "do quiet", "do b", "undo b", "undo a"}; !reflect.DeepEqual(r.log, want) {
-		t.Errorf("got %v, want %v", r.log, want)
+		t.Errorf("order of the calls: got %v, want %v", r.log, want)
 	}
 }
 
-func TestUndoGoesOnPastFailures(t *testing.T) {
+func TestUndoContinuesAfterFailures(t *testing.T) {
 	r := &recorder{}
 	panicky := r.step("p", nil, nil)
 	panicky.Undo = func(context.Context) error { panic("undo") }
 	_, err := Runner{}.Run(t.Context(), []Step{r.step("a", nil, errBoom), panicky, r.step("b", errBoom, nil)})
 	var failed *Error
 	if !errors.As(err, &failed) || !errors.Is(failed.Undo, errBoom) || !strings.Contains(failed.Undo.Error(), "p: panic: undo") {
-		t.Fatalf("got %v", err)
+		t.Fatalf("got %v, want an error with all errors of undoing", err)
 	}
 	if last := r.log[len(r.log)-1]; last != "undo a" {
-		t.Errorf("the undoing ended with %q", last)
+		t.Errorf("the last call is %q, want undo a: a failed Undo ended the others", last)
 	}
 }
 
 func TestPanicIsTheStepsError(t *testing.T) {
 	_, err := Runner{}.Run(t.Context(), []Step{{Name: "a", Do: func(context.Context) error { panic("ouch") }}})
 	if err == nil || !strings.Contains(err.Error(), "a: panic: ouch") {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want the panic as the error of step a", err)
 	}
 }
 
-func TestCancelledRunUndoesWithALivingContext(t *testing.T) {
+func TestCancelledRunUndoesWithALiveContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	undone := false
 	_, err := Runner{}.Run(ctx, []Step{
@@ -85,10 +85,10 @@ func TestCancelledRunUndoesWithALivingContext(t *testing.T) {
 			}
 			return nil
 		}},
-		{Name: "b", Do: func(context.Context) error { t.Error("a cancelled run went on"); return nil }},
+		{Name: "b", Do: func(context.Context) error { t.Error("a cancelled run did another step"); return nil }},
 	})
 	if !errors.Is(err, context.Canceled) || !undone {
-		t.Errorf("got %v, undone %v", err, undone)
+		t.Errorf("got %v, want context.Canceled; undone with a live context: %v", err, undone)
 	}
 }
 
@@ -98,21 +98,22 @@ func TestDeadlineNamesItself(t *testing.T) {
 		return ctx.Err()
 	}}})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no result after 1ms") {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want a deadline error with the step's timeout", err)
 	}
 }
 
-// TestEndOfTheContextIsSaidOnce has a step return why its context ended, as one does that waits with several of them.
-func TestEndOfTheContextIsSaidOnce(t *testing.T) {
+// TestErrorNamesTheCauseOnce checks that an error names the cause once, even when the step itself
+// returns the context's cause.
+func TestErrorNamesTheCauseOnce(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := func(ctx context.Context) error { cancel(errBoom); return context.Cause(ctx) }
 	if _, err := (Runner{}).Run(ctx, []Step{{Name: "called-off", Do: stop}}); !errors.Is(err, errBoom) || strings.Count(err.Error(), "boom") != 1 {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want an error that names the cause once", err)
 	}
 	wait := func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
 	_, err := Runner{}.Run(t.Context(), []Step{{Name: "slow", Timeout: time.Millisecond, Do: wait}})
 	if !errors.Is(err, context.DeadlineExceeded) || strings.Count(err.Error(), "no result") != 1 {
-		t.Errorf("got %v, which is a deadline: %v", err, errors.Is(err, context.DeadlineExceeded))
+		t.Errorf("got %v, want one 'no result'; it is a deadline: %v", err, errors.Is(err, context.DeadlineExceeded))
 	}
 }
 
@@ -121,13 +122,13 @@ func TestReports(t *testing.T) {
 	r := &recorder{}
 	run := Runner{Report: func(e Event) {
 		if e.Time.IsZero() {
-			t.Errorf("%+v has no time", e)
+			t.Errorf("event %+v has no time", e)
 		}
 		got = append(got, e.Step+" "+string(e.Phase))
 	}}
 	run.Run(t.Context(), []Step{r.step("a", nil, errBoom), r.step("b", errBoom, nil)})
 	want := []string{"a started", "a done", "b started", "b failed", "b undone", "a undo-failed"}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+		t.Errorf("events: got %v, want %v", got, want)
 	}
 }
