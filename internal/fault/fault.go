@@ -1,9 +1,9 @@
-// Package fault is the closed set of error kinds that banger speaks of, and what each one means to a
-// program: an HTTP status and an exit code.
+// Package fault is the closed set of error kinds of banger. Each kind has an HTTP status and an
+// exit code.
 //
-// An error carries at most one kind, one stable code, and one hint. The message says what went wrong and
-// names the input; the hint says what to do about it and is printed by the CLI only. Wrapping with %w keeps
-// all three. Errors without a fault are Internal: a bug, or a host that misbehaves.
+// An error carries at most one kind and one hint. The message says what went wrong and names the
+// input. The hint says what a person can do, and only the CLI prints it. Wrapping with %w keeps
+// both. An error without a fault is Internal: a bug, or a host that misbehaves.
 package fault
 
 import (
@@ -13,28 +13,30 @@ import (
 	"net/http"
 )
 
-// Kind says what class of failure an error is. The set is closed: callers may switch over it exhaustively.
+// Kind is the class of an error. The set is closed: a caller may switch over all of it.
 type Kind string
 
 // The kinds.
 const (
-	NotFound    Kind = "not-found"   // the named thing does not exist
-	Exists      Kind = "exists"      // the name is taken
-	Invalid     Kind = "invalid"     // the input cannot be right, whatever the state
-	WrongState  Kind = "wrong-state" // the input is fine, the thing is in a state that does not allow it
-	Locked      Kind = "locked"      // somebody else is at work on it
-	Denied      Kind = "denied"      // the caller may not
+	NotFound Kind = "not-found" // the named thing does not exist
+	Exists   Kind = "exists"    // the name is taken
+	Invalid  Kind = "invalid"   // the input is wrong in every state
+	// WrongState means that the input is right, but the thing's present state does not allow it.
+	WrongState  Kind = "wrong-state"
+	Locked      Kind = "locked"      // another operation holds it
+	Denied      Kind = "denied"      // the caller has no permission
 	Unsupported Kind = "unsupported" // this host, driver or image cannot do that
-	Unavailable Kind = "unavailable" // something needed does not answer: the daemon, a registry, the guest
-	Canceled    Kind = "canceled"    // the caller gave up
-	Internal    Kind = "internal"    // everything else
+	// Unavailable means that something needed does not answer: the daemon, a registry, the guest.
+	Unavailable Kind = "unavailable"
+	Canceled    Kind = "canceled" // the caller gave up
+	Internal    Kind = "internal" // everything else
 )
 
-// Error is an error with a kind. Build one with New; read one with errors.As, KindOf and HintOf.
+// Error is an error with a kind. New makes one; errors.As, KindOf and HintOf read one.
 type Error struct {
 	Kind Kind
 	Msg  string
-	Hint string // what the person can do about it; one sentence, may name a command
+	Hint string // one sentence on what a person can do; may name a command
 	Err  error  // the cause, if any
 }
 
@@ -53,7 +55,7 @@ func (e *Error) WithHint(format string, args ...any) *Error {
 func (e *Error) Error() string { return e.Msg }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Is makes errors.Is(err, &fault.Error{Kind: fault.NotFound}) true for any error of that kind.
+// Is makes errors.Is(err, &fault.Error{Kind: fault.NotFound}) true for every error of that kind.
 func (e *Error) Is(target error) bool {
 	var t *Error
 	if !errors.As(target, &t) {
@@ -62,9 +64,8 @@ func (e *Error) Is(target error) bool {
 	return t.Msg == "" && t.Err == nil && t.Kind == e.Kind
 }
 
-// KindOf returns the kind of the outermost fault in err's chain; an ended context is Canceled, a deadline that passed Unavailable, anything
-// else Internal.
-// It returns "" for nil.
+// KindOf returns the kind of the outermost fault in err's chain. Without one, it returns Canceled
+// for an ended context, Unavailable for a passed deadline, "" for nil, and otherwise Internal.
 func KindOf(err error) Kind {
 	var e *Error
 	switch {
@@ -95,7 +96,7 @@ func HintOf(err error) string {
 	return ""
 }
 
-// HTTPStatus is the status of an API response that carries an error of this kind.
+// HTTPStatus is the status of an API response with an error of this kind.
 func (k Kind) HTTPStatus() int {
 	switch k {
 	case NotFound:
@@ -113,14 +114,14 @@ func (k Kind) HTTPStatus() int {
 	case Unavailable:
 		return http.StatusServiceUnavailable
 	case Canceled:
-		return 499 // nginx's "client closed request"; no registered status says it
+		return 499 // nginx's "client closed request"; no registered status means it
 	}
 	return http.StatusInternalServerError
 }
 
-// ExitCode is the CLI's exit status for an error of this kind. The codes start at 64 as in sysexits(3), and
-// stay below 125 so that they are apart from the shell's own and from 128+signal. Commands that run something in a guest
-// exit with the guest's status; 125 then means that banger itself failed, as with docker and podman.
+// ExitCode is the CLI's exit status for this kind. Codes start at 64, as in sysexits(3), and stay
+// below the shell's own (126 and up); Canceled is 128+SIGINT. A command that exits with its guest
+// command's status uses 125 instead.
 func (k Kind) ExitCode() int {
 	switch k {
 	case "":

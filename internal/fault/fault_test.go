@@ -16,7 +16,7 @@ func TestWrappingKeepsKindAndHint(t *testing.T) {
 		t.Errorf("kind %s, hint %q, %v", KindOf(err), HintOf(err), err)
 	}
 	if !errors.Is(err, &Error{Kind: NotFound}) || errors.Is(err, &Error{Kind: Exists}) {
-		t.Error("errors.Is does not tell the kinds apart")
+		t.Error("errors.Is does not distinguish the kinds")
 	}
 	inner := New(Unavailable, "dial").WithHint("start it")
 	if got := HintOf(New(Internal, "outer: %w", inner)); got != "start it" {
@@ -41,7 +41,7 @@ func TestKindOfOthers(t *testing.T) {
 		}
 	}
 	if HintOf(nil) != "" || HintOf(errors.New("x")) != "" {
-		t.Error("a hint out of nothing")
+		t.Error("HintOf made a hint for an error without one")
 	}
 }
 
@@ -54,13 +54,13 @@ func TestCodes(t *testing.T) {
 		}
 		seen[code] = k
 		if code <= 0 || code >= 125 && k != Canceled {
-			t.Errorf("%s exits with %d", k, code)
+			t.Errorf("%s exits with %d, which the shell or a signal uses", k, code)
 		}
 		if s := k.HTTPStatus(); s < 400 || s > 599 {
-			t.Errorf("%s has status %d", k, s)
+			t.Errorf("%s has the HTTP status %d, which is no error", k, s)
 		}
 	}
 	if Kind("").ExitCode() != 0 {
-		t.Error("no error must exit with 0")
+		t.Error("success must exit with 0")
 	}
 }

@@ -1,5 +1,9 @@
-// Package flock locks files by flock(2): the kernel lets go of a lock when the last descriptor of the open file is closed, however its holder
-// ends.
+// Package flock locks files with flock(2). The kernel releases a lock when the last descriptor of
+// the open file is closed, however its holder ends.
+//
+// flock(2) cannot be cancelled. When a context ends a wait, the wait continues in the background on
+// a descriptor of its own, until the present holder releases the lock. It then holds the lock only
+// while the caller's file is open, so the caller closes the file after an error too.
 package flock
 
 import (
@@ -11,9 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock takes the exclusive lock on an open file, and waits for it until ctx ends: then it returns the context's cause. The caller closes the file in
-// either case. flock(2) itself cannot be called off, so what waits then goes on in the background, on a descriptor of its own, until the present
-// holder lets go; it holds the lock for no longer than the caller's file is open.
+// Lock takes the exclusive lock on an open file. It waits until ctx ends, and then returns the
+// context's cause. The caller closes the file in either case.
 func Lock(ctx context.Context, f *os.File) error {
 	if free, err := TryLock(f); free || err != nil {
 		return err
@@ -42,7 +45,7 @@ func Lock(ctx context.Context, f *os.File) error {
 	}
 }
 
-// TryLock takes the exclusive lock on an open file if it is free, and tells whether it was.
+// TryLock takes the exclusive lock on an open file if it is free, and reports whether it was.
 func TryLock(f *os.File) (free bool, err error) {
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

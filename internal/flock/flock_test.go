@@ -28,7 +28,7 @@ func try(t *testing.T, f *os.File) bool {
 	return free
 }
 
-// TestLockWaits for the one who has it.
+// TestLockWaits checks that Lock waits for the present holder.
 func TestLockWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	first, second, third := open(t, path), open(t, path), open(t, path)
@@ -39,7 +39,7 @@ func TestLockWaits(t *testing.T) {
 	go func() { got <- Lock(t.Context(), second) }()
 	select {
 	case err := <-got:
-		t.Fatalf("two have the lock (%v)", err)
+		t.Fatalf("the second Lock did not wait for the first (%v)", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	first.Close()
@@ -47,11 +47,12 @@ func TestLockWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	if try(t, third) {
-		t.Error("the lock is free although it was taken")
+		t.Error("TryLock took a lock that is held")
 	}
 }
 
-// TestLockIsGivenUp when the context ends, and then for good: what still waited holds nothing once its file is closed.
+// TestLockIsGivenUp checks that a wait ends with its context, and that the wait in the background
+// holds no lock once its file is closed.
 func TestLockIsGivenUp(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	first, second, third := open(t, path), open(t, path), open(t, path)
@@ -62,12 +63,12 @@ func TestLockIsGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(why)
 	if err := Lock(ctx, second); !errors.Is(err, why) {
-		t.Errorf("got %v", err)
+		t.Errorf("Lock with an ended context: got %v, want its cause", err)
 	}
 	second.Close()
 	first.Close()
 	if err := Lock(t.Context(), third); err != nil {
-		t.Error(err)
+		t.Errorf("after a wait ended, its lock is not free: %v", err)
 	}
 }
 
