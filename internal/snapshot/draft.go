@@ -18,30 +18,30 @@ import (
 	"banger/internal/model"
 )
 
-// Draft is a snapshot that is being made: a temporary folder beside the one that it will be. It is not for concurrent use.
-//
-//	d, err := snapshot.Create(dir)
-//	...
-//	defer d.Discard() // nothing is left when something fails; after Commit it does nothing
+// Draft is a snapshot that is being made, in a temporary directory beside its final one. The caller
+// defers Discard, which does nothing after a Commit. It is not for concurrent use.
 type Draft struct {
-	// SumDisks makes Commit take sums of the disks too, so that Verify can check them. It reads all their data, so it is for what lives long.
+	// SumDisks makes Commit take sums of the disks too, so that Verify can check them. Commit then
+	// reads all their data; use it for snapshots that live long.
 	SumDisks bool
 
 	dir, temp string
-	folder    folder   // open for its lock, by which CleanTemp knows that somebody is at it; closed when done
-	memory    *os.File // nil before Memory is called
-	disks     []string // names
-	done      bool     // committed or discarded
+	directory directory // holds the lock against CleanTemp; closed when done
+	memory    *os.File  // nil until Memory is called
+	disks     []string  // names
+	done      bool      // committed or discarded
 
-	want []file             // what the sums must be, in the order of Meta.files; nil when they may be anything
+	// want holds the sums that Commit requires, in the order of Meta.files; nil if it requires
+	// none.
+	want []file
 	hook func(phase string) // tests crash in it
 }
 
-// createTries bounds how often Create tries again because CleanTemp took its folder in the instant before it was locked.
+// createTries bounds how often CleanTemp may remove the directory before Create has locked it.
 const createTries = 10
 
-// Create begins a snapshot at dir. It fails with fault.Exists when there is something already. Its parent is made if need be. Any number of
-// drafts may be begun for one dir: the first to commit gets it.
+// Create begins a snapshot at dir, and makes the parent directory. It fails with fault.Exists if
+// dir exists. Several drafts may be begun for one dir; the first Commit gets it.
 func Create(dir string) (*Draft, error) {
 	d, err := create(filepath.Clean(dir))
 	if err != nil {
@@ -70,24 +70,25 @@ func create(dir string) (*Draft, error) {
 			return d, nil
 		}
 	}
-	return nil, fault.New(fault.Locked, "somebody keeps removing unfinished snapshots in %s", filepath.Dir(dir))
+	return nil, fault.New(fault.Locked, "another process keeps removing unfinished snapshots in %s", filepath.Dir(dir))
 }
 
-// lock marks the folder as being worked on. It tells whether that was in time.
+// lock locks the directory against CleanTemp. It reports whether the directory still exists.
 func (d *Draft) lock() (kept bool, err error) {
-	d.folder, err = openFolder(d.temp)
+	d.directory, err = openDirectory(d.temp)
 	if fault.KindOf(err) == fault.NotFound {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	if err := unix.Flock(int(d.folder.Fd()), unix.LOCK_EX); err != nil { // waits for a CleanTemp at most
-		d.folder.Close()
+	// This waits only for a CleanTemp.
+	if err := unix.Flock(int(d.directory.Fd()), unix.LOCK_EX); err != nil {
+		d.directory.Close()
 		return false, err
 	}
-	if _, err := os.Lstat(d.temp); err != nil { // a random name: what is there is this folder or nothing
-		d.folder.Close()
+	if _, err := os.Lstat(d.temp); err != nil { // the random name is this directory or none
+		d.directory.Close()
 		return false, nil
 	}
 	return true, nil
@@ -106,13 +107,13 @@ func checkFree(dir string) error {
 
 func exists(dir string) error { return fault.New(fault.Exists, "%s exists already", dir) }
 
-// Memory returns the file that gets the machine's memory: the first call makes it, empty. It is the Draft's to close. A draft of which
-// nobody asks for the memory becomes a snapshot of disks only.
+// Memory returns the file for the machine's memory. The first call makes it, and the Draft closes
+// it. A draft without this call becomes a snapshot of disks only.
 func (d *Draft) Memory() (*os.File, error) {
 	if d.memory != nil {
 		return d.memory, nil
 	}
-	f, _, err := d.folder.open(memoryFile, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
+	f, _, err := d.directory.open(memoryFile, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {
 		return nil, fmt.Errorf("creating the snapshot's memory: %w", disk.NoSpace(err, d.dir))
 	}
@@ -120,11 +121,12 @@ func (d *Draft) Memory() (*os.File, error) {
 	return f, nil
 }
 
-// Device is the path of the file that the driver makes for the state of the devices.
+// Device returns the path at which the driver creates the state of the devices.
 func (d *Draft) Device() string { return filepath.Join(d.temp, deviceFile) }
 
-// CloneDisk keeps a copy of the file from as the disk of the given name ([a-z0-9-]), in place of an earlier one. When it is called the last time, from
-// must not change meanwhile: the machine stands still, so this neither syncs nor sums, which Commit does.
+// CloneDisk clones the file from as the disk name ([a-z0-9-]) and replaces an earlier clone. During
+// the last call from must not change, so the machine stands still: syncing and sums are left to
+// Commit.
 func (d *Draft) CloneDisk(ctx context.Context, name, from string) error {
 	if err := d.cloneDisk(ctx, name, from); err != nil {
 		return fmt.Errorf("keeping disk %s: %w", name, disk.NoSpace(err, d.dir))
@@ -132,7 +134,7 @@ func (d *Draft) CloneDisk(ctx context.Context, name, from string) error {
 	return nil
 }
 
-// DiskPath is where a disk lies that CloneDisk has kept, as long as the draft is one.
+// DiskPath returns the path of a cloned disk. It is valid until Commit.
 func (d *Draft) DiskPath(name string) string { return filepath.Join(d.temp, diskFile(name)) }
 
 func (d *Draft) cloneDisk(ctx context.Context, name, from string) error {
@@ -148,12 +150,12 @@ func (d *Draft) cloneDisk(ctx context.Context, name, from string) error {
 	return errors.Join(disk.CloneFile(ctx, src, dst), dst.Close())
 }
 
-// newDisk makes the file of a disk. flag says what becomes of one that is there: unix.O_EXCL or O_TRUNC.
+// newDisk makes the file of a disk. flag decides about an existing one: unix.O_EXCL or O_TRUNC.
 func (d *Draft) newDisk(name string, flag int) (*os.File, error) {
 	if err := checkDiskName(name); err != nil {
 		return nil, fault.New(fault.Invalid, "%w", err)
 	}
-	f, _, err := d.folder.open(diskFile(name), unix.O_RDWR|unix.O_CREAT|flag)
+	f, _, err := d.directory.open(diskFile(name), unix.O_RDWR|unix.O_CREAT|flag)
 	if err != nil {
 		return nil, err
 	}
@@ -163,9 +165,9 @@ func (d *Draft) newDisk(name string, flag int) (*os.File, error) {
 	return f, nil
 }
 
-// Commit makes the draft a snapshot: it takes sums, syncs everything and gives the folder its name, in this order, so that what is at dir is
-// complete whenever the host crashes. It fills in the second group of meta's fields. When it fails, nothing is at dir, and Discard removes what is
-// left. It fails with fault.Exists when another draft came first, and with fault.Unavailable when the file system is full.
+// Commit takes sums, syncs all files, fills in the second part of meta, and renames the directory
+// to dir. After an error nothing is at dir, and Discard removes the rest. It fails with
+// fault.Exists if another draft came first, and with fault.Unavailable on a full file system.
 func (d *Draft) Commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 	s, err := d.commit(ctx, meta.clone())
 	if err != nil {
@@ -176,7 +178,7 @@ func (d *Draft) Commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 
 func (d *Draft) commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 	if d.done {
-		return nil, errors.New("the draft is done with")
+		return nil, errors.New("the draft was committed or discarded already")
 	}
 	d.list(&meta)
 	if err := d.fill(ctx, meta); err != nil {
@@ -194,7 +196,7 @@ func (d *Draft) commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 	if err := d.writeMeta(meta); err != nil {
 		return nil, err
 	}
-	if err := d.folder.Sync(); err != nil {
+	if err := d.directory.Sync(); err != nil {
 		return nil, err
 	}
 	d.hook("synced")
@@ -205,7 +207,7 @@ func (d *Draft) commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 	return &Snapshot{dir: d.dir, meta: meta}, nil
 }
 
-// list says what there is.
+// list fills in what the draft has.
 func (d *Draft) list(meta *Meta) {
 	meta.Version, meta.Kind = version, model.SnapshotDisk
 	meta.Memory, meta.Device, meta.Disks = nil, nil, nil
@@ -221,11 +223,11 @@ func (d *Draft) list(meta *Meta) {
 	meta.Created = meta.Created.UTC()
 }
 
-// fill syncs the files and says how they are.
+// fill syncs the files and fills in their sizes, times and sums.
 func (d *Draft) fill(ctx context.Context, meta Meta) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, f := range meta.files() {
-		open, info, err := d.folder.openAny(f.name, unix.O_RDONLY)
+		open, info, err := d.directory.openAny(f.name, unix.O_RDONLY)
 		if err != nil {
 			return errors.Join(err, group.Wait())
 		}
@@ -238,12 +240,12 @@ func (d *Draft) fill(ctx context.Context, meta Meta) error {
 	return group.Wait()
 }
 
-// fillOne reads a file for its sum while the kernel writes it: both take long.
+// fillOne takes the sum of a file while the kernel writes it to the disk, because both take long.
 func (d *Draft) fillOne(ctx context.Context, f file, open *os.File) error {
 	if f.Size > f.max {
-		return fault.New(fault.Invalid, "%s has %v; %v is the most", f.name, f.Size, f.max)
+		return fault.New(fault.Invalid, "%s has %v; at most %v is allowed", f.name, f.Size, f.max)
 	}
-	if err := open.Chmod(0o600); err != nil { // the device's file is the driver's making
+	if err := open.Chmod(0o600); err != nil { // the driver chose the mode of the device's file
 		return err
 	}
 	synced := make(chan error, 1)
@@ -263,7 +265,7 @@ func (d *Draft) fillOne(ctx context.Context, f file, open *os.File) error {
 		return err
 	}
 	if info.ModTime().UnixNano() != f.Modified || info.Size() != int64(f.Size) {
-		return fmt.Errorf("%s changes while it is kept", open.Name())
+		return fmt.Errorf("%s changed while it was saved", open.Name())
 	}
 	return nil
 }
@@ -273,7 +275,7 @@ func (d *Draft) writeMeta(meta Meta) error {
 	if err != nil {
 		return err
 	}
-	f, _, err := d.folder.open(metaFile, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC)
+	f, _, err := d.directory.open(metaFile, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC)
 	if err != nil {
 		return err
 	}
@@ -281,7 +283,7 @@ func (d *Draft) writeMeta(meta Meta) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// publish gives the folder its name, durably or not at all.
+// publish renames the directory to dir durably, or not at all.
 func (d *Draft) publish() error {
 	if err := renameNew(d.temp, d.dir); err != nil {
 		return err
@@ -298,13 +300,15 @@ func (d *Draft) publish() error {
 	return err
 }
 
-// renameNew renames a folder and replaces nothing, not even an empty folder as rename(2) would.
+// renameNew renames a directory and replaces nothing, not even an empty directory as rename(2)
+// does.
 func renameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		return exists(to)
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // few file systems cannot (NFS); drafts of one dir must not race there
+	// A few file systems (NFS) have no RENAME_NOREPLACE. Drafts for one dir must not race there.
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS):
 		if err := checkFree(to); err != nil {
 			return err
 		}
@@ -315,7 +319,8 @@ func renameNew(from, to string) error {
 	return nil
 }
 
-// Discard removes a draft that was not committed. It may be called at any time, and again when it failed.
+// Discard removes a draft that was not committed. It may be called at any time, and again after an
+// error.
 func (d *Draft) Discard() error {
 	if d.done {
 		return nil
@@ -336,5 +341,5 @@ func (d *Draft) close() {
 	if d.memory != nil {
 		d.memory.Close()
 	}
-	d.folder.Close()
+	d.directory.Close()
 }

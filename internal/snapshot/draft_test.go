@@ -29,7 +29,7 @@ func TestDisksOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := d.Commit(t.Context(), Meta{}); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("committing nothing: %v", err)
+		t.Errorf("committing an empty draft: got %v, want fault.Invalid", err)
 	}
 	src := filepath.Join(t.TempDir(), "src")
 	if err := os.WriteFile(src, []byte("disk"), 0o600); err != nil {
@@ -37,7 +37,7 @@ func TestDisksOnly(t *testing.T) {
 	}
 	for _, name := range []string{"", "A", "../x", "a/b", "a.b", strings.Repeat("x", maxName+1)} {
 		if err := d.CloneDisk(t.Context(), name, src); fault.KindOf(err) != fault.Invalid {
-			t.Errorf("a disk of the name %q: %v", name, err)
+			t.Errorf("the bad disk name %q: got %v, want fault.Invalid", name, err)
 		}
 	}
 	longer := src + "-before"
@@ -57,10 +57,10 @@ func TestDisksOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	if m := s.Meta(); m.Kind != model.SnapshotDisk || m.Disks[0].Sum != "" || m.Created.IsZero() {
-		t.Errorf("%+v", m)
+		t.Errorf("the description of a snapshot of disks is wrong: %+v", m)
 	}
 	if _, err := s.OpenMemory(); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("its memory: %v", err)
+		t.Errorf("opening the memory of a snapshot of disks: got %v, want fault.NotFound", err)
 	}
 	if _, err := Open(t.Context(), dir); err != nil {
 		t.Error(err)
@@ -132,11 +132,11 @@ func TestCrash(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Rename(s.Dir(), tempName(s.Dir())); err != nil { // as Remove does first
+		if err := os.Rename(s.Dir(), tempName(s.Dir())); err != nil { // as Remove begins
 			t.Fatal(err)
 		}
 		crash("out of sight")
-		t.Fatal("it lives")
+		t.Fatal("the process survived its kill")
 	}
 	for _, phase := range phases {
 		t.Run(phase, func(t *testing.T) {
@@ -150,11 +150,11 @@ func TestCrash(t *testing.T) {
 			out, err := cmd.CombinedOutput()
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-				t.Fatalf("it ended with %v: %s", err, out)
+				t.Fatalf("the process was not killed: %v: %s", err, out)
 			}
 			s, err := Open(t.Context(), dir)
 			if want := phase == "renamed"; want != (err == nil) || !want && fault.KindOf(err) != fault.NotFound {
-				t.Errorf("after the crash: %v", err)
+				t.Errorf("after the crash the snapshot is neither whole nor absent: %v", err)
 			}
 			if err := CleanTemp(parent); err != nil {
 				t.Error(err)
@@ -176,7 +176,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestConcurrent has several who want the same name, while somebody cleans up all the time.
+// TestConcurrent commits several drafts for one name, while another goroutine cleans up all the
+// time.
 func TestConcurrent(t *testing.T) {
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "a")
@@ -230,13 +231,13 @@ func TestConcurrent(t *testing.T) {
 	close(stop)
 	cleaner.Wait()
 	if won.Load() != 1 {
-		t.Errorf("%d of them have committed", won.Load())
+		t.Errorf("%d drafts committed, want 1", won.Load())
 	}
 	if _, err := Open(t.Context(), dir); err != nil {
 		t.Error(err)
 	}
 	if got := entries(t, parent); len(got) != 1 {
-		t.Errorf("files %v", got)
+		t.Errorf("left over: %v", got)
 	}
 }
 
@@ -246,7 +247,7 @@ func TestCleanTemp(t *testing.T) {
 		t.Error(err)
 	}
 	live := draft(t, filepath.Join(parent, "live"))
-	keep := []string{"snapshot", disk.TempPrefix + "system.ext4-1"} // the second is a file: not ours
+	keep := []string{"snapshot", disk.TempPrefix + "system.ext4-1"} // a file is not CleanTemp's
 	if err := errors.Join(os.Mkdir(filepath.Join(parent, keep[0]), 0o700), os.WriteFile(filepath.Join(parent, keep[1]), nil, 0o600),
 		os.MkdirAll(filepath.Join(parent, disk.TempPrefix+"x-1", "deep"), 0o700)); err != nil {
 		t.Fatal(err)
@@ -262,7 +263,7 @@ func TestCleanTemp(t *testing.T) {
 	}
 }
 
-// TestFull runs out of space in each part of making a snapshot.
+// TestFull fills the disk in each part of making a snapshot.
 func TestFull(t *testing.T) {
 	src := filepath.Join(t.TempDir(), "src")
 	if err := os.WriteFile(src, noise(1, 2<<20), 0o600); err != nil {
@@ -278,7 +279,7 @@ func TestFull(t *testing.T) {
 	check := func(t *testing.T, err error) {
 		t.Helper()
 		if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !errors.Is(err, syscall.ENOSPC) {
-			t.Errorf("error %v with hint %q, want one that says that the disk is full", err, fault.HintOf(err))
+			t.Errorf("error %v with hint %q, want an error that says that the disk is full", err, fault.HintOf(err))
 		}
 	}
 	t.Run("disk", func(t *testing.T) {
@@ -305,7 +306,7 @@ func TestFull(t *testing.T) {
 		if err := os.WriteFile(d.Device(), []byte("device"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for b := noise(1, 4096); ; { // to the last block
+		for b := noise(1, 4096); ; { // up to the last block
 			if _, err := memory.Write(b); err != nil {
 				break
 			}

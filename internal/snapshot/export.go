@@ -19,8 +19,8 @@ import (
 	"banger/internal/disk"
 )
 
-// Export writes a snapshot to w as one compressed stream, for Import. It compares what it reads with the sums, and fails with
-// fault.Invalid rather than export what is damaged; what it wrote until then, no Import takes.
+// Export writes a snapshot to w as one compressed stream, for Import. It compares all data with the
+// sums. If a file is damaged, Export fails with fault.Invalid, and no Import accepts what it wrote.
 func Export(ctx context.Context, s *Snapshot, w io.Writer, progress Progress) error {
 	if err := export(ctx, s, w, progress); err != nil {
 		return fmt.Errorf("exporting snapshot %s: %w", s.dir, err)
@@ -29,7 +29,7 @@ func Export(ctx context.Context, s *Snapshot, w io.Writer, progress Progress) er
 }
 
 func export(ctx context.Context, s *Snapshot, w io.Writer, progress Progress) error {
-	d, err := openFolder(s.dir)
+	d, err := openDirectory(s.dir)
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,8 @@ func export(ctx context.Context, s *Snapshot, w io.Writer, progress Progress) er
 	if err != nil {
 		return err
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)) // the stream has a sum of its own
+	// The stream has a sum of its own, so the encoder writes none.
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func export(ctx context.Context, s *Snapshot, w io.Writer, progress Progress) er
 	})
 	group.Go(func() error { return e.write(w) })
 	err = group.Wait()
-	for result := range e.queue { // what nobody wrote
+	for result := range e.queue { // results that nobody wrote
 		<-result
 	}
 	if err != nil {
@@ -65,8 +66,9 @@ func export(ctx context.Context, s *Snapshot, w io.Writer, progress Progress) er
 	return nil
 }
 
-// dataSize is how much all chunks hold in which a file has data: at least as much as is going to be exported.
-func (s *Snapshot) dataSize(d folder) (int64, error) {
+// dataSize returns the bytes of all chunks that contain data: an upper bound of the export's
+// content.
+func (s *Snapshot) dataSize(d directory) (int64, error) {
 	var total int64
 	for _, f := range s.meta.files() {
 		open, _, err := d.openSized(f, unix.O_RDONLY)
@@ -84,7 +86,7 @@ func (s *Snapshot) dataSize(d folder) (int64, error) {
 }
 
 func chunkedSize(f *os.File, size int64) (int64, error) {
-	var total, counted int64 // all before counted is in total
+	var total, counted int64 // total includes all bytes before counted
 	for e, err := range disk.Extents(f, size) {
 		if err != nil {
 			return 0, err
@@ -99,20 +101,21 @@ func chunkedSize(f *os.File, size int64) (int64, error) {
 	return total, nil
 }
 
-// exporter is a pipeline: one goroutine reads, one per block in the queue compresses, one writes in order.
+// exporter is a pipeline: one goroutine reads, one per queued block compresses, and one writes in
+// order.
 type exporter struct {
 	enc   *zstd.Encoder
 	queue chan chan packed
 	meter meter
 }
 
-// packed is a block that is ready.
+// packed is a block that is ready to write.
 type packed struct {
 	block
 	data []byte
 }
 
-func (e *exporter) read(ctx context.Context, d folder, meta Meta, description []byte) error {
+func (e *exporter) read(ctx context.Context, d directory, meta Meta, description []byte) error {
 	if err := e.enqueue(ctx, metaOfStream, 0, description); err != nil {
 		return err
 	}
@@ -124,7 +127,7 @@ func (e *exporter) read(ctx context.Context, d folder, meta Meta, description []
 	return e.enqueue(ctx, endOfFiles, 0, nil)
 }
 
-func (e *exporter) readFile(ctx context.Context, d folder, number uint16, f file) error {
+func (e *exporter) readFile(ctx context.Context, d directory, number uint16, f file) error {
 	open, _, err := d.openSized(f, unix.O_RDONLY)
 	if err != nil {
 		return err
@@ -140,7 +143,7 @@ func (e *exporter) readFile(ctx context.Context, d folder, number uint16, f file
 		return damaged("%w", err)
 	case err != nil:
 		return err
-	case f.name == deviceFile: // which has a sum of another kind
+	case f.name == deviceFile: // has another kind of sum
 		return verify(ctx, f, open)
 	case f.Sum != "" && f.Sum != s.sum():
 		return wrongSum(open)
@@ -148,7 +151,7 @@ func (e *exporter) readFile(ctx context.Context, d folder, number uint16, f file
 	return nil
 }
 
-// enqueue has a copy of data compressed.
+// enqueue starts compressing a copy of data.
 func (e *exporter) enqueue(ctx context.Context, number uint16, offset int64, data []byte) error {
 	result := make(chan packed, 1)
 	select {
@@ -188,7 +191,7 @@ func (e *exporter) write(w io.Writer) error {
 			e.meter.add(int(b.content))
 		}
 	}
-	return nil // whoever reads has failed and says why
+	return nil // the reader failed and returns its error
 }
 
 // sumWriter hashes what it writes and keeps the first error.

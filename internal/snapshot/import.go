@@ -21,11 +21,11 @@ import (
 	"banger/internal/model"
 )
 
-// Limits bound what an imported snapshot may cost this host. A zero field means its default.
+// Limits bound the size of an imported snapshot. A zero field means its default.
 type Limits struct {
 	Memory model.Bytes // of the machine; model.MaxMemory by default
-	Disk   model.Bytes // the size of each disk; model.MaxDiskSize by default
-	Data   model.Bytes // what all files hold besides zeros; 256 GiB by default
+	Disk   model.Bytes // of each disk; model.MaxDiskSize by default
+	Data   model.Bytes // of all files' content but zeros; 256 GiB by default
 }
 
 func (l Limits) withDefaults() Limits {
@@ -41,14 +41,12 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// pageSize is the stretch of zeros that an import makes a hole.
+// pageSize is the unit of zeros that an import leaves as a hole.
 const pageSize = 4096
 
-// Import makes the snapshot at dir from what Export wrote. The stream may be anything; r must end where it does. Nothing appears at dir
-// before the last byte was seen to be right, and nothing is left when one is not. Import fails with fault.Invalid and the reason then, with
-// fault.Exists when something is at dir, and with fault.Unavailable when the file system is full. It looks at ctx between reads: who
-// gives a reader that may wait for ever ends it. label, unless nil, is called once all was seen to be right; what it returns takes the place of
-// Meta.Extra.
+// Import makes the snapshot at dir from a stream of Export, with which r must end. dir appears only
+// after all was checked; label, if set, then returns Meta.Extra. A bad stream fails with
+// fault.Invalid, an existing dir with Exists, a full disk with Unavailable.
 func Import(ctx context.Context, r io.Reader, dir string, limits Limits, progress Progress, label func(Meta) (json.RawMessage, error)) (*Snapshot, error) {
 	in := &importer{r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), limits: limits.withDefaults(), meter: meter{report: progress}, label: label}
 	s, err := in.run(ctx, dir)
@@ -60,7 +58,7 @@ func Import(ctx context.Context, r io.Reader, dir string, limits Limits, progres
 
 type importer struct {
 	r      *bufio.Reader
-	hash   hash.Hash // of all that was read
+	hash   hash.Hash // of all input so far
 	limits Limits
 	meter  meter
 	label  func(Meta) (json.RawMessage, error)
@@ -68,7 +66,7 @@ type importer struct {
 	dec   *zstd.Decoder
 	draft *Draft
 
-	stored, content []byte // a chunk each
+	stored, content []byte // one chunk each
 }
 
 func (in *importer) run(ctx context.Context, dir string) (_ *Snapshot, err error) {
@@ -109,14 +107,14 @@ func (in *importer) run(ctx context.Context, dir string) (_ *Snapshot, err error
 	return in.draft.Commit(ctx, meta)
 }
 
-// header reads the stream's.
+// header reads the header of the stream.
 func (in *importer) header() error {
 	var head [headerLen]byte
 	n, err := io.ReadFull(in.r, head[:])
 	in.hash.Write(head[:n])
 	got, magic := head[:min(n, len(streamMagic))], []byte(streamMagic)
 	switch {
-	case !bytes.HasPrefix(magic, got) || n == 0 && err == io.EOF: // an empty file, too
+	case !bytes.HasPrefix(magic, got) || n == 0 && err == io.EOF: // also an empty file
 		return fault.New(fault.Invalid, "it is not an exported snapshot").WithHint("banger snapshot export writes them.")
 	case err != nil:
 		return cutOff(err)
@@ -179,7 +177,8 @@ func (in *importer) files(ctx context.Context, files []file) error {
 	return err
 }
 
-// file makes a file of the blocks that have its number, the first of which may be b. It returns the first block that has another.
+// file makes one file from the blocks with its number, of which b may be the first. It returns the
+// first block with another number.
 func (in *importer) file(ctx context.Context, f file, number uint16, b block) (_ block, err error) {
 	out, err := in.draft.newFile(f)
 	if err != nil {
@@ -224,7 +223,7 @@ func (in *importer) block() (block, error) {
 	return parseBlock(head[:])
 }
 
-// unpack reads a block's content. It uses two buffers of the lengths that the block tells.
+// unpack reads a block's content. stored and content are buffers of the lengths in the block.
 func (in *importer) unpack(b block, stored, content []byte) ([]byte, error) {
 	if err := in.read(stored); err != nil {
 		return nil, err
@@ -242,7 +241,7 @@ func (in *importer) unpack(b block, stored, content []byte) ([]byte, error) {
 	return out, nil
 }
 
-// end reads what follows the end block.
+// end reads the rest after the end block.
 func (in *importer) end() error {
 	want := in.hash.Sum(nil)
 	var sum [sha256.Size]byte
@@ -279,19 +278,19 @@ func tooLarge(what string, limit model.Bytes) error {
 	return fault.New(fault.Invalid, "%s is larger than the limit of %v", what, limit)
 }
 
-// newFile makes one of the files that a description lists.
+// newFile makes one of the files in a description.
 func (d *Draft) newFile(f file) (*os.File, error) {
 	switch f.name {
 	case memoryFile:
 		return d.Memory()
 	case deviceFile:
-		out, _, err := d.folder.open(deviceFile, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
+		out, _, err := d.directory.open(deviceFile, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL)
 		return out, err
 	}
 	return d.newDisk(f.disk, unix.O_EXCL)
 }
 
-// writePages writes data to a hole, and leaves pages of it that are zero a hole.
+// writePages writes data to a hole, and leaves its zero pages as holes.
 func writePages(f *os.File, data []byte, offset int64) error {
 	for start := 0; start < len(data); {
 		end := start

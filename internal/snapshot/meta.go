@@ -14,46 +14,50 @@ import (
 	"banger/internal/model"
 )
 
-// version counts incompatible changes of Meta, of what sums are taken over, and of the folder. Fields may be added without one: older
-// programs leave them aside.
+// version counts incompatible changes of Meta, of the sums, and of the directory. A new field needs
+// no new version, because older programs ignore it.
 const version = 1
 
-// Bounds of what a snapshot may be, wherever it comes from.
+// Bounds of every snapshot.
 const (
 	maxMeta   = 1 << 20         // bytes of meta.json
-	maxDevice = 64 * model.MiB  // bytes of the devices' state; drivers write some 100 KB
+	maxDevice = 64 * model.MiB  // bytes of the devices' state; drivers write 100 KB
 	maxDisks  = 16              //
 	maxName   = 32              // bytes of a disk's name
 	sumLen    = 2 * sha256.Size // hex digits
 )
 
-// Meta says what a snapshot is. Who commits one fills in the first group of fields, Commit the second.
-//
-// What a snapshot from elsewhere says of itself is as hostile as the rest of it. This package checks the second group and the sizes;
-// whoever makes a machine of a snapshot validates Spec and Extra.
+// Meta describes a snapshot. The caller of Commit fills in the first part, and Commit the second.
+// This package checks the second part and the sizes; whoever uses Spec and Extra validates them.
 type Meta struct {
-	Created     time.Time       `json:"created"`               // the moment that it keeps; the time of the commit when zero
-	Driver      string          `json:"driver,omitempty"`      // that saved the memory and can restore it
-	Fingerprint string          `json:"fingerprint,omitempty"` // of the machine, as vmm.Restorer gives it; opaque here
-	Generation  int             `json:"generation,omitempty"`  // of the agent's protocol, as spoken by the agent in the memory
-	Spec        model.Spec      `json:"spec"`                  // of the VM that was saved, with the references and ids of its image and kernel
-	Extra       json.RawMessage `json:"extra,omitempty"`       // what the owner wants to remember; opaque here
+	// Created is the saved moment; Commit sets it if it is zero.
+	Created time.Time `json:"created"`
+	// Driver saved the memory and can restore it.
+	Driver string `json:"driver,omitempty"`
+	// Fingerprint is the machine's, from vmm.Restorer; this package does not interpret it.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	// Generation is that of the agent's protocol, as the agent in the memory speaks it.
+	Generation int `json:"generation,omitempty"`
+	// Spec is the saved VM's, with the references and ids of its image and kernel.
+	Spec model.Spec `json:"spec"`
+	// Extra is the owner's; this package does not interpret it.
+	Extra json.RawMessage `json:"extra,omitempty"`
 
 	Version int                `json:"version"`
-	Kind    model.SnapshotKind `json:"kind"`             // full when there is memory
-	Memory  *File              `json:"memory,omitempty"` // both or neither
+	Kind    model.SnapshotKind `json:"kind"`             // full if there is memory
+	Memory  *File              `json:"memory,omitempty"` // Memory and Device: both or none
 	Device  *File              `json:"device,omitempty"` //
 	Disks   []Disk             `json:"disks,omitempty"`
 }
 
-// File says what a file of a snapshot must be.
+// File describes a file of a snapshot.
 type File struct {
 	Size model.Bytes `json:"size"`
-	// Sum is for integrity, not authenticity: who can change the file can change its sum. It is the SHA-256 of the device's state, and of
-	// memory and disks what sumFile says. "" when none was taken.
+	// Sum is the SHA-256 of the device's state, or what sumFile returns for memory and disks; "" if
+	// none was taken. It shows damage, not forgery: who can change the file can change the sum.
 	Sum string `json:"sum,omitempty"`
-	// Modified is when the file was last written, in nanoseconds since 1970: a cheap sign that nobody did since. A copy of the folder may have
-	// another, so a file whose time is wrong is looked at in full before it is blamed.
+	// Modified is the file's modification time, in nanoseconds since 1970. If it differs, for
+	// example in a copy, Open reads the whole file before it reports damage.
 	Modified int64 `json:"modified,omitempty"`
 }
 
@@ -63,8 +67,8 @@ type Disk struct {
 	File
 }
 
-// meta.json is one JSON object whose form is fixed to the byte, so that no flipped bit goes unnoticed: the SHA-256 of the inner object's
-// bytes, and that object.
+// meta.json is one JSON object with the SHA-256 of an inner object's bytes, and that object. Each
+// byte of its form is fixed, so that every flipped bit is found.
 const (
 	metaHead = `{"sum":"`
 	metaMid  = `","meta":`
@@ -78,7 +82,7 @@ func encodeMeta(m Meta) ([]byte, error) {
 	}
 	data := sealMeta(inner)
 	if len(data) > maxMeta {
-		return nil, fault.New(fault.Invalid, "the snapshot's description has %d bytes; %d is the most", len(data), maxMeta)
+		return nil, fault.New(fault.Invalid, "the snapshot's description has %d bytes; at most %d are allowed", len(data), maxMeta)
 	}
 	return data, nil
 }
@@ -88,12 +92,12 @@ func sealMeta(inner []byte) []byte {
 	return []byte(metaHead + hex.EncodeToString(sum[:]) + metaMid + string(inner) + metaTail)
 }
 
-// decodeMeta reads what encodeMeta wrote, here or anywhere. All errors are fault.Invalid.
+// decodeMeta reads a description from any source. All its errors are fault.Invalid.
 func decodeMeta(data []byte) (Meta, error) {
 	head := len(metaHead) + sumLen + len(metaMid)
 	if len(data) > maxMeta || len(data) < head+len(metaTail) || !bytes.HasPrefix(data, []byte(metaHead)) || !bytes.HasSuffix(data, []byte(metaTail)) ||
 		string(data[head-len(metaMid):head]) != metaMid {
-		return Meta{}, damaged("it has no description of a snapshot")
+		return Meta{}, damaged("its description is not a snapshot's")
 	}
 	inner := data[head : len(data)-len(metaTail)]
 	if sum := sha256.Sum256(inner); hex.EncodeToString(sum[:]) != string(data[len(metaHead):len(metaHead)+sumLen]) {
@@ -118,7 +122,7 @@ func decodeMeta(data []byte) (Meta, error) {
 	return m, nil
 }
 
-// check tells what is wrong with the fields that Commit fills in.
+// check returns what is wrong with the fields that Commit fills in, or nil.
 func (m Meta) check() error {
 	switch {
 	case m.Created.IsZero():
@@ -126,25 +130,25 @@ func (m Meta) check() error {
 	case m.Kind == model.SnapshotFull && (m.Memory == nil || m.Device == nil):
 		return fmt.Errorf("memory or devices are missing")
 	case m.Kind == model.SnapshotDisk && (m.Memory != nil || m.Device != nil):
-		return fmt.Errorf("memory is not of its kind")
+		return fmt.Errorf("a snapshot of disks must have no memory")
 	case m.Kind == model.SnapshotDisk && len(m.Disks) == 0:
-		return fmt.Errorf("it keeps nothing")
+		return fmt.Errorf("it has no files")
 	case m.Kind != model.SnapshotFull && m.Kind != model.SnapshotDisk:
-		return fmt.Errorf("%.20q is no kind of snapshot", m.Kind)
+		return fmt.Errorf("%.20q is not a kind of snapshot", m.Kind)
 	case len(m.Disks) > maxDisks:
 		return fmt.Errorf("%d disks are more than %d", len(m.Disks), maxDisks)
 	}
 	seen := map[string]bool{}
 	for _, f := range m.files() {
 		if seen[f.name] {
-			return fmt.Errorf("two disks have the name of %q", f.name)
+			return fmt.Errorf("two disks have the name %q", f.name)
 		}
 		seen[f.name] = true
 		if f.Size < 1 || f.Size > f.max {
 			return fmt.Errorf("%s of %d bytes is not between 1 and %d", f.name, f.Size, f.max)
 		}
 		if !isSum(f.Sum) && (f.Sum != "" || f.disk == "") {
-			return fmt.Errorf("the sum of %s is none", f.name)
+			return fmt.Errorf("the sum of %s is not a SHA-256", f.name)
 		}
 	}
 	for _, d := range m.Disks {
@@ -155,15 +159,15 @@ func (m Meta) check() error {
 	return nil
 }
 
-// file is a File with its place in the folder.
+// file is a File with its name in the directory.
 type file struct {
 	*File
 	name string
-	disk string // the name of the disk that it is, or ""
+	disk string // the disk's name, or ""
 	max  model.Bytes
 }
 
-// files returns what the snapshot consists of besides its description, in the order of an export.
+// files returns all files but the description, in the order of an export.
 func (m Meta) files() []file {
 	var files []file
 	if m.Device != nil {
@@ -179,7 +183,7 @@ func (m Meta) files() []file {
 	return files
 }
 
-// clone returns a copy that shares nothing that a caller could change.
+// clone returns a deep copy.
 func (m Meta) clone() Meta {
 	if m.Memory != nil {
 		memory := *m.Memory
@@ -208,13 +212,13 @@ func damaged(format string, args ...any) *fault.Error {
 }
 
 func wrongSum(f *os.File) error {
-	return damaged("%s is not what was kept: its sum is wrong", f.Name())
+	return damaged("the sum of %s is wrong", f.Name())
 }
 
 func wrongVersion(v, known int) error {
 	if v > known {
-		return fault.New(fault.Invalid, "the snapshot has format %d, and this banger knows formats up to %d", v, known).
-			WithHint("A newer banger made it; use that one or a later one.")
+		return fault.New(fault.Invalid, "the snapshot has format %d, and this banger reads formats up to %d", v, known).
+			WithHint("A newer banger made it. Use that version or a later one.")
 	}
 	return damaged("there is no format %d", v)
 }

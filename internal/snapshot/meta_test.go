@@ -25,14 +25,14 @@ func TestEveryBitOfMeta(t *testing.T) {
 		for bit := range 8 {
 			data[i] ^= 1 << bit
 			if _, err := decodeMeta(data); fault.KindOf(err) != fault.Invalid {
-				t.Errorf("byte %d bit %d: %v", i, bit, err)
+				t.Errorf("byte %d bit %d flipped: got %v, want fault.Invalid", i, bit, err)
 			}
 			data[i] ^= 1 << bit
 		}
 	}
 }
 
-// TestMetaRefused has descriptions whose sum is right.
+// TestMetaRefused decodes wrong descriptions with a right sum.
 func TestMetaRefused(t *testing.T) {
 	good := commit(t, filepath.Join(t.TempDir(), "a")).Meta()
 	for name, spoil := range map[string]func(*Meta){
@@ -66,15 +66,15 @@ func TestMetaRefused(t *testing.T) {
 		}
 		_, err = decodeMeta(data)
 		if fault.KindOf(err) != fault.Invalid {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want fault.Invalid", name, err)
 		}
 		if newer := name == "newer"; newer != (fault.HintOf(err) != "") {
-			t.Errorf("%s: hint %q", name, fault.HintOf(err))
+			t.Errorf("%s: the hint is %q", name, fault.HintOf(err))
 		}
 	}
 	good.Extra = json.RawMessage(`"` + strings.Repeat("x", maxMeta) + `"`)
 	if _, err := encodeMeta(good); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a long description: %v", err)
+		t.Errorf("a description that is too long: got %v, want fault.Invalid", err)
 	}
 }
 
@@ -91,26 +91,26 @@ func FuzzMeta(f *testing.F) {
 	}
 	f.Add([]byte(`{"version":1,"disks":[{"name":"../x"}],"memory":{"size":1e99}}`))
 	f.Fuzz(func(t *testing.T, inner []byte) {
-		// As it is, and as what a right sum protects.
+		// Try the bytes as they are, and with a right sum around them.
 		for _, data := range [][]byte{inner, sealMeta(inner)} {
 			m, err := decodeMeta(data)
 			if err != nil {
 				if fault.KindOf(err) != fault.Invalid {
-					t.Errorf("error %v of kind %q", err, fault.KindOf(err))
+					t.Errorf("got %v of kind %q, want fault.Invalid", err, fault.KindOf(err))
 				}
 				continue
 			}
 			for _, file := range m.files() {
 				if filepath.Base(file.name) != file.name || file.Size < 1 || file.Size > file.max {
-					t.Errorf("it takes %+v", file)
+					t.Errorf("a bad file was accepted: %+v", file)
 				}
 			}
 			again, err := encodeMeta(m)
 			if err != nil {
-				continue // it may be longer when it is written by us
+				continue // encoding may make it too long
 			}
 			if _, err := decodeMeta(again); err != nil {
-				t.Errorf("it does not read what it wrote: %v", err)
+				t.Errorf("decoding an encoded description: %v", err)
 			}
 		}
 	})

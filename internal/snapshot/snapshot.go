@@ -1,22 +1,31 @@
-// Package snapshot keeps the files of saved machines: a machine's memory, the state of its devices, its disks, and a description of them. It
-// is what named snapshots, suspended VMs and templates are made of; what they mean, and where they lie, is their owners' business.
+// Package snapshot keeps the files of saved machines: a machine's memory, the state of its devices,
+// its disks, and a description. Named snapshots, suspended VMs and templates all have such files.
+// Their owners decide what a snapshot means and where it lies.
 //
-// A snapshot is a folder of mode 0700 with files of mode 0600:
+// A snapshot is a directory of mode 0700 with files of mode 0600:
 //
-//	meta.json     what the snapshot is, and the sizes and sums of the other files; protected by a sum of its own
-//	memory        exactly the guest's memory, with holes where it is zero     } in a full snapshot only
-//	device        the state of the devices, as the driver wrote it            }
+//	meta.json     the description, with a sum of its own; and sizes and sums of the other files
+//	memory        exactly the guest's memory, with holes where it is zero  } in a full snapshot
+//	device        the state of the devices, as the driver wrote it         } only
 //	<name>.ext4   any number of disks
 //
-// Snapshots do not change. A Draft becomes one by a single rename, after all of it was synced; Remove makes one disappear the same way. Both
-// work in folders whose names start with disk.TempPrefix, which CleanTemp finds after a crash. There is no lock on a snapshot: its owner sees to
-// it that nobody removes one that is in use. Files that are open stay usable in any case.
+// A snapshot never changes. A single rename makes a Draft a snapshot, after everything was synced.
+// Remove also begins with a single rename. Both work in directories whose names start with
+// disk.TempPrefix, and CleanTemp finds those after a crash. A snapshot has no lock: its owner
+// ensures that nobody removes it while it is in use. Open files stay usable in any case.
 //
-// Export makes one stream of a snapshot, and Import a snapshot of such a stream.
+// Export writes a snapshot as one stream, and Import makes a snapshot from such a stream.
 //
-// A snapshot may come from anywhere: by Import, or because somebody put the folder there. So nothing in it is believed before it was
-// checked, all sizes are bounded, links are not followed, and what other users could have written is refused. Sums find accidents, not
-// forgeries: a snapshot is a machine's memory, and whoever may choose that decides what the guest does.
+// Snapshots are not trusted. One may come through Import, or somebody put its directory there. So
+// everything is checked before it is used, all sizes are bounded, links are not followed, and files
+// that other users can write are rejected. Sums find accidents, not forgeries: whoever chooses a
+// machine's memory decides what its guest does.
+//
+// Sums of large files are expensive, so Open relies on times. Commit and Open write the description
+// after they have checked the files. A file is unchanged if its modification time is the recorded
+// one and its change time (inode(7)), which nobody can set, is not later than the description's. If
+// the directory was copied, these times differ. Then Open reads the file, and restores its times if
+// its sum is right.
 package snapshot
 
 import (
@@ -42,11 +51,9 @@ type Snapshot struct {
 	meta Meta
 }
 
-// Open reads the description of the snapshot at dir and checks whatever is cheap: its own sum, that all files are there, are the caller's alone
-// and have their sizes, the state of the devices, and by their times that the memory and the disks are as they were. A file with other times (the folder
-// was copied, say) is read in full, and the times are put right when its sum is.
-//
-// It fails with fault.NotFound when nothing is at dir, and with fault.Invalid and the reason when it is damaged, foreign, or of a newer format.
+// Open checks the description at dir, and the owner, mode, size and times of every file. It reads
+// the memory and disks only if their times are wrong. It fails with fault.NotFound if dir is
+// missing, and with fault.Invalid if a file is damaged.
 func Open(ctx context.Context, dir string) (*Snapshot, error) {
 	s, err := open(ctx, filepath.Clean(dir))
 	if err != nil {
@@ -56,7 +63,7 @@ func Open(ctx context.Context, dir string) (*Snapshot, error) {
 }
 
 func open(ctx context.Context, dir string) (*Snapshot, error) {
-	d, err := openFolder(dir)
+	d, err := openDirectory(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -84,9 +91,9 @@ func open(ctx context.Context, dir string) (*Snapshot, error) {
 	return s, nil
 }
 
-// sealed is when the files were last known to be right: nobody has changed a file since whose inode says so, and an inode's change time (inode(7)) cannot be
-// set. It is that of the description, which is written last.
-func (d folder) sealed() (time.Time, error) {
+// sealed returns the time when all files were last known to be right: the change time of the
+// description, which is written last.
+func (d directory) sealed() (time.Time, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(d.Fd()), metaFile, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return time.Time{}, &fs.PathError{Op: "looking at", Path: filepath.Join(d.Name(), metaFile), Err: err}
@@ -94,8 +101,8 @@ func (d folder) sealed() (time.Time, error) {
 	return time.Unix(st.Ctim.Unix()), nil
 }
 
-// seal says that the files are right now.
-func (d folder) seal() error {
+// seal records that all files are right now.
+func (d directory) seal() error {
 	if err := unix.UtimesNanoAt(int(d.Fd()), metaFile, nil, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &fs.PathError{Op: "setting the time of", Path: filepath.Join(d.Name(), metaFile), Err: err}
 	}
@@ -104,14 +111,15 @@ func (d folder) seal() error {
 
 func changed(info fs.FileInfo) time.Time { return time.Unix(info.Sys().(*syscall.Stat_t).Ctim.Unix()) }
 
-// untouched tells whether a file is the one that was kept, as far as its times tell.
+// untouched reports whether the times of a file say that it has not changed since the seal.
 func untouched(f file, info fs.FileInfo, sealed time.Time) bool {
 	return info.ModTime().UnixNano() == f.Modified && !changed(info).After(sealed)
 }
 
-// ReadMeta reads the description of the snapshot at dir, as Open does, and looks at nothing else: the snapshot may be damaged.
+// ReadMeta returns the checked description of the snapshot at dir. It ignores all other files, so
+// they may be damaged.
 func ReadMeta(dir string) (Meta, error) {
-	d, err := openFolder(filepath.Clean(dir))
+	d, err := openDirectory(filepath.Clean(dir))
 	if err == nil {
 		defer d.Close()
 		var meta Meta
@@ -122,7 +130,7 @@ func ReadMeta(dir string) (Meta, error) {
 	return Meta{}, fmt.Errorf("reading the description of snapshot %s: %w", dir, err)
 }
 
-func (d folder) readMeta() (Meta, error) {
+func (d directory) readMeta() (Meta, error) {
 	f, _, err := d.open(metaFile, unix.O_RDONLY)
 	if err != nil {
 		return Meta{}, err
@@ -135,8 +143,9 @@ func (d folder) readMeta() (Meta, error) {
 	return decodeMeta(data)
 }
 
-// check looks at one file as Open does, and tells whether it was read although it should not have been necessary.
-func (d folder) check(ctx context.Context, f file, sealed time.Time) (reread bool, err error) {
+// check checks one file as Open does. It reports whether it had to read the file because its times
+// are wrong.
+func (d directory) check(ctx context.Context, f file, sealed time.Time) (reread bool, err error) {
 	open, info, err := d.openSized(f, unix.O_RDONLY)
 	if err != nil {
 		return false, err
@@ -148,7 +157,7 @@ func (d folder) check(ctx context.Context, f file, sealed time.Time) (reread boo
 	case untouched(f, info, sealed):
 		return false, nil
 	case f.Sum == "":
-		return false, damaged("somebody wrote to %s", open.Name())
+		return false, damaged("%s was changed", open.Name())
 	}
 	if err := verify(ctx, f, open); err != nil {
 		return false, err
@@ -156,8 +165,8 @@ func (d folder) check(ctx context.Context, f file, sealed time.Time) (reread boo
 	return true, d.restoreTime(f, open, info)
 }
 
-// openSized opens a file that must have its size.
-func (d folder) openSized(f file, flags int) (*os.File, fs.FileInfo, error) {
+// openSized opens a file and checks its size.
+func (d directory) openSized(f file, flags int) (*os.File, fs.FileInfo, error) {
 	open, info, err := d.open(f.name, flags)
 	if err != nil {
 		return nil, nil, err
@@ -169,8 +178,9 @@ func (d folder) openSized(f file, flags int) (*os.File, fs.FileInfo, error) {
 	return open, info, nil
 }
 
-// restoreTime gives a file that was found to be right the time that says so, unless it was written while it was read.
-func (d folder) restoreTime(f file, open *os.File, seen fs.FileInfo) error {
+// restoreTime restores the modification time of a verified file. It fails if the file changed while
+// it was read.
+func (d directory) restoreTime(f file, open *os.File, seen fs.FileInfo) error {
 	info, err := open.Stat()
 	if err != nil {
 		return err
@@ -209,11 +219,12 @@ func verify(ctx context.Context, f file, open *os.File) error {
 // Meta returns the description.
 func (s *Snapshot) Meta() Meta { return s.meta.clone() }
 
-// Dir is the snapshot's folder.
+// Dir returns the snapshot's directory.
 func (s *Snapshot) Dir() string { return s.dir }
 
-// OpenMemory opens the memory for a private mapping, which some drivers ask to be able to write: nobody shall write to the file. It fails with
-// fault.NotFound when there is none (any more) and with fault.Invalid when somebody did write.
+// OpenMemory opens the memory for a private mapping. The file is open for writing, because some
+// drivers require it, but nobody may write to it. Without memory it fails with fault.NotFound; if
+// the memory was changed, with fault.Invalid.
 func (s *Snapshot) OpenMemory() (*os.File, error) { return s.openFile(memoryFile, unix.O_RDWR) }
 
 // OpenDevice opens the state of the devices for reading.
@@ -230,11 +241,11 @@ func (s *Snapshot) openFile(name string, flags int) (*os.File, error) {
 		}
 		return open, nil
 	}
-	return nil, fault.New(fault.NotFound, "snapshot %s has no %s: it keeps disks only", s.dir, name)
+	return nil, fault.New(fault.NotFound, "snapshot %s has no %s: it has disks only", s.dir, name)
 }
 
 func (s *Snapshot) openChecked(f file, flags int) (*os.File, error) {
-	d, err := openFolder(s.dir)
+	d, err := openDirectory(s.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -249,12 +260,12 @@ func (s *Snapshot) openChecked(f file, flags int) (*os.File, error) {
 	}
 	if f.name == memoryFile && !untouched(f, info, sealed) {
 		open.Close()
-		return nil, damaged("somebody wrote to %s", open.Name())
+		return nil, damaged("%s was changed", open.Name())
 	}
 	return open, nil
 }
 
-// DiskPath returns where a disk lies. It must be cloned, not used.
+// DiskPath returns the path of a disk. The caller clones that file and must not change it.
 func (s *Snapshot) DiskPath(name string) (string, bool) {
 	for _, d := range s.meta.Disks {
 		if d.Name == name {
@@ -264,10 +275,10 @@ func (s *Snapshot) DiskPath(name string) (string, bool) {
 	return "", false
 }
 
-// Verify reads everything and compares it with the sums. Disks without a sum (Draft.SumDisks) are compared in size only. It fails with
-// fault.Invalid when something is damaged.
+// Verify reads all files and compares their sums. Of a disk without a sum (Draft.SumDisks) it
+// checks the size only. It fails with fault.Invalid if a file is damaged.
 func (s *Snapshot) Verify(ctx context.Context) error {
-	d, err := openFolder(s.dir)
+	d, err := openDirectory(s.dir)
 	if err != nil {
 		return fmt.Errorf("verifying snapshot: %w", err)
 	}
@@ -280,7 +291,7 @@ func (s *Snapshot) Verify(ctx context.Context) error {
 	return nil
 }
 
-func (d folder) verify(ctx context.Context, f file) error {
+func (d directory) verify(ctx context.Context, f file) error {
 	open, _, err := d.openSized(f, unix.O_RDONLY)
 	if err != nil {
 		return err
@@ -292,10 +303,11 @@ func (d folder) verify(ctx context.Context, f file) error {
 	return verify(ctx, f, open)
 }
 
-// Usage is what a snapshot takes up on the host.
+// Usage is the space that a snapshot uses on the host.
 type Usage struct {
-	Apparent  model.Bytes // how large its files say they are
-	Allocated model.Bytes // what their file system holds of them: Own and Shared
-	Own       model.Bytes // that it alone has, so what removing it gives back
-	Shared    model.Bytes // that other files have as well, by reflink; 0 where the file system does not tell
+	Apparent  model.Bytes // the sum of the files' lengths
+	Allocated model.Bytes // bytes on the file system: Own and Shared
+	Own       model.Bytes // bytes that removing it frees
+	// Shared is what other files use too, by reflink; 0 if the file system does not report it.
+	Shared model.Bytes
 }

@@ -20,7 +20,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// entries are the names in a folder.
+// entries returns the names in a directory.
 func entries(t testing.TB, dir string) []string {
 	t.Helper()
 	list, err := os.ReadDir(dir)
@@ -41,7 +41,7 @@ func noise(seed byte, n int) []byte {
 	return b
 }
 
-// writeSparse makes f of the given size, with data at some places.
+// writeSparse gives f a size, and data at some offsets.
 func writeSparse(t testing.TB, f *os.File, size int64, data map[int64][]byte) {
 	t.Helper()
 	if err := f.Truncate(size); err != nil {
@@ -56,7 +56,7 @@ func writeSparse(t testing.TB, f *os.File, size int64, data map[int64][]byte) {
 
 const testMemory = 8<<20 + 4096
 
-// memoryData has data at both ends, in the middle of a chunk, and across two.
+// memoryData returns data at both ends, in the middle of a chunk, and across two chunks.
 func memoryData() map[int64][]byte {
 	return map[int64][]byte{
 		0: noise(1, 4096), 3*chunkSize + 4096: noise(2, 8192), 5*chunkSize - 4096: noise(3, 8192), testMemory - 4096: noise(4, 4096),
@@ -114,14 +114,14 @@ func TestRoundTrip(t *testing.T) {
 	dir := filepath.Join(parent, "a")
 	d := draft(t, dir)
 	if _, err := Open(t.Context(), dir); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("before the commit: %v", err)
+		t.Errorf("opening before the commit: got %v, want fault.NotFound", err)
 	}
 	made, err := d.Commit(t.Context(), testMeta)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(d.Discard(), d.Discard()); err != nil {
-		t.Errorf("discarding what was committed: %v", err)
+		t.Errorf("Discard after Commit: %v", err)
 	}
 	s, err := Open(t.Context(), dir)
 	if err != nil {
@@ -139,20 +139,20 @@ func TestRoundTrip(t *testing.T) {
 	sameContent(t, s)
 	u, err := s.Usage()
 	if err != nil || u.Apparent < testMemory+128<<20 || u.Allocated > 4*model.MiB || u.Allocated == 0 || u.Own+u.Shared != u.Allocated {
-		t.Errorf("usage %+v, %v", u, err)
+		t.Errorf("the usage is wrong: %+v, %v", u, err)
 	}
 	for _, name := range append(entries(t, dir), ".") {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil || info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
+			t.Errorf("%s is open to others: mode %v, %v", name, info.Mode(), err)
 		}
 	}
 	if got := entries(t, parent); len(got) != 1 {
-		t.Errorf("files %v", got)
+		t.Errorf("want only the snapshot, got %v", got)
 	}
 }
 
-// sameContent compares the files with what draft puts into them.
+// sameContent compares the files with those of draft.
 func sameContent(t *testing.T, s *Snapshot) {
 	t.Helper()
 	memory, err := s.OpenMemory()
@@ -187,7 +187,7 @@ func sameContent(t *testing.T, s *Snapshot) {
 	}
 }
 
-// TestDamage opens and verifies a snapshot after one thing about it was changed.
+// TestDamage opens and verifies a snapshot after one change.
 func TestDamage(t *testing.T) {
 	flip := func(name string, at int64) func(*testing.T, string) {
 		return func(t *testing.T, dir string) {
@@ -233,7 +233,7 @@ func TestDamage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(20 * time.Millisecond) // longer than a step of the kernel's clock
+			time.Sleep(20 * time.Millisecond) // longer than a tick of the kernel's clock
 			spoil(t, dir)
 			if err := os.Chtimes(path, time.Time{}, info.ModTime()); err != nil {
 				t.Fatal(err)
@@ -262,10 +262,10 @@ func TestDamage(t *testing.T) {
 		{name: "long meta", spoil: truncate(metaFile, 1<<40)},
 		{name: "memory is a link", spoil: replace(memoryFile, func(p string) error { return os.Symlink("device", p) })},
 		{name: "memory is a pipe", spoil: replace(memoryFile, func(p string) error { return unix.Mkfifo(p, 0o600) })},
-		{name: "memory is a folder", spoil: replace(memoryFile, func(p string) error { return os.Mkdir(p, 0o700) })},
+		{name: "memory is a directory", spoil: replace(memoryFile, func(p string) error { return os.Mkdir(p, 0o700) })},
 		{name: "meta is a link", spoil: replace(metaFile, func(p string) error { return os.Symlink("/dev/zero", p) })},
 		{name: "meta is a pipe", spoil: replace(metaFile, func(p string) error { return unix.Mkfifo(p, 0o600) })},
-		{name: "readable folder", spoil: chmod(".", 0o755)},
+		{name: "readable directory", spoil: chmod(".", 0o755)},
 		{name: "writable memory", spoil: chmod(memoryFile, 0o620)},
 		{name: "readable meta", spoil: chmod(metaFile, 0o604)},
 	} {
@@ -275,12 +275,12 @@ func TestDamage(t *testing.T) {
 			tt.spoil(t, dir)
 			_, err := Open(t.Context(), dir)
 			if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), dir) {
-				t.Errorf("error %v of kind %q", err, fault.KindOf(err))
+				t.Errorf("got %v of kind %q, want fault.Invalid and the path", err, fault.KindOf(err))
 			}
 			if strings.HasPrefix(tt.name, "memory") {
 				if f, err := before.OpenMemory(); fault.KindOf(err) != fault.Invalid {
 					f.Close()
-					t.Errorf("the memory of one that was opened before: %v", err)
+					t.Errorf("opening the memory after the damage: got %v, want fault.Invalid", err)
 				}
 			}
 		})
@@ -324,7 +324,7 @@ func TestCopied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(memory, data, 0o600); err != nil { // no holes any more
+	if err := os.WriteFile(memory, data, 0o600); err != nil { // without holes
 		t.Fatal(err)
 	}
 	old := time.Unix(1, 0)
@@ -337,7 +337,7 @@ func TestCopied(t *testing.T) {
 	}
 	info, err := os.Stat(memory)
 	if err != nil || info.ModTime().UnixNano() != s.Meta().Memory.Modified {
-		t.Errorf("the time is %v, %v", info.ModTime(), err)
+		t.Errorf("Open did not restore the time: %v, %v", info.ModTime(), err)
 	}
 	sameContent(t, s)
 	if err := s.Verify(t.Context()); err != nil {
@@ -361,15 +361,15 @@ func TestRemove(t *testing.T) {
 		t.Errorf("left over: %v", got)
 	}
 	if _, err := memory.ReadAt(make([]byte, 1), testMemory-1); err != nil {
-		t.Errorf("reading memory that was opened before: %v", err)
+		t.Errorf("reading memory that was opened before Remove: %v", err)
 	}
 	if _, err := s.OpenMemory(); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("opening memory that was removed: %v", err)
+		t.Errorf("opening memory after Remove: %v", err)
 	}
 	if err := s.Verify(t.Context()); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("verifying what was removed: %v", err)
+		t.Errorf("Verify after Remove: %v", err)
 	}
-	// A link is removed, not what it leads to.
+	// Remove removes a link, not the link's target.
 	other := commit(t, filepath.Join(parent, "b"))
 	if err := errors.Join(os.Symlink("b", dir), Remove(dir)); err != nil {
 		t.Error(err)

@@ -5,23 +5,14 @@ import (
 	"time"
 )
 
-// An exported snapshot is one stream. Integers are big endian.
-//
-//	header   magic (16 bytes), version (4), zero (4), data (8): the bytes of all blocks' contents but the description's, at most
-//	blocks   file (2), zero (2), content (4): its length, stored (4): the length of what follows, offset (8); then the content, as one
-//	         Zstandard frame (RFC 8878) if stored is less than content, else as it is
-//	end      a block header of file endOfFiles and zeros; then the SHA-256 of everything before it (32)
-//
-// The first block is the description (meta.json, file 0). The others are chunks of the files that it lists, numbered from 1 in the order of
-// Meta.files. Chunks that are zero are left out; those that are there come in order, whole, and once, so a snapshot has one form only, but
-// for the compression. Each is compressed by itself, so that all processors can and so that what it may grow to is known before.
+// The format of an exported snapshot. docs/internals/snapshot-format.md describes it.
 const (
 	streamMagic   = "banger snapshot\n"
 	streamVersion = 1
 	headerLen     = len(streamMagic) + 4 + 4 + 8
 	blockLen      = 2 + 2 + 4 + 4 + 8
-	metaOfStream  = 0      // the file that is the description
-	endOfFiles    = 0xffff // the file that ends the stream
+	metaOfStream  = 0      // the description
+	endOfFiles    = 0xffff // ends the stream
 )
 
 // block is a block's header.
@@ -51,11 +42,12 @@ func parseBlock(p []byte) (block, error) {
 	}, nil
 }
 
-// Progress is told how many bytes of a stream's contents are done, and how many there are, at most: now and then, by one goroutine at a
-// time, and at the end. It must not block. Nil is allowed.
+// Progress receives how many bytes of content are done, and at most how many there are. It is
+// called now and then, by one goroutine at a time, and at the end. It must not block, and may be
+// nil.
 type Progress func(done, total int64)
 
-// progressEvery is how often a running count is reported.
+// progressEvery is the time between two calls of a Progress.
 const progressEvery = 200 * time.Millisecond
 
 // meter counts for a Progress.

@@ -32,7 +32,7 @@ func exported(t testing.TB, s *Snapshot) []byte {
 	return out.Bytes()
 }
 
-// refused imports what must not be taken, and sees that nothing is left of it.
+// refused imports a bad stream, and checks that it leaves nothing.
 func refused(t testing.TB, stream io.Reader, limits Limits, kind fault.Kind) error {
 	t.Helper()
 	parent := t.TempDir()
@@ -60,16 +60,16 @@ func TestExportImport(t *testing.T) {
 		var last, all int64
 		err := run(func(done, total int64) {
 			if done < last || done > total {
-				t.Errorf("%s: %d of %d after %d", what, done, total, last)
+				t.Errorf("%s: progress %d of %d after %d is not between them", what, done, total, last)
 			}
 			last, all = done, total
 		})
 		if err != nil || last != all || all < 300_000 || all > 4<<20 {
-			t.Errorf("%s: %v, %d of %d done", what, err, last, all)
+			t.Errorf("%s: %v, and the last progress is %d of %d", what, err, last, all)
 		}
 	}
 	if out.Len() > 1<<20 {
-		t.Errorf("it exports %d bytes", out.Len())
+		t.Errorf("the export has %d bytes, want fewer: zeros are left out", out.Len())
 	}
 	to, err := Open(t.Context(), filepath.Join(parent, "b"))
 	if err != nil {
@@ -82,26 +82,26 @@ func TestExportImport(t *testing.T) {
 	a, b := from.Meta(), to.Meta()
 	for i, f := range a.files() {
 		if g := b.files()[i]; f.Sum != g.Sum || f.Size != g.Size || f.name != g.name {
-			t.Errorf("file %+v became %+v", f, g)
+			t.Errorf("after export and import file %+v is %+v", f, g)
 		}
 	}
 	if a.Fingerprint != b.Fingerprint || a.Spec.ImageID != b.Spec.ImageID || !a.Created.Equal(b.Created) || !bytes.Equal(a.Extra, b.Extra) || a.Kind != b.Kind {
-		t.Errorf("%+v became %+v", a, b)
+		t.Errorf("after export and import %+v is %+v", a, b)
 	}
 	ua, err := from.Usage()
 	ub, err2 := to.Usage()
 	if err := errors.Join(err, err2); err != nil || ub.Allocated > ua.Allocated+64*model.KiB {
-		t.Errorf("usage %+v became %+v, %v", ua, ub, err)
+		t.Errorf("after export and import the usage %+v is %+v, %v", ua, ub, err)
 	}
 	if _, err := Import(t.Context(), bytes.NewReader(out.Bytes()), to.Dir(), Limits{}, nil, nil); fault.KindOf(err) != fault.Exists {
-		t.Errorf("importing to where one is: %v", err)
+		t.Errorf("importing over a snapshot: got %v, want fault.Exists", err)
 	}
 	if got := entries(t, parent); len(got) != 2 {
-		t.Errorf("files %v", got)
+		t.Errorf("left over: %v", got)
 	}
 }
 
-// small commits a snapshot whose stream is short: 2 chunks of memory, a device, and a disk that is all zero.
+// small commits a snapshot with a short stream: two chunks of memory, a device, a disk of zeros.
 func small(t testing.TB, dir string) *Snapshot {
 	t.Helper()
 	d, err := Create(dir)
@@ -136,7 +136,7 @@ func TestImportWithoutDiskSums(t *testing.T) {
 		t.Fatal(err)
 	}
 	if from.Meta().Disks[0].Sum != "" || to.Meta().Disks[0].Sum == "" || to.Meta().Disks[0].Size != 9000 {
-		t.Errorf("disk %+v became %+v", from.Meta().Disks[0], to.Meta().Disks[0])
+		t.Errorf("after export and import disk %+v is %+v", from.Meta().Disks[0], to.Meta().Disks[0])
 	}
 }
 
@@ -147,7 +147,7 @@ func TestImportCutOff(t *testing.T) {
 	for n := range stream {
 		_, err := Import(t.Context(), bytes.NewReader(stream[:n]), filepath.Join(parent, "a"), Limits{}, nil, nil)
 		if fault.KindOf(err) != fault.Invalid {
-			t.Fatalf("%d of %d bytes: %v", n, len(stream), err)
+			t.Fatalf("a stream cut off after %d of %d bytes: got %v", n, len(stream), err)
 		}
 	}
 	if got := entries(t, parent); len(got) != 0 {
@@ -172,7 +172,7 @@ func TestImportEveryByte(t *testing.T) {
 	}
 }
 
-// A script is a stream to be written with anything wrong in it. Its sum is right.
+// script is a stream that can be written with any mistake. Its sum is right.
 type script struct {
 	magic   string
 	version uint32
@@ -180,7 +180,7 @@ type script struct {
 	data    uint64
 	meta    []byte
 	blocks  []scriptBlock
-	after   []byte // behind the sum
+	after   []byte // after the sum
 }
 
 type scriptBlock struct {
@@ -200,12 +200,12 @@ func (s script) bytes() []byte {
 	return append(append(out, sum[:]...), s.after...)
 }
 
-// plain is a block that is stored as it is.
+// plain is an uncompressed block.
 func plain(file uint16, offset uint64, data []byte) scriptBlock {
 	return scriptBlock{block{file, uint32(len(data)), uint32(len(data)), offset}, data}
 }
 
-// packedAs is a block that says that it has n bytes of content.
+// packedAs is a compressed block whose header claims n bytes of content.
 func packedAs(t testing.TB, file uint16, offset uint64, n int, content []byte) scriptBlock {
 	t.Helper()
 	enc, err := zstd.NewWriter(nil)
@@ -217,7 +217,8 @@ func packedAs(t testing.TB, file uint16, offset uint64, n int, content []byte) s
 	return scriptBlock{block{file, uint32(n), uint32(len(data)), offset}, data}
 }
 
-// goodScript is a stream that is taken. Its files: 1 device, 2 memory of two chunks and 100 bytes, 3 disk of 5000 bytes.
+// goodScript is a stream that Import accepts. Its files are 1: a device, 2: a memory of two chunks
+// and 100 bytes, 3: a disk of 5000 bytes.
 func goodScript(t testing.TB) (script, Meta) {
 	t.Helper()
 	chunk := bytes.Repeat([]byte("x"), chunkSize)
@@ -250,7 +251,7 @@ func describe(t testing.TB, m Meta) []byte {
 func TestImportRefused(t *testing.T) {
 	good, _ := goodScript(t)
 	if _, err := Import(t.Context(), bytes.NewReader(good.bytes()), filepath.Join(t.TempDir(), "a"), Limits{}, nil, nil); err != nil {
-		t.Fatalf("the good one: %v", err)
+		t.Fatalf("the good stream was rejected: %v", err)
 	}
 	end := good.blocks[4]
 	chunk := bytes.Repeat([]byte("x"), chunkSize)
@@ -274,7 +275,7 @@ func TestImportRefused(t *testing.T) {
 		{"way out", func(_ *script, m *Meta) { m.Disks[0].Name = "../x" }},
 		{"no snapshot", func(s *script, m *Meta) { s.meta = []byte("{}") }},
 		{"no blocks", blocks()},
-		{"files are missing", blocks(end)}, // memory's and the device's sums are wrong then
+		{"files are missing", blocks(end)}, // then the sums of memory and device are wrong
 		{"no end", blocks(good.blocks[:4]...)},
 		{"a description again", blocks(append([]scriptBlock{plain(0, 0, []byte("x"))}, good.blocks...)...)},
 		{"files not in order", blocks(good.blocks[1], good.blocks[2], good.blocks[0], good.blocks[3], end)},
@@ -316,10 +317,10 @@ func TestImportRefused(t *testing.T) {
 	}
 }
 
-// bomb is a frame of unknown size (RFC 8878, section 3.1.1) of one RLE block of 128 KiB.
+// bomb is a frame of unknown size (RFC 8878, section 3.1.1) with one RLE block of 128 KiB.
 var bomb = []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 0x38, 0x03, 0, 0x10, 'x'}
 
-// scriptData makes data the content, as it is.
+// scriptData sets an uncompressed content.
 func (b *scriptBlock) scriptData(data []byte) {
 	b.data, b.content, b.stored = data, uint32(len(data)), uint32(len(data))
 }
@@ -333,13 +334,13 @@ func TestImportLimits(t *testing.T) {
 	}
 	limits := Limits{Memory: 2*chunkSize + 100, Disk: 5000, Data: 10 * chunkSize}
 	if _, err := Import(t.Context(), bytes.NewReader(s.bytes()), filepath.Join(t.TempDir(), "a"), limits, nil, nil); err != nil {
-		t.Errorf("at the limits: %v", err)
+		t.Errorf("a snapshot exactly at the limits was rejected: %v", err)
 	}
 }
 
 func TestImportBrokenReader(t *testing.T) {
 	s, _ := goodScript(t)
-	broken := errors.New("line is dead")
+	broken := errors.New("connection lost")
 	for _, n := range []int{0, 5, 40, 400, len(s.bytes()) - 1, len(s.bytes())} {
 		r := io.MultiReader(bytes.NewReader(s.bytes()[:n]), iotest.ErrReader(broken))
 		if err := refused(t, r, Limits{}, fault.Internal); !errors.Is(err, broken) {
@@ -365,14 +366,14 @@ func TestImportFull(t *testing.T) {
 	stream := exported(t, commit(t, filepath.Join(t.TempDir(), "a")))
 	_, err = Import(t.Context(), bytes.NewReader(stream), filepath.Join(parent, "a"), Limits{}, nil, nil)
 	if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("error %v with hint %q, want one that says that the disk is full", err, fault.HintOf(err))
+		t.Errorf("error %v with hint %q, want an error that says that the disk is full", err, fault.HintOf(err))
 	}
 	if got := entries(t, parent); len(got) != 0 {
 		t.Errorf("left over: %v", got)
 	}
 }
 
-// TestExportDamaged exports what somebody wrote to since it was opened. What comes of it cannot be imported.
+// TestExportDamaged exports files that were changed since Open. No Import accepts the result.
 func TestExportDamaged(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
 		"changed": func(path string) error {
@@ -394,7 +395,7 @@ func TestExportDamaged(t *testing.T) {
 				}
 				var out bytes.Buffer
 				if err := Export(t.Context(), s, &out, nil); fault.KindOf(err) != fault.Invalid {
-					t.Errorf("exporting it: %v", err)
+					t.Errorf("exporting a damaged snapshot: got %v, want fault.Invalid", err)
 				}
 				refused(t, &out, Limits{}, fault.Invalid)
 			})
@@ -407,7 +408,7 @@ func TestExportFails(t *testing.T) {
 	full := errors.New("full")
 	for _, room := range []int{0, 100_000, len(exported(t, s)) - 1} {
 		if err := Export(t.Context(), s, &tightWriter{room, full}, nil); !errors.Is(err, full) {
-			t.Errorf("with room for %d bytes: %v", room, err)
+			t.Errorf("with room for %d bytes: got %v, want the writer's error", room, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -419,11 +420,11 @@ func TestExportFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := Export(t.Context(), s, io.Discard, nil); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("exporting what was removed: %v", err)
+		t.Errorf("exporting after Remove: %v", err)
 	}
 }
 
-// tightWriter takes so many bytes.
+// tightWriter fails after some bytes.
 type tightWriter struct {
 	room int
 	err  error
@@ -436,7 +437,7 @@ func (w *tightWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// FuzzImport feeds descriptions and blocks whose sums are right, so that what is behind these is reached.
+// FuzzImport writes right sums around its input, so that the code behind the sums is reached.
 func FuzzImport(f *testing.F) {
 	const head, metaHeadLen, metaTailLen = headerLen + blockLen, len(metaHead) + sumLen + len(metaMid), len(metaTail)
 	add := func(s script) {
@@ -465,7 +466,7 @@ func FuzzImport(f *testing.F) {
 		}
 		if err == nil {
 			if _, err := Open(t.Context(), dir); err != nil {
-				t.Errorf("it does not open what it imported: %v", err)
+				t.Errorf("opening an imported snapshot: %v", err)
 			}
 			if err := errors.Join(s.Verify(t.Context()), Export(t.Context(), s, io.Discard, nil), Remove(dir)); err != nil {
 				t.Error(err)
@@ -477,7 +478,7 @@ func FuzzImport(f *testing.F) {
 	})
 }
 
-// big commits a snapshot of memory that compresses about as a guest's does: half noise, half text.
+// big commits a snapshot with a memory that compresses like a guest's: half noise, half text.
 func big(b *testing.B, size int64) *Snapshot {
 	b.Helper()
 	d, err := Create(filepath.Join(b.TempDir(), "a"))
@@ -530,7 +531,7 @@ func BenchmarkImport(b *testing.B) {
 	}
 }
 
-// BenchmarkOpen is what each fork from a template pays.
+// BenchmarkOpen measures what each fork from a template pays.
 func BenchmarkOpen(b *testing.B) {
 	s := big(b, 32<<20)
 	for b.Loop() {

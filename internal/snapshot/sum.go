@@ -15,20 +15,21 @@ import (
 	"banger/internal/disk"
 )
 
-// chunkSize is the stretch of a file that is read, summed and exported as one. It is part of the format.
+// chunkSize is the unit that is read, summed and exported. It is part of the format.
 const chunkSize = 256 << 10
 
 var (
-	castagnoli = crc32.MakeTable(crc32.Castagnoli) // CRC-32C (RFC 3720, section 12.1): processors have an instruction for it
-	zeros      [chunkSize]byte                     // never written
+	// CRC-32C (RFC 3720, section 12.1), for which processors have an instruction.
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	zeros      [chunkSize]byte // constant
 )
 
-// chunks calls visit for each chunk of the first size bytes of f, in order, that holds anything but zeros. Chunks begin at multiples of
-// chunkSize; the last one ends with the file. The data is visit's until it returns. Which blocks of the file are allocated makes no
-// difference: a copy with other holes has the same chunks.
+// chunks calls visit, in order, for each chunk of the first size bytes of f that is not all zero.
+// Chunks start at multiples of chunkSize. visit must not keep the data. Holes make no difference,
+// so a copy with other holes has the same chunks.
 func chunks(ctx context.Context, f *os.File, size int64, visit func(offset int64, data []byte) error) error {
 	buf := make([]byte, chunkSize)
-	at := int64(-1) // the chunk in buf
+	at := int64(-1) // the offset of the chunk in buf
 	flush := func() error {
 		if at < 0 {
 			return nil
@@ -67,7 +68,7 @@ func chunks(ctx context.Context, f *os.File, size int64, visit func(offset int64
 	return flush()
 }
 
-// isZero looks at no more than chunkSize bytes.
+// isZero reports whether data, of at most chunkSize bytes, is all zero.
 func isZero(data []byte) bool { return bytes.Equal(data, zeros[:len(data)]) }
 
 func readAt(f *os.File, p []byte, offset int64) error {
@@ -79,9 +80,9 @@ func readAt(f *os.File, p []byte, offset int64) error {
 	return nil
 }
 
-// summer takes the sum of a file by its chunks: the SHA-256 over each one's offset (8 bytes, big endian) and CRC-32C (4 bytes), in order.
-// So it costs what a CRC does, finds whatever 32 bits per chunk find, and is the same for copies with other holes. It is against
-// accidents: whoever wants to can make another file of the same sum.
+// summer takes the sum of a file: the SHA-256 over each chunk's offset (8 bytes, big endian) and
+// CRC-32C (4 bytes), in order. It is as fast as a CRC and does not depend on holes. It finds
+// accidents only: somebody can make another file with the same sum.
 type summer struct {
 	list []byte
 }
@@ -96,7 +97,7 @@ func (s *summer) sum() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// sumFile takes the sum of the first size bytes of f.
+// sumFile returns the sum of the first size bytes of f.
 func sumFile(ctx context.Context, f *os.File, size int64) (string, error) {
 	var s summer
 	err := chunks(ctx, f, size, func(offset int64, data []byte) error {
@@ -109,7 +110,7 @@ func sumFile(ctx context.Context, f *os.File, size int64) (string, error) {
 	return s.sum(), nil
 }
 
-// hashFile takes the SHA-256 of the first size bytes of f, which has no more than maxDevice.
+// hashFile returns the SHA-256 of the first size bytes of f, which is at most maxDevice long.
 func hashFile(f *os.File, size int64) (string, error) {
 	h := sha256.New()
 	if n, err := io.Copy(h, io.NewSectionReader(f, 0, size)); err != nil {

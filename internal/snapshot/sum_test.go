@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestSum compares files that differ in holes only, and ones that differ in data.
+// TestSum compares files that differ only in holes, and files that differ in data.
 func TestSum(t *testing.T) {
 	sum := func(size int64, data map[int64][]byte) string {
 		f, err := os.Create(filepath.Join(t.TempDir(), "f"))
@@ -27,7 +27,7 @@ func TestSum(t *testing.T) {
 	dense := make([]byte, size)
 	copy(dense[chunkSize+77:], a)
 	if got := sum(size, map[int64][]byte{0: dense}); got != want {
-		t.Error("holes make a difference")
+		t.Error("a file with other holes has another sum")
 	}
 	for name, got := range map[string]string{
 		"moved":   sum(size, map[int64][]byte{2*chunkSize + 77: a}),
@@ -36,7 +36,7 @@ func TestSum(t *testing.T) {
 		"more":    sum(size, map[int64][]byte{chunkSize + 77: a, size - 1: {1}}),
 	} {
 		if got == want {
-			t.Errorf("%s: the same sum", name)
+			t.Errorf("%s: other data has the same sum", name)
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"banger/internal/model"
 )
 
-// Usage looks at all files. Apart from sharing it costs nothing.
+// Usage measures all files. It reads no data.
 func (s *Snapshot) Usage() (Usage, error) {
 	u, err := s.usage()
 	if err != nil {
@@ -20,7 +20,7 @@ func (s *Snapshot) Usage() (Usage, error) {
 }
 
 func (s *Snapshot) usage() (Usage, error) {
-	d, err := openFolder(s.dir)
+	d, err := openDirectory(s.dir)
 	if err != nil {
 		return Usage{}, err
 	}
@@ -54,9 +54,10 @@ func (u *Usage) add(f *os.File) error {
 	if err != nil {
 		return err
 	}
-	allocated := model.Bytes(st.Blocks * 512) // stat(2): st_blocks counts 512 bytes, whatever the block size
+	// stat(2): st_blocks counts units of 512 bytes, for every block size
+	allocated := model.Bytes(st.Blocks * 512)
 	u.Apparent += model.Bytes(st.Size)
 	u.Allocated += allocated
-	u.Shared += min(shared, allocated) // an extent may be longer than what this file uses of it
+	u.Shared += min(shared, allocated) // an extent may be longer than this file's part of it
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 	"banger/internal/model"
 )
 
-// The files of a snapshot's folder.
+// The files in a snapshot's directory.
 const (
 	metaFile   = "meta.json"
 	memoryFile = "memory"
@@ -26,34 +26,36 @@ const (
 
 func diskFile(name string) string { return name + diskSuffix }
 
-// A folder is an open folder whose files are reached without a way through names that somebody else could change meanwhile.
-type folder struct{ *os.File }
+// directory is an open directory. Its files are opened relative to it, so nobody can exchange a
+// directory on the path meanwhile.
+type directory struct{ *os.File }
 
-// openFolder opens a folder that is the caller's alone.
-func openFolder(path string) (folder, error) {
+// openDirectory opens a directory that only the caller can use.
+func openDirectory(path string) (directory, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return folder{}, fault.New(fault.NotFound, "there is no snapshot at %s", path)
+		return directory{}, fault.New(fault.NotFound, "there is no snapshot at %s", path)
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return folder{}, fault.New(fault.Invalid, "%s is not a folder", path)
+		return directory{}, fault.New(fault.Invalid, "%s is not a directory", path)
 	case err != nil:
-		return folder{}, &fs.PathError{Op: "open", Path: path, Err: err}
+		return directory{}, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	d := folder{os.NewFile(uintptr(fd), path)}
+	d := directory{os.NewFile(uintptr(fd), path)}
 	info, err := d.Stat()
 	if err == nil {
 		err = checkOwner(info, path)
 	}
 	if err != nil {
 		d.Close()
-		return folder{}, err
+		return directory{}, err
 	}
 	return d, nil
 }
 
-// open opens a regular file of the folder that is the caller's alone. It neither follows a link nor waits for the other end of a pipe.
-func (d folder) open(name string, flags int) (*os.File, fs.FileInfo, error) {
+// open opens a regular file that only the caller can use. It follows no link and does not wait for
+// the other end of a pipe.
+func (d directory) open(name string, flags int) (*os.File, fs.FileInfo, error) {
 	f, info, err := d.openAny(name, flags)
 	if err != nil {
 		return nil, nil, err
@@ -65,8 +67,8 @@ func (d folder) open(name string, flags int) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// openAny opens a regular file of the folder, whoever it belongs to.
-func (d folder) openAny(name string, flags int) (*os.File, fs.FileInfo, error) {
+// openAny opens a regular file of any owner.
+func (d directory) openAny(name string, flags int) (*os.File, fs.FileInfo, error) {
 	path := filepath.Join(d.Name(), name)
 	fd, err := unix.Openat(int(d.Fd()), name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0o600)
 	switch {
@@ -89,9 +91,9 @@ func (d folder) openAny(name string, flags int) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// checkOwner refuses what others could have written: what it says would be theirs.
+// checkOwner rejects a file that other users can read or write.
 func checkOwner(info fs.FileInfo, path string) error {
-	st := info.Sys().(*syscall.Stat_t) // os.File.Stat's on Linux
+	st := info.Sys().(*syscall.Stat_t) // os.File.Stat returns this type on Linux
 	if int(st.Uid) != os.Geteuid() {
 		return fault.New(fault.Invalid, "%s belongs to user %d, not to %d", path, st.Uid, os.Geteuid())
 	}
@@ -101,8 +103,8 @@ func checkOwner(info fs.FileInfo, path string) error {
 	return nil
 }
 
-// Remove removes the snapshot at dir, whatever is there: first from sight, all at once, then its files. What a crash leaves is for
-// CleanTemp. That there is none is success.
+// Remove removes the snapshot at dir, even a damaged one. It renames the directory and then removes
+// the files. CleanTemp removes what a crash leaves. A missing snapshot is no error.
 func Remove(dir string) error {
 	temp := tempName(dir)
 	if err := os.Rename(dir, temp); errors.Is(err, fs.ErrNotExist) {
@@ -110,7 +112,8 @@ func Remove(dir string) error {
 	} else if err != nil {
 		return fmt.Errorf("removing snapshot: %w", err)
 	}
-	// The name must be gone for good before the first file is: else a crash of the host could bring half a snapshot back.
+	// Sync first. Otherwise a crash of the host could restore the name of a snapshot without all
+	// its files.
 	err := errors.Join(disk.SyncDir(filepath.Dir(dir)), os.RemoveAll(temp))
 	if err != nil {
 		return fmt.Errorf("removing snapshot %s: %w", dir, err)
@@ -118,8 +121,8 @@ func Remove(dir string) error {
 	return nil
 }
 
-// CleanTemp removes the folders that Create, Import and Remove left in parent when they were cut off. It leaves alone what is still being
-// worked on, in this process or another.
+// CleanTemp removes the directories in parent that an interrupted Create, Import or Remove left. It
+// skips directories that are in use, in this process or another.
 func CleanTemp(parent string) error {
 	entries, err := os.ReadDir(parent)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -140,7 +143,7 @@ func CleanTemp(parent string) error {
 	return nil
 }
 
-// cleanTemp removes one folder unless a Draft holds its lock.
+// cleanTemp removes one directory unless a Draft holds its lock.
 func cleanTemp(path string) error {
 	d, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -158,7 +161,7 @@ func cleanTemp(path string) error {
 	return os.RemoveAll(path)
 }
 
-// tempName is a fresh name beside path.
+// tempName returns a fresh name beside path.
 func tempName(path string) string {
 	return filepath.Join(filepath.Dir(path), disk.TempPrefix+filepath.Base(path)+"-"+model.NewID())
 }
