@@ -54,8 +54,8 @@ e2e: build ## end-to-end tests only; E2E=TestRun picks some
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@script/fuzz
 
-bench: build ## measure, and print one table
-	@$(GO) run ./bench
+bench: build ## measure, and print one table; BENCH='-base DIR' compares bin/ with another build
+	@$(GO) run ./bench $(BENCH)
 
 lint: ## gofmt, go vet, staticcheck, shellcheck, generated files up to date
 	@script/lint

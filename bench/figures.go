@@ -141,13 +141,13 @@ func (b *bench) list(ctx context.Context) ([]row, error) {
 }
 
 // image measures the way from an OCI tarball to ext4 against mke2fs on a tree that is there already.
-func (b *bench) image(ctx context.Context, cache string) ([]row, error) {
-	rootfs := filepath.Join(cache, "rootfs.tar")
+func (b *bench) image(ctx context.Context) ([]row, error) {
+	rootfs := filepath.Join(cacheDir, "rootfs.tar")
 	if _, err := os.Stat(rootfs); err != nil {
-		if _, err := timed(exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include=python3-minimal,perl", "bookworm", filepath.Join(cache, "new-rootfs.tar"))); err != nil {
+		if _, err := timed(exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include=python3-minimal,perl", "bookworm", filepath.Join(cacheDir, "new-rootfs.tar"))); err != nil {
 			return nil, err
 		}
-		if err := os.Rename(filepath.Join(cache, "new-rootfs.tar"), rootfs); err != nil {
+		if err := os.Rename(filepath.Join(cacheDir, "new-rootfs.tar"), rootfs); err != nil {
 			return nil, err
 		}
 	}

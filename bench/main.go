@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -22,12 +23,18 @@ func main() {
 	n := flag.Int("n", 7, "how often to measure each figure")
 	records := flag.Int("records", 1000, "how many VMs the list holds")
 	only := flag.String("only", "", "measure only figures whose name contains this")
-	bin := flag.String("bin", "bin", "folder of the programs")
+	bin := flag.String("bin", "bin", "directory of the programs to measure")
+	base := flag.String("base", "", "directory of the programs of another build: compare only these two")
 	podman := flag.String("podman", "", "more options of podman run, for hosts where it needs some, as: --ulimit nofile=1024:1024")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *bin, options{n: *n, records: *records, only: *only, podman: strings.Fields(*podman)}); err != nil {
+	o := options{n: *n, records: *records, only: *only, podman: strings.Fields(*podman), base: *base}
+	measure := run
+	if o.base != "" {
+		measure = compare
+	}
+	if err := measure(ctx, *bin, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -37,6 +44,7 @@ type options struct {
 	n, records int
 	only       string
 	podman     []string
+	base       string
 }
 
 // row is one line of the table: banger's figure and what it is compared with.
@@ -97,34 +105,46 @@ type bench struct {
 	guest machine
 }
 
-// run takes all figures in a BANGER_HOME of its own and prints the table. The cache (image, kernel, test data) stays in .cache/bench.
-func run(ctx context.Context, bin string, o options) error {
+// cacheDir holds caches (images, kernels, test data) that later runs use again.
+const cacheDir = ".cache/bench"
+
+// open makes a BANGER_HOME for the programs in bin, with the named cache. The returned function stops
+// its daemon and removes it.
+func open(bin, cache string, o options) (*bench, func(), error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
-		return err
+		return nil, nil, err
+	}
+	cache, err = filepath.Abs(filepath.Join(cacheDir, cache))
+	if err != nil {
+		return nil, nil, err
 	}
 	home, err := os.MkdirTemp("", "bench")
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer os.RemoveAll(home)
-	cache, err := filepath.Abs(".cache/bench")
+	if err := errors.Join(os.MkdirAll(cache, 0o755), os.Symlink(cache, filepath.Join(home, "cache"))); err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(home))
+	}
+	b := &bench{options: o, home: home, bin: bin}
+	return b, func() {
+		b.banger(context.Background(), "daemon", "stop").Run()
+		os.RemoveAll(home)
+	}, nil
+}
+
+// run takes all figures and prints the table.
+func run(ctx context.Context, bin string, o options) error {
+	b, closeHome, err := open(bin, "home", o)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(cache, "home"), 0o755); err != nil {
-		return err
-	}
-	if err := os.Symlink(filepath.Join(cache, "home"), filepath.Join(home, "cache")); err != nil {
-		return err
-	}
-	b := &bench{options: o, home: home, bin: bin}
-	defer b.banger(context.WithoutCancel(ctx), "daemon", "stop").Run()
+	defer closeHome()
 	suites := []struct {
 		name string
 		take func(context.Context) ([]row, error)
 	}{
-		{"start-up", b.startUp}, {"boot", b.boot}, {"image", func(ctx context.Context) ([]row, error) { return b.image(ctx, cache) }},
+		{"start-up", b.startUp}, {"boot", b.boot}, {"image", b.image},
 		{"guest", b.inGuest}, {"list", b.list}, {"warm", b.warm}, {"fork", b.fork}, {"share", b.share}, {"suspension", b.suspension},
 	}
 	var rows []row
