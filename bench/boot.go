@@ -19,7 +19,7 @@ import (
 	"banger/internal/model"
 )
 
-// machine is what a plain QEMU boots to be compared with.
+// machine describes the machine of a VM, so that a plain QEMU can boot the same one.
 type machine struct {
 	kernel, initramfs string
 	tscKHz            string
@@ -39,8 +39,8 @@ func decode[T any](ctx context.Context, b *bench, args ...string) (T, error) {
 	return v, json.Unmarshal(out, &v)
 }
 
-// boot compares a cold run of `true` with the least that a boot to the agent can be: the same kernel and initramfs, started by a plain
-// QEMU command, until the agent answers.
+// boot compares a cold run of `true` with the shortest boot possible: a plain QEMU boots the same
+// kernel and initramfs until the agent answers.
 func (b *bench) boot(ctx context.Context) ([]row, error) {
 	if err := b.learnMachine(ctx); err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func (b *bench) boot(ctx context.Context) ([]row, error) {
 	}, nil
 }
 
-// learnMachine starts a VM and looks with what its QEMU was started.
+// learnMachine starts a VM and reads the arguments of its QEMU.
 func (b *bench) learnMachine(ctx context.Context) error {
 	if _, err := timed(b.banger(ctx, "vm", "run", "--detach", "--cold", "--name", "model")); err != nil {
 		return err
@@ -112,7 +112,7 @@ func after(args []string, flag string) string {
 	return ""
 }
 
-// bareBoot boots kernel and initramfs and returns how long it took until the agent said hello.
+// bareBoot boots kernel and initramfs, and returns the time until the agent answered.
 func (b *bench) bareBoot(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -145,7 +145,7 @@ func (b *bench) bareBoot(ctx context.Context) (time.Duration, error) {
 	return time.Since(start), nil
 }
 
-// hello connects to the agent behind a socket and asks who it is.
+// hello connects to the agent at a socket and calls its hello operation.
 func hello(ctx context.Context, socket string) error {
 	conn, err := dial(ctx, socket)
 	if err != nil {
@@ -167,7 +167,7 @@ func hello(ctx context.Context, socket string) error {
 	return resp.Body.Close()
 }
 
-// dial connects to a socket that is about to be made.
+// dial connects to a socket, and waits until it exists.
 func dial(ctx context.Context, socket string) (net.Conn, error) {
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)

@@ -31,7 +31,8 @@ func compare(ctx context.Context, bin string, o options) error {
 		return err
 	}
 	defer closeOurs()
-	if _, err := timed(ours.banger(ctx, "vm", "run", "--rm", "--cold", "--", "true")); err != nil { // makes image and kernel
+	// This makes the image and the kernel.
+	if _, err := timed(ours.banger(ctx, "vm", "run", "--rm", "--cold", "--", "true")); err != nil {
 		return err
 	}
 	if err := linkCache("home", "base"); err != nil {
@@ -73,7 +74,8 @@ func linkCache(from, to string) error {
 			return err
 		}
 	}
-	return os.RemoveAll(filepath.Join(target, "images", "lock")) // a lock of its own
+	// The other cache needs a lock of its own.
+	return os.RemoveAll(filepath.Join(target, "images", "lock"))
 }
 
 type comparison struct {
@@ -153,7 +155,8 @@ func (c *comparison) standby(ctx context.Context) error {
 		return err
 	}
 	defer c.both(func(b *bench) error { return b.restartWith(context.WithoutCancel(ctx)) })
-	if err := c.run(ctx, "vm", "run", "--rm", "--", "true"); err != nil { // asks for a machine on standby
+	// The first run asks for a machine on standby.
+	if err := c.run(ctx, "vm", "run", "--rm", "--", "true"); err != nil {
 		return err
 	}
 	return c.rounds(c.ours.n, func(b *bench) ([]time.Duration, error) {
@@ -203,8 +206,8 @@ func (c *comparison) fork(ctx context.Context) error {
 	}, "fork 512 MiB, the parent's pause", "fork 512 MiB, to the child's answer")
 }
 
-// printPairs prints medians, their ratio, and the quartiles of the rounds' ratios. If 1 lies between
-// the quartiles, the builds do not differ by more than noise.
+// printPairs prints medians, their ratio, and the quartiles of the rounds' ratios. If 1 lies
+// between the quartiles, the builds differ by noise only.
 func printPairs(pairs []pair) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "FIGURE\tBIN\tBASE\tRATIO\tQUARTILES\tN")

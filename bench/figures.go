@@ -20,7 +20,7 @@ import (
 	"banger/internal/model"
 )
 
-// startUp is what a person waits for before anything happens.
+// startUp measures the time before any command does its work.
 func (b *bench) startUp(ctx context.Context) ([]row, error) {
 	n := 3 * b.n
 	d, err := turns(n, b.turn(ctx, "version"), program(ctx, "git", "version"))
@@ -30,10 +30,10 @@ func (b *bench) startUp(ctx context.Context) ([]row, error) {
 	return []row{{name: "banger version", ours: seconds(d[0]), other: seconds(d[1]), otherName: "git version", n: n}}, nil
 }
 
-// fileSize is the size of the file that is copied back and forth.
+// fileSize is the size of the file that cp copies, in bytes.
 const fileSize = 64 << 20
 
-// inGuest measures what goes on with a running VM: round trips, copies, memory.
+// inGuest measures a running VM: round trips, copies, memory.
 func (b *bench) inGuest(ctx context.Context) ([]row, error) {
 	if _, err := timed(b.banger(ctx, "vm", "run", "--detach", "--name", "box")); err != nil {
 		return nil, err
@@ -88,19 +88,19 @@ func (b *bench) inGuest(ctx context.Context) ([]row, error) {
 	}, nil
 }
 
-// memory is what the VM box and its agent take up now.
+// memory returns what the VM box and its agent use now.
 func (b *bench) memory(ctx context.Context) (model.Stats, error) {
 	all, err := decode[[]model.Stats](ctx, b, "vm", "stats", "box")
 	if err != nil {
 		return model.Stats{}, err
 	}
 	if len(all) != 1 || all[0].Guest == nil {
-		return model.Stats{}, fmt.Errorf("the guest does not tell its memory")
+		return model.Stats{}, fmt.Errorf("the guest does not report its memory")
 	}
 	return all[0], nil
 }
 
-// list measures `vm list` with many records, made through the API.
+// list measures `vm list` with many records, which it makes through the API.
 func (b *bench) list(ctx context.Context) ([]row, error) {
 	n := 2 * b.n
 	few, err := turns(n, b.turn(ctx, "vm", "list"))
@@ -140,7 +140,7 @@ func (b *bench) list(ctx context.Context) ([]row, error) {
 	}, nil
 }
 
-// image measures the way from an OCI tarball to ext4 against mke2fs on a tree that is there already.
+// image measures the conversion of an OCI tarball to ext4 against mke2fs on an unpacked tree.
 func (b *bench) image(ctx context.Context) ([]row, error) {
 	rootfs := filepath.Join(cacheDir, "rootfs.tar")
 	if _, err := os.Stat(rootfs); err != nil {

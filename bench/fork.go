@@ -19,7 +19,8 @@ import (
 
 const warmRuns = 30
 
-// warm measures runs that go on from a template, against a cold run and against a container of the same image where podman is there.
+// warm measures runs from a template against a cold run and, if podman works, a container of the
+// same image.
 func (b *bench) warm(ctx context.Context) ([]row, error) {
 	built, err := b.templateBuild(ctx)
 	if err != nil {
@@ -31,14 +32,16 @@ func (b *bench) warm(ctx context.Context) ([]row, error) {
 	}
 	todo := []func() (time.Duration, error){
 		b.turn(ctx, "vm", "run", "--rm", "--", "true"),
-		b.turn(ctx, "vm", "run", "--rm", "--disk-size", "4G", "--", "true"), // smaller than the template's: the universal one serves it, as it does a new image
+		// The template has larger disks, so the universal template serves this run, as for a new
+		// image.
+		b.turn(ctx, "vm", "run", "--rm", "--disk-size", "4G", "--", "true"),
 	}
 	image, err := b.podmanImage(ctx)
 	if err == nil {
 		todo = append(todo, program(ctx, "podman", b.podmanRun(image)...))
 		defer exec.Command("podman", "rmi", image).Run()
 	} else {
-		fmt.Fprintf(os.Stderr, "no comparison with podman: %v\n", err)
+		fmt.Fprintf(os.Stderr, "not comparing with podman: %v\n", err)
 	}
 	all, err := series(warmRuns, todo...)
 	if err != nil {
@@ -62,9 +65,10 @@ func (b *bench) warm(ctx context.Context) ([]row, error) {
 	), nil
 }
 
-// templateBuild measures how long both templates take to be made.
+// templateBuild measures how long it takes to make both templates.
 func (b *bench) templateBuild(ctx context.Context) ([]row, error) {
-	if _, err := timed(b.banger(ctx, "vm", "run", "--rm", "--cold", "--", "true")); err != nil { // makes image and kernel
+	// This makes the image and the kernel.
+	if _, err := timed(b.banger(ctx, "vm", "run", "--rm", "--cold", "--", "true")); err != nil {
 		return nil, err
 	}
 	if _, err := timed(b.banger(ctx, "template", "prune", "--all")); err != nil {
@@ -88,7 +92,7 @@ func (b *bench) templateBuild(ctx context.Context) ([]row, error) {
 	}, nil
 }
 
-// standby measures runs that find a machine waiting.
+// standby measures runs with a machine on standby.
 func (b *bench) standby(ctx context.Context) ([]time.Duration, error) {
 	if err := b.restartWith(ctx, "BANGER_STANDBY=1"); err != nil {
 		return nil, err
@@ -103,7 +107,8 @@ func (b *bench) standby(ctx context.Context) ([]time.Duration, error) {
 		if i > 0 {
 			all = append(all, took)
 		}
-		if err := pause(ctx, 4*time.Second); err != nil { // the next machine is made in the user's pauses
+		// banger restores the next machine once nothing else runs.
+		if err := pause(ctx, 4*time.Second); err != nil {
 			return nil, err
 		}
 	}
@@ -119,7 +124,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// restartWith gives the daemon, and all commands from here on, another environment.
+// restartWith sets the environment of the daemon and of all later commands.
 func (b *bench) restartWith(ctx context.Context, env ...string) error {
 	if _, err := timed(b.banger(ctx, "daemon", "stop")); err != nil {
 		return err
@@ -128,7 +133,7 @@ func (b *bench) restartWith(ctx context.Context, env ...string) error {
 	return nil
 }
 
-// fork measures forks of a running VM of 512 MiB.
+// fork measures forks of a running VM with 512 MiB.
 func (b *bench) fork(ctx context.Context) ([]row, error) {
 	if _, err := timed(b.banger(ctx, "vm", "run", "-d", "--name", "parent", "--memory", "512M", "--cold")); err != nil {
 		return nil, err
@@ -160,7 +165,7 @@ func (b *bench) fork(ctx context.Context) ([]row, error) {
 	return append([]row{first}, rows...), nil
 }
 
-// forkOnce forks the parent, waits until each child has run a command, and deletes the children.
+// forkOnce forks the parent, runs a command in each child, and deletes the children.
 func (b *bench) forkOnce(ctx context.Context, count int) (stood, answered time.Duration, err error) {
 	start := time.Now()
 	forked, err := decode[model.Forked](ctx, b, "vm", "fork", "parent", "--count", strconv.Itoa(count), "--name", "child")
@@ -190,7 +195,7 @@ func (b *bench) removeChildren(ctx context.Context, forked model.Forked) error {
 	return err
 }
 
-// share measures what forks cost that do nothing, against cold VMs.
+// share measures what idle forks use, against cold VMs.
 func (b *bench) share(ctx context.Context) ([]row, error) {
 	const colds = 3
 	var names []string
@@ -228,7 +233,7 @@ func (b *bench) share(ctx context.Context) ([]row, error) {
 	return rows, nil
 }
 
-// forks measures the proportional set size and the disk of as many forks.
+// forks measures the memory and the disk of each of count forks.
 func (b *bench) forks(ctx context.Context, parent string, count int, cold int64) (_ []row, err error) {
 	forked, err := decode[model.Forked](ctx, b, "vm", "fork", parent, "--count", strconv.Itoa(count), "--name", "fork")
 	if err != nil {
@@ -258,7 +263,8 @@ func (b *bench) forks(ctx context.Context, parent string, count int, cold int64)
 	}, nil
 }
 
-// shareOf is the proportional set size of a VM's QEMU (proc_pid_smaps(5)). The guest is not asked, which would cost memory itself.
+// shareOf returns the proportional set size of a VM's QEMU (proc_pid_smaps(5)). It does not ask the
+// guest, because an answer uses memory.
 func shareOf(v model.VM) (int64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", v.Runtime.PID))
 	if err != nil {
@@ -272,7 +278,7 @@ func shareOf(v model.VM) (int64, error) {
 	return kib << 10, nil
 }
 
-// allocated is what the files below dir take up on disk.
+// allocated returns the bytes that the files below dir allocate.
 func allocated(dir string) (int64, error) {
 	var sum int64
 	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
@@ -288,7 +294,7 @@ func allocated(dir string) (int64, error) {
 	return sum, err
 }
 
-// suspension measures suspend and resume against the size of the memory.
+// suspension measures suspend and resume for several sizes of memory.
 func (b *bench) suspension(ctx context.Context) ([]row, error) {
 	var rows []row
 	for _, memory := range []string{"512M", "1G", "2G"} {
@@ -317,12 +323,12 @@ func (b *bench) suspension(ctx context.Context) ([]row, error) {
 	return rows, nil
 }
 
-// podmanRun is what podman is told.
+// podmanRun returns the arguments of podman.
 func (b *bench) podmanRun(image string) []string {
 	return slices.Concat([]string{"run", "--rm", "--network=none"}, b.podman, []string{image, "true"})
 }
 
-// podmanImage gives podman the very files of banger's default image, and returns its name there.
+// podmanImage gives podman the files of banger's default image, and returns the image's name.
 func (b *bench) podmanImage(ctx context.Context) (string, error) {
 	if _, err := exec.LookPath("podman"); err != nil {
 		return "", err
@@ -333,7 +339,7 @@ func (b *bench) podmanImage(ctx context.Context) (string, error) {
 	}
 	i := slices.IndexFunc(images, func(i model.Image) bool { return i.Source == "debian" })
 	if i < 0 {
-		return "", errors.New("there is no Debian image")
+		return "", errors.New("no image comes from Debian")
 	}
 	tree := filepath.Join(b.home, "podman")
 	if err := os.Mkdir(tree, 0o755); err != nil {

@@ -1,7 +1,10 @@
-// Command bench measures what banger costs and prints one table, each figure beside something that it can be judged by, measured in the same
-// run: machines differ, and one machine's speed changes over minutes. It runs the programs in bin/ (make bench builds them).
+// Command bench measures banger and prints one table. Beside each figure stands another from the
+// same run to compare it with, because machines differ, and one machine's speed changes over
+// minutes. It runs the programs in bin/, which make bench builds.
 //
-// A figure is a median. What is compared is measured in turns, so that both see the same weather.
+// With -base it compares two builds of banger instead.
+//
+// A figure is a median. Compared things are measured in turns, so that both see the same load.
 package main
 
 import (
@@ -20,12 +23,12 @@ import (
 )
 
 func main() {
-	n := flag.Int("n", 7, "how often to measure each figure")
-	records := flag.Int("records", 1000, "how many VMs the list holds")
-	only := flag.String("only", "", "measure only figures whose name contains this")
+	n := flag.Int("n", 7, "number of measurements of each figure")
+	records := flag.Int("records", 1000, "number of VMs in the list")
+	only := flag.String("only", "", "measure only the suites whose name contains this")
 	bin := flag.String("bin", "bin", "directory of the programs to measure")
 	base := flag.String("base", "", "directory of the programs of another build: compare only these two")
-	podman := flag.String("podman", "", "more options of podman run, for hosts where it needs some, as: --ulimit nofile=1024:1024")
+	podman := flag.String("podman", "", "more options for podman run, such as: --ulimit nofile=1024:1024")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -47,7 +50,7 @@ type options struct {
 	base       string
 }
 
-// row is one line of the table: banger's figure and what it is compared with.
+// row is one line of the table: banger's figure and the one to compare it with.
 type row struct {
 	name       string
 	ours       figure
@@ -90,26 +93,26 @@ func median(list []time.Duration) time.Duration {
 	return list[len(list)/2]
 }
 
-// percentile is the smallest value that p of 100 do not exceed.
+// percentile returns the smallest value that p percent of the list do not exceed.
 func percentile(list []time.Duration, p int) time.Duration {
 	list = slices.Sorted(slices.Values(list))
 	return list[min(len(list)-1, (len(list)*p+99)/100-1)]
 }
 
-// bench is where the figures are taken.
+// bench is a build of banger with a BANGER_HOME.
 type bench struct {
 	options
 	home  string
 	bin   string
-	env   []string // of the programs, besides our own
+	env   []string // added to the environment of the programs
 	guest machine
 }
 
 // cacheDir holds caches (images, kernels, test data) that later runs use again.
 const cacheDir = ".cache/bench"
 
-// open makes a BANGER_HOME for the programs in bin, with the named cache. The returned function stops
-// its daemon and removes it.
+// open makes a BANGER_HOME for the programs in bin, with the named cache. The returned function
+// stops the daemon and removes the home.
 func open(bin, cache string, o options) (*bench, func(), error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
@@ -168,7 +171,7 @@ func printTable(rows []row) error {
 	for _, r := range rows {
 		ratio := "-"
 		if r.other.value > 0 {
-			// Units of one row may differ in their prefix only.
+			// Units in one row differ only in their prefix.
 			ratio = fmt.Sprintf("%.2f", base(r.ours)/base(r.other))
 			if r.biggerGood {
 				ratio += " (more is better)"
@@ -186,7 +189,7 @@ func base(f figure) float64 {
 	return f.value
 }
 
-// banger is the command `banger args...` in the bench's home.
+// banger returns the command `banger args...` in the bench's home.
 func (b *bench) banger(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "banger"), args...)
 	cmd.Env = append(append(os.Environ(), "BANGER_HOME="+b.home), b.env...)
@@ -194,7 +197,7 @@ func (b *bench) banger(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// timed runs a command, which must succeed, and returns how long it took.
+// timed runs a command and returns how long it took. The command must succeed.
 func timed(cmd *exec.Cmd) (time.Duration, error) {
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
@@ -204,7 +207,8 @@ func timed(cmd *exec.Cmd) (time.Duration, error) {
 	return time.Since(start), nil
 }
 
-// turns measures several things n times in turns and returns the median of each. One round before is not counted.
+// turns measures several things n times in turns, and returns the median of each. One more round at
+// the beginning does not count.
 func turns(n int, todo ...func() (time.Duration, error)) ([]time.Duration, error) {
 	all, err := series(n, todo...)
 	if err != nil {
@@ -217,7 +221,7 @@ func turns(n int, todo ...func() (time.Duration, error)) ([]time.Duration, error
 	return medians, nil
 }
 
-// series is turns with all that was measured.
+// series is turns, but returns every duration.
 func series(n int, todo ...func() (time.Duration, error)) ([][]time.Duration, error) {
 	all := make([][]time.Duration, len(todo))
 	for round := -1; round < n; round++ {
@@ -234,7 +238,7 @@ func series(n int, todo ...func() (time.Duration, error)) ([][]time.Duration, er
 	return all, nil
 }
 
-// turn is a command to be measured in turns.
+// turn returns a command for turns.
 func (b *bench) turn(ctx context.Context, args ...string) func() (time.Duration, error) {
 	return func() (time.Duration, error) { return timed(b.banger(ctx, args...)) }
 }

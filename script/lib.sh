@@ -1,4 +1,4 @@
-# Shared by the scripts; sourced, not run.
+# Functions for all scripts, which source this file.
 # shellcheck shell=bash
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
@@ -10,7 +10,8 @@ run() {
   "$@"
 }
 
-# root_by prints what makes a command run as root: nothing for root itself, else sudo. It fails when there is no way.
+# root_by prints the prefix that runs a command as root: nothing for root itself, otherwise sudo. It
+# fails if there is no sudo.
 root_by() {
   if [ "$(id -u)" = 0 ]; then
     return
@@ -18,15 +19,16 @@ root_by() {
   command -v sudo >/dev/null && echo sudo
 }
 
-PATH=$PATH:/usr/sbin:/sbin # where Debian keeps mkfs.ext4, also for a user whose PATH lacks it
+PATH=$PATH:/usr/sbin:/sbin # Debian has mkfs.ext4 there, and a plain user's PATH lacks it
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# go_wanted is the Go version in go.mod; go_home where make setup puts a toolchain of that version.
+# go_wanted is the Go version in go.mod. make setup puts a toolchain of that version at go_home.
 go_wanted=$(sed -n 's/^go //p' "$repo/go.mod")
 go_home=${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/banger-build/go$go_wanted
 
-# go_good GO tells whether the go command GO builds this module: it is new enough, or (since Go 1.21) fetches one that is.
+# go_good GO succeeds if the go command GO builds this module: it is new enough, or (since Go 1.21)
+# fetches a toolchain that is.
 go_good() {
   local version
   version=$(cd "$repo" && "$1" env GOVERSION 2>/dev/null) || return 1
@@ -34,7 +36,7 @@ go_good() {
   [ "$(printf '%s\n' "$go_wanted" "${version%% *}" | sort -V | head -n 1)" = "$go_wanted" ]
 }
 
-# go_find prints the go command to use, or fails.
+# go_find prints the path of the go command to use, or fails.
 go_find() {
   local go
   for go in "$(command -v go)" "$go_home/bin/go"; do
