@@ -1,7 +1,7 @@
-// Package paths names every file and folder that banger keeps on the host. It computes names and makes nothing.
+// Package paths names every file and directory of banger on the host. It creates none.
 //
-// One root, BANGER_HOME, moves everything. Without it a user's files follow the XDG base directory specification and a
-// system install's follow the FHS.
+// BANGER_HOME moves all of them. Without it, a user's files follow the XDG base directory
+// specification, and a system installation's files follow the FHS.
 package paths
 
 import (
@@ -17,21 +17,22 @@ import (
 	"banger/internal/fault"
 )
 
-// Layout is the set of roots. All are absolute.
+// Layout is the set of root directories. All are absolute.
 type Layout struct {
 	Config  string // config.toml
-	State   string // what must not be lost: the database, disks, keys
-	Cache   string // what can be made again: images, kernels, downloads
-	Runtime string // sockets and pid files; may vanish at a reboot
+	State   string // must not be lost: the database, disks, keys
+	Cache   string // can be made again: images, kernels, downloads
+	Runtime string // sockets and pid files; may be lost at a reboot
 }
 
-// socketRoom is what the longest socket name below Runtime needs: "/vms/<16 hex>/agent.sock".
+// socketRoom is the length of the longest socket name below Runtime.
 const socketRoom = len("/vms/0123456789abcdef/agent.sock")
 
-// maxSocket is sizeof(sockaddr_un.sun_path) less the final NUL (unix(7)).
+// maxSocket is sizeof(sockaddr_un.sun_path) without the final NUL (unix(7)).
 const maxSocket = 107
 
-// FromEnv returns the layout that the environment asks for. getenv is os.Getenv but in tests; uid is the caller's.
+// FromEnv returns the layout for an environment and the caller's uid. getenv is os.Getenv, or a
+// test's.
 func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 	if home := getenv("BANGER_HOME"); home != "" {
 		abs, err := filepath.Abs(home)
@@ -45,10 +46,10 @@ func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 	}
 	home := getenv("HOME")
 	if home == "" {
-		return Layout{}, fault.New(fault.Invalid, "neither BANGER_HOME nor HOME is set").WithHint("Set BANGER_HOME to a folder of your own.")
+		return Layout{}, fault.New(fault.Invalid, "neither BANGER_HOME nor HOME is set").WithHint("Set BANGER_HOME to a directory of your own.")
 	}
 	xdg := func(name, fallback string) string {
-		if dir := getenv(name); filepath.IsAbs(dir) { // relative ones are to be ignored (XDG base directory specification)
+		if dir := getenv(name); filepath.IsAbs(dir) { // XDG ignores relative ones
 			return filepath.Join(dir, "banger")
 		}
 		return filepath.Join(home, fallback, "banger")
@@ -66,20 +67,20 @@ func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 	return l.usable()
 }
 
-// usable refuses folders that a program which banger uses cannot cope with: apt's configuration has no way to quote a quotation mark or a line's
-// end, and its downloads refuse control characters.
+// usable rejects paths that a tool cannot handle: apt's configuration cannot quote a quotation mark
+// or a line end, and its downloads reject control characters.
 func (l Layout) usable() (Layout, error) {
 	for _, dir := range []string{l.Config, l.State, l.Cache, l.Runtime} {
 		if strings.ContainsFunc(dir, func(r rune) bool { return r == '"' || unicode.IsControl(r) }) {
-			return Layout{}, fault.New(fault.Invalid, "banger's files cannot be in %q: quotation marks and control characters break programs that it uses", dir).
-				WithHint("Set BANGER_HOME to a folder without them.")
+			return Layout{}, fault.New(fault.Invalid, "banger's files cannot be in %q: programs that it uses fail with quotation marks and control characters", dir).
+				WithHint("Set BANGER_HOME to a directory without them.")
 		}
 	}
 	return l, nil
 }
 
-// At returns the layout below one folder. Its runtime folder moves to the temporary folder when sockets below home would have names
-// that are too long for the kernel.
+// At returns the layout below one directory. If sockets below home would have too long names, the
+// runtime directory is below the temporary directory.
 func At(home string, uid int) Layout {
 	l := Layout{
 		Config:  filepath.Join(home, "config"),
@@ -93,20 +94,21 @@ func At(home string, uid int) Layout {
 	return l
 }
 
-// shortRuntime is a short runtime folder of the caller's own, one for each key. Whoever makes it must see that it has the right owner
-// and mode 0700: the temporary folder is everybody's.
+// shortRuntime returns a short runtime directory for each key. Whoever creates it must check its
+// owner and mode 0700, because everybody can write to the temporary directory.
 func shortRuntime(key string, uid int) string {
 	sum := sha256.Sum256([]byte(key))
 	return filepath.Join(os.TempDir(), "banger-"+strconv.Itoa(uid)+"-"+hex.EncodeToString(sum[:4]))
 }
 
-// ConfigFile and the functions after it name single files and folders.
+// ConfigFile and the methods after it name files and directories. The daemon holds Lock, and serves
+// the API on Socket.
 func (l Layout) ConfigFile() string { return filepath.Join(l.Config, "config.toml") }
 
 func (l Layout) Database() string   { return filepath.Join(l.State, "banger.db") }
 func (l Layout) DaemonLog() string  { return filepath.Join(l.State, "bangerd.log") }
-func (l Layout) Lock() string       { return filepath.Join(l.State, "lock") }           // held by the daemon
-func (l Layout) Socket() string     { return filepath.Join(l.Runtime, "bangerd.sock") } // the API
+func (l Layout) Lock() string       { return filepath.Join(l.State, "lock") }
+func (l Layout) Socket() string     { return filepath.Join(l.Runtime, "bangerd.sock") }
 func (l Layout) SSHDir() string     { return filepath.Join(l.State, "ssh") }
 func (l Layout) SSHKey() string     { return filepath.Join(l.SSHDir(), "id_ed25519") }
 func (l Layout) SSHConfig() string  { return filepath.Join(l.SSHDir(), "config") }
@@ -124,17 +126,23 @@ func (l Layout) VM(id string) VM {
 	return VM{Dir: filepath.Join(l.VMs(), id), Run: filepath.Join(l.Runtime, "vms", id)}
 }
 
-// VM is where one VM keeps its files.
+// VM names the directories of one VM.
 type VM struct {
 	Dir string // durable: disks, logs
-	Run string // while it runs: sockets, the memory file's name
+	Run string // only while it runs: sockets and the name of the memory
 }
 
 func (v VM) SystemDisk() string { return filepath.Join(v.Dir, "system.ext4") }
 func (v VM) WorkDisk() string   { return filepath.Join(v.Dir, "work.ext4") }
-func (v VM) ConsoleLog() string { return filepath.Join(v.Dir, "console.log") } // what the guest writes to its console; bounded
-func (v VM) VMMLog() string     { return filepath.Join(v.Dir, "vmm.log") }     // what the VMM itself says
+func (v VM) ConsoleLog() string { return filepath.Join(v.Dir, "console.log") }
+func (v VM) VMMLog() string     { return filepath.Join(v.Dir, "vmm.log") }
 func (v VM) HostKey() string    { return filepath.Join(v.Dir, "ssh_host_ed25519_key") }
-func (v VM) Held() string       { return filepath.Join(v.Run, "held") }      // is there while a running VM is saved, until it is sure to go on
-func (v VM) Suspended() string  { return filepath.Join(v.Dir, "suspended") } // the machine's memory and devices while it is suspended
-func (v VM) Restored() string   { return filepath.Join(v.Dir, "restored") }  // a snapshot's disks, until they are in the places of the VM's own
+
+// Held exists while a running VM is being saved, until it certainly runs again.
+func (v VM) Held() string { return filepath.Join(v.Run, "held") }
+
+// Suspended is the machine's memory and devices while the VM is suspended.
+func (v VM) Suspended() string { return filepath.Join(v.Dir, "suspended") }
+
+// Restored holds a snapshot's disks until they replace the VM's own.
+func (v VM) Restored() string { return filepath.Join(v.Dir, "restored") }

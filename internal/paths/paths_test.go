@@ -26,22 +26,22 @@ func TestFromEnv(t *testing.T) {
 		}
 	}
 	if _, err := FromEnv(func(string) string { return "" }, 7); err == nil {
-		t.Error("a user without HOME was given a place")
+		t.Error("FromEnv accepted an environment without HOME")
 	}
 }
 
-// TestUnusable has folders that apt, for one, cannot be told of.
+// TestUnusable tries directories that apt's configuration cannot name.
 func TestUnusable(t *testing.T) {
 	for _, env := range []map[string]string{
 		{"BANGER_HOME": `/b/a "b"`}, {"BANGER_HOME": "/b/a\nb"}, {"BANGER_HOME": "/b/\x7f"}, {"HOME": `/h"`}, {"HOME": "/h", "XDG_CACHE_HOME": "/c\t"},
 	} {
 		if l, err := FromEnv(func(k string) string { return env[k] }, 7); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
-			t.Errorf("%q: %+v, %v", env, l, err)
+			t.Errorf("environment %q: got %+v, %v, want an error", env, l, err)
 		}
 	}
 	for _, home := range []string{`/b/it's a\b`, "/b/ü,:;#$%*[]{}<>|&!", "/b/\xff"} {
 		if _, err := FromEnv(func(string) string { return home }, 7); err != nil {
-			t.Errorf("%q: %v", home, err)
+			t.Errorf("BANGER_HOME=%q was rejected: %v", home, err)
 		}
 	}
 }
@@ -51,7 +51,7 @@ func TestSocketsFit(t *testing.T) {
 		a, b := At(home, 7), At(home+"x", 7)
 		sock := filepath.Join(a.VM("0123456789abcdef").Run, "agent.sock")
 		if len(sock) > maxSocket {
-			t.Errorf("%s has %d characters", sock, len(sock))
+			t.Errorf("the socket name %s has %d characters, which is too long", sock, len(sock))
 		}
 		if a.Runtime == b.Runtime {
 			t.Error("two homes share sockets")

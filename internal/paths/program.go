@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 )
 
-// Program finds one of banger's own programs ("banger", "bangerd", "banger-agent"): beside the running one, in the libexec folder of its prefix,
-// or in PATH. Programs of one build lie together, so the first place is nearly always it.
+// Program returns the path of one of banger's programs ("banger", "bangerd", "banger-agent"). It
+// looks beside the running one, then in libexec of the same prefix, then in PATH.
 func Program(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
 		if real, err := filepath.EvalSymlinks(self); err == nil {

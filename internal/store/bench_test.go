@@ -7,7 +7,7 @@ import (
 	"banger/internal/model"
 )
 
-// BenchmarkPutVM shows what one durable record costs: a start writes several.
+// BenchmarkPutVM measures one durable record. A start writes several.
 func BenchmarkPutVM(b *testing.B) {
 	s, err := Open(b.Context(), filepath.Join(b.TempDir(), "db"))
 	if err != nil {

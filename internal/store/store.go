@@ -1,10 +1,10 @@
 // Package store keeps VM records in SQLite.
 //
-// A record is one JSON document with the columns that queries and constraints need beside it. The database holds
-// durable facts only: what a VM is and the identity of what it holds on the host. What is true now is found by looking.
+// A record is one JSON document, with columns for queries and constraints. The database holds only
+// durable facts: what a VM is, and what it holds on the host. Facts of the moment are looked up.
 //
-// Images and kernels are not here: their facts lie beside their files in the cache, where one rename makes both
-// appear at once.
+// Images and kernels are not in the database. Their facts lie beside their files in the cache, so
+// that one rename makes both appear.
 package store
 
 import (
@@ -31,7 +31,7 @@ type Store struct {
 	db  *sql.DB
 }
 
-// migrations bring a database from the version that is its index to the next one. Append only: a landed migration never changes.
+// migrations change a database from version i to i+1. A released migration never changes.
 var migrations = []string{
 	`CREATE TABLE vms (
 		id      TEXT PRIMARY KEY,
@@ -41,13 +41,13 @@ var migrations = []string{
 	) STRICT`,
 }
 
-// Open opens the database at path, making it when it is not there, and brings its schema up to date. A database from a newer banger is
-// refused.
+// Open opens the database at path, creates it if it is missing, and updates its schema. It rejects
+// a database of a newer banger with fault.Unsupported.
 func Open(ctx context.Context, path string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("making the database's folder: %w", err)
+		return nil, fmt.Errorf("making the database's directory: %w", err)
 	}
-	// WAL with synchronous=FULL: a committed record survives power loss, which the leak-free recovery rests on
+	// WAL with synchronous=FULL: a committed record survives a power loss, on which recovery relies
 	// (sqlite.org/pragma.html#pragma_synchronous).
 	dsn := (&url.URL{Scheme: "file", Path: path, RawQuery: url.Values{"_pragma": {
 		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)",
@@ -56,7 +56,8 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	db.SetMaxOpenConns(1) // one writer is all that SQLite has; reads are few, and kept in memory by the manager
+	// SQLite has one writer. Reads are rare, because the manager keeps the records in memory.
+	db.SetMaxOpenConns(1)
 	s := &Store{db: db, dir: filepath.Dir(path)}
 	if err := s.migrate(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), db.Close())
@@ -70,8 +71,8 @@ func (s *Store) migrate(ctx context.Context) error {
 		return fmt.Errorf("reading the schema's version: %w", err)
 	}
 	if version > len(migrations) {
-		return fault.New(fault.Unsupported, "its schema has version %d; this banger knows %d", version, len(migrations)).
-			WithHint("a newer banger has used this folder: run that one, or set BANGER_HOME to another folder")
+		return fault.New(fault.Unsupported, "its schema has version %d; this banger reads up to %d", version, len(migrations)).
+			WithHint("A newer banger has used this directory. Run that version, or set BANGER_HOME to another directory.")
 	}
 	for ; version < len(migrations); version++ {
 		if err := s.step(ctx, version); err != nil {
@@ -81,13 +82,13 @@ func (s *Store) migrate(ctx context.Context) error {
 	return nil
 }
 
-// step runs one migration and counts it in the same transaction.
+// step runs one migration and sets the version in the same transaction.
 func (s *Store) step(ctx context.Context, version int) error {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // no-op after Commit
+	defer tx.Rollback() // does nothing after Commit
 	if _, err := tx.ExecContext(ctx, migrations[version]); err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (s *Store) step(ctx context.Context, version int) error {
 // Close closes the database.
 func (s *Store) Close() error { return s.db.Close() }
 
-// PutVM inserts or replaces a record. It returns fault.Exists when another VM has the name.
+// PutVM inserts or replaces a record. It fails with fault.Exists if another VM has the name.
 func (s *Store) PutVM(ctx context.Context, v model.VM) error {
 	doc, err := json.Marshal(v)
 	if err != nil {
@@ -119,8 +120,8 @@ func (s *Store) PutVM(ctx context.Context, v model.VM) error {
 	return nil
 }
 
-// noSpace gives an error of a full disk its kind and a hint. Any other stays as it is. SQLite itself speaks of a failed write where it cannot make the file
-// larger that its readers share.
+// noSpace adds a kind and a hint to an error of a full disk. It returns other errors unchanged.
+// SQLite calls it a failed write if it cannot enlarge the file that readers share.
 func (s *Store) noSpace(err error) error {
 	var failed *sqlite.Error
 	if !errors.As(err, &failed) {
@@ -128,19 +129,19 @@ func (s *Store) noSpace(err error) error {
 	}
 	if code := failed.Code() & 0xff; code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR && isFull(s.dir) {
 		return fault.New(fault.Unavailable, "no space left: %w", err).
-			WithHint("Free some space where BANGER_HOME is: `banger vm delete` and `banger image prune` do.")
+			WithHint("Free some space in BANGER_HOME, for example with `banger vm delete` or `banger image prune`.")
 	}
 	return err
 }
 
-// isFull tells whether a file system has no room for another page or two.
+// isFull reports whether a file system has no room for two more pages.
 func isFull(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && int64(st.Bavail)*st.Bsize < 1<<20
 }
 
-// VMs returns all records, oldest first. One unreadable record fails the call: whoever would remove what no record names must
-// know all of them.
+// VMs returns all records, oldest first. It fails if one record is unreadable, because the caller
+// removes what no record names.
 func (s *Store) VMs(ctx context.Context) ([]model.VM, error) {
 	rows, err := s.db.QueryContext(ctx, "SELECT id, doc FROM vms ORDER BY created, id")
 	if err != nil {
@@ -158,7 +159,7 @@ func (s *Store) VMs(ctx context.Context) ([]model.VM, error) {
 			return nil, fmt.Errorf("decoding the record of VM %s: %w", id, err)
 		}
 		if v.ID != id {
-			return nil, fmt.Errorf("the record of VM %s says that it is %q's", id, v.ID)
+			return nil, fmt.Errorf("the record of VM %s has the id %q", id, v.ID)
 		}
 		vms = append(vms, v)
 	}
@@ -168,7 +169,7 @@ func (s *Store) VMs(ctx context.Context) ([]model.VM, error) {
 	return vms, nil
 }
 
-// DeleteVM removes a record; one that is gone already is success.
+// DeleteVM removes a record. A missing record is no error.
 func (s *Store) DeleteVM(ctx context.Context, id string) error {
 	if _, err := s.db.ExecContext(ctx, "DELETE FROM vms WHERE id = ?", id); err != nil {
 		return fmt.Errorf("deleting the record of VM %s: %w", id, s.noSpace(err))

@@ -60,17 +60,17 @@ func TestNamesAreUnique(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.PutVM(ctx, record("b", "one")); fault.KindOf(err) != fault.Exists {
-		t.Errorf("a second VM of that name: %v", err)
+		t.Errorf("storing a second VM with the name: got %v, want fault.Exists", err)
 	}
 	if err := s.PutVM(ctx, record("a", "two")); err != nil {
-		t.Errorf("renaming: %v", err)
+		t.Errorf("renaming to a free name: %v", err)
 	}
 	if err := s.PutVM(ctx, record("b", "one")); err != nil {
-		t.Errorf("the name is free again: %v", err)
+		t.Errorf("using a name again: %v", err)
 	}
 	for range 2 {
 		if err := s.DeleteVM(ctx, "a"); err != nil {
-			t.Errorf("deleting, also twice: %v", err)
+			t.Errorf("deleting, and deleting again: %v", err)
 		}
 	}
 }
@@ -87,7 +87,7 @@ func TestRefusesWhatItCannotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		if vms, err := s.VMs(ctx); err == nil {
-			t.Errorf("%s: read as %+v", stmt, vms)
+			t.Errorf("after %q the records were read as %+v", stmt, vms)
 		}
 		if _, err := s.db.Exec("DELETE FROM vms"); err != nil {
 			t.Fatal(err)
@@ -98,7 +98,7 @@ func TestRefusesWhatItCannotRead(t *testing.T) {
 	}
 	s.Close()
 	if _, err := Open(ctx, path); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
-		t.Errorf("a newer schema: %v", err)
+		t.Errorf("opening a newer schema: got %v, want fault.Unsupported", err)
 	}
 }
 
@@ -108,13 +108,14 @@ func TestDamagedFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec("CREATE TABLE vms (x)"); err != nil { // not ours, or half-migrated by something else
+	// This file is not banger's, or half migrated by another program.
+	if _, err := db.Exec("CREATE TABLE vms (x)"); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()
 	if s, err := Open(context.Background(), path); err == nil {
 		s.Close()
-		t.Error("opened a database that is not banger's")
+		t.Error("Open accepted a database of another program")
 	} else if errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
@@ -123,17 +124,19 @@ func TestDamagedFile(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	ctx := context.Background()
 	s := open(t, filepath.Join(t.TempDir(), "db"))
-	if _, err := s.db.ExecContext(ctx, "PRAGMA max_page_count = 1"); err != nil { // SQLite raises it to what there is
+	// SQLite raises this to the present number of pages.
+	if _, err := s.db.ExecContext(ctx, "PRAGMA max_page_count = 1"); err != nil {
 		t.Fatal(err)
 	}
 	v := record("a", "one")
 	v.Spec.Env = map[string]string{"LONG": strings.Repeat("x", 1<<16)}
 	if err := s.PutVM(ctx, v); fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" {
-		t.Errorf("got %v (%s)", err, fault.KindOf(err))
+		t.Errorf("a full disk: got %v (%s), want fault.Unavailable", err, fault.KindOf(err))
 	}
 }
 
-// TestFullFileSystem fills the file system of the database: whatever SQLite says of it, the error says that there is no room.
+// TestFullFileSystem fills the file system of the database. The error names the missing space,
+// whatever SQLite reports.
 func TestFullFileSystem(t *testing.T) {
 	for _, left := range []int64{0, 4096, 64 << 10} {
 		dir := t.TempDir()

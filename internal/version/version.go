@@ -1,4 +1,4 @@
-// Package version says which build this is.
+// Package version names the build that is running.
 package version
 
 import "runtime/debug"
@@ -6,8 +6,8 @@ import "runtime/debug"
 // build is set by the linker: -X banger/internal/version.build=v1.2.3.
 var build string
 
-// String is the version of this build: what the linker was told, else what the go command recorded about the module and its
-// checkout, else "unknown".
+// String returns the version of this build: from the linker, otherwise from what the go command
+// recorded about the module and its checkout, otherwise "unknown".
 func String() string {
 	if build != "" {
 		return build
