@@ -16,16 +16,6 @@ import (
 	"banger/internal/model"
 )
 
-// The files in a snapshot's directory.
-const (
-	metaFile   = "meta.json"
-	memoryFile = "memory"
-	deviceFile = "device"
-	diskSuffix = ".ext4"
-)
-
-func diskFile(name string) string { return name + diskSuffix }
-
 // directory is an open directory. Its files are opened relative to it, so nobody can exchange a
 // directory on the path meanwhile.
 type directory struct{ *os.File }

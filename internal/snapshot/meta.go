@@ -18,6 +18,16 @@ import (
 // no new version, because older programs ignore it.
 const version = 1
 
+// The files in a snapshot's directory.
+const (
+	metaFile   = "meta.json"
+	memoryFile = "memory"
+	deviceFile = "device"
+	diskSuffix = ".ext4"
+)
+
+func diskFile(name string) string { return name + diskSuffix }
+
 // Bounds of every snapshot.
 const (
 	maxMeta   = 1 << 20         // bytes of meta.json

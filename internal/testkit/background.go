@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Background is a command that runs while the test goes on, without a terminal.
+// Background is a command that runs while the test continues, without a terminal.
 type Background struct {
 	args []string
 	done chan error
@@ -28,7 +28,8 @@ func (b *Background) Write(p []byte) (int, error) {
 	return b.out.Write(p)
 }
 
-// Start starts `banger args...` in a session of its own, so that signals go where the test sends them.
+// Start starts `banger args...` in a session of its own, so that a signal reaches only what the
+// test signals.
 func (h *Home) Start(t testing.TB, args ...string) (*exec.Cmd, *Background) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
@@ -48,7 +49,7 @@ func (h *Home) Start(t testing.TB, args ...string) (*exec.Cmd, *Background) {
 	return cmd, b
 }
 
-// Output is what the command has written so far, on both streams.
+// Output returns what the command has written so far, on both streams.
 func (b *Background) Output() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -63,7 +64,7 @@ func (b *Background) Expect(t testing.TB, want string) {
 	}
 }
 
-// Wait waits for the command's end and returns its exit status as a shell gives it.
+// Wait waits for the end of the command and returns its exit status as a shell does.
 func (b *Background) Wait(t testing.TB) int {
 	t.Helper()
 	select {

@@ -10,14 +10,14 @@ import (
 	"testing"
 )
 
-// The image and the kernel that are in every warm home.
+// The image and the kernel in every warm home.
 const (
 	Image  = "debian:bookworm"
 	Kernel = "debian"
 )
 
-// NewWarmHome is NewHome with Image and Kernel in its cache. They are made once per machine, by banger itself, and shared by hard links;
-// BANGER_TEST_CACHE says where, .cache/test in the source tree when it does not.
+// NewWarmHome is NewHome with Image and Kernel in its cache. banger makes them once per machine, in
+// BANGER_TEST_CACHE or, if that is unset, .cache/test. Homes share them by hard links.
 func NewWarmHome(t testing.TB, bin string) *Home {
 	t.Helper()
 	shared, err := sharedCache(bin)
@@ -25,7 +25,7 @@ func NewWarmHome(t testing.TB, bin string) *Home {
 		t.Fatal(err)
 	}
 	h := NewHome(t, bin)
-	// Hard links when the file system is the same, else copies that keep holes.
+	// Use hard links on one file system, and otherwise copies with holes.
 	if err := exec.Command("cp", "-al", shared, h.path("cache")).Run(); err == nil {
 		return h
 	}
@@ -38,7 +38,8 @@ func NewWarmHome(t testing.TB, bin string) *Home {
 	return h
 }
 
-// CacheDir is where the cache folder that warm homes start from is, once somebody has made it: for tests that only need a kernel.
+// CacheDir returns the cache directory of warm homes, for tests that need only a kernel. It may not
+// exist yet.
 func CacheDir() string { return filepath.Join(sharedRoot(), "cache") }
 
 func sharedRoot() string {
@@ -48,12 +49,12 @@ func sharedRoot() string {
 	return filepath.Join(SourceRoot(), ".cache", "test")
 }
 
-// sharedCache returns the cache folder that warm homes start from, making it when it is missing.
+// sharedCache returns the cache directory of warm homes, and makes it if it is missing.
 func sharedCache(bin string) (string, error) {
 	return shared("cache", func(path string) error { return fillCache(bin, path) })
 }
 
-// SharedFile returns the path of a file that is dear to make, and is made once per machine.
+// SharedFile returns the path of a file that takes long to make. It is made once per machine.
 func SharedFile(t testing.TB, name string, fill func(path string) error) string {
 	t.Helper()
 	path, err := shared(name, fill)
@@ -63,8 +64,8 @@ func SharedFile(t testing.TB, name string, fill func(path string) error) string 
 	return path
 }
 
-// shared returns the path of something in the tests' shared folder. When it is not there, fill makes it under another name. One test
-// program at a time does so.
+// shared returns a path in the tests' shared directory. If it is missing, fill makes it under
+// another name; one test program at a time does so.
 func shared(name string, fill func(path string) error) (string, error) {
 	root := sharedRoot()
 	if err := os.MkdirAll(root, 0o755); err != nil {
@@ -75,14 +76,14 @@ func shared(name string, fill func(path string) error) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer lock.Close() // lets go of the lock
+	defer lock.Close() // releases the lock
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return "", fmt.Errorf("locking %s: %w", lock.Name(), err)
 	}
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	staged := filepath.Join(root, "new-"+name) // with the name's suffix: tools go by it
+	staged := filepath.Join(root, "new-"+name) // tools need the name's suffix
 	if err := os.RemoveAll(staged); err != nil {
 		return "", err
 	}
@@ -92,7 +93,7 @@ func shared(name string, fill func(path string) error) (string, error) {
 	return path, os.Rename(staged, path)
 }
 
-// fillCache makes the image and the kernel in a home of their own and copies its cache to a path.
+// fillCache makes the image and the kernel in a new home, and copies its cache to a path.
 func fillCache(bin, cache string) error {
 	dir, err := os.MkdirTemp("", "b")
 	if err != nil {
@@ -118,13 +119,13 @@ func fillCache(bin, cache string) error {
 	if out, err := exec.Command("cp", "-a", "--reflink=auto", "--sparse=always", h.path("cache"), cache).CombinedOutput(); err != nil {
 		return fmt.Errorf("keeping the cache: %w: %s", err, out)
 	}
-	// Homes that share it by hard links shall not share its locks.
+	// Homes share these files by hard links, but they must not share a lock.
 	return os.RemoveAll(filepath.Join(cache, "images", "lock"))
 }
 
-// SourceRoot is the folder of go.mod.
+// SourceRoot returns the directory of go.mod.
 func SourceRoot() string {
-	dir, err := os.Getwd() // tests start in their package's folder
+	dir, err := os.Getwd() // a test starts in its package's directory
 	for err == nil && dir != "/" {
 		if _, missing := os.Stat(filepath.Join(dir, "go.mod")); missing == nil {
 			return dir

@@ -15,17 +15,17 @@ import (
 	"time"
 )
 
-// Home is a BANGER_HOME of a test's own, with the daemon that the commands run in it start on demand. Its path is short
-// enough for sockets, and so is its temporary folder, which catches what would else be lost among everybody's.
+// Home is a BANGER_HOME of one test. Its commands start a daemon in it. Its path is short enough
+// for sockets. It has a temporary directory of its own, so that files left there are found.
 type Home struct {
 	Dir string   // BANGER_HOME
-	Bin string   // the folder of the programs under test
+	Bin string   // directory of the programs under test
 	Env []string // of every command; later entries win
-	UID int      // who runs the commands
+	UID int      // runs the commands
 }
 
-// NewHome makes an empty home for the programs in bin. At the end of the test its daemon is stopped, and whatever process or mount is
-// left in it fails the test.
+// NewHome makes an empty home for the programs in bin. The end of the test stops its daemon, and
+// fails the test if a process or a mount is left.
 func NewHome(t testing.TB, bin string) *Home {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")
@@ -42,30 +42,31 @@ func NewHome(t testing.TB, bin string) *Home {
 
 func openHome(dir, bin string) *Home {
 	h := &Home{Dir: dir, Bin: bin, UID: os.Geteuid()}
-	// The caller's own banger settings must not reach a test, nor its test settings the programs.
+	// The caller's banger settings must not reach a test, and test settings not the programs.
 	for _, entry := range os.Environ() {
 		if !strings.HasPrefix(entry, "BANGER_") && !strings.HasPrefix(entry, "XDG_") {
 			h.Env = append(h.Env, entry)
 		}
 	}
-	// Templates are made in the background, which would take the CPU from other tests: those about them turn them on.
+	// Making templates in the background slows other tests. Tests of templates turn it on.
 	h.Env = append(h.Env, "BANGER_TEMPLATES=false", "BANGER_HOME="+dir, "TMPDIR="+filepath.Join(dir, "tmp"), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1")
 	return h
 }
 
-// makeTemp makes the temporary folder. Without root, mmdebstrap works there under another of the user's ids, so others must get in.
+// makeTemp makes the temporary directory. It is open to other users, because mmdebstrap without
+// root works in it under another id.
 func (h *Home) makeTemp() error {
 	tmp := h.path("tmp")
 	return errors.Join(os.Mkdir(tmp, 0o700), os.Chmod(tmp, 0o777|os.ModeSticky), os.Chmod(h.Dir, 0o711))
 }
 
-// path names a file in the home.
+// path returns the path of a file in the home.
 func (h *Home) path(elem ...string) string { return filepath.Join(append([]string{h.Dir}, elem...)...) }
 
-// Setenv adds to the environment of every later command. A running daemon keeps what it was started with.
+// Setenv adds to the environment of every later command. A running daemon keeps its environment.
 func (h *Home) Setenv(name, value string) { h.Env = append(h.Env, name+"="+value) }
 
-// WriteConfig puts text into config.toml.
+// WriteConfig writes config.toml.
 func (h *Home) WriteConfig(t testing.TB, text string) {
 	t.Helper()
 	if err := os.MkdirAll(h.path("config"), 0o755); err != nil {
@@ -76,18 +77,18 @@ func (h *Home) WriteConfig(t testing.TB, text string) {
 	}
 }
 
-// Result is what a command did.
+// Result is the result of a command.
 type Result struct {
 	Args   []string
 	Stdout string
 	Stderr string
-	Code   int // exit status; 128+n after death by signal n
+	Code   int // exit status; 128+n after signal n
 }
 
-// runTimeout bounds one command of a test, far above what the slowest takes (making an image in emulation, on a busy machine).
+// runTimeout bounds one command. Making an image in emulation on a busy host takes far less.
 const runTimeout = 5 * time.Minute
 
-// Banger runs `banger args...` with nothing on standard input.
+// Banger runs `banger args...` with an empty standard input.
 func (h *Home) Banger(t testing.TB, args ...string) Result {
 	t.Helper()
 	return h.Feed(t, "", args...)
@@ -110,7 +111,7 @@ func (h *Home) RunCmd(t testing.TB, stdin, program string, args ...string) Resul
 	err := cmd.Run()
 	r := Result{Args: append([]string{filepath.Base(program)}, args...), Stdout: stdout.String(), Stderr: stderr.String(), Code: exitCode(err)}
 	if ctx.Err() != nil {
-		t.Fatalf("%s did not end in %v\nstdout: %s\nstderr: %s", strings.Join(r.Args, " "), runTimeout, r.Stdout, r.Stderr)
+		t.Fatalf("%s did not end within %v\nstdout: %s\nstderr: %s", strings.Join(r.Args, " "), runTimeout, r.Stdout, r.Stderr)
 	}
 	if r.Code < 0 {
 		t.Fatalf("running %s: %v", strings.Join(r.Args, " "), err)
@@ -118,18 +119,19 @@ func (h *Home) RunCmd(t testing.TB, stdin, program string, args ...string) Resul
 	return r
 }
 
-// Command is a program to be run in the home's environment, as its user, with the home as working folder.
+// Command returns a program that will run in the home's environment and directory, as its user.
 func (h *Home) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env, cmd.Dir = h.Env, h.Dir
-	cmd.WaitDelay = 2 * time.Second // a daemon that inherited a pipe must not hang the test
+	// A daemon that inherited a pipe must not make the test wait.
+	cmd.WaitDelay = 2 * time.Second
 	if h.UID != os.Geteuid() {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(h.UID), Gid: uint32(h.UID)}}
 	}
 	return cmd
 }
 
-// exitCode is a finished command's status as a shell gives it, or -1 when it did not run.
+// exitCode returns a finished command's status as a shell does, or -1 if it did not run.
 func exitCode(err error) int {
 	var exit *exec.ExitError
 	switch {
@@ -154,7 +156,7 @@ func (h *Home) Chown(t testing.TB, uid int) {
 	h.Setenv("HOME", h.Dir)
 }
 
-// close stops the daemon, reports and ends what is left, and removes the home.
+// close stops the daemon, fails the test for each leftover, and removes the home.
 func (h *Home) close(t testing.TB) {
 	if t.Failed() {
 		h.dumpLogs(t)
@@ -162,7 +164,7 @@ func (h *Home) close(t testing.TB) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	banger := filepath.Join(h.Bin, "banger")
-	// A test that went wrong half way may leave its VMs running; that is not the product's leak.
+	// A test that failed half way may leave its VMs running. That is not a leak of the product.
 	if t.Failed() {
 		h.deleteAll(ctx)
 	}
@@ -185,7 +187,7 @@ func (h *Home) close(t testing.TB) {
 	}
 }
 
-// dumpLogs shows the end of each log in the home, for a failed test.
+// dumpLogs prints the end of each log in the home, for a failed test.
 func (h *Home) dumpLogs(t testing.TB) {
 	logs, _ := filepath.Glob(h.path("state", "*.log"))
 	more, _ := filepath.Glob(h.path("state", "vms", "*", "*.log"))
@@ -201,7 +203,7 @@ func (h *Home) dumpLogs(t testing.TB) {
 	}
 }
 
-// waitFor looks whether cond holds until it does or the time is over, and returns what it saw last.
+// waitFor polls cond until it holds or the time is over, and returns its last result.
 func waitFor(d time.Duration, cond func() bool) bool {
 	for deadline := time.Now().Add(d); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if cond() {
@@ -211,7 +213,7 @@ func waitFor(d time.Duration, cond func() bool) bool {
 	return cond()
 }
 
-// WaitFor is waitFor that fails the test: what names the condition.
+// WaitFor is waitFor that fails the test. what describes the condition.
 func WaitFor(t testing.TB, d time.Duration, what string, cond func() bool) {
 	t.Helper()
 	if !waitFor(d, cond) {
@@ -219,7 +221,7 @@ func WaitFor(t testing.TB, d time.Duration, what string, cond func() bool) {
 	}
 }
 
-// deleteAll deletes every VM of the home, as far as that works.
+// deleteAll deletes every VM of the home, and ignores errors.
 func (h *Home) deleteAll(ctx context.Context) {
 	banger := filepath.Join(h.Bin, "banger")
 	out, err := h.Command(ctx, banger, "vm", "list", "--json").Output()
@@ -232,7 +234,7 @@ func (h *Home) deleteAll(ctx context.Context) {
 	}
 }
 
-// Shell runs a line of shell in the home's environment, for a test's own preparations.
+// Shell runs a line of shell in the home's environment, to prepare a test.
 func (h *Home) Shell(line string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
 	defer cancel()

@@ -19,11 +19,12 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// Host is what exists on a host that banger may have made: each thing as one line that names it. What belongs to one home is found by the
-// home's path, so that tests run side by side; network interfaces and nftables tables are the whole machine's.
+// Host is the set of things on a host that banger may have made, one line each. Things are found by
+// the home's path, so tests run side by side. Only network interfaces and nftables tables are those
+// of the whole machine.
 type Host map[string]bool
 
-// Snapshot looks at the host. Compare with CheckNoLeaks.
+// Snapshot returns what exists on the host now, for CheckNoLeaks.
 func (h *Home) Snapshot(t testing.TB) Host {
 	t.Helper()
 	found := Host{}
@@ -56,10 +57,10 @@ func (h *Home) Snapshot(t testing.TB) Host {
 	return found
 }
 
-// settle is how long processes that were told to end may take to be gone.
+// settle is how long ending processes may take.
 const settle = 5 * time.Second
 
-// CheckNoLeaks fails the test when something is on the host that was not there before, and that has not gone within a few seconds.
+// CheckNoLeaks fails the test if something is new on the host and stays for a few seconds.
 func (h *Home) CheckNoLeaks(t testing.TB, before Host) {
 	t.Helper()
 	var left []string
@@ -78,17 +79,17 @@ func (h *Home) CheckNoLeaks(t testing.TB, before Host) {
 	}
 }
 
-// expected files come and go while a daemon runs, or belong to the home and not to a VM: logs, the user's key, the folders for all VMs.
-// What known_hosts and ssh_config hold is TestSSH's to look at.
+// expected files come and go with the daemon, or belong to the home and not to a VM: logs, the
+// user's key, directories of all VMs. TestSSH checks the content of known_hosts and ssh_config.
 var expected = regexp.MustCompile(`^(state/bangerd\.log.*|state/banger\.db-(wal|shm)|state/ssh/.*|state/vms|run/vms)$`)
 
-// files lists the home's files and folders, without the cache: what can be made again is not a leak.
+// files lists the home's files and directories without the cache, because a cache is not a leak.
 func (h *Home) files(t testing.TB) []string {
 	t.Helper()
 	var names []string
 	err := filepath.WalkDir(h.Dir, func(path string, d fs.DirEntry, err error) error {
 		if os.IsNotExist(err) {
-			return nil // went while we looked
+			return nil // removed meanwhile
 		}
 		if err != nil {
 			return err
@@ -109,8 +110,8 @@ func (h *Home) files(t testing.TB) []string {
 	return names
 }
 
-// processesIn finds the processes that have to do with a folder, by command line, environment or working folder, except the
-// caller's own.
+// processesIn finds the processes with a directory in their command line, environment or working
+// directory, except this one.
 func processesIn(dir string) map[int]string {
 	found := map[int]string{}
 	proc, err := os.ReadDir("/proc")
@@ -142,7 +143,7 @@ func concerns(pid int, dir string) (cmdline string, ok bool) {
 		cwd == dir || strings.HasPrefix(cwd, dir+"/")
 }
 
-// mountsIn lists the mount points below a folder, deepest first.
+// mountsIn lists the mount points below a directory, deepest first.
 func mountsIn(dir string) []string {
 	data, _ := os.ReadFile("/proc/self/mounts")
 	var found []string
@@ -155,7 +156,7 @@ func mountsIn(dir string) []string {
 	return found
 }
 
-// loopsIn lists the loop devices whose files are below a folder.
+// loopsIn lists the loop devices whose files are below a directory.
 func loopsIn(dir string) []string {
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	var found []string
@@ -167,7 +168,7 @@ func loopsIn(dir string) []string {
 	return found
 }
 
-// socketsIn lists the names of bound unix sockets below a folder (proc(5), /proc/net/unix).
+// socketsIn lists the names of bound unix sockets below a directory (proc(5), /proc/net/unix).
 func socketsIn(dir string) []string {
 	data, _ := os.ReadFile("/proc/net/unix")
 	names := map[string]bool{}
@@ -179,7 +180,7 @@ func socketsIn(dir string) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// nftables lists the tables; none when there is no nft, or no right to ask it.
+// nftables lists the tables, or none if nft is missing or may not run.
 func nftables() []string {
 	out, err := exec.Command("nft", "list", "tables").Output()
 	if err != nil {

@@ -2,8 +2,6 @@ package testkit
 
 import (
 	"go/parser"
-	"go/token"
-	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -12,14 +10,14 @@ import (
 	"testing"
 )
 
-// mayImport says which packages of this module a package's code may import, tests aside: the direction of the architecture. A key also stands for
-// the packages below it that have no key of their own. "x/..." is x and all below it.
+// mayImport holds which packages of this module a package may import, without tests. A key also
+// stands for packages below it without a key. "x/..." is x and all packages below it.
 var mayImport = map[string][]string{
 	"cmd/banger":       {"cli"},
 	"cmd/bangerd":      {"daemon", "fault", "paths", "version"},
 	"cmd/banger-agent": {"guest/agent"},
 
-	// Leaves.
+	// These import nothing.
 	"fault":       {},
 	"flock":       {},
 	"step":        {},
@@ -33,11 +31,11 @@ var mayImport = map[string][]string{
 	"guest/channel": {"fault", "guest/proto"},
 	"guest/agent":   {"fault", "guest/..."},
 
-	// The deep package, and what it asks for. It knows contracts only: no driver, no store, no API.
+	// The core and its contracts. It knows no driver, no store and no API.
 	"vmm": {"model"},
 	"vm":  {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmm"},
 
-	// What implements the contracts.
+	// The implementations of the contracts.
 	"disk":        {"fault", "model"},
 	"store":       {"fault", "model"},
 	"snapshot":    {"disk", "fault", "model"},
@@ -51,7 +49,7 @@ var mayImport = map[string][]string{
 	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "vmm", "vmm/console", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "model", "paths", "vm", "vmm"},
 
-	// The outside.
+	// The surfaces.
 	"config":      {"fault", "model", "paths"},
 	"doctor":      {"config", "fault", "model", "paths", "vmm", "vmm/qemu"},
 	"api":         {"fault", "flock", "guest/proto", "model", "paths", "step"},
@@ -61,7 +59,8 @@ var mayImport = map[string][]string{
 	"testkit":     {},
 }
 
-// mayNotReach says what must not be in a program, however it would come in: by size, by what it could do, or by whose business it is.
+// mayNotReach holds what a program must not contain: it is too large, too powerful, or not its
+// task.
 var mayNotReach = map[string][]string{
 	"cmd/banger": {
 		"internal/daemon", "internal/vm", "internal/store", "internal/image", "internal/kernel", "internal/api/server", "internal/capability",
@@ -74,16 +73,37 @@ var mayNotReach = map[string][]string{
 	},
 }
 
+// layers are the packages of this module from the programs down, with keys as in mayImport. A
+// package imports its own layer and those below. The compiler excludes cycles within a layer.
+var layers = []struct {
+	name     string
+	packages []string
+}{
+	{"programs", []string{"cmd/banger", "cmd/bangerd", "cmd/banger-agent"}},
+	{"wiring", []string{"daemon"}},
+	{"surfaces", []string{"cli", "api/server", "api/openapi", "doctor"}},
+	{"implementations of contracts", []string{"capability", "guest", "vmm/vmmtest"}},
+	{"virtual machines with records", []string{"vm"}},
+	{"templates", []string{"template"}},
+	{"saved machines by name", []string{"snapshot/library"}},
+	{"machines without records", []string{"machine"}},
+	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
+	{"stores", []string{"image", "kernel", "snapshot", "store"}},
+	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
+	{"mechanisms", []string{"disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "testkit"}},
+	{"words", []string{"model", "step", "guest/proto", "fault", "version"}},
+}
+
 const module = "banger/"
 
-// TestImportDirections holds the packages to the tables above.
+// TestImportDirections compares all imports with mayImport.
 func TestImportDirections(t *testing.T) {
 	imports := readImports(t)
 	for _, pkg := range slices.Sorted(maps.Keys(imports)) {
-		key, known := ruleOf(pkg)
+		key, known := keyOf(mayImport, pkg)
 		if !known {
-			if pkg != "internal/daemon" { // it wires everything
-				t.Errorf("%s: no rule says what it may import; add one to mayImport", pkg)
+			if pkg != "internal/daemon" { // it wires all packages
+				t.Errorf("mayImport has no rule for %s; add one", pkg)
 			}
 			continue
 		}
@@ -96,11 +116,38 @@ func TestImportDirections(t *testing.T) {
 	}
 }
 
-// TestImportReach looks at whole programs.
+// TestImportLayers checks that no import points upwards in layers.
+func TestImportLayers(t *testing.T) {
+	layer := map[string]int{}
+	for i, l := range layers {
+		for _, pkg := range l.packages {
+			layer[pkg] = i
+		}
+	}
+	imports := readImports(t)
+	for _, pkg := range slices.Sorted(maps.Keys(imports)) {
+		key, known := keyOf(layer, pkg)
+		if !known {
+			t.Errorf("%s is in no layer; add it to layers", pkg)
+			continue
+		}
+		for _, imported := range imports[pkg] {
+			local, ours := strings.CutPrefix(imported, module)
+			if !ours {
+				continue
+			}
+			if above, known := keyOf(layer, local); known && layer[above] < layer[key] {
+				t.Errorf("%s (%s) imports %s, which is above it (%s)", pkg, layers[layer[key]].name, local, layers[layer[above]].name)
+			}
+		}
+	}
+}
+
+// TestImportReach follows the imports of whole programs.
 func TestImportReach(t *testing.T) {
 	imports := readImports(t)
 	for program, banned := range mayNotReach {
-		via := map[string]string{program: ""} // package to who imports it
+		via := map[string]string{program: ""} // package to its importer
 		queue := []string{program}
 		for len(queue) > 0 {
 			pkg := queue[0]
@@ -113,14 +160,14 @@ func TestImportReach(t *testing.T) {
 				via[local] = pkg
 				queue = append(queue, local)
 				if slices.ContainsFunc(banned, func(b string) bool { return local == b || strings.HasPrefix(local, b+"/") }) {
-					t.Errorf("%s must not reach %s, and does by way of %s", program, local, chain(via, pkg))
+					t.Errorf("%s must not contain %s, but imports it through %s", program, local, chain(via, pkg))
 				}
 			}
 		}
 	}
 }
 
-// chain is the way from a program to a package.
+// chain returns the imports that lead from a program to a package.
 func chain(via map[string]string, pkg string) string {
 	if via[pkg] == "" {
 		return pkg
@@ -128,10 +175,10 @@ func chain(via map[string]string, pkg string) string {
 	return chain(via, via[pkg]) + " > " + pkg
 }
 
-// ruleOf finds the longest key of mayImport that stands for a package.
-func ruleOf(pkg string) (key string, ok bool) {
+// keyOf returns the longest key of a table that stands for a package.
+func keyOf[V any](table map[string]V, pkg string) (key string, ok bool) {
 	for path := strings.TrimPrefix(pkg, "internal/"); path != "."; path = filepath.Dir(path) {
-		if _, ok := mayImport[path]; ok {
+		if _, ok := table[path]; ok {
 			return path, true
 		}
 	}
@@ -145,43 +192,23 @@ func covers(rule, pkg string) bool {
 	return pkg == rule
 }
 
-// readImports returns what each package's code imports, tests and testdata aside, by the folder below the module's root.
+// readImports returns what each package's code imports, without tests, by directory.
 func readImports(t *testing.T) map[string][]string {
 	t.Helper()
-	root := SourceRoot()
 	imports := map[string][]string{}
-	for _, top := range []string{"cmd", "internal"} {
-		err := filepath.WalkDir(filepath.Join(root, top), func(path string, d fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				return err
-			case d.IsDir() && d.Name() == "testdata":
-				return filepath.SkipDir
-			case d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
-				return nil
-			}
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	for _, f := range readSource(t, parser.ImportsOnly, "cmd", "internal") {
+		if f.isTest() {
+			continue
+		}
+		imports[f.dir] = append(imports[f.dir], []string{}...) // without imports too
+		for _, spec := range f.ast.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
 			if err != nil {
-				return err
+				t.Fatal(err)
 			}
-			dir, err := filepath.Rel(root, filepath.Dir(path))
-			if err != nil {
-				return err
+			if !slices.Contains(imports[f.dir], name) {
+				imports[f.dir] = append(imports[f.dir], name)
 			}
-			imports[dir] = append(imports[dir], []string{}...) // also a package without imports needs a rule
-			for _, spec := range file.Imports {
-				name, err := strconv.Unquote(spec.Path.Value)
-				if err != nil {
-					return err
-				}
-				if !slices.Contains(imports[dir], name) {
-					imports[dir] = append(imports[dir], name)
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
 		}
 	}
 	return imports

@@ -14,7 +14,7 @@ import (
 	"github.com/creack/pty"
 )
 
-// Terminal is a command that runs on a terminal of its own, as a person sees it.
+// Terminal is a command on a terminal of its own.
 type Terminal struct {
 	Cmd  *exec.Cmd
 	tty  *os.File
@@ -41,7 +41,7 @@ func (h *Home) Terminal(t testing.TB, args ...string) *Terminal {
 		defer close(read)
 		buf := make([]byte, 4096)
 		for {
-			n, err := tty.Read(buf) // ends with EIO when the last holder of the other side is gone
+			n, err := tty.Read(buf) // fails with EIO when the other side is closed
 			term.mu.Lock()
 			term.out.Write(buf[:n])
 			term.mu.Unlock()
@@ -62,7 +62,7 @@ func (h *Home) Terminal(t testing.TB, args ...string) *Terminal {
 	return term
 }
 
-// Output is what has come to the terminal so far.
+// Output returns what the terminal has received so far.
 func (term *Terminal) Output() string {
 	term.mu.Lock()
 	defer term.mu.Unlock()
@@ -77,7 +77,7 @@ func (term *Terminal) Type(t testing.TB, keys string) {
 	}
 }
 
-// Expect waits until want has come to the terminal.
+// Expect waits until the terminal has received want.
 func (term *Terminal) Expect(t testing.TB, want string) {
 	t.Helper()
 	if !waitFor(time.Minute, func() bool { return strings.Contains(term.Output(), want) }) {
@@ -85,7 +85,7 @@ func (term *Terminal) Expect(t testing.TB, want string) {
 	}
 }
 
-// Resize gives the terminal another size.
+// Resize changes the size of the terminal.
 func (term *Terminal) Resize(t testing.TB, rows, cols uint16) {
 	t.Helper()
 	if err := pty.Setsize(term.tty, &pty.Winsize{Rows: rows, Cols: cols}); err != nil {
@@ -93,7 +93,7 @@ func (term *Terminal) Resize(t testing.TB, rows, cols uint16) {
 	}
 }
 
-// Wait waits for the command's end and returns its exit status as a shell gives it.
+// Wait waits for the end of the command and returns its exit status as a shell does.
 func (term *Terminal) Wait(t testing.TB) int {
 	t.Helper()
 	select {

@@ -1,4 +1,5 @@
-// Package testkit is what banger's tests share.
+// Package testkit has what banger's tests share: homes with a daemon, checks for leaks, and the
+// tests of the source itself (imports, sizes, comments).
 package testkit
 
 import (
@@ -9,8 +10,8 @@ import (
 	"testing"
 )
 
-// Require skips the test with the reason when ok is false, or fails it when BANGER_TEST_REQUIRE, a comma-separated list,
-// names what: so that a machine that ought to run everything notices what it does not run.
+// Require skips the test with a reason if ok is false. If BANGER_TEST_REQUIRE, a comma-separated
+// list, contains what, it fails the test instead.
 func Require(t testing.TB, what string, ok bool, why string) {
 	t.Helper()
 	switch {
