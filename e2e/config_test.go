@@ -7,7 +7,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestConfig sets one thing in each of the places where it can be set.
+// TestConfig sets one value in each place that accepts it.
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	h := testkit.NewHome(t, bin)
@@ -47,7 +47,7 @@ func TestConfig(t *testing.T) {
 	})
 }
 
-// TestConfigPrecedence makes VMs with settings from file, environment and flags.
+// TestConfigPrecedence makes VMs with values from the file, the environment and flags.
 func TestConfigPrecedence(t *testing.T) {
 	h := warm(t)
 	h.WriteConfig(t, "memory = \"333M\"\nvcpus = 1\n")
@@ -60,7 +60,7 @@ func TestConfigPrecedence(t *testing.T) {
 	equal(t, "memory from the flag", flag.Memory.String(), "222M")
 	equal(t, "vcpus from the flag", flag.VCPUs, 3)
 
-	// The daemon, which runs by now, has not seen these.
+	// The daemon is running already, so it has not read this file.
 	h.WriteConfig(t, "memory = \"300M\"\n")
 	h.Setenv("BANGER_VCPUS", "1")
 	ok(t, h, "vm", "create", "--name", "later")

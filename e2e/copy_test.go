@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestCopy copies both ways and looks what is left of modes, times, links and odd names.
+// TestCopy copies both ways and checks modes, times, links and odd names.
 func TestCopy(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "run", "-d", "--name", "box", "--net", "none")
@@ -63,7 +63,7 @@ func TestCopy(t *testing.T) {
 	ok(t, h, "rm", "--force", "box")
 }
 
-// withoutSizes drops the sizes of folders, which are the file system's own affair.
+// withoutSizes drops the sizes of directories, which depend on the file system.
 func withoutSizes(list string) string {
 	var kept []string
 	for line := range strings.Lines(list) {

@@ -13,8 +13,8 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestCrashSaving kills the daemon in each phase of what saves a machine or makes one of a saved one. The VM goes on where it was, or says what has
-// become of it, and nothing is left over.
+// TestCrashSaving kills the daemon in each phase of saving a machine and of restoring one. The VM
+// continues, or its record says what happened, and nothing is left over.
 func TestCrashSaving(t *testing.T) {
 	h := forking(t, "0")
 	ok(t, h, "template", "build")
@@ -57,7 +57,8 @@ func TestCrashSaving(t *testing.T) {
 			equal(t, "memory", ok(t, h, "exec", "box", "--", "cat", "/dev/shm/memory"), "kept\n")
 			goesOn(t, h, "box")
 			for _, other := range decode[[]model.VM](t, h, "vm", "list") {
-				if other.Spec.Name != "box" { // a child may have come up, or not; half of one may not be there
+				// A child exists as a whole or not at all.
+				if other.Spec.Name != "box" {
 					t.Logf("%s is %s", other.Spec.Name, other.State)
 					ok(t, h, "rm", "-f", other.Spec.Name)
 				}
@@ -94,13 +95,14 @@ func resumeBox(ctx context.Context, c *api.Client, report step.Reporter) error {
 	return err
 }
 
-// buildOther makes templates that nobody has.
+// buildOther makes templates that the test has not made before.
 func buildOther(ctx context.Context, c *api.Client, report step.Reporter) error {
 	_, err := c.BuildTemplates(ctx, model.Create{VCPUs: new(1), Memory: 192 * model.MiB}, report)
 	return err
 }
 
-// killIn calls the daemon and kills it when a step comes to a phase. What is called may be through by the time the signal arrives.
+// killIn makes a call and kills the daemon in one phase of a step. The call may have ended when the
+// signal arrives.
 func killIn(t *testing.T, h *testkit.Home, name string, phase step.Phase, call func(context.Context, *api.Client, step.Reporter) error) {
 	t.Helper()
 	ok(t, h, "daemon", "start")

@@ -15,8 +15,8 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestCrash kills the daemon in each step of a start, at its beginning. The next daemon must find what there is: the VM either runs and can be
-// used, or it does not and nothing of its run is left; and it can be started.
+// TestCrash kills the daemon at the beginning of each step of a start. Under the next daemon the VM
+// either runs, or nothing of its run is left. Either way it can be started.
 func TestCrash(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "vm", "create", "--name", "box", "--memory", "256M")
@@ -66,7 +66,7 @@ func startUntil(t *testing.T, h *testkit.Home, vm, name string) {
 	awaitDeath(t, h)
 }
 
-// checkRecovered lets a new daemon find out what is true, and stops the VM if it came through.
+// checkRecovered starts a new daemon, checks the VM, and stops it if it runs.
 func checkRecovered(t *testing.T, h *testkit.Home, before testkit.Host) {
 	t.Helper()
 	var vm model.VM
@@ -85,7 +85,7 @@ func checkRecovered(t *testing.T, h *testkit.Home, before testkit.Host) {
 	h.CheckNoLeaks(t, before)
 }
 
-// TestCrashDeleting kills the daemon while it deletes and while it stops.
+// TestCrashDeleting kills the daemon during a deletion and during a stop.
 func TestCrashDeleting(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")

@@ -19,7 +19,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// status is the daemon's, which must be running.
+// status returns the status of the daemon, which must be running.
 func status(t *testing.T, h *testkit.Home) api.Status {
 	t.Helper()
 	return decode[api.Status](t, h, "daemon", "status")
@@ -30,7 +30,7 @@ func daemonPID(t *testing.T, h *testkit.Home) int {
 	return status(t, h).PID
 }
 
-// killDaemon ends the daemon as a crash does.
+// killDaemon ends the daemon like a crash.
 func killDaemon(t *testing.T, h *testkit.Home) {
 	t.Helper()
 	pid := daemonPID(t, h)
@@ -40,8 +40,8 @@ func killDaemon(t *testing.T, h *testkit.Home) {
 	awaitDeath(t, h)
 }
 
-// awaitDeath waits until a daemon that was killed is gone with all that it held: its threads let go of the socket and of the
-// lock one after the other, also after the process itself is a zombie.
+// awaitDeath waits until a killed daemon has released the socket and the lock. Its threads release
+// them one by one, even after the process is a zombie.
 func awaitDeath(t *testing.T, h *testkit.Home) {
 	t.Helper()
 	testkit.WaitFor(t, 10*time.Second, "the daemon is gone", func() bool {
@@ -59,13 +59,13 @@ func awaitDeath(t *testing.T, h *testkit.Home) {
 	})
 }
 
-// TestDaemon starts, stops, and looks at the daemon.
+// TestDaemon starts, checks and stops the daemon.
 func TestDaemon(t *testing.T) {
 	h := warm(t)
 	if r := h.Banger(t, "daemon", "status"); r.Code == 0 {
 		t.Error("daemon status succeeds without a daemon")
 	}
-	ok(t, h, "vm", "list") // starts it
+	ok(t, h, "vm", "list") // this starts the daemon
 	pid := daemonPID(t, h)
 	ok(t, h, "daemon", "start")
 	equal(t, "pid after a second start", daemonPID(t, h), pid)
@@ -113,7 +113,7 @@ func TestDaemon(t *testing.T) {
 	ok(t, h, "daemon", "stop")
 }
 
-// testDaemonDies kills the daemon under running VMs, and stops it politely.
+// testDaemonDies kills the daemon of running VMs, and also stops it in the normal way.
 func testDaemonDies(t *testing.T, h *testkit.Home) {
 	ok(t, h, "run", "-d", "--name", "alive")
 	ok(t, h, "exec", "alive", "--", "sh", "-c", "echo here >/tmp/file; (sleep 1000; true) >/dev/null 2>&1 &")
@@ -133,7 +133,7 @@ func testDaemonDies(t *testing.T, h *testkit.Home) {
 		equal(t, "machine's pid with the daemon "+how, vm.Runtime.PID, machine)
 		equal(t, "file with the daemon "+how, ok(t, h, "exec", "alive", "--", "cat", "/tmp/file"), "here\n")
 	}
-	// A machine that ends while no daemon watches.
+	// This machine ends while no daemon runs.
 	killDaemon(t, h)
 	if err := syscall.Kill(machine, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func testDaemonDies(t *testing.T, h *testkit.Home) {
 	ok(t, h, "vm", "delete", "alive")
 }
 
-// socketClient speaks HTTP to the daemon's socket, past banger's own client.
+// socketClient speaks HTTP to the daemon's socket without banger's client.
 func socketClient(h *testkit.Home) *http.Client {
 	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -170,7 +170,7 @@ func get(t *testing.T, h *testkit.Home, path string, want int) []byte {
 	return body
 }
 
-// request sends a request with one header set and returns the status.
+// request sends a request with one header and returns the HTTP status.
 func request(t *testing.T, h *testkit.Home, path, header, value string) int {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet, "http://"+api.Host+path, nil)

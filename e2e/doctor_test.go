@@ -8,7 +8,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// finding is one line of `doctor --json`, as far as these tests look.
+// finding is a line of `doctor --json`, with the fields that these tests use.
 type finding struct {
 	Name   string `json:"name"`
 	Status string `json:"status"`
@@ -16,7 +16,7 @@ type finding struct {
 	Fix    string `json:"fix"`
 }
 
-// TestDoctor looks at the host without a daemon and without leaving a trace.
+// TestDoctor checks the host without a daemon and leaves nothing.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	h := testkit.NewHome(t, bin)

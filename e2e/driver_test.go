@@ -14,7 +14,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestDriver looks at the machine's process from outside.
+// TestDriver checks the machine's process from outside.
 func TestDriver(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -46,9 +46,11 @@ func TestDriver(t *testing.T) {
 		}
 		equal(t, "uid", int(info.Sys().(*syscall.Stat_t).Uid), h.UID)
 	})
-	t.Run("a busy console", func(t *testing.T) { // its bound has tests of its own: an emulated serial line is slow
+	// The bound of the log has tests of its own, because an emulated serial line is slow.
+	t.Run("a busy console", func(t *testing.T) {
 		ok(t, h, "exec", "box", "--", "sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x | fold -w 100 >/dev/console; echo last line >/dev/console")
-		testkit.WaitFor(t, time.Minute, "the last line is in the log", func() bool { // the line drains after the command has ended
+		// The line arrives after the command has ended.
+		testkit.WaitFor(t, time.Minute, "the last line is in the log", func() bool {
 			return strings.Contains(ok(t, h, "logs", "box"), "last line")
 		})
 	})
@@ -76,7 +78,7 @@ func TestDriver(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// cmdline is a process's arguments.
+// cmdline returns a process's arguments.
 func cmdline(t *testing.T, pid int) []string {
 	t.Helper()
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
@@ -86,7 +88,7 @@ func cmdline(t *testing.T, pid int) []string {
 	return strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
 }
 
-// TestUnprivileged runs a VM as somebody who is nobody.
+// TestUnprivileged runs a VM as an ordinary user.
 func TestUnprivileged(t *testing.T) {
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can become another user")
 	h := warm(t)
@@ -98,7 +100,8 @@ func TestUnprivileged(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// ownPrograms copies the programs and the cache into the home: neither is another user's to read, and hard links would share their owner.
+// ownPrograms copies the programs and the cache into the home. Another user cannot read the
+// originals, and hard links would keep their owner.
 func ownPrograms(t *testing.T, h *testkit.Home) {
 	t.Helper()
 	if err := h.Shell("cp -a " + h.Bin + " bin && cp -a --sparse=always cache own && rm -r cache && mv own cache && chmod 711 ."); err != nil {

@@ -13,14 +13,16 @@ import (
 	"banger/internal/testkit"
 )
 
-// whoami prints what must differ between a VM and its forks, a line each: host name, machine-id, boot-id, random bytes.
+// whoami prints what must differ between a VM and its forks: host name, machine-id, boot-id and
+// random bytes, one per line.
 const whoami = `hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1 | tr -d ' '`
 
-// load writes to both disks for ever: a git repository that grows, and a file that is written over and over.
+// load writes to both disks without end: a git repository that grows, and a file that is
+// overwritten.
 const load = `git init -q /root/repo && cd /root/repo && git config user.name t && git config user.email t@t && echo $$ >/root/load.pid
 n=0; while :; do n=$((n+1)); echo $n >counter; git add counter && git commit -qm "$n"; dd if=/dev/urandom of=/opt/noise bs=64k count=4 conv=notrunc 2>/dev/null; done`
 
-// TestFork forks a VM that is at work: its children go on where it is, as machines of their own.
+// TestFork forks a VM that is working. The children continue its work as machines of their own.
 func TestFork(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -96,7 +98,7 @@ func TestFork(t *testing.T) {
 			for _, disk := range []string{"system.ext4", "work.ext4"} {
 				run(t, h, "e2fsck", "-fn", h.Dir+"/state/vms/"+vm.ID+"/"+disk)
 			}
-			ok(t, h, "vm", "start", name) // a child is a VM like any other
+			ok(t, h, "vm", "start", name) // a child is an ordinary VM
 			equal(t, "host name", ok(t, h, "exec", name, "--", "hostname"), name+"\n")
 			ok(t, h, "exec", name, "--", "bank", "check", "/root/bank.db")
 		}
@@ -144,7 +146,8 @@ func differ(t *testing.T, h *testkit.Home, names []string) {
 	}
 }
 
-// checkClock compares the guest's clock with the host's. The command's own way is in the difference.
+// checkClock compares the guest's clock with the host's. The difference includes the time of the
+// command.
 func checkClock(t *testing.T, h *testkit.Home, name string) {
 	t.Helper()
 	began := time.Now()
@@ -159,8 +162,8 @@ func checkClock(t *testing.T, h *testkit.Home, name string) {
 	}
 }
 
-// TestForkMany forks one VM into many, as many at a time as the host bears: all answer, all differ, none sees another's files. BANGER_STRESS=100 is
-// the number for a quiet hour.
+// TestForkMany makes as many forks of one VM as the host can hold. All answer, all differ, and none
+// sees another's files. BANGER_STRESS=100 needs a quiet host.
 func TestForkMany(t *testing.T) {
 	h := warm(t)
 	count := 12

@@ -9,7 +9,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestFriendliness is about what a person sees of banger who has not read a manual.
+// TestFriendliness checks what banger prints to a person who has read no manual.
 func TestFriendliness(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "vm", "create", "--name", "zebra")
@@ -61,7 +61,7 @@ func TestFriendliness(t *testing.T) {
 				t.Errorf("a line of %d characters: %q", n, line)
 			}
 		}
-		has(t, ok(t, h, "vm", "list"), long) // nothing is cut where nobody looks
+		has(t, ok(t, h, "vm", "list"), long) // output to a file is not cut
 		ok(t, h, "rm", long)
 	})
 	t.Run("NO_COLOR", func(t *testing.T) {

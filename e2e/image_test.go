@@ -31,7 +31,7 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// entry is a member of an archive that a test makes.
+// entry is a member of an archive.
 type entry struct {
 	tar.Header
 	data string
@@ -45,7 +45,7 @@ func dir(name string) entry {
 	return entry{tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755}, ""}
 }
 
-// archive is a tar file of the entries.
+// archive returns a tar file of the entries.
 func archive(t *testing.T, entries ...entry) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -66,7 +66,7 @@ func archive(t *testing.T, entries ...entry) []byte {
 
 var hello = sync.OnceValues(func() (string, error) { return build("hello") })
 
-// build makes one of the programs in testdata, for a guest.
+// build builds a program in testdata for a guest.
 func build(name string) (string, error) {
 	dir, err := os.MkdirTemp("", "banger-"+name)
 	if err != nil {
@@ -82,8 +82,8 @@ func build(name string) (string, error) {
 	return string(data), err
 }
 
-// helloImage is an image with one program and nothing else: no shell, no init, no /etc. Its configuration sets everything that
-// an OCI image can say about its process.
+// helloImage is an image with a single program: no shell, no init, no /etc. Its configuration sets
+// everything that an OCI image can set for its process.
 func helloImage(t *testing.T, more ...entry) v1.Image {
 	t.Helper()
 	program, err := hello()
@@ -121,13 +121,13 @@ func addLayer(t *testing.T, image v1.Image, entries ...entry) v1.Image {
 	return image
 }
 
-// helloSays is what the program prints when the image's configuration is honoured.
+// helloSays is the program's output if the image's configuration is applied.
 const helloSays = "args from cmd\ndir /srv\nuid 1234\ngreeting moin\n"
 
 // counter counts requests by method and path.
 type counter struct {
 	http.Handler
-	user, password string // asked for when set
+	user, password string // required if set
 
 	mu   sync.Mutex
 	seen map[string]int
@@ -145,7 +145,7 @@ func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.Handler.ServeHTTP(w, r)
 }
 
-// blobs returns how often blobs were fetched since the last call.
+// blobs returns how many blobs were fetched since the last call.
 func (c *counter) blobs() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -230,7 +230,7 @@ func TestImagePull(t *testing.T) {
 	})
 }
 
-// TestImagePullAuth logs in with what the docker configuration says.
+// TestImagePullAuth logs in with the docker configuration.
 func TestImagePullAuth(t *testing.T) {
 	testkit.RequireTool(t, "qemu-system-x86_64")
 	t.Parallel()
@@ -248,7 +248,7 @@ func TestImagePullAuth(t *testing.T) {
 	ok(t, h, "image", "pull", host+"/private:1")
 }
 
-// TestImageImport imports each format and boots what came of it.
+// TestImageImport imports each format and boots the image.
 func TestImageImport(t *testing.T) {
 	testkit.RequireTool(t, "mkfs.ext4")
 	h := warm(t)
@@ -292,7 +292,8 @@ func TestImageImport(t *testing.T) {
 	ok(t, h, "image", "prune", "--yes")
 }
 
-// TestImageHostile imports archives that were made to do harm. Nothing may come out of them, and the daemon goes on.
+// TestImageHostile imports malicious archives. None may write outside its image, and the daemon
+// continues.
 func TestImageHostile(t *testing.T) {
 	testkit.RequireTool(t, "mkfs.ext4")
 	t.Parallel()
@@ -350,7 +351,7 @@ func TestImageHostile(t *testing.T) {
 	equal(t, "daemon's pid", daemonPID(t, h), pid)
 }
 
-// TestImageDefault looks for what a developer expects in the default image.
+// TestImageDefault checks the default image for what a developer expects.
 func TestImageDefault(t *testing.T) {
 	h := warm(t)
 	out := ok(t, h, "run", "--rm", "--", "sh", "-c",
@@ -372,7 +373,7 @@ func TestImageSystemd(t *testing.T) {
 	before := h.Snapshot(t)
 	ok(t, h, "image", "import", source, "--name", "systemd")
 	ok(t, h, "run", "-d", "--name", "init", "--image", "systemd")
-	// The VM runs as soon as the agent can be used; the init goes on booting beside it.
+	// The VM runs as soon as the agent answers. Its init continues to boot.
 	testkit.WaitFor(t, 2*time.Minute, "systemd is up", func() bool {
 		return regexp.MustCompile(`^(running|degraded)\n`).MatchString(h.Banger(t, "exec", "init", "--", "systemctl", "is-system-running").Stdout)
 	})

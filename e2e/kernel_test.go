@@ -9,7 +9,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestKernels looks at the distribution's kernel, and imports kernels from files.
+// TestKernels checks the distribution's kernel and imports kernels from files.
 func TestKernels(t *testing.T) {
 	h := warm(t)
 	kernel := decode[model.Kernel](t, h, "kernel", "show", testkit.Kernel)
@@ -22,7 +22,7 @@ func TestKernels(t *testing.T) {
 	has(t, ok(t, h, "kernel", "list"), testkit.Kernel, kernel.Version)
 
 	t.Run("a kernel without what is needed is refused", func(t *testing.T) {
-		// As in /boot, with its configuration beside it, which says what is a module.
+		// As in /boot: the configuration beside the kernel says what is a module.
 		boot := filepath.Join(h.Dir, "boot")
 		run(t, h, "mkdir", boot)
 		run(t, h, "cp", kernel.Vmlinuz, boot+"/vmlinuz-"+kernel.Version)
@@ -47,7 +47,8 @@ func TestKernels(t *testing.T) {
 	})
 }
 
-// moduleTree gets the distribution's module tree for a kernel, as `--modules` takes it: from its package, once per machine.
+// moduleTree returns a kernel's module tree for `--modules`. It comes from the kernel's package,
+// once per machine.
 func moduleTree(t *testing.T, h *testkit.Home, kernel model.Kernel) string {
 	t.Helper()
 	testkit.RequireTool(t, "apt-get")

@@ -107,7 +107,7 @@ func TestLifecycle(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// testSet changes what takes effect now, and what does at the next start.
+// testSet makes changes that take effect now, and changes that take effect at the next start.
 func testSet(t *testing.T, h *testkit.Home) {
 	size := func() string {
 		return strings.TrimSpace(ok(t, h, "vm", "exec", "one", "--", "df", "-m", "--output=size", "/root"))
@@ -129,13 +129,13 @@ func testSet(t *testing.T, h *testkit.Home) {
 	matches(t, out, `^1\ngreen\n1\n *(1[5-9]|20)\d\d\n$`)
 }
 
-// TestStopSlowGuest ends a guest that does not want to.
+// TestStopSlowGuest stops a guest that does not react.
 func TestStopSlowGuest(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
 	before := h.Snapshot(t)
 	ok(t, h, "run", "-d", "--name", "slow")
-	// A stopped agent (process 1 of this image) hears no request, and no power button.
+	// A stopped agent (process 1 of this image) reacts to no request and no power button.
 	pid := machinePID(t, h, "slow")
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestStopSlowGuest(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// TestFailedStart has a start fail for a cause outside of banger, which then goes away.
+// TestFailedStart makes a start fail for a cause outside of banger, and then removes the cause.
 func TestFailedStart(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -172,7 +172,7 @@ func TestFailedStart(t *testing.T) {
 	ok(t, h, "rm", "--force", "poor")
 }
 
-// withLogs adds to before what may stay of a failed start: the VM's folder, disks and logs.
+// withLogs adds to before what may stay after a failed start: the VM's directory, disks and logs.
 func withLogs(t *testing.T, h *testkit.Home, before testkit.Host, id string) testkit.Host {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(h.Dir, "state", "vms", id, "*"))
@@ -185,7 +185,7 @@ func withLogs(t *testing.T, h *testkit.Home, before testkit.Host, id string) tes
 	return before
 }
 
-// TestConcurrent has many commands at work on one VM, and on several.
+// TestConcurrent runs many commands at once on one VM, and on several.
 func TestConcurrent(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -212,12 +212,12 @@ func TestConcurrent(t *testing.T) {
 			t.Errorf("exec %d: exit %d: %s", i, r.Code, r.Stderr)
 		}
 	}
-	// Restart and stop queue: whichever is last, the VM ends in a settled state.
+	// Restart and stop are queued. Whichever is last, the VM ends in a settled state.
 	parallel(func() testkit.Result { return h.Banger(t, "vm", "restart", "a") }, func() testkit.Result { return h.Banger(t, "vm", "stop", "a") })
 	if state := show(t, h, "a").State; state != model.Running && state != model.Stopped {
 		t.Errorf("a is %s", state)
 	}
-	// A delete takes over a start; the start then says so.
+	// A deletion cancels a start, and the start reports that.
 	ok(t, h, "vm", "stop", "b")
 	_, background := h.Start(t, "vm", "start", "b")
 	testkit.WaitFor(t, 20*time.Second, "b is starting", func() bool { return show(t, h, "b").State != model.Stopped })
@@ -239,7 +239,7 @@ func parallel(todo ...func() testkit.Result) []testkit.Result {
 	return results
 }
 
-// TestPrune takes away stopped VMs and nothing else.
+// TestPrune removes stopped VMs only.
 func TestPrune(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "vm", "create", "--name", "old")
@@ -253,7 +253,7 @@ func TestPrune(t *testing.T) {
 	ok(t, h, "rm", "--force", "busy")
 }
 
-// TestJSON checks that commands that read have JSON to give, and nothing else on standard output.
+// TestJSON checks that commands that read can print JSON, and nothing else on standard output.
 func TestJSON(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "vm", "create", "--name", "one")

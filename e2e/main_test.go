@@ -1,5 +1,6 @@
-// Package e2e tests the programs as a person uses them: the real CLI, the real daemon, real VMs. Each test has a BANGER_HOME of its own, and
-// ends with a look at the host: nothing may be left over. There is one file and one test, or a few, for each thing that banger promises.
+// Package e2e tests the programs as a person uses them: the real CLI, the real daemon, real VMs.
+// Each test has a BANGER_HOME of its own, and checks at its end that nothing is left on the host.
+// Each thing that banger promises has one file with a test or a few.
 package e2e
 
 import (
@@ -15,12 +16,12 @@ import (
 	"banger/internal/testkit"
 )
 
-// bin is where the programs under test are.
+// bin is the directory of the programs under test.
 var bin = os.Getenv("BANGER_BIN")
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
-// testMain builds the programs unless BANGER_BIN says that they are there already.
+// testMain builds the programs unless BANGER_BIN is set.
 func testMain(m *testing.M) int {
 	if bin == "" {
 		dir, err := os.MkdirTemp("", "banger-e2e")
@@ -40,7 +41,8 @@ func testMain(m *testing.M) int {
 	return m.Run()
 }
 
-// warm gives the test a home with an image and a kernel, and checks at its end that nothing but the home's own files is left.
+// warm returns a home with an image and a kernel. The test fails if more than the home's own files
+// is left at its end.
 func warm(t *testing.T) *testkit.Home {
 	t.Helper()
 	testkit.RequireTool(t, "qemu-system-x86_64")
@@ -49,7 +51,8 @@ func warm(t *testing.T) *testkit.Home {
 	return testkit.NewWarmHome(t, bin)
 }
 
-// TestCache makes the image and the kernel that tests share. script/test runs it first, for the sake of other packages' tests.
+// TestCache makes the image and the kernel that all tests share. script/test runs it first, because
+// tests of other packages need them too.
 func TestCache(t *testing.T) {
 	h := warm(t)
 	has(t, ok(t, h, "image", "list"), testkit.Image)
@@ -72,7 +75,7 @@ func code(t *testing.T, h *testkit.Home, want int, args ...string) testkit.Resul
 	return r
 }
 
-// fails runs `banger args...`, which must fail and say each of the words on standard error.
+// fails runs `banger args...`, which must fail and print all words to standard error.
 func fails(t *testing.T, h *testkit.Home, args []string, words ...string) testkit.Result {
 	t.Helper()
 	r := h.Banger(t, args...)
@@ -86,7 +89,7 @@ func fails(t *testing.T, h *testkit.Home, args []string, words ...string) testki
 	return r
 }
 
-// has checks that text contains each of the words.
+// has checks that text contains all words.
 func has(t *testing.T, text string, words ...string) {
 	t.Helper()
 	for _, word := range words {
@@ -96,7 +99,7 @@ func has(t *testing.T, text string, words ...string) {
 	}
 }
 
-// equal compares two values that print well.
+// equal compares two values.
 func equal[T comparable](t *testing.T, what string, got, want T) {
 	t.Helper()
 	if got != want {
@@ -123,7 +126,7 @@ func decode[T any](t *testing.T, h *testkit.Home, args ...string) T {
 	return v
 }
 
-// write makes a file below the home, with its folders, and returns its path.
+// write makes a file below the home, with its directories, and returns its path.
 func write(t *testing.T, h *testkit.Home, name, text string, mode os.FileMode) string {
 	t.Helper()
 	path := filepath.Join(h.Dir, name)
@@ -133,13 +136,13 @@ func write(t *testing.T, h *testkit.Home, name, text string, mode os.FileMode) s
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(path, mode); err != nil { // whatever the umask
+	if err := os.Chmod(path, mode); err != nil { // independent of the umask
 		t.Fatal(err)
 	}
 	return path
 }
 
-// run runs a program of the host's, which must succeed, and returns its output.
+// run runs a program of the host, which must succeed, and returns its output.
 func run(t *testing.T, h *testkit.Home, program string, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)

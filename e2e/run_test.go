@@ -12,7 +12,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// vms lists the home's VMs.
+// vms returns the home's VMs.
 func vms(t *testing.T, h *testkit.Home) []model.VM {
 	t.Helper()
 	return decode[[]model.VM](t, h, "vm", "list")
@@ -24,7 +24,7 @@ func show(t *testing.T, h *testkit.Home, name string) model.VM {
 	return decode[model.VM](t, h, "vm", "show", name)
 }
 
-// machinePID is the pid of a VM's VMM, which must be running.
+// machinePID returns the pid of a VM's VMM, which must be running.
 func machinePID(t *testing.T, h *testkit.Home, name string) int {
 	t.Helper()
 	vm := show(t, h, name)
@@ -34,7 +34,7 @@ func machinePID(t *testing.T, h *testkit.Home, name string) int {
 	return vm.Runtime.PID
 }
 
-// TestRun is `vm run` as scripts use it: what comes out of it, and what it leaves.
+// TestRun checks `vm run` as scripts use it: its output, its exit status, and what it leaves.
 func TestRun(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -83,7 +83,7 @@ func TestRun(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// TestRunDetached keeps a VM behind a name, and what a stream may carry.
+// TestRunDetached keeps a VM under a name, and sends all bytes through a stream.
 func TestRunDetached(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -120,7 +120,7 @@ func TestRunDetached(t *testing.T) {
 		equal(t, "stdout", out, "serve\n")
 		testkit.WaitFor(t, 10*time.Second, "its output is in the log", func() bool { return strings.Contains(ok(t, h, "logs", "serve"), "its word") })
 		matches(t, ok(t, h, "exec", "serve", "--", "ps", "-e", "-o", "args"), `(?m)^sleep 1000$`)
-		ok(t, h, "vm", "stop", "serve") // which deletes it
+		ok(t, h, "vm", "stop", "serve") // which deletes the VM
 		fails(t, h, []string{"vm", "show", "serve"}, "serve")
 		equal(t, "exit status", h.Banger(t, "run", "-d", "--rm", "--name", "none", "--", "nonesuch").Code, 127)
 		ok(t, h, "rm", "--force", "none")
@@ -133,7 +133,7 @@ func TestRunDetached(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// TestRunInterrupted is what a person at a terminal, or a signal, can do to a run.
+// TestRunInterrupted checks what a person at a terminal, or a signal, can do to a run.
 func TestRunInterrupted(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -147,10 +147,12 @@ func TestRunInterrupted(t *testing.T) {
 		term.Resize(t, 40, 111)
 		term.Type(t, "sleep 1; echo size $(stty size)\r")
 		term.Expect(t, "size 40 111")
-		// Who says so has the terminal by then: a shell between two commands may lose a Ctrl-C.
+		// After its first output the command has the terminal. Between two commands a shell may
+		// lose a Ctrl-C.
 		term.Type(t, "sh -c 'echo about to sleep; exec sleep 1000'\r")
 		term.Expect(t, "\rabout to sleep")
-		prompts := func() int { return strings.Count(term.Output(), "\x1b[?2004h") } // bash asks for bracketed paste at each prompt
+		// bash enables bracketed paste at each prompt.
+		prompts := func() int { return strings.Count(term.Output(), "\x1b[?2004h") }
 		before := prompts()
 		term.Type(t, "\x03")
 		testkit.WaitFor(t, time.Minute, "there is a prompt again", func() bool { return prompts() > before })
@@ -203,7 +205,7 @@ func TestRunInterrupted(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// TestRunFirst makes the image and the kernel by the way, and says so on standard error only.
+// TestRunFirst makes the image and the kernel first, and reports that only on standard error.
 func TestRunFirst(t *testing.T) {
 	testkit.RequireTool(t, "qemu-system-x86_64")
 	testkit.RequireTool(t, "mmdebstrap")
@@ -220,6 +222,6 @@ func TestRunFirst(t *testing.T) {
 		t.Log(r.Stderr)
 	}
 	ok(t, h, "run", "-d", "--name", "off")
-	h.Banger(t, "exec", "off", "--", "poweroff") // its end may come before its status
+	h.Banger(t, "exec", "off", "--", "poweroff") // the guest may end before it sends the status
 	testkit.WaitFor(t, time.Minute, "the VM has stopped", func() bool { return show(t, h, "off").State == model.Stopped })
 }

@@ -10,10 +10,10 @@ import (
 	"banger/internal/testkit"
 )
 
-// sshConfig is the file that OpenSSH is pointed at with -F.
+// sshConfig returns the file for OpenSSH's option -F.
 func sshConfig(h *testkit.Home) string { return filepath.Join(h.Dir, "state", "ssh", "config") }
 
-// tool runs one of OpenSSH's programs, or rsync over it, with banger's configuration.
+// tool runs a program of OpenSSH, or rsync over ssh, with banger's configuration.
 func tool(t *testing.T, h *testkit.Home, stdin, program string, args ...string) testkit.Result {
 	t.Helper()
 	path, err := exec.LookPath(program)
@@ -26,7 +26,8 @@ func tool(t *testing.T, h *testkit.Home, stdin, program string, args ...string) 
 	return h.RunCmd(t, stdin, path, args...)
 }
 
-// TestSSH uses OpenSSH against the agent: no sshd is in the image, and with --net none there is no network either.
+// TestSSH uses OpenSSH against the agent. The image has no sshd, and with --net none there is no
+// network.
 func TestSSH(t *testing.T) {
 	for _, name := range []string{"ssh", "scp", "sftp", "rsync"} {
 		testkit.RequireTool(t, name)
@@ -137,7 +138,7 @@ until ss -ltn | grep -q 127.0.0.1:8080; do sleep 0.1; done`)
 	}
 }
 
-// withoutIdentity is banger's configuration without its key.
+// withoutIdentity returns banger's configuration without its key.
 func withoutIdentity(t *testing.T, h *testkit.Home) string {
 	t.Helper()
 	data, err := os.ReadFile(sshConfig(h))

@@ -12,7 +12,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// ticker counts tenths of a second in /root/n for ever.
+// ticker counts tenths of a second in /root/n without end.
 const ticker = `nohup sh -c 'n=0; while :; do n=$((n+1)); echo $n >/root/n.part; mv /root/n.part /root/n; sleep 0.1; done' >/dev/null 2>&1 & until [ -s /root/n ]; do sleep 0.1; done`
 
 // goesOn waits until the ticker in a VM has counted further.
@@ -22,7 +22,7 @@ func goesOn(t *testing.T, h *testkit.Home, name string) {
 	testkit.WaitFor(t, time.Minute, "the process in "+name+" goes on", func() bool { return ok(t, h, "exec", name, "--", "cat", "/root/n") != was })
 }
 
-// TestSuspend halts a VM in memory and on disk: it goes on where it was, also under another daemon.
+// TestSuspend pauses and suspends a VM. It continues where it was, also under another daemon.
 func TestSuspend(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -119,7 +119,7 @@ func TestSuspend(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// TestSnapshots keeps VMs and makes others of them.
+// TestSnapshots saves VMs and makes other VMs from the snapshots.
 func TestSnapshots(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")

@@ -12,8 +12,8 @@ import (
 	"banger/internal/testkit"
 )
 
-// forking gives the test a home whose daemon keeps templates, as it does by default. Tests have it off, because what is built in the background
-// would take their CPU.
+// forking returns a home whose daemon keeps templates, as it does by default. Other tests disable
+// templates, because building them in the background takes CPU time.
 func forking(t *testing.T, standby string) *testkit.Home {
 	h := warm(t)
 	h.Setenv("BANGER_TEMPLATES", "true")
@@ -21,7 +21,7 @@ func forking(t *testing.T, standby string) *testkit.Home {
 	return h
 }
 
-// TestTemplates sees the templates come by themselves, serve, and be replaced when they are broken.
+// TestTemplates checks that templates are made, used, and replaced when they are damaged.
 func TestTemplates(t *testing.T) {
 	h := forking(t, "0")
 	ok(t, h, "run", "--rm", "--", "true")
@@ -56,7 +56,7 @@ func TestTemplates(t *testing.T) {
 	ok(t, h, "run", "-d", "--name", "box", "--disk-size", "20G", "--work-disk-size", "12G")
 	matches(t, ok(t, h, "exec", "box", "--", "df", "-BG", "--output=size", "/", "/root"), `(?s)\b(19|20)G.*\b(11|12)G`)
 	ok(t, h, "vm", "stop", "box")
-	ok(t, h, "vm", "start", "box") // its disks are its own by now
+	ok(t, h, "vm", "start", "box") // by now its disks are its own
 	equal(t, "a second start", show(t, h, "box").Boot.Origin.Kind, model.FromUniversal)
 	ok(t, h, "rm", "-f", "box")
 
@@ -68,7 +68,8 @@ func TestTemplates(t *testing.T) {
 		{"device", func(p string) error { return os.WriteFile(p, []byte("nothing that QEMU knows"), 0o600) }},
 		{"meta.json", func(p string) error { return os.WriteFile(p, []byte("{}"), 0o600) }},
 		{"system.ext4", os.Remove},
-		{"work.ext4", func(p string) error { // zeros, as many as before
+		// As many zeros as before.
+		{"work.ext4", func(p string) error {
 			info, err := os.Stat(p)
 			if err != nil {
 				return err
@@ -97,19 +98,19 @@ func TestTemplates(t *testing.T) {
 	ok(t, h, "daemon", "stop")
 }
 
-// made lists the templates that are there.
+// made returns the templates of the home.
 func made(t *testing.T, h *testkit.Home) []model.Template {
 	t.Helper()
 	list := decode[[]model.Template](t, h, "template", "list")
 	return slices.DeleteFunc(list, func(tpl model.Template) bool { return tpl.Building })
 }
 
-// TestStandby finds a machine waiting, and leaves none behind.
+// TestStandby uses a machine on standby, and leaves none.
 func TestStandby(t *testing.T) {
 	h := forking(t, "1")
 	ok(t, h, "template", "build")
 	before := h.Snapshot(t)
-	ok(t, h, "run", "--rm", "--", "true") // asks for a machine on standby
+	ok(t, h, "run", "--rm", "--", "true") // this asks for a machine on standby
 	testkit.WaitFor(t, 3*time.Minute, "a machine waits", func() bool { return waiting(t, h) == 1 })
 	taken := machines(t, h)[0]
 	ok(t, h, "run", "-d", "--name", "box")
@@ -140,7 +141,7 @@ func waiting(t *testing.T, h *testkit.Home) int {
 	return n
 }
 
-// machines lists the run folders that machines have.
+// machines returns the machines' run directories.
 func machines(t *testing.T, h *testkit.Home) []string {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Join(h.Dir, "run/vms"))

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestWorkDisk looks at /root: seeded once, the user's from then on.
+// TestWorkDisk checks that /root is filled once and then belongs to the user.
 func TestWorkDisk(t *testing.T) {
 	h := warm(t)
 	h.Setenv("HOME", filepath.Join(h.Dir, "person"))

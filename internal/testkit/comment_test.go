@@ -19,7 +19,6 @@ const (
 // wordy are directories whose comments, and those of all packages below, may still be too long.
 var wordy = []string{
 	"cmd",
-	"e2e",
 	"internal/api",
 	"internal/capability",
 	"internal/cli",

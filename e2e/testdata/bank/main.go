@@ -1,5 +1,6 @@
-// Bank keeps accounts in an SQLite database. "bank run FILE" moves money about for ever; "bank check FILE" tells whether the database is whole and no money
-// was made or lost, and prints the number of transfers.
+// Bank keeps accounts in an SQLite database. "bank run FILE" moves money without end. "bank check
+// FILE" checks that the database is whole and the sum of all money is unchanged, and prints the
+// number of transfers.
 package main
 
 import (
@@ -54,7 +55,7 @@ func run(db *sql.DB) error {
 	})
 	for err == nil {
 		err = atOnce(db, transfer)
-		time.Sleep(10 * time.Millisecond) // others have work, too
+		time.Sleep(10 * time.Millisecond) // leaves time for other processes
 	}
 	return err
 }

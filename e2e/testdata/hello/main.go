@@ -1,4 +1,4 @@
-// Hello is the only program of the tests' smallest image: it says what it was started with.
+// Hello is the only program of the tests' smallest image. It prints how it was started.
 package main
 
 import (
