@@ -19,27 +19,29 @@ import (
 )
 
 const (
-	// listsMaxAge is how old the host's package lists may be before banger fetches its own.
+	// listsMaxAge is how old the host's package lists may be before banger fetches lists of its
+	// own.
 	listsMaxAge = 7 * 24 * time.Hour
 
-	aptTimeout = 15 * time.Minute // for one command; an update of all lists on a slow line takes a few minutes
+	// aptTimeout bounds one command. Updating all lists on a slow line takes a few minutes.
+	aptTimeout = 15 * time.Minute
 	maxDeb     = 1 << 30
 )
 
-// apt runs the host's apt on folders of its own: the host's sources, keys and preferences decide what is there and whether it is
-// trusted, and nothing of the host changes. It needs no root.
+// apt runs the host's apt in directories of its own. The host's sources, keys and preferences
+// decide what exists and what is trusted. apt changes nothing on the host and needs no root.
 type apt struct {
-	dir    string // apt's folders are made in it
+	dir    string // holds apt's directories
 	report step.Reporter
 }
 
 // debPackage is a package that apt offers.
 type debPackage struct {
 	name, file string
-	size       int64 // bytes of the file
+	size       int64 // bytes
 }
 
-// version is the package's version as its file name has it.
+// version returns the package's version from its file name.
 func (p debPackage) version() string {
 	if parts := strings.Split(p.file, "_"); len(parts) == 3 {
 		return strings.ReplaceAll(parts[1], "%3a", ":")
@@ -47,8 +49,8 @@ func (p debPackage) version() string {
 	return ""
 }
 
-// config is the apt.conf that is read after the host's. The host's hooks are cleared, because they are made for the host's own
-// folders, and so are lists that a kernel does not need. Whatever is not signed is refused.
+// config is the apt.conf that apt reads after the host's. It clears the host's hooks, which expect
+// the host's own directories, and the lists that a kernel does not need. It rejects unsigned files.
 func (a apt) config(ownLists bool) string {
 	conf := fmt.Sprintf(`#clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -70,7 +72,7 @@ Dir::Cache "%s/cache/";
 	return conf
 }
 
-// prepare makes the folders and says which lists to use.
+// prepare makes the directories and selects the host's lists or our own.
 func (a apt) prepare(ownLists bool) error {
 	for _, d := range []string{"cache/archives/partial", "lists/partial", "deb"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
@@ -85,7 +87,7 @@ func (a apt) prepare(ownLists bool) error {
 
 func (a apt) confPath() string { return filepath.Join(a.dir, "apt.conf") }
 
-// update fetches the lists into folders of our own. Sources that do not answer are no error as long as the others do.
+// update fetches the lists into our own directories. It fails only if all sources fail.
 func (a apt) update(ctx context.Context) error {
 	if err := a.prepare(true); err != nil {
 		return err
@@ -96,7 +98,7 @@ func (a apt) update(ctx context.Context) error {
 	return err
 }
 
-// hostListsFresh tells whether the host's lists are recent enough to be used.
+// hostListsFresh reports whether the host's lists are recent enough.
 func (a apt) hostListsFresh(ctx context.Context, now time.Time) bool {
 	out, err := a.run(ctx, aptCall{argv: []string{"apt-config", "shell", "LISTS", "Dir::State::Lists/d"}})
 	if err != nil {
@@ -108,15 +110,15 @@ func (a apt) hostListsFresh(ctx context.Context, now time.Time) bool {
 	if !ok || err != nil || len(packages) == 0 {
 		return false
 	}
-	// The lists carry their servers' times; the folder's is when an update last put something there.
+	// The lists have the times of their servers. The directory's time is that of the last update.
 	info, err := os.Stat(dir)
 	return err == nil && now.Sub(info.ModTime()) < listsMaxAge
 }
 
-// dependsPattern matches the concrete kernel package among a meta package's dependencies.
+// dependsPattern matches the real kernel package among a meta package's dependencies.
 var dependsPattern = regexp.MustCompile(`(?m)^\s*Depends: (linux-image-[0-9][a-z0-9.+-]*)$`)
 
-// concrete returns the package that a meta package stands for at the moment.
+// concrete returns the kernel package on which a meta package depends now.
 func (a apt) concrete(ctx context.Context, meta string) (string, error) {
 	out, err := a.run(ctx, aptCall{argv: []string{"apt-cache", "depends", meta}})
 	if err != nil {
@@ -132,7 +134,7 @@ func (a apt) concrete(ctx context.Context, meta string) (string, error) {
 // uriPattern matches a line of apt-get --print-uris: 'URI' file size hash.
 var uriPattern = regexp.MustCompile(`(?m)^'[^']*' ([A-Za-z0-9][A-Za-z0-9.+%~_-]*\.deb) ([0-9]+)(?: |$)`)
 
-// offer says what apt would download.
+// offer returns the file that apt would download for a package.
 func (a apt) offer(ctx context.Context, name string) (debPackage, error) {
 	out, err := a.run(ctx, aptCall{argv: []string{"apt-get", "-q", "--print-uris", "download", name}})
 	if err != nil {
@@ -166,16 +168,16 @@ func (a apt) download(ctx context.Context, p debPackage) (path string, err error
 	return path, nil
 }
 
-// aptCall is one command of apt's.
+// aptCall is one command of apt.
 type aptCall struct {
 	argv     []string
 	dir      string
 	progress func(percent float64)
 }
 
-// run runs the command and returns what it printed, with its complaints as the error.
+// run runs the command and returns its output. An error holds what the command printed.
 func (a apt) run(ctx context.Context, c aptCall) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, aptTimeout, fmt.Errorf("%s: no end after %v", c.argv[0], aptTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, aptTimeout, fmt.Errorf("%s did not end within %v", c.argv[0], aptTimeout))
 	defer cancel()
 	args := append([]string{"-c", a.confPath()}, c.argv[1:]...)
 	if c.progress != nil {
@@ -213,7 +215,8 @@ func (a apt) run(ctx context.Context, c aptCall) ([]byte, error) {
 	return nil, fault.New(fault.Unavailable, "running %s: %w", c.argv[0], err)
 }
 
-// readStatus follows apt's machine-readable progress: "dlstatus:<items>:<percent>:<text>" (README.progress-reporting of apt).
+// readStatus reads apt's progress: "dlstatus:<items>:<percent>:<text>" (README.progress-reporting
+// of apt).
 func readStatus(r io.Reader, progress func(float64)) {
 	lines := bufio.NewScanner(r)
 	last := -1.0
@@ -227,10 +230,11 @@ func readStatus(r io.Reader, progress func(float64)) {
 			last = percent
 		}
 	}
-	io.Copy(io.Discard, r) // after a line too long to be progress: apt must not block on us
+	// Read the rest after a line that is too long, so that apt never blocks.
+	io.Copy(io.Discard, r)
 }
 
-// complaints picks apt's errors from what it wrote, at most 5 lines.
+// complaints returns apt's errors from its output, at most 5 lines.
 func complaints(stderr string) string {
 	var found []string
 	for line := range strings.Lines(stderr) {

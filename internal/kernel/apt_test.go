@@ -18,7 +18,7 @@ import (
 	"banger/internal/step"
 )
 
-// fakeApt puts programs called apt-get, apt-cache, apt-config and dpkg-deb first in PATH. Each is the given script; together they log
+// fakeApt puts scripts named apt-get, apt-cache, apt-config and dpkg-deb first in PATH. They log
 // their arguments.
 func fakeApt(t *testing.T, scripts map[string]string) (log string) {
 	t.Helper()
@@ -35,7 +35,7 @@ func fakeApt(t *testing.T, scripts map[string]string) (log string) {
 	return log
 }
 
-// goodApt is a host with fresh lists, a package, and a kernel in it.
+// goodApt is a host with fresh lists and a package with a kernel.
 func goodApt(t *testing.T) map[string]string {
 	t.Helper()
 	dir := t.TempDir()
@@ -53,7 +53,7 @@ esac`,
 	}
 }
 
-// kernelTar is the content of a kernel package, with more files if given.
+// kernelTar returns the content of a kernel package, with more files if given.
 func kernelTar(t testing.TB, more map[string]string) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -90,27 +90,27 @@ func TestPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if k.Source != "linux-image-6.1.0-99-cloud-amd64 1:6.1.99-1" || !slices.Equal(k.Names, []string{"debian"}) || k.Config == "" || k.Modules == "" {
-		t.Errorf("record %+v", k)
+		t.Errorf("the record is wrong: %+v", k)
 	}
 	if !slices.ContainsFunc(events, func(e step.Event) bool {
 		return e.Step == "kernel/download" && e.Done == 1 && e.Total == 5 && e.Unit == "bytes"
 	}) {
-		t.Errorf("no progress of the download in %v", events)
+		t.Errorf("the download reported no progress: %v", events)
 	}
 	if got := listDir(t, s.dir); len(got) != 2 {
-		t.Errorf("left %v", got)
+		t.Errorf("left over: %v", got)
 	}
 	before, _ := os.ReadFile(log)
 	if again, err := s.Pull(t.Context(), Debian, nil); err != nil || again.ID != k.ID {
-		t.Errorf("again: %v", err)
+		t.Errorf("pulling again: %v", err)
 	}
 	after, _ := os.ReadFile(log)
 	if calls := string(after[len(before):]); strings.Contains(calls, "dpkg-deb") || strings.Contains(calls, "update") {
-		t.Errorf("the same package was taken apart again:\n%s", calls)
+		t.Errorf("the second pull unpacked the same package:\n%s", calls)
 	}
 }
 
-// TestPullShares: of two pulls at once one does the work, and both have its result.
+// TestPullShares checks that one of two simultaneous pulls does the work for both.
 func TestPullShares(t *testing.T) {
 	log := fakeApt(t, goodApt(t))
 	s := openForTest(t)
@@ -171,11 +171,11 @@ func TestPullUpdatesLists(t *testing.T) {
 			case test.want == "" && err != nil:
 				t.Error(err)
 			case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || fault.KindOf(err) == fault.Internal):
-				t.Errorf("error %v (%v), want %q", err, fault.KindOf(err), test.want)
+				t.Errorf("got %v (%v), want an error with %q", err, fault.KindOf(err), test.want)
 			}
 			calls, _ := os.ReadFile(log)
 			if got := strings.Contains(string(calls), " update"); got != test.update {
-				t.Errorf("updated lists: %v\n%s", got, calls)
+				t.Errorf("the lists were updated: %v\n%s", got, calls)
 			}
 		})
 	}
@@ -184,11 +184,11 @@ func TestPullUpdatesLists(t *testing.T) {
 func TestPullArguments(t *testing.T) {
 	s := openForTest(t)
 	if _, err := s.Pull(t.Context(), "arch", nil); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("another distribution: %v", err)
+		t.Errorf("pulling an unknown name: %v", err)
 	}
 	t.Setenv("PATH", t.TempDir())
 	if _, err := s.Pull(t.Context(), Debian, nil); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
-		t.Errorf("without apt: %v", err)
+		t.Errorf("pulling without apt: %v", err)
 	}
 }
 
@@ -200,14 +200,15 @@ func TestPullCanceled(t *testing.T) {
 	time.AfterFunc(100*time.Millisecond, cancel)
 	s := openForTest(t)
 	if _, err := s.Pull(ctx, Debian, nil); fault.KindOf(err) != fault.Canceled {
-		t.Errorf("canceled: %v", err)
+		t.Errorf("a canceled pull: got %v", err)
 	}
 	if got := listDir(t, s.dir); len(got) != 1 {
-		t.Errorf("left %v", got)
+		t.Errorf("left over: %v", got)
 	}
 }
 
-// TestHostilePackage: what is not at a kernel's place is not kept, and no path of the package reaches the host.
+// TestHostilePackage checks that files outside a kernel's places are ignored, and that no path of
+// the package reaches the host.
 func TestHostilePackage(t *testing.T) {
 	dir := t.TempDir()
 	k, err := readKernelTar(bytes.NewReader(kernelTar(t, map[string]string{
@@ -217,15 +218,15 @@ func TestHostilePackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := listDir(t, dir); !slices.Equal(got, []string{"modules.spool", "vmlinuz"}) {
-		t.Errorf("made %v", got)
+		t.Errorf("the package made the files %v", got)
 	}
 	if _, ok := k.tree.modules["evil"]; ok {
-		t.Error("a module from elsewhere was taken")
+		t.Error("a module outside the module directory was accepted")
 	}
 	if m, ok := k.tree.modules["a"]; !ok {
-		t.Error("a module was not taken")
+		t.Error("a module of the kernel is missing")
 	} else if data, err := m.read(); err != nil || string(data) != "a" {
-		t.Errorf("read %q, %v", data, err)
+		t.Errorf("the module is %q, %v", data, err)
 	}
 }
 
@@ -237,7 +238,7 @@ func FuzzKernelTar(f *testing.F) {
 		readKernelTar(bytes.NewReader(data), dir)
 		for _, name := range listDir(t, dir) {
 			if name != "modules.spool" && name != "vmlinuz" {
-				t.Errorf("made %q", name)
+				t.Errorf("the package made the file %q", name)
 			}
 		}
 	})

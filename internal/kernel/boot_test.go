@@ -19,7 +19,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// pullForTest gets Debian's kernel the way a user does.
+// pullForTest gets Debian's kernel as a user does.
 func pullForTest(t *testing.T, s *Store) model.Kernel {
 	t.Helper()
 	for _, tool := range []string{"apt-get", "dpkg-deb"} {
@@ -37,14 +37,14 @@ func pullForTest(t *testing.T, s *Store) model.Kernel {
 	return k
 }
 
-// TestPullAndBoot boots a real machine with what Pull and package initramfs make: the kernel unpacks both archives, and every
-// module loads in the order of the archive.
+// TestPullAndBoot boots a real machine from Pull and package initramfs. The kernel must unpack both
+// archives, and load every module in the order of the archive.
 func TestPullAndBoot(t *testing.T) {
 	testkit.RequireTool(t, "qemu-system-x86_64")
 	s := openForTest(t)
 	k := pullForTest(t, s)
 	if again := pullForTest(t, s); again.ID != k.ID || again.Created != k.Created {
-		t.Errorf("a second pull made kernel %s of %v again, as %s of %v", k.ID, k.Created, again.ID, again.Created)
+		t.Errorf("a second pull made kernel %s (%v) again, as %s (%v)", k.ID, k.Created, again.ID, again.Created)
 	}
 	cache := initramfs.New(t.TempDir())
 	agent, err := cache.Agent(buildInit(t))
@@ -61,7 +61,7 @@ func TestPullAndBoot(t *testing.T) {
 		"init: found /sys/class/virtio-ports/", "init: done",
 	} {
 		if !strings.Contains(console, want) {
-			t.Errorf("the console does not say %q", want)
+			t.Errorf("the console does not print %q", want)
 		}
 	}
 	for _, fs := range []string{"ext4", "overlay", "tmpfs"} {
@@ -71,7 +71,7 @@ func TestPullAndBoot(t *testing.T) {
 	}
 	loaded := regexp.MustCompile(`init: loaded (\S+) \d+ (.*)`).FindAllStringSubmatch(console, -1)
 	if len(loaded) < 10 {
-		t.Errorf("%d modules loaded", len(loaded))
+		t.Errorf("%d modules were loaded, want the whole archive", len(loaded))
 	}
 	for _, m := range loaded {
 		if strings.TrimSpace(m[2]) != "<nil>" {
@@ -94,7 +94,7 @@ func buildInit(t *testing.T) string {
 	return path
 }
 
-// boot runs a microvm in emulation until it powers off and returns what it wrote to its serial console.
+// boot runs a microvm in emulation until it powers off, and returns its serial output.
 func boot(t *testing.T, kernel, archive string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -122,7 +122,8 @@ func boot(t *testing.T, kernel, archive string) string {
 	return strings.ReplaceAll(stdout.String(), "\r", "")
 }
 
-// tscKHz is the host's time stamp counter's speed. Without it a guest in emulation may fail to calibrate its own and hang.
+// tscKHz returns the speed of the host's time stamp counter. Without it a guest in emulation may
+// fail to calibrate its own and hang.
 func tscKHz() int {
 	for file, pattern := range map[string]string{"/proc/cpuinfo": `cpu MHz\s*: ([0-9]+)\.([0-9]{3})`} {
 		data, err := os.ReadFile(file)

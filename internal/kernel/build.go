@@ -20,7 +20,7 @@ import (
 	"banger/internal/step"
 )
 
-// Names of the files of a kernel.
+// Names of a kernel's files.
 const (
 	vmlinuzFile = "vmlinuz"
 	vmlinuxFile = "vmlinux"
@@ -29,16 +29,16 @@ const (
 	recordFile  = "kernel.json"
 )
 
-// source is what a kernel is made from.
+// source is the input of a kernel.
 type source struct {
 	image  string // path of a bzImage or an ELF kernel
-	config []byte // nil when not known; the kernel may hold it itself
-	tree   *tree  // nil when there is none
+	config []byte // nil if unknown; the kernel may contain it
+	tree   *tree  // nil if there is none
 	origin string // for the record
 }
 
-// build makes a kernel in a temporary folder and publishes it. A kernel that is made of the same is found, not made twice. The
-// caller holds the lock.
+// build makes a kernel in a temporary directory and publishes it. If a kernel of the same input
+// exists, it returns that. The caller holds the lock.
 func (s *Store) build(ctx context.Context, src source, report step.Reporter) (model.Kernel, error) {
 	tmp, release, err := s.tempDir()
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *Store) build(ctx context.Context, src source, report step.Reporter) (mo
 	return r.Kernel, err
 }
 
-// publish gives a complete folder its name.
+// publish renames a complete directory to its final name.
 func (s *Store) publish(tmp, id string) error {
 	final := filepath.Join(s.dir, id)
 	if r, err := s.load(id); err == nil && r.Recipe == recipe {
@@ -81,11 +81,11 @@ func (s *Store) publish(tmp, id string) error {
 	return syncDir(s.dir)
 }
 
-// tempDir makes a folder that sweep leaves alone until release, which removes what is left of it.
+// tempDir makes a directory that sweep ignores until release. release removes the rest of it.
 func (s *Store) tempDir() (dir string, release func(), err error) {
 	dir, err = os.MkdirTemp(s.dir, tmpPrefix)
 	if err != nil {
-		return "", nil, fmt.Errorf("making a temporary folder: %w", err)
+		return "", nil, fmt.Errorf("making a temporary directory: %w", err)
 	}
 	f, err := os.Open(dir)
 	if err == nil {
@@ -93,12 +93,12 @@ func (s *Store) tempDir() (dir string, release func(), err error) {
 	}
 	if err != nil {
 		os.RemoveAll(dir)
-		return "", nil, fmt.Errorf("making a temporary folder: %w", err)
+		return "", nil, fmt.Errorf("making a temporary directory: %w", err)
 	}
 	return dir, func() { os.RemoveAll(dir); f.Close() }, nil
 }
 
-// builder holds what the parts of one build hand to each other.
+// builder holds what the parts of one build share.
 type builder struct {
 	ctx    context.Context
 	dir    string
@@ -106,13 +106,13 @@ type builder struct {
 	report step.Reporter
 	rec    record
 
-	version string // of the image's header, "" when it has none
+	version string // from the image's header, or ""
 	kernel  vmlinux
 }
 
 func (b *builder) path(file string) string { return filepath.Join(b.dir, file) }
 
-// unpackImage keeps the image and takes the ELF kernel out of it.
+// unpackImage stores the image and extracts the ELF kernel.
 func (b *builder) unpackImage() (err error) {
 	end := b.report.Track("kernel/vmlinux", "taking the ELF kernel out of "+filepath.Base(b.src.image))
 	defer func() { end(err) }()
@@ -139,7 +139,7 @@ func (b *builder) unpackImage() (err error) {
 		b.create(vmlinuxFile, func(w io.Writer) error { _, err := image.extract(w, maxVmlinux); return err }))
 }
 
-// inspect reads the ELF kernel and decides what its version and configuration are.
+// inspect reads the ELF kernel and determines its version and configuration.
 func (b *builder) inspect() error {
 	image, unmap, err := mapFile(b.path(vmlinuxFile))
 	if err != nil {
@@ -162,7 +162,7 @@ func (b *builder) inspect() error {
 	return b.create(configFile, func(w io.Writer) error { _, err := w.Write(b.src.config); return err })
 }
 
-// collectModules checks that a guest can run on the kernel and writes the archive of the modules that it loads.
+// collectModules checks that guests can run on the kernel, and writes the archive of its modules.
 func (b *builder) collectModules() (err error) {
 	end := b.report.Track("kernel/modules", "collecting what a guest on "+b.kernel.version+" loads")
 	defer func() { end(err) }()
@@ -188,7 +188,7 @@ func (b *builder) collectModules() (err error) {
 	return b.create(modulesFile, func(w io.Writer) error { return writeModules(w, modules) })
 }
 
-// seal names the kernel by what it is made of and writes the record.
+// seal computes the kernel's id from its input and writes the record.
 func (b *builder) seal() error {
 	id := sha256.New()
 	for _, file := range []string{vmlinuzFile, vmlinuxFile, configFile, modulesFile} {
@@ -228,7 +228,7 @@ func (b *builder) create(name string, write func(io.Writer) error) error {
 	return nil
 }
 
-// stopper is a Writer that ends with its context, so that long copies do.
+// stopper is a Writer that fails when its context ends, so that long copies end.
 type stopper struct {
 	ctx context.Context
 	w   io.Writer
@@ -252,7 +252,7 @@ func hashFile(path string) (sum string, size int64, err error) {
 	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 
-// mapFile maps a file of ours, which nobody truncates meanwhile, so that hundreds of megabytes are not copied to be searched.
+// mapFile maps a file of banger's, which nobody truncates, to search it without a copy.
 func mapFile(path string) (data []byte, unmap func(), err error) {
 	f, err := os.Open(path)
 	if err != nil {

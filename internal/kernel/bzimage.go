@@ -18,36 +18,37 @@ import (
 	"banger/internal/fault"
 )
 
-// Offsets in an x86 boot sector and setup header (Documentation/arch/x86/boot.rst in the kernel's tree, "The Real-Mode Kernel Header").
+// Offsets in an x86 boot sector and setup header (the kernel's Documentation/arch/x86/boot.rst,
+// "The Real-Mode Kernel Header").
 const (
 	offSetupSects    = 0x1f1
 	offBootFlag      = 0x1fe
 	offMagic         = 0x202
 	offProtocol      = 0x206
-	offKernelVersion = 0x20e // points to the version's text, less 0x200
+	offKernelVersion = 0x20e // points to the version text, minus 0x200
 	offPayload       = 0x248
 	offPayloadLength = 0x24c
 	setupHeaderEnd   = 0x250
 
-	minProtocol = 0x0208 // the first one with payload_offset (kernel 2.6.26)
+	minProtocol = 0x0208 // the first with payload_offset (kernel 2.6.26)
 	sectorSize  = 512
-	maxSetup    = 64 << 10 // more than the 64 sectors that setup code may have
+	maxSetup    = 64 << 10 // setup code has at most 64 sectors
 )
 
-// Bounds of what an image may hold.
+// Bounds of an image.
 const (
 	maxBzImage = 512 << 20
-	maxVmlinux = 1 << 30 // one with debug information has 400 to 800 MB
+	maxVmlinux = 1 << 30 // with debug information it has 400 to 800 MB
 	maxDict    = 128 << 20
 )
 
-// bzImage is what banger reads from a compressed x86 kernel.
+// bzImage is the content of a compressed x86 kernel.
 type bzImage struct {
-	version string // of the kernel; "" when the header names none
+	version string // "" if the header has none
 	payload *io.SectionReader
 }
 
-// isBzImage tells whether the file begins like a bzImage.
+// isBzImage reports whether the file begins like a bzImage.
 func isBzImage(r io.ReaderAt) bool {
 	var head [setupHeaderEnd]byte
 	if _, err := r.ReadAt(head[:], 0); err != nil {
@@ -56,7 +57,7 @@ func isBzImage(r io.ReaderAt) bool {
 	return binary.LittleEndian.Uint16(head[offBootFlag:]) == 0xaa55 && string(head[offMagic:offMagic+4]) == "HdrS"
 }
 
-// parseBzImage finds the compressed vmlinux in an image of the given size.
+// parseBzImage finds the compressed vmlinux in an image of size bytes.
 func parseBzImage(r io.ReaderAt, size int64) (bzImage, error) {
 	if !isBzImage(r) {
 		return bzImage{}, fault.New(fault.Invalid, "not a bzImage: no x86 setup header")
@@ -71,7 +72,7 @@ func parseBzImage(r io.ReaderAt, size int64) (bzImage, error) {
 	}
 	sects := int64(setup[offSetupSects])
 	if sects == 0 {
-		sects = 4 // "if the setup_sects field contains 0, the real value is 4"
+		sects = 4 // boot.rst: 0 means 4
 	}
 	off := (sects+1)*sectorSize + int64(le.Uint32(setup[offPayload:]))
 	length := int64(le.Uint32(setup[offPayloadLength:]))
@@ -84,7 +85,8 @@ func parseBzImage(r io.ReaderAt, size int64) (bzImage, error) {
 	}, nil
 }
 
-// setupVersion is the first word of the text that the header points to: "6.1.0-43-cloud-amd64 (builder@host) #1 SMP ...".
+// setupVersion returns the first word of the version text: "6.1.0-43-cloud-amd64 (builder@host) #1
+// SMP ...".
 func setupVersion(setup []byte, pointer int64) string {
 	at := pointer + 0x200
 	if pointer == 0 || at >= int64(len(setup)) {
@@ -101,8 +103,9 @@ func setupVersion(setup []byte, pointer int64) string {
 	return word
 }
 
-// decompressors are the compressions of a kernel's payload, by how they begin (lib/decompress.c in the kernel's tree). All but
-// gzip are followed by the uncompressed size in 4 bytes, which is no part of the format (scripts/Makefile.lib, size_append).
+// decompressors are the compressions of a kernel, by their magic numbers (lib/decompress.c). After
+// all but gzip the uncompressed size follows in 4 bytes, outside the format (scripts/Makefile.lib,
+// size_append).
 var decompressors = []struct {
 	name, magic string
 	sized       bool
@@ -126,7 +129,7 @@ var decompressors = []struct {
 	}},
 }
 
-// extract writes the vmlinux of the image, of at most limit bytes, to w and names its compression.
+// extract writes the vmlinux, of at most limit bytes, to w and returns its compression.
 func (b bzImage) extract(w io.Writer, limit int64) (compression string, err error) {
 	var magic [6]byte
 	if _, err := b.payload.ReadAt(magic[:], 0); err != nil {
@@ -158,7 +161,7 @@ func (b bzImage) extract(w io.Writer, limit int64) (compression string, err erro
 	return "", fault.New(fault.Unsupported, "the kernel's compression, which begins with % x, is not gzip, xz, zstd, lz4, bzip2 or lzma", magic)
 }
 
-// copyBounded copies all of r, which must not have more than limit bytes.
+// copyBounded copies all of r, and fails if it has more than limit bytes.
 func copyBounded(w io.Writer, r io.Reader, limit int64) error {
 	n, err := io.Copy(w, io.LimitReader(r, limit+1))
 	if err != nil {
@@ -170,12 +173,12 @@ func copyBounded(w io.Writer, r io.Reader, limit int64) error {
 	return nil
 }
 
-// lz4Legacy reads the "legacy frame" of lz4, the only one that the kernel knows (lz4_Frame_format.md, "Legacy frame"): the
-// magic number, then blocks of 8 MiB, each after its compressed size.
+// lz4Legacy reads the legacy frame of lz4, the only one that the kernel uses (lz4_Frame_format.md):
+// the magic number, then blocks of 8 MiB, each after its compressed size.
 type lz4Legacy struct {
 	src     io.Reader
 	in, out []byte
-	rest    []byte // of out, not yet given to the reader
+	rest    []byte // decoded, not yet read
 }
 
 const (
@@ -197,10 +200,10 @@ func (l *lz4Legacy) Read(p []byte) (int, error) {
 func (l *lz4Legacy) block() error {
 	var word [4]byte
 	if _, err := io.ReadFull(l.src, word[:]); err != nil {
-		return err // io.EOF between blocks is the end
+		return err // io.EOF between two blocks is the end
 	}
 	size := binary.LittleEndian.Uint32(word[:])
-	if size == lz4Magic { // at the start, and again where files were concatenated
+	if size == lz4Magic { // at the start, and between concatenated files
 		return nil
 	}
 	if size == 0 || int64(size) > int64(lz4.CompressBlockBound(lz4Block)) {

@@ -12,7 +12,7 @@ import (
 
 func TestExtract(t *testing.T) {
 	elf := fakeKernel{version: testVersion}.vmlinux()
-	big := append(bytes.Clone(elf), make([]byte, 20<<20)...) // more than two of lz4's blocks
+	big := append(bytes.Clone(elf), make([]byte, 20<<20)...) // more than two blocks of lz4
 	tests := []struct {
 		name, compression string
 		payload           func(t *testing.T) []byte
@@ -37,15 +37,15 @@ func TestExtract(t *testing.T) {
 				t.Fatal(err)
 			}
 			if image.version != testVersion {
-				t.Errorf("version %q", image.version)
+				t.Errorf("the version is %q", image.version)
 			}
 			var out bytes.Buffer
 			compression, err := image.extract(&out, maxVmlinux)
 			if err != nil || compression != test.compression {
-				t.Fatalf("compression %q, error %v", compression, err)
+				t.Fatalf("the compression is %q, the error %v", compression, err)
 			}
 			if !bytes.Equal(out.Bytes(), test.want) {
-				t.Errorf("%d bytes came out, not the %d that went in", out.Len(), len(test.want))
+				t.Errorf("extracted %d bytes, want %d", out.Len(), len(test.want))
 			}
 		})
 	}
@@ -79,16 +79,16 @@ func TestBadBzImage(t *testing.T) {
 				_, err = image.extract(io.Discard, maxVmlinux)
 			}
 			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("error %v, want %q", err, test.want)
+				t.Errorf("got %v, want an error with %q", err, test.want)
 			}
 			if kind := fault.KindOf(err); kind != fault.Invalid && kind != fault.Unsupported {
-				t.Errorf("kind %v", kind)
+				t.Errorf("the error has the kind %v", kind)
 			}
 		})
 	}
 }
 
-// TestBombs: small files that decompress to a lot are cut off, and in little memory.
+// TestBombs checks that a small file with a large content is cut off, and uses little memory.
 func TestBombs(t *testing.T) {
 	zeros := make([]byte, 1<<20)
 	for name, payload := range map[string][]byte{
@@ -100,7 +100,7 @@ func TestBombs(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := image.extract(io.Discard, int64(len(zeros))); err != nil {
-			t.Errorf("%s: at the limit: %v", name, err)
+			t.Errorf("%s: exactly at the limit: %v", name, err)
 		}
 		if _, err := image.extract(io.Discard, int64(len(zeros)-1)); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("%s: one byte over the limit: %v", name, err)
@@ -108,7 +108,7 @@ func TestBombs(t *testing.T) {
 	}
 	huge := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, lz4Magic), 1<<31)
 	if _, err := io.ReadAll(&lz4Legacy{src: bytes.NewReader(huge)}); err == nil {
-		t.Error("an lz4 block of 2 GiB was taken")
+		t.Error("an lz4 block of 2 GiB was accepted")
 	}
 }
 
@@ -123,7 +123,7 @@ func FuzzBzImage(f *testing.F) {
 			return
 		}
 		if image.version != "" && !isVersion(image.version) {
-			t.Errorf("version %q", image.version)
+			t.Errorf("the version is %q", image.version)
 		}
 		image.extract(io.Discard, 1<<20)
 	})

@@ -9,9 +9,9 @@ import (
 	"banger/internal/initramfs"
 )
 
-// Bounds of one kernel's module archive.
+// Bounds of a kernel's module archive.
 const (
-	maxLoaded      = 200 // modules; names in the archive have three digits
+	maxLoaded      = 200 // names in the archive have three digits
 	maxLoadedBytes = 256 << 20
 )
 
@@ -21,8 +21,8 @@ type loadedModule struct {
 	data []byte
 }
 
-// closure reads the named modules and all that they depend on, dependencies first. Dependencies that are not in the tree are
-// taken to be built in when the tree does not say what is.
+// closure reads the named modules and all their dependencies, dependencies first. If the tree has
+// no list of builtin modules, a missing dependency counts as builtin.
 func (t *tree) closure(names []string, kernelVersion string) ([]loadedModule, error) {
 	c := collector{tree: t, version: kernelVersion, state: map[string]bool{}}
 	for _, name := range names {
@@ -36,9 +36,10 @@ func (t *tree) closure(names []string, kernelVersion string) ([]loadedModule, er
 type collector struct {
 	tree    *tree
 	version string
-	state   map[string]bool // true once a module is in out, false while its dependencies are looked at
-	out     []loadedModule
-	bytes   int
+	// state is true once a module is in out, and false while its dependencies are read.
+	state map[string]bool
+	out   []loadedModule
+	bytes int
 }
 
 func (c *collector) add(name, neededBy string) error {
@@ -84,7 +85,7 @@ func (c *collector) add(name, neededBy string) error {
 	return nil
 }
 
-// writeModules writes the archive that a guest's kernel unpacks: /modules/NNN-name.ko, to be loaded in the order of their names.
+// writeModules writes the archive for the guest's kernel: /modules/NNN-name.ko, in load order.
 func writeModules(w io.Writer, modules []loadedModule) error {
 	a := initramfs.NewWriter(w)
 	a.Dir("modules", 0o755)

@@ -18,19 +18,19 @@ import (
 )
 
 const (
-	maxDebContent = 4 << 30 // a full distribution kernel unpacks to about 500 MB
+	maxDebContent = 4 << 30 // a full distribution kernel has about 500 MB
 	maxDebEntries = 200_000
 )
 
-// debKernel is what a kernel package holds.
+// debKernel is the content of a kernel package.
 type debKernel struct {
 	image  string // path of the vmlinuz
 	config []byte
 	tree   *tree
 }
 
-// readDeb takes a kernel package apart. Only regular files at the places where a kernel's are count, and they go into two files of ours:
-// no path of the package reaches the host.
+// readDeb unpacks a kernel package. It reads only regular files of a kernel, and writes them to two
+// files with names of its own, so no path of the package reaches the host.
 func readDeb(ctx context.Context, deb, dir string) (debKernel, error) {
 	ctx, cancel := context.WithTimeout(ctx, aptTimeout)
 	defer cancel()
@@ -47,21 +47,22 @@ func readDeb(ctx context.Context, deb, dir string) (debKernel, error) {
 	}
 	content := io.LimitReader(out, maxDebContent)
 	k, err := readKernelTar(content, dir)
-	io.Copy(io.Discard, content) // the padding after the archive's end, or what dpkg-deb still has to say before it fails
+	// Read padding, and what dpkg-deb still writes before it fails.
+	io.Copy(io.Discard, content)
 	out.Close()
-	if waitErr := cmd.Wait(); waitErr != nil { // the reason of whatever we saw
+	if waitErr := cmd.Wait(); waitErr != nil { // the cause of earlier errors
 		err = fault.New(fault.Invalid, "unpacking the package: dpkg-deb: %w: %.300s", errors.Join(waitErr, context.Cause(ctx)), strings.TrimSpace(stderr.String()))
 	}
 	return k, err
 }
 
-// spool is a file that modules are kept in, one after the other, until it is known which of them are needed.
+// spool is a file that keeps all modules until it is known which of them are needed.
 type spool struct {
 	f    *os.File
 	size int64
 }
 
-// keep appends r and returns how to read it again.
+// keep appends r and returns a function to read it again.
 func (s *spool) keep(r io.Reader) (func() (io.ReadCloser, error), error) {
 	start := s.size
 	n, err := io.Copy(s.f, r)
@@ -82,7 +83,7 @@ func (s *spool) keep(r io.Reader) (func() (io.ReadCloser, error), error) {
 	}, nil
 }
 
-// readKernelTar reads the content of a kernel package and puts the image and the modules into files in dir.
+// readKernelTar reads the content of a kernel package, and writes the image and the modules to dir.
 func readKernelTar(r io.Reader, dir string) (k debKernel, err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "modules.spool"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -113,7 +114,8 @@ func readKernelTar(r io.Reader, dir string) (k debKernel, err error) {
 	return k, nil
 }
 
-// take keeps one file of the package if it is part of the kernel. name is its clean absolute path, without /usr.
+// take keeps a file of the package if it is part of the kernel. name is its clean absolute path,
+// without /usr.
 func (k *debKernel) take(name string, r io.Reader, dir string, s *spool) (err error) {
 	file := path.Base(name)
 	switch {

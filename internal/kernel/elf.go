@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// notePVH is XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h): the entry point by which QEMU and others boot an
-	// uncompressed kernel directly.
+	// notePVH is XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h): the entry point at
+	// which a VMM boots an uncompressed kernel.
 	notePVH = 18
 
 	maxConfig  = 4 << 20
@@ -23,16 +23,16 @@ const (
 	maxModinfo = 1 << 20
 )
 
-// versionPattern is what `uname -r` may say: it becomes part of messages and of file names.
+// versionPattern is the form of `uname -r`. A version is used in messages and file names.
 var versionPattern = regexp.MustCompile(`^[0-9]+\.[0-9]+[A-Za-z0-9._+~-]{0,80}$`)
 
 func isVersion(s string) bool { return versionPattern.MatchString(s) }
 
-// vmlinux is what banger reads from an uncompressed kernel.
+// vmlinux is the content of an uncompressed kernel.
 type vmlinux struct {
 	version string
 	pvh     bool
-	config  []byte // the configuration that it holds (CONFIG_IKCONFIG), or nil
+	config  []byte // the embedded one (CONFIG_IKCONFIG), or nil
 }
 
 // parseVmlinux reads an x86-64 ELF kernel.
@@ -43,11 +43,11 @@ func parseVmlinux(image []byte) (vmlinux, error) {
 	}
 	defer f.Close()
 	if f.Machine != elf.EM_X86_64 || f.Class != elf.ELFCLASS64 || (f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN) {
-		return vmlinux{}, fault.New(fault.Unsupported, "an ELF file of type %v for %v, not an x86-64 kernel", f.Type, f.Machine)
+		return vmlinux{}, fault.New(fault.Unsupported, "it is an ELF file of type %v for %v, not an x86-64 kernel", f.Type, f.Machine)
 	}
 	v := vmlinux{version: bannerVersion(image), config: embeddedConfig(image)}
 	if v.version == "" {
-		return vmlinux{}, fault.New(fault.Invalid, "not a Linux kernel: it holds no \"Linux version\" text")
+		return vmlinux{}, fault.New(fault.Invalid, "it is not a Linux kernel, because it has no \"Linux version\" text")
 	}
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_NOTE {
@@ -62,8 +62,9 @@ func parseVmlinux(image []byte) (vmlinux, error) {
 	return v, nil
 }
 
-// hasNote looks for a note in a PT_NOTE segment: entries of name size, descriptor size and type, then name and descriptor, each padded
-// to 4 bytes (gABI, "Note Section"). What does not parse ends the search.
+// hasNote searches a PT_NOTE segment for a note. An entry has a name size, a descriptor size and a
+// type, then name and descriptor, padded to 4 bytes (gABI, "Note Section"). A bad entry ends the
+// search.
 func hasNote(notes []byte, name string, kind uint32) bool {
 	for len(notes) >= 12 {
 		nameSize, descSize := binary.LittleEndian.Uint32(notes), binary.LittleEndian.Uint32(notes[4:])
@@ -83,7 +84,7 @@ func hasNote(notes []byte, name string, kind uint32) bool {
 
 func align4(n uint32) uint64 { return (uint64(n) + 3) &^ 3 }
 
-// bannerVersion finds the text of linux_banner (init/version.c): "Linux version 6.1.0-43-cloud-amd64 (...".
+// bannerVersion finds linux_banner (init/version.c): "Linux version 6.1.0-43-cloud-amd64 (...".
 func bannerVersion(image []byte) string {
 	prefix := []byte("Linux version ")
 	for {
@@ -99,7 +100,8 @@ func bannerVersion(image []byte) string {
 	}
 }
 
-// embeddedConfig returns the build configuration between the marks of kernel/configs.c, or nil when there is none that can be read.
+// embeddedConfig returns the configuration between the marks of kernel/configs.c, or nil if there
+// is none or it cannot be read.
 func embeddedConfig(image []byte) []byte {
 	_, after, found := bytes.Cut(image, []byte("IKCFG_ST\x1f\x8b"))
 	if !found {
@@ -117,16 +119,16 @@ func embeddedConfig(image []byte) []byte {
 	return config
 }
 
-// modinfo is what a module says about itself.
+// modinfo is a module's .modinfo section.
 type modinfo struct {
-	depends  []string // modules that must be loaded before it
-	version  string   // of the kernel that it was built for
+	depends  []string // modules to load before it
+	version  string   // of its kernel
 	vermagic string
 }
 
-// parseModinfo reads the .modinfo section of a module: "key=value" entries, each ended by a NUL (include/linux/moduleparam.h). Its
-// "depends" comes from the build itself (scripts/mod/modpost.c) and is what depmod would find, so no modules.dep is needed;
-// Debian's packages do not have one.
+// parseModinfo reads a module's .modinfo section: "key=value" entries, each with a NUL
+// (include/linux/moduleparam.h). The kernel's build writes "depends" (scripts/mod/modpost.c), so
+// modules.dep, which Debian's packages lack, is not needed.
 func parseModinfo(module []byte) (modinfo, error) {
 	f, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {
@@ -137,7 +139,7 @@ func parseModinfo(module []byte) (modinfo, error) {
 	if f.Type != elf.ET_REL || section == nil || section.Type == elf.SHT_NOBITS {
 		return modinfo{}, fault.New(fault.Invalid, "not a kernel module: no .modinfo section")
 	}
-	// The raw reader: Section.Data would inflate a section that claims to be compressed.
+	// Section.Data would inflate a section that claims to be compressed. This reader does not.
 	data, err := io.ReadAll(io.NewSectionReader(section.ReaderAt, 0, int64(min(section.FileSize, maxModinfo))))
 	if err != nil {
 		return modinfo{}, fmt.Errorf("reading .modinfo: %w", err)

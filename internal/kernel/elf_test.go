@@ -41,7 +41,7 @@ func TestParseVmlinux(t *testing.T) {
 func TestParseModinfo(t *testing.T) {
 	info, err := parseModinfo(makeModule(testVersion, "virtio", "net-failover", ""))
 	if err != nil || info.version != testVersion || !slices.Equal(info.depends, []string{"virtio", "net_failover"}) {
-		t.Errorf("got %+v, %v", info, err)
+		t.Errorf("parseModinfo: got %+v, %v", info, err)
 	}
 	for name, module := range map[string][]byte{
 		"text": []byte("hello"), "kernel": fakeKernel{version: testVersion}.vmlinux(), "no modinfo": makeELF(elf.ET_REL, ".text", nil, []byte("x")),
@@ -57,7 +57,7 @@ func FuzzVmlinux(f *testing.F) {
 	f.Add(makeELF(elf.ET_EXEC, ".text", makeNote("Xen", notePVH, nil), []byte("Linux version 6.1 (")))
 	f.Fuzz(func(t *testing.T, image []byte) {
 		if v, err := parseVmlinux(image); err == nil && !isVersion(v.version) {
-			t.Errorf("version %q", v.version)
+			t.Errorf("a bad version was accepted: %q", v.version)
 		}
 	})
 }
@@ -68,7 +68,7 @@ func FuzzNotes(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0xff}, 24))
 	f.Fuzz(func(t *testing.T, notes []byte) {
 		if hasNote(notes, "Xen", notePVH) && !bytes.Contains(notes, []byte("Xen")) {
-			t.Error("found what is not there")
+			t.Error("hasNote found a note that does not exist")
 		}
 	})
 }
@@ -85,7 +85,7 @@ func FuzzModuleLists(f *testing.F) {
 		if names, err := parseBuiltin(bytes.NewReader(builtin)); err == nil {
 			for name := range names {
 				if strings.ContainsAny(name, "-/") {
-					t.Errorf("module name %q", name)
+					t.Errorf("a bad module name was accepted: %q", name)
 				}
 			}
 		}

@@ -14,17 +14,17 @@ import (
 	"banger/internal/step"
 )
 
-// ImportOptions says what to import.
+// ImportOptions are the input of Import.
 type ImportOptions struct {
 	Path       string // of a bzImage or an ELF vmlinux for x86-64
-	ModulesDir string // its /lib/modules/<version>; "" when all that a guest needs is built in
-	ConfigPath string // its build configuration; "" to look where it usually is
+	ModulesDir string // its /lib/modules/<version>; "" if nothing is a module
+	ConfigPath string // its configuration; "" to search for it
 	Name       string // "" for the kernel's version
-	Replace    bool   // take the name from another kernel that has it
+	Replace    bool   // take the name from another kernel
 }
 
-// Import stores a kernel from a file. It returns fault.Unsupported with the list of what is missing for a kernel that guests cannot run on,
-// and fault.Exists for a name that another kernel has.
+// Import stores a kernel from a file. If guests cannot run on it, it returns fault.Unsupported with
+// all that is missing. If another kernel has the name, it returns fault.Exists.
 func (s *Store) Import(ctx context.Context, o ImportOptions, report step.Reporter) (model.Kernel, error) {
 	if o.Name != "" {
 		if err := CheckName(o.Name); err != nil {
@@ -59,7 +59,7 @@ func (s *Store) Import(ctx context.Context, o ImportOptions, report step.Reporte
 	return s.name(k, name, o.Replace)
 }
 
-// name gives the kernel a name and returns it with all that it has.
+// name gives the kernel a name and returns the kernel with all its names.
 func (s *Store) name(k model.Kernel, name string, replace bool) (model.Kernel, error) {
 	other, err := s.get(name)
 	if err == nil && slices.Contains(other.Names, name) && other.ID != k.ID && !replace {
@@ -72,8 +72,8 @@ func (s *Store) name(k model.Kernel, name string, replace bool) (model.Kernel, e
 	return s.Get(k.ID)
 }
 
-// findConfig reads the configuration that was named, or the one that lies in the modules' folder or beside the kernel: distributions put
-// it at /lib/modules/<version>/config or next to /boot/vmlinuz-<version> as /boot/config-<version>.
+// findConfig reads the given configuration, or searches where distributions put it:
+// /lib/modules/<version>/config, or config-<version> beside vmlinuz-<version>.
 func findConfig(o ImportOptions) ([]byte, error) {
 	if o.ConfigPath != "" {
 		config, err := readBounded(o.ConfigPath, maxConfig)

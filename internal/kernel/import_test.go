@@ -16,7 +16,8 @@ import (
 	"banger/internal/step"
 )
 
-// archived lists the modules of an archive in the order of the archive. Reading it is package initramfs's own test; here names suffice.
+// archived lists an archive's modules in order. It reads only names; package initramfs tests the
+// rest.
 func archived(t *testing.T, path string) []string {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -46,7 +47,7 @@ func TestImportWithModules(t *testing.T) {
 		t.Errorf("load order %v\nwant %v", got, want)
 	}
 	if k.Version != testVersion || !slices.Equal(k.Names, []string{testVersion}) || k.Source != "import" || k.Config != "" || k.Size == 0 || k.Arch != "amd64" {
-		t.Errorf("record %+v", k)
+		t.Errorf("the record is wrong: %+v", k)
 	}
 	for _, p := range []string{k.Vmlinuz, k.Vmlinux} {
 		if _, err := os.Stat(p); err != nil {
@@ -54,11 +55,11 @@ func TestImportWithModules(t *testing.T) {
 		}
 	}
 	if len(events) == 0 || slices.ContainsFunc(events, func(e step.Event) bool { return e.Phase == step.Failed || e.Time.IsZero() }) {
-		t.Errorf("events %v", events)
+		t.Errorf("the reported steps are %v", events)
 	}
 	again, err := s.Import(t.Context(), ImportOptions{Path: file, ModulesDir: writeModulesDir(t, modules, "unix"), Name: "mine"}, nil)
 	if err != nil || again.ID != k.ID || !slices.Equal(again.Names, []string{testVersion, "mine"}) {
-		t.Errorf("the same kernel again: %v %v, %v", again.ID, again.Names, err)
+		t.Errorf("importing the same kernel again: got %v %v, %v, want one kernel with both names", again.ID, again.Names, err)
 	}
 }
 
@@ -66,13 +67,13 @@ func TestImportVmlinux(t *testing.T) {
 	tests := []struct {
 		name   string
 		kernel fakeKernel
-		beside string // the configuration next to it
+		beside string // the configuration beside it
 		config bool
 		warn   string
 	}{
 		{name: "configuration in it", kernel: fakeKernel{version: testVersion, config: fullConfig()}, config: true},
 		{name: "configuration beside it", kernel: fakeKernel{version: testVersion}, beside: fullConfig(), config: true},
-		{name: "nothing known", kernel: fakeKernel{version: testVersion}, warn: "tell whether it has unix, virtio_mmio or virtio_pci, virtio_console"},
+		{name: "nothing known", kernel: fakeKernel{version: testVersion}, warn: "show whether it has unix, virtio_mmio or virtio_pci, virtio_console"},
 		{name: "only pci", kernel: fakeKernel{version: testVersion, config: fullConfig("-VIRTIO_MMIO")}, config: true},
 		{name: "without what is only useful", kernel: fakeKernel{version: testVersion, config: fullConfig("-ACPI_BUTTON", "-PACKET", "VIRTIO_VSOCKETS=m")}, config: true},
 	}
@@ -88,10 +89,10 @@ func TestImportVmlinux(t *testing.T) {
 				t.Fatal(err)
 			}
 			if (k.Config != "") != test.config || k.Modules != "" || k.Vmlinuz != "" {
-				t.Errorf("config %q modules %q vmlinuz %q", k.Config, k.Modules, k.Vmlinuz)
+				t.Errorf("files that should not exist: config %q, modules %q, vmlinuz %q", k.Config, k.Modules, k.Vmlinuz)
 			}
 			if got := strings.Join(k.Warnings, "\n"); (test.warn == "") != (got == "") || !strings.Contains(got, test.warn) {
-				t.Errorf("warnings %q", got)
+				t.Errorf("the warnings are %q", got)
 			}
 		})
 	}
@@ -125,7 +126,7 @@ func TestImportRefuses(t *testing.T) {
 		{"options", with("-BLK_DEV_INITRD", "-ACPI", "-VIRTIO_MMIO_CMDLINE_DEVICES", "TMPFS=n"), nil, fault.Unsupported,
 			"needs: CONFIG_BLK_DEV_INITRD, CONFIG_TMPFS, CONFIG_ACPI or CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"},
 		{"modules not at hand", with("VIRTIO_NET=m", "EXT4_FS=m"), nil, fault.Unsupported,
-			"needs: virtio_net (a module, and it was not found), ext4 (a module, and it was not found)"},
+			"needs: virtio_net (a module that was not found), ext4 (a module that was not found)"},
 		{"no PVH", fakeKernel{version: testVersion, noPVH: true, config: fullConfig()}.vmlinux(), nil, fault.Unsupported, "needs: a PVH entry point (CONFIG_PVH)"},
 		{"neither module nor builtin", bare, without("fs/overlayfs/overlay.ko"), fault.Unsupported, "needs: overlay"},
 		{"a dependency is missing", bare, without("net/core/failover.ko"), fault.Unsupported, "module failover, which net_failover depends on, is missing"},
@@ -145,7 +146,7 @@ func TestImportRefuses(t *testing.T) {
 			}
 			_, err := s.Import(t.Context(), o, nil)
 			if err == nil || !strings.Contains(err.Error(), test.want) || fault.KindOf(err) != test.kind {
-				t.Errorf("error %v (%v), want %q (%v)", err, fault.KindOf(err), test.want, test.kind)
+				t.Errorf("got %v (%v), want an error with %q (%v)", err, fault.KindOf(err), test.want, test.kind)
 			}
 			left, _ := os.ReadDir(s.dir)
 			if len(left) != 1 { // names
@@ -162,16 +163,16 @@ func TestImportArguments(t *testing.T) {
 		o    ImportOptions
 		kind fault.Kind
 	}{
-		"no file":         {ImportOptions{Path: filepath.Join(dir, "none")}, fault.NotFound},
-		"a folder":        {ImportOptions{Path: dir}, fault.Invalid},
-		"no modules":      {ImportOptions{Path: good, ModulesDir: filepath.Join(dir, "none")}, fault.NotFound},
-		"an empty folder": {ImportOptions{Path: good, ModulesDir: t.TempDir()}, fault.Invalid},
-		"no config":       {ImportOptions{Path: good, ConfigPath: filepath.Join(dir, "none")}, fault.Invalid},
-		"a bad name":      {ImportOptions{Path: good, Name: "../x"}, fault.Invalid},
-		"a long name":     {ImportOptions{Path: good, Name: strings.Repeat("x", 64)}, fault.Invalid},
+		"no file":            {ImportOptions{Path: filepath.Join(dir, "none")}, fault.NotFound},
+		"a directory":        {ImportOptions{Path: dir}, fault.Invalid},
+		"no modules":         {ImportOptions{Path: good, ModulesDir: filepath.Join(dir, "none")}, fault.NotFound},
+		"an empty directory": {ImportOptions{Path: good, ModulesDir: t.TempDir()}, fault.Invalid},
+		"no config":          {ImportOptions{Path: good, ConfigPath: filepath.Join(dir, "none")}, fault.Invalid},
+		"a bad name":         {ImportOptions{Path: good, Name: "../x"}, fault.Invalid},
+		"a long name":        {ImportOptions{Path: good, Name: strings.Repeat("x", 64)}, fault.Invalid},
 	} {
 		if _, err := s.Import(t.Context(), test.o, nil); fault.KindOf(err) != test.kind {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v", name, err)
 		}
 	}
 	if _, err := s.Import(t.Context(), ImportOptions{Path: good, Name: "mine"}, nil); err != nil {
@@ -179,20 +180,20 @@ func TestImportArguments(t *testing.T) {
 	}
 	other := writeFile(t, filepath.Join(dir, "other"), fakeKernel{version: "6.2.0", config: fullConfig()}.vmlinux())
 	if _, err := s.Import(t.Context(), ImportOptions{Path: other, Name: "mine"}, nil); fault.KindOf(err) != fault.Exists {
-		t.Errorf("a taken name: %v", err)
+		t.Errorf("a name of another kernel: got %v, want fault.Exists", err)
 	}
 	k, err := s.Import(t.Context(), ImportOptions{Path: other, Name: "mine", Replace: true}, nil)
 	if got, _ := s.Get("mine"); err != nil || got.ID != k.ID || k.Version != "6.2.0" {
-		t.Errorf("replacing: %v", err)
+		t.Errorf("replacing a name: %v", err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.Import(gone, ImportOptions{Path: good}, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("canceled: %v", err)
+		t.Errorf("a canceled import: got %v", err)
 	}
 }
 
-// TestDamage: an import that finds its result damaged makes it again.
+// TestDamage checks that an import replaces a damaged kernel.
 func TestDamage(t *testing.T) {
 	s := openForTest(t)
 	file := writeFile(t, filepath.Join(t.TempDir(), "vmlinux"), fakeKernel{version: testVersion, config: fullConfig()}.vmlinux())
@@ -215,18 +216,18 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		if list, err := s.List(); err != nil || len(list) != 0 {
-			t.Errorf("%s: listed %v, %v", what, list, err)
+			t.Errorf("%s: a damaged kernel was listed: %v, %v", what, list, err)
 		}
 		again, err := s.Import(t.Context(), o, nil)
 		if err != nil || again.ID != k.ID {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("importing again after %s: %v", what, err)
 		}
 		f, err := os.Open(again.Vmlinux)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n, _ := io.Copy(io.Discard, f); n == 0 {
-			t.Errorf("%s: an empty vmlinux", what)
+			t.Errorf("importing again after %s left an empty vmlinux", what)
 		}
 		f.Close()
 	}

@@ -20,14 +20,14 @@ import (
 
 const testVersion = "6.1.0-99-test"
 
-// fakeKernel describes an ELF file that is, for banger, a kernel.
+// fakeKernel describes an ELF file that banger accepts as a kernel.
 type fakeKernel struct {
 	version string
 	noPVH   bool
 	config  string // embedded, as with CONFIG_IKCONFIG
 }
 
-// makeELF lays out an ELF file with one section or one segment that holds content.
+// makeELF returns an ELF file with content in one section or segment.
 func makeELF(kind elf.Type, section string, note, content []byte) []byte {
 	const headerSize, progSize, sectionSize = 64, 56, 64
 	strtab := []byte("\x00.shstrtab\x00" + section + "\x00")
@@ -71,7 +71,8 @@ func (k fakeKernel) vmlinux() []byte {
 	if k.config != "" {
 		text = append(append(append(text, "IKCFG_ST"...), gzipped([]byte(k.config))...), "IKCFG_ED"...)
 	}
-	text = append(text, bytes.Repeat([]byte("kernel text \xe8\x00\x01\x02\x03 "), 4096)...) // e8: a call, for xz's x86 filter
+	// e8 is a call, for xz's x86 filter.
+	text = append(text, bytes.Repeat([]byte("kernel text \xe8\x00\x01\x02\x03 "), 4096)...)
 	return makeELF(elf.ET_EXEC, ".text", note, text)
 }
 
@@ -141,7 +142,7 @@ func makeModule(version string, depends ...string) []byte {
 	return makeELF(elf.ET_REL, ".modinfo", nil, []byte(info))
 }
 
-// fakeModules are the modules of a kernel that has everything as modules, in different compressions.
+// fakeModules are the modules, in several compressions, of a kernel with nothing built in.
 func fakeModules() map[string][]byte {
 	m := func(depends ...string) []byte { return makeModule(testVersion, depends...) }
 	return map[string][]byte{
@@ -164,7 +165,7 @@ func fakeModules() map[string][]byte {
 	}
 }
 
-// writeModulesDir writes a /lib/modules/<version> folder.
+// writeModulesDir writes a /lib/modules/<version> directory.
 func writeModulesDir(t *testing.T, modules map[string][]byte, builtin ...string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), testVersion)
@@ -193,7 +194,8 @@ func writeFile(t *testing.T, path string, data []byte) string {
 	return path
 }
 
-// fullConfig is a configuration with all that a guest needs; each change is "OPTION=value" or "-OPTION".
+// fullConfig returns a configuration with all that a guest needs. A change is "OPTION=value" or
+// "-OPTION".
 func fullConfig(changes ...string) string {
 	set := map[string]string{}
 	for _, n := range needs {

@@ -25,23 +25,24 @@ const (
 	maxBuiltin     = 4 << 20
 )
 
-// tree is a /lib/modules/<version> folder, wherever its files are.
+// tree is the content of a /lib/modules/<version> directory, from any source.
 type tree struct {
-	version string          // the folder's name
-	builtin map[string]bool // modules that are part of the kernel itself; nil when the tree does not say
+	version string // the directory's name
+	// builtin are the modules inside the kernel; nil if the tree does not list them.
+	builtin map[string]bool
 	modules map[string]moduleFile
 }
 
-// moduleFile is one module as it is stored, perhaps compressed.
+// moduleFile is one module as stored, perhaps compressed.
 type moduleFile struct {
-	file string // its name with the ending that tells the compression: "virtio_blk.ko.xz"
+	file string // with the ending: "virtio_blk.ko.xz"
 	open func() (io.ReadCloser, error)
 }
 
-// moduleEndings are the ways in which modules are stored.
+// moduleEndings are the endings of module files.
 var moduleEndings = []string{".ko", ".ko.gz", ".ko.xz", ".ko.zst"}
 
-// moduleName is the name that a module has for the kernel: file names use - and _ as they like.
+// moduleName returns a module's name as the kernel uses it. File names may have - for _.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 // isModule splits a module's file name.
@@ -54,7 +55,7 @@ func isModule(file string) (name string, ok bool) {
 	return "", false
 }
 
-// read returns the module as the kernel takes it.
+// read returns the uncompressed module.
 func (m moduleFile) read() (module []byte, err error) {
 	f, err := m.open()
 	if err != nil {
@@ -84,7 +85,8 @@ func (m moduleFile) read() (module []byte, err error) {
 	return out.Bytes(), nil
 }
 
-// parseBuiltin reads modules.builtin: one path per line, such as "kernel/drivers/virtio/virtio.ko" (Documentation/kbuild/kbuild.rst).
+// parseBuiltin reads modules.builtin, which has paths such as "kernel/drivers/virtio/virtio.ko"
+// (Documentation/kbuild/kbuild.rst).
 func parseBuiltin(r io.Reader) (map[string]bool, error) {
 	names := map[string]bool{}
 	lines := bufio.NewScanner(io.LimitReader(r, maxBuiltin))
@@ -99,11 +101,11 @@ func parseBuiltin(r io.Reader) (map[string]bool, error) {
 	return names, nil
 }
 
-// dirTree reads a /lib/modules/<version> folder of the host. Symbolic links in it, "build" and "source", are not followed.
+// dirTree reads a /lib/modules/<version> directory of the host. It follows no symbolic links.
 func dirTree(dir string) (*tree, error) {
 	abs, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return nil, fault.New(fault.NotFound, "opening the modules' folder: %w", err)
+		return nil, fault.New(fault.NotFound, "opening the modules' directory: %w", err)
 	}
 	t := &tree{version: filepath.Base(abs), modules: map[string]moduleFile{}}
 	seen := 0
@@ -120,18 +122,18 @@ func dirTree(dir string) (*tree, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the modules' folder %s: %w", dir, err)
+		return nil, fmt.Errorf("reading the modules' directory %s: %w", dir, err)
 	}
 	f, err := os.Open(filepath.Join(abs, "modules.builtin"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if len(t.modules) == 0 {
 			return nil, fault.New(fault.Invalid, "%s holds neither modules nor modules.builtin", dir).
-				WithHint("Give the folder of one kernel version, such as /lib/modules/6.1.0-43-cloud-amd64.")
+				WithHint("Give the directory of one kernel version, such as /lib/modules/6.1.0-43-cloud-amd64.")
 		}
 		return t, nil
 	case err != nil:
-		return nil, fmt.Errorf("reading the modules' folder: %w", err)
+		return nil, fmt.Errorf("reading the modules' directory: %w", err)
 	}
 	defer f.Close()
 	t.builtin, err = parseBuiltin(f)

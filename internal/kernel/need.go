@@ -10,43 +10,50 @@ import (
 	"banger/internal/fault"
 )
 
-// driver is a part of the kernel that may be built in or a module.
+// driver is a part of the kernel that is builtin or a module.
 type driver struct {
 	module string
-	option string // its configuration option, without CONFIG_
+	option string // its option without CONFIG_
 }
 
-// need is something that guests use, served by the first of the drivers that the kernel has.
+// need is something that guests use. The first of anyOf that the kernel has serves it.
 type need struct {
-	anyOf  []driver
-	before []string // modules that it needs without naming them as dependencies; loaded first where they exist
-	vital  bool     // a guest does not work without it
+	anyOf []driver
+	// before are modules that it uses without a declared dependency. They are loaded first if they
+	// exist.
+	before []string
+	vital  bool // no guest works without it
 }
 
-// needs are what a guest of banger's uses, in load order: first what the agent's channel is made of, so that the agent can be
-// reached while it loads the rest. Each module costs 3 to 60 ms of every boot in emulation, so what only some images want is not here.
+// needs are what a guest uses, in load order. The agent's channel comes first, so that the host
+// reaches the agent early. Each module costs 3 to 60 ms of a boot in emulation, so rare needs are
+// left out.
 var needs = []need{
 	{vital: true, anyOf: []driver{{"unix", "UNIX"}}},
 	{vital: true, anyOf: []driver{{"virtio_mmio", "VIRTIO_MMIO"}, {"virtio_pci", "VIRTIO_PCI"}}},
 	{vital: true, anyOf: []driver{{"virtio_console", "VIRTIO_CONSOLE"}}},
 	{vital: true, anyOf: []driver{{"virtio_blk", "VIRTIO_BLK"}}},
 	{vital: true, anyOf: []driver{{"virtio_net", "VIRTIO_NET"}}},
-	{vital: true, anyOf: []driver{{"ext4", "EXT4_FS"}}, before: []string{"crc32c_generic"}}, // it asks the crypto API for "crc32c"
+	// ext4 asks the crypto API for "crc32c".
+	{vital: true, anyOf: []driver{{"ext4", "EXT4_FS"}}, before: []string{"crc32c_generic"}},
 	{vital: true, anyOf: []driver{{"overlay", "OVERLAY_FS"}}},
-	{anyOf: []driver{{"evdev", "INPUT_EVDEV"}}},                          // the power button's event, for the agent to read
-	{anyOf: []driver{{"button", "ACPI_BUTTON"}}},                         // the power button
-	{anyOf: []driver{{"af_packet", "PACKET"}}},                           // DHCP clients, tcpdump
-	{anyOf: []driver{{"vmw_vsock_virtio_transport", "VIRTIO_VSOCKETS"}}}, // the agent's channel on Firecracker
+	// The agent reads the power button's event from it.
+	{anyOf: []driver{{"evdev", "INPUT_EVDEV"}}},
+	{anyOf: []driver{{"button", "ACPI_BUTTON"}}}, // the power button
+	{anyOf: []driver{{"af_packet", "PACKET"}}},   // DHCP clients, tcpdump
+	// It is the agent's channel on Firecracker.
+	{anyOf: []driver{{"vmw_vsock_virtio_transport", "VIRTIO_VSOCKETS"}}},
 }
 
-// options are what a guest needs that cannot be a module, each satisfied by any of the options named.
+// options are what a guest needs and what cannot be a module. One option of each row suffices.
 var options = [][]string{
 	{"BLK_DEV_INITRD"}, {"DEVTMPFS"}, {"TMPFS"}, {"PROC_FS"}, {"SYSFS"}, {"BINFMT_ELF"}, {"FUTEX"}, {"EPOLL"}, {"EVENTFD"},
 	{"NET"}, {"INET"}, {"SERIAL_8250_CONSOLE"}, {"UNIX98_PTYS"},
-	{"ACPI", "VIRTIO_MMIO_CMDLINE_DEVICES"}, // how the kernel finds its virtio devices
+	{"ACPI", "VIRTIO_MMIO_CMDLINE_DEVICES"}, // the kernel finds its virtio devices by it
 }
 
-// parseConfig reads a kernel's .config into option (without CONFIG_) and value. What is not set is not in it.
+// parseConfig reads a kernel's .config into a map from option (without CONFIG_) to value. Unset
+// options are not in the map.
 func parseConfig(config []byte) map[string]string {
 	set := map[string]string{}
 	lines := bufio.NewScanner(bytes.NewReader(config))
@@ -60,7 +67,7 @@ func parseConfig(config []byte) map[string]string {
 	return set
 }
 
-// facts is what is known of a kernel when it is decided whether it will do. A nil config or tree is not known.
+// facts are what is known about a kernel. A nil config or tree is unknown.
 type facts struct {
 	version string
 	pvh     bool
@@ -68,19 +75,20 @@ type facts struct {
 	tree    *tree
 }
 
-// presence tells where a driver is.
+// presence is where a driver is.
 type presence int
 
-// From hopeless to good.
+// In order from worst to best.
 const (
 	absent      presence = iota
-	unreachable          // a module, and the module is not at hand
+	unreachable          // a module that is not in the tree
 	unknown
 	builtin
 	loadable
 )
 
-// find tells where the driver is. The module tree knows best what there is; the configuration knows also what there is not.
+// find returns where a driver is. The tree knows best what exists; the configuration also knows
+// what does not.
 func (k facts) find(d driver) presence {
 	if k.tree != nil {
 		if k.tree.builtin[d.module] {
@@ -97,19 +105,21 @@ func (k facts) find(d driver) presence {
 		return unreachable
 	case k.config != nil:
 		return absent
-	case k.tree != nil && k.tree.builtin != nil && d.module != "unix": // not a module since 6.4, and then not listed
+	// unix is no module since 6.4, and then it is not in the list.
+	case k.tree != nil && k.tree.builtin != nil && d.module != "unix":
 		return absent
 	}
 	return unknown
 }
 
-// verdict is what a kernel's guests get.
+// verdict is the result of judge.
 type verdict struct {
-	load     []string // modules to load, in an order that only lacks their dependencies
+	load     []string // modules to load, without their dependencies
 	warnings []string
 }
 
-// judge decides whether guests can run on the kernel. The error is fault.Unsupported and lists everything that is missing.
+// judge decides whether guests can run on the kernel. Its error is fault.Unsupported and lists
+// everything that is missing.
 func (k facts) judge() (verdict, error) {
 	var v verdict
 	var lacks, unsure []string
@@ -122,7 +132,7 @@ func (k facts) judge() (verdict, error) {
 		case where == unknown:
 			unsure = append(unsure, n.String())
 		case where == unreachable:
-			lacks = append(lacks, d.module+" (a module, and it was not found)")
+			lacks = append(lacks, d.module+" (a module that was not found)")
 		default:
 			lacks = append(lacks, n.String())
 		}
@@ -135,7 +145,7 @@ func (k facts) judge() (verdict, error) {
 		return verdict{}, k.refuse(lacks)
 	}
 	if len(unsure) > 0 {
-		v.warnings = append(v.warnings, fmt.Sprintf("neither a configuration nor modules tell whether it has %s", strings.Join(unsure, ", ")))
+		v.warnings = append(v.warnings, fmt.Sprintf("neither its configuration nor its modules show whether it has %s", strings.Join(unsure, ", ")))
 	}
 	return v, nil
 }
@@ -148,7 +158,7 @@ func (n need) String() string {
 	return strings.Join(names, " or ")
 }
 
-// first returns the best of the drivers: the first one that is there, else the one of which there is most hope.
+// first returns the first driver that the kernel has, or otherwise the one most likely to exist.
 func (k facts) first(drivers []driver) (best driver, where presence) {
 	for _, d := range drivers {
 		switch p := k.find(d); {
@@ -164,7 +174,7 @@ func (k facts) first(drivers []driver) (best driver, where presence) {
 func (k facts) refuse(lacks []string) error {
 	err := fault.New(fault.Unsupported, "kernel %s lacks what a guest needs: %s", k.version, strings.Join(lacks, ", "))
 	if k.tree == nil {
-		return err.WithHint("If they are modules of this kernel, give their folder with --modules.")
+		return err.WithHint("If they are modules of this kernel, give their directory with --modules.")
 	}
 	return err.WithHint("Use a kernel that is built with them; `banger kernel pull debian` gets one.")
 }

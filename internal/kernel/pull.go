@@ -15,12 +15,12 @@ import (
 	"banger/internal/step"
 )
 
-// Debian is the name of the kernel that Pull knows how to get.
+// Debian is the name of the kernel that Pull can get.
 const Debian = "debian"
 
-// Pull gets the distribution's present cloud kernel and gives it the name. Only "debian" is known: the package
-// linux-image-cloud-<architecture>, through the host's apt, which checks its signatures; it is not installed. When the
-// store has that very package already, nothing is downloaded.
+// Pull stores the distribution's present cloud kernel under the name, which must be Debian. It
+// downloads the package linux-image-cloud-<architecture> through the host's apt, which checks
+// signatures. If the store has that package's kernel, it downloads nothing.
 func (s *Store) Pull(ctx context.Context, name string, report step.Reporter) (model.Kernel, error) {
 	if name != Debian {
 		return model.Kernel{}, fault.New(fault.Invalid, "there is no source for a kernel %q", name).
@@ -67,11 +67,11 @@ func (s *Store) pull(ctx context.Context, a apt, meta string) (model.Kernel, err
 	return s.build(ctx, source{image: content.image, config: content.config, tree: content.tree, origin: p.origin()}, a.report)
 }
 
-// origin is how the record names the package.
+// origin returns the package's name for the record.
 func (p debPackage) origin() string { return p.name + " " + p.version() }
 
-// fetch downloads the package, with the host's lists if they are there and still true, else with new ones. When the store has the
-// kernel of that package, it returns that, and no path of a download.
+// fetch downloads the package by the host's lists, or by new ones if those are missing or outdated.
+// If the store has that package's kernel, fetch returns it instead of a path.
 func (s *Store) fetch(ctx context.Context, a apt, meta string) (debPackage, string, model.Kernel, error) {
 	if err := a.prepare(false); err != nil {
 		return debPackage{}, "", model.Kernel{}, err
@@ -82,28 +82,30 @@ func (s *Store) fetch(ctx context.Context, a apt, meta string) (debPackage, stri
 		if err == nil || ctx.Err() != nil {
 			return p, deb, k, err
 		}
-		s.log.InfoContext(ctx, "the host's package lists did not serve", "error", err)
+		s.log.InfoContext(ctx, "the host's package lists do not suffice", "error", err)
 	}
 	end := a.report.Track("kernel/lists", "fetching package lists")
 	updateErr := a.update(ctx)
 	end(updateErr)
-	if updateErr != nil { // one source that does not answer is enough for that; perhaps the others suffice
+	// One failed source is enough for this error. The others may suffice.
+	if updateErr != nil {
 		s.log.WarnContext(ctx, "fetching package lists", "error", updateErr)
 	}
 	p, deb, k, err := s.fetchListed(ctx, a, meta)
-	if err != nil && !fresh && updateErr != nil && ctx.Err() == nil { // old lists are better than none
+	// Old lists are better than none.
+	if err != nil && !fresh && updateErr != nil && ctx.Err() == nil {
 		if prepareErr := a.prepare(false); prepareErr == nil {
 			p, deb, k, err = s.fetchListed(ctx, a, meta)
 		}
 	}
 	if err != nil {
 		err = fault.New(fault.KindOf(err), "%w", errors.Join(err, updateErr)).
-			WithHint("Package %s comes from Debian's main archive: see that it is among apt's sources and that the network is up (`apt-get update`).", meta)
+			WithHint("Package %s is in Debian's main archive. Check that apt's sources contain it and that the network works (`apt-get update`).", meta)
 	}
 	return p, deb, k, err
 }
 
-// fetchListed downloads the package by the lists that apt is set to use.
+// fetchListed downloads the package by the lists in use.
 func (s *Store) fetchListed(ctx context.Context, a apt, meta string) (p debPackage, deb string, k model.Kernel, err error) {
 	name, err := a.concrete(ctx, meta)
 	if err != nil {
@@ -121,7 +123,7 @@ func (s *Store) fetchListed(ctx context.Context, a apt, meta string) (p debPacka
 	return p, deb, k, err
 }
 
-// bySource finds the kernel that was made from a package by the present recipe.
+// bySource finds the kernel that the present recipe made from a package.
 func (s *Store) bySource(origin string) (model.Kernel, bool) {
 	records, err := s.records()
 	if err != nil {

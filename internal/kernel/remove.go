@@ -16,8 +16,8 @@ import (
 	"banger/internal/model"
 )
 
-// Delete removes what ref means. A name of a kernel that has others too is only taken from it; otherwise the kernel goes with all its
-// names. inUse returns who uses the kernel with an id: while somebody does, it is not removed (fault.WrongState).
+// Delete removes a kernel. If ref is one of several names, it removes only that name. inUse returns
+// the users of the kernel with an id; a kernel in use fails with fault.WrongState.
 func (s *Store) Delete(ctx context.Context, ref string, inUse func(id string) []string) error {
 	unlock, err := s.lock(ctx)
 	if err != nil {
@@ -38,7 +38,7 @@ func (s *Store) Delete(ctx context.Context, ref string, inUse func(id string) []
 	return s.remove(k)
 }
 
-// Prune removes the kernels that have no name and that nobody uses, and leftovers. It returns those that it removed.
+// Prune removes leftovers, and kernels without names and users. It returns the removed kernels.
 func (s *Store) Prune(ctx context.Context, inUse func(id string) []string) ([]model.Kernel, error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
@@ -64,7 +64,8 @@ func (s *Store) Prune(ctx context.Context, inUse func(id string) []string) ([]mo
 	return removed, errors.Join(append(errs, s.sweep())...)
 }
 
-// remove takes the names first: a crash then leaves a kernel without a name, which Prune finds, and never a name without a kernel.
+// remove removes the names first. After a crash there may be a kernel without names, which Prune
+// finds, but never a name without a kernel.
 func (s *Store) remove(k model.Kernel) error {
 	for _, name := range k.Names {
 		if err := s.dropName(name); err != nil {
@@ -89,7 +90,7 @@ func (s *Store) dropName(name string) error {
 	return syncDir(dir)
 }
 
-// sweep removes temporary files and folders that nobody works on.
+// sweep removes temporary files and directories that nobody has locked.
 func (s *Store) sweep() error {
 	var errs []error
 	for _, dir := range []string{s.dir, filepath.Join(s.dir, namesDir)} {

@@ -1,18 +1,19 @@
-// Package kernel keeps guest kernels: it gets them from the distribution or from a file, takes out what a VMM boots, checks that a guest
-// can run on them, and collects the modules that a guest loads before it can do anything else.
+// Package kernel keeps guest kernels. It gets them from the distribution or from a file, extracts
+// what a VMM boots, checks that guests can run on them, and collects the modules that a guest loads
+// first.
 //
 // # On disk
 //
-//	<dir>/<id>/vmlinuz       the compressed image as it came, when it came compressed
+//	<dir>/<id>/vmlinuz       the compressed image, if the kernel came compressed
 //	<dir>/<id>/vmlinux       the ELF kernel
-//	<dir>/<id>/config        its build configuration, when known
-//	<dir>/<id>/modules.cpio  a newc archive: /modules/NNN-name.ko, to be loaded in the order of their names
+//	<dir>/<id>/config        its build configuration, if known
+//	<dir>/<id>/modules.cpio  a newc archive of /modules/NNN-name.ko, in load order
 //	<dir>/<id>/kernel.json   the record
-//	<dir>/names/<name>       one line: the id that the name means
-//	<dir>/.tmp-*             work in progress; locked by flock(2) while somebody is at it
+//	<dir>/names/<name>       one line: the id of the kernel
+//	<dir>/.tmp-*             work in progress, locked with flock(2) during the work
 //
-// A kernel appears by one rename of a complete, synced folder and never changes after. A name changes by one rename of a synced
-// file. So a crash leaves garbage only, which Open and Prune remove.
+// A kernel appears by one rename of a complete, synced directory, and never changes. A name changes
+// by one rename of a synced file. So a crash leaves only garbage, which Open and Prune remove.
 package kernel
 
 import (
@@ -33,14 +34,15 @@ import (
 	"banger/internal/model"
 )
 
-// recipe counts the ways in which kernels were taken apart. A pull makes a kernel again that an older recipe made.
+// recipe is the version of the way in which kernels are made. A pull makes a kernel of an older
+// recipe again.
 const recipe = 1
 
 const (
 	namesDir  = "names"
 	tmpPrefix = ".tmp-"
 	maxRecord = 1 << 20
-	minPrefix = 4 // characters of an id that may stand for it
+	minPrefix = 4 // the shortest prefix of an id
 )
 
 var (
@@ -48,21 +50,22 @@ var (
 	namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 )
 
-// Store is a folder of kernels. Its methods are safe for concurrent use by one process; one process at a time may have it open
-// for changes.
+// Store is a directory of kernels. Its methods are safe for concurrent use by one process. Only one
+// process at a time may open it for changes.
 type Store struct {
 	dir  string
 	log  *slog.Logger
-	busy chan struct{} // holds one token while somebody changes the store or makes a kernel
+	busy chan struct{} // holds one token during a change
 }
 
-// record is kernel.json. The paths and names in it are empty: they follow from where it is.
+// record is kernel.json. It has no paths and no names, because its place determines them.
 type record struct {
 	model.Kernel
 	Recipe int `json:"recipe"`
 }
 
-// Open returns the store in dir, makes it if need be, and removes what a crash left behind.
+// Open returns the store in dir. It makes the directory if it is missing, and removes what a crash
+// left.
 func Open(dir string, log *slog.Logger) (*Store, error) {
 	if err := os.MkdirAll(filepath.Join(dir, namesDir), 0o755); err != nil {
 		return nil, fmt.Errorf("opening the kernel store: %w", err)
@@ -74,17 +77,17 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-// lock waits until nobody else changes the store.
+// lock waits until no other goroutine changes the store.
 func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
 	select {
 	case s.busy <- struct{}{}:
 		return func() { <-s.busy }, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for other work on kernels: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("waiting for another operation on kernels: %w", context.Cause(ctx))
 	}
 }
 
-// List returns all kernels, the newest first. Damaged ones are left out and logged.
+// List returns all kernels, the newest first. It logs and skips damaged ones.
 func (s *Store) List() ([]model.Kernel, error) {
 	records, err := s.records()
 	kernels := make([]model.Kernel, len(records))
@@ -94,7 +97,7 @@ func (s *Store) List() ([]model.Kernel, error) {
 	return kernels, err
 }
 
-// Get returns the kernel that ref means: a name, an id, or the beginning of just one id.
+// Get returns a kernel by a name, an id, or a unique beginning of an id.
 func (s *Store) Get(ref string) (model.Kernel, error) {
 	r, err := s.get(ref)
 	return r.Kernel, err
@@ -119,9 +122,9 @@ func (s *Store) get(ref string) (record, error) {
 		return found[0], nil
 	case 0:
 		return record{}, fault.New(fault.NotFound, "there is no kernel %q", ref).
-			WithHint("`banger kernel list` shows those that are here; `banger kernel pull debian` gets one.")
+			WithHint("`banger kernel list` prints the kernels; `banger kernel pull debian` gets one.")
 	}
-	return record{}, fault.New(fault.Invalid, "%q is the beginning of the ids of %d kernels", ref, len(found)).
+	return record{}, fault.New(fault.Invalid, "the ids of %[2]d kernels begin with %[1]q", ref, len(found)).
 		WithHint("Give more of the id, or a name.")
 }
 
@@ -141,14 +144,14 @@ func (s *Store) records() ([]record, error) {
 			continue
 		}
 		r, err := s.load(e.Name())
-		if errors.Is(err, fs.ErrNotExist) { // deleted since
+		if errors.Is(err, fs.ErrNotExist) { // deleted meanwhile
 			continue
 		}
 		if err != nil {
-			s.log.Warn("a damaged kernel", "id", e.Name(), "error", err)
+			s.log.Warn("skipping a damaged kernel", "id", e.Name(), "error", err)
 			continue
 		}
-		r.Names = append([]string{}, names[r.ID]...) // never nil: as JSON it is a list
+		r.Names = append([]string{}, names[r.ID]...) // never nil, so that JSON has a list
 		records = append(records, r)
 	}
 	slices.SortFunc(records, func(a, b record) int {
@@ -160,7 +163,7 @@ func (s *Store) records() ([]record, error) {
 	return records, nil
 }
 
-// load reads one record and fills in what follows from its place.
+// load reads one record and fills in what its place determines.
 func (s *Store) load(id string) (record, error) {
 	dir := filepath.Join(s.dir, id)
 	data, err := readBounded(filepath.Join(dir, recordFile), maxRecord)
@@ -172,7 +175,7 @@ func (s *Store) load(id string) (record, error) {
 		return record{}, fmt.Errorf("reading the record: %w", err)
 	}
 	if r.ID != id {
-		return record{}, fmt.Errorf("the record is of kernel %.80q", r.ID)
+		return record{}, fmt.Errorf("the record belongs to kernel %.80q", r.ID)
 	}
 	for file, path := range map[string]*string{vmlinuzFile: &r.Vmlinuz, vmlinuxFile: &r.Vmlinux, configFile: &r.Config, modulesFile: &r.Modules} {
 		full := filepath.Join(dir, file)
@@ -199,7 +202,7 @@ func (s *Store) names() (map[string][]string, error) {
 		}
 		data, err := readBounded(filepath.Join(s.dir, namesDir, e.Name()), 256)
 		if err != nil {
-			s.log.Warn("a damaged name", "name", e.Name(), "error", err)
+			s.log.Warn("skipping a damaged name", "name", e.Name(), "error", err)
 			continue
 		}
 		id := strings.TrimSpace(string(data))
@@ -208,7 +211,7 @@ func (s *Store) names() (map[string][]string, error) {
 	return names, nil
 }
 
-// CheckName tells why s cannot be a kernel's name, or nil.
+// CheckName returns why s cannot be a kernel's name, or nil.
 func CheckName(s string) error {
 	if !namePattern.MatchString(s) || idPattern.MatchString(s) {
 		return fault.New(fault.Invalid, "%q cannot be a kernel's name: lower-case letters, digits, '.', '_' and '-', at most 63", s)
@@ -216,7 +219,7 @@ func CheckName(s string) error {
 	return nil
 }
 
-// setName makes name mean the kernel.
+// setName makes name refer to the kernel.
 func (s *Store) setName(name, id string) error {
 	dir := filepath.Join(s.dir, namesDir)
 	f, err := os.CreateTemp(dir, tmpPrefix)
@@ -235,7 +238,7 @@ func (s *Store) setName(name, id string) error {
 	return syncDir(dir)
 }
 
-// readBounded reads a small file.
+// readBounded reads a file of at most limit bytes.
 func readBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -25,7 +25,7 @@ func openForTest(t *testing.T) *Store {
 	return s
 }
 
-// importForTest imports a kernel that differs from others by its version.
+// importForTest imports a kernel that differs from others in its version.
 func importForTest(t *testing.T, s *Store, version string, names ...string) model.Kernel {
 	t.Helper()
 	file := writeFile(t, filepath.Join(t.TempDir(), "vmlinux"), fakeKernel{version: version, config: fullConfig()}.vmlinux())
@@ -46,17 +46,17 @@ func TestGet(t *testing.T) {
 	a, b := importForTest(t, s, "6.1.1", "a", "first"), importForTest(t, s, "6.1.2", "b")
 	for ref, want := range map[string]string{"a": a.ID, "first": a.ID, a.ID: a.ID, a.ID[:8]: a.ID, "b": b.ID} {
 		if k, err := s.Get(ref); err != nil || k.ID != want {
-			t.Errorf("%s: %v, %v", ref, k.ID, err)
+			t.Errorf("Get(%s): %v, %v", ref, k.ID, err)
 		}
 	}
 	for _, ref := range []string{"", "c", "..", "names", "names/a", strings.Repeat("0", 64)} {
 		if _, err := s.Get(ref); fault.KindOf(err) != fault.NotFound || fault.HintOf(err) == "" {
-			t.Errorf("%q: %v", ref, err)
+			t.Errorf("Get(%q): got %v, want an error", ref, err)
 		}
 	}
 	list, err := s.List()
 	if err != nil || len(list) != 2 || !slices.Equal(list[slices.IndexFunc(list, func(k model.Kernel) bool { return k.ID == a.ID })].Names, []string{"a", "first"}) {
-		t.Errorf("list %+v, %v", list, err)
+		t.Errorf("List: %+v, %v", list, err)
 	}
 }
 
@@ -71,10 +71,10 @@ func TestAmbiguousPrefix(t *testing.T) {
 	data, _ := os.ReadFile(record)
 	writeFile(t, record, []byte(strings.Replace(string(data), k.ID, twin, 1)))
 	if _, err := s.Get(k.ID[:8]); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("an ambiguous prefix: %v", err)
+		t.Errorf("an ambiguous prefix: got %v, want fault.Invalid", err)
 	}
 	if got, err := s.Get(twin); err != nil || got.ID != twin {
-		t.Errorf("a whole id: %v", err)
+		t.Errorf("a whole id that begins other ids: %v", err)
 	}
 }
 
@@ -83,16 +83,16 @@ func TestDelete(t *testing.T) {
 	k := importForTest(t, s, "6.1.1", "a", "b")
 	used := func(id string) []string { return []string{"quiet-otter"} }
 	if err := s.Delete(t.Context(), "a", used); err != nil {
-		t.Errorf("taking one of two names: %v", err)
+		t.Errorf("deleting one of two names: %v", err)
 	}
 	if err := s.Delete(t.Context(), "b", used); fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "quiet-otter") {
-		t.Errorf("the last name of a used kernel: %v", err)
+		t.Errorf("deleting the last name of a used kernel: got %v, want fault.WrongState and its user", err)
 	}
 	if err := s.Delete(t.Context(), k.ID[:8], nobody); err != nil {
 		t.Error(err)
 	}
 	if err := s.Delete(t.Context(), "b", nobody); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("deleting twice: %v", err)
+		t.Errorf("deleting again: got %v, want fault.NotFound", err)
 	}
 	if left := listDir(t, s.dir); len(left) != 1 {
 		t.Errorf("left over: %v", left)
@@ -102,7 +102,7 @@ func TestDelete(t *testing.T) {
 func TestPrune(t *testing.T) {
 	s := openForTest(t)
 	old := importForTest(t, s, "6.1.1", "debian")
-	kept := importForTest(t, s, "6.1.2", "debian") // takes the name
+	kept := importForTest(t, s, "6.1.2", "debian") // it takes the name
 	writeFile(t, filepath.Join(s.dir, tmpPrefix+"crashed", "vmlinux"), []byte("half a kernel"))
 	busy := filepath.Join(s.dir, tmpPrefix+"busy")
 	if err := os.Mkdir(busy, 0o755); err != nil {
@@ -118,20 +118,20 @@ func TestPrune(t *testing.T) {
 	}
 	removed, err := s.Prune(t.Context(), func(id string) []string { return []string{"a VM"} })
 	if err != nil || len(removed) != 0 {
-		t.Errorf("pruned a used kernel: %v, %v", removed, err)
+		t.Errorf("Prune removed a used kernel: %v, %v", removed, err)
 	}
 	removed, err = s.Prune(t.Context(), nobody)
 	if err != nil || len(removed) != 1 || removed[0].ID != old.ID {
-		t.Errorf("pruned %v, %v", removed, err)
+		t.Errorf("Prune removed %v, %v", removed, err)
 	}
 	want := []string{kept.ID, "names", tmpPrefix + "busy"}
 	slices.Sort(want)
 	if got := listDir(t, s.dir); !slices.Equal(got, want) {
-		t.Errorf("left %v, want %v", got, want)
+		t.Errorf("after Prune there is %v, want %v", got, want)
 	}
 }
 
-// TestReopen: a store that is opened again has what it had, and nothing of what a crash left.
+// TestReopen checks that a reopened store has its kernels, and nothing that a crash left.
 func TestReopen(t *testing.T) {
 	s := openForTest(t)
 	k := importForTest(t, s, "6.1.1", "a")
@@ -143,13 +143,13 @@ func TestReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := again.Get("a"); err != nil || got.ID != k.ID || got.Vmlinux != k.Vmlinux {
-		t.Errorf("got %+v, %v", got, err)
+		t.Errorf("after reopening: got %+v, %v", got, err)
 	}
 	if _, err := again.Get("dangling"); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("a name without a kernel: %v", err)
+		t.Errorf("a name without a kernel: got %v, want fault.NotFound", err)
 	}
 	if got := listDir(t, s.dir); len(got) != 2 {
-		t.Errorf("left %v", got)
+		t.Errorf("left over: %v", got)
 	}
 }
 
@@ -167,7 +167,7 @@ func TestLockHonoursContext(t *testing.T) {
 	}
 }
 
-// listDir lists a folder.
+// listDir lists a directory.
 func listDir(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -28,7 +28,6 @@ var wordy = []string{
 	"internal/guest",
 	"internal/image",
 	"internal/initramfs",
-	"internal/kernel",
 	"internal/vm",
 	"internal/vmm",
 }

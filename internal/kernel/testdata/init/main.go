@@ -1,5 +1,5 @@
-// Command init is the first process of the machine that the kernel's boot test starts. It loads the modules of the archive
-// in order and says on the console what it finds.
+// Command init is the first process of the machine in the kernel's boot test. It loads the modules
+// of the archive in order and prints what it finds.
 package main
 
 import (
@@ -42,7 +42,7 @@ func main() {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-// uptime is in microseconds since the kernel started.
+// uptime returns microseconds since the kernel started.
 func uptime() int64 {
 	var now unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
