@@ -67,8 +67,8 @@ func TestFilesPointOneWayFinds(t *testing.T) {
 		"middle.go": "package p\nfunc (t *T) help() { leaf() }\ntype worker struct{}\n",
 		"leaf.go":   "package p\nfunc leaf() { leaf() }\n",
 	}
-	for name, want := range map[string]string{"cycle": "middle.go > top.go", "none": ""} {
-		if name == "none" {
+	for _, tt := range []struct{ name, want string }{{"cycle", "middle.go > top.go"}, {"no cycle", ""}} {
+		if tt.want == "" {
 			sources["middle.go"] = strings.ReplaceAll(sources["middle.go"], "(t *T) help()", "(w worker) help()")
 			sources["top.go"] = strings.ReplaceAll(sources["top.go"], "t.help()", "t.w.help()")
 		}
@@ -90,8 +90,8 @@ func TestFilesPointOneWayFinds(t *testing.T) {
 		for _, e := range up {
 			got = append(got, e.from+" > "+e.to)
 		}
-		if strings.Join(got, ", ") != want || order[len(order)-1] != "leaf.go" {
-			t.Errorf("%s: upward references %q in the order %v, want %q and leaf.go last", name, got, order, want)
+		if strings.Join(got, ", ") != tt.want || order[len(order)-1] != "leaf.go" {
+			t.Errorf("%s: upward references %q in the order %v, want %q and leaf.go last", tt.name, got, order, tt.want)
 		}
 	}
 }
