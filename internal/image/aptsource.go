@@ -9,18 +9,21 @@ import (
 	"strings"
 )
 
-// An aptSource is one entry of apt's sources, in either format (sources.list(5)), as far as it matters here.
+// aptSource is one entry of apt's sources, in either format (sources.list(5)).
 type aptSource struct {
 	types, uris, suites, components []string
-	options                         []aptOption // all other fields, by their names in the deb822 format
+	// options are all other fields, with their names in the deb822 format.
+	options []aptOption
 }
 
 type aptOption struct{ name, value string }
 
-// debianComponents are the archive areas of Debian (Debian policy, section 2.2). Other archives that use Debian's suite names have others.
+// debianComponents are the archive areas of Debian (Debian policy, section 2.2). Archives of others
+// may use Debian's suite names, but have other areas.
 var debianComponents = []string{"main", "contrib", "non-free", "non-free-firmware"}
 
-// readAptSources reads the sources below an apt folder, as apt does: sources.list, then sources.list.d in the order of the names.
+// readAptSources reads the sources below an apt directory in apt's order: sources.list, then
+// sources.list.d by name.
 func readAptSources(dir string) ([]aptSource, error) {
 	files := []string{filepath.Join(dir, "sources.list")}
 	more, err := filepath.Glob(filepath.Join(dir, "sources.list.d", "*"))
@@ -44,11 +47,11 @@ func readAptSources(dir string) ([]aptSource, error) {
 	return sources, nil
 }
 
-// oneLineNames are options of the one-line format whose deb822 name is not just the same word.
+// oneLineNames are the options of the one-line format that have another name in deb822.
 var oneLineNames = map[string]string{"arch": "Architectures", "lang": "Languages", "target": "Targets", "signed-by": "Signed-By"}
 
-// parseOneLine reads lines such as "deb [signed-by=/k.gpg] http://host/debian bookworm main". Lines that make no sense are left out: apt will
-// have told their owner.
+// parseOneLine reads lines such as "deb [signed-by=/k.gpg] http://host/debian bookworm main". It
+// skips bad lines, which apt itself reports.
 func parseOneLine(text string) []aptSource {
 	var sources []aptSource
 	for line := range strings.Lines(text) {
@@ -80,7 +83,7 @@ func parseOneLine(text string) []aptSource {
 	return sources
 }
 
-// parseDeb822 reads stanzas of fields; a line that starts with a blank goes on with the field before it.
+// parseDeb822 reads stanzas of fields. A line that starts with a blank continues a field.
 func parseDeb822(text string) []aptSource {
 	var sources []aptSource
 	for _, stanza := range stanzas(text) {
@@ -133,8 +136,8 @@ func stanzas(text string) [][]aptOption {
 	return all
 }
 
-// forSuite narrows sources down to what makes one Debian release: its packages, and the updates and security fixes for them. Sources
-// of others, such as vendors' archives that use Debian's suite names, are left out; their packages belong to the host.
+// forSuite returns the sources of one Debian release: its packages, updates and security fixes. It
+// drops vendors' archives with Debian's suite names, because those packages belong to the host.
 func forSuite(sources []aptSource, suite string) []aptSource {
 	wanted := []string{suite, suite + "-updates", suite + "-security", suite + "/updates"}
 	if other := map[string]string{"sid": "unstable", "unstable": "sid"}[suite]; other != "" {
@@ -152,7 +155,7 @@ func forSuite(sources []aptSource, suite string) []aptSource {
 	return found
 }
 
-// hasRelease tells whether the release itself is among the sources, not just its updates.
+// hasRelease reports whether the sources contain the release itself, not only its updates.
 func hasRelease(sources []aptSource) bool {
 	return slices.ContainsFunc(sources, func(s aptSource) bool {
 		return slices.ContainsFunc(s.suites, func(name string) bool { return !strings.ContainsAny(name, "-/") })
@@ -169,7 +172,7 @@ func keep(words, wanted []string) []string {
 	return kept
 }
 
-// deb822 writes sources in apt's newer format.
+// deb822 writes sources in the deb822 format.
 func deb822(sources []aptSource) string {
 	var b strings.Builder
 	for i, s := range sources {

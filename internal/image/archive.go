@@ -16,23 +16,23 @@ import (
 	"banger/internal/fault"
 )
 
-// Files that tell an image archive's format.
+// Files that identify the format of an image archive.
 const (
 	dockerManifestFile = "manifest.json" // docker image save (Docker image specification v1.2)
 	ociLayoutFile      = "oci-layout"    // OCI image-spec, image-layout.md
 	ociIndexFile       = "index.json"
 )
 
-// files gives access to the files of an image archive or layout by their names.
+// files opens the files of an image archive or layout by name.
 type files interface {
-	// open returns a file from its start. A name that is not there is fs.ErrNotExist.
+	// open returns a file from its start. A missing name is fs.ErrNotExist.
 	open(name string) (io.ReadCloser, error)
 }
 
-// folderFiles are those of a folder. Links that lead out of it lead nowhere.
-type folderFiles struct{ root *os.Root }
+// directoryFiles are the files of a directory. Links out of the directory do not work.
+type directoryFiles struct{ root *os.Root }
 
-func (d folderFiles) open(name string) (io.ReadCloser, error) {
+func (d directoryFiles) open(name string) (io.ReadCloser, error) {
 	f, err := d.root.Open(name)
 	if err != nil {
 		return nil, err
@@ -47,7 +47,8 @@ func (d folderFiles) open(name string) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// archiveFiles are those of a plain tar archive: where each starts and ends. Older versions of docker link equal layers to each other.
+// archiveFiles are the files of a plain tar archive, with their offsets. Older versions of docker
+// link equal layers to each other.
 type archiveFiles struct {
 	f     *os.File
 	parts map[string]part
@@ -58,7 +59,7 @@ type part struct {
 	target   string // of a link
 }
 
-// maxArchiveFiles bounds the files of an image archive: some per layer.
+// maxArchiveFiles bounds the files of an image archive, which has a few per layer.
 const maxArchiveFiles = 10_000
 
 func (a archiveFiles) open(name string) (io.ReadCloser, error) {
@@ -76,7 +77,7 @@ func (a archiveFiles) open(name string) (io.ReadCloser, error) {
 func indexArchive(ctx context.Context, f *os.File, limits Limits) (archiveFiles, error) {
 	a := archiveFiles{f, map[string]part{}}
 	r := io.NewSectionReader(f, 0, 1<<62)
-	tr := tar.NewReader(r) // reads headers and seeks over the rest
+	tr := tar.NewReader(r) // reads headers and skips contents
 	for {
 		if err := ctx.Err(); err != nil {
 			return a, err
@@ -110,7 +111,7 @@ func indexArchive(ctx context.Context, f *os.File, limits Limits) (archiveFiles,
 	}
 }
 
-// sniffArchive tells an image archive from a root filesystem by the files at its top.
+// sniffArchive distinguishes an image archive from a root filesystem by its top files.
 func (im *importer) sniffArchive(ctx context.Context, r io.Reader) (Format, error) {
 	limit := im.store.opts.Limits.Size
 	left := &budget{left: int64(limit), limit: limit}
@@ -132,7 +133,8 @@ func (im *importer) sniffArchive(ctx context.Context, r io.Reader) (Format, erro
 		case name == ociIndexFile:
 			index = true
 		case name == "etc" || name == "bin" || name == "usr" || name == "etc/passwd":
-			return FormatTar, nil // no image archive has that at its top; this spares reading on
+			// No image archive has this at its top, so stop here.
+			return FormatTar, nil
 		}
 	}
 	if oci && index {
@@ -143,7 +145,7 @@ func (im *importer) sniffArchive(ctx context.Context, r io.Reader) (Format, erro
 
 // archived is an image in an archive or layout.
 type archived struct {
-	name   string // "" when it has none there
+	name   string // "" if the archive gives none
 	id     string // the configuration's sha256 in hex
 	digest string // of its manifest, in a layout
 	config *v1.ConfigFile

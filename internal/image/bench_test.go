@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// benchTree is a root filesystem like a small distribution's: many small files and some large ones; 160 MB in all.
+// benchTree is like a small distribution's root filesystem: many small files and some large ones,
+// 160 MB.
 func benchTree(b *testing.B) []byte {
 	b.Helper()
 	random := make([]byte, 2<<20)
@@ -28,7 +29,7 @@ func benchTree(b *testing.B) []byte {
 	return makeTar(b, files...)
 }
 
-// BenchmarkConvert compares an archive's way to ext4 here with unpacking it and running mke2fs -d on the tree.
+// BenchmarkConvert compares the conversion of an archive with mke2fs -d on an unpacked tree.
 func BenchmarkConvert(b *testing.B) {
 	archive := benchTree(b)
 	compressed := func() []byte {

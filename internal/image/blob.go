@@ -33,8 +33,8 @@ func (b blobSource) open(ctx context.Context) (io.ReadCloser, error) {
 	return l.Compressed()
 }
 
-// fetchBlob returns a layer's blob, open, and fetches it first if it is not in the cache. Its digest is checked while it is written; what is
-// in the cache was checked then.
+// fetchBlob returns an open layer. If the cache lacks it, fetchBlob downloads it and checks its
+// digest. A cached layer was checked when it was downloaded.
 func (s *Store) fetchBlob(ctx context.Context, b blobSource, report step.Reporter, name string) (*os.File, error) {
 	d := b.desc
 	unlock, err := s.locks.lock(ctx, "blob "+d.Digest.Hex)
@@ -59,9 +59,9 @@ func (s *Store) fetchBlob(ctx context.Context, b blobSource, report step.Reporte
 	return os.Open(s.blobPath(d.Digest.Hex))
 }
 
-// download writes a blob to a bench, checks it, and puts it into the cache.
+// download writes a blob to a staging directory, checks it, and moves it to the cache.
 func (s *Store) download(ctx context.Context, src blobSource, count *progress) (err error) {
-	b, err := s.newBench(ctx, s.blobs)
+	b, err := s.newStaging(ctx, s.blobs)
 	if err != nil {
 		return err
 	}
@@ -98,13 +98,13 @@ func (s *Store) download(ctx context.Context, src blobSource, count *progress) (
 	return disk.SyncDir(filepath.Join(s.blobs, "sha256"))
 }
 
-// Write counts what passes.
+// Write counts the bytes.
 func (p *progress) Write(b []byte) (int, error) {
 	p.add(int64(len(b)))
 	return len(b), nil
 }
 
-// blobLayers pairs open blobs with the digests of what they hold.
+// blobLayers pairs open blobs with the digests of their contents.
 func (s *Store) blobLayers(blobs []*os.File, config *v1.ConfigFile) ([]layer, error) {
 	layers := make([]layer, len(blobs))
 	for i, f := range blobs {

@@ -13,30 +13,32 @@ import (
 	"banger/internal/step"
 )
 
-// A layer is one of the archives that an image is made of.
+// layer is one of the archives of an image.
 type layer struct {
-	label  string                                       // for people
-	diffID string                                       // sha256 in hex of the plain archive; "" when not known...
-	sum    *string                                      // ... and where to put it then, or nil
-	open   func(context.Context) (io.ReadCloser, error) // of the plain archive, from its start; may be called again
+	label string // for messages
+	// diffID is the sha256, in hex, of the uncompressed archive. It is "" if unknown.
+	diffID string
+	sum    *string // receives the sha256 if it is unknown; may be nil
+	// open returns the uncompressed archive. It may be called again.
+	open func(context.Context) (io.ReadCloser, error)
 }
 
-// A conversion makes one ext4 file of layers.
+// conversion makes one ext4 file from layers.
 type conversion struct {
 	limits Limits
 	out    *os.File
 	report step.Reporter
-	skip   func(path string) bool // cleaned absolute paths to leave out; may be nil
+	skip   func(path string) bool // reports which absolute paths to leave out; may be nil
 
-	whiteouts bool // names that start with .wh. hide files of lower layers
+	whiteouts bool // names with .wh. hide files of lower layers
 }
 
-// errNotStreamable says that an archive cannot be converted while it is read, because it takes back what it said before.
+// errNotStreamable reports that an archive cannot be converted in one pass.
 var errNotStreamable = errors.New("a later entry replaces an earlier one")
 
-// layers merges image layers into one file system. They are read twice: first for their headers only, which gives the tree of all that
-// remains in the end, then for the contents of that. So the order in which an archive says things does not matter, and nothing is
-// written that a later layer takes away. The first pass checks the layers' digests.
+// layers merges image layers into one file system. It reads them twice: first the headers, which
+// give the final tree, and then the contents of that tree's files. So it never writes a file that a
+// later layer removes. The first pass checks the digests.
 func (c *conversion) layers(ctx context.Context, layers []layer) (*tree, error) {
 	t, err := c.index(ctx, layers)
 	if err != nil {
@@ -100,7 +102,8 @@ func (c *conversion) indexLayer(ctx context.Context, t *tree, l layer, b *budget
 	return h.sum()
 }
 
-// copy writes an inventory: folders and whatever has no content, then contents in the order in which the layers have them, then links.
+// copy writes an inventory: directories and other files without content, then contents in the order
+// of the layers, then links.
 func (c *conversion) copy(ctx context.Context, w tarWriter, inv *inventory, layers []layer) (err error) {
 	end := c.report.Track("convert", "layers to ext4")
 	defer func() { end(err) }()
@@ -130,7 +133,7 @@ func (c *conversion) copyLayer(ctx context.Context, w tarWriter, wanted map[int]
 		return err
 	}
 	defer r.Close()
-	// The first pass has seen that all of it is within the limits.
+	// The first pass checked the limits.
 	b := &budget{left: int64(c.limits.Size), limit: c.limits.Size}
 	tr := tar.NewReader(b.reader(ctx, r))
 	for i, left := 0, len(wanted); left > 0; i++ {
@@ -154,8 +157,9 @@ func (c *conversion) copyLayer(ctx context.Context, w tarWriter, wanted map[int]
 	return nil
 }
 
-// stream converts one plain archive while it is read, once, and returns the sha256 of it. It fails with errNotStreamable when
-// the archive replaces what it has said before; the layers way then works. r may be closed early, to end a Read that waits.
+// stream converts one uncompressed archive in one pass and returns its sha256. If the archive
+// replaces an earlier entry, it returns errNotStreamable, and layers works. Another goroutine may
+// close r to end a Read.
 func (c *conversion) stream(ctx context.Context, r io.ReadCloser) (t *tree, sum string, err error) {
 	t = newTree(c.limits)
 	t.skip = c.skip
@@ -207,7 +211,7 @@ func (c *conversion) streamEntries(ctx context.Context, w tarWriter, t *tree, r 
 	return c.finishStream(w, t)
 }
 
-// finishStream writes what only the whole archive tells: hard links and missing mount points.
+// finishStream writes what follows from the whole archive: hard links and missing mount points.
 func (c *conversion) finishStream(w tarWriter, t *tree) error {
 	replaced, err := t.addMountPoints(2)
 	if err != nil {
@@ -240,7 +244,7 @@ func writeMade(w tarWriter, t *tree) error {
 	return nil
 }
 
-// write runs the ext4 writer on what fill writes. Whichever of the two fails first ends the other.
+// write runs the ext4 writer on the output of fill. The first of the two to fail ends the other.
 func (c *conversion) write(ctx context.Context, fill func(tarWriter) error) error {
 	pr, pw := io.Pipe()
 	written := make(chan error, 1)
@@ -257,7 +261,7 @@ func (c *conversion) write(ctx context.Context, fill func(tarWriter) error) erro
 	if err == nil {
 		err = errors.Join(w.Close(), buf.Flush())
 	}
-	pw.CloseWithError(err) // nil is a plain end
+	pw.CloseWithError(err) // nil means a normal end
 	werr := <-written
 	switch {
 	case ctx.Err() != nil:
@@ -268,7 +272,7 @@ func (c *conversion) write(ctx context.Context, fill func(tarWriter) error) erro
 	return cmpErr(werr, err)
 }
 
-// cmpErr returns the first error that is one.
+// cmpErr returns the first non-nil error.
 func cmpErr(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {

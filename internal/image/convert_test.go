@@ -28,7 +28,8 @@ func TestMerge(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		layers [][]file
-		want   map[string]string // contents of files, what "-> x" of links, "(none)" of what is not there
+		// want holds contents of files, "-> x" for links, and "(none)" for missing files.
+		want map[string]string
 	}{
 		{"later layers win", [][]file{
 			{{name: "a", body: "1"}, {name: "b", body: "1"}}, {{name: "a", body: "2"}},
@@ -44,17 +45,17 @@ func TestMerge(t *testing.T) {
 			{{name: "d/a", body: "1"}, {name: "d/sub/x", body: "1"}},
 			{{name: "d/a", body: "2"}, {name: "d/.wh.a"}, {name: "d/sub/y", body: "2"}, {name: "d/.wh.sub"}},
 		}, map[string]string{"/d/a": "2", "/d/sub/x": "(none)", "/d/sub/y": "2"}},
-		{"whiteout of a folder that the layer made anew below an old one", [][]file{
+		{"whiteout of a directory that the layer made anew below an old one", [][]file{
 			{{name: "d/old", body: "1"}}, {{name: "d/new/x", body: "2"}, {name: ".wh.d"}},
 		}, map[string]string{"/d/old": "(none)", "/d/new/x": "2"}},
-		{"opaque folder", [][]file{
+		{"opaque directory", [][]file{
 			{{name: "d/a", body: "1"}, {name: "d/e/f", body: "1"}},
 			{{name: "d", typ: dir}, {name: "d/b", body: "2"}, {name: "d/.wh..wh..opq"}, {name: "d/c", body: "2"}},
 		}, map[string]string{"/d/a": "(none)", "/d/e": "(none)", "/d/b": "2", "/d/c": "2"}},
 		{"whiteouts of nothing", [][]file{
 			{{name: ".wh.no"}, {name: "no/.wh.x"}, {name: "no/.wh..wh..opq"}, {name: ".wh..wh.plnk"}},
 		}, map[string]string{"/no": "(none)"}},
-		{"file over folder and back", [][]file{
+		{"file over directory and back", [][]file{
 			{{name: "x/y", body: "1"}, {name: "z", body: "1"}}, {{name: "x", body: "2"}, {name: "z/w", typ: dir}},
 		}, nil},
 		{"hard links", [][]file{
@@ -75,7 +76,7 @@ func TestMerge(t *testing.T) {
 		{"names that lead out", [][]file{
 			{{name: "../../x", body: "1"}, {name: "/abs/../../y", body: "2"}, {name: "a/../z", body: "3"}},
 		}, map[string]string{"/x": "1", "/y": "2", "/z": "3"}},
-		{"symbolic link over a folder", [][]file{
+		{"symbolic link over a directory", [][]file{
 			{{name: "lib/x", body: "1"}, {name: "usr/lib/y", body: "1"}}, {{name: "lib", typ: symlink, link: "usr/lib"}, {name: "lib/z", body: "2"}},
 		}, map[string]string{"/lib": "-> usr/lib", "/usr/lib/z": "2", "/usr/lib/y": "1"}},
 		{"empty and scratch", [][]file{{}}, map[string]string{"/x": "(none)"}},
@@ -88,7 +89,7 @@ func TestMerge(t *testing.T) {
 			path, _, err := convert(t, Limits{}, archives...)
 			if tt.want == nil {
 				if fault.KindOf(err) != fault.Invalid {
-					t.Errorf("error %v, want one that says that the archive is invalid", err)
+					t.Errorf("got %v, want an error that the archive is invalid", err)
 				}
 				return
 			}
@@ -118,7 +119,7 @@ func look(t *testing.T, path, name string) string {
 	return cat(t, path, name)
 }
 
-// TestKept checks that what a file is besides its content survives.
+// TestKept checks that attributes of files survive.
 func TestKept(t *testing.T) {
 	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	long := strings.Repeat("n", maxName)
@@ -159,18 +160,18 @@ func TestKept(t *testing.T) {
 		}
 	}
 	if st := stat(t, path, "/acl"); strings.Contains(st, "posix_acl") || strings.Contains(st, "overlay") {
-		t.Errorf("/acl has what it must not:\n%s", st)
+		t.Errorf("/acl has attributes of the file system:\n%s", st)
 	}
 	if !bytes.Contains([]byte(debugfs(t, path, "ls -p /")), []byte("/"+long+"/")) {
-		t.Error("the longest name is gone")
+		t.Error("the longest name is missing")
 	}
 	if got := cat(t, path, "/zeros"); got != strings.Repeat("\x00", 1<<20)+"end" {
-		t.Errorf("zeros have become %d other bytes", len(got))
+		t.Errorf("%d zeros have other values", len(got))
 	}
 	info, _ := os.Stat(path)
 	var held int64 = blocks(t, path)
 	if held > info.Size()-(900<<10) {
-		t.Errorf("%d of %d bytes are held; the zeros should be a hole", held, info.Size())
+		t.Errorf("%d of %d bytes are allocated; the zeros should be a hole", held, info.Size())
 	}
 }
 
@@ -197,38 +198,38 @@ func TestHostileArchives(t *testing.T) {
 	good := makeTar(t, file{name: "a", body: strings.Repeat("x", 5000)})
 	limits := Limits{Entries: 50, Size: 1 * model.MiB}
 	for name, archive := range map[string][]byte{
-		"too many entries":          makeTar(t, many...),
-		"too many implied folders":  makeTar(t, file{name: strings.Repeat("d/", 60), typ: dir}),
-		"too large":                 makeTar(t, file{name: "a", body: strings.Repeat("x", 2<<20)}),
-		"huge sparse file":          sparseTar(t, 1<<50),
-		"path too long":             makeTar(t, file{name: deep + "x"}),
-		"name too long":             makeTar(t, file{name: strings.Repeat("n", maxName+1)}),
-		"folder name too long":      makeTar(t, file{name: strings.Repeat("n", maxName+1) + "/x"}),
-		"link loop":                 makeTar(t, append(loop[:49:49], file{name: "l49", typ: symlink, link: "l0"}, file{name: "l0/x"})[1:]...),
-		"self loop":                 makeTar(t, file{name: "s", typ: symlink, link: "s"}, file{name: "s/x"}),
-		"hard links to nothing":     makeTar(t, chain...),
-		"hard link out of the tree": makeTar(t, file{name: "h", typ: link, link: "../../../../etc/passwd"}),
-		"hard link to a folder":     makeTar(t, file{name: "d", typ: dir}, file{name: "h", typ: link, link: "d"}),
-		"hard link through a file":  makeTar(t, file{name: "f"}, file{name: "h", typ: link, link: "f/x"}),
-		"through a file":            makeTar(t, file{name: "f"}, file{name: "f/x"}),
-		"target too long":           makeTar(t, file{name: "s", typ: symlink, link: strings.Repeat("t", maxTarget+1)}),
-		"root is a file":            makeTar(t, file{name: "./", typ: symlink, link: "x"}),
-		"cut off in a file":         good[:2000],
-		"cut off in a header":       good[:300],
-		"size that lies":            patch(good, 124, "77777777777\x00"),
-		"unknown type":              patch(good, 156, "Z"),
-		"no tar at all":             bytes.Repeat([]byte("hostile "), 1000),
+		"too many entries":            makeTar(t, many...),
+		"too many implied directorys": makeTar(t, file{name: strings.Repeat("d/", 60), typ: dir}),
+		"too large":                   makeTar(t, file{name: "a", body: strings.Repeat("x", 2<<20)}),
+		"huge sparse file":            sparseTar(t, 1<<50),
+		"path too long":               makeTar(t, file{name: deep + "x"}),
+		"name too long":               makeTar(t, file{name: strings.Repeat("n", maxName+1)}),
+		"directory name too long":     makeTar(t, file{name: strings.Repeat("n", maxName+1) + "/x"}),
+		"link loop":                   makeTar(t, append(loop[:49:49], file{name: "l49", typ: symlink, link: "l0"}, file{name: "l0/x"})[1:]...),
+		"self loop":                   makeTar(t, file{name: "s", typ: symlink, link: "s"}, file{name: "s/x"}),
+		"hard links to nothing":       makeTar(t, chain...),
+		"hard link out of the tree":   makeTar(t, file{name: "h", typ: link, link: "../../../../etc/passwd"}),
+		"hard link to a directory":    makeTar(t, file{name: "d", typ: dir}, file{name: "h", typ: link, link: "d"}),
+		"hard link through a file":    makeTar(t, file{name: "f"}, file{name: "h", typ: link, link: "f/x"}),
+		"through a file":              makeTar(t, file{name: "f"}, file{name: "f/x"}),
+		"target too long":             makeTar(t, file{name: "s", typ: symlink, link: strings.Repeat("t", maxTarget+1)}),
+		"root is a file":              makeTar(t, file{name: "./", typ: symlink, link: "x"}),
+		"cut off in a file":           good[:2000],
+		"cut off in a header":         good[:300],
+		"size that lies":              patch(good, 124, "77777777777\x00"),
+		"unknown type":                patch(good, 156, "Z"),
+		"no tar at all":               bytes.Repeat([]byte("hostile "), 1000),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := convert(t, limits, archive)
 			if fault.KindOf(err) != fault.Invalid {
-				t.Errorf("error %v of kind %q, want invalid", err, fault.KindOf(err))
+				t.Errorf("got %v of kind %q, want invalid", err, fault.KindOf(err))
 			}
 		})
 	}
 }
 
-// patch overwrites a piece of an archive's first header and makes its checksum right again.
+// patch overwrites a part of an archive's first header and corrects its checksum.
 func patch(archive []byte, at int, with string) []byte {
 	b := bytes.Clone(archive)
 	copy(b[at:], with)
@@ -241,11 +242,11 @@ func patch(archive []byte, at int, with string) []byte {
 	return b
 }
 
-// sparseTar is an archive with a file that claims to be nearly all hole (GNU tar's sparse format 1.0).
+// sparseTar is an archive with a file that claims to be nearly all hole (GNU tar's format 1.0).
 func sparseTar(t *testing.T, size int64) []byte {
 	t.Helper()
 	raw := makeTar(t, file{name: "a", body: "0\n" + strings.Repeat("\x00", 510), pax: map[string]string{"VENDOR.x": strings.Repeat("p", 120)}})
-	// The writer refuses to write sparse records, so a record of the same length takes their place.
+	// The writer rejects sparse records, so this replaces a record of the same length.
 	records := fmt.Sprintf("22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n%d GNU.sparse.realsize=%d\n", len(fmt.Sprintf(" GNU.sparse.realsize=%d\n", size))+2, size)
 	start := bytes.Index(raw, []byte("VENDOR.x"))
 	start = bytes.LastIndexByte(raw[:start], 0) + 1
@@ -259,7 +260,7 @@ func sparseTar(t *testing.T, size int64) []byte {
 	return raw
 }
 
-// TestSparse checks that a sparse entry within the limits is expanded, and is a hole again in the image.
+// TestSparse checks that a sparse entry within the limits is expanded, and is a hole in the image.
 func TestSparse(t *testing.T) {
 	path, _, err := convert(t, Limits{}, sparseTar(t, 8<<20))
 	if err != nil {
@@ -270,7 +271,7 @@ func TestSparse(t *testing.T) {
 		t.Errorf("the file has another size:\n%s", st)
 	}
 	if held := blocks(t, path); held > 1<<20 {
-		t.Errorf("%d bytes are held for a hole", held)
+		t.Errorf("%d bytes are allocated for a hole", held)
 	}
 }
 
@@ -285,7 +286,7 @@ func TestStream(t *testing.T) {
 		{"files called like whiteouts", []file{{name: "d/a", body: "1"}, {name: "d/.wh.a", body: "2"}}, nil},
 		{"replaced", []file{{name: "d/a", body: "0"}, {name: "d/a", body: "1"}}, errNotStreamable},
 		{"replaced by a link", []file{{name: "b", body: "0"}, {name: "d/a", body: "1"}, {name: "b", typ: link, link: "d/a"}}, errNotStreamable},
-		{"folder replaced", []file{{name: "d/b", body: "0"}, {name: "d", typ: symlink, link: "e"}, {name: "d/a", body: "1"}}, errNotStreamable},
+		{"directory replaced", []file{{name: "d/b", body: "0"}, {name: "d", typ: symlink, link: "e"}, {name: "d/a", body: "1"}}, errNotStreamable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), rootfsFile)
@@ -298,7 +299,7 @@ func TestStream(t *testing.T) {
 			c := &conversion{limits: Limits{}.withDefaults(), out: out}
 			_, sum, err := c.stream(t.Context(), io.NopCloser(bytes.NewReader(archive)))
 			if !errors.Is(err, tt.want) {
-				t.Fatalf("error %v, want %v", err, tt.want)
+				t.Fatalf("got %v, want %v", err, tt.want)
 			}
 			if err != nil {
 				return
@@ -350,10 +351,10 @@ func TestConversionEndsWithItsContext(t *testing.T) {
 	pr, pw := io.Pipe()
 	go func() {
 		pw.Write(archive[:1<<20])
-		cancel() // in the middle of a file; the rest never comes
+		cancel() // in the middle of a file, whose rest never comes
 	}()
 	c := &conversion{limits: Limits{}.withDefaults(), out: out}
 	if _, _, err := c.stream(ctx, pr); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v, want that it was cancelled", err)
+		t.Errorf("got %v, want a cancelled context", err)
 	}
 }

@@ -16,18 +16,19 @@ import (
 	"banger/internal/step"
 )
 
-// debianPackages are what a Debian image has besides the packages that every Debian has: what a developer reaches for in a shell, and
-// what ssh, rsync and editors expect at the other end. There is no systemd: the agent is process 1.
+// debianPackages are a Debian image's packages besides the essential ones: what developers use in a
+// shell, and what ssh, rsync and editors need. The agent is process 1, so systemd is not one.
 var debianPackages = []string{
 	"bash", "ca-certificates", "coreutils", "curl", "file", "git", "iproute2", "iputils-ping", "less", "ncurses-base", "openssh-client",
 	"patch", "procps", "python3-minimal", "rsync", "sudo", "unzip", "vim-tiny", "xz-utils",
 }
 
-// debianHook runs in the shell with the new root as $1. It adds the one command of an init's that everybody knows: the agent, which is process 1,
-// takes the signals of busybox's init. There is no reboot, because a VM that ends has stopped. A package that brings an init replaces the file.
+// debianHook runs in the shell with the new root as $1. It adds poweroff, which signals the agent
+// as it would signal busybox's init. reboot is left out, because a VM that ends has stopped. A
+// package with an init replaces the file.
 const debianHook = `printf '#!/bin/sh\nkill -USR2 1\n' >"$1/usr/sbin/poweroff" && chmod 755 "$1/usr/sbin/poweroff" && ln -s poweroff "$1/usr/sbin/halt"`
 
-// debianConfig is what an OCI configuration would say of a Debian image.
+// debianConfig replaces an OCI configuration for a Debian image.
 var debianConfig = model.ImageConfig{
 	Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"},
 	Cmd: []string{"/bin/bash"},
@@ -38,13 +39,13 @@ const (
 	buildTimeout = time.Hour
 )
 
-// Build makes the image debian:<suite> from the host's own apt sources, keys and proxies, with mmdebstrap, whose archive becomes the file
-// system as it comes. It needs no root where unprivileged user namespaces or fakechroot work. A suite that the host's apt
-// does not know is fault.Unsupported. SOURCE_DATE_EPOCH in the environment makes it reproducible.
+// Build makes the image debian:<suite> from the host's apt sources, keys and proxies with
+// mmdebstrap. It needs root, user namespaces or fakechroot. A suite that the host's apt lacks is
+// fault.Unsupported. SOURCE_DATE_EPOCH makes the image reproducible.
 func (s *Store) Build(ctx context.Context, suite string, report step.Reporter) (model.Image, error) {
 	ref, err := Parse(builtPrefix + suite)
 	if err != nil || ref.Suite == "" {
-		return model.Image{}, invalid("%q is no Debian release that can be built; these are: %s", suite, strings.Join(suites, ", "))
+		return model.Image{}, invalid("%q is not a Debian release that banger can build, which are: %s", suite, strings.Join(suites, ", "))
 	}
 	img, err := s.flights.do(ctx, "build "+suite, report, func(ctx context.Context, report step.Reporter) (model.Image, error) {
 		return s.build(ctx, ref, report)
@@ -71,10 +72,10 @@ func (s *Store) build(ctx context.Context, ref Ref, report step.Reporter) (_ mod
 	defer unlock()
 	if waited {
 		if img, err := s.Get(ref.Name); err == nil {
-			return img, nil // what the other process has just built
+			return img, nil // the other process has built it
 		}
 	}
-	b, err := s.newBench(ctx, s.dir)
+	b, err := s.newStaging(ctx, s.dir)
 	if err != nil {
 		return model.Image{}, err
 	}
@@ -88,7 +89,7 @@ func (s *Store) build(ctx context.Context, ref Ref, report step.Reporter) (_ mod
 	}}, ref.Name)
 }
 
-// lockBuild lets one process at a time build a suite, and tells whether it had to wait for another.
+// lockBuild lets one process at a time build a suite, and reports whether it waited for another.
 func (s *Store) lockBuild(ctx context.Context, suite string) (unlock func(), waited bool, err error) {
 	name := "build " + suite
 	if unlock, err = s.locks.try(name); unlock != nil || err != nil {
@@ -98,7 +99,7 @@ func (s *Store) lockBuild(ctx context.Context, suite string) (unlock func(), wai
 	return unlock, true, err
 }
 
-// suiteSources reads the host's apt sources for one suite, in the deb822 format.
+// suiteSources returns the host's apt sources for one suite, in the deb822 format.
 func suiteSources(dir, suite string) (string, error) {
 	all, err := readAptSources(dir)
 	if err != nil {
@@ -112,8 +113,9 @@ func suiteSources(dir, suite string) (string, error) {
 	return deb822(sources), nil
 }
 
-// bootstrap converts what mmdebstrap writes while it writes it, and returns the tree and the archive's sha256.
-func (s *Store) bootstrap(ctx context.Context, b *bench, d bootstrap) (*tree, string, error) {
+// bootstrap converts mmdebstrap's output while it is written, and returns the tree and the
+// archive's sha256.
+func (s *Store) bootstrap(ctx context.Context, b *staging, d bootstrap) (*tree, string, error) {
 	out, err := os.OpenFile(b.path(rootfsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return nil, "", err
@@ -133,8 +135,8 @@ func (s *Store) bootstrap(ctx context.Context, b *bench, d bootstrap) (*tree, st
 	return t, sum, err
 }
 
-// builderLeftover tells whether a path of a fresh Debian tree is about the machine that made it, or is secret and would be the same in all
-// VMs, or is of use only while packages are installed.
+// builderLeftover reports whether a path belongs to the machine that built the tree, is a secret
+// that all VMs would share, or is only useful during the installation of packages.
 func builderLeftover(p string) bool {
 	switch p {
 	case "/etc/hostname", "/etc/resolv.conf", "/etc/machine-id", "/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed",

@@ -50,7 +50,7 @@ nonsense
 `
 	for _, tt := range []struct {
 		name, file, content, suite string
-		want                       string // "" when the suite is not there
+		want                       string // "" if the suite is missing
 	}{
 		{"deb822", "debian.sources", deb822, "bookworm", `Types: deb
 URIs: http://mirror.test/debian
@@ -93,7 +93,7 @@ Components: main non-free
 			got, err := suiteSources(dir, tt.suite)
 			if tt.want == "" {
 				if fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
-					t.Errorf("%q, %v; want that there is no such suite", got, err)
+					t.Errorf("%q, %v; want an error that the suite is missing", got, err)
 				}
 				return
 			}
@@ -143,11 +143,11 @@ func TestStages(t *testing.T) {
 	}
 	l.Write([]byte(strings.Repeat("x", 1<<20)))
 	if len(l.rest) > 1<<20-1 {
-		t.Error("a line without an end is kept")
+		t.Error("a line without an end was kept")
 	}
 }
 
-// fakeBootstrap stands for mmdebstrap where what counts is what it does besides a good archive.
+// fakeBootstrap replaces mmdebstrap to test what it does besides writing a good archive.
 func fakeBootstrap(t *testing.T, script string) bootstrap {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mmdebstrap")
@@ -174,7 +174,7 @@ func TestBootstrapFails(t *testing.T) {
 		{"cancelled", "head -c 700 " + archive + "; sleep 1000 & wait", ctx, fault.Canceled, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b, err := s.newBench(t.Context(), s.dir)
+			b, err := s.newStaging(t.Context(), s.dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -186,7 +186,7 @@ func TestBootstrapFails(t *testing.T) {
 			}
 			_, _, err = s.bootstrap(tt.ctx, b, d)
 			if fault.KindOf(err) != tt.kind || !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("error %v of kind %q, want %q with %q", err, fault.KindOf(err), tt.kind, tt.says)
+				t.Errorf("got %v of kind %q, want %q with %q", err, fault.KindOf(err), tt.kind, tt.says)
 			}
 			if err := b.close(); err != nil {
 				t.Error(err)
@@ -198,11 +198,12 @@ func TestBootstrapFails(t *testing.T) {
 
 func TestBuildUnknownSuite(t *testing.T) {
 	if _, err := newStore(t, Options{}).Build(t.Context(), "jessie", nil); fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "bookworm") {
-		t.Errorf("error %v, want one that lists the suites", err)
+		t.Errorf("got %v, want an error that lists the suites", err)
 	}
 }
 
-// TestBuild makes the default image from this machine's archive, which takes half a minute and a network.
+// TestBuild makes the default image from this host's archive, which takes half a minute and the
+// network.
 func TestBuild(t *testing.T) {
 	testkit.Require(t, "debian-archive", os.Getenv("BANGER_TEST_BUILD") != "", "set BANGER_TEST_BUILD=1 to install Debian from the archive")
 	testkit.RequireTool(t, "mmdebstrap")
@@ -214,12 +215,12 @@ func TestBuild(t *testing.T) {
 	fsck(t, img.Path)
 	for _, p := range []string{"/usr/bin/git", "/usr/bin/curl", "/usr/bin/sudo", "/usr/bin/python3", "/usr/bin/vim.tiny", "/usr/bin/rsync", "/usr/sbin/poweroff", "/usr/sbin/halt"} {
 		if look(t, img.Path, p) == "(none)" {
-			t.Errorf("there is no %s", p)
+			t.Errorf("the image lacks %s", p)
 		}
 	}
 	for _, p := range []string{"/etc/hostname", "/etc/resolv.conf", "/etc/machine-id", "/usr/lib/systemd/systemd", "/etc/apt/apt.conf.d/99mmdebstrap"} {
 		if look(t, img.Path, p) != "(none)" {
-			t.Errorf("%s is there", p)
+			t.Errorf("the image must not have %s", p)
 		}
 	}
 	nothingLeft(t, s)
@@ -231,12 +232,12 @@ func TestHintFor(t *testing.T) {
 		"E: Failed to fetch http://a.example/dists":            "Try apt update",
 	} {
 		if got := hintFor(0, said); !strings.Contains(got, want) {
-			t.Errorf("of %q: %q", said, got)
+			t.Errorf("the hint for %q is %q", said, got)
 		}
 	}
 }
 
-// TestBuildersTempDir gives the builder a folder that its user namespace's users can enter.
+// TestBuildersTempDir requires a temporary directory that users of a namespace can enter.
 func TestBuildersTempDir(t *testing.T) {
 	private := filepath.Join(t.TempDir(), "mine", "below")
 	if err := os.MkdirAll(private, 0o755); err != nil {

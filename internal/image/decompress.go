@@ -19,11 +19,11 @@ import (
 	"banger/internal/fault"
 )
 
-// maxWindow bounds the memory that a compressed stream can make its decoder use: zstd's --long=27, twice what xz -9 asks for.
+// maxWindow bounds a decoder's memory: zstd's --long=27, twice what xz -9 needs.
 const maxWindow = 128 << 20
 
-// decompress returns the plain bytes of r, which is compressed with gzip, zstd, xz, bzip2 or not at all: its first bytes tell. Closing the
-// result does not close r.
+// decompress returns the uncompressed bytes of r. The first bytes show whether r is gzip, zstd, xz,
+// bzip2 or uncompressed. Closing the result does not close r.
 func decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 256<<10)
 	magic, err := br.Peek(6)
@@ -37,7 +37,7 @@ func decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	return decoder{d}, nil
 }
 
-// decoder says of what its stream has wrong that the input is to blame.
+// decoder attributes errors of decoding to the input.
 type decoder struct{ io.ReadCloser }
 
 func (d decoder) Read(p []byte) (int, error) {
@@ -48,7 +48,7 @@ func (d decoder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// damaged tells errors of decoding from those of reading and of the context.
+// damaged distinguishes errors of decoding from those of reading and of the context.
 func damaged(err error) error {
 	var known *fault.Error
 	var here *fs.PathError
@@ -63,13 +63,13 @@ func decoderFor(ctx context.Context, magic []byte, br *bufio.Reader) (io.ReadClo
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}): // RFC 1952, section 2.3.1
 		return gzip.NewReader(br)
 	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), // RFC 8878, section 3.1.1
-		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}): // skippable frame, 3.1.2
+		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}):
 		d, err := zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, err
 		}
 		return d.IOReadCloser(), nil
-	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}): // the .xz file format, section 2.1.1.1
+	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}): // .xz, section 2.1.1.1
 		return startXz(ctx, br)
 	case bytes.HasPrefix(magic, []byte("BZh")):
 		return io.NopCloser(bzip2.NewReader(br)), nil
@@ -88,8 +88,8 @@ type xzReader struct {
 	done   bool
 }
 
-// startXz has the xz program decompress r. Each block of an xz stream says how much memory it wants, up to 4 GiB; the program has a limit
-// for that where the Go decoders have none, and is several times faster.
+// startXz decompresses r with the program xz. A block of an xz stream can require 4 GiB of memory.
+// The program can limit that, which the Go decoders cannot, and is several times faster.
 func startXz(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	xz, err := disk.Tool("xz", "xz-utils")
 	if err != nil {
@@ -112,7 +112,7 @@ func startXz(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	return x, nil
 }
 
-// Read turns the end of the output into an error when xz does not end well.
+// Read reports an error at the end of the output if xz failed.
 func (x *xzReader) Read(p []byte) (int, error) {
 	n, err := x.Reader.Read(p)
 	if err == io.EOF && !x.done {
@@ -131,7 +131,7 @@ func (x *xzReader) Close() error {
 	if !x.done {
 		x.done = true
 		x.out.Close()
-		x.cmd.Wait() // killed: its status says nothing
+		x.cmd.Wait() // killed: its status means nothing
 	}
 	return nil
 }

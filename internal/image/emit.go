@@ -8,17 +8,17 @@ import (
 	"banger/internal/fault"
 )
 
-// A tarWriter writes inodes to the tar stream that becomes the ext4 file system. The stream is clean whatever the layers were:
-// each name once, a folder before what is in it, hard links after what they lead to, no path through a link.
+// tarWriter writes inodes to the tar stream that becomes the file system. Each name comes once, a
+// directory before its content, a hard link after its target, and no path leads through a link.
 type tarWriter struct{ w *tar.Writer }
 
-// inode writes an inode under its first name; a regular file's content comes from content.
+// inode writes an inode under its first name. content is a regular file's content.
 func (t tarWriter) inode(n *inode, content io.Reader) error {
 	hdr := tar.Header{
 		Typeflag: n.typ, Name: "./" + n.path(), Linkname: n.target, Mode: n.mode, Uid: n.uid, Gid: n.gid, Size: n.size,
 		Devmajor: n.major, Devminor: n.minor, ModTime: n.mtime, AccessTime: n.mtime, ChangeTime: n.mtime,
-		// The GNU format has room for all three times in one block, the PAX format needs two more; but only PAX has fractions of
-		// seconds and attributes.
+		// GNU's format has room for three times in one block. PAX needs two more blocks, but only
+		// PAX has fractions of seconds and attributes.
 		Format: tar.FormatGNU,
 	}
 	if n.mtime.Nanosecond() != 0 || len(n.xattrs) > 0 {
@@ -43,7 +43,7 @@ func (t tarWriter) inode(n *inode, content io.Reader) error {
 	return err
 }
 
-// link writes another name of an inode that was written already.
+// link writes another name of an inode that was written before.
 func (t tarWriter) link(l hardLink) error {
 	return t.w.WriteHeader(&tar.Header{
 		Typeflag: tar.TypeLink, Name: join(l.dir, l.name), Linkname: l.to.path(), Format: tar.FormatGNU,
@@ -56,17 +56,17 @@ type hardLink struct {
 	to   *inode
 }
 
-// An inventory is what a finished tree is made of, in the order in which it can be written.
+// inventory is the content of a finished tree, in an order in which it can be written.
 type inventory struct {
-	first    []*inode               // folders, parents first, and all that has no content
-	contents map[int]map[int]*inode // regular files by where their content is: layer, then entry
+	first    []*inode               // directories, parents first, and files without content
+	contents map[int]map[int]*inode // regular files by layer and entry
 	links    []hardLink
 	size     int64 // bytes of all contents
 
-	written bool // all inodes are written already, under the names that they came with
+	written bool // all inodes were written under their original names
 }
 
-// take lists what is in the tree. It settles which name of an inode is its first.
+// take lists the tree, and decides which name of an inode is its first.
 func (t *tree) take() (*inventory, error) {
 	inv := &inventory{contents: map[int]map[int]*inode{}}
 	return inv, inv.add(t.root)
@@ -74,12 +74,12 @@ func (t *tree) take() (*inventory, error) {
 
 func (inv *inventory) add(dir *inode) error {
 	inv.first = append(inv.first, dir)
-	folders := 0
+	directorys := 0
 	for _, name := range dir.sorted() {
 		n := dir.children[name].inode
 		if n.isDir() {
-			if folders++; folders > maxLinks-2 {
-				return tooMany("subfolders", dir)
+			if directorys++; directorys > maxLinks-2 {
+				return tooMany("subdirectories", dir)
 			}
 			if err := inv.add(n); err != nil {
 				return err
@@ -93,7 +93,7 @@ func (inv *inventory) add(dir *inode) error {
 		case inv.written && (n.parent != dir || n.name != name), !inv.written && n.names > 1:
 			inv.links = append(inv.links, hardLink{dir, name, n})
 		case !inv.written:
-			n.parent, n.name = dir, name // the name that it came with may be gone
+			n.parent, n.name = dir, name // its original name may be gone
 			inv.addFirst(n)
 		}
 	}
@@ -114,7 +114,7 @@ func (inv *inventory) addFirst(n *inode) {
 	layer[n.at.entry] = n
 }
 
-// layers are the layers that hold any content, lowest first.
+// layers returns the layers with content, lowest first.
 func (inv *inventory) layers() []int {
 	var l []int
 	for layer := range inv.contents {

@@ -11,19 +11,17 @@ import (
 	"banger/internal/fault"
 )
 
-// Whiteouts (OCI image-spec, layer.md, "Whiteouts"). The longer prefixes are other leftovers of aufs and mean nothing.
+// Whiteouts (OCI image-spec, layer.md, "Whiteouts"). The longer prefixes are leftovers of aufs and
+// have no meaning.
 const (
 	whiteoutPrefix = ".wh."
 	opaqueMarker   = ".wh..wh..opq"
 	aufsPrefix     = ".wh..wh."
 )
 
-// add applies one entry of a layer's archive to the tree, as docker and containerd do it: names are cleaned first, so that ".." stops at the
-// root; links in the folder part are followed within the tree; a folder over a folder keeps what is in it; anything else replaces
-// what was there. With whiteouts, names that start with .wh. hide files of lower layers.
-//
-// It returns the inode that the entry describes, or nil when it is a whiteout, a hard link or left out. replaced tells whether something
-// other than a folder lost its name.
+// add applies one entry of a layer to the tree, by docker's rules (docs/internals/images.md). It
+// returns the entry's inode, or nil for a whiteout, a hard link or an ignored entry. replaced
+// reports that a file, not a directory, lost its name.
 func (t *tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replaced bool, err error) {
 	p := clean(hdr.Name)
 	defer func() {
@@ -48,12 +46,12 @@ func (t *tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replace
 	if whiteouts && strings.HasPrefix(name, whiteoutPrefix) {
 		return nil, false, t.whiteout(dirName, name, at.layer)
 	}
-	dir, err := t.folder(dirName, at.layer)
+	dir, err := t.directory(dirName, at.layer)
 	if err != nil {
 		return nil, false, err
 	}
 	if dir == t.root && name == "lost+found" && hdr.Typeflag != tar.TypeDir {
-		return nil, false, nil // ext4 has a folder of that name there
+		return nil, false, nil // ext4 has a directory of that name there
 	}
 	if hdr.Typeflag == tar.TypeLink {
 		_, taken := dir.children[name]
@@ -64,7 +62,7 @@ func (t *tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replace
 
 func (t *tree) addRoot(hdr *tar.Header, at place) (*inode, error) {
 	if hdr.Typeflag != tar.TypeDir {
-		return nil, invalid("the root must be a folder")
+		return nil, invalid("the root must be a directory")
 	}
 	n, err := describe(hdr)
 	if err != nil {
@@ -93,12 +91,12 @@ func (t *tree) addFile(hdr *tar.Header, dir *inode, name string, at place) (*ino
 	return n, old != nil, t.put(dir, name, n, at.layer)
 }
 
-// become takes over what an entry says about a folder, but for its name and what is in it.
+// become copies an entry's attributes to a directory, without its name and content.
 func (n *inode) become(o *inode) {
 	n.mode, n.uid, n.gid, n.mtime, n.xattrs = o.mode, o.uid, o.gid, o.mtime, o.xattrs
 }
 
-// link gives the inode at target another name. A target that is not there may still come in this layer.
+// link gives the inode at target another name. A missing target may come later in this layer.
 func (t *tree) link(dir *inode, name, target string, layer int) error {
 	if err := checkName(dir, name); err != nil {
 		return err
@@ -117,14 +115,15 @@ func (t *tree) link(dir *inode, name, target string, layer int) error {
 		t.pending = append(t.pending, pendingLink{dir, strings.Clone(name), strings.Clone(target)})
 		return nil
 	case n.isDir():
-		return invalid("hard link to the folder %q", clip(target))
+		return invalid("hard link to the directory %q", clip(target))
 	}
 	dir.touch(layer)
 	dir.children[strings.Clone(name)] = entry{n, layer}
 	return nil
 }
 
-// endLayer settles hard links that came before their targets. Links to links may come in any order, so it goes on while that helps.
+// endLayer resolves hard links that came before their targets. Links to links come in any order, so
+// it repeats while it makes progress.
 func (t *tree) endLayer(layer int) error {
 	for len(t.pending) > 0 {
 		todo := t.pending
@@ -151,7 +150,7 @@ func (t *tree) endLayer(layer int) error {
 func (t *tree) whiteout(dirName, name string, layer int) error {
 	dir, err := t.walk(t.root, dirName, 0)
 	if err != nil || dir == nil || !dir.isDir() {
-		return err // nothing there to hide
+		return err // nothing to hide
 	}
 	if name == opaqueMarker {
 		t.hide(dir, layer)
@@ -171,7 +170,7 @@ func (t *tree) whiteout(dirName, name string, layer int) error {
 	return nil
 }
 
-// describe makes an inode of what an entry says, or tells why it cannot be.
+// describe makes an inode from an entry, or returns why it cannot.
 func describe(hdr *tar.Header) (*inode, error) {
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
 		return nil, invalid("owner %d:%d is out of range", hdr.Uid, hdr.Gid)
@@ -201,7 +200,8 @@ func describe(hdr *tar.Header) (*inode, error) {
 	return n, nil
 }
 
-// clampTime keeps times to what the ext4 writer stores rightly: from 1970 to 2446 (34 bits of seconds).
+// clampTime limits times to those that the ext4 writer stores correctly: 1970 to 2446 (34 bits of
+// seconds).
 func clampTime(t time.Time) time.Time {
 	switch s := t.Unix(); {
 	case s < 0:
@@ -212,11 +212,11 @@ func clampTime(t time.Time) time.Time {
 	return t
 }
 
-const xattrRecord = "SCHILY.xattr." // of PAX headers, as star, GNU tar and docker write it
+const xattrRecord = "SCHILY.xattr." // in PAX headers, by star, GNU tar and docker
 
-// keepXattrs returns the extended attributes that go into the image. Left out are POSIX ACLs and all else that is the file system's own
-// (system.*: in tar it is in another form than on ext4, and files that have it become unreadable), marks of an overlay (they would
-// change what the guest's overlay shows) and what there is no room for: an inode has a few bytes, and one block.
+// keepXattrs returns the extended attributes for the image. It drops system.*, because tar has it
+// in another form than ext4; marks of an overlay, which would change the guest's overlay; and those
+// that do not fit in the inode and one block.
 func keepXattrs(records map[string]string) map[string]string {
 	var names []string
 	for key := range records {
@@ -227,7 +227,8 @@ func keepXattrs(records map[string]string) map[string]string {
 	if len(names) == 0 {
 		return nil
 	}
-	slices.SortFunc(names, func(a, b string) int { // what programs need to work comes before what is decoration
+	// Attributes that programs need come first.
+	slices.SortFunc(names, func(a, b string) int {
 		return 2*(rank(a)-rank(b)) + strings.Compare(a, b)
 	})
 	kept := map[string]string{}
@@ -237,7 +238,7 @@ func keepXattrs(records map[string]string) map[string]string {
 			delete(kept, name)
 		}
 	}
-	copied := make(map[string]string, len(kept)) // the values may be pieces of a large header
+	copied := make(map[string]string, len(kept)) // the values may be parts of a large header
 	for name, value := range kept {
 		copied[strings.Clone(name)] = strings.Clone(value)
 	}
@@ -267,16 +268,16 @@ func goodXattr(name string) bool {
 	return class == "user" || class == "security" || class == "trusted"
 }
 
-// Room for extended attributes with the ext4 writer: the tail of a 256 byte inode, then one block of 4096, each less its header
-// (hcsshim/ext4/internal/compactext4, xattrState).
+// Room for extended attributes: the tail of a 256 byte inode and one block of 4096 bytes, each
+// without its header (hcsshim/ext4/internal/compactext4, xattrState).
 const (
 	xattrInodeRoom = 256 - 152 - 8
 	xattrBlockRoom = 4096 - 36
 )
 
-// xattrsFit tells whether the ext4 writer can store the attributes so that the kernel finds them again. It fills the inode first, then
-// the block, in the order of the names. A block's attributes must be in the order of class, length and name, and the writer's order is
-// that only as long as no two of them disagree in it, so what would be out of order does not fit either.
+// xattrsFit reports whether the ext4 writer stores the attributes so that the kernel finds them.
+// The kernel requires a block's attributes in the order of class, length and name. The writer sorts
+// otherwise, so xattrsFit rejects sets for which the orders differ.
 func xattrsFit(xattrs map[string]string) bool {
 	inodeLeft, blockLeft := xattrInodeRoom, xattrBlockRoom
 	var block []string
@@ -303,7 +304,8 @@ func xattrsFit(xattrs map[string]string) bool {
 	return true
 }
 
-// writerLess is how the ext4 writer compares attributes of a block. Where it is not symmetric, its order is the right one.
+// writerLess compares attributes of a block as the ext4 writer does. Where it is not symmetric, the
+// kernel and the writer agree.
 func writerLess(a, b string) bool {
 	classA, restA, _ := strings.Cut(a, ".")
 	classB, restB, _ := strings.Cut(b, ".")

@@ -13,17 +13,20 @@ import (
 	"banger/internal/model"
 )
 
-const blockSize = 4096 // of the file systems that are written here, and of the holes that are left in their files
+// blockSize is that of file systems written here, and the unit of holes in their files.
+const blockSize = 4096
 
-// writeExt4 writes the files of a tar stream into f as an ext4 file system without a journal, as small as it can be and marked read-only.
-// The stream must be clean: see tarWriter. The file has holes where blocks would be all zeros.
+// writeExt4 writes a clean tar stream (see tarWriter) to f as a read-only ext4 file system without
+// a journal and without free space. Blocks of zeros become holes.
 func writeExt4(f *os.File, stream io.Reader, limit model.Bytes) (err error) {
 	defer func() {
-		if p := recover(); p != nil { // the writer panics on what it takes for impossible; what reaches it comes from strangers
+		// The writer panics on impossible input, and its input is hostile.
+		if p := recover(); p != nil {
 			err = fmt.Errorf("writing ext4: panic: %v", p)
 		}
 	}()
-	// Inodes, folders and bitmaps come on top of the files. The figure reserves room for group descriptors only: 4 KiB for each 16 GiB.
+	// Inodes, directories and bitmaps are added to the files. This leaves room for group
+	// descriptors: 4 KiB per 16 GiB.
 	out := &sparseFile{f: f, max: int64(limit + limit/8 + 16*model.GiB), limit: limit}
 	if err := tar2ext4.ConvertTarToExt4(stream, out, tar2ext4.MaximumDiskSize(out.max)); err != nil {
 		return fmt.Errorf("writing ext4: %w", err)
@@ -34,12 +37,12 @@ func writeExt4(f *os.File, stream io.Reader, limit model.Bytes) (err error) {
 	return padInodeBitmaps(f)
 }
 
-// sparseFile leaves holes where blocks of zeros are written for the first time.
+// sparseFile leaves a hole where zeros are the first to be written.
 type sparseFile struct {
 	f        *os.File
 	pos, end int64
 	max      int64
-	limit    model.Bytes // what an error names
+	limit    model.Bytes // for errors
 }
 
 var zeroBlock = make([]byte, blockSize)
@@ -64,7 +67,7 @@ func (s *sparseFile) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-// hole is how many of p's first bytes need not be written.
+// hole returns how many of p's first bytes need not be written.
 func (s *sparseFile) hole(p []byte) int {
 	n := 0
 	for s.pos >= s.end && s.pos%blockSize == 0 && len(p)-n >= blockSize && bytes.Equal(p[n:n+blockSize], zeroBlock) {
@@ -73,7 +76,7 @@ func (s *sparseFile) hole(p []byte) int {
 	return n
 }
 
-// data is how many of p's first bytes, at least one, are best written at once.
+// data returns how many of p's first bytes, at least one, to write at once.
 func (s *sparseFile) data(p []byte) int {
 	n := min(len(p), int(blockSize-s.pos%blockSize))
 	for len(p)-n >= blockSize && !bytes.Equal(p[n:n+blockSize], zeroBlock) {
@@ -105,8 +108,9 @@ func (s *sparseFile) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// padInodeBitmaps sets the bits at the end of each group's inode bitmap that stand for no inode. ext4 wants them set, the writer leaves
-// them clear, and e2fsck would complain of it. Offsets: Linux, Documentation/filesystems/ext4/{super,group_descr}.rst.
+// padInodeBitmaps sets the unused bits at the end of each inode bitmap. ext4 and e2fsck require
+// them set, but the writer does not. Offsets: Linux,
+// Documentation/filesystems/ext4/{super,group_descr}.rst.
 func padInodeBitmaps(f *os.File) error {
 	super := make([]byte, 1024)
 	if _, err := f.ReadAt(super, 1024); err != nil {
@@ -119,7 +123,8 @@ func padInodeBitmaps(f *os.File) error {
 	if _, err := f.ReadAt(descriptors, blockSize); err != nil {
 		return fmt.Errorf("reading the group descriptors: %w", err)
 	}
-	padding := bytes.Repeat([]byte{0xff}, blockSize-int(inodesPerGroup/8)) // the writer's groups have a multiple of 16 inodes
+	// A group of the writer has a multiple of 16 inodes.
+	padding := bytes.Repeat([]byte{0xff}, blockSize-int(inodesPerGroup/8))
 	for g := range groups {
 		bitmap := int64(binary.LittleEndian.Uint32(descriptors[g*32+4:])) * blockSize
 		if _, err := f.WriteAt(padding, bitmap+int64(inodesPerGroup/8)); err != nil {

@@ -20,11 +20,11 @@ import (
 	"banger/internal/model"
 )
 
-// fromExt4 copies a file system as it is. The host looks at its superblock and reads no further.
-func (im *importer) fromExt4(ctx context.Context, b *bench) (_ model.Image, err error) {
+// fromExt4 copies a file system unchanged. The host reads only its superblock.
+func (im *importer) fromExt4(ctx context.Context, b *staging) (_ model.Image, err error) {
 	end := im.report.Track("copy", im.path)
 	defer func() { end(err) }()
-	// The copy is what is checked and kept; the original may change meanwhile.
+	// Check and keep the copy, because the original may change.
 	if err := disk.Clone(ctx, im.path, b.path(rootfsFile)); err != nil {
 		return model.Image{}, err
 	}
@@ -40,7 +40,7 @@ func (im *importer) fromExt4(ctx context.Context, b *bench) (_ model.Image, err 
 	if size > int64(im.store.opts.Limits.Size) {
 		return model.Image{}, tooLarge("the file system", im.store.opts.Limits.Size)
 	}
-	if err := f.Truncate(size); err != nil { // what is behind it is none of it
+	if err := f.Truncate(size); err != nil { // the rest is not the file system
 		return model.Image{}, err
 	}
 	id, err := sparseSum(ctx, f, size)
@@ -59,12 +59,12 @@ const (
 	superIncompat = 0x60
 	superBlocksHi = 0x150
 
-	incompatRecover    = 0x4  // the journal has to be replayed
-	incompatJournalDev = 0x8  // it is a journal, no file system
+	incompatRecover    = 0x4  // the journal must be replayed
+	incompatJournalDev = 0x8  // a journal, not a file system
 	incompat64bit      = 0x80 // the number of blocks has a high half
 )
 
-// checkExt4 looks whether the superblock makes sense for the file that it is in, and returns the file system's size.
+// checkExt4 checks the superblock against the file's size, and returns the file system's size.
 func checkExt4(f *os.File) (int64, error) {
 	super := make([]byte, 1024)
 	if _, err := f.ReadAt(super, superOffset); err != nil {
@@ -83,7 +83,7 @@ func checkExt4(f *os.File) (int64, error) {
 	}
 	logBlock := binary.LittleEndian.Uint32(super[superLogBlock:])
 	if logBlock > 6 {
-		return 0, invalid("the superblock says blocks of 2^%d bytes", 10+uint64(logBlock))
+		return 0, invalid("the superblock claims blocks of 2^%d bytes", 10+uint64(logBlock))
 	}
 	blocks := uint64(binary.LittleEndian.Uint32(super[superBlocksLo:]))
 	if incompat&incompat64bit != 0 {
@@ -94,13 +94,13 @@ func checkExt4(f *os.File) (int64, error) {
 		return 0, err
 	}
 	if have := uint64(info.Size()) >> (10 + logBlock); blocks == 0 || blocks > have {
-		return 0, invalid("the superblock says %d blocks, the file has %d", blocks, have)
+		return 0, invalid("the superblock claims %d blocks, and the file has %d", blocks, have)
 	}
 	return int64(blocks << (10 + logBlock)), nil
 }
 
-// sparseSum is the sha256 of a file's size and of its blocks that are not all zeros, each with its place. It does not depend on
-// where the host's file system has holes, and takes no time for them.
+// sparseSum returns the sha256 of a file's size and of its non-zero blocks with their offsets. It
+// does not depend on holes, and skips them quickly.
 func sparseSum(ctx context.Context, f *os.File, size int64) (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "banger ext4 %d\n", size)

@@ -9,8 +9,8 @@ import (
 	"banger/internal/step"
 )
 
-// flights let callers that ask for the same thing at the same time share one piece of work. The work goes on as long as one of
-// them is interested, whoever asked first; each gets the events from the moment when it came.
+// flights let callers that want the same thing at the same time share the work. The work continues
+// while one caller waits for it. Each caller gets the events since it came.
 type flights struct {
 	mu     sync.Mutex
 	flying map[string]*flight
@@ -20,16 +20,16 @@ type flightWork func(context.Context, step.Reporter) (model.Image, error)
 
 type flight struct {
 	cancel context.CancelFunc
-	done   chan struct{} // closed when image and err are there
+	done   chan struct{} // closed when image and err are set
 	image  model.Image
 	err    error
 
-	mu      sync.Mutex // taken after flights.mu
+	mu      sync.Mutex // locked after flights.mu
 	waiting map[int]step.Reporter
 	next    int
 }
 
-// do runs work, or joins the run of the same key that is under way.
+// do runs work, or joins a run with the same key.
 func (f *flights) do(ctx context.Context, key string, report step.Reporter, work flightWork) (model.Image, error) {
 	f.mu.Lock()
 	fl := f.flying[key]
@@ -46,7 +46,7 @@ func (f *flights) do(ctx context.Context, key string, report step.Reporter, work
 	}
 	if f.leave(key, fl, me) {
 		fl.cancel()
-		<-fl.done // so that nothing is left when the only caller returns
+		<-fl.done // nothing is left when the only caller returns
 	}
 	return model.Image{}, ctx.Err()
 }
@@ -59,7 +59,8 @@ func (fl *flight) join(report step.Reporter) int {
 	return fl.next
 }
 
-// leave gives up waiting and tells whether nobody waits any more; then who comes now starts anew.
+// leave stops waiting and reports whether nobody waits any more. Then a later caller starts a new
+// run.
 func (f *flights) leave(key string, fl *flight, me int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,7 +76,7 @@ func (f *flights) leave(key string, fl *flight, me int) bool {
 	return true
 }
 
-// tell passes an event to everyone who waits. No reporter is called after its caller has left.
+// tell passes an event to all waiting callers. It calls no reporter of a caller that has left.
 func (fl *flight) tell(e step.Event) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
@@ -105,7 +106,7 @@ func (f *flights) start(ctx context.Context, key string, work flightWork) *fligh
 	return fl
 }
 
-// guarded turns a panic into an error: what is read here comes from strangers, and the daemon holds every VM.
+// guarded turns a panic into an error: the input is hostile, and the daemon serves every VM.
 func guarded(ctx context.Context, report step.Reporter, work flightWork) (img model.Image, err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -14,10 +14,11 @@ import (
 	"banger/internal/model"
 )
 
-// fuzzLimits keep one input cheap.
+// fuzzLimits keep each input small.
 var fuzzLimits = Limits{Size: 4 * model.MiB, Entries: 1000, Layers: 4}.withDefaults()
 
-// FuzzLayers merges two layers, the second of them with whiteouts. Whatever they are, the result is a sound file system or an error.
+// FuzzLayers merges two layers, the second with whiteouts. The result must be a sound file system
+// or an error.
 func FuzzLayers(f *testing.F) {
 	seed := func(a, b []file) { f.Add(makeTar(f, a...), makeTar(f, b...)) }
 	seed(rootfs, []file{{name: "etc/.wh.inittab"}, {name: "sbin/.wh..wh..opq"}})
@@ -41,7 +42,7 @@ func FuzzLayers(f *testing.F) {
 	})
 }
 
-// FuzzStream converts one archive while it is read.
+// FuzzStream converts one archive in one pass.
 func FuzzStream(f *testing.F) {
 	f.Add(makeTar(f, rootfs...))
 	f.Add(makeTar(f, file{name: "l", typ: tar.TypeLink, link: "x"}, file{name: "x", body: "x"}, file{name: "lost+found/x"}))
@@ -61,7 +62,7 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// checkOutcome takes a sound file system or an error that blames the input.
+// checkOutcome accepts a sound file system, or an error that blames the input.
 func checkOutcome(t *testing.T, err error, path string) {
 	t.Helper()
 	switch kind := fault.KindOf(err); {
@@ -70,11 +71,11 @@ func checkOutcome(t *testing.T, err error, path string) {
 			fsck(t, path)
 		}
 	case kind != fault.Invalid && kind != fault.Unsupported:
-		t.Errorf("error %v of kind %q", err, kind)
+		t.Errorf("got %v of kind %q, want an error that blames the input", err, kind)
 	}
 }
 
-// FuzzImport feeds files to everything that reads archives.
+// FuzzImport gives files to every reader of archives.
 func FuzzImport(f *testing.F) {
 	f.Add(makeTar(f, rootfs...))
 	f.Add(makeTar(f, file{name: "manifest.json", body: `[{"Config":"c","RepoTags":["a:1"],"Layers":["l"]}]`}, file{name: "c", body: `{"rootfs":{"diff_ids":["sha256:x"]}}`}, file{name: "l", typ: tar.TypeSymlink, link: "c"}))
@@ -86,7 +87,7 @@ func FuzzImport(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "x")
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if bytes.HasPrefix(data, []byte{0xfd, '7', 'z'}) {
-			return // starts a program each time
+			return // it starts a program each time
 		}
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
@@ -99,7 +100,8 @@ func FuzzImport(f *testing.F) {
 	})
 }
 
-// FuzzParse checks that what a name is made of stays in its folder and means itself.
+// FuzzParse checks that the parts of a name stay in its directory, and that the full name parses to
+// itself.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"debian:bookworm", "alpine", "../x", "a/../../b", "localhost:5000/x@sha256:0", "\x00", "A"} {
 		f.Add(seed)
@@ -114,7 +116,7 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q is %q, which is %q, %v", text, ref.Name, again.Name, err)
 		}
 		if dir := filepath.Dir(s.nameFile(ref.Name)); dir != "/images/names" || len(filepath.Base(s.nameFile(ref.Name))) > maxName {
-			t.Errorf("%q is kept at %s", text, s.nameFile(ref.Name))
+			t.Errorf("the name %q is stored outside its directory, at %s", text, s.nameFile(ref.Name))
 		}
 	})
 }

@@ -9,16 +9,16 @@ import (
 	"sync"
 )
 
-// A hasher reads ahead of whoever reads it and takes the sha256 of all that passes, so that decompressing and hashing an archive go
-// on while it is parsed.
+// hasher reads ahead of its reader and takes the sha256 of all data. So decompressing and hashing
+// run while the archive is parsed.
 type hasher struct {
 	chunks chan []byte // read, in order
-	free   chan []byte // to read into
+	free   chan []byte // free buffers
 	quit   chan struct{}
 	done   chan struct{} // closed when the reading goroutine has ended
 	once   sync.Once
 	hash   hash.Hash
-	err    error // why reading ended; valid when chunks is closed
+	err    error // why reading ended; set when chunks is closed
 
 	chunk, rest []byte
 }
@@ -53,7 +53,7 @@ func (h *hasher) run(r io.Reader) {
 		}
 		n, err := io.ReadFull(r, buf[:hashChunk])
 		h.hash.Write(buf[:n])
-		h.chunks <- buf[:n] // never blocks: there are no more buffers than that
+		h.chunks <- buf[:n] // never blocks: there are no more buffers
 		if err == io.ErrUnexpectedEOF {
 			err = io.EOF
 		}
@@ -82,7 +82,7 @@ func (h *hasher) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// sum reads what is left and returns the digest of everything, in hex.
+// sum reads the rest and returns the digest of everything, in hex.
 func (h *hasher) sum() (string, error) {
 	if _, err := io.Copy(io.Discard, h); err != nil {
 		return "", err
@@ -90,7 +90,8 @@ func (h *hasher) sum() (string, error) {
 	return hex.EncodeToString(h.hash.Sum(nil)), nil
 }
 
-// stop ends the reading goroutine and waits for it; interrupt, if there is one, must make a Read end that may otherwise wait for ever.
+// stop ends the reading goroutine and waits for it. interrupt, if set, must end a Read that may
+// wait.
 func (h *hasher) stop(interrupt func()) {
 	h.once.Do(func() { close(h.quit) })
 	select {

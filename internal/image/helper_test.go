@@ -21,10 +21,10 @@ import (
 	"banger/internal/testkit"
 )
 
-// file describes a tar entry for tests.
+// file describes a tar entry.
 type file struct {
 	name string
-	typ  byte // a regular file when 0
+	typ  byte // 0 is a regular file
 	body string
 	link string
 	mode int64
@@ -107,7 +107,7 @@ func openStore(t testing.TB, dir string, opts Options) *Store {
 	return s
 }
 
-// nothingLeft checks that nothing is half-made in a cache.
+// nothingLeft checks that a cache has no unfinished work.
 func nothingLeft(t testing.TB, s *Store) {
 	t.Helper()
 	for _, root := range []string{s.dir, s.blobs} {
@@ -142,7 +142,7 @@ func debugfs(t testing.TB, path, command string) string {
 	return string(out)
 }
 
-// list returns the names in a folder of an ext4 file, without those that every image has.
+// list returns the names in a directory of an ext4 file, without those that every image has.
 func list(t testing.TB, path, dir string) []string {
 	t.Helper()
 	usual := []string{"", ".", "..", "lost+found"}

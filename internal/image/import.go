@@ -18,18 +18,18 @@ import (
 	"banger/internal/step"
 )
 
-// Format says what an import is. Its values are those of model.Image.Source.
+// Format is what an import is. Its values are those of model.Image.Source.
 type Format string
 
 // The formats.
 const (
-	FormatAuto    Format = ""               // by looking at it
-	FormatDocker  Format = "docker-archive" // what docker save and podman save write
-	FormatOCI     Format = "oci-layout"     // an OCI image layout, as a folder or in a tarball
+	FormatAuto    Format = ""               // detect it
+	FormatDocker  Format = "docker-archive" // docker save, podman save
+	FormatOCI     Format = "oci-layout"     // an OCI image layout: a directory or a tarball
 	FormatTar     Format = "rootfs-tar"     // a tarball of a root filesystem
-	FormatDir     Format = "directory"      // a folder with a root filesystem
+	FormatDir     Format = "directory"      // a directory with a root filesystem
 	FormatExt4    Format = "ext4"           // an ext4 file system in a file
-	understood           = "a docker-archive or OCI layout tarball, an OCI layout folder, a rootfs tarball (plain, gzip, zstd, xz, bzip2), a folder with a root filesystem, an ext4 file system"
+	knownFormats         = "a docker-archive or OCI layout tarball, an OCI layout directory, a rootfs tarball (plain, gzip, zstd, xz, bzip2), a directory with a root filesystem, an ext4 file system"
 	sniffLen             = 4096
 	ext4MagicAt          = 1024 + 0x38 // s_magic (Linux, Documentation/filesystems/ext4/super.rst)
 	tarMagicAt           = 257         // magic (POSIX.1-2017, pax, "ustar Interchange Format")
@@ -37,16 +37,18 @@ const (
 	compressedMin        = 6
 )
 
-// ImportOptions says how to import.
+// ImportOptions are the options of Import.
 type ImportOptions struct {
-	Name   string // what to call the image; by default what the archive says, else the file's name
+	Name   string // by default the archive's name for it, or the file's name
 	Format Format
-	Select string // which of the images in an archive that holds several, by its name there
-	Init   string // the path of its init; by default looked for, but for ext4, which the host does not read
+	Select string // the image's name in an archive of several
+	// Init is the path of its init. By default banger searches for it, except in ext4, which it
+	// cannot read.
+	Init string
 }
 
-// Import makes an image of a local file or folder. What is already here under the same id is not made again. What is no image of
-// a known format is fault.Invalid, and the error lists the formats.
+// Import makes an image from a local file or directory. An image with the same id is not made
+// again. A file of no known format is fault.Invalid, and the error lists the formats.
 func (s *Store) Import(ctx context.Context, path string, opts ImportOptions, report step.Reporter) (model.Image, error) {
 	im := &importer{store: s, path: path, opts: opts, report: report}
 	if opts.Name != "" {
@@ -67,7 +69,7 @@ func (s *Store) Import(ctx context.Context, path string, opts ImportOptions, rep
 type importer struct {
 	store  *Store
 	path   string
-	name   string // the full name that was asked for, or ""
+	name   string // the full name that the caller wants, or ""
 	opts   ImportOptions
 	report step.Reporter
 }
@@ -80,7 +82,7 @@ func (im *importer) run(ctx context.Context) (_ model.Image, err error) {
 	if err != nil {
 		return model.Image{}, err
 	}
-	b, err := im.store.newBench(ctx, im.store.dir)
+	b, err := im.store.newStaging(ctx, im.store.dir)
 	if err != nil {
 		return model.Image{}, err
 	}
@@ -89,7 +91,7 @@ func (im *importer) run(ctx context.Context) (_ model.Image, err error) {
 		return im.runDir(ctx, b)
 	}
 	if !info.Mode().IsRegular() {
-		return model.Image{}, invalid("it is neither a file nor a folder")
+		return model.Image{}, invalid("it is neither a file nor a directory")
 	}
 	f, err := os.Open(im.path)
 	if err != nil {
@@ -99,7 +101,7 @@ func (im *importer) run(ctx context.Context) (_ model.Image, err error) {
 	return im.runFile(ctx, b, f)
 }
 
-func (im *importer) runDir(ctx context.Context, b *bench) (model.Image, error) {
+func (im *importer) runDir(ctx context.Context, b *staging) (model.Image, error) {
 	format := im.opts.Format
 	if format == FormatAuto {
 		format = FormatDir
@@ -110,7 +112,7 @@ func (im *importer) runDir(ctx context.Context, b *bench) (model.Image, error) {
 	switch format {
 	case FormatDir:
 		return im.fromStream(ctx, b, FormatDir, func(ctx context.Context) (io.ReadCloser, error) {
-			return tarFolder(ctx, im.path), nil
+			return tarDirectory(ctx, im.path), nil
 		})
 	case FormatOCI:
 		root, err := os.OpenRoot(im.path)
@@ -118,12 +120,12 @@ func (im *importer) runDir(ctx context.Context, b *bench) (model.Image, error) {
 			return model.Image{}, err
 		}
 		defer root.Close()
-		return im.fromArchive(ctx, b, folderFiles{root}, FormatOCI)
+		return im.fromArchive(ctx, b, directoryFiles{root}, FormatOCI)
 	}
-	return model.Image{}, invalid("a folder is no %s", format)
+	return model.Image{}, invalid("a directory is not a %s", format)
 }
 
-func (im *importer) runFile(ctx context.Context, b *bench, f *os.File) (model.Image, error) {
+func (im *importer) runFile(ctx context.Context, b *staging, f *os.File) (model.Image, error) {
 	format, plain, err := im.look(ctx, b, f)
 	if err != nil {
 		return model.Image{}, err
@@ -146,9 +148,9 @@ func (im *importer) runFile(ctx context.Context, b *bench, f *os.File) (model.Im
 	})
 }
 
-// look finds out what a file is. For an image archive it also returns the plain archive: the file itself, or what was decompressed from it
-// to the bench, because layers are read from their places in it.
-func (im *importer) look(ctx context.Context, b *bench, f *os.File) (Format, *os.File, error) {
+// look detects the format of a file. For an image archive it also returns the uncompressed archive,
+// because layers are read at their offsets: the file itself, or a copy in the staging directory.
+func (im *importer) look(ctx context.Context, b *staging, f *os.File) (Format, *os.File, error) {
 	head := make([]byte, sniffLen)
 	n, err := f.ReadAt(head, 0)
 	if err != nil && err != io.EOF {
@@ -159,13 +161,13 @@ func (im *importer) look(ctx context.Context, b *bench, f *os.File) (Format, *os
 	}
 	r, err := decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
 	if err != nil {
-		return "", nil, notUnderstood(err)
+		return "", nil, unknownFormat(err)
 	}
 	defer r.Close()
 	br := bufio.NewReaderSize(r, 64<<10)
 	first, err := br.Peek(512)
 	if err != nil || !isTar(first) {
-		return "", nil, notUnderstood(err)
+		return "", nil, unknownFormat(err)
 	}
 	isPlain := bytes.Equal(first, head[:min(len(head), len(first))])
 	format := im.opts.Format
@@ -181,7 +183,7 @@ func (im *importer) look(ctx context.Context, b *bench, f *os.File) (Format, *os
 	return format, plain, err
 }
 
-// agree checks what was found against what was asked for.
+// agree compares the detected format with the wanted one.
 func (im *importer) agree(found Format, f *os.File) (Format, *os.File, error) {
 	asked := im.opts.Format
 	if asked != FormatAuto && asked != found {
@@ -194,24 +196,25 @@ func isExt4(head []byte) bool {
 	return len(head) >= ext4MagicAt+2 && head[ext4MagicAt] == 0x53 && head[ext4MagicAt+1] == 0xef
 }
 
-// isTar tells whether a block is a tar header. Archives of before 1988 have no magic and are not understood.
+// isTar reports whether a block is a tar header. Archives from before 1988 have no magic and are
+// not supported.
 func isTar(block []byte) bool {
 	return len(block) >= 512 && bytes.HasPrefix(block[tarMagicAt:], []byte(tarMagic))
 }
 
-func notUnderstood(err error) error {
+func unknownFormat(err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {
 		return err
 	}
 	if err == nil || err == io.EOF {
-		return invalid("it is not understood. These are: %s", understood)
+		return invalid("its format is not known. Known formats are: %s", knownFormats)
 	}
-	return invalid("it is not understood (%w). These are: %s", err, understood)
+	return invalid("its format is not known (%w). Known formats are: %s", err, knownFormats)
 }
 
-// spool decompresses f to the bench.
-func (im *importer) spool(ctx context.Context, b *bench, f *os.File) (_ *os.File, err error) {
+// spool decompresses f to the staging directory.
+func (im *importer) spool(ctx context.Context, b *staging, f *os.File) (_ *os.File, err error) {
 	end := im.report.Track("decompress", filepath.Base(im.path))
 	defer func() { end(err) }()
 	r, err := decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
@@ -223,7 +226,7 @@ func (im *importer) spool(ctx context.Context, b *bench, f *os.File) (_ *os.File
 	if err != nil {
 		return nil, err
 	}
-	// It must not become part of the image's folder; its blocks live on until it is closed.
+	// The file must not become part of the image. Its blocks exist until it is closed.
 	if err := os.Remove(out.Name()); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
@@ -236,9 +239,9 @@ func (im *importer) spool(ctx context.Context, b *bench, f *os.File) (_ *os.File
 	return out, nil
 }
 
-// fromStream converts a root filesystem's archive. If it takes back what it said, it is read again, twice. open may be called any number of
-// times.
-func (im *importer) fromStream(ctx context.Context, b *bench, source Format, open func(context.Context) (io.ReadCloser, error)) (_ model.Image, err error) {
+// fromStream converts the archive of a root filesystem. If one pass is not enough, it reads the
+// archive twice more. open may be called several times.
+func (im *importer) fromStream(ctx context.Context, b *staging, source Format, open func(context.Context) (io.ReadCloser, error)) (_ model.Image, err error) {
 	out, err := os.OpenFile(b.path(rootfsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return model.Image{}, err
@@ -249,7 +252,7 @@ func (im *importer) fromStream(ctx context.Context, b *bench, source Format, ope
 	c := &conversion{limits: im.store.opts.Limits, out: out, report: im.report}
 	r, err := open(ctx)
 	if err != nil {
-		return model.Image{}, notUnderstood(err)
+		return model.Image{}, unknownFormat(err)
 	}
 	defer r.Close()
 	t, sum, err := c.stream(ctx, r)
@@ -265,7 +268,7 @@ func (im *importer) fromStream(ctx context.Context, b *bench, source Format, ope
 	return im.install(ctx, b, record{Image: model.Image{ID: sum, Source: string(source), Init: t.init()}}, "")
 }
 
-// again converts a single archive the other way.
+// again converts a single archive in two passes.
 func (c *conversion) again(ctx context.Context, l layer) (*tree, string, error) {
 	var sum string
 	l.sum = &sum
@@ -273,8 +276,8 @@ func (c *conversion) again(ctx context.Context, l layer) (*tree, string, error) 
 	return t, sum, err
 }
 
-// install finishes an import. inside is the name that the archive has for the image, if any.
-func (im *importer) install(ctx context.Context, b *bench, r record, inside string) (model.Image, error) {
+// install completes an import. inside is the archive's name for the image, if any.
+func (im *importer) install(ctx context.Context, b *staging, r record, inside string) (model.Image, error) {
 	if im.opts.Init != "" {
 		r.Image.Init = im.opts.Init
 	}

@@ -64,7 +64,7 @@ func xz(t *testing.T, data []byte) []byte {
 	return out
 }
 
-// dockerArchive writes what docker save writes.
+// dockerArchive writes an archive like docker save.
 func dockerArchive(t *testing.T, path string, images map[string]v1.Image) {
 	t.Helper()
 	refs := map[name.Tag]v1.Image{}
@@ -127,13 +127,13 @@ func TestImport(t *testing.T) {
 			data, _ := os.ReadFile(d + "/x.tar")
 			return write(t, d+"/x.tar.gz", gz(t, data))
 		}, FormatDocker, "team/app:1", "/sbin/init"},
-		{"OCI layout folder", func(t *testing.T, d string) string { ociLayout(t, d+"/lay", img); return d + "/lay" }, FormatOCI, "lay", "/sbin/init"},
+		{"OCI layout directory", func(t *testing.T, d string) string { ociLayout(t, d+"/lay", img); return d + "/lay" }, FormatOCI, "lay", "/sbin/init"},
 		{"OCI layout tarball", func(t *testing.T, d string) string {
 			ociLayout(t, d+"/lay", img)
 			tarUp(t, d+"/lay", d+"/out.tar")
 			return d + "/out.tar"
 		}, FormatOCI, "out", "/sbin/init"},
-		{"folder", func(t *testing.T, d string) string {
+		{"directory", func(t *testing.T, d string) string {
 			os.MkdirAll(d+"/root/etc", 0o755)
 			write(t, d+"/root/etc/os-release", []byte("test"))
 			os.Link(d+"/root/etc/os-release", d+"/root/etc/second")
@@ -228,7 +228,7 @@ func TestImportRefused(t *testing.T) {
 			s := newStore(t, Options{})
 			_, err := s.Import(t.Context(), tt.make(t, t.TempDir()), tt.opts, nil)
 			if err == nil || tt.kind != "" && fault.KindOf(err) != tt.kind || !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("error %v of kind %q, want %q with %q", err, fault.KindOf(err), tt.kind, tt.says)
+				t.Errorf("got %v of kind %q, want %q with %q", err, fault.KindOf(err), tt.kind, tt.says)
 			}
 			nothingLeft(t, s)
 		})
@@ -260,7 +260,7 @@ func TestBombs(t *testing.T) {
 			s := newStore(t, Options{Limits: Limits{Size: model.MiB}})
 			_, err := s.Import(t.Context(), write(t, t.TempDir()+"/x", data), ImportOptions{}, nil)
 			if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "limit") {
-				t.Errorf("error %v, want that it is over the limit", err)
+				t.Errorf("got %v, want an error that it is over the limit", err)
 			}
 			nothingLeft(t, s)
 		})
@@ -292,7 +292,7 @@ func TestInit(t *testing.T) {
 		{"empty", []file{{name: "sbin/init", mode: 0o755}, tab}, ""},
 		{"dangling", []file{ln("sbin/init", "/lib/systemd/systemd")}, ""},
 		{"loop", []file{ln("sbin/init", "init")}, ""},
-		{"folder", []file{{name: "sbin/init", typ: tar.TypeDir}}, ""},
+		{"directory", []file{{name: "sbin/init", typ: tar.TypeDir}}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, tr, err := convert(t, Limits{}, makeTar(t, tt.files...))

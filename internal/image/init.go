@@ -6,18 +6,12 @@ import (
 	"strings"
 )
 
-// Where a Linux system has its init, the likeliest first.
+// initPaths are where Linux systems have their init, the most common first.
 var initPaths = []string{"/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"}
 
-// init returns the path of the image's init, or "" when a VM of it shall have the agent as process 1.
-//
-// Container images are full of programs called init that are none: s6-overlay's /init, tini, and a busybox that brings /sbin/init
-// among its hundred links. So only what is at one of initPaths counts, executable once links are followed inside the image, and only if
-// it is one of these, set up to be used:
-//
-//   - systemd, openrc-init, runit-init, dinit: by the name of the program;
-//   - busybox with an /etc/inittab and what those name in practice: OpenRC (/sbin/openrc) or a start script (/etc/init.d/rcS);
-//   - sysvinit: a file of its own called init, with an /etc/inittab.
+// init returns the path of the image's init, or "" if the agent is to be process 1. Containers have
+// many programs called init that are not one, so only known inits that are set up count
+// (docs/internals/images.md).
 func (t *tree) init() string {
 	for _, p := range initPaths {
 		n := t.lookup(p)
@@ -31,7 +25,7 @@ func (t *tree) init() string {
 	return ""
 }
 
-// isInit tells whether the program of that name is an init that is set up.
+// isInit reports whether the program of that name is an init that is set up.
 func (t *tree) isInit(program string) bool {
 	switch program {
 	case "systemd", "openrc-init", "runit-init", "dinit":
@@ -49,8 +43,8 @@ func (t *tree) has(p string) bool {
 	return n != nil && n.typ == tar.TypeReg
 }
 
-// name is the last component of where a path ends when links are followed: "busybox" for "/sbin/init" that leads there. Hard links have no
-// end, so an inode with several names, of which one is a busybox, is that.
+// name returns the last component of a path's final target: "busybox" if "/sbin/init" links to it.
+// An inode with several names, one of them busybox, is busybox too.
 func (t *tree) name(p string) string {
 	for range maxHops {
 		dir, base := path.Split(p)
@@ -64,7 +58,7 @@ func (t *tree) name(p string) string {
 		}
 		p = n.target
 		if !strings.HasPrefix(p, "/") {
-			p = "/" + join(d, p) // not cleaned: ".." is about where links lead
+			p = "/" + join(d, p) // not cleaned: ".." depends on where links lead
 		}
 	}
 	return ""

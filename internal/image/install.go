@@ -13,10 +13,10 @@ import (
 	"banger/internal/model"
 )
 
-// install gives a finished image its place and its names. b holds the file system, complete and closed; r says what it is. If the same
-// image is there already, the one on the bench is dropped.
-func (s *Store) install(ctx context.Context, b *bench, r record, names ...string) (model.Image, error) {
-	if err := finishBench(b, r); err != nil {
+// install moves a finished image from its staging directory to its place and names it. If the same
+// image exists, the new one is dropped.
+func (s *Store) install(ctx context.Context, b *staging, r record, names ...string) (model.Image, error) {
+	if err := finishStaging(b, r); err != nil {
 		return model.Image{}, fmt.Errorf("installing image %s: %w", short(r.Image.ID), disk.NoSpace(err, s.dir))
 	}
 	unlock, err := s.locks.lock(ctx, global)
@@ -26,7 +26,7 @@ func (s *Store) install(ctx context.Context, b *bench, r record, names ...string
 	defer unlock()
 	final := filepath.Join(s.dir, r.Image.ID)
 	if _, err := s.read(r.Image.ID); err != nil {
-		// What is there, if anything, is unreadable.
+		// What is there is unreadable, if anything.
 		if err := errors.Join(os.RemoveAll(final), os.Rename(b.dir, final), disk.SyncDir(s.dir)); err != nil {
 			return model.Image{}, fmt.Errorf("installing image %s: %w", short(r.Image.ID), err)
 		}
@@ -34,8 +34,8 @@ func (s *Store) install(ctx context.Context, b *bench, r record, names ...string
 	return s.tagLocked(r.Image.ID, names...)
 }
 
-// finishBench writes the record and makes everything on the bench durable.
-func finishBench(b *bench, r record) error {
+// finishStaging writes the record and syncs the staging directory.
+func finishStaging(b *staging, r record) error {
 	info, err := os.Stat(b.path(rootfsFile))
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func finishBench(b *bench, r record) error {
 	if err := errors.Join(syncFile(b.path(recordFile)), syncFile(b.path(rootfsFile))); err != nil {
 		return err
 	}
-	// All VMs of the image share the file. Nobody has any business writing to it.
+	// All VMs of the image share the file, so nobody may write to it.
 	if err := errors.Join(os.Chmod(b.path(rootfsFile), 0o444), os.Chmod(b.dir, 0o755)); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func syncFile(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// tag gives names to an image that is there.
+// tag gives names to an existing image.
 func (s *Store) tag(ctx context.Context, id string, names ...string) (model.Image, error) {
 	unlock, err := s.locks.lock(ctx, global)
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *Store) tagLocked(id string, names ...string) (model.Image, error) {
 	return namedFirst(s.finish(r, all), names...), nil
 }
 
-// namedFirst puts those of an image's names that the caller knows it by before the others, so that what is printed of it is what was asked for.
+// namedFirst sorts the given names first, so that the caller prints a name that the user gave.
 func namedFirst(img model.Image, names ...string) model.Image {
 	slices.SortStableFunc(img.Names, func(a, b string) int {
 		switch known := slices.Contains(names, a); {
@@ -110,7 +110,8 @@ func namedFirst(img model.Image, names ...string) model.Image {
 	return img
 }
 
-// writeFile replaces a small file atomically. Its caller holds the global lock, so one temporary name will do.
+// writeFile replaces a small file atomically. The caller holds the global lock, so one temporary
+// name is enough.
 func writeFile(path, text string) error {
 	temp := filepath.Join(filepath.Dir(path), disk.TempPrefix+"name")
 	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {

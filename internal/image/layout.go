@@ -18,8 +18,8 @@ import (
 	"banger/internal/model"
 )
 
-// fromArchive makes an image of what is in an image archive or layout.
-func (im *importer) fromArchive(ctx context.Context, b *bench, f files, format Format) (model.Image, error) {
+// fromArchive makes an image from an image archive or layout.
+func (im *importer) fromArchive(ctx context.Context, b *staging, f files, format Format) (model.Image, error) {
 	find := im.findDocker
 	if format == FormatOCI {
 		find = im.findOCI
@@ -80,7 +80,7 @@ func fileLayers(f files, a archived) []layer {
 	return layers
 }
 
-// both closes what it reads and what that reads.
+// both closes a reader and its source.
 type both struct {
 	io.ReadCloser
 	under io.Closer
@@ -91,7 +91,7 @@ func (b both) Close() error {
 	return cmpErr(err, b.under.Close())
 }
 
-// findDocker finds the image in what docker save writes.
+// findDocker finds the image in the output of docker save.
 func (im *importer) findDocker(f files) (archived, error) {
 	var manifests []struct {
 		Config   string
@@ -127,7 +127,7 @@ func (im *importer) findDocker(f files) (archived, error) {
 
 const refNameAnnotation = "org.opencontainers.image.ref.name" // OCI image-spec, annotations.md
 
-// maxIndexes bounds how deep indexes of indexes go.
+// maxIndexes bounds the depth of nested indexes.
 const maxIndexes = 4
 
 // findOCI finds the image for this machine in an OCI image layout.
@@ -150,19 +150,19 @@ func (im *importer) findOCI(f files) (archived, error) {
 	}
 	name := found[0].Annotations[refNameAnnotation]
 	if !strings.ContainsAny(name, "/:") {
-		name = "" // by the specification it is a tag only, not a name
+		name = "" // the specification allows only a tag here
 	}
 	a, err := ociImage(f, found[0], maxIndexes)
 	a.name = name
 	return a, err
 }
 
-// fits tells whether a platform, if one is given, is this machine's.
+// fits reports whether a platform is missing or this machine's.
 func fits(p *v1.Platform) bool {
 	return p == nil || (p.OS == "" || p.OS == runtime.GOOS) && (p.Architecture == "" || p.Architecture == runtime.GOARCH)
 }
 
-// ociImage reads the manifest that a descriptor means; of an index, the first one that fits.
+// ociImage reads a descriptor's manifest; in an index, the first one that fits.
 func ociImage(f files, d v1.Descriptor, depth int) (archived, error) {
 	data, err := readBlob(f, d.Digest)
 	if err != nil {
@@ -232,12 +232,12 @@ func parseConfig(data []byte) (*v1.ConfigFile, error) {
 	return &c, nil
 }
 
-// notOne says that there is not exactly one image to take.
+// notOne is the error for an archive with no image or several.
 func notOne(names []string) error {
 	names = slices.Compact(slices.DeleteFunc(slices.Sorted(slices.Values(names)), func(s string) bool { return s == "" }))
 	if len(names) > 20 {
 		names = append(names[:20], "...")
 	}
 	return invalid("the archive has not exactly one such image for %s/%s", runtime.GOOS, runtime.GOARCH).
-		WithHint("Say which one: %s", clip(strings.Join(names, ", ")))
+		WithHint("Choose one of: %s", clip(strings.Join(names, ", ")))
 }

@@ -9,12 +9,16 @@ import (
 	"banger/internal/model"
 )
 
-// Limits bound what an image may cost this host. A zero field means its default.
+// Limits bound what an image may use on this host. A zero field means its default.
 type Limits struct {
-	Layers     int         // of one image; 256 by default (registries and builders stop at 127)
-	Compressed model.Bytes // all layers as they are transferred or lie in an archive; 32 GiB by default
-	Size       model.Bytes // all layers uncompressed, and all files with their holes filled; 64 GiB by default
-	Entries    int         // of all layers' archives, and files in the image; 2 million by default
+	Layers int // of one image; 256 by default (builders stop at 127)
+	// Compressed bounds all layers together as they come from a registry or archive; 32 GiB by
+	// default.
+	Compressed model.Bytes
+	// Size bounds all layers uncompressed, and all files with their holes filled; 64 GiB by
+	// default.
+	Size    model.Bytes
+	Entries int // in all archives, and files; 2 million by default
 }
 
 func (l Limits) withDefaults() Limits {
@@ -33,17 +37,18 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Bounds that no option changes: what ext4 and Linux can hold, and what no honest document reaches.
+// Bounds that no option changes: those of ext4 and Linux, and generous ones for documents.
 const (
-	maxName     = 255       // bytes of a file's name (NAME_MAX)
-	maxPath     = 4096      // bytes of a path (PATH_MAX)
-	maxTarget   = 4095      // bytes of a symbolic link's target: an ext4 block less the final NUL
-	maxLinks    = 65000     // hard links of a file, subfolders of a folder (EXT4_LINK_MAX)
-	maxHops     = 40        // symbolic links in one path, as in the kernel (path_resolution(7))
-	maxWork     = 1 << 30   // steps and bytes that resolving all paths of an image may take
-	maxFile     = 40 << 30  // bytes of one file: the ext4 writer's extent tree is wrong above 42.5 GiB
+	maxName   = 255     // bytes of a file's name (NAME_MAX)
+	maxPath   = 4096    // bytes of a path (PATH_MAX)
+	maxTarget = 4095    // bytes of a symbolic link's target: an ext4 block minus the NUL
+	maxLinks  = 65000   // hard links of a file, subdirectories (EXT4_LINK_MAX)
+	maxHops   = 40      // symbolic links in one path, as in the kernel (path_resolution(7))
+	maxWork   = 1 << 30 // steps and bytes of resolving all paths of an image
+	// maxFile is in bytes. The ext4 writer's extent tree is wrong above 42.5 GiB.
+	maxFile     = 40 << 30
 	maxDocument = 8 << 20   // bytes of a manifest, an index or a configuration
-	maxID       = 1<<32 - 2 // uid and gid; the last one means "none" (chown(2))
+	maxID       = 1<<32 - 2 // uid and gid; the next value means "none" (chown(2))
 )
 
 func tooLarge(what string, limit any) error {
@@ -55,13 +60,13 @@ func invalid(format string, args ...any) *fault.Error {
 	return fault.New(fault.Invalid, format, args...)
 }
 
-// budget counts down bytes that may still be read from any of an image's layers.
+// budget counts the bytes that may still be read from an image's layers.
 type budget struct {
 	left  int64
 	limit model.Bytes
 }
 
-// reader returns r, which ends with an error when the budget or ctx does.
+// reader returns r, which fails when the budget or ctx ends.
 func (b *budget) reader(ctx context.Context, r io.Reader) io.Reader {
 	return readerFunc(func(p []byte) (int, error) {
 		if err := ctx.Err(); err != nil {

@@ -12,18 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockPoll is how often a lock that another process holds is tried again: a lock that a context can give up has no way to be waited for.
+// lockPoll is the time between two tries for a lock of another process. A wait in the kernel could
+// not end with a context.
 const lockPoll = 50 * time.Millisecond
 
-// locks are named locks between processes, and between the goroutines of one: each is a byte of one file that is locked as an open
-// file description (fcntl(2), F_OFD_SETLK), so the kernel lets go of it when its holder dies, and no lock leaves a file behind.
-// Two names are one lock by a chance of 2^-62. The global lock is the last to be taken.
+// locks are named locks between processes and goroutines. Each is a byte of one file, locked as an
+// open file description (fcntl(2), F_OFD_SETLK). So a dead holder's lock is free, and no files are
+// left. Two names share a byte with a chance of 2^-62.
 type locks struct{ path string }
 
-// global guards the names in the cache: it is held while something appears, vanishes or is renamed, never while something is made.
+// global guards the names in the cache. It is held while something appears, vanishes or is renamed,
+// and is the last lock to be taken.
 const global = ""
 
-// lock takes a lock, waiting for it as long as ctx allows, and returns what lets go of it.
+// lock waits for a lock until ctx ends, and returns the function that releases it.
 func (l locks) lock(ctx context.Context, name string) (unlock func(), err error) {
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
@@ -34,13 +36,13 @@ func (l locks) lock(ctx context.Context, name string) (unlock func(), err error)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for another process that is at work on the same image: %w", ctx.Err())
+			return nil, fmt.Errorf("waiting for another process that works on the same image: %w", ctx.Err())
 		case <-tick.C:
 		}
 	}
 }
 
-// try takes a lock if it is free; else it returns nil.
+// try takes a lock if it is free, and otherwise returns nil.
 func (l locks) try(name string) (unlock func(), err error) {
 	f, err := os.OpenFile(l.path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -59,7 +61,8 @@ func (l locks) try(name string) (unlock func(), err error) {
 	return nil, fmt.Errorf("locking %s: %w", l.path, err)
 }
 
-// offset is the byte that stands for a name: 0 for the global lock, another one for each other name but for rare collisions.
+// offset returns a name's byte: 0 for the global lock, and nearly always another one for other
+// names.
 func offset(name string) int64 {
 	if name == global {
 		return 0

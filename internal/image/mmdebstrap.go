@@ -25,18 +25,18 @@ type bootstrap struct {
 	report      step.Reporter
 }
 
-// killDelay is how long mmdebstrap has to take its own leftovers away when it is told to end.
+// killDelay is how long mmdebstrap may clean up after the request to end.
 const killDelay = 10 * time.Second
 
-// The modes of mmdebstrap that are chosen here.
+// The modes of mmdebstrap that banger uses.
 const (
-	modeAuto    = "auto"    // user namespace or fakechroot
-	modeUnshare = "unshare" // as root: namespaces of its own for mounts and processes
-	modeRoot    = "root"    // mounts in the host's namespace
+	modeAuto    = "auto"    // a user namespace or fakechroot
+	modeUnshare = "unshare" // as root, with namespaces for mounts and processes
+	modeRoot    = "root"    // as root, with mounts in the host's namespace
 )
 
-// run starts mmdebstrap and has consume read its archive. It is done when both are; either ends the other. temp is a folder that is
-// removed in any case.
+// run starts mmdebstrap and lets consume read its archive. It returns when both have ended; the end
+// of one ends the other. It always removes the directory temp.
 func (d bootstrap) run(ctx context.Context, temp string, consume func(context.Context, io.ReadCloser) error) (err error) {
 	end := d.report.Track("debian", "installing "+d.suite)
 	defer func() { end(err) }()
@@ -53,7 +53,7 @@ func (d bootstrap) run(ctx context.Context, temp string, consume func(context.Co
 	}
 	log := &stageLog{report: d.report}
 	cmd.Stderr = log
-	runtime.LockOSThread() // the parent that Pdeathsig is about is a thread
+	runtime.LockOSThread() // Pdeathsig is about the parent's thread
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting mmdebstrap: %w", err)
@@ -64,14 +64,14 @@ func (d bootstrap) run(ctx context.Context, temp string, consume func(context.Co
 	}
 	werr := cmd.Wait()
 	if werr != nil {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what outlived its leader, if anything
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what outlived its leader
 	}
 	return d.outcome(ctx, cerr, werr, log)
 }
 
-// contain sees to it that mmdebstrap and all that it starts end when they are told to or when this process dies. As the first process of a
-// process namespace, mmdebstrap takes everything with it at once, and the kernel its mounts; what it leaves in its temporary folder
-// is ours to remove. A plain user cannot have that, so mmdebstrap is asked to end and gets time to clean up.
+// contain makes mmdebstrap and its children end on request, and when this process dies. As root it
+// is process 1 of a namespace, so the kernel ends its children and mounts. A plain user has no such
+// namespace, so mmdebstrap is asked to end and gets time to clean up.
 func (d bootstrap) contain(cmd *exec.Cmd, mode string) {
 	if mode == modeUnshare {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWPID}
@@ -83,7 +83,7 @@ func (d bootstrap) contain(cmd *exec.Cmd, mode string) {
 	cmd.WaitDelay = killDelay
 }
 
-// outcome tells which of the two errors is the cause. An archive that is cut off is mmdebstrap's doing.
+// outcome returns the cause of two errors. mmdebstrap causes an archive that is cut off.
 func (d bootstrap) outcome(ctx context.Context, cerr, werr error, log *stageLog) error {
 	switch {
 	case cerr != nil && fault.KindOf(cerr) != fault.Invalid:
@@ -97,18 +97,19 @@ func (d bootstrap) outcome(ctx context.Context, cerr, werr error, log *stageLog)
 	return cerr
 }
 
-// hintFor goes by what mmdebstrap said, which has no exit status that tells one failure from another.
+// hintFor reads mmdebstrap's messages, because its exit status does not distinguish failures.
 func hintFor(uid int, said string) string {
 	switch {
 	case strings.Contains(said, "No space left on device"):
-		return "Free some space where BANGER_HOME is (banger image prune may help), or move it to a larger file system."
+		return "Free some space in BANGER_HOME (`banger image prune` may help), or move BANGER_HOME to a larger file system."
 	case uid == 0:
 		return "Try apt update on this machine: the image comes from the same archive."
 	}
 	return "Try apt update on this machine: the image comes from the same archive. Without root, mmdebstrap needs uidmap and a range in /etc/subuid, or fakechroot and fakeroot: apt install uidmap"
 }
 
-// pickMode prefers, for root, a mode that keeps mounts and processes in namespaces of their own, so that a killed build leaves none.
+// pickMode prefers, as root, a mode with namespaces, so that a killed build leaves no mounts or
+// processes.
 func pickMode(uid int) string {
 	if uid != 0 {
 		return modeAuto
@@ -121,9 +122,9 @@ func pickMode(uid int) string {
 	return modeUnshare
 }
 
-// buildEnv has mmdebstrap work in temp where nothing can be mounted there that outlives it, and where it can get at it: a user
-// namespace's users cannot enter a home folder, and removing a folder with mounts in it would empty them. Nor can they enter a TMPDIR that is the
-// user's alone, as some hosts give each user one: then it is the usual folder that serves.
+// buildEnv chooses mmdebstrap's temporary directory. In a mode without mounts on the host that is
+// temp, if the users of a user namespace can enter it. They cannot enter a home directory or a
+// private TMPDIR; then it is the usual directory.
 func buildEnv(env []string, mode, temp string) []string {
 	switch {
 	case mode == modeUnshare:
@@ -136,7 +137,7 @@ func buildEnv(env []string, mode, temp string) []string {
 
 const defaultTemp = "/tmp"
 
-// tempDirOf is the temporary folder of a program with that environment.
+// tempDirOf returns the temporary directory of a program with that environment.
 func tempDirOf(env []string) string {
 	for _, kv := range slices.Backward(env) {
 		if dir, ok := strings.CutPrefix(kv, "TMPDIR="); ok && dir != "" {
@@ -146,9 +147,9 @@ func tempDirOf(env []string) string {
 	return defaultTemp
 }
 
-// enterable tells whether any user may enter a folder: it and all above it are to be searched by everybody.
+// enterable reports whether every user may enter a directory and all its parents.
 func enterable(dir string) bool {
-	dir, err := filepath.EvalSymlinks(dir) // those on the way count, not where the name stands
+	dir, err := filepath.EvalSymlinks(dir) // its real parents count
 	for ; err == nil; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
 		if err != nil || info.Mode().Perm()&0o001 == 0 {
@@ -165,20 +166,21 @@ func (d bootstrap) args(ctx context.Context, mode string) []string {
 	args := []string{
 		"--variant=minbase", "--mode=" + mode, "--format=tar", "--include=" + strings.Join(debianPackages, ","),
 		"--customize-hook=" + debianHook,
-		"--dpkgopt=force-unsafe-io", // a build that is cut off is thrown away as a whole
+		"--dpkgopt=force-unsafe-io", // a failed build is removed as a whole
 	}
 	for _, o := range hostAptOptions(ctx) {
 		args = append(args, "--aptopt="+o)
 	}
-	return append(args, d.suite, "-", "-") // the archive to standard output, the sources from standard input
+	return append(args, d.suite, "-", "-") // archive to stdout, sources from stdin
 }
 
-// aptOptionPrefixes are the host's settings that say how to reach its archives. They are used for the build; the image does not keep them.
+// aptOptionPrefixes are the host's settings for reaching its archives. The build uses them; the
+// image does not keep them.
 var aptOptionPrefixes = []string{
 	"Acquire::http::", "Acquire::https::", "Acquire::Retries ", "Acquire::ForceIPv", "Acquire::Check-Valid-Until ", "Acquire::Max-FutureTime ",
 }
 
-// hostAptOptions reads the host's apt configuration, which mmdebstrap does not look at. Without it there are none.
+// hostAptOptions reads the host's apt configuration, which mmdebstrap does not read.
 func hostAptOptions(ctx context.Context) []string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -189,7 +191,8 @@ func hostAptOptions(ctx context.Context) []string {
 	return pickAptOptions(string(out))
 }
 
-// pickAptOptions takes lines such as `Acquire::http::Proxy "http://proxy:3128";` out of what apt-config dumps.
+// pickAptOptions selects lines such as `Acquire::http::Proxy "http://proxy:3128";` from apt-config
+// dump.
 func pickAptOptions(dump string) []string {
 	var options []string
 	for line := range strings.Lines(dump) {
@@ -203,13 +206,13 @@ func pickAptOptions(dump string) []string {
 	return options
 }
 
-// stages are how mmdebstrap says, in order, what it is doing.
+// stages are mmdebstrap's messages about its stages, in order.
 var stages = []string{
 	"running apt-get update", "downloading packages", "extracting archives", "installing essential packages",
 	"installing remaining packages", "cleaning package lists", "creating tarball",
 }
 
-// stageLog turns mmdebstrap's messages into progress and keeps the last of them for an error.
+// stageLog turns mmdebstrap's messages into progress, and keeps the last ones for an error.
 type stageLog struct {
 	report step.Reporter
 	rest   string
@@ -221,7 +224,7 @@ const (
 	logLineMax = 400 // bytes
 )
 
-// Write takes what comes on standard error, in pieces of any size.
+// Write takes parts of standard error, of any size.
 func (l *stageLog) Write(p []byte) (int, error) {
 	text := l.rest + string(p)
 	for {
@@ -259,7 +262,7 @@ func (l *stageLog) line(line string) {
 	}
 }
 
-// tail is the last messages, the errors among them if there are any.
+// tail returns the last messages, or the errors among them.
 func (l *stageLog) tail() string {
 	var errs []string
 	for _, line := range l.last {

@@ -7,10 +7,10 @@ import (
 	"banger/internal/step"
 )
 
-// progressEvery is how often a running count is reported.
+// progressEvery is the time between two reports.
 const progressEvery = 200 * time.Millisecond
 
-// progress counts bytes and reports them now and then. It is safe for concurrent use.
+// progress counts bytes and reports them. It is safe for concurrent use.
 type progress struct {
 	report step.Reporter
 	event  step.Event

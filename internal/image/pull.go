@@ -19,18 +19,19 @@ import (
 	"banger/internal/step"
 )
 
-// PullOptions says how to pull. The zero value is what most want.
+// PullOptions are the options of Pull. The zero value is the usual one.
 type PullOptions struct {
-	// IfMissing does nothing when there is an image of that name; otherwise the registry is asked what the name means now, and a Debian
-	// image is built anew.
+	// IfMissing does nothing if an image has the name. Otherwise the registry is asked for the
+	// name's present image, and a Debian image is built again.
 	IfMissing bool
 }
 
-// parallelLayers is how many layers are fetched at once.
+// parallelLayers is the number of layers that are fetched at once.
 const parallelLayers = 3
 
-// Pull makes the image that ref means: a Debian image is built (Build), any other comes from its registry. Only layers that are not in the
-// blob cache are fetched. Callers that pull the same image at the same time share the work, in one process and between processes.
+// Pull makes the image ref: it builds a Debian image (Build) and gets others from a registry. It
+// fetches only layers that the cache lacks. Callers of the same image share the work, within a
+// process and between processes.
 func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions, report step.Reporter) (model.Image, error) {
 	parsed, err := Parse(ref)
 	if err != nil {
@@ -53,7 +54,7 @@ func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions, report s
 	return img, nil
 }
 
-// remoteImage is what a registry says of an image.
+// remoteImage is a registry's answer about an image.
 type remoteImage struct {
 	ref      Ref
 	puller   *remote.Puller
@@ -92,7 +93,7 @@ func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.
 	return s.makeImage(ctx, rec, layers, report, ref.Name)
 }
 
-// resolve asks the registry what the name means for this machine's platform and checks that it is an image within the limits.
+// resolve asks the registry for a name's image for this platform, and checks it against the limits.
 func (s *Store) resolve(ctx context.Context, ref Ref, report step.Reporter) (r remoteImage, err error) {
 	end := report.Track("resolve", ref.Name)
 	defer func() { end(err) }()
@@ -107,7 +108,7 @@ func (s *Store) resolve(ctx context.Context, ref Ref, report step.Reporter) (r r
 		return r, registryError(ctx, ref, err)
 	}
 	if !desc.MediaType.IsIndex() && !desc.MediaType.IsImage() {
-		return r, fault.New(fault.Unsupported, "%s is of type %q, which is no image", ref.Name, clip(string(desc.MediaType)))
+		return r, fault.New(fault.Unsupported, "%s is of type %q, which is not an image", ref.Name, clip(string(desc.MediaType)))
 	}
 	image, err := desc.Image()
 	if err != nil {
@@ -119,7 +120,7 @@ func (s *Store) resolve(ctx context.Context, ref Ref, report step.Reporter) (r r
 	return r, registryError(ctx, ref, s.inspect(&r, image))
 }
 
-// inspect reads an image's manifest and configuration, whose digests the library checks.
+// inspect reads an image's manifest and configuration. The library checks their digests.
 func (s *Store) inspect(r *remoteImage, image v1.Image) (err error) {
 	if r.digest, err = image.Digest(); err != nil {
 		return err
@@ -146,7 +147,7 @@ func (s *Store) remoteOptions(ref Ref) []remote.Option {
 	}
 }
 
-// checkManifest refuses what is beyond the limits before anything large is fetched.
+// checkManifest rejects an image beyond the limits before anything large is fetched.
 func (s *Store) checkManifest(m *v1.Manifest) error {
 	l := s.opts.Limits
 	if len(m.Layers) > l.Layers {
@@ -167,11 +168,11 @@ func (s *Store) checkManifest(m *v1.Manifest) error {
 	return nil
 }
 
-// checkConfig refuses what is not the configuration of a Linux image for this machine. Each layer needs its digest there: the image's
-// id is the configuration's digest, so the id must vouch for what is in the layers.
+// checkConfig rejects anything but the configuration of a Linux image for this machine. It must
+// contain each layer's digest, because its own digest is the image's id.
 func checkConfig(c *v1.ConfigFile, layers int) error {
 	if len(c.RootFS.DiffIDs) != layers {
-		return fault.New(fault.Unsupported, "it is no image of a file system: its configuration names %d layers, its manifest %d", len(c.RootFS.DiffIDs), layers)
+		return fault.New(fault.Unsupported, "it is not an image of a file system: its configuration names %d layers, its manifest %d", len(c.RootFS.DiffIDs), layers)
 	}
 	if c.OS != "" && c.OS != runtime.GOOS || c.Architecture != "" && c.Architecture != runtime.GOARCH {
 		return fault.New(fault.Unsupported, "the image is for %q on %q, not for %s on %s", clip(c.OS), clip(c.Architecture), runtime.GOOS, runtime.GOARCH).
@@ -191,8 +192,8 @@ func configOf(c *v1.ConfigFile) model.ImageConfig {
 	}
 }
 
-// fetchLayers brings all layers into the blob cache and returns them open, in the manifest's order. On an error, those that are open
-// are returned too.
+// fetchLayers fetches all layers and returns them open, in the manifest's order. After an error it
+// returns those that are open.
 func (s *Store) fetchLayers(ctx context.Context, r remoteImage, report step.Reporter) ([]*os.File, error) {
 	files := make([]*os.File, len(r.manifest.Layers))
 	g, gctx := errgroup.WithContext(ctx)
@@ -211,14 +212,15 @@ func (s *Store) fetchLayers(ctx context.Context, r remoteImage, report step.Repo
 func closeAll(files []*os.File) {
 	for _, f := range files {
 		if f != nil {
-			f.Close() // only read
+			f.Close() // opened for reading
 		}
 	}
 }
 
-// makeImage converts layers into a file system and installs it. The caller holds the lock on the image's id.
+// makeImage converts layers to a file system and installs it. The caller holds the lock on the
+// image's id.
 func (s *Store) makeImage(ctx context.Context, rec record, layers []layer, report step.Reporter, names ...string) (_ model.Image, err error) {
-	b, err := s.newBench(ctx, s.dir)
+	b, err := s.newStaging(ctx, s.dir)
 	if err != nil {
 		return model.Image{}, err
 	}

@@ -27,13 +27,15 @@ import (
 	"banger/internal/step"
 )
 
-// hub is a real registry on loopback that counts and can disturb what it is asked.
+// hub is a real registry on loopback that counts requests and can disturb them.
 type hub struct {
 	*httptest.Server
-	host    string
-	blobs   atomic.Int64                                  // downloads of blobs
-	disturb func(http.ResponseWriter, *http.Request) bool // tells whether it has answered; may be nil
-	hold    chan struct{}                                 // blobs wait for it to be closed; may be nil
+	host  string
+	blobs atomic.Int64 // downloads of blobs
+	// disturb may answer a request itself, and reports whether it did; may be nil.
+	disturb func(http.ResponseWriter, *http.Request) bool
+	// Blobs wait until hold is closed; may be nil.
+	hold chan struct{}
 }
 
 func newHub(t testing.TB) *hub {
@@ -121,14 +123,14 @@ func TestPull(t *testing.T) {
 		t.Errorf("image %+v; want id %s, digest %s, name %s", got, id, digest, ref)
 	}
 	if c := got.Config; c.Env[0] != "A=b" || c.WorkingDir != "/w" || c.User != "1000:1000" || c.Entrypoint[0] != "/e" || c.Cmd[0] != "c" {
-		t.Errorf("configuration %+v", c)
+		t.Errorf("the configuration is %+v", c)
 	}
 	fsck(t, got.Path)
 	if body := cat(t, got.Path, "/bin/tool"); body != "tool" {
 		t.Errorf("/bin/tool holds %q", body)
 	}
 	if st := look(t, got.Path, "/old"); st != "(none)" {
-		t.Errorf("/old is there: %q", st)
+		t.Errorf("/old was removed by a later layer, but is there: %q", st)
 	}
 	layers := 0
 	for _, e := range events {
@@ -171,10 +173,10 @@ func TestPull(t *testing.T) {
 	t.Run("without the registry", func(t *testing.T) {
 		h.Close()
 		if img, err := s.Pull(t.Context(), ref, PullOptions{IfMissing: true}, nil); err != nil || img.ID != got.ID {
-			t.Errorf("image %s, %v", img.ID, err)
+			t.Errorf("IfMissing of a known name: got %s, %v", img.ID, err)
 		}
 		if _, err := s.Pull(t.Context(), ref, PullOptions{}, nil); fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" {
-			t.Errorf("error %v, hint %q", err, fault.HintOf(err))
+			t.Errorf("IfMissing of an unknown name: got %v, hint %q", err, fault.HintOf(err))
 		}
 	})
 }
@@ -199,7 +201,7 @@ func TestPullMovedTag(t *testing.T) {
 	}
 	byDigest := h.host + "/app@" + first.Digest
 	if img, err := s.Pull(t.Context(), byDigest, PullOptions{}, nil); err != nil || img.ID != first.ID {
-		t.Errorf("by digest: %s, %v; want %s", img.ID, err, first.ID)
+		t.Errorf("pulling by digest: got %s, %v; want %s", img.ID, err, first.ID)
 	}
 }
 
@@ -208,7 +210,8 @@ func TestPullShared(t *testing.T) {
 	ref := h.push(t, "app:1", makeImage(t, tarLayer(t, file{name: "a", body: "x"})))
 	h.hold = make(chan struct{})
 	dir := t.TempDir()
-	stores := []*Store{openStore(t, dir, Options{}), openStore(t, dir, Options{})} // as of two daemons
+	// These are like two daemons.
+	stores := []*Store{openStore(t, dir, Options{}), openStore(t, dir, Options{})}
 	first, giveUp := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	errs := make([]error, 8)
@@ -232,9 +235,9 @@ func TestPullShared(t *testing.T) {
 			t.Errorf("pull %d: %v", i, err)
 		}
 	}
-	// Each store asks for the configuration; only one of them for the layer.
+	// Each store asks for the configuration, and only one of them for the layer.
 	if n := h.blobs.Load(); n > 4 {
-		t.Errorf("%d blobs were fetched", n)
+		t.Errorf("%d blobs were fetched, want each once", n)
 	}
 	nothingLeft(t, stores[0])
 }
@@ -285,7 +288,7 @@ func TestPullRefused(t *testing.T) {
 		kind    fault.Kind
 	}{
 		{name: "other machine", img: config(func(c *v1.ConfigFile) { c.Architecture = "s390x" }), kind: fault.Unsupported},
-		{name: "other layers than it says", img: config(func(c *v1.ConfigFile) { c.RootFS.DiffIDs[0].Hex = strings.Repeat("0", 64) }), kind: fault.Invalid},
+		{name: "layers with other digests", img: config(func(c *v1.ConfigFile) { c.RootFS.DiffIDs[0].Hex = strings.Repeat("0", 64) }), kind: fault.Invalid},
 		{name: "no file system", img: config(func(c *v1.ConfigFile) { c.RootFS.DiffIDs = nil }), kind: fault.Unsupported},
 		{name: "too large compressed", img: good, limits: Limits{Compressed: 100}, kind: fault.Invalid},
 		{name: "bomb", img: good, limits: Limits{Size: 5000}, kind: fault.Invalid},
@@ -303,7 +306,7 @@ func TestPullRefused(t *testing.T) {
 			defer func() { h.disturb = nil }()
 			_, err := s.Pull(t.Context(), ref, PullOptions{}, nil)
 			if fault.KindOf(err) != tt.kind {
-				t.Errorf("error %v of kind %q, want %q", err, fault.KindOf(err), tt.kind)
+				t.Errorf("got %v of kind %q, want %q", err, fault.KindOf(err), tt.kind)
 			}
 			nothingLeft(t, s)
 			if images, err := s.List(); err != nil || len(images) > 0 {
@@ -330,7 +333,7 @@ func wrongBytes(l v1.Layer) func(http.ResponseWriter, *http.Request) bool {
 	}
 }
 
-// cutOff answers with less than it promises.
+// cutOff answers with fewer bytes than it announces.
 func cutOff(l v1.Layer) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		if !isLayer(r, l) {
@@ -363,7 +366,7 @@ func TestPullCancelled(t *testing.T) {
 	}
 	s := newStore(t, Options{})
 	if _, err := s.Pull(ctx, ref, PullOptions{}, nil); fault.KindOf(err) != fault.Canceled {
-		t.Errorf("error %v, want that it was cancelled", err)
+		t.Errorf("got %v, want a cancelled context", err)
 	}
 	nothingLeft(t, s)
 }

@@ -13,37 +13,29 @@ import (
 	"banger/internal/fault"
 )
 
-// A Ref is what a person calls an image, understood.
-//
-// The rules, in this order:
-//
-//   - "debian:<suite>", where suite is one that banger knows (bookworm, trixie, sid, ...), is a Debian image that is built on this machine. Its full name is itself.
-//     The image of that name in the default registry is reached by a longer name: "library/debian:bookworm".
-//   - Anything else is a registry reference as docker reads it: the registry is docker.io, the namespace library and the tag latest
-//     when they are left out, so "alpine" is "docker.io/library/alpine:latest". Its full name has all of them, or a digest.
-//
-// Images keep full names; whatever is read is made full first, so every short form means the same image wherever it stands. Names
-// that a person gives to an import follow the same rules, and no registry is asked for them.
+// Ref is a parsed image name.
+// "debian:<suite>" with a known suite is a Debian image that this host builds. Any other name is a
+// registry reference by docker's rules (docs/internals/images.md).
 type Ref struct {
 	Name  string // the full name
-	Suite string // of a Debian image that is built here, else ""
+	Suite string // of a Debian image, or ""
 	ref   name.Reference
 }
 
-// suites are the Debian releases that "debian:<suite>" builds, by the names that stand in apt's sources.
+// suites are the Debian releases that "debian:<suite>" builds, by their names in apt's sources.
 var suites = []string{"bullseye", "bookworm", "trixie", "forky", "duke", "sid", "oldstable", "stable", "testing", "unstable"}
 
-// DefaultName is the image of a VM that asks for none.
+// DefaultName is the image of a VM without one.
 const DefaultName = "debian:bookworm"
 
 const (
 	builtPrefix = "debian:"
-	// hubAlias is how people write name.DefaultRegistry.
+	// hubAlias is the usual name of name.DefaultRegistry.
 	hubAlias = "docker.io"
-	maxRef   = 240 // bytes of a full name, escaped as a file's (NAME_MAX, less a prefix)
+	maxRef   = 240 // bytes of a full name, escaped as a file name (NAME_MAX minus a prefix)
 )
 
-// Parse understands a reference. What cannot be one is fault.Invalid.
+// Parse parses an image name. A bad one is fault.Invalid.
 func Parse(s string) (Ref, error) {
 	if len(s) > maxRef {
 		return Ref{}, invalid("image name %q is too long", clip(s))
@@ -61,8 +53,8 @@ func Parse(s string) (Ref, error) {
 	}
 	if err != nil {
 		var bad *name.ErrBadName
-		if errors.As(err, &bad) { // it says no more than the name
-			err = errors.New("that is no reference, which is in lower case")
+		if errors.As(err, &bad) { // it repeats the name
+			err = errors.New("it is not a lower-case reference")
 		}
 		return Ref{}, fault.New(fault.Invalid, "image name %q: %w", s, err).
 			WithHint("A name is %s<suite> or a registry reference such as alpine:3 or registry.example/owner/image@sha256:...", builtPrefix)
@@ -77,10 +69,10 @@ func Parse(s string) (Ref, error) {
 	return Ref{Name: full, ref: ref}, nil
 }
 
-// idPattern is an image's id or what it may be shortened to.
+// idPattern is an image's id, or a beginning of one.
 var idPattern = regexp.MustCompile(`^(sha256:)?([0-9a-f]{3,64})$`)
 
-// idPrefix returns the id, or the start of one, that s may be.
+// idPrefix returns the id, or its beginning, that s may be.
 func idPrefix(s string) (string, bool) {
 	m := idPattern.FindStringSubmatch(s)
 	if m == nil {
@@ -96,7 +88,7 @@ func isID(s string) bool {
 
 var notInNames = regexp.MustCompile(`[^a-z0-9._-]+`)
 
-// nameOf makes an image's name from a file's: "Root FS.tar.gz" gives "root-fs"; "" when nothing fits.
+// nameOf makes an image's name from a file's: "root-fs" from "Root FS.tar.gz"; "" if it cannot.
 func nameOf(file string) string {
 	base := strings.ToLower(filepath.Base(file))
 	for _, ext := range []string{".gz", ".tgz", ".zst", ".xz", ".txz", ".bz2", ".tar", ".ext4", ".img", ".raw"} {

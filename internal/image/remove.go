@@ -14,19 +14,19 @@ import (
 	"banger/internal/model"
 )
 
-// InUse tells by an image's id who needs it: names of VMs, and "snapshot NAME".
+// InUse returns the users of the image with an id: names of VMs, and "snapshot NAME".
 type InUse func(id string) []string
 
-// Removal is what Delete and Prune took away.
+// Removal is what Delete and Prune removed.
 type Removal struct {
-	Names  []string      `json:"names"`  // names that mean nothing now
-	Images []model.Image `json:"images"` // images that are gone
-	Blobs  int           `json:"blobs"`  // layers that no image was made from
-	Freed  model.Bytes   `json:"freed"`  // what the host's file system got back
+	Names  []string      `json:"names"`  // removed names
+	Images []model.Image `json:"images"` // removed images
+	Blobs  int           `json:"blobs"`  // layers of no image
+	Freed  model.Bytes   `json:"freed"`  // freed on the host's file system
 }
 
-// Delete removes a name, and the image when that was its last; given an id, the image with all its names. An image that VMs need is
-// fault.WrongState, and its last name stays.
+// Delete removes a name, and with the last name the image. For an id it removes the image with all
+// names. An image in use keeps its last name and fails with fault.WrongState.
 func (s *Store) Delete(ref string, inUse InUse) (Removal, error) {
 	unlock, err := s.lockGlobal()
 	if err != nil {
@@ -51,7 +51,8 @@ func (s *Store) Delete(ref string, inUse InUse) (Removal, error) {
 	return removal, s.removeLocked(img, &removal)
 }
 
-// removeLocked takes an image's names away, then moves it to where a crash leaves it to the next sweep, then removes it.
+// removeLocked removes an image's names, moves it to where a sweep finds it after a crash, and
+// removes it.
 func (s *Store) removeLocked(img model.Image, done *Removal) error {
 	for _, name := range img.Names {
 		if err := os.Remove(s.nameFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -59,7 +60,7 @@ func (s *Store) removeLocked(img model.Image, done *Removal) error {
 		}
 		done.Names = append(done.Names, name)
 	}
-	_, allocated, _ := disk.Usage(img.Path) // only for the report
+	_, allocated, _ := disk.Usage(img.Path) // only for the result
 	gone := filepath.Join(s.dir, tempDir, "gone-"+img.ID)
 	if err := errors.Join(os.RemoveAll(gone), os.Rename(filepath.Join(s.dir, img.ID), gone)); err != nil {
 		return fmt.Errorf("deleting image %s: %w", short(img.ID), err)
@@ -72,8 +73,8 @@ func (s *Store) removeLocked(img model.Image, done *Removal) error {
 	return nil
 }
 
-// Prune removes images that have no name and no VM, layers that no image here was made from, and what dead processes have left. With
-// all it removes every image that no VM needs.
+// Prune removes images without names and VMs, layers of no image, and what dead processes left.
+// With all, it removes every image without VMs.
 func (s *Store) Prune(inUse InUse, all bool) (Removal, error) {
 	unlock, err := s.lockGlobal()
 	if err != nil {
@@ -99,7 +100,7 @@ func (s *Store) Prune(inUse InUse, all bool) (Removal, error) {
 	return done, errors.Join(errs...)
 }
 
-// pruneNamesLocked removes names of images that are not there.
+// pruneNamesLocked removes names of missing images.
 func (s *Store) pruneNamesLocked(done *Removal) error {
 	names, err := s.names()
 	if err != nil {
@@ -119,8 +120,8 @@ func (s *Store) pruneNamesLocked(done *Removal) error {
 	return errors.Join(errs...)
 }
 
-// pruneBlobsLocked removes the layers that no record names. If a record cannot be read, what it names is not known, and all stay. A pull
-// that is under way has its layers open, so it does not miss their names.
+// pruneBlobsLocked removes the layers that no record names. If a record is unreadable, all layers
+// stay. A running pull has its layers open, so it does not need their names.
 func (s *Store) pruneBlobsLocked(done *Removal) error {
 	needed := map[string]bool{}
 	dirs, err := os.ReadDir(s.dir)
@@ -149,7 +150,7 @@ func (s *Store) pruneBlobsLocked(done *Removal) error {
 		if needed[b.Name()] {
 			continue
 		}
-		_, allocated, _ := disk.Usage(path) // only for the report
+		_, allocated, _ := disk.Usage(path) // only for the result
 		if err := os.Remove(path); err != nil {
 			errs = append(errs, fmt.Errorf("deleting layer %s: %w", b.Name(), err))
 			continue

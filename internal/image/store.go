@@ -1,25 +1,27 @@
-// Package image keeps images: root filesystems as read-only ext4 files, made from registry images, archives, folders and Debian
-// packages.
+// Package image keeps images: root filesystems as read-only ext4 files. It makes them from registry
+// images, archives, directories and Debian packages. docs/internals/images.md explains how.
 //
 // # The cache describes itself
 //
-// All facts lie beside the data, so the folder can be copied or hard-linked into another BANGER_HOME, and two daemons can share it:
+// All facts lie beside the data. So the directory can be copied or hard-linked to another
+// BANGER_HOME, and two daemons can share it:
 //
 //	images/<id>/rootfs.ext4    the file system
-//	images/<id>/image.json     what it is
-//	images/names/<name>        the id that a full name (see Ref) means; the name is escaped as in a URL's path
-//	images/tmp/                what is being made
+//	images/<id>/image.json     its description
+//	images/names/<name>        the id of a full name (see Ref); the name is escaped as in a URL
+//	images/tmp/                images that are being made
 //	images/lock                the locks between processes; empty
 //	blobs/sha256/<digest>      layers as they came from registries
 //	blobs/tmp/
 //
-// An image appears by one rename of a complete, synced folder and is never changed after that; a name is replaced by one rename too.
-// A crash leaves folders in tmp, which Open and Prune remove when nobody holds their lock.
+// An image appears by one rename of a complete, synced directory and never changes. A name also
+// changes by one rename. A crash leaves directories in tmp. Open and Prune remove those whose lock
+// is free.
 //
-// # Strangers
+// # Hostile input
 //
-// Archives are hostile input. Nothing is unpacked on the host: layers are merged in memory (tree) and written into a file system by
-// a writer that reads none. Every size is bounded (Limits).
+// Archives are hostile. The host unpacks nothing: it merges layers in memory (tree), and writes a
+// file system with a writer that reads none. Every size is bounded (Limits).
 //
 // Lock order: a lock on a blob or an image, then the global lock.
 package image
@@ -46,11 +48,13 @@ import (
 	"banger/internal/model"
 )
 
-// Options are what a Store may be told besides its folders. The zero value works.
+// Options are the options of a Store. The zero value works.
 type Options struct {
-	Limits    Limits
-	Keychain  authn.Keychain    // credentials for registries; docker's configuration by default
-	Transport http.RoundTripper // to registries; one with deadlines and the environment's proxies by default
+	Limits   Limits
+	Keychain authn.Keychain // for registries; by default docker's
+	// Transport connects to registries. The default has deadlines and uses the environment's
+	// proxies.
+	Transport http.RoundTripper
 }
 
 // Store is the images of one cache. It is safe for concurrent use, also by several processes.
@@ -62,7 +66,7 @@ type Store struct {
 	flights    flights
 }
 
-// Files of a cache; see the package comment.
+// Names in a cache; see the package comment.
 const (
 	rootfsFile = "rootfs.ext4"
 	recordFile = "image.json"
@@ -70,20 +74,22 @@ const (
 	lockFile   = "lock"
 )
 
-// lockTimeout bounds waiting for the global lock where a caller has no context: it is only ever held for some renames.
+// lockTimeout bounds the wait for the global lock without a context. It is held only for renames.
 const lockTimeout = 30 * time.Second
 
-// recordVersion is the form of image.json. A record of another version is not read.
+// recordVersion is the version of image.json. A record of another version is not read.
 const recordVersion = 1
 
 // record is image.json.
 type record struct {
 	Version int         `json:"version"`
-	Image   model.Image `json:"image"`           // without Names and Path, which other files tell
-	Blobs   []string    `json:"blobs,omitempty"` // sha256 in hex of the layers in the blob cache that it was made from
+	Image   model.Image `json:"image"` // without Names and Path
+	// Blobs are the sha256, in hex, of the image's layers in the blob cache.
+	Blobs []string `json:"blobs,omitempty"`
 }
 
-// Open makes the folders that are missing, removes what dead processes have left in them, and returns the store in them.
+// Open returns the store in the directories. It makes missing ones, and removes what dead processes
+// left.
 func Open(dir, blobs string, log *slog.Logger, opts Options) (*Store, error) {
 	opts.Limits = opts.Limits.withDefaults()
 	if opts.Keychain == nil {
@@ -105,7 +111,8 @@ func Open(dir, blobs string, log *slog.Logger, opts Options) (*Store, error) {
 	defer unlock()
 	for _, root := range []string{dir, blobs} {
 		if _, err := s.sweepLocked(root); err != nil {
-			s.log.Warn("cleaning up the image cache", "path", root, "error", err) // it costs room and nothing else
+			// Leftovers only use space.
+			s.log.Warn("cleaning up the image cache", "path", root, "error", err)
 		}
 	}
 	return s, nil
@@ -117,7 +124,7 @@ func (s *Store) lockGlobal() (func(), error) {
 	return s.locks.lock(ctx, global)
 }
 
-// List returns all images, the newest first. One whose record cannot be read is logged and left out.
+// List returns all images, the newest first. It logs and skips an image with an unreadable record.
 func (s *Store) List() ([]model.Image, error) {
 	dirs, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -134,8 +141,8 @@ func (s *Store) List() ([]model.Image, error) {
 		}
 		r, err := s.read(d.Name())
 		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) { // deleted this moment
-				s.log.Warn("an image cannot be read", "image", d.Name(), "error", err)
+			if !errors.Is(err, fs.ErrNotExist) { // deleted meanwhile
+				s.log.Warn("skipping an unreadable image", "image", d.Name(), "error", err)
 			}
 			continue
 		}
@@ -147,8 +154,8 @@ func (s *Store) List() ([]model.Image, error) {
 	return images, nil
 }
 
-// Get finds an image by a name in any form, an id, or the start of one that no other image's id has (at least 3 digits). A name goes
-// before an id. It returns fault.NotFound when there is none.
+// Get returns the image with a name in any form, an id, or a unique beginning of an id (at least 3
+// digits). A name is tried before an id. It returns fault.NotFound if there is none.
 func (s *Store) Get(ref string) (model.Image, error) {
 	names, err := s.names()
 	if err != nil {
@@ -171,7 +178,7 @@ func (s *Store) Get(ref string) (model.Image, error) {
 	return s.finish(r, names), nil
 }
 
-// byPrefix finds the id that starts with what ref says; parseErr is why ref is no name, if it is none.
+// byPrefix finds the id that begins with ref. parseErr is why ref is not a name, or nil.
 func (s *Store) byPrefix(ref string, parseErr error) (string, error) {
 	prefix, ok := idPrefix(ref)
 	if !ok {
@@ -193,12 +200,12 @@ func (s *Store) byPrefix(ref string, parseErr error) (string, error) {
 	case 1:
 		return found[0], nil
 	}
-	return "", invalid("%q is the start of %d images' ids", ref, len(found))
+	return "", invalid("the ids of %[2]d images begin with %[1]q", ref, len(found))
 }
 
 func notFound(ref string) error {
-	return fault.New(fault.NotFound, "there is no image %q here", ref).
-		WithHint("banger image list shows what there is; banger image pull %s gets it.", ref)
+	return fault.New(fault.NotFound, "there is no image %q", ref).
+		WithHint("`banger image list` prints the images; `banger image pull %s` gets this one.", ref)
 }
 
 // read reads the record of an image.
@@ -222,7 +229,7 @@ func (s *Store) read(id string) (record, error) {
 	return r, nil
 }
 
-// finish fills in what the record does not say.
+// finish fills in what the record lacks.
 func (s *Store) finish(r record, names map[string]string) model.Image {
 	img := r.Image
 	img.Path = filepath.Join(s.dir, img.ID, rootfsFile)
@@ -236,7 +243,7 @@ func (s *Store) finish(r record, names map[string]string) model.Image {
 	return img
 }
 
-// names reads all names and the ids that they mean.
+// names reads all names with their ids.
 func (s *Store) names() (map[string]string, error) {
 	files, err := os.ReadDir(filepath.Join(s.dir, namesDir))
 	if err != nil {
@@ -250,7 +257,7 @@ func (s *Store) names() (map[string]string, error) {
 		}
 		data, err := os.ReadFile(filepath.Join(s.dir, namesDir, f.Name()))
 		if err != nil {
-			continue // deleted this moment
+			continue // deleted meanwhile
 		}
 		if id := strings.TrimSpace(string(data)); isID(id) {
 			names[name] = id

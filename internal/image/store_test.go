@@ -37,7 +37,7 @@ func TestParse(t *testing.T) {
 		"localhost:5000/app":                {Name: "localhost:5000/app:latest"},
 		"alpine" + digest:                   {Name: "docker.io/library/alpine" + digest},
 		"":                                  {}, "Big/Name": {}, "a b": {}, "../x": {}, "a/../b": {}, "x:y:z": {}, strings.Repeat("a", 300): {}, "\x00": {}, "a\nb": {},
-		strings.Repeat("a/", 100) + "a": {}, // too long once it is escaped
+		strings.Repeat("a/", 100) + "a": {}, // too long when escaped
 	} {
 		got, err := Parse(in)
 		if want.Name == "" {
@@ -50,7 +50,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("Parse(%q) = %q %q, %v; want %q %q", in, got.Name, got.Suite, err, want.Name, want.Suite)
 		}
 		if again, err := Parse(got.Name); err != nil || again.Name != got.Name {
-			t.Errorf("Parse(%q) = %q, %v; a full name must mean itself", got.Name, again.Name, err)
+			t.Errorf("Parse(%q) = %q, %v; a full name must parse to itself", got.Name, again.Name, err)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func TestGet(t *testing.T) {
 		}
 	}
 	if _, err := s.Get("No Name"); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a name that cannot be: %v", err)
+		t.Errorf("Get of a bad name: %v", err)
 	}
 	images, err := s.List()
 	if err != nil || len(images) != 2 || images[0].ID != b.ID || !reflect.DeepEqual(images[1], a) {
@@ -99,7 +99,7 @@ func TestAmbiguousPrefix(t *testing.T) {
 		}
 		if seen[id[:3]] {
 			if _, err := s.Get(id[:3]); fault.KindOf(err) != fault.Invalid {
-				t.Errorf("Get(%q): %v; want that it is ambiguous", id[:3], err)
+				t.Errorf("Get(%q): %v; want an error that it is ambiguous", id[:3], err)
 			}
 			return
 		}
@@ -118,19 +118,19 @@ func TestDelete(t *testing.T) {
 		t.Errorf("deleting one of two names: %+v, %v", r, err)
 	}
 	if _, err := s.Delete("one", used); fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "quiet-otter") {
-		t.Errorf("deleting what is in use: %v", err)
+		t.Errorf("deleting an image in use: %v", err)
 	}
 	if got, err := s.Get("one"); err != nil || got.ID != img.ID {
-		t.Errorf("it is gone: %v", err)
+		t.Errorf("an image in use was removed: %v", err)
 	}
 	if r, err := s.Delete(img.ID[:12], nobody); err != nil || len(r.Images) != 1 || r.Freed == 0 {
-		t.Errorf("deleting it: %+v, %v", r, err)
+		t.Errorf("deleting an image: %+v, %v", r, err)
 	}
 	if _, err := s.Delete("one", nobody); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("deleting it again: %v", err)
+		t.Errorf("deleting an image again: %v", err)
 	}
 	if _, err := os.Stat(img.Path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("its file is still there: %v", err)
+		t.Errorf("a deleted image's file is still there: %v", err)
 	}
 	nothingLeft(t, s)
 }
@@ -160,7 +160,7 @@ func TestPrune(t *testing.T) {
 	}
 	for _, img := range []model.Image{named, used, pulled} {
 		if _, err := s.Get(img.ID); err != nil {
-			t.Errorf("it took away too much: %v", err)
+			t.Errorf("Prune removed too much: %v", err)
 		}
 	}
 	if _, err := s.Get(dangling.ID); fault.KindOf(err) != fault.NotFound {
@@ -172,7 +172,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// TestPruneKeepsLayersWhenBlind checks that layers stay when it is not known which are needed.
+// TestPruneKeepsLayersWhenBlind checks that layers stay if a record is unreadable.
 func TestPruneKeepsLayersWhenBlind(t *testing.T) {
 	s := newStore(t, Options{})
 	img := importFile(t, s, "1", "one")
@@ -183,18 +183,18 @@ func TestPruneKeepsLayersWhenBlind(t *testing.T) {
 		t.Error("an unreadable record was not reported")
 	}
 	if _, err := os.Stat(blob); err != nil {
-		t.Error("a layer was removed")
+		t.Error("a layer was removed while a record was unreadable")
 	}
 	if images, err := s.List(); err != nil || len(images) != 0 {
 		t.Errorf("List() = %v, %v", images, err)
 	}
-	importFile(t, s, "1", "one") // repairs it
+	importFile(t, s, "1", "one") // this repairs it
 	if _, err := s.Get("one"); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestSharedCache hard-links a cache into another home, as tests of the whole program do.
+// TestSharedCache hard-links a cache into another home, as the end-to-end tests do.
 func TestSharedCache(t *testing.T) {
 	one := t.TempDir()
 	s := openStore(t, one, Options{})
@@ -205,7 +205,7 @@ func TestSharedCache(t *testing.T) {
 	}
 	other := openStore(t, two, Options{})
 	if got, err := other.Get("one"); err != nil || got.ID != img.ID || !strings.HasPrefix(got.Path, two) {
-		t.Errorf("image %+v, %v", got, err)
+		t.Errorf("the linked cache: image %+v, %v", got, err)
 	}
 	importFile(t, other, "2", "one")
 	if got, err := s.Get("one"); err != nil || got.ID != img.ID {
@@ -219,14 +219,14 @@ func TestSharedCache(t *testing.T) {
 	}
 }
 
-// TestKilled kills a process that is making an image, and looks at what the next one finds.
+// TestKilled kills a process that is making an image, and checks the next process.
 func TestKilled(t *testing.T) {
 	if dir := os.Getenv("IMAGE_TEST_DIE"); dir != "" {
 		s, err := Open(dir+"/images", dir+"/blobs", slog.New(slog.DiscardHandler), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := s.newBench(context.Background(), s.dir)
+		b, err := s.newStaging(context.Background(), s.dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -262,7 +262,7 @@ func TestKilled(t *testing.T) {
 	nothingLeft(t, s)
 }
 
-// TestFullDisk imports into a cache that has no room for the image.
+// TestFullDisk imports into a cache without room for the image.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m")
@@ -272,14 +272,14 @@ func TestFullDisk(t *testing.T) {
 	body := strings.Repeat("full ", 1<<20)
 	path := write(t, filepath.Join(t.TempDir(), "x.tar"), makeTar(t, file{name: "f", body: body}))
 	if _, err := s.Import(t.Context(), path, ImportOptions{}, nil); fault.KindOf(err) != fault.Unavailable || !strings.Contains(fault.HintOf(err), "space") {
-		t.Errorf("error %v, hint %q; want that the disk is full", err, fault.HintOf(err))
+		t.Errorf("got %v, hint %q; want an error that the disk is full", err, fault.HintOf(err))
 	}
 	h := newHub(t)
 	random := make([]byte, 2<<20)
 	rand.Read(random)
 	ref := h.push(t, "app:1", makeImage(t, tarLayer(t, file{name: "f", body: string(random)})))
 	if _, err := s.Pull(t.Context(), ref, PullOptions{}, nil); fault.KindOf(err) != fault.Unavailable || !strings.Contains(fault.HintOf(err), "space") {
-		t.Errorf("error %v, hint %q; want that the disk is full", err, fault.HintOf(err))
+		t.Errorf("got %v, hint %q; want an error that the disk is full", err, fault.HintOf(err))
 	}
 	nothingLeft(t, s)
 }

@@ -16,12 +16,13 @@ import (
 	"banger/internal/fault"
 )
 
-// Deadlines of a conversation with a registry. The whole of it has none: a slow line may take an hour for a large image.
+// Deadlines for a registry. A whole download has none, because a large image on a slow line may
+// take an hour.
 const (
 	dialTimeout     = 15 * time.Second
 	headerTimeout   = 60 * time.Second
-	stallTimeout    = 60 * time.Second // without a single byte of a layer
-	manifestTimeout = 2 * time.Minute  // for all that comes before the layers
+	stallTimeout    = 60 * time.Second // without a byte of a layer
+	manifestTimeout = 2 * time.Minute  // for everything before the layers
 )
 
 func newTransport() http.RoundTripper {
@@ -36,8 +37,8 @@ func newTransport() http.RoundTripper {
 	}
 }
 
-// guard keeps conversations with registries confidential: plain HTTP goes to loopback addresses only, and only if the registry that was
-// asked for is on one, so that no registry can send us to this machine's own services.
+// guard protects the traffic with registries. It allows plain HTTP only to loopback addresses, and
+// only if the registry is on one, so that no registry redirects banger to local services.
 type guard struct {
 	next     http.RoundTripper
 	loopback bool
@@ -52,19 +53,19 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	return g.next.RoundTrip(r)
 }
 
-// isLoopback takes addresses and the one name that means one (RFC 6761, section 6.3).
+// isLoopback accepts addresses and the name localhost (RFC 6761, section 6.3).
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback() || host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// stallGuard cancels the context of a transfer that does not move.
+// stallGuard cancels the context of a transfer without progress.
 type stallGuard struct {
 	r     io.Reader
 	timer *time.Timer
 }
 
-var errStalled = fmt.Errorf("nothing has come for %v", stallTimeout)
+var errStalled = fmt.Errorf("no data arrived for %v", stallTimeout)
 
 func newStallGuard(ctx context.Context) (context.Context, *stallGuard, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -83,7 +84,7 @@ func (g *stallGuard) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// registryError says in our words what a registry or the way to it had to complain of.
+// registryError describes an error of a registry, or of the connection to it.
 func registryError(ctx context.Context, ref Ref, err error) error {
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		err = cause
@@ -96,24 +97,24 @@ func registryError(ctx context.Context, ref Ref, err error) error {
 	case errors.As(err, &answer):
 		return registryAnswer(ref, answer)
 	}
-	var here *fs.PathError // our own disk's
+	var here *fs.PathError // an error of this host's disk
 	if errors.As(err, &here) {
 		return err
 	}
 	return fault.New(fault.Unavailable, "registry %s: %w", ref.ref.Context().RegistryStr(), err).
-		WithHint("Look at the network, at HTTPS_PROXY and at the name of the registry, then try again.")
+		WithHint("Check the network, HTTPS_PROXY and the name of the registry. Then try again.")
 }
 
 func registryAnswer(ref Ref, answer *transport.Error) error {
 	switch registry := ref.ref.Context().RegistryStr(); answer.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fault.New(fault.Denied, "registry %s does not let us have %s: %w", registry, ref.Name, answer).
+		return fault.New(fault.Denied, "registry %s denies access to %s: %w", registry, ref.Name, answer).
 			WithHint("If the image exists, log in: docker login %s (banger reads docker's credentials).", registry)
 	case http.StatusNotFound:
 		return fault.New(fault.NotFound, "registry %s has no %s: %w", registry, ref.Name, answer).
-			WithHint("Look at the name and the tag.")
+			WithHint("Check the name and the tag.")
 	case http.StatusTooManyRequests:
-		return fault.New(fault.Unavailable, "registry %s wants us to wait: %w", registry, answer).
+		return fault.New(fault.Unavailable, "registry %s limits the rate of requests: %w", registry, answer).
 			WithHint("Try again later, or log in for a higher limit: docker login %s", registry)
 	default:
 		return fault.New(fault.Unavailable, "registry %s: %w", registry, answer)

@@ -15,13 +15,13 @@ import (
 	"banger/internal/fault"
 )
 
-// TestPlainHTTP checks that no conversation leaves this machine unencrypted, whoever asks for it.
+// TestPlainHTTP checks that no traffic leaves this machine unencrypted.
 func TestPlainHTTP(t *testing.T) {
 	h := newHub(t)
 	for _, tt := range []struct {
 		name string
 		url  string
-		from string // the registry that was asked for
+		from string // the registry that the user named
 		ok   bool
 	}{
 		{"loopback for loopback", h.URL, "127.0.0.1:5000", true},
@@ -46,7 +46,7 @@ func TestPlainHTTP(t *testing.T) {
 				resp.Body.Close()
 			}
 			if (err == nil) != tt.ok || err != nil && fault.KindOf(err) != fault.Unsupported {
-				t.Errorf("error %v, want success to be %v", err, tt.ok)
+				t.Errorf("got %v, want success to be %v", err, tt.ok)
 			}
 		})
 	}
@@ -66,7 +66,7 @@ func TestPullWithCredentials(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	s := newStore(t, Options{})
 	if _, err := s.Pull(t.Context(), ref, PullOptions{}, nil); fault.KindOf(err) != fault.Denied || !strings.Contains(fault.HintOf(err), "docker login") {
-		t.Errorf("error %v, hint %q", err, fault.HintOf(err))
+		t.Errorf("got %v, hint %q", err, fault.HintOf(err))
 	}
 	auth := authn.FromConfig(authn.AuthConfig{Username: "ann", Password: "secret"})
 	s.opts.Keychain = authn.NewMultiKeychain(keychain{auth})
@@ -79,7 +79,7 @@ func TestPullWithCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := s.Pull(t.Context(), ref, PullOptions{}, nil); err != nil {
-		t.Errorf("with docker's configuration: %v", err)
+		t.Errorf("logging in with docker's configuration: %v", err)
 	}
 }
 

@@ -9,23 +9,25 @@ import (
 	"time"
 )
 
-// A tree is the file system that an image's layers add up to, in memory and without the files' contents. Names in it are looked up as a
-// kernel would that has the tree as its root: links lead nowhere else, whatever the archives say, so there is nothing to escape from.
+// tree is the file system of an image's layers, in memory and without contents. It resolves paths
+// as a kernel with this root does. So no link leads out of it.
 type tree struct {
 	root    *inode
 	limits  Limits
-	skip    func(path string) bool // tells which cleaned absolute paths to leave out; may be nil
+	skip    func(path string) bool // reports which absolute paths to leave out; may be nil
 	entries int                    // archive entries so far
-	inodes  int                    // inodes made so far, the replaced ones included
-	size    int64                  // bytes of all files so far, the replaced ones included
-	work    int                    // what resolving paths has cost so far; see maxWork
-	pending []pendingLink          // hard links of the present layer whose targets have not come yet
-	made    []*inode               // folders that were made because an entry needed them; see takeMade
+	inodes  int                    // inodes made so far, with replaced ones
+	size    int64                  // bytes of all files so far, with replaced ones
+	work    int                    // cost of resolving paths so far; see maxWork
+	// pending are hard links of the present layer to later entries.
+	pending []pendingLink
+	// made are directories that an entry required; see takeMade.
+	made []*inode
 }
 
-// inode is one file of any type. Names with the same inode are hard links.
+// inode is a file of any type. Names with the same inode are hard links.
 type inode struct {
-	typ          byte // tar.TypeReg, TypeDir, TypeSymlink, TypeChar, TypeBlock or TypeFifo
+	typ          byte // tar.TypeReg, TypeDir, TypeSymlink, TypeChar, TypeBlock, TypeFifo
 	mode         int64
 	uid, gid     int
 	mtime        time.Time
@@ -33,27 +35,27 @@ type inode struct {
 	major, minor int64
 	xattrs       map[string]string
 
-	size int64 // of a regular file, whose content is...
-	at   place // ... here
+	size int64 // of a regular file
+	at   place // of a regular file's content
 
-	parent *inode // where its first name is; the root is its own parent
+	parent *inode // directory of its first name; the root is its own parent
 	name   string // its first name
-	names  int    // how many names lead to it; counted by emit
+	names  int    // number of names; counted by take
 
-	// Folders only:
+	// Only for directories:
 	children map[string]entry
-	length   int // of its path, in bytes
-	opaque   int // the last layer that hid what lower layers had put here
-	touched  int // the last layer that said anything about it or what is in it
+	length   int // bytes of its path
+	opaque   int // the last layer that hid lower layers here
+	touched  int // the last layer with an entry for it or in it
 }
 
-// entry is a name in a folder.
+// entry is a name in a directory.
 type entry struct {
 	*inode
-	layer int // the layer that gave this name to this inode
+	layer int // the layer of this name
 }
 
-// last is the last layer that has to do with what the entry names.
+// last returns the last layer with an entry for the name or in it.
 func (e entry) last() int {
 	if e.isDir() {
 		return e.touched
@@ -61,7 +63,7 @@ func (e entry) last() int {
 	return e.layer
 }
 
-// place says where in the layers something is: in which one (from 1 on) and in which of its entries.
+// place is a place in the layers: the layer (from 1) and the entry in it.
 type place struct{ layer, entry int }
 
 type pendingLink struct {
@@ -78,7 +80,7 @@ func newTree(limits Limits) *tree {
 
 func (n *inode) isDir() bool { return n.typ == tar.TypeDir }
 
-// path is where the inode's first name is, without a leading slash; "" for the root.
+// path returns the path of the inode's first name, without a leading slash; "" for the root.
 func (n *inode) path() string {
 	if n.parent == n {
 		return ""
@@ -95,8 +97,8 @@ func join(dir *inode, name string) string {
 	return strings.Join(parts, "/")
 }
 
-// walk follows a path from dir; symbolic links on the way are followed, the last component's too. With a layer other than 0 it makes the
-// folders that are missing, in that layer's name; else it returns nil when there is nothing.
+// walk follows a path from dir and all symbolic links in it. If layer is not 0, it makes missing
+// directories for that layer. Otherwise it returns nil for a missing file.
 func (t *tree) walk(dir *inode, rest string, layer int) (*inode, error) {
 	at, hops := dir, 0
 	for rest != "" {
@@ -109,11 +111,11 @@ func (t *tree) walk(dir *inode, rest string, layer int) (*inode, error) {
 		case "", ".":
 			continue
 		case "..":
-			at = at.parent // only folders are walked through, and theirs is the only name
+			at = at.parent // walk passes directories only, which have one name
 			continue
 		}
 		if !at.isDir() {
-			return nil, invalid("path goes through %q, which is no folder", clip(at.path()))
+			return nil, invalid("the path leads through %q, which is not a directory", clip(at.path()))
 		}
 		child := at.children[name].inode
 		switch {
@@ -140,27 +142,28 @@ func (t *tree) walk(dir *inode, rest string, layer int) (*inode, error) {
 	return at, nil
 }
 
-// folder is walk to a folder that must be one, made where needed, and marked as the layer's business up to the root.
-func (t *tree) folder(p string, layer int) (*inode, error) {
+// directory walks to a directory, makes it if it is missing, and marks it for the layer up to the
+// root.
+func (t *tree) directory(p string, layer int) (*inode, error) {
 	dir, err := t.walk(t.root, p, layer)
 	if err != nil {
 		return nil, err
 	}
 	if !dir.isDir() {
-		return nil, invalid("path goes through %q, which is no folder", clip(dir.path()))
+		return nil, invalid("the path leads through %q, which is not a directory", clip(dir.path()))
 	}
 	dir.touch(layer)
 	return dir, nil
 }
 
-// touch marks a folder as a layer's business, and all that it is in: a folder that is marked is in marked ones only.
+// touch marks a directory and its parents for a layer.
 func (n *inode) touch(layer int) {
 	for ; n.touched != layer; n = n.parent {
 		n.touched = layer
 	}
 }
 
-// mkdir makes a folder that no entry describes (yet).
+// mkdir makes a directory without an entry.
 func (t *tree) mkdir(dir *inode, name string, layer int) (*inode, error) {
 	n := &inode{typ: tar.TypeDir, mode: 0o755, mtime: dir.mtime}
 	if err := t.put(dir, name, n, layer); err != nil {
@@ -170,14 +173,14 @@ func (t *tree) mkdir(dir *inode, name string, layer int) (*inode, error) {
 	return n, nil
 }
 
-// takeMade returns the folders that were made without an entry since the last call.
+// takeMade returns the directories that were made without an entry since the last call.
 func (t *tree) takeMade() []*inode {
 	made := t.made
 	t.made = nil
 	return made
 }
 
-// put gives a new inode its first name, in place of what has it now.
+// put gives a new inode its first name, and replaces what has the name.
 func (t *tree) put(dir *inode, name string, n *inode, layer int) error {
 	if err := checkName(dir, name); err != nil {
 		return err
@@ -185,7 +188,7 @@ func (t *tree) put(dir *inode, name string, n *inode, layer int) error {
 	if t.inodes++; t.inodes > t.limits.Entries {
 		return tooLarge("the number of files in the image", t.limits.Entries)
 	}
-	name = strings.Clone(name) // it may be a piece of a large header
+	name = strings.Clone(name) // it may be a part of a large header
 	dir.touch(layer)
 	n.parent, n.name = dir, name
 	if n.isDir() {
@@ -207,8 +210,8 @@ func checkName(dir *inode, name string) error {
 	return nil
 }
 
-// hide takes away what lower layers have put into dir, but not what this one has. A second time in the same layer there is nothing
-// left to do, which keeps a hostile archive from making this quadratic.
+// hide removes what lower layers put into dir. A second call in the same layer does nothing, so a
+// hostile archive cannot make it quadratic.
 func (t *tree) hide(dir *inode, layer int) {
 	if dir.opaque == layer {
 		return
@@ -224,13 +227,15 @@ func (t *tree) hide(dir *inode, layer int) {
 	}
 }
 
-// mountPoints are the folders that a guest mounts something on or writes identity to. Images made from scratch may lack them.
+// mountPoints are the directories on which a guest mounts, or to which it writes identity. Images
+// made from scratch may lack them.
 var mountPoints = []struct {
 	name string
 	mode int64
 }{{"dev", 0o755}, {"etc", 0o755}, {"proc", 0o555}, {"root", 0o700}, {"run", 0o755}, {"sys", 0o555}, {"tmp", 0o1777}}
 
-// addMountPoints makes what of mountPoints is missing. A symbolic link is left as it is; another file gives way, and replaced tells so.
+// addMountPoints makes the missing mountPoints. It keeps a symbolic link, and replaces other files,
+// which replaced reports.
 func (t *tree) addMountPoints(layer int) (replaced bool, err error) {
 	for _, m := range mountPoints {
 		old := t.root.children[m.name].inode
@@ -247,7 +252,7 @@ func (t *tree) addMountPoints(layer int) (replaced bool, err error) {
 	return replaced, nil
 }
 
-// lookup finds a file by its path, following links; nil when there is none.
+// lookup returns the file at a path, following links, or nil.
 func (t *tree) lookup(p string) *inode {
 	n, err := t.walk(t.root, p, 0)
 	if err != nil {
@@ -256,7 +261,7 @@ func (t *tree) lookup(p string) *inode {
 	return n
 }
 
-// sorted returns a folder's names in order, so that the same tree always gives the same file system.
+// sorted returns a directory's names in order, so that equal trees give equal file systems.
 func (n *inode) sorted() []string { return slices.Sorted(maps.Keys(n.children)) }
 
 func clean(name string) string { return path.Clean("/" + name) }

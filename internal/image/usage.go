@@ -11,14 +11,15 @@ import (
 	"banger/internal/model"
 )
 
-// Usage tells what the images take up, and the layers that they were made from. What no VM needs is reclaimable: Prune of all removes it.
+// Usage returns the space of the images and their layers. What no VM needs is reclaimable: Prune
+// with all removes it.
 func (s *Store) Usage(inUse InUse) ([]model.UsageRow, error) {
 	images, err := s.List()
 	if err != nil {
 		return nil, err
 	}
 	var rows []model.UsageRow
-	kept := map[string]bool{} // layers that a prune leaves
+	kept := map[string]bool{} // layers that a prune keeps
 	for _, img := range images {
 		space, err := disk.SpaceOf(filepath.Join(s.dir, img.ID))
 		if err != nil {
@@ -43,10 +44,10 @@ func label(img model.Image) string {
 	return short(img.ID)
 }
 
-// keepLayers adds the layers that an image was made from.
+// keepLayers adds the layers of an image.
 func (s *Store) keepLayers(id string, kept map[string]bool) error {
 	r, err := s.read(id)
-	if errors.Is(err, fs.ErrNotExist) { // deleted this moment
+	if errors.Is(err, fs.ErrNotExist) { // deleted meanwhile
 		return nil
 	}
 	for _, b := range r.Blobs {

@@ -7,7 +7,7 @@ import (
 	"banger/internal/model"
 )
 
-// TestUsage compares what is said to be reclaimable with what a prune frees.
+// TestUsage compares the reclaimable space with what a prune frees.
 func TestUsage(t *testing.T) {
 	h := newHub(t)
 	s := newStore(t, Options{})
@@ -32,18 +32,20 @@ func TestUsage(t *testing.T) {
 		reclaimable += row.Reclaimable
 		switch {
 		case row.Apparent == 0 || row.Own == 0 || row.Shared != 0:
-			t.Errorf("%+v is not a measure", row)
+			t.Errorf("%+v is not a plausible size", row)
 		case row.Kind == model.UsageCache:
-			if row.Reclaimable != 64*model.KiB || row.Own <= row.Reclaimable { // the pulled image's layer is kept
-				t.Errorf("layers: %+v", row)
+			// The pulled image's layer is kept.
+			if row.Reclaimable != 64*model.KiB || row.Own <= row.Reclaimable {
+				t.Errorf("the usage of layers is wrong: %+v", row)
 			}
 		case (row.Name == idle.Names[0]) != (row.Reclaimable == row.Own), row.Reclaimable != 0 && row.Reclaimable != row.Own, row.Kind != model.UsageImage:
-			t.Errorf("%+v", row)
+			t.Errorf("the usage of an image is wrong: %+v", row)
 		}
 	}
 	gone, err := s.Prune(inUse, true)
-	if err != nil || gone.Freed > reclaimable || gone.Freed < reclaimable-16*model.KiB { // a prune counts no records
-		t.Errorf("%v was said to be reclaimable, and %v was freed: %v", reclaimable, gone.Freed, err)
+	// A prune does not count records.
+	if err != nil || gone.Freed > reclaimable || gone.Freed < reclaimable-16*model.KiB {
+		t.Errorf("%v was reported reclaimable, but %v was freed: %v", reclaimable, gone.Freed, err)
 	}
 	if rows, err = s.Usage(inUse); err != nil || len(rows) != 3 {
 		t.Errorf("after the prune: %+v, %v", rows, err)

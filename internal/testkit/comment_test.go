@@ -26,7 +26,6 @@ var wordy = []string{
 	"internal/daemon",
 	"internal/doctor",
 	"internal/guest",
-	"internal/image",
 	"internal/initramfs",
 	"internal/vm",
 	"internal/vmm",

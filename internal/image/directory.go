@@ -16,12 +16,12 @@ import (
 	"banger/internal/fault"
 )
 
-// tarFolder returns a folder as a tar stream, names in order. Links are not followed. What is mounted in the folder is left out, and so
-// are sockets. Owners are kept when root reads, else all files are root's: a plain user's folder is his own throughout.
-func tarFolder(ctx context.Context, dir string) io.ReadCloser {
+// tarDirectory returns a directory as a tar stream in the order of names. It follows no links, and
+// leaves out mounts and sockets. It keeps owners if root reads; otherwise all files belong to root.
+func tarDirectory(ctx context.Context, dir string) io.ReadCloser {
 	pr, pw := io.Pipe()
 	go func() {
-		w := &folderWriter{tw: tar.NewWriter(pw), root: dir, keepOwner: os.Geteuid() == 0, seen: map[[2]uint64]string{}}
+		w := &directoryWriter{tw: tar.NewWriter(pw), root: dir, keepOwner: os.Geteuid() == 0, seen: map[[2]uint64]string{}}
 		err := w.walk(ctx)
 		if err == nil {
 			err = w.tw.Close()
@@ -31,15 +31,16 @@ func tarFolder(ctx context.Context, dir string) io.ReadCloser {
 	return pr
 }
 
-type folderWriter struct {
+type directoryWriter struct {
 	tw        *tar.Writer
 	root      string
-	device    uint64 // of the root
+	device    uint64 // the root's
 	keepOwner bool
-	seen      map[[2]uint64]string // device and inode of files with several names: the first of them
+	// seen holds the first name of each file with several, by device and inode.
+	seen map[[2]uint64]string
 }
 
-func (w *folderWriter) walk(ctx context.Context) error {
+func (w *directoryWriter) walk(ctx context.Context) error {
 	root, err := filepath.EvalSymlinks(w.root)
 	if err != nil {
 		return err
@@ -60,7 +61,7 @@ func (w *folderWriter) walk(ctx context.Context) error {
 			w.device = st.Dev
 		}
 		if st.Dev != w.device {
-			// The folder that it is mounted on is hidden by it; an empty one stands for it.
+			// A mount hides its directory. An empty directory stands for it.
 			if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 				return nil
 			}
@@ -70,11 +71,11 @@ func (w *folderWriter) walk(ctx context.Context) error {
 	})
 }
 
-// explainAccess says what to do about a file that only root may read.
+// explainAccess adds a hint for a file that only root may read.
 func explainAccess(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fault.New(fault.Denied, "%w", err).
-			WithHint("Make a tarball of the folder with the rights that reading it needs, and import that.")
+			WithHint("Make a tarball of the directory as a user who can read it, and import that.")
 	}
 	return err
 }
@@ -84,7 +85,7 @@ var fileTypes = map[uint32]byte{
 	unix.S_IFCHR: tar.TypeChar, unix.S_IFBLK: tar.TypeBlock, unix.S_IFIFO: tar.TypeFifo,
 }
 
-func (w *folderWriter) add(path string, st *unix.Stat_t) error {
+func (w *directoryWriter) add(path string, st *unix.Stat_t) error {
 	typ, known := fileTypes[st.Mode&unix.S_IFMT]
 	if !known {
 		return nil
@@ -110,7 +111,7 @@ func (w *folderWriter) add(path string, st *unix.Stat_t) error {
 	return w.file(path, hdr)
 }
 
-func (w *folderWriter) header(path, name string, typ byte, st *unix.Stat_t) (*tar.Header, error) {
+func (w *directoryWriter) header(path, name string, typ byte, st *unix.Stat_t) (*tar.Header, error) {
 	hdr := &tar.Header{
 		Typeflag: typ, Name: name, Mode: int64(st.Mode & 0o7777), ModTime: clampTime(timeOf(st.Mtim)), Format: tar.FormatPAX,
 		PAXRecords: map[string]string{},
@@ -138,8 +139,8 @@ func (w *folderWriter) header(path, name string, typ byte, st *unix.Stat_t) (*ta
 	return hdr, nil
 }
 
-// file writes a regular file. It must not turn into something else, grow or shrink meanwhile.
-func (w *folderWriter) file(path string, hdr *tar.Header) error {
+// file writes a regular file. The file must not change its type or size meanwhile.
+func (w *directoryWriter) file(path string, hdr *tar.Header) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return explainAccess(err)
@@ -159,7 +160,7 @@ func (w *folderWriter) file(path string, hdr *tar.Header) error {
 	return nil
 }
 
-// xattrsOf reads a file's extended attributes. Those that cannot be read are left out, as other tools do: few file systems have all of them.
+// xattrsOf reads a file's extended attributes. It skips unreadable ones, as other tools do.
 func xattrsOf(path string) map[string]string {
 	list := make([]byte, 64<<10) // XATTR_LIST_MAX
 	n, err := unix.Llistxattr(path, list)
