@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"banger/internal/fault"
+	"banger/internal/image/rootfs"
 )
 
 // Files that identify the format of an image archive.
@@ -87,10 +88,10 @@ func indexArchive(ctx context.Context, f *os.File, limits Limits) (archiveFiles,
 			return a, nil
 		}
 		if err != nil {
-			return a, badTar(err)
+			return a, rootfs.BadTar(err)
 		}
 		if len(a.parts) >= maxArchiveFiles {
-			return a, tooLarge("the number of the archive's files", maxArchiveFiles)
+			return a, rootfs.TooLarge("the number of the archive's files", maxArchiveFiles)
 		}
 		name := clean(hdr.Name)
 		switch hdr.Typeflag {
@@ -113,9 +114,7 @@ func indexArchive(ctx context.Context, f *os.File, limits Limits) (archiveFiles,
 
 // sniffArchive distinguishes an image archive from a root filesystem by its top files.
 func (im *importer) sniffArchive(ctx context.Context, r io.Reader) (Format, error) {
-	limit := im.store.opts.Limits.Size
-	left := &budget{left: int64(limit), limit: limit}
-	tr := tar.NewReader(left.reader(ctx, r))
+	tr := tar.NewReader(rootfs.Bounded(ctx, r, im.store.opts.Limits.Size))
 	oci, index := false, false
 	for n := 0; n < maxArchiveFiles; n++ {
 		hdr, err := tr.Next()
@@ -123,7 +122,7 @@ func (im *importer) sniffArchive(ctx context.Context, r io.Reader) (Format, erro
 			break
 		}
 		if err != nil {
-			return "", badTar(err)
+			return "", rootfs.BadTar(err)
 		}
 		switch name := clean(hdr.Name)[1:]; {
 		case name == dockerManifestFile && hdr.Typeflag == tar.TypeReg:

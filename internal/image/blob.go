@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"banger/internal/disk"
+	"banger/internal/image/rootfs"
 	"banger/internal/step"
 )
 
@@ -51,7 +52,7 @@ func (s *Store) fetchBlob(ctx context.Context, b blobSource, report step.Reporte
 		return nil, fmt.Errorf("opening a cached layer: %w", err)
 	}
 	end := report.Track(name, short(d.Digest.Hex))
-	err = s.download(ctx, b, newProgress(report, name, d.Size))
+	err = s.download(ctx, b, rootfs.NewProgress(report, name, d.Size))
 	end(err)
 	if err != nil {
 		return nil, fmt.Errorf("fetching layer %s: %w", d.Digest, err)
@@ -60,8 +61,8 @@ func (s *Store) fetchBlob(ctx context.Context, b blobSource, report step.Reporte
 }
 
 // download writes a blob to a staging directory, checks it, and moves it to the cache.
-func (s *Store) download(ctx context.Context, src blobSource, count *progress) (err error) {
-	b, err := s.newStaging(ctx, s.blobs)
+func (s *Store) download(ctx context.Context, src blobSource, count *rootfs.Progress) (err error) {
+	b, err := s.locks.newStaging(ctx, s.blobs)
 	if err != nil {
 		return err
 	}
@@ -98,25 +99,19 @@ func (s *Store) download(ctx context.Context, src blobSource, count *progress) (
 	return disk.SyncDir(filepath.Join(s.blobs, "sha256"))
 }
 
-// Write counts the bytes.
-func (p *progress) Write(b []byte) (int, error) {
-	p.add(int64(len(b)))
-	return len(b), nil
-}
-
 // blobLayers pairs open blobs with the digests of their contents.
-func (s *Store) blobLayers(blobs []*os.File, config *v1.ConfigFile) ([]layer, error) {
-	layers := make([]layer, len(blobs))
+func blobLayers(blobs []*os.File, config *v1.ConfigFile) ([]rootfs.Layer, error) {
+	layers := make([]rootfs.Layer, len(blobs))
 	for i, f := range blobs {
 		info, err := f.Stat()
 		if err != nil {
 			return nil, err
 		}
-		layers[i] = layer{
-			label:  fmt.Sprintf("%d of %d", i+1, len(blobs)),
-			diffID: config.RootFS.DiffIDs[i].Hex,
-			open: func(ctx context.Context) (io.ReadCloser, error) {
-				return decompress(ctx, io.NewSectionReader(f, 0, info.Size()))
+		layers[i] = rootfs.Layer{
+			Label:  fmt.Sprintf("%d of %d", i+1, len(blobs)),
+			DiffID: config.RootFS.DiffIDs[i].Hex,
+			Open: func(ctx context.Context) (io.ReadCloser, error) {
+				return rootfs.Decompress(ctx, io.NewSectionReader(f, 0, info.Size()))
 			},
 		}
 	}

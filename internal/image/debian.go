@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/image/rootfs"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -75,7 +76,7 @@ func (s *Store) build(ctx context.Context, ref Ref, report step.Reporter) (_ mod
 			return img, nil // the other process has built it
 		}
 	}
-	b, err := s.newStaging(ctx, s.dir)
+	b, err := s.locks.newStaging(ctx, s.dir)
 	if err != nil {
 		return model.Image{}, err
 	}
@@ -85,7 +86,7 @@ func (s *Store) build(ctx context.Context, ref Ref, report step.Reporter) (_ mod
 		return model.Image{}, disk.NoSpace(err, b.dir)
 	}
 	return s.install(ctx, b, record{Image: model.Image{
-		ID: sum, Source: "debian", Config: debianConfig, Init: t.init(), Created: time.Now().UTC(),
+		ID: sum, Source: "debian", Config: debianConfig, Init: t.Init(), Created: time.Now().UTC(),
 	}}, ref.Name)
 }
 
@@ -115,7 +116,7 @@ func suiteSources(dir, suite string) (string, error) {
 
 // bootstrap converts mmdebstrap's output while it is written, and returns the tree and the
 // archive's sha256.
-func (s *Store) bootstrap(ctx context.Context, b *staging, d bootstrap) (*tree, string, error) {
+func (s *Store) bootstrap(ctx context.Context, b *staging, d bootstrap) (*rootfs.Tree, string, error) {
 	out, err := os.OpenFile(b.path(rootfsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return nil, "", err
@@ -123,12 +124,12 @@ func (s *Store) bootstrap(ctx context.Context, b *staging, d bootstrap) (*tree, 
 	defer out.Close()
 	ctx, cancel := context.WithTimeoutCause(ctx, buildTimeout, fmt.Errorf("not done after %v", buildTimeout))
 	defer cancel()
-	var t *tree
+	var t *rootfs.Tree
 	var sum string
-	c := &conversion{limits: s.opts.Limits, out: out, report: d.report, skip: builderLeftover}
+	c := &rootfs.Conversion{Limits: s.opts.Limits, Out: out, Report: d.report, Skip: builderLeftover}
 	err = d.run(ctx, b.dir, func(ctx context.Context, archive io.ReadCloser) (err error) {
 		end := d.report.Track("convert", "packages to ext4")
-		t, sum, err = c.stream(ctx, archive)
+		t, sum, err = c.Stream(ctx, archive)
 		end(err)
 		return err
 	})

@@ -159,7 +159,7 @@ func fakeBootstrap(t *testing.T, script string) bootstrap {
 
 func TestBootstrapFails(t *testing.T) {
 	s := newStore(t, Options{})
-	archive := write(t, filepath.Join(t.TempDir(), "x.tar"), makeTar(t, rootfs...))
+	archive := write(t, filepath.Join(t.TempDir(), "x.tar"), makeTar(t, rootFiles...))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for _, tt := range []struct {
@@ -174,7 +174,7 @@ func TestBootstrapFails(t *testing.T) {
 		{"cancelled", "head -c 700 " + archive + "; sleep 1000 & wait", ctx, fault.Canceled, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b, err := s.newStaging(t.Context(), s.dir)
+			b, err := s.locks.newStaging(t.Context(), s.dir)
 			if err != nil {
 				t.Fatal(err)
 			}

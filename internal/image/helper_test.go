@@ -3,7 +3,6 @@ package image
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
@@ -11,13 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"banger/internal/disk"
-	"banger/internal/model"
 	"banger/internal/testkit"
 )
 
@@ -66,30 +63,6 @@ func makeTar(t testing.TB, files ...file) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
-}
-
-func memLayers(archives ...[]byte) []layer {
-	var layers []layer
-	for _, a := range archives {
-		layers = append(layers, layer{label: "test", open: func(context.Context) (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(a)), nil
-		}})
-	}
-	return layers
-}
-
-// convert merges layers into an ext4 file and returns its path.
-func convert(t testing.TB, limits Limits, archives ...[]byte) (string, *tree, error) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), rootfsFile)
-	out, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	c := &conversion{limits: limits.withDefaults(), out: out, whiteouts: true}
-	tr, err := c.layers(t.Context(), memLayers(archives...))
-	return path, tr, err
 }
 
 func newStore(t testing.TB, opts Options) *Store {
@@ -142,23 +115,6 @@ func debugfs(t testing.TB, path, command string) string {
 	return string(out)
 }
 
-// list returns the names in a directory of an ext4 file, without those that every image has.
-func list(t testing.TB, path, dir string) []string {
-	t.Helper()
-	usual := []string{"", ".", "..", "lost+found"}
-	for _, m := range mountPoints {
-		usual = append(usual, m.name)
-	}
-	var names []string
-	for line := range strings.Lines(debugfs(t, path, "ls -p "+dir)) {
-		if fields := strings.Split(line, "/"); len(fields) > 5 && !slices.Contains(usual, fields[5]) {
-			names = append(names, fields[5])
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 func cat(t testing.TB, path, name string) string {
 	t.Helper()
 	return debugfs(t, path, "cat "+name)
@@ -174,4 +130,15 @@ func sha(b []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-func usage(path string) (apparent, allocated model.Bytes, err error) { return disk.Usage(path) }
+func look(t *testing.T, path, name string) string {
+	t.Helper()
+	st := stat(t, path, name)
+	switch {
+	case st == "":
+		return "(none)"
+	case strings.Contains(st, "Type: symlink"):
+		_, target, _ := strings.Cut(st, `Fast link dest: "`)
+		return "-> " + strings.TrimSuffix(strings.TrimSpace(target), `"`)
+	}
+	return cat(t, path, name)
+}

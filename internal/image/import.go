@@ -14,6 +14,7 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/image/rootfs"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -82,7 +83,7 @@ func (im *importer) run(ctx context.Context) (_ model.Image, err error) {
 	if err != nil {
 		return model.Image{}, err
 	}
-	b, err := im.store.newStaging(ctx, im.store.dir)
+	b, err := im.store.locks.newStaging(ctx, im.store.dir)
 	if err != nil {
 		return model.Image{}, err
 	}
@@ -112,7 +113,7 @@ func (im *importer) runDir(ctx context.Context, b *staging) (model.Image, error)
 	switch format {
 	case FormatDir:
 		return im.fromStream(ctx, b, FormatDir, func(ctx context.Context) (io.ReadCloser, error) {
-			return tarDirectory(ctx, im.path), nil
+			return rootfs.TarDirectory(ctx, im.path), nil
 		})
 	case FormatOCI:
 		root, err := os.OpenRoot(im.path)
@@ -144,7 +145,7 @@ func (im *importer) runFile(ctx context.Context, b *staging, f *os.File) (model.
 		return im.fromArchive(ctx, b, files, format)
 	}
 	return im.fromStream(ctx, b, FormatTar, func(ctx context.Context) (io.ReadCloser, error) {
-		return decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
+		return rootfs.Decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
 	})
 }
 
@@ -159,7 +160,7 @@ func (im *importer) look(ctx context.Context, b *staging, f *os.File) (Format, *
 	if head = head[:n]; isExt4(head) {
 		return im.agree(FormatExt4, f)
 	}
-	r, err := decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
+	r, err := rootfs.Decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
 	if err != nil {
 		return "", nil, unknownFormat(err)
 	}
@@ -217,7 +218,7 @@ func unknownFormat(err error) error {
 func (im *importer) spool(ctx context.Context, b *staging, f *os.File) (_ *os.File, err error) {
 	end := im.report.Track("decompress", filepath.Base(im.path))
 	defer func() { end(err) }()
-	r, err := decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
+	r, err := rootfs.Decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
 	if err != nil {
 		return nil, err
 	}
@@ -230,10 +231,8 @@ func (im *importer) spool(ctx context.Context, b *staging, f *os.File) (_ *os.Fi
 	if err := os.Remove(out.Name()); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
-	limit := im.store.opts.Limits.Size
-	left := &budget{left: int64(limit), limit: limit}
-	count := newProgress(im.report, "decompress", 0)
-	if _, err := io.Copy(io.MultiWriter(out, count), left.reader(ctx, r)); err != nil {
+	count := rootfs.NewProgress(im.report, "decompress", 0)
+	if _, err := io.Copy(io.MultiWriter(out, count), rootfs.Bounded(ctx, r, im.store.opts.Limits.Size)); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
 	return out, nil
@@ -249,31 +248,18 @@ func (im *importer) fromStream(ctx context.Context, b *staging, source Format, o
 	defer out.Close()
 	end := im.report.Track("convert", filepath.Base(im.path)+" to ext4")
 	defer func() { end(err) }()
-	c := &conversion{limits: im.store.opts.Limits, out: out, report: im.report}
-	r, err := open(ctx)
-	if err != nil {
-		return model.Image{}, unknownFormat(err)
-	}
-	defer r.Close()
-	t, sum, err := c.stream(ctx, r)
-	if errors.Is(err, errNotStreamable) {
-		if err := out.Truncate(0); err != nil {
-			return model.Image{}, err
+	c := &rootfs.Conversion{Limits: im.store.opts.Limits, Out: out, Report: im.report}
+	t, sum, err := c.Archive(ctx, filepath.Base(im.path), func(ctx context.Context) (io.ReadCloser, error) {
+		r, err := open(ctx)
+		if err != nil {
+			err = unknownFormat(err)
 		}
-		t, sum, err = c.again(ctx, layer{label: filepath.Base(im.path), open: open})
-	}
+		return r, err
+	})
 	if err != nil {
 		return model.Image{}, err
 	}
-	return im.install(ctx, b, record{Image: model.Image{ID: sum, Source: string(source), Init: t.init()}}, "")
-}
-
-// again converts a single archive in two passes.
-func (c *conversion) again(ctx context.Context, l layer) (*tree, string, error) {
-	var sum string
-	l.sum = &sum
-	t, err := c.layers(ctx, []layer{l})
-	return t, sum, err
+	return im.install(ctx, b, record{Image: model.Image{ID: sum, Source: string(source), Init: t.Init()}}, "")
 }
 
 // install completes an import. inside is the archive's name for the image, if any.

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"banger/internal/fault"
+	"banger/internal/image/rootfs"
 	"banger/internal/model"
 )
 
@@ -32,7 +34,7 @@ func (im *importer) fromArchive(ctx context.Context, b *staging, f files, format
 		return model.Image{}, err
 	}
 	if len(a.layers) > im.store.opts.Limits.Layers {
-		return model.Image{}, tooLarge("the number of layers", im.store.opts.Limits.Layers)
+		return model.Image{}, rootfs.TooLarge("the number of layers", im.store.opts.Limits.Layers)
 	}
 	unlock, err := im.store.locks.lock(ctx, "image "+a.id)
 	if err != nil {
@@ -47,28 +49,28 @@ func (im *importer) fromArchive(ctx context.Context, b *staging, f files, format
 		return model.Image{}, err
 	}
 	defer out.Close()
-	c := &conversion{limits: im.store.opts.Limits, out: out, report: im.report, whiteouts: true}
-	t, err := c.layers(ctx, fileLayers(f, a))
+	c := &rootfs.Conversion{Limits: im.store.opts.Limits, Out: out, Report: im.report, Whiteouts: true}
+	t, err := c.Layers(ctx, fileLayers(f, a))
 	if err != nil {
 		return model.Image{}, err
 	}
 	return im.install(ctx, b, record{Image: model.Image{
-		ID: a.id, Source: string(format), Digest: a.digest, Config: configOf(a.config), Init: t.init(),
+		ID: a.id, Source: string(format), Digest: a.digest, Config: configOf(a.config), Init: t.Init(),
 	}}, a.name)
 }
 
-func fileLayers(f files, a archived) []layer {
-	layers := make([]layer, len(a.layers))
+func fileLayers(f files, a archived) []rootfs.Layer {
+	layers := make([]rootfs.Layer, len(a.layers))
 	for i, name := range a.layers {
-		layers[i] = layer{
-			label:  fmt.Sprintf("%d of %d", i+1, len(a.layers)),
-			diffID: a.config.RootFS.DiffIDs[i].Hex,
-			open: func(ctx context.Context) (io.ReadCloser, error) {
+		layers[i] = rootfs.Layer{
+			Label:  fmt.Sprintf("%d of %d", i+1, len(a.layers)),
+			DiffID: a.config.RootFS.DiffIDs[i].Hex,
+			Open: func(ctx context.Context) (io.ReadCloser, error) {
 				r, err := f.open(name)
 				if err != nil {
 					return nil, missing(err)
 				}
-				plain, err := decompress(ctx, r)
+				plain, err := rootfs.Decompress(ctx, r)
 				if err != nil {
 					r.Close()
 					return nil, err
@@ -88,7 +90,7 @@ type both struct {
 
 func (b both) Close() error {
 	err := b.ReadCloser.Close()
-	return cmpErr(err, b.under.Close())
+	return cmp.Or(err, b.under.Close())
 }
 
 // findDocker finds the image in the output of docker save.

@@ -71,3 +71,13 @@ func offset(name string) int64 {
 	h.Write([]byte(name))
 	return int64(h.Sum64()>>2) + 1
 }
+
+// lockTimeout bounds the wait for the global lock without a context. It is held only for renames.
+const lockTimeout = 30 * time.Second
+
+// lockGlobal takes the global lock for a caller without a context.
+func (l locks) lockGlobal() (func(), error) {
+	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
+	defer cancel()
+	return l.lock(ctx, global)
+}

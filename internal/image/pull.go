@@ -15,6 +15,7 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/image/rootfs"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -64,7 +65,7 @@ type remoteImage struct {
 }
 
 func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.Image, error) {
-	r, err := s.resolve(ctx, ref, report)
+	r, err := s.opts.resolve(ctx, ref, report)
 	if err != nil {
 		return model.Image{}, err
 	}
@@ -82,7 +83,7 @@ func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.
 	if err != nil {
 		return model.Image{}, err
 	}
-	layers, err := s.blobLayers(blobs, r.config)
+	layers, err := blobLayers(blobs, r.config)
 	if err != nil {
 		return model.Image{}, err
 	}
@@ -94,13 +95,13 @@ func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.
 }
 
 // resolve asks the registry for a name's image for this platform, and checks it against the limits.
-func (s *Store) resolve(ctx context.Context, ref Ref, report step.Reporter) (r remoteImage, err error) {
+func (o Options) resolve(ctx context.Context, ref Ref, report step.Reporter) (r remoteImage, err error) {
 	end := report.Track("resolve", ref.Name)
 	defer func() { end(err) }()
 	ctx, cancel := context.WithTimeoutCause(ctx, manifestTimeout, fmt.Errorf("no manifest after %v", manifestTimeout))
 	defer cancel()
 	r.ref = ref
-	if r.puller, err = remote.NewPuller(s.remoteOptions(ref)...); err != nil {
+	if r.puller, err = remote.NewPuller(o.remote(ref)...); err != nil {
 		return r, err
 	}
 	desc, err := r.puller.Get(ctx, ref.ref)
@@ -117,18 +118,18 @@ func (s *Store) resolve(ctx context.Context, ref Ref, report step.Reporter) (r r
 		}
 		return r, registryError(ctx, ref, err)
 	}
-	return r, registryError(ctx, ref, s.inspect(&r, image))
+	return r, registryError(ctx, ref, r.inspect(image, o.Limits))
 }
 
 // inspect reads an image's manifest and configuration. The library checks their digests.
-func (s *Store) inspect(r *remoteImage, image v1.Image) (err error) {
+func (r *remoteImage) inspect(image v1.Image, limits Limits) (err error) {
 	if r.digest, err = image.Digest(); err != nil {
 		return err
 	}
 	if r.manifest, err = image.Manifest(); err != nil {
 		return err
 	}
-	if err := s.checkManifest(r.manifest); err != nil {
+	if err := checkManifest(r.manifest, limits); err != nil {
 		return err
 	}
 	if r.config, err = image.ConfigFile(); err != nil {
@@ -137,24 +138,23 @@ func (s *Store) inspect(r *remoteImage, image v1.Image) (err error) {
 	return checkConfig(r.config, len(r.manifest.Layers))
 }
 
-func (s *Store) remoteOptions(ref Ref) []remote.Option {
+func (o Options) remote(ref Ref) []remote.Option {
 	host := url.URL{Host: ref.ref.Context().RegistryStr()}
 	return []remote.Option{
-		remote.WithAuthFromKeychain(s.opts.Keychain),
-		remote.WithTransport(guard{next: s.opts.Transport, loopback: isLoopback(host.Hostname())}),
+		remote.WithAuthFromKeychain(o.Keychain),
+		remote.WithTransport(guard{next: o.Transport, loopback: isLoopback(host.Hostname())}),
 		remote.WithPlatform(v1.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}),
 		remote.WithUserAgent("banger"),
 	}
 }
 
 // checkManifest rejects an image beyond the limits before anything large is fetched.
-func (s *Store) checkManifest(m *v1.Manifest) error {
-	l := s.opts.Limits
+func checkManifest(m *v1.Manifest, l Limits) error {
 	if len(m.Layers) > l.Layers {
-		return tooLarge("the number of layers", l.Layers)
+		return rootfs.TooLarge("the number of layers", l.Layers)
 	}
 	if m.Config.Size < 0 || m.Config.Size > maxDocument {
-		return tooLarge("the image's configuration", model.Bytes(maxDocument))
+		return rootfs.TooLarge("the image's configuration", model.Bytes(maxDocument))
 	}
 	left := int64(l.Compressed)
 	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
@@ -162,7 +162,7 @@ func (s *Store) checkManifest(m *v1.Manifest) error {
 			return fault.New(fault.Unsupported, "the manifest has a digest that is not sha256: %q", clip(d.Digest.String()))
 		}
 		if left -= d.Size; d.Size < 0 || left < 0 {
-			return tooLarge("the compressed image", l.Compressed)
+			return rootfs.TooLarge("the compressed image", l.Compressed)
 		}
 	}
 	return nil
@@ -219,8 +219,8 @@ func closeAll(files []*os.File) {
 
 // makeImage converts layers to a file system and installs it. The caller holds the lock on the
 // image's id.
-func (s *Store) makeImage(ctx context.Context, rec record, layers []layer, report step.Reporter, names ...string) (_ model.Image, err error) {
-	b, err := s.newStaging(ctx, s.dir)
+func (s *Store) makeImage(ctx context.Context, rec record, layers []rootfs.Layer, report step.Reporter, names ...string) (_ model.Image, err error) {
+	b, err := s.locks.newStaging(ctx, s.dir)
 	if err != nil {
 		return model.Image{}, err
 	}
@@ -230,11 +230,11 @@ func (s *Store) makeImage(ctx context.Context, rec record, layers []layer, repor
 		return model.Image{}, err
 	}
 	defer out.Close()
-	c := &conversion{limits: s.opts.Limits, out: out, report: report, whiteouts: true}
-	t, err := c.layers(ctx, layers)
+	c := &rootfs.Conversion{Limits: s.opts.Limits, Out: out, Report: report, Whiteouts: true}
+	t, err := c.Layers(ctx, layers)
 	if err != nil {
 		return model.Image{}, disk.NoSpace(err, b.path(rootfsFile))
 	}
-	rec.Image.Init, rec.Image.Created = t.init(), time.Now().UTC()
+	rec.Image.Init, rec.Image.Created = t.Init(), time.Now().UTC()
 	return s.install(ctx, b, rec, names...)
 }

@@ -28,7 +28,7 @@ type Removal struct {
 // Delete removes a name, and with the last name the image. For an id it removes the image with all
 // names. An image in use keeps its last name and fails with fault.WrongState.
 func (s *Store) Delete(ref string, inUse InUse) (Removal, error) {
-	unlock, err := s.lockGlobal()
+	unlock, err := s.locks.lockGlobal()
 	if err != nil {
 		return Removal{}, err
 	}
@@ -76,7 +76,7 @@ func (s *Store) removeLocked(img model.Image, done *Removal) error {
 // Prune removes images without names and VMs, layers of no image, and what dead processes left.
 // With all, it removes every image without VMs.
 func (s *Store) Prune(inUse InUse, all bool) (Removal, error) {
-	unlock, err := s.lockGlobal()
+	unlock, err := s.locks.lockGlobal()
 	if err != nil {
 		return Removal{}, err
 	}
@@ -94,7 +94,7 @@ func (s *Store) Prune(inUse InUse, all bool) (Removal, error) {
 	}
 	errs = append(errs, s.pruneNamesLocked(&done), s.pruneBlobsLocked(&done))
 	for _, root := range []string{s.dir, s.blobs} {
-		_, err := s.sweepLocked(root)
+		_, err := s.locks.sweepLocked(root, s.log)
 		errs = append(errs, err)
 	}
 	return done, errors.Join(errs...)

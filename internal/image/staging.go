@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -22,9 +23,9 @@ type staging struct {
 }
 
 // newStaging makes a staging directory below root.
-func (s *Store) newStaging(ctx context.Context, root string) (*staging, error) {
+func (l locks) newStaging(ctx context.Context, root string) (*staging, error) {
 	// The global lock keeps a sweep away until the directory is locked.
-	unlock, err := s.locks.lock(ctx, global)
+	unlock, err := l.lock(ctx, global)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +34,7 @@ func (s *Store) newStaging(ctx context.Context, root string) (*staging, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a staging directory: %w", disk.NoSpace(err, root))
 	}
-	held, err := s.locks.try(stagingLock(dir))
+	held, err := l.try(stagingLock(dir))
 	if held == nil || err != nil {
 		return nil, errors.Join(fmt.Errorf("locking staging directory %s", dir), err, os.Remove(dir))
 	}
@@ -53,7 +54,7 @@ func (b *staging) close() error {
 
 // sweepLocked removes the staging directories of dead processes and returns their number. The
 // caller holds the global lock.
-func (s *Store) sweepLocked(root string) (int, error) {
+func (l locks) sweepLocked(root string, log *slog.Logger) (int, error) {
 	dirs, err := os.ReadDir(filepath.Join(root, tempDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -65,7 +66,7 @@ func (s *Store) sweepLocked(root string) (int, error) {
 	var errs []error
 	for _, e := range dirs {
 		dir := filepath.Join(root, tempDir, e.Name())
-		unlock, err := s.locks.try(stagingLock(dir))
+		unlock, err := l.try(stagingLock(dir))
 		if err != nil {
 			return swept, err
 		}
@@ -79,7 +80,7 @@ func (s *Store) sweepLocked(root string) (int, error) {
 			continue
 		}
 		swept++
-		s.log.Info("removed what an unfinished image left", "path", dir)
+		log.Info("removed what an unfinished image left", "path", dir)
 	}
 	return swept, errors.Join(errs...)
 }

@@ -27,7 +27,7 @@
 package image
 
 import (
-	"context"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,14 +39,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/image/rootfs"
 	"banger/internal/model"
 )
+
+// Limits bound what an image may use on this host.
+type Limits = rootfs.Limits
 
 // Options are the options of a Store. The zero value works.
 type Options struct {
@@ -74,9 +77,6 @@ const (
 	lockFile   = "lock"
 )
 
-// lockTimeout bounds the wait for the global lock without a context. It is held only for renames.
-const lockTimeout = 30 * time.Second
-
 // recordVersion is the version of image.json. A record of another version is not read.
 const recordVersion = 1
 
@@ -91,7 +91,7 @@ type record struct {
 // Open returns the store in the directories. It makes missing ones, and removes what dead processes
 // left.
 func Open(dir, blobs string, log *slog.Logger, opts Options) (*Store, error) {
-	opts.Limits = opts.Limits.withDefaults()
+	opts.Limits = opts.Limits.WithDefaults()
 	if opts.Keychain == nil {
 		opts.Keychain = authn.DefaultKeychain
 	}
@@ -104,24 +104,18 @@ func Open(dir, blobs string, log *slog.Logger, opts Options) (*Store, error) {
 			return nil, fmt.Errorf("making the image cache: %w", disk.NoSpace(err, d))
 		}
 	}
-	unlock, err := s.lockGlobal()
+	unlock, err := s.locks.lockGlobal()
 	if err != nil {
 		return nil, fmt.Errorf("opening the image cache: %w", err)
 	}
 	defer unlock()
 	for _, root := range []string{dir, blobs} {
-		if _, err := s.sweepLocked(root); err != nil {
+		if _, err := s.locks.sweepLocked(root, s.log); err != nil {
 			// Leftovers only use space.
 			s.log.Warn("cleaning up the image cache", "path", root, "error", err)
 		}
 	}
 	return s, nil
-}
-
-func (s *Store) lockGlobal() (func(), error) {
-	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
-	defer cancel()
-	return s.locks.lock(ctx, global)
 }
 
 // List returns all images, the newest first. It logs and skips an image with an unreadable record.
@@ -182,7 +176,7 @@ func (s *Store) Get(ref string) (model.Image, error) {
 func (s *Store) byPrefix(ref string, parseErr error) (string, error) {
 	prefix, ok := idPrefix(ref)
 	if !ok {
-		return "", cmpErr(parseErr, notFound(ref))
+		return "", cmp.Or(parseErr, notFound(ref))
 	}
 	dirs, err := os.ReadDir(s.dir)
 	if err != nil {

@@ -226,7 +226,7 @@ func TestKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := s.newStaging(context.Background(), s.dir)
+		b, err := s.locks.newStaging(context.Background(), s.dir)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,7 +33,7 @@ func (s *Store) Usage(inUse InUse) ([]model.UsageRow, error) {
 		}
 		rows = append(rows, row)
 	}
-	layers, err := s.layerUsage(kept)
+	layers, err := layerUsage(filepath.Join(s.blobs, "sha256"), kept)
 	return append(rows, layers), err
 }
 
@@ -56,9 +56,8 @@ func (s *Store) keepLayers(id string, kept map[string]bool) error {
 	return err
 }
 
-func (s *Store) layerUsage(kept map[string]bool) (model.UsageRow, error) {
+func layerUsage(dir string, kept map[string]bool) (model.UsageRow, error) {
 	sum := model.UsageRow{Kind: model.UsageCache, Name: "image layers"}
-	dir := filepath.Join(s.blobs, "sha256")
 	blobs, err := os.ReadDir(dir)
 	if err != nil {
 		return sum, fmt.Errorf("listing layers: %w", err)

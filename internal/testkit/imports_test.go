@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	"disk":        {"fault", "model"},
 	"store":       {"fault", "model"},
 	"snapshot":    {"disk", "fault", "model"},
-	"image":       {"disk", "fault", "guest/archive", "model", "paths", "step"},
+	"image":       {"disk", "fault", "guest/archive", "image/rootfs", "model", "paths", "step"},
 	"kernel":      {"disk", "fault", "initramfs", "model", "paths", "step"},
 	"guest":       {"fault", "guest/...", "initramfs", "model", "step", "vm", "vmm"},
 	"vmm/fake":    {"fault", "guest/...", "model", "vmm"},
@@ -48,6 +48,8 @@ var mayImport = map[string][]string{
 	"vmm/process": {"fault", "flock"},
 	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "vmm", "vmm/console", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "model", "paths", "vm", "vmm"},
+
+	"image/rootfs": {"disk", "fault", "model", "step"},
 
 	// The surfaces.
 	"config":      {"fault", "model", "paths"},

@@ -28,9 +28,6 @@ var mayBeLarge = map[string]string{
 	"internal/guest/agent.agent": "its services are to become types of their own",
 	"internal/vmm/qemu.instance": "what is peculiar to QEMU versions is moving to a package of its own",
 	"internal/vmm/vmmtest.suite": "it has a method for each claim of the driver contract",
-
-	"internal/image":       "it is being split by what it makes of an image",
-	"internal/image.Store": "likewise",
 }
 
 // TestSizes keeps packages and types small enough to read as a whole.

@@ -1,8 +1,9 @@
-package image
+package rootfs
 
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,33 +14,33 @@ import (
 	"banger/internal/step"
 )
 
-// layer is one of the archives of an image.
-type layer struct {
-	label string // for messages
-	// diffID is the sha256, in hex, of the uncompressed archive. It is "" if unknown.
-	diffID string
+// Layer is one of the archives of an image.
+type Layer struct {
+	Label string // for messages
+	// DiffID is the sha256, in hex, of the uncompressed archive. It is "" if unknown.
+	DiffID string
 	sum    *string // receives the sha256 if it is unknown; may be nil
-	// open returns the uncompressed archive. It may be called again.
-	open func(context.Context) (io.ReadCloser, error)
+	// Open returns the uncompressed archive. It may be called again.
+	Open func(context.Context) (io.ReadCloser, error)
 }
 
-// conversion makes one ext4 file from layers.
-type conversion struct {
-	limits Limits
-	out    *os.File
-	report step.Reporter
-	skip   func(path string) bool // reports which absolute paths to leave out; may be nil
+// Conversion makes one ext4 file from layers.
+type Conversion struct {
+	Limits Limits
+	Out    *os.File // empty
+	Report step.Reporter
+	Skip   func(path string) bool // reports which absolute paths to leave out; may be nil
 
-	whiteouts bool // names with .wh. hide files of lower layers
+	Whiteouts bool // names with .wh. hide files of lower layers
 }
 
 // errNotStreamable reports that an archive cannot be converted in one pass.
 var errNotStreamable = errors.New("a later entry replaces an earlier one")
 
-// layers merges image layers into one file system. It reads them twice: first the headers, which
+// Layers merges image layers into one file system. It reads them twice: first the headers, which
 // give the final tree, and then the contents of that tree's files. So it never writes a file that a
 // later layer removes. The first pass checks the digests.
-func (c *conversion) layers(ctx context.Context, layers []layer) (*tree, error) {
+func (c *Conversion) Layers(ctx context.Context, layers []Layer) (*Tree, error) {
 	t, err := c.index(ctx, layers)
 	if err != nil {
 		return nil, err
@@ -54,28 +55,28 @@ func (c *conversion) layers(ctx context.Context, layers []layer) (*tree, error) 
 	return t, c.write(ctx, func(w tarWriter) error { return c.copy(ctx, w, inv, layers) })
 }
 
-func (c *conversion) index(ctx context.Context, layers []layer) (_ *tree, err error) {
-	t := newTree(c.limits)
-	b := &budget{left: int64(c.limits.Size), limit: c.limits.Size}
-	end := c.report.Track("index", "what is in the layers")
+func (c *Conversion) index(ctx context.Context, layers []Layer) (_ *Tree, err error) {
+	t := newTree(c.Limits)
+	b := &budget{left: int64(c.Limits.Size), limit: c.Limits.Size}
+	end := c.Report.Track("index", "what is in the layers")
 	defer func() { end(err) }()
 	for i, l := range layers {
 		sum, err := c.indexLayer(ctx, t, l, b, i+1)
 		if err != nil {
-			return nil, fmt.Errorf("reading layer %s: %w", l.label, err)
+			return nil, fmt.Errorf("reading layer %s: %w", l.Label, err)
 		}
 		if l.sum != nil {
 			*l.sum = sum
 		}
-		if l.diffID != "" && sum != l.diffID {
-			return nil, fault.New(fault.Invalid, "layer %s is not the one that the image's configuration names: its digest is sha256:%s, not sha256:%s", l.label, sum, l.diffID)
+		if l.DiffID != "" && sum != l.DiffID {
+			return nil, fault.New(fault.Invalid, "layer %s is not the one that the image's configuration names: its digest is sha256:%s, not sha256:%s", l.Label, sum, l.DiffID)
 		}
 	}
 	return t, nil
 }
 
-func (c *conversion) indexLayer(ctx context.Context, t *tree, l layer, b *budget, number int) (string, error) {
-	r, err := l.open(ctx)
+func (c *Conversion) indexLayer(ctx context.Context, t *Tree, l Layer, b *budget, number int) (string, error) {
+	r, err := l.Open(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -89,9 +90,9 @@ func (c *conversion) indexLayer(ctx context.Context, t *tree, l layer, b *budget
 			break
 		}
 		if err != nil {
-			return "", badTar(err)
+			return "", BadTar(err)
 		}
-		if _, _, err := t.add(hdr, place{number, i}, c.whiteouts); err != nil {
+		if _, _, err := t.add(hdr, place{number, i}, c.Whiteouts); err != nil {
 			return "", err
 		}
 		t.takeMade()
@@ -104,19 +105,19 @@ func (c *conversion) indexLayer(ctx context.Context, t *tree, l layer, b *budget
 
 // copy writes an inventory: directories and other files without content, then contents in the order
 // of the layers, then links.
-func (c *conversion) copy(ctx context.Context, w tarWriter, inv *inventory, layers []layer) (err error) {
-	end := c.report.Track("convert", "layers to ext4")
+func (c *Conversion) copy(ctx context.Context, w tarWriter, inv *inventory, layers []Layer) (err error) {
+	end := c.Report.Track("convert", "layers to ext4")
 	defer func() { end(err) }()
 	for _, n := range inv.first {
 		if err := w.inode(n, nil); err != nil {
 			return err
 		}
 	}
-	done := newProgress(c.report, "convert", inv.size)
+	done := NewProgress(c.Report, "convert", inv.size)
 	for _, number := range inv.layers() {
 		l := layers[number-1]
 		if err := c.copyLayer(ctx, w, inv.contents[number], l, done); err != nil {
-			return fmt.Errorf("reading layer %s again: %w", l.label, err)
+			return fmt.Errorf("reading layer %s again: %w", l.Label, err)
 		}
 	}
 	for _, l := range inv.links {
@@ -127,19 +128,19 @@ func (c *conversion) copy(ctx context.Context, w tarWriter, inv *inventory, laye
 	return nil
 }
 
-func (c *conversion) copyLayer(ctx context.Context, w tarWriter, wanted map[int]*inode, l layer, done *progress) error {
-	r, err := l.open(ctx)
+func (c *Conversion) copyLayer(ctx context.Context, w tarWriter, wanted map[int]*inode, l Layer, done *Progress) error {
+	r, err := l.Open(ctx)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	// The first pass checked the limits.
-	b := &budget{left: int64(c.limits.Size), limit: c.limits.Size}
+	b := &budget{left: int64(c.Limits.Size), limit: c.Limits.Size}
 	tr := tar.NewReader(b.reader(ctx, r))
 	for i, left := 0, len(wanted); left > 0; i++ {
 		hdr, err := tr.Next()
 		if err != nil {
-			return badTar(err)
+			return BadTar(err)
 		}
 		n := wanted[i]
 		if n == nil {
@@ -151,19 +152,18 @@ func (c *conversion) copyLayer(ctx context.Context, w tarWriter, wanted map[int]
 		if err := w.inode(n, contentReader(ctx, tr)); err != nil {
 			return err
 		}
-		done.add(n.size)
+		done.Add(n.size)
 		left--
 	}
 	return nil
 }
 
-// stream converts one uncompressed archive in one pass and returns its sha256. If the archive
-// replaces an earlier entry, it returns errNotStreamable, and layers works. Another goroutine may
-// close r to end a Read.
-func (c *conversion) stream(ctx context.Context, r io.ReadCloser) (t *tree, sum string, err error) {
-	t = newTree(c.limits)
-	t.skip = c.skip
-	b := &budget{left: int64(c.limits.Size), limit: c.limits.Size}
+// Stream converts one uncompressed archive in one pass and returns its sha256. If the archive
+// replaces an earlier entry, it fails, and Archive works. It may close r early.
+func (c *Conversion) Stream(ctx context.Context, r io.ReadCloser) (t *Tree, sum string, err error) {
+	t = newTree(c.Limits)
+	t.skip = c.Skip
+	b := &budget{left: int64(c.Limits.Size), limit: c.Limits.Size}
 	h := newHasher(b.reader(ctx, r))
 	defer h.stop(func() { r.Close() })
 	err = c.write(ctx, func(w tarWriter) error {
@@ -176,16 +176,16 @@ func (c *conversion) stream(ctx context.Context, r io.ReadCloser) (t *tree, sum 
 	return t, sum, err
 }
 
-func (c *conversion) streamEntries(ctx context.Context, w tarWriter, t *tree, r io.Reader) error {
+func (c *Conversion) streamEntries(ctx context.Context, w tarWriter, t *Tree, r io.Reader) error {
 	tr := tar.NewReader(r)
-	done := newProgress(c.report, "convert", 0)
+	done := NewProgress(c.Report, "convert", 0)
 	for i := 0; ; i++ {
 		hdr, err := tr.Next()
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return badTar(err)
+			return BadTar(err)
 		}
 		n, replaced, err := t.add(hdr, place{1, i}, false)
 		if err != nil {
@@ -203,7 +203,7 @@ func (c *conversion) streamEntries(ctx context.Context, w tarWriter, t *tree, r 
 		if err := w.inode(n, contentReader(ctx, tr)); err != nil {
 			return err
 		}
-		done.add(n.size)
+		done.Add(n.size)
 	}
 	if err := t.endLayer(1); err != nil {
 		return err
@@ -212,7 +212,7 @@ func (c *conversion) streamEntries(ctx context.Context, w tarWriter, t *tree, r 
 }
 
 // finishStream writes what follows from the whole archive: hard links and missing mount points.
-func (c *conversion) finishStream(w tarWriter, t *tree) error {
+func (c *Conversion) finishStream(w tarWriter, t *Tree) error {
 	replaced, err := t.addMountPoints(2)
 	if err != nil {
 		return err
@@ -235,7 +235,7 @@ func (c *conversion) finishStream(w tarWriter, t *tree) error {
 	return nil
 }
 
-func writeMade(w tarWriter, t *tree) error {
+func writeMade(w tarWriter, t *Tree) error {
 	for _, n := range t.takeMade() {
 		if err := w.inode(n, nil); err != nil {
 			return err
@@ -244,13 +244,32 @@ func writeMade(w tarWriter, t *tree) error {
 	return nil
 }
 
+// Archive converts one uncompressed archive and returns its sha256. If one pass is not enough, it
+// reads the archive twice more. open may be called several times.
+func (c *Conversion) Archive(ctx context.Context, label string, open func(context.Context) (io.ReadCloser, error)) (*Tree, string, error) {
+	r, err := open(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	defer r.Close()
+	t, sum, err := c.Stream(ctx, r)
+	if !errors.Is(err, errNotStreamable) {
+		return t, sum, err
+	}
+	if err := c.Out.Truncate(0); err != nil {
+		return nil, "", err
+	}
+	t, err = c.Layers(ctx, []Layer{{Label: label, sum: &sum, Open: open}})
+	return t, sum, err
+}
+
 // write runs the ext4 writer on the output of fill. The first of the two to fail ends the other.
-func (c *conversion) write(ctx context.Context, fill func(tarWriter) error) error {
+func (c *Conversion) write(ctx context.Context, fill func(tarWriter) error) error {
 	pr, pw := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := writeExt4(c.out, pr, c.limits.Size)
-		pr.CloseWithError(cmpErr(err, io.ErrClosedPipe))
+		err := writeExt4(c.Out, pr, c.Limits.Size)
+		pr.CloseWithError(cmp.Or(err, io.ErrClosedPipe))
 		written <- err
 	}()
 	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })
@@ -269,20 +288,11 @@ func (c *conversion) write(ctx context.Context, fill func(tarWriter) error) erro
 	case err != nil && !errors.Is(err, io.ErrClosedPipe):
 		return err
 	}
-	return cmpErr(werr, err)
+	return cmp.Or(werr, err)
 }
 
-// cmpErr returns the first non-nil error.
-func cmpErr(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func badTar(err error) error {
+// BadTar blames the input for an error of reading a tar archive.
+func BadTar(err error) error {
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
 		return fault.New(fault.Invalid, "the archive is damaged or cut off: %w", err)
 	}
@@ -299,7 +309,7 @@ func contentReader(ctx context.Context, r io.Reader) io.Reader {
 		}
 		n, err := r.Read(p)
 		if err != nil && err != io.EOF {
-			err = badTar(err)
+			err = BadTar(err)
 		}
 		return n, err
 	})

@@ -1,4 +1,7 @@
-package image
+// Package rootfs makes one ext4 file from the layers of an image, or from a single archive. It
+// merges layers in memory and unpacks nothing on the host. Its input is hostile: every size is
+// bounded by Limits, and every path stays in the tree. docs/internals/images.md explains the steps.
+package rootfs
 
 import (
 	"archive/tar"
@@ -9,9 +12,9 @@ import (
 	"time"
 )
 
-// tree is the file system of an image's layers, in memory and without contents. It resolves paths
+// Tree is the file system of an image's layers, in memory and without contents. It resolves paths
 // as a kernel with this root does. So no link leads out of it.
-type tree struct {
+type Tree struct {
 	root    *inode
 	limits  Limits
 	skip    func(path string) bool // reports which absolute paths to leave out; may be nil
@@ -72,10 +75,10 @@ type pendingLink struct {
 	target string // cleaned, absolute
 }
 
-func newTree(limits Limits) *tree {
+func newTree(limits Limits) *Tree {
 	root := &inode{typ: tar.TypeDir, mode: 0o755, children: map[string]entry{}}
 	root.parent = root
-	return &tree{root: root, limits: limits}
+	return &Tree{root: root, limits: limits}
 }
 
 func (n *inode) isDir() bool { return n.typ == tar.TypeDir }
@@ -99,7 +102,7 @@ func join(dir *inode, name string) string {
 
 // walk follows a path from dir and all symbolic links in it. If layer is not 0, it makes missing
 // directories for that layer. Otherwise it returns nil for a missing file.
-func (t *tree) walk(dir *inode, rest string, layer int) (*inode, error) {
+func (t *Tree) walk(dir *inode, rest string, layer int) (*inode, error) {
 	at, hops := dir, 0
 	for rest != "" {
 		var name string
@@ -144,7 +147,7 @@ func (t *tree) walk(dir *inode, rest string, layer int) (*inode, error) {
 
 // directory walks to a directory, makes it if it is missing, and marks it for the layer up to the
 // root.
-func (t *tree) directory(p string, layer int) (*inode, error) {
+func (t *Tree) directory(p string, layer int) (*inode, error) {
 	dir, err := t.walk(t.root, p, layer)
 	if err != nil {
 		return nil, err
@@ -164,7 +167,7 @@ func (n *inode) touch(layer int) {
 }
 
 // mkdir makes a directory without an entry.
-func (t *tree) mkdir(dir *inode, name string, layer int) (*inode, error) {
+func (t *Tree) mkdir(dir *inode, name string, layer int) (*inode, error) {
 	n := &inode{typ: tar.TypeDir, mode: 0o755, mtime: dir.mtime}
 	if err := t.put(dir, name, n, layer); err != nil {
 		return nil, err
@@ -174,19 +177,19 @@ func (t *tree) mkdir(dir *inode, name string, layer int) (*inode, error) {
 }
 
 // takeMade returns the directories that were made without an entry since the last call.
-func (t *tree) takeMade() []*inode {
+func (t *Tree) takeMade() []*inode {
 	made := t.made
 	t.made = nil
 	return made
 }
 
 // put gives a new inode its first name, and replaces what has the name.
-func (t *tree) put(dir *inode, name string, n *inode, layer int) error {
+func (t *Tree) put(dir *inode, name string, n *inode, layer int) error {
 	if err := checkName(dir, name); err != nil {
 		return err
 	}
 	if t.inodes++; t.inodes > t.limits.Entries {
-		return tooLarge("the number of files in the image", t.limits.Entries)
+		return TooLarge("the number of files in the image", t.limits.Entries)
 	}
 	name = strings.Clone(name) // it may be a part of a large header
 	dir.touch(layer)
@@ -212,7 +215,7 @@ func checkName(dir *inode, name string) error {
 
 // hide removes what lower layers put into dir. A second call in the same layer does nothing, so a
 // hostile archive cannot make it quadratic.
-func (t *tree) hide(dir *inode, layer int) {
+func (t *Tree) hide(dir *inode, layer int) {
 	if dir.opaque == layer {
 		return
 	}
@@ -236,7 +239,7 @@ var mountPoints = []struct {
 
 // addMountPoints makes the missing mountPoints. It keeps a symbolic link, and replaces other files,
 // which replaced reports.
-func (t *tree) addMountPoints(layer int) (replaced bool, err error) {
+func (t *Tree) addMountPoints(layer int) (replaced bool, err error) {
 	for _, m := range mountPoints {
 		old := t.root.children[m.name].inode
 		if old != nil && (old.isDir() || old.typ == tar.TypeSymlink) {
@@ -253,7 +256,7 @@ func (t *tree) addMountPoints(layer int) (replaced bool, err error) {
 }
 
 // lookup returns the file at a path, following links, or nil.
-func (t *tree) lookup(p string) *inode {
+func (t *Tree) lookup(p string) *inode {
 	n, err := t.walk(t.root, p, 0)
 	if err != nil {
 		return nil

@@ -1,4 +1,4 @@
-package image
+package rootfs
 
 import (
 	"bufio"
@@ -22,9 +22,9 @@ import (
 // maxWindow bounds a decoder's memory: zstd's --long=27, twice what xz -9 needs.
 const maxWindow = 128 << 20
 
-// decompress returns the uncompressed bytes of r. The first bytes show whether r is gzip, zstd, xz,
+// Decompress returns the uncompressed bytes of r. The first bytes show whether r is gzip, zstd, xz,
 // bzip2 or uncompressed. Closing the result does not close r.
-func decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
+func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 256<<10)
 	magic, err := br.Peek(6)
 	if err != nil && err != io.EOF {

@@ -1,4 +1,4 @@
-package image
+package rootfs
 
 import (
 	"archive/tar"
@@ -10,15 +10,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
 )
 
-// tarDirectory returns a directory as a tar stream in the order of names. It follows no links, and
+// TarDirectory returns a directory as a tar stream in the order of names. It follows no links, and
 // leaves out mounts and sockets. It keeps owners if root reads; otherwise all files belong to root.
-func tarDirectory(ctx context.Context, dir string) io.ReadCloser {
+func TarDirectory(ctx context.Context, dir string) io.ReadCloser {
 	pr, pw := io.Pipe()
 	go func() {
 		w := &directoryWriter{tw: tar.NewWriter(pw), root: dir, keepOwner: os.Geteuid() == 0, seen: map[[2]uint64]string{}}
@@ -176,3 +177,5 @@ func xattrsOf(path string) map[string]string {
 	}
 	return xattrs
 }
+
+func timeOf(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }

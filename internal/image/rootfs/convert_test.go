@@ -1,4 +1,4 @@
-package image
+package rootfs
 
 import (
 	"archive/tar"
@@ -289,15 +289,15 @@ func TestStream(t *testing.T) {
 		{"directory replaced", []file{{name: "d/b", body: "0"}, {name: "d", typ: symlink, link: "e"}, {name: "d/a", body: "1"}}, errNotStreamable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), rootfsFile)
+			path := filepath.Join(t.TempDir(), "rootfs.ext4")
 			out, err := os.Create(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer out.Close()
 			archive := makeTar(t, tt.files...)
-			c := &conversion{limits: Limits{}.withDefaults(), out: out}
-			_, sum, err := c.stream(t.Context(), io.NopCloser(bytes.NewReader(archive)))
+			c := &Conversion{Limits: Limits{}.WithDefaults(), Out: out}
+			_, sum, err := c.Stream(t.Context(), io.NopCloser(bytes.NewReader(archive)))
 			if !errors.Is(err, tt.want) {
 				t.Fatalf("got %v, want %v", err, tt.want)
 			}
@@ -322,14 +322,14 @@ func TestBothWaysAgree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one := filepath.Join(t.TempDir(), rootfsFile)
+	one := filepath.Join(t.TempDir(), "rootfs.ext4")
 	out, err := os.Create(one)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	c := &conversion{limits: Limits{}.withDefaults(), out: out}
-	if _, _, err := c.stream(t.Context(), io.NopCloser(bytes.NewReader(archive))); err != nil {
+	c := &Conversion{Limits: Limits{}.WithDefaults(), Out: out}
+	if _, _, err := c.Stream(t.Context(), io.NopCloser(bytes.NewReader(archive))); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{"/", "/d"} {
@@ -343,7 +343,7 @@ func TestConversionEndsWithItsContext(t *testing.T) {
 	archive := makeTar(t, file{name: "a", body: strings.Repeat("x", 4<<20)})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	out, err := os.Create(filepath.Join(t.TempDir(), rootfsFile))
+	out, err := os.Create(filepath.Join(t.TempDir(), "rootfs.ext4"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,8 +353,8 @@ func TestConversionEndsWithItsContext(t *testing.T) {
 		pw.Write(archive[:1<<20])
 		cancel() // in the middle of a file, whose rest never comes
 	}()
-	c := &conversion{limits: Limits{}.withDefaults(), out: out}
-	if _, _, err := c.stream(ctx, pr); !errors.Is(err, context.Canceled) {
+	c := &Conversion{Limits: Limits{}.WithDefaults(), Out: out}
+	if _, _, err := c.Stream(ctx, pr); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want a cancelled context", err)
 	}
 }

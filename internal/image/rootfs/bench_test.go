@@ -1,4 +1,4 @@
-package image
+package rootfs
 
 import (
 	"bytes"
@@ -41,15 +41,15 @@ func BenchmarkConvert(b *testing.B) {
 		}
 		return buf.Bytes()
 	}()
-	run := func(name string, convert func(c *conversion) error) {
+	run := func(name string, convert func(c *Conversion) error) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(archive)))
 			for b.Loop() {
-				out, err := os.Create(filepath.Join(b.TempDir(), rootfsFile))
+				out, err := os.Create(filepath.Join(b.TempDir(), "rootfs.ext4"))
 				if err != nil {
 					b.Fatal(err)
 				}
-				if err := convert(&conversion{limits: Limits{}.withDefaults(), out: out}); err != nil {
+				if err := convert(&Conversion{Limits: Limits{}.WithDefaults(), Out: out}); err != nil {
 					b.Fatal(err)
 				}
 				out.Sync()
@@ -58,14 +58,14 @@ func BenchmarkConvert(b *testing.B) {
 			}
 		})
 	}
-	run("layers", func(c *conversion) error { _, err := c.layers(b.Context(), memLayers(archive)); return err })
-	run("layers-gzip", func(c *conversion) error {
-		l := layer{open: func(ctx context.Context) (io.ReadCloser, error) { return decompress(ctx, bytes.NewReader(compressed)) }}
-		_, err := c.layers(b.Context(), []layer{l})
+	run("layers", func(c *Conversion) error { _, err := c.Layers(b.Context(), memLayers(archive)); return err })
+	run("layers-gzip", func(c *Conversion) error {
+		l := Layer{Open: func(ctx context.Context) (io.ReadCloser, error) { return Decompress(ctx, bytes.NewReader(compressed)) }}
+		_, err := c.Layers(b.Context(), []Layer{l})
 		return err
 	})
-	run("stream", func(c *conversion) error {
-		_, _, err := c.stream(b.Context(), io.NopCloser(bytes.NewReader(archive)))
+	run("stream", func(c *Conversion) error {
+		_, _, err := c.Stream(b.Context(), io.NopCloser(bytes.NewReader(archive)))
 		return err
 	})
 	b.Run("unpack-mke2fs", func(b *testing.B) { benchMke2fs(b, archive, nil) })

@@ -1,8 +1,7 @@
-package image
+package rootfs
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"banger/internal/fault"
@@ -21,7 +20,8 @@ type Limits struct {
 	Entries int // in all archives, and files; 2 million by default
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults returns the limits with every zero field set.
+func (l Limits) WithDefaults() Limits {
 	if l.Layers <= 0 {
 		l.Layers = 256
 	}
@@ -46,12 +46,12 @@ const (
 	maxHops   = 40      // symbolic links in one path, as in the kernel (path_resolution(7))
 	maxWork   = 1 << 30 // steps and bytes of resolving all paths of an image
 	// maxFile is in bytes. The ext4 writer's extent tree is wrong above 42.5 GiB.
-	maxFile     = 40 << 30
-	maxDocument = 8 << 20   // bytes of a manifest, an index or a configuration
-	maxID       = 1<<32 - 2 // uid and gid; the next value means "none" (chown(2))
+	maxFile = 40 << 30
+	maxID   = 1<<32 - 2 // uid and gid; the next value means "none" (chown(2))
 )
 
-func tooLarge(what string, limit any) error {
+// TooLarge is the error for a thing beyond a limit.
+func TooLarge(what string, limit any) error {
 	return fault.New(fault.Invalid, "%s is larger than the limit of %v", what, limit).
 		WithHint("If you trust the image, raise the limit in the configuration.")
 }
@@ -74,24 +74,17 @@ func (b *budget) reader(ctx context.Context, r io.Reader) io.Reader {
 		}
 		n, err := r.Read(p)
 		if b.left -= int64(n); b.left < 0 {
-			return 0, tooLarge("the uncompressed image", b.limit)
+			return 0, TooLarge("the uncompressed image", b.limit)
 		}
 		return n, err
 	})
 }
 
+// Bounded returns r, which fails after limit bytes, and when ctx ends.
+func Bounded(ctx context.Context, r io.Reader, limit model.Bytes) io.Reader {
+	return (&budget{left: int64(limit), limit: limit}).reader(ctx, r)
+}
+
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
-
-// readAll reads a document of at most maxDocument bytes.
-func readAll(r io.Reader, what string) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", what, err)
-	}
-	if len(data) > maxDocument {
-		return nil, tooLarge(what, model.Bytes(maxDocument))
-	}
-	return data, nil
-}

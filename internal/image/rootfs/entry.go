@@ -1,4 +1,4 @@
-package image
+package rootfs
 
 import (
 	"archive/tar"
@@ -22,7 +22,7 @@ const (
 // add applies one entry of a layer to the tree, by docker's rules (docs/internals/images.md). It
 // returns the entry's inode, or nil for a whiteout, a hard link or an ignored entry. replaced
 // reports that a file, not a directory, lost its name.
-func (t *tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replaced bool, err error) {
+func (t *Tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replaced bool, err error) {
 	p := clean(hdr.Name)
 	defer func() {
 		if err != nil {
@@ -30,7 +30,7 @@ func (t *tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replace
 		}
 	}()
 	if t.entries++; t.entries > t.limits.Entries {
-		return nil, false, tooLarge("the number of the archive's entries", t.limits.Entries)
+		return nil, false, TooLarge("the number of the archive's entries", t.limits.Entries)
 	}
 	if hdr.Typeflag == tar.TypeXGlobalHeader || t.skip != nil && t.skip(p) {
 		return nil, false, nil
@@ -60,7 +60,7 @@ func (t *tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replace
 	return t.addFile(hdr, dir, name, at)
 }
 
-func (t *tree) addRoot(hdr *tar.Header, at place) (*inode, error) {
+func (t *Tree) addRoot(hdr *tar.Header, at place) (*inode, error) {
 	if hdr.Typeflag != tar.TypeDir {
 		return nil, invalid("the root must be a directory")
 	}
@@ -73,14 +73,14 @@ func (t *tree) addRoot(hdr *tar.Header, at place) (*inode, error) {
 	return t.root, nil
 }
 
-func (t *tree) addFile(hdr *tar.Header, dir *inode, name string, at place) (*inode, bool, error) {
+func (t *Tree) addFile(hdr *tar.Header, dir *inode, name string, at place) (*inode, bool, error) {
 	n, err := describe(hdr)
 	if err != nil {
 		return nil, false, err
 	}
 	n.at = at
 	if t.size += n.size; t.size > int64(t.limits.Size) || n.size > maxFile {
-		return nil, false, tooLarge("what the image's files hold", min(t.limits.Size, maxFile))
+		return nil, false, TooLarge("what the image's files hold", min(t.limits.Size, maxFile))
 	}
 	old := dir.children[name].inode
 	if old != nil && old.isDir() && n.isDir() {
@@ -97,7 +97,7 @@ func (n *inode) become(o *inode) {
 }
 
 // link gives the inode at target another name. A missing target may come later in this layer.
-func (t *tree) link(dir *inode, name, target string, layer int) error {
+func (t *Tree) link(dir *inode, name, target string, layer int) error {
 	if err := checkName(dir, name); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (t *tree) link(dir *inode, name, target string, layer int) error {
 
 // endLayer resolves hard links that came before their targets. Links to links come in any order, so
 // it repeats while it makes progress.
-func (t *tree) endLayer(layer int) error {
+func (t *Tree) endLayer(layer int) error {
 	for len(t.pending) > 0 {
 		todo := t.pending
 		t.pending = nil
@@ -147,7 +147,7 @@ func (t *tree) endLayer(layer int) error {
 	return nil
 }
 
-func (t *tree) whiteout(dirName, name string, layer int) error {
+func (t *Tree) whiteout(dirName, name string, layer int) error {
 	dir, err := t.walk(t.root, dirName, 0)
 	if err != nil || dir == nil || !dir.isDir() {
 		return err // nothing to hide

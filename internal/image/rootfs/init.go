@@ -1,4 +1,4 @@
-package image
+package rootfs
 
 import (
 	"archive/tar"
@@ -9,10 +9,10 @@ import (
 // initPaths are where Linux systems have their init, the most common first.
 var initPaths = []string{"/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"}
 
-// init returns the path of the image's init, or "" if the agent is to be process 1. Containers have
+// Init returns the path of the image's init, or "" if the agent is to be process 1. Containers have
 // many programs called init that are not one, so only known inits that are set up count
 // (docs/internals/images.md).
-func (t *tree) init() string {
+func (t *Tree) Init() string {
 	for _, p := range initPaths {
 		n := t.lookup(p)
 		if n == nil || n.typ != tar.TypeReg || n.mode&0o111 == 0 || n.size == 0 {
@@ -26,7 +26,7 @@ func (t *tree) init() string {
 }
 
 // isInit reports whether the program of that name is an init that is set up.
-func (t *tree) isInit(program string) bool {
+func (t *Tree) isInit(program string) bool {
 	switch program {
 	case "systemd", "openrc-init", "runit-init", "dinit":
 		return true
@@ -38,14 +38,14 @@ func (t *tree) isInit(program string) bool {
 	return false
 }
 
-func (t *tree) has(p string) bool {
+func (t *Tree) has(p string) bool {
 	n := t.lookup(p)
 	return n != nil && n.typ == tar.TypeReg
 }
 
 // name returns the last component of a path's final target: "busybox" if "/sbin/init" links to it.
 // An inode with several names, one of them busybox, is busybox too.
-func (t *tree) name(p string) string {
+func (t *Tree) name(p string) string {
 	for range maxHops {
 		dir, base := path.Split(p)
 		d := t.lookup(dir)
@@ -64,7 +64,7 @@ func (t *tree) name(p string) string {
 	return ""
 }
 
-func (t *tree) aliasOf(n *inode, base string) string {
+func (t *Tree) aliasOf(n *inode, base string) string {
 	for _, p := range []string{"/bin/busybox", "/usr/bin/busybox", "/sbin/busybox"} {
 		if n != nil && t.lookup(p) == n {
 			return "busybox"

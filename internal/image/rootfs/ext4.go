@@ -1,4 +1,4 @@
-package image
+package rootfs
 
 import (
 	"bytes"
@@ -49,7 +49,7 @@ var zeroBlock = make([]byte, blockSize)
 
 func (s *sparseFile) Write(p []byte) (int, error) {
 	if s.pos+int64(len(p)) > s.max {
-		return 0, tooLarge("the image", s.limit)
+		return 0, TooLarge("the image", s.limit)
 	}
 	done := 0
 	for done < len(p) {

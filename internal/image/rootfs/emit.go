@@ -1,4 +1,4 @@
-package image
+package rootfs
 
 import (
 	"archive/tar"
@@ -67,7 +67,7 @@ type inventory struct {
 }
 
 // take lists the tree, and decides which name of an inode is its first.
-func (t *tree) take() (*inventory, error) {
+func (t *Tree) take() (*inventory, error) {
 	inv := &inventory{contents: map[int]map[int]*inode{}}
 	return inv, inv.add(t.root)
 }
