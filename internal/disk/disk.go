@@ -180,8 +180,8 @@ func notFound(err error) error {
 	return err
 }
 
-// NoSpace adds a kind and a hint to an error that says that the host has no space for path. It
-// returns all other errors, and nil, unchanged.
+// NoSpace adds a kind and a hint to an error about missing space for path. It returns all other
+// errors, and nil, unchanged.
 func NoSpace(err error, path string) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC):

@@ -87,7 +87,7 @@ func TestCreateFailsCleanly(t *testing.T) {
 			dir := t.TempDir()
 			err := disk.Create(tt.ctx, filepath.Join(dir, "d"), tt.size)
 			if fault.KindOf(err) != tt.kind {
-				t.Errorf("error %v of kind %q, want %q", err, fault.KindOf(err), tt.kind)
+				t.Errorf("got %v of kind %q, want %q", err, fault.KindOf(err), tt.kind)
 			}
 			if got := names(t, dir); len(got) != 0 {
 				t.Errorf("left over: %v", got)
@@ -127,7 +127,7 @@ func TestFull(t *testing.T) {
 	} {
 		err := do()
 		if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !errors.Is(err, syscall.ENOSPC) {
-			t.Errorf("%s: error %v with hint %q, want an error that says that the disk is full", name, err, fault.HintOf(err))
+			t.Errorf("%s: got %v with hint %q, want an error about a full disk", name, err, fault.HintOf(err))
 		}
 		if got := names(t, dir); len(got) != 0 {
 			t.Errorf("%s: left over: %v", name, got)

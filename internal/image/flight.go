@@ -76,8 +76,8 @@ func (f *flights) leave(key string, fl *flight, me int) bool {
 	return true
 }
 
-// tell passes an event to all waiting callers. It calls no reporter of a caller that has left.
-func (fl *flight) tell(e step.Event) {
+// notify passes an event to all waiting callers. It calls no reporter of a caller that has left.
+func (fl *flight) notify(e step.Event) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	for _, r := range fl.waiting {
@@ -95,7 +95,7 @@ func (f *flights) start(ctx context.Context, key string, work flightWork) *fligh
 	f.flying[key] = fl
 	go func() {
 		defer cancel()
-		fl.image, fl.err = guarded(ctx, fl.tell, work)
+		fl.image, fl.err = guarded(ctx, fl.notify, work)
 		f.mu.Lock()
 		if f.flying[key] == fl {
 			delete(f.flying, key)

@@ -133,7 +133,7 @@ func TestImportRefuses(t *testing.T) {
 		{"modules of another kernel", bare, changed("drivers/virtio/virtio_ring.ko", makeModule("5.10.1")), fault.Invalid, `module virtio_ring.ko is for kernel "5.10.1", and this is 6.1.0-99-test`},
 		{"a circle", bare, changed("drivers/virtio/virtio_ring.ko", makeModule(testVersion, "virtio_blk")), fault.Invalid, "depends on itself"},
 		{"a damaged module", bare, changed("drivers/block/virtio_blk.ko.zst", []byte("\x28\xb5\x2f\xfdxxxxxxx")), fault.Internal, "reading module virtio_blk.ko.zst"},
-		{"versions differ", makeBzImage("5.15.0", gzipped(full)), nil, fault.Invalid, "header says version 5.15.0, the kernel itself 6.1.0-99-test"},
+		{"versions differ", makeBzImage("5.15.0", gzipped(full)), nil, fault.Invalid, "header has version 5.15.0, and the kernel itself 6.1.0-99-test"},
 		{"a script", []byte("#!/bin/sh"), nil, fault.Invalid, "neither a bzImage nor an ELF vmlinux"},
 		{"empty", nil, nil, fault.Invalid, "is empty"},
 	}

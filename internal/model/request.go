@@ -26,7 +26,7 @@ type Create struct {
 	Cold         bool              `json:"cold,omitempty"` // boot; use no template
 }
 
-// Start says how to start a VM.
+// Start holds the options of a start.
 type Start struct {
 	Cold bool `json:"cold,omitempty"` // boot; use no template
 }

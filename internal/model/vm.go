@@ -74,7 +74,7 @@ const (
 	NetUser NetMode = "user" // the VMM's own user-mode stack, without privileges
 )
 
-// RemovePolicy says when banger deletes a VM by itself.
+// RemovePolicy is when banger deletes a VM by itself.
 type RemovePolicy string
 
 // The removal policies.

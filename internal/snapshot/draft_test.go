@@ -103,7 +103,7 @@ func TestCommitRefuses(t *testing.T) {
 				want = fault.Invalid
 			}
 			if _, err := d.Commit(spoil(t, d), testMeta); fault.KindOf(err) != want {
-				t.Errorf("error %v of kind %q, want %q", err, fault.KindOf(err), want)
+				t.Errorf("got %v of kind %q, want %q", err, fault.KindOf(err), want)
 			}
 			if err := d.Discard(); err != nil {
 				t.Error(err)
@@ -279,7 +279,7 @@ func TestFull(t *testing.T) {
 	check := func(t *testing.T, err error) {
 		t.Helper()
 		if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !errors.Is(err, syscall.ENOSPC) {
-			t.Errorf("error %v with hint %q, want an error that says that the disk is full", err, fault.HintOf(err))
+			t.Errorf("got %v with hint %q, want an error about a full disk", err, fault.HintOf(err))
 		}
 	}
 	t.Run("disk", func(t *testing.T) {

@@ -197,7 +197,7 @@ func (in *importer) file(ctx context.Context, f file, number uint16, b block) (_
 			return block{}, damaged("a block of %s is out of place", f.name)
 		}
 		if in.meter.add(int(b.content)); in.meter.done > in.meter.total {
-			return block{}, damaged("it holds more than it says")
+			return block{}, damaged("it holds more data than its header announces")
 		}
 		data, err := in.unpack(b, in.stored[:b.stored], in.content[:b.content])
 		if err != nil {

@@ -38,7 +38,7 @@ func refused(t testing.TB, stream io.Reader, limits Limits, kind fault.Kind) err
 	parent := t.TempDir()
 	_, err := Import(t.Context(), stream, filepath.Join(parent, "a"), limits, nil, nil)
 	if fault.KindOf(err) != kind {
-		t.Errorf("error %v of kind %q, want %q", err, fault.KindOf(err), kind)
+		t.Errorf("got %v of kind %q, want %q", err, fault.KindOf(err), kind)
 	}
 	if got := entries(t, parent); len(got) != 0 {
 		t.Errorf("left over: %v", got)
@@ -268,7 +268,7 @@ func TestImportRefused(t *testing.T) {
 		{"newer stream", func(s *script, _ *Meta) { s.version++ }},
 		{"older stream", func(s *script, _ *Meta) { s.version = 0 }},
 		{"no zero", func(s *script, _ *Meta) { s.zero = 1 }},
-		{"more data than it says", func(s *script, _ *Meta) { s.data = chunkSize }},
+		{"more data than its header announces", func(s *script, _ *Meta) { s.data = chunkSize }},
 		{"trailing byte", func(s *script, _ *Meta) { s.after = []byte{0} }},
 		{"trailing stream", func(s *script, _ *Meta) { s.after = good.bytes() }},
 		{"newer snapshot", func(_ *script, m *Meta) { m.Version++ }},
@@ -366,7 +366,7 @@ func TestImportFull(t *testing.T) {
 	stream := exported(t, commit(t, filepath.Join(t.TempDir(), "a")))
 	_, err = Import(t.Context(), bytes.NewReader(stream), filepath.Join(parent, "a"), Limits{}, nil, nil)
 	if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("error %v with hint %q, want an error that says that the disk is full", err, fault.HintOf(err))
+		t.Errorf("got %v with hint %q, want an error about a full disk", err, fault.HintOf(err))
 	}
 	if got := entries(t, parent); len(got) != 0 {
 		t.Errorf("left over: %v", got)

@@ -16,7 +16,7 @@ const (
 	Progress Phase = "progress"
 	Done     Phase = "done"
 	Failed   Phase = "failed"
-	Skipped  Phase = "skipped"     // the only event of a step with nothing to do; Detail says why
+	Skipped  Phase = "skipped"     // the only event of a step with nothing to do; Detail has the reason
 	Undone   Phase = "undone"      // the step was undone
 	Stuck    Phase = "undo-failed" // undoing the step failed; something is left
 )
