@@ -59,8 +59,10 @@ func (b *bench) boot(ctx context.Context) ([]row, error) {
 		return nil, err
 	}
 	return []row{
-		{name: "cold vm run --rm -- true", ours: seconds(d[0]), other: seconds(d[1]), otherName: "plain QEMU until the agent answers", n: b.n},
-		{name: "agent, size of the program", ours: mebibytes(agent.Size()), other: mebibytes(initramfs.Size()), otherName: "whole initramfs", n: 1},
+		{name: "cold vm run --rm -- true", ours: seconds(d[0]),
+			other: seconds(d[1]), otherName: "plain QEMU until the agent answers", n: b.n},
+		{name: "agent, size of the program", ours: mebibytes(agent.Size()),
+			other: mebibytes(initramfs.Size()), otherName: "whole initramfs", n: 1},
 	}, nil
 }
 
@@ -117,7 +119,8 @@ func (b *bench) bareBoot(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	socket := filepath.Join(b.home, "bare.sock")
-	cmdline := "console=ttyS0 8250.nr_uarts=1 reboot=t panic=-1 quiet loglevel=1 cryptomgr.notests random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1" +
+	cmdline := "console=ttyS0 8250.nr_uarts=1 reboot=t panic=-1 quiet loglevel=1 cryptomgr.notests " +
+		"random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1" +
 		" initcall_blacklist=crypto_kdf108_init,init_encrypted,load_system_certificate_list tsc_early_khz=" + b.guest.tscKHz
 	accel := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
 	if b.guest.tscKHz == "" {

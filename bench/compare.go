@@ -171,7 +171,8 @@ func (c *comparison) standby(ctx context.Context) error {
 
 // awaitStandby waits until a machine is on standby.
 func (b *bench) awaitStandby(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, standbyWait, fmt.Errorf("no machine is on standby after %v", standbyWait))
+	late := fmt.Errorf("no machine is on standby after %v", standbyWait)
+	ctx, cancel := context.WithTimeoutCause(ctx, standbyWait, late)
 	defer cancel()
 	for {
 		list, err := decode[[]model.Template](ctx, b, "template", "list")
@@ -214,7 +215,8 @@ func printPairs(pairs []pair) error {
 	for _, p := range pairs {
 		ours, base := median(p.ours), median(p.base)
 		low, high := p.quartiles()
-		fmt.Fprintf(w, "%s\t%v\t%v\t%.2f\t%.2f to %.2f\t%d\n", p.name, seconds(ours), seconds(base), ours.Seconds()/base.Seconds(), low, high, len(p.ours))
+		fmt.Fprintf(w, "%s\t%v\t%v\t%.2f\t%.2f to %.2f\t%d\n",
+			p.name, seconds(ours), seconds(base), ours.Seconds()/base.Seconds(), low, high, len(p.ours))
 	}
 	return w.Flush()
 }

@@ -27,7 +27,8 @@ func (b *bench) startUp(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []row{{name: "banger version", ours: seconds(d[0]), other: seconds(d[1]), otherName: "git version", n: n}}, nil
+	return []row{{name: "banger version", ours: seconds(d[0]),
+		other: seconds(d[1]), otherName: "git version", n: n}}, nil
 }
 
 // fileSize is the size of the file that cp copies, in bytes.
@@ -79,12 +80,18 @@ func (b *bench) inGuest(ctx context.Context) ([]row, error) {
 		return nil, err
 	}
 	return []row{
-		{name: "vm exec NAME -- true", ours: seconds(trip[0]), other: seconds(trip[1]), otherName: "ssh NAME.vm true", n: n},
-		{name: "cp into the VM", ours: rate(fileSize, to[0]), other: rate(fileSize, to[1]), otherName: "scp", n: b.n, biggerGood: true},
-		{name: "cp out of the VM", ours: rate(fileSize, from[0]), other: rate(fileSize, from[1]), otherName: "scp", n: b.n, biggerGood: true},
-		{name: "daemon, resident", ours: mebibytes(int64(status.RSS)), other: mebibytes(int64(busy.Memory)), otherName: "the VM's QEMU (proportional)", n: 1},
-		{name: "agent, resident after the boot", ours: mebibytes(idle.Guest.AgentRSS), other: mebibytes(idle.Guest.MemUsed), otherName: "all used memory of the guest", n: 1},
-		{name: "agent, resident after copies", ours: mebibytes(busy.Guest.AgentRSS), other: mebibytes(busy.Guest.MemUsed), otherName: "all used memory of the guest", n: 1},
+		{name: "vm exec NAME -- true", ours: seconds(trip[0]),
+			other: seconds(trip[1]), otherName: "ssh NAME.vm true", n: n},
+		{name: "cp into the VM", ours: rate(fileSize, to[0]),
+			other: rate(fileSize, to[1]), otherName: "scp", n: b.n, biggerGood: true},
+		{name: "cp out of the VM", ours: rate(fileSize, from[0]),
+			other: rate(fileSize, from[1]), otherName: "scp", n: b.n, biggerGood: true},
+		{name: "daemon, resident", ours: mebibytes(int64(status.RSS)),
+			other: mebibytes(int64(busy.Memory)), otherName: "the VM's QEMU (proportional)", n: 1},
+		{name: "agent, resident after the boot", ours: mebibytes(idle.Guest.AgentRSS),
+			other: mebibytes(idle.Guest.MemUsed), otherName: "all used memory of the guest", n: 1},
+		{name: "agent, resident after copies", ours: mebibytes(busy.Guest.AgentRSS),
+			other: mebibytes(busy.Guest.MemUsed), otherName: "all used memory of the guest", n: 1},
 	}, nil
 }
 
@@ -135,7 +142,8 @@ func (b *bench) list(ctx context.Context) ([]row, error) {
 	}
 	records := strconv.Itoa(b.records)
 	return []row{
-		{name: "vm list with " + records + " records", ours: seconds(many[0]), other: seconds(few[0]), otherName: "vm list with none", n: n},
+		{name: "vm list with " + records + " records", ours: seconds(many[0]),
+			other: seconds(few[0]), otherName: "vm list with none", n: n},
 		{name: "vm create, each of " + records, ours: seconds(made / time.Duration(b.records)), otherName: "", n: b.records},
 	}, nil
 }
@@ -144,7 +152,8 @@ func (b *bench) list(ctx context.Context) ([]row, error) {
 func (b *bench) image(ctx context.Context) ([]row, error) {
 	rootfs := filepath.Join(cacheDir, "rootfs.tar")
 	if _, err := os.Stat(rootfs); err != nil {
-		if _, err := timed(exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include=python3-minimal,perl", "bookworm", filepath.Join(cacheDir, "new-rootfs.tar"))); err != nil {
+		if _, err := timed(exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include=python3-minimal,perl",
+			"bookworm", filepath.Join(cacheDir, "new-rootfs.tar"))); err != nil {
 			return nil, err
 		}
 		if err := os.Rename(filepath.Join(cacheDir, "new-rootfs.tar"), rootfs); err != nil {
@@ -178,7 +187,8 @@ func (b *bench) image(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []row{{name: "OCI tarball to ext4", ours: rate(size, d[0]), other: rate(size, d[1]), otherName: "mkfs.ext4 -d of the unpacked tree", n: b.n, biggerGood: true}}, nil
+	return []row{{name: "OCI tarball to ext4", ours: rate(size, d[0]),
+		other: rate(size, d[1]), otherName: "mkfs.ext4 -d of the unpacked tree", n: b.n, biggerGood: true}}, nil
 }
 
 // writeImage makes a docker-archive of one uncompressed layer and returns the layer's size.

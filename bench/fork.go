@@ -57,11 +57,15 @@ func (b *bench) warm(ctx context.Context) ([]row, error) {
 	}
 	coldRun := seconds(cold[0])
 	return append(built,
-		row{name: "warm vm run --rm -- true, p50", ours: seconds(median(all[0])), other: podman, otherName: "podman run, p50", n: warmRuns},
-		row{name: "warm vm run --rm -- true, p95", ours: seconds(percentile(all[0], 95)), other: podman95, otherName: "podman run, p95", n: warmRuns},
+		row{name: "warm vm run --rm -- true, p50", ours: seconds(median(all[0])),
+			other: podman, otherName: "podman run, p50", n: warmRuns},
+		row{name: "warm vm run --rm -- true, p95", ours: seconds(percentile(all[0], 95)),
+			other: podman95, otherName: "podman run, p95", n: warmRuns},
 		row{name: "  the same", ours: seconds(median(all[0])), other: coldRun, otherName: "cold run", n: warmRuns},
-		row{name: "  with standby = 1, p50", ours: seconds(median(standby)), other: coldRun, otherName: "cold run", n: len(standby)},
-		row{name: "first run of a new image, p50", ours: seconds(median(all[1])), other: coldRun, otherName: "cold run", n: warmRuns},
+		row{name: "  with standby = 1, p50", ours: seconds(median(standby)),
+			other: coldRun, otherName: "cold run", n: len(standby)},
+		row{name: "first run of a new image, p50", ours: seconds(median(all[1])),
+			other: coldRun, otherName: "cold run", n: warmRuns},
 	), nil
 }
 
@@ -159,9 +163,11 @@ func (b *bench) fork(ctx context.Context) ([]row, error) {
 		if count == 1 {
 			alone = took
 		}
-		rows = append(rows, row{name: fmt.Sprintf("fork 512 MiB to the last answer, N=%d", count), ours: took, other: alone, otherName: "N=1", n: rounds})
+		rows = append(rows, row{name: fmt.Sprintf("fork 512 MiB to the last answer, N=%d", count),
+			ours: took, other: alone, otherName: "N=1", n: rounds})
 	}
-	first := row{name: "fork 512 MiB: the parent's pause", ours: seconds(median(pauses)), other: figure{20, "ms"}, otherName: "aim", n: len(pauses)}
+	first := row{name: "fork 512 MiB: the parent's pause", ours: seconds(median(pauses)),
+		other: figure{20, "ms"}, otherName: "aim", n: len(pauses)}
 	return append([]row{first}, rows...), nil
 }
 
@@ -258,7 +264,8 @@ func (b *bench) forks(ctx context.Context, parent string, count int, cold int64)
 	}
 	n := int64(count)
 	return []row{
-		{name: fmt.Sprintf("memory of each of %d forks (PSS)", count), ours: mebibytes(memory / n), other: mebibytes(cold), otherName: "cold VM", n: count},
+		{name: fmt.Sprintf("memory of each of %d forks (PSS)", count),
+			ours: mebibytes(memory / n), other: mebibytes(cold), otherName: "cold VM", n: count},
 		{name: fmt.Sprintf("disk of each of %d forks", count), ours: mebibytes(disk / n), n: count},
 	}, nil
 }

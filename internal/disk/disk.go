@@ -38,7 +38,8 @@ const toolOutput = 500
 // mkfsArgs are the arguments of mkfs.ext4 for a file of size bytes. They keep an empty disk small
 // and let it grow to GrowsTo, which Linux before 6.9 cannot do safely beyond what mkfs reserved.
 func mkfsArgs(path string, size model.Bytes) []string {
-	extended := fmt.Sprintf("resize=%dK,lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0", GrowsTo(size)/model.KiB)
+	extended := fmt.Sprintf("resize=%dK,lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
+		GrowsTo(size)/model.KiB)
 	return []string{"-q", "-F", "-b", "4096", "-m", "0", "-E", extended, path}
 }
 
@@ -50,7 +51,8 @@ func GrowsTo(size model.Bytes) model.Bytes { return max(1*model.TiB, 8*size) }
 // fault.Unavailable. After an error nothing is left.
 func Create(ctx context.Context, path string, size model.Bytes) error {
 	if size < model.MinDiskSize || size > model.MaxDiskSize {
-		return fault.New(fault.Invalid, "creating disk %s: a size of %v is not between %v and %v", path, size, model.MinDiskSize, model.MaxDiskSize)
+		return fault.New(fault.Invalid, "creating disk %s: a size of %v is not between %v and %v",
+			path, size, model.MinDiskSize, model.MaxDiskSize)
 	}
 	mkfs, err := Tool("mkfs.ext4", "e2fsprogs")
 	if err != nil {

@@ -27,7 +27,8 @@ var debianPackages = []string{
 // debianHook runs in the shell with the new root as $1. It adds poweroff, which signals the agent
 // as it would signal busybox's init. reboot is left out, because a VM that ends has stopped. A
 // package with an init replaces the file.
-const debianHook = `printf '#!/bin/sh\nkill -USR2 1\n' >"$1/usr/sbin/poweroff" && chmod 755 "$1/usr/sbin/poweroff" && ln -s poweroff "$1/usr/sbin/halt"`
+const debianHook = `printf '#!/bin/sh\nkill -USR2 1\n' >"$1/usr/sbin/poweroff" && ` +
+	`chmod 755 "$1/usr/sbin/poweroff" && ln -s poweroff "$1/usr/sbin/halt"`
 
 // debianConfig replaces an OCI configuration for a Debian image.
 var debianConfig = model.ImageConfig{
@@ -46,7 +47,8 @@ const (
 func (s *Store) Build(ctx context.Context, suite string, report step.Reporter) (model.Image, error) {
 	ref, err := Parse(builtPrefix + suite)
 	if err != nil || ref.Suite == "" {
-		return model.Image{}, invalid("%q is not a Debian release that banger can build, which are: %s", suite, strings.Join(suites, ", "))
+		return model.Image{}, invalid("%q is not a Debian release that banger can build, which are: %s",
+			suite, strings.Join(suites, ", "))
 	}
 	img, err := s.flights.do(ctx, "build "+suite, report, func(ctx context.Context, report step.Reporter) (model.Image, error) {
 		return s.build(ctx, ref, report)
@@ -109,7 +111,8 @@ func suiteSources(dir, suite string) (string, error) {
 	sources := forSuite(all, suite)
 	if !hasRelease(sources) {
 		return "", fault.New(fault.Unsupported, "this machine's apt sources in %s have no release %s", dir, suite).
-			WithHint("Add a source for it below %s/sources.list.d, or pull the registry's image: library/debian:%s", dir, suite)
+			WithHint("Add a source for it below %s/sources.list.d, or pull the registry's image: library/debian:%s",
+				dir, suite)
 	}
 	return deb822(sources), nil
 }

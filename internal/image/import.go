@@ -24,18 +24,19 @@ type Format string
 
 // The formats.
 const (
-	FormatAuto    Format = ""               // detect it
-	FormatDocker  Format = "docker-archive" // docker save, podman save
-	FormatOCI     Format = "oci-layout"     // an OCI image layout: a directory or a tarball
-	FormatTar     Format = "rootfs-tar"     // a tarball of a root filesystem
-	FormatDir     Format = "directory"      // a directory with a root filesystem
-	FormatExt4    Format = "ext4"           // an ext4 file system in a file
-	knownFormats         = "a docker-archive or OCI layout tarball, an OCI layout directory, a rootfs tarball (plain, gzip, zstd, xz, bzip2), a directory with a root filesystem, an ext4 file system"
-	sniffLen             = 4096
-	ext4MagicAt          = 1024 + 0x38 // s_magic (Linux, Documentation/filesystems/ext4/super.rst)
-	tarMagicAt           = 257         // magic (POSIX.1-2017, pax, "ustar Interchange Format")
-	tarMagic             = "ustar"
-	compressedMin        = 6
+	FormatAuto   Format = ""               // detect it
+	FormatDocker Format = "docker-archive" // docker save, podman save
+	FormatOCI    Format = "oci-layout"     // an OCI image layout: a directory or a tarball
+	FormatTar    Format = "rootfs-tar"     // a tarball of a root filesystem
+	FormatDir    Format = "directory"      // a directory with a root filesystem
+	FormatExt4   Format = "ext4"           // an ext4 file system in a file
+	knownFormats        = "a docker-archive or OCI layout tarball, an OCI layout directory, a rootfs tarball " +
+		"(plain, gzip, zstd, xz, bzip2), a directory with a root filesystem, an ext4 file system"
+	sniffLen      = 4096
+	ext4MagicAt   = 1024 + 0x38 // s_magic (Linux, Documentation/filesystems/ext4/super.rst)
+	tarMagicAt    = 257         // magic (POSIX.1-2017, pax, "ustar Interchange Format")
+	tarMagic      = "ustar"
+	compressedMin = 6
 )
 
 // ImportOptions are the options of Import.
@@ -240,7 +241,9 @@ func (im *importer) spool(ctx context.Context, b *staging, f *os.File) (_ *os.Fi
 
 // fromStream converts the archive of a root filesystem. If one pass is not enough, it reads the
 // archive twice more. open may be called several times.
-func (im *importer) fromStream(ctx context.Context, b *staging, source Format, open func(context.Context) (io.ReadCloser, error)) (_ model.Image, err error) {
+func (im *importer) fromStream(
+	ctx context.Context, b *staging, source Format, open func(context.Context) (io.ReadCloser, error),
+) (_ model.Image, err error) {
 	out, err := os.OpenFile(b.path(rootfsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return model.Image{}, err

@@ -180,7 +180,8 @@ func ociImage(f files, d v1.Descriptor, depth int) (archived, error) {
 				return ociImage(f, sub, depth-1)
 			}
 		}
-		return archived{}, fault.New(fault.Unsupported, "the layout has no image for %s/%s", runtime.GOOS, runtime.GOARCH)
+		return archived{}, fault.New(fault.Unsupported, "the layout has no image for %s/%s",
+			runtime.GOOS, runtime.GOARCH)
 	}
 	var m v1.Manifest
 	if err := json.Unmarshal(data, &m); err != nil {

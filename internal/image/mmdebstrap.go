@@ -92,7 +92,8 @@ func (d bootstrap) outcome(ctx context.Context, cerr, werr error, log *stageLog)
 		}
 		return cerr
 	case werr != nil:
-		return fault.New(fault.Unavailable, "mmdebstrap: %w: %s", werr, log.tail()).WithHint("%s", hintFor(os.Geteuid(), log.tail()))
+		return fault.New(fault.Unavailable, "mmdebstrap: %w: %s",
+			werr, log.tail()).WithHint("%s", hintFor(os.Geteuid(), log.tail()))
 	}
 	return cerr
 }
@@ -105,7 +106,8 @@ func hintFor(uid int, said string) string {
 	case uid == 0:
 		return "Try apt update on this machine: the image comes from the same archive."
 	}
-	return "Try apt update on this machine: the image comes from the same archive. Without root, mmdebstrap needs uidmap and a range in /etc/subuid, or fakechroot and fakeroot: apt install uidmap"
+	return "Try apt update on this machine: the image comes from the same archive. " +
+		"Without root, mmdebstrap needs uidmap and a range in /etc/subuid, or fakechroot and fakeroot: apt install uidmap"
 }
 
 // pickMode prefers, as root, a mode with namespaces, so that a killed build leaves no mounts or
@@ -115,7 +117,9 @@ func pickMode(uid int) string {
 		return modeAuto
 	}
 	probe := exec.Command("true")
-	probe.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC}
+	probe.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+	}
 	if probe.Run() != nil {
 		return modeRoot
 	}

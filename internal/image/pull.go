@@ -109,12 +109,14 @@ func (o Options) resolve(ctx context.Context, ref Ref, report step.Reporter) (r 
 		return r, registryError(ctx, ref, err)
 	}
 	if !desc.MediaType.IsIndex() && !desc.MediaType.IsImage() {
-		return r, fault.New(fault.Unsupported, "%s is of type %q, which is not an image", ref.Name, clip(string(desc.MediaType)))
+		return r, fault.New(fault.Unsupported, "%s is of type %q, which is not an image",
+			ref.Name, clip(string(desc.MediaType)))
 	}
 	image, err := desc.Image()
 	if err != nil {
 		if desc.MediaType.IsIndex() {
-			err = fault.New(fault.Unsupported, "%s is not there for %s/%s: %w", ref.Name, runtime.GOOS, runtime.GOARCH, err)
+			err = fault.New(fault.Unsupported, "%s is not there for %s/%s: %w",
+				ref.Name, runtime.GOOS, runtime.GOARCH, err)
 		}
 		return r, registryError(ctx, ref, err)
 	}
@@ -159,7 +161,8 @@ func checkManifest(m *v1.Manifest, l Limits) error {
 	left := int64(l.Compressed)
 	for _, d := range append([]v1.Descriptor{m.Config}, m.Layers...) {
 		if d.Digest.Algorithm != "sha256" || !isID(d.Digest.Hex) {
-			return fault.New(fault.Unsupported, "the manifest has a digest that is not sha256: %q", clip(d.Digest.String()))
+			return fault.New(fault.Unsupported, "the manifest has a digest that is not sha256: %q",
+				clip(d.Digest.String()))
 		}
 		if left -= d.Size; d.Size < 0 || left < 0 {
 			return rootfs.TooLarge("the compressed image", l.Compressed)
@@ -175,12 +178,14 @@ func checkConfig(c *v1.ConfigFile, layers int) error {
 		return fault.New(fault.Unsupported, "it is not an image of a file system: its configuration names %d layers, its manifest %d", len(c.RootFS.DiffIDs), layers)
 	}
 	if c.OS != "" && c.OS != runtime.GOOS || c.Architecture != "" && c.Architecture != runtime.GOARCH {
-		return fault.New(fault.Unsupported, "the image is for %q on %q, not for %s on %s", clip(c.OS), clip(c.Architecture), runtime.GOOS, runtime.GOARCH).
+		return fault.New(fault.Unsupported, "the image is for %q on %q, not for %s on %s",
+			clip(c.OS), clip(c.Architecture), runtime.GOOS, runtime.GOARCH).
 			WithHint("Get the image for %s/%s.", runtime.GOOS, runtime.GOARCH)
 	}
 	for _, d := range c.RootFS.DiffIDs {
 		if d.Algorithm != "sha256" || !isID(d.Hex) {
-			return fault.New(fault.Unsupported, "the configuration has a digest that is not sha256: %q", clip(d.String()))
+			return fault.New(fault.Unsupported, "the configuration has a digest that is not sha256: %q",
+				clip(d.String()))
 		}
 	}
 	return nil
@@ -219,7 +224,9 @@ func closeAll(files []*os.File) {
 
 // makeImage converts layers to a file system and installs it. The caller holds the lock on the
 // image's id.
-func (s *Store) makeImage(ctx context.Context, rec record, layers []rootfs.Layer, report step.Reporter, names ...string) (_ model.Image, err error) {
+func (s *Store) makeImage(
+	ctx context.Context, rec record, layers []rootfs.Layer, report step.Reporter, names ...string,
+) (_ model.Image, err error) {
 	b, err := s.locks.newStaging(ctx, s.dir)
 	if err != nil {
 		return model.Image{}, err

@@ -99,7 +99,9 @@ func Open(dir, blobs string, log *slog.Logger, opts Options) (*Store, error) {
 		opts.Transport = newTransport()
 	}
 	s := &Store{dir: dir, blobs: blobs, log: log.With("component", "image"), opts: opts, locks: locks{filepath.Join(dir, lockFile)}}
-	for _, d := range []string{filepath.Join(dir, tempDir), filepath.Join(dir, namesDir), filepath.Join(blobs, tempDir), filepath.Join(blobs, "sha256")} {
+	for _, d := range []string{
+		filepath.Join(dir, tempDir), filepath.Join(dir, namesDir), filepath.Join(blobs, tempDir), filepath.Join(blobs, "sha256"),
+	} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("making the image cache: %w", disk.NoSpace(err, d))
 		}
@@ -218,7 +220,8 @@ func (s *Store) read(id string) (record, error) {
 		return record{}, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	if r.Version != recordVersion || r.Image.ID != id {
-		return record{}, fmt.Errorf("%s: it is of version %d and image %q; expected version %d", f.Name(), r.Version, r.Image.ID, recordVersion)
+		return record{}, fmt.Errorf("%s: it is of version %d and image %q; expected version %d",
+			f.Name(), r.Version, r.Image.ID, recordVersion)
 	}
 	return r, nil
 }

@@ -47,7 +47,8 @@ type guard struct {
 // RoundTrip is http.RoundTripper.
 func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && !(g.loopback && isLoopback(r.URL.Hostname())) {
-		return nil, fault.New(fault.Unsupported, "%s speaks plain HTTP, which is only used on loopback addresses", r.URL.Host).
+		return nil, fault.New(fault.Unsupported, "%s speaks plain HTTP, which is only used on loopback addresses",
+			r.URL.Host).
 			WithHint("Give the registry a TLS certificate, or reach it through a tunnel on 127.0.0.1.")
 	}
 	return g.next.RoundTrip(r)

@@ -163,7 +163,8 @@ func (a apt) download(ctx context.Context, p debPackage) (path string, err error
 	}
 	path = filepath.Join(a.dir, "deb", p.file)
 	if info, err := os.Lstat(path); err != nil || info.Size() != p.size {
-		return "", fault.New(fault.Unavailable, "apt-get downloaded %s, but not as %s with %d bytes", p.name, p.file, p.size)
+		return "", fault.New(fault.Unavailable, "apt-get downloaded %s, but not as %s with %d bytes",
+			p.name, p.file, p.size)
 	}
 	return path, nil
 }
@@ -177,7 +178,8 @@ type aptCall struct {
 
 // run runs the command and returns its output. An error holds what the command printed.
 func (a apt) run(ctx context.Context, c aptCall) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, aptTimeout, fmt.Errorf("%s did not end within %v", c.argv[0], aptTimeout))
+	late := fmt.Errorf("%s did not end within %v", c.argv[0], aptTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, aptTimeout, late)
 	defer cancel()
 	args := append([]string{"-c", a.confPath()}, c.argv[1:]...)
 	if c.progress != nil {

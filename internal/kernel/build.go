@@ -151,7 +151,8 @@ func (b *builder) inspect() error {
 		return fmt.Errorf("reading the kernel in %s: %w", b.src.image, err)
 	}
 	if b.version != "" && b.version != b.kernel.version {
-		return fault.New(fault.Invalid, "the kernel's header has version %s, and the kernel itself %s", b.version, b.kernel.version)
+		return fault.New(fault.Invalid, "the kernel's header has version %s, and the kernel itself %s",
+			b.version, b.kernel.version)
 	}
 	if b.src.config == nil {
 		b.src.config = b.kernel.config

@@ -68,7 +68,8 @@ func parseBzImage(r io.ReaderAt, size int64) (bzImage, error) {
 	}
 	le := binary.LittleEndian
 	if p := le.Uint16(setup[offProtocol:]); p < minProtocol {
-		return bzImage{}, fault.New(fault.Unsupported, "boot protocol %d.%02d is older than 2.08 (kernel 2.6.26)", p>>8, p&0xff)
+		return bzImage{}, fault.New(fault.Unsupported, "boot protocol %d.%02d is older than 2.08 (kernel 2.6.26)",
+			p>>8, p&0xff)
 	}
 	sects := int64(setup[offSetupSects])
 	if sects == 0 {
@@ -77,7 +78,8 @@ func parseBzImage(r io.ReaderAt, size int64) (bzImage, error) {
 	off := (sects+1)*sectorSize + int64(le.Uint32(setup[offPayload:]))
 	length := int64(le.Uint32(setup[offPayloadLength:]))
 	if length < 8 || off+length > size {
-		return bzImage{}, fault.New(fault.Invalid, "the compressed kernel at byte %d with %d bytes is not inside the file's %d bytes", off, length, size)
+		return bzImage{}, fault.New(fault.Invalid,
+			"the compressed kernel at byte %d with %d bytes is not inside the file's %d bytes", off, length, size)
 	}
 	return bzImage{
 		version: setupVersion(setup, int64(le.Uint16(setup[offKernelVersion:]))),
@@ -158,7 +160,8 @@ func (b bzImage) extract(w io.Writer, limit int64) (compression string, err erro
 		}
 		return d.name, nil
 	}
-	return "", fault.New(fault.Unsupported, "the kernel's compression, which begins with % x, is not gzip, xz, zstd, lz4, bzip2 or lzma", magic)
+	return "", fault.New(fault.Unsupported,
+		"the kernel's compression, which begins with % x, is not gzip, xz, zstd, lz4, bzip2 or lzma", magic)
 }
 
 // copyBounded copies all of r, and fails if it has more than limit bytes.

@@ -69,7 +69,8 @@ func (c *collector) add(name, neededBy string) error {
 		return fmt.Errorf("reading module %s: %w", file.file, err)
 	}
 	if info.version != c.version {
-		return fault.New(fault.Invalid, "module %s is for kernel %q, and this is %s", file.file, info.version, c.version).
+		return fault.New(fault.Invalid, "module %s is for kernel %q, and this is %s",
+			file.file, info.version, c.version).
 			WithHint("A kernel loads only the modules that were built with it.")
 	}
 	for _, d := range info.depends {

@@ -51,7 +51,8 @@ func readDeb(ctx context.Context, deb, dir string) (debKernel, error) {
 	io.Copy(io.Discard, content)
 	out.Close()
 	if waitErr := cmd.Wait(); waitErr != nil { // the cause of earlier errors
-		err = fault.New(fault.Invalid, "unpacking the package: dpkg-deb: %w: %.300s", errors.Join(waitErr, context.Cause(ctx)), strings.TrimSpace(stderr.String()))
+		err = fault.New(fault.Invalid, "unpacking the package: dpkg-deb: %w: %.300s",
+			errors.Join(waitErr, context.Cause(ctx)), strings.TrimSpace(stderr.String()))
 	}
 	return k, err
 }

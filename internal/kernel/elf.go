@@ -43,7 +43,8 @@ func parseVmlinux(image []byte) (vmlinux, error) {
 	}
 	defer f.Close()
 	if f.Machine != elf.EM_X86_64 || f.Class != elf.ELFCLASS64 || (f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN) {
-		return vmlinux{}, fault.New(fault.Unsupported, "it is an ELF file of type %v for %v, not an x86-64 kernel", f.Type, f.Machine)
+		return vmlinux{}, fault.New(fault.Unsupported, "it is an ELF file of type %v for %v, not an x86-64 kernel",
+			f.Type, f.Machine)
 	}
 	v := vmlinux{version: bannerVersion(image), config: embeddedConfig(image)}
 	if v.version == "" {

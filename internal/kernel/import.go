@@ -63,7 +63,8 @@ func (s *Store) Import(ctx context.Context, o ImportOptions, report step.Reporte
 func (s *Store) name(k model.Kernel, name string, replace bool) (model.Kernel, error) {
 	other, err := s.get(name)
 	if err == nil && slices.Contains(other.Names, name) && other.ID != k.ID && !replace {
-		return model.Kernel{}, fault.New(fault.Exists, "the name %s belongs to kernel %s (%s)", name, other.ID[:12], other.Version).
+		return model.Kernel{}, fault.New(fault.Exists, "the name %s belongs to kernel %s (%s)",
+			name, other.ID[:12], other.Version).
 			WithHint("Choose another one with --name, or delete that kernel first.")
 	}
 	if err := s.setName(name, k.ID); err != nil {

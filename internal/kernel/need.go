@@ -145,7 +145,8 @@ func (k facts) judge() (verdict, error) {
 		return verdict{}, k.refuse(lacks)
 	}
 	if len(unsure) > 0 {
-		v.warnings = append(v.warnings, fmt.Sprintf("neither its configuration nor its modules show whether it has %s", strings.Join(unsure, ", ")))
+		v.warnings = append(v.warnings, fmt.Sprintf("neither its configuration nor its modules show whether it has %s",
+			strings.Join(unsure, ", ")))
 	}
 	return v, nil
 }

@@ -27,11 +27,13 @@ func (s *Store) Pull(ctx context.Context, name string, report step.Reporter) (mo
 			WithHint("`banger kernel pull debian` gets Debian's; `banger kernel import FILE` takes any other.")
 	}
 	if runtime.GOARCH != "amd64" {
-		return model.Kernel{}, fault.New(fault.Unsupported, "guests on %s are not supported, only on amd64", runtime.GOARCH)
+		return model.Kernel{}, fault.New(fault.Unsupported, "guests on %s are not supported, only on amd64",
+			runtime.GOARCH)
 	}
 	for _, tool := range []string{"apt-get", "apt-cache", "apt-config", "dpkg-deb"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return model.Kernel{}, fault.New(fault.Unsupported, "getting Debian's kernel needs %s, which is not installed", tool).
+			return model.Kernel{}, fault.New(fault.Unsupported,
+				"getting Debian's kernel needs %s, which is not installed", tool).
 				WithHint("On a host without apt, give a kernel with `banger kernel import FILE --modules DIR`.")
 		}
 	}

@@ -214,7 +214,8 @@ func (s *Store) names() (map[string][]string, error) {
 // CheckName returns why s cannot be a kernel's name, or nil.
 func CheckName(s string) error {
 	if !namePattern.MatchString(s) || idPattern.MatchString(s) {
-		return fault.New(fault.Invalid, "%q cannot be a kernel's name: lower-case letters, digits, '.', '_' and '-', at most 63", s)
+		return fault.New(fault.Invalid,
+			"%q cannot be a kernel's name: lower-case letters, digits, '.', '_' and '-', at most 63", s)
 	}
 	return nil
 }

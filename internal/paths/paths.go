@@ -46,7 +46,8 @@ func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 	}
 	home := getenv("HOME")
 	if home == "" {
-		return Layout{}, fault.New(fault.Invalid, "neither BANGER_HOME nor HOME is set").WithHint("Set BANGER_HOME to a directory of your own.")
+		return Layout{}, fault.New(fault.Invalid,
+			"neither BANGER_HOME nor HOME is set").WithHint("Set BANGER_HOME to a directory of your own.")
 	}
 	xdg := func(name, fallback string) string {
 		if dir := getenv(name); filepath.IsAbs(dir) { // XDG ignores relative ones

@@ -88,7 +88,8 @@ func checkOwner(info fs.FileInfo, path string) error {
 		return fault.New(fault.Invalid, "%s belongs to user %d, not to %d", path, st.Uid, os.Geteuid())
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fault.New(fault.Invalid, "%s is open to other users (mode %v)", path, info.Mode()).WithHint("If you trust what it holds: chmod go= %s", path)
+		return fault.New(fault.Invalid, "%s is open to other users (mode %v)",
+			path, info.Mode()).WithHint("If you trust what it holds: chmod go= %s", path)
 	}
 	return nil
 }

@@ -47,8 +47,12 @@ const pageSize = 4096
 // Import makes the snapshot at dir from a stream of Export, with which r must end. dir appears only
 // after all was checked; label, if set, then returns Meta.Extra. A bad stream fails with
 // fault.Invalid, an existing dir with Exists, a full disk with Unavailable.
-func Import(ctx context.Context, r io.Reader, dir string, limits Limits, progress Progress, label func(Meta) (json.RawMessage, error)) (*Snapshot, error) {
-	in := &importer{r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), limits: limits.withDefaults(), meter: meter{report: progress}, label: label}
+func Import(
+	ctx context.Context, r io.Reader, dir string, limits Limits, progress Progress, label func(Meta) (json.RawMessage, error),
+) (*Snapshot, error) {
+	in := &importer{
+		r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), limits: limits.withDefaults(), meter: meter{report: progress}, label: label,
+	}
 	s, err := in.run(ctx, dir)
 	if err != nil {
 		return nil, fmt.Errorf("importing snapshot: %w", disk.NoSpace(err, dir))
@@ -70,7 +74,8 @@ type importer struct {
 }
 
 func (in *importer) run(ctx context.Context, dir string) (_ *Snapshot, err error) {
-	in.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true), zstd.IgnoreChecksum(true))
+	in.dec, err = zstd.NewReader(nil,
+		zstd.WithDecoderConcurrency(1), zstd.WithDecodeAllCapLimit(true), zstd.IgnoreChecksum(true))
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +120,8 @@ func (in *importer) header() error {
 	got, magic := head[:min(n, len(streamMagic))], []byte(streamMagic)
 	switch {
 	case !bytes.HasPrefix(magic, got) || n == 0 && err == io.EOF: // also an empty file
-		return fault.New(fault.Invalid, "it is not an exported snapshot").WithHint("banger snapshot export writes them.")
+		return fault.New(fault.Invalid,
+			"it is not an exported snapshot").WithHint("banger snapshot export writes them.")
 	case err != nil:
 		return cutOff(err)
 	}
@@ -193,7 +199,8 @@ func (in *importer) file(ctx context.Context, f file, number uint16, b block) (_
 		if err := ctx.Err(); err != nil {
 			return block{}, err
 		}
-		if b.offset < next || b.offset >= size || b.offset%chunkSize != 0 || uint64(b.content) != min(chunkSize, size-b.offset) || b.stored > b.content {
+		if b.offset < next || b.offset >= size || b.offset%chunkSize != 0 ||
+			uint64(b.content) != min(chunkSize, size-b.offset) || b.stored > b.content {
 			return block{}, damaged("a block of %s is out of place", f.name)
 		}
 		if in.meter.add(int(b.content)); in.meter.done > in.meter.total {

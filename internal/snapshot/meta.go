@@ -92,7 +92,8 @@ func encodeMeta(m Meta) ([]byte, error) {
 	}
 	data := sealMeta(inner)
 	if len(data) > maxMeta {
-		return nil, fault.New(fault.Invalid, "the snapshot's description has %d bytes; at most %d are allowed", len(data), maxMeta)
+		return nil, fault.New(fault.Invalid, "the snapshot's description has %d bytes; at most %d are allowed",
+			len(data), maxMeta)
 	}
 	return data, nil
 }
@@ -105,7 +106,8 @@ func sealMeta(inner []byte) []byte {
 // decodeMeta reads a description from any source. All its errors are fault.Invalid.
 func decodeMeta(data []byte) (Meta, error) {
 	head := len(metaHead) + sumLen + len(metaMid)
-	if len(data) > maxMeta || len(data) < head+len(metaTail) || !bytes.HasPrefix(data, []byte(metaHead)) || !bytes.HasSuffix(data, []byte(metaTail)) ||
+	if len(data) > maxMeta || len(data) < head+len(metaTail) ||
+		!bytes.HasPrefix(data, []byte(metaHead)) || !bytes.HasSuffix(data, []byte(metaTail)) ||
 		string(data[head-len(metaMid):head]) != metaMid {
 		return Meta{}, damaged("its description is not a snapshot's")
 	}

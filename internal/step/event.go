@@ -16,7 +16,7 @@ const (
 	Progress Phase = "progress"
 	Done     Phase = "done"
 	Failed   Phase = "failed"
-	Skipped  Phase = "skipped"     // the only event of a step with nothing to do; Detail has the reason
+	Skipped  Phase = "skipped"     // the only event of a step with nothing to do
 	Undone   Phase = "undone"      // the step was undone
 	Stuck    Phase = "undo-failed" // undoing the step failed; something is left
 )

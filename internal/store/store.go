@@ -71,7 +71,8 @@ func (s *Store) migrate(ctx context.Context) error {
 		return fmt.Errorf("reading the schema's version: %w", err)
 	}
 	if version > len(migrations) {
-		return fault.New(fault.Unsupported, "its schema has version %d; this banger reads up to %d", version, len(migrations)).
+		return fault.New(fault.Unsupported, "its schema has version %d; this banger reads up to %d",
+			version, len(migrations)).
 			WithHint("A newer banger has used this directory. Run that version, or set BANGER_HOME to another directory.")
 	}
 	for ; version < len(migrations); version++ {

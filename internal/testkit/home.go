@@ -49,7 +49,8 @@ func openHome(dir, bin string) *Home {
 		}
 	}
 	// Making templates in the background slows other tests. Tests of templates turn it on.
-	h.Env = append(h.Env, "BANGER_TEMPLATES=false", "BANGER_HOME="+dir, "TMPDIR="+filepath.Join(dir, "tmp"), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1")
+	h.Env = append(h.Env, "BANGER_TEMPLATES=false", "BANGER_HOME="+dir, "TMPDIR="+filepath.Join(dir, "tmp"),
+		"PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR=1")
 	return h
 }
 
@@ -111,7 +112,8 @@ func (h *Home) RunCmd(t testing.TB, stdin, program string, args ...string) Resul
 	err := cmd.Run()
 	r := Result{Args: append([]string{filepath.Base(program)}, args...), Stdout: stdout.String(), Stderr: stderr.String(), Code: exitCode(err)}
 	if ctx.Err() != nil {
-		t.Fatalf("%s did not end within %v\nstdout: %s\nstderr: %s", strings.Join(r.Args, " "), runTimeout, r.Stdout, r.Stderr)
+		t.Fatalf("%s did not end within %v\nstdout: %s\nstderr: %s",
+			strings.Join(r.Args, " "), runTimeout, r.Stdout, r.Stderr)
 	}
 	if r.Code < 0 {
 		t.Fatalf("running %s: %v", strings.Join(r.Args, " "), err)

@@ -246,7 +246,9 @@ func writeMade(w tarWriter, t *Tree) error {
 
 // Archive converts one uncompressed archive and returns its sha256. If one pass is not enough, it
 // reads the archive twice more. open may be called several times.
-func (c *Conversion) Archive(ctx context.Context, label string, open func(context.Context) (io.ReadCloser, error)) (*Tree, string, error) {
+func (c *Conversion) Archive(
+	ctx context.Context, label string, open func(context.Context) (io.ReadCloser, error),
+) (*Tree, string, error) {
 	r, err := open(ctx)
 	if err != nil {
 		return nil, "", err

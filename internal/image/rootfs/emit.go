@@ -125,5 +125,6 @@ func (inv *inventory) layers() []int {
 }
 
 func tooMany(what string, n *inode) error {
-	return fault.New(fault.Unsupported, "%q has more than %d %s, which ext4 cannot hold", clip(n.path()), maxLinks, what)
+	return fault.New(fault.Unsupported, "%q has more than %d %s, which ext4 cannot hold",
+		clip(n.path()), maxLinks, what)
 }

@@ -137,7 +137,8 @@ func (t *Tree) endLayer(layer int) error {
 			}
 		}
 		if len(t.pending) == len(todo) {
-			return invalid("hard link %q leads to %q, which is not in the image", clip(join(todo[0].dir, todo[0].name)), clip(todo[0].target))
+			return invalid("hard link %q leads to %q, which is not in the image",
+				clip(join(todo[0].dir, todo[0].name)), clip(todo[0].target))
 		}
 		t.work += len(todo)
 		if t.work > maxWork {
