@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"guest/agent":   {"fault", "guest/..."},
 
 	// The core and its contracts. It knows no driver, no store and no API.
-	"vmm": {"model"},
+	"vmm": {"fault", "model"},
 	"vm":  {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmm"},
 
 	// The implementations of the contracts.
