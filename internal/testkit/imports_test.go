@@ -45,8 +45,9 @@ var mayImport = map[string][]string{
 	"vmm/fake":    {"fault", "guest/...", "model", "vmm"},
 	"vmm/vmmtest": {"fault", "guest/...", "initramfs", "model", "testkit", "vmm"},
 	"vmm/console": {},
+	"vmm/memory":  {"fault"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "vmm", "vmm/console", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "vmm", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "model", "paths", "vm", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},

@@ -6,7 +6,7 @@ import (
 	"os"
 
 	"banger/internal/fault"
-	"banger/internal/vmm/qemu/ram"
+	"banger/internal/vmm/memory"
 )
 
 // lowMemory is what a microvm machine has below its hole under 4 GiB (microvm_memory_init).
@@ -22,7 +22,7 @@ type physical struct {
 }
 
 // physical returns that way to copy a region. why is what is in the way of the better one.
-func (in *instance) physical(r ram.Region, out *os.File, why error) (memory, error) {
+func (in *instance) physical(r memory.Region, out *os.File, why error) (copier, error) {
 	if r.Size > lowMemory { // QEMU would write it in two parts, and empties the file before each
 		return nil, fault.New(fault.Denied, "%w", why).
 			WithHint("allow it by `sysctl kernel.yama.ptrace_scope=0`, or stop the VM and start it again")
@@ -39,4 +39,4 @@ func (p *physical) Last(ctx context.Context) error {
 }
 
 // Close makes holes of what is zero.
-func (p *physical) Close() error { return ram.Dig(p.out) }
+func (p *physical) Close() error { return memory.Dig(p.out) }

@@ -15,7 +15,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/vmm"
-	"banger/internal/vmm/qemu/ram"
+	"banger/internal/vmm/memory"
 )
 
 // Save keeps the machine's state: see vmm.Saver. The memory is read from QEMU's process by package ram, the state of the devices
@@ -27,7 +27,7 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, e
 	defer in.saving.Store(false)
 	ctx, cancel := in.whileOpen(ctx)
 	defer cancel()
-	s := &saving{in: in, req: req, read: readMemory}
+	s := &saving{in: in, req: req, read: in.readMemory}
 	saved, err := s.save(ctx)
 	if err != nil {
 		return vmm.Saved{}, fmt.Errorf("saving machine %s: %w", in.s.ID, err)
@@ -55,14 +55,14 @@ type saving struct {
 	in     *instance
 	req    vmm.SaveRequest
 	device string // absolute: QEMU has a working directory of its own
-	read   func(ctx context.Context, r ram.Region, base, out *os.File) (memory, error)
-	memory memory
+	read   func(ctx context.Context, region memory.Region, base, out *os.File) (copier, error)
+	memory copier
 	pause  time.Duration
 	halted bool // by this Save, to stay so
 }
 
-// memory is a copy of the guest's memory that was begun while the machine ran.
-type memory interface {
+// copier is a copy of the guest's memory that was begun while the machine ran.
+type copier interface {
 	Last(ctx context.Context) error // while it stands still
 	Close() error                   // when it goes on
 }
@@ -123,7 +123,7 @@ func (s *saving) begin(ctx context.Context) error {
 		defer base.Close()
 	}
 	s.memory, err = s.read(ctx, region, base, s.req.Memory)
-	if ram.Denied(err) {
+	if memory.Denied(err) {
 		s.in.log.Warn("the guest's memory is out of reach; QEMU will write all of it while the machine stands still", "error", err)
 		s.memory, err = s.in.physical(region, s.req.Memory, err)
 	}
@@ -131,8 +131,8 @@ func (s *saving) begin(ctx context.Context) error {
 }
 
 // readMemory begins to read the memory out of the process.
-func readMemory(ctx context.Context, r ram.Region, base, out *os.File) (memory, error) {
-	c, err := ram.Begin(ctx, r, base, out)
+func (in *instance) readMemory(ctx context.Context, region memory.Region, base, out *os.File) (copier, error) {
+	c, err := memory.Begin(ctx, in.PID(), []memory.Region{region}, base, out)
 	if err != nil {
 		return nil, err
 	}
@@ -192,31 +192,31 @@ var hostAddress = regexp.MustCompile(`^Host virtual address for 0x0 .* is 0x([0-
 
 // memory finds the guest's memory in QEMU's process, and what it is a private mapping of: nil for nothing. A microvm has
 // one block of RAM, whose first 3 GiB the guest sees from 0 on, and the rest from 4 GiB on (microvm_memory_init).
-func (in *instance) memory(ctx context.Context) (ram.Region, *os.File, error) {
+func (in *instance) memory(ctx context.Context) (memory.Region, *os.File, error) {
 	var size struct {
 		Base int64 `json:"base-memory"`
 	}
 	var text string
 	if err := in.ask(ctx, "query-memory-size-summary", nil, &size); err != nil {
-		return ram.Region{}, nil, err
+		return memory.Region{}, nil, err
 	}
 	if err := in.ask(ctx, "human-monitor-command", map[string]any{"command-line": "gpa2hva 0x0"}, &text); err != nil {
-		return ram.Region{}, nil, err
+		return memory.Region{}, nil, err
 	}
 	match := hostAddress.FindStringSubmatch(text)
 	if match == nil {
-		return ram.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %.80q is no address", text)
+		return memory.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %.80q is no address", text)
 	}
 	addr, err := strconv.ParseUint(match[1], 16, 64)
 	if err != nil {
-		return ram.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %w", err)
+		return memory.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %w", err)
 	}
-	region := ram.Region{PID: in.PID(), Addr: addr, Size: size.Base}
-	backing, err := ram.Look(region)
+	region := memory.Region{Addr: addr, Size: size.Base}
+	backing, err := memory.Look(in.PID(), []memory.Region{region})
 	if fault.KindOf(err) == fault.Unsupported {
 		err = fault.New(fault.Unsupported, "%w", err).WithHint("the machine was started by an older version: stop the VM and start it again")
 	}
-	if err != nil || backing == ram.Nothing {
+	if err != nil || backing == memory.Nothing {
 		return region, nil, err
 	}
 	// The file that it was restored from, which may have lost its name since.

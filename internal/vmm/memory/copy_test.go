@@ -1,4 +1,4 @@
-package ram
+package memory
 
 import (
 	"bytes"
@@ -18,20 +18,25 @@ import (
 	"banger/internal/testkit"
 )
 
-// guest is memory of this process that plays a guest's.
+// guest is memory of this process that stands for a guest's.
 type guest struct {
 	t   testing.TB
 	mem []byte
 }
 
-// boot maps private memory of nothing, or of a base.
+// boot maps private memory of nothing, or of a base from its beginning.
 func boot(t testing.TB, size int, base *os.File) guest {
+	t.Helper()
+	return bootAt(t, size, base, 0)
+}
+
+func bootAt(t testing.TB, size int, base *os.File, offset int64) guest {
 	t.Helper()
 	fd, flags := -1, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS
 	if base != nil {
 		fd, flags = int(base.Fd()), unix.MAP_PRIVATE
 	}
-	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, flags)
+	mem, err := unix.Mmap(fd, offset, size, unix.PROT_READ|unix.PROT_WRITE, flags)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,13 +45,20 @@ func boot(t testing.TB, size int, base *os.File) guest {
 }
 
 func (g guest) region() Region {
-	return Region{PID: os.Getpid(), Addr: uint64(uintptr(unsafe.Pointer(&g.mem[0]))), Size: int64(len(g.mem))}
+	return Region{Addr: uint64(uintptr(unsafe.Pointer(&g.mem[0]))), Size: int64(len(g.mem))}
+}
+
+func (g guest) regions() []Region { return []Region{g.region()} }
+
+// begin begins a copy of memory of this process.
+func begin(ctx context.Context, regions []Region, base, out *os.File) (*Copy, error) {
+	return Begin(ctx, os.Getpid(), regions, base, out)
 }
 
 // page returns a page of the guest.
 func (g guest) page(i int) []byte { return g.mem[i*pageSize : (i+1)*pageSize] }
 
-// scribble writes to some pages, zero to others, and reads others.
+// scribble writes to some pages, clears some, and reads some.
 func (g guest) scribble(seed uint64) {
 	random := rand.New(rand.NewPCG(seed, seed))
 	n := len(g.mem) / pageSize
@@ -61,7 +73,7 @@ func (g guest) scribble(seed uint64) {
 			p[random.IntN(pageSize)] = byte(1 + random.IntN(255))
 		}
 	}
-	from := random.IntN(n / 2) // and a long run of each kind
+	from := random.IntN(n / 2) // and a long run of each
 	for i := from; i < from+n/8; i++ {
 		g.page(i)[i%pageSize] = 1
 	}
@@ -78,11 +90,16 @@ func create(t testing.TB) *os.File {
 	return f
 }
 
-// copied copies a guest that changes between the passes.
+// copied copies a guest that changes between the passes. Without a change there is one pass only.
 func copied(t testing.TB, g guest, base *os.File, between func()) *os.File {
 	t.Helper()
+	return copiedRegions(t, g.regions(), base, between)
+}
+
+func copiedRegions(t testing.TB, regions []Region, base *os.File, between func()) *os.File {
+	t.Helper()
 	out := create(t)
-	c, err := Begin(t.Context(), g.region(), base, out)
+	c, err := begin(t.Context(), regions, base, out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +115,7 @@ func copied(t testing.TB, g guest, base *os.File, between func()) *os.File {
 	return out
 }
 
-// same checks a file's content, and that zero is holes.
+// same checks a file's content.
 func same(t testing.TB, f *os.File, want []byte) {
 	t.Helper()
 	got, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<40))
@@ -106,11 +123,11 @@ func same(t testing.TB, f *os.File, want []byte) {
 		t.Fatal(err)
 	}
 	if len(got) != len(want) {
-		t.Fatalf("%d bytes, not %d", len(got), len(want))
+		t.Fatalf("the copy does not have the guest's size: %d bytes, not %d", len(got), len(want))
 	}
 	for i := 0; i < len(want); i += pageSize {
 		if !bytes.Equal(got[i:i+pageSize], want[i:i+pageSize]) {
-			t.Fatalf("page %d differs", i/pageSize)
+			t.Fatalf("the copy does not have the guest's content: page %d differs", i/pageSize)
 		}
 	}
 }
@@ -148,7 +165,8 @@ func nonzero(mem []byte) int {
 	return sum
 }
 
-// TestGenerations copies a guest, forks it from the copy, copies the fork, and so on; each changes between the passes, or has one only.
+// TestGenerations copies a guest, forks the copy, copies the fork, and so on. Each guest changes
+// between the passes, or is copied in one pass.
 func TestGenerations(t *testing.T) {
 	const size = 20<<20 + 3*pageSize // not a whole number of chunks
 	var base *os.File
@@ -156,7 +174,7 @@ func TestGenerations(t *testing.T) {
 		g := boot(t, size, base)
 		if base != nil {
 			same(t, base, g.mem)
-			if i%2 == 0 { // the file's name is of no use
+			if i%2 == 0 { // a base needs no name
 				if err := os.Remove(base.Name()); err != nil {
 					t.Fatal(err)
 				}
@@ -170,8 +188,39 @@ func TestGenerations(t *testing.T) {
 		out := copied(t, g, base, between)
 		same(t, out, g.mem)
 		if got, want := data(t, out), nonzero(g.mem); base == nil && got > want*5/4 {
-			t.Errorf("%d bytes of data are in the file, %d of the guest are not zero", got, want)
+			t.Errorf("zero pages are not holes: the file has %d bytes of data, the guest %d that are not zero", got, want)
 		}
+		base = out
+	}
+}
+
+// TestRegions copies a guest whose memory is in two places, with a gap between them in the file.
+// Then it copies forks, which map the copy at the same offsets.
+func TestRegions(t *testing.T) {
+	const low, high = 17<<20 + 3*pageSize, 5 << 20 // bytes; low is not a whole number of chunks
+	const gap = 18 << 20                           // where high begins in the file
+	var base *os.File
+	for i := range 3 {
+		lower, upper := bootAt(t, low, base, 0), bootAt(t, high, base, gap)
+		regions := []Region{lower.region(), upper.region()}
+		regions[1].Offset = gap
+		want := Nothing
+		if base != nil {
+			want = File
+		}
+		if got, err := Look(os.Getpid(), regions); err != nil || got != want {
+			t.Fatalf("generation %d: two regions are taken for mappings of %v, not %v: %v", i, got, want, err)
+		}
+		lower.scribble(uint64(4 * i))
+		upper.scribble(uint64(4*i + 1))
+		out := copiedRegions(t, regions, base, func() {
+			lower.scribble(uint64(4*i + 2))
+			upper.scribble(uint64(4*i + 3))
+		})
+		all := make([]byte, gap+high)
+		copy(all, lower.mem)
+		copy(all[gap:], upper.mem)
+		same(t, out, all)
 		base = out
 	}
 }
@@ -194,7 +243,8 @@ func TestBetween(t *testing.T) {
 			g.page(8)[5] = 1
 			g.page(9)[5] = 1
 			clear(g.page(10))
-			if err := unix.Madvise(g.page(2), unix.MADV_DONTNEED); err != nil { // as if a balloon took it
+			// As a balloon does:
+			if err := unix.Madvise(g.page(2), unix.MADV_DONTNEED); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -203,7 +253,7 @@ func TestBetween(t *testing.T) {
 	}
 }
 
-// TestOtherFileSystem copies a fork to another file system than its base's.
+// TestOtherFileSystem copies a fork to a file system that its base is not on.
 func TestOtherFileSystem(t *testing.T) {
 	fd, err := unix.MemfdCreate("base", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -224,7 +274,7 @@ func TestOtherFileSystem(t *testing.T) {
 	same(t, copied(t, g, base, func() { g.scribble(2) }), g.mem)
 }
 
-// TestDig makes holes of what is zero.
+// TestDig makes holes of zero pages.
 func TestDig(t *testing.T) {
 	const pages = 3 * bounced
 	content := make([]byte, pages*pageSize)
@@ -241,7 +291,7 @@ func TestDig(t *testing.T) {
 	}
 	same(t, f, content)
 	if after := data(t, f); before != len(content) || after > 16*pageSize {
-		t.Errorf("%d bytes of data were %d before", after, before)
+		t.Errorf("zero pages did not become holes: %d bytes of data, %d before", after, before)
 	}
 }
 
@@ -251,12 +301,13 @@ func TestLook(t *testing.T) {
 		t.Fatal(err)
 	}
 	cold, fork := boot(t, 16*pageSize, nil), boot(t, 16*pageSize, base)
-	if err := unix.Madvise(cold.mem[4*pageSize:8*pageSize], unix.MADV_SEQUENTIAL); err != nil { // splits the mapping
+	// This splits the mapping:
+	if err := unix.Madvise(cold.mem[4*pageSize:8*pageSize], unix.MADV_SEQUENTIAL); err != nil {
 		t.Fatal(err)
 	}
 	for want, g := range map[Backing]guest{Nothing: cold, File: fork} {
-		if got, err := Look(g.region()); err != nil || got != want {
-			t.Errorf("it is of %v (%v), not %v", got, err, want)
+		if got, err := Look(os.Getpid(), g.regions()); err != nil || got != want {
+			t.Errorf("a mapping of %v is taken for one of %v (%v)", want, got, err)
 		}
 	}
 	shared, err := unix.Mmap(int(base.Fd()), 0, 16*pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -268,17 +319,25 @@ func TestLook(t *testing.T) {
 	later.Addr, later.Size = later.Addr+pageSize, later.Size-pageSize
 	longer := cold.region()
 	longer.Size = 1 << 45
-	for name, r := range map[string]Region{
-		"shared": guest{t, shared}.region(), "not the file's beginning": later, "longer than the mapping": longer,
-		"not there": {PID: os.Getpid(), Addr: pageSize, Size: pageSize},
+	elsewhere := fork.region()
+	elsewhere.Offset = pageSize
+	for name, r := range map[string][]Region{
+		"a shared mapping":                   guest{t, shared}.regions(),
+		"a region that begins later":         {later},
+		"a region at another offset":         {elsewhere},
+		"a region longer than the mapping":   {longer},
+		"a region that is not mapped":        {{Addr: pageSize, Size: pageSize}},
+		"regions that map different things":  {cold.region(), fork.region()},
+		"one good region and one unmapped":   {cold.region(), {Addr: pageSize, Size: pageSize}},
+		"one good region and a shared other": {fork.region(), guest{t, shared}.region()},
 	} {
-		if _, err := Look(r); fault.KindOf(err) != fault.Unsupported {
-			t.Errorf("%s: %v", name, err)
+		if _, err := Look(os.Getpid(), r); fault.KindOf(err) != fault.Unsupported {
+			t.Errorf("%s is not refused as unsupported: %v", name, err)
 		}
 	}
 	for _, line := range []string{"x\n", "1-2 rw-p\n", "zz-2 rw-p 0 00:00 0\n", "1-2 rw-p 0 00:00 x\n"} {
-		if _, err := backing([]byte(line), cold.region()); err == nil {
-			t.Errorf("%q passed", line)
+		if _, err := backing([]byte(line), cold.regions()); err == nil {
+			t.Errorf("the line %q of maps is accepted", line)
 		}
 	}
 }
@@ -289,36 +348,43 @@ func TestBegin(t *testing.T) {
 	if _, err := full.WriteString("x"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Begin(t.Context(), g.region(), nil, full); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a file that is not empty: %v", err)
+	if _, err := begin(t.Context(), g.regions(), nil, full); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a file that is not empty is not refused: %v", err)
 	}
-	r := g.region()
-	r.Size--
-	if _, err := Begin(t.Context(), r, nil, create(t)); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("half a page: %v", err)
+	for name, regions := range map[string][]Region{
+		"no region":              nil,
+		"half a page":            {{Size: pageSize / 2}},
+		"a negative size":        {{Size: -pageSize}},
+		"an odd offset":          {{Size: pageSize, Offset: pageSize}},
+		"a negative offset":      {{Size: pageSize, Offset: -align}},
+		"regions that overlap":   {{Size: 2 * align}, {Size: pageSize, Offset: align}},
+		"regions in wrong order": {{Size: pageSize, Offset: align}, {Size: pageSize}},
+		"too large an offset":    {{Size: align, Offset: 1 << 62}},
+	} {
+		if _, err := begin(t.Context(), regions, nil, create(t)); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: it is not refused as invalid: %v", name, err)
+		}
 	}
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(why)
-	c, err := Begin(ctx, g.region(), nil, create(t))
+	c, err := begin(ctx, g.regions(), nil, create(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	if err := c.First(ctx); !errors.Is(err, why) {
-		t.Errorf("with an ended context: %v", err)
+		t.Errorf("a pass does not end with its context: %v", err)
 	}
-	if _, err := Begin(ctx, g.region(), full, create(t)); !errors.Is(err, why) {
-		t.Errorf("copying a base with an ended context: %v", err)
+	if _, err := begin(ctx, g.regions(), full, create(t)); !errors.Is(err, why) {
+		t.Errorf("copying a base does not end with its context: %v", err)
 	}
-	r = g.region()
-	r.PID = 1 << 30
-	if _, err := Begin(t.Context(), r, nil, create(t)); err == nil || Denied(err) {
-		t.Errorf("no such process: %v", err)
+	if _, err := Begin(t.Context(), 1<<30, g.regions(), nil, create(t)); err == nil || Denied(err) {
+		t.Errorf("a process that does not exist is not refused, or is taken for one that may not be read: %v", err)
 	}
 }
 
-// TestFull copies to a file system that gets full, in either pass.
+// TestFull copies to a file system that becomes full, in either pass.
 func TestFull(t *testing.T) {
 	testkit.Require(t, "root", os.Geteuid() == 0, "a small file system has to be mounted")
 	for _, before := range []int{1, 600} {
@@ -339,7 +405,7 @@ func TestFull(t *testing.T) {
 			}
 		}
 		fill(before)
-		c, err := Begin(t.Context(), g.region(), nil, out)
+		c, err := begin(t.Context(), g.regions(), nil, out)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -350,12 +416,12 @@ func TestFull(t *testing.T) {
 			err = c.Last(t.Context())
 		}
 		if !errors.Is(err, unix.ENOSPC) {
-			t.Errorf("%d pages before: %v", before, err)
+			t.Errorf("with %d pages before the first pass, a full file system is not reported: %v", before, err)
 		}
 	}
 }
 
-// BenchmarkPasses shows what a pause costs beside the first pass.
+// BenchmarkPasses shows the duration of the pause, next to that of the first pass.
 func BenchmarkPasses(b *testing.B) {
 	g := boot(b, 512<<20, nil)
 	if err := unix.Madvise(g.mem, unix.MADV_HUGEPAGE); err != nil { // as QEMU does
@@ -367,7 +433,7 @@ func BenchmarkPasses(b *testing.B) {
 	var first, last time.Duration
 	for b.Loop() {
 		out := create(b)
-		c, err := Begin(b.Context(), g.region(), nil, out)
+		c, err := begin(b.Context(), g.regions(), nil, out)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package ram
+package memory
 
 import (
 	"bytes"
@@ -10,19 +10,20 @@ import (
 
 const (
 	maxIOV  = 1024   // UIO_MAXIOV (include/uapi/linux/uio.h)
-	bounced = 1 << 8 // pages that are read at once to be looked at: about what a core's cache holds
+	bounced = 1 << 8 // pages of the bounce buffer: about as much as a core's cache holds
 )
 
-// span is a run of pages of the region.
+// span is a run of pages of a task.
 type span struct{ from, to int64 } // page numbers
 
-// worker copies one chunk after the other. A chunk's bits fill whole words, so that workers share none.
+// worker does one task after the other. The bits of a task fill whole words: workers share none.
 type worker struct {
 	c       *Copy
+	addr    uint64 // of the task
 	entries []byte // of the pagemap
 	bounce  []byte
-	news    []span // pages of the chunk that are holes in the file
-	olds    []span // the others
+	news    []span // pages of the task that are holes in the file
+	olds    []span // its other pages
 	batch   []span
 	remote  []unix.RemoteIovec
 	local   []unix.Iovec
@@ -39,17 +40,17 @@ const (
 	file    = 1 << 61 // a page of a file, or shared
 )
 
-// look lists the chunk's pages that are the process's own now, and those that the pass before has taken.
-func (w *worker) look(at int64) error {
+// look lists the task's pages that the process owns now, and those that the first pass has taken.
+func (w *worker) look(t task) error {
 	c := w.c
-	first, end := at/pageSize, min(at+chunk, c.r.Size)/pageSize
-	entries := w.entries[:(end-first)*8]
-	if _, err := c.pagemap.ReadAt(entries, int64(c.r.Addr/pageSize+uint64(first))*8); err != nil {
+	w.addr = t.addr
+	entries := w.entries[:(t.to-t.from)*8]
+	if _, err := c.pagemap.ReadAt(entries, int64(w.address(t.from)/pageSize)*8); err != nil {
 		return fmt.Errorf("reading the pagemap: %w", err)
 	}
 	w.news, w.olds = w.news[:0], w.olds[:0]
-	for page := first; page < end; page++ {
-		e := binary.NativeEndian.Uint64(entries[(page-first)*8:])
+	for page := t.from; page < t.to; page++ {
+		e := binary.NativeEndian.Uint64(entries[(page-t.from)*8:])
 		own := e&(present|swapped) != 0 && e&file == 0
 		switch {
 		case !own && !has(c.taken, page):
@@ -62,7 +63,10 @@ func (w *worker) look(at int64) error {
 	return nil
 }
 
-// grown adds a page behind those of spans, none of which gets longer than what is read at once.
+// address is where the process has a page of the task.
+func (w *worker) address(page int64) uint64 { return w.addr + uint64(page)*pageSize }
+
+// grown adds a page after those of spans. No span gets longer than the bounce buffer.
 func grown(spans []span, page int64) []span {
 	if n := len(spans); n > 0 && spans[n-1].to == page && page-spans[n-1].from < bounced {
 		spans[n-1].to++
@@ -71,9 +75,9 @@ func grown(spans []span, page int64) []span {
 	return append(spans, span{page, page + 1})
 }
 
-// first is the first pass over the chunk at an offset.
-func (w *worker) first(at int64) error {
-	if err := w.look(at); err != nil {
+// first does a task of the first pass.
+func (w *worker) first(t task) error {
+	if err := w.look(t); err != nil {
 		return err
 	}
 	for _, spans := range [][]span{w.news, w.olds} {
@@ -87,8 +91,8 @@ func (w *worker) first(at int64) error {
 	return nil
 }
 
-// settle notes that a span was taken, and makes the kernel do now what a first access to the mapping costs (madvise(2); before Linux 5.14
-// it is done in the last pass).
+// settle marks a span as taken. The kernel does now what the first access to the mapping costs
+// (madvise(2)). Linux before 5.14 does it in the last pass.
 func (w *worker) settle(s span) {
 	var data []span
 	for page := s.from; page < s.to; page++ {
@@ -102,9 +106,9 @@ func (w *worker) settle(s span) {
 	}
 }
 
-// last is the last pass over the chunk at an offset.
-func (w *worker) last(at int64) error {
-	if err := w.look(at); err != nil {
+// last does a task of the last pass.
+func (w *worker) last(t task) error {
+	if err := w.look(t); err != nil {
 		return err
 	}
 	if err := w.move(w.olds); err != nil {
@@ -113,7 +117,7 @@ func (w *worker) last(at int64) error {
 	return w.sift(w.news)
 }
 
-// move reads spans straight into the file's page cache.
+// move reads spans directly into the file's page cache.
 func (w *worker) move(spans []span) error {
 	for len(spans) > 0 {
 		rest, size := w.take(spans, chunk/pageSize)
@@ -121,8 +125,8 @@ func (w *worker) move(spans []span) error {
 		for _, s := range w.batch {
 			w.local = append(w.local, unix.Iovec{Base: &w.c.mapped[s.from*pageSize], Len: uint64(s.to-s.from) * pageSize})
 		}
-		if n, err := unix.ProcessVMReadv(w.c.r.PID, w.local, w.remote, 0); err != nil || n != size {
-			// It may be either side's fault: a page of the file that there is no room for shows like this. A write says so.
+		if n, err := unix.ProcessVMReadv(w.c.pid, w.local, w.remote, 0); err != nil || n != size {
+			// Perhaps the file system is full: then the mapping has no page. A write reports it.
 			return w.sift(spans)
 		}
 		spans = rest
@@ -130,15 +134,15 @@ func (w *worker) move(spans []span) error {
 	return nil
 }
 
-// sift reads spans, looks for what is zero there, and writes the rest.
+// sift reads spans, makes holes of the zero pages, and writes the other pages.
 func (w *worker) sift(spans []span) error {
 	for len(spans) > 0 {
 		rest, size := w.take(spans, bounced)
 		w.local = append(w.local[:0], unix.Iovec{Base: &w.bounce[0], Len: uint64(size)})
-		if n, err := unix.ProcessVMReadv(w.c.r.PID, w.local, w.remote, 0); err != nil {
-			return fmt.Errorf("reading the memory of process %d: %w", w.c.r.PID, err)
+		if n, err := unix.ProcessVMReadv(w.c.pid, w.local, w.remote, 0); err != nil {
+			return fmt.Errorf("reading the memory of process %d: %w", w.c.pid, err)
 		} else if n != size {
-			return fmt.Errorf("reading the memory of process %d: %d bytes are not %d", w.c.r.PID, n, size)
+			return fmt.Errorf("reading the memory of process %d: %d bytes are not %d", w.c.pid, n, size)
 		}
 		data := w.bounce
 		for _, s := range w.batch {
@@ -152,7 +156,8 @@ func (w *worker) sift(spans []span) error {
 	return nil
 }
 
-// take puts spans of at most so many pages into w.batch and w.remote. It returns the others, and how many bytes were taken.
+// take moves spans of at most that many pages into w.batch and w.remote. It returns the remaining
+// spans, and the bytes of those that it took.
 func (w *worker) take(spans []span, most int64) (rest []span, size int) {
 	n := 0
 	w.remote = w.remote[:0]
@@ -162,7 +167,7 @@ func (w *worker) take(spans []span, most int64) (rest []span, size int) {
 			break
 		}
 		length := int(s.to-s.from) * pageSize
-		w.remote = append(w.remote, unix.RemoteIovec{Base: uintptr(w.c.r.Addr) + uintptr(s.from)*pageSize, Len: length})
+		w.remote = append(w.remote, unix.RemoteIovec{Base: uintptr(w.address(s.from)), Len: length})
 		size += length
 		n++
 	}
@@ -172,7 +177,7 @@ func (w *worker) take(spans []span, most int64) (rest []span, size int) {
 
 var zero [pageSize]byte
 
-// put writes the pages of a span that are not zero, and makes holes of the others.
+// put writes the pages of a span that are not zero, and makes holes of the zero pages.
 func (c *Copy) put(s span, data []byte) error {
 	isZero := func(page int64) bool {
 		at := (page - s.from) * pageSize
@@ -203,7 +208,7 @@ func (c *Copy) put(s span, data []byte) error {
 	return nil
 }
 
-// clear makes zero of the pages [from, to) of the file.
+// clear zeroes the pages [from, to) of the file.
 func (c *Copy) clear(from, to int64) error {
 	for page := from; page < to; {
 		end := page + 1

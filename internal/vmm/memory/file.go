@@ -1,4 +1,4 @@
-package ram
+package memory
 
 import (
 	"bytes"
@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cloneChunk is how much is copied between two looks at the context.
+// cloneChunk is the number of bytes that are copied between two checks of the context.
 const cloneChunk = 64 << 20
 
-// clone makes out, which is empty, the same as from: by reference where the file system can (FICLONE, ioctl_ficlone(2)), else by copying its
-// data. Only the reading position of from is changed.
+// clone gives out, which is empty, the content of from. If the file system can, the files share
+// their data (FICLONE, ioctl_ficlone(2)). Otherwise the data is copied. The offset of from changes.
 func clone(ctx context.Context, from, out *os.File) error {
 	if unix.IoctlFileClone(int(out.Fd()), int(from.Fd())) == nil {
 		return nil
@@ -26,7 +26,7 @@ func clone(ctx context.Context, from, out *os.File) error {
 	}
 	for at := int64(0); at < info.Size(); {
 		start, err := unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // lseek(2): only a hole from here on
+		if errors.Is(err, unix.ENXIO) { // lseek(2): a hole up to the end
 			return nil
 		}
 		if err != nil {
@@ -50,7 +50,8 @@ func clone(ctx context.Context, from, out *os.File) error {
 	return nil
 }
 
-// copyRange copies length bytes at the same place, in the kernel where that is possible (copy_file_range(2)).
+// copyRange copies length bytes to the same offset. If possible the kernel does it
+// (copy_file_range(2)).
 func copyRange(from, out *os.File, at, length int64) error {
 	in, to := at, at
 	for in < at+length {
@@ -61,24 +62,24 @@ func copyRange(from, out *os.File, at, length int64) error {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
 			return err
 		}
-		// Not between these files, or not with this kernel.
+		// The kernel cannot copy between these files.
 		_, err = io.Copy(io.NewOffsetWriter(out, in), io.NewSectionReader(from, in, at+length-in))
 		return err
 	}
 	return nil
 }
 
-// Dig makes holes of the pages of a file that are zero.
+// Dig makes holes of the zero pages of a file.
 func Dig(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("looking for zero pages: %w", err)
+		return fmt.Errorf("finding zero pages: %w", err)
 	}
 	buf := make([]byte, bounced*pageSize)
 	for at := int64(0); at < info.Size(); at += int64(len(buf)) {
 		n, err := f.ReadAt(buf, at)
 		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("looking for zero pages: %w", err)
+			return fmt.Errorf("finding zero pages: %w", err)
 		}
 		for from := 0; from < n/pageSize; {
 			to := from
@@ -96,7 +97,7 @@ func Dig(f *os.File) error {
 	return nil
 }
 
-// punch makes a hole of pages, or at least zero where the file system knows no holes.
+// punch makes a hole of pages. If the file system has no holes, it writes zeros.
 func punch(f *os.File, from, to int64) error {
 	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	err := unix.Fallocate(int(f.Fd()), mode, from*pageSize, (to-from)*pageSize)
