@@ -28,6 +28,7 @@ import (
 
 	"banger/internal/model"
 	"banger/internal/testkit"
+	"banger/internal/vmm"
 	"banger/internal/vmm/qemu"
 )
 
@@ -379,8 +380,8 @@ func TestImageSystemd(t *testing.T) {
 	})
 	if info, err := qemu.New(qemu.Config{}).Info(t.Context()); err != nil {
 		t.Error(err)
-	} else if info.OneCPU != "" {
-		equal(t, "virtual CPUs", show(t, h, "init").Spec.VCPUs, 1)
+	} else if r, ok := info.Recommended(vmm.MaxVCPUsWithInit); ok {
+		equal(t, "virtual CPUs", show(t, h, "init").Spec.VCPUs, r.Value)
 	}
 	equal(t, "process 1", ok(t, h, "exec", "init", "--", "cat", "/proc/1/comm"), "systemd\n")
 	ok(t, h, "exec", "init", "--", "systemctl", "is-active", "default.target")

@@ -112,7 +112,7 @@ func TestWorkDisk(t *testing.T) {
 	var doc proto.Assume
 	w.ContributeMachine(t.Context(), vm.MachineRequest{VM: v, Machine: &m})
 	w.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc})
-	if len(m.Drives) != 1 || len(doc.Mounts) != 1 || m.Drives[0].Serial != doc.Mounts[0].Serial || doc.Mounts[0].Target != "/root" {
+	if len(m.Drives) != 1 || len(doc.Mounts) != 1 || m.Drives[0].Name != doc.Mounts[0].Serial || doc.Mounts[0].Target != "/root" {
 		t.Errorf("%+v, %+v", m.Drives, doc.Mounts)
 	}
 	v.Spec.WorkDiskSize = 0

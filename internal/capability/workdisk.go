@@ -50,7 +50,7 @@ func (w WorkDisk) Cleanup(_ context.Context, req vm.CleanupRequest) error {
 // ContributeMachine implements vm.MachineContributor.
 func (w WorkDisk) ContributeMachine(_ context.Context, req vm.MachineRequest) error {
 	if req.VM.Spec.WorkDiskSize != 0 {
-		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Serial: proto.SerialWork, Path: w.path(req.VM.ID)})
+		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Name: proto.SerialWork, Path: w.path(req.VM.ID)})
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vmm"
 )
 
 // Create makes a stopped VM. What it needs and the host lacks (image, kernel) is made first, which is reported. Its disks are made at its
@@ -150,8 +151,9 @@ func (m *Manager) vcpusFor(ctx context.Context, img model.Image) int {
 	if img.Init == "" {
 		return usualVCPUs
 	}
-	if info, err := m.Driver.Info(ctx); err == nil && info.OneCPU != "" {
-		return 1
+	info, err := m.Driver.Info(ctx)
+	if r, ok := info.Recommended(vmm.MaxVCPUsWithInit); err == nil && ok {
+		return min(usualVCPUs, r.Value)
 	}
 	return usualVCPUs
 }

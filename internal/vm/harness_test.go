@@ -204,7 +204,7 @@ func (s *session) options() fake.Options {
 				_, _ = io.Copy(io.Discard, conn)
 			}
 		},
-		Fail: s.driverHook, IgnorePowerButton: !s.answersButton, Info: vmm.Info{Version: s.version, Accel: cmp.Or(s.accel, "none"), Grace: time.Minute, OneCPU: s.oneCPU},
+		Fail: s.driverHook, IgnorePowerButton: !s.answersButton, Info: s.driverInfo(),
 	}
 }
 
@@ -362,6 +362,18 @@ func (s *session) driverHook(op fake.Op, id string) error {
 		return nil
 	}
 	return s.hook(context.Background(), id, name)
+}
+
+// driverInfo is what the driver says of itself.
+func (s *session) driverInfo() vmm.Info {
+	info := vmm.Info{
+		Version: s.version, Accel: cmp.Or(s.accel, "none"), Grace: time.Minute,
+		Features: vmm.Features{vmm.FeatureUserNet, vmm.FeatureTap, vmm.FeatureTellsReboot},
+	}
+	if s.oneCPU != "" {
+		info.Recommendations = []vmm.Recommendation{{Kind: vmm.MaxVCPUsWithInit, Value: 1, Reason: s.oneCPU}}
+	}
+	return info
 }
 
 // driver is the fake one, whose looking at a machine can be made to fail.
@@ -726,7 +738,7 @@ func (c homes) Cleanup(_ context.Context, req CleanupRequest) error {
 
 func (c homes) ContributeMachine(_ context.Context, req MachineRequest) error {
 	if req.VM.Spec.WorkDiskSize != 0 {
-		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Serial: proto.SerialWork, Path: c.s.layout.VM(req.VM.ID).WorkDisk()})
+		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Name: proto.SerialWork, Path: c.s.layout.VM(req.VM.ID).WorkDisk()})
 	}
 	return nil
 }

@@ -323,8 +323,8 @@ func (m *Manager) describe(ctx context.Context, v model.VM, img model.Image, k m
 		VCPUs:     v.Spec.VCPUs,
 		Memory:    v.Spec.Memory,
 		Drives: []vmm.Drive{
-			{Serial: proto.SerialImage, Path: img.Path, ReadOnly: true},
-			{Serial: proto.SerialSystem, Path: files.SystemDisk()},
+			{Name: proto.SerialImage, Path: img.Path, ReadOnly: true},
+			{Name: proto.SerialSystem, Path: files.SystemDisk()},
 		},
 		ConsoleLog: files.ConsoleLog(),
 		ConsoleMax: consoleMax,

@@ -50,7 +50,7 @@ func (m *Manager) ended(e *entry, l *live, exit vmm.Exit) {
 // exitFailure is what the record keeps of an end that nobody asked for; nil for one that the guest or the user wanted.
 func (m *Manager) exitFailure(v model.VM, exit vmm.Exit) *model.Failure {
 	switch exit.Reason {
-	case vmm.ExitPowerOff, vmm.ExitReboot, vmm.ExitKilled:
+	case vmm.ExitPowerOff, vmm.ExitReboot, vmm.ExitShutdown, vmm.ExitKilled:
 		return nil
 	}
 	err := machineEnded(exit)

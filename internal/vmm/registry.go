@@ -7,14 +7,15 @@ import (
 	"banger/internal/fault"
 )
 
-// Registry holds the drivers of one daemon. A machine belongs to the driver that started it, whatever
-// the default is today: its record keeps the driver's name. It does not change, so it needs no lock.
+// Registry holds the drivers of one daemon. A machine belongs to the driver that started it,
+// whatever the default is today: its record keeps the driver's name. It does not change, so it
+// needs no lock.
 type Registry struct {
 	drivers []Driver // the default comes first
 }
 
-// NewRegistry returns a registry with a default for new machines. If two drivers have the same name,
-// the first of them stays: the default may be listed again among the others.
+// NewRegistry returns a registry with a default for new machines. If two drivers have the same
+// name, the first of them stays: the default may be listed again among the others.
 func NewRegistry(def Driver, others ...Driver) *Registry {
 	r := &Registry{drivers: []Driver{def}}
 	for _, d := range others {
@@ -31,8 +32,9 @@ func (r *Registry) Default() Driver { return r.drivers[0] }
 // All returns every driver, the default first.
 func (r *Registry) All() []Driver { return slices.Clone(r.drivers) }
 
-// Named returns the driver with that name. If there is none, the error is fault.Unsupported. It is never
-// fault.NotFound: that would mean that a machine has ended, but no one has looked for the machine.
+// Named returns the driver with that name. If there is none, the error is fault.Unsupported. It is
+// never fault.NotFound: that would mean that a machine has ended, but no one has looked for the
+// machine.
 func (r *Registry) Named(name string) (Driver, error) {
 	if d := r.find(name); d != nil {
 		return d, nil

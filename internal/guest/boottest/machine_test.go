@@ -142,9 +142,9 @@ func (p parts) description(t *testing.T, d disks) vmm.Machine {
 	if err := os.Mkdir(filepath.Join(dir, "run"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	drives := []vmm.Drive{{Serial: proto.SerialImage, Path: d.image, ReadOnly: true}, {Serial: proto.SerialSystem, Path: d.system}}
+	drives := []vmm.Drive{{Name: proto.SerialImage, Path: d.image, ReadOnly: true}, {Name: proto.SerialSystem, Path: d.system}}
 	if d.work != "" {
-		drives = append(drives, vmm.Drive{Serial: proto.SerialWork, Path: d.work})
+		drives = append(drives, vmm.Drive{Name: proto.SerialWork, Path: d.work})
 	}
 	return vmm.Machine{
 		ID: filepath.Base(dir), RunDir: filepath.Join(dir, "run"), Kernel: p.kernel, Initramfs: []string{p.initrd},

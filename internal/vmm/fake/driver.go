@@ -23,7 +23,7 @@ const (
 	OpInfo     Op = "info"
 	OpStart    Op = "start"   // before anything was done
 	OpIntended Op = "spawn"   // after the state was stored, before the machine exists
-	OpStarted  Op = "started" // the machine exists, and Start ends it again
+	OpStarted  Op = "started" // after the machine was made; Start ends it again
 	OpAdopt    Op = "adopt"
 	OpDial     Op = "dial"
 	OpPowerOff Op = "power-off"
@@ -32,21 +32,28 @@ const (
 	OpPause    Op = "pause"
 	OpResume   Op = "resume"
 	OpSave     Op = "save"    // before anything was done
-	OpStill    Op = "still"   // the machine stands still for a Save
-	OpRestore  Op = "restore" // before anything was done; what follows is as in a Start
+	OpStill    Op = "still"   // while the machine is halted for a Save
+	OpRestore  Op = "restore" // before anything was done; then as in a Start
 )
 
-// Options are how the driver and its guests behave. The zero value is a driver whose guests echo what the agent's channel brings and power
-// off when asked to.
+// Options are how the driver and its guests behave. If they are unset, the guests echo what comes
+// in on the agent's channel, and power off when they are asked to.
 type Options struct {
-	// Agent plays the guest's end of each connection to the agent's channel of machine m, in a goroutine of its own. It must return when
-	// the connection ends. Nil echoes.
+	// Agent stands for the guest's end of each connection to the agent's channel of machine m. It
+	// runs in a goroutine of its own, and must return when the connection ends.
 	Agent func(m vmm.Machine, conn net.Conn)
-	// Fail is asked at each Op; its error is the operation's. It may block. Info has no machine: its id is "".
+	// Fail is called at each Op. Its error becomes the operation's error. It may block. Info has no
+	// machine: there the id is "".
 	Fail func(op Op, id string) error
-	// IgnorePowerButton makes guests deaf to PowerOff.
+	// IgnorePowerButton makes guests ignore PowerOff.
 	IgnorePowerButton bool
-	// Info is what Info returns; the zero value stands for something plausible.
+	// Reboots reports whether the guest of m reboots, instead of powering off, when its button is
+	// pressed.
+	Reboots func(m vmm.Machine) bool
+	// DriveID chooses the id by which guests find the drive with a name. If it is unset, that is
+	// the name.
+	DriveID func(name string) string
+	// Info is what Info returns. If its Accel is unset, Info returns something plausible.
 	Info vmm.Info
 }
 
@@ -70,8 +77,17 @@ func New(host *Host, o Options) *Driver {
 	if o.Fail == nil {
 		o.Fail = func(Op, string) error { return nil }
 	}
-	if o.Info == (vmm.Info{}) {
-		o.Info = vmm.Info{Version: "1.0", Path: "/fake", Accel: vmm.AccelTCG, Why: "it is a fake", Grace: 10 * time.Second}
+	if o.Reboots == nil {
+		o.Reboots = func(vmm.Machine) bool { return false }
+	}
+	if o.DriveID == nil {
+		o.DriveID = func(name string) string { return name }
+	}
+	if o.Info.Accel == "" {
+		o.Info = vmm.Info{
+			Version: "1.0", Path: "/fake", Accel: vmm.AccelTCG, Why: "it is a fake", Grace: 10 * time.Second,
+			Features: vmm.Features{vmm.FeatureUserNet, vmm.FeatureTap, vmm.FeatureTellsReboot},
+		}
 	}
 	return &Driver{host: host, o: o}
 }
@@ -82,7 +98,7 @@ func (d *Driver) Name() string { return "fake" }
 // Info returns Options.Info.
 func (d *Driver) Info(context.Context) (vmm.Info, error) { return d.o.Info, d.o.Fail(OpInfo, "") }
 
-// state is what a vmm.State holds.
+// state is the content of a vmm.State.
 type state struct {
 	Version int    `json:"version"`
 	RunDir  string `json:"run_dir"`
@@ -94,10 +110,11 @@ func (s state) encode() vmm.State {
 	return data
 }
 
-// runFile is what a machine leaves in its run folder.
+// runFile is the file that a machine leaves in its run directory.
 const runFile = "fake"
 
-// Start starts a machine in memory, and a file in its run folder. Like a real driver it wants the machine's files to exist.
+// Start makes a machine in memory, and a file in its run directory. As for a real driver, the
+// machine's files must exist.
 func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
 	if err := d.o.Fail(OpStart, m.ID); err != nil {
 		return nil, err
@@ -105,13 +122,13 @@ func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State
 	return d.make(ctx, m, nil, intend)
 }
 
-// make makes a machine whose guest keeps something in its memory.
+// make makes a machine whose guest has that content in its memory.
 func (d *Driver) make(ctx context.Context, m vmm.Machine, memory []byte, intend func(vmm.State) error) (vmm.Instance, error) {
-	if err := check(m); err != nil {
+	if err := d.check(m); err != nil {
 		return nil, err
 	}
 	if _, err := d.host.find(m.RunDir, 0); err == nil {
-		return nil, fault.New(fault.Locked, "a fake machine runs in %s already", m.RunDir)
+		return nil, fault.New(fault.Locked, "a fake machine already runs in %s", m.RunDir)
 	}
 	file := filepath.Join(m.RunDir, runFile)
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -145,7 +162,12 @@ func (d *Driver) spawn(ctx context.Context, m vmm.Machine, memory []byte, intend
 	return d.instance(running), nil
 }
 
-func check(m vmm.Machine) error {
+func (d *Driver) check(m vmm.Machine) error {
+	for _, nic := range m.NICs {
+		if err := d.o.Info.Features.Require(d.Name(), nic.Kind.Feature()); err != nil {
+			return err
+		}
+	}
 	if m.VCPUs < 1 || m.Memory < 1 || len(m.Initramfs) == 0 {
 		return fault.New(fault.Invalid, "a machine with %d CPUs, %v of memory and %d initramfs archives", m.VCPUs, m.Memory, len(m.Initramfs))
 	}
@@ -173,7 +195,7 @@ func (d *Driver) Adopt(ctx context.Context, data vmm.State) (vmm.Instance, error
 	return d.adopt(ctx, s.RunDir, s.PID)
 }
 
-// Find finds the machine in a run folder.
+// Find finds the machine that has a run directory.
 func (d *Driver) Find(ctx context.Context, runDir string) (vmm.Instance, error) {
 	return d.adopt(ctx, runDir, 0)
 }

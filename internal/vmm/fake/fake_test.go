@@ -7,8 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
+	"time"
 
 	"banger/internal/model"
 	"banger/internal/vmm"
@@ -24,21 +25,24 @@ func machine(t testing.TB) vmm.Machine {
 		t.Fatal(err)
 	}
 	return vmm.Machine{
-		ID: filepath.Base(filepath.Dir(dir)) + filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel}, VCPUs: 1, Memory: model.MiB,
+		ID: filepath.Base(filepath.Dir(dir)) + filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel},
+		VCPUs: 1, Memory: model.MiB, Drives: []vmm.Drive{{Name: "image", Path: kernel}, {Name: "system", Path: kernel}},
 		ConsoleLog: filepath.Join(dir, "console.log"), ConsoleMax: model.MiB, VMMLog: filepath.Join(dir, "vmm.log"),
 	}
 }
 
-// keeper plays a guest that echoes lines and keeps words in its memory.
+// keeper plays a guest that answers lines and has words in its memory.
 func keeper(host *fake.Host) func(vmm.Machine, net.Conn) {
 	return func(m vmm.Machine, conn net.Conn) {
-		for lines := bufio.NewScanner(conn); lines.Scan(); {
-			answer := lines.Text()
-			if answer == "kept" {
-				answer += " " + string(host.Memory(m.ID))
-			} else if word, ok := strings.CutPrefix(answer, "keep "); ok {
-				host.SetMemory(m.ID, []byte(word))
+		keep := func(word string) { host.SetMemory(m.ID, []byte(word)) }
+		drives := func() (ids []string) {
+			for _, d := range m.Drives {
+				ids = append(ids, driveID(d.Name))
 			}
+			return ids
+		}
+		for lines := bufio.NewScanner(conn); lines.Scan(); {
+			answer := vmmtest.Answer(lines.Text(), string(host.Memory(m.ID)), keep, drives)
 			if _, err := fmt.Fprintln(conn, answer); err != nil {
 				return
 			}
@@ -46,15 +50,42 @@ func keeper(host *fake.Host) func(vmm.Machine, net.Conn) {
 	}
 }
 
+// driveID is an id that is not the drive's name.
+func driveID(name string) string { return "id-of-" + name }
+
+// reboots reports whether the guest of a machine reboots when its power button is pressed.
+func reboots(m vmm.Machine) bool { return slices.Contains(m.Cmdline, "reboots") }
+
+func rebooting(t testing.TB) vmm.Machine {
+	m := machine(t)
+	m.Cmdline = []string{"reboots"}
+	return m
+}
+
 func TestDriver(t *testing.T) {
+	conforms(t, fake.Options{})
+}
+
+// TestPoorDriver runs the suite with a driver that has no network and does not tell a reboot from a
+// power-off.
+func TestPoorDriver(t *testing.T) {
+	conforms(t, fake.Options{Info: vmm.Info{
+		Version: "1.0", Path: "/fake", Accel: vmm.AccelKVM, Why: "it is a fake", Grace: time.Second,
+		Recommendations: []vmm.Recommendation{{Kind: vmm.MaxVCPUsWithInit, Value: 1, Reason: "it is poor"}},
+	}})
+}
+
+func conforms(t *testing.T, o fake.Options) {
 	host := fake.NewHost()
+	o.Agent, o.Reboots, o.DriveID = keeper(host), reboots, driveID
 	vmmtest.Run(t, vmmtest.Harness{
-		Driver:  func(testing.TB) vmm.Driver { return fake.New(host, fake.Options{Agent: keeper(host)}) },
+		Driver:  func(testing.TB) vmm.Driver { return fake.New(host, o) },
 		Machine: machine,
+		Reboot:  rebooting,
 		Echo:    machine,
 	})
 	if left := host.Running(); len(left) != 0 {
-		t.Errorf("still running: %+v", left)
+		t.Errorf("the suite leaves machines that run: %+v", left)
 	}
 }
 
@@ -72,10 +103,10 @@ func TestFail(t *testing.T) {
 	ignore := func(vmm.State) error { return nil }
 	for _, fail = range []fake.Op{fake.OpStart, fake.OpIntended, fake.OpStarted} {
 		if _, err := d.Start(t.Context(), m, ignore); !errors.Is(err, broken) {
-			t.Errorf("%s: %v", fail, err)
+			t.Errorf("a start does not fail at %s: %v", fail, err)
 		}
 		if left, _ := os.ReadDir(m.RunDir); len(left) != 0 || len(host.Running()) != 0 {
-			t.Errorf("%s: left %v and %v", fail, left, host.Running())
+			t.Errorf("a start that fails at %s leaves %v and %v", fail, left, host.Running())
 		}
 	}
 	fail = ""
@@ -108,20 +139,20 @@ func TestFail(t *testing.T) {
 	}
 	for op, do := range ops {
 		if fail = op; !errors.Is(do(), broken) {
-			t.Errorf("%s did not fail", op)
+			t.Errorf("%s does not fail when it shall", op)
 		}
 		if host.Halted(m.ID) {
-			t.Errorf("the machine is halted after %s has failed", op)
+			t.Errorf("a machine is halted after %s has failed", op)
 		}
 	}
 	fail = ""
 	if err := in.PowerOff(t.Context()); err != nil || len(host.Running()) != 1 {
-		t.Errorf("a deaf guest: %v, %d run", err, len(host.Running()))
+		t.Errorf("a guest that ignores the power button ends by it: %v, %d run", err, len(host.Running()))
 	}
 	if !host.End(m.ID, vmm.Exit{Reason: vmm.ExitPanic}) || host.End(m.ID, vmm.Exit{}) {
-		t.Error("it did not end once")
+		t.Error("End does not report once that it ended the machine")
 	}
 	if exit, err := in.Wait(t.Context()); err != nil || exit.Reason != vmm.ExitPanic {
-		t.Errorf("ended by %+v, %v", exit, err)
+		t.Errorf("a machine ends by another reason than End was given: %+v, %v", exit, err)
 	}
 }

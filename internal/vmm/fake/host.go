@@ -1,8 +1,9 @@
-// Package fake is a driver whose machines exist in memory only, for the tests of packages that use drivers. It passes the drivers'
-// conformance suite.
+// Package fake is a driver whose machines exist in memory only, for the tests of packages that use
+// drivers. It passes the conformance suite of drivers.
 //
-// A Host stands for the computer: machines live on it. A Driver stands for what a daemon has: make another one on the same Host and the
-// daemon was restarted. Options let a test play the guest and make any operation fail.
+// A Host stands for the computer on which machines run. A Driver stands for the driver of one
+// daemon: another Driver on the same Host stands for a restarted daemon. Options let a test play
+// the guest, and make any operation fail.
 package fake
 
 import (
@@ -14,15 +15,15 @@ import (
 	"banger/internal/vmm"
 )
 
-// firstPID is beyond what Linux gives to processes (PID_MAX_LIMIT, include/linux/threads.h): nobody is hit by a signal that a test sends
-// to a fake machine's pid by mistake.
+// firstPID is above every pid of Linux (PID_MAX_LIMIT, include/linux/threads.h). So a signal that
+// a test sends to a fake machine's pid by mistake hits no process.
 const firstPID = 1<<22 + 1
 
-// Host is where fake machines live. It is safe for concurrent use.
+// Host is where fake machines run. It is safe for concurrent use.
 type Host struct {
 	mu       sync.Mutex
 	started  int
-	machines map[string]*machine // by run folder; those that run
+	machines map[string]*machine // those that run, by run directory
 }
 
 // machine is a fake machine that was started.
@@ -33,16 +34,16 @@ type machine struct {
 	exit  vmm.Exit
 
 	saving  bool
-	goes    chan struct{} // closed while the machine is not halted
+	runs    chan struct{} // closed while the machine is not halted
 	halted  bool
-	pressed bool   // the power button, while it was halted
-	memory  []byte // what its guest keeps there
+	pressed *vmm.Exit // how it ends when it continues: the power button of a halted machine
+	memory  []byte    // what its guest keeps there
 }
 
 // NewHost returns a host without machines.
 func NewHost() *Host { return &Host{machines: map[string]*machine{}} }
 
-// Running returns what the machines that run were started with, in the order of their ids.
+// Running returns the descriptions of the machines that run, ordered by id.
 func (h *Host) Running() []vmm.Machine {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -59,7 +60,7 @@ func (h *Host) Running() []vmm.Machine {
 	return list
 }
 
-// End ends the machine of a VM as if by itself. It tells whether one was running.
+// End ends the machine of a VM, as if by itself. It reports whether the machine was running.
 func (h *Host) End(id string, exit vmm.Exit) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -70,8 +71,8 @@ func (h *Host) End(id string, exit vmm.Exit) bool {
 	return m != nil
 }
 
-// SetMemory plays a guest that keeps data in its memory: a Save keeps it, and what is restored from that has it. No machine is no
-// guest.
+// SetMemory plays a guest that has data in its memory: a Save saves the data, and machines that are
+// restored from there have it. If no such machine runs, nothing happens.
 func (h *Host) SetMemory(id string, data []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -80,7 +81,7 @@ func (h *Host) SetMemory(id string, data []byte) {
 	}
 }
 
-// Memory returns what the guest of a VM keeps in its memory.
+// Memory returns what the guest of a VM has in its memory.
 func (h *Host) Memory(id string) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -90,7 +91,7 @@ func (h *Host) Memory(id string) []byte {
 	return nil
 }
 
-// Halted tells whether the machine of a VM is there and halted.
+// Halted reports whether the machine of a VM is there and halted.
 func (h *Host) Halted(id string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -107,37 +108,40 @@ func (h *Host) findLocked(id string) *machine {
 	return nil
 }
 
-// halt halts a machine or lets it go on. It tells whether it was halted before.
+// halt halts a machine or continues it. It reports whether the machine was halted before.
 func (h *Host) halt(m *machine, halted bool) (before bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	before = m.halted
 	switch m.halted = halted; {
 	case halted && !before:
-		m.goes = make(chan struct{})
+		m.runs = make(chan struct{})
 	case !halted && before:
-		close(m.goes)
-		if m.pressed {
-			h.endLocked(m, vmm.Exit{Reason: vmm.ExitPowerOff})
+		close(m.runs)
+		if m.pressed != nil {
+			h.endLocked(m, *m.pressed)
 		}
 	}
 	return before
 }
 
-// press presses the power button, which a halted guest sees when it goes on.
-func (h *Host) press(m *machine) {
+// press presses the power button, by which the guest ends. A halted guest sees it when it
+// continues.
+func (h *Host) press(m *machine, exit vmm.Exit) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if m.pressed = m.halted; !m.halted {
-		h.endLocked(m, vmm.Exit{Reason: vmm.ExitPowerOff})
+	if m.halted {
+		m.pressed = &exit
+	} else {
+		h.endLocked(m, exit)
 	}
 }
 
-// going is closed while the machine is not halted.
-func (h *Host) going(m *machine) <-chan struct{} {
+// running returns a channel that is closed while the machine is not halted.
+func (h *Host) running(m *machine) <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return m.goes
+	return m.runs
 }
 
 func (h *Host) endLocked(m *machine, exit vmm.Exit) {
@@ -157,14 +161,17 @@ func (h *Host) end(m *machine, exit vmm.Exit) {
 func (h *Host) start(desc vmm.Machine, memory []byte) *machine {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m := &machine{Machine: desc, pid: firstPID + h.started, ended: make(chan struct{}), goes: make(chan struct{}), memory: memory}
-	close(m.goes)
+	m := &machine{
+		Machine: desc, pid: firstPID + h.started, memory: memory,
+		ended: make(chan struct{}), runs: make(chan struct{}),
+	}
+	close(m.runs)
 	h.started++
 	h.machines[desc.RunDir] = m
 	return m
 }
 
-// find finds the machine in a run folder; pid 0 stands for any.
+// find finds the machine that has a run directory; pid 0 stands for any.
 func (h *Host) find(runDir string, pid int) (*machine, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -175,7 +182,7 @@ func (h *Host) find(runDir string, pid int) (*machine, error) {
 	return m, nil
 }
 
-// lockSave tells whether nobody else saves the machine.
+// lockSave begins a save. It returns false if another save of the machine is under way.
 func (h *Host) lockSave(m *machine) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -37,7 +37,9 @@ func (in *instance) State() vmm.State {
 
 func (in *instance) PID() int { return in.m.pid }
 
-// DialAgent connects to Options.Agent by a pair of sockets, which ends with the machine as QEMU's would.
+func (in *instance) DriveID(name string) string { return in.d.o.DriveID(name) }
+
+// DialAgent connects to Options.Agent by a pair of sockets, which ends with the machine.
 func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
 	if err := in.d.o.Fail(OpDial, in.m.ID); err != nil {
 		return nil, err
@@ -69,7 +71,7 @@ func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
 	return host, nil
 }
 
-// guestConn is the guest's end of a connection: nothing happens there while the machine is halted.
+// guestConn is the guest's end of a connection. While the machine is halted, nothing happens there.
 type guestConn struct {
 	net.Conn
 	in *instance
@@ -88,7 +90,7 @@ func (c guestConn) Write(p []byte) (int, error) {
 
 func (c guestConn) stall() {
 	select {
-	case <-c.in.d.host.going(c.in.m):
+	case <-c.in.d.host.running(c.in.m):
 	case <-c.in.m.ended:
 	}
 }
@@ -114,12 +116,23 @@ func (in *instance) PowerOff(ctx context.Context) error {
 		return err
 	}
 	if !in.d.o.IgnorePowerButton {
-		in.d.host.press(in.m)
+		in.d.host.press(in.m, vmm.Exit{Reason: in.shutdownReason()})
 	}
 	return nil
 }
 
-// Signal ends the machine with any signal but 0.
+// shutdownReason is why the machine ends when its guest heeds the power button.
+func (in *instance) shutdownReason() vmm.ExitReason {
+	switch {
+	case !in.d.o.Info.Features.Has(vmm.FeatureTellsReboot):
+		return vmm.ExitShutdown
+	case in.d.o.Reboots(in.m.Machine):
+		return vmm.ExitReboot
+	}
+	return vmm.ExitPowerOff
+}
+
+// Signal ends the machine, unless the signal is 0.
 func (in *instance) Signal(sig syscall.Signal) error {
 	if err := in.d.o.Fail(OpSignal, in.m.ID); err != nil {
 		return err
@@ -140,7 +153,7 @@ func (in *instance) Wait(ctx context.Context) (vmm.Exit, error) {
 	case <-in.m.ended:
 		return in.m.exit, nil
 	case <-in.closed:
-		return vmm.Exit{}, fault.New(fault.Canceled, "waiting for machine %s: let go of", in.m.ID)
+		return vmm.Exit{}, fault.New(fault.Canceled, "waiting for machine %s: its instance is closed", in.m.ID)
 	case <-ctx.Done():
 		return vmm.Exit{}, fmt.Errorf("waiting for machine %s: %w", in.m.ID, context.Cause(ctx))
 	}
@@ -151,17 +164,17 @@ func (in *instance) Close() error {
 	return nil
 }
 
-// ResizeDrive checks only that there is such a drive.
-func (in *instance) ResizeDrive(_ context.Context, serial string, _ model.Bytes) error {
+// ResizeDrive only checks that the machine has such a drive.
+func (in *instance) ResizeDrive(_ context.Context, name string, _ model.Bytes) error {
 	if err := in.d.o.Fail(OpResize, in.m.ID); err != nil {
 		return err
 	}
 	for _, d := range in.m.Drives {
-		if d.Serial == serial {
+		if d.Name == name {
 			return nil
 		}
 	}
-	return fault.New(fault.NotFound, "machine %s has no drive %s", in.m.ID, serial)
+	return fault.New(fault.NotFound, "machine %s has no drive %s", in.m.ID, name)
 }
 
 func (in *instance) Stats() (vmm.Stats, error) { return vmm.Stats{Memory: in.m.Memory}, nil }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,10 +16,10 @@ import (
 	"banger/internal/vmm"
 )
 
-// Pause halts the machine: nothing comes from its guest until Resume.
+// Pause halts the machine: its guest does nothing until Resume.
 func (in *instance) Pause(ctx context.Context) error { return in.halt(ctx, OpPause, true) }
 
-// Resume lets it go on.
+// Resume continues the machine.
 func (in *instance) Resume(ctx context.Context) error { return in.halt(ctx, OpResume, false) }
 
 func (in *instance) halt(ctx context.Context, op Op, halted bool) error {
@@ -42,16 +43,28 @@ func (in *instance) alive() error {
 type device struct {
 	Version     int    `json:"version"`
 	Fingerprint string `json:"fingerprint"`
-	Length      int64  `json:"length"` // of what the guest keeps at the beginning of its memory
+	Length      int64  `json:"length"` // bytes of what the guest has at the beginning of its memory
 }
 
-// Save keeps what the guest has in its memory.
+// layout is where the machine's memory lies in a memory file: in two parts, so that tests notice
+// who loses the layout.
+func layout(m vmm.Machine) *vmm.MemoryLayout {
+	const page, above = 4096, 1 << 40
+	low := m.Memory / 2 / page * page
+	if low == 0 {
+		return vmm.NewMemoryLayout(vmm.MemoryRegion{Size: m.Memory})
+	}
+	return vmm.NewMemoryLayout(
+		vmm.MemoryRegion{Size: low}, vmm.MemoryRegion{Address: above, Size: m.Memory - low, Offset: int64(low)})
+}
+
+// Save saves what the guest has in its memory.
 func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (saved vmm.Saved, err error) {
 	if err := errors.Join(in.d.o.Fail(OpSave, in.m.ID), ctx.Err(), in.alive()); err != nil {
 		return vmm.Saved{}, err
 	}
 	if !in.d.host.lockSave(in.m) {
-		return vmm.Saved{}, fault.New(fault.Locked, "machine %s is being saved already", in.m.ID)
+		return vmm.Saved{}, fault.New(fault.Locked, "machine %s is already being saved", in.m.ID)
 	}
 	defer in.d.host.unlockSave(in.m)
 	fingerprint, err := in.d.Fingerprint(ctx, in.m.Machine)
@@ -85,13 +98,24 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (saved vmm.Sa
 		}()
 	}
 	memory := in.d.host.Memory(in.m.ID)
-	text, _ := json.Marshal(device{Version: 1, Fingerprint: fingerprint, Length: int64(len(memory))}) // strings and numbers always marshal
-	_, errMemory := req.Memory.WriteAt(memory, 0)
-	_, errDevice := file.Write(text)
-	if err := errors.Join(errMemory, errDevice, req.Memory.Truncate(int64(in.m.Memory)), in.d.o.Fail(OpStill, in.m.ID), call(ctx, req.Still), in.alive()); err != nil {
+	state := device{Version: 1, Fingerprint: fingerprint, Length: int64(len(memory))}
+	text, _ := json.Marshal(state) // strings and numbers always marshal
+	if err := errors.Join(in.write(req.Memory, memory, file, text), in.still(ctx, req)); err != nil {
 		return vmm.Saved{}, fmt.Errorf("saving fake machine %s: %w", in.m.ID, err)
 	}
-	return vmm.Saved{Memory: model.Bytes(len(memory)), Device: model.Bytes(len(text))}, nil
+	return vmm.Saved{Memory: model.Bytes(len(memory)), Device: model.Bytes(len(text)), Layout: layout(in.m.Machine)}, nil
+}
+
+// write writes the files of a Save.
+func (in *instance) write(to *os.File, memory []byte, device *os.File, text []byte) error {
+	_, errMemory := to.WriteAt(memory, 0)
+	_, errDevice := device.Write(text)
+	return errors.Join(errMemory, errDevice, to.Truncate(int64(in.m.Memory)))
+}
+
+// still does what a Save does while the machine is halted.
+func (in *instance) still(ctx context.Context, req vmm.SaveRequest) error {
+	return errors.Join(in.d.o.Fail(OpStill, in.m.ID), call(ctx, req.Still), in.alive())
 }
 
 func call(ctx context.Context, f func(context.Context) error) error {
@@ -106,7 +130,8 @@ func call(ctx context.Context, f func(context.Context) error) error {
 	return nil
 }
 
-// Restore is Start with what a guest had in its memory. Unlike a real driver it refuses a machine with another fingerprint.
+// Restore is Start with what a guest had in its memory. Unlike a real driver, it refuses a machine
+// that has another fingerprint.
 func (d *Driver) Restore(ctx context.Context, m vmm.Machine, from vmm.Checkpoint, intend func(vmm.State) error) (vmm.Instance, error) {
 	if err := d.o.Fail(OpRestore, m.ID); err != nil {
 		return nil, err
@@ -126,7 +151,7 @@ func (d *Driver) load(ctx context.Context, m vmm.Machine, from vmm.Checkpoint) (
 	}
 	var dev device
 	if err := json.Unmarshal(text, &dev); err != nil || dev.Version != 1 {
-		return nil, fault.New(fault.Invalid, "%.80q is no state of a fake machine's devices (%v)", text, err)
+		return nil, fault.New(fault.Invalid, "%.80q is not the state of a fake machine's devices (%v)", text, err)
 	}
 	want, err := d.Fingerprint(ctx, m)
 	if err != nil {
@@ -135,12 +160,15 @@ func (d *Driver) load(ctx context.Context, m vmm.Machine, from vmm.Checkpoint) (
 	if want != dev.Fingerprint {
 		return nil, fault.New(fault.Invalid, "the state is of another machine: %s is not %s", dev.Fingerprint, want)
 	}
-	info, err := from.Memory.Stat()
+	regions, err := from.Regions(m.Memory)
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() != int64(m.Memory) || dev.Length > info.Size() {
-		return nil, fault.New(fault.Invalid, "%d bytes of memory are not %d", info.Size(), m.Memory)
+	if from.Layout != nil && !slices.Equal(regions, layout(m).Regions) {
+		return nil, fault.New(fault.Invalid, "the memory does not lie where this machine has it: %+v", regions)
+	}
+	if dev.Length < 0 || dev.Length > int64(m.Memory) {
+		return nil, fault.New(fault.Invalid, "%d bytes are not in a memory of %d", dev.Length, m.Memory)
 	}
 	memory := make([]byte, dev.Length)
 	if _, err := from.Memory.ReadAt(memory, 0); err != nil && !errors.Is(err, io.EOF) {
@@ -149,7 +177,7 @@ func (d *Driver) load(ctx context.Context, m vmm.Machine, from vmm.Checkpoint) (
 	return memory, nil
 }
 
-// Fingerprint lists what the machine is made of.
+// Fingerprint lists what the machine consists of.
 func (d *Driver) Fingerprint(_ context.Context, m vmm.Machine) (string, error) {
 	parts := []string{d.o.Info.Version, fmt.Sprint(m.VCPUs, int64(m.Memory)), strings.Join(m.Cmdline, " ")}
 	for _, path := range append([]string{m.Kernel}, m.Initramfs...) {
@@ -163,7 +191,7 @@ func (d *Driver) Fingerprint(_ context.Context, m vmm.Machine) (string, error) {
 		parts = append(parts, fmt.Sprint(path, info.Size(), info.ModTime().UnixNano()))
 	}
 	for _, drive := range m.Drives {
-		parts = append(parts, fmt.Sprint(drive.Serial, drive.ReadOnly))
+		parts = append(parts, fmt.Sprint(drive.Name, drive.ReadOnly))
 	}
 	for _, nic := range m.NICs {
 		parts = append(parts, string(nic.Kind))

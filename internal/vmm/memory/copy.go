@@ -1,22 +1,24 @@
-// Package memory copies the memory of a guest out of the process that holds it into a file, most of
-// it while the guest runs. It serves every driver whose VMM holds the guest's memory as its own.
+// Package memory copies the memory of a guest out of the process that holds it into a file, most
+// of it while the guest runs. It serves every driver whose VMM holds the guest's memory as its
+// own.
 //
 // # What is copied
 //
 // The guest's memory is one or more regions of the process. Each region is a private mapping: of
 // nothing, or of a base. A base is a file that an earlier copy made and that nobody changes. The
 // process's own pages are those that it has written. Every other page is zero, or is the page of
-// the base. So a copy is the data of the base, overwritten with the own pages. Zero pages are holes.
+// the base. So a copy is the data of the base, overwritten with the own pages. Zero pages are
+// holes.
 //
 // # Two passes
 //
 // The first pass runs while the guest runs. It finds zero pages and makes the file system allocate
-// space. The bytes that it reads may be half written. The last pass runs while the guest is halted.
-// It reads every own page again, directly into the page cache of the file.
+// space. The bytes that it reads may be half written. The last pass runs while the guest is
+// halted. It reads every own page again, directly into the page cache of the file.
 //
-// With CONFIG_MEM_SOFT_DIRTY (bit 55 of the pagemap, and clear_refs) the last pass could skip pages
-// that did not change. Debian's kernels have this option, but many kernels do not, and it costs a
-// page fault at each first write after the first pass.
+// With CONFIG_MEM_SOFT_DIRTY (bit 55 of the pagemap, and clear_refs) the last pass could skip
+// pages that did not change. Debian's kernels have this option, but many kernels do not, and it
+// costs a page fault at each first write after the first pass.
 //
 // # Concurrency
 //

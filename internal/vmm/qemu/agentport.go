@@ -4,23 +4,22 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/vmm/qemu/defect"
 )
 
-// agentPort is the host's end of the agent's port.
-//
-// While a machine stands still, QEMU does not follow what becomes of its ports' sockets (virtconsole_enable_backend in hw/char/virtio-console.c
-// of QEMU 7.2). When it goes on, it believes a host that has gone away meanwhile to be there still: what the guest writes next fails, and from
-// then on the port takes nothing any more, whoever connects. So somebody has to be there before the machine goes on.
+// agentPort is the host's end of the agent's port. When a halted machine continues, someone must be
+// connected to it: see defect.PortAbandoned.
 type agentPort struct {
 	mu    sync.Mutex
-	early net.Conn // was made so that somebody is there; the next who dials gets it
+	early net.Conn // made so that someone is connected; the next DialAgent gets it
 
-	heard chan struct{} // closed when the guest has said something; nil in a machine that was adopted or restored, whose agent has long been up
+	// heard is closed when the guest has written something. It is nil if the machine was adopted or
+	// restored: its agent has answered before.
+	heard chan struct{}
 	once  sync.Once
 }
 
@@ -48,10 +47,10 @@ func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
 	return &listening{Conn: conn, port: &in.agent}, nil
 }
 
-// awaitPoll is how often QEMU is asked whether it has taken a connection up, which it does next.
+// awaitPoll is how often QEMU is asked whether it has accepted a connection. It accepts one at once.
 const awaitPoll = time.Millisecond
 
-// occupyAgent sees to it that somebody is connected to the agent's port.
+// occupyAgent connects to the agent's port, unless someone is connected.
 func (in *instance) occupyAgent(ctx context.Context) error {
 	taken, err := in.agentTaken(ctx)
 	if taken || err != nil {
@@ -75,14 +74,14 @@ func (in *instance) occupyAgent(ctx context.Context) error {
 	}
 	in.agent.mu.Lock()
 	defer in.agent.mu.Unlock()
-	if in.agent.early != nil { // it had been given up by QEMU
+	if in.agent.early != nil { // QEMU had closed it
 		in.agent.early.Close()
 	}
 	in.agent.early = conn
 	return nil
 }
 
-// agentTaken tells whether somebody is connected to the agent's port.
+// agentTaken reports whether someone is connected to the agent's port.
 func (in *instance) agentTaken(ctx context.Context) (bool, error) {
 	var devices []chardev
 	if err := in.ask(ctx, "query-chardev", nil, &devices); err != nil {
@@ -90,7 +89,7 @@ func (in *instance) agentTaken(ctx context.Context) (bool, error) {
 	}
 	for _, d := range devices {
 		if d.Label == "agent" {
-			return !strings.HasPrefix(d.File, "disconnected:"), nil
+			return !defect.PortAbandoned(d.File), nil
 		}
 	}
 	return false, fault.New(fault.Unsupported, "machine %s has no port for the agent", in.s.ID)
@@ -99,7 +98,7 @@ func (in *instance) agentTaken(ctx context.Context) (bool, error) {
 // chardev is an element of QEMU's answer to query-chardev (qapi/char.json of QEMU 7.2).
 type chardev struct {
 	Label string `json:"label"`
-	File  string `json:"filename"` // "disconnected:unix:PATH" while nobody is connected (qemu_chr_compute_filename in chardev/char-socket.c)
+	File  string `json:"filename"` // see defect.PortAbandoned
 }
 
 func (p *agentPort) close() {

@@ -9,15 +9,16 @@ import (
 	"banger/internal/guest/proto"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
+	"banger/internal/vmm/qemu/defect"
 )
 
-// host is what the command line depends on besides the machine.
+// host is what the command line depends on, in addition to the machine.
 type host struct {
 	accel  Accel
 	tscKHz uint64 // for emulation
 	initrd string // path of the one initramfs
 
-	restored bool // its memory and the state of its devices are inherited
+	restored bool // QEMU inherits the memory and the state of the devices
 }
 
 // The descriptors that QEMU inherits after standard error.
@@ -26,20 +27,20 @@ const (
 	qmpFD     = lockFD + 1
 	agentFD   = lockFD + 2
 	consoleFD = lockFD + 3
-	initrdFD  = lockFD + 4 // only when the initramfs had to be joined
+	initrdFD  = lockFD + 4 // only if the initramfs had to be joined
 
-	// Of a restored machine, which needs no initramfs.
+	// Of a restored machine, which needs no initramfs:
 	memoryFD = lockFD + 4
 	deviceFD = lockFD + 5
 )
 
-// The kernel's arguments. A machine without a reset vector to its liking reboots by a triple fault, and panics reboot at once: with
-// -no-reboot both end QEMU.
+// The kernel's arguments. A reboot is a triple fault, and a panic reboots at once. With -no-reboot both
+// end QEMU.
 var (
 	kernelArgs = []string{"console=ttyS0", "8250.nr_uarts=1", "reboot=t", "panic=-1"}
 
-	// emulationArgs are for guests under TCG only, where they save half a second: no self tests and keys that cost emulated
-	// public-key arithmetic, and trust in a counter, a timer and a random generator that are the host's.
+	// emulationArgs save half a second of a boot under TCG. They leave out self tests and keys that need
+	// public-key arithmetic. They make the kernel trust the host's counter, timer and random generator.
 	emulationArgs = []string{
 		"tsc=reliable", "no_timer_check", "random.trust_cpu=on", "rcupdate.rcu_expedited=1", "cryptomgr.notests",
 		"initcall_blacklist=crypto_kdf108_init,init_encrypted,load_system_certificate_list",
@@ -51,7 +52,7 @@ func args(m vmm.Machine, h host) []string {
 	name := "banger-" + m.ID
 	list := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-name", name + ",process=" + name, // the kernel cuts the process's name to 15 characters
+		"-name", name + ",process=" + name, // Linux cuts a process name to 15 characters
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-machine", machineType(h),
 	}
@@ -83,14 +84,14 @@ func args(m vmm.Machine, h host) []string {
 func machineType(h host) string {
 	const microvm = "microvm,acpi=on,pcie=off,rtc=on,pit=off,pic=off,dump-guest-core=off,memory-backend=mem"
 	if h.restored {
-		return microvm + ",suppress-vmdesc=on" // a state that was saved without RAM has no description of itself at its end
+		return microvm + ",suppress-vmdesc=on" // a state without RAM has no description at its end
 	}
 	return microvm
 }
 
-// contentArgs says what is in the memory at first. A restored machine maps its base privately: QEMU opens the file to write, but nothing of
-// this machine makes it do so. (What would is a balloon: QEMU 7.2 punches holes into the file also of a private mapping.) It goes on as soon as
-// the state is loaded. The state has no configuration section, either.
+// contentArgs describes what the memory holds at first. A restored machine maps its memory file
+// privately. QEMU opens the file for writing, but no device of this machine writes to it (a balloon
+// would: see package defect). The machine runs as soon as its state is loaded.
 func contentArgs(m vmm.Machine, h host, mib string) []string {
 	if h.restored {
 		return []string{
@@ -104,14 +105,14 @@ func contentArgs(m vmm.Machine, h host, mib string) []string {
 	}
 }
 
-// inherited is the path by which QEMU finds a file of which it has the descriptor.
+// inherited is the path by which QEMU opens a file whose descriptor it has.
 func inherited(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // cmdline is the kernel's command line.
 func cmdline(m vmm.Machine, h host) string {
 	list := slices.Clone(kernelArgs)
 	if h.accel == TCG {
-		list = append(list, "tsc_early_khz="+strconv.FormatUint(h.tscKHz, 10))
+		list = append(list, defect.EarlyTSC(h.tscKHz))
 		list = append(list, emulationArgs...)
 	}
 	return strings.Join(append(list, m.Cmdline...), " ")
@@ -122,33 +123,32 @@ func socket(id string, fd int) string {
 }
 
 // nodeName is the name of a drive's block node.
-func nodeName(serial string) string { return "disk-" + serial }
+func nodeName(drive string) string { return "disk-" + drive }
 
-// driveArgs describes a drive. Writes go to the page cache and a guest's flush to the disk itself: what a guest has synced
-// survives the host's crash. QEMU locks the file (OFD locks): many readers or one writer. What the guest discards or
-// zeroes becomes a hole. A full host disk is the guest's I/O error: the alternative, a machine that stops without a word, helps nobody.
-// Restoring a machine leaves alone what the host has cached of a file (drop-cache): it has not come from another host, and other machines use the image.
+// driveArgs describes a drive. Writes go to the page cache, a guest's flush goes to the disk. QEMU locks
+// the file: many readers or one writer. What a guest discards or zeroes becomes a hole. If the host's
+// disk is full, the guest gets an I/O error: the alternative is a machine that stops without a reason.
 func driveArgs(d vmm.Drive) []string {
-	node := "driver=raw,node-name=" + nodeName(d.Serial)
+	node := "driver=raw,node-name=" + nodeName(d.Name)
 	if d.ReadOnly {
 		node += ",read-only=on"
 	} else {
 		node += ",discard=unmap,detect-zeroes=unmap"
 	}
-	node += ",file.driver=file,file.drop-cache=off,file.filename=" + escape(d.Path)
+	node += ",file.driver=file,file." + defect.KeepCache + ",file.filename=" + escape(d.Path)
 	if !d.ReadOnly {
 		node += ",file.discard=unmap"
 	}
-	device := "virtio-blk-device,drive=" + nodeName(d.Serial) + ",serial=" + d.Serial
+	device := "virtio-blk-device,drive=" + nodeName(d.Name) + ",serial=" + d.Name
 	if !d.ReadOnly {
 		device += ",werror=report"
 	}
 	return []string{"-blockdev", node, "-device", device}
 }
 
-// nicArgs describes a network card. The user-mode stack has no switch in QEMU 7.2 that keeps a guest from the host's loopback services by
-// way of its gateway address but restrict=on, which keeps it from everything. The guest of a restored machine is not told to announce itself
-// (guest_announce): it has not moved.
+// nicArgs describes a network card. By its gateway address a guest of the user network reaches the
+// host's loopback; only restrict=on prevents this, but it prevents everything. guest_announce is for
+// machines that moved to another host, and a restored one has not.
 func nicArgs(i int, n vmm.NIC) []string {
 	id := "net" + strconv.Itoa(i)
 	var netdev string
@@ -165,5 +165,5 @@ func nicArgs(i int, n vmm.NIC) []string {
 	return []string{"-netdev", netdev, "-device", device}
 }
 
-// escape makes a value safe in QEMU's key=value lists, where a comma is written twice.
+// escape makes a value safe in the key=value lists of QEMU, which write a comma twice.
 func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }

@@ -21,8 +21,8 @@ func sample() vmm.Machine {
 		Kernel: "/cache/kernels/k/vmlinux", Initramfs: []string{"/cache/initramfs/a.cpio"}, Cmdline: []string{"quiet", "net.ifnames=0"},
 		VCPUs: 2, Memory: 512 * model.MiB,
 		Drives: []vmm.Drive{
-			{Serial: "image", Path: "/cache/images/debian.ext4", ReadOnly: true},
-			{Serial: "system", Path: "/state/a,b/system.ext4"},
+			{Name: "image", Path: "/cache/images/debian.ext4", ReadOnly: true},
+			{Name: "system", Path: "/state/a,b/system.ext4"},
 		},
 		NICs: []vmm.NIC{{Kind: vmm.NICUser, MAC: net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}}, {Kind: vmm.NICTap, Tap: "banger0"}},
 	}
@@ -55,7 +55,7 @@ func TestArgsGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got != string(want) {
-			t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+			t.Errorf("the command line for %s is\n%s\nnot\n%s", name, got, want)
 		}
 	}
 }
@@ -69,7 +69,7 @@ func TestCheck(t *testing.T) {
 			t.Fatal(err)
 		}
 		m.Initramfs = []string{m.Kernel}
-		m.Drives = []vmm.Drive{{Serial: "a", Path: m.Kernel}, {Serial: "b", Path: m.Kernel, ReadOnly: true}}
+		m.Drives = []vmm.Drive{{Name: "a", Path: m.Kernel}, {Name: "b", Path: m.Kernel, ReadOnly: true}}
 		return m
 	}
 	if err := check(good(), host{}); err != nil {
@@ -80,30 +80,30 @@ func TestCheck(t *testing.T) {
 		change func(*vmm.Machine)
 		want   fault.Kind
 	}{
-		"id with a comma":     {func(m *vmm.Machine) { m.ID = "a,b" }, fault.Invalid},
-		"relative folder":     {func(m *vmm.Machine) { m.RunDir = "run" }, fault.Invalid},
-		"long folder":         {func(m *vmm.Machine) { m.RunDir = "/" + strings.Repeat("x", 100) }, fault.Invalid},
-		"no CPU":              {func(m *vmm.Machine) { m.VCPUs = 0 }, fault.Invalid},
-		"too many CPUs":       {func(m *vmm.Machine) { m.VCPUs = 1000 }, fault.Invalid},
-		"odd memory":          {func(m *vmm.Machine) { m.Memory = model.MiB + 1 }, fault.Invalid},
-		"no initramfs":        {func(m *vmm.Machine) { m.Initramfs = nil }, fault.Invalid},
-		"long command line":   {func(m *vmm.Machine) { m.Cmdline = []string{strings.Repeat("x", 2000)} }, fault.Invalid},
-		"two command lines":   {func(m *vmm.Machine) { m.Cmdline = []string{"a\nb"} }, fault.Invalid},
-		"serial with a comma": {func(m *vmm.Machine) { m.Drives[0].Serial = "a,readonly=on" }, fault.Invalid},
-		"serial twice":        {func(m *vmm.Machine) { m.Drives[1].Serial = "a" }, fault.Invalid},
-		"too many drives":     {func(m *vmm.Machine) { m.Drives = append(m.Drives, make([]vmm.Drive, 20)...) }, fault.Invalid},
-		"unknown card":        {func(m *vmm.Machine) { m.NICs[0].Kind = "x" }, fault.Invalid},
-		"long tap":            {func(m *vmm.Machine) { m.NICs[1].Tap = "0123456789abcdef" }, fault.Invalid},
-		"short address":       {func(m *vmm.Machine) { m.NICs[0].MAC = []byte{1} }, fault.Invalid},
-		"relative kernel":     {func(m *vmm.Machine) { m.Kernel = "vmlinux" }, fault.Invalid},
-		"kernel is a folder":  {func(m *vmm.Machine) { m.Kernel = "/" }, fault.Invalid},
-		"no kernel":           {func(m *vmm.Machine) { m.Kernel = missing }, fault.NotFound},
-		"no drive":            {func(m *vmm.Machine) { m.Drives[0].Path = missing }, fault.NotFound},
+		"id with a comma":        {func(m *vmm.Machine) { m.ID = "a,b" }, fault.Invalid},
+		"relative run directory": {func(m *vmm.Machine) { m.RunDir = "run" }, fault.Invalid},
+		"long run directory":     {func(m *vmm.Machine) { m.RunDir = "/" + strings.Repeat("x", 100) }, fault.Invalid},
+		"no CPU":                 {func(m *vmm.Machine) { m.VCPUs = 0 }, fault.Invalid},
+		"too many CPUs":          {func(m *vmm.Machine) { m.VCPUs = 1000 }, fault.Invalid},
+		"odd memory":             {func(m *vmm.Machine) { m.Memory = model.MiB + 1 }, fault.Invalid},
+		"no initramfs":           {func(m *vmm.Machine) { m.Initramfs = nil }, fault.Invalid},
+		"long command line":      {func(m *vmm.Machine) { m.Cmdline = []string{strings.Repeat("x", 2000)} }, fault.Invalid},
+		"two command lines":      {func(m *vmm.Machine) { m.Cmdline = []string{"a\nb"} }, fault.Invalid},
+		"name with a comma":      {func(m *vmm.Machine) { m.Drives[0].Name = "a,readonly=on" }, fault.Invalid},
+		"name twice":             {func(m *vmm.Machine) { m.Drives[1].Name = "a" }, fault.Invalid},
+		"too many drives":        {func(m *vmm.Machine) { m.Drives = append(m.Drives, make([]vmm.Drive, 20)...) }, fault.Invalid},
+		"unknown card":           {func(m *vmm.Machine) { m.NICs[0].Kind = "x" }, fault.Invalid},
+		"long tap":               {func(m *vmm.Machine) { m.NICs[1].Tap = "0123456789abcdef" }, fault.Invalid},
+		"short address":          {func(m *vmm.Machine) { m.NICs[0].MAC = []byte{1} }, fault.Invalid},
+		"relative kernel":        {func(m *vmm.Machine) { m.Kernel = "vmlinux" }, fault.Invalid},
+		"kernel is a directory":  {func(m *vmm.Machine) { m.Kernel = "/" }, fault.Invalid},
+		"no kernel":              {func(m *vmm.Machine) { m.Kernel = missing }, fault.NotFound},
+		"no drive":               {func(m *vmm.Machine) { m.Drives[0].Path = missing }, fault.NotFound},
 	} {
 		m := good()
 		c.change(&m)
 		if err := check(m, host{accel: TCG}); fault.KindOf(err) != c.want {
-			t.Errorf("%s: %v is not %s", name, err, c.want)
+			t.Errorf("%s is not refused as %s: %v", name, c.want, err)
 		}
 	}
 }

@@ -13,39 +13,50 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/vmm"
+	"banger/internal/vmm/qemu/defect"
 	"banger/internal/vmm/qemu/qmp"
 )
 
-// witness remembers what tells how a machine ended. The zero value with a log works.
+// witness remembers the signs of how a machine ended. The zero value with a log works. Its channels have
+// room for one element each.
 type witness struct {
 	log        *slog.Logger
 	consoleEnd chan struct{} // closed when the console's reader has ended
-	resumed    chan struct{} // gets an element when the machine begins to run; there is room for one
-	said       chan struct{} // gets one when the guest has written to its console; there is room for one, too
+	resumed    chan struct{} // gets an element when the machine starts to run
+	heard      chan struct{} // gets an element when the guest has written to its console
+	lost       chan struct{} // gets an element when the booting kernel has lost its timer
 
 	mu     sync.Mutex
 	reason string         // of the SHUTDOWN event
-	signal syscall.Signal // the last deadly one that went through us
+	signal syscall.Signal // the last deadly one that this process sent
 	tail   []byte         // the console's newest bytes
-	ioFail bool           // a block error was reported already
-	boot   calibration
+	ioFail bool           // a block error was reported before
+	boot   defect.Boot
 }
 
-// panicTail is how much of the console's end is searched for a panic: its message, a call trace and the registers have room in it.
+// panicTail is how many bytes at the end of the console are searched for a panic. They have room for its
+// message, a call trace and the registers.
 const panicTail = 16 << 10
 
 func (w *witness) console(p []byte) {
-	select {
-	case w.said <- struct{}{}:
-	default:
-	}
+	notify(w.heard)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.tail = append(w.tail, p...)
 	if over := len(w.tail) - 2*panicTail; over > 0 {
 		w.tail = append(w.tail[:0], w.tail[len(w.tail)-panicTail:]...)
 	}
-	w.boot.look(p)
+	if w.boot.Lost(p) {
+		notify(w.lost)
+	}
+}
+
+// notify puts an element into a channel, if there is room.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 func (w *witness) signalled(sig syscall.Signal) {
@@ -57,7 +68,7 @@ func (w *witness) signalled(sig syscall.Signal) {
 	}
 }
 
-// event takes note of one of QEMU's events (qapi/run-state.json and qapi/block-core.json of QEMU 7.2).
+// event records an event of QEMU (qapi/run-state.json and qapi/block-core.json of QEMU 7.2).
 func (w *witness) event(e qmp.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -67,16 +78,13 @@ func (w *witness) event(e qmp.Event) {
 			Reason string `json:"reason"`
 		}
 		if err := json.Unmarshal(e.Data, &data); err != nil {
-			w.log.Warn("QEMU's event is not readable", "event", e.Name, "error", err)
+			w.log.Warn("an event of QEMU cannot be read", "event", e.Name, "error", err)
 		}
 		w.reason = data.Reason
 	case "RESUME":
-		select {
-		case w.resumed <- struct{}{}:
-		default:
-		}
+		notify(w.resumed)
 	case "BLOCK_IO_ERROR":
-		if !w.ioFail { // the guest can make as many as it likes
+		if !w.ioFail { // the guest can cause any number
 			w.log.Warn("a drive failed; the guest sees I/O errors", "data", printable(string(e.Data)))
 		}
 		w.ioFail = true
@@ -85,7 +93,8 @@ func (w *witness) event(e qmp.Event) {
 	}
 }
 
-// verdict says how the machine ended. status is its exit status, if known; said returns the VMM's last words.
+// verdict returns how the machine ended. status is its exit status, if it is known. said returns the last
+// words of the VMM.
 func (w *witness) verdict(status syscall.WaitStatus, known bool, said func() string) vmm.Exit {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -93,8 +102,8 @@ func (w *witness) verdict(status syscall.WaitStatus, known bool, said func() str
 	case "guest-shutdown":
 		return vmm.Exit{Reason: vmm.ExitPowerOff}
 	case "guest-reset":
-		// A panic reboots at once (panic=-1), and to QEMU looks like any other reboot. It is on the console, though: panic() makes
-		// the console verbose first, whatever the log level.
+		// A panic reboots at once (panic=-1), which looks like any reboot to QEMU. But it is on the
+		// console: panic() first makes the console verbose, whatever the log level.
 		if line, ok := panicLine(w.tail); ok {
 			return vmm.Exit{Reason: vmm.ExitPanic, Detail: line}
 		}
@@ -110,7 +119,7 @@ func (w *witness) verdict(status syscall.WaitStatus, known bool, said func() str
 	return vmm.Exit{Reason: vmm.ExitCrashed, Detail: printable(w.reason) + ": " + said()}
 }
 
-// unannounced judges an end of which QEMU said nothing.
+// unannounced returns how a machine ended that sent no SHUTDOWN event.
 func (w *witness) unannounced(status syscall.WaitStatus, known bool, said func() string) vmm.Exit {
 	switch {
 	case !known && w.signal != 0:
@@ -121,7 +130,7 @@ func (w *witness) unannounced(status syscall.WaitStatus, known bool, said func()
 		switch sig := status.Signal(); sig {
 		case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
 			return vmm.Exit{Reason: vmm.ExitKilled, Detail: signalName(sig)}
-		default: // its own fault, or its sandbox's (SIGSYS)
+		default: // by its own fault, or by its sandbox (SIGSYS)
 			return vmm.Exit{Reason: vmm.ExitCrashed, Detail: signalName(sig) + ": " + said()}
 		}
 	case status.ExitStatus() != 0:
@@ -137,11 +146,11 @@ func (w *witness) killer() string {
 	return signalName(w.signal)
 }
 
-// panicLine finds the kernel's message of a panic (panic() in kernel/panic.c).
+// panicLine finds the message of the kernel's panic (panic() in kernel/panic.c).
 func panicLine(console []byte) (string, bool) {
 	const mark, longest = "Kernel panic - not syncing", 200
 	i := bytes.LastIndex(console, []byte(mark))
-	for i > 0 && bytes.HasSuffix(console[:i], []byte("---[ end ")) { // the message is repeated at the end of the trace
+	for i > 0 && bytes.HasSuffix(console[:i], []byte("---[ end ")) { // the end of the trace repeats it
 		i = bytes.LastIndex(console[:i], []byte(mark))
 	}
 	if i < 0 {
@@ -158,7 +167,7 @@ func signalName(sig syscall.Signal) string {
 	return fmt.Sprintf("signal %d", int(sig))
 }
 
-// printable makes text that a guest or a VMM wrote fit for a terminal and a log.
+// printable makes text of a guest or a VMM safe for a terminal and a log.
 func printable(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -13,7 +13,7 @@ import (
 	"banger/internal/vmm/memory"
 )
 
-// SaveByQEMU is a Save whose caller may not read QEMU's process.
+// SaveByQEMU is a Save by a process that may not read QEMU's.
 func SaveByQEMU(ctx context.Context, in vmm.Instance, req vmm.SaveRequest) (vmm.Saved, error) {
 	denied := func(context.Context, memory.Region, *os.File, *os.File) (copier, error) { return nil, unix.EPERM }
 	s := &saving{in: in.(*instance), req: req, read: denied}
@@ -22,7 +22,7 @@ func SaveByQEMU(ctx context.Context, in vmm.Instance, req vmm.SaveRequest) (vmm.
 
 var instructionPointer = regexp.MustCompile(`\b[ER]IP=([0-9a-f]{1,16})\b`)
 
-// At tells where in its program the first virtual CPU of a machine is.
+// At returns where in its program the first virtual CPU of a machine is.
 func At(ctx context.Context, in vmm.Instance) (uint64, error) {
 	var text string
 	if err := in.(*instance).ask(ctx, "human-monitor-command", map[string]any{"command-line": "info registers"}, &text); err != nil {

@@ -15,7 +15,7 @@ import (
 	"banger/internal/vmm/process"
 )
 
-// The names in a machine's RunDir.
+// The names of the files in a machine's RunDir.
 const (
 	lockName      = "lock"
 	qmpSocket     = "qmp.sock"
@@ -23,14 +23,14 @@ const (
 	consoleSocket = "console.sock" // the longest
 )
 
-// QEMU appends to its log itself, so that its last words are kept whoever watches. A guest can make it complain without end, so a log that is
-// larger than maxVMMLog is emptied, at a start and every logPeriod.
+// QEMU appends to its log by itself, so the log has its last words even if no daemon watches. A guest can
+// make QEMU complain without end. So a log larger than maxVMMLog is emptied at a start and every logPeriod.
 const (
 	maxVMMLog = 1 << 20
 	logPeriod = 10 * time.Second
 )
 
-// boundLog empties a log that has grown too large. No path is no log.
+// boundLog empties a log that has grown too large. An empty path means that there is no log.
 func boundLog(path string) error {
 	if path == "" {
 		return nil
@@ -42,14 +42,14 @@ func boundLog(path string) error {
 	return err
 }
 
-// files is what a machine's process inherits, and what was made in the RunDir for it.
+// files are the files that a machine's process inherits, and those made for it in the RunDir.
 type files struct {
 	list   []*os.File // descriptors from 0 on
 	made   []string
 	logEnd int64 // where in the VMM's log this run begins
 }
 
-// openFiles makes them; from is nil for a machine that boots. On an error nothing is left.
+// openFiles makes them. from is nil for a machine that boots. An error leaves nothing.
 func openFiles(m vmm.Machine, from *vmm.Checkpoint) (_ *files, err error) {
 	f := &files{}
 	defer func() {
@@ -96,7 +96,7 @@ func openFiles(m vmm.Machine, from *vmm.Checkpoint) (_ *files, err error) {
 	return f, nil
 }
 
-// initrd is the path by which QEMU finds the machine's one initramfs.
+// initrd is the path by which QEMU opens the machine's one initramfs.
 func initrd(m vmm.Machine) string {
 	if len(m.Initramfs) == 1 {
 		return m.Initramfs[0]
@@ -111,12 +111,12 @@ func (f *files) close() {
 	}
 }
 
-// remove removes what was made, the lock last: it is the proof that nothing runs here.
+// remove removes what was made in the RunDir. The lock goes last: it proves that nothing runs here.
 func (f *files) remove() error {
 	var errs []error
 	for i := len(f.made) - 1; i >= 0; i-- {
 		if err := os.Remove(f.made[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("removing what the machine would have used: %w", err))
+			errs = append(errs, fmt.Errorf("removing the files of a machine: %w", err))
 		}
 	}
 	return errors.Join(errs...)
@@ -137,9 +137,9 @@ func (f *files) openLog(path string) (*os.File, error) {
 	return log, nil
 }
 
-// listen makes a listening unix socket that only its owner may connect to: Linux takes the mode of the socket's file from the socket
-// itself, so there is no moment at which it is wider. What a run before left at path is replaced; the lock says that
-// nobody uses it.
+// listen makes a listening unix socket that only its owner may connect to. Linux takes the mode of the
+// socket's file from the socket itself, so the mode is never wider. It replaces the socket of an earlier
+// run: the lock proves that no one uses that.
 func listen(path string) (*os.File, error) {
 	const backlog = 8
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -162,8 +162,9 @@ func listen(path string) (*os.File, error) {
 	return f, nil
 }
 
-// join puts archives one after the other into a file without a name. QEMU takes one initramfs and maps it as long as it
-// runs, so each machine pays for a joined one with memory of its own; a file that the caller joined once is shared by all.
+// join concatenates archives into a file without a name. QEMU takes one initramfs, and maps it as long as
+// it runs. So each machine pays for a joined one with memory of its own. If the caller joins them once, all
+// machines share the file.
 func join(paths []string) (_ *os.File, err error) {
 	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -183,7 +184,8 @@ func join(paths []string) (_ *os.File, err error) {
 	return out, nil
 }
 
-// appendFile copies a file. A newc archive begins at a multiple of four bytes (Documentation/driver-api/early-userspace/buffer-format.rst).
+// appendFile copies a file. A newc archive begins at a multiple of four bytes
+// (Documentation/driver-api/early-userspace/buffer-format.rst).
 func appendFile(out *os.File, path string) error {
 	in, err := os.Open(path)
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 	"banger/internal/vmm"
 )
 
-// Fingerprint stands for what the state of a machine belongs to: see vmm.Restorer. That is what QEMU is told when the
-// machine boots, without the names in it; the files that it boots from; QEMU's version; and the CPU. The frequency of the time stamp counter
-// is left out: it belongs to the CPU, and each measurement differs a little.
+// Fingerprint is a hash of the command line of a boot without names, the boot files, QEMU's version and
+// the CPU: see vmm.Restorer. It leaves out the frequency of the TSC, which belongs to the CPU: each
+// measurement differs a little.
 func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error) {
 	info, err := d.Info(ctx)
 	if err != nil {
@@ -46,7 +46,7 @@ func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error)
 	return "qemu-" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// nameless is the command line of a machine that may have other names, addresses and drives' files.
+// nameless is the command line of a machine, without its names, addresses, and the files of its drives.
 func nameless(m vmm.Machine, accel Accel) []string {
 	m.ID, m.Kernel = "", ""
 	m.Drives, m.NICs = slices.Clone(m.Drives), slices.Clone(m.NICs)
@@ -59,7 +59,7 @@ func nameless(m vmm.Machine, accel Accel) []string {
 	return args(m, host{accel: accel})
 }
 
-// hostCPU is the host's cpuModel, read once: it does not change while the host is up, and each start asks for it.
+// hostCPU is the host's cpuModel. It does not change while the host is up, so it is read once.
 var hostCPU = sync.OnceValues(func() (string, error) {
 	cpuinfo, err := os.Open("/proc/cpuinfo")
 	if err != nil {
@@ -69,7 +69,7 @@ var hostCPU = sync.OnceValues(func() (string, error) {
 	return cpuModel(cpuinfo)
 })
 
-// cpuModel returns what the first CPU of a /proc/cpuinfo is.
+// cpuModel returns the description of the first CPU of a /proc/cpuinfo.
 func cpuModel(cpuinfo io.Reader) (string, error) {
 	var found []string
 	lines := bufio.NewScanner(cpuinfo)
@@ -81,7 +81,7 @@ func cpuModel(cpuinfo io.Reader) (string, error) {
 		}
 	}
 	if err := lines.Err(); err != nil || len(found) == 0 {
-		return "", fmt.Errorf("fingerprinting the CPU: nothing in /proc/cpuinfo says what it is (%v)", err)
+		return "", fmt.Errorf("fingerprinting the CPU: /proc/cpuinfo does not describe it (%v)", err)
 	}
 	return strings.Join(found, "\n"), nil
 }

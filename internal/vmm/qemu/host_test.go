@@ -2,14 +2,13 @@ package qemu
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
 
 	"banger/internal/fault"
+	"banger/internal/vmm"
 )
 
 func TestVirtualizes(t *testing.T) {
@@ -36,37 +35,6 @@ func TestProbeKVMSaysWhy(t *testing.T) {
 	}
 }
 
-// TestMeasureTSC compares two measurements, and the kernel's own where its log can be read.
-func TestMeasureTSC(t *testing.T) {
-	one, err := measureTSC(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := measureTSC(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	near(t, one, other)
-	if out, err := exec.Command("dmesg").Output(); err == nil {
-		if m := regexp.MustCompile(`tsc: Detected (\d+)\.(\d{3}) MHz processor`).FindSubmatch(out); m != nil {
-			kernel, err := strconv.ParseUint(string(m[1])+string(m[2]), 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			near(t, one, kernel)
-		}
-	}
-}
-
-// near wants two frequencies to differ by less than 500 in a million, from where on Linux calls a clock source unstable.
-func near(t *testing.T, a, b uint64) {
-	t.Helper()
-	t.Log(a, b)
-	if d := max(a, b) - min(a, b); d*2000 > a {
-		t.Errorf("%d and %d kHz are not the same", a, b)
-	}
-}
-
 func TestInfo(t *testing.T) {
 	missing := New(Config{Binary: filepath.Join(t.TempDir(), "qemu")})
 	if _, err := missing.Info(t.Context()); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
@@ -81,20 +49,21 @@ func TestInfo(t *testing.T) {
 		return path
 	}
 	runs := filepath.Join(dir, "runs")
-	d := New(Config{Accel: TCG, Binary: script("good", "echo x >>"+runs+"\necho 'QEMU emulator version 9.9 (Test)'")})
+	d := New(Config{Accel: TCG, Binary: script("good", "echo \"$1\" >>"+runs+"\necho 'QEMU emulator version 9.9 (Test)'")})
 	for range 2 {
 		info, err := d.Info(t.Context())
 		if err != nil || info.Version != "9.9 (Test)" || info.Accel != "tcg" || info.Why == "" || info.Grace == 0 {
 			t.Errorf("%+v, %v", info, err)
 		}
 	}
-	if data, err := os.ReadFile(runs); err != nil || string(data) != "x\n" {
-		t.Errorf("it was asked %q times (%v)", data, err)
+	if data, err := os.ReadFile(runs); err != nil || strings.Count(string(data), "--version\n") != 1 || strings.Count(string(data), "\n") != 2 {
+		t.Errorf("QEMU is not run exactly once for its version and once for its networks, but with %q: %v", data, err)
 	}
-	for version, several := range map[string]bool{"9.9": true, "8.1.0": true, "8.0.5 (Debian 1:8.0)": false, "7.2.19": false, "10.0.2": true} {
+	for version, want := range map[string]int{"9.9": 0, "8.1.0": 0, "8.0.5 (Debian 1:8.0)": 1, "7.2.19": 1, "10.0.2": 0} {
 		info, err := New(Config{Accel: TCG, Binary: script("v"+version[:3], "echo 'QEMU emulator version "+version+"'")}).Info(t.Context())
-		if err != nil || (info.OneCPU == "") != several {
-			t.Errorf("QEMU %s: %q, %v", version, info.OneCPU, err)
+		r, ok := info.Recommended(vmm.MaxVCPUsWithInit)
+		if err != nil || r.Value != want || ok && r.Reason == "" {
+			t.Errorf("QEMU %s does not recommend at most %d CPUs with a reason (0: none): %+v, %v", version, want, r, err)
 		}
 	}
 	if _, err := New(Config{Accel: TCG, Binary: script("bad", "echo hello")}).Info(t.Context()); fault.KindOf(err) != fault.Unsupported {
@@ -110,6 +79,18 @@ func TestInfo(t *testing.T) {
 		_, err := New(Config{Accel: KVM, Binary: script("kvm", "")}).Info(t.Context())
 		if fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
 			t.Errorf("KVM where there is none: %v", err)
+		}
+	}
+}
+
+func TestFeatures(t *testing.T) {
+	for netdevs, want := range map[string][]vmm.Feature{
+		"Available netdev backend types:\nsocket\ntap\nuser\n": {vmm.FeatureTellsReboot, vmm.FeatureTap, vmm.FeatureUserNet},
+		"Available netdev backend types:\nvhost-user\ntap\n":   {vmm.FeatureTellsReboot, vmm.FeatureTap},
+		"": {vmm.FeatureTellsReboot},
+	} {
+		if got := features(netdevs); !slices.Equal(got, want) {
+			t.Errorf("a QEMU with the networks %q has the features %q, not %q", netdevs, got, want)
 		}
 	}
 }

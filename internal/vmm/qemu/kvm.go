@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// From <linux/kvm.h>: _IO(KVMIO, 0) and _IO(KVMIO, 1), and the version that every kernel since 2.6.22 has.
+// From <linux/kvm.h>: _IO(KVMIO, 0), _IO(KVMIO, 1), and the version of every kernel since 2.6.22.
 const (
 	kvmGetAPIVersion = 0xAE00
 	kvmCreateVM      = 0xAE01
@@ -23,15 +23,17 @@ const (
 
 const kvmWorks = "/dev/kvm makes virtual machines and the CPU can virtualize"
 
-// ProbeKVM tells whether KVM runs stock guests here, and for a person why (not). That /dev/kvm opens and makes a VM is not
-// enough: some hosts offer a paravirtual KVM on CPUs without vmx and svm, on which a stock guest hangs at once.
+// ProbeKVM reports whether KVM runs stock guests here, and the reason for a person. A /dev/kvm that opens
+// and makes a VM is no proof: some hosts offer a paravirtual KVM on CPUs without vmx and svm, on which a
+// stock guest hangs at once.
 func ProbeKVM() (ok bool, why string) {
 	dev, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return false, "there is no /dev/kvm: the CPU's virtualization is off in the firmware, or this machine is itself virtual without nested virtualization"
+		return false, "there is no /dev/kvm: the CPU's virtualization is off in the firmware, " +
+			"or this machine is itself virtual without nested virtualization"
 	case errors.Is(err, fs.ErrPermission):
-		return false, "/dev/kvm may not be opened by this user; the group kvm may"
+		return false, "this user may not open /dev/kvm; the group kvm may"
 	case err != nil:
 		return false, fmt.Sprintf("/dev/kvm does not open: %v", err)
 	}
@@ -59,7 +61,7 @@ func ProbeKVM() (ok bool, why string) {
 	return true, kvmWorks
 }
 
-// virtualizes tells whether the first CPU of a /proc/cpuinfo can virtualize.
+// virtualizes reports whether the first CPU of a /proc/cpuinfo can virtualize.
 func virtualizes(cpuinfo io.Reader) bool {
 	lines := bufio.NewScanner(cpuinfo)
 	for lines.Scan() {

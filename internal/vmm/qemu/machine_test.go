@@ -217,7 +217,7 @@ func TestResizeDrive(t *testing.T) {
 	if !ok {
 		t.Fatal("it is no Resizer")
 	}
-	if err := resizer.ResizeDrive(deadline(t), disk.Serial, 8*model.MiB); err != nil {
+	if err := resizer.ResizeDrive(deadline(t), disk.Name, 8*model.MiB); err != nil {
 		t.Error(err)
 	}
 	if err := resizer.ResizeDrive(deadline(t), "nonsense", 8*model.MiB); err == nil {
@@ -230,7 +230,7 @@ func TestResizeDrive(t *testing.T) {
 	if err := in.PowerOff(deadline(t)); err != nil {
 		t.Errorf("powering off what has ended: %v", err)
 	}
-	if err := resizer.ResizeDrive(deadline(t), disk.Serial, 8*model.MiB); fault.KindOf(err) != fault.WrongState {
+	if err := resizer.ResizeDrive(deadline(t), disk.Name, 8*model.MiB); fault.KindOf(err) != fault.WrongState {
 		t.Errorf("resizing what has ended: %v", err)
 	}
 }
@@ -255,7 +255,7 @@ func TestBrokenQEMU(t *testing.T) {
 	m := machine(t, tiny{})
 	for script, want := range map[string]string{
 		"echo 'it is' >&2; echo 'broken' >&2; exit 3": "it ended with status 3: it is; broken",
-		"exit 0":                               "it ended with status 0: it said nothing",
+		"exit 0":                               "it ended with status 0: it printed nothing",
 		"kill -ABRT $$":                        "it ended by signal SIGABRT",
 		"exec sleep 1000":                      "changed my mind",
 		"exec 4>&- 5>&- 6>&-; exec sleep 1000": "",

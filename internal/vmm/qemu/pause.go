@@ -9,19 +9,20 @@ import (
 	"banger/internal/fault"
 )
 
-var errClosed = fault.New(fault.Canceled, "let go of")
+var errClosed = fault.New(fault.Canceled, "the instance is closed")
 
-// contTimeout bounds the undoing of a halt, which happens with a context of its own.
+// contTimeout bounds the undoing of a halt, which has a context of its own.
 const contTimeout = 10 * time.Second
 
-// Pause halts the machine: see vmm.Pauser. It waits for a Save that is at work. QEMU's stop drains and flushes the drives.
+// Pause halts the machine: see vmm.Pauser. It waits for a Save that is under way. QEMU's stop command
+// drains and flushes the drives.
 func (in *instance) Pause(ctx context.Context) error {
 	err := in.locked(ctx, func(running bool) error {
 		if !running {
 			return nil
 		}
 		if err := in.ask(ctx, "stop", nil, nil); err != nil {
-			return errors.Join(err, in.goOn(ctx))
+			return errors.Join(err, in.cont(ctx))
 		}
 		return nil
 	})
@@ -31,7 +32,7 @@ func (in *instance) Pause(ctx context.Context) error {
 	return nil
 }
 
-// Resume lets the machine go on: see vmm.Pauser. It waits for a Save that is at work.
+// Resume continues the machine: see vmm.Pauser. It waits for a Save that is under way.
 func (in *instance) Resume(ctx context.Context) error {
 	err := in.locked(ctx, func(running bool) error {
 		if running {
@@ -48,7 +49,7 @@ func (in *instance) Resume(ctx context.Context) error {
 	return nil
 }
 
-// locked calls do while nobody else halts the machine or lets it go on, and tells it whether the machine runs.
+// locked calls do while no one else halts or continues the machine. running is whether it runs.
 func (in *instance) locked(ctx context.Context, do func(running bool) error) error {
 	select {
 	case in.runLock <- struct{}{}:
@@ -67,7 +68,7 @@ func (in *instance) locked(ctx context.Context, do func(running bool) error) err
 
 // runState is QEMU's answer to query-status (qapi/run-state.json of QEMU 7.2).
 type runState struct {
-	Running bool   `json:"running"` // its vCPUs do
+	Running bool   `json:"running"` // its vCPUs run
 	Status  string `json:"status"`  // "running", "paused", "inmigrate", ...
 }
 
@@ -77,8 +78,8 @@ func (in *instance) status(ctx context.Context) (runState, error) {
 	return s, err
 }
 
-// goOn undoes a halt, whatever has become of ctx. A machine that has ended is success.
-func (in *instance) goOn(ctx context.Context) error {
+// cont undoes a halt, even if ctx has ended. If the machine has ended, this is no error.
+func (in *instance) cont(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contTimeout)
 	defer cancel()
 	err := in.ask(ctx, "cont", nil, nil)

@@ -6,8 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"banger/internal/initramfs"
 	"banger/internal/model"
@@ -18,8 +21,8 @@ import (
 	"banger/internal/vmm/vmmtest"
 )
 
-// folder makes a folder whose name leaves room for sockets in it.
-func folder(t testing.TB) string {
+// directory makes a directory whose path leaves room for sockets in it.
+func directory(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")
 	if err != nil {
@@ -37,7 +40,7 @@ func driver(t testing.TB) vmm.Driver {
 func machine(t testing.TB, g tiny) vmm.Machine {
 	t.Helper()
 	testkit.RequireTool(t, "qemu-system-x86_64")
-	dir, kernel := folder(t), g.kernel(t)
+	dir, kernel := directory(t), g.kernel(t)
 	run := filepath.Join(dir, "run")
 	disk := filepath.Join(dir, "disk, with a comma.img")
 	if err := errors.Join(os.Mkdir(run, 0o700), os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 1<<20)); err != nil {
@@ -45,13 +48,13 @@ func machine(t testing.TB, g tiny) vmm.Machine {
 	}
 	return vmm.Machine{
 		ID: filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel, kernel}, VCPUs: 1, Memory: 64 * model.MiB,
-		Drives:     []vmm.Drive{{Serial: "image", Path: kernel, ReadOnly: true}, {Serial: "system", Path: disk}},
+		Drives:     []vmm.Drive{{Name: "image", Path: kernel, ReadOnly: true}, {Name: "system", Path: disk}},
 		NICs:       []vmm.NIC{{Kind: vmm.NICUser, MAC: []byte{0x52, 0x54, 0, 1, 2, 3}}},
 		ConsoleLog: filepath.Join(dir, "console.log"), ConsoleMax: 64 * model.KiB, VMMLog: filepath.Join(dir, "vmm.log"),
 	}
 }
 
-// guest builds the program of testdata/guest once, and an initramfs of it.
+// guest builds the program of testdata/guest once, and an initramfs with it.
 var guest = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "b")
 	if err != nil {
@@ -72,7 +75,7 @@ func linux(t testing.TB) vmm.Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Require(t, "kernel", len(kernels) > 0, "no end-to-end test has run here yet, which would have fetched one")
+	testkit.Require(t, "kernel", len(kernels) > 0, "no end-to-end test has fetched one here yet")
 	archive, err := guest()
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +103,40 @@ func TestDriver(t *testing.T) {
 	vmmtest.Run(t, vmmtest.Harness{
 		Driver:  driver,
 		Machine: func(t testing.TB) vmm.Machine { return machine(t, tiny{then: off}) },
+		Reboot:  func(t testing.TB) vmm.Machine { return machine(t, tiny{then: reboot}) },
 		Booted:  booted,
 		Echo:    linux,
+		Tap:     tap,
 	})
+}
+
+// tap makes a tap in a network namespace of its own. The goroutine keeps its thread, which ends with it:
+// only processes that it starts are in the namespace.
+func tap(t testing.TB) string {
+	t.Helper()
+	testkit.Require(t, "root", os.Geteuid() == 0, "a network namespace has to be made")
+	tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	testkit.Require(t, "tun", err == nil, "there is no /dev/net/tun")
+	defer tun.Close()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	// The namespace of a descriptor of /dev/net/tun is that of the thread that opened it.
+	inside, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	const name = "tap0"
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	fd := int(inside.Fd())
+	if err := errors.Join(unix.IoctlIfreq(fd, unix.TUNSETIFF, req), unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 	"banger/internal/vmm"
 )
 
-// Restore makes a machine that goes on at a checkpoint: see vmm.Restorer.
+// Restore makes a machine that continues from a checkpoint: see vmm.Restorer.
 func (d *Driver) Restore(ctx context.Context, m vmm.Machine, from vmm.Checkpoint, intend func(vmm.State) error) (vmm.Instance, error) {
 	in, err := d.start(ctx, m, &from, intend)
 	if err != nil {
@@ -24,12 +25,13 @@ func (d *Driver) Restore(ctx context.Context, m vmm.Machine, from vmm.Checkpoint
 	return in, nil
 }
 
-// loadPoll is how often a machine whose state is being loaded is asked whether that failed without ending it. That it runs is an event.
+// loadPoll is how often a machine that loads its state is asked whether it failed without ending. That it
+// runs is an event.
 const loadPoll = 50 * time.Millisecond
 
-// loaded waits for a restored machine to run, as it does by itself.
+// loaded waits until a restored machine runs, which it does by itself.
 func (in *instance) loaded(ctx context.Context, logEnd int64) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, greetTimeout, fmt.Errorf("it does not run after %v", greetTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, greetTimeout, fmt.Errorf("the machine does not run after %v", greetTimeout))
 	defer cancel()
 	poll := time.NewTicker(loadPoll)
 	defer poll.Stop()
@@ -40,8 +42,8 @@ func (in *instance) loaded(ctx context.Context, logEnd int64) error {
 			return err
 		case status.Running:
 			return nil
-		case status.Status != "inmigrate": // a drive that is in use, for one: it is locked only now
-			return startError("did not go on", lastLines(in.s.VMMLog, logEnd))
+		case status.Status != "inmigrate": // for example because a drive is in use: QEMU locks it only now
+			return startError("did not continue", lastLines(in.s.VMMLog, logEnd))
 		}
 		select {
 		case <-in.seen.resumed:
@@ -52,20 +54,20 @@ func (in *instance) loaded(ctx context.Context, logEnd int64) error {
 	}
 }
 
-// inherit adds a checkpoint's files to those of a process. They are opened anew: processes that inherit one open file
-// share its reading position.
+// inherit adds a checkpoint's files to those of a process. It opens them again, because processes that
+// inherit the same open file share its offset.
 func (f *files) inherit(from *vmm.Checkpoint, size model.Bytes) error {
 	memory, err := reopen(from.Memory, os.O_RDWR) // as QEMU will
 	if err != nil {
 		return fmt.Errorf("opening the checkpoint's memory: %w", err)
 	}
 	f.list = append(f.list, memory)
-	info, err := memory.Stat()
+	regions, err := from.Regions(size)
 	if err != nil {
-		return fmt.Errorf("opening the checkpoint's memory: %w", err)
+		return err
 	}
-	if info.Size() != int64(size) {
-		return fault.New(fault.Invalid, "the checkpoint holds %v of memory, the machine has %v", model.Bytes(info.Size()), size)
+	if from.Layout != nil && !slices.Equal(regions, layout(size).Regions) {
+		return fault.New(fault.Invalid, "the checkpoint's memory does not lie where QEMU has it: %+v", regions)
 	}
 	device, err := reopen(from.Device, os.O_RDONLY)
 	if err != nil {
@@ -79,15 +81,15 @@ func reopen(f *os.File, flag int) (*os.File, error) {
 	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), flag, 0)
 }
 
-// QEMU notices some of what may be wrong with a state, and believes the rest. So a state ends with a mark and a checksum, which QEMU does not
-// read: it stops at the end of what it wrote.
+// QEMU detects some damage of a state, and believes the rest. So a state ends with a mark and a checksum.
+// QEMU does not read them: it stops at the end of what it wrote.
 const (
 	sealMark  = "banger/1"
 	sealSize  = len(sealMark) + sha256.Size
-	maxDevice = 64 << 20 // bytes; a state has some 30 KB
+	maxDevice = 64 << 20 // bytes; a state has about 30 KB
 )
 
-// seal ends a state, and returns its size.
+// seal adds the mark and the checksum to a state, and returns its size.
 func seal(path string) (model.Bytes, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
 	if err != nil {
@@ -106,7 +108,7 @@ func seal(path string) (model.Bytes, error) {
 	return model.Bytes(len(state) + n), nil
 }
 
-// checkSeal refuses a state that is not as it was saved.
+// checkSeal refuses a state that has changed since it was saved.
 func checkSeal(f *os.File) error {
 	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxDevice))
 	if err != nil {

@@ -18,11 +18,10 @@ import (
 	"banger/internal/vmm/memory"
 )
 
-// Save keeps the machine's state: see vmm.Saver. The memory is read from QEMU's process by package ram, the state of the devices
-// is written by QEMU.
+// Save keeps the machine's state: see vmm.Saver. The memory is read from QEMU's process by package memory; QEMU writes the state of the devices.
 func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, error) {
 	if !in.saving.CompareAndSwap(false, true) {
-		return vmm.Saved{}, fault.New(fault.Locked, "machine %s is being saved already", in.s.ID)
+		return vmm.Saved{}, fault.New(fault.Locked, "machine %s is already being saved", in.s.ID)
 	}
 	defer in.saving.Store(false)
 	ctx, cancel := in.whileOpen(ctx)
@@ -35,7 +34,7 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, e
 	return saved, nil
 }
 
-// whileOpen returns a context that ends with the Instance, too.
+// whileOpen returns a context that also ends with the Instance.
 func (in *instance) whileOpen(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	idle := make(chan struct{})
@@ -50,7 +49,7 @@ func (in *instance) whileOpen(ctx context.Context) (context.Context, func()) {
 	return ctx, func() { cancel(nil); <-idle }
 }
 
-// saving is a Save at work.
+// saving is a Save that is under way.
 type saving struct {
 	in     *instance
 	req    vmm.SaveRequest
@@ -58,13 +57,14 @@ type saving struct {
 	read   func(ctx context.Context, region memory.Region, base, out *os.File) (copier, error)
 	memory copier
 	pause  time.Duration
-	halted bool // by this Save, to stay so
+	halted bool // by this Save, and it shall stay halted
+	layout *vmm.MemoryLayout
 }
 
 // copier is a copy of the guest's memory that was begun while the machine ran.
 type copier interface {
-	Last(ctx context.Context) error // while it stands still
-	Close() error                   // when it goes on
+	Last(ctx context.Context) error // while it is halted
+	Close() error                   // after it continues
 }
 
 func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
@@ -78,7 +78,7 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 		if err != nil {
 			err = errors.Join(err, os.Remove(s.device))
 			if s.halted {
-				err = errors.Join(err, s.in.goOn(ctx))
+				err = errors.Join(err, s.in.cont(ctx))
 			}
 		}
 	}()
@@ -101,19 +101,19 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 	if err := unix.Fstat(int(s.req.Memory.Fd()), &st); err != nil {
 		return vmm.Saved{}, fmt.Errorf("measuring the memory's file: %w", err)
 	}
-	return vmm.Saved{Pause: s.pause, Memory: model.Bytes(st.Blocks * 512), Device: size}, nil
+	return vmm.Saved{Pause: s.pause, Memory: model.Bytes(st.Blocks * 512), Device: size, Layout: s.layout}, nil
 }
 
-// create makes the file that QEMU will write to: its mode is ours to choose.
+// create creates the file that QEMU will write to, because QEMU would choose another mode.
 func (s *saving) create() error {
 	f, err := os.OpenFile(s.device, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return fmt.Errorf("making the file of the devices' state: %w", err)
+		return fmt.Errorf("creating the file of the devices' state: %w", err)
 	}
 	return f.Close()
 }
 
-// begin does what can be done of the memory's copy while the machine runs.
+// begin does the part of copying the memory that can be done while the machine runs.
 func (s *saving) begin(ctx context.Context) error {
 	region, base, err := s.in.memory(ctx)
 	if err != nil {
@@ -122,15 +122,16 @@ func (s *saving) begin(ctx context.Context) error {
 	if base != nil {
 		defer base.Close()
 	}
+	s.layout = layout(model.Bytes(region.Size))
 	s.memory, err = s.read(ctx, region, base, s.req.Memory)
 	if memory.Denied(err) {
-		s.in.log.Warn("the guest's memory is out of reach; QEMU will write all of it while the machine stands still", "error", err)
+		s.in.log.Warn("this process may not read the guest's memory: QEMU writes all of it while the machine is halted", "error", err)
 		s.memory, err = s.in.physical(region, s.req.Memory, err)
 	}
 	return err
 }
 
-// readMemory begins to read the memory out of the process.
+// readMemory begins to read the memory from the process.
 func (in *instance) readMemory(ctx context.Context, region memory.Region, base, out *os.File) (copier, error) {
 	c, err := memory.Begin(ctx, in.PID(), []memory.Region{region}, base, out)
 	if err != nil {
@@ -142,7 +143,7 @@ func (in *instance) readMemory(ctx context.Context, region memory.Region, base, 
 	return c, nil
 }
 
-// halt makes the machine stand still, if it does not yet, does what has to be done meanwhile, and lets it go on.
+// halt halts the machine, unless it is halted already, calls still, and continues the machine.
 func (s *saving) halt(ctx context.Context) error {
 	return s.in.locked(ctx, func(running bool) error {
 		if !running {
@@ -156,7 +157,7 @@ func (s *saving) halt(ctx context.Context) error {
 		if s.halted = err == nil && s.req.Halt; s.halted {
 			return nil
 		}
-		err = errors.Join(err, s.in.goOn(ctx))
+		err = errors.Join(err, s.in.cont(ctx))
 		s.pause = time.Since(began)
 		if s.req.After != nil {
 			s.req.After()
@@ -165,10 +166,10 @@ func (s *saving) halt(ctx context.Context) error {
 	})
 }
 
-// still does what has to be done while the machine stands still.
+// still does what must be done while the machine is halted.
 func (s *saving) still(ctx context.Context) error {
-	// "live": false leaves the drives alone. The name is of the one who asked for it; it is in every QEMU, and saves all but RAM
-	// (qapi/migration.json).
+	// In spite of its name, every QEMU has this command. It saves everything except RAM. With "live":
+	// false it does not touch the drives (qapi/migration.json).
 	state := map[string]any{"filename": s.device, "live": false}
 	if err := s.in.ask(ctx, "xen-save-devices-state", state, nil); err != nil {
 		return err
@@ -190,8 +191,24 @@ func call(ctx context.Context, f func(context.Context) error) error {
 
 var hostAddress = regexp.MustCompile(`^Host virtual address for 0x0 .* is 0x([0-9a-f]{1,16})\s*$`)
 
-// memory finds the guest's memory in QEMU's process, and what it is a private mapping of: nil for nothing. A microvm has
-// one block of RAM, whose first 3 GiB the guest sees from 0 on, and the rest from 4 GiB on (microvm_memory_init).
+// lowMemory is what a microvm has below the hole under 4 GiB (microvm_memory_init). The rest of its memory
+// begins at highMemory. In QEMU's process both are one block.
+const (
+	lowMemory  = 3 << 30
+	highMemory = 4 << 30
+)
+
+// layout is where the memory of a machine of that size lies in a memory file.
+func layout(size model.Bytes) *vmm.MemoryLayout {
+	low := vmm.MemoryRegion{Size: min(size, lowMemory)}
+	if size <= lowMemory {
+		return vmm.NewMemoryLayout(low)
+	}
+	return vmm.NewMemoryLayout(low, vmm.MemoryRegion{Address: highMemory, Size: size - lowMemory, Offset: lowMemory})
+}
+
+// memory finds the guest's memory in QEMU's process, and the file that it maps privately. A machine that
+// was not restored maps no file: then the file is nil.
 func (in *instance) memory(ctx context.Context) (memory.Region, *os.File, error) {
 	var size struct {
 		Base int64 `json:"base-memory"`
@@ -205,7 +222,7 @@ func (in *instance) memory(ctx context.Context) (memory.Region, *os.File, error)
 	}
 	match := hostAddress.FindStringSubmatch(text)
 	if match == nil {
-		return memory.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %.80q is no address", text)
+		return memory.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %.80q is not an address", text)
 	}
 	addr, err := strconv.ParseUint(match[1], 16, 64)
 	if err != nil {
@@ -214,12 +231,12 @@ func (in *instance) memory(ctx context.Context) (memory.Region, *os.File, error)
 	region := memory.Region{Addr: addr, Size: size.Base}
 	backing, err := memory.Look(in.PID(), []memory.Region{region})
 	if fault.KindOf(err) == fault.Unsupported {
-		err = fault.New(fault.Unsupported, "%w", err).WithHint("the machine was started by an older version: stop the VM and start it again")
+		err = fault.New(fault.Unsupported, "%w", err).WithHint("an older version started the machine: stop the VM and start it again")
 	}
 	if err != nil || backing == memory.Nothing {
 		return region, nil, err
 	}
-	// The file that it was restored from, which may have lost its name since.
+	// The file from which it was restored may have lost its name.
 	base, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", in.PID(), memoryFD))
 	if err != nil {
 		return region, nil, fmt.Errorf("opening the memory that the machine was restored from: %w", err)
@@ -227,8 +244,8 @@ func (in *instance) memory(ctx context.Context) (memory.Region, *os.File, error)
 	return region, base, nil
 }
 
-// flush writes to the disks what the drives' files hold in the page cache, so that QEMU, which does so when it halts the machine, finds little
-// left to do. It only hastens things.
+// flush writes the page cache of the drives' files to the disk. QEMU does this while it halts the machine:
+// a flush before makes the halt shorter. So an error does not matter.
 func (in *instance) flush(ctx context.Context) {
 	var nodes []struct {
 		Driver   string `json:"drv"`

@@ -21,7 +21,7 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// request returns a request for a new checkpoint in a folder.
+// request returns a request for a new checkpoint in a directory.
 func request(t testing.TB, dir string) vmm.SaveRequest {
 	t.Helper()
 	memory, err := os.Create(filepath.Join(dir, "memory"))
@@ -39,17 +39,17 @@ func save(t testing.TB, in vmm.Instance) (vmm.Checkpoint, vmm.Saved) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return checkpoint(t, req), saved
+	return checkpoint(t, req, saved), saved
 }
 
-func checkpoint(t testing.TB, req vmm.SaveRequest) vmm.Checkpoint {
+func checkpoint(t testing.TB, req vmm.SaveRequest, saved vmm.Saved) vmm.Checkpoint {
 	t.Helper()
 	device, err := os.Open(req.Device)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = device.Close() })
-	return vmm.Checkpoint{Memory: req.Memory, Device: device}
+	return vmm.Checkpoint{Memory: req.Memory, Device: device, Layout: saved.Layout}
 }
 
 func restore(t testing.TB, m vmm.Machine, from vmm.Checkpoint) vmm.Instance {
@@ -118,7 +118,7 @@ func TestSaveByQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := checkpoint(t, req)
+	other := checkpoint(t, req, slow)
 	one, err := io.ReadAll(from.Memory)
 	if err != nil {
 		t.Fatal(err)
@@ -321,7 +321,7 @@ func TestSaveLarge(t *testing.T) {
 	}
 	other := linux(t)
 	other.Memory = m.Memory
-	fork := restore(t, other, vmm.Checkpoint{Memory: copied, Device: from.Device})
+	fork := restore(t, other, vmm.Checkpoint{Memory: copied, Device: from.Device, Layout: from.Layout})
 	awake(t, fork)
 	save(t, fork)
 	if _, err := qemu.SaveByQEMU(deadline(t), in, request(t, t.TempDir())); fault.KindOf(err) != fault.Denied || fault.HintOf(err) == "" {

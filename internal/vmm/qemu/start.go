@@ -15,17 +15,18 @@ import (
 	"banger/internal/fault"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
+	"banger/internal/vmm/qemu/defect"
 )
 
-// endTimeout bounds the waiting for a process that was sent SIGKILL, and for the last words of one that ended.
+// endTimeout bounds the wait for a process after SIGKILL, and for the last output of a process.
 const endTimeout = 5 * time.Second
 
-// Start starts a machine: see vmm.Driver. It returns when QEMU has made the machine and answers commands.
+// Start starts a machine: see vmm.Driver. It returns when QEMU answers commands.
 func (d *Driver) Start(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
 	return d.start(ctx, m, nil, intend)
 }
 
-// start starts a machine that boots, or one that goes on at a checkpoint.
+// start starts a machine that boots or, if from is set, that is restored.
 func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint, intend func(vmm.State) error) (_ vmm.Instance, err error) {
 	path, err := d.binary()
 	if err != nil {
@@ -67,10 +68,11 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	return d.up(ctx, s, proc, f, h)
 }
 
-// up waits for a process that was just started to be a machine, or ends it. A restored one has to run, too.
+// up waits until a process that was just started is a machine. A restored machine must run, too. If this
+// fails, up ends the process.
 func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *files, h host) (vmm.Instance, error) {
 	for _, file := range f.list[qmpFD:] {
-		_ = file.Close() // so that a connection to a QEMU that died is refused and not kept waiting by ourselves
+		_ = file.Close() // so that connecting to a QEMU that has died fails at once
 	}
 	id := proc.ID()
 	s.Process = &id
@@ -84,7 +86,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 		}
 		if err == nil && !h.restored && h.accel == TCG {
 			in.agent.heard = make(chan struct{})
-			in.group.Go(func() { in.watchBoot(cmp.Or(d.cfg.BootPatience, bootPatience)) })
+			in.group.Go(func() { in.watchBoot(cmp.Or(d.cfg.BootPatience, defect.BootPatience)) })
 		}
 		if err == nil {
 			return in, nil
@@ -93,7 +95,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	if ctx.Err() == nil && (in == nil || in.deaf()) { // QEMU is about to end, and its own words are the better error
+	if ctx.Err() == nil && (in == nil || in.deaf()) { // QEMU is ending, and its own message is better
 		brief, cancel := context.WithTimeout(end, time.Second)
 		_ = proc.Wait(brief)
 		cancel()
@@ -104,7 +106,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	return nil, errors.Join(err, proc.Signal(syscall.SIGKILL), proc.Wait(end))
 }
 
-// host gathers what the command line depends on.
+// host collects what the command line depends on.
 func (d *Driver) host(ctx context.Context) (host, error) {
 	accel, _, err := d.accel()
 	if err != nil {
@@ -117,7 +119,7 @@ func (d *Driver) host(ctx context.Context) (host, error) {
 	return h, err
 }
 
-// statusText says how a process ended.
+// statusText describes how a process ended.
 func statusText(status syscall.WaitStatus) string {
 	if status.Signaled() {
 		return "by signal " + signalName(status.Signal())
@@ -125,13 +127,17 @@ func statusText(status syscall.WaitStatus) string {
 	return fmt.Sprintf("with status %d", status.ExitStatus())
 }
 
-// startError makes an error of what became of a QEMU that did not get to be a machine that runs.
+// startError makes an error for a QEMU that did not become a running machine.
 func startError(how, said string) error {
 	if said == "" {
-		said = "it said nothing"
+		said = "it printed nothing"
 	}
 	if strings.Contains(said, "annot allocate memory") || strings.Contains(said, "annot set up guest memory") {
 		return fault.New(fault.Unavailable, "starting QEMU: it %s: %s", how, said).WithHint("give the VM less memory, or the host more")
+	}
+	if strings.Contains(said, "not compiled into this binary") {
+		return fault.New(fault.Unsupported, "starting QEMU: it %s: %s", how, said).
+			WithHint("this QEMU was built without that kind of network: install another one")
 	}
 	if strings.Contains(said, "Failed to get \"write\" lock") || strings.Contains(said, "Failed to get shared \"write\" lock") {
 		return fault.New(fault.Locked, "starting QEMU: it %s: %s", how, said).WithHint("another process uses one of the VM's disks")
@@ -139,7 +145,7 @@ func startError(how, said string) error {
 	return fmt.Errorf("starting QEMU: it %s: %s", how, said)
 }
 
-// lastLines returns what was written to a log after an offset: the last lines of it, on one line, fit to be shown.
+// lastLines returns the last lines that were written to a log after an offset: on one line, printable.
 func lastLines(path string, from int64) string {
 	const most, lines = 4 << 10, 5
 	f, err := os.Open(path)

@@ -10,10 +10,10 @@ import (
 	"banger/internal/vmm/process"
 )
 
-// stateVersion is raised when an older driver must not adopt what a newer one stored, or the other way round.
+// stateVersion changes when drivers of both sides of the change must not adopt each other's machines.
 const stateVersion = 1
 
-// state is what a vmm.State holds.
+// state is the content of a vmm.State.
 type state struct {
 	Version    int         `json:"version"`
 	ID         string      `json:"id"`
@@ -21,7 +21,7 @@ type state struct {
 	ConsoleLog string      `json:"console_log"`
 	ConsoleMax model.Bytes `json:"console_max"`
 	VMMLog     string      `json:"vmm_log"`
-	Process    *process.ID `json:"process,omitempty"` // nil as long as it was only intended: then the lock in RunDir tells
+	Process    *process.ID `json:"process,omitempty"` // nil if it was only intended: then the lock in RunDir leads to it
 }
 
 func intended(m vmm.Machine) state {

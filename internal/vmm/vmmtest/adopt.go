@@ -13,24 +13,20 @@ import (
 
 func (s *suite) adopt() {
 	in := s.start(s.h.Machine(s), ignore)
-	if err := in.Close(); err != nil {
-		s.Fatal(err)
-	}
+	s.close(in)
 	again := s.adopted(in.State())
 	if again.PID() != in.PID() || !bytes.Equal(again.State(), in.State()) {
-		s.Errorf("adopted process %d as %s, was %d as %s", again.PID(), again.State(), in.PID(), in.State())
+		s.Errorf("adopting changes the process or the state: from %d, %s to %d, %s", in.PID(), in.State(), again.PID(), again.State())
 	}
 	s.press(again)
-	s.ended(again, vmm.ExitPowerOff)
+	s.poweredOff(again)
 	s.gone(in.State())
 
 	in = s.start(s.h.Machine(s), ignore)
-	if err := in.Close(); err != nil {
-		s.Fatal(err)
-	}
+	s.close(in)
 	again = s.adopted(in.State())
 	if err := again.Signal(syscall.SIGKILL); err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine cannot be killed: %v", err)
 	}
 	s.ended(again, vmm.ExitKilled)
 }
@@ -41,18 +37,16 @@ func (s *suite) adoptIntended() {
 		intended = bytes.Clone(state)
 		return nil
 	})
-	if err := in.Close(); err != nil {
-		s.Fatal(err)
-	}
+	s.close(in)
 	again := s.adopted(intended)
 	if again.PID() != in.PID() {
-		s.Errorf("found process %d, not %d", again.PID(), in.PID())
+		s.Errorf("the intended state leads to process %d, not %d", again.PID(), in.PID())
 	}
 	if !bytes.Equal(again.State(), in.State()) {
-		s.Errorf("its state is %s, not %s", again.State(), in.State())
+		s.Errorf("a machine adopted by its intended state has the state %s, not %s", again.State(), in.State())
 	}
 	s.press(again)
-	s.ended(again, vmm.ExitPowerOff)
+	s.poweredOff(again)
 	s.gone(intended)
 }
 
@@ -64,15 +58,13 @@ func (s *suite) adoptEnded() {
 	s.gone(state)
 }
 
-// adoptedKiller lets go of a machine, adopts it and kills it.
+// adoptedKiller closes the instance of a machine, adopts the machine, and kills it.
 func (s *suite) adoptedKiller(in vmm.Instance) vmm.Instance {
 	s.Helper()
-	if err := in.Close(); err != nil {
-		s.Fatal(err)
-	}
+	s.close(in)
 	other := s.adopted(in.State())
 	if err := other.Signal(syscall.SIGKILL); err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine cannot be killed: %v", err)
 	}
 	return other
 }
@@ -80,7 +72,8 @@ func (s *suite) adoptedKiller(in vmm.Instance) vmm.Instance {
 func (s *suite) adoptGarbage() {
 	for _, state := range []string{"", "{", "null", "[]", `{"version":0}`, `{"version":1000000}`} {
 		if _, err := s.driver.Adopt(s.ctx, vmm.State(state)); err == nil || fault.KindOf(err) == fault.NotFound {
-			s.Errorf("adopting %q: %v", state, err) // not found would say that it may be forgotten
+			// Not found would mean that the machine has ended.
+			s.Errorf("a state that cannot be read is accepted, or taken for that of a machine that has ended: %q: %v", state, err)
 		}
 	}
 }
@@ -88,30 +81,28 @@ func (s *suite) adoptGarbage() {
 func (s *suite) find() {
 	finder, ok := s.h.Driver(s).(vmm.Finder)
 	if !ok {
-		s.Skip("the driver needs its state")
+		s.Skip("the driver does not find machines without their state")
 	}
 	m := s.h.Machine(s)
 	missing := func(dir string) {
 		if _, err := finder.Find(s.ctx, dir); fault.KindOf(err) != fault.NotFound {
-			s.Errorf("finding what is not in %s: %v", dir, err)
+			s.Errorf("finding a machine in %s, where none is, does not report that it is not found: %v", dir, err)
 		}
 	}
 	missing(m.RunDir)
 	missing(filepath.Join(m.RunDir, "missing"))
 	in := s.start(m, ignore)
-	if err := in.Close(); err != nil {
-		s.Fatal(err)
-	}
+	s.close(in)
 	found, err := finder.Find(s.ctx, m.RunDir)
 	if err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine is not found by its run directory: %v", err)
 	}
 	defer found.Close()
 	if found.PID() != in.PID() {
-		s.Errorf("found process %d, not %d", found.PID(), in.PID())
+		s.Errorf("the run directory leads to process %d, not %d", found.PID(), in.PID())
 	}
 	s.press(found)
-	s.ended(found, vmm.ExitPowerOff)
+	s.poweredOff(found)
 	missing(m.RunDir)
 }
 
@@ -122,16 +113,16 @@ func (s *suite) failedStart() {
 		change func(*vmm.Machine)
 		intend error
 	}{
-		"no kernel":           {change: func(m *vmm.Machine) { m.Kernel = missing }},
-		"kernel is no file":   {change: func(m *vmm.Machine) { m.Kernel = m.RunDir }},
-		"no initramfs":        {change: func(m *vmm.Machine) { m.Initramfs = []string{missing} }},
-		"no drive":            {change: func(m *vmm.Machine) { m.Drives = []vmm.Drive{{Serial: "a", Path: missing}} }},
-		"no run folder":       {change: func(m *vmm.Machine) { m.RunDir = missing }},
-		"no log's folder":     {change: func(m *vmm.Machine) { m.VMMLog = filepath.Join(missing, "log") }},
-		"no console's folder": {change: func(m *vmm.Machine) { m.ConsoleLog = filepath.Join(missing, "log") }},
-		"no CPU":              {change: func(m *vmm.Machine) { m.VCPUs = 0 }},
-		"no memory":           {change: func(m *vmm.Machine) { m.Memory = 0 }},
-		"not stored":          {intend: broken},
+		"no kernel":                         {change: func(m *vmm.Machine) { m.Kernel = missing }},
+		"the kernel is a directory":         {change: func(m *vmm.Machine) { m.Kernel = m.RunDir }},
+		"no initramfs":                      {change: func(m *vmm.Machine) { m.Initramfs = []string{missing} }},
+		"no drive":                          {change: func(m *vmm.Machine) { m.Drives = []vmm.Drive{{Name: "a", Path: missing}} }},
+		"no run directory":                  {change: func(m *vmm.Machine) { m.RunDir = missing }},
+		"no directory of the log":           {change: func(m *vmm.Machine) { m.VMMLog = filepath.Join(missing, "log") }},
+		"no directory of the console's log": {change: func(m *vmm.Machine) { m.ConsoleLog = filepath.Join(missing, "log") }},
+		"no CPU":                            {change: func(m *vmm.Machine) { m.VCPUs = 0 }},
+		"no memory":                         {change: func(m *vmm.Machine) { m.Memory = 0 }},
+		"the state is not stored":           {intend: broken},
 	} {
 		m := s.h.Machine(s)
 		if c.change != nil {
@@ -144,13 +135,13 @@ func (s *suite) failedStart() {
 			return c.intend
 		})
 		if err == nil {
-			s.Errorf("%s: it started", name)
+			s.Errorf("%s: the start does not fail", name)
 			_ = in.Signal(syscall.SIGKILL)
 			_ = in.Close()
 			continue
 		}
 		if c.intend != nil && !errors.Is(err, c.intend) {
-			s.Errorf("%s: %v", name, err)
+			s.Errorf("%s: the start fails with another error: %v", name, err)
 		}
 		s.Logf("%s: %v", name, err)
 		s.nothingLeft(m, before, state)
@@ -171,20 +162,20 @@ func (s *suite) canceledStart() {
 	if err == nil {
 		_ = in.Close()
 		s.kill(in.State())
-		s.Fatal("it started")
+		s.Fatal("a canceled start does not fail")
 	}
 	if !errors.Is(err, why) {
-		s.Errorf("got %v", err)
+		s.Errorf("a canceled start does not return the cause: %v", err)
 	}
 	s.nothingLeft(m, before, state)
-	s.press(s.start(m, ignore)) // and a second start works
+	s.press(s.start(m, ignore)) // a second start works
 }
 
-// nothingLeft checks that a failed start left no machine and nothing new in the run folder.
+// nothingLeft checks that a failed start left no machine, and nothing new in the run directory.
 func (s *suite) nothingLeft(m vmm.Machine, before []string, state vmm.State) {
 	s.Helper()
 	if after := s.entries(m.RunDir); len(after) != len(before) {
-		s.Errorf("the run folder held %q, now %q", before, after)
+		s.Errorf("a failed start leaves something in the run directory: %q, before %q", after, before)
 	}
 	if state != nil {
 		s.gone(state)

@@ -5,43 +5,43 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"banger/internal/vmm"
 )
 
-// agent uses the agent's channel, of a machine that was started and of the same one adopted.
+// agent uses the agent's channel of a machine that was started, and of the same machine adopted.
 func (s *suite) agent() {
 	in := s.start(s.h.Echo(s), ignore)
 	for i := range 3 {
 		s.echo(in, fmt.Sprintf("hello %d", i))
 	}
-	if err := in.Close(); err != nil {
-		s.Fatal(err)
-	}
+	s.close(in)
 	again := s.adopted(in.State())
 	s.echo(again, "hello again")
 	s.press(again)
-	s.ended(again, vmm.ExitPowerOff)
+	s.poweredOff(again)
 	if conn, err := again.DialAgent(s.ctx); err == nil {
-		s.Error("one can connect to what has ended")
+		s.Error("connecting to the agent of a machine that has ended is no error")
 		_ = conn.Close()
 	}
 }
 
-// echo waits for a line to come back.
+// echo waits until a line comes back.
 func (s *suite) echo(in vmm.Instance, line string) {
 	s.Helper()
 	s.ask(in, line, line)
 }
 
-// ask connects and waits for the answer to a line. It sends the line until then: bytes get lost while a guest comes up or notices a new
-// connection.
+// ask connects and waits for the answer to a line. Until then it sends the line again and again: bytes are
+// lost while a guest boots or notices a new connection.
 func (s *suite) ask(in vmm.Instance, line, answer string) {
 	s.Helper()
 	conn, err := in.DialAgent(s.ctx)
 	if err != nil {
-		s.Fatal(err)
+		s.Fatalf("connecting to the agent of a running machine fails: %v", err)
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(s.ctx)
@@ -62,7 +62,7 @@ func (s *suite) ask(in vmm.Instance, line, answer string) {
 			return
 		}
 	}
-	s.Fatalf("%q did not bring %q: %v", line, answer, lines.Err())
+	s.Fatalf("the guest does not answer %q with %q: %v", line, answer, lines.Err())
 }
 
 func again(ctx context.Context, conn net.Conn, line string) {
@@ -78,5 +78,51 @@ func again(ctx context.Context, conn net.Conn, line string) {
 			return
 		case <-ticker.C:
 		}
+	}
+}
+
+// Answer is what the guest of an Echo machine answers to a line. kept is the word that it has in its
+// memory, which keep changes. drives are the ids of its drives, as it sees them.
+func Answer(line, kept string, keep func(word string), drives func() []string) string {
+	switch word, keeps := strings.CutPrefix(line, "keep "); {
+	case keeps:
+		keep(word)
+	case line == "kept":
+		return "kept " + kept
+	case line == "drives":
+		return driveList(drives())
+	}
+	return line
+}
+
+// driveList is the answer to the line "drives".
+func driveList(ids []string) string {
+	sorted := slices.Sorted(slices.Values(ids))
+	return strings.Join(append([]string{"drives"}, sorted...), " ")
+}
+
+// driveIDs checks that a guest finds its drives by the ids that the driver reports: of a machine that was
+// started, of one that was adopted, and of one that was restored with drives of other files.
+func (s *suite) driveIDs() {
+	m := s.h.Echo(s)
+	in := s.start(m, ignore)
+	check := func(in vmm.Instance, m vmm.Machine) {
+		s.Helper()
+		var ids []string
+		for _, d := range m.Drives {
+			ids = append(ids, in.DriveID(d.Name))
+		}
+		if unique := slices.Compact(slices.Sorted(slices.Values(ids))); len(unique) != len(m.Drives) || slices.Contains(ids, "") {
+			s.Fatalf("the ids of %d drives are not distinct, or one is empty: %q", len(m.Drives), ids)
+		}
+		s.ask(in, "drives", driveList(ids))
+	}
+	check(in, m)
+	s.close(in)
+	again := s.adopted(in.State())
+	check(again, m)
+	if saver, ok := again.(savable); ok {
+		other := like(s.h.Echo(s), m)
+		check(s.restore(other, s.save(saver), ignore), other)
 	}
 }

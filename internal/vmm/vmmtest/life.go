@@ -13,22 +13,31 @@ import (
 func (s *suite) powerOff() {
 	in := s.start(s.h.Machine(s), ignore)
 	if in.PID() <= 0 || len(in.State()) == 0 {
-		s.Errorf("pid %d, state %q", in.PID(), in.State())
+		s.Errorf("a machine that runs has no pid or no state: %d, %q", in.PID(), in.State())
 	}
+	want := s.byGuest(vmm.ExitPowerOff)
 	var waits sync.WaitGroup
 	for range 4 {
 		waits.Go(func() {
-			if exit, err := in.Wait(s.ctx); err != nil || exit.Reason != vmm.ExitPowerOff {
-				s.Errorf("it ended by %s (%s), %v", exit.Reason, exit.Detail, err)
+			if exit, err := in.Wait(s.ctx); err != nil || exit.Reason != want {
+				s.Errorf("one of several waiters gets the reason %q (%s), not %q: %v", exit.Reason, exit.Detail, want, err)
 			}
 		})
 	}
 	s.press(in)
 	waits.Wait()
-	s.ended(in, vmm.ExitPowerOff) // also for those who come late
+	s.poweredOff(in) // the answer is the same for late callers
 	if err := in.Signal(syscall.SIGTERM); err != nil {
-		s.Errorf("signalling what has ended: %v", err)
+		s.Errorf("signalling a machine that has ended is an error: %v", err)
 	}
+	s.gone(in.State())
+}
+
+// reboot checks that a guest's reboot ends its machine, and how that is reported.
+func (s *suite) reboot() {
+	in := s.start(s.h.Reboot(s), ignore)
+	s.press(in)
+	s.ended(in, s.byGuest(vmm.ExitReboot))
 	s.gone(in.State())
 }
 
@@ -37,7 +46,7 @@ func (s *suite) contexts() {
 	m := s.h.Machine(s)
 	in, err := s.driver.Start(starting, m, ignore)
 	if err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine cannot be started: %v", err)
 	}
 	s.later(in)
 	cancel()
@@ -45,17 +54,17 @@ func (s *suite) contexts() {
 	waiting, stop := context.WithCancelCause(s.ctx)
 	stop(why)
 	if _, err := in.Wait(waiting); !errors.Is(err, why) {
-		s.Errorf("waiting with an ended context: %v", err)
+		s.Errorf("waiting does not end with its context: %v", err)
 	}
 	s.press(in)
-	s.ended(in, vmm.ExitPowerOff)
+	s.poweredOff(in)
 }
 
 func (s *suite) killed() {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		in := s.start(s.h.Machine(s), ignore)
 		if err := in.Signal(sig); err != nil {
-			s.Fatal(err)
+			s.Fatalf("a machine cannot be signalled: %v", err)
 		}
 		s.ended(in, vmm.ExitKilled)
 		s.gone(in.State())
@@ -65,14 +74,14 @@ func (s *suite) killed() {
 func (s *suite) twoMachines() {
 	one, other := s.start(s.h.Machine(s), ignore), s.start(s.h.Machine(s), ignore)
 	if one.PID() == other.PID() {
-		s.Errorf("both have pid %d", one.PID())
+		s.Errorf("two machines have the same pid %d", one.PID())
 	}
 	if err := one.Signal(syscall.SIGKILL); err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine cannot be killed: %v", err)
 	}
 	s.ended(one, vmm.ExitKilled)
 	s.press(other)
-	s.ended(other, vmm.ExitPowerOff)
+	s.poweredOff(other)
 }
 
 func (s *suite) oneAtATime() {
@@ -80,26 +89,26 @@ func (s *suite) oneAtATime() {
 	first := s.start(m, ignore)
 	before := s.entries(m.RunDir)
 	if _, err := s.h.Driver(s).Start(s.ctx, m, ignore); fault.KindOf(err) != fault.Locked {
-		s.Errorf("starting a second machine there: %v", err)
+		s.Errorf("a second machine in a run directory is not refused as locked: %v", err)
 	}
 	if after := s.entries(m.RunDir); len(after) != len(before) {
-		s.Errorf("the run folder held %q, now %q", before, after)
+		s.Errorf("a refused start changes the run directory from %q to %q", before, after)
 	}
 	s.press(first)
-	s.ended(first, vmm.ExitPowerOff)
-	second := s.start(m, ignore) // what the first one left is no obstacle
-	s.gone(first.State())        // and the second one is not the first
+	s.poweredOff(first)
+	second := s.start(m, ignore) // what the first machine left is no obstacle
+	s.gone(first.State())        // and the second machine is not taken for the first
 	s.press(second)
-	s.ended(second, vmm.ExitPowerOff)
+	s.poweredOff(second)
 }
 
 func (s *suite) closed() {
 	in := s.start(s.h.Machine(s), ignore)
 	if err := errors.Join(in.Close(), in.Close()); err != nil {
-		s.Fatal(err)
+		s.Fatalf("an instance cannot be closed twice: %v", err)
 	}
 	if _, err := in.Wait(s.ctx); fault.KindOf(err) != fault.Canceled {
-		s.Errorf("waiting after Close: %v", err)
+		s.Errorf("waiting after Close does not end as canceled: %v", err)
 	}
 }
 
@@ -107,9 +116,9 @@ func (s *suite) stats() {
 	in := s.start(s.h.Machine(s), ignore)
 	measured, ok := in.(vmm.Statter)
 	if !ok {
-		s.Skip("the driver measures nothing")
+		s.Skip("the driver measures no costs")
 	}
 	if got, err := measured.Stats(); err != nil || got.Memory <= 0 || got.CPU < 0 {
-		s.Errorf("stats %+v: %v", got, err)
+		s.Errorf("the costs of a running machine are not plausible: %+v, %v", got, err)
 	}
 }

@@ -10,45 +10,50 @@ import (
 	"banger/internal/vmm"
 )
 
-// pause halts a machine twice, presses its power button, on which nothing happens, and lets it go on, on which it powers off.
+// pause halts a machine twice and presses its power button: nothing happens until it continues. Then it
+// powers off.
 func (s *suite) pause() {
 	in := s.pauser(s.start(s.h.Machine(s), ignore))
 	if err := errors.Join(in.Resume(s.ctx), in.Pause(s.ctx), in.Pause(s.ctx)); err != nil {
-		s.Fatal(err)
+		s.Fatalf("resuming a running machine, pausing it, or pausing it twice is an error: %v", err)
 	}
 	s.press(in)
 	s.still(in)
-	if err := errors.Join(in.Resume(s.ctx), context.Cause(s.ctx)); err != nil {
-		s.Fatal(err)
-	}
-	s.ended(in, vmm.ExitPowerOff)
+	s.resume(in)
+	s.poweredOff(in)
 	if err := in.Pause(s.ctx); fault.KindOf(err) != fault.WrongState {
-		s.Errorf("pausing what has ended: %v", err)
+		s.Errorf("pausing a machine that has ended is not refused as a wrong state: %v", err)
 	}
 	if err := in.Resume(s.ctx); fault.KindOf(err) != fault.WrongState {
-		s.Errorf("resuming what has ended: %v", err)
+		s.Errorf("resuming a machine that has ended is not refused as a wrong state: %v", err)
 	}
 }
 
-// pauseAdopted halts a machine, lets go of it, and adopts it, which does not make it go on.
+// pauseAdopted halts a machine, closes its instance and adopts it: it stays halted.
 func (s *suite) pauseAdopted() {
 	in := s.pauser(s.start(s.h.Machine(s), ignore))
 	if err := errors.Join(in.Pause(s.ctx), in.Close()); err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine cannot be paused and its instance closed: %v", err)
 	}
 	again := s.pauser(s.adopted(in.State()))
 	s.press(again)
 	s.still(again)
-	if err := again.Resume(s.ctx); err != nil {
-		s.Fatal(err)
-	}
-	s.ended(again, vmm.ExitPowerOff)
+	s.resume(again)
+	s.poweredOff(again)
 
 	in = s.pauser(s.start(s.h.Machine(s), ignore))
 	if err := errors.Join(in.Pause(s.ctx), in.Signal(syscall.SIGTERM)); err != nil {
-		s.Fatal(err)
+		s.Fatalf("a halted machine cannot be signalled: %v", err)
 	}
-	s.ended(in, vmm.ExitKilled) // a halted machine can be ended
+	s.ended(in, vmm.ExitKilled)
+}
+
+// resume continues a machine.
+func (s *suite) resume(in pausable) {
+	s.Helper()
+	if err := in.Resume(s.ctx); err != nil {
+		s.Fatalf("a halted machine cannot be resumed: %v", err)
+	}
 }
 
 // stillness is how long a machine that must not end is watched.
@@ -60,7 +65,7 @@ func (s *suite) still(in vmm.Instance) {
 	ctx, cancel := context.WithTimeout(s.ctx, stillness)
 	defer cancel()
 	if exit, err := in.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		s.Fatalf("a halted machine ended by %s (%s), %v", exit.Reason, exit.Detail, err)
+		s.Fatalf("a halted machine does not stay: it ended by %q (%s), %v", exit.Reason, exit.Detail, err)
 	}
 }
 

@@ -1,5 +1,7 @@
-// Package vmmtest is the conformance suite of package vmm's drivers: what every driver, and the fake that stands for one in other
-// packages' tests, must do alike.
+// Package vmmtest is the conformance suite of the drivers of package vmm. Every driver must pass it, and
+// so must the fake that stands for a driver in other packages' tests.
+//
+// A failure names the claim that does not hold.
 package vmmtest
 
 import (
@@ -16,19 +18,24 @@ import (
 	"banger/internal/vmm"
 )
 
-// Harness is what the suite needs from a driver's tests.
+// Harness is what the suite needs from the tests of a driver.
 type Harness struct {
-	// Driver returns a new driver, as a daemon has it after a restart: it shares nothing in memory with those before.
+	// Driver returns a new driver, as a restarted daemon has it. It shares no memory with earlier ones.
 	Driver func(t testing.TB) vmm.Driver
-	// Machine returns a machine with a run folder of its own whose guest powers off when its power button is pressed, and else
-	// runs for ever.
+	// Machine returns a machine with a run directory of its own. Its guest powers off when its power
+	// button is pressed. Otherwise it runs for ever.
 	Machine func(t testing.TB) vmm.Machine
-	// Booted returns when such a machine's guest runs; nil when it does from the start on. Before that, a machine may be in its firmware, which
-	// wants to boot what a restored machine does not have.
+	// Reboot returns a machine whose guest reboots when its power button is pressed.
+	Reboot func(t testing.TB) vmm.Machine
+	// Booted returns when the guest of such a machine runs. Before, a machine may be in its firmware,
+	// which wants to boot what a restored machine does not have. Nil: guests run from the start.
 	Booted func(t testing.TB, in vmm.Instance)
-	// Echo returns a machine like Machine's whose guest also sends back what comes in on the agent's channel. Of a line "keep X" it keeps X
-	// in its memory as well, and on a line "kept" it says "kept X" instead. It skips the test when there can be none.
+	// Echo returns a machine like that of Machine, whose guest answers the lines that come in on the
+	// agent's channel: see Answer. If there can be none, it skips the test.
 	Echo func(t testing.TB) vmm.Machine
+	// Tap returns the name of a tap that a machine may use if the same goroutine starts it. Nil: any
+	// name will do.
+	Tap func(t testing.TB) string
 }
 
 // Run runs the suite.
@@ -37,11 +44,14 @@ func Run(t *testing.T, h Harness) {
 		name string
 		test func(*suite)
 	}{
+		{"info", (*suite).info},
+		{"features", (*suite).features},
 		{"start and power off", (*suite).powerOff},
+		{"reboot", (*suite).reboot},
 		{"the end of a context ends no machine", (*suite).contexts},
 		{"killed", (*suite).killed},
 		{"two side by side", (*suite).twoMachines},
-		{"one at a time in a run folder", (*suite).oneAtATime},
+		{"one at a time in a run directory", (*suite).oneAtATime},
 		{"adopt", (*suite).adopt},
 		{"adopt what was only intended", (*suite).adoptIntended},
 		{"adopt nothing that has ended", (*suite).adoptEnded},
@@ -52,12 +62,14 @@ func Run(t *testing.T, h Harness) {
 		{"a failed start leaves nothing", (*suite).failedStart},
 		{"a canceled start leaves nothing", (*suite).canceledStart},
 		{"agent", (*suite).agent},
+		{"drive ids", (*suite).driveIDs},
 		{"pause and resume", (*suite).pause},
 		{"adopt what is halted", (*suite).pauseAdopted},
 		{"save and restore", (*suite).saveAndRestore},
+		{"memory layout", (*suite).memoryLayout},
 		{"save what is halted", (*suite).saveHalted},
 		{"a fork of a fork", (*suite).generations},
-		{"a failed save lets the machine go on", (*suite).failedSave},
+		{"a machine continues after a failed save", (*suite).failedSave},
 		{"one save at a time", (*suite).twoSaves},
 		{"a failed restore leaves nothing", (*suite).failedRestore},
 		{"fingerprints", (*suite).fingerprints},
@@ -82,7 +94,7 @@ type suite struct {
 	ends   []func()
 }
 
-// end undoes what a test has begun, the last first.
+// end undoes what a test has begun, in reverse order.
 func (s *suite) end() {
 	for _, end := range slices.Backward(s.ends) {
 		end()
@@ -96,37 +108,42 @@ func (s *suite) start(m vmm.Machine, intend func(vmm.State) error) vmm.Instance 
 	s.Helper()
 	in, err := s.driver.Start(s.ctx, m, intend)
 	if err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine cannot be started: %v", err)
 	}
 	s.later(in)
 	return in
 }
 
-// later lets the machine end with the test.
+// later ends the machine with the test.
 func (s *suite) later(in vmm.Instance) {
 	state := in.State()
 	s.ends = append(s.ends, func() { s.kill(state) }, func() {
 		if err := in.Close(); err != nil {
-			s.Error(err)
+			s.Errorf("an instance cannot be closed: %v", err)
 		}
 	})
 }
 
-// kill ends a machine, if it is still there, in the way of a stranger.
+// kill ends a machine, if it is still there, as another daemon would.
 func (s *suite) kill(state vmm.State) {
 	s.Helper()
 	in, err := s.h.Driver(s).Adopt(s.ctx, state)
 	if fault.KindOf(err) == fault.NotFound {
 		return
 	} else if err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine that runs cannot be adopted: %v", err)
 	}
 	if err := in.Signal(syscall.SIGKILL); err != nil {
-		s.Error(err)
+		s.Errorf("a machine cannot be killed: %v", err)
 	}
 	s.ended(in, "")
+	s.close(in)
+}
+
+func (s *suite) close(in vmm.Instance) {
+	s.Helper()
 	if err := in.Close(); err != nil {
-		s.Error(err)
+		s.Fatalf("an instance cannot be closed: %v", err)
 	}
 }
 
@@ -135,7 +152,7 @@ func (s *suite) adopted(state vmm.State) vmm.Instance {
 	s.Helper()
 	in, err := s.h.Driver(s).Adopt(s.ctx, state)
 	if err != nil {
-		s.Fatal(err)
+		s.Fatalf("a machine that runs cannot be adopted: %v", err)
 	}
 	s.ends = append(s.ends, func() { _ = in.Close() })
 	return in
@@ -146,34 +163,50 @@ func (s *suite) ended(in vmm.Instance, want vmm.ExitReason) {
 	s.Helper()
 	exit, err := in.Wait(s.ctx)
 	if err != nil {
-		s.Fatal(err)
+		s.Fatalf("the machine did not end: %v", err)
 	}
 	if want != "" && exit.Reason != want {
-		s.Errorf("it ended by %s (%s), not %s", exit.Reason, exit.Detail, want)
+		s.Errorf("the reason of the machine's end is %q (%s), not %q", exit.Reason, exit.Detail, want)
 	}
+}
+
+// poweredOff waits until a guest has powered its machine off.
+func (s *suite) poweredOff(in vmm.Instance) {
+	s.Helper()
+	s.ended(in, s.byGuest(vmm.ExitPowerOff))
+}
+
+// byGuest is the reason that a driver reports when a guest ends its machine: want, or if the driver
+// cannot tell a reboot from a power-off, ExitShutdown.
+func (s *suite) byGuest(want vmm.ExitReason) vmm.ExitReason {
+	s.Helper()
+	if s.described().Features.Has(vmm.FeatureTellsReboot) {
+		return want
+	}
+	return vmm.ExitShutdown
 }
 
 // press presses the power button.
 func (s *suite) press(in vmm.Instance) {
 	s.Helper()
 	if err := in.PowerOff(s.ctx); err != nil {
-		s.Fatal(err)
+		s.Fatalf("the power button cannot be pressed: %v", err)
 	}
 }
 
-// gone checks that no machine is there for a state.
+// gone checks that there is no machine for a state.
 func (s *suite) gone(state vmm.State) {
 	s.Helper()
 	in, err := s.h.Driver(s).Adopt(s.ctx, state)
 	if fault.KindOf(err) != fault.NotFound {
-		s.Errorf("adopting what is gone: %v", err)
+		s.Errorf("adopting a machine that has ended does not report that it is not found: %v", err)
 	}
 	if err == nil {
 		_ = in.Close()
 	}
 }
 
-// entries lists a folder; nil when it does not exist.
+// entries lists a directory. If it does not exist, the list is nil.
 func (s *suite) entries(dir string) []string {
 	s.Helper()
 	list, err := os.ReadDir(dir)

@@ -1,6 +1,6 @@
-// Command guest is the first process of a test's machine: it sends back what comes in on the agent's port, and powers off when the
-// power button is pressed. The line "exit" on the port ends it, and so makes
-// the kernel panic; "size S" asks for the size of the drive with serial number S; "keep X" keeps X, and "kept" asks for it.
+// Command guest is the first process of a test's machine. It powers off when the power button is pressed.
+// It answers the lines that come in on the agent's port as vmmtest.Answer does. In addition, "size S" asks
+// for the size of the drive with the serial number S, and "exit" ends the process: the kernel panics.
 package main
 
 import (
@@ -66,10 +66,10 @@ func find() string {
 	}
 }
 
-// kept is what the host has asked to keep.
+// kept is the word that the host asked to keep.
 var kept string
 
-// serve echoes lines until the host goes away.
+// serve answers lines until the host disconnects.
 func serve(path string) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -86,6 +86,10 @@ func serve(path string) {
 			fmt.Fprintln(f, size(serial))
 			continue
 		}
+		if lines.Text() == "drives" {
+			fmt.Fprintln(f, strings.Join(append([]string{"drives"}, serials()...), " "))
+			continue
+		}
 		if lines.Text() == "kept" {
 			fmt.Fprintln(f, "kept", kept)
 			continue
@@ -98,7 +102,19 @@ func serve(path string) {
 	time.Sleep(10 * time.Millisecond)
 }
 
-// size returns the size in bytes of the drive with a serial number.
+// serials returns the serial numbers of the drives, in order.
+func serials() (list []string) {
+	paths, _ := filepath.Glob("/sys/block/vd*/serial")
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		must(err)
+		list = append(list, strings.TrimSpace(string(text)))
+	}
+	sort.Strings(list)
+	return list
+}
+
+// size returns the size in bytes of the drive with a serial number. If there is none, it returns -1.
 func size(serial string) int64 {
 	drives, _ := filepath.Glob("/sys/block/vd*")
 	for _, drive := range drives {

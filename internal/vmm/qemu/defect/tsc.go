@@ -1,4 +1,4 @@
-package qemu
+package defect
 
 import (
 	"context"
@@ -8,16 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An emulated guest sees the host's time stamp counter. Without being told its frequency (tsc_early_khz) about a third
-// of boots hang for ever: the kernel calibrates it against a timer that emulation runs too unevenly.
-
-// tscWindow is how long the counter is watched. A reading is bracketed by two of the clock that are rarely further apart than
-// 0.3 µs, so that the error is about 15 in a million; the guest's kernel tolerates 500.
+// tscWindow is how long the counter is watched. Two readings of the clock bracket one of the
+// counter, rarely more than 0.3 µs apart. So the error is about 15 in a million. The guest's
+// kernel tolerates 500.
 const tscWindow = 20 * time.Millisecond
 
-// measureTSC measures the frequency of the host's time stamp counter in kHz against CLOCK_MONOTONIC_RAW, which no time
-// daemon bends.
-func measureTSC(ctx context.Context) (uint64, error) {
+// MeasureTSC measures the frequency in kHz of the host's time stamp counter, which an emulated
+// guest sees. If the guest's kernel does not get it (EarlyTSC), it calibrates the counter against
+// a timer that emulation runs unevenly: about a third of boots hang for ever. It takes 20 ms.
+func MeasureTSC(ctx context.Context) (uint64, error) {
+	// No time daemon adjusts CLOCK_MONOTONIC_RAW.
 	ticks0, clock0, err := readTSC()
 	if err != nil {
 		return 0, err
@@ -40,7 +40,8 @@ func measureTSC(ctx context.Context) (uint64, error) {
 	return ((ticks1-ticks0)*1_000_000 + ns/2) / ns, nil
 }
 
-// readTSC returns the counter and the clock (ns) at nearly the same moment: the best of some tries, since any may be interrupted.
+// readTSC returns the counter and the clock (ns) at nearly the same moment: the best of some tries,
+// because each may be interrupted.
 func readTSC() (ticks uint64, clock int64, err error) {
 	const tries = 16
 	best := int64(-1)
