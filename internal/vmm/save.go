@@ -76,8 +76,8 @@ type Restorer interface {
 	// Restore returns. m needs the fingerprint of the saved machine, and drives with what the
 	// guest expects.
 	Restore(ctx context.Context, m Machine, from Checkpoint, intend func(State) error) (Instance, error)
-	// Fingerprint is equal for two machines if one can load the state of the other. It covers driver,
-	// version, CPU, boot files and devices, but not names, MACs or the content of drives. Without a
-	// kernel in m it covers the shape only, on which a restored machine depends.
+	// Fingerprint is equal for two machines if one can load the state of the other. It covers
+	// driver, version, CPU, boot files and devices, but not names, MACs or the content of drives.
+	// Without a kernel in m it covers the shape only, on which a restored machine depends.
 	Fingerprint(ctx context.Context, m Machine) (string, error)
 }

@@ -1,10 +1,11 @@
-// Package console keeps what a guest writes to its console: the newest bytes of it, in two files.
+// Package console keeps the newest bytes of what a guest writes to its console, in two files.
 //
-// The log grows to half of its bound, is renamed to the same name with ".1" at the end, and begins anew; what was ".1" before is
-// gone. So both files together never exceed the bound, no byte is ever rewritten, and a follower (also `tail -F`) sees
-// every byte in order: it reads its file to the end and goes on with the new one at offset 0.
+// When the log has grown to half of its bound, it is renamed: the new name has ".1" at the end. It
+// replaces the older file of that name, and a new log begins. So both files together never exceed
+// the bound, and no byte is rewritten. A follower (also `tail -F`) sees every byte in order: it
+// reads its file to the end and continues with the new one at offset 0.
 //
-// The bytes are the guest's own: hostile, and not fit for a terminal as they are.
+// The bytes come from the guest. They are hostile, and not safe for a terminal.
 package console
 
 import (
@@ -21,7 +22,7 @@ import (
 // Old is the name of the older half of the log at path.
 func Old(path string) string { return path + ".1" }
 
-// minMax keeps a log useful whatever it is asked to be.
+// minMax is the smallest bound of a log. It keeps every log useful.
 const minMax = 8 << 10
 
 // Log is an open log. It is safe for concurrent use.
@@ -56,7 +57,7 @@ func (l *Log) openLocked() error {
 	return nil
 }
 
-// Write appends p, of which only the newest bytes may stay.
+// Write appends p. Only the newest bytes may stay.
 func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,7 +79,7 @@ func (l *Log) Write(p []byte) (int, error) {
 
 func (l *Log) turnLocked() error {
 	if err := os.Rename(l.path, Old(l.path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("turning the console log over: %w", err)
+		return fmt.Errorf("renaming the console log: %w", err)
 	}
 	_ = l.f.Close()
 	return l.openLocked()
@@ -91,7 +92,7 @@ func (l *Log) Close() error {
 	return l.f.Close()
 }
 
-// Remove removes a log that nobody has open. One that does not exist is success.
+// Remove removes a log that no one has open. If it does not exist, this is no error.
 func Remove(path string) error {
 	var errs []error
 	for _, p := range []string{Old(path), path} {
@@ -102,12 +103,12 @@ func Remove(path string) error {
 	return errors.Join(errs...)
 }
 
-// followPoll is how often a follower looks for more.
+// followPoll is how often a follower looks for new bytes.
 const followPoll = 100 * time.Millisecond
 
-// Follow copies the log at path to w, oldest byte first, and then what is added, until ctx ends; then it copies what is there by
-// then and returns nil. With a ctx that has ended it copies the log as it is. A log that does not exist yet is empty. Bytes are lost to
-// a follower only if it falls behind by the whole log.
+// Follow copies the log at path to w, oldest byte first, and then new bytes until ctx ends. Then it
+// copies the rest and returns nil. A log that does not exist yet is empty. A follower loses bytes
+// only if it falls behind by the whole log.
 func Follow(ctx context.Context, path string, w io.Writer) error {
 	r := follower{path: path}
 	defer r.close()
@@ -127,7 +128,7 @@ func Follow(ctx context.Context, path string, w io.Writer) error {
 
 type follower struct {
 	path string
-	f    *os.File // what is being read; nil before anything was found
+	f    *os.File // the file that is read; nil until there is one
 }
 
 func (r *follower) close() {
@@ -137,10 +138,11 @@ func (r *follower) close() {
 	}
 }
 
-// catchUp copies all that is unread.
+// catchUp copies all unread bytes.
 func (r *follower) catchUp(w io.Writer) error {
 	for {
-		current, err := stat(r.path) // before reading: a file that is not the current one by now gets no more bytes
+		// Before reading: a file that is no longer the current one gets no more bytes.
+		current, err := stat(r.path)
 		if err != nil || current == nil && r.f == nil {
 			return err
 		}
@@ -152,7 +154,7 @@ func (r *follower) catchUp(w io.Writer) error {
 		if _, err := io.Copy(w, r.f); err != nil {
 			return fmt.Errorf("copying the console log: %w", err)
 		}
-		if current == nil { // deleted, with its last bytes in the file that is still open; or being turned over
+		if current == nil { // it was removed or is being renamed; the open file has the last bytes
 			return nil
 		}
 		mine, err := r.f.Stat()
@@ -165,7 +167,7 @@ func (r *follower) catchUp(w io.Writer) error {
 		}
 		next := r.path
 		if old != nil && !os.SameFile(mine, old) {
-			next = Old(r.path) // the log was turned over twice since
+			next = Old(r.path) // the log was renamed twice since
 		}
 		r.close()
 		if err := r.open(next, r.path); err != nil {
@@ -187,7 +189,7 @@ func (r *follower) open(paths ...string) (err error) {
 	return nil
 }
 
-// stat is os.Stat, but nil for what does not exist.
+// stat is os.Stat, but it returns nil if the file does not exist.
 func stat(path string) (fs.FileInfo, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

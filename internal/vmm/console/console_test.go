@@ -24,11 +24,11 @@ func read(t *testing.T, path string) string {
 func TestLogKeepsTheNewest(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "console.log")
 	if got := read(t, path); got != "" {
-		t.Fatalf("a log that does not exist holds %q", got)
+		t.Fatalf("a log that does not exist is not empty: %q", got)
 	}
 	const limit = 8 << 10
 	var all strings.Builder
-	for run := range 3 { // each run appends to what the one before left
+	for run := range 3 { // each run appends to the log of the earlier runs
 		l, err := Open(path, limit)
 		if err != nil {
 			t.Fatal(err)
@@ -46,13 +46,13 @@ func TestLogKeepsTheNewest(t *testing.T) {
 	}
 	got := read(t, path)
 	if !strings.HasSuffix(all.String(), got) || len(got) <= limit/2 || len(got) > limit {
-		t.Errorf("kept %d bytes that are not the newest of %d, at most %d", len(got), all.Len(), limit)
+		t.Errorf("the log does not hold the newest bytes within its bound: %d of %d, at most %d", len(got), all.Len(), limit)
 	}
 	if err := Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	if err := Remove(path); err != nil {
-		t.Errorf("removing what is gone: %v", err)
+		t.Errorf("removing a log that does not exist is an error: %v", err)
 	}
 }
 
@@ -65,10 +65,10 @@ func TestWriteLargerThanTheLog(t *testing.T) {
 	defer l.Close()
 	data := bytes.Repeat([]byte("0123456789abcdef"), 10_000)
 	if n, err := l.Write(data); n != len(data) || err != nil {
-		t.Fatalf("wrote %d of %d: %v", n, len(data), err)
+		t.Fatalf("a large write is not complete: %d of %d bytes, %v", n, len(data), err)
 	}
 	if got := read(t, path); !bytes.HasSuffix(data, []byte(got)) || len(got) > minMax || len(got) == 0 {
-		t.Errorf("kept %d bytes", len(got))
+		t.Errorf("a small bound is not raised to the least one: the log holds %d bytes", len(got))
 	}
 }
 
@@ -88,7 +88,7 @@ func TestFollowSeesEveryByte(t *testing.T) {
 		if _, err := l.Write([]byte(line)); err != nil {
 			t.Fatal(err)
 		}
-		if i%500 == 0 { // about 4 KiB: the log turns over once between two looks, never more than its older half
+		if i%500 == 0 { // about 4 KiB: the log is renamed at most once between two looks
 			if err := r.catchUp(&got); err != nil {
 				t.Fatal(err)
 			}
@@ -98,7 +98,7 @@ func TestFollowSeesEveryByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.String() != want.String() {
-		t.Errorf("followed %d of %d bytes", got.Len(), want.Len())
+		t.Errorf("a follower loses bytes: it sees %d of %d", got.Len(), want.Len())
 	}
 }
 
@@ -112,7 +112,7 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 	end := make(chan error)
 	go func() { end <- Follow(ctx, path, writerFunc(func(p []byte) { seen <- string(p) })) }()
 	if got := <-seen; got != "before\n" {
-		t.Errorf("followed %q", got)
+		t.Errorf("a follower does not begin with the oldest bytes: %q", got)
 	}
 	l, err := Open(path, minMax)
 	if err != nil {
@@ -123,7 +123,7 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := <-seen; got != "after\n" {
-		t.Errorf("followed %q", got)
+		t.Errorf("a follower does not see what is added: %q", got)
 	}
 	cancel()
 	if err := <-end; err != nil {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -274,74 +273,6 @@ func TestOtherFileSystem(t *testing.T) {
 	same(t, copied(t, g, base, func() { g.scribble(2) }), g.mem)
 }
 
-// TestDig makes holes of zero pages.
-func TestDig(t *testing.T) {
-	const pages = 3 * bounced
-	content := make([]byte, pages*pageSize)
-	for _, page := range []int{0, 5, bounced - 1, bounced, 2*bounced + 1} {
-		content[page*pageSize+100] = 1
-	}
-	f := create(t)
-	if _, err := f.Write(content); err != nil {
-		t.Fatal(err)
-	}
-	before := data(t, f)
-	if err := Dig(f); err != nil {
-		t.Fatal(err)
-	}
-	same(t, f, content)
-	if after := data(t, f); before != len(content) || after > 16*pageSize {
-		t.Errorf("zero pages did not become holes: %d bytes of data, %d before", after, before)
-	}
-}
-
-func TestLook(t *testing.T) {
-	base := create(t)
-	if err := base.Truncate(16 * pageSize); err != nil {
-		t.Fatal(err)
-	}
-	cold, fork := boot(t, 16*pageSize, nil), boot(t, 16*pageSize, base)
-	// This splits the mapping:
-	if err := unix.Madvise(cold.mem[4*pageSize:8*pageSize], unix.MADV_SEQUENTIAL); err != nil {
-		t.Fatal(err)
-	}
-	for want, g := range map[Backing]guest{Nothing: cold, File: fork} {
-		if got, err := Look(os.Getpid(), g.regions()); err != nil || got != want {
-			t.Errorf("a mapping of %v is taken for one of %v (%v)", want, got, err)
-		}
-	}
-	shared, err := unix.Mmap(int(base.Fd()), 0, 16*pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Munmap(shared)
-	later := fork.region()
-	later.Addr, later.Size = later.Addr+pageSize, later.Size-pageSize
-	longer := cold.region()
-	longer.Size = 1 << 45
-	elsewhere := fork.region()
-	elsewhere.Offset = pageSize
-	for name, r := range map[string][]Region{
-		"a shared mapping":                   guest{t, shared}.regions(),
-		"a region that begins later":         {later},
-		"a region at another offset":         {elsewhere},
-		"a region longer than the mapping":   {longer},
-		"a region that is not mapped":        {{Addr: pageSize, Size: pageSize}},
-		"regions that map different things":  {cold.region(), fork.region()},
-		"one good region and one unmapped":   {cold.region(), {Addr: pageSize, Size: pageSize}},
-		"one good region and a shared other": {fork.region(), guest{t, shared}.region()},
-	} {
-		if _, err := Look(os.Getpid(), r); fault.KindOf(err) != fault.Unsupported {
-			t.Errorf("%s is not refused as unsupported: %v", name, err)
-		}
-	}
-	for _, line := range []string{"x\n", "1-2 rw-p\n", "zz-2 rw-p 0 00:00 0\n", "1-2 rw-p 0 00:00 x\n"} {
-		if _, err := backing([]byte(line), cold.regions()); err == nil {
-			t.Errorf("the line %q of maps is accepted", line)
-		}
-	}
-}
-
 func TestBegin(t *testing.T) {
 	g := boot(t, 16*pageSize, nil)
 	full := create(t)
@@ -419,35 +350,4 @@ func TestFull(t *testing.T) {
 			t.Errorf("with %d pages before the first pass, a full file system is not reported: %v", before, err)
 		}
 	}
-}
-
-// BenchmarkPasses shows the duration of the pause, next to that of the first pass.
-func BenchmarkPasses(b *testing.B) {
-	g := boot(b, 512<<20, nil)
-	if err := unix.Madvise(g.mem, unix.MADV_HUGEPAGE); err != nil { // as QEMU does
-		b.Fatal(err)
-	}
-	for i := range 112 << 20 / pageSize {
-		g.page(i)[1] = 1
-	}
-	var first, last time.Duration
-	for b.Loop() {
-		out := create(b)
-		c, err := begin(b.Context(), g.regions(), nil, out)
-		if err != nil {
-			b.Fatal(err)
-		}
-		began := time.Now()
-		err = c.First(b.Context())
-		between := time.Now()
-		if err := errors.Join(err, c.Last(b.Context())); err != nil {
-			b.Fatal(err)
-		}
-		first, last = first+between.Sub(began), last+time.Since(between)
-		if err := errors.Join(c.Close(), out.Close(), os.Remove(out.Name())); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(first.Microseconds())/1000/float64(b.N), "ms/first")
-	b.ReportMetric(float64(last.Microseconds())/1000/float64(b.N), "ms/last")
 }

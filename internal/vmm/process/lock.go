@@ -14,13 +14,12 @@ import (
 	"banger/internal/flock"
 )
 
-// LockFD is the descriptor under which a VMM inherits its lock file: the first after standard error.
+// LockFD is the descriptor of the lock file in a VMM: the first after standard error.
 const LockFD = 3
 
-// Lock opens and locks a file for a process that is about to be started. The process inherits the descriptor as LockFD, and the
-// lock with it (flock(2): a lock belongs to the open file, however many descriptors refer to it). So
-// from the moment of the fork on, whatever becomes of the one who forked, the file is locked exactly as long as the process or a
-// child of it lives: a free lock proves that there is none, and a held one that it can be found. A lock that is held is fault.Locked.
+// Lock opens and locks a file for a process to be started, which inherits the lock as LockFD. From
+// the fork on, the file is locked as long as the process or a child of it lives (flock(2)). So a
+// free lock proves that there is no such process. If the lock is held, the error is fault.Locked.
 func Lock(path string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -29,12 +28,13 @@ func Lock(path string) (*os.File, error) {
 		}
 		free, err := flock.TryLock(f)
 		if err == nil && !free {
-			err = fault.New(fault.Locked, "locking %s: a machine runs here already", path)
+			err = fault.New(fault.Locked, "locking %s: a machine already runs here", path)
 		}
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
-		// Somebody may have removed the file between our opening and locking it: then the lock is one that nobody else can see.
+		// Someone may have removed the file after it was opened and before it was locked. Then no
+		// one else can see this lock.
 		if same(f, path) {
 			return f, nil
 		}
@@ -48,12 +48,13 @@ func same(f *os.File, path string) bool {
 	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
-// holderPoll is how often Holder looks again for a process that is between its fork and the moment its descriptors are in place.
-// That takes well under a millisecond on an idle machine.
+// holderPoll is how often Holder looks for a process between its fork and the moment when its
+// descriptors are in place. On an idle host that takes well under a millisecond.
 const holderPoll = 10 * time.Millisecond
 
-// Holder finds the process that inherited the lock file at path from Lock. When the lock is free or the file does not
-// exist, there is no such process, and it is fault.NotFound. It waits, until ctx ends, for a process that is just being made.
+// Holder finds the process that inherited the lock file at path. If the lock is free, or the file
+// does not exist, there is no such process: the error is fault.NotFound. Until ctx ends, it waits
+// for a process that is being made.
 func Holder(ctx context.Context, path string) (ID, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -88,7 +89,7 @@ func Holder(ctx context.Context, path string) (ID, error) {
 	}
 }
 
-// scan finds the process whose LockFD is this file. Processes of other users cannot be looked into and are passed over.
+// scan finds the process whose LockFD is this file. It skips processes of other users.
 func scan(want os.FileInfo) (ID, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

@@ -1,8 +1,9 @@
-// Package process starts the VMMs' processes and finds them again.
+// Package process starts the processes of VMMs and finds them again.
 //
-// A VMM outlives the daemon that started it, so a process here is known by its identity, not by being a child: pid, start time and
-// boot. Ending is noticed through a pidfd, which works for children and for strangers alike and cannot be fooled by a
-// reused pid. A child's exit status is collected on the way, so no zombie is left while somebody watches.
+// A VMM outlives the daemon that started it. So a process is known by its identity (pid, start
+// time, boot), not by being a child. A pidfd reports its end. That works for children and for
+// others, and a reused pid does not deceive it. The exit status of a child is collected, so no
+// zombie stays while someone watches.
 package process
 
 import (
@@ -23,7 +24,7 @@ import (
 	"banger/internal/fault"
 )
 
-// ID is what makes a process the same process: no two processes of a machine share all three.
+// ID is the identity of a process. No two processes of a host have the same.
 type ID struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"` // clock ticks after boot (proc_pid_stat(5), field 22)
@@ -39,7 +40,8 @@ func BootID() (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// Identify returns the identity of the process that has this pid now. When there is none, or only a zombie, it is fault.NotFound.
+// Identify returns the identity of the process that has this pid now. If there is none, or only a
+// zombie, the error is fault.NotFound.
 func Identify(pid int) (ID, error) {
 	boot, err := BootID()
 	if err != nil {
@@ -61,12 +63,12 @@ type Process struct {
 	pidfd *os.File
 
 	done   chan struct{} // closed when the process has ended
-	idle   chan struct{} // closed when the watching goroutine has
+	idle   chan struct{} // closed when the watching goroutine has ended
 	once   sync.Once
-	status *syscall.WaitStatus // set before done is closed; nil when it was not our child
+	status *syscall.WaitStatus // set before done is closed; nil if it was no child
 }
 
-// Spec is a process to be started.
+// Spec describes a process to be started.
 type Spec struct {
 	Path  string
 	Args  []string // without the program's name
@@ -95,26 +97,26 @@ func Spawn(s Spec) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.Path, err)
 	}
-	if pidfd < 0 { // a kernel before 5.2; an unreaped child's pid cannot have been reused
+	if pidfd < 0 { // Linux before 5.2; the pid of a child that was not reaped is not reused
 		if pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
 			err = fmt.Errorf("opening the pidfd of %s: %w", s.Path, err)
 			return nil, errors.Join(err, syscall.Kill(pid, syscall.SIGKILL), reap(pid))
 		}
 	}
 	id := ID{PID: pid, Boot: boot}
-	if stat, err := readStat(pid); err == nil { // a child that is not yet reaped has a stat, dead or alive
+	if stat, err := readStat(pid); err == nil { // a child that was not reaped always has a stat
 		id.Start = stat.start
 	}
 	return watch(id, pidfd)
 }
 
-// reap collects a killed child whose pidfd could not be had.
+// reap collects a killed child that has no pidfd.
 func reap(pid int) error {
 	_, err := syscall.Wait4(pid, nil, 0, nil)
 	return err
 }
 
-// Open finds the process with this identity. When it has ended, it is fault.NotFound.
+// Open finds the process with this identity. If it has ended, the error is fault.NotFound.
 func Open(id ID) (*Process, error) {
 	gone := fault.New(fault.NotFound, "process %d has ended", id.PID)
 	if id.PID <= 0 {
@@ -126,7 +128,8 @@ func Open(id ID) (*Process, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("opening process %d: %w", id.PID, err)
 	}
-	// The pidfd came first: whatever it refers to, the identity is read from it or from its successor, never its predecessor.
+	// The pidfd is older than the identity that is read now. So the identity is that of its
+	// process, or of a later one with the same pid.
 	now, err := Identify(id.PID)
 	if err == nil && now != id {
 		err = gone
@@ -138,7 +141,7 @@ func Open(id ID) (*Process, error) {
 }
 
 func watch(id ID, pidfd int) (*Process, error) {
-	if err := unix.SetNonblock(pidfd, true); err != nil { // makes the runtime's poller take it
+	if err := unix.SetNonblock(pidfd, true); err != nil { // the poller of the runtime needs this
 		return nil, errors.Join(fmt.Errorf("watching process %d: %w", id.PID, err), unix.Close(pidfd))
 	}
 	p := &Process{id: id, pidfd: os.NewFile(uintptr(pidfd), "pidfd"), done: make(chan struct{}), idle: make(chan struct{})}
@@ -171,9 +174,11 @@ type sigchld struct {
 	status             int32
 }
 
-const ptrPad = unsafe.Sizeof(uintptr(0)) - 4 // the union after the three ints is aligned as a pointer
+// ptrPad is the padding before the union after the three ints, which is aligned as a pointer.
+const ptrPad = unsafe.Sizeof(uintptr(0)) - 4
 
-// collect takes the exit status of the child behind a pidfd; nil when it is not our child, or somebody was quicker.
+// collect collects the exit status of the child behind a pidfd. It returns nil if the process is no
+// child, or someone else was faster.
 func collect(pidfd uintptr) *syscall.WaitStatus {
 	var info unix.Siginfo
 	if err := unix.Waitid(unix.P_PIDFD, int(pidfd), &info, unix.WEXITED|unix.WNOHANG, nil); err != nil {
@@ -202,7 +207,8 @@ func (p *Process) ID() ID { return p.id }
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Status is how the process ended. ok is false when it runs, and when that is not known because it was not our child.
+// Status is how the process ended. ok is false while it runs, and if the status is not known
+// because the process was no child.
 func (p *Process) Status() (status syscall.WaitStatus, ok bool) {
 	select {
 	case <-p.done:
@@ -215,7 +221,7 @@ func (p *Process) Status() (status syscall.WaitStatus, ok bool) {
 	return *p.status, true
 }
 
-// Wait returns nil when the process has ended, or the cause of ctx's end.
+// Wait returns nil when the process has ended, or the cause when ctx has.
 func (p *Process) Wait(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -225,7 +231,7 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// Signal sends a signal. A process that has ended is success.
+// Signal sends a signal. If the process has ended, this is no error.
 func (p *Process) Signal(sig syscall.Signal) error {
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {
@@ -241,7 +247,7 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	return nil
 }
 
-// Close stops watching. The process is left as it is.
+// Close stops watching. It does not touch the process.
 func (p *Process) Close() error {
 	p.once.Do(func() { _ = p.pidfd.Close() })
 	<-p.idle
@@ -259,17 +265,17 @@ func readStat(pid int) (stat, error) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return stat{}, fault.New(fault.NotFound, "there is no process %d", pid)
 	} else if err != nil {
-		return stat{}, fmt.Errorf("looking at process %d: %w", pid, err)
+		return stat{}, fmt.Errorf("examining process %d: %w", pid, err)
 	}
 	s, err := parseStat(data)
 	if err != nil {
-		return stat{}, fmt.Errorf("looking at process %d: %w", pid, err)
+		return stat{}, fmt.Errorf("examining process %d: %w", pid, err)
 	}
 	return s, nil
 }
 
-// parseStat reads /proc/PID/stat (proc_pid_stat(5)). The second field is a name that may hold spaces and parentheses, so counting begins
-// after the last parenthesis.
+// parseStat reads /proc/PID/stat (proc_pid_stat(5)). The second field is a name that may hold
+// spaces and parentheses, so counting begins after the last parenthesis.
 func parseStat(data []byte) (stat, error) {
 	const state, utime, stime, start = 3, 14, 15, 22 // field numbers
 	end := bytes.LastIndexByte(data, ')')

@@ -56,10 +56,10 @@ func TestStatus(t *testing.T) {
 		p := spawn(t, nil, "ulimit -c 0; "+script)
 		wait(t, p)
 		if s, ok := p.Status(); !ok || !want(s) {
-			t.Errorf("%s: status %#x, known %v", script, s, ok)
+			t.Errorf("%s: the exit status of a child is not reported: %#x, known %v", script, s, ok)
 		}
 		if _, err := os.Stat("/proc/" + strconv.Itoa(p.ID().PID)); err == nil {
-			t.Errorf("%s: it was not reaped", script)
+			t.Errorf("%s: a child that has ended stays as a zombie", script)
 		}
 	}
 }
@@ -68,17 +68,17 @@ func TestOpen(t *testing.T) {
 	p := spawn(t, nil, "exec sleep 100")
 	id := p.ID()
 	if now, err := Identify(id.PID); err != nil || now != id {
-		t.Fatalf("identity is %+v (%v), was %+v", now, err, id)
+		t.Fatalf("the identity of a process changes from %+v to %+v: %v", id, now, err)
 	}
 	other := id
 	other.Start++
 	if _, err := Open(other); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("another start time: %v", err)
+		t.Errorf("a process with another start time is taken for the same: %v", err)
 	}
 	other = id
 	other.Boot = "00000000-0000-0000-0000-000000000000"
 	if _, err := Open(other); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("another boot: %v", err)
+		t.Errorf("a process of another boot is taken for the same: %v", err)
 	}
 	q, err := Open(id)
 	if err != nil {
@@ -86,13 +86,13 @@ func TestOpen(t *testing.T) {
 	}
 	defer q.Close()
 	if u, err := q.Usage(); err != nil || u.PSS <= 0 {
-		t.Errorf("usage %+v: %v", u, err)
+		t.Errorf("a process that runs has no usage: %+v, %v", u, err)
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	enough := errors.New("enough")
 	cancel(enough)
 	if err := q.Wait(ctx); !errors.Is(err, enough) {
-		t.Errorf("waiting with an ended context: %v", err)
+		t.Errorf("waiting does not end with its context: %v", err)
 	}
 	if err := q.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -100,10 +100,10 @@ func TestOpen(t *testing.T) {
 	wait(t, p)
 	wait(t, q)
 	if err := q.Signal(syscall.SIGKILL); err != nil {
-		t.Errorf("signalling the dead: %v", err)
+		t.Errorf("signalling a process that has ended is an error: %v", err)
 	}
 	if _, err := Open(id); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("opening the dead: %v", err)
+		t.Errorf("a process that has ended is found: %v", err)
 	}
 }
 
@@ -118,7 +118,7 @@ func TestCloseStopsWatching(t *testing.T) {
 	}
 	select {
 	case <-q.Done():
-		t.Error("closing reported an end")
+		t.Error("Close reports the end of a process that runs")
 	default:
 	}
 }
@@ -128,35 +128,35 @@ func TestHolder(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if _, err := Holder(ctx, path); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("no file: %v", err)
+		t.Errorf("a lock file that does not exist has a holder: %v", err)
 	}
 	lock, err := Lock(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Lock(path); fault.KindOf(err) != fault.Locked {
-		t.Errorf("locked twice: %v", err)
+		t.Errorf("a lock that is held is not refused: %v", err)
 	}
 	brief, cancelBrief := context.WithTimeout(ctx, 30*time.Millisecond)
 	defer cancelBrief()
 	if _, err := Holder(brief, path); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("held by nobody who can be found: %v", err)
+		t.Errorf("Holder does not wait for a process that is being made: %v", err)
 	}
 	p := spawn(t, []*os.File{lock}, "exec sleep 100")
 	lock.Close()
 	if id, err := Holder(ctx, path); err != nil || id != p.ID() {
-		t.Errorf("found %+v (%v), want %+v", id, err, p.ID())
+		t.Errorf("the lock leads to %+v (%v), not to its holder %+v", id, err, p.ID())
 	}
 	_ = p.Signal(syscall.SIGKILL)
 	wait(t, p)
 	if _, err := Holder(ctx, path); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("after its end: %v", err)
+		t.Errorf("the lock of a process that has ended has a holder: %v", err)
 	}
 }
 
 func TestSpawnFails(t *testing.T) {
 	if _, err := Spawn(Spec{Path: "/does/not/exist"}); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
-		t.Errorf("got %v", err)
+		t.Errorf("the error of a program that does not exist does not name it: %v", err)
 	}
 }
 
@@ -173,13 +173,13 @@ func TestParse(t *testing.T) {
 	} {
 		got, err := parseStat([]byte(in))
 		if (err != nil) != (want == stat{}) || err == nil && got != want {
-			t.Errorf("%q: %+v, %v", in, got, err)
+			t.Errorf("the stat %q is read as %+v, not as %+v: %v", in, got, want, err)
 		}
 	}
 	if pss, err := parsePSS([]byte("5566-7788 ---p 0 [rollup]\nRss:    900 kB\nPss:     123 kB\n")); pss != 123<<10 || err != nil {
-		t.Errorf("pss %d: %v", pss, err)
+		t.Errorf("the Pss is read as %d: %v", pss, err)
 	}
 	if _, err := parsePSS([]byte("Rss: 1 kB\n")); err == nil {
-		t.Error("a rollup without Pss passed")
+		t.Error("a smaps_rollup without Pss is accepted")
 	}
 }

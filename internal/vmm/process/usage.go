@@ -10,16 +10,17 @@ import (
 	"time"
 )
 
-// tick is the unit of times in /proc/PID/stat: USER_HZ is 100 on every architecture that Linux still supports.
+// tick is the unit of times in /proc/PID/stat: USER_HZ is 100 on every architecture that Linux
+// still supports.
 const tick = 10 * time.Millisecond
 
-// Usage is what a process costs.
+// Usage is what a process costs the host.
 type Usage struct {
 	CPU time.Duration // user and system time since its start
 	PSS int64         // bytes: its own memory and its share of what it shares
 }
 
-// Usage measures the process. One that has ended is fault.NotFound.
+// Usage measures the process. If it has ended, the error is fault.NotFound.
 func (p *Process) Usage() (Usage, error) {
 	s, err := readStat(p.id.PID)
 	if err != nil {
@@ -45,5 +46,5 @@ func parsePSS(data []byte) (int64, error) {
 			return kib << 10, err
 		}
 	}
-	return 0, fmt.Errorf("smaps_rollup holds no Pss")
+	return 0, fmt.Errorf("smaps_rollup has no Pss")
 }

@@ -15,15 +15,16 @@ import (
 )
 
 const (
-	// adoptTimeout bounds the wait for a process between its fork and its exec, and for the monitor of
-	// a machine that is adopted. A QEMU that was stopped by a signal never answers.
+	// adoptTimeout bounds the wait for a process between its fork and its exec, and for the
+	// monitor of a machine that is adopted. A QEMU that was stopped by a signal never answers.
 	adoptTimeout = 5 * time.Second
-	// greetTimeout bounds the wait for the answer of a new QEMU, in addition to the caller's context.
+	// greetTimeout bounds the wait for the answer of a new QEMU, in addition to the caller's
+	// context.
 	greetTimeout = time.Minute
 )
 
-// Adopt finds a machine again: see vmm.Driver. If its monitor does not answer, the machine is adopted
-// nevertheless, so that one can signal it and wait for it.
+// Adopt finds a machine again: see vmm.Driver. If its monitor does not answer, the machine is
+// adopted nevertheless, so that one can signal it and wait for it.
 func (d *Driver) Adopt(ctx context.Context, data vmm.State) (vmm.Instance, error) {
 	s, err := decodeState(data)
 	if err != nil {
@@ -32,8 +33,8 @@ func (d *Driver) Adopt(ctx context.Context, data vmm.State) (vmm.Instance, error
 	return d.adopt(ctx, s)
 }
 
-// Find finds a machine by its run directory: see vmm.Finder. The path of its console's log is not known,
-// so its console is no longer logged.
+// Find finds a machine by its run directory: see vmm.Finder. The path of its console's log is not
+// known, so its console is no longer logged.
 func (d *Driver) Find(ctx context.Context, runDir string) (vmm.Instance, error) {
 	return d.adopt(ctx, intended(vmm.Machine{ID: filepath.Base(runDir), RunDir: runDir}))
 }
@@ -67,8 +68,8 @@ func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 	return in, nil
 }
 
-// attach makes the Instance of a process. Without an error, the Instance owns the process. If the monitor
-// does not answer, the Instance has none, and monitorErr holds the reason.
+// attach makes the Instance of a process. Without an error, the Instance owns the process. If the
+// monitor does not answer, the Instance has none, and monitorErr holds the reason.
 func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*instance, error) {
 	encoded, err := s.encode()
 	if err != nil {

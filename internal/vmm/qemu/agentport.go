@@ -47,7 +47,8 @@ func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
 	return &listening{Conn: conn, port: &in.agent}, nil
 }
 
-// awaitPoll is how often QEMU is asked whether it has accepted a connection. It accepts one at once.
+// awaitPoll is how often QEMU is asked whether it has accepted a connection. It accepts one at
+// once.
 const awaitPoll = time.Millisecond
 
 // occupyAgent connects to the agent's port, unless someone is connected.

@@ -34,20 +34,22 @@ const (
 	deviceFD = lockFD + 5
 )
 
-// The kernel's arguments. A reboot is a triple fault, and a panic reboots at once. With -no-reboot both
-// end QEMU.
+// The kernel's arguments. A reboot is a triple fault, and a panic reboots at once. With -no-reboot
+// both end QEMU.
 var (
 	kernelArgs = []string{"console=ttyS0", "8250.nr_uarts=1", "reboot=t", "panic=-1"}
 
-	// emulationArgs save half a second of a boot under TCG. They leave out self tests and keys that need
-	// public-key arithmetic. They make the kernel trust the host's counter, timer and random generator.
+	// emulationArgs save half a second of a boot under TCG. They leave out self tests and keys
+	// that need public-key arithmetic. They make the kernel trust the host's counter, timer and
+	// random generator.
 	emulationArgs = []string{
 		"tsc=reliable", "no_timer_check", "random.trust_cpu=on", "rcupdate.rcu_expedited=1", "cryptomgr.notests",
 		"initcall_blacklist=crypto_kdf108_init,init_encrypted,load_system_certificate_list",
 	}
 )
 
-// args builds QEMU's command line. It is a pure function: the same machine and host give the same arguments.
+// args builds QEMU's command line. It is a pure function: the same machine and host give the same
+// arguments.
 func args(m vmm.Machine, h host) []string {
 	name := "banger-" + m.ID
 	list := []string{
@@ -125,15 +127,15 @@ func socket(id string, fd int) string {
 // nodeName is the name of a drive's block node.
 func nodeName(drive string) string { return "disk-" + drive }
 
-// driveArgs describes a drive. Writes go to the page cache, a guest's flush goes to the disk. QEMU locks
-// the file: many readers or one writer. What a guest discards or zeroes becomes a hole. If the host's
-// disk is full, the guest gets an I/O error: the alternative is a machine that stops without a reason.
+// driveArgs describes a drive. Writes go to the page cache, a guest's flush goes to the disk. QEMU
+// locks the file: many readers or one writer. If the host's disk is full, the guest gets an I/O
+// error: the alternative is a machine that stops without a reason.
 func driveArgs(d vmm.Drive) []string {
 	node := "driver=raw,node-name=" + nodeName(d.Name)
 	if d.ReadOnly {
 		node += ",read-only=on"
 	} else {
-		node += ",discard=unmap,detect-zeroes=unmap"
+		node += ",discard=unmap,detect-zeroes=unmap" // what a guest discards is a hole
 	}
 	node += ",file.driver=file,file." + defect.KeepCache + ",file.filename=" + escape(d.Path)
 	if !d.ReadOnly {
@@ -147,8 +149,8 @@ func driveArgs(d vmm.Drive) []string {
 }
 
 // nicArgs describes a network card. By its gateway address a guest of the user network reaches the
-// host's loopback; only restrict=on prevents this, but it prevents everything. guest_announce is for
-// machines that moved to another host, and a restored one has not.
+// host's loopback; only restrict=on prevents this, but it prevents everything. guest_announce is
+// for machines that moved to another host, and a restored one has not.
 func nicArgs(i int, n vmm.NIC) []string {
 	id := "net" + strconv.Itoa(i)
 	var netdev string

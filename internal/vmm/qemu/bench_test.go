@@ -44,8 +44,8 @@ func pss(t testing.TB, in vmm.Instance) float64 {
 	return float64(stats.Memory) / float64(model.MiB)
 }
 
-// BenchmarkFork shows what a fork costs beside a boot: how long the parent stands still, how long until the fork runs and until its guest
-// answers, and its memory as one of four.
+// BenchmarkFork compares a fork with a boot: how long the parent is halted, how long it takes until
+// the fork runs and until its guest answers, and the memory of one of four forks.
 func BenchmarkFork(b *testing.B) {
 	const forks = 4
 	m := linux(b)
@@ -55,7 +55,7 @@ func BenchmarkFork(b *testing.B) {
 	awake(b, parent)
 	b.Logf("cold: answers after %v, %.0f MiB", time.Since(began), pss(b, parent))
 	for generation := range 3 {
-		outer := b // to whose end forks live
+		outer := b // forks end with it
 		b.Run(fmt.Sprintf("generation-%d", generation), func(b *testing.B) {
 			var pause, running, answers, memory float64
 			for b.Loop() {

@@ -8,8 +8,8 @@ import (
 	"banger/internal/vmm/qemu/defect"
 )
 
-// watchBoot resets a machine whose guest falls silent before its agent was heard: see defect.MixesUpCPUs.
-// Nothing is lost, because until then the guest has mounted no disk.
+// watchBoot resets a machine whose guest falls silent before its agent was heard: see
+// defect.MixesUpCPUs. Nothing is lost, because until then the guest has mounted no disk.
 func (in *instance) watchBoot(patience time.Duration) {
 	for range defect.MaxResets {
 		if !in.fallsSilent(patience) {
@@ -20,8 +20,8 @@ func (in *instance) watchBoot(patience time.Duration) {
 	}
 }
 
-// fallsSilent waits until the guest has been silent for that long. It returns false if the guest's agent
-// was heard, or the machine has ended.
+// fallsSilent waits until the guest has been silent for that long. It returns false if the guest's
+// agent was heard, or the machine has ended.
 func (in *instance) fallsSilent(patience time.Duration) bool {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -41,8 +41,8 @@ func (in *instance) fallsSilent(patience time.Duration) bool {
 	}
 }
 
-// reset makes the machine boot again, unless it is paused. As long as -no-reboot holds, a reset would end
-// QEMU; versions before 6.0 cannot change it.
+// reset makes the machine boot again, unless it is paused. As long as -no-reboot holds, a reset
+// would end QEMU; versions before 6.0 cannot change it.
 func (in *instance) reset(cause string) {
 	ctx, cancel := context.WithTimeout(context.Background(), greetTimeout)
 	defer cancel()

@@ -28,8 +28,8 @@ var (
 	drivePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,19}$`)
 )
 
-// check refuses a machine that cannot start, before anything is made. The errors are fault.Invalid, or
-// name the file that cannot be opened.
+// check refuses a machine that cannot start, before anything is made. The errors are
+// fault.Invalid, or name the file that cannot be opened.
 func check(m vmm.Machine, h host) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fault.New(fault.Invalid, format, args...)) }
@@ -58,7 +58,7 @@ func check(m vmm.Machine, h host) error {
 func checkDevices(m vmm.Machine) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fault.New(fault.Invalid, format, args...)) }
-	if n := len(m.Drives) + len(m.NICs) + 2; n > microvmBus { // two: the agent's port and the random generator
+	if n := len(m.Drives) + len(m.NICs) + 2; n > microvmBus { // two: agent's port, random generator
 		bad("%d devices are more than the machine's %d slots", n, microvmBus)
 	}
 	seen := map[string]bool{}

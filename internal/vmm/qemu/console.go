@@ -9,16 +9,17 @@ import (
 	"banger/internal/vmm/console"
 )
 
-// QEMU sends each byte of the console by itself, so a guest that writes without end costs a wake-up for
-// each byte. Beyond consoleRate on average, and consoleBurst at once, the reader pauses for consolePace
-// after each read. Meanwhile the bytes wait in the socket, and the guest waits for its serial port.
+// QEMU sends each byte of the console by itself, and each costs a wake-up. Beyond consoleRate on
+// average, and consoleBurst at once, the reader pauses for consolePace after each read. Meanwhile
+// the bytes wait in the socket, and the guest waits for its serial port.
 const (
 	consoleBurst = 256 << 10 // bytes; several verbose boots
 	consoleRate  = 32 << 10  // bytes a second
 	consolePace  = time.Millisecond
 )
 
-// openConsole begins to copy the console to its log. If the console cannot be reached, it only warns.
+// openConsole begins to copy the console to its log. If the console cannot be reached, it only
+// warns.
 func (in *instance) openConsole(ctx context.Context) error {
 	in.seen.consoleEnd = make(chan struct{})
 	if in.s.ConsoleLog == "" {

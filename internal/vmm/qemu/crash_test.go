@@ -17,8 +17,8 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// daemonEnv makes the test's program play a daemon: it starts the machine that the variable holds, says what it intends and what it has
-// done, and waits to be killed.
+// daemonEnv makes the test's program play a daemon. It starts the machine that the variable holds,
+// prints the intended state and the final one, and waits until it is killed.
 const daemonEnv = "BANGER_TEST_QEMU_DAEMON"
 
 func daemon() {
@@ -37,13 +37,13 @@ func daemon() {
 	select {}
 }
 
-// nobody is who uses a deadline in a program that is no test.
+// nobody stands for a test in a program that is none.
 type nobody struct{ testing.TB }
 
 func (nobody) Cleanup(func()) {}
 
-// TestDaemonDies kills a daemon at various moments of a start. Whatever the moment, the state it intended tells another one whether there is
-// a machine, and leads to it.
+// TestDaemonDies kills a daemon at various moments of a start. At each moment, the intended state
+// shows another daemon whether there is a machine, and leads to it.
 func TestDaemonDies(t *testing.T) {
 	found := 0
 	for i := range 8 {
@@ -56,7 +56,7 @@ func TestDaemonDies(t *testing.T) {
 			in, err := driver(t).Adopt(deadline(t), state)
 			if fault.KindOf(err) == fault.NotFound {
 				if left := processes(t, m.ID); len(left) != 0 {
-					t.Errorf("moment %d: processes %v are left, but not found", i, left)
+					t.Errorf("moment %d: a state does not lead to the processes that are left: %v", i, left)
 				}
 				continue
 			} else if err != nil {
@@ -65,7 +65,7 @@ func TestDaemonDies(t *testing.T) {
 			found++
 			if bytes.Equal(state, started) || started == nil {
 				if exit := endBy(t, in); exit.Reason != vmm.ExitPowerOff {
-					t.Errorf("moment %d: %+v", i, exit)
+					t.Errorf("moment %d: an adopted machine does not power off: %+v", i, exit)
 				}
 			}
 			if err := in.Close(); err != nil {
@@ -74,11 +74,12 @@ func TestDaemonDies(t *testing.T) {
 		}
 	}
 	if found < 2 {
-		t.Errorf("found %d machines: not even the one that had come up", found)
+		t.Errorf("the states of a started machine do not lead to it: %d machines found", found)
 	}
 }
 
-// play has a daemon start a machine and kills it: some time after it said what it intends, or when it has done it.
+// play lets a daemon start a machine, and kills the daemon: some time after it printed the intended
+// state, or after it printed the final one.
 func play(t *testing.T, m vmm.Machine, after time.Duration, finish bool) (intended, started vmm.State) {
 	t.Helper()
 	desc, err := json.Marshal(m)
@@ -111,7 +112,7 @@ func play(t *testing.T, m vmm.Machine, after time.Duration, finish bool) (intend
 	return intended, started
 }
 
-// processes lists those whose command line names a machine.
+// processes lists the processes whose command line names a machine.
 func processes(t *testing.T, id string) []string {
 	t.Helper()
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -1,41 +1,43 @@
 // Package qemu runs machines with QEMU, as the calling user and without privileges. It uses QEMU's
-// microvm machine with virtio-mmio devices: under KVM if that runs stock guests, otherwise in emulation
-// (TCG). docs/internals/qemu.md introduces the package; package defect lists QEMU's defects.
+// microvm machine with virtio-mmio devices: under KVM if that runs stock guests, otherwise in
+// emulation (TCG). docs/internals/qemu.md introduces the package; package defect lists QEMU's
+// defects.
 //
 // # What a machine is on the host
 //
-// A machine is one process in a session of its own, without an environment. It inherits the lock, the
-// listening sockets, its log, and what it boots or restores from. In the machine's RunDir are
+// A machine is one process in a session of its own, without an environment. It inherits the lock,
+// the listening sockets, its log, and what it boots or restores from. In the machine's RunDir are
 //
 //	lock          locked as long as the process lives; see process.Lock
 //	qmp.sock      QEMU's monitor
 //	agent.sock    the host's end of the virtio-serial port that the agent in the guest uses
 //	console.sock  the guest's serial console
 //
-// The driver makes the sockets before the process. So a connection succeeds before QEMU has started,
-// and a restarted daemon connects by path. Each socket serves one connection at a time.
+// The driver makes the sockets before the process. So a connection succeeds before QEMU has
+// started, and a restarted daemon connects by path. Each socket serves one connection at a time.
 //
 // # The console
 //
-// The Instance copies the console to a bounded log (package console). While no one is connected QEMU
-// drops what the guest writes: a guest never waits for a daemon that is gone.
+// The Instance copies the console to a bounded log (package console). While no one is connected
+// QEMU drops what the guest writes: a guest never waits for a daemon that is gone.
 //
 // # Memory
 //
-// The guest's memory is private memory of the process. It cannot fill a disk, and nothing of it is left
-// when the process ends. The memory of a restored machine is a private mapping of the memory file, so
-// machines share the pages that they do not write. The process keeps the file open: it may lose its name.
+// The guest's memory is private memory of the process. It cannot fill a disk, and nothing of it is
+// left when the process ends. The memory of a restored machine is a private mapping of the memory
+// file, so machines share the pages that they do not write. The process keeps the file open: it
+// may lose its name.
 //
-// A Save reads the memory out of the running process (package memory). The machine is halted for the
-// last part of that and for the state of the devices: some milliseconds in all.
+// A Save reads the memory out of the running process (package memory). The machine is halted for
+// the last part of that and for the state of the devices: some milliseconds in all.
 //
-// Save and Restore use the open files of a request and a checkpoint, and no path of them but the one of
-// SaveRequest.Device.
+// Save and Restore use the open files of a request and a checkpoint, and no path of them but the
+// one of SaveRequest.Device.
 //
 // # Lock order
 //
-// instance.runLock comes first. Driver.mu, witness.mu, agentPort.mu and the locks of a qmp.Client are
-// leaves: while one of them is held, nothing else is locked.
+// instance.runLock comes first. Driver.mu, witness.mu, agentPort.mu and the locks of a qmp.Client
+// are leaves: while one of them is held, nothing else is locked.
 package qemu
 
 import (
@@ -70,8 +72,8 @@ type Config struct {
 	Accel  Accel  // if unset, Auto
 	Log    *slog.Logger
 
-	// BootPatience is how long a guest that boots in emulation may be silent before its machine is reset.
-	// If unset, it is defect.BootPatience.
+	// BootPatience is how long a guest that boots in emulation may be silent before its machine is
+	// reset. If unset, it is defect.BootPatience.
 	BootPatience time.Duration
 }
 
@@ -104,8 +106,8 @@ func New(cfg Config) *Driver {
 // Name is "qemu".
 func (d *Driver) Name() string { return "qemu" }
 
-// How long a guest may take to boot. Emulation on a busy host with few cores takes ten times as long as
-// on an idle one.
+// How long a guest may take to boot. Emulation on a busy host with few cores takes ten times as
+// long as on an idle one.
 const (
 	graceKVM = 30 * time.Second
 	graceTCG = 3 * time.Minute

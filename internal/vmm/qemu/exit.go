@@ -17,8 +17,8 @@ import (
 	"banger/internal/vmm/qemu/qmp"
 )
 
-// witness remembers the signs of how a machine ended. The zero value with a log works. Its channels have
-// room for one element each.
+// witness remembers the signs of how a machine ended. The zero value with a log works. Its
+// channels have room for one element each.
 type witness struct {
 	log        *slog.Logger
 	consoleEnd chan struct{} // closed when the console's reader has ended
@@ -34,8 +34,8 @@ type witness struct {
 	boot   defect.Boot
 }
 
-// panicTail is how many bytes at the end of the console are searched for a panic. They have room for its
-// message, a call trace and the registers.
+// panicTail is how many bytes at the end of the console are searched for a panic. They have room
+// for its message, a call trace and the registers.
 const panicTail = 16 << 10
 
 func (w *witness) console(p []byte) {
@@ -93,8 +93,8 @@ func (w *witness) event(e qmp.Event) {
 	}
 }
 
-// verdict returns how the machine ended. status is its exit status, if it is known. said returns the last
-// words of the VMM.
+// verdict returns how the machine ended. status is its exit status, if it is known. said returns
+// the last words of the VMM.
 func (w *witness) verdict(status syscall.WaitStatus, known bool, said func() string) vmm.Exit {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -150,7 +150,7 @@ func (w *witness) killer() string {
 func panicLine(console []byte) (string, bool) {
 	const mark, longest = "Kernel panic - not syncing", 200
 	i := bytes.LastIndex(console, []byte(mark))
-	for i > 0 && bytes.HasSuffix(console[:i], []byte("---[ end ")) { // the end of the trace repeats it
+	for i > 0 && bytes.HasSuffix(console[:i], []byte("---[ end ")) { // the trace repeats it
 		i = bytes.LastIndex(console[:i], []byte(mark))
 	}
 	if i < 0 {

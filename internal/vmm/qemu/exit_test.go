@@ -52,7 +52,7 @@ func TestVerdict(t *testing.T) {
 			w.signalled(c.sig)
 		}
 		if got := w.verdict(c.status, !c.foreign, func() string { return "words" }); got != c.want {
-			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+			t.Errorf("%s: the machine's end is reported as %+v, not as %+v", name, got, c.want)
 		}
 	}
 }
@@ -62,7 +62,7 @@ func TestConsoleTailIsBounded(t *testing.T) {
 	for range 1000 {
 		w.console([]byte(strings.Repeat("x", 1000)))
 		if len(w.tail) > 3*panicTail {
-			t.Fatalf("%d bytes are kept", len(w.tail))
+			t.Fatalf("the tail of the console is not bounded: %d bytes", len(w.tail))
 		}
 	}
 }
@@ -70,7 +70,7 @@ func TestConsoleTailIsBounded(t *testing.T) {
 func TestLastLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if got := lastLines(path, 0); got != "" {
-		t.Errorf("no file says %q", got)
+		t.Errorf("a log that does not exist has the last lines %q", got)
 	}
 	for content, want := range map[string]string{
 		"":                                "",
@@ -82,7 +82,7 @@ func TestLastLines(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := lastLines(path, int64(len("before"))); got != want {
-			t.Errorf("%q: %q, want %q", content, got, want)
+			t.Errorf("the last lines of %q are %q, not %q", content, got, want)
 		}
 	}
 }
@@ -94,7 +94,7 @@ func TestBoundLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		if info, err := os.Stat(path); err != nil || info.Size() != want {
-			t.Errorf("of %d bytes %d are left, %v", size, info.Size(), err)
+			t.Errorf("a log of %d bytes has %d afterwards, not %d: %v", size, info.Size(), want, err)
 		}
 	}
 	if err := boundLog(""); err != nil {
@@ -112,7 +112,7 @@ func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"version":1,"process":{"pid":-1}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if s, err := decodeState(data); err == nil && s.Version != stateVersion {
-			t.Errorf("%q gives %+v", data, s)
+			t.Errorf("a state of another version is accepted: %q as %+v", data, s)
 		}
 	})
 }

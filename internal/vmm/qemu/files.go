@@ -23,8 +23,9 @@ const (
 	consoleSocket = "console.sock" // the longest
 )
 
-// QEMU appends to its log by itself, so the log has its last words even if no daemon watches. A guest can
-// make QEMU complain without end. So a log larger than maxVMMLog is emptied at a start and every logPeriod.
+// QEMU appends to its log by itself, so the log has its last words even if no daemon watches. A
+// guest can make QEMU complain without end. So a log larger than maxVMMLog is emptied at a start
+// and every logPeriod.
 const (
 	maxVMMLog = 1 << 20
 	logPeriod = 10 * time.Second
@@ -137,9 +138,9 @@ func (f *files) openLog(path string) (*os.File, error) {
 	return log, nil
 }
 
-// listen makes a listening unix socket that only its owner may connect to. Linux takes the mode of the
-// socket's file from the socket itself, so the mode is never wider. It replaces the socket of an earlier
-// run: the lock proves that no one uses that.
+// listen makes a listening unix socket that only its owner may connect to. Linux takes the mode of
+// the socket's file from the socket itself, so the mode is never wider. It replaces the socket of
+// an earlier run: the lock proves that no one uses that.
 func listen(path string) (*os.File, error) {
 	const backlog = 8
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -162,9 +163,9 @@ func listen(path string) (*os.File, error) {
 	return f, nil
 }
 
-// join concatenates archives into a file without a name. QEMU takes one initramfs, and maps it as long as
-// it runs. So each machine pays for a joined one with memory of its own. If the caller joins them once, all
-// machines share the file.
+// join concatenates archives into a file without a name. QEMU takes one initramfs, and maps it as
+// long as it runs. So each machine pays for a joined one with memory of its own. If the caller
+// joins them once, all machines share the file.
 func join(paths []string) (_ *os.File, err error) {
 	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 	"banger/internal/vmm"
 )
 
-// Fingerprint is a hash of the command line of a boot without names, the boot files, QEMU's version and
-// the CPU: see vmm.Restorer. It leaves out the frequency of the TSC, which belongs to the CPU: each
-// measurement differs a little.
+// Fingerprint is a hash of the command line of a boot without names, the boot files, QEMU's
+// version and the CPU: see vmm.Restorer. It leaves out the frequency of the TSC, which belongs to
+// the CPU: each measurement differs a little.
 func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error) {
 	info, err := d.Info(ctx)
 	if err != nil {
@@ -46,7 +46,8 @@ func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error)
 	return "qemu-" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// nameless is the command line of a machine, without its names, addresses, and the files of its drives.
+// nameless is the command line of a machine, without its names, addresses, and the files of its
+// drives.
 func nameless(m vmm.Machine, accel Accel) []string {
 	m.ID, m.Kernel = "", ""
 	m.Drives, m.NICs = slices.Clone(m.Drives), slices.Clone(m.NICs)

@@ -22,7 +22,7 @@ func TestVirtualizes(t *testing.T) {
 		strings.Repeat("x", 1<<20) + "\nflags:svm": false,
 	} {
 		if got := virtualizes(strings.NewReader(cpuinfo)); got != want {
-			t.Errorf("%.60q: %v", cpuinfo, got)
+			t.Errorf("a CPU counts as one that can virtualize: %v, not %v: %.60q", got, want, cpuinfo)
 		}
 	}
 }
@@ -31,14 +31,14 @@ func TestProbeKVMSaysWhy(t *testing.T) {
 	ok, why := ProbeKVM()
 	t.Log(ok, why)
 	if why == "" {
-		t.Error("it gives no reason")
+		t.Error("the probe of KVM gives no reason")
 	}
 }
 
 func TestInfo(t *testing.T) {
 	missing := New(Config{Binary: filepath.Join(t.TempDir(), "qemu")})
 	if _, err := missing.Info(t.Context()); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
-		t.Errorf("without QEMU: %v, hint %q", err, fault.HintOf(err))
+		t.Errorf("a missing QEMU is not refused as unsupported with a hint: %v, %q", err, fault.HintOf(err))
 	}
 	dir := t.TempDir()
 	script := func(name, text string) string {
@@ -53,7 +53,7 @@ func TestInfo(t *testing.T) {
 	for range 2 {
 		info, err := d.Info(t.Context())
 		if err != nil || info.Version != "9.9 (Test)" || info.Accel != "tcg" || info.Why == "" || info.Grace == 0 {
-			t.Errorf("%+v, %v", info, err)
+			t.Errorf("a part of the description is missing or wrong: %+v, %v", info, err)
 		}
 	}
 	if data, err := os.ReadFile(runs); err != nil || strings.Count(string(data), "--version\n") != 1 || strings.Count(string(data), "\n") != 2 {
@@ -67,18 +67,18 @@ func TestInfo(t *testing.T) {
 		}
 	}
 	if _, err := New(Config{Accel: TCG, Binary: script("bad", "echo hello")}).Info(t.Context()); fault.KindOf(err) != fault.Unsupported {
-		t.Errorf("another program: %v", err)
+		t.Errorf("a program that is not QEMU is not refused as unsupported: %v", err)
 	}
 	if _, err := New(Config{Accel: TCG, Binary: script("broken", "exit 1")}).Info(t.Context()); err == nil {
-		t.Error("a broken program passed")
+		t.Error("a program that fails is accepted as QEMU")
 	}
 	if _, err := New(Config{Accel: "x", Binary: script("any", "")}).Info(t.Context()); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("accelerator x: %v", err)
+		t.Errorf("the accelerator x is not refused as invalid: %v", err)
 	}
 	if ok, _ := ProbeKVM(); !ok {
 		_, err := New(Config{Accel: KVM, Binary: script("kvm", "")}).Info(t.Context())
 		if fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
-			t.Errorf("KVM where there is none: %v", err)
+			t.Errorf("KVM is not refused as unsupported with a hint, where there is none: %v", err)
 		}
 	}
 }

@@ -103,8 +103,8 @@ func (in *instance) deaf() bool {
 	}
 }
 
-// Signal sends a signal to QEMU. SIGTERM ends it in order: all that the guest has written reaches the
-// files. After Close the error is fault.Canceled.
+// Signal sends a signal to QEMU. SIGTERM ends it in order: all that the guest has written reaches
+// the files. After Close the error is fault.Canceled.
 func (in *instance) Signal(sig syscall.Signal) error {
 	select {
 	case <-in.closed:
@@ -115,8 +115,8 @@ func (in *instance) Signal(sig syscall.Signal) error {
 	return in.proc.Signal(sig)
 }
 
-// Wait waits for the machine's end. After Close the error is fault.Canceled, unless the end was seen
-// before.
+// Wait waits for the machine's end. After Close the error is fault.Canceled, unless the end was
+// seen before.
 func (in *instance) Wait(ctx context.Context) (vmm.Exit, error) {
 	select {
 	case <-in.ended:
@@ -195,8 +195,8 @@ func (in *instance) watch() {
 	close(in.ended)
 }
 
-// lastWords waits until the readers of the console and the monitor have read all that is left. They reach
-// the end by themselves, because the process has closed the other end.
+// lastWords waits until the readers of the console and the monitor have read all that is left.
+// They reach the end by themselves, because the process has closed the other end.
 func (in *instance) lastWords() {
 	enough := time.NewTimer(endTimeout)
 	defer enough.Stop()

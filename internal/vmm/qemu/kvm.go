@@ -23,9 +23,9 @@ const (
 
 const kvmWorks = "/dev/kvm makes virtual machines and the CPU can virtualize"
 
-// ProbeKVM reports whether KVM runs stock guests here, and the reason for a person. A /dev/kvm that opens
-// and makes a VM is no proof: some hosts offer a paravirtual KVM on CPUs without vmx and svm, on which a
-// stock guest hangs at once.
+// ProbeKVM reports whether KVM runs stock guests here, and the reason for a person. A /dev/kvm
+// that opens and makes a VM is no proof: some hosts offer a paravirtual KVM on CPUs without vmx
+// and svm, on which a stock guest hangs at once.
 func ProbeKVM() (ok bool, why string) {
 	dev, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	switch {

@@ -39,7 +39,7 @@ func start(t testing.TB, m vmm.Machine) vmm.Instance {
 	return in
 }
 
-// end kills a machine and lets go of it.
+// end kills a machine and closes its instance.
 func end(t testing.TB, in vmm.Instance) {
 	t.Helper()
 	if err := in.Signal(syscall.SIGKILL); err != nil && fault.KindOf(err) != fault.Canceled {
@@ -53,7 +53,7 @@ func end(t testing.TB, in vmm.Instance) {
 	}
 }
 
-// endBy presses the power button, on which a tiny guest goes on, and returns how the machine ended.
+// endBy presses the power button, which a tiny guest waits for, and returns how the machine ended.
 func endBy(t testing.TB, in vmm.Instance) vmm.Exit {
 	t.Helper()
 	if err := in.PowerOff(deadline(t)); err != nil {
@@ -89,10 +89,10 @@ func TestExit(t *testing.T) {
 	} {
 		m := machine(t, c.guest)
 		if got := endBy(t, start(t, m)); got != c.want {
-			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+			t.Errorf("%s: the machine's end is reported as %+v, not as %+v", name, got, c.want)
 		}
 		if got, want := logged(t, m), strings.Repeat(c.guest.text, int(c.guest.times)); got != want {
-			t.Errorf("%s: the console's log is %q, want %q", name, got, want)
+			t.Errorf("%s: the console's log is %q, not %q", name, got, want)
 		}
 	}
 	in := start(t, machine(t, tiny{}))
@@ -100,7 +100,7 @@ func TestExit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if exit, err := in.Wait(deadline(t)); err != nil || exit.Reason != vmm.ExitCrashed {
-		t.Errorf("a crash: %+v, %v", exit, err)
+		t.Errorf("a crash of QEMU is not reported as one: %+v, %v", exit, err)
 	}
 }
 
@@ -111,12 +111,13 @@ func TestConsoleIsBounded(t *testing.T) {
 	endBy(t, start(t, m))
 	got := logged(t, m)
 	if len(got) > int(m.ConsoleMax) || len(got) <= int(m.ConsoleMax)/2 || strings.Trim(got, "0123456789abcdef\n") != "" || !strings.HasSuffix(got, line) {
-		t.Errorf("%d bytes are kept, at most %d", len(got), m.ConsoleMax)
+		t.Errorf("the console's log does not hold the newest bytes within its bound: %d, at most %d", len(got), m.ConsoleMax)
 	}
 }
 
-// TestNobodyReadsTheConsole floods the console of a machine that nobody watches: it ends all the same.
-func TestNobodyReadsTheConsole(t *testing.T) {
+// TestNoOneReadsTheConsole floods the console of a machine that no one watches. The machine ends
+// nevertheless.
+func TestNoOneReadsTheConsole(t *testing.T) {
 	in := start(t, machine(t, tiny{text: line, times: 5000, then: off}))
 	if err := in.PowerOff(deadline(t)); err != nil {
 		t.Fatal(err)
@@ -132,7 +133,7 @@ func TestNobodyReadsTheConsole(t *testing.T) {
 	}
 	defer end(t, again)
 	if exit, err := again.Wait(deadline(t)); err != nil || exit.Reason != vmm.ExitPowerOff {
-		t.Errorf("%+v, %v", exit, err)
+		t.Errorf("a machine whose console no one reads does not power off: %+v, %v", exit, err)
 	}
 }
 
@@ -160,29 +161,29 @@ func TestAdoptAnotherProcess(t *testing.T) {
 			t.Fatalf("%s holds no %s", state, change[0])
 		}
 		if got, err := driver(t).Adopt(deadline(t), vmm.State(other)); fault.KindOf(err) != fault.NotFound {
-			t.Errorf("adopting %s: %v", other, err)
+			t.Errorf("another process is adopted: %s: %v", other, err)
 			_ = got.Close()
 		}
 	}
 }
 
-// TestProcess looks at what QEMU is on the host.
+// TestProcess checks what QEMU is on the host.
 func TestProcess(t *testing.T) {
 	m := machine(t, tiny{})
 	in := start(t, m)
 	proc := filepath.Join("/proc", strconv.Itoa(in.PID()))
 	if environ, err := os.ReadFile(filepath.Join(proc, "environ")); err != nil || string(environ) != "LC_ALL=C\x00" {
-		t.Errorf("environment %q, %v", environ, err)
+		t.Errorf("QEMU has the environment %q, %v", environ, err)
 	}
 	cmdline, err := os.ReadFile(filepath.Join(proc, "cmdline"))
 	if err != nil || !bytes.Contains(cmdline, []byte("banger-"+m.ID)) {
-		t.Errorf("command line %q, %v", cmdline, err)
+		t.Errorf("QEMU's command line does not name the machine: %q, %v", cmdline, err)
 	}
 	if sid, _, errno := syscall.Syscall(syscall.SYS_GETSID, uintptr(in.PID()), 0, 0); errno != 0 || int(sid) != in.PID() {
-		t.Errorf("session %d, %v", sid, errno)
+		t.Errorf("QEMU has no session of its own: %d, %v", sid, errno)
 	}
 	if status, err := os.ReadFile(filepath.Join(proc, "status")); err != nil || !bytes.Contains(status, []byte("\nSeccomp:\t2\n")) {
-		t.Errorf("no system call filter: %v", err)
+		t.Errorf("QEMU has no system call filter: %v", err)
 	}
 	own, err := os.Stat(filepath.Join("/proc/self/fd/0"))
 	if err != nil {
@@ -193,7 +194,7 @@ func TestProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	if stdin, err := os.Stat(filepath.Join(proc, "fd/0")); err != nil || !os.SameFile(stdin, null) || os.SameFile(stdin, own) && !os.SameFile(own, null) {
-		t.Errorf("standard input is %v, %v", stdin, err)
+		t.Errorf("QEMU's standard input is not /dev/null: %v, %v", stdin, err)
 	}
 	entries, err := os.ReadDir(m.RunDir)
 	if err != nil {
@@ -201,7 +202,7 @@ func TestProcess(t *testing.T) {
 	}
 	for _, e := range entries {
 		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
+			t.Errorf("others may use %s: its mode is %v, %v", e.Name(), info.Mode(), err)
 		}
 	}
 }
@@ -221,17 +222,17 @@ func TestResizeDrive(t *testing.T) {
 		t.Error(err)
 	}
 	if err := resizer.ResizeDrive(deadline(t), "nonsense", 8*model.MiB); err == nil {
-		t.Error("a drive that is not there was resized")
+		t.Error("resizing a drive that does not exist is no error")
 	}
 	endBy(t, in)
 	if info, err := os.Stat(disk.Path); err != nil || info.Size() != 8<<20 {
-		t.Errorf("the drive has %d bytes, %v", info.Size(), err)
+		t.Errorf("a resized drive does not keep its size: %d bytes, %v", info.Size(), err)
 	}
 	if err := in.PowerOff(deadline(t)); err != nil {
-		t.Errorf("powering off what has ended: %v", err)
+		t.Errorf("powering off a machine that has ended is an error: %v", err)
 	}
 	if err := resizer.ResizeDrive(deadline(t), disk.Name, 8*model.MiB); fault.KindOf(err) != fault.WrongState {
-		t.Errorf("resizing what has ended: %v", err)
+		t.Errorf("resizing a drive of a machine that has ended is not refused as a wrong state: %v", err)
 	}
 }
 
@@ -243,7 +244,7 @@ func TestDriveInUse(t *testing.T) {
 	second.Drives = first.Drives
 	in, err := driver(t).Start(deadline(t), second, ignore)
 	if fault.KindOf(err) != fault.Locked || fault.HintOf(err) == "" {
-		t.Errorf("two writers: %v", err)
+		t.Errorf("a second writer of a drive is not refused as locked with a hint: %v", err)
 		if err == nil {
 			end(t, in)
 		}
@@ -272,21 +273,22 @@ func TestBrokenQEMU(t *testing.T) {
 			return nil
 		})
 		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", script, err)
+			t.Errorf("starting a program with %q does not fail with %q: %v", script, want, err)
 		}
 		if err == nil {
 			end(t, in)
 		}
 		if left, err := os.ReadDir(m.RunDir); err != nil || len(left) != 0 {
-			t.Errorf("%s: left %v, %v", script, left, err)
+			t.Errorf("%s: a failed start leaves files: %v, %v", script, left, err)
 		}
 		if _, err := driver(t).Adopt(deadline(t), state); fault.KindOf(err) != fault.NotFound {
-			t.Errorf("%s: left a process: %v", script, err)
+			t.Errorf("%s: a failed start leaves a process: %v", script, err)
 		}
 	}
 }
 
-// TestLinux boots a kernel, looks at its drives, grows one, and ends its first process, on which it panics.
+// TestLinux boots a kernel, checks its drives, grows one, and ends its first process: the kernel
+// panics.
 func TestLinux(t *testing.T) {
 	m := linux(t)
 	in := start(t, m)
@@ -296,7 +298,7 @@ func TestLinux(t *testing.T) {
 	}
 	defer conn.Close()
 	lines := bufio.NewScanner(conn)
-	ask := func(question string) string { // it waits in QEMU until the guest opens the port
+	ask := func(question string) string { // QEMU keeps it until the guest opens the port
 		if _, err := fmt.Fprintln(conn, question); err != nil || !lines.Scan() {
 			t.Fatal(question, err, lines.Err())
 		}
@@ -307,15 +309,15 @@ func TestLinux(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := ask("size image"), fmt.Sprint((image.Size()+511)/512*512); got != want {
-		t.Errorf("the image has %s bytes, not %s", got, want)
+		t.Errorf("the guest sees an image of %s bytes, not %s", got, want)
 	}
 	if got := ask("size system"); got != "1048576" {
-		t.Errorf("the system disk has %s bytes", got)
+		t.Errorf("the guest sees a system disk of %s bytes", got)
 	}
 	if err := errors.Join(os.Truncate(m.Drives[1].Path, 3<<20), in.(vmm.Resizer).ResizeDrive(deadline(t), "system", 3*model.MiB)); err != nil {
 		t.Fatal(err)
 	}
-	for ctx := deadline(t); ask("size system") != "3145728"; { // the guest hears of it by an interrupt
+	for ctx := deadline(t); ask("size system") != "3145728"; { // it gets an interrupt
 		if err := ctx.Err(); err != nil {
 			t.Fatal("the system disk did not grow:", err)
 		}
@@ -325,6 +327,6 @@ func TestLinux(t *testing.T) {
 	}
 	exit, err := in.Wait(deadline(t))
 	if err != nil || exit.Reason != vmm.ExitPanic || !strings.Contains(exit.Detail, "Attempted to kill init") {
-		t.Errorf("%+v, %v; console %q", exit, err, logged(t, m))
+		t.Errorf("the panic of a kernel is not reported: %+v, %v; console %q", exit, err, logged(t, m))
 	}
 }

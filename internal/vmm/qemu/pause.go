@@ -14,8 +14,8 @@ var errClosed = fault.New(fault.Canceled, "the instance is closed")
 // contTimeout bounds the undoing of a halt, which has a context of its own.
 const contTimeout = 10 * time.Second
 
-// Pause halts the machine: see vmm.Pauser. It waits for a Save that is under way. QEMU's stop command
-// drains and flushes the drives.
+// Pause halts the machine: see vmm.Pauser. It waits for a Save that is under way. QEMU's stop
+// command drains and flushes the drives.
 func (in *instance) Pause(ctx context.Context) error {
 	err := in.locked(ctx, func(running bool) error {
 		if !running {

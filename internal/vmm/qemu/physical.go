@@ -9,9 +9,9 @@ import (
 	"banger/internal/vmm/memory"
 )
 
-// physical makes QEMU write the guest's memory, if this process may not read QEMU's. With
-// kernel.yama.ptrace_scope=1 only ancestors may, and a restarted daemon is no ancestor. All of the memory
-// is written while the machine is halted. The BIOS is there instead of the memory that it hides.
+// physical makes QEMU write the guest's memory, while the machine is halted, if this process may
+// not read QEMU's: with kernel.yama.ptrace_scope=1 only ancestors may, and a restarted daemon is
+// none. The BIOS is there instead of the memory that it hides.
 type physical struct {
 	in   *instance
 	size int64

@@ -110,8 +110,8 @@ func TestDriver(t *testing.T) {
 	})
 }
 
-// tap makes a tap in a network namespace of its own. The goroutine keeps its thread, which ends with it:
-// only processes that it starts are in the namespace.
+// tap makes a tap in a network namespace of its own. The goroutine keeps its thread, which ends
+// with it: only processes that it starts are in the namespace.
 func tap(t testing.TB) string {
 	t.Helper()
 	testkit.Require(t, "root", os.Geteuid() == 0, "a network namespace has to be made")

@@ -24,8 +24,8 @@ func (r resets) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// TestLostTimer runs a guest that reports at each boot that it has lost its timer. The driver resets it up
-// to the bound. Afterwards its own reboot ends the machine, as before.
+// TestLostTimer runs a guest that reports at each boot that it has lost its timer. The driver
+// resets it up to the bound. Afterwards its own reboot ends the machine, as before.
 func TestLostTimer(t *testing.T) {
 	seen := make(resets, 2*defect.MaxResets)
 	d := qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), seen), nil))})

@@ -25,8 +25,8 @@ func (d *Driver) Restore(ctx context.Context, m vmm.Machine, from vmm.Checkpoint
 	return in, nil
 }
 
-// loadPoll is how often a machine that loads its state is asked whether it failed without ending. That it
-// runs is an event.
+// loadPoll is how often a machine that loads its state is asked whether it failed without ending.
+// That it runs is an event.
 const loadPoll = 50 * time.Millisecond
 
 // loaded waits until a restored machine runs, which it does by itself.
@@ -42,7 +42,7 @@ func (in *instance) loaded(ctx context.Context, logEnd int64) error {
 			return err
 		case status.Running:
 			return nil
-		case status.Status != "inmigrate": // for example because a drive is in use: QEMU locks it only now
+		case status.Status != "inmigrate": // for example, a drive is in use: QEMU locks it now
 			return startError("did not continue", lastLines(in.s.VMMLog, logEnd))
 		}
 		select {
@@ -54,8 +54,8 @@ func (in *instance) loaded(ctx context.Context, logEnd int64) error {
 	}
 }
 
-// inherit adds a checkpoint's files to those of a process. It opens them again, because processes that
-// inherit the same open file share its offset.
+// inherit adds a checkpoint's files to those of a process. It opens them again, because processes
+// that inherit the same open file share its offset.
 func (f *files) inherit(from *vmm.Checkpoint, size model.Bytes) error {
 	memory, err := reopen(from.Memory, os.O_RDWR) // as QEMU will
 	if err != nil {
@@ -81,8 +81,8 @@ func reopen(f *os.File, flag int) (*os.File, error) {
 	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), flag, 0)
 }
 
-// QEMU detects some damage of a state, and believes the rest. So a state ends with a mark and a checksum.
-// QEMU does not read them: it stops at the end of what it wrote.
+// QEMU detects some damage of a state, and believes the rest. So a state ends with a mark and a
+// checksum. QEMU does not read them: it stops at the end of what it wrote.
 const (
 	sealMark  = "banger/1"
 	sealSize  = len(sealMark) + sha256.Size

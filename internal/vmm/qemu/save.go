@@ -18,7 +18,8 @@ import (
 	"banger/internal/vmm/memory"
 )
 
-// Save keeps the machine's state: see vmm.Saver. The memory is read from QEMU's process by package memory; QEMU writes the state of the devices.
+// Save keeps the machine's state: see vmm.Saver. The memory is read from QEMU's process by package
+// memory; QEMU writes the state of the devices.
 func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, error) {
 	if !in.saving.CompareAndSwap(false, true) {
 		return vmm.Saved{}, fault.New(fault.Locked, "machine %s is already being saved", in.s.ID)
@@ -168,8 +169,8 @@ func (s *saving) halt(ctx context.Context) error {
 
 // still does what must be done while the machine is halted.
 func (s *saving) still(ctx context.Context) error {
-	// In spite of its name, every QEMU has this command. It saves everything except RAM. With "live":
-	// false it does not touch the drives (qapi/migration.json).
+	// In spite of its name, every QEMU has this command. It saves everything except RAM. With
+	// "live": false it does not touch the drives (qapi/migration.json).
 	state := map[string]any{"filename": s.device, "live": false}
 	if err := s.in.ask(ctx, "xen-save-devices-state", state, nil); err != nil {
 		return err
@@ -191,8 +192,8 @@ func call(ctx context.Context, f func(context.Context) error) error {
 
 var hostAddress = regexp.MustCompile(`^Host virtual address for 0x0 .* is 0x([0-9a-f]{1,16})\s*$`)
 
-// lowMemory is what a microvm has below the hole under 4 GiB (microvm_memory_init). The rest of its memory
-// begins at highMemory. In QEMU's process both are one block.
+// lowMemory is what a microvm has below the hole under 4 GiB (microvm_memory_init). The rest of
+// its memory begins at highMemory. In QEMU's process both are one block.
 const (
 	lowMemory  = 3 << 30
 	highMemory = 4 << 30
@@ -207,8 +208,8 @@ func layout(size model.Bytes) *vmm.MemoryLayout {
 	return vmm.NewMemoryLayout(low, vmm.MemoryRegion{Address: highMemory, Size: size - lowMemory, Offset: lowMemory})
 }
 
-// memory finds the guest's memory in QEMU's process, and the file that it maps privately. A machine that
-// was not restored maps no file: then the file is nil.
+// memory finds the guest's memory in QEMU's process, and the file that it maps privately. A
+// machine that was not restored maps no file: then the file is nil.
 func (in *instance) memory(ctx context.Context) (memory.Region, *os.File, error) {
 	var size struct {
 		Base int64 `json:"base-memory"`
@@ -244,8 +245,8 @@ func (in *instance) memory(ctx context.Context) (memory.Region, *os.File, error)
 	return region, base, nil
 }
 
-// flush writes the page cache of the drives' files to the disk. QEMU does this while it halts the machine:
-// a flush before makes the halt shorter. So an error does not matter.
+// flush writes the page cache of the drives' files to the disk. QEMU does this while it halts the
+// machine: a flush before makes the halt shorter. So an error does not matter.
 func (in *instance) flush(ctx context.Context) {
 	var nodes []struct {
 		Driver   string `json:"drv"`

@@ -66,7 +66,7 @@ func restore(t testing.TB, m vmm.Machine, from vmm.Checkpoint) vmm.Instance {
 func powersOff(t testing.TB, in vmm.Instance) {
 	t.Helper()
 	if exit := endBy(t, in); exit.Reason != vmm.ExitPowerOff {
-		t.Errorf("it ended by %+v", exit)
+		t.Errorf("the machine does not power off, but ends by %+v", exit)
 	}
 }
 
@@ -82,32 +82,33 @@ func TestSaveToFullDisk(t *testing.T) {
 		req := request(t, dir)
 		_, err := in.(vmm.Saver).Save(deadline(t), req)
 		if err == nil || want != nil && !errors.Is(err, want) {
-			t.Errorf("%s: %v", size, err)
+			t.Errorf("%s: a save to a full disk does not fail as such: %v", size, err)
 		}
 		t.Log(size, err)
 		if _, err := os.Stat(req.Device); !os.IsNotExist(err) {
-			t.Errorf("%s: the devices' state is left: %v", size, err)
+			t.Errorf("%s: a failed save leaves the state of the devices: %v", size, err)
 		}
 		if err := errors.Join(req.Memory.Close(), unix.Unmount(dir, 0)); err != nil {
-			t.Error(err) // something has it open
+			t.Errorf("%s: a failed save leaves a file open: %v", size, err)
 		}
 	}
 	powersOff(t, in)
 }
 
-// TestSaveCannotEnd takes a Save's file away when the machine has been halted, to stay so: it goes on all the same.
+// TestSaveCannotEnd removes the file of a Save that shall leave the machine halted. The Save
+// fails, so the machine continues.
 func TestSaveCannotEnd(t *testing.T) {
 	in := start(t, machine(t, tiny{then: off}))
 	req := request(t, t.TempDir())
 	req.Halt = true
 	req.Still = func(context.Context) error { return os.Remove(req.Device) }
 	if _, err := in.(vmm.Saver).Save(deadline(t), req); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v", err)
+		t.Errorf("a save whose file is removed does not fail as such: %v", err)
 	}
 	powersOff(t, in)
 }
 
-// TestSaveByQEMU saves a machine whose process may not be read.
+// TestSaveByQEMU saves a machine whose process banger may not read.
 func TestSaveByQEMU(t *testing.T) {
 	m := machine(t, tiny{then: off})
 	in := start(t, m)
@@ -134,15 +135,17 @@ func TestSaveByQEMU(t *testing.T) {
 			differ++
 		}
 	}
-	if differ > 64 || len(one) != len(two) || slow.Memory > saved.Memory+128*model.KiB { // the guest goes on in between
-		t.Errorf("%d and %d bytes with %v and %v of data differ in %d", len(one), len(two), saved.Memory, slow.Memory, differ)
+	// The guest runs in between.
+	if differ > 64 || len(one) != len(two) || slow.Memory > saved.Memory+128*model.KiB {
+		t.Errorf("the two ways of saving differ in %d bytes of %d and %d, with %v and %v of data",
+			differ, len(one), len(two), saved.Memory, slow.Memory)
 	}
 	t.Log(saved, slow)
 	powersOff(t, restore(t, machine(t, tiny{}), other))
 	powersOff(t, in)
 }
 
-// TestCloseWhileSaving lets go of a machine in each part of a Save. The machine goes on.
+// TestCloseWhileSaving closes an instance in each part of a Save. The machine continues.
 func TestCloseWhileSaving(t *testing.T) {
 	for _, still := range []bool{false, true} {
 		in := start(t, machine(t, tiny{then: off}))
@@ -159,7 +162,7 @@ func TestCloseWhileSaving(t *testing.T) {
 		var group sync.WaitGroup
 		group.Go(func() {
 			if _, err := in.(vmm.Saver).Save(deadline(t), req); fault.KindOf(err) != fault.Canceled {
-				t.Errorf("still %v: %v", still, err)
+				t.Errorf("a save does not end as canceled when its instance is closed (while halted: %v): %v", still, err)
 			}
 		})
 		<-begun
@@ -176,7 +179,7 @@ func TestCloseWhileSaving(t *testing.T) {
 	}
 }
 
-// TestPauseWhileSaving pauses a machine that stands still for a Save, which then stays so.
+// TestPauseWhileSaving pauses a machine that is halted for a Save. It stays halted after the Save.
 func TestPauseWhileSaving(t *testing.T) {
 	in := start(t, machine(t, tiny{then: off})).(interface {
 		vmm.Instance
@@ -210,17 +213,17 @@ func TestPauseWhileSaving(t *testing.T) {
 	brief, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if exit, err := in.Wait(brief); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("after it was paused: %+v, %v", exit, err)
+		t.Fatalf("a machine that was paused during a save does not stay halted: %+v, %v", exit, err)
 	}
 	if err := in.Resume(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
 	if exit, err := in.Wait(deadline(t)); err != nil || exit.Reason != vmm.ExitPowerOff {
-		t.Errorf("%+v, %v", exit, err)
+		t.Errorf("the machine does not power off after it was resumed: %+v, %v", exit, err)
 	}
 }
 
-// TestEndWhileSaving kills a machine that stands still.
+// TestEndWhileSaving kills a machine that is halted for a Save.
 func TestEndWhileSaving(t *testing.T) {
 	in := start(t, machine(t, tiny{}))
 	req := request(t, t.TempDir())
@@ -234,11 +237,12 @@ func TestEndWhileSaving(t *testing.T) {
 	saved, err := in.(vmm.Saver).Save(deadline(t), req)
 	t.Log(saved, err)
 	if _, err := in.(vmm.Saver).Save(deadline(t), request(t, t.TempDir())); fault.KindOf(err) != fault.WrongState {
-		t.Errorf("saving what has ended: %v", err)
+		t.Errorf("saving a machine that has ended is not refused as a wrong state: %v", err)
 	}
 }
 
-// TestRestoreToDriveInUse restores a machine whose drive another one writes to: QEMU notices when the state is loaded, and goes on halted.
+// TestRestoreToDriveInUse restores a machine whose drive another one writes. QEMU notices this
+// when it loads the state, and stays halted.
 func TestRestoreToDriveInUse(t *testing.T) {
 	m := machine(t, tiny{then: off})
 	in := start(t, m)
@@ -247,20 +251,20 @@ func TestRestoreToDriveInUse(t *testing.T) {
 	other := machine(t, tiny{})
 	other.Drives = m.Drives
 	if again, err := driver(t).(vmm.Restorer).Restore(deadline(t), other, from, ignore); fault.KindOf(err) != fault.Locked {
-		t.Errorf("two writers: %v", err)
+		t.Errorf("a second writer of a drive is not refused as locked: %v", err)
 		if err == nil {
 			end(t, again)
 		}
 	}
 	if left, err := os.ReadDir(other.RunDir); err != nil || len(left) != 0 {
-		t.Errorf("left %v, %v", left, err)
+		t.Errorf("a failed restore leaves files: %v, %v", left, err)
 	}
 	powersOff(t, in)
 	other.Drives[0].Path = m.Kernel
 	powersOff(t, restore(t, other, from))
 }
 
-// TestRestoreWithOtherDevices restores to a machine that is not like the one that was saved.
+// TestRestoreWithOtherDevices restores a machine that is not like the saved one.
 func TestRestoreWithOtherDevices(t *testing.T) {
 	m := machine(t, tiny{then: off})
 	from, _ := save(t, start(t, m))
@@ -273,17 +277,18 @@ func TestRestoreWithOtherDevices(t *testing.T) {
 		change(&other)
 		in, err := driver(t).(vmm.Restorer).Restore(deadline(t), other, from, ignore)
 		if err == nil {
-			t.Errorf("%s: it was restored", name)
+			t.Errorf("%s: a machine with other devices is restored", name)
 			end(t, in)
 		}
 		t.Log(name, err)
 		if left, err := os.ReadDir(other.RunDir); err != nil || len(left) != 0 {
-			t.Errorf("%s: left %v, %v", name, left, err)
+			t.Errorf("%s: a failed restore leaves files: %v, %v", name, left, err)
 		}
 	}
 }
 
-// TestSaveLarge saves a guest part of whose memory is above 4 GiB, and restores it from memory files that are in no folder.
+// TestSaveLarge saves a guest that has memory above 4 GiB, and restores it from a memory file
+// without a name.
 func TestSaveLarge(t *testing.T) {
 	m := linux(t)
 	m.Memory = 4 * model.GiB
@@ -317,7 +322,7 @@ func TestSaveLarge(t *testing.T) {
 		at = end
 	}
 	if above == 0 {
-		t.Error("nothing of the guest is in its upper memory, so this shows nothing")
+		t.Error("the guest has nothing in its upper memory, so this test shows nothing")
 	}
 	other := linux(t)
 	other.Memory = m.Memory
@@ -325,7 +330,7 @@ func TestSaveLarge(t *testing.T) {
 	awake(t, fork)
 	save(t, fork)
 	if _, err := qemu.SaveByQEMU(deadline(t), in, request(t, t.TempDir())); fault.KindOf(err) != fault.Denied || fault.HintOf(err) == "" {
-		t.Errorf("without the right to read it: %v", err)
+		t.Errorf("saving a large machine without the right to read it is not refused as denied with a hint: %v", err)
 	}
 	powersOff(t, fork)
 }

@@ -68,8 +68,8 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	return d.up(ctx, s, proc, f, h)
 }
 
-// up waits until a process that was just started is a machine. A restored machine must run, too. If this
-// fails, up ends the process.
+// up waits until a process that was just started is a machine. A restored machine must run, too.
+// If this fails, up ends the process.
 func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *files, h host) (vmm.Instance, error) {
 	for _, file := range f.list[qmpFD:] {
 		_ = file.Close() // so that connecting to a QEMU that has died fails at once
@@ -95,7 +95,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	if ctx.Err() == nil && (in == nil || in.deaf()) { // QEMU is ending, and its own message is better
+	if ctx.Err() == nil && (in == nil || in.deaf()) { // QEMU ends: its message is better
 		brief, cancel := context.WithTimeout(end, time.Second)
 		_ = proc.Wait(brief)
 		cancel()
@@ -145,7 +145,8 @@ func startError(how, said string) error {
 	return fmt.Errorf("starting QEMU: it %s: %s", how, said)
 }
 
-// lastLines returns the last lines that were written to a log after an offset: on one line, printable.
+// lastLines returns the last lines that were written to a log after an offset: on one line,
+// printable.
 func lastLines(path string, from int64) string {
 	const most, lines = 4 << 10, 5
 	f, err := os.Open(path)

@@ -10,7 +10,8 @@ import (
 	"banger/internal/vmm/process"
 )
 
-// stateVersion changes when drivers of both sides of the change must not adopt each other's machines.
+// stateVersion changes when drivers of both sides of the change must not adopt each other's
+// machines.
 const stateVersion = 1
 
 // state is the content of a vmm.State.
@@ -21,7 +22,8 @@ type state struct {
 	ConsoleLog string      `json:"console_log"`
 	ConsoleMax model.Bytes `json:"console_max"`
 	VMMLog     string      `json:"vmm_log"`
-	Process    *process.ID `json:"process,omitempty"` // nil if it was only intended: then the lock in RunDir leads to it
+	// Process is nil if it was only intended. Then the lock in RunDir leads to the process.
+	Process *process.ID `json:"process,omitempty"`
 }
 
 func intended(m vmm.Machine) state {

@@ -14,21 +14,26 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// tiny is a guest of a few instructions: enough to see from the outside what a machine does, in a tenth of a second and without a
-// kernel. When its power button is pressed it writes text to the serial port a number of times, waiting for the port as a kernel does,
-// and goes on with other machine code.
+// tiny is a guest of a few instructions, without a kernel. It shows what a machine does, in a
+// tenth of a second. When its power button is pressed it writes text to the serial port a number
+// of times, waiting for the port as a kernel does. Then it runs other machine code.
 type tiny struct {
 	text  string
 	times uint32
 	then  []byte
 }
 
-// How a tiny guest goes on. It runs in 32-bit protected mode with flat segments (PVH, xen/include/public/arch-x86/hvm/start_info.h).
+// What a tiny guest runs at the end. It is in 32-bit protected mode with flat segments (PVH,
+// xen/include/public/arch-x86/hvm/start_info.h).
 var (
-	halt   = []byte{0xFA, 0xF4, 0xEB, 0xFD}                               // cli; 1: hlt; jmp 1b
-	button = []byte{0xA1, 0x00, 0x00, 0xA0, 0xFE, 0xA8, 0x02, 0x74, 0xF7} // 1: mov eax, [0xFEA00000]; test al, 2; jz 1b: ACPI event of microvm
-	reboot = []byte{0x6A, 0, 0x6A, 0, 0x0F, 0x01, 0x1C, 0x24, 0xCC}       // push 0; push 0; lidt [esp]; int3: a triple fault
-	off    = []byte{0xC6, 0x05, 0x00, 0x02, 0xA0, 0xFE, 0x34}             // mov byte [0xFEA00200], SLP_EN|5<<2: its ACPI sleep control, S5
+	// cli; 1: hlt; jmp 1b
+	halt = []byte{0xFA, 0xF4, 0xEB, 0xFD}
+	// 1: mov eax, [0xFEA00000]; test al, 2; jz 1b: the ACPI event of a microvm
+	button = []byte{0xA1, 0x00, 0x00, 0xA0, 0xFE, 0xA8, 0x02, 0x74, 0xF7}
+	// push 0; push 0; lidt [esp]; int3: a triple fault
+	reboot = []byte{0x6A, 0, 0x6A, 0, 0x0F, 0x01, 0x1C, 0x24, 0xCC}
+	// mov byte [0xFEA00200], SLP_EN|5<<2: its ACPI sleep control, S5
+	off = []byte{0xC6, 0x05, 0x00, 0x02, 0xA0, 0xFE, 0x34}
 )
 
 // Where a tiny guest is, and its stack.
@@ -61,7 +66,8 @@ func (g tiny) kernel(t testing.TB) string {
 		code = append(code, 0, 0, 0, 0,
 			0xAC, 0x84, 0xC0, 0x74, 0x14, // 2: lodsb; test al, al; jz 4f
 			0x88, 0xC3, // mov bl, al
-			0x66, 0xBA, 0xFD, 0x03, 0xEC, 0xA8, 0x20, 0x74, 0xF7, // 3: mov dx, 0x3FD; in al, dx; test al, 0x20; jz 3b
+			// 3: mov dx, 0x3FD; in al, dx; test al, 0x20; jz 3b
+			0x66, 0xBA, 0xFD, 0x03, 0xEC, 0xA8, 0x20, 0x74, 0xF7,
 			0x66, 0xBA, 0xF8, 0x03, 0x88, 0xD8, 0xEE, // mov dx, 0x3F8; mov al, bl; out dx, al
 			0xEB, 0xE7, // jmp 2b
 			0x49, 0x75, 0xDF) // 4: dec ecx; jnz 1b

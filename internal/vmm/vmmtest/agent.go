@@ -35,8 +35,8 @@ func (s *suite) echo(in vmm.Instance, line string) {
 	s.ask(in, line, line)
 }
 
-// ask connects and waits for the answer to a line. Until then it sends the line again and again: bytes are
-// lost while a guest boots or notices a new connection.
+// ask connects and waits for the answer to a line. Until then it sends the line again and again:
+// bytes are lost while a guest boots or notices a new connection.
 func (s *suite) ask(in vmm.Instance, line, answer string) {
 	s.Helper()
 	conn, err := in.DialAgent(s.ctx)
@@ -81,8 +81,8 @@ func again(ctx context.Context, conn net.Conn, line string) {
 	}
 }
 
-// Answer is what the guest of an Echo machine answers to a line. kept is the word that it has in its
-// memory, which keep changes. drives are the ids of its drives, as it sees them.
+// Answer is what the guest of an Echo machine answers to a line. kept is the word that it has in
+// its memory, which keep changes. drives are the ids of its drives, as it sees them.
 func Answer(line, kept string, keep func(word string), drives func() []string) string {
 	switch word, keeps := strings.CutPrefix(line, "keep "); {
 	case keeps:
@@ -101,8 +101,9 @@ func driveList(ids []string) string {
 	return strings.Join(append([]string{"drives"}, sorted...), " ")
 }
 
-// driveIDs checks that a guest finds its drives by the ids that the driver reports: of a machine that was
-// started, of one that was adopted, and of one that was restored with drives of other files.
+// driveIDs checks that a guest finds its drives by the ids that the driver reports: of a machine
+// that was started, of one that was adopted, and of one that was restored with drives of other
+// files.
 func (s *suite) driveIDs() {
 	m := s.h.Echo(s)
 	in := s.start(m, ignore)

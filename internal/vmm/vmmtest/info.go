@@ -31,7 +31,8 @@ func (s *suite) info() {
 	}
 }
 
-// features checks that the driver has the features that it claims, and refuses those that it does not.
+// features checks that the driver has the features that it claims, and refuses those that it does
+// not.
 func (s *suite) features() {
 	claimed := s.described().Features
 	for _, kind := range []vmm.NICKind{vmm.NICUser, vmm.NICTap} {

@@ -10,8 +10,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// pause halts a machine twice and presses its power button: nothing happens until it continues. Then it
-// powers off.
+// pause halts a machine twice and presses its power button: nothing happens until it continues.
+// Then it powers off.
 func (s *suite) pause() {
 	in := s.pauser(s.start(s.h.Machine(s), ignore))
 	if err := errors.Join(in.Resume(s.ctx), in.Pause(s.ctx), in.Pause(s.ctx)); err != nil {

@@ -110,8 +110,8 @@ func (s *suite) memoryLayout() {
 	}
 }
 
-// generations forks a machine, and then forks the fork. In between the files are removed, and the fork
-// is adopted.
+// generations forks a machine, and then forks the fork. In between the files are removed, and the
+// fork is adopted.
 func (s *suite) generations() {
 	m := s.h.Echo(s)
 	in := s.saver(s.start(m, ignore))

@@ -119,8 +119,8 @@ func (s *suite) saveHalted() {
 	}
 }
 
-// failedSave makes saves fail at each point. The machine continues each time: otherwise it would not
-// power off at the end.
+// failedSave makes saves fail at each point. The machine continues each time: otherwise it would
+// not power off at the end.
 func (s *suite) failedSave() {
 	m := s.h.Machine(s)
 	in := s.booted(m)
@@ -142,7 +142,8 @@ func (s *suite) failedSave() {
 	if _, err := in.Save(s.ctx, req); err == nil {
 		s.Error("a save to a closed file does not fail")
 	}
-	fork := s.restore(like(s.h.Machine(s), m), s.save(in), ignore) // nothing of it prevents another save
+	// Nothing of it prevents another save.
+	fork := s.restore(like(s.h.Machine(s), m), s.save(in), ignore)
 	for _, in := range []vmm.Instance{in, fork} {
 		s.press(in)
 		s.poweredOff(in)

@@ -1,5 +1,5 @@
-// Package vmmtest is the conformance suite of the drivers of package vmm. Every driver must pass it, and
-// so must the fake that stands for a driver in other packages' tests.
+// Package vmmtest is the conformance suite of the drivers of package vmm. Every driver must pass
+// it, and so must the fake that stands for a driver in other packages' tests.
 //
 // A failure names the claim that does not hold.
 package vmmtest
@@ -20,21 +20,23 @@ import (
 
 // Harness is what the suite needs from the tests of a driver.
 type Harness struct {
-	// Driver returns a new driver, as a restarted daemon has it. It shares no memory with earlier ones.
+	// Driver returns a new driver, as a restarted daemon has it. It shares no memory with earlier
+	// ones.
 	Driver func(t testing.TB) vmm.Driver
-	// Machine returns a machine with a run directory of its own. Its guest powers off when its power
-	// button is pressed. Otherwise it runs for ever.
+	// Machine returns a machine with a run directory of its own. Its guest powers off when its
+	// power button is pressed. Otherwise it runs for ever.
 	Machine func(t testing.TB) vmm.Machine
 	// Reboot returns a machine whose guest reboots when its power button is pressed.
 	Reboot func(t testing.TB) vmm.Machine
-	// Booted returns when the guest of such a machine runs. Before, a machine may be in its firmware,
-	// which wants to boot what a restored machine does not have. Nil: guests run from the start.
+	// Booted returns when the guest of such a machine runs. Before, a machine may be in its
+	// firmware, which wants to boot what a restored machine does not have. Nil: guests run from
+	// the start.
 	Booted func(t testing.TB, in vmm.Instance)
-	// Echo returns a machine like that of Machine, whose guest answers the lines that come in on the
-	// agent's channel: see Answer. If there can be none, it skips the test.
+	// Echo returns a machine like that of Machine, whose guest answers the lines that come in on
+	// the agent's channel: see Answer. If there can be none, it skips the test.
 	Echo func(t testing.TB) vmm.Machine
-	// Tap returns the name of a tap that a machine may use if the same goroutine starts it. Nil: any
-	// name will do.
+	// Tap returns the name of a tap that a machine may use if the same goroutine starts it. Nil:
+	// any name will do.
 	Tap func(t testing.TB) string
 }
 

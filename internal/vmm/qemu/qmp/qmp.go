@@ -1,7 +1,8 @@
-// Package qmp speaks QEMU's machine protocol (docs/interop/qmp-spec.txt of QEMU 7.2): one JSON object per line, a greeting,
-// commands with replies, and events at any time.
+// Package qmp is a client of QEMU's machine protocol (docs/interop/qmp-spec.txt of QEMU 7.2): one
+// JSON object per line, a greeting, commands with replies, and events at any time.
 //
-// QEMU runs hostile guests, so it is not trusted either: what it sends is bounded and a reply nobody waits for is dropped.
+// QEMU runs hostile guests, so it is not trusted. What it sends is bounded. A reply that no one
+// waits for is dropped.
 package qmp
 
 import (
@@ -16,13 +17,13 @@ import (
 	"time"
 )
 
-// maxLine bounds one message. The largest that is asked for here is below 100 KB.
+// maxLine bounds one message, in bytes. The largest one that banger asks for has less than 100 KB.
 const maxLine = 1 << 20
 
 // Event is something that QEMU reports by itself.
 type Event struct {
 	Name string          // "SHUTDOWN"
-	Data json.RawMessage // nil when it has none
+	Data json.RawMessage // nil if it has none
 }
 
 // Error is QEMU's answer to a command that failed.
@@ -40,7 +41,7 @@ type Client struct {
 	done    chan struct{} // closed when the reader has ended
 	err     error         // why; set before done is closed
 
-	writing sync.Mutex // one command at a time on the wire
+	writing sync.Mutex // held while a command is written
 
 	mu      sync.Mutex
 	lastID  uint64
@@ -57,9 +58,9 @@ type message struct {
 	Error  *Error          `json:"error"`
 }
 
-// Open takes conn over, waits for the greeting and starts the session. When it returns, QEMU has finished setting the
-// machine up: it answers commands from its main loop only. onEvent is called for each event, in order, from one
-// goroutine, and must not call the Client. A failed Open closes conn.
+// Open owns conn, waits for the greeting and starts the session. When it returns, QEMU has made the
+// machine: it answers commands only from its main loop. onEvent is called for each event, in order,
+// from one goroutine. It must not call the Client.
 func Open(ctx context.Context, conn net.Conn, onEvent func(Event)) (*Client, error) {
 	c := &Client{conn: conn, onEvent: onEvent, done: make(chan struct{}), pending: map[uint64]chan<- message{}}
 	greeted := make(chan struct{})
@@ -82,40 +83,40 @@ func Open(ctx context.Context, conn net.Conn, onEvent func(Event)) (*Client, err
 // Done is closed when the session has ended, from either side.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Close ends the session and waits for the last event to be delivered.
+// Close ends the session, and returns after the last call of onEvent.
 func (c *Client) Close() error {
 	_ = c.conn.Close()
 	<-c.done
 	return nil
 }
 
-// Execute runs a command. args is marshalled as its arguments unless nil; its result is stored in reply unless nil.
-// QEMU's refusal is an *Error.
+// Execute runs a command. args is encoded as its arguments, unless it is nil. The result is stored
+// in reply, unless that is nil. If QEMU refuses the command, the error is an *Error.
 func (c *Client) Execute(ctx context.Context, command string, args, reply any) error {
 	answer := make(chan message, 1)
 	id := c.expect(answer)
 	defer c.forget(id)
 	if err := c.send(ctx, id, command, args); err != nil {
-		return fmt.Errorf("telling QEMU %s: %w", command, err)
+		return fmt.Errorf("sending %s to QEMU: %w", command, err)
 	}
 	select {
 	case m := <-answer:
 		return decode(m, command, reply)
 	case <-c.done:
 		select {
-		case m := <-answer: // it was the last thing that QEMU said
+		case m := <-answer: // it was the last message
 			return decode(m, command, reply)
 		default:
-			return fmt.Errorf("telling QEMU %s: %w", command, c.err)
+			return fmt.Errorf("sending %s to QEMU: %w", command, c.err)
 		}
 	case <-ctx.Done():
-		return fmt.Errorf("telling QEMU %s: %w", command, context.Cause(ctx))
+		return fmt.Errorf("sending %s to QEMU: %w", command, context.Cause(ctx))
 	}
 }
 
 func decode(m message, command string, reply any) error {
 	if m.Error != nil {
-		return fmt.Errorf("telling QEMU %s: %w", command, m.Error)
+		return fmt.Errorf("sending %s to QEMU: %w", command, m.Error)
 	}
 	if reply == nil {
 		return nil
@@ -160,8 +161,9 @@ func (c *Client) send(ctx context.Context, id uint64, command string, args any) 
 	return err
 }
 
-// read delivers what QEMU sends until the session ends. The first message must be the greeting, but for events: one that happens between QEMU's
-// taking up the connection and its greeting comes before it (monitor_qapi_event_emit of QEMU 7.2 spares only sessions that are in negotiation).
+// read delivers what QEMU sends, until the session ends. The first message must be the greeting.
+// Events may precede it: QEMU 7.2 sends those that occur after it accepted the connection
+// (monitor_qapi_event_emit).
 func (c *Client) read(greeted chan<- struct{}) {
 	defer close(c.done)
 	lines := bufio.NewScanner(c.conn)
@@ -181,7 +183,7 @@ func (c *Client) read(greeted chan<- struct{}) {
 			c.onEvent(Event{Name: m.Event, Data: m.Data})
 		case greeted != nil:
 			if m.QMP == nil {
-				c.fail(fmt.Errorf("reading from QEMU: %.80q is no greeting", line))
+				c.fail(fmt.Errorf("reading from QEMU: %.80q is not a greeting", line))
 				return
 			}
 			close(greeted)

@@ -88,30 +88,30 @@ func TestExecute(t *testing.T) {
 		group.Go(func() {
 			var got struct{ N int }
 			if err := c.Execute(ctx(t), "echo", map[string]int{"n": i}, &got); err != nil || got.N != i {
-				t.Errorf("echo of %d: %d, %v", i, got.N, err)
+				t.Errorf("command %d gets the reply of another: %d, %v", i, got.N, err)
 			}
 		})
 	}
 	group.Wait()
 	var refused *Error
 	if err := c.Execute(ctx(t), "nonsense", nil, nil); !errors.As(err, &refused) || refused.Class != "CommandNotFound" {
-		t.Errorf("got %v", err)
+		t.Errorf("a refusal is not returned with its class: %v", err)
 	}
 	var number int
 	if err := c.Execute(ctx(t), "echo", map[string]int{}, &number); err == nil {
-		t.Error("an object passed for a number")
+		t.Error("a reply of another type is accepted")
 	}
 	if err := c.Execute(ctx(t), "last-words", nil, nil); err != nil {
-		t.Errorf("last words: %v", err)
+		t.Errorf("the reply just before the end is lost: %v", err)
 	}
 	<-c.Done()
 	if err := c.Execute(ctx(t), "echo", nil, nil); err == nil {
-		t.Error("a command passed after the end")
+		t.Error("a command after the end is no error")
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	if len(events) != 22 || events[0] != "STOP" || events[21] != `SHUTDOWN{"reason": "x"}` {
-		t.Errorf("events: %q", events)
+		t.Errorf("events are lost or out of order: %q", events)
 	}
 }
 
@@ -125,11 +125,12 @@ func TestExecuteHonoursItsContext(t *testing.T) {
 	brief, cancel := context.WithTimeout(ctx(t), 20*time.Millisecond)
 	defer cancel()
 	if err := c.Execute(brief, "ignored", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
+		t.Errorf("a command does not end with its context: %v", err)
 	}
 }
 
-// TestEventBeforeGreeting is what a busy host makes of a connection that is taken up at the moment when the machine begins to run.
+// TestEventBeforeGreeting sends an event before the greeting, as a busy host may: the machine
+// starts to run when the connection is accepted.
 func TestEventBeforeGreeting(t *testing.T) {
 	events := make(chan string, 1)
 	c, err := Open(ctx(t), serve(t, `{"event": "RESUME"}`+"\n"+greeting, nil), func(e Event) { events <- e.Name })
@@ -138,7 +139,7 @@ func TestEventBeforeGreeting(t *testing.T) {
 	}
 	defer c.Close()
 	if got := <-events; got != "RESUME" {
-		t.Errorf("got %s", got)
+		t.Errorf("an event before the greeting is not delivered, but %s", got)
 	}
 }
 
@@ -149,7 +150,7 @@ func TestOpenRefuses(t *testing.T) {
 		"too long":    strings.Repeat(" ", maxLine) + greeting,
 	} {
 		if c, err := Open(ctx(t), serve(t, greet, nil), func(Event) {}); err == nil {
-			t.Errorf("%s: passed", name)
+			t.Errorf("a session begins in spite of: %s", name)
 			_ = c.Close()
 		}
 	}
@@ -158,7 +159,7 @@ func TestOpenRefuses(t *testing.T) {
 	brief, cancel := context.WithTimeout(ctx(t), 20*time.Millisecond)
 	defer cancel()
 	if _, err := Open(brief, silent, func(Event) {}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("silence: %v", err)
+		t.Errorf("waiting for a greeting does not end with its context: %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
-// Command guest is the first process of a test's machine. It powers off when the power button is pressed.
-// It answers the lines that come in on the agent's port as vmmtest.Answer does. In addition, "size S" asks
-// for the size of the drive with the serial number S, and "exit" ends the process: the kernel panics.
+// Command guest is the first process of a test's machine. It powers off when the power button is
+// pressed. It answers the lines that come in on the agent's port as vmmtest.Answer does. In
+// addition, "size S" asks for the size of the drive with the serial number S, and "exit" ends the
+// process: the kernel panics.
 package main
 
 import (
@@ -114,7 +115,8 @@ func serials() (list []string) {
 	return list
 }
 
-// size returns the size in bytes of the drive with a serial number. If there is none, it returns -1.
+// size returns the size in bytes of the drive with a serial number. If there is none, it returns
+// -1.
 func size(serial string) int64 {
 	drives, _ := filepath.Glob("/sys/block/vd*")
 	for _, drive := range drives {
@@ -129,7 +131,8 @@ func size(serial string) int64 {
 	return -1
 }
 
-// buttons powers the machine off when its button is pressed (struct input_event and KEY_POWER of <linux/input.h>).
+// buttons powers the machine off when its button is pressed (struct input_event and KEY_POWER of
+// <linux/input.h>).
 func buttons() {
 	devices, _ := filepath.Glob("/dev/input/event*")
 	for _, path := range devices {
