@@ -45,7 +45,8 @@ func DecodeMemoryLayout(data []byte) (*MemoryLayout, error) {
 		return nil, fault.New(fault.Invalid, "decoding the layout of a guest's memory: %w", err)
 	}
 	if l.Version != layoutVersion {
-		return nil, fault.New(fault.Unsupported, "decoding the layout of a guest's memory: version %d is not %d", l.Version, layoutVersion)
+		return nil, fault.New(fault.Unsupported, "decoding the layout of a guest's memory: version %d is not %d",
+			l.Version, layoutVersion)
 	}
 	return &l, l.check()
 }
@@ -61,8 +62,8 @@ func (l *MemoryLayout) check() error {
 			r.Address >= address && r.Address < maxAddress && r.Address%regionUnit == 0 &&
 			r.Offset >= offset && r.Offset < maxAddress && r.Offset%regionUnit == 0
 		if !ok {
-			return fault.New(fault.Invalid, "the layout of a guest's memory has a bad region %d: %d bytes at address %#x and offset %d",
-				i, int64(r.Size), r.Address, r.Offset)
+			return fault.New(fault.Invalid,
+				"the layout of a guest's memory has a bad region %d: %d bytes at address %#x and offset %d", i, int64(r.Size), r.Address, r.Offset)
 		}
 		address, offset = r.Address+int64(r.Size), r.Offset+int64(r.Size)
 	}

@@ -169,7 +169,8 @@ func (d *Driver) check(m vmm.Machine) error {
 		}
 	}
 	if m.VCPUs < 1 || m.Memory < 1 || len(m.Initramfs) == 0 {
-		return fault.New(fault.Invalid, "a machine with %d CPUs, %v of memory and %d initramfs archives", m.VCPUs, m.Memory, len(m.Initramfs))
+		return fault.New(fault.Invalid, "a machine with %d CPUs, %v of memory and %d initramfs archives",
+			m.VCPUs, m.Memory, len(m.Initramfs))
 	}
 	paths := append([]string{m.Kernel}, m.Initramfs...)
 	for _, d := range m.Drives {

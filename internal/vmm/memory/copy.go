@@ -122,7 +122,8 @@ func extent(regions []Region) (int64, error) {
 	size := int64(0)
 	for _, r := range regions {
 		if r.Size <= 0 || r.Size%pageSize != 0 || r.Offset%align != 0 || r.Offset < size || r.Offset > 1<<62-r.Size {
-			return 0, fault.New(fault.Invalid, "a region of %d bytes cannot lie at offset %d, after %d bytes of others", r.Size, r.Offset, size)
+			return 0, fault.New(fault.Invalid, "a region of %d bytes cannot lie at offset %d, after %d bytes of others",
+				r.Size, r.Offset, size)
 		}
 		size = r.Offset + r.Size
 	}

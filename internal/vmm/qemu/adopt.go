@@ -60,7 +60,8 @@ func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 	if in.monitor == nil {
 		select {
 		case <-proc.Done():
-			return nil, errors.Join(fault.New(fault.NotFound, "adopting machine %s: process %d has ended", s.ID, proc.ID().PID), in.Close())
+			gone := fault.New(fault.NotFound, "adopting machine %s: process %d has ended", s.ID, proc.ID().PID)
+			return nil, errors.Join(gone, in.Close())
 		default:
 			d.log.Warn("adopted a machine whose monitor does not answer", "vm", s.ID, "error", in.monitorErr)
 		}

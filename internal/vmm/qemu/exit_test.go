@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"banger/internal/fault"
 	"banger/internal/vmm"
 	"banger/internal/vmm/qemu/qmp"
 )
@@ -83,6 +84,21 @@ func TestLastLines(t *testing.T) {
 		}
 		if got := lastLines(path, int64(len("before"))); got != want {
 			t.Errorf("the last lines of %q are %q, not %q", content, got, want)
+		}
+	}
+}
+
+func TestStartError(t *testing.T) {
+	for said, want := range map[string]fault.Kind{
+		"qemu-system-x86_64: cannot set up guest memory 'mem': Cannot allocate memory":              fault.Unavailable,
+		`qemu-system-x86_64: Failed to get "write" lock`:                                            fault.Locked,
+		`qemu-system-x86_64: Failed to get shared "write" lock`:                                     fault.Locked,
+		"qemu-system-x86_64: -netdev user: network backend 'user' is not compiled into this binary": fault.Unsupported,
+		"qemu-system-x86_64: something else":                                                        fault.Internal,
+	} {
+		err := startError("ended with status 1", said)
+		if fault.KindOf(err) != want || want != fault.Internal && fault.HintOf(err) == "" {
+			t.Errorf("%q is not reported as %s with a hint: %v", said, want, err)
 		}
 	}
 }

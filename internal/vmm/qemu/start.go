@@ -132,15 +132,15 @@ func startError(how, said string) error {
 	if said == "" {
 		said = "it printed nothing"
 	}
-	if strings.Contains(said, "annot allocate memory") || strings.Contains(said, "annot set up guest memory") {
-		return fault.New(fault.Unavailable, "starting QEMU: it %s: %s", how, said).WithHint("give the VM less memory, or the host more")
-	}
-	if strings.Contains(said, "not compiled into this binary") {
-		return fault.New(fault.Unsupported, "starting QEMU: it %s: %s", how, said).
-			WithHint("this QEMU was built without that kind of network: install another one")
-	}
-	if strings.Contains(said, "Failed to get \"write\" lock") || strings.Contains(said, "Failed to get shared \"write\" lock") {
-		return fault.New(fault.Locked, "starting QEMU: it %s: %s", how, said).WithHint("another process uses one of the VM's disks")
+	says := func(text string) bool { return strings.Contains(said, text) }
+	fails := func(kind fault.Kind) *fault.Error { return fault.New(kind, "starting QEMU: it %s: %s", how, said) }
+	switch {
+	case says("annot allocate memory"), says("annot set up guest memory"):
+		return fails(fault.Unavailable).WithHint("give the VM less memory, or the host more")
+	case says("Failed to get \"write\" lock"), says("Failed to get shared \"write\" lock"):
+		return fails(fault.Locked).WithHint("another process uses one of the VM's disks")
+	case says("not compiled into this binary"):
+		return fails(fault.Unsupported).WithHint("this QEMU was built without that kind of network: install another one")
 	}
 	return fmt.Errorf("starting QEMU: it %s: %s", how, said)
 }

@@ -27,7 +27,10 @@ type state struct {
 }
 
 func intended(m vmm.Machine) state {
-	return state{Version: stateVersion, ID: m.ID, RunDir: m.RunDir, ConsoleLog: m.ConsoleLog, ConsoleMax: m.ConsoleMax, VMMLog: m.VMMLog}
+	return state{
+		Version: stateVersion, ID: m.ID, RunDir: m.RunDir,
+		ConsoleLog: m.ConsoleLog, ConsoleMax: m.ConsoleMax, VMMLog: m.VMMLog,
+	}
 }
 
 func (s state) encode() (vmm.State, error) {
