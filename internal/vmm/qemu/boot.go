@@ -8,34 +8,36 @@ import (
 	"banger/internal/vmm/qemu/defect"
 )
 
-// watchBoot resets a machine whose guest falls silent before its agent was heard: see
+// bootWatch resets a machine whose guest falls silent before its agent was heard: see
 // defect.MixesUpCPUs. Nothing is lost, because until then the guest has mounted no disk.
-func (in *instance) watchBoot(patience time.Duration) {
+type bootWatch struct{ *instance }
+
+func (w bootWatch) run(patience time.Duration) {
 	for range defect.MaxResets {
-		if !in.fallsSilent(patience) {
+		if !w.fallsSilent(patience) {
 			return
 		}
-		in.reset("the guest has been silent for " + patience.String())
+		w.reset("the guest has been silent for " + patience.String())
 		patience *= 2
 	}
 }
 
 // fallsSilent waits until the guest has been silent for that long. It returns false if the guest's
 // agent was heard, or the machine has ended.
-func (in *instance) fallsSilent(patience time.Duration) bool {
+func (w bootWatch) fallsSilent(patience time.Duration) bool {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
 		select {
-		case <-in.seen.heard:
+		case <-w.seen.heard:
 			timer.Reset(patience)
 		case <-timer.C:
 			return true
-		case <-in.agent.heard:
+		case <-w.agent.heard:
 			return false
-		case <-in.proc.Done():
+		case <-w.proc.Done():
 			return false
-		case <-in.closed:
+		case <-w.closed:
 			return false
 		}
 	}
@@ -43,25 +45,25 @@ func (in *instance) fallsSilent(patience time.Duration) bool {
 
 // reset makes the machine boot again, unless it is paused. As long as -no-reboot holds, a reset
 // would end QEMU; versions before 6.0 cannot change it.
-func (in *instance) reset(cause string) {
+func (w bootWatch) reset(cause string) {
 	ctx, cancel := context.WithTimeout(context.Background(), greetTimeout)
 	defer cancel()
-	err := in.locked(ctx, func(running bool) error {
+	err := w.locked(ctx, func(running bool) error {
 		if !running {
 			return nil
 		}
-		in.log.Info(cause + ": the machine is reset")
-		if err := in.ask(ctx, "set-action", map[string]any{"reboot": "reset"}, nil); err != nil {
+		w.log.Info(cause + ": the machine is reset")
+		if err := w.ask(ctx, "set-action", map[string]any{"reboot": "reset"}, nil); err != nil {
 			return err
 		}
-		err := in.ask(ctx, "system_reset", nil, nil)
-		if back := in.ask(ctx, "set-action", map[string]any{"reboot": "shutdown"}, nil); err == nil {
+		err := w.ask(ctx, "system_reset", nil, nil)
+		if back := w.ask(ctx, "set-action", map[string]any{"reboot": "shutdown"}, nil); err == nil {
 			err = back
 		}
 		return err
 	})
 	if err != nil {
-		in.log.Warn(cause+", and the machine cannot be reset", "error", err)
+		w.log.Warn(cause+", and the machine cannot be reset", "error", err)
 	}
 }
 

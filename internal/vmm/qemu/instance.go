@@ -176,7 +176,7 @@ func (in *instance) watch() {
 		case <-in.closed:
 			return
 		case <-in.seen.lost:
-			in.reset("the guest's kernel lost its timer")
+			bootWatch{in}.reset("the guest's kernel lost its timer")
 		case <-look.C:
 			if err := boundLog(in.s.VMMLog); err != nil {
 				in.log.Warn("the VMM's log could not be bounded", "error", err)

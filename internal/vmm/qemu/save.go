@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +25,7 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, e
 	defer in.saving.Store(false)
 	ctx, cancel := in.whileOpen(ctx)
 	defer cancel()
-	s := &saving{in: in, req: req, read: in.readMemory}
+	s := &saving{in: in, req: req, read: readMemory(in.PID())}
 	saved, err := s.save(ctx)
 	if err != nil {
 		return vmm.Saved{}, fmt.Errorf("saving machine %s: %w", in.s.ID, err)
@@ -55,17 +53,11 @@ type saving struct {
 	in     *instance
 	req    vmm.SaveRequest
 	device string // absolute: QEMU has a working directory of its own
-	read   func(ctx context.Context, region memory.Region, base, out *os.File) (copier, error)
+	read   readFunc
 	memory copier
 	pause  time.Duration
 	halted bool // by this Save, and it shall stay halted
 	layout *vmm.MemoryLayout
-}
-
-// copier is a copy of the guest's memory that was begun while the machine ran.
-type copier interface {
-	Last(ctx context.Context) error // while it is halted
-	Close() error                   // after it continues
 }
 
 func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
@@ -86,7 +78,7 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 	if err := s.begin(ctx); err != nil {
 		return vmm.Saved{}, err
 	}
-	s.in.flush(ctx)
+	s.flush(ctx)
 	err = call(ctx, s.req.Before)
 	if err == nil {
 		err = s.halt(ctx)
@@ -116,7 +108,7 @@ func (s *saving) create() error {
 
 // begin does the part of copying the memory that can be done while the machine runs.
 func (s *saving) begin(ctx context.Context) error {
-	region, base, err := s.in.memory(ctx)
+	region, base, err := s.region(ctx)
 	if err != nil {
 		return err
 	}
@@ -127,21 +119,9 @@ func (s *saving) begin(ctx context.Context) error {
 	s.memory, err = s.read(ctx, region, base, s.req.Memory)
 	if memory.Denied(err) {
 		s.in.log.Warn("this process may not read the guest's memory: QEMU writes all of it while the machine is halted", "error", err)
-		s.memory, err = s.in.physical(region, s.req.Memory, err)
+		s.memory, err = newPhysical(s.in, region, s.req.Memory, err)
 	}
 	return err
-}
-
-// readMemory begins to read the memory from the process.
-func (in *instance) readMemory(ctx context.Context, region memory.Region, base, out *os.File) (copier, error) {
-	c, err := memory.Begin(ctx, in.PID(), []memory.Region{region}, base, out)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.First(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
 }
 
 // halt halts the machine, unless it is halted already, calls still, and continues the machine.
@@ -190,77 +170,22 @@ func call(ctx context.Context, f func(context.Context) error) error {
 	return context.Cause(ctx)
 }
 
-var hostAddress = regexp.MustCompile(`^Host virtual address for 0x0 .* is 0x([0-9a-f]{1,16})\s*$`)
-
-// lowMemory is what a microvm has below the hole under 4 GiB (microvm_memory_init). The rest of
-// its memory begins at highMemory. In QEMU's process both are one block.
-const (
-	lowMemory  = 3 << 30
-	highMemory = 4 << 30
-)
-
-// layout is where the memory of a machine of that size lies in a memory file.
-func layout(size model.Bytes) *vmm.MemoryLayout {
-	low := vmm.MemoryRegion{Size: min(size, lowMemory)}
-	if size <= lowMemory {
-		return vmm.NewMemoryLayout(low)
-	}
-	return vmm.NewMemoryLayout(low, vmm.MemoryRegion{Address: highMemory, Size: size - lowMemory, Offset: lowMemory})
-}
-
-// memory finds the guest's memory in QEMU's process, and the file that it maps privately. A
-// machine that was not restored maps no file: then the file is nil.
-func (in *instance) memory(ctx context.Context) (memory.Region, *os.File, error) {
-	var size struct {
-		Base int64 `json:"base-memory"`
-	}
-	var text string
-	if err := in.ask(ctx, "query-memory-size-summary", nil, &size); err != nil {
-		return memory.Region{}, nil, err
-	}
-	if err := in.ask(ctx, "human-monitor-command", map[string]any{"command-line": "gpa2hva 0x0"}, &text); err != nil {
-		return memory.Region{}, nil, err
-	}
-	match := hostAddress.FindStringSubmatch(text)
-	if match == nil {
-		return memory.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %.80q is not an address", text)
-	}
-	addr, err := strconv.ParseUint(match[1], 16, 64)
-	if err != nil {
-		return memory.Region{}, nil, fmt.Errorf("asking QEMU where the guest's memory is: %w", err)
-	}
-	region := memory.Region{Addr: addr, Size: size.Base}
-	backing, err := memory.Look(in.PID(), []memory.Region{region})
-	if fault.KindOf(err) == fault.Unsupported {
-		err = fault.New(fault.Unsupported, "%w", err).WithHint("an older version started the machine: stop the VM and start it again")
-	}
-	if err != nil || backing == memory.Nothing {
-		return region, nil, err
-	}
-	// The file from which it was restored may have lost its name.
-	base, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", in.PID(), memoryFD))
-	if err != nil {
-		return region, nil, fmt.Errorf("opening the memory that the machine was restored from: %w", err)
-	}
-	return region, base, nil
-}
-
 // flush writes the page cache of the drives' files to the disk. QEMU does this while it halts the
 // machine: a flush before makes the halt shorter. So an error does not matter.
-func (in *instance) flush(ctx context.Context) {
+func (s *saving) flush(ctx context.Context) {
 	var nodes []struct {
 		Driver   string `json:"drv"`
 		ReadOnly bool   `json:"ro"`
 		File     string `json:"file"`
 	}
-	err := in.ask(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes)
+	err := s.in.ask(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes)
 	for _, n := range nodes {
 		if n.Driver == "file" && !n.ReadOnly {
 			err = errors.Join(err, fdatasync(n.File))
 		}
 	}
 	if err != nil {
-		in.log.Debug("flushing drives before a halt", "error", err)
+		s.in.log.Debug("flushing drives before a halt", "error", err)
 	}
 }
 

@@ -287,6 +287,29 @@ func TestRestoreWithOtherDevices(t *testing.T) {
 	}
 }
 
+// layoutIsTrue checks that QEMU has each region where the layout says.
+func layoutIsTrue(t *testing.T, in vmm.Instance, layout *vmm.MemoryLayout) {
+	t.Helper()
+	base, err := qemu.HostAddress(deadline(t), in, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(layout.Regions) != 2 {
+		t.Errorf("memory above the hole under 4 GiB is no region of its own: %+v", layout.Regions)
+	}
+	for _, r := range layout.Regions {
+		for _, at := range []int64{0, int64(r.Size) - 1} {
+			got, err := qemu.HostAddress(deadline(t), in, r.Address+at)
+			if want := base + uint64(r.Offset+at); err != nil || got != want {
+				t.Errorf("the guest's address %#x is not where the layout says, at %#x, but at %#x: %v", r.Address+at, want, got, err)
+			}
+		}
+	}
+	if _, err := qemu.HostAddress(deadline(t), in, int64(layout.Regions[0].Size)); err == nil {
+		t.Error("there is memory after the first region, which the layout does not have")
+	}
+}
+
 // TestSaveLarge saves a guest that has memory above 4 GiB, and restores it from a memory file
 // without a name.
 func TestSaveLarge(t *testing.T) {
@@ -296,6 +319,7 @@ func TestSaveLarge(t *testing.T) {
 	awake(t, in)
 	from, saved := save(t, in)
 	t.Logf("%+v", saved)
+	layoutIsTrue(t, in, saved.Layout)
 	fd, err := unix.MemfdCreate("memory", unix.MFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)

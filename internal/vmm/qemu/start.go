@@ -86,7 +86,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 		}
 		if err == nil && !h.restored && h.accel == TCG {
 			in.agent.heard = make(chan struct{})
-			in.group.Go(func() { in.watchBoot(cmp.Or(d.cfg.BootPatience, defect.BootPatience)) })
+			in.group.Go(func() { bootWatch{in}.run(cmp.Or(d.cfg.BootPatience, defect.BootPatience)) })
 		}
 		if err == nil {
 			return in, nil

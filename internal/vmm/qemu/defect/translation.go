@@ -6,8 +6,8 @@ import "time"
 // another virtual CPU has rewritten. Commit deba78709a of QEMU 8.1 fixed it.
 func MixesUpCPUs(version string) bool { return before(version, 8, 1) }
 
-// MixesUpCPUsReason explains to a person why a guest with an init should have one virtual CPU. Linux
-// rewrites itself while it runs, mostly while an init like systemd starts.
+// MixesUpCPUsReason explains to a person why a guest with an init should have one virtual CPU.
+// Linux rewrites itself while it runs, mostly while an init like systemd starts.
 func MixesUpCPUsReason(version string) string {
 	return "QEMU " + version + " may mix up code that several emulated CPUs change at once; 8.1 and newer do not"
 }
