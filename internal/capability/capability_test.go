@@ -60,8 +60,8 @@ func TestUserNetwork(t *testing.T) {
 		var doc proto.Assume
 		UserNetwork{}.ContributeMachine(t.Context(), vm.MachineRequest{VM: v, Machine: &m})
 		UserNetwork{}.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc})
-		if len(m.NICs) != cards || (doc.Network != nil) != (cards == 1) {
-			t.Errorf("%s: %+v, %+v", mode, m.NICs, doc.Network)
+		if len(m.NICs) != cards || len(doc.Networks) != cards {
+			t.Errorf("%s: %+v, %+v", mode, m.NICs, doc.Networks)
 		}
 		if cards == 1 && m.NICs[0].MAC.String() != "02:01:23:45:67:89" {
 			t.Errorf("MAC %v", m.NICs[0].MAC)

@@ -30,7 +30,9 @@ func (UserNetwork) ContributeMachine(_ context.Context, req vm.MachineRequest) e
 // ContributeGuest implements vm.GuestContributor.
 func (UserNetwork) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
 	if req.VM.Spec.Net == model.NetUser {
-		req.Assume.Network = &proto.Network{Address: vmm.UserAddress, Gateway: vmm.UserGateway, DNS: []string{vmm.UserDNS}}
+		req.Assume.Networks = append(req.Assume.Networks, proto.Network{
+			Address: vmm.UserAddress, Gateway: vmm.UserGateway, DNS: []string{vmm.UserDNS},
+		})
 	}
 	return nil
 }

@@ -1,8 +1,9 @@
-// Package guest is the host's side of the agent in a running VM: it keeps the one session on the agent's channel, asks, and checks
-// what comes back.
+// Package guest is the host's side of the agent in a running VM. It keeps the one session on the agent's channel, sends
+// requests, checks the answers, and serves the streams that the guest opens.
 //
-// The guest is hostile: every answer is bounded, an error's kind must be one of package fault's, and its message is cleaned before
-// anybody prints it. A guest that does not answer costs the caller its deadline and nothing else.
+// The guest is hostile. Every answer is bounded, an error's kind must be one of package fault's, and its message is cleaned
+// before anybody prints it. A guest that does not answer costs the caller its deadline and nothing else. A guest reaches
+// only the services that the Client was made with; without any, it reaches none.
 package guest
 
 import (
@@ -20,13 +21,15 @@ import (
 	"banger/internal/guest/channel"
 )
 
-// Client speaks to the agent of one VM. It connects when it is first needed and again when the session has died. It is safe
-// for concurrent use.
+// Client speaks to the agent of one VM. It connects at the first request, and again after the session has
+// ended. It is safe for concurrent use.
 type Client struct {
-	dial func(context.Context) (net.Conn, error)
-	log  *slog.Logger
+	dial     func(context.Context) (net.Conn, error)
+	log      *slog.Logger
+	services map[string]channel.Handler // fixed after New
 
 	connecting singleflight.Group
+	serving    sync.WaitGroup // of streams that the guest opened
 
 	mu      sync.Mutex
 	session *channel.Session
@@ -35,14 +38,26 @@ type Client struct {
 	end     context.CancelFunc
 }
 
+// Option changes a Client that New makes.
+type Option func(*Client)
+
+// WithService lets the guest open streams to a service, which handle serves. name is one of package proto's. The
+// guest may do so at any time and as often as it likes: what comes through the stream is hostile input.
+func WithService(name string, handle channel.Handler) Option {
+	return func(c *Client) { c.services[name] = handle }
+}
+
 // New returns a Client that reaches the agent's channel through dial. Nothing is dialled yet.
-func New(dial func(context.Context) (net.Conn, error), log *slog.Logger) *Client {
-	c := &Client{dial: dial, log: log}
+func New(dial func(context.Context) (net.Conn, error), log *slog.Logger, options ...Option) *Client {
+	c := &Client{dial: dial, log: log, services: make(map[string]channel.Handler)}
 	c.ended, c.end = context.WithCancel(context.Background())
+	for _, option := range options {
+		option(c)
+	}
 	return c
 }
 
-// Close ends the session and all that goes through it, and fails later calls. The machine goes on.
+// Close ends the session and everything that uses it, and fails later calls. The machine continues.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -50,17 +65,30 @@ func (c *Client) Close() error {
 	c.session = nil
 	c.mu.Unlock()
 	c.end()
+	var err error
 	if session != nil {
-		return session.Close()
+		err = session.Close()
 	}
-	return nil
+	c.serving.Wait()
+	return err
 }
 
-// connectTime bounds one attempt to connect. Attempts outlive the callers that began them, so that many short deadlines
-// do not keep a slow boot from being heard.
+// Redial ends the present session, so that the next call begins another one. Call it when the transport may have
+// lost its connections without a sign, as vsock does when a machine is saved or restored.
+func (c *Client) Redial() {
+	c.mu.Lock()
+	s := c.session
+	c.mu.Unlock()
+	if s != nil {
+		c.drop(s)
+	}
+}
+
+// connectTime bounds one attempt to connect. Attempts outlive the callers that began them. Otherwise many callers
+// with short deadlines would never hear from a guest that boots slowly.
 const connectTime = 10 * time.Minute
 
-// open opens a stream to the agent, connecting when there is no session.
+// open opens a stream to the agent. If there is no session, it connects first.
 func (c *Client) open(ctx context.Context) (net.Conn, error) {
 	for {
 		session, err := c.connected(ctx)
@@ -74,11 +102,11 @@ func (c *Client) open(ctx context.Context) (net.Conn, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		c.drop(session) // it died unnoticed; the next one is new
+		c.drop(session) // it ended unnoticed
 	}
 }
 
-// connected returns the live session, making one when there is none. Callers at the same time share the attempt.
+// connected returns the live session, or makes one. Callers at the same time share the attempt.
 func (c *Client) connected(ctx context.Context) (*channel.Session, error) {
 	if s := c.live(); s != nil {
 		return s, nil
@@ -87,7 +115,7 @@ func (c *Client) connected(ctx context.Context) (*channel.Session, error) {
 		if s := c.live(); s != nil {
 			return s, nil
 		}
-		return c.connect()
+		return c.connect(context.WithoutCancel(ctx))
 	})
 	select {
 	case r := <-result:
@@ -116,7 +144,8 @@ func (c *Client) live() *channel.Session {
 
 var errClosed = errors.New("the connection to the guest was closed")
 
-func (c *Client) connect() (*channel.Session, error) {
+// connect makes a session. caller only carries values for the log.
+func (c *Client) connect(caller context.Context) (*channel.Session, error) {
 	c.mu.Lock()
 	old := c.session
 	c.session = nil
@@ -142,11 +171,12 @@ func (c *Client) connect() (*channel.Session, error) {
 		return nil, fault.New(fault.Unavailable, "%w", errClosed)
 	}
 	c.session = session
-	c.log.Debug("agent session", "took", time.Since(start))
+	c.serving.Go(func() { session.ServeServices(c.services, c.log) })
+	c.log.DebugContext(caller, "agent session", "took", time.Since(start), "generation", session.Generation())
 	return session, nil
 }
 
-// drop gives a session up.
+// drop ends a session and forgets it.
 func (c *Client) drop(s *channel.Session) {
 	c.mu.Lock()
 	if c.session == s {
@@ -154,16 +184,6 @@ func (c *Client) drop(s *channel.Session) {
 	}
 	c.mu.Unlock()
 	s.Close()
-}
-
-// reset ends the present session, so that the next call begins another one.
-func (c *Client) reset() {
-	c.mu.Lock()
-	s := c.session
-	c.mu.Unlock()
-	if s != nil {
-		c.drop(s)
-	}
 }
 
 func routeError(method, route string, err error) error {

@@ -10,10 +10,10 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// maxMessage bounds, in bytes, what of a guest's error message reaches a person.
+// maxMessage bounds the part of a guest's error message that a person sees, in bytes.
 const maxMessage = 1 << 10
 
-// replyError makes a fault of an error answer. Anything that is not one of ours is Unavailable: the guest talks nonsense.
+// replyError makes a fault of an error answer. An answer that no agent of ours sends is Unavailable.
 func replyError(status int, body []byte) error {
 	var e proto.Error
 	if status < 400 || json.Unmarshal(body, &e) != nil || !known(fault.Kind(e.Kind)) {
@@ -22,7 +22,7 @@ func replyError(status int, body []byte) error {
 	return GuestError(e)
 }
 
-// GuestError makes a fault of an error that a guest sent, as an answer or in a FrameError.
+// GuestError makes a fault of an error that a guest sent, in an answer or in a FrameError.
 func GuestError(e proto.Error) error {
 	kind := fault.Kind(e.Kind)
 	if !known(kind) {
@@ -35,7 +35,7 @@ func GuestError(e proto.Error) error {
 	return fault.New(kind, "%s", msg)
 }
 
-// known tells whether a kind is one of package fault's.
+// known reports whether a kind is one of package fault's.
 func known(k fault.Kind) bool {
 	switch k {
 	case fault.NotFound, fault.Exists, fault.Invalid, fault.WrongState, fault.Locked, fault.Denied,
@@ -45,7 +45,8 @@ func known(k fault.Kind) bool {
 	return false
 }
 
-// Clean makes text from a guest fit for a terminal or a log: one line of printable characters, at most maxMessage bytes.
+// Clean makes a guest's text safe for a terminal or a log: one line of printable characters, at most maxMessage
+// bytes.
 func Clean(s string) string {
 	if len(s) > maxMessage {
 		s = s[:maxMessage]

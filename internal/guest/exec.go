@@ -11,13 +11,14 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// IO is where a command's standard streams come from and go to. Nil ones are empty and the void.
+// IO holds a command's standard streams. A nil Stdin is empty; a nil writer discards.
 type IO struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
 
-// Exec runs a command to its end. ctx's end hangs up on the command. Stdin may stay blocked in a Read when Exec has returned.
+// Exec runs a command to its end. The end of ctx hangs up on the command. Stdin may still be blocked in a Read when
+// Exec returns.
 func (c *Client) Exec(ctx context.Context, req proto.ExecRequest, streams IO) (proto.Exit, error) {
 	conn, err := c.Upgrade(ctx, "/v1/exec")
 	if err != nil {
@@ -45,12 +46,12 @@ func (c *Client) Exec(ctx context.Context, req proto.ExecRequest, streams IO) (p
 	return exit, err
 }
 
-// collect passes a command's output on until its last frame.
+// collect passes on a command's output until its last frame.
 func collect(in *proto.Reader, stdin *proto.Stdin, streams IO) (proto.Exit, error) {
 	for {
 		t, payload, err := in.ReadFrame()
 		if err != nil {
-			return proto.Exit{}, fault.New(fault.Unavailable, "the guest's agent went away: %w", err)
+			return proto.Exit{}, fault.New(fault.Unavailable, "reading from the command: the guest's agent is gone: %w", err)
 		}
 		switch t {
 		case proto.FrameStdout:
@@ -82,7 +83,7 @@ func write(w io.Writer, p []byte) error {
 func ParseExit(payload []byte) (proto.Exit, error) {
 	var e proto.Exit
 	if err := json.Unmarshal(payload, &e); err != nil || e.Code < 0 || e.Code > 255 {
-		return proto.Exit{}, fault.New(fault.Unavailable, "the agent says in a way of its own how the command ended: %w", errors.Join(err, errNotAnExit))
+		return proto.Exit{}, fault.New(fault.Unavailable, "reading how the command ended: %w", errors.Join(err, errNotAnExit))
 	}
 	e.Signal = name(e.Signal)
 	return e, nil
@@ -94,7 +95,7 @@ var errNotAnExit = errors.New("no exit status")
 func ParseError(payload []byte) error {
 	var e proto.Error
 	if err := json.Unmarshal(payload, &e); err != nil {
-		return fault.New(fault.Unavailable, "the agent sends an error that is none: %w", err)
+		return fault.New(fault.Unavailable, "reading the agent's error: %w", err)
 	}
 	return GuestError(e)
 }

@@ -33,17 +33,20 @@ type fake struct {
 func (f *fake) dial(context.Context) (net.Conn, error) {
 	f.dials.Add(1)
 	host, guest := net.Pipe()
-	go func() {
-		s, err := channel.Accept(context.Background(), guest)
-		if err != nil {
-			return
-		}
-		f.mu.Lock()
-		f.sessions = append(f.sessions, s)
-		f.mu.Unlock()
-		(&http.Server{Handler: f.handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}).Serve(s)
-	}()
+	go f.serve(guest)
 	return host, nil
+}
+
+// serve is the agent on one connection.
+func (f *fake) serve(raw io.ReadWriteCloser) {
+	s, err := channel.Accept(context.Background(), raw)
+	if err != nil {
+		return
+	}
+	f.mu.Lock()
+	f.sessions = append(f.sessions, s)
+	f.mu.Unlock()
+	(&http.Server{Handler: f.handler, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}).Serve(s)
 }
 
 // die ends all sessions from the guest's side.

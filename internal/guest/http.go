@@ -15,13 +15,14 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/requestid"
 )
 
 // maxHead bounds a response's status line and header.
 const maxHead = 64 << 10
 
-// exchange is one request and what came back. It speaks HTTP/1.1 itself, one request per stream: net/http's client reads
-// a response's head without our bounds and does not give up connections.
+// exchange is one request and its answer. It speaks HTTP/1.1 itself, one request per stream: net/http's client reads
+// a response's head without our bounds and does not hand connections over.
 type exchange struct {
 	conn net.Conn
 	head *headReader
@@ -30,7 +31,7 @@ type exchange struct {
 	stop func() bool
 }
 
-// headReader fails when a response's head is longer than it has room for. Lifted once the head was read.
+// headReader fails if a response's head is too long. The bound is lifted after the head was read.
 type headReader struct {
 	r    io.Reader
 	left int // negative: no bound
@@ -50,8 +51,16 @@ func (h *headReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// send opens a stream, sends the request and reads the answer's head. Until the exchange is closed, ctx's end ends it.
+// send opens a stream, sends the request and reads the answer's head. The end of ctx ends the exchange. The log line
+// carries the id of the API request in ctx; the agent gets it, too.
 func (c *Client) send(ctx context.Context, method, route string, header http.Header, body io.Reader) (*exchange, error) {
+	start := time.Now()
+	x, err := c.exchange(ctx, method, route, header, body)
+	c.log.DebugContext(ctx, "agent request", "method", method, "route", route, "took", time.Since(start), "error", err)
+	return x, err
+}
+
+func (c *Client) exchange(ctx context.Context, method, route string, header http.Header, body io.Reader) (*exchange, error) {
 	conn, err := c.open(ctx)
 	if err != nil {
 		return nil, err
@@ -63,6 +72,9 @@ func (c *Client) send(ctx context.Context, method, route string, header http.Hea
 	}
 	if header != nil {
 		req.Header = header
+	}
+	if id := requestid.From(ctx); requestid.Valid(id) {
+		req.Header.Set(proto.HeaderRequestID, id)
 	}
 	x := &exchange{conn: conn, head: &headReader{r: conn, left: maxHead}}
 	x.r = bufio.NewReaderSize(x.head, 32<<10)
@@ -77,7 +89,7 @@ func (c *Client) send(ctx context.Context, method, route string, header http.Hea
 	return x, nil
 }
 
-// roundTrip writes and reads at the same time: an agent that refuses a long body says so before it has read it.
+// roundTrip writes and reads at the same time, because an agent may refuse a long body before it has read it.
 func (x *exchange) roundTrip(req *http.Request) error {
 	body := &source{r: req.Body}
 	if req.Body != nil {
@@ -100,7 +112,7 @@ func (x *exchange) roundTrip(req *http.Request) error {
 	return nil
 }
 
-// source is a request's body that remembers why it broke off; net/http does not pass that on.
+// source is a request's body that keeps its read error. net/http does not pass that on.
 type source struct {
 	r   io.ReadCloser
 	mu  sync.Mutex
@@ -134,7 +146,7 @@ func (x *exchange) Close() error {
 // Read reads the answer's body.
 func (x *exchange) Read(p []byte) (int, error) { return x.resp.Body.Read(p) }
 
-// call sends in as JSON (nothing when it is nil) and decodes the answer into out (nothing when it is nil).
+// call sends in as JSON and decodes the answer into out. If nil, there is no body or the answer is ignored.
 func (c *Client) call(ctx context.Context, method, route string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -186,7 +198,7 @@ func (x *exchange) decode(out any) error {
 	return nil
 }
 
-// failure is the answer's error, or nil when it has the status that is wanted.
+// failure returns the answer's error, or nil if it has the wanted status.
 func (x *exchange) failure(want int) error {
 	if x.resp.StatusCode == want {
 		return nil
@@ -198,7 +210,7 @@ func (x *exchange) failure(want int) error {
 	return x.refusal(data)
 }
 
-// refusal makes a fault of an answer's error. An agent answers in JSON; that there is no such route is net/http's answer, in plain text.
+// refusal makes a fault of an error answer. Agents answer in JSON. Only net/http's answer to an unknown route is text.
 func (x *exchange) refusal(body []byte) error {
 	kind, _, _ := mime.ParseMediaType(x.resp.Header.Get("Content-Type"))
 	if x.resp.StatusCode == http.StatusNotFound && kind == "text/plain" {

@@ -24,11 +24,12 @@ var mayImport = map[string][]string{
 	"version":     {},
 	"guest/proto": {},
 	"initramfs":   {},
+	"requestid":   {},
 
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
 	"guest/archive": {"fault"},
-	"guest/channel": {"fault", "guest/proto"},
+	"guest/channel": {"fault", "guest/proto"}, // also the transports below it
 	"guest/agent":   {"fault", "guest/..."},
 
 	// The core and its contracts. It knows no driver, no store and no API.
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"snapshot":    {"disk", "fault", "model"},
 	"image":       {"disk", "fault", "guest/archive", "image/rootfs", "model", "paths", "step"},
 	"kernel":      {"disk", "fault", "initramfs", "model", "paths", "step"},
-	"guest":       {"fault", "guest/...", "initramfs", "model", "step", "vm", "vmm"},
+	"guest":       {"fault", "guest/...", "initramfs", "model", "requestid", "step", "vm", "vmm"},
 	"vmm/fake":    {"fault", "guest/...", "model", "vmm"},
 	"vmm/vmmtest": {"fault", "guest/...", "initramfs", "model", "testkit", "vmm"},
 	"vmm/console": {},

@@ -170,7 +170,7 @@ func (b *build) introduce(ctx context.Context) error {
 			}
 		}
 	}
-	doc.Network, doc.Mounts = contributed.Network, contributed.Mounts // what all VMs of this shape have in common
+	doc.Networks, doc.Mounts = contributed.Networks, contributed.Mounts // what all VMs of this shape have in common
 	doc.Env = guestEnv(b.j.image, b.v.Spec)
 	_, err := b.live.agent.Assume(ctx, doc)
 	return err

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"log/slog"
-	"net/http"
 	"os"
 	"slices"
 	"sync"
@@ -11,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"banger/internal/guest/agent/port"
 	"banger/internal/guest/agent/proc"
 	"banger/internal/guest/channel"
 	"banger/internal/guest/proto"
@@ -21,9 +19,11 @@ import (
 type agent struct {
 	log     *slog.Logger
 	version string
-	port    *port.Port
 	procs   *proc.Table
 	init    bool // runs beside the image's init
+
+	listener  channel.Listener
+	transport string // of the listener: onSerial or onVsock
 
 	// leave is closed when the image's init is to take over process 1. What it needs is set before.
 	leave     chan struct{}
@@ -73,7 +73,7 @@ type identity struct {
 	HostKey        []byte   `json:"host_key"`
 	AuthorizedKeys []string `json:"authorized_keys"`
 
-	Network *proto.Network `json:"network"` // how the card was set up
+	Networks []proto.Network `json:"networks"` // how the cards were configured last
 }
 
 // runner starts commands as the identity says.
@@ -98,35 +98,4 @@ func sinceBoot() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
-}
-
-// serve answers one host after the other until ctx ends or the machine is handed over to the image's init.
-func (a *agent) serve(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-a.leave:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	server := &http.Server{
-		Handler:           a.routes(),
-		ReadHeaderTimeout: 10 * time.Second,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
-	}
-	for ctx.Err() == nil {
-		session, err := channel.Accept(ctx, a.port.Conn())
-		if err != nil {
-			a.log.Debug("no session", "error", err)
-			continue
-		}
-		stop := context.AfterFunc(ctx, func() { session.Close() })
-		err = server.Serve(session)
-		a.log.Debug("session over", "error", err)
-		session.Close()
-		stop()
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,10 +22,13 @@ import (
 func validAssume() proto.Assume {
 	return proto.Assume{
 		Entropy: make([]byte, 32), Time: time.Now(), Hostname: "vm",
-		Root:    proto.Root{Image: "image", System: "system"},
-		Network: &proto.Network{Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}, MAC: "52:54:00:12:34:56"},
-		Mounts:  []proto.Mount{{Serial: "work", Target: "/root"}},
-		Files:   []proto.File{{Path: "/etc/x", Mode: 0o644}},
+		Root: proto.Root{Image: "image", System: "system"},
+		Networks: []proto.Network{
+			{Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}, MAC: "52:54:00:12:34:56"},
+			{Card: proto.Card{MAC: "02:00:00:00:00:01"}, Address: "fd00::2/64"},
+		},
+		Mounts: []proto.Mount{{Serial: "work", Target: "/root"}},
+		Files:  []proto.File{{Path: "/etc/x", Mode: 0o644}},
 	}
 }
 
@@ -50,11 +54,15 @@ func TestCheck(t *testing.T) {
 		"file relative":  func(a *proto.Assume) { a.Files[0].Path = "x" },
 		"file folder":    func(a *proto.Assume) { a.Files[0].Path = "/x/" },
 		"file mode":      func(a *proto.Assume) { a.Files[0].Mode = 0o100644 },
-		"address":        func(a *proto.Assume) { a.Network.Address = "10.0.2.15" },
-		"gateway":        func(a *proto.Assume) { a.Network.Gateway = "gw" },
-		"mac":            func(a *proto.Assume) { a.Network.MAC = "xx" },
-		"dns":            func(a *proto.Assume) { a.Network.DNS = []string{"1.1.1.1\nnameserver 2.2.2.2"} },
-		"search":         func(a *proto.Assume) { a.Network.Search = []string{"a\nb"} },
+		"address":        func(a *proto.Assume) { a.Networks[0].Address = "10.0.2.15" },
+		"gateway":        func(a *proto.Assume) { a.Networks[0].Gateway = "gw" },
+		"mac":            func(a *proto.Assume) { a.Networks[0].MAC = "xx" },
+		"dns":            func(a *proto.Assume) { a.Networks[0].DNS = []string{"1.1.1.1\nnameserver 2.2.2.2"} },
+		"search":         func(a *proto.Assume) { a.Networks[0].Search = []string{"a\nb"} },
+		"card address":   func(a *proto.Assume) { a.Networks[1].Card.MAC = "x" },
+		"card index":     func(a *proto.Assume) { a.Networks[0].Card.Index = -1 },
+		"card twice":     func(a *proto.Assume) { a.Networks[1].Card = a.Networks[0].Card },
+		"many cards":     func(a *proto.Assume) { a.Networks = make([]proto.Network, 1000) },
 	} {
 		doc := validAssume()
 		spoil(&doc)
@@ -67,7 +75,7 @@ func TestCheck(t *testing.T) {
 func FuzzCheck(f *testing.F) {
 	seed, _ := json.Marshal(validAssume())
 	f.Add(seed)
-	f.Add([]byte(`{"network":{},"mounts":[{}],"files":[{}]}`))
+	f.Add([]byte(`{"networks":[{}],"mounts":[{}],"files":[{}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(string(data)))
 		var doc proto.Assume
@@ -255,16 +263,20 @@ func TestTunnel(t *testing.T) {
 
 func TestHandoverState(t *testing.T) {
 	want := handover{
-		Identity: identity{Env: []string{"A=1"}, User: "ada", HostKey: []byte("key"), AuthorizedKeys: []string{"k"}},
-		Marks:    []proto.Mark{{Name: "ready", At: 5}},
-		Drives:   []mounted{{Serial: "work", Dev: "/dev/vdc", Target: "/root"}},
+		Transport: onVsock,
+		Identity:  identity{Env: []string{"A=1"}, User: "ada", HostKey: []byte("key"), AuthorizedKeys: []string{"k"}},
+		Marks:     []proto.Mark{{Name: "ready", At: 5}},
+		Drives:    []mounted{{Serial: "work", Dev: "/dev/vdc", Target: "/root"}},
 	}
 	f, err := stateFile(want)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := readState(f)
-	if err != nil || got.Identity.User != "ada" || string(got.Identity.HostKey) != "key" || got.Marks[0] != want.Marks[0] || got.Drives[0].Target != "/root" {
-		t.Errorf("%+v, %v", got, err)
+	if err != nil {
+		t.Fatalf("reading the handover: %v", err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the copy reads %+v, want %+v", got, want)
 	}
 }

@@ -4,19 +4,16 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path"
-	"slices"
+	"reflect"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/fault"
 	"banger/internal/guest/agent/freezer"
-	"banger/internal/guest/agent/link"
 	"banger/internal/guest/proto"
 )
 
@@ -136,42 +133,7 @@ func check(doc proto.Assume) error {
 			return bad("files: %q with mode %o cannot be written", f.Path, f.Mode)
 		}
 	}
-	if doc.Network != nil {
-		if _, err := linkConfig(doc.Network); err != nil {
-			return bad("network: %w", err)
-		}
-	}
-	return nil
-}
-
-// linkConfig reads the addresses of a network document.
-func linkConfig(n *proto.Network) (link.Config, error) {
-	cfg := link.Config{MTU: n.MTU}
-	var err error
-	if cfg.Address, err = netip.ParsePrefix(n.Address); err != nil {
-		return cfg, fmt.Errorf("address: %w", err)
-	}
-	if n.Gateway != "" {
-		if cfg.Gateway, err = netip.ParseAddr(n.Gateway); err != nil {
-			return cfg, fmt.Errorf("gateway: %w", err)
-		}
-	}
-	if n.MAC != "" {
-		if cfg.MAC, err = net.ParseMAC(n.MAC); err != nil {
-			return cfg, fmt.Errorf("mac: %w", err)
-		}
-	}
-	for _, dns := range n.DNS {
-		if _, err := netip.ParseAddr(dns); err != nil {
-			return cfg, fmt.Errorf("dns: %w", err)
-		}
-	}
-	for _, domain := range n.Search {
-		if strings.ContainsAny(domain, " \t\n") {
-			return cfg, fmt.Errorf("search: %q is not a domain", domain)
-		}
-	}
-	return cfg, nil
+	return checkNetworks(doc.Networks)
 }
 
 // become carries the document out, in the order of its fields. A fork keeps its root.
@@ -190,9 +152,9 @@ func (a *agent) become(doc proto.Assume, fork bool) error {
 			return err
 		}
 	}
-	// A card that another identity was given the same addresses for is left as it is: every look at it costs emulation dearly.
-	if !fork || !sameNetwork(a.identity.Network, doc.Network) {
-		if err := configureNetwork(doc.Network); err != nil {
+	// If the parent had the same networks, the cards are ready. Every look at a card is expensive in emulation.
+	if !fork || !reflect.DeepEqual(a.identity.Networks, doc.Networks) {
+		if err := configureNetworks(doc.Networks); err != nil {
 			return err
 		}
 	}
@@ -221,7 +183,7 @@ func (a *agent) become(doc proto.Assume, fork bool) error {
 	defer a.mu.Unlock()
 	a.identity = identity{
 		Env: doc.Env, User: doc.User, Workdir: doc.Workdir,
-		HostKey: doc.HostKey, AuthorizedKeys: doc.AuthorizedKeys, Network: doc.Network,
+		HostKey: doc.HostKey, AuthorizedKeys: doc.AuthorizedKeys, Networks: doc.Networks,
 	}
 	return nil
 }
@@ -257,27 +219,4 @@ func (a *agent) makeFreezer() {
 	}
 	a.procs.UseGroups(groups)
 	a.freezer = groups
-}
-
-// configureNetwork sets the one card up; nil leaves the machine with loopback alone. A fork's card may be as it shall be.
-func configureNetwork(n *proto.Network) error {
-	if n == nil {
-		return nil
-	}
-	cfg, err := linkConfig(n)
-	if err != nil {
-		return err
-	}
-	card, err := link.First()
-	if err != nil {
-		return err
-	}
-	return link.Configure(card, cfg)
-}
-
-func sameNetwork(a, b *proto.Network) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return a.MAC == b.MAC && a.Address == b.Address && a.Gateway == b.Gateway && a.MTU == b.MTU && slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Search, b.Search)
 }

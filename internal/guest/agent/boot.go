@@ -10,20 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/agent/link"
-	"banger/internal/guest/agent/port"
 	"banger/internal/guest/agent/proc"
 	"banger/internal/guest/agent/sshd"
-	"banger/internal/guest/proto"
+	"banger/internal/guest/agent/uevent"
 )
-
-// portDeadline is how long the port may take to appear once the modules are loaded. It is a matter of milliseconds, or of a host
-// that gives the machine no port.
-const portDeadline = 30 * time.Second
 
 // modulesDir holds the kernel's modules in the initramfs, named so that their lexical order is the load order.
 const modulesDir = "/modules"
@@ -84,7 +78,7 @@ func (a *agent) boot(ctx context.Context) error {
 		return err
 	}
 	raiseLimits()
-	events, err := port.OpenEvents()
+	events, err := uevent.Open()
 	if err != nil {
 		return err
 	}
@@ -96,16 +90,8 @@ func (a *agent) boot(ctx context.Context) error {
 	if err := link.Up("lo"); err != nil {
 		a.log.Warn("no loopback", "error", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, portDeadline)
-	defer cancel()
-	path, err := port.Find(ctx, events, proto.PortName)
-	if err != nil {
-		return err
-	}
-	if a.port, err = port.Open(path); err != nil {
-		return err
-	}
-	return nil
+	a.listener, a.transport, err = listen(ctx, events)
+	return err
 }
 
 // loadModules loads every module in dir in lexical order. A module that the kernel has already is fine.

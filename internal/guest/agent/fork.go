@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -70,12 +71,18 @@ func (a *agent) thaw(r *http.Request) (any, error) {
 	case req.Time.IsZero():
 		return nil, fault.New(fault.Invalid, "time: missing")
 	}
+	if err := checkNetworks(req.Networks); err != nil {
+		return nil, err
+	}
 	a.turn.Lock()
 	defer a.turn.Unlock()
 	if a.now() == spoiled {
 		return nil, fault.New(fault.WrongState, "this machine has no identity with which it could go on")
 	}
 	if err := errors.Join(addEntropy(req.Entropy), setTime(req.Time)); err != nil {
+		return nil, err
+	}
+	if err := a.renewNetworks(req.Networks); err != nil {
 		return nil, err
 	}
 	if a.now() == frozen {
@@ -85,6 +92,27 @@ func (a *agent) thaw(r *http.Request) (any, error) {
 		a.enter(assumed)
 	}
 	return struct{}{}, nil
+}
+
+// renewNetworks configures the cards again. resolv.conf changes only if the networks do: it may be the user's own.
+func (a *agent) renewNetworks(networks []proto.Network) error {
+	if len(networks) == 0 {
+		return nil
+	}
+	if a.now() == anonymous {
+		return fault.New(fault.WrongState, "this machine has no identity, and so no networks")
+	}
+	if err := configureNetworks(networks); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	same := reflect.DeepEqual(a.identity.Networks, networks)
+	a.identity.Networks = networks
+	a.mu.Unlock()
+	if same {
+		return nil
+	}
+	return replaceFile("/etc/resolv.conf", resolvConf(networks))
 }
 
 // release lets everybody go on. fork tells that they do so in another machine.

@@ -16,7 +16,6 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/agent/freezer"
-	"banger/internal/guest/agent/port"
 	"banger/internal/guest/agent/proc"
 	"banger/internal/guest/proto"
 )
@@ -27,11 +26,11 @@ const besideName = "@banger-agent"
 
 // Descriptors of the agent beside the init, after the standard ones.
 const (
-	fdPort  = 3 + iota
-	fdState // a memfd with the handover document
-	fdGo    // a pipe whose end says that process 1 is done with the port
-	fdGroup // the mount of the control groups; nothing when there are none
-	fdDrive // of the drives, in the order of the document
+	fdListener = 3 + iota // the transport's listener
+	fdState               // a memfd with the handover document
+	fdGo                  // a pipe whose end says that process 1 is done with the port
+	fdGroup               // the mount of the control groups; nothing when there are none
+	fdDrive               // of the drives, in the order of the document
 )
 
 // maxState bounds the document, which holds what came in one assume.
@@ -40,10 +39,11 @@ const maxState = 2 * proto.MaxAssume
 // handover is what the agent as process 1 tells its copy. It is passed by descriptor: everybody in the guest may read arguments and
 // root's programs an environment.
 type handover struct {
-	Identity identity     `json:"identity"`
-	Marks    []proto.Mark `json:"marks"`
-	Drives   []mounted    `json:"drives"`
-	Groups   bool         `json:"groups"` // whether there are control groups
+	Transport string       `json:"transport"` // of the listener that is handed over
+	Identity  identity     `json:"identity"`
+	Marks     []proto.Mark `json:"marks"`
+	Drives    []mounted    `json:"drives"`
+	Groups    bool         `json:"groups"` // whether there are control groups
 }
 
 // handOver starts the copy that goes on serving once this process executes init.
@@ -54,7 +54,9 @@ func (a *agent) handOver(init []string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	groups, _ := a.freezer.(*freezer.Groups)
-	state, err := stateFile(handover{Identity: a.identity, Marks: a.marks, Drives: a.drives, Groups: groups != nil})
+	state, err := stateFile(handover{
+		Transport: a.transport, Identity: a.identity, Marks: a.marks, Drives: a.drives, Groups: groups != nil,
+	})
 	if err != nil {
 		return err
 	}
@@ -70,7 +72,7 @@ func (a *agent) handOver(init []string) error {
 	}
 	defer log.Close()
 
-	descriptors := []uintptr{log.Fd(), log.Fd(), log.Fd(), a.port.FD(), state.Fd(), wait.Fd(), log.Fd()}
+	descriptors := []uintptr{log.Fd(), log.Fd(), log.Fd(), a.listener.FD(), state.Fd(), wait.Fd(), log.Fd()}
 	sys := &syscall.SysProcAttr{Setsid: true}
 	if groups != nil {
 		descriptors[fdGroup] = groups.FD()
@@ -148,7 +150,7 @@ func (a *agent) execInit() error {
 func (a *agent) resume() error {
 	// Taken and dropped, not ignored: commands would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
-	for fd := fdPort; fd < fdDrive; fd++ {
+	for fd := fdListener; fd < fdDrive; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	h, err := readState(os.NewFile(fdState, "handover"))
@@ -161,9 +163,10 @@ func (a *agent) resume() error {
 	}
 	a.log = slog.New(slog.NewTextHandler(prefixed{os.Stderr, "banger-agent: "}, nil))
 	a.procs = proc.NewTable(a.log)
-	if a.port, err = port.FromFD(fdPort); err != nil {
+	if a.listener, err = takeOver(h.Transport, fdListener); err != nil {
 		return err
 	}
+	a.transport = h.Transport
 	a.resumeFreezer(h.Groups)
 	a.init, a.phase = true, assumed
 	a.identity, a.marks, a.drives = h.Identity, h.Marks, h.Drives

@@ -81,8 +81,8 @@ func writeIdentity(doc proto.Assume) error {
 	if err := replaceFile("/etc/hosts", hosts(image, doc.Hostname)); err != nil {
 		return err
 	}
-	if doc.Network != nil {
-		if err := replaceFile("/etc/resolv.conf", resolvConf(doc.Network)); err != nil {
+	if len(doc.Networks) > 0 {
+		if err := replaceFile("/etc/resolv.conf", resolvConf(doc.Networks)); err != nil {
 			return err
 		}
 	}
@@ -116,18 +116,6 @@ func hosts(image []byte, hostname string) []byte {
 		}
 	}
 	return []byte(out)
-}
-
-// resolvConf is resolv.conf(5).
-func resolvConf(n *proto.Network) []byte {
-	var out bytes.Buffer
-	for _, server := range n.DNS {
-		fmt.Fprintf(&out, "nameserver %s\n", server)
-	}
-	if len(n.Search) > 0 {
-		fmt.Fprintf(&out, "search %s\n", strings.Join(n.Search, " "))
-	}
-	return out.Bytes()
 }
 
 // replaceFile writes a file of the system's. What is there, be it a link (as /etc/resolv.conf often is), goes, unless it is a file: in an

@@ -167,7 +167,11 @@ func (u *upgraded) Read(p []byte) (int, error) { return u.r.Read(p) }
 // fail answers with an error.
 func (a *agent) fail(w http.ResponseWriter, r *http.Request, err error) {
 	kind := fault.KindOf(err)
-	a.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	log := a.log
+	if id := r.Header.Get(proto.HeaderRequestID); id != "" {
+		log = log.With("request", id)
+	}
+	log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	reply(w, kind.HTTPStatus(), proto.Error{Kind: string(kind), Msg: err.Error()})
 }
 

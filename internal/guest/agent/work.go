@@ -13,8 +13,8 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/agent/drive"
-	"banger/internal/guest/agent/port"
 	"banger/internal/guest/agent/tree"
+	"banger/internal/guest/agent/uevent"
 	"banger/internal/guest/proto"
 )
 
@@ -112,11 +112,11 @@ func entries(dir string) ([]string, error) {
 	return rest, nil
 }
 
-// isMounted tells whether a drive is where it shall be already.
+// isMounted reports whether a fork has a drive mounted at the target already. The drive's id may be a new one.
 func (a *agent) isMounted(m proto.Mount) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.drives, func(d mounted) bool { return d.Serial == m.Serial && d.Target == path.Clean(m.Target) })
+	return slices.ContainsFunc(a.drives, func(d mounted) bool { return d.Target == path.Clean(m.Target) })
 }
 
 func (a *agent) keepDrive(m *mounted) {
@@ -130,27 +130,37 @@ const growTime = 10 * time.Second
 
 // growDrive makes the file system on a mounted drive as large as the drive, once that has at least size bytes.
 func (a *agent) growDrive(ctx context.Context, serial string, size int64) error {
-	a.mu.Lock()
-	i := slices.IndexFunc(a.drives, func(m mounted) bool { return m.Serial == serial })
-	if i < 0 {
-		a.mu.Unlock()
-		return fault.New(fault.NotFound, "no mounted drive has the serial number %q", serial)
+	m, err := a.mountedDrive(serial)
+	if err != nil {
+		return err
 	}
-	m := a.drives[i]
-	a.mu.Unlock()
-
 	ctx, cancel := context.WithTimeout(ctx, growTime)
 	defer cancel()
 	if err := awaitSize(ctx, m.Dev, size); err != nil {
 		return err
 	}
-	_, err := drive.Grow(m.Dev, m.root)
+	_, err = drive.Grow(m.Dev, m.root)
 	return err
+}
+
+// mountedDrive finds a mounted drive by the id that it has now. A fork's drives may have other ids than the parent's.
+func (a *agent) mountedDrive(id string) (mounted, error) {
+	dev, err := drive.Find(id)
+	if err != nil {
+		return mounted{}, fault.New(fault.NotFound, "%w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.IndexFunc(a.drives, func(m mounted) bool { return m.Dev == dev })
+	if i < 0 {
+		return mounted{}, fault.New(fault.NotFound, "drive %s is not mounted", id)
+	}
+	return a.drives[i], nil
 }
 
 // awaitSize waits until a device has that size. The kernel says so in a uevent (genhd.c, set_capacity_and_notify).
 func awaitSize(ctx context.Context, dev string, size int64) error {
-	events, err := port.OpenEvents()
+	events, err := uevent.Open()
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func TestBareImage(t *testing.T) {
 	m.assume(func(doc *proto.Assume) {
 		doc.HostKey = hostKey
 		doc.AuthorizedKeys = []string{string(ssh.MarshalAuthorizedKey(userPublic))}
-		doc.Network = nil
+		doc.Networks = nil
 	})
 	var out, errOut bytes.Buffer
 	exit, err := m.Exec(m.ctx(), proto.ExecRequest{Argv: []string{"/cat", "/etc/hostname"}}, guest.IO{Stdout: &out})

@@ -272,7 +272,7 @@ func (m *machine) document(change func(*proto.Assume)) proto.Assume {
 	doc := proto.Assume{
 		Entropy: make([]byte, 64), Time: time.Now(), Hostname: "quiet-otter",
 		Root:      proto.Root{Image: proto.SerialImage, System: proto.SerialSystem},
-		Network:   &proto.Network{Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}, Search: []string{"vm"}},
+		Networks:  []proto.Network{{Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}, Search: []string{"vm"}}},
 		MachineID: "0123456789abcdef0123456789abcdef",
 	}
 	rand.Read(doc.Entropy)

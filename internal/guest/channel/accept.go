@@ -9,8 +9,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// Accept waits for a host's hello on raw, answers it, and begins a session as the agent. Bytes before the hello are dropped. It takes over
-// raw, whose Close must end a Read under way. When ctx ends, Accept fails.
+// Accept waits for a host's hello on raw, answers it, and begins a session as the agent. It drops bytes before
+// the hello. It takes over raw, whose Close must end a Read under way. When ctx ends, Accept fails.
 func Accept(ctx context.Context, raw io.ReadWriteCloser) (*Session, error) {
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	s, err := answer(raw)
@@ -31,10 +31,10 @@ func answer(raw io.ReadWriteCloser) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The agent speaks one generation. A host that speaks another one reads it in the echo and decides.
+	// The agent speaks one generation. The host reads it in the echo and decides whether it speaks it, too.
 	echo := hello{generation: proto.Generation, nonce: h.nonce}
 	if _, err := raw.Write(echo.line()); err != nil {
 		return nil, err
 	}
-	return newSession(raw, &afterHello{r: r, hello: h}, true)
+	return newSession(raw, &afterHello{r: r, hello: h}, true, proto.Generation)
 }

@@ -1,28 +1,17 @@
-// Package channel makes a session of many streams out of the one raw byte stream between the host and the agent.
+// Package channel makes a session of many streams out of one raw connection between the host and the agent.
 //
-// # The handshake
+// A transport supplies the raw connection: package serial (virtio-serial) or package vsock. Listener and Dialer are their
+// contracts. Every transport carries the same session: a handshake with a nonce, then yamux, then HTTP/1.1 and upgraded
+// streams. docs/internals/agent-protocol.md has the reasons and the bytes on the wire.
 //
-// The raw stream is a virtio-serial port on QEMU. It keeps bytes of sessions that are over, and it does not reliably tell the guest
-// that one host went away and another one came. So the host begins with a line that holds a nonce and repeats it until the agent's
-// echo of that very nonce comes back; whatever comes before the echo is left over from earlier and is dropped. The agent looks for
-// such a line between sessions, and a line (or anything else that is no frame) where a frame should begin ends the
-// session that it has. It may eat a few lines in doing so, which is why the host repeats them.
+// Invariants: neither side sends yamux's pings. Neither side sends a data frame of more than maxWrite bytes. The guest opens
+// streams only for services (service.go). A frame that breaks one of these rules ends the session (guard.go, ledger.go).
 //
-// A session that died in the middle of a frame would swallow lines as the rest of that frame. A frame's payload has at most
-// maxWrite bytes, so the host once sends that many bytes of filling when no echo comes.
-//
-// # The session
-//
-// After the echo the stream belongs to yamux (https://github.com/hashicorp/yamux/blob/master/spec.md), the agent being its server.
-// Neither side sends yamux's pings: machines are paused, also for hours. Pings from the other side, and frames larger than
-// ours, end the session, because yamux would queue an answer to each ping of a guest that does not read them.
-//
-// A stream's end is the end of both directions: whoever needs to close only one direction says so inside the stream.
+// The end of a stream is the end of both directions. To end only one direction, say so inside the stream.
 package channel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -33,27 +22,21 @@ import (
 )
 
 const (
-	windowSize   = 1 << 20          // bytes on their way in one stream; facts of virtio-serial: smaller ones are slower
+	windowSize   = 1 << 20          // bytes under way in one stream; smaller is slower on virtio-serial
 	backlog      = 64               // streams that are opened and not yet accepted
-	writeTimeout = 5 * time.Minute  // the other side takes no bytes for that long: the write fails; it may be paused for a while
-	openTimeout  = 5 * time.Minute  // the other side does not answer an opened stream: the session ends
-	closeTimeout = 10 * time.Second // the other side does not close a stream that we closed: it is reset
+	writeTimeout = 5 * time.Minute  // for one write: the other side may be paused for a while
+	openTimeout  = 5 * time.Minute  // for the answer to an opened stream; then the session ends
+	closeTimeout = 10 * time.Second // for the other side to close a stream that we closed; then we reset it
 )
 
 // Session is a set of streams over one raw connection. Its methods are safe for concurrent use.
 type Session struct {
-	mux *yamux.Session
-	raw io.Closer
+	mux        *yamux.Session
+	ledger     *ledger
+	generation int
 }
 
-// conn joins the parts of the raw stream that yamux needs.
-type conn struct {
-	io.Reader
-	io.Writer
-	io.Closer
-}
-
-func newSession(raw io.ReadWriteCloser, r io.Reader, server bool) (*Session, error) {
+func newSession(raw io.ReadWriteCloser, r io.Reader, agent bool, generation int) (*Session, error) {
 	cfg := yamux.DefaultConfig()
 	cfg.AcceptBacklog = backlog
 	cfg.EnableKeepAlive = false
@@ -63,17 +46,21 @@ func newSession(raw io.ReadWriteCloser, r io.Reader, server bool) (*Session, err
 	cfg.StreamCloseTimeout = closeTimeout
 	cfg.LogOutput = io.Discard
 	start := yamux.Client
-	if server {
+	if agent {
 		start = yamux.Server
 	}
-	mux, err := start(conn{&guard{r: r}, raw, raw}, cfg)
-	if err != nil {
+	s := &Session{ledger: newLedger(), generation: generation}
+	var err error
+	if s.mux, err = start(newGuard(raw, r, s.ledger, agent), cfg); err != nil {
 		return nil, fmt.Errorf("starting the multiplexer: %w", err)
 	}
-	return &Session{mux: mux, raw: raw}, nil
+	return s, nil
 }
 
-// Open opens a stream. It returns when the request is on its way, not when the other side has taken it up.
+// Generation is the protocol generation that the agent speaks. See package proto.
+func (s *Session) Generation() int { return s.generation }
+
+// Open opens a stream. It returns when the request is under way, before the other side has accepted it.
 func (s *Session) Open(ctx context.Context) (net.Conn, error) {
 	type result struct {
 		st  *yamux.Stream
@@ -109,10 +96,10 @@ func (s *Session) Accept() (net.Conn, error) {
 	return &stream{Stream: st}, nil
 }
 
-// Addr returns an address that says nothing: a session has no place.
+// Addr returns a placeholder: a session has no address.
 func (s *Session) Addr() net.Addr { return s.mux.Addr() }
 
-// Done is closed when the session is over, whoever ended it.
+// Done is closed when the session has ended, whoever ended it.
 func (s *Session) Done() <-chan struct{} { return s.mux.CloseChan() }
 
 // Close ends the session, its streams and the raw connection.
@@ -127,8 +114,8 @@ type stream struct {
 	once sync.Once
 }
 
-// Write splits what it writes into frames of at most maxWrite bytes: streams take turns, and a dead session cannot
-// swallow more than that of the next one's handshake.
+// Write splits p into frames of at most maxWrite bytes. So streams take turns, and an unfinished frame of a dead
+// session swallows no more than that of the next handshake.
 func (s *stream) Write(p []byte) (int, error) {
 	n := 0
 	for n < len(p) {
@@ -141,80 +128,12 @@ func (s *stream) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close ends the stream. Yamux's own Close leaves readers waiting for the other side and waits itself while the raw
-// connection is stuck; here readers return at once, and the news is sent behind the caller's back, within writeTimeout.
+// Close ends the stream. Readers return at once, unlike with yamux's own Close. The other side is informed in the
+// background, within writeTimeout, because the raw connection may be stuck.
 func (s *stream) Close() error {
 	s.once.Do(func() {
 		s.Stream.SetDeadline(time.Unix(1, 0))
 		go s.Stream.Close()
 	})
 	return nil
-}
-
-// errNotOurs ends a session whose peer sends what a peer of ours never sends.
-var errNotOurs = errors.New("not a frame of this protocol")
-
-// Parts of a yamux frame's header: version, type, flags, stream, length (spec.md, "Framing").
-const (
-	frameHeader    = 12
-	frameLength    = 8 // offset of the big-endian length
-	typeData       = 0
-	typeWindow     = 1
-	typeGoAway     = 3
-	yamuxVersion   = 0
-	maxWindowDelta = 16 << 20
-)
-
-// guard passes on well-formed frames and fails at the first that is not. It sits below yamux, which is less strict.
-type guard struct {
-	r    io.Reader
-	head [frameHeader]byte
-	have int    // bytes of the header that were passed on
-	body uint32 // bytes of the payload still to come
-}
-
-func (g *guard) Read(p []byte) (int, error) {
-	n, err := g.r.Read(p)
-	if bad := g.check(p[:n]); bad != nil {
-		return 0, bad
-	}
-	return n, err
-}
-
-func (g *guard) check(p []byte) error {
-	for len(p) > 0 {
-		if g.body > 0 {
-			skip := min(int(g.body), len(p))
-			g.body -= uint32(skip)
-			p = p[skip:]
-			continue
-		}
-		k := copy(g.head[g.have:], p)
-		g.have += k
-		p = p[k:]
-		if g.head[0] != yamuxVersion {
-			return errNotOurs
-		}
-		if g.have < frameHeader {
-			return nil
-		}
-		g.have = 0
-		if err := g.checkHead(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (g *guard) checkHead() error {
-	b := g.head[frameLength:]
-	length := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-	switch {
-	case g.head[1] == typeData && length <= maxWrite:
-		g.body = length
-		return nil
-	case g.head[1] == typeWindow && length <= maxWindowDelta, g.head[1] == typeGoAway:
-		return nil
-	}
-	return errNotOurs
 }

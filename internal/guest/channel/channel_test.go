@@ -281,6 +281,7 @@ func TestHostileFrames(t *testing.T) {
 		"version":    {1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
 		"huge frame": {0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff},
 		"window":     {0, 1, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff},
+		"stream 0":   {0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0},
 		"hello":      hello{generation: 1, nonce: strings.Repeat("c", 2*nonceBytes)}.line(),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -296,12 +297,17 @@ func TestHostileFrames(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			select {
-			case <-s.Done():
-			case <-time.After(20 * time.Second):
-				t.Error("the session goes on")
-			}
+			awaitEnd(t, s)
 		})
+	}
+}
+
+func awaitEnd(t *testing.T, s *Session) {
+	t.Helper()
+	select {
+	case <-s.Done():
+	case <-time.After(20 * time.Second):
+		t.Error("the session continues after a frame that no peer of ours sends")
 	}
 }
 

@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	maxStale   = 16 << 20               // bytes that may come before the echo: more than all buffers on the way hold
+	maxStale   = 16 << 20               // bytes allowed before the echo: more than all buffers on the way hold
 	firstPause = 5 * time.Millisecond   // between the first two hello lines; it doubles ...
-	lastPause  = 200 * time.Millisecond // ... up to this: a boot takes seconds, and unread lines pile up in a socket's buffer
+	lastPause  = 200 * time.Millisecond // ... up to this, because unread lines pile up while a guest boots
 	fillAfter  = 300 * time.Millisecond // without an echo: an unfinished frame may be swallowing the lines
 )
 
-// Connect begins a session as the host. It returns when the agent has answered, which on a booting machine takes as long as the boot.
-// Whatever happens, it takes over raw: closed when it fails. ctx bounds the handshake only.
+// Connect begins a session as the host. It returns when the agent has answered; on a booting machine that takes
+// as long as the boot. It takes over raw and closes it on an error. ctx bounds the handshake only.
 func Connect(ctx context.Context, raw net.Conn) (*Session, error) {
-	r, err := greet(ctx, raw)
+	r, generation, err := greet(ctx, raw)
 	if err != nil {
 		raw.Close()
 		if ctx.Err() != nil {
@@ -32,11 +32,11 @@ func Connect(ctx context.Context, raw net.Conn) (*Session, error) {
 		}
 		return nil, fault.New(fault.Unavailable, "greeting the guest's agent: %w", err)
 	}
-	return newSession(raw, r, false)
+	return newSession(raw, r, false, generation)
 }
 
-// greet sends hello lines until the echo has come, and returns the reader behind it.
-func greet(ctx context.Context, raw net.Conn) (io.Reader, error) {
+// greet sends hello lines until the echo comes. It returns a reader of what follows, and the agent's generation.
+func greet(ctx context.Context, raw net.Conn) (r io.Reader, generation int, err error) {
 	var nonce [nonceBytes]byte
 	rand.Read(nonce[:]) // never fails (crypto/rand, Go 1.24)
 	h := hello{generation: proto.Generation, nonce: hex.EncodeToString(nonce[:])}
@@ -45,39 +45,41 @@ func greet(ctx context.Context, raw net.Conn) (io.Reader, error) {
 	sent := make(chan error, 1)
 	go func() { sent <- repeat(sendCtx, raw, h) }()
 
-	// Deadlines in the past end blocked reads and writes. Stopping the sender must not cut a line in two, so its
-	// write is only interrupted when ctx ends.
+	// A deadline in the past ends blocked reads and writes. Stopping the sender must not cut a line in two, so
+	// only the end of ctx interrupts its write.
 	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
-	r := bufio.NewReaderSize(raw, 64<<10)
-	err := awaitEcho(r, h)
+	buffered := bufio.NewReaderSize(raw, 64<<10)
+	generation, err = awaitEcho(buffered, h)
 	if err != nil {
 		raw.SetDeadline(time.Unix(1, 0))
 	}
 	cancel()
 	sendErr := <-sent
 	if !stop() {
-		return nil, context.Cause(ctx)
+		return nil, 0, context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return r, sendErr
+	return buffered, generation, sendErr
 }
 
-func awaitEcho(r *bufio.Reader, h hello) error {
+// awaitEcho reads up to the echo of h and returns the generation in it.
+func awaitEcho(r *bufio.Reader, h hello) (int, error) {
 	bounded := &countdown{r: r, left: maxStale}
 	for {
 		got, err := readHello(bounded)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if got.nonce != h.nonce {
 			continue // an answer to an earlier host
 		}
 		if got.generation < proto.MinGeneration || got.generation > proto.Generation {
-			return fmt.Errorf("the agent speaks generation %d, not %d to %d", got.generation, proto.MinGeneration, proto.Generation)
+			return 0, fmt.Errorf("the agent speaks generation %d, not %d to %d",
+				got.generation, proto.MinGeneration, proto.Generation)
 		}
-		return nil
+		return got.generation, nil
 	}
 }
 
@@ -94,7 +96,7 @@ func (c *countdown) ReadByte() (byte, error) {
 	return c.r.ReadByte()
 }
 
-// repeat writes hello lines, slower and slower, until ctx ends, which is no error.
+// repeat writes hello lines with growing pauses until ctx ends. That end is no error.
 func repeat(ctx context.Context, w io.Writer, h hello) error {
 	line := h.line()
 	pause, filled, start := firstPause, false, time.Now()
@@ -119,7 +121,7 @@ func repeat(ctx context.Context, w io.Writer, h hello) error {
 	}
 }
 
-// filling completes any frame that an earlier session left unfinished, and is nothing by itself.
+// filling completes any frame that an earlier session left unfinished. The agent drops the rest of it.
 func filling() []byte {
 	b := make([]byte, maxWrite+frameHeader)
 	for i := range b {

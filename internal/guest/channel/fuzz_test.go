@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"banger/internal/guest/proto"
 )
 
 func TestParseHello(t *testing.T) {
@@ -63,21 +65,39 @@ func FuzzReadHello(f *testing.F) {
 func FuzzGuard(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 'h', 'i'})
 	f.Add([]byte{0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7})
-	f.Add([]byte{0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 7, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{0, 1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 'x', 0, 1, 0, 4, 0, 0, 0, 2, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, input []byte) {
-		whole, errWhole := io.ReadAll(&guard{r: bytes.NewReader(input)})
-		parts, errParts := io.ReadAll(&guard{r: iotest.OneByteReader(bytes.NewReader(input))})
+		pass := func(r io.Reader) ([]byte, error) { return io.ReadAll(newGuard(nil, r, newLedger(), false)) }
+		whole, errWhole := pass(bytes.NewReader(input))
+		parts, errParts := pass(iotest.OneByteReader(bytes.NewReader(input)))
 		if errWhole != errParts {
-			t.Errorf("%v in one piece, %v in many", errWhole, errParts)
+			t.Errorf("the guard says %v to one piece and %v to many", errWhole, errParts)
 		}
 		for _, passed := range [][]byte{whole, parts} {
+			early := map[uint32]uint32{}
 			for len(passed) >= frameHeader {
-				n := binary.BigEndian.Uint32(passed[frameLength:])
-				if passed[0] != yamuxVersion || passed[1] == 2 || passed[1] > typeGoAway || passed[1] == typeData && n > maxWrite {
-					t.Fatalf("passed on %x", passed[:frameHeader])
+				kind, id, n := passed[1], binary.BigEndian.Uint32(passed[frameStream:]), binary.BigEndian.Uint32(passed[frameLength:])
+				if passed[0] != yamuxVersion || kind == 2 || kind > typeGoAway || kind == typeData && n > maxWrite {
+					t.Fatalf("the guard passed on %x", passed[:frameHeader])
 				}
-				if passed[1] != typeData {
+				if kind != typeData {
 					n = 0
+				}
+				flags := binary.BigEndian.Uint16(passed[frameFlags:])
+				if kind != typeGoAway && flags&flagSYN != 0 {
+					if !ofGuest(id) {
+						t.Fatalf("the guest opened the host's stream %d", id)
+					}
+					early[id] = 0
+				}
+				if _, open := early[id]; open && kind != typeGoAway {
+					if early[id] += n; early[id] > proto.MaxServiceHeader {
+						t.Fatalf("%d bytes of stream %d passed before the host granted it", early[id], id)
+					}
+					if flags&flagRST != 0 { // what follows belongs to no stream, and yamux drops it
+						delete(early, id)
+					}
 				}
 				passed = passed[min(len(passed), frameHeader+int(n)):]
 			}

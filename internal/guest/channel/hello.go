@@ -9,14 +9,14 @@ import (
 	"strconv"
 )
 
-// The hello line: "\nBANGER/<generation> <nonce>\n". It begins with a newline so that garbage before it does not become part of it.
+// The hello line: "\nBANGER/<generation> <nonce>\n". The newline at its start ends any garbage before it.
 const (
 	helloPrefix = "BANGER/"
 	nonceBytes  = 16
 	maxLine     = len(helloPrefix) + 5 + 1 + 2*nonceBytes // without its newlines
 )
 
-// hello is one side's first words.
+// hello is the first line that a side sends.
 type hello struct {
 	generation int
 	nonce      string // 2*nonceBytes hex digits
@@ -46,7 +46,7 @@ func parseHello(line []byte) (hello, bool) {
 	return hello{generation: int(n), nonce: string(nonce)}, true
 }
 
-// readHello drops bytes until it finds a hello line. It takes no byte behind the line, and holds no more than a line in memory.
+// readHello drops bytes until it finds a hello line. It reads no byte after the line and stores at most one line.
 func readHello(r io.ByteReader) (hello, error) {
 	line := make([]byte, 0, maxLine)
 	fits := false // whether line holds everything since the last newline
@@ -69,13 +69,12 @@ func readHello(r io.ByteReader) (hello, error) {
 	}
 }
 
-// afterHello is the agent's input once it has echoed a hello: the host may have repeated the line before the echo reached it, and may
-// have sent filling. Both are dropped; a yamux frame begins with another byte than they do. A different nonce means that
-// another host has come.
+// afterHello is the agent's input after it has echoed a hello. It drops repetitions of the line and filling that the
+// host sent before the echo reached it. A yamux frame begins with a different byte. A different nonce means a new host.
 type afterHello struct {
 	r       *bufio.Reader
 	hello   hello
-	started bool // a frame has come
+	started bool // a frame was read
 }
 
 func (a *afterHello) Read(p []byte) (int, error) {

@@ -125,3 +125,41 @@ func TestTunnel(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+func TestServiceHeader(t *testing.T) {
+	for name, valid := range map[string]bool{
+		"ssh-agent": true, "a": true, strings.Repeat("x", 32): true,
+		"": false, strings.Repeat("x", 33): false, "SSH": false, "a b": false, "a\n": false, "é": false,
+	} {
+		header, err := ServiceHeader(name)
+		if (err == nil) != valid {
+			t.Errorf("the header of %q is %x, %v; want it valid: %v", name, header, err, valid)
+		}
+		if len(header) > MaxServiceHeader {
+			t.Errorf("the header of %q has %d bytes, more than MaxServiceHeader", name, len(header))
+		}
+	}
+}
+
+// FuzzReadService: what is read is a valid name, is what ServiceHeader writes, and not a byte more is taken.
+func FuzzReadService(f *testing.F) {
+	good, _ := ServiceHeader(ServiceSSHAgent)
+	f.Add(good)
+	f.Add([]byte{1, 0})
+	f.Add([]byte{2, 1, 'a'})
+	f.Add([]byte{1, 255, 'a'})
+	f.Fuzz(func(t *testing.T, input []byte) {
+		r := bytes.NewReader(input)
+		name, err := ReadService(r)
+		if err != nil {
+			return
+		}
+		header, err := ServiceHeader(name)
+		if err != nil {
+			t.Fatalf("read the name %q, which is none: %v", name, err)
+		}
+		if taken := len(input) - r.Len(); taken != len(header) || !bytes.HasPrefix(input, header) {
+			t.Errorf("read %d bytes of %x for the header %x", taken, input, header)
+		}
+	})
+}

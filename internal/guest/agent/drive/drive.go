@@ -1,4 +1,6 @@
-// Package drive finds block devices by their serial number and looks after the ext4 file systems on them.
+// Package drive finds block devices by their ids and grows the ext4 file systems on them.
+//
+// A drive's id is what the device returns for VIRTIO_BLK_T_GET_ID (virtio specification 1.2, section 5.2.6): at most 20 bytes.
 package drive
 
 import (
@@ -14,30 +16,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Find returns the device file of the drive with that serial number.
-func Find(serial string) (string, error) {
-	name, err := find(blockDir, serial)
+// maxID is the length of a drive's id. The device cuts longer ones.
+const maxID = 20
+
+// cut returns an id as the guest sees it.
+func cut(id string) string { return strings.TrimSpace(id[:min(len(id), maxID)]) }
+
+// Find returns the device file of the drive with that id.
+func Find(id string) (string, error) {
+	name, err := find(blockDir, id)
 	if err != nil {
 		return "", err
 	}
 	return filepath.Join("/dev", name), nil
 }
 
-func find(dir, serial string) (string, error) {
+func find(dir, id string) (string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return "", fmt.Errorf("looking for drive %s: %w", serial, err)
+		return "", fmt.Errorf("looking for drive %s: %w", id, err)
 	}
+	found := ""
 	for _, e := range entries {
+		// The kernel asks the device at each read, so this is the id that the drive has now.
 		got, err := os.ReadFile(filepath.Join(dir, e.Name(), "serial"))
-		if err == nil && strings.TrimSpace(string(got)) == serial {
-			return e.Name(), nil
+		if err != nil || cut(string(got)) == "" || cut(string(got)) != cut(id) {
+			continue
 		}
+		if found != "" {
+			return "", fmt.Errorf("looking for drive %s: %s and %s both have this id", id, found, e.Name())
+		}
+		found = e.Name()
 	}
-	return "", fmt.Errorf("looking for drive %s: %w", serial, fs.ErrNotExist)
+	if found == "" {
+		return "", fmt.Errorf("looking for drive %s: %w", id, fs.ErrNotExist)
+	}
+	return found, nil
 }
 
-// DropCache makes the kernel forget what it has read from the device: a machine that was forked remembers the parent's drives.
+// DropCache makes the kernel forget what it read from the device. A fork remembers its parent's drives.
 func DropCache(dev string) error {
 	f, err := os.Open(dev)
 	if err != nil {
@@ -64,7 +81,7 @@ func Size(dev string) (int64, error) {
 	return n * 512, nil
 }
 
-// Super is what we read of an ext4 superblock (Documentation/filesystems/ext4/super.rst).
+// Super is the part of an ext4 superblock that we need (Documentation/filesystems/ext4/super.rst).
 type Super struct {
 	Blocks    int64
 	BlockSize int64

@@ -26,11 +26,11 @@ func TestReadSuper(t *testing.T) {
 		}
 		s, err := ReadSuper(path)
 		if err != nil || s.Blocks*s.BlockSize != tt.size {
-			t.Errorf("%d: %+v, %v", tt.size, s, err)
+			t.Errorf("the superblock of %d bytes says %+v, %v", tt.size, s, err)
 		}
 	}
 	if _, err := ReadSuper(os.DevNull); err == nil {
-		t.Error("nothing has a superblock")
+		t.Error("/dev/null has a superblock")
 	}
 }
 
@@ -42,23 +42,32 @@ func FuzzParseSuper(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseSuper(b)
 		if err == nil && (s.BlockSize < 1024 || s.BlockSize > 64<<10 || s.Blocks < 0) {
-			t.Errorf("%+v", s)
+			t.Errorf("impossible superblock accepted: %+v", s)
 		}
 	})
 }
 
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
-	for name, serial := range map[string]string{"vda": "image", "vdb": "system\n", "loop0": ""} {
+	for name, id := range map[string]string{
+		"vda": "image", "vdb": "system\n", "loop0": "", "vdc": "66305000012345678901", // cut by the device
+		"vdd": "twice", "vde": "twice",
+	} {
 		os.Mkdir(filepath.Join(dir, name), 0o755)
-		if serial != "" {
-			os.WriteFile(filepath.Join(dir, name, "serial"), []byte(serial), 0o644)
+		os.WriteFile(filepath.Join(dir, name, "serial"), []byte(id), 0o644)
+	}
+	os.Mkdir(filepath.Join(dir, "sr0"), 0o755)
+	for id, want := range map[string]string{"system": "vdb", "image": "vda", "66305000012345678901": "vdc", "6630500001234567890123456": "vdc"} {
+		if got, err := find(dir, id); got != want || err != nil {
+			t.Errorf("the drive %q is %q, %v; want %s", id, got, err, want)
 		}
 	}
-	if got, err := find(dir, "system"); got != "vdb" || err != nil {
-		t.Errorf("%q, %v", got, err)
+	for _, id := range []string{"work", "", "6630500001234567890", "sys"} {
+		if got, err := find(dir, id); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the drive %q is %q, %v; want fs.ErrNotExist", id, got, err)
+		}
 	}
-	if _, err := find(dir, "work"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%v", err)
+	if got, err := find(dir, "twice"); err == nil {
+		t.Errorf("an id of two drives means %s, want an error", got)
 	}
 }

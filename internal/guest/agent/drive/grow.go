@@ -11,14 +11,14 @@ import (
 // resizeFS is EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64) (fs/ext4/ext4.h): grow the mounted file system to so many blocks.
 const resizeFS = 1<<30 | 8<<16 | 'f'<<8 | 16
 
-// Grow makes the mounted ext4 file system on dev as large as the device is now. root is its root folder, open. It does nothing
-// when that is so already, and tells whether it did something.
+// Grow makes the mounted ext4 file system on dev as large as the device is now. root is its open root directory. Grow
+// reports whether it changed anything.
 func Grow(dev string, root *os.File) (bool, error) {
 	size, err := Size(dev)
 	if err != nil {
 		return false, err
 	}
-	// What is read here comes from the cache that ext4 itself keeps its superblock in, so it is up to date.
+	// This reads the page cache in which ext4 itself keeps its superblock, so it is up to date.
 	super, err := ReadSuper(dev)
 	if err != nil {
 		return false, err

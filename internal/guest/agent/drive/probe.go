@@ -7,22 +7,23 @@ import (
 	"path/filepath"
 	"time"
 
-	"banger/internal/guest/agent/port"
+	"banger/internal/guest/agent/uevent"
 )
 
-// Where the kernel keeps its drivers' and drives' handles (Documentation/driver-api/driver-model/binding.rst).
+// Where the kernel lists drives and drivers (Documentation/driver-api/driver-model/binding.rst).
 const (
 	blockDir = "/sys/block"
 	blkDir   = "/sys/bus/virtio/drivers/virtio_blk"
 )
 
-// probeTime bounds a look at a drive.
+// probeTime bounds one probe.
 const probeTime = 10 * time.Second
 
-// Open returns the device file of the drive with that serial number and of that size in bytes; 0 is any size. A machine that was forked before
-// it used the drive remembers the size of another file behind it. The kernel then takes the drive for a new one, and may give it another name.
-func Open(ctx context.Context, serial string, size int64) (string, error) {
-	dev, err := Find(serial)
+// Open returns the device file of the drive with that id and size in bytes; size 0 accepts any. A machine that was
+// forked before it used the drive remembers the size of another file. Open then makes the kernel probe the drive again,
+// and the drive may get another name.
+func Open(ctx context.Context, id string, size int64) (string, error) {
+	dev, err := Find(id)
 	if err != nil || size == 0 {
 		return dev, err
 	}
@@ -30,26 +31,26 @@ func Open(ctx context.Context, serial string, size int64) (string, error) {
 	if err != nil || has == inSectors(size) {
 		return dev, err
 	}
-	if dev, err = probe(ctx, serial); err != nil {
-		return "", fmt.Errorf("looking at drive %s again: %w", serial, err)
+	if dev, err = probe(ctx, id); err != nil {
+		return "", fmt.Errorf("probing drive %s again: %w", id, err)
 	}
 	if has, err = Size(dev); err != nil {
 		return "", err
 	}
 	if has != inSectors(size) {
-		return "", fmt.Errorf("drive %s has %d bytes, not %d", serial, has, size)
+		return "", fmt.Errorf("drive %s has %d bytes, not %d", id, has, size)
 	}
 	return dev, nil
 }
 
-// inSectors rounds up, as virtio's drives have whole sectors of 512 bytes only (virtio specification 1.2, section 5.2.4).
+// inSectors rounds up to sectors of 512 bytes, the unit of virtio's drives (virtio specification 1.2, section 5.2.4).
 func inSectors(size int64) int64 { return (size + 511) &^ 511 }
 
-// probe takes the drive from its driver, gives it back, and waits until it is there again.
-func probe(ctx context.Context, serial string) (string, error) {
+// probe unbinds the drive from its driver, binds it again, and waits until its device file exists.
+func probe(ctx context.Context, id string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	name, err := find(blockDir, serial)
+	name, err := find(blockDir, id)
 	if err != nil {
 		return "", err
 	}
@@ -57,7 +58,7 @@ func probe(ctx context.Context, serial string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	events, err := port.OpenEvents()
+	events, err := uevent.Open()
 	if err != nil {
 		return "", err
 	}
@@ -68,7 +69,7 @@ func probe(ctx context.Context, serial string) (string, error) {
 		}
 	}
 	for {
-		dev, err := Find(serial)
+		dev, err := Find(id)
 		if err == nil {
 			if _, err = os.Stat(dev); err == nil {
 				return dev, nil

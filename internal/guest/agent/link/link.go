@@ -1,7 +1,9 @@
-// Package link configures a network card through rtnetlink (rtnetlink(7)), as far as a guest with one card needs it.
+// Package link configures network cards through rtnetlink (rtnetlink(7)), as far as a guest needs it.
 package link
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,20 +11,23 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Config is what a card shall be.
+// Config is the wanted state of a card.
 type Config struct {
 	MAC     net.HardwareAddr // nil: leave it
 	Address netip.Prefix
 	Gateway netip.Addr // of the default route; the zero value means none
+	Metric  uint32     // of the default route; the lowest is preferred
 	MTU     int        // 0: leave it
 }
 
-// Up brings an interface up as it is.
+// Up brings an interface up and changes nothing else.
 func Up(name string) error {
 	card, err := net.InterfaceByName(name)
 	if err != nil {
@@ -39,8 +44,8 @@ func Up(name string) error {
 	return nil
 }
 
-// Configure sets the card up. A gateway outside the address's network is reached on the link itself, as with a /32. Addresses and default
-// routes of an earlier identity go first, so that configuring again is the same as configuring once.
+// Configure configures a card. It removes addresses and default routes of an earlier configuration, so it is
+// idempotent. A gateway outside the address's network is reached on the link itself, as with a /32.
 func Configure(name string, cfg Config) error {
 	card, err := net.InterfaceByName(name)
 	if err != nil {
@@ -51,18 +56,10 @@ func Configure(name string, cfg Config) error {
 		return err
 	}
 	defer conn.close()
-	addrs, err := card.Addrs()
-	if err != nil {
-		return fmt.Errorf("listing the addresses of %s: %w", name, err)
+	if err := removeAddresses(conn, card); err != nil {
+		return err
 	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
-			if err := conn.do(address(unix.RTM_DELADDR, 0, card.Index, p)); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				return fmt.Errorf("removing address %s: %w", p, err)
-			}
-		}
-	}
-	if len(cfg.MAC) > 0 && cfg.MAC.String() != card.HardwareAddr.String() {
+	if len(cfg.MAC) > 0 && !bytes.Equal(cfg.MAC, card.HardwareAddr) {
 		// Most drivers refuse a new address while the card is up.
 		if err := conn.do(setLink(card.Index, 0, cfg.MAC, 0)); err != nil {
 			return fmt.Errorf("setting the hardware address of %s: %w", name, err)
@@ -72,7 +69,8 @@ func Configure(name string, cfg Config) error {
 	if err := conn.do(setLink(card.Index, unix.IFF_UP, nil, cfg.MTU)); err != nil {
 		return fmt.Errorf("bringing %s up: %w", name, err)
 	}
-	if err := conn.do(address(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, card.Index, cfg.Address)); err != nil {
+	err = conn.do(address(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, card.Index, cfg.Address))
+	if err != nil {
 		return fmt.Errorf("adding address %s: %w", cfg.Address, err)
 	}
 	if !cfg.Gateway.IsValid() {
@@ -84,9 +82,27 @@ func Configure(name string, cfg Config) error {
 	return nil
 }
 
-// enableIPv6 switches IPv6 on a card on or off. Where the host gives no address of that family nobody answers to one: a machine would look for
-// neighbours and routers in vain, again after each restore. Where it cannot be switched (a kernel without IPv6, a read-only /proc/sys) it stays as it is:
-// an address that it would be needed for says so.
+// removeAddresses removes all addresses that were configured, and with them their routes.
+func removeAddresses(conn *conn, card *net.Interface) error {
+	addrs, err := card.Addrs()
+	if err != nil {
+		return fmt.Errorf("listing the addresses of %s: %w", card.Name, err)
+	}
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || p.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		err = conn.do(address(unix.RTM_DELADDR, 0, card.Index, p))
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("removing address %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// enableIPv6 switches IPv6 on a card on or off. Without a peer of that family the guest would look for neighbours and
+// routers in vain, again after each restore. A failure is ignored: the address that needs IPv6 then fails.
 func enableIPv6(name string, on bool) {
 	disable := "1"
 	if on {
@@ -95,33 +111,68 @@ func enableIPv6(name string, on bool) {
 	_ = os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "disable_ipv6"), []byte(disable), 0)
 }
 
-// First returns the name of the first virtio network card: the one with the lowest interface index.
-func First() (string, error) {
-	return first("/sys/class/net")
+// Card says which virtio network card is meant.
+type Card struct {
+	MACs  []net.HardwareAddr // the card that has one of these addresses; earlier ones are preferred
+	Index int                // without MACs: place among the cards in the order in which the kernel found them
 }
 
-func first(class string) (string, error) {
+// Find returns the name of a virtio network card.
+func Find(c Card) (string, error) { return find("/sys/class/net", c) }
+
+func find(class string, c Card) (string, error) {
+	cards, err := list(class)
+	if err != nil {
+		return "", err
+	}
+	for _, mac := range c.MACs {
+		for _, found := range cards {
+			if bytes.Equal(found.mac, mac) {
+				return found.name, nil
+			}
+		}
+	}
+	if len(c.MACs) > 0 {
+		return "", fmt.Errorf("looking for the network card with address %v: %w", c.MACs[0], fs.ErrNotExist)
+	}
+	if c.Index >= len(cards) {
+		return "", fmt.Errorf("looking for network card %d of %d: %w", c.Index, len(cards), fs.ErrNotExist)
+	}
+	return cards[c.Index].name, nil
+}
+
+// card is a virtio network card.
+type card struct {
+	name    string
+	ifindex int
+	mac     net.HardwareAddr
+}
+
+// list returns the virtio cards in the order of their interface indexes.
+func list(class string) ([]card, error) {
 	entries, err := os.ReadDir(class)
 	if err != nil {
-		return "", fmt.Errorf("looking for network cards: %w", err)
+		return nil, fmt.Errorf("looking for network cards: %w", err)
 	}
-	best, bestIndex := "", 0
+	var cards []card
 	for _, e := range entries {
-		driver, err := os.Readlink(filepath.Join(class, e.Name(), "device/driver"))
+		dir := filepath.Join(class, e.Name())
+		driver, err := os.Readlink(filepath.Join(dir, "device/driver"))
 		if err != nil || filepath.Base(driver) != "virtio_net" {
 			continue
 		}
-		var index int
-		text, err := os.ReadFile(filepath.Join(class, e.Name(), "ifindex"))
+		ifindex, err := strconv.Atoi(read(dir, "ifindex"))
 		if err != nil {
 			continue
 		}
-		if _, err := fmt.Sscan(strings.TrimSpace(string(text)), &index); err == nil && (best == "" || index < bestIndex) {
-			best, bestIndex = e.Name(), index
-		}
+		mac, _ := net.ParseMAC(read(dir, "address"))
+		cards = append(cards, card{e.Name(), ifindex, mac})
 	}
-	if best == "" {
-		return "", fmt.Errorf("looking for a virtio network card: %w", fs.ErrNotExist)
-	}
-	return best, nil
+	slices.SortFunc(cards, func(a, b card) int { return cmp.Compare(a.ifindex, b.ifindex) })
+	return cards, nil
+}
+
+func read(dir, name string) string {
+	text, _ := os.ReadFile(filepath.Join(dir, name))
+	return strings.TrimSpace(string(text))
 }

@@ -73,24 +73,69 @@ func TestConfigure(t *testing.T) {
 		}
 	}
 	if err := Configure("nosuch", Config{}); err == nil {
-		t.Error("a missing link was configured")
+		t.Error("configuring a missing link succeeds")
 	}
 }
 
-func TestFirst(t *testing.T) {
+func TestFind(t *testing.T) {
 	class := t.TempDir()
-	for name, v := range map[string][2]string{"eth1": {"3", "virtio_net"}, "eth0": {"12", "virtio_net"}, "e1000": {"2", "e1000"}, "lo": {"1", ""}} {
+	for name, v := range map[string][3]string{
+		"eth1": {"3", "virtio_net", "02:00:00:00:00:01"}, "eth0": {"12", "virtio_net", "02:00:00:00:00:02"},
+		"e1000": {"2", "e1000", "02:00:00:00:00:03"}, "lo": {"1", "", "00:00:00:00:00:00"},
+	} {
 		dir := filepath.Join(class, name)
 		os.MkdirAll(filepath.Join(dir, "device"), 0o755)
 		os.WriteFile(filepath.Join(dir, "ifindex"), []byte(v[0]+"\n"), 0o644)
+		os.WriteFile(filepath.Join(dir, "address"), []byte(v[2]+"\n"), 0o644)
 		if v[1] != "" {
 			os.Symlink("/drivers/"+v[1], filepath.Join(dir, "device/driver"))
 		}
 	}
-	if got, err := first(class); got != "eth1" || err != nil {
-		t.Errorf("%q, %v", got, err)
+	mac := func(last byte) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, last} }
+	for name, tt := range map[string]struct {
+		card Card
+		want string // "" is an error
+	}{
+		"first":               {Card{}, "eth1"},
+		"second":              {Card{Index: 1}, "eth0"},
+		"beyond":              {Card{Index: 2}, ""},
+		"by address":          {Card{MACs: []net.HardwareAddr{mac(2)}}, "eth0"},
+		"by its next address": {Card{MACs: []net.HardwareAddr{mac(9), mac(1)}}, "eth1"},
+		"unknown address":     {Card{MACs: []net.HardwareAddr{mac(9)}}, ""},
+		"not virtio":          {Card{MACs: []net.HardwareAddr{mac(3)}}, ""},
+	} {
+		if got, err := find(class, tt.card); got != tt.want || (err != nil) != (tt.want == "") {
+			t.Errorf("%s: the card is %q, %v; want %q", name, got, err, tt.want)
+		}
 	}
-	if _, err := first(t.TempDir()); err == nil {
-		t.Error("found a card where none is")
+	if got, err := find(t.TempDir(), Card{}); err == nil {
+		t.Errorf("a machine without cards has the card %q", got)
+	}
+}
+
+// TestTwoCards: each keeps its own addresses, and the first one's default route is preferred.
+func TestTwoCards(t *testing.T) {
+	inNamespace(t)
+	for range 2 {
+		for name, cfg := range map[string]Config{
+			"eth0": {Address: netip.MustParsePrefix("10.0.2.15/24"), Gateway: netip.MustParseAddr("10.0.2.2")},
+			"far":  {Address: netip.MustParsePrefix("10.9.0.2/24"), Gateway: netip.MustParseAddr("10.9.0.1"), Metric: 1},
+		} {
+			if err := Configure(name, cfg); err != nil {
+				t.Fatalf("configuring %s: %v", name, err)
+			}
+		}
+	}
+	routes := ip(t, "route", "show", "default")
+	for _, want := range []string{"default via 10.0.2.2 dev eth0", "default via 10.9.0.1 dev far", "metric 1"} {
+		if !strings.Contains(routes, want) {
+			t.Errorf("no %q in the default routes:\n%s", want, routes)
+		}
+	}
+	if n := strings.Count(routes, "default"); n != 2 {
+		t.Errorf("%d default routes, want 2:\n%s", n, routes)
+	}
+	if got := ip(t, "route", "get", "192.0.2.1"); !strings.Contains(got, "via 10.0.2.2") {
+		t.Errorf("traffic leaves by another card than the first: %s", got)
 	}
 }

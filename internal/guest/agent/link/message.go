@@ -27,6 +27,9 @@ func address(kind, flags uint16, index int, p netip.Prefix) request {
 	return request{kind: kind, flags: flags, body: b}
 }
 
+// ip6DefaultMetric is what the kernel uses if a route has no metric (linux/ipv6_route.h, IP6_RT_PRIO_USER).
+const ip6DefaultMetric = 1024
+
 // defaultRoute makes a default route (struct rtmsg).
 func defaultRoute(index int, cfg Config) request {
 	var flags uint32
@@ -37,6 +40,12 @@ func defaultRoute(index int, cfg Config) request {
 	b = binary.NativeEndian.AppendUint32(b, flags)
 	b = attr(b, unix.RTA_GATEWAY, cfg.Gateway.AsSlice())
 	b = attr(b, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+	if metric := cfg.Metric; metric > 0 {
+		if cfg.Gateway.Is6() {
+			metric += ip6DefaultMetric
+		}
+		b = attr(b, unix.RTA_PRIORITY, binary.NativeEndian.AppendUint32(nil, metric))
+	}
 	if cfg.Gateway.Is4() && cfg.Address.Addr().Is4() {
 		b = attr(b, unix.RTA_PREFSRC, cfg.Address.Addr().AsSlice())
 	}

@@ -1,28 +1,25 @@
-// Package port is the guest's end of the agent's channel: a virtio-serial port (virtio specification 1.2, section 5.3).
-package port
+// Package uevent waits for news of devices: the kernel's uevents (netlink(7), NETLINK_KOBJECT_UEVENT).
+package uevent
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-const class = "/sys/class/virtio-ports"
-
-// Events tells that devices came or changed: the kernel's uevents. Open it before what is to be waited for can happen.
+// Events is a subscription to uevents. Open it before the change that is waited for can happen.
 type Events struct {
 	f *os.File
 }
 
-// OpenEvents begins to listen for uevents (netlink(7), NETLINK_KOBJECT_UEVENT).
-func OpenEvents() (*Events, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+// Open subscribes to the kernel's uevents.
+func Open() (*Events, error) {
+	kind := unix.SOCK_DGRAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	fd, err := unix.Socket(unix.AF_NETLINK, kind, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return nil, fmt.Errorf("opening the uevent socket: %w", err)
 	}
@@ -33,7 +30,7 @@ func OpenEvents() (*Events, error) {
 	return &Events{f: os.NewFile(uintptr(fd), "uevents")}, nil
 }
 
-// Wait returns after the next event, whatever it is about, or when ctx ends. One call at a time.
+// Wait returns after the next event of any kind, or when ctx ends. Only one call at a time is allowed.
 func (e *Events) Wait(ctx context.Context) error {
 	e.f.SetReadDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { e.f.SetReadDeadline(time.Unix(1, 0)) })
@@ -43,35 +40,12 @@ func (e *Events) Wait(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err != nil && !errors.Is(err, unix.ENOBUFS) { // events were lost: one of them may have been ours
+	// ENOBUFS means that events were lost. One of them may have been the awaited one.
+	if err != nil && !errors.Is(err, unix.ENOBUFS) {
 		return fmt.Errorf("waiting for a uevent: %w", err)
 	}
 	return nil
 }
 
-// Close ends listening.
+// Close ends the subscription.
 func (e *Events) Close() error { return e.f.Close() }
-
-// Find returns the device file of the port with that name, and waits for it. The port's name comes later than the
-// port, with a uevent of its own.
-func Find(ctx context.Context, events *Events, name string) (string, error) {
-	for {
-		if dev, ok := lookup(class, name); ok {
-			return filepath.Join("/dev", dev), nil
-		}
-		if err := events.Wait(ctx); err != nil {
-			return "", fmt.Errorf("looking for the virtio-serial port %s: %w", name, err)
-		}
-	}
-}
-
-func lookup(class, name string) (string, bool) {
-	entries, _ := os.ReadDir(class) // not there before the driver is
-	for _, e := range entries {
-		got, err := os.ReadFile(filepath.Join(class, e.Name(), "name"))
-		if err == nil && strings.TrimSpace(string(got)) == name {
-			return e.Name(), true
-		}
-	}
-	return "", false
-}

@@ -1,6 +1,12 @@
-package port
+// Package serial is the virtio-serial transport of the agent's channel (virtio specification 1.2, section 5.3).
+//
+// A port is one raw byte stream for the whole life of a machine. The guest's end is a character device that the kernel lets
+// one process open, once. The host's end is a unix socket of the VMM, on which hosts come and go. The port does not report
+// reliably that a host went away, and it keeps bytes that a host did not read. Package channel's handshake copes with both.
+package serial
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -11,17 +17,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Port is an open virtio-serial port. The kernel lets it be opened once, and sessions come and go on it.
-type Port struct {
-	f   *os.File
-	raw syscall.RawConn
-
-	mu      sync.Mutex
-	current *conn
+// Listener is the guest's end: an open port on which one host follows another. It implements channel.Listener.
+type Listener struct {
+	f    *os.File
+	raw  syscall.RawConn
+	free chan struct{} // holds one element while no connection is in use
 }
 
 // Open opens the port's device file.
-func Open(path string) (*Port, error) {
+func Open(path string) (*Listener, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening port %s: %w", path, err)
@@ -29,10 +33,10 @@ func Open(path string) (*Port, error) {
 	return FromFD(fd)
 }
 
-// FromFD takes over the descriptor of an open port.
-func FromFD(fd int) (*Port, error) {
+// FromFD takes ownership of the descriptor of an open port.
+func FromFD(fd int) (*Listener, error) {
 	unix.CloseOnExec(fd)
-	if err := unix.SetNonblock(fd, true); err != nil { // a blocking write spins in the kernel until the host has read
+	if err := unix.SetNonblock(fd, true); err != nil { // a blocking write would spin in the kernel
 		return nil, fmt.Errorf("setting up the port: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "port")
@@ -40,36 +44,74 @@ func FromFD(fd int) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up the port: %w", err)
 	}
-	return &Port{f: f, raw: raw}, nil
+	l := &Listener{f: f, raw: raw, free: make(chan struct{}, 1)}
+	l.free <- struct{}{}
+	return l, nil
 }
 
-// FD is the descriptor, to be handed to another process. It stays non-blocking, as os.File.Fd would not leave it.
-func (p *Port) FD() (fd uintptr) {
-	p.raw.Control(func(n uintptr) { fd = n })
+// FD returns the descriptor, for handing it to another process. Unlike os.File.Fd it stays non-blocking.
+func (l *Listener) FD() (fd uintptr) {
+	l.raw.Control(func(n uintptr) { fd = n })
 	return fd
 }
 
-// Conn returns the port as the raw connection of one session; the one before must have been closed. Its Read waits for a host; once it has read
-// something, io.EOF means that the host went away. Closing it leaves the port open.
-func (p *Port) Conn() io.ReadWriteCloser {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c := &conn{port: p}
-	p.current = c
-	p.f.SetDeadline(time.Time{})
-	return c
+// Accept returns the port as the raw connection of one session. It waits until the previous connection is
+// closed. The connection's first Read waits for a host; after that, io.EOF means that the host went away.
+func (l *Listener) Accept(ctx context.Context) (io.ReadWriteCloser, error) {
+	select {
+	case <-l.free:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if err := l.f.SetDeadline(time.Time{}); err != nil {
+		l.free <- struct{}{}
+		return nil, fmt.Errorf("setting up the port: %w", err)
+	}
+	return &conn{port: l}, nil
 }
 
+// Close closes the port.
+func (l *Listener) Close() error { return l.f.Close() }
+
+// conn is the port during one session. Closing it leaves the port open.
 type conn struct {
-	port *Port
-	live bool // a byte has come; used by the one reader only
+	port *Listener
+	live bool // a byte was read; only the one reader uses it
+
+	mu     sync.Mutex
+	closed bool
+	calls  int // reads and writes under way
 }
 
-// Read reads from the port. A port without a host gives 0 bytes instead of waiting (drivers/char/virtio_console.c,
-// port_fops_read), and poll(2) then says "hung up" at once, so neither can be waited on. But the driver wakes those who
-// wait on the port when a host comes, and the runtime's poller is edge-triggered: it looks again only after
-// such a wake-up. So waiting for the next edge after 0 bytes costs nothing and misses nothing.
+// begin registers a read or write. It reports whether the connection is open.
+func (c *conn) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.calls++
+	return true
+}
+
+// end releases the port after the last call on a closed connection. Earlier would be wrong: the next
+// Accept resets the deadline, and a call that this deadline was to end would wait on.
+func (c *conn) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls--
+	if c.closed && c.calls == 0 {
+		c.port.free <- struct{}{}
+	}
+}
+
+// Read reads from the port. Without a host, read(2) returns 0 bytes and poll(2) reports a hang-up at once.
+// So Read waits for the next edge of the runtime's edge-triggered poller: the driver wakes it when a host comes.
 func (c *conn) Read(b []byte) (n int, err error) {
+	if !c.begin() {
+		return 0, os.ErrClosed
+	}
+	defer c.end()
 	waitErr := c.port.raw.Read(func(fd uintptr) bool {
 		for {
 			if n, err = unix.Read(int(fd), b); err != unix.EINTR {
@@ -90,15 +132,25 @@ func (c *conn) Read(b []byte) (n int, err error) {
 	return n, nil
 }
 
-func (c *conn) Write(b []byte) (int, error) { return c.port.f.Write(b) }
-
-// Close ends a Read or Write under way and all later ones.
-func (c *conn) Close() error {
-	c.port.mu.Lock()
-	defer c.port.mu.Unlock()
-	if c.port.current == c {
-		c.port.current = nil
-		return c.port.f.SetDeadline(time.Unix(1, 0))
+func (c *conn) Write(b []byte) (int, error) {
+	if !c.begin() {
+		return 0, os.ErrClosed
 	}
-	return nil
+	defer c.end()
+	return c.port.f.Write(b)
+}
+
+// Close ends a Read or Write under way and all later ones. It is idempotent.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	err := c.port.f.SetDeadline(time.Unix(1, 0))
+	if c.calls == 0 {
+		c.port.free <- struct{}{}
+	}
+	return err
 }

@@ -1,48 +1,61 @@
-package port
+package serial
 
 import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
 )
 
-// open returns a port over one end of a socket pair, which waits and takes deadlines as a virtio port does. That a port without
-// a host is waited for is seen in real machines only (package boottest).
-func open(t *testing.T) (*Port, *os.File) {
+// open returns a listener over one end of a socket pair, which waits and takes deadlines as a virtio port does.
+// Only real machines (package boottest) show that a port without a host is waited for.
+func open(t *testing.T) (*Listener, *os.File) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := FromFD(fds[0])
+	l, err := FromFD(fds[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	far := os.NewFile(uintptr(fds[1]), "far")
-	t.Cleanup(func() { far.Close() })
-	return p, far
+	t.Cleanup(func() { l.Close(); far.Close() })
+	return l, far
 }
 
-// TestConn: sessions come and go on one open port.
-func TestConn(t *testing.T) {
-	p, far := open(t)
+func accept(t *testing.T, l *Listener) io.ReadWriteCloser {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	c, err := l.Accept(ctx)
+	if err != nil {
+		t.Fatalf("accepting: %v", err)
+	}
+	return c
+}
+
+func TestSessionsFollowOneAnotherOnOnePort(t *testing.T) {
+	l, far := open(t)
 	for range 3 {
-		c := p.Conn()
+		c := accept(t, l)
 		far.Write([]byte("in"))
 		if _, err := io.ReadFull(c, make([]byte, 2)); err != nil {
-			t.Fatal(err)
+			t.Fatalf("reading: %v", err)
 		}
 		if _, err := c.Write([]byte("out")); err != nil {
-			t.Fatal(err)
+			t.Fatalf("writing: %v", err)
 		}
 		if _, err := io.ReadFull(far, make([]byte, 3)); err != nil {
-			t.Fatal(err)
+			t.Fatalf("reading at the far end: %v", err)
 		}
 		ended := make(chan error, 1)
 		go func() {
@@ -50,24 +63,51 @@ func TestConn(t *testing.T) {
 			ended <- err
 		}()
 		c.Close()
-		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("a read in a closed session: %v", err)
+		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
+			t.Errorf("a read during Close returned %v, want the end of the connection", err)
 		}
 		c.Close()
 	}
-	first, second := p.Conn(), p.Conn()
-	first.Close() // late: it must not end the second
+	c := accept(t, l)
 	far.Write([]byte("x"))
-	if _, err := second.Read(make([]byte, 1)); err != nil {
-		t.Error(err)
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Errorf("reading in a later session: %v", err)
 	}
 	far.Close()
-	if _, err := second.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("the host's end: %v", err)
+	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("after the host's end a read returned %v, want io.EOF", err)
 	}
 }
 
-func TestLookup(t *testing.T) {
+func TestAcceptWaitsForThePreviousConnection(t *testing.T) {
+	l, _ := open(t)
+	first := accept(t, l)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := l.Accept(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("accepting beside an open connection returned %v, want the context's end", err)
+	}
+	// The reader below is under way when the connection closes. The port must not be free before the read has ended.
+	read := make(chan struct{})
+	go func() {
+		first.Read(make([]byte, 1))
+		close(read)
+	}()
+	first.Close()
+	second := accept(t, l)
+	select {
+	case <-read:
+	case <-time.After(20 * time.Second):
+		t.Error("a read of the closed connection still waits during the next session")
+	}
+	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("reading from a closed connection returned %v, want os.ErrClosed", err)
+	}
+	first.Close() // late: it must not end the second
+	second.Close()
+}
+
+func TestLookupFindsThePortByName(t *testing.T) {
 	class := t.TempDir()
 	for dev, name := range map[string]string{"vport0p1": "other\n", "vport1p1": "banger.agent\n", "vport2p1": ""} {
 		os.Mkdir(filepath.Join(class, dev), 0o755)
@@ -76,24 +116,26 @@ func TestLookup(t *testing.T) {
 		}
 	}
 	if got, ok := lookup(class, "banger.agent"); got != "vport1p1" || !ok {
-		t.Errorf("%q, %v", got, ok)
+		t.Errorf("the port is %q, %v, want vport1p1", got, ok)
 	}
-	if _, ok := lookup(filepath.Join(class, "none"), "banger.agent"); ok {
-		t.Error("found a port in no folder")
+	if got, ok := lookup(filepath.Join(class, "none"), "banger.agent"); ok {
+		t.Errorf("a missing directory holds the port %q", got)
 	}
 }
 
-func TestWaitEnds(t *testing.T) {
-	events, err := OpenEvents()
+func TestDialConnectsToTheSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.sock")
+	if _, err := (Dialer{Path: path}).Dial(t.Context()); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("dialling a missing socket returned %v, want fault.Unavailable", err)
+	}
+	l, err := net.Listen("unix", path)
 	if err != nil {
-		t.Skipf("needs uevents: %v", err)
+		t.Fatal(err)
 	}
-	defer events.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	for ctx.Err() == nil {
-		if err := events.Wait(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatal(err)
-		}
+	defer l.Close()
+	conn, err := Dialer{Path: path}.Dial(t.Context())
+	if err != nil {
+		t.Fatalf("dialling a socket that listens: %v", err)
 	}
+	conn.Close()
 }

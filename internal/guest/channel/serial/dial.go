@@ -1,0 +1,23 @@
+package serial
+
+import (
+	"context"
+	"net"
+
+	"banger/internal/fault"
+)
+
+// Dialer is the host's end: the VMM's unix socket behind the port. It implements channel.Dialer.
+type Dialer struct {
+	Path string
+}
+
+// Dial connects to the socket. It succeeds as soon as the VMM runs, whether or not an agent reads the port.
+func (d Dialer) Dial(ctx context.Context) (net.Conn, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", d.Path)
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "connecting to the agent's port: %w", err)
+	}
+	return conn, nil
+}
