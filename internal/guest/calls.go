@@ -25,8 +25,9 @@ const (
 // Hello waits until an agent answers, or ctx ends, and returns the answer.
 func (c *Client) Hello(ctx context.Context) (proto.Hello, error) { return c.hello(ctx, "") }
 
-// Wake is Hello to a machine that an emulator has just restored. The guest also starts a program that does nothing,
-// beside the requests that follow, so that its first command takes about as long as any later one.
+// Wake is Hello to a machine that an emulator has just restored. The guest also starts a program
+// that does nothing, beside the requests that follow, so that its first command takes about as long
+// as any later one.
 func (c *Client) Wake(ctx context.Context) (proto.Hello, error) {
 	return c.hello(ctx, "?"+proto.Rehearse)
 }
@@ -61,8 +62,8 @@ func (c *Client) Sync(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/sync", nil, nil)
 }
 
-// Upgrade opens a stream: "/v1/exec", "/v1/ssh", "/v1/dial?port=N". ctx bounds the opening only. Its data is hostile.
-// A dial stream is a *proto.Tunnel, whose directions can end separately.
+// Upgrade opens a stream: "/v1/exec", "/v1/ssh", "/v1/dial?port=N". ctx bounds the opening only.
+// Its data is hostile. A dial stream is a *proto.Tunnel, whose directions can end separately.
 func (c *Client) Upgrade(ctx context.Context, route string) (net.Conn, error) {
 	u, err := url.Parse(route)
 	if err != nil {
@@ -101,8 +102,8 @@ func filesError(what, path string, err error) error {
 	return fmt.Errorf("%s %s of the guest: %w", what, path, err)
 }
 
-// GetFiles returns a tar stream of path in the guest. The stream is hostile input. Closing it ends it, and so does
-// the end of ctx.
+// GetFiles returns a tar stream of path in the guest. The stream is hostile input. Closing it ends
+// it, and so does the end of ctx.
 func (c *Client) GetFiles(ctx context.Context, path string) (io.ReadCloser, error) {
 	route := "/v1/files?" + url.Values{"path": {path}}.Encode()
 	x, err := c.send(ctx, http.MethodGet, route, nil, nil)
@@ -145,8 +146,9 @@ func (c *Client) Ports(ctx context.Context) ([]proto.Port, error) {
 	return out, nil
 }
 
-// Resize grows the file system on a drive to the drive's size. It waits until the guest sees at least size bytes: the
-// news of a drive that has just grown takes a moment. serial is the drive's id (proto.Root).
+// Resize grows the file system on a drive to the drive's size. It waits until the guest sees at
+// least size bytes: the news of a drive that has just grown takes a moment. serial is the drive's
+// id (proto.Root).
 func (c *Client) Resize(ctx context.Context, serial string, size model.Bytes) error {
 	route := "/v1/resize?" + url.Values{"serial": {serial}, "size": {strconv.FormatInt(int64(size), 10)}}.Encode()
 	return c.call(ctx, http.MethodPost, route, nil, nil)

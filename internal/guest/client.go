@@ -1,9 +1,10 @@
-// Package guest is the host's side of the agent in a running VM. It keeps the one session on the agent's channel, sends
-// requests, checks the answers, and serves the streams that the guest opens.
+// Package guest is the host's side of the agent in a running VM. It keeps the one session on the
+// agent's channel, sends requests, checks the answers, and serves the streams that the guest opens.
 //
-// The guest is hostile. Every answer is bounded, an error's kind must be one of package fault's, and its message is cleaned
-// before anybody prints it. A guest that does not answer costs the caller its deadline and nothing else. A guest reaches
-// only the services that the Client was made with; without any, it reaches none.
+// The guest is hostile. Every answer is bounded, an error's kind must be one of package fault's,
+// and its message is cleaned before anybody prints it. A guest that does not answer costs the
+// caller its deadline and nothing else. A guest reaches only the services that the Client was made
+// with; without any, it reaches none.
 package guest
 
 import (
@@ -21,8 +22,8 @@ import (
 	"banger/internal/guest/channel"
 )
 
-// Client speaks to the agent of one VM. It connects at the first request, and again after the session has
-// ended. It is safe for concurrent use.
+// Client speaks to the agent of one VM. It connects at the first request, and again after the
+// session has ended. It is safe for concurrent use.
 type Client struct {
 	dial     func(context.Context) (net.Conn, error)
 	log      *slog.Logger
@@ -41,8 +42,9 @@ type Client struct {
 // Option changes a Client that New makes.
 type Option func(*Client)
 
-// WithService lets the guest open streams to a service, which handle serves. name is one of package proto's. The
-// guest may do so at any time and as often as it likes: what comes through the stream is hostile input.
+// WithService lets the guest open streams to a service, which handle serves. name is one of package
+// proto's. The guest may do so at any time and as often as it likes: what comes through the stream
+// is hostile input.
 func WithService(name string, handle channel.Handler) Option {
 	return func(c *Client) { c.services[name] = handle }
 }
@@ -73,8 +75,9 @@ func (c *Client) Close() error {
 	return err
 }
 
-// Redial ends the present session, so that the next call begins another one. Call it when the transport may have
-// lost its connections without a sign, as vsock does when a machine is saved or restored.
+// Redial ends the present session, so that the next call begins another one. Call it when the
+// transport may have lost its connections without a sign, as vsock does when a machine is saved or
+// restored.
 func (c *Client) Redial() {
 	c.mu.Lock()
 	s := c.session
@@ -84,8 +87,8 @@ func (c *Client) Redial() {
 	}
 }
 
-// connectTime bounds one attempt to connect. Attempts outlive the callers that began them. Otherwise many callers
-// with short deadlines would never hear from a guest that boots slowly.
+// connectTime bounds one attempt to connect. Attempts outlive the callers that began them.
+// Otherwise many callers with short deadlines would never hear from a guest that boots slowly.
 const connectTime = 10 * time.Minute
 
 // open opens a stream to the agent. If there is no session, it connects first.

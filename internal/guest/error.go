@@ -13,7 +13,8 @@ import (
 // maxMessage bounds the part of a guest's error message that a person sees, in bytes.
 const maxMessage = 1 << 10
 
-// replyError makes a fault of an error answer. An answer that no agent of ours sends is Unavailable.
+// replyError makes a fault of an error answer. An answer that no agent of ours sends is
+// Unavailable.
 func replyError(status int, body []byte) error {
 	var e proto.Error
 	if status < 400 || json.Unmarshal(body, &e) != nil || !known(fault.Kind(e.Kind)) {
@@ -45,8 +46,8 @@ func known(k fault.Kind) bool {
 	return false
 }
 
-// Clean makes a guest's text safe for a terminal or a log: one line of printable characters, at most maxMessage
-// bytes.
+// Clean makes a guest's text safe for a terminal or a log: one line of printable characters, at
+// most maxMessage bytes.
 func Clean(s string) string {
 	if len(s) > maxMessage {
 		s = s[:maxMessage]

@@ -17,8 +17,8 @@ type IO struct {
 	Stdout, Stderr io.Writer
 }
 
-// Exec runs a command to its end. The end of ctx hangs up on the command. Stdin may still be blocked in a Read when
-// Exec returns.
+// Exec runs a command to its end. The end of ctx hangs up on the command. Stdin may still be
+// blocked in a Read when Exec returns.
 func (c *Client) Exec(ctx context.Context, req proto.ExecRequest, streams IO) (proto.Exit, error) {
 	conn, err := c.Upgrade(ctx, "/v1/exec")
 	if err != nil {

@@ -21,7 +21,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// fake is a guest whose agent answers as a test likes. Every dial is a new raw stream, as after a reconnect.
+// fake is a guest whose agent answers as a test likes. Every dial is a new raw stream, as after a
+// reconnect.
 type fake struct {
 	handler http.Handler
 	dials   atomic.Int32
@@ -217,7 +218,8 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// TestNoGuest: nobody answers the handshake. The attempt goes on for the next caller and ends with the client.
+// TestNoGuest: nobody answers the handshake. The attempt goes on for the next caller and ends with
+// the client.
 func TestNoGuest(t *testing.T) {
 	var dials atomic.Int32
 	c := New(func(context.Context) (net.Conn, error) {

@@ -21,8 +21,8 @@ import (
 // maxHead bounds a response's status line and header.
 const maxHead = 64 << 10
 
-// exchange is one request and its answer. It speaks HTTP/1.1 itself, one request per stream: net/http's client reads
-// a response's head without our bounds and does not hand connections over.
+// exchange is one request and its answer. It speaks HTTP/1.1 itself, one request per stream:
+// net/http's client reads a response's head without our bounds and does not hand connections over.
 type exchange struct {
 	conn net.Conn
 	head *headReader
@@ -51,8 +51,8 @@ func (h *headReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// send opens a stream, sends the request and reads the answer's head. The end of ctx ends the exchange. The log line
-// carries the id of the API request in ctx; the agent gets it, too.
+// send opens a stream, sends the request and reads the answer's head. The end of ctx ends the
+// exchange. The log line carries the id of the API request in ctx; the agent gets it, too.
 func (c *Client) send(ctx context.Context, method, route string, header http.Header, body io.Reader) (*exchange, error) {
 	start := time.Now()
 	x, err := c.exchange(ctx, method, route, header, body)
@@ -89,7 +89,8 @@ func (c *Client) exchange(ctx context.Context, method, route string, header http
 	return x, nil
 }
 
-// roundTrip writes and reads at the same time, because an agent may refuse a long body before it has read it.
+// roundTrip writes and reads at the same time, because an agent may refuse a long body before it
+// has read it.
 func (x *exchange) roundTrip(req *http.Request) error {
 	body := &source{r: req.Body}
 	if req.Body != nil {
@@ -146,7 +147,8 @@ func (x *exchange) Close() error {
 // Read reads the answer's body.
 func (x *exchange) Read(p []byte) (int, error) { return x.resp.Body.Read(p) }
 
-// call sends in as JSON and decodes the answer into out. If nil, there is no body or the answer is ignored.
+// call sends in as JSON and decodes the answer into out. If nil, there is no body or the answer is
+// ignored.
 func (c *Client) call(ctx context.Context, method, route string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -210,7 +212,8 @@ func (x *exchange) failure(want int) error {
 	return x.refusal(data)
 }
 
-// refusal makes a fault of an error answer. Agents answer in JSON. Only net/http's answer to an unknown route is text.
+// refusal makes a fault of an error answer. Agents answer in JSON. Only net/http's answer to an
+// unknown route is text.
 func (x *exchange) refusal(body []byte) error {
 	kind, _, _ := mime.ParseMediaType(x.resp.Header.Get("Content-Type"))
 	if x.resp.StatusCode == http.StatusNotFound && kind == "text/plain" {

@@ -9,8 +9,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// Assume gives the machine its identity and returns when the machine has it. If the image has an init, that is
-// when the agent beside the init answers.
+// Assume gives the machine its identity and returns when the machine has it. If the image has an
+// init, that is when the agent beside the init answers.
 func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, error) {
 	session, err := c.connected(ctx)
 	if err != nil {
@@ -32,8 +32,9 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 	return reply, err
 }
 
-// firstPatience is how long the agent beside the init may take to answer the first time. Process 1 may have accepted
-// the session last and have become the init before it could end it. Then nobody ever answers.
+// firstPatience is how long the agent beside the init may take to answer the first time. Process 1
+// may have accepted the session last and have become the init before it could end it. Then nobody
+// ever answers.
 const firstPatience = time.Second
 
 // awaitHandover waits until the agent beside the init answers, and returns its marks.
@@ -79,8 +80,8 @@ type assume1 struct {
 	Network  *proto.Network  `json:"network,omitempty"`
 }
 
-// forGeneration returns the document that an agent of that generation understands. Snapshots and suspended VMs of
-// earlier builds hold such agents.
+// forGeneration returns the document that an agent of that generation understands. Snapshots and
+// suspended VMs of earlier builds hold such agents.
 func forGeneration(generation int, doc proto.Assume) (any, error) {
 	if generation > 1 {
 		return doc, nil
@@ -96,8 +97,8 @@ func forGeneration(generation int, doc proto.Assume) (any, error) {
 	return old, nil
 }
 
-// Freeze halts every process in the guest but the agent, so that the machine can be saved. The machine stays frozen
-// until Thaw or Assume, also when the session ends.
+// Freeze halts every process in the guest but the agent, so that the machine can be saved. The
+// machine stays frozen until Thaw or Assume, also when the session ends.
 func (c *Client) Freeze(ctx context.Context) (proto.Frozen, error) {
 	var f proto.Frozen
 	if err := c.call(ctx, http.MethodPost, "/v1/freeze", nil, &f); err != nil {
@@ -107,8 +108,8 @@ func (c *Client) Freeze(ctx context.Context) (proto.Frozen, error) {
 	return f, nil
 }
 
-// Thaw wakes the guest after a pause: a frozen machine continues with the identity that it had. An agent of
-// generation 1 ignores the networks, so its cards stay as they were saved.
+// Thaw wakes the guest after a pause: a frozen machine continues with the identity that it had. An
+// agent of generation 1 ignores the networks, so its cards stay as they were saved.
 func (c *Client) Thaw(ctx context.Context, t proto.Thaw) error {
 	return c.call(ctx, http.MethodPost, "/v1/thaw", t, nil)
 }

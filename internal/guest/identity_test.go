@@ -28,7 +28,8 @@ func (c oldConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// assume1Agent is the part of generation 1's Assume and Thaw that changed, as that agent declares it.
+// assume1Agent is the part of generation 1's Assume and Thaw that changed, as that agent declares
+// it.
 type assume1Agent struct {
 	Network *struct {
 		MAC     string   `json:"mac,omitempty"`
@@ -41,7 +42,8 @@ type assume1Agent struct {
 	Entropy  []byte          `json:"entropy"`
 }
 
-// newOldClient returns a client of an agent of generation 1. It appends to bodies what that agent receives.
+// newOldClient returns a client of an agent of generation 1. It appends to bodies what that agent
+// receives.
 func newOldClient(t *testing.T, bodies *[]assume1Agent) *Client {
 	f := &fake{handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/hello" {
@@ -62,7 +64,8 @@ func newOldClient(t *testing.T, bodies *[]assume1Agent) *Client {
 	return c
 }
 
-// TestOldGeneration: a snapshot of the previous build holds an agent of generation 1. It is thawed and gets an identity.
+// TestOldGeneration: a snapshot of the previous build holds an agent of generation 1. It is thawed
+// and gets an identity.
 func TestOldGeneration(t *testing.T) {
 	var got []assume1Agent
 	c := newOldClient(t, &got)

@@ -23,13 +23,14 @@ const (
 	maxAgent   = 128 << 20 // bytes of the agent's binary; ours has 8 MB
 	maxArchive = 1 << 30   // bytes of one archive
 
-	// markEvery is how old the mark of a file's last use may be. Marking at every use would change the file's times, and with
-	// them its stamp, at every start.
+	// markEvery is the precision of the mark of a file's last use. Marking every use would change
+	// the file's times, and with them its stamp, at every start.
 	markEvery = time.Hour
 )
 
-// Cache holds archives in one folder, each named by the hash of what it was made from. A file appears by a rename of a
-// complete, synced one. All methods are safe for concurrent use; callers that want the same file at the same time share the work.
+// Cache holds archives in one directory. Each is named by the hash of its inputs and appears
+// complete and synced, by a rename. Methods are safe for concurrent use. Callers that want the same
+// file share the work.
 type Cache struct {
 	dir     string
 	flights singleflight.Group
@@ -38,7 +39,7 @@ type Cache struct {
 	sums map[stamp]string
 }
 
-// stamp tells one state of a file from the next without reading it.
+// stamp identifies a state of a file without reading it.
 type stamp struct {
 	path     string
 	dev, ino uint64
@@ -50,7 +51,8 @@ type stamp struct {
 // New returns a Cache in dir, which need not exist yet.
 func New(dir string) *Cache { return &Cache{dir: dir, sums: map[stamp]string{}} }
 
-// Agent returns the path of an archive that has the agent's binary as /init. It is made once for each build of the agent.
+// Agent returns the path of an archive that has the agent's binary as /init. It is made once per
+// build of the agent.
 func (c *Cache) Agent(binary string) (string, error) {
 	sum, size, err := c.sum(binary, maxAgent)
 	if err != nil {
@@ -61,8 +63,8 @@ func (c *Cache) Agent(binary string) (string, error) {
 	})
 }
 
-// Combined returns the path of one file that holds the archives one after the other, in the order in which the kernel shall unpack
-// them, for VMMs that take a single file. Empty paths are left out; a single archive is returned as it is.
+// Combined returns the path of one file that holds the archives in order, for VMMs that take a
+// single file. It ignores empty paths. It returns a single archive as it is.
 func (c *Cache) Combined(archives ...string) (string, error) {
 	var files, sums []string
 	key := sha256.New()
@@ -97,11 +99,11 @@ func (c *Cache) Combined(archives ...string) (string, error) {
 	})
 }
 
-// Dir is where the archives are.
+// Dir returns the directory of the archives.
 func (c *Cache) Dir() string { return c.dir }
 
-// Unused returns the paths of what was not used for the given time, and of what an interrupted build left behind as long ago. Uses are noted to the
-// hour.
+// Unused returns the paths of archives that were not used for the given time, and of leftovers of
+// interrupted builds as old. Uses are recorded to the hour.
 func (c *Cache) Unused(unused time.Duration) ([]string, error) {
 	entries, err := os.ReadDir(c.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -120,7 +122,8 @@ func (c *Cache) Unused(unused time.Duration) ([]string, error) {
 	return paths, nil
 }
 
-// Prune removes what is Unused. It returns the bytes freed. A running VMM keeps what it has open.
+// Prune removes what Unused returns. It returns the bytes freed. A running VMM keeps its open
+// files.
 func (c *Cache) Prune(unused time.Duration) (int64, error) {
 	paths, err := c.Unused(unused)
 	if err != nil {
@@ -144,7 +147,8 @@ func (c *Cache) Prune(unused time.Duration) (int64, error) {
 	return freed, errors.Join(errs...)
 }
 
-// once returns the path of the named file, made by write if it is not there. A file that is there is marked as used, for Prune.
+// once returns the path of the named file. If it is missing, write makes it. Otherwise the file is
+// marked as used, for Prune.
 func (c *Cache) once(name string, write func(io.Writer) error) (string, error) {
 	path := filepath.Join(c.dir, name)
 	_, err, _ := c.flights.Do(name, func() (any, error) {
@@ -163,7 +167,7 @@ func (c *Cache) once(name string, write func(io.Writer) error) (string, error) {
 	return path, nil
 }
 
-// create makes a file that is complete and on disk when it appears under its name.
+// create makes a file that is complete and on disk when its name appears.
 func create(path string, write func(io.Writer) error) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -197,7 +201,8 @@ func create(path string, write func(io.Writer) error) (err error) {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// sum returns the sha256 in hex and the size of a file. It reads the file only when it is not the one of the last time.
+// sum returns the sha256 in hex and the size of a file. It reads the file only if its stamp has
+// changed.
 func (c *Cache) sum(path string, limit int64) (string, int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -244,8 +249,8 @@ func stampOf(path string, info fs.FileInfo) stamp {
 
 func hexSum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
 
-// copyChecked passes the file's content to use, and fails when it was not the content with that sum: a file under
-// the name of a hash must be what the name says.
+// copyChecked passes the file's content to use. It fails if the content does not have that sum,
+// because a file's name is the hash of its inputs.
 func copyChecked(path, sum string, use func(io.Reader) error) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -262,8 +267,9 @@ func copyChecked(path, sum string, use func(io.Reader) error) error {
 	return nil
 }
 
-// writeAgent writes the archive whose /init is the agent. /dev/console is there because the kernel opens it as the standard
-// streams of /init before anything is mounted; the folders are mount points of the agent's.
+// writeAgent writes the archive whose /init is the agent. The kernel opens /dev/console as the
+// standard streams of /init before anything is mounted. The directories are the agent's mount
+// points.
 func writeAgent(w io.Writer, agent io.Reader, size int64) error {
 	a := NewWriter(w)
 	for _, dir := range strings.Fields("dev proc sys newroot") {

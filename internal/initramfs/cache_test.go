@@ -200,7 +200,8 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// BenchmarkCombined is what a start pays when everything is in the cache, against the copying that it saves.
+// BenchmarkCombined is what a start pays when everything is in the cache, against the copying that
+// it saves.
 func BenchmarkCombined(b *testing.B) {
 	dir := b.TempDir()
 	agent := filepath.Join(dir, "agent")

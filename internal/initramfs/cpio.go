@@ -1,8 +1,9 @@
-// Package initramfs makes what a guest's kernel unpacks as its first root: "newc" cpio archives
-// (Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's tree).
+// Package initramfs makes the archives that a guest's kernel unpacks as its first root: "newc" cpio
+// archives (Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's source).
 //
-// The archives are a pure function of what goes into them: no times, no owners, inode numbers in order. Equal
-// inputs give equal bytes, so a file named by the hash of its inputs can be made once and shared by every start.
+// The archives are a pure function of their inputs: no times, no owners, inode numbers in order.
+// Equal inputs give equal bytes. So a file that is named by the hash of its inputs is made once and
+// shared by every start.
 package initramfs
 
 import (
@@ -25,8 +26,8 @@ const (
 	maxName    = 4096 // PATH_MAX: the kernel skips entries with longer names
 	trailer    = "TRAILER!!!"
 
-	// blockSize is what an archive's end is padded to. The kernel asks for 4 bytes between concatenated archives; 512 is what cpio(1)
-	// writes and lets a reader of block devices take the file too.
+	// blockSize is the unit to which an archive is padded. The kernel requires 4 bytes between
+	// archives. 512 is what cpio(1) writes and suits readers of block devices.
 	blockSize = 512
 )
 
@@ -41,12 +42,12 @@ type Writer struct {
 // NewWriter returns a Writer to w. The archive is complete after Close.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
-// Dir adds a folder. Parents are not made: the kernel wants them earlier in the archive.
+// Dir adds a directory. Its parents must come earlier: the kernel does not make them.
 func (w *Writer) Dir(name string, perm uint32) error {
 	return w.entry(name, entry{mode: typeDir | perm&0o7777, links: 2}, nil)
 }
 
-// File adds a regular file with exactly size bytes of r; it is an error when r has less.
+// File adds a regular file with exactly size bytes of r. Fewer bytes are an error.
 func (w *Writer) File(name string, perm uint32, size int64, r io.Reader) error {
 	return w.entry(name, entry{mode: typeFile | perm&0o7777, links: 1, size: size}, r)
 }
@@ -94,7 +95,8 @@ func (w *Writer) entry(name string, e entry, r io.Reader) error {
 	return w.err
 }
 
-// header writes the header and name of an entry. Owner, times and the device that holds the file are zero: see the package comment.
+// header writes the header and name of an entry. Owner, times and device are zero: see the package
+// comment.
 func (w *Writer) header(name string, e entry) {
 	w.write(fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
 		w.ino, e.mode, 0, 0, e.links, 0, e.size, 0, 0, e.major, e.minor, len(name)+1, 0, name))

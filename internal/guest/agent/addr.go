@@ -6,7 +6,8 @@ import (
 	"net/netip"
 )
 
-// hexAddr reads an address of /proc/net/tcp: 32-bit words in the machine's byte order, each as hex.
+// hexAddr parses an address of /proc/net/tcp: 32-bit words in the machine's byte order, each as hex
+// digits.
 func hexAddr(s string) (string, bool) {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != 4 && len(b) != 16 {

@@ -25,47 +25,52 @@ type agent struct {
 	listener  channel.Listener
 	transport string // of the listener: onSerial or onVsock
 
-	// leave is closed when the image's init is to take over process 1. What it needs is set before.
-	leave     chan struct{}
-	imageInit []string
-	successor *os.File // its end tells the agent's copy to begin
+	// handedOver is closed when the image's init is to take over process 1. The fields that this
+	// needs are set before.
+	handedOver chan struct{}
+	imageInit  []string
+	successor  *os.File // closing it makes the agent's copy begin
 
-	ending sync.Once // the machine's end, which may be asked for more than once
+	ending sync.Once // the machine's end may be requested more than once
 
-	turn    sync.Mutex // of who changes what the machine is or whether it stands still; taken before mu
-	stage   sync.Mutex // of who starts a process beside the turn, or must not have that done meanwhile; taken after turn
-	freezer halter     // set with the first identity
-	halted  int        // how many processes Freeze halted
+	// changeMu serialises changes of the machine's identity and of its halted state. It is locked
+	// before mu.
+	changeMu sync.Mutex
+	// spawnMu keeps processes from being started at moments when that would do harm. It is locked
+	// after changeMu.
+	spawnMu     sync.Mutex
+	freezer     halter // set with the first identity
+	haltedCount int    // how many processes Freeze halted
 
 	mu       sync.Mutex
 	phase    phase
-	still    bool          // everybody is halted
-	changed  chan struct{} // closed when phase changes; nil when nobody waits for that
-	forks    int           // how many identities came after the first
+	halted   bool          // all other processes are halted
+	changed  chan struct{} // closed when phase changes; nil while nobody waits
+	forks    int           // identities after the first
 	marks    []proto.Mark
 	identity identity
 	drives   []mounted
 }
 
-// halter halts everybody but the agent: package freezer.
+// halter halts all processes but the agent: see package freezer.
 type halter interface {
-	// Freeze returns how many processes it halted, or has halted none.
+	// Freeze returns how many processes it halted. After an error, none is halted.
 	Freeze(context.Context) (int, error)
 	Thaw() error
 }
 
-// phase says how far assume is.
+// phase is the progress of assume.
 type phase int
 
 const (
-	anonymous phase = iota // no host has said who this machine is
+	unidentified phase = iota // no host has assigned an identity yet
 	assuming
 	assumed
-	frozen  // everybody is halted; what follows is thaw, or assume as a fork
+	frozen  // all other processes are halted; then comes thaw, or assume as a fork
 	spoiled // assume failed half-way; only a new boot helps
 )
 
-// identity is what assume leaves in the agent's memory.
+// identity is the part of an assumed identity that the agent keeps in memory.
 type identity struct {
 	Env            []string `json:"env"`
 	User           string   `json:"user"`
@@ -76,14 +81,14 @@ type identity struct {
 	Networks []proto.Network `json:"networks"` // how the cards were configured last
 }
 
-// runner starts commands as the identity says.
+// runner starts commands with the settings of the identity.
 func (a *agent) runner() *proc.Runner {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return &proc.Runner{Table: a.procs, Env: a.identity.Env, User: a.identity.User, Workdir: a.identity.Workdir}
 }
 
-// mark notes that the boot has come to a moment. Of moments that come with each identity, the last one counts.
+// mark records a moment of the boot. A mark that comes with each identity replaces the earlier one.
 func (a *agent) mark(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -128,7 +128,7 @@ func TestPlainFolders(t *testing.T) {
 	os.Symlink("/etc", filepath.Join(root, "var/link"))
 	os.WriteFile(filepath.Join(root, "var/file"), nil, 0o644)
 	for path, want := range map[string]bool{"/var/lib/docker": true, "/new/a": true, "/var/lib": true, "/var/link/docker": false, "/var/link": false, "/var/file": false} {
-		if got := plainFolders(root, path); got != want {
+		if got := onlyDirectories(root, path); got != want {
 			t.Errorf("%s: %v", path, got)
 		}
 	}
@@ -177,7 +177,7 @@ func TestIsPress(t *testing.T) {
 
 // TestRoutes: what the agent answers before it has an identity, over a real connection.
 func TestRoutes(t *testing.T) {
-	a := &agent{log: slog.New(slog.DiscardHandler), version: "test", leave: make(chan struct{})}
+	a := &agent{log: slog.New(slog.DiscardHandler), version: "test", handedOver: make(chan struct{})}
 	server := httptest.NewServer(a.routes())
 	defer server.Close()
 	for _, tt := range []struct {

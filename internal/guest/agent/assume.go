@@ -17,10 +17,11 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// minEntropy is what a generator needs to be unpredictable: 256 bits.
+// minEntropy is how many bytes make a generator unpredictable: 256 bits.
 const minEntropy = 32
 
-// assume answers POST /v1/assume. A failure before anything was done leaves the machine as it was; a later one spoils it.
+// assume answers POST /v1/assume. A failed check leaves the machine as it was. A later failure
+// spoils it.
 func (a *agent) assume(w http.ResponseWriter, r *http.Request) {
 	var doc proto.Assume
 	err := readJSON(r, proto.MaxAssume, &doc)
@@ -31,8 +32,8 @@ func (a *agent) assume(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	a.turn.Lock()
-	defer a.turn.Unlock()
+	a.changeMu.Lock()
+	defer a.changeMu.Unlock()
 	fork, err := a.changeIdentity(doc)
 	if err != nil {
 		a.fail(w, r, err)
@@ -47,22 +48,23 @@ func (a *agent) assume(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, proto.Assumed{Handover: true, Marks: a.allMarks()})
-	http.NewResponseController(w).Flush() // returns when the answer is on its way
-	close(a.leave)
+	http.NewResponseController(w).Flush() // returns when the answer is under way
+	close(a.handedOver)
 }
 
-// changeIdentity makes the machine what the document says, and tells whether it was another one before. The turn is the caller's.
+// changeIdentity gives the machine the identity in the document. It reports whether the machine had
+// another one before. The caller holds changeMu.
 func (a *agent) changeIdentity(doc proto.Assume) (fork bool, err error) {
 	switch a.now() {
-	case anonymous:
+	case unidentified:
 	case frozen:
 		fork = true
 	default:
 		return false, fault.New(fault.WrongState, "this machine has taken on an identity before")
 	}
 	a.enter(assuming)
-	if err = a.become(doc, fork); err == nil && fork {
-		err = a.becomeFork(doc)
+	if err = a.applyIdentity(doc, fork); err == nil && fork {
+		err = a.finishFork(doc)
 	}
 	if err != nil {
 		a.enter(spoiled)
@@ -79,7 +81,7 @@ func (a *agent) now() phase {
 	return a.phase
 }
 
-// enter moves to another phase. The turn is the caller's.
+// enter moves to another phase. The caller holds changeMu.
 func (a *agent) enter(to phase) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -96,7 +98,7 @@ func (a *agent) allMarks() []proto.Mark {
 	return append([]proto.Mark(nil), a.marks...)
 }
 
-// check finds what cannot be right before anything is done.
+// check finds mistakes in the document before anything is done.
 func check(doc proto.Assume) error {
 	bad := func(format string, args ...any) error { return fault.New(fault.Invalid, format, args...) }
 	switch {
@@ -136,8 +138,8 @@ func check(doc proto.Assume) error {
 	return checkNetworks(doc.Networks)
 }
 
-// become carries the document out, in the order of its fields. A fork keeps its root.
-func (a *agent) become(doc proto.Assume, fork bool) error {
+// applyIdentity applies the document in the order of its fields. A fork keeps its root.
+func (a *agent) applyIdentity(doc proto.Assume, fork bool) error {
 	if err := addEntropy(doc.Entropy); err != nil {
 		return err
 	}
@@ -152,7 +154,8 @@ func (a *agent) become(doc proto.Assume, fork bool) error {
 			return err
 		}
 	}
-	// If the parent had the same networks, the cards are ready. Every look at a card is expensive in emulation.
+	// If the parent had the same networks, the cards are ready. Accessing a card is expensive in
+	// emulation.
 	if !fork || !reflect.DeepEqual(a.identity.Networks, doc.Networks) {
 		if err := configureNetworks(doc.Networks); err != nil {
 			return err
@@ -174,7 +177,7 @@ func (a *agent) become(doc proto.Assume, fork bool) error {
 			return err
 		}
 	}
-	if doc.Workdir != "" { // OCI runtimes make the image's working directory, too
+	if doc.Workdir != "" { // as OCI runtimes do
 		if err := os.MkdirAll(doc.Workdir, 0o755); err != nil {
 			return fmt.Errorf("making the working directory: %w", err)
 		}
@@ -188,7 +191,7 @@ func (a *agent) become(doc proto.Assume, fork bool) error {
 	return nil
 }
 
-// makeRoot gives the machine its root and what belongs to each.
+// makeRoot builds the root file system and what depends on it.
 func (a *agent) makeRoot(doc proto.Assume) error {
 	if err := a.buildRoot(doc.Root); err != nil {
 		return err
@@ -209,7 +212,7 @@ func (a *agent) makeRoot(doc proto.Assume) error {
 	return nil
 }
 
-// makeFreezer makes what will halt the commands that are started from now on.
+// makeFreezer chooses the way to halt the commands that start from now on.
 func (a *agent) makeFreezer() {
 	groups, err := freezer.Open()
 	if err != nil {

@@ -19,21 +19,22 @@ import (
 	"banger/internal/guest/agent/uevent"
 )
 
-// modulesDir holds the kernel's modules in the initramfs, named so that their lexical order is the load order.
+// modulesDir holds the kernel's modules in the initramfs. The lexical order of their names is the
+// load order.
 const modulesDir = "/modules"
 
 // Main is the program. It returns the exit status, and never returns as process 1.
 func Main(args []string, version string) int {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	// A small heap in a small machine: the collector runs early and gives memory back.
+	// A small heap suits a small machine: the collector runs early and returns memory.
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(64 << 20)
-	a := &agent{log: log, version: version, leave: make(chan struct{})}
+	a := &agent{log: log, version: version, handedOver: make(chan struct{})}
 	switch {
 	case len(args) > 1 && args[1] == sftpName:
 		return sshd.SFTPMain(args[2:], stdio{os.Stdin, os.Stdout}, os.Stderr)
 	case len(args) > 0 && args[0] == besideName:
-		if err := a.resume(); err != nil {
+		if err := a.serveBeside(); err != nil {
 			log.Error("going on beside the init", "error", err)
 			return 1
 		}
@@ -52,7 +53,8 @@ type stdio struct {
 	io.WriteCloser
 }
 
-// bootAndServe is process 1. When it cannot serve, it ends the machine: nobody could reach it.
+// bootAndServe is process 1. If it cannot serve, it ends the machine, because nobody could reach
+// it.
 func (a *agent) bootAndServe() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -70,7 +72,7 @@ func (a *agent) bootAndServe() {
 	a.endMachine()
 }
 
-// boot brings a bare kernel to where the host can be heard. It is on the critical path of every start.
+// boot takes the machine from a bare kernel to an open channel. Every start waits for it.
 func (a *agent) boot(ctx context.Context) error {
 	unix.Umask(0o022)
 	a.procs = proc.NewTable(a.log)
@@ -94,7 +96,8 @@ func (a *agent) boot(ctx context.Context) error {
 	return err
 }
 
-// loadModules loads every module in dir in lexical order. A module that the kernel has already is fine.
+// loadModules loads every module in dir in lexical order. A module that is built into the kernel is
+// no error.
 func loadModules(dir string) error {
 	files, err := filepath.Glob(filepath.Join(dir, "*.ko"))
 	if err != nil {
@@ -121,8 +124,8 @@ func loadModule(path string) error {
 	return err
 }
 
-// raiseLimits gives commands the limits that they find under systemd (systemd-system.conf(5), DefaultLimitNOFILE): the kernel's own
-// for process 1 are smaller, and builds run into them.
+// raiseLimits gives commands the limits that systemd would set (systemd-system.conf(5),
+// DefaultLimitNOFILE). The kernel's own limits for process 1 are too small for builds.
 func raiseLimits() {
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1024, Max: 512 << 10})
 }

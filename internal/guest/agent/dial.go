@@ -17,7 +17,8 @@ import (
 // dialTime bounds connecting within the guest.
 const dialTime = 10 * time.Second
 
-// dial answers POST /v1/dial: it connects first, so that a refused connection is an error and not a stream that ends.
+// dial answers POST /v1/dial. It connects before it answers, so that a refused connection is an
+// error answer.
 func (a *agent) dial(w http.ResponseWriter, r *http.Request) {
 	port, err := strconv.ParseUint(r.URL.Query().Get("port"), 10, 16)
 	if err != nil || port == 0 {
@@ -38,7 +39,8 @@ func (a *agent) dial(w http.ResponseWriter, r *http.Request) {
 	splice(proto.NewTunnel(conn), target.(*net.TCPConn))
 }
 
-// dialLocal connects to a port of the guest's own: on IPv4's loopback, on IPv6's, and else where the kernel says that somebody listens.
+// dialLocal connects to a port of the guest itself: on the loopback addresses first, then on every
+// other address on which the kernel reports a listener for this port.
 func dialLocal(ctx context.Context, port int) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
@@ -62,16 +64,16 @@ func dialLocal(ctx context.Context, port int) (net.Conn, error) {
 	return nil, errors.Join(errs[0])
 }
 
-// half is a connection whose directions end apart.
-type half interface {
+// halfCloser is a connection whose directions can end separately.
+type halfCloser interface {
 	net.Conn
 	CloseWrite() error
 }
 
 // splice copies both ways until both directions have ended, or one has failed.
-func splice(a, b half) {
+func splice(a, b halfCloser) {
 	var both sync.WaitGroup
-	move := func(to, from half) {
+	move := func(to, from halfCloser) {
 		_, err := io.Copy(to, from)
 		if err == nil {
 			err = to.CloseWrite()

@@ -1,19 +1,26 @@
-// Package agent is the guest's side of banger: the program that is /init of the initramfs, makes the machine what the host
-// says it shall be, and then serves commands, files and streams for as long as the machine runs.
+// Package agent is the guest's side of banger. It is the program /init of the initramfs. It gives
+// the machine the identity that the host assigns, and then serves commands, files and streams for
+// as long as the machine runs.
 //
-// # Its life
+// # Life
 //
-// It starts as process 1 in the initramfs: it mounts the kernel's file systems, loads modules, finds its port and waits for the host
-// (boot.go). On the host's assume it builds the root file system and moves into it (root.go), sets the identity
-// (identity.go), and stays process 1, unless the image has an init: then it starts a copy of itself, which goes on serving beside
-// the init, and executes the init as process 1 (handover.go).
+// The agent starts as process 1 in the initramfs. It mounts the kernel's file systems, loads
+// modules, opens its channel and waits for the host (boot.go, transport.go, serve.go). On assume it
+// builds the root file system and moves into it (root.go, work.go), and applies the identity
+// (assume.go, identity.go, network.go).
 //
-// A machine that is saved is frozen first: everybody but the agent stands still (fork.go, package freezer). Whoever wakes up in that state is
-// told by the host which machine it is: thaw makes it the one that it was, a second assume makes it a fork, with another identity before
-// anybody else runs on.
+// If the image has an init, the agent starts a copy of itself that serves beside it, and executes
+// the init as process 1 (handover.go). Otherwise the agent stays process 1.
 //
-// # What it trusts
+// Before a machine is saved, the agent freezes it: all other processes halt (fork.go, package
+// freezer). Then the host either thaws it with the identity that it had, or assigns another
+// identity, which makes it a fork.
 //
-// The host, which it obeys. It does not trust what is in the image: files are read with bounds, and a panic in a request
-// is that request's end. It imports nothing of the host's packages; a test holds that.
+// # Trust
+//
+// The agent obeys the host. It does not trust the image: it reads files with bounds, and a panic
+// ends only the request in which it happens. It imports none of the host's packages; a test holds
+// that.
+//
+// docs/internals/boot.md describes all of this for a newcomer.
 package agent

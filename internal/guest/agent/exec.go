@@ -19,7 +19,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// startTime is how long a client may take to say what it wants to run.
+// startTime is how long a client may take to send its command.
 const startTime = 30 * time.Second
 
 // exec serves one exec stream: package proto's frames.
@@ -51,12 +51,13 @@ func (a *agent) exec(conn net.Conn) {
 	go func() {
 		a.control(in, stdin, process)
 		stdin.close()
-		process.Hangup() // the stream is over; so is what it began
+		process.Hangup() // the end of the stream ends what it began
 	}()
 	out.WriteJSON(proto.FrameExit, process.Wait())
 }
 
-// execDetached starts a command that outlives its stream. What it says goes to the console, whose log the host keeps and bounds.
+// execDetached starts a command that outlives its stream. Its output goes to the console, whose log
+// the host bounds.
 func (a *agent) execDetached(req proto.ExecRequest, out *proto.Writer) {
 	if req.TTY {
 		sendError(out, fault.New(fault.Invalid, "a detached command has no terminal"))
@@ -96,7 +97,8 @@ func readStart(in *proto.Reader) (proto.ExecRequest, error) {
 	return req, nil
 }
 
-// refuse says why nothing was started: as a shell does when the command cannot be run, as an error when the request is wrong.
+// refuse reports why nothing was started. A command that cannot run is reported as by a shell, a
+// wrong request as an error.
 func refuse(out *proto.Writer, err error) {
 	var start *proc.StartError
 	if !errors.As(err, &start) {
@@ -137,7 +139,8 @@ func (a *agent) control(in *proto.Reader, stdin *input, process proc.Process) {
 	}
 }
 
-// input is the standard input that has come and was not taken yet. A client within proto.StdinWindow never blocks put.
+// input is standard input that has arrived and was not read yet. put never blocks a client within
+// proto.StdinWindow.
 type input struct {
 	out *proto.Writer
 
@@ -154,7 +157,7 @@ func newInput(out *proto.Writer) *input {
 	return in
 }
 
-// put adds what a frame brought; nothing is the end.
+// put adds a frame's payload. An empty one is the end.
 func (in *input) put(p []byte) {
 	if len(p) == 0 {
 		in.close()
@@ -171,7 +174,8 @@ func (in *input) put(p []byte) {
 	}
 }
 
-// Read gives out what has come. By asking for more the command shows that it took what it got before, which is then acknowledged.
+// Read returns bytes that have arrived. A further Read means that the command took the earlier
+// bytes, so they are acknowledged.
 func (in *input) Read(p []byte) (int, error) {
 	in.acknowledge()
 	in.mu.Lock()

@@ -13,13 +13,13 @@ import (
 	"banger/internal/guest/archive"
 )
 
-// getFiles answers GET /v1/files. What goes wrong once the stream has begun is said in the stream.
+// getFiles answers GET /v1/files. After the stream has begun, errors are reported in the stream.
 func (a *agent) getFiles(w http.ResponseWriter, r *http.Request) {
 	name, err := filesPath(r)
 	if err == nil {
 		_, err = os.Lstat(name)
 		if bad := (*fs.PathError)(nil); errors.As(err, &bad) {
-			err = bad.Err // the client names the path
+			err = bad.Err // the client's message names the path already
 		}
 	}
 	if err != nil {
@@ -51,7 +51,8 @@ func (a *agent) putFiles(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, struct{}{})
 }
 
-// filesPath is the path that the request is about. Its end says something to package archive and is kept.
+// filesPath is the path in the request. A trailing slash has a meaning for package archive, so it
+// stays.
 func filesPath(r *http.Request) (string, error) {
 	name := r.URL.Query().Get("path")
 	if !path.IsAbs(name) || strings.ContainsRune(name, 0) {
@@ -60,7 +61,7 @@ func filesPath(r *http.Request) (string, error) {
 	return name, nil
 }
 
-// notFound gives the system's errors about names the kind that they have for a person.
+// notFound gives system errors about names the kind that fits.
 func notFound(err error) error {
 	switch {
 	case fault.KindOf(err) != fault.Internal:

@@ -19,18 +19,19 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// freezeTime is how long everybody may take to stand still. It is a matter of milliseconds, unless somebody waits for a disk.
+// freezeTime bounds halting all processes. It takes milliseconds, unless one of them waits for a
+// disk.
 const freezeTime = 2 * time.Second
 
 // freeze answers POST /v1/freeze.
 func (a *agent) freeze(r *http.Request) (any, error) {
-	a.turn.Lock()
-	defer a.turn.Unlock()
+	a.changeMu.Lock()
+	defer a.changeMu.Unlock()
 	switch a.now() {
-	case anonymous: // nobody is there yet
+	case unidentified: // no other process exists yet
 		return proto.Frozen{}, nil
 	case frozen:
-		return proto.Frozen{Processes: a.halted}, nil
+		return proto.Frozen{Processes: a.haltedCount}, nil
 	case assumed:
 	default:
 		return nil, fault.New(fault.WrongState, "this machine has no identity with which it could go on")
@@ -41,16 +42,17 @@ func (a *agent) freeze(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.halted = n
-	a.setStill(true)
+	a.haltedCount = n
+	a.setHalted(true)
 	a.enter(frozen)
 	return proto.Frozen{Processes: n}, nil
 }
 
-// halt halts everybody, or nobody.
+// halt halts all other processes, or none.
 func (a *agent) halt(ctx context.Context) (int, error) {
-	a.stage.Lock() // a process that has not come to execve(2) yet would be frozen with the one that waits for it
-	defer a.stage.Unlock()
+	// A process on its way to execve(2) would be frozen together with the one that waits for it.
+	a.spawnMu.Lock()
+	defer a.spawnMu.Unlock()
 	a.procs.Halt()
 	n, err := a.freezer.Freeze(ctx)
 	if err != nil {
@@ -59,7 +61,8 @@ func (a *agent) halt(ctx context.Context) (int, error) {
 	return n, err
 }
 
-// thaw answers POST /v1/thaw: time has gone by, and the machine is the one that it was.
+// thaw answers POST /v1/thaw: time has passed, and the machine continues with the identity that it
+// had.
 func (a *agent) thaw(r *http.Request) (any, error) {
 	var req proto.Thaw
 	if err := readJSON(r, proto.MaxReply, &req); err != nil {
@@ -74,8 +77,8 @@ func (a *agent) thaw(r *http.Request) (any, error) {
 	if err := checkNetworks(req.Networks); err != nil {
 		return nil, err
 	}
-	a.turn.Lock()
-	defer a.turn.Unlock()
+	a.changeMu.Lock()
+	defer a.changeMu.Unlock()
 	if a.now() == spoiled {
 		return nil, fault.New(fault.WrongState, "this machine has no identity with which it could go on")
 	}
@@ -86,7 +89,7 @@ func (a *agent) thaw(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if a.now() == frozen {
-		if err := a.release(false); err != nil {
+		if err := a.continueProcesses(false); err != nil {
 			return nil, err
 		}
 		a.enter(assumed)
@@ -94,12 +97,13 @@ func (a *agent) thaw(r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
-// renewNetworks configures the cards again. resolv.conf changes only if the networks do: it may be the user's own.
+// renewNetworks configures the cards again. It writes resolv.conf only if the networks differ: the
+// user may have changed it.
 func (a *agent) renewNetworks(networks []proto.Network) error {
 	if len(networks) == 0 {
 		return nil
 	}
-	if a.now() == anonymous {
+	if a.now() == unidentified {
 		return fault.New(fault.WrongState, "this machine has no identity, and so no networks")
 	}
 	if err := configureNetworks(networks); err != nil {
@@ -115,30 +119,31 @@ func (a *agent) renewNetworks(networks []proto.Network) error {
 	return replaceFile("/etc/resolv.conf", resolvConf(networks))
 }
 
-// release lets everybody go on. fork tells that they do so in another machine.
-func (a *agent) release(fork bool) error {
+// continueProcesses lets all processes continue. fork reports whether they do so in another
+// machine.
+func (a *agent) continueProcesses(fork bool) error {
 	if err := a.freezer.Thaw(); err != nil {
 		return err
 	}
-	a.setStill(false)
+	a.setHalted(false)
 	a.procs.Resume(fork)
 	return nil
 }
 
-func (a *agent) setStill(still bool) {
+func (a *agent) setHalted(halted bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.still = still
+	a.halted = halted
 }
 
-func (a *agent) isStill() bool {
+func (a *agent) isHalted() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.still
+	return a.halted
 }
 
-// becomeFork does what only a machine needs that was another one before, and ends with letting everybody go on.
-func (a *agent) becomeFork(doc proto.Assume) error {
+// finishFork does what only a fork needs, and then lets all processes continue.
+func (a *agent) finishFork(doc proto.Assume) error {
 	a.mu.Lock()
 	a.forks++
 	forks := a.forks
@@ -151,18 +156,19 @@ func (a *agent) becomeFork(doc proto.Assume) error {
 		return err
 	}
 	a.runHooks(hooksDir, "BANGER_NAME="+doc.Hostname, "BANGER_GENERATION="+generation)
-	return a.release(true)
+	return a.continueProcesses(true)
 }
 
-// Files of a fork's.
+// Files that belong to a fork.
 const (
 	bangerDir      = "/run/banger"
-	generationFile = bangerDir + "/generation" // how many identities this machine has had after its first
+	generationFile = bangerDir + "/generation" // identities after the first
 	bootIDFile     = bangerDir + "/boot_id"
 	kernelBootID   = "/proc/sys/kernel/random/boot_id"
 )
 
-// coverBootID puts a file of ours over the boot id, which the kernel keeps for good. It says the same as long as the machine is no fork.
+// coverBootID mounts a file of ours over the boot id, which the kernel never changes. The file
+// holds the same id until the machine becomes a fork.
 func coverBootID() error {
 	id, err := os.ReadFile(kernelBootID)
 	if err != nil {
@@ -177,8 +183,8 @@ func coverBootID() error {
 	return nil
 }
 
-// renewBootID gives the machine another boot id. Our file is overwritten, as it has one length; it is put there again if root in the guest has taken
-// it away.
+// renewBootID gives the machine another boot id by overwriting our file. If root in the guest has
+// unmounted the file, renewBootID mounts it again.
 func renewBootID() error {
 	id := newUUID() + "\n"
 	if f, err := os.OpenFile(bootIDFile, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
@@ -195,7 +201,7 @@ func renewBootID() error {
 	return os.WriteFile(kernelBootID, []byte(id), 0o444)
 }
 
-// newUUID returns a random UUID (RFC 9562, section 5.4) in the kernel's spelling.
+// newUUID returns a random UUID (RFC 9562, section 5.4) in the kernel's notation.
 func newUUID() string {
 	var b [16]byte
 	rand.Read(b[:])
@@ -204,7 +210,7 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// writeAtomically replaces a file in a folder of ours.
+// writeAtomically replaces a file in a directory of ours.
 func writeAtomically(name, text string, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
@@ -219,17 +225,18 @@ func writeAtomically(name, text string, mode os.FileMode) error {
 	return os.Rename(part, name)
 }
 
-// hooksDir holds the image's programs that adapt what the agent does not know of to another identity. They run as root, in lexical order, after
-// everything else, and before anybody goes on: what they talk to stands still.
+// hooksDir holds programs of the image that adapt it to another identity. They run as root, in
+// lexical order, after everything else and before any other process continues.
 const hooksDir = "/etc/banger/fork.d"
 
 // Bounds on hooks.
 const (
-	hooksTime = 10 * time.Second // for all of them together
+	hooksTime = 10 * time.Second // for all hooks together
 	maxHooks  = 64
 )
 
-// runHooks runs the executable files in dir. Their failures are said and change nothing: a machine that is up is better than none.
+// runHooks runs the executable files in dir. A failure is logged and changes nothing else: a
+// machine that is up is better than none.
 func (a *agent) runHooks(dir string, env ...string) {
 	names := executables(dir)
 	if len(names) == 0 {
@@ -261,7 +268,7 @@ func runHook(ctx context.Context, runner *proc.Runner, path string, env []string
 	return runner.RunHook(ctx, proto.ExecRequest{Argv: []string{path}, Env: env, User: "0:0"}, out)
 }
 
-// executables lists the executable files in a folder in lexical order.
+// executables lists the executable files in a directory in lexical order.
 func executables(dir string) []string {
 	entries, _ := os.ReadDir(dir) // sorts; most images have none
 	var names []string
@@ -274,19 +281,19 @@ func executables(dir string) []string {
 	return names[:min(len(names), maxHooks)]
 }
 
-// haltedForGood tells whether everybody is halted and cannot go on: the machine then ends without asking anybody. Who is only frozen
-// goes on, so that the end is an orderly one.
-func (a *agent) haltedForGood() bool {
-	if !a.turn.TryLock() {
-		return false // who has the turn lets them go on
+// stuckHalted reports whether all processes are halted and cannot continue. Then the machine ends
+// without asking them. It first thaws a frozen machine, so that its end is orderly.
+func (a *agent) stuckHalted() bool {
+	if !a.changeMu.TryLock() {
+		return false // whoever holds it lets the processes continue
 	}
-	defer a.turn.Unlock()
+	defer a.changeMu.Unlock()
 	if a.now() == frozen {
-		if err := a.release(false); err != nil {
+		if err := a.continueProcesses(false); err != nil {
 			a.log.Error("thawing", "error", err)
 		} else {
 			a.enter(assumed)
 		}
 	}
-	return a.isStill()
+	return a.isHalted()
 }

@@ -38,7 +38,7 @@ func (f *fakeHalter) Thaw() error {
 
 func newAgent(t *testing.T) (*agent, *fakeHalter) {
 	h := &fakeHalter{}
-	a := &agent{log: slog.New(slog.DiscardHandler), freezer: h, leave: make(chan struct{})}
+	a := &agent{log: slog.New(slog.DiscardHandler), freezer: h, handedOver: make(chan struct{})}
 	a.procs = proc.NewTable(a.log)
 	t.Cleanup(a.procs.Close)
 	return a, h
@@ -87,17 +87,18 @@ func TestFreeze(t *testing.T) {
 	}
 }
 
-// TestAwaitAssumed: a request waits for a machine that stands still, and is refused when it is another one afterwards.
+// TestAwaitAssumed: a request waits for a machine that stands still, and is refused when it is
+// another one afterwards.
 func TestAwaitAssumed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		from phase
 		then func(*agent)
 		want string // of the error
 	}{
-		"anonymous": {anonymous, nil, "no identity yet"},
-		"spoiled":   {spoiled, nil, "only a new start helps"},
-		"running":   {assumed, nil, ""},
-		"saved":     {frozen, func(a *agent) { a.enter(assumed) }, ""},
+		"unidentified": {unidentified, nil, "no identity yet"},
+		"spoiled":      {spoiled, nil, "only a new start helps"},
+		"running":      {assumed, nil, ""},
+		"saved":        {frozen, func(a *agent) { a.enter(assumed) }, ""},
 		"forked": {frozen, func(a *agent) {
 			a.enter(assuming)
 			a.mu.Lock()

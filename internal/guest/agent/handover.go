@@ -20,24 +20,26 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// besideName is argv[0] of the agent beside the image's init. systemd does not kill processes of root whose first argument begins with
-// @ when it shuts down (systemd.io, ROOT_STORAGE_DAEMONS), so the host hears from the agent to the end.
+// besideName is argv[0] of the agent beside the image's init. At shutdown, systemd spares root's
+// processes whose first argument begins with @ (systemd.io, ROOT_STORAGE_DAEMONS). So the agent
+// serves to the end.
 const besideName = "@banger-agent"
 
 // Descriptors of the agent beside the init, after the standard ones.
 const (
 	fdListener = 3 + iota // the transport's listener
 	fdState               // a memfd with the handover document
-	fdGo                  // a pipe whose end says that process 1 is done with the port
-	fdGroup               // the mount of the control groups; nothing when there are none
-	fdDrive               // of the drives, in the order of the document
+	fdGo                  // a pipe whose end means that process 1 no longer uses the listener
+	fdGroup               // the mount of the control groups; unused if there are none
+	fdDrive               // the drives, in the order of the document
 )
 
-// maxState bounds the document, which holds what came in one assume.
+// maxState bounds the document, which holds data of one assume.
 const maxState = 2 * proto.MaxAssume
 
-// handover is what the agent as process 1 tells its copy. It is passed by descriptor: everybody in the guest may read arguments and
-// root's programs an environment.
+// handover is the state that the agent as process 1 passes to its copy. It goes through a
+// descriptor: everybody in the guest can read arguments, and root's programs can read an
+// environment.
 type handover struct {
 	Transport string       `json:"transport"` // of the listener that is handed over
 	Identity  identity     `json:"identity"`
@@ -46,7 +48,7 @@ type handover struct {
 	Groups    bool         `json:"groups"` // whether there are control groups
 }
 
-// handOver starts the copy that goes on serving once this process executes init.
+// handOver starts the copy that serves after this process has executed init.
 func (a *agent) handOver(init []string) error {
 	if err := checkInit(init[0]); err != nil {
 		return err
@@ -66,7 +68,7 @@ func (a *agent) handOver(init []string) error {
 		return fmt.Errorf("making a pipe: %w", err)
 	}
 	defer wait.Close()
-	log, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0) // the init will hang the console up
+	log, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0) // the init will hang up the console
 	if err != nil {
 		return fmt.Errorf("opening the kernel's log: %w", err)
 	}
@@ -126,7 +128,8 @@ func stateFile(h handover) (*os.File, error) {
 	return f, nil
 }
 
-// execInit makes process 1 the image's init. It returns only when that fails, and then the copy serves a machine without an init.
+// execInit turns process 1 into the image's init. If that fails, the copy serves a machine without
+// an init.
 func (a *agent) execInit() error {
 	if len(a.imageInit) == 0 {
 		return fmt.Errorf("serving ended")
@@ -134,7 +137,8 @@ func (a *agent) execInit() error {
 	if err := prepareInit(); err != nil {
 		a.log.Warn("preparing the init", "error", err)
 	}
-	if groups, ok := a.freezer.(*freezer.Groups); ok { // all that the init starts is in a group then, whether it knows of groups or not
+	// Everything that the init starts is then in a group, whether or not the init uses groups.
+	if groups, ok := a.freezer.(*freezer.Groups); ok {
 		if err := groups.Enter(freezer.Init); err != nil {
 			a.log.Warn("preparing the init", "error", err)
 		}
@@ -146,9 +150,9 @@ func (a *agent) execInit() error {
 	select {} // the copy serves; process 1 must not end
 }
 
-// resume is the agent beside the image's init.
-func (a *agent) resume() error {
-	// Taken and dropped, not ignored: commands would inherit that.
+// serveBeside is the agent beside the image's init.
+func (a *agent) serveBeside() error {
+	// The signals are received and dropped. Commands would inherit ignored ones.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
 	for fd := fdListener; fd < fdDrive; fd++ {
 		unix.CloseOnExec(fd)
@@ -167,7 +171,7 @@ func (a *agent) resume() error {
 		return err
 	}
 	a.transport = h.Transport
-	a.resumeFreezer(h.Groups)
+	a.takeOverGroups(h.Groups)
 	a.init, a.phase = true, assumed
 	a.identity, a.marks, a.drives = h.Identity, h.Marks, h.Drives
 	if err := a.procs.Protect(); err != nil { // without the agent the machine is lost
@@ -186,8 +190,8 @@ func (a *agent) resume() error {
 	return nil
 }
 
-// resumeFreezer takes over the control groups, if there are any.
-func (a *agent) resumeFreezer(groups bool) {
+// takeOverGroups takes over the control groups, if there are any.
+func (a *agent) takeOverGroups(groups bool) {
 	a.freezer = &freezer.Signals{}
 	if !groups {
 		unix.Close(fdGroup)
@@ -215,7 +219,8 @@ func readState(f *os.File) (handover, error) {
 	return h, nil
 }
 
-// prefixed puts a prefix before every line: a write to /dev/kmsg is one message of the kernel's log.
+// prefixed puts a prefix before every write: a write to /dev/kmsg is one message of the kernel's
+// log.
 type prefixed struct {
 	w      io.Writer
 	prefix string

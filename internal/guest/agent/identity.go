@@ -24,8 +24,8 @@ const (
 	rndReseedCRNG = 0x5207
 )
 
-// addEntropy gives the kernel's random generator the host's bytes, credits them, and makes it start afresh from them: machines that were
-// forked from one snapshot give equal random bytes until then.
+// addEntropy adds the host's bytes to the kernel's random generator, credits them and reseeds the
+// generator. Until then, forks of one snapshot draw equal random bytes.
 func addEntropy(seed []byte) error {
 	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
 	if err != nil {
@@ -33,7 +33,8 @@ func addEntropy(seed []byte) error {
 	}
 	defer f.Close()
 	seed = seed[:min(len(seed), 512)]
-	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed))) // struct rand_pool_info: bits, bytes, data
+	// struct rand_pool_info: bits, bytes, data
+	info := binary.NativeEndian.AppendUint32(nil, uint32(8*len(seed)))
 	info = binary.NativeEndian.AppendUint32(info, uint32(len(seed)))
 	info = append(info, seed...)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndAddEntropy, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
@@ -63,13 +64,13 @@ func setHostname(name string) error {
 	return nil
 }
 
-// maxHosts bounds what is kept of the image's own /etc/hosts.
+// maxHosts bounds the part of the image's /etc/hosts that is kept.
 const maxHosts = 64 << 10
 
 // hostsMark ends our lines in /etc/hosts.
 const hostsMark = "# banger"
 
-// writeIdentity writes the files in which programs look for what the kernel does not tell.
+// writeIdentity writes the files in which programs look for the identity.
 func writeIdentity(doc proto.Assume) error {
 	if err := replaceFile("/etc/hostname", []byte(doc.Hostname+"\n")); err != nil {
 		return err
@@ -101,11 +102,12 @@ func writeIdentity(doc proto.Assume) error {
 	return nil
 }
 
-// transientID is systemd's machine id while it cannot write one to /etc (machine-id(5)).
+// transientID is systemd's machine id while it cannot write /etc (machine-id(5)).
 const transientID = "/run/machine-id"
 
-// hosts returns the image's /etc/hosts with our lines first, in place of those of an earlier identity. The host name is on an address
-// of its own (hosts(5); Debian does the same) so that it resolves without a network.
+// hosts returns the image's /etc/hosts with our lines first. They replace those of an earlier
+// identity. The host name has an address of its own, so that it resolves without a network
+// (hosts(5)).
 func hosts(image []byte, hostname string) []byte {
 	out := "127.0.0.1\tlocalhost " + hostsMark + "\n" +
 		"::1\tlocalhost ip6-localhost ip6-loopback " + hostsMark + "\n" +
@@ -118,8 +120,8 @@ func hosts(image []byte, hostname string) []byte {
 	return []byte(out)
 }
 
-// replaceFile writes a file of the system's. What is there, be it a link (as /etc/resolv.conf often is), goes, unless it is a file: in an
-// overlay it is dear to make one again.
+// replaceFile writes a system file. It rewrites a regular file in place, because making one again
+// is expensive in an overlay. It replaces anything else, such as a link at /etc/resolv.conf.
 func replaceFile(name string, data []byte) error {
 	if done, err := rewriteFile(name, data); done {
 		return err
@@ -136,7 +138,8 @@ func replaceFile(name string, data []byte) error {
 	return nil
 }
 
-// rewriteFile gives a regular file that has one name only these bytes, and tells whether there is such a file.
+// rewriteFile gives a regular file with one name a new content. It reports whether there is such a
+// file.
 func rewriteFile(name string, data []byte) (bool, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -150,7 +153,8 @@ func rewriteFile(name string, data []byte) (bool, error) {
 	if old, err := io.ReadAll(io.LimitReader(f, int64(len(data)+1))); err == nil && bytes.Equal(old, data) {
 		return true, nil
 	}
-	// Not emptied first: overwriting a file's only block is a matter of memory, giving it back and getting another one is not.
+	// The file is not truncated first: overwriting its only block happens in memory, freeing and
+	// allocating a block does not.
 	if _, err = f.WriteAt(data, 0); err == nil && st.Size > int64(len(data)) {
 		err = f.Truncate(int64(len(data)))
 	}
@@ -160,9 +164,10 @@ func rewriteFile(name string, data []byte) (bool, error) {
 	return true, nil
 }
 
-// readBounded reads at most limit bytes of a regular file. One that is not there is empty.
+// readBounded reads at most limit bytes of a regular file. A missing file is empty.
 func readBounded(name string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a named pipe in the image must not make us wait
+	// O_NONBLOCK: the image may have a named pipe here.
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -180,9 +185,10 @@ func readBounded(name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// writeFile writes a file of the host's choice. Links are followed; folders that are missing are made for the same owner.
+// writeFile writes a file that the host chose. It follows links and makes missing parent
+// directories for the same owner.
 func writeFile(f proto.File) error {
-	if err := makeFolders(filepath.Dir(f.Path), f.UID, f.GID); err != nil {
+	if err := makeParents(filepath.Dir(f.Path), f.UID, f.GID); err != nil {
 		return fmt.Errorf("writing %s: %w", f.Path, err)
 	}
 	file, err := os.OpenFile(f.Path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NONBLOCK|unix.O_NOCTTY, 0o600)
@@ -202,11 +208,11 @@ func writeFile(f proto.File) error {
 	return nil
 }
 
-func makeFolders(dir string, uid, gid int) error {
+func makeParents(dir string, uid, gid int) error {
 	if info, err := os.Stat(dir); err == nil && info.IsDir() {
 		return nil
 	}
-	if err := makeFolders(filepath.Dir(dir), uid, gid); err != nil {
+	if err := makeParents(filepath.Dir(dir), uid, gid); err != nil {
 		return err
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// emptyInitramfs removes everything in the folder that was the root, which frees its memory. It never crosses into another file
-// system. The agent's own program stays in memory for as long as it runs.
+// emptyInitramfs removes everything in the old root directory, which frees its memory. It never
+// enters another file system. The agent's own program stays in memory while it runs.
 func emptyInitramfs(root *os.File) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(root.Fd()), &st); err != nil {
@@ -25,10 +25,10 @@ func emptyInitramfs(root *os.File) error {
 	if err := unix.Fstat(int(root.Fd()), &dev); err != nil {
 		return fmt.Errorf("freeing the initramfs: %w", err)
 	}
-	return emptyFolder(root, uint64(dev.Dev))
+	return emptyDirectory(root, uint64(dev.Dev))
 }
 
-func emptyFolder(dir *os.File, dev uint64) error {
+func emptyDirectory(dir *os.File, dev uint64) error {
 	names, err := dir.Readdirnames(-1)
 	if err != nil && err != io.EOF {
 		return fmt.Errorf("freeing the initramfs: %w", err)
@@ -60,11 +60,12 @@ func emptyBelow(fd int, name string, dev uint64) error {
 	}
 	dir := os.NewFile(uintptr(sub), name)
 	defer dir.Close()
-	return emptyFolder(dir, dev)
+	return emptyDirectory(dir, dev)
 }
 
-// plainFolders tells whether every part of path below root that exists is a folder and no link.
-func plainFolders(root, path string) bool {
+// onlyDirectories reports whether every existing part of path below root is a directory and no
+// link.
+func onlyDirectories(root, path string) bool {
 	at := root
 	for _, part := range strings.Split(strings.Trim(path, "/"), "/") {
 		at = filepath.Join(at, part)

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount is one line of a plan of mounts.
+// mount is one mount of a plan.
 type mount struct {
 	source, target, fstype string
 	flags                  uintptr
@@ -17,15 +17,15 @@ type mount struct {
 
 const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
-// kernelMounts is what the agent itself needs in the initramfs.
+// kernelMounts are the mounts that the agent itself needs in the initramfs.
 var kernelMounts = []mount{
 	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=755"},
 	{"proc", "/proc", "proc", quiet, ""},
 	{"sysfs", "/sys", "sysfs", quiet, ""},
 }
 
-// rootMounts is what programs expect in a root file system (systemd's "API file systems": systemd.io, API_FILE_SYSTEMS).
-// What is on /tmp is the image's affair.
+// rootMounts are the mounts that programs expect in a root file system (systemd.io,
+// API_FILE_SYSTEMS). /tmp stays as the image has it.
 var rootMounts = []mount{
 	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=755"},
 	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
@@ -35,12 +35,12 @@ var rootMounts = []mount{
 	{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 }
 
-// cgroupMounts is for machines on which no init mounts it.
+// cgroupMounts is for machines without an init, which would mount it.
 var cgroupMounts = []mount{
 	{"cgroup2", "/sys/fs/cgroup", "cgroup2", quiet, "nsdelegate"},
 }
 
-// mountAll mounts in order, making the targets that are missing.
+// mountAll mounts in order. It makes missing targets.
 func mountAll(mounts []mount) error {
 	for _, m := range mounts {
 		if err := mountOne(m); err != nil {
@@ -60,7 +60,7 @@ func mountOne(m mount) error {
 	return nil
 }
 
-// devLinks are the links in /dev that devtmpfs does not make (udev(7) makes them where it runs).
+// devLinks are links in /dev that udev makes and devtmpfs does not.
 var devLinks = [][2]string{
 	{"/proc/self/fd", "/dev/fd"},
 	{"/proc/self/fd/0", "/dev/stdin"},

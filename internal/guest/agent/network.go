@@ -67,8 +67,8 @@ func linkConfig(n proto.Network) (link.Config, error) {
 	return cfg, nil
 }
 
-// cardOf reads how to find the card of a network. A card that already got its new address is found by that, so
-// that configuring again is possible.
+// cardOf reads how to find the card of a network. A card that already got its new address is found
+// by that, so that configuring again is possible.
 func cardOf(n proto.Network) (link.Card, error) {
 	card := link.Card{Index: n.Card.Index}
 	if card.Index < 0 {
@@ -90,8 +90,9 @@ func cardOf(n proto.Network) (link.Card, error) {
 	return card, nil
 }
 
-// configureNetworks configures the cards that the documents name and leaves others as they are. Doing it again
-// changes nothing. All cards are found before one is changed, because changing a card may change how it is found.
+// configureNetworks configures the cards that the documents name and leaves others as they are.
+// Doing it again changes nothing. All cards are found before one is changed, because changing a
+// card may change how it is found.
 func configureNetworks(networks []proto.Network) error {
 	names := make([]string, len(networks))
 	for i, n := range networks {
@@ -119,7 +120,8 @@ func configureNetworks(networks []proto.Network) error {
 	return nil
 }
 
-// resolvConf is resolv.conf(5) for all networks. Earlier ones come first, and nothing is there twice.
+// resolvConf is resolv.conf(5) for all networks. Earlier ones come first, and nothing is there
+// twice.
 func resolvConf(networks []proto.Network) []byte {
 	var servers, domains []string
 	for _, n := range networks {

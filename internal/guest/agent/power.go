@@ -20,10 +20,10 @@ import (
 	"banger/internal/guest/agent/proc"
 )
 
-// endGrace is how long processes may take to end after SIGTERM. The host has a deadline of its own, which is longer.
+// endGrace is how long processes may take to end after SIGTERM. The host's own deadline is longer.
 const endGrace = 5 * time.Second
 
-// powerOff answers POST /v1/poweroff: first it answers, because afterwards nobody is there to.
+// powerOff answers POST /v1/poweroff. It answers first, because afterwards the agent is gone.
 func (a *agent) powerOff(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, struct{}{})
 	http.NewResponseController(w).Flush()
@@ -35,7 +35,7 @@ func (a *agent) powerOff(w http.ResponseWriter, _ *http.Request) {
 // beginPowerOff ends the machine in the way of its process 1.
 func (a *agent) beginPowerOff() error {
 	a.log.Info("powering off")
-	if a.haltedForGood() {
+	if a.stuckHalted() {
 		a.ending.Do(func() { go a.endMachine() })
 		return nil
 	}
@@ -48,7 +48,7 @@ func (a *agent) beginPowerOff() error {
 		return fmt.Errorf("asking the init to power off: %w", err)
 	}
 	if strings.TrimSpace(string(name)) == "systemd" {
-		// SIGRTMIN+4 starts poweroff.target (systemd(1), "Signals"); it needs neither dbus nor systemctl.
+		// SIGRTMIN+4 starts poweroff.target (systemd(1), "Signals") without dbus and systemctl.
 		return unix.Kill(1, sigRTMin+4)
 	}
 	if err := a.runPowerOff(); err != nil {
@@ -58,10 +58,11 @@ func (a *agent) beginPowerOff() error {
 	return nil
 }
 
-// sigRTMin is the C library's SIGRTMIN, which is what systemd means: it keeps the kernel's first two for itself (nptl(7)).
+// sigRTMin is SIGRTMIN of the C library, which is what systemd means. The library reserves the
+// kernel's first two real-time signals (nptl(7)).
 const sigRTMin = unix.Signal(34)
 
-// runPowerOff runs the image's own command, which knows its init.
+// runPowerOff runs the image's own command, which fits its init.
 func (a *agent) runPowerOff() error {
 	for _, path := range []string{"/sbin/poweroff", "/usr/sbin/poweroff", "/bin/poweroff", "/usr/bin/poweroff"} {
 		if info, err := os.Stat(path); err != nil || info.IsDir() {
@@ -75,7 +76,8 @@ func (a *agent) runPowerOff() error {
 	return fmt.Errorf("looking for poweroff: %w", os.ErrNotExist)
 }
 
-// endMachine ends all processes and switches the machine off with its file systems clean. It does not return.
+// endMachine ends all processes and powers the machine off with clean file systems. It does not
+// return.
 func (a *agent) endMachine() {
 	a.endProcesses()
 	unix.Sync()
@@ -95,29 +97,30 @@ func (a *agent) endMachine() {
 	}
 }
 
-// endProcesses asks everybody to end, waits, and kills who is left. Signals to -1 reach all but process 1 and the sender.
+// endProcesses sends SIGTERM to all processes, waits, and kills the rest. A signal to -1 reaches
+// all processes but process 1 and the sender.
 func (a *agent) endProcesses() {
-	if alone() {
+	if othersGone() {
 		return
 	}
-	if !a.isStill() { // who is halted cannot hear, only die
+	if !a.isHalted() { // halted processes can only be killed
 		unix.Kill(-1, unix.SIGTERM)
 		unix.Kill(-1, unix.SIGCONT)
-		if awaitAlone(endGrace) {
+		if awaitOthersGone(endGrace) {
 			return
 		}
 	}
 	unix.Kill(-1, unix.SIGKILL)
-	awaitAlone(time.Second)
+	awaitOthersGone(time.Second)
 }
 
-// awaitAlone waits until no other program runs, and tells whether that came about in time.
-func awaitAlone(limit time.Duration) bool {
+// awaitOthersGone waits until no other program runs. It reports whether that happened in time.
+func awaitOthersGone(limit time.Duration) bool {
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for !alone() {
+	for !othersGone() {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
@@ -127,8 +130,9 @@ func awaitAlone(limit time.Duration) bool {
 	return true
 }
 
-// alone tells whether nobody runs but this process, process 1 and the kernel's threads, which, like the dead, have no command line.
-func alone() bool {
+// othersGone reports whether only this process, process 1 and the kernel's threads run. Those
+// threads and dead processes have no command line.
+func othersGone() bool {
 	names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, name := range names {
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
@@ -142,8 +146,8 @@ func alone() bool {
 	return true
 }
 
-// remountReadOnly makes the file system that holds an open root folder read-only, which also empties its journal. The file system has no
-// place in the tree of mounts any more, so the path-based mount(2) cannot reach it.
+// remountReadOnly makes the file system of an open root directory read-only, which also empties its
+// journal. Nothing is mounted by path any more, so mount(2) cannot reach it.
 func remountReadOnly(root *os.File) error {
 	fd, err := unix.Fspick(int(root.Fd()), "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
 	if err != nil {
@@ -159,10 +163,10 @@ func remountReadOnly(root *os.File) error {
 	return nil
 }
 
-// watchSignals makes process 1 deaf to what would end it and obey what asks for the machine's end: ctrl-alt-del (SIGINT), a failing supply
-// (SIGPWR), and busybox's poweroff, halt and reboot (SIGUSR2, SIGUSR1, SIGTERM).
+// watchSignals keeps process 1 alive and powers off on the usual signals: SIGINT (ctrl-alt-del),
+// SIGPWR (power failure), and SIGUSR2, SIGUSR1, SIGTERM (busybox's poweroff, halt and reboot).
 func (a *agent) watchSignals(ctx context.Context) {
-	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // ctrl-alt-del is then a signal
+	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // makes ctrl-alt-del a signal
 	all := make(chan os.Signal, 8)
 	signal.Notify(all, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGALRM, unix.SIGPWR, unix.SIGUSR1, unix.SIGUSR2)
 	go func() {
@@ -181,8 +185,8 @@ func (a *agent) watchSignals(ctx context.Context) {
 	}()
 }
 
-// watchPowerButton waits for the host's press of the power button (QEMU's system_powerdown), which comes as a key of an
-// input device. A machine without the button is none the worse.
+// watchPowerButton waits for the power button (QEMU's system_powerdown), which is a key of an input
+// device. A machine may have no button.
 func (a *agent) watchPowerButton(ctx context.Context) {
 	dev, err := findButton("/sys/class/input")
 	if err == nil {
@@ -201,7 +205,8 @@ func findButton(class string) (string, error) {
 	names, _ := filepath.Glob(filepath.Join(class, "event*"))
 	for _, path := range names {
 		name, err := os.ReadFile(filepath.Join(path, "device/name"))
-		if err == nil && strings.TrimSpace(string(name)) == "Power Button" { // drivers/acpi/button.c
+		// The name is set in drivers/acpi/button.c.
+		if err == nil && strings.TrimSpace(string(name)) == "Power Button" {
 			return filepath.Base(path), nil
 		}
 	}

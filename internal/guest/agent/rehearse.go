@@ -10,34 +10,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rehearse runs a program that does nothing, beside what the host asks for next.
-//
-// An emulator translates code when it runs for the first time, and forgets it with its process. So in a restored machine the first command costs far more
-// than any later one, and nearly all of that is the kernel's way from clone(2) through execve(2) to exit(2). While the machine becomes the next one, which keeps
-// one CPU busy, another can as well go that way once. What runs is the agent's own; no user and no file of the guest's is looked up for it. (Who was root in a
-// machine before it was saved can have a part in it all the same, as by binfmt_misc.)
-//
-// It gives way to whoever must be alone: see stage.
+// rehearse runs a program that does nothing while the host's next requests are served. In a
+// restored machine under emulation the first command is slower than all later ones; this makes it
+// about as fast. docs/internals/boot.md has the reason. Other users of spawnMu come first.
 func (a *agent) rehearse() {
-	if !a.stage.TryLock() {
+	if !a.spawnMu.TryLock() {
 		return
 	}
-	defer a.stage.Unlock()
-	if err := a.runNothing(); err != nil {
+	defer a.spawnMu.Unlock()
+	if err := a.runNoop(); err != nil {
 		a.log.Debug("no rehearsal", "error", err)
 		return
 	}
 	a.mark("rehearsed")
 }
 
-// runNothing starts the program called nothing, which ends by itself.
-func (a *agent) runNothing() error {
+// runNoop starts a program that ends at once. It is the agent's own: no file or user of the guest
+// takes part.
+func (a *agent) runNoop() error {
 	program, err := newProgram()
 	if err != nil {
 		return fmt.Errorf("making a program: %w", err)
 	}
 	defer program.Close()
-	if _, err := program.WriteString(nothing); err != nil {
+	if _, err := program.WriteString(noopProgram); err != nil {
 		return fmt.Errorf("making a program: %w", err)
 	}
 	fd := program.Fd()
@@ -49,7 +45,8 @@ func (a *agent) runNothing() error {
 	return err
 }
 
-// newProgram makes a file without a name that can be executed. MFD_EXEC is needed where sysctl vm.memfd_noexec is set, and unknown before Linux 6.3.
+// newProgram makes an executable file without a name. Sysctl vm.memfd_noexec requires MFD_EXEC,
+// which kernels before 6.3 do not know.
 func newProgram() (*os.File, error) {
 	fd, err := unix.MemfdCreate("nothing", unix.MFD_CLOEXEC|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) {

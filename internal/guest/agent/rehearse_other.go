@@ -2,5 +2,5 @@
 
 package agent
 
-// nothing would be a program that ends at once. Without one a machine's first command is as slow as it is.
-const nothing = ""
+// noopProgram is empty: on this architecture the first command is slower.
+const noopProgram = ""

@@ -8,7 +8,7 @@ import (
 
 // TestNothing runs the program on this machine's own kernel.
 func TestNothing(t *testing.T) {
-	if nothing == "" {
+	if noopProgram == "" {
 		t.Skip("there is none for this architecture")
 	}
 	program, err := newProgram()
@@ -16,7 +16,7 @@ func TestNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer program.Close()
-	if _, err := program.WriteString(nothing); err != nil {
+	if _, err := program.WriteString(noopProgram); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command(fmt.Sprintf("/proc/self/fd/%d", program.Fd())).CombinedOutput(); err != nil || len(out) > 0 {
@@ -24,7 +24,7 @@ func TestNothing(t *testing.T) {
 	}
 	a, _ := newAgent(t)
 	a.procs.Halt() // as the machine is when it counts
-	if err := a.runNothing(); err != nil {
+	if err := a.runNoop(); err != nil {
 		t.Error(err)
 	}
 }

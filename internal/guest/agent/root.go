@@ -13,36 +13,38 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// Places in the initramfs while the root is being built.
+// Directories in the initramfs while the root is being built.
 const (
 	imageDir  = "/image"
 	systemDir = "/system"
 	rootDir   = "/newroot"
 )
 
-// Folders on the system disk.
+// Directories on the system disk.
 const (
 	upperDir   = systemDir + "/upper"   // the overlay's writable layer
 	workDir    = systemDir + "/work"    // the overlay's own
 	volumesDir = systemDir + "/volumes" // see volumes
 )
 
-// volumes are folders that cannot live on an overlay, because their programs make overlays of their own in them. They get a place on
-// the system disk itself.
+// volumes are directories that cannot be on an overlay, because their programs make overlays in
+// them. They get a directory of the system disk instead.
 var volumes = []struct{ name, target string }{
 	{"docker", "/var/lib/docker"},
 	{"containerd", "/var/lib/containerd"},
 }
 
 const (
-	// noload: the image is read-only for everybody, so there is no journal to replay into it.
+	// noload: the image is always read-only, so there is no journal to replay into it.
 	imageOptions = "noload"
-	// noinit_itable: initialising a sparse disk's inode tables in the background writes a hundred megabytes of zeros to the host.
+	// noinit_itable: initialising a sparse disk's inode tables would write a hundred megabytes of
+	// zeros to the host.
 	diskOptions = "noinit_itable"
-	// no_prefetch_block_bitmaps: reading bitmaps ahead would keep each machine busy for a while. Kernels that do not do so do not know the option.
+	// no_prefetch_block_bitmaps: reading bitmaps ahead would keep each machine busy for a while.
+	// Older kernels do neither know the option nor read ahead.
 	quietOptions = diskOptions + ",no_prefetch_block_bitmaps"
-	// redirect_dir and metacopy: renaming a folder or changing a file's owner does not copy the data up. index stays off, because it
-	// refuses an upper layer whose lower one is another copy of the image.
+	// redirect_dir and metacopy: renaming a directory or changing an owner copies no data up. index
+	// stays off, because it refuses an upper layer whose lower layer is another copy of the image.
 	overlayOptions = "lowerdir=" + imageDir + ",upperdir=" + upperDir + ",workdir=" + workDir + ",redirect_dir=on,metacopy=on,index=off"
 )
 
@@ -54,7 +56,7 @@ type mounted struct {
 	root   *os.File
 }
 
-// mountDrive mounts a writable ext4 drive and makes its file system as large as the drive.
+// mountDrive mounts a writable ext4 drive and grows its file system to the drive's size.
 func (a *agent) mountDrive(serial, dir string, size int64) (*mounted, error) {
 	dev, err := drive.Open(context.Background(), serial, size)
 	if err != nil {
@@ -97,7 +99,7 @@ func (a *agent) buildRoot(spec proto.Root) error {
 	if err != nil {
 		return err
 	}
-	a.keepDrive(system)
+	a.addDrive(system)
 	if err := makeUpper(); err != nil {
 		return err
 	}
@@ -107,12 +109,13 @@ func (a *agent) buildRoot(spec proto.Root) error {
 	if err := bindVolumes(); err != nil {
 		return err
 	}
-	a.stage.Lock() // a path means another file afterwards
-	defer a.stage.Unlock()
+	a.spawnMu.Lock() // paths mean other files afterwards
+	defer a.spawnMu.Unlock()
 	return switchRoot()
 }
 
-// makeUpper makes the folders that the overlay needs. The root's own attributes come from the upper layer, so they are copied.
+// makeUpper makes the directories that the overlay needs. The overlay takes the root's attributes
+// from the upper layer, so makeUpper copies them from the image.
 func makeUpper() error {
 	var st unix.Stat_t
 	if err := unix.Stat(imageDir, &st); err != nil {
@@ -136,12 +139,12 @@ func makeUpper() error {
 	return nil
 }
 
-// bindVolumes gives the volumes their places. One that is new starts with what the image has there. Targets that are
-// links, or below one, are left alone: here they would lead out of the new root.
+// bindVolumes mounts the volumes. A new one starts with the image's files. It skips targets that
+// are links or are below links: at this point they would lead out of the new root.
 func bindVolumes() error {
 	for _, v := range volumes {
 		target := rootDir + v.target
-		if !plainFolders(rootDir, v.target) {
+		if !onlyDirectories(rootDir, v.target) {
 			continue
 		}
 		if err := os.MkdirAll(target, 0o711); err != nil {
@@ -158,7 +161,7 @@ func bindVolumes() error {
 	return nil
 }
 
-// fillVolume makes a volume under a temporary name first, so that a crash leaves no half of one.
+// fillVolume fills a volume under a temporary name, so that a crash leaves no partial volume.
 func fillVolume(from, to string) error {
 	if _, err := os.Lstat(to); err == nil {
 		return nil
@@ -176,7 +179,8 @@ func fillVolume(from, to string) error {
 	return os.Rename(part, to)
 }
 
-// switchRoot makes rootDir the root of this process and all to come, and gives the initramfs's memory back.
+// switchRoot makes rootDir the root of this process and its children, and frees the initramfs's
+// memory.
 func switchRoot() error {
 	old, err := os.Open("/")
 	if err != nil {
@@ -186,7 +190,7 @@ func switchRoot() error {
 	for _, m := range kernelMounts {
 		unix.Unmount(m.target, unix.MNT_DETACH)
 	}
-	// The overlay holds its layers by itself; nobody needs their names any more, and nobody should write past the overlay.
+	// The overlay keeps its layers. Without their mount points, nobody can write past the overlay.
 	for _, dir := range []string{imageDir, systemDir} {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("hiding %s: %w", dir, err)

@@ -20,7 +20,7 @@ func (a *agent) serve(ctx context.Context) {
 	defer cancel()
 	go func() {
 		select {
-		case <-a.leave:
+		case <-a.handedOver:
 			cancel()
 		case <-ctx.Done():
 		}
@@ -34,8 +34,8 @@ func (a *agent) serve(ctx context.Context) {
 	s.serve(ctx, a.listener)
 }
 
-// sessions serves one host at a time: the newest. A host that comes back may find that the agent has not noticed the
-// end of its last connection. It must not have to wait for that.
+// sessions serves one host at a time: the newest. A host that comes back may find that the agent
+// has not noticed the end of its last connection. It must not have to wait for that.
 type sessions struct {
 	log    *slog.Logger
 	server *http.Server

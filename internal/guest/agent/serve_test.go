@@ -90,7 +90,8 @@ func ask(s *channel.Session) error {
 	return resp.Body.Close()
 }
 
-// TestNewestHostIsServed: a host that dials again is served although the agent has not noticed its old connection's end.
+// TestNewestHostIsServed: a host that dials again is served although the agent has not noticed its
+// old connection's end.
 func TestNewestHostIsServed(t *testing.T) {
 	l := serveOnSocket(t)
 	first := connect(t, l.dial(t))
@@ -108,7 +109,8 @@ func TestNewestHostIsServed(t *testing.T) {
 	}
 }
 
-// TestSilentConnectionsEndNoSession: who connects and does not greet neither ends the session nor waits for ever.
+// TestSilentConnectionsEndNoSession: who connects and does not greet neither ends the session nor
+// waits for ever.
 func TestSilentConnectionsEndNoSession(t *testing.T) {
 	l := serveOnSocket(t)
 	session := connect(t, l.dial(t))

@@ -21,7 +21,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// routes is the table of what the agent answers. Package proto documents each.
+// routes is the table of the agent's routes. Package proto documents each.
 func (a *agent) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/hello", a.plain(a.hello))
@@ -41,7 +41,7 @@ func (a *agent) routes() http.Handler {
 	return mux
 }
 
-// plain makes a handler of a function that returns what to answer as JSON.
+// plain makes a handler of a function that returns its answer as JSON.
 func (a *agent) plain(f func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		v, err := f(r)
@@ -54,7 +54,8 @@ func (a *agent) plain(f func(*http.Request) (any, error)) http.HandlerFunc {
 }
 
 func (a *agent) hello(r *http.Request) (any, error) {
-	if r.URL.RawQuery == proto.Rehearse && nothing != "" && runtime.NumCPU() > 1 { // not parsed: that would have to be translated, too
+	// Parsing the query would be more code that the emulator has to translate.
+	if r.URL.RawQuery == proto.Rehearse && noopProgram != "" && runtime.NumCPU() > 1 {
 		go a.rehearse()
 	}
 	var uts unix.Utsname
@@ -76,7 +77,7 @@ func (a *agent) hello(r *http.Request) (any, error) {
 	}, nil
 }
 
-// assumedOnly refuses what makes no sense on a machine without a root file system, or with its processes halted.
+// assumedOnly refuses requests that need a root file system or running processes.
 func (a *agent) assumedOnly(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := a.awaitAssumed(r.Context()); err != nil {
@@ -87,12 +88,12 @@ func (a *agent) assumedOnly(f http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// thawTime is how long a request waits for a machine that stands still: one that is being saved does so for a moment, and who works in it
-// shall not notice.
+// thawTime is how long a request waits for a frozen machine. Saving freezes it only for a moment,
+// which its users should not notice.
 const thawTime = 3 * time.Second
 
-// awaitAssumed returns when the machine has an identity and runs. A request to a machine that becomes another one meanwhile is refused: it
-// was meant for the one before.
+// awaitAssumed returns when the machine has an identity and runs. If the machine becomes a fork
+// meanwhile, the request is refused: it was meant for the parent.
 func (a *agent) awaitAssumed(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, thawTime)
 	defer cancel()
@@ -107,7 +108,7 @@ func (a *agent) awaitAssumed(ctx context.Context) error {
 			return nil
 		case a.phase == spoiled:
 			return fault.New(fault.WrongState, "this machine could not take on its identity; only a new start helps")
-		case a.phase == anonymous:
+		case a.phase == unidentified:
 			return fault.New(fault.WrongState, "this machine has no identity yet")
 		case ctx.Err() != nil && a.phase == frozen:
 			return fault.New(fault.WrongState, "this machine is frozen: it is being saved or forked")
@@ -127,7 +128,7 @@ func (a *agent) awaitAssumed(ctx context.Context) error {
 	}
 }
 
-// stream makes a handler of f: it upgrades the connection and hands it over. f closes it.
+// stream makes a handler of f: it upgrades the connection and passes it to f, which closes it.
 func (a *agent) stream(f func(net.Conn)) http.HandlerFunc {
 	return a.assumedOnly(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := upgrade(w, r)
@@ -139,7 +140,7 @@ func (a *agent) stream(f func(net.Conn)) http.HandlerFunc {
 	})
 }
 
-// upgrade answers 101 and takes the connection out of HTTP's hands (RFC 9110, section 7.8).
+// upgrade answers 101 and takes the connection from the HTTP server (RFC 9110, section 7.8).
 func upgrade(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), proto.StreamProtocol) {
 		return nil, fault.New(fault.Invalid, "this route is a stream: it needs an upgrade to %s", proto.StreamProtocol)
@@ -164,7 +165,7 @@ type upgraded struct {
 
 func (u *upgraded) Read(p []byte) (int, error) { return u.r.Read(p) }
 
-// fail answers with an error.
+// fail sends an error answer.
 func (a *agent) fail(w http.ResponseWriter, r *http.Request, err error) {
 	kind := fault.KindOf(err)
 	log := a.log
@@ -181,7 +182,8 @@ func reply(w http.ResponseWriter, status int, v any) {
 		status, body = http.StatusInternalServerError, []byte(`{"kind":"internal","message":"the answer is not JSON"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body))) // so that a flushed answer is a whole one
+	// With a length, a flushed answer is complete.
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	w.Write(body)
 }

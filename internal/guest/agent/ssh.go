@@ -51,7 +51,7 @@ func lookupAccount(user string) (sshd.Account, error) {
 	return account, nil
 }
 
-// sshStarter lets the SSH server start commands the same way as exec does.
+// sshStarter starts the SSH server's commands in the same way as exec does.
 type sshStarter struct{ *proc.Runner }
 
 func (s sshStarter) Start(req proto.ExecRequest, streams sshd.Streams) (sshd.Process, error) {

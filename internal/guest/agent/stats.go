@@ -18,10 +18,11 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// maxProc bounds a file of /proc that is read whole.
+// maxProc bounds the part of a file in /proc that is read, in bytes.
 const maxProc = 4 << 20
 
-// userHZ is the unit of times in /proc/stat, the same on all of Linux's 64-bit platforms (proc(5), sysconf(_SC_CLK_TCK)).
+// userHZ is the unit of times in /proc/stat, the same on all 64-bit platforms of Linux (sysconf(3),
+// _SC_CLK_TCK).
 const userHZ = 100
 
 // stats answers GET /v1/stats.
@@ -69,7 +70,7 @@ func (a *agent) stats(*http.Request) (any, error) {
 	return s, nil
 }
 
-// processes counts processes, the kernel's threads left out.
+// processes counts processes without the kernel's threads.
 func processes() int {
 	names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	n := 0
@@ -81,7 +82,7 @@ func processes() int {
 	return n
 }
 
-// fields reads lines of a name and a number, such as those of /proc/meminfo.
+// fields reads lines that hold a name and a number, as in /proc/meminfo.
 func fields(text []byte) map[string]int64 {
 	out := map[string]int64{}
 	for line := range bytes.Lines(text) {
@@ -95,7 +96,8 @@ func fields(text []byte) map[string]int64 {
 	return out
 }
 
-// cpuBusy adds up the first line of /proc/stat (proc(5)) but for idle and iowait, and guest times, which user times include.
+// cpuBusy adds up the first line of /proc/stat (proc(5)) except idle and iowait. Guest times are
+// left out, because user times include them.
 func cpuBusy(text []byte) time.Duration {
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	f := strings.Fields(string(line))
@@ -113,7 +115,7 @@ func cpuBusy(text []byte) time.Duration {
 	return time.Duration(ticks) * time.Second / userHZ
 }
 
-// netBytes adds up /proc/net/dev but for loopback.
+// netBytes adds up /proc/net/dev except loopback.
 func netBytes(text []byte) (rx, tx int64) {
 	for line := range bytes.Lines(text) {
 		name, rest, ok := strings.Cut(string(line), ":")
@@ -153,7 +155,8 @@ func listeners() ([]proto.Port, error) {
 	return found[:min(len(found), maxPorts)], nil
 }
 
-// parseListeners reads /proc/net/tcp or tcp6: the second field is address:port in hex, the fourth the state.
+// parseListeners reads /proc/net/tcp or tcp6. The second field is address:port in hex, the fourth
+// the state.
 func parseListeners(text []byte) []proto.Port {
 	const listen = "0A" // TCP_LISTEN
 	var found []proto.Port
@@ -173,7 +176,8 @@ func parseListeners(text []byte) []proto.Port {
 	return found
 }
 
-// sync answers POST /v1/sync: the machine is about to be saved, and what it has to do sooner or later had better not be done by each that goes on from it.
+// sync answers POST /v1/sync. The machine is about to be saved. Work that it does now need not be
+// done in each machine that is restored from it.
 func (a *agent) sync(*http.Request) (any, error) {
 	unix.Sync() // waits (sync(2), "NOTES")
 	runtime.GC()

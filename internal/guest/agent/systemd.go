@@ -7,38 +7,39 @@ import (
 	"path/filepath"
 )
 
-// masked are the units and generators of systemd that make no sense in a banger VM, and cost seconds each in an emulated one. They are masked for
-// one boot, by links to /dev/null below /run (systemd.unit(5), systemd.generator(7)), so the image is not changed. What a program
-// or a person in the VM may want stays: udev, dbus, logind, journald, timers.
+// masked lists systemd units and generators that are useless in a VM and cost seconds in emulation.
+// Links to /dev/null below /run mask them for one boot (systemd.unit(5)). udev, dbus, logind,
+// journald and timers stay.
 var masked = map[string][]string{
 	"/run/systemd/system": {
-		// There is no LVM, and the host looks after the file systems.
+		// There is no LVM, and the host checks the file systems.
 		"e2scrub_reap.service", "e2scrub_all.timer",
-		// The root is an overlay that is mounted as it should be.
+		// The root is an overlay that is already mounted as it should be.
 		"systemd-remount-fs.service", "systemd-fsck-root.service",
-		// Kernel modules are not in the image, so nothing can be loaded from it.
+		// The image has no kernel modules, so nothing can be loaded.
 		"modprobe@.service", "systemd-modules-load.service", "kmod-static-nodes.service",
-		// For debuggers of the kernel; a root user can still mount them.
+		// These help to debug the kernel. Root can still mount them.
 		"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount", "dev-hugepages.mount",
 		// The kernel's own message queues need no mount (mq_overview(7)).
 		"dev-mqueue.mount",
 		// The host seeds the random generator with each start.
 		"systemd-random-seed.service",
-		// The network is up before the init is.
+		// The network is up before the init starts.
 		"systemd-networkd-wait-online.service", "NetworkManager-wait-online.service", "ifupdown-wait-online.service",
 	},
 	"/run/systemd/system-generators": {
-		// What the image's fstab names are disks of the machine that it was made on; waiting for them ends in an emergency shell.
+		// The image's fstab names disks of another machine. Waiting for them ends in an emergency
+		// shell.
 		"systemd-fstab-generator", "systemd-gpt-auto-generator", "systemd-cryptsetup-generator", "systemd-veritysetup-generator",
 		"systemd-integritysetup-generator", "lvm2-activation-generator", "systemd-hibernate-resume-generator",
-		// Nobody logs in at the console: it is a log.
+		// The console is a log on which nobody logs in.
 		"systemd-getty-generator",
 		// The identity comes from the host.
 		"cloud-init-generator",
 	},
 }
 
-// prepareInit makes what an init looks for before it starts anything. For other inits than systemd it means nothing.
+// prepareInit masks units before the init starts. Other inits than systemd ignore it.
 func prepareInit() error {
 	var errs []error
 	for dir, names := range masked {

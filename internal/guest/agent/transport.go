@@ -14,8 +14,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// portDeadline bounds the wait for the port after the modules are loaded. It takes milliseconds, unless the
-// host gave the machine no port.
+// portDeadline bounds the wait for the port after the modules are loaded. It takes milliseconds,
+// unless the host gave the machine no port.
 const portDeadline = 30 * time.Second
 
 // The transports, as the handover document names them.
@@ -24,8 +24,8 @@ const (
 	onVsock  = "vsock"
 )
 
-// listen opens the guest's end of the transport that the host chose. The host chooses by a kernel argument and
-// not by the devices that exist: a guest may have a vsock device for other purposes.
+// listen opens the guest's end of the transport that the host chose. The host chooses by a kernel
+// argument and not by the devices that exist: a guest may have a vsock device for other purposes.
 func listen(ctx context.Context, events *uevent.Events) (channel.Listener, string, error) {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
@@ -49,7 +49,8 @@ func listen(ctx context.Context, events *uevent.Events) (channel.Listener, strin
 	return l, onSerial, err
 }
 
-// chooseTransport reads the kernel's arguments. The last one of a name counts, as with the kernel's own.
+// chooseTransport reads the kernel's arguments. The last one of a name counts, as with the kernel's
+// own.
 func chooseTransport(cmdline string) (string, error) {
 	value := ""
 	for _, arg := range strings.Fields(cmdline) {

@@ -18,20 +18,21 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// stagingDir is where a drive is mounted while it is being seeded.
+// stagingDir is where a drive is mounted while it is seeded.
 const stagingDir = "/run/banger-staging"
 
-// seedMark is an extended attribute of a seeded drive's root folder: users do not see it, and it is set atomically.
+// seedMark is an extended attribute of a seeded drive's root directory. Users do not see it, and
+// setting it is atomic.
 const (
 	seedMark  = "trusted.banger.seed"
-	seedBegun = "begun" // what is on the drive is part of a copy
+	seedBegun = "begun" // the drive holds a partial copy
 	seedDone  = "done"
 )
 
-// lostFound is the folder that mkfs makes (mklost+found(8)).
+// lostFound is the directory that mkfs makes (mklost+found(8)).
 const lostFound = "lost+found"
 
-// mountWork mounts a drive at its target in the new root, seeding it before when that is asked for.
+// mountWork mounts a drive at its target in the new root. If requested, it seeds the drive before.
 func (a *agent) mountWork(m proto.Mount) error {
 	target := path.Clean(m.Target)
 	if err := os.MkdirAll(target, 0o755); err != nil {
@@ -46,7 +47,8 @@ func (a *agent) mountWork(m proto.Mount) error {
 			return fmt.Errorf("seeding drive %s: %w", m.Serial, err)
 		}
 	}
-	// Not moved, but bound and unmounted: a mount below a shared one, as /run is under systemd, cannot be moved (mount(2), EINVAL).
+	// The mount is bound and then unmounted, not moved: a mount below a shared one cannot be moved
+	// (mount(2), EINVAL). Under systemd /run is shared.
 	if err := unix.Mount(stagingDir, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mounting drive %s at %s: %w", m.Serial, target, err)
 	}
@@ -57,12 +59,12 @@ func (a *agent) mountWork(m proto.Mount) error {
 		return err
 	}
 	drive.Target = target
-	a.keepDrive(drive)
+	a.addDrive(drive)
 	return nil
 }
 
-// seed copies what the image has at from onto a drive that was never used. A copy that a crash cut off is made again; a
-// drive that holds anything else is left alone.
+// seed copies the image's files at from to a drive that was never used. It begins a copy again that
+// a crash interrupted. It leaves a drive alone that holds anything else.
 func seed(from, to string) error {
 	mark := make([]byte, 16)
 	n, err := unix.Getxattr(to, seedMark, mark)
@@ -88,11 +90,12 @@ func seed(from, to string) error {
 	if err := tree.Copy(from, to, lostFound); err != nil {
 		return err
 	}
-	os.Remove(path.Join(to, lostFound)) // nobody wants it in their home; e2fsck makes it again when it has something to put there
+	// It would only be in the way in a home directory. e2fsck makes it again when it needs it.
+	os.Remove(path.Join(to, lostFound))
 	return unix.Setxattr(to, seedMark, []byte(seedDone), 0)
 }
 
-// entries lists a folder without lost+found.
+// entries lists a directory without lost+found.
 func entries(dir string) ([]string, error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -112,14 +115,15 @@ func entries(dir string) ([]string, error) {
 	return rest, nil
 }
 
-// isMounted reports whether a fork has a drive mounted at the target already. The drive's id may be a new one.
+// isMounted reports whether a fork has a drive mounted at the target. The drive's id may have
+// changed.
 func (a *agent) isMounted(m proto.Mount) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.ContainsFunc(a.drives, func(d mounted) bool { return d.Target == path.Clean(m.Target) })
 }
 
-func (a *agent) keepDrive(m *mounted) {
+func (a *agent) addDrive(m *mounted) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.drives = append(a.drives, *m)
@@ -128,7 +132,8 @@ func (a *agent) keepDrive(m *mounted) {
 // growTime bounds waiting for the kernel to see a drive's new size.
 const growTime = 10 * time.Second
 
-// growDrive makes the file system on a mounted drive as large as the drive, once that has at least size bytes.
+// growDrive grows the file system on a mounted drive to the drive's size. It first waits until the
+// drive has size bytes.
 func (a *agent) growDrive(ctx context.Context, serial string, size int64) error {
 	m, err := a.mountedDrive(serial)
 	if err != nil {
@@ -143,7 +148,8 @@ func (a *agent) growDrive(ctx context.Context, serial string, size int64) error 
 	return err
 }
 
-// mountedDrive finds a mounted drive by the id that it has now. A fork's drives may have other ids than the parent's.
+// mountedDrive finds a mounted drive by the id that it has now. A fork's drives may have other ids
+// than the parent's.
 func (a *agent) mountedDrive(id string) (mounted, error) {
 	dev, err := drive.Find(id)
 	if err != nil {
@@ -158,7 +164,8 @@ func (a *agent) mountedDrive(id string) (mounted, error) {
 	return a.drives[i], nil
 }
 
-// awaitSize waits until a device has that size. The kernel says so in a uevent (genhd.c, set_capacity_and_notify).
+// awaitSize waits until a device has that size. A uevent announces the change (genhd.c,
+// set_capacity_and_notify).
 func awaitSize(ctx context.Context, dev string, size int64) error {
 	events, err := uevent.Open()
 	if err != nil {

@@ -1,19 +1,24 @@
-// Package archive moves files and trees between host and guest as tar streams, as `cp -a` would. Both ends use it: one packs,
-// the other unpacks, and where a copy lands is decided by the end that unpacks, by the same rules on either.
+// Package archive moves files and trees between host and guest as tar streams, as `cp -a` does. One
+// end packs, the other unpacks. The end that unpacks decides where a copy lands, by the same rules
+// on both sides.
 //
 // # The stream
 //
-// A POSIX tar (PAX). All entries stand below one root: the base name of what was copied, or "." if its contents were asked for (SRC
-// ends in "/."). A folder comes before what is in it. Global headers carry what tar has no words for: "BANGER.skipped" names something that
-// was left out, "BANGER.error" says why packing ended early and "BANGER.kind" what kind of error that is, and "BANGER.end" that everything came through, without which a stream
-// is a broken one. Other tar programs ignore them.
+// The stream is a POSIX tar (PAX). All entries are below one root: the base name of the source, or
+// "." if its contents are copied (the source ends in "/."). A directory comes before its contents.
+// Global headers carry what tar cannot express; other tar programs ignore them:
+//
+//	BANGER.skipped  an entry that was left out
+//	BANGER.error    why packing ended early
+//	BANGER.kind     the kind of that error
+//	BANGER.end      the stream is complete; without it, the stream is broken
 //
 // # Trust
 //
-// What arrives is hostile. Nothing but the place that the caller named is written to: an entry is reached by
-// opening its folders one by one, each below the last and never through a symbolic link (openat(2) with O_NOFOLLOW), so neither "..", nor an
-// absolute name, nor a link that the archive made or that was there before leads anywhere. os.Root would not do: it follows links
-// that stay inside, and so past the tree that is being made into its neighbours.
+// A received stream is hostile. Unpack writes only to the place that the caller named. It opens the
+// directories on the way to an entry one by one, and never through a symbolic link (openat(2),
+// O_NOFOLLOW). So "..", absolute names and links lead nowhere. os.Root would not do: it follows
+// links that stay inside, and so reaches neighbours of the tree that is being made.
 package archive
 
 import (
@@ -27,17 +32,17 @@ import (
 	"banger/internal/fault"
 )
 
-// Bounds of a stream, where the options name no others.
+// Default bounds of a stream.
 const (
 	DefaultMaxEntries = 10_000_000
 	DefaultMaxBytes   = 1 << 40 // of all files
 )
 
 const (
-	maxDepth  = 200  // folders in folders; each takes a file descriptor at both ends
+	maxDepth  = 200  // nested directories; each needs a file descriptor at both ends
 	maxName   = 4096 // PATH_MAX of Linux
 	maxTarget = 4095 // of a symbolic link: PATH_MAX less the final NUL
-	maxNote   = 4096 // bytes of a text for a person
+	maxNote   = 4096 // bytes of a message for a person
 	bufSize   = 256 << 10
 )
 
@@ -45,7 +50,7 @@ const (
 const (
 	recordEnd     = "BANGER.end"
 	recordError   = "BANGER.error"
-	recordKind    = "BANGER.kind" // of the error, if it is one that the other end may take over
+	recordKind    = "BANGER.kind" // of an error that the other end may take over
 	recordSkipped = "BANGER.skipped"
 )
 
@@ -72,7 +77,7 @@ func newMeter(l Limits) *meter {
 	return &meter{limits: l}
 }
 
-// add counts an entry of size bytes and tells which limit it breaks.
+// add counts an entry of size bytes. It reports which limit the entry breaks.
 func (m *meter) add(size int64) error {
 	m.entries++
 	if m.entries > m.limits.MaxEntries {
@@ -85,8 +90,8 @@ func (m *meter) add(size int64) error {
 	return nil
 }
 
-// Base returns the name that a copy of src has inside an existing folder. contents means that it has none, because what is in src
-// is to be copied: src ends in "/.", or is a folder without a name of its own ("/", ".", "..").
+// Base returns the name of a copy of src inside an existing directory. contents reports that the
+// contents of src are copied, so there is no name: src ends in "/.", or is "/", "." or "..".
 func Base(src string) (name string, contents bool) {
 	_, name = split(src)
 	if name == "" || name == "." || name == ".." {
@@ -95,7 +100,8 @@ func Base(src string) (name string, contents bool) {
 	return name, false
 }
 
-// split cuts the last name off a path. Unlike path.Split after path.Clean it leaves ".." to the kernel, which knows about symbolic links.
+// split cuts the last name off a path. It leaves ".." to the kernel, which knows symbolic links,
+// unlike path.Clean.
 func split(p string) (dir, name string) {
 	p = strings.TrimRight(p, "/")
 	slash := strings.LastIndexByte(p, '/')
@@ -105,7 +111,7 @@ func split(p string) (dir, name string) {
 	return p[:slash+1], p[slash+1:]
 }
 
-// Kind is what stands at a destination, symbolic links followed.
+// Kind is what exists at a destination. Symbolic links are followed.
 type Kind int
 
 // The kinds of destinations.
@@ -115,9 +121,9 @@ const (
 	Other // a file or anything else
 )
 
-// Land says where a copy goes: into which folder, which must exist, and under which name there; "." means that the folder itself
-// takes up the contents. root is what Base says of the source, folder whether the source is one, dst the destination
-// as the user wrote it, and at what stands there. The rules are those of cp -a and docker cp.
+// Land returns the directory into which a copy goes, which must exist, and the name there; "."
+// means the directory's contents. root comes from Base, folder reports whether the source is a
+// directory, dst is as the user wrote it, at is what exists there. The rules are those of cp -a.
 func Land(root string, folder bool, dst string, at Kind) (dir, name string, err error) {
 	parent, last := split(dst)
 	slash := strings.HasSuffix(dst, "/")
@@ -141,7 +147,7 @@ func Land(root string, folder bool, dst string, at Kind) (dir, name string, err 
 	return parent, last, nil
 }
 
-// explain gives an error of the system a kind and says what it was about.
+// explain gives a system error a kind and names its subject.
 func explain(doing, name string, err error) error {
 	kind := fault.Internal
 	switch {
@@ -159,7 +165,8 @@ func explain(doing, name string, err error) error {
 	return fault.New(kind, "%s %s: %w", doing, name, err)
 }
 
-// note cuts a text for a person to its bound and takes out what is no text: it may come from the other side and end on a terminal.
+// note cuts a message to its bound and removes control characters: it may come from the other side
+// and end on a terminal.
 func note(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
@@ -190,5 +197,5 @@ func badArchive(format string, args ...any) error {
 	return fault.New(fault.Invalid, "archive: "+format, args...)
 }
 
-// quoted shows a name from an archive.
+// quoted quotes a name from an archive.
 func quoted(name string) string { return fmt.Sprintf("%.200q", name) }

@@ -79,7 +79,8 @@ func TestLand(t *testing.T) {
 	}
 }
 
-// describe lists a tree: type and mode, owner if asked, size or target or the name it is linked with, time.
+// describe lists a tree: type and mode, owner if asked, size or target or the name it is linked
+// with, time.
 func describe(t *testing.T, root string) string {
 	t.Helper()
 	var lines []string
@@ -179,7 +180,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestAgain: copying over an earlier copy replaces files, also those that are links, and leaves the rest.
+// TestAgain: copying over an earlier copy replaces files, also those that are links, and leaves the
+// rest.
 func TestAgain(t *testing.T) {
 	dir := t.TempDir()
 	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")

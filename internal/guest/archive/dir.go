@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dir is an open folder. Its methods take single names, which never lead through a symbolic link.
+// dir is an open directory. Its methods take single names and never follow a symbolic link.
 type dir struct{ f *os.File }
 
 func (d dir) fd() int      { return int(d.f.Fd()) }
 func (d dir) close() error { return d.f.Close() }
 
-// openDir opens a folder by a path whose symbolic links are followed: the user's own.
+// openDir opens a directory by the user's own path, whose symbolic links are followed.
 func openDir(path string) (dir, error) {
 	f, err := os.OpenFile(path, unix.O_DIRECTORY, 0)
 	return dir{f}, err
@@ -33,7 +33,7 @@ func (d dir) openAt(name string, flags int, mode uint32) (*os.File, error) {
 	}
 }
 
-// sub opens a folder in d.
+// sub opens a directory in d.
 func (d dir) sub(name string) (dir, error) {
 	f, err := d.openAt(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	return dir{f}, err
@@ -53,7 +53,7 @@ func (d dir) readlink(name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// names lists what is in d, and at most limit+1 names.
+// names lists at most limit+1 names in d.
 func (d dir) names(limit int64) ([]string, error) {
 	var all []string
 	for int64(len(all)) <= limit {
@@ -69,7 +69,7 @@ func (d dir) names(limit int64) ([]string, error) {
 	return all, nil
 }
 
-// clear removes what stands in the way of a new file, which a folder never does.
+// clear removes what has the name of a new file. It never removes a directory.
 func (d dir) clear(name string) error {
 	err := unix.Unlinkat(d.fd(), name, 0)
 	if errors.Is(err, unix.ENOENT) {

@@ -64,7 +64,8 @@ var hostile = []struct {
 	{"nothing", nil},
 }
 
-// arena makes a destination with neighbours and returns a function that tells whether they are as before.
+// arena makes a destination with neighbours and returns a function that tells whether they are as
+// before.
 func arena(t testing.TB) (dst string, intact func() bool) {
 	t.Helper()
 	base := t.TempDir()

@@ -14,7 +14,7 @@ import (
 	"banger/internal/fault"
 )
 
-// folder makes a folder, or finds it there.
+// folder makes a directory, or opens an existing one.
 func (u *unpacker) folder(parent dir, name string, h *tar.Header) error {
 	made := h
 	err := unix.Mkdirat(parent.fd(), name, 0o700)
@@ -35,7 +35,7 @@ func (u *unpacker) folder(parent dir, name string, h *tar.Header) error {
 	return nil
 }
 
-// file makes a regular file. One that could not be finished is removed.
+// file makes a regular file. It removes a file that it could not finish.
 func (u *unpacker) file(parent dir, name string, h *tar.Header) (err error) {
 	if err := replace(parent, name); err != nil {
 		return err
@@ -58,7 +58,7 @@ func (u *unpacker) file(parent dir, name string, h *tar.Header) (err error) {
 	return u.finish(f, h)
 }
 
-// finish sets owner, mode and time, in this order: a new owner takes special bits away.
+// finish sets owner, mode and time, in this order: changing the owner clears special bits.
 func (u *unpacker) finish(f *os.File, h *tar.Header) error {
 	fd := int(f.Fd())
 	if u.opts.Owner != nil {
@@ -77,7 +77,8 @@ func (u *unpacker) finish(f *os.File, h *tar.Header) error {
 	return futimens(fd, h.ModTime)
 }
 
-// futimens is utimensat(2) without a name, as the C library has it; package unix knows only the form with one.
+// futimens is utimensat(2) without a name, as in the C library. Package unix has only the form with
+// a name.
 func futimens(fd int, t time.Time) error {
 	ts := timespecs(t)
 	if _, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0); errno != 0 {
@@ -86,7 +87,7 @@ func futimens(fd int, t time.Time) error {
 	return nil
 }
 
-// timespecs gives both times of a file, the last access being as good as the last change.
+// timespecs returns both times of a file. The last access gets the time of the last change.
 func timespecs(t time.Time) [2]unix.Timespec {
 	ts := unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
 	return [2]unix.Timespec{ts, ts}
@@ -112,7 +113,7 @@ func (u *unpacker) symlink(parent dir, name string, h *tar.Header) error {
 	return unix.UtimesNanoAt(parent.fd(), name, ts[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// hardLink gives a file of the same tree another name.
+// hardLink gives another name to a file of the same tree.
 func (u *unpacker) hardLink(parent dir, name string, h *tar.Header) error {
 	parts, err := components(h.Linkname)
 	if err != nil {

@@ -17,19 +17,22 @@ import (
 	"banger/internal/fault"
 )
 
-// maxLinks bounds the memory for finding hard links: files with several names beyond it are packed once for each.
+// maxLinks bounds the memory for finding hard links. Further files with several names are packed
+// once per name.
 const maxLinks = 1 << 20
 
-// PackOptions say what goes into a stream.
+// PackOptions configure Pack.
 type PackOptions struct {
 	Limits
-	Owner bool                   // keep owners and groups, as numbers
-	Note  func(name, why string) // told what is left out: sockets, devices, pipes, what vanished; may be nil
+	Owner bool // keep owners and groups, as numbers
+	// Note is called for entries that are left out: sockets, devices, pipes, vanished files. It may
+	// be nil.
+	Note func(name, why string)
 }
 
-// Pack writes src, a file or a tree, as a stream to w. Modes, times in nanoseconds, symbolic links (as they are) and hard links within
-// the tree are kept; holes in files are not. A src that ends in "/" is followed if it is a symbolic link; one in "/."
-// means the contents. What cannot be read is an error, and the other end then knows that the stream is incomplete.
+// Pack writes src, a file or a tree, as a stream to w. It keeps modes, nanosecond times, symbolic
+// links and hard links within the tree, but no holes. A src with a final "/" is followed if it is a
+// link; "/." means the contents. After a read error the stream is marked as incomplete.
 func Pack(ctx context.Context, w io.Writer, src string, opts PackOptions) error {
 	p := newPacker(ctx, w, opts)
 	return p.end(p.source(src))
@@ -43,7 +46,8 @@ func newPacker(ctx context.Context, w io.Writer, opts PackOptions) *packer {
 	}
 }
 
-// end finishes the stream and tells the other side how packing went. It returns err, or what kept it from doing that.
+// end finishes the stream and reports the outcome of packing to the other side. It returns err, or
+// its own error.
 func (p *packer) end(err error) error {
 	if p.broken != nil {
 		return p.broken
@@ -76,7 +80,7 @@ type packer struct {
 	links map[inode]string // first name of each file that has several
 	buf   []byte
 
-	// broken says that the stream ended within an entry, so that nothing more can be written.
+	// broken is the error that ended the stream within an entry. Nothing more can be written then.
 	broken error
 }
 
@@ -108,7 +112,7 @@ func (p *packer) source(src string) error {
 	return p.entry(d, root, root, 0)
 }
 
-// bare takes away what package os says about the path, which explain says again.
+// bare strips package os's text about the path, which explain adds again.
 func bare(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
@@ -117,7 +121,7 @@ func bare(err error) error {
 	return err
 }
 
-// unfit tells what st is if it is nothing that can be copied.
+// unfit names the type of st if it cannot be copied.
 func unfit(st unix.Stat_t) string {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFLNK:
@@ -132,7 +136,7 @@ func unfit(st unix.Stat_t) string {
 	return "of an unknown type"
 }
 
-// entry packs what is called name in d and full in the stream.
+// entry packs the entry name of d as full in the stream.
 func (p *packer) entry(d dir, name, full string, depth int) error {
 	if err := p.ctx.Err(); err != nil {
 		return err
@@ -167,7 +171,7 @@ func (p *packer) entry(d dir, name, full string, depth int) error {
 	return p.file(d, name, full)
 }
 
-// folder packs an open folder and all below it.
+// folder packs an open directory and everything below it.
 func (p *packer) folder(d dir, full string, depth int) error {
 	if depth > maxDepth {
 		return fault.New(fault.Unsupported, "%s lies too deep", quoted(full))
@@ -192,7 +196,7 @@ func (p *packer) folder(d dir, full string, depth int) error {
 	return nil
 }
 
-// file packs a regular file. It is opened without waiting, in case a pipe has taken its place.
+// file packs a regular file. It opens it without waiting, because a pipe may have replaced it.
 func (p *packer) file(d dir, name, full string) error {
 	f, err := d.openAt(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errors.Is(err, unix.ENOENT) {
@@ -227,7 +231,8 @@ func (p *packer) file(d dir, name, full string) error {
 	return p.content(f, full, st.Size)
 }
 
-// content writes exactly size bytes: a file that has become shorter is filled up with zeros, one that has grown is cut.
+// content writes exactly size bytes. It fills a file that has shrunk with zeros and cuts one that
+// has grown.
 func (p *packer) content(r io.Reader, full string, size int64) error {
 	n, err := io.CopyBuffer(struct{ io.Writer }{p.tw}, io.LimitReader(stopReader{p.ctx, r}, size), p.buf)
 	if err != nil {
@@ -276,7 +281,7 @@ func (p *packer) write(h *tar.Header) error {
 	return nil
 }
 
-// skip notes at both ends that something is left out.
+// skip reports at both ends that an entry is left out.
 func (p *packer) skip(full, why string) error {
 	if p.opts.Note != nil {
 		p.opts.Note(full, why)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Export turns a stream of Pack's into a tar that any program reads without a remark: the global headers, which only this package
-// understands, are left out. A stream that is not complete is an error; what was written until then is not a tar.
+// Export turns a stream of Pack's into a tar for any program: it drops the global headers. An
+// incomplete stream is an error, and the output up to it is not a valid tar.
 func Export(ctx context.Context, w io.Writer, r io.Reader, limits Limits) error {
 	tr := tar.NewReader(bufio.NewReaderSize(stopReader{ctx, r}, bufSize))
 	out := bufio.NewWriterSize(w, bufSize)
@@ -46,8 +46,9 @@ func Export(ctx context.Context, w io.Writer, r io.Reader, limits Limits) error 
 	}
 }
 
-// Import turns any tar into a stream as Pack makes one of a folder's contents, for Unpack. Folders that the tar leaves out are added.
-// Devices and pipes are skipped, as by Pack; names that lead out of the tree are refused.
+// Import turns any tar into a stream of a directory's contents, for Unpack. It adds directories
+// that the tar omits. It skips devices and pipes, as Pack does, and refuses names that lead out of
+// the tree.
 func Import(ctx context.Context, w io.Writer, r io.Reader, limits Limits) error {
 	p := newPacker(ctx, w, PackOptions{Limits: limits})
 	in := &importer{packer: p, made: map[string]bool{}}
@@ -56,7 +57,7 @@ func Import(ctx context.Context, w io.Writer, r io.Reader, limits Limits) error 
 
 type importer struct {
 	*packer
-	made map[string]bool // folders in the stream, with names as in it; "." is the top
+	made map[string]bool // directories in the stream, by their names in it; "." is the top
 }
 
 func (in *importer) all(tr *tar.Reader) error {
@@ -83,7 +84,7 @@ func (in *importer) all(tr *tar.Reader) error {
 	}
 }
 
-// entry passes one entry on under its name below ".".
+// entry passes on one entry under its name below ".".
 func (in *importer) entry(tr *tar.Reader, h *tar.Header) error {
 	full, err := below(h.Name)
 	if err != nil {
@@ -123,12 +124,12 @@ func (in *importer) entry(tr *tar.Reader, h *tar.Header) error {
 	}
 	err = copyEntry(in.tw, tr, out)
 	if err != nil {
-		in.broken = err // within an entry, perhaps
+		in.broken = err // possibly within an entry
 	}
 	return err
 }
 
-// folders adds the folders that lead to, and include, full.
+// folders adds the missing directories up to and including full.
 func (in *importer) folders(full string) error {
 	if in.made[full] {
 		return nil
@@ -148,7 +149,8 @@ func (in *importer) folders(full string) error {
 	return explain("copying", quoted(full), in.tw.WriteHeader(h))
 }
 
-// below is an archive's name without what it may begin and be decorated with. An absolute one means the same as a relative one, as with tar(1).
+// below returns an archive's name in its plain relative form. An absolute name means the same as a
+// relative one, as with tar(1).
 func below(name string) (string, error) {
 	full := path.Clean(strings.TrimLeft(name, "/"))
 	if full == ".." || strings.HasPrefix(full, "../") || len(name) > maxName || strings.ContainsRune(name, 0) {
@@ -157,7 +159,7 @@ func below(name string) (string, error) {
 	return full, nil
 }
 
-// copyEntry passes an entry and its content on.
+// copyEntry passes on an entry and its content.
 func copyEntry(tw *tar.Writer, tr *tar.Reader, h *tar.Header) error {
 	if err := tw.WriteHeader(h); err != nil {
 		return explain("copying", quoted(h.Name), err)

@@ -15,34 +15,36 @@ import (
 	"banger/internal/fault"
 )
 
-// UnpackOptions say how a stream becomes files.
+// UnpackOptions configure Unpack.
 type UnpackOptions struct {
 	Limits
-	// Source is the source as the one who asks named it. The end that asked for the copy must set it: the name and kind of what lands at the
-	// destination are then the asker's and not the stream's. "" takes the stream's word.
+	// Source is the source as the caller of the copy named it. The end that requested the copy must
+	// set it, so that name and kind of the result do not come from the stream. "" trusts the
+	// stream.
 	Source string
-	// Umask is taken away from all modes.
+	// Umask is removed from all modes.
 	Umask fs.FileMode
-	// Special keeps setuid, setgid and sticky bits. Never on the host: who may log in to the guest as root could
-	// leave programs there that run as the host's user.
+	// Special keeps setuid, setgid and sticky bits. Never set it on the host: root in the guest
+	// could leave programs that run as the host's user.
 	Special bool
-	// Owner gives the owner of what is made, from what the stream says; nil leaves it to whoever runs this.
+	// Owner maps the owner in the stream to the owner of the result. nil leaves the owner of this
+	// process.
 	Owner func(uid, gid int) (int, int)
-	// Note is told what the other end left out; may be nil. The texts are fit for a terminal.
+	// Note receives what the other end left out, as text that is safe for a terminal. It may be
+	// nil.
 	Note func(name, why string)
 }
 
-// Unpack reads a stream from r and makes what it holds at dst, where Land says. Symbolic links in dst are followed, others never.
-// An existing file is removed and made anew, never written to; an existing folder is added to and keeps its mode, owner and
-// times; a folder and a file do not take each other's place. An error leaves what was made until then. Unpack looks at ctx between
-// reads: who wants it to end at once closes r.
+// Unpack makes the contents of a stream at dst, as Land decides. It follows symbolic links in dst
+// only. It replaces files, merges directories, and never exchanges the two. After an error, partial
+// results stay. ctx is checked between reads; to end at once, close r.
 func Unpack(ctx context.Context, r io.Reader, dst string, opts UnpackOptions) error {
 	u := &unpacker{
 		opts: opts, dst: dst, meter: newMeter(opts.Limits), buf: make([]byte, bufSize),
 		tr: tar.NewReader(bufio.NewReaderSize(stopReader{ctx, r}, bufSize)),
 	}
 	err := u.all()
-	// The folders that are still open get their modes and times also after an error.
+	// Directories that are still open get their modes and times also after an error.
 	return errors.Join(err, u.leave(0))
 }
 
@@ -54,15 +56,15 @@ type unpacker struct {
 	buf   []byte
 
 	root  string // first component of all names, or "."
-	base  string // what root is called in the landing folder
-	trail []step // the open folders: first the landing one, then those that lead to the last entry
+	base  string // name of root in the landing directory
+	trail []step // open directories: the landing one, then those that lead to the last entry
 }
 
-// step is an open folder on the way to an entry. The landing folder's name is "".
+// step is an open directory on the way to an entry. The landing directory has the name "".
 type step struct {
 	dir
 	name string
-	made *tar.Header // what to set on it when it is left; nil if it was there before
+	made *tar.Header // applied when the directory is left; nil if it existed before
 }
 
 func (u *unpacker) all() error {
@@ -89,7 +91,7 @@ func (u *unpacker) all() error {
 	}
 }
 
-// streamError tells a stream that makes no sense from one that could not be read.
+// streamError tells a malformed stream from a read error.
 func streamError(err error) error {
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fault.New(fault.Invalid, "%w", err)
@@ -97,7 +99,8 @@ func streamError(err error) error {
 	return err
 }
 
-// kindOfEnd is the kind of an error that ended the packing at the other end. What is no matter of the user's is one of that end's.
+// kindOfEnd returns the kind of an error that ended packing at the other end. Kinds that do not
+// concern the user become that end's internal error.
 func kindOfEnd(said string) fault.Kind {
 	switch kind := fault.Kind(said); kind {
 	case fault.Invalid, fault.NotFound, fault.Denied, fault.WrongState, fault.Unsupported:
@@ -106,7 +109,7 @@ func kindOfEnd(said string) fault.Kind {
 	return fault.Unavailable
 }
 
-// global takes in what the other end has to say and tells whether that was the last of it.
+// global handles a message of the other end. It reports whether it was the last one.
 func (u *unpacker) global(records map[string]string) (done bool, err error) {
 	if err := u.meter.add(0); err != nil {
 		return false, err
@@ -127,7 +130,7 @@ func (u *unpacker) global(records map[string]string) (done bool, err error) {
 	return true, nil
 }
 
-// entry makes what h says.
+// entry makes the entry of h.
 func (u *unpacker) entry(h *tar.Header) error {
 	if h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.size"] != "" {
 		return badArchive("%s is sparse", quoted(h.Name))
@@ -144,7 +147,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 	if parts, err = u.inside(h.Name, parts); err != nil {
 		return err
 	}
-	if len(parts) == 0 { // the landing folder itself
+	if len(parts) == 0 { // the landing directory itself
 		if h.Typeflag != tar.TypeDir {
 			return badArchive("%s is not a folder", quoted(h.Name))
 		}
@@ -170,7 +173,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 	return explain("making", quoted(h.Name), err)
 }
 
-// components splits a name of the archive and refuses those that could mean another place.
+// components splits a name of the archive. It refuses names that could mean another place.
 func components(name string) ([]string, error) {
 	if len(name) > maxName {
 		return nil, badArchive("a name has %d bytes", len(name))
@@ -187,7 +190,7 @@ func components(name string) ([]string, error) {
 	return parts, nil
 }
 
-// land opens the landing folder, when the first entry says what is coming.
+// land opens the landing directory after the first entry has shown the kind of the source.
 func (u *unpacker) land(parts []string, h *tar.Header) error {
 	if len(parts) != 1 {
 		return badArchive("it begins with %s, which is not the top of a tree", quoted(h.Name))
@@ -222,7 +225,7 @@ func (u *unpacker) land(parts []string, h *tar.Header) error {
 	return nil
 }
 
-// inside returns the way from the landing folder to an entry, or to the target of a hard link.
+// inside returns the path from the landing directory to an entry, or to the target of a hard link.
 func (u *unpacker) inside(name string, parts []string) ([]string, error) {
 	if parts[0] != u.root {
 		return nil, badArchive("%s is not below %s", quoted(name), quoted(u.root))
@@ -233,7 +236,8 @@ func (u *unpacker) inside(name string, parts []string) ([]string, error) {
 	return append([]string{u.base}, parts[1:]...), nil
 }
 
-// enter opens the folders that lead to an entry, of which most are open already, and returns the last one.
+// enter opens the directories that lead to an entry and returns the last one. Most are open
+// already.
 func (u *unpacker) enter(way []string) (dir, error) {
 	same := 0
 	for same < len(way) && same+1 < len(u.trail) && u.trail[same+1].name == way[same] {
@@ -257,8 +261,8 @@ func (u *unpacker) enter(way []string) (dir, error) {
 
 func (u *unpacker) last() dir { return u.trail[len(u.trail)-1].dir }
 
-// leave closes open folders until n are left. A folder gets its mode and times when it is left, because filling it changes its times and may
-// need rights that its mode does not give.
+// leave closes open directories until n are left. A directory gets its mode and times when it is
+// left: filling it changes its times and may need permissions that its mode lacks.
 func (u *unpacker) leave(n int) error {
 	var errs []error
 	for len(u.trail) > n {

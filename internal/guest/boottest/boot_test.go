@@ -453,7 +453,8 @@ func TestFigures(t *testing.T) {
 	t.Log(m.sh("grep -E 'VmRSS|RssAnon|RssFile' /proc/1/status"))
 }
 
-// testReconnect ends sessions in unfriendly moments: QEMU serves one connection after the other, and the guest may not notice.
+// testReconnect ends sessions in unfriendly moments: QEMU serves one connection after the other,
+// and the guest may not notice.
 func testReconnect(t *testing.T, m *machine) {
 	for i := range 6 {
 		if i%2 == 1 { // in the middle of a transfer into the guest

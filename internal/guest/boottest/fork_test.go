@@ -14,7 +14,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// hooks are programs in the image's fork.d. What they write tells that they ran, in which order, with what, and whether anybody else did.
+// hooks are programs in the image's fork.d. What they write tells that they ran, in which order,
+// with what, and whether anybody else did.
 var hooks = map[string]string{
 	"10-first":  "#!/bin/sh\necho first $BANGER_NAME $BANGER_GENERATION $FROM_ASSUME $(id -u) $(hostname) $(cat /run/banger/generation) >> /tmp/hooks\n",
 	"20-fails":  "#!/bin/sh\necho fails >> /tmp/hooks\nexit 3\n",
@@ -72,7 +73,8 @@ func as(t *testing.T, name string) func(*proto.Assume) {
 	}
 }
 
-// TestForkInPlace gives a frozen machine other identities: all that a fork does but the saving and restoring.
+// TestForkInPlace gives a frozen machine other identities: all that a fork does but the saving and
+// restoring.
 func TestForkInPlace(t *testing.T) {
 	p := requireParts(t)
 	root := busyboxRoot(t)
@@ -165,7 +167,8 @@ func writeProgram(t *testing.T, path, text string, executable bool) {
 	}
 }
 
-// TestForkOfOtherInit: an init that knows nothing of control groups is halted with all that it started, and goes on in the fork.
+// TestForkOfOtherInit: an init that knows nothing of control groups is halted with all that it
+// started, and goes on in the fork.
 func TestForkOfOtherInit(t *testing.T) {
 	p := requireParts(t)
 	root := busyboxRoot(t)

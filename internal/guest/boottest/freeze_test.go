@@ -44,7 +44,8 @@ func (m *machine) thaw() {
 	m.t.Logf("thawed in %v", time.Since(start))
 }
 
-// busy starts a process that sleeps, one that counts on the console, and one that does nothing but use up its CPU, and returns the last one's pid.
+// busy starts a process that sleeps, one that counts on the console, and one that does nothing but
+// use up its CPU, and returns the last one's pid.
 func (m *machine) busy() string {
 	m.t.Helper()
 	m.detach("exec sleep 1000")
@@ -145,8 +146,8 @@ func testFreeze(t *testing.T, m *machine) {
 	}
 }
 
-// TestFreezeAgainstRoot: what root in the guest may have done to control groups does not keep anybody running, and what cannot be frozen is
-// an error after which all goes on.
+// TestFreezeAgainstRoot: what root in the guest may have done to control groups does not keep
+// anybody running, and what cannot be frozen is an error after which all goes on.
 func TestFreezeAgainstRoot(t *testing.T) {
 	p := requireParts(t)
 	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")})

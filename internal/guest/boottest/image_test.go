@@ -16,7 +16,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// TestBareImage: an image of one static program and nothing else, not even folders, boots; and SSH works in it.
+// TestBareImage: an image of one static program and nothing else, not even folders, boots; and SSH
+// works in it.
 func TestBareImage(t *testing.T) {
 	p := requireParts(t)
 	root := t.TempDir()
@@ -86,7 +87,8 @@ func newKey(t *testing.T) (private []byte, public ssh.PublicKey) {
 	return pem.EncodeToMemory(block), public
 }
 
-// TestBrokenAssume: what cannot be done is an error with its reason, and the machine takes no other identity.
+// TestBrokenAssume: what cannot be done is an error with its reason, and the machine takes no other
+// identity.
 func TestBrokenAssume(t *testing.T) {
 	p := requireParts(t)
 	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})

@@ -89,8 +89,8 @@ func requireParts(t *testing.T) parts {
 	return parts{kernel: k.Vmlinux, initrd: initrd, cpus: 2}
 }
 
-// onOneCPU is for guests with systemd. With several emulated CPUs one in some tens of them comes to a standstill as it starts on a busy host, by the fault of
-// QEMU that qemu/bootagain.go tells of.
+// onOneCPU is for guests with systemd. With several emulated CPUs one in some tens of them comes to
+// a standstill as it starts on a busy host, by the fault of QEMU that qemu/bootagain.go tells of.
 func (p parts) onOneCPU() parts {
 	p.cpus = 1
 	return p

@@ -69,7 +69,8 @@ func (m *machine) awaitRehearsal() {
 	}
 }
 
-// TestForks saves a machine that runs and makes two others of it: with identities of their own, while what ran in it goes on.
+// TestForks saves a machine that runs and makes two others of it: with identities of their own,
+// while what ran in it goes on.
 func TestForks(t *testing.T) {
 	p := requireParts(t)
 	d := disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
@@ -156,7 +157,8 @@ func checkClock(t *testing.T, m *machine) {
 	}
 }
 
-// checkLines looks at who said the ticks: after the one that was being said when the machine was frozen, nobody with another name.
+// checkLines looks at who said the ticks: after the one that was being said when the machine was
+// frozen, nobody with another name.
 func checkLines(t *testing.T, m *machine, name string) {
 	t.Helper()
 	var said []string
@@ -170,7 +172,8 @@ func checkLines(t *testing.T, m *machine, name string) {
 	}
 }
 
-// TestUniversalFork saves a machine that has not looked at its drives yet, and restores it with drives of other sizes.
+// TestUniversalFork saves a machine that has not looked at its drives yet, and restores it with
+// drives of other sizes.
 func TestUniversalFork(t *testing.T) {
 	p := requireParts(t)
 	small := func() string {
@@ -216,7 +219,8 @@ func TestUniversalFork(t *testing.T) {
 	}
 }
 
-// TestForkOfSystemd saves a machine whose init is systemd, in which the agent runs beside it, and makes another one of it.
+// TestForkOfSystemd saves a machine whose init is systemd, in which the agent runs beside it, and
+// makes another one of it.
 func TestForkOfSystemd(t *testing.T) {
 	p := requireParts(t).onOneCPU()
 	d := disks{image: systemdImage(t), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
@@ -267,8 +271,8 @@ func TestForkOfSystemd(t *testing.T) {
 	run(t, "e2fsck", "-fn", d.system)
 }
 
-// TestHostGoesAway loses the host while the machine stands still and has something to say: another host is heard when it goes on. That it is silent
-// then does not make it boot again.
+// TestHostGoesAway loses the host while the machine stands still and has something to say: another
+// host is heard when it goes on. That it is silent then does not make it boot again.
 func TestHostGoesAway(t *testing.T) {
 	p := requireParts(t)
 	d := disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")}

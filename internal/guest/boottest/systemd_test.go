@@ -80,7 +80,8 @@ func TestSystemd(t *testing.T) {
 	t.Logf("powered off in %v", time.Since(start))
 }
 
-// testSystemdFork gives a machine another identity whose process 1 is systemd. It goes on after testFreeze.
+// testSystemdFork gives a machine another identity whose process 1 is systemd. It goes on after
+// testFreeze.
 func testSystemdFork(t *testing.T, m *machine) {
 	t.Log(m.sh("cat /proc/1/cgroup /proc/$PPID/cgroup /proc/self/cgroup; ls -d /sys/fs/cgroup/*/"))
 	if got := m.sh("cat /proc/1/cgroup /proc/$PPID/cgroup /proc/self/cgroup"); got != "0::/init.scope\n0::/banger-agent\n0::/banger" {

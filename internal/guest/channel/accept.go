@@ -9,8 +9,9 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// Accept waits for a host's hello on raw, answers it, and begins a session as the agent. It drops bytes before
-// the hello. It takes over raw, whose Close must end a Read under way. When ctx ends, Accept fails.
+// Accept waits for a host's hello on raw, answers it, and begins a session as the agent. It drops
+// bytes before the hello. It takes over raw, whose Close must end a Read under way. When ctx ends,
+// Accept fails.
 func Accept(ctx context.Context, raw io.ReadWriteCloser) (*Session, error) {
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	s, err := answer(raw)
@@ -31,7 +32,8 @@ func answer(raw io.ReadWriteCloser) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The agent speaks one generation. The host reads it in the echo and decides whether it speaks it, too.
+	// The agent speaks one generation. The host reads it in the echo and decides whether it speaks
+	// it, too.
 	echo := hello{generation: proto.Generation, nonce: h.nonce}
 	if _, err := raw.Write(echo.line()); err != nil {
 		return nil, err

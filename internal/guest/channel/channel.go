@@ -1,13 +1,17 @@
-// Package channel makes a session of many streams out of one raw connection between the host and the agent.
+// Package channel makes a session of many streams out of one raw connection between the host and
+// the agent.
 //
-// A transport supplies the raw connection: package serial (virtio-serial) or package vsock. Listener and Dialer are their
-// contracts. Every transport carries the same session: a handshake with a nonce, then yamux, then HTTP/1.1 and upgraded
-// streams. docs/internals/agent-protocol.md has the reasons and the bytes on the wire.
+// A transport supplies the raw connection: package serial (virtio-serial) or package vsock.
+// Listener and Dialer are their contracts. Every transport carries the same session: a handshake
+// with a nonce, then yamux, then HTTP/1.1 and upgraded streams. docs/internals/agent-protocol.md
+// has the reasons and the bytes on the wire.
 //
-// Invariants: neither side sends yamux's pings. Neither side sends a data frame of more than maxWrite bytes. The guest opens
-// streams only for services (service.go). A frame that breaks one of these rules ends the session (guard.go, ledger.go).
+// Invariants: neither side sends yamux's pings. Neither side sends a data frame of more than
+// maxWrite bytes. The guest opens streams only for services (service.go). A frame that breaks one
+// of these rules ends the session (guard.go, ledger.go).
 //
-// The end of a stream is the end of both directions. To end only one direction, say so inside the stream.
+// The end of a stream is the end of both directions. To end only one direction, say so inside the
+// stream.
 package channel
 
 import (
@@ -60,7 +64,8 @@ func newSession(raw io.ReadWriteCloser, r io.Reader, agent bool, generation int)
 // Generation is the protocol generation that the agent speaks. See package proto.
 func (s *Session) Generation() int { return s.generation }
 
-// Open opens a stream. It returns when the request is under way, before the other side has accepted it.
+// Open opens a stream. It returns when the request is under way, before the other side has accepted
+// it.
 func (s *Session) Open(ctx context.Context) (net.Conn, error) {
 	type result struct {
 		st  *yamux.Stream
@@ -114,8 +119,8 @@ type stream struct {
 	once sync.Once
 }
 
-// Write splits p into frames of at most maxWrite bytes. So streams take turns, and an unfinished frame of a dead
-// session swallows no more than that of the next handshake.
+// Write splits p into frames of at most maxWrite bytes. So streams take turns, and an unfinished
+// frame of a dead session swallows no more than that of the next handshake.
 func (s *stream) Write(p []byte) (int, error) {
 	n := 0
 	for n < len(p) {
@@ -128,8 +133,8 @@ func (s *stream) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close ends the stream. Readers return at once, unlike with yamux's own Close. The other side is informed in the
-// background, within writeTimeout, because the raw connection may be stuck.
+// Close ends the stream. Readers return at once, unlike with yamux's own Close. The other side is
+// informed in the background, within writeTimeout, because the raw connection may be stuck.
 func (s *stream) Close() error {
 	s.once.Do(func() {
 		s.Stream.SetDeadline(time.Unix(1, 0))

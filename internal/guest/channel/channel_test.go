@@ -124,7 +124,8 @@ func TestSession(t *testing.T) {
 	all.Wait()
 }
 
-// TestStale: what earlier sessions left in the stream, in either direction, does not reach a new one.
+// TestStale: what earlier sessions left in the stream, in either direction, does not reach a new
+// one.
 func TestStale(t *testing.T) {
 	old := hello{generation: 1, nonce: strings.Repeat("0", 2*nonceBytes)}
 	frame := append([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0}, make([]byte, 1000)...) // the head of a 64 KiB frame and a part of it
@@ -154,7 +155,8 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// relay is what QEMU is: a host that goes and another one that comes are the same stream to the guest.
+// relay is what QEMU is: a host that goes and another one that comes are the same stream to the
+// guest.
 type relay struct {
 	guest net.Conn
 	mu    sync.Mutex
@@ -206,7 +208,8 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
-// TestBoot: a host that connects long before there is an agent is answered, and has not filled the stream meanwhile.
+// TestBoot: a host that connects long before there is an agent is answered, and has not filled the
+// stream meanwhile.
 func TestBoot(t *testing.T) {
 	host, guest := pair(t)
 	go func() {
@@ -273,7 +276,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// TestHostileFrames: frames that a peer of ours never sends end the session, and those that wait in it.
+// TestHostileFrames: frames that a peer of ours never sends end the session, and those that wait in
+// it.
 func TestHostileFrames(t *testing.T) {
 	for name, frame := range map[string][]byte{
 		"ping":       {0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7},

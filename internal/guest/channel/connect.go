@@ -21,8 +21,9 @@ const (
 	fillAfter  = 300 * time.Millisecond // without an echo: an unfinished frame may be swallowing the lines
 )
 
-// Connect begins a session as the host. It returns when the agent has answered; on a booting machine that takes
-// as long as the boot. It takes over raw and closes it on an error. ctx bounds the handshake only.
+// Connect begins a session as the host. It returns when the agent has answered; on a booting
+// machine that takes as long as the boot. It takes over raw and closes it on an error. ctx bounds
+// the handshake only.
 func Connect(ctx context.Context, raw net.Conn) (*Session, error) {
 	r, generation, err := greet(ctx, raw)
 	if err != nil {
@@ -35,7 +36,8 @@ func Connect(ctx context.Context, raw net.Conn) (*Session, error) {
 	return newSession(raw, r, false, generation)
 }
 
-// greet sends hello lines until the echo comes. It returns a reader of what follows, and the agent's generation.
+// greet sends hello lines until the echo comes. It returns a reader of what follows, and the
+// agent's generation.
 func greet(ctx context.Context, raw net.Conn) (r io.Reader, generation int, err error) {
 	var nonce [nonceBytes]byte
 	rand.Read(nonce[:]) // never fails (crypto/rand, Go 1.24)
@@ -45,8 +47,8 @@ func greet(ctx context.Context, raw net.Conn) (r io.Reader, generation int, err 
 	sent := make(chan error, 1)
 	go func() { sent <- repeat(sendCtx, raw, h) }()
 
-	// A deadline in the past ends blocked reads and writes. Stopping the sender must not cut a line in two, so
-	// only the end of ctx interrupts its write.
+	// A deadline in the past ends blocked reads and writes. Stopping the sender must not cut a line
+	// in two, so only the end of ctx interrupts its write.
 	stop := context.AfterFunc(ctx, func() { raw.SetDeadline(time.Unix(1, 0)) })
 	buffered := bufio.NewReaderSize(raw, 64<<10)
 	generation, err = awaitEcho(buffered, h)
@@ -121,7 +123,8 @@ func repeat(ctx context.Context, w io.Writer, h hello) error {
 	}
 }
 
-// filling completes any frame that an earlier session left unfinished. The agent drops the rest of it.
+// filling completes any frame that an earlier session left unfinished. The agent drops the rest of
+// it.
 func filling() []byte {
 	b := make([]byte, maxWrite+frameHeader)
 	for i := range b {

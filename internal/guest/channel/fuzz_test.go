@@ -34,7 +34,8 @@ func TestParseHello(t *testing.T) {
 	}
 }
 
-// FuzzReadHello: whatever comes before a hello, the next one is found, and nothing behind it is taken.
+// FuzzReadHello: whatever comes before a hello, the next one is found, and nothing behind it is
+// taken.
 func FuzzReadHello(f *testing.F) {
 	f.Add([]byte(""))
 	f.Add([]byte("\nBANGER/1 "))
@@ -61,7 +62,8 @@ func FuzzReadHello(f *testing.F) {
 	})
 }
 
-// FuzzGuard: the guard never passes on a frame that yamux should not see, and judges alike however the bytes are split.
+// FuzzGuard: the guard never passes on a frame that yamux should not see, and judges alike however
+// the bytes are split.
 func FuzzGuard(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 'h', 'i'})
 	f.Add([]byte{0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7})

@@ -25,8 +25,8 @@ const (
 	maxWindowDelta = 16 << 20
 )
 
-// guard sits between yamux and the raw connection. It passes on well-formed frames that the ledger allows,
-// and fails at the first other one. Yamux itself is less strict.
+// guard sits between yamux and the raw connection. It passes on well-formed frames that the ledger
+// allows, and fails at the first other one. Yamux itself is less strict.
 type guard struct {
 	r   io.Reader
 	raw io.ReadWriteCloser

@@ -9,7 +9,8 @@ import (
 	"strconv"
 )
 
-// The hello line: "\nBANGER/<generation> <nonce>\n". The newline at its start ends any garbage before it.
+// The hello line: "\nBANGER/<generation> <nonce>\n". The newline at its start ends any garbage
+// before it.
 const (
 	helloPrefix = "BANGER/"
 	nonceBytes  = 16
@@ -46,7 +47,8 @@ func parseHello(line []byte) (hello, bool) {
 	return hello{generation: int(n), nonce: string(nonce)}, true
 }
 
-// readHello drops bytes until it finds a hello line. It reads no byte after the line and stores at most one line.
+// readHello drops bytes until it finds a hello line. It reads no byte after the line and stores at
+// most one line.
 func readHello(r io.ByteReader) (hello, error) {
 	line := make([]byte, 0, maxLine)
 	fits := false // whether line holds everything since the last newline
@@ -69,8 +71,9 @@ func readHello(r io.ByteReader) (hello, error) {
 	}
 }
 
-// afterHello is the agent's input after it has echoed a hello. It drops repetitions of the line and filling that the
-// host sent before the echo reached it. A yamux frame begins with a different byte. A different nonce means a new host.
+// afterHello is the agent's input after it has echoed a hello. It drops repetitions of the line and
+// filling that the host sent before the echo reached it. A yamux frame begins with a different
+// byte. A different nonce means a new host.
 type afterHello struct {
 	r       *bufio.Reader
 	hello   hello

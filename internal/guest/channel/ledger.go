@@ -6,19 +6,22 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// maxGuestStreams is how many streams of the guest's may be open at a time. A granted one may hold windowSize
-// bytes on the host, any other one proto.MaxServiceHeader. So a guest can make the host hold 8 MiB.
+// maxGuestStreams is how many streams of the guest's may be open at a time. A granted one may hold
+// windowSize bytes on the host, any other one proto.MaxServiceHeader. So a guest can make the host
+// hold 8 MiB.
 const maxGuestStreams = 8
 
-// ledger follows the streams that the guest opens, by the frames that pass in both directions. The host refuses
-// frames by it. The agent counts its own streams by it, so that an honest agent never meets a refusal.
+// ledger follows the streams that the guest opens, by the frames that pass in both directions. The
+// host refuses frames by it. The agent counts its own streams by it, so that an honest agent never
+// meets a refusal.
 type ledger struct {
 	mu       sync.Mutex
 	open     map[uint32]*guestStream
 	reserved int // streams that the agent is about to open
 }
 
-// guestStream is one open stream. It is over when both sides have ended their direction, or one has reset it.
+// guestStream is one open stream. It is over when both sides have ended their direction, or one has
+// reset it.
 type guestStream struct {
 	granted              bool   // the host has answered
 	early                uint32 // bytes of payload that came before
@@ -27,7 +30,8 @@ type guestStream struct {
 
 func newLedger() *ledger { return &ledger{open: make(map[uint32]*guestStream)} }
 
-// ofGuest reports who opens streams with this id: yamux gives even ids to its server, which is the agent.
+// ofGuest reports who opens streams with this id: yamux gives even ids to its server, which is the
+// agent.
 func ofGuest(id uint32) bool { return id%2 == 0 }
 
 // fromGuest takes note of a frame that the guest sends, or refuses it.

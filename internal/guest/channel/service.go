@@ -17,11 +17,12 @@ import (
 // headerTime is how long the guest may take to name a service.
 const headerTime = 10 * time.Second
 
-// Handler serves one granted stream. The stream is closed when it returns. ctx ends with the session.
+// Handler serves one granted stream. The stream is closed when it returns. ctx ends with the
+// session.
 type Handler func(ctx context.Context, conn net.Conn)
 
-// ServeServices is the host's side of streams that the guest opens. It grants those whose service has a handler
-// and closes all others. It returns when the session and all handlers have ended.
+// ServeServices is the host's side of streams that the guest opens. It grants those whose service
+// has a handler and closes all others. It returns when the session and all handlers have ended.
 func (s *Session) ServeServices(services map[string]Handler, log *slog.Logger) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
@@ -67,8 +68,8 @@ func serveService(ctx context.Context, conn net.Conn, services map[string]Handle
 	return nil
 }
 
-// OpenService is the agent's side: it opens a stream to a service of the host. A host without that service
-// answers fault.Denied. ctx bounds the opening only.
+// OpenService is the agent's side: it opens a stream to a service of the host. A host without that
+// service answers fault.Denied. ctx bounds the opening only.
 func (s *Session) OpenService(ctx context.Context, name string) (net.Conn, error) {
 	header, err := proto.ServiceHeader(name)
 	if err != nil {

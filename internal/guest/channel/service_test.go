@@ -101,7 +101,8 @@ func TestOtherServicesAreDenied(t *testing.T) {
 	}
 }
 
-// TestHonestAgentStaysBelowTheBound: the agent refuses the stream that the host would take for an attack.
+// TestHonestAgentStaysBelowTheBound: the agent refuses the stream that the host would take for an
+// attack.
 func TestHonestAgentStaysBelowTheBound(t *testing.T) {
 	host, agent := connected(t)
 	release := make(chan struct{})
@@ -150,7 +151,8 @@ func rawFrame(kind byte, flags uint16, id uint32, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// TestHostileGuestStreams: what a guest opens against the rules ends the session, and no payload reaches yamux.
+// TestHostileGuestStreams: what a guest opens against the rules ends the session, and no payload
+// reaches yamux.
 func TestHostileGuestStreams(t *testing.T) {
 	open := func(id uint32) []byte { return rawFrame(typeWindow, flagSYN, id, nil) }
 	var many []byte
@@ -171,7 +173,8 @@ func TestHostileGuestStreams(t *testing.T) {
 			t.Parallel()
 			h, g := pair(t)
 			go func() {
-				// The raw end is kept apart from the session that answer makes, so that only these bytes are sent.
+				// The raw end is kept apart from the session that answer makes, so that only these
+				// bytes are sent.
 				if _, err := answer(struct{ net.Conn }{g}); err == nil {
 					g.Write(bytes)
 				}
@@ -181,13 +184,15 @@ func TestHostileGuestStreams(t *testing.T) {
 				t.Fatalf("connecting: %v", err)
 			}
 			defer s.Close()
-			// Nobody accepts, as on a host that is busy: the bounds must hold before a stream is accepted.
+			// Nobody accepts, as on a host that is busy: the bounds must hold before a stream is
+			// accepted.
 			awaitEnd(t, s)
 		})
 	}
 }
 
-// TestUngrantedStreamsHoldNoPayload counts what passes the guard when a guest opens as much as it can.
+// TestUngrantedStreamsHoldNoPayload counts what passes the guard when a guest opens as much as it
+// can.
 func TestUngrantedStreamsHoldNoPayload(t *testing.T) {
 	var attack []byte
 	for i := range uint32(64) {
@@ -205,7 +210,8 @@ func TestUngrantedStreamsHoldNoPayload(t *testing.T) {
 	}
 }
 
-// TestResetsHoldNothing: a guest that opens and resets streams without end neither fills the ledger nor the session.
+// TestResetsHoldNothing: a guest that opens and resets streams without end neither fills the ledger
+// nor the session.
 func TestResetsHoldNothing(t *testing.T) {
 	l := newLedger()
 	for i := range uint32(10_000) {

@@ -8,10 +8,12 @@ import (
 
 // Listener is the guest's end of a transport. Packages serial and vsock implement it.
 type Listener interface {
-	// Accept waits for the raw connection of the next session, or until ctx ends. Where the transport has one
-	// raw stream only, it also waits until the previous connection is closed. One call at a time is allowed.
+	// Accept waits for the raw connection of the next session, or until ctx ends. Where the
+	// transport has one raw stream only, it also waits until the previous connection is closed. One
+	// call at a time is allowed.
 	Accept(ctx context.Context) (io.ReadWriteCloser, error)
-	// FD returns the open descriptor, so that another process can go on listening with the package's FromFD.
+	// FD returns the open descriptor, so that another process can go on listening with the
+	// package's FromFD.
 	FD() uintptr
 	Close() error
 }

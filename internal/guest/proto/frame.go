@@ -8,31 +8,34 @@ import (
 	"sync"
 )
 
-// FrameType says what a frame of a stream carries.
+// FrameType is the type of a frame of a stream.
 type FrameType byte
 
-// The frames. Towards the guest:
+// Frames to the guest.
 const (
-	FrameStart  FrameType = 1 // an ExecRequest as JSON; the first frame, once
-	FrameStdin  FrameType = 2 // bytes, StdinWindow of them at a time; an empty one closes standard input
+	FrameStart FrameType = 1 // an ExecRequest as JSON; the first frame, once
+	// FrameStdin carries bytes, within StdinWindow. An empty one closes standard input.
+	FrameStdin  FrameType = 2
 	FrameResize FrameType = 3 // a Size as JSON
 	FrameSignal FrameType = 4 // a signal's name ("SIGINT"), for the command's process group
-	FrameHangup FrameType = 5 // the user has had enough: end what this stream began, then close it
+	FrameHangup FrameType = 5 // the user left: end what this stream began, then close it
 )
 
-// From the guest:
+// Frames from the guest.
 const (
 	FrameStdout FrameType = 16 // bytes
 	FrameStderr FrameType = 17 // bytes
 	FrameExit   FrameType = 18 // an Exit as JSON; the last frame
-	FrameError  FrameType = 19 // an Error as JSON; the last frame, when nothing was run
-	FrameAck    FrameType = 20 // so many bytes of standard input were taken: four bytes in network order. See Stdin
+	FrameError  FrameType = 19 // an Error as JSON; the last frame, if nothing was run
+	// FrameAck acknowledges bytes of standard input: four bytes in network order. See Stdin.
+	FrameAck FrameType = 20
 )
 
-// FrameEvent is put into a stream by the daemon only: a step.Event as JSON, about the VM that is being made for the stream.
+// FrameEvent is sent by the daemon only: a step.Event as JSON, about the VM that is being made for
+// the stream.
 const FrameEvent FrameType = 32
 
-// A frame on the wire is its type, the payload's length as four bytes in network order, and the payload.
+// A frame is its type, the payload's length as four bytes in network order, and the payload.
 const frameHeader = 5
 
 // Writer writes frames. It is safe for concurrent use: frames do not mix.
@@ -68,8 +71,8 @@ func (w *Writer) WriteJSON(t FrameType, v any) error {
 	return w.WriteFrame(t, payload)
 }
 
-// Stream returns an io.Writer that sends what is written to it as frames of one type, split at MaxFrame. It never sends an
-// empty frame.
+// Stream returns an io.Writer that sends its data as frames of one type, split at MaxFrame. It
+// never sends an empty frame.
 func (w *Writer) Stream(t FrameType) io.Writer { return streamWriter{w, t} }
 
 type streamWriter struct {
@@ -95,11 +98,12 @@ type Reader struct {
 	buf []byte
 }
 
-// NewReader returns a Reader on r, which should be buffered if its reads are dear.
+// NewReader returns a Reader on r. Buffer r if its reads are expensive.
 func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
 
-// ReadFrame reads the next frame. The payload is valid until the next call. The end of the stream between two frames is io.EOF,
-// inside one io.ErrUnexpectedEOF. The other side is not trusted: a length over MaxFrame is an error before anything is allocated.
+// ReadFrame reads the next frame. The payload is valid until the next call. The end of the stream
+// is io.EOF between frames and io.ErrUnexpectedEOF within one. A length over MaxFrame is an error
+// before anything is allocated.
 func (r *Reader) ReadFrame() (FrameType, []byte, error) {
 	var head [frameHeader]byte
 	if _, err := io.ReadFull(r.r, head[:]); err != nil {

@@ -1,33 +1,38 @@
-// Package proto is the protocol between the host and the agent in the guest: the generations, the documents that they
-// exchange and the frames of a stream. Both sides share it. It imports the standard library only.
+// Package proto is the protocol between the host and the agent in the guest: the generations, the
+// documents that they exchange and the frames of a stream. Both sides share it. It imports the
+// standard library only.
 //
-// docs/internals/agent-protocol.md describes the transports, the handshake and the session below these documents.
+// docs/internals/agent-protocol.md describes the transports, the handshake and the session below
+// these documents.
 //
 // # Generations
 //
-// Generation counts incompatible changes. The host speaks every generation from MinGeneration on, because a stored snapshot
-// holds the agent that it was taken with. An agent speaks only its own.
+// Generation counts incompatible changes. The host speaks every generation from MinGeneration on,
+// because a stored snapshot holds the agent that it was taken with. An agent speaks only its own.
 //
-//	1  one network card: Assume has "network" instead of "networks"; Thaw has no networks; no services
-//	2  any number of cards; services
+// 1  one network card: Assume has "network" instead of "networks"; Thaw has no networks; no
+// services 2  any number of cards; services
 //
 // # Routes
 //
-//	GET  /v1/hello           Hello; with ?rehearse to a machine that was just restored and will run a command soon
-//	POST /v1/freeze          halts every process but the agent's own -> Frozen; then the machine may be saved
-//	POST /v1/thaw            Thaw; a frozen (or merely paused) machine continues with the identity that it had
-//	POST /v1/assume          Assume -> Assumed; once per boot, and once more after each freeze: then the machine is a fork
-//	POST /v1/exec            upgrade to StreamProtocol: frames, the first one FrameStart with an ExecRequest
-//	POST /v1/ssh             upgrade to StreamProtocol: the SSH protocol (RFC 4253), the agent is the server
-//	POST /v1/dial?port=N     upgrade to StreamProtocol: a Tunnel to the TCP port N of the guest's own
-//	GET  /v1/files?path=P    a tar stream of P: see package archive
-//	PUT  /v1/files?path=P    unpacks the tar stream in the body at P
-//	POST /v1/resize?serial=S&size=N  grows the file system on drive S once the guest sees that it has N bytes
-//	                                 (0 or none: at once)
-//	POST /v1/sync            returns when earlier writes are on the drives; before a machine is saved
-//	GET  /v1/stats           Stats
-//	GET  /v1/ports           []Port: the TCP ports that listen in the guest
-//	POST /v1/poweroff        ends the machine cleanly: by the image's init, or by sync, read-only and power-off
+// GET  /v1/hello           Hello; with ?rehearse to a machine that was just restored and will run a
+// command soon POST /v1/freeze          halts every process but the agent's own -> Frozen; then the
+// machine may be saved POST /v1/thaw            Thaw; a frozen (or merely paused) machine continues
+// with the identity that it had POST /v1/assume          Assume -> Assumed; once per boot, and once
+// more after each freeze: then the machine is a fork POST /v1/exec            upgrade to
+// StreamProtocol: frames, the first one FrameStart with an ExecRequest POST /v1/ssh
+// upgrade to StreamProtocol: the SSH protocol (RFC 4253), the agent is the server POST
+// /v1/dial?port=N     upgrade to StreamProtocol: a Tunnel to the TCP port N of the guest's own GET
+// /v1/files?path=P    a tar stream of P: see package archive PUT  /v1/files?path=P    unpacks the
+// tar stream in the body at P POST /v1/resize?serial=S&size=N  grows the file system on drive S
+// once the guest sees that it has N bytes
+//
+//	(0 or none: at once)
+//
+// POST /v1/sync            returns when earlier writes are on the drives; before a machine is saved
+// GET  /v1/stats           Stats GET  /v1/ports           []Port: the TCP ports that listen in the
+// guest POST /v1/poweroff        ends the machine cleanly: by the image's init, or by sync,
+// read-only and power-off
 //
 // An error is any status from 400 on with an Error as JSON. A request may carry HeaderRequestID.
 package proto
@@ -36,8 +41,8 @@ import (
 	"time"
 )
 
-// Rehearse is the query with which a hello asks the guest to start a program that does nothing. An agent that
-// does not know it ignores it.
+// Rehearse is the query with which a hello asks the guest to start a program that does nothing. An
+// agent that does not know it ignores it.
 const Rehearse = "rehearse"
 
 // Generations. See the package comment.
@@ -62,14 +67,16 @@ const (
 // PortName is the name of the agent's virtio-serial port (/sys/class/virtio-ports/*/name).
 const PortName = "banger.agent"
 
-// The kernel argument that selects the agent's transport. If unset, the agent uses the port PortName.
+// The kernel argument that selects the agent's transport. If unset, the agent uses the port
+// PortName.
 const (
 	TransportArgument = "banger.agent"
 	TransportVsock    = "vsock:52" // listen on VsockPort
 	VsockPort         = 52
 )
 
-// Ids of the drives that banger itself attaches, on a driver whose guests see the ids that it chose.
+// Ids of the drives that banger itself attaches, on a driver whose guests see the ids that it
+// chose.
 const (
 	SerialImage  = "image"
 	SerialSystem = "system"
@@ -89,8 +96,8 @@ type Hello struct {
 	Marks      []Mark        `json:"marks"`   // moments of the boot
 }
 
-// Mark is a moment of the boot: "init", "modules", "ready", "root", "assumed", or "beside" when the image's init
-// took over.
+// Mark is a moment of the boot: "init", "modules", "ready", "root", "assumed", or "beside" when the
+// image's init took over.
 type Mark struct {
 	Name string        `json:"name"`
 	At   time.Duration `json:"at"` // nanoseconds since the kernel started
@@ -101,17 +108,17 @@ type Frozen struct {
 	Processes int `json:"processes"` // how many were halted
 }
 
-// Thaw wakes a machine after a pause. The agent applies entropy, time and networks before any process continues.
-// Thawing a machine that is not frozen, or thawing twice, is harmless.
+// Thaw wakes a machine after a pause. The agent applies entropy, time and networks before any
+// process continues. Thawing a machine that is not frozen, or thawing twice, is harmless.
 type Thaw struct {
 	Entropy  []byte    `json:"entropy"` // at least 32 bytes
 	Time     time.Time `json:"time"`
 	Networks []Network `json:"networks,omitempty"` // cards to configure again; none: leave all as they are
 }
 
-// Assume gives a machine its identity. A cold boot and a fork take the same message, and the agent applies it in the
-// order of the fields. A frozen machine keeps its root and mounts that exist. Then its hooks in /etc/banger/fork.d run,
-// and its processes continue.
+// Assume gives a machine its identity. A cold boot and a fork take the same message, and the agent
+// applies it in the order of the fields. A frozen machine keeps its root and mounts that exist.
+// Then its hooks in /etc/banger/fork.d run, and its processes continue.
 type Assume struct {
 	Entropy  []byte    `json:"entropy"` // at least 32 bytes for the kernel's random generator
 	Time     time.Time `json:"time"`
@@ -134,19 +141,21 @@ type Assume struct {
 	Init []string `json:"init,omitempty"` // argv of the image's init; empty: the agent stays process 1
 }
 
-// Root names the drives that form /. A drive's id is the string in /sys/block/*/serial under which this guest finds
-// it. The device returns 20 bytes (virtio 1.2, VIRTIO_BLK_T_GET_ID), so the agent cuts longer ids.
+// Root names the drives that form /. A drive's id is the string in /sys/block/*/serial under which
+// this guest finds it. The device returns 20 bytes (virtio 1.2, VIRTIO_BLK_T_GET_ID), so the agent
+// cuts longer ids.
 type Root struct {
 	Image  string `json:"image"`  // id of the read-only image
 	System string `json:"system"` // id of the writable ext4 that holds the overlay's upper layer
 
-	// Bytes that the drives have; 0 if unknown. A machine that was forked before it mounted its drives remembers
-	// other sizes. If they differ, the agent probes the drive again.
+	// Bytes that the drives have; 0 if unknown. A machine that was forked before it mounted its
+	// drives remembers other sizes. If they differ, the agent probes the drive again.
 	ImageSize  int64 `json:"image_size,omitempty"`
 	SystemSize int64 `json:"system_size,omitempty"`
 }
 
-// Mount is an ext4 drive with a mount point of its own. The agent grows its file system to the drive's size.
+// Mount is an ext4 drive with a mount point of its own. The agent grows its file system to the
+// drive's size.
 type Mount struct {
 	Serial string `json:"serial"` // id of the drive, as in Root
 	Target string `json:"target"`
@@ -171,7 +180,8 @@ type Card struct {
 	Index int    `json:"index,omitempty"` // if MAC is unset: place among the virtio cards, from 0
 }
 
-// File is a file to write. The agent makes missing parent directories with mode 0755 and the same owner.
+// File is a file to write. The agent makes missing parent directories with mode 0755 and the same
+// owner.
 type File struct {
 	Path string `json:"path"` // absolute, in the guest; symbolic links in it are followed
 	Mode uint32 `json:"mode"` // permission bits
@@ -183,8 +193,8 @@ type File struct {
 
 // Assumed is the answer to Assume.
 type Assumed struct {
-	// Handover means that a new process of the agent serves beside the image's init from now on. This session
-	// ends, and the host begins another one.
+	// Handover means that a new process of the agent serves beside the image's init from now on.
+	// This session ends, and the host begins another one.
 	Handover bool   `json:"handover"`
 	Marks    []Mark `json:"marks"`
 }
@@ -207,8 +217,8 @@ type Size struct {
 	Cols uint16 `json:"cols"`
 }
 
-// Exit is how a command ended. If it cannot be started, the code is 127 (not found) or 126 (not executable), and
-// the reason is on standard error, as with a shell.
+// Exit is how a command ended. If it cannot be started, the code is 127 (not found) or 126 (not
+// executable), and the reason is on standard error, as with a shell.
 type Exit struct {
 	Code   int    `json:"code"`             // exit status; 128+n after death by signal n
 	Signal string `json:"signal,omitempty"` // "SIGKILL", when a signal ended it

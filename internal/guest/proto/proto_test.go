@@ -141,7 +141,8 @@ func TestServiceHeader(t *testing.T) {
 	}
 }
 
-// FuzzReadService: what is read is a valid name, is what ServiceHeader writes, and not a byte more is taken.
+// FuzzReadService: what is read is a valid name, is what ServiceHeader writes, and not a byte more
+// is taken.
 func FuzzReadService(f *testing.F) {
 	good, _ := ServiceHeader(ServiceSSHAgent)
 	f.Add(good)

@@ -10,8 +10,9 @@ const (
 	ServiceSSHAgent = "ssh-agent" // the SSH agent of the host's user (draft-ietf-sshm-ssh-agent)
 )
 
-// The header of a stream that the guest opens to the host: serviceVersion, the length of the name, the name.
-// The host grants the stream with ServiceGranted, or closes it. Until then the guest sends nothing more.
+// The header of a stream that the guest opens to the host: serviceVersion, the length of the name,
+// the name. The host grants the stream with ServiceGranted, or closes it. Until then the guest
+// sends nothing more.
 const (
 	serviceVersion   = 1
 	maxServiceName   = 32
@@ -46,7 +47,8 @@ func ReadService(r io.Reader) (string, error) {
 	return string(name), nil
 }
 
-// validService reports whether a name has 1 to maxServiceName lower-case letters, digits and hyphens.
+// validService reports whether a name has 1 to maxServiceName lower-case letters, digits and
+// hyphens.
 func validService(name string) bool {
 	for _, c := range []byte(name) {
 		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-') {

@@ -7,15 +7,16 @@ import (
 	"sync"
 )
 
-// StdinWindow is how many bytes of standard input may be on their way: a sender waits for acknowledgements beyond it. Without that, a
-// command that does not read its input would fill the stream, and a signal could not get past it.
+// StdinWindow bounds the bytes of standard input under way. Beyond it, a sender waits for
+// acknowledgements. Otherwise a command that reads no input would fill the stream, and no signal
+// could pass.
 const StdinWindow = 256 << 10
 
-// ErrStdinClosed is what a Stdin returns after Close.
+// ErrStdinClosed is returned by a Stdin after Close.
 var ErrStdinClosed = errors.New("standard input is closed")
 
-// Stdin sends a command's standard input within StdinWindow. One goroutine writes, another one that reads the stream passes on the
-// FrameAck frames; all methods may be called at the same time.
+// Stdin sends a command's standard input within StdinWindow. The goroutine that reads the stream
+// passes FrameAck frames to Ack. All methods are safe for concurrent use.
 type Stdin struct {
 	w *Writer
 
@@ -32,7 +33,7 @@ func NewStdin(w *Writer) *Stdin {
 	return s
 }
 
-// Write sends p, and waits while too much is on its way.
+// Write sends p. It waits while too much is under way.
 func (s *Stdin) Write(p []byte) (int, error) {
 	n := 0
 	for n < len(p) {
@@ -48,7 +49,7 @@ func (s *Stdin) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// take waits for room and takes up to want of it.
+// take waits for room and takes up to want bytes of it.
 func (s *Stdin) take(want int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,7 +64,8 @@ func (s *Stdin) take(want int) (int, error) {
 	return k, nil
 }
 
-// Ack takes a FrameAck's payload. What is not one is ignored: the other side is not trusted.
+// Ack handles a FrameAck's payload. It ignores a malformed one, because the other side is not
+// trusted.
 func (s *Stdin) Ack(payload []byte) {
 	if len(payload) != 4 {
 		return

@@ -7,8 +7,9 @@ import (
 	"sync"
 )
 
-// Tunnel is one end of a dial stream: a net.Conn over frames, because a stream's end is the end of both directions and TCP
-// can end one. Both ends send FrameStdin frames; an empty one ends that direction. Reads, writes and closing may happen at the same time.
+// Tunnel is one end of a dial stream: a net.Conn over frames, in which one direction can end alone,
+// as with TCP. Both ends send FrameStdin frames; an empty one ends that direction. It is safe for
+// concurrent use.
 type Tunnel struct {
 	net.Conn
 	in  *Reader
@@ -24,7 +25,7 @@ func NewTunnel(c net.Conn) *Tunnel {
 	return &Tunnel{Conn: c, in: NewReader(bufio.NewReaderSize(c, 32<<10)), out: NewWriter(c)}
 }
 
-// Read reads what the other end wrote; io.EOF after its CloseWrite.
+// Read reads what the other end wrote. It returns io.EOF after its CloseWrite.
 func (t *Tunnel) Read(p []byte) (int, error) {
 	t.readMu.Lock()
 	defer t.readMu.Unlock()
@@ -49,5 +50,5 @@ func (t *Tunnel) Read(p []byte) (int, error) {
 // Write sends p.
 func (t *Tunnel) Write(p []byte) (int, error) { return t.out.Stream(FrameStdin).Write(p) }
 
-// CloseWrite says that no more will come from this end.
+// CloseWrite ends this end's direction.
 func (t *Tunnel) CloseWrite() error { return t.out.WriteFrame(FrameStdin, nil) }

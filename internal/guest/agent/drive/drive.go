@@ -1,6 +1,7 @@
 // Package drive finds block devices by their ids and grows the ext4 file systems on them.
 //
-// A drive's id is what the device returns for VIRTIO_BLK_T_GET_ID (virtio specification 1.2, section 5.2.6): at most 20 bytes.
+// A drive's id is what the device returns for VIRTIO_BLK_T_GET_ID (virtio specification 1.2,
+// section 5.2.6): at most 20 bytes.
 package drive
 
 import (
@@ -54,7 +55,8 @@ func find(dir, id string) (string, error) {
 	return found, nil
 }
 
-// DropCache makes the kernel forget what it read from the device. A fork remembers its parent's drives.
+// DropCache makes the kernel forget what it read from the device. A fork remembers its parent's
+// drives.
 func DropCache(dev string) error {
 	f, err := os.Open(dev)
 	if err != nil {

@@ -8,11 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// resizeFS is EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64) (fs/ext4/ext4.h): grow the mounted file system to so many blocks.
+// resizeFS is EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64) (fs/ext4/ext4.h): grow the mounted file
+// system to so many blocks.
 const resizeFS = 1<<30 | 8<<16 | 'f'<<8 | 16
 
-// Grow makes the mounted ext4 file system on dev as large as the device is now. root is its open root directory. Grow
-// reports whether it changed anything.
+// Grow makes the mounted ext4 file system on dev as large as the device is now. root is its open
+// root directory. Grow reports whether it changed anything.
 func Grow(dev string, root *os.File) (bool, error) {
 	size, err := Size(dev)
 	if err != nil {

@@ -19,9 +19,9 @@ const (
 // probeTime bounds one probe.
 const probeTime = 10 * time.Second
 
-// Open returns the device file of the drive with that id and size in bytes; size 0 accepts any. A machine that was
-// forked before it used the drive remembers the size of another file. Open then makes the kernel probe the drive again,
-// and the drive may get another name.
+// Open returns the device file of the drive with that id and size in bytes; size 0 accepts any. A
+// machine that was forked before it used the drive remembers the size of another file. Open then
+// makes the kernel probe the drive again, and the drive may get another name.
 func Open(ctx context.Context, id string, size int64) (string, error) {
 	dev, err := Find(id)
 	if err != nil || size == 0 {
@@ -43,7 +43,8 @@ func Open(ctx context.Context, id string, size int64) (string, error) {
 	return dev, nil
 }
 
-// inSectors rounds up to sectors of 512 bytes, the unit of virtio's drives (virtio specification 1.2, section 5.2.4).
+// inSectors rounds up to sectors of 512 bytes, the unit of virtio's drives (virtio specification
+// 1.2, section 5.2.4).
 func inSectors(size int64) int64 { return (size + 511) &^ 511 }
 
 // probe unbinds the drive from its driver, binds it again, and waits until its device file exists.

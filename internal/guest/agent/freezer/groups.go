@@ -1,8 +1,10 @@
-// Package freezer halts every process of the guest but the agent, and lets them go on: what must happen around the moment at which a machine is
-// saved, so that nobody runs in a fork before that has an identity of its own.
+// Package freezer halts every process of the guest but the agent, and lets the processes continue.
+// This happens around the moment at which a machine is saved, so that no process runs in a fork
+// before the fork has its identity.
 //
-// Groups does it by control groups (Documentation/admin-guide/cgroup-v2.rst, "cgroup.freeze"): the processes notice nothing, and no new one can
-// slip through. Signals does it by SIGSTOP, where the kernel has no control groups.
+// Groups uses control groups (Documentation/admin-guide/cgroup-v2.rst, "cgroup.freeze"). The
+// processes notice nothing, and no new process escapes. Signals uses SIGSTOP, for kernels without
+// control groups.
 package freezer
 
 import (
@@ -21,28 +23,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Groups at the top of the hierarchy that are ours.
+// Our groups at the top of the hierarchy.
 const (
-	Agent    = "banger-agent" // the agent beside the image's init
-	Commands = "banger"       // what the agent starts for the host; more of them have a number behind the name
-	Init     = "init.scope"   // the image's init; systemd takes that group for its own (systemd.special(7)), and others do not mind
+	Agent = "banger-agent" // the agent beside the image's init
+	// Commands holds what the agent starts for the host. Renewed groups have a number after this
+	// name.
+	Commands = "banger"
+	// Init holds the image's init. systemd uses this group for itself (systemd.special(7)); other
+	// inits need none.
+	Init = "init.scope"
 )
 
-// Groups freezes the groups at the top of the machine's one cgroup2 hierarchy, all but the agent's. It reaches the hierarchy by a mount
-// of its own that has no place in the tree of mounts: whether and where the image mounts it, and whether in its place the hierarchies of
-// version 1, makes no difference.
-//
-// Processes that are in no group, or in the agent's, where nothing could freeze them, are moved to the commands' group first.
+// Groups freezes all groups at the top of the cgroup2 hierarchy except the agent's. It uses a mount
+// of its own without a path, so it does not depend on what the image mounts. Processes outside
+// these groups are moved first.
 type Groups struct {
 	root tree
-	home string                 // the agent's group; "" is the root of the hierarchy, which cannot be frozen either
+	// home is the agent's group. "" is the root of the hierarchy, which cannot be frozen either.
+	home string
 	own  func() (string, error) // this process's group
 
 	mu       sync.Mutex
 	commands *os.File        // of the group for commands
 	name     string          // of that group
-	made     int             // how many such groups there have been
-	frozen   map[string]bool // groups that stand still; true: because of us
+	made     int             // how many such groups were made
+	frozen   map[string]bool // frozen groups; true: frozen by us
 }
 
 // Open mounts the hierarchy. The calling process stays in its root.
@@ -52,7 +57,8 @@ func Open() (*Groups, error) {
 		return nil, fmt.Errorf("opening the control groups: %w", err)
 	}
 	defer unix.Close(fd)
-	// Options are the hierarchy's, not the mount's: this is the one that the mount at /sys/fs/cgroup has.
+	// The option belongs to the hierarchy, not to the mount. The mount at /sys/fs/cgroup has the
+	// same.
 	if err := unix.FsconfigSetFlag(fd, "nsdelegate"); err != nil {
 		return nil, fmt.Errorf("setting up the control groups: %w", err)
 	}
@@ -66,7 +72,8 @@ func Open() (*Groups, error) {
 	return FromFD(mount, "")
 }
 
-// FromFD is what Open returned in another process. home is the group of this process. It takes over the descriptor.
+// FromFD makes Groups of a descriptor that Open returned in another process, and takes it over.
+// home is the group of this process.
 func FromFD(fd int, home string) (*Groups, error) {
 	unix.CloseOnExec(fd)
 	g := &Groups{root: tree(fd), home: home, own: ownGroup}
@@ -77,10 +84,10 @@ func FromFD(fd int, home string) (*Groups, error) {
 	return g, nil
 }
 
-// FD is the mount's descriptor, to be handed to another process.
+// FD returns the mount's descriptor, for handing it to another process.
 func (g *Groups) FD() uintptr { return uintptr(g.root) }
 
-// Make makes a group unless it is there, and opens it.
+// Make opens a group. If it is missing, Make makes it.
 func (g *Groups) Make(name string) (*os.File, error) {
 	if err := unix.Mkdirat(int(g.root), name, 0o755); err != nil && err != unix.EEXIST {
 		return nil, fmt.Errorf("making control group %s: %w", name, err)
@@ -92,7 +99,7 @@ func (g *Groups) Make(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// Enter moves this process into a group, which is made.
+// Enter moves this process into a group. If it is missing, Enter makes it.
 func (g *Groups) Enter(name string) error {
 	f, err := g.Make(name)
 	if err != nil {
@@ -102,22 +109,22 @@ func (g *Groups) Enter(name string) error {
 	return g.move(os.Getpid(), name)
 }
 
-// ForCommands is the descriptor of the group in which commands are to start.
+// ForCommands returns the descriptor of the group in which commands start.
 func (g *Groups) ForCommands() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return int(g.commands.Fd())
 }
 
-// Lost tells whether the group for commands was removed.
+// Lost reports whether the group for commands was removed.
 func (g *Groups) Lost() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return unix.Faccessat(int(g.commands.Fd()), "cgroup.procs", unix.F_OK, 0) != nil
 }
 
-// Renew makes another group for commands, for when the one that there is takes none: root in the guest may have removed it, or made it a
-// group that holds only groups.
+// Renew makes another group for commands, if the present one accepts none. Root in the guest may
+// have removed it, or enabled controllers in it.
 func (g *Groups) Renew() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -141,8 +148,9 @@ func (g *Groups) renew() error {
 	return nil
 }
 
-// Freeze halts everybody, and returns how many processes that are. When ctx ends before all stand still, they go on again. Nothing may be
-// started into a group by this process meanwhile: it would wait for a child that does not run.
+// Freeze halts all processes and returns how many there are. If ctx ends before, it lets them
+// continue. This process must start nothing into a group meanwhile: it would wait for a child that
+// does not run.
 func (g *Groups) Freeze(ctx context.Context) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -161,7 +169,8 @@ func (g *Groups) freeze(ctx context.Context) error {
 	if err := g.goHome(); err != nil {
 		return err
 	}
-	// Who still runs can make groups and move between them, so it is over when a look at all of them finds nothing to do.
+	// Running processes can make groups and move between them. So repeat until nothing is left to
+	// do.
 	for {
 		fresh, err := g.freezeNew()
 		if err != nil {
@@ -180,7 +189,7 @@ func (g *Groups) freeze(ctx context.Context) error {
 	}
 }
 
-// Thaw lets go on whom Freeze halted.
+// Thaw lets the processes continue that Freeze halted.
 func (g *Groups) Thaw() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -201,8 +210,8 @@ func (g *Groups) thaw() error {
 	return errors.Join(errs...)
 }
 
-// goHome returns the agent to its group, should root in the guest have moved it with all others (as docker's own script for docker in
-// docker does): it would freeze itself.
+// goHome moves the agent back to its group. Root in the guest may have moved it with all others, as
+// docker's own script for docker in docker does. Then the agent would freeze itself.
 func (g *Groups) goHome() error {
 	at, err := g.own()
 	if err != nil || at == "/"+g.home {
@@ -214,7 +223,7 @@ func (g *Groups) goHome() error {
 	return g.Enter(g.home)
 }
 
-// ownGroup is this process's place in the hierarchy (cgroups(7), /proc/[pid]/cgroup).
+// ownGroup returns this process's group (cgroups(7), /proc/[pid]/cgroup).
 func ownGroup() (string, error) {
 	text, err := tree(unix.AT_FDCWD).read("/proc/self/cgroup")
 	if err != nil {
@@ -228,7 +237,7 @@ func ownGroup() (string, error) {
 	return "", fmt.Errorf("looking for the agent's control group: %w", os.ErrNotExist)
 }
 
-// freezeNew tells those groups to freeze that were not told yet, and how many they were.
+// freezeNew freezes groups that are not frozen yet, and returns how many.
 func (g *Groups) freezeNew() (int, error) {
 	names, err := g.root.groups(".")
 	if err != nil {
@@ -240,7 +249,7 @@ func (g *Groups) freezeNew() (int, error) {
 			continue
 		}
 		already, err := g.root.read(name + "/cgroup.freeze")
-		ours := string(bytes.TrimSpace(already)) != "1" // else it is frozen for reasons of the guest's own
+		ours := string(bytes.TrimSpace(already)) != "1" // otherwise the guest froze it for its own reasons
 		if err == nil && ours {
 			err = g.root.write(name+"/cgroup.freeze", "1")
 		}
@@ -255,10 +264,10 @@ func (g *Groups) freezeNew() (int, error) {
 	return fresh, nil
 }
 
-// patience is how long a group may take before we look why.
+// patience is how long a group may take before Groups looks for the cause.
 const patience = 20 * time.Millisecond
 
-// await waits until everybody in the groups that were told so stands still.
+// await waits until all processes in the groups are halted.
 func (g *Groups) await(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(g.frozen)) {
 		if err := g.awaitGroup(ctx, name); err != nil && !gone(err) {
@@ -280,8 +289,8 @@ func (g *Groups) awaitGroup(ctx context.Context, name string) error {
 	return g.root.awaitFrozen(ctx, name)
 }
 
-// expelKernel moves the kernel's threads out of a group that is told to freeze: they do not, and the group is never frozen then. Scripts
-// that make room for docker move all that is in the root.
+// expelKernel moves kernel threads out of a group: they never freeze, and so the group would never
+// be frozen. Scripts that make room for docker move them in with everything else of the root.
 func (g *Groups) expelKernel(name string) error {
 	kernel := kernelThreads()
 	moved := 0
@@ -297,7 +306,8 @@ func (g *Groups) expelKernel(name string) error {
 	if moved == 0 {
 		return nil
 	}
-	for _, state := range []string{"0", "1"} { // their going is not among what makes the kernel count again
+	// A thread that leaves does not make the kernel count again; a change of the state does.
+	for _, state := range []string{"0", "1"} {
 		if err := g.root.write(name+"/cgroup.freeze", state); err != nil {
 			return err
 		}
@@ -305,8 +315,8 @@ func (g *Groups) expelKernel(name string) error {
 	return nil
 }
 
-// gather moves processes out of the groups that cannot be frozen, and tells how many. They are few, if any: a hook's daemon, what was started
-// into the root on purpose.
+// gather moves processes out of groups that cannot be frozen, and returns how many. There are few,
+// such as a hook's daemon or a process that was started into the root on purpose.
 func (g *Groups) gather() (int, error) {
 	strays, err := g.members(".")
 	if err != nil {
@@ -341,7 +351,7 @@ func (g *Groups) members(name string) ([]int, error) {
 	return numbers(text), nil
 }
 
-// takeIn moves a process to the commands. One that has ended meanwhile is fine.
+// takeIn moves a process to the commands' group. It ignores a process that has ended.
 func (g *Groups) takeIn(pid int) error {
 	err := g.move(pid, g.name)
 	if err != nil && !errors.Is(err, unix.ESRCH) {
@@ -363,5 +373,6 @@ func (g *Groups) move(pid int, name string) error {
 	return nil
 }
 
-// gone tells whether a group was removed: its folder is not there, or what is open of it is dead.
+// gone reports whether a group was removed: its directory is missing, or an open file of it is
+// dead.
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) }

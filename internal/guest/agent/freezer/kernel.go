@@ -10,10 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kthreadd is the process whose children the kernel's threads are.
+// kthreadd is the parent of all kernel threads.
 const kthreadd = 2
 
-// kernelThreads returns a function that tells the kernel's own threads from processes: they are not anybody's to halt.
+// kernelThreads returns a function that tells kernel threads from processes. Kernel threads are
+// never halted.
 func kernelThreads() func(pid int) bool {
 	known := map[int]bool{kthreadd: true}
 	text, _ := tree(unix.AT_FDCWD).read(fmt.Sprintf("/proc/%d/task/%d/children", kthreadd, kthreadd)) // proc(5); a kernel may lack it
@@ -29,12 +30,12 @@ func kernelThreads() func(pid int) bool {
 	}
 }
 
-// stat is what we read of /proc/[pid]/stat (proc(5)).
+// stat is the part of /proc/[pid]/stat that we need (proc(5)).
 type stat struct {
 	name   string
 	state  byte
 	kernel bool
-	start  string // when it began: with the pid it names a process for good
+	start  string // start time; with the pid it identifies a process
 }
 
 // Fields of /proc/[pid]/stat after the name, which is field 2.
@@ -53,7 +54,7 @@ func readStat(pid int) (stat, bool) {
 	return parseStat(text)
 }
 
-// parseStat reads a line in which the name may hold anything.
+// parseStat parses a line whose name may hold any bytes.
 func parseStat(text []byte) (stat, bool) {
 	begin, end := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
 	if begin < 0 || end < begin {
@@ -70,7 +71,7 @@ func parseStat(text []byte) (stat, bool) {
 	return stat{name: string(text[begin+1 : end]), state: f[statState][0], kernel: flags&pfKThread != 0, start: f[statStart]}, true
 }
 
-// numbers reads numbers that white space parts.
+// numbers parses numbers that are separated by white space.
 func numbers(text []byte) []int {
 	var out []int
 	for word := range strings.FieldsSeq(string(text)) {

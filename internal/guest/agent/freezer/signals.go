@@ -14,15 +14,17 @@ import (
 	"banger/internal/fault"
 )
 
-// Signals freezes by SIGSTOP. Process 1 takes none (kill(2)), so it serves where the agent itself is process 1.
+// Signals freezes with SIGSTOP. Process 1 ignores it (kill(2)), so Signals works where the agent is
+// process 1.
 type Signals struct {
-	stopped map[int]string // start times of those who were stopped by us
+	stopped map[int]string // start times of the processes that we stopped
 }
 
-// settleTime is the time between two looks at who stands still. There is no event for it.
+// settleTime is the time between two checks for running processes. The kernel has no event for it.
 const settleTime = time.Millisecond
 
-// Freeze halts everybody, and returns how many processes that are. When ctx ends before all stand still, they go on again.
+// Freeze halts all processes and returns how many there are. If ctx ends before, it lets them
+// continue.
 func (s *Signals) Freeze(ctx context.Context) (int, error) {
 	if os.Getpid() != 1 {
 		return 0, fault.New(fault.Unsupported, "freezing: the guest's kernel has no control groups, and process 1 takes no signals")
@@ -46,7 +48,7 @@ func (s *Signals) Freeze(ctx context.Context) (int, error) {
 	}
 }
 
-// pass stops whom it finds running, and tells how many those were.
+// pass stops running processes and returns how many there were.
 func (s *Signals) pass() (int, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -63,14 +65,14 @@ func (s *Signals) pass() (int, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		// Stopped, traced and stopped, dead: nothing of it runs.
+		// Stopped, traced and stopped, or dead: the process does not run.
 		st, ok := readStat(pid)
 		if !ok || st.kernel || st.state == 'T' || st.state == 't' || st.state == 'Z' || st.state == 'X' {
 			continue
 		}
 		running++
 		if s.stopped[pid] == st.start {
-			continue // on its way
+			continue // it will stop soon
 		}
 		if err := unix.Kill(pid, unix.SIGSTOP); err == nil {
 			s.stopped[pid] = st.start
@@ -81,7 +83,8 @@ func (s *Signals) pass() (int, error) {
 	return running, nil
 }
 
-// Thaw lets go on whom Freeze halted. Children go first: a shell that looks at them shall not find them stopped.
+// Thaw lets the processes continue that Freeze halted. Children go first: a shell that waits for
+// them must not find them stopped.
 func (s *Signals) Thaw() error {
 	var pids []int
 	for pid := range s.stopped {

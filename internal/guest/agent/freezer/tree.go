@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is the descriptor of a folder of control groups. Its methods make as few system calls as can be: a parent stands still while it
-// is being saved, and package os makes twice as many, which in an emulated machine are milliseconds.
+// tree is the descriptor of a directory of control groups. It makes as few system calls as
+// possible, because a machine is halted meanwhile. Package os makes twice as many, which takes
+// milliseconds in emulation.
 type tree int
 
 func (t tree) open(name string, flags int) (int, error) {
@@ -45,7 +46,7 @@ func (t tree) read(name string) ([]byte, error) {
 	}
 }
 
-// write writes to a file that is there: a control group's files cannot be made.
+// write writes to an existing file: a control group's files cannot be made.
 func (t tree) write(name, text string) error {
 	fd, err := t.open(name, unix.O_WRONLY)
 	if err != nil {
@@ -60,7 +61,7 @@ func (t tree) write(name, text string) error {
 	}
 }
 
-// groups lists the groups in a group: its folders.
+// groups lists the groups in a group, which are its directories.
 func (t tree) groups(name string) ([]string, error) {
 	fd, err := t.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
@@ -88,7 +89,7 @@ const (
 	direntName = 19
 )
 
-// folders are the names of folders among directory entries.
+// directories returns the names of directories among directory entries.
 func folders(b []byte) []string {
 	var names []string
 	for len(b) > direntName {
@@ -107,10 +108,12 @@ func folders(b []byte) []string {
 
 // processes lists the processes in a group and below it.
 func (t tree) processes(name string) []int {
-	text, _ := t.read(name + "/cgroup.procs") // unreadable in a threaded group; its processes are listed above it
+	// The file is unreadable in a threaded group. Its processes are listed in the group above.
+	text, _ := t.read(name + "/cgroup.procs")
 	pids := numbers(text)
 	var st unix.Stat_t
-	if err := unix.Fstatat(int(t), name, &st, 0); err != nil || st.Nlink <= 2 { // as many links as folders, and two
+	// A directory has two links more than subdirectories.
+	if err := unix.Fstatat(int(t), name, &st, 0); err != nil || st.Nlink <= 2 {
 		return pids
 	}
 	below, _ := t.groups(name)
@@ -120,7 +123,8 @@ func (t tree) processes(name string) []int {
 	return pids
 }
 
-// waiting names, for a person, a process in a group that cannot be frozen just now, if there is one: it waits for a device or a file system.
+// waiting names a process that keeps a group from freezing because it waits for a device or a file
+// system. It returns "" if there is none.
 func (t tree) waiting(name string) string {
 	for _, pid := range t.processes(name) {
 		if st, ok := readStat(pid); ok && st.state == 'D' {
@@ -130,11 +134,12 @@ func (t tree) waiting(name string) string {
 	return ""
 }
 
-// eventTime bounds one wait in milliseconds. The kernel holds an event back for up to 10 ms when there was another one shortly before
-// (kernel/cgroup/cgroup.c, CGROUP_FILE_NOTIFY_MIN_INTV), as when a command has just ended.
+// eventTime bounds one wait, in milliseconds. The kernel delays an event by up to 10 ms after
+// another one (kernel/cgroup/cgroup.c, CGROUP_FILE_NOTIFY_MIN_INTV), such as the end of a command.
 const eventTime = 2
 
-// awaitFrozen waits until everybody in a group and below it stands still. The kernel says so by an event on the file.
+// awaitFrozen waits until all processes in a group and below it are halted. The kernel reports that
+// by an event on the file.
 func (t tree) awaitFrozen(ctx context.Context, name string) error {
 	fd, err := t.open(name+"/cgroup.events", unix.O_RDONLY)
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package link configures network cards through rtnetlink (rtnetlink(7)), as far as a guest needs it.
+// Package link configures network cards through rtnetlink (rtnetlink(7)), as far as a guest needs
+// it.
 package link
 
 import (
@@ -44,8 +45,9 @@ func Up(name string) error {
 	return nil
 }
 
-// Configure configures a card. It removes addresses and default routes of an earlier configuration, so it is
-// idempotent. A gateway outside the address's network is reached on the link itself, as with a /32.
+// Configure configures a card. It first removes addresses and default routes of an earlier
+// configuration, so it is idempotent. A gateway outside the address's network is on the link
+// itself, as with a /32.
 func Configure(name string, cfg Config) error {
 	card, err := net.InterfaceByName(name)
 	if err != nil {
@@ -101,8 +103,9 @@ func removeAddresses(conn *conn, card *net.Interface) error {
 	return nil
 }
 
-// enableIPv6 switches IPv6 on a card on or off. Without a peer of that family the guest would look for neighbours and
-// routers in vain, again after each restore. A failure is ignored: the address that needs IPv6 then fails.
+// enableIPv6 switches IPv6 on a card on or off. Without peers of that family the guest would search
+// for routers in vain after each restore. It ignores errors: if IPv6 is needed, setting its address
+// fails.
 func enableIPv6(name string, on bool) {
 	disable := "1"
 	if on {
@@ -111,10 +114,10 @@ func enableIPv6(name string, on bool) {
 	_ = os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "disable_ipv6"), []byte(disable), 0)
 }
 
-// Card says which virtio network card is meant.
+// Card selects a virtio network card.
 type Card struct {
 	MACs  []net.HardwareAddr // the card that has one of these addresses; earlier ones are preferred
-	Index int                // without MACs: place among the cards in the order in which the kernel found them
+	Index int                // without MACs: place in the order of the interface indexes
 }
 
 // Find returns the name of a virtio network card.

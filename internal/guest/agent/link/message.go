@@ -18,7 +18,7 @@ func family(a netip.Addr) byte {
 func address(kind, flags uint16, index int, p netip.Prefix) request {
 	var ifaFlags byte
 	if p.Addr().Is6() {
-		ifaFlags = unix.IFA_F_NODAD // nobody else is on the link; detection would keep the address unusable for a second
+		ifaFlags = unix.IFA_F_NODAD
 	}
 	b := []byte{family(p.Addr()), byte(p.Bits()), ifaFlags, unix.RT_SCOPE_UNIVERSE}
 	b = binary.NativeEndian.AppendUint32(b, uint32(index))
@@ -27,7 +27,8 @@ func address(kind, flags uint16, index int, p netip.Prefix) request {
 	return request{kind: kind, flags: flags, body: b}
 }
 
-// ip6DefaultMetric is what the kernel uses if a route has no metric (linux/ipv6_route.h, IP6_RT_PRIO_USER).
+// ip6DefaultMetric is the kernel's metric of a route that names none (linux/ipv6_route.h,
+// IP6_RT_PRIO_USER).
 const ip6DefaultMetric = 1024
 
 // defaultRoute makes a default route (struct rtmsg).

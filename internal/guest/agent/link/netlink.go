@@ -15,7 +15,7 @@ type conn struct {
 	seq uint32
 }
 
-// replyTime bounds the kernel's answer, which comes from within the request's system call.
+// replyTime bounds the wait for the kernel, which answers within the request's system call.
 const replyTime = 5 * time.Second
 
 func dial() (*conn, error) {
@@ -44,7 +44,7 @@ type request struct {
 	body  []byte
 }
 
-// do sends one request and waits for its acknowledgement (netlink(7): struct nlmsghdr, struct nlmsgerr).
+// do sends one request and waits for the acknowledgement (netlink(7), struct nlmsgerr).
 func (c *conn) do(r request) error {
 	c.seq++
 	msg := binary.NativeEndian.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(r.body)))
@@ -95,7 +95,7 @@ func setLink(index int, flags uint32, mac net.HardwareAddr, mtu int) request {
 	b := []byte{unix.AF_UNSPEC, 0, 0, 0}
 	b = binary.NativeEndian.AppendUint32(b, uint32(index))
 	b = binary.NativeEndian.AppendUint32(b, flags)
-	b = binary.NativeEndian.AppendUint32(b, unix.IFF_UP) // the mask: which flags change
+	b = binary.NativeEndian.AppendUint32(b, unix.IFF_UP) // the mask of flags to change
 	if len(mac) > 0 {
 		b = attr(b, unix.IFLA_ADDRESS, mac)
 	}

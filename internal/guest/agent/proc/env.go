@@ -5,13 +5,15 @@ import (
 	"strings"
 )
 
-// MaxEnv bounds a command's arguments and environment together. The kernel takes a quarter of the stack's limit, 2 MiB (execve(2)).
+// MaxEnv bounds a command's arguments and environment together, in bytes. The kernel accepts a
+// quarter of the stack's limit, 2 MiB (execve(2)).
 const MaxEnv = 1 << 20
 
-// DefaultPath is docker's and systemd's.
+// DefaultPath is the PATH of docker and systemd.
 const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environment joins what every command gets with the lists given; of a name that comes more than once the last value counts.
+// environment joins the variables that every command gets with the lists. The last value of a name
+// counts.
 func environment(u User, tty bool, lists ...[]string) []string {
 	base := []string{"PATH=" + DefaultPath, "HOME=" + homeOf(u), "LANG=C.UTF-8"}
 	if u.Name != "" {
@@ -57,7 +59,7 @@ func lookupEnv(env []string, name string) string {
 	return ""
 }
 
-// checkStrings refuses what execve cannot take.
+// checkStrings refuses strings that execve cannot take.
 func checkStrings(lists ...[]string) error {
 	total := 0
 	for _, list := range lists {

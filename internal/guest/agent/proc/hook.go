@@ -11,11 +11,11 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// killTime is how long the dead may take to be reaped.
+// killTime bounds the wait for a killed process to be reaped.
 const killTime = time.Second
 
-// RunHook runs a command of the machine's own to its end, also while everybody else is halted. It has no input, and its output goes
-// to out. When ctx ends, its process group is killed. What it leaves in the background goes on.
+// RunHook runs a command to its end, also while all other processes are halted. It has no input. If
+// ctx ends, RunHook kills its process group. Processes that it leaves in the background continue.
 func (r *Runner) RunHook(ctx context.Context, req proto.ExecRequest, out *os.File) error {
 	c, err := r.resolve(req)
 	if err != nil {
@@ -46,7 +46,7 @@ func (r *Runner) RunHook(ctx context.Context, req proto.ExecRequest, out *os.Fil
 	return nil
 }
 
-// startHook starts a command in this process's own control group, which nobody halts.
+// startHook starts a command in this process's own control group, which is never halted.
 func (t *Table) startHook(c *command) (*child, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

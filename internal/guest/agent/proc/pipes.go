@@ -13,9 +13,9 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// outputGrace is how long the output may stay open after the command's end. Whatever the command itself wrote is in the pipe by then and is
-// delivered however long that takes; but a daemon that it left behind can hold the pipe open for ever, and would keep
-// the caller waiting.
+// outputGrace is how long the output may stay open after the command's end. The command's own
+// output is in the pipe by then and is always delivered. A daemon that it left behind may hold the
+// pipe open for ever.
 const outputGrace = 300 * time.Millisecond
 
 // process is a running command with pipes or a terminal.
@@ -69,7 +69,8 @@ func (r *Runner) startPipes(c *command, s Streams) (Process, error) {
 	return p, nil
 }
 
-// supply copies standard input. It ends when the command closes its end, and may stay in Read until the stream ends.
+// supply copies standard input. It ends when the command closes its end. It may wait in Read until
+// the stream ends.
 func supply(to *os.File, from io.Reader) {
 	io.Copy(to, from)
 	to.Close()
@@ -95,13 +96,14 @@ func (p *process) Signal(name string) error {
 
 func (p *process) Hangup() { p.table.end(p.child, hangupGrace) }
 
-// output is one stream of the command's output on its way.
+// output is one stream of a command's output.
 type output struct {
 	from *os.File
 	to   io.Writer
 }
 
-// deliver copies until the end of the output; after done is closed, until the end, or outputGrace with what is there.
+// deliver copies until the end of the output. After done is closed, it stops after outputGrace with
+// what is there.
 func (o output) deliver(done <-chan struct{}) {
 	defer o.from.Close()
 	delivered := make(chan struct{})
@@ -119,7 +121,7 @@ func (o output) deliver(done <-chan struct{}) {
 	}
 }
 
-// rest delivers what the pipe holds at this moment, and no more: somebody else may be writing into it.
+// rest delivers what the pipe holds at this moment. Another process may still write to it.
 func (o output) rest() {
 	o.from.SetReadDeadline(time.Time{})
 	raw, err := o.from.SyscallConn()
@@ -143,16 +145,18 @@ func (o output) rest() {
 	}
 }
 
-// maxPipe is the capacity of a pipe that nobody has enlarged (pipe(7)), and more than a terminal's.
+// maxPipe is the default capacity of a pipe (pipe(7)). It is more than a terminal holds.
 const maxPipe = 64 << 10
 
-// onlyReader and onlyWriter hide the methods by which io.Copy would splice past our buffer and our deadline.
+// onlyReader and onlyWriter hide methods with which io.Copy would bypass our buffer and our
+// deadline.
 type (
 	onlyReader struct{ io.Reader }
 	onlyWriter struct{ io.Writer }
 )
 
-// files collects what must be closed after a start: all of it after a failed one, the child's ends after a good one.
+// files collects the files to close after a start: all of them after a failure, the child's ends
+// after a success.
 type files []*os.File
 
 func (f *files) close() {
@@ -176,7 +180,7 @@ func (f *files) keep(kept ...*os.File) {
 	*f = rest
 }
 
-// input makes the child's standard input; feed is our end, or nil when there is nothing to send.
+// input makes the child's standard input. feed is our end, or nil if there is nothing to send.
 func (f *files) input(from io.Reader) (child, feed *os.File, err error) {
 	if from == nil {
 		child, err = f.null()
@@ -190,7 +194,7 @@ func (f *files) input(from io.Reader) (child, feed *os.File, err error) {
 	return child, feed, nil
 }
 
-// output makes an output of the child's; from is our end, or nil when nobody listens.
+// output makes an output of the child's. from is our end, or nil if nobody reads.
 func (f *files) output(to io.Writer) (child, from *os.File, err error) {
 	if to == nil {
 		child, err = f.null()

@@ -118,7 +118,8 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-// TestBackground: a daemon that keeps the output open does not keep the caller, and what the command wrote itself all comes.
+// TestBackground: a daemon that keeps the output open does not keep the caller, and what the
+// command wrote itself all comes.
 func TestBackground(t *testing.T) {
 	r := newRunner(t)
 	var out slow

@@ -17,7 +17,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// Streams is where a command's standard streams come from and go to. Nil readers and writers are empty and the void.
+// Streams holds a command's standard streams. A nil reader is empty; a nil writer discards.
 type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -27,15 +27,17 @@ type Streams struct {
 type Process interface {
 	// Wait returns when the command has ended and its output was delivered.
 	Wait() proto.Exit
-	// Signal sends the named signal to the command's process group; os.ErrProcessDone when the command has ended.
+	// Signal sends the named signal to the command's process group. After the command's end it
+	// returns os.ErrProcessDone.
 	Signal(name string) error
-	// Resize changes the size of the command's terminal; without one it does nothing.
+	// Resize changes the size of the command's terminal. Without a terminal it does nothing.
 	Resize(proto.Size) error
-	// Hangup ends the command: SIGHUP to its process group, and SIGKILL when that did not help.
+	// Hangup ends the command: SIGHUP to its process group, and SIGKILL if it still runs after a
+	// while.
 	Hangup()
 }
 
-// Runner starts commands with what assume said about them. The zero value but for Table works.
+// Runner starts commands with the settings of the identity. Only Table is required.
 type Runner struct {
 	Table   *Table
 	Env     []string // for every command
@@ -43,7 +45,7 @@ type Runner struct {
 	Workdir string   // of commands that name none
 }
 
-// StartError says that a command could not be started, in the way of a shell.
+// StartError reports a command that could not be started, as a shell does.
 type StartError struct {
 	Code int // 127: not found; 126: found and not executable
 	Err  error
@@ -52,7 +54,8 @@ type StartError struct {
 func (e *StartError) Error() string { return e.Err.Error() }
 func (e *StartError) Unwrap() error { return e.Err }
 
-// Exit statuses of commands that could not be started (POSIX, Shell Command Language, section 2.8.2).
+// Exit statuses of commands that could not be started (POSIX, Shell Command Language, section
+// 2.8.2).
 const (
 	notExecutable = 126
 	notFound      = 127
@@ -61,8 +64,9 @@ const (
 // hangupGrace is how long a command may take to end after SIGHUP.
 const hangupGrace = 3 * time.Second
 
-// Start begins what req asks for. An error is a *StartError, or a fault when the request itself is wrong. A failing write to
-// Stdout or Stderr closes the command's end of it; Stdin may stay blocked in a Read after the end.
+// Start begins the command in req. An error is a *StartError, or a fault if the request is wrong. A
+// failing write to Stdout or Stderr closes the command's end of it. Stdin may stay blocked in a
+// Read after the end.
 func (r *Runner) Start(req proto.ExecRequest, s Streams) (Process, error) {
 	c, err := r.resolve(req)
 	if err != nil {
@@ -77,7 +81,7 @@ func (r *Runner) Start(req proto.ExecRequest, s Streams) (Process, error) {
 	return r.startPipes(c, s)
 }
 
-// command is a request with everything looked up.
+// command is a request with user, program and environment resolved.
 type command struct {
 	path string
 	argv []string
@@ -115,7 +119,7 @@ func (r *Runner) resolve(req proto.ExecRequest) (*command, error) {
 	return &command{path: path, argv: argv, attr: attr}, nil
 }
 
-// workdir is where the command starts: a folder that was asked for must be there, a home need not.
+// workdir returns where the command starts. A requested directory must exist; a home need not.
 func (r *Runner) workdir(req proto.ExecRequest, env []string) (string, error) {
 	dir := req.Workdir
 	if dir == "" {
@@ -141,7 +145,8 @@ func (r *Runner) workdir(req proto.ExecRequest, env []string) (string, error) {
 	return dir, nil
 }
 
-// program finds what to execute. No arguments mean the user's login shell, whose argv[0] begins with a hyphen.
+// program finds the file to execute. Without arguments it is the user's login shell, whose argv[0]
+// begins with a hyphen.
 func program(argv []string, u User, env []string, dir string) (string, []string, error) {
 	if len(argv) > 0 {
 		path, err := find(argv[0], lookupEnv(env, "PATH"), dir)
@@ -161,7 +166,8 @@ func program(argv []string, u User, env []string, dir string) (string, []string,
 	return path, []string{"-" + filepath.Base(path)}, nil
 }
 
-// find looks a program up as a shell does: a name with a slash is a path, others are looked for in PATH.
+// find looks up a program as a shell does: a name with a slash is a path, any other is looked up in
+// PATH.
 func find(name, path, dir string) (string, error) {
 	if strings.Contains(name, "/") {
 		full := name
@@ -193,13 +199,13 @@ func find(name, path, dir string) (string, error) {
 	return "", &StartError{Code: notFound, Err: fmt.Errorf("%s: %w", name, errNoCommand{})}
 }
 
-// errNoCommand is fs.ErrNotExist in a shell's words.
+// errNoCommand is fs.ErrNotExist in the words of a shell.
 type errNoCommand struct{}
 
 func (errNoCommand) Error() string        { return "command not found" }
 func (errNoCommand) Is(target error) bool { return target == fs.ErrNotExist }
 
-// executable tells why full cannot be a program. Whether the user may execute it is left to execve.
+// executable reports why full cannot be a program. execve checks whether the user may execute it.
 func executable(name, full string) error {
 	info, err := os.Stat(full)
 	switch {
@@ -215,7 +221,7 @@ func executable(name, full string) error {
 	return nil
 }
 
-// plain takes the system call and the path off an error: the message names them already.
+// plain strips the system call and the path off an error, because the message has both already.
 func plain(err error) error {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
@@ -227,7 +233,8 @@ func plain(err error) error {
 // run starts the command with these three files as its standard streams.
 func (r *Runner) run(c *command, files [3]*os.File) (*child, error) {
 	for _, f := range files {
-		c.attr.Files = append(c.attr.Files, f.Fd()) // Fd makes the file blocking, as programs expect it
+		// Fd makes the file blocking, as programs expect.
+		c.attr.Files = append(c.attr.Files, f.Fd())
 	}
 	kid, err := r.Table.start(c.path, c.argv, &c.attr)
 	if err == nil {

@@ -1,9 +1,12 @@
-// Package proc runs commands in the guest: it finds the user and the program, gives the command its terminal or pipes, and
-// reports its end once all of its output was delivered.
+// Package proc runs commands in the guest. It finds the user and the program, gives the command a
+// terminal or pipes, and reports its end after all output was delivered.
 //
-// It owns every wait of the program: as process 1 the agent must reap what others leave behind, and a wait for any
-// child would steal the status of one that somebody else waits for. So all children are started through one Table,
-// under its lock, and nothing else in the agent may use os/exec.
+// Vocabulary: a command runs for the host. A child is any process that the agent started. Orphans
+// are processes that process 1 inherits and must reap.
+//
+// Invariant: every wait of the agent happens in one Table, under its lock. Process 1 has to reap
+// orphans, and a wait for any child would steal the status of a child that somebody else waits for.
+// So nothing else in the agent may use os/exec.
 package proc
 
 import (
@@ -19,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Table knows the children of this process, and reaps them and, as process 1, everybody else's orphans.
+// Table knows the children of this process and reaps them. As process 1 it also reaps orphans.
 type Table struct {
 	log     *slog.Logger
 	orphans bool // reap what was not started here
@@ -30,21 +33,22 @@ type Table struct {
 	children  map[int]*child
 	protected bool
 	groups    Groups        // nil: commands stay in this process's control group
-	halted    chan struct{} // closed by Resume; nil when nobody is halted
+	halted    chan struct{} // closed by Resume; nil while nobody is halted
 	forks     int
 }
 
-// Groups says in which control group commands start, so that they can be frozen together.
+// Groups provides the control group in which commands start, so that they can be frozen together.
 type Groups interface {
-	// ForCommands is the descriptor of the group.
+	// ForCommands returns the descriptor of the group.
 	ForCommands() int
-	// Lost tells whether that group was removed.
+	// Lost reports whether that group was removed.
 	Lost() bool
 	// Renew makes another one.
 	Renew() error
 }
 
-// child is a process that was started here. Its number stays its own until done is closed, under the table's lock.
+// child is a process that was started here. The kernel does not reuse its pid before done is
+// closed, under the table's lock.
 type child struct {
 	pid    int
 	done   chan struct{}
@@ -65,7 +69,7 @@ func NewTable(log *slog.Logger) *Table {
 	return t
 }
 
-// Close ends reaping. Children that still run are nobody's from then on.
+// Close ends reaping. Nobody waits for children that still run.
 func (t *Table) Close() {
 	signal.Stop(t.signals)
 	close(t.stop)
@@ -95,7 +99,7 @@ func (t *Table) reap() {
 	}
 }
 
-// reapLocked collects one ended child and tells whether there was one.
+// reapLocked collects one ended child. It reports whether there was one.
 func (t *Table) reapLocked(pid int) bool {
 	var status unix.WaitStatus
 	got, err := unix.Wait4(pid, &status, unix.WNOHANG, nil)
@@ -119,7 +123,8 @@ const (
 	killAsUsed = "0"
 )
 
-// Protect keeps the kernel from killing this process, and none of its children, when memory runs out.
+// Protect keeps the kernel from killing this process when memory runs out. Its children stay
+// unprotected.
 func (t *Table) Protect() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,24 +137,27 @@ func (t *Table) Protect() error {
 
 func setOOM(score string) error { return os.WriteFile("/proc/self/oom_score_adj", []byte(score), 0) }
 
-// UseGroups puts commands that are started from now on into control groups.
+// UseGroups puts commands that start from now on into control groups.
 func (t *Table) UseGroups(g Groups) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.groups = g
 }
 
-// ErrForked is why a command was not started that had to wait for a halted machine: what was asked of one machine is not done in another.
+// ErrForked reports a command that waited in a halted machine and was not started: a request to the
+// parent is not carried out in a fork.
 var ErrForked = errors.New("the machine was forked before the command could start")
 
-// Halt makes those wait who would start or signal a command, until Resume. When it returns, no start is under way.
+// Halt makes starting and signalling commands wait until Resume. When it returns, no start is under
+// way.
 func (t *Table) Halt() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.halted = make(chan struct{})
 }
 
-// Resume ends Halt. forked tells that this machine has become another one, in which commands that wait to be started are not wanted.
+// Resume ends Halt. forked reports whether the machine became a fork. Then commands that wait are
+// not started.
 func (t *Table) Resume(forked bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -160,7 +168,8 @@ func (t *Table) Resume(forked bool) {
 	t.halted = nil
 }
 
-// waitLocked waits until nobody is halted, and tells whether the machine is still the same one. It gives the lock up meanwhile.
+// waitLocked waits until the machine is not halted. It reports whether the machine is still the
+// same. It releases the lock meanwhile.
 func (t *Table) waitLocked() (same bool) {
 	forks := t.forks
 	for t.halted != nil {
@@ -172,7 +181,7 @@ func (t *Table) waitLocked() (same bool) {
 	return t.forks == forks
 }
 
-// start runs a program as a command, in the commands' control group, once nobody is halted.
+// start runs a program in the commands' control group, after the machine is no longer halted.
 func (t *Table) start(path string, argv []string, attr *syscall.ProcAttr) (*child, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -189,29 +198,30 @@ func (t *Table) start(path string, argv []string, attr *syscall.ProcAttr) (*chil
 		attr.Sys.CgroupFD = t.groups.ForCommands()
 		c, err = t.startLocked(path, argv, attr)
 	}
-	if t.refused(err) || unknown(err) { // it starts in this process's group, then, and is moved when that matters
+	// It then starts in this process's group. Groups moves it before it freezes.
+	if t.refused(err) || unknown(err) {
 		attr.Sys.UseCgroupFD = false
 		c, err = t.startLocked(path, argv, attr)
 	}
 	return c, err
 }
 
-// refused tells whether clone3(2) may have failed because the control group takes no process: it was removed, is one that holds only groups, or
-// is threaded. That a program is missing is another thing.
+// refused reports whether clone3(2) may have failed because of the control group: it was removed,
+// holds only groups, or is threaded. A missing program is a different error.
 func (t *Table) refused(err error) bool {
 	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EOPNOTSUPP) ||
 		errors.Is(err, unix.ENOENT) && t.groups.Lost()
 }
 
-// unknown tells whether clone3(2) may have failed because the kernel is older than it, or than CLONE_INTO_CGROUP (Linux 5.7).
+// unknown reports whether the kernel may lack clone3(2) or CLONE_INTO_CGROUP (Linux 5.7).
 func unknown(err error) bool {
 	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.E2BIG)
 }
 
-// startLocked runs a program. The lock is held until the child is known, so that its end cannot come first; ForkExec itself waits
-// for a child whose execve failed.
+// startLocked runs a program. It holds the lock until the child is registered, so that its end
+// cannot come first. ForkExec itself waits for a child whose execve failed.
 func (t *Table) startLocked(path string, argv []string, attr *syscall.ProcAttr) (*child, error) {
-	if t.protected { // the child inherits what holds at the fork
+	if t.protected { // the child inherits the score of the moment of the fork
 		if err := setOOM(killAsUsed); err != nil {
 			return nil, fmt.Errorf("unprotecting a command: %w", err)
 		}
@@ -226,7 +236,8 @@ func (t *Table) startLocked(path string, argv []string, attr *syscall.ProcAttr) 
 	return c, nil
 }
 
-// Spawn starts a program that belongs to nobody: it is reaped and forgotten when it ends. It starts where attr says, also in a halted machine.
+// Spawn starts a program without an owner: it is reaped and forgotten. It starts where attr says,
+// also in a halted machine.
 func (t *Table) Spawn(path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -237,8 +248,8 @@ func (t *Table) Spawn(path string, argv []string, attr *syscall.ProcAttr) (pid i
 	return c.pid, nil
 }
 
-// signal sends sig to the child's process group once nobody is halted. A child that was reaped is os.ErrProcessDone: its number may be another's
-// by now.
+// signal sends sig to the child's process group after the machine is no longer halted. For a reaped
+// child it returns os.ErrProcessDone: the pid may be another process's by then.
 func (t *Table) signal(c *child, sig unix.Signal) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -253,10 +264,10 @@ func (t *Table) signalLocked(c *child, sig unix.Signal) error {
 	return unix.Kill(-c.pid, sig)
 }
 
-// end hangs up on the child's process group, and kills it when it still runs after grace.
+// end hangs up on the child's process group, and kills it if it still runs after grace.
 func (t *Table) end(c *child, grace time.Duration) {
 	t.signal(c, unix.SIGHUP)
-	t.signal(c, unix.SIGCONT) // a stopped process takes a signal when it goes on
+	t.signal(c, unix.SIGCONT) // a stopped process handles signals only after it continues
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {

@@ -12,7 +12,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// startTTY starts a command on a terminal of its own, which it controls. Its output, and what the terminal echoes, is standard output.
+// startTTY starts a command on a terminal that it controls. Standard output gets its output and the
+// terminal's echo.
 func (r *Runner) startTTY(c *command, size *proto.Size, s Streams) (Process, error) {
 	if s.Stdout == nil {
 		s.Stdout = io.Discard
@@ -37,11 +38,11 @@ func (r *Runner) startTTY(c *command, size *proto.Size, s Streams) (Process, err
 		return nil, err
 	}
 	if s.Stdin != nil {
-		// The end of the input is not the terminal's end: nothing more is typed, and that is all.
+		// The end of the input is not the terminal's end: nothing more is typed.
 		go io.Copy(onlyWriter{master}, onlyReader{s.Stdin})
 	}
 	go func() {
-		// Reading ends with EIO when the last process has closed the terminal (tty_ioctl(4) is silent on it; drivers/tty/pty.c).
+		// Reading ends with EIO after the last process has closed the terminal (drivers/tty/pty.c).
 		output{master, s.Stdout}.deliver(p.child.done)
 		<-p.child.done
 		close(p.output)
@@ -55,7 +56,8 @@ func openTerminal(owner *syscall.Credential) (master, slave *os.File, err error)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making a terminal: %w", err)
 	}
-	master = os.NewFile(uintptr(fd), "/dev/ptmx") // non-blocking, so the runtime polls it and reads take deadlines
+	// It is non-blocking, so the runtime polls it and reads take deadlines.
+	master = os.NewFile(uintptr(fd), "/dev/ptmx")
 	slave, err = openSlave(fd, owner)
 	if err != nil {
 		master.Close()
@@ -78,7 +80,7 @@ func openSlave(master int, owner *syscall.Credential) (*os.File, error) {
 	}
 	slave := os.NewFile(uintptr(fd), "terminal")
 	if owner != nil {
-		// The group that devpts gave it stays: it is tty's, for write(1).
+		// The terminal keeps the group tty that devpts gave it, for write(1).
 		err = slave.Chown(int(owner.Uid), -1)
 	}
 	if err != nil {
@@ -88,7 +90,7 @@ func openSlave(master int, owner *syscall.Credential) (*os.File, error) {
 	return slave, nil
 }
 
-// Resize sets the terminal's size, and with it sends SIGWINCH to the terminal's foreground.
+// Resize sets the terminal's size. The kernel sends SIGWINCH to its foreground.
 func (p *process) Resize(size proto.Size) error {
 	if p.terminal == nil {
 		return nil

@@ -15,28 +15,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds on the image's user database. A line that is longer is skipped.
+// Bounds on the image's user database. Longer lines are skipped.
 const (
 	maxDatabase = 1 << 20 // bytes of /etc/passwd and of /etc/group that are read
 	maxLine     = 16 << 10
 	maxGroups   = 1024
 )
 
-// User is a user of the image, as far as starting a command needs it.
+// User is what is known about a user of the image.
 type User struct {
-	Name   string // "" when only the number is known
+	Name   string // "" if only the number is known
 	UID    uint32
 	GID    uint32
 	Groups []uint32 // supplementary
 	Home   string
-	Shell  string // "" when the image does not say
+	Shell  string // "" if the image names none
 }
 
-// ErrNoUser is in the error of LookupUser when the image has no such user or group.
+// ErrNoUser reports that the image has no such user or group.
 var ErrNoUser = errors.New("no such user or group in the image")
 
-// LookupUser finds a user in the databases below root ("/" in the guest). spec is a user, or user:group, each a name or a number; ""
-// is root. A number needs no entry; without one its group is 0, as with docker.
+// LookupUser finds a user in the databases below root ("/" in the guest). spec is a user, or
+// user:group, each a name or a number; "" is root. A number needs no entry. Without an entry its
+// group is 0, as with docker.
 func LookupUser(root, spec string) (User, error) {
 	name, group, hasGroup := strings.Cut(spec, ":")
 	if name == "" {
@@ -80,7 +81,7 @@ func findUser(root, name string) (User, error) {
 		return User{}, err
 	case found != nil:
 		return *found, nil
-	case isNumber && number == 0, name == "root": // an image without any user database
+	case isNumber && number == 0, name == "root": // the image has no user database
 		return User{Name: "root", Home: "/root"}, nil
 	case isNumber:
 		return User{UID: number, Home: "/"}, nil
@@ -108,7 +109,7 @@ func findGroup(root, name string) (uint32, error) {
 	return gid, err
 }
 
-// memberships lists the groups that name is a member of, its main one first.
+// memberships lists the groups of a user, the main one first.
 func memberships(root, name string, primary uint32) ([]uint32, error) {
 	groups := []uint32{primary}
 	err := eachLine(filepath.Join(root, "etc/group"), func(f []string) bool {
@@ -123,15 +124,17 @@ func memberships(root, name string, primary uint32) ([]uint32, error) {
 	return groups, err
 }
 
-// parseID reads a user's or group's number. The highest one means "no such" to the kernel (setresuid(2)).
+// parseID parses a user's or group's number. The highest number means "no such" to the kernel
+// (setresuid(2)).
 func parseID(s string) (uint32, bool) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	return uint32(n), err == nil && uint32(n) != ^uint32(0)
 }
 
-// eachLine calls f with the fields of each line until f returns false. A file that is not there has no lines.
+// eachLine calls f with the fields of each line until f returns false. A missing file has no lines.
 func eachLine(path string, f func(fields []string) bool) error {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a named pipe in the image must not make us wait
+	// O_NONBLOCK: the image may have a named pipe here.
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -6,8 +6,9 @@ import (
 	"path/filepath"
 )
 
-// forwardAgent makes the socket through which commands of this connection reach the client's ssh-agent (OpenSSH's
-// PROTOCOL.agent and draft-ietf-sshm-ssh-agent). All sessions of a connection share it, as they share the client.
+// forwardAgent makes the socket through which commands of this connection reach the client's
+// ssh-agent (OpenSSH, PROTOCOL.agent; draft-ietf-sshm-ssh-agent). All sessions of a connection
+// share it.
 func (c *connection) forwardAgent() bool {
 	if c.agentSocket() != "" {
 		return true
@@ -45,7 +46,7 @@ func (c *connection) agentSocket() string {
 	return c.agentSock
 }
 
-// inFolder is a listener that takes its folder with it.
+// inDirectory is a listener that removes its directory when it closes.
 type inFolder struct {
 	net.Listener
 	account Account

@@ -9,18 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asUser runs f with the account's rights to files, and with a umask that keeps what f makes to the account alone. The agent is root, and
-// a path that a user named may lead through folders that a program of the user's changes at the same moment: only the
-// kernel can check it without a race.
-//
-// The rights belong to one thread (setfsuid(2), credentials(7)); f must not hand file operations to another goroutine.
+// asUser runs f with the account's file permissions and a umask of 077. Only the kernel can check a
+// path without a race, because programs of the user may change it meanwhile. The permissions belong
+// to one thread (setfsuid(2)), so f must start no goroutine for file operations.
 func asUser(a Account, f func() error) error {
 	if os.Geteuid() != 0 {
-		return f() // nothing to give up: a development machine
+		return f() // nothing to give up, as on a development machine
 	}
 	done := make(chan error, 1)
 	go func() {
-		// Never unlocked: the runtime ends the thread with the goroutine, so nobody inherits the rights.
+		// The thread is never unlocked: the runtime ends it with the goroutine, so that nobody
+		// inherits its permissions.
 		runtime.LockOSThread()
 		err := becomeUser(a)
 		if err == nil {
@@ -31,7 +30,7 @@ func asUser(a Account, f func() error) error {
 	return <-done
 }
 
-// becomeUser changes the calling thread. It goes past the wrappers of package syscall, which change all threads.
+// becomeUser changes the calling thread. Package syscall's own functions would change all threads.
 func becomeUser(a Account) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // a umask of its own
 		return fmt.Errorf("separating a thread: %w", err)
@@ -44,7 +43,8 @@ func becomeUser(a Account) error {
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); errno != 0 {
 		return fmt.Errorf("setting the groups of user %d: %w", a.UID, errno)
 	}
-	// These two report no failure; only asking again with an impossible id shows what holds (setfsuid(2)).
+	// These two report no failure. Only a second call with an impossible id returns the present one
+	// (setfsuid(2)).
 	unix.SetfsgidRetGid(a.GID)
 	unix.SetfsuidRetUid(a.UID)
 	gid, _ := unix.SetfsgidRetGid(-1)

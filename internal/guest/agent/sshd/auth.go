@@ -8,10 +8,10 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// accountKey is where ssh.Permissions carry the Account of a login.
+// accountKey is the key under which ssh.Permissions carry the Account of a login.
 type accountKey struct{}
 
-// server returns the library's configuration: public keys only, and no host key but ours.
+// server returns the library's configuration: public keys only, and our host key only.
 func (cfg Config) server() *ssh.ServerConfig {
 	sc := &ssh.ServerConfig{
 		ServerVersion: version,
@@ -31,8 +31,8 @@ func (cfg Config) server() *ssh.ServerConfig {
 			return p, nil
 		},
 	}
-	// The client's order decides (RFC 4253, section 7.1), and OpenSSH's begins with chacha20-poly1305 as well: it is three
-	// times as fast as AES where the CPU is emulated. CBC and SHA-1 are not offered.
+	// The client's order decides (RFC 4253, section 7.1). chacha20-poly1305 is first in OpenSSH,
+	// too, and is three times as fast as AES on an emulated CPU. CBC and SHA-1 are not offered.
 	sc.Ciphers = []string{
 		ssh.CipherChaCha20Poly1305, ssh.CipherAES128GCM, ssh.CipherAES256GCM,
 		ssh.CipherAES128CTR, ssh.CipherAES192CTR, ssh.CipherAES256CTR,
@@ -42,11 +42,12 @@ func (cfg Config) server() *ssh.ServerConfig {
 	return sc
 }
 
-// authorized tells whether key stands in the authorized keys.
+// authorized reports whether key is among the authorized keys.
 func (cfg Config) authorized(key ssh.PublicKey) bool {
 	wire := key.Marshal()
 	for _, line := range cfg.AuthorizedKeys() {
-		// The parser skips what it cannot read and looks for the next key: give it one line only.
+		// The parser skips unreadable lines and returns the next key, so it gets one line at a
+		// time.
 		line, _, _ := bytes.Cut([]byte(line), []byte("\n"))
 		k, _, options, _, err := ssh.ParseAuthorizedKey(line)
 		if err != nil || !bytes.Equal(k.Marshal(), wire) {

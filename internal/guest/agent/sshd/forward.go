@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// serveDirectTCP connects a channel to a TCP address as seen from the guest: `ssh -L`, `-D` and `-W`.
+// serveDirectTCP connects a channel to a TCP address as seen from the guest: `ssh -L`, `-D`, `-W`.
 func (c *connection) serveDirectTCP(nc ssh.NewChannel) {
 	var m tcpChannel
 	if ssh.Unmarshal(nc.ExtraData(), &m) != nil || m.Port > 65535 {
@@ -30,7 +30,8 @@ func (c *connection) serveDirectTCP(nc ssh.NewChannel) {
 	accept(nc, conn)
 }
 
-// dialTCP knows localhost by itself (RFC 6761, section 6.3): an image may have no /etc/hosts.
+// dialTCP resolves localhost itself (RFC 6761, section 6.3), because an image may have no
+// /etc/hosts.
 func (c *connection) dialTCP(ctx context.Context, host, port string) (net.Conn, error) {
 	if host != "localhost" {
 		return c.cfg.Dial(ctx, net.JoinHostPort(host, port))
@@ -67,7 +68,7 @@ func (c *connection) serveDirectUnix(nc ssh.NewChannel) {
 	accept(nc, conn)
 }
 
-// accept joins conn with the channel that was asked for it.
+// accept accepts a channel and joins it with conn.
 func accept(nc ssh.NewChannel, conn net.Conn) {
 	ch, requests, err := nc.Accept()
 	if err != nil {
@@ -77,8 +78,8 @@ func accept(nc ssh.NewChannel, conn net.Conn) {
 	join(ch, requests, conn)
 }
 
-// join passes bytes both ways until both directions have ended or one side is gone, then closes both. Each direction ends on
-// its own, as TCP's do.
+// join copies both ways until both directions have ended or one side is gone, then closes both.
+// Each direction ends separately, as with TCP.
 func join(ch ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
 	var both sync.WaitGroup
 	both.Go(func() {
@@ -104,8 +105,9 @@ func join(ch ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
 	<-gone
 }
 
-// forwardTCP listens on a TCP address of the guest: `ssh -R`. An empty host means all addresses, as with sshd's
-// GatewayPorts clientspecified; OpenSSH's client asks for localhost unless it was told otherwise.
+// forwardTCP listens on a TCP address of the guest: `ssh -R`. An empty host means all addresses, as
+// with sshd's GatewayPorts clientspecified. OpenSSH's client asks for localhost unless it is told
+// otherwise.
 func (c *connection) forwardTCP(payload []byte) (ok bool, reply []byte) {
 	var m tcpForward
 	if ssh.Unmarshal(payload, &m) != nil || m.Port > 65535 {
@@ -167,15 +169,16 @@ func (c *connection) cancelUnix(payload []byte) bool {
 	return ssh.Unmarshal(payload, &m) == nil && c.unlisten("unix "+m.Path)
 }
 
-// userSocket is a unix socket in a folder that may be a user's: it is removed with that user's rights only, since
-// whoever owns the folder could otherwise have root remove a file elsewhere.
+// userSocket is a unix socket in a directory that may be a user's. It is removed with that user's
+// permissions. Otherwise the owner of the directory could make root remove another file.
 type userSocket struct {
 	*net.UnixListener
 	account Account
 	path    string
 }
 
-// listenUnix makes a unix socket with the account's rights that only the account may connect to.
+// listenUnix makes a unix socket with the account's permissions. Only the account may connect to
+// it.
 func listenUnix(a Account, path string) (net.Listener, error) {
 	var l *net.UnixListener
 	err := asUser(a, func() (err error) {
@@ -197,8 +200,8 @@ func (u *userSocket) Close() error {
 	return errors.Join(err, asUser(u.account, func() error { return os.Remove(u.path) }))
 }
 
-// listen accepts connections on l, and opens a channel for each as header says, until l is closed by unlisten or with the connection.
-// It owns l, and is false if there is no room for it.
+// listen accepts connections on l and opens a channel for each, with the header. It takes over l,
+// which unlisten or the connection's end closes. It reports whether there was room.
 func (c *connection) listen(key string, l net.Listener, header func(net.Conn) (kind string, extra []byte)) bool {
 	c.mu.Lock()
 	_, taken := c.listeners[key]
@@ -210,7 +213,7 @@ func (c *connection) listen(key string, l net.Listener, header func(net.Conn) (k
 	c.listeners[key] = l
 	c.mu.Unlock()
 	c.tasks.Go(func() {
-		defer c.unlisten(key) // also when accepting fails by itself
+		defer c.unlisten(key) // also if accepting fails
 		for {
 			conn, err := l.Accept()
 			if err != nil {
@@ -235,7 +238,7 @@ func (c *connection) listen(key string, l net.Listener, header func(net.Conn) (k
 	return true
 }
 
-// unlisten closes a listener and tells whether there was one.
+// unlisten closes a listener. It reports whether there was one.
 func (c *connection) unlisten(key string) bool {
 	c.mu.Lock()
 	l, ok := c.listeners[key]
@@ -247,7 +250,7 @@ func (c *connection) unlisten(key string) bool {
 	return ok
 }
 
-// closeListeners closes them all and lets no more be made.
+// closeListeners closes all listeners and prevents new ones.
 func (c *connection) closeListeners() {
 	c.mu.Lock()
 	all := c.listeners

@@ -390,7 +390,8 @@ func TestMaster(t *testing.T) {
 	}
 }
 
-// BenchmarkOpenSSH is what a person waits for: a command from the client's start to its end, and 64 MiB by pipe and by sftp.
+// BenchmarkOpenSSH is what a person waits for: a command from the client's start to its end, and 64
+// MiB by pipe and by sftp.
 func BenchmarkOpenSSH(b *testing.B) {
 	s := serve(b)
 	const size = 64 << 20

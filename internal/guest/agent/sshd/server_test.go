@@ -160,7 +160,8 @@ func (s *server) writeConfig(t testing.TB) {
 	}
 }
 
-// client returns an OpenSSH program that uses the server's configuration and is ended with the test.
+// client returns an OpenSSH program that uses the server's configuration and is ended with the
+// test.
 func (s *server) client(t testing.TB, program string, args ...string) *exec.Cmd {
 	t.Helper()
 	testkit.RequireTool(t, program)

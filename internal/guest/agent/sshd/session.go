@@ -24,13 +24,13 @@ type session struct {
 	env  []string // NAME=VALUE
 	size int      // bytes in env
 	term *proto.Size
-	proc Process     // once it was started
+	proc Process     // set once it is started
 	deaf atomic.Bool // the client reads no more output
 
-	ended chan struct{} // closed when the client was told how the command ended
+	ended chan struct{} // closed after the client was informed of the command's end
 }
 
-// serveSession serves a session until its channel is closed by either side.
+// serveSession serves a session until either side closes its channel.
 func (c *connection) serveSession(nc ssh.NewChannel) {
 	ch, requests, err := nc.Accept()
 	if err != nil {
@@ -44,7 +44,7 @@ func (c *connection) serveSession(nc ssh.NewChannel) {
 			req.Reply(ok, nil)
 		}
 	}
-	// The requests end with the channel, so either the command has ended or the client has left it alone.
+	// The requests end with the channel, so the command has ended or the client has left.
 	if s.proc == nil {
 		return
 	}
@@ -55,7 +55,7 @@ func (c *connection) serveSession(nc ssh.NewChannel) {
 	}
 }
 
-// request carries out a request within a session (RFC 4254, section 6) and tells whether that went well.
+// request handles a request of a session (RFC 4254, section 6). It reports whether it succeeded.
 func (s *session) request(req *ssh.Request) bool {
 	switch req.Type {
 	case "env":
@@ -96,8 +96,8 @@ func (s *session) request(req *ssh.Request) bool {
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// setenv takes a variable. sshd lets an administrator choose which ones (AcceptEnv), as its users may be
-// restricted; here whoever logs in owns the machine, and what is sent is what the client's configuration says.
+// setenv accepts a variable. sshd restricts variables (AcceptEnv) because its users may be
+// restricted. Here the user who logs in owns the machine.
 func (s *session) setenv(name, value string) bool {
 	s.size += len(name) + len(value) + 2
 	if s.proc != nil || len(s.env) >= maxEnvVars || s.size > maxEnvBytes ||
@@ -108,7 +108,7 @@ func (s *session) setenv(name, value string) bool {
 	return true
 }
 
-// openTerminal notes that the command is to have a terminal. The terminal's modes are left as the kernel makes them.
+// openTerminal notes that the command gets a terminal. The terminal keeps the kernel's modes.
 func (s *session) openTerminal(payload []byte) bool {
 	var m ptyRequest
 	if ssh.Unmarshal(payload, &m) != nil || s.proc != nil || s.term != nil {
@@ -146,7 +146,7 @@ func (s *session) exec(line string) bool {
 
 // start runs argv, or the login shell if it is empty.
 func (s *session) start(argv []string) bool {
-	// A connection without an address, as sshd shows it to programs that ask whether they run under ssh.
+	// A connection without an address, as sshd shows it to programs that check for ssh.
 	env := append(s.env, "SSH_CLIENT=UNKNOWN 65535 65535", "SSH_CONNECTION=UNKNOWN 65535 UNKNOWN 65535")
 	if sock := s.agentSocket(); sock != "" {
 		env = append(env, "SSH_AUTH_SOCK="+sock)
@@ -157,8 +157,9 @@ func (s *session) start(argv []string) bool {
 	})
 }
 
-// run starts the session's process. It is true also if nothing could be run: the client then reads why on standard error and
-// gets a shell's exit status, which is more than the bare failure that the protocol has for it.
+// run starts the session's process. It also succeeds if nothing can be run: then the client reads
+// the reason on standard error and gets a shell's exit status. The protocol's own failure has no
+// reason.
 func (s *session) run(req proto.ExecRequest) bool {
 	if s.proc != nil {
 		return false
@@ -175,10 +176,10 @@ func (s *session) run(req proto.ExecRequest) bool {
 	return s.follow(proc)
 }
 
-// follow sees to it that proc's end reaches the client.
+// follow reports proc's end to the client.
 func (s *session) follow(proc Process) bool {
 	s.proc = proc
-	// Not one of the connection's tasks: a command may outlive it.
+	// This is not one of the connection's tasks: a command may outlive the connection.
 	go func() {
 		if u, ok := proc.(unstarted); ok {
 			fmt.Fprintf(s.ch.Stderr(), "banger: %v\r\n", u.err)
@@ -196,7 +197,7 @@ func (s *session) follow(proc Process) bool {
 	return true
 }
 
-// outlet is the way of a command's output to the client until the client wants no more of it.
+// outlet passes on a command's output until the client wants no more.
 type outlet struct {
 	w    io.Writer
 	deaf *atomic.Bool
@@ -209,7 +210,7 @@ func (o outlet) Write(p []byte) (int, error) {
 	return o.w.Write(p)
 }
 
-// unstarted is the process that err kept from being one.
+// unstarted stands for a process that could not be started because of err.
 type unstarted struct{ err error }
 
 func (u unstarted) Wait() proto.Exit {
@@ -222,8 +223,8 @@ func (u unstarted) Wait() proto.Exit {
 func (u unstarted) Signal(string) error     { return os.ErrProcessDone }
 func (u unstarted) Resize(proto.Size) error { return os.ErrProcessDone }
 
-// commandLine is the argv that runs a command line as the account's user would: through the shell. In an image without
-// any shell the line is taken for a program and its arguments, if it holds nothing that only a shell understands.
+// commandLine returns the argv that runs a command line through the account's shell. If the image
+// has no shell, the line is split into a program and its arguments, unless it needs a shell.
 func (a Account) commandLine(line string) ([]string, error) {
 	for _, shell := range []string{a.Shell, "/bin/sh"} {
 		if info, err := os.Stat(shell); shell != "" && err == nil && info.Mode().IsRegular() {

@@ -12,11 +12,9 @@ import (
 	"github.com/pkg/sftp"
 )
 
-// SFTPMain is the program behind the sftp subsystem: it takes the rights that args name, serves the protocol on rw until that ends and
-// returns the exit status. It is a process of its own because rights are a process's, and it is started as root and gives root up
-// by itself, because nobody else could run it: the agent's file is in no place of the image's and is named by /proc/self/exe, and
-// that link can be followed only by who may trace the process (proc(5)), which a child that has just changed
-// its user no longer is.
+// SFTPMain is the program of the sftp subsystem. It takes on the user and groups in args, serves
+// the protocol on rw until it ends, and returns the exit status. See the package comment for why it
+// is a process of its own.
 func SFTPMain(args []string, rw io.ReadWriteCloser, stderr io.Writer) int {
 	flags := flag.NewFlagSet("sftp", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -42,7 +40,7 @@ func serveSFTP(rw io.ReadWriteCloser, uid, gid int, list, dir string) error {
 	if err := dropRights(uid, gid, groups); err != nil {
 		return err
 	}
-	// Changed to instead of given to the library, which would put it before the targets of relative symbolic links, too.
+	// The library would put its own option before the targets of relative symbolic links, too.
 	if os.Chdir(dir) != nil {
 		if err := os.Chdir("/"); err != nil {
 			return err
@@ -68,7 +66,7 @@ func parseGroups(list string) ([]int, error) {
 	return groups, nil
 }
 
-// dropRights makes all of the process the user's, for good.
+// dropRights makes the whole process the user's, permanently.
 func dropRights(uid, gid int, groups []int) error {
 	if uid < 0 || gid < 0 {
 		return fmt.Errorf("no user and group to become")

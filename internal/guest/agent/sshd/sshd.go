@@ -1,18 +1,23 @@
-// Package sshd is the SSH server that the agent serves on any net.Conn, so that ssh, scp, sftp, rsync, git and
-// editors work with images that have no sshd. It speaks RFC 4251 to 4254 by golang.org/x/crypto/ssh and OpenSSH's extensions
-// to them (PROTOCOL in OpenSSH's source).
+// Package sshd is the SSH server that the agent serves on any net.Conn. With it ssh, scp, sftp,
+// rsync, git and editors work in images without an sshd. It speaks RFC 4251 to 4254 with
+// golang.org/x/crypto/ssh, and OpenSSH's extensions (PROTOCOL in OpenSSH's source).
 //
-// # Who may do what
+// # Permissions
 //
-// One key is enough for any user of the image, root included: whoever holds it owns the machine. Rights within the guest
-// are still kept apart, because the guest's own programs are not the holder of the key: commands run as the user that was asked
-// for, sftp is a process of that user, and sockets are made and reached with that user's rights (see asUser).
+// One key is enough for every user of the image, root included: its holder owns the machine. The
+// guest's own programs do not hold the key, so permissions within the guest are kept apart.
+// Commands run as the requested user, sftp is a process of that user, and sockets are made and
+// reached with that user's permissions (asUser).
+//
+// sftp is a process because permissions belong to a process. It starts as root and then drops root.
+// It cannot start as the user: the agent's file has no path in the image but /proc/self/exe, and a
+// process that has just changed its user may not follow that link (proc(5)).
 //
 // # Vocabulary
 //
-// A connection is one Serve. It carries channels: sessions (one command, shell or subsystem each) and forwarded
-// byte streams. A Starter runs commands; this package never starts a process itself, because in the guest the agent may be process 1,
-// which has to reap them all.
+// A connection is one Serve. It carries channels: sessions (one command, shell or subsystem each)
+// and forwarded byte streams. A Starter runs commands. This package starts no process itself,
+// because as process 1 the agent has to reap all children in one place.
 package sshd
 
 import (
@@ -32,9 +37,11 @@ import (
 
 // Bounds of one connection.
 const (
-	// LoginTime is how long a client may take until it is authenticated: sshd_config(5), LoginGraceTime. A person may have to type a passphrase in it.
+	// LoginTime is how long a client may take to authenticate (sshd_config(5), LoginGraceTime). A
+	// person may have to type a passphrase.
 	LoginTime = 2 * time.Minute
-	// maxAuthTries is above OpenSSH's 6: every key of the user's agent counts as a try, and guessing keys is hopeless anyway.
+	// maxAuthTries is higher than OpenSSH's 6, because every key of the user's agent counts as a
+	// try. Guessing keys is hopeless anyway.
 	maxAuthTries = 20
 	maxChannels  = 512      // open at a time; a browser behind `ssh -D` has dozens
 	maxListeners = 64       // remote forwards at a time
@@ -44,20 +51,21 @@ const (
 	dialTime     = 30 * time.Second // for the far end of a forward
 )
 
-// version is what the server calls itself (RFC 4253, section 4.2). Only to a server whose name begins with OpenSSH does the OpenSSH
-// client send eow@openssh.com, without which `ssh vm yes | head` would never end.
+// version is the server's name (RFC 4253, section 4.2). OpenSSH's client sends eow@openssh.com only
+// if it begins with OpenSSH. Without that message `ssh vm yes | head` would never end.
 const version = "SSH-2.0-OpenSSH_compatible banger"
 
-// Config is what a server is made of. HostKey, AuthorizedKeys, Lookup and Starter are needed.
+// Config configures a server. HostKey, AuthorizedKeys, Lookup and Starter are required.
 type Config struct {
 	HostKey ssh.Signer
-	// AuthorizedKeys returns the lines of an authorized_keys file. It is asked at every login. Lines with options are ignored, because
-	// an option is a restriction that this server would not keep.
+	// AuthorizedKeys returns the lines of an authorized_keys file, at every login. Lines with
+	// options are ignored, because this server would not enforce their restrictions.
 	AuthorizedKeys func() []string
-	// Lookup finds a user of the image; an error refuses the login.
+	// Lookup finds a user of the image. An error refuses the login.
 	Lookup  func(user string) (Account, error)
 	Starter Starter
-	// SFTP is the command that serves the sftp subsystem; the flags of SFTPMain are added to it. Empty: no sftp.
+	// SFTP is the command that serves the sftp subsystem. The flags of SFTPMain are appended.
+	// Empty: no sftp.
 	SFTP []string
 	// Dial connects to an address for `ssh -L` and `-D`; nil means a net.Dialer.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
@@ -71,37 +79,38 @@ type Account struct {
 	Name     string
 	UID, GID int
 	Groups   []int  // supplementary
-	Home     string // where sessions start; / is taken when there is no such folder
-	Shell    string // what runs a command line; /bin/sh is taken when it is empty or missing
+	Home     string // where sessions start; / if there is no such directory
+	Shell    string // runs command lines; /bin/sh if it is empty or missing
 }
 
 // Starter runs commands.
 type Starter interface {
-	// Start begins what req asks for. Output goes to s until the command has ended and all of it was read. An error means that
-	// nothing runs; one that is fs.ErrNotExist or exec.ErrNotFound says that there is no such program.
+	// Start begins the command in req. Output goes to s until the command has ended and all of it
+	// was read. After an error nothing runs; fs.ErrNotExist or exec.ErrNotFound mean that there is
+	// no such program.
 	Start(req proto.ExecRequest, s Streams) (Process, error)
 }
 
-// Streams is where a command's standard streams come from and go to. A failing write tells the Starter that nobody reads any more: it closes
-// its end, so that the command gets a SIGPIPE. Stdin may stay blocked in Read until the session ends.
+// Streams holds a command's standard streams. After a failing write the Starter closes its end, so
+// that the command gets SIGPIPE. Stdin may stay blocked in Read until the session ends.
 type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
 
-// Process is a running command. Its methods may be called at the same time and after its end.
+// Process is a running command. Its methods may be called concurrently and after its end.
 type Process interface {
 	// Wait returns when the command has ended and its output was written.
 	Wait() proto.Exit
 	// Signal sends a signal, such as "SIGINT", to the command's process group.
 	Signal(name string) error
-	// Resize tells the terminal's size.
+	// Resize changes the terminal's size.
 	Resize(proto.Size) error
 }
 
-// Serve speaks SSH on conn until the client goes away or ctx ends, and closes conn. What the connection listened for is gone
-// when it returns; commands that still run got a SIGHUP, as from a terminal that goes away, and are left to the Starter. An end
-// by the client is no error.
+// Serve speaks SSH on conn until the client leaves or ctx ends, and closes conn. It closes the
+// connection's listeners and sends SIGHUP to commands that still run. The client's leaving is no
+// error.
 func Serve(ctx context.Context, conn net.Conn, cfg Config) error {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
@@ -156,7 +165,7 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
-// connection is one client's.
+// connection is the state of one client.
 type connection struct {
 	cfg     Config
 	ssh     *ssh.ServerConn
@@ -164,15 +173,16 @@ type connection struct {
 	ctx     context.Context // ends with the connection
 	log     *slog.Logger
 
-	tasks sync.WaitGroup // everything that Serve waits for
-	slots chan struct{}  // one for each open channel
+	tasks sync.WaitGroup // all tasks that Serve waits for
+	slots chan struct{}  // holds an element for each open channel
 
-	mu        sync.Mutex
-	listeners map[string]net.Listener // by network and address as asked for; nil after the connection's end
-	agentSock string                  // SSH_AUTH_SOCK of sessions that asked for it
+	mu sync.Mutex
+	// listeners is keyed by network and requested address. It is nil after the connection's end.
+	listeners map[string]net.Listener
+	agentSock string // SSH_AUTH_SOCK of sessions that asked for it
 }
 
-// serveChannel begins to serve a channel that the client wants to open.
+// serveChannel begins to serve a channel that the client opens.
 func (c *connection) serveChannel(ch ssh.NewChannel) {
 	var serve func(ssh.NewChannel)
 	switch ch.ChannelType() {
@@ -196,7 +206,7 @@ func (c *connection) serveChannel(ch ssh.NewChannel) {
 	})
 }
 
-// acquire takes a channel's slot if one is free.
+// acquire takes a channel's slot. It reports whether one was free.
 func (c *connection) acquire() bool {
 	select {
 	case c.slots <- struct{}{}:
@@ -208,8 +218,9 @@ func (c *connection) acquire() bool {
 
 func (c *connection) release() { <-c.slots }
 
-// serveRequests answers the requests that belong to no channel, until the connection ends. no-more-sessions@openssh.com is not among
-// them: the library delivers channels and requests apart, so it is not known which sessions came before it.
+// serveRequests answers requests that belong to no channel, until the connection ends. It does not
+// know no-more-sessions@openssh.com: the library delivers channels and requests separately, so
+// their order is unknown.
 func (c *connection) serveRequests(requests <-chan *ssh.Request) {
 	for req := range requests {
 		ok, reply := false, []byte(nil)

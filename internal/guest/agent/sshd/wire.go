@@ -1,6 +1,6 @@
 package sshd
 
-// Payloads of the protocol's messages, in the order of their fields on the wire.
+// Payloads of the protocol's messages. The fields are in the order of the wire.
 
 // RFC 4254, section 6.4.
 type envRequest struct{ Name, Value string }

@@ -1,5 +1,5 @@
-// Package tree copies a folder's contents within the guest: with modes, owners, times, extended attributes, symbolic links,
-// hard links and special files.
+// Package tree copies a directory's contents within the guest: modes, owners, times, extended
+// attributes, symbolic links, hard links and special files.
 package tree
 
 import (
@@ -12,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxDepth bounds nested folders: the copy recurses.
+// maxDepth bounds nested directories, because the copy recurses.
 const maxDepth = 4096
 
-// Copy copies what is in the folder from into the folder to, which exists, and gives to the attributes of from. skip names entries
-// at the top that are left out. What is in to already and has the same name is replaced, except that folders are merged.
+// Copy copies the contents of from into the existing directory to, and gives to the attributes of
+// from. It leaves out top entries named in skip. It replaces entries of the same name, but merges
+// directories.
 func Copy(from, to string, skip ...string) error {
 	c := copier{links: map[inode]string{}}
 	for _, s := range skip {
@@ -39,7 +40,7 @@ type inode struct{ dev, ino uint64 }
 
 type copier struct {
 	skip  []string
-	links map[inode]string // where a file with more than one name was copied to
+	links map[inode]string // the copy of a file with several names
 }
 
 func (c *copier) folder(from, to string, depth int) error {
@@ -90,7 +91,7 @@ func (c *copier) entry(from, to string, depth int) error {
 	return attributes(from, to, &st)
 }
 
-// node makes an entry that is no folder, without its attributes.
+// node makes an entry that is no directory, without its attributes.
 func (c *copier) node(from, to string, st *unix.Stat_t) error {
 	if err := os.Remove(to); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -112,7 +113,7 @@ func (c *copier) node(from, to string, st *unix.Stat_t) error {
 		}
 		return os.Symlink(target, to)
 	case unix.S_IFSOCK:
-		return nil // belongs to a program that is not running
+		return nil // it belongs to a program that does not run
 	}
 	return unix.Mknod(to, st.Mode, int(st.Rdev))
 }
@@ -131,8 +132,8 @@ func file(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// attributes copies owner, mode, extended attributes and times, in the order in which one does not undo the other: a change of the owner
-// clears set-user-ID and capabilities.
+// attributes copies owner, mode, extended attributes and times. The order matters: changing the
+// owner clears set-user-ID and capabilities.
 func attributes(from, to string, st *unix.Stat_t) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		return nil

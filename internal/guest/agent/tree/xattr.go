@@ -7,10 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxXattr is the kernel's own bound on a list of names and on a value (linux/limits.h).
+// maxXattr is the kernel's bound on a list of names and on a value (linux/limits.h).
 const maxXattr = 64 << 10
 
-// xattrs copies the extended attributes that belong to the file; those of the overlay describe its layers.
+// xattrs copies the file's own extended attributes. Those of the overlay describe its layers and
+// stay behind.
 func xattrs(from, to string) error {
 	list := make([]byte, maxXattr)
 	n, err := unix.Llistxattr(from, list)

@@ -1,4 +1,5 @@
-// Package uevent waits for news of devices: the kernel's uevents (netlink(7), NETLINK_KOBJECT_UEVENT).
+// Package uevent waits for news of devices: the kernel's uevents (netlink(7),
+// NETLINK_KOBJECT_UEVENT).
 package uevent
 
 import (
@@ -30,7 +31,8 @@ func Open() (*Events, error) {
 	return &Events{f: os.NewFile(uintptr(fd), "uevents")}, nil
 }
 
-// Wait returns after the next event of any kind, or when ctx ends. Only one call at a time is allowed.
+// Wait returns after the next event of any kind, or when ctx ends. Only one call at a time is
+// allowed.
 func (e *Events) Wait(ctx context.Context) error {
 	e.f.SetReadDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { e.f.SetReadDeadline(time.Unix(1, 0)) })

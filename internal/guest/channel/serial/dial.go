@@ -12,7 +12,8 @@ type Dialer struct {
 	Path string
 }
 
-// Dial connects to the socket. It succeeds as soon as the VMM runs, whether or not an agent reads the port.
+// Dial connects to the socket. It succeeds as soon as the VMM runs, whether or not an agent reads
+// the port.
 func (d Dialer) Dial(ctx context.Context) (net.Conn, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", d.Path)

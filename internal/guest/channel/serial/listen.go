@@ -1,8 +1,10 @@
-// Package serial is the virtio-serial transport of the agent's channel (virtio specification 1.2, section 5.3).
+// Package serial is the virtio-serial transport of the agent's channel (virtio specification 1.2,
+// section 5.3).
 //
-// A port is one raw byte stream for the whole life of a machine. The guest's end is a character device that the kernel lets
-// one process open, once. The host's end is a unix socket of the VMM, on which hosts come and go. The port does not report
-// reliably that a host went away, and it keeps bytes that a host did not read. Package channel's handshake copes with both.
+// A port is one raw byte stream for the whole life of a machine. The guest's end is a character
+// device that the kernel lets one process open, once. The host's end is a unix socket of the VMM,
+// on which hosts come and go. The port does not report reliably that a host went away, and it keeps
+// bytes that a host did not read. Package channel's handshake copes with both.
 package serial
 
 import (
@@ -17,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener is the guest's end: an open port on which one host follows another. It implements channel.Listener.
+// Listener is the guest's end: an open port on which one host follows another. It implements
+// channel.Listener.
 type Listener struct {
 	f    *os.File
 	raw  syscall.RawConn
@@ -49,14 +52,16 @@ func FromFD(fd int) (*Listener, error) {
 	return l, nil
 }
 
-// FD returns the descriptor, for handing it to another process. Unlike os.File.Fd it stays non-blocking.
+// FD returns the descriptor, for handing it to another process. Unlike os.File.Fd it stays
+// non-blocking.
 func (l *Listener) FD() (fd uintptr) {
 	l.raw.Control(func(n uintptr) { fd = n })
 	return fd
 }
 
-// Accept returns the port as the raw connection of one session. It waits until the previous connection is
-// closed. The connection's first Read waits for a host; after that, io.EOF means that the host went away.
+// Accept returns the port as the raw connection of one session. It waits until the previous
+// connection is closed. The connection's first Read waits for a host; after that, io.EOF means that
+// the host went away.
 func (l *Listener) Accept(ctx context.Context) (io.ReadWriteCloser, error) {
 	select {
 	case <-l.free:
@@ -94,8 +99,8 @@ func (c *conn) begin() bool {
 	return true
 }
 
-// end releases the port after the last call on a closed connection. Earlier would be wrong: the next
-// Accept resets the deadline, and a call that this deadline was to end would wait on.
+// end releases the port after the last call on a closed connection. Earlier would be wrong: the
+// next Accept resets the deadline, and a call that this deadline was to end would wait on.
 func (c *conn) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,8 +110,9 @@ func (c *conn) end() {
 	}
 }
 
-// Read reads from the port. Without a host, read(2) returns 0 bytes and poll(2) reports a hang-up at once.
-// So Read waits for the next edge of the runtime's edge-triggered poller: the driver wakes it when a host comes.
+// Read reads from the port. Without a host, read(2) returns 0 bytes and poll(2) reports a hang-up
+// at once. So Read waits for the next edge of the runtime's edge-triggered poller: the driver wakes
+// it when a host comes.
 func (c *conn) Read(b []byte) (n int, err error) {
 	if !c.begin() {
 		return 0, os.ErrClosed

@@ -15,8 +15,9 @@ import (
 	"banger/internal/fault"
 )
 
-// open returns a listener over one end of a socket pair, which waits and takes deadlines as a virtio port does.
-// Only real machines (package boottest) show that a port without a host is waited for.
+// open returns a listener over one end of a socket pair, which waits and takes deadlines as a
+// virtio port does. Only real machines (package boottest) show that a port without a host is waited
+// for.
 func open(t *testing.T) (*Listener, *os.File) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -87,7 +88,8 @@ func TestAcceptWaitsForThePreviousConnection(t *testing.T) {
 	if _, err := l.Accept(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("accepting beside an open connection returned %v, want the context's end", err)
 	}
-	// The reader below is under way when the connection closes. The port must not be free before the read has ended.
+	// The reader below is under way when the connection closes. The port must not be free before
+	// the read has ended.
 	read := make(chan struct{})
 	go func() {
 		first.Read(make([]byte, 1))

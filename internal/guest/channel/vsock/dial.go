@@ -74,7 +74,8 @@ func connect(raw syscall.RawConn, to unix.Sockaddr) error {
 	return err
 }
 
-// persist repeats attempts while nobody listens. An attempt gets attemptTime; any other error ends it.
+// persist repeats attempts while nobody listens. An attempt gets attemptTime; any other error ends
+// it.
 func persist(ctx context.Context, attempt func(context.Context) (net.Conn, error)) (net.Conn, error) {
 	pause := firstPause
 	for {

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// Hybrid is the host's end on Firecracker, which connects a unix socket to vsock ports of the guest. It implements
-// channel.Dialer. Source: Firecracker, docs/vsock.md, "Host-Initiated Connections".
+// Hybrid is the host's end on Firecracker, which connects a unix socket to vsock ports of the
+// guest. It implements channel.Dialer. Source: Firecracker, docs/vsock.md, "Host-Initiated
+// Connections".
 type Hybrid struct {
 	Path string // of the unix socket
 	Port uint32
@@ -22,8 +23,8 @@ type Hybrid struct {
 // maxAnswer bounds the line that answers CONNECT: "OK " and a port of at most ten digits.
 const maxAnswer = len("OK 4294967295\n")
 
-// Dial connects to the guest's port. It waits until the agent listens, or ctx ends. If the socket itself
-// refuses, the VMM is gone, and Dial returns at once.
+// Dial connects to the guest's port. It waits until the agent listens, or ctx ends. If the socket
+// itself refuses, the VMM is gone, and Dial returns at once.
 func (h Hybrid) Dial(ctx context.Context) (net.Conn, error) { return persist(ctx, h.attempt) }
 
 func (h Hybrid) attempt(ctx context.Context) (net.Conn, error) {

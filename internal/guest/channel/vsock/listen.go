@@ -19,8 +19,8 @@ type Listener struct {
 	f   *os.File
 	raw syscall.RawConn
 
-	// allowed reports whether a peer may speak to the agent. Processes in the guest may not: the kernel's
-	// loopback would let them connect, but as VMADDR_CID_LOCAL and not as the host.
+	// allowed reports whether a peer may speak to the agent. Processes in the guest may not: the
+	// kernel's loopback would let them connect, but as VMADDR_CID_LOCAL and not as the host.
 	allowed func(unix.Sockaddr) bool
 }
 
@@ -29,7 +29,8 @@ func fromHost(sa unix.Sockaddr) bool {
 	return ok && vm.CID == unix.VMADDR_CID_HOST
 }
 
-// Listen listens on a port for connections from the host. The port works as soon as the device's driver is there.
+// Listen listens on a port for connections from the host. The port works as soon as the device's
+// driver is there.
 func Listen(port uint32) (*Listener, error) {
 	fd, err := newSocket()
 	if err != nil {
@@ -59,7 +60,8 @@ func FromFD(fd int) (*Listener, error) {
 	return &Listener{f: f, raw: raw, allowed: fromHost}, nil
 }
 
-// FD returns the descriptor, for handing it to another process. Unlike os.File.Fd it stays non-blocking.
+// FD returns the descriptor, for handing it to another process. Unlike os.File.Fd it stays
+// non-blocking.
 func (l *Listener) FD() (fd uintptr) {
 	l.raw.Control(func(n uintptr) { fd = n })
 	return fd

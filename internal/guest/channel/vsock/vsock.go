@@ -1,11 +1,14 @@
-// Package vsock is the vsock transport of the agent's channel (vsock(7)): the guest listens on a port, the host connects.
+// Package vsock is the vsock transport of the agent's channel (vsock(7)): the guest listens on a
+// port, the host connects.
 //
-// A session uses one connection. Unlike a virtio-serial port, vsock reports the end of a connection, and a new connection
-// never meets bytes of an old one. A connection may end at any time: saving a machine ends all of them. The host then dials
-// again. Connections that the host has not noticed to be dead do no harm, because the guest serves the newest one.
+// A session uses one connection. Unlike a virtio-serial port, vsock reports the end of a
+// connection, and a new connection never meets bytes of an old one. A connection may end at any
+// time: saving a machine ends all of them. The host then dials again. Connections that the host has
+// not noticed to be dead do no harm, because the guest serves the newest one.
 //
-// The host reaches the guest in one of two ways. Dialer uses the host kernel's AF_VSOCK (vhost-vsock). Hybrid uses the
-// unix socket of Firecracker, which speaks a line of text before the stream begins.
+// The host reaches the guest in one of two ways. Dialer uses the host kernel's AF_VSOCK
+// (vhost-vsock). Hybrid uses the unix socket of Firecracker, which speaks a line of text before the
+// stream begins.
 package vsock
 
 import (
@@ -36,7 +39,8 @@ func addrOf(sa unix.Sockaddr) addr {
 	return addr{}
 }
 
-// conn is a connected socket. Package net knows no AF_VSOCK, but a pollable os.File has all that a net.Conn needs.
+// conn is a connected socket. Package net knows no AF_VSOCK, but a pollable os.File has all that a
+// net.Conn needs.
 type conn struct {
 	*os.File
 	local, remote addr

@@ -25,8 +25,8 @@ func timeout(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// transport is a listener and a way to dial it: vsock over the kernel's loopback where there is one. Otherwise it is
-// a unix socket, through the same Listener: a socket pair cannot listen.
+// transport is a listener and a way to dial it: vsock over the kernel's loopback where there is
+// one. Otherwise it is a unix socket, through the same Listener: a socket pair cannot listen.
 func transport(t *testing.T) (*Listener, func(context.Context) (net.Conn, error)) {
 	t.Helper()
 	if l, dial, err := loopback(); err == nil {
@@ -59,7 +59,8 @@ func transport(t *testing.T) (*Listener, func(context.Context) (net.Conn, error)
 	}
 }
 
-// loopback needs the module vsock_loopback (Linux 5.6). Without it a connection to CID 1 goes nowhere.
+// loopback needs the module vsock_loopback (Linux 5.6). Without it a connection to CID 1 goes
+// nowhere.
 func loopback() (*Listener, func(context.Context) (net.Conn, error), error) {
 	const port = 5252
 	l, err := Listen(port)
@@ -132,7 +133,8 @@ func talk(t *testing.T, s *channel.Session, text string) error {
 	return nil
 }
 
-// TestSessionsAreRedialled: a connection may end at any time, on either side, and the next one is a session again.
+// TestSessionsAreRedialled: a connection may end at any time, on either side, and the next one is a
+// session again.
 func TestSessionsAreRedialled(t *testing.T) {
 	l, dial := transport(t)
 	ctx := timeout(t, time.Minute)
@@ -156,7 +158,8 @@ func TestSessionsAreRedialled(t *testing.T) {
 	}
 }
 
-// TestListenerIsHandedOver: a copy of the descriptor serves what the first listener has not accepted.
+// TestListenerIsHandedOver: a copy of the descriptor serves what the first listener has not
+// accepted.
 func TestListenerIsHandedOver(t *testing.T) {
 	l, dial := transport(t)
 	ctx := timeout(t, time.Minute)
@@ -203,7 +206,8 @@ func TestAcceptEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// TestOnlyTheHostIsServed: processes in the guest reach the port by the loopback, and are turned away.
+// TestOnlyTheHostIsServed: processes in the guest reach the port by the loopback, and are turned
+// away.
 func TestOnlyTheHostIsServed(t *testing.T) {
 	for cid, want := range map[uint32]bool{unix.VMADDR_CID_HOST: true, unix.VMADDR_CID_LOCAL: false, 3: false} {
 		if got := fromHost(&unix.SockaddrVM{CID: cid}); got != want {
@@ -235,7 +239,8 @@ func TestListenTakesThePort(t *testing.T) {
 	}
 }
 
-// firecracker is a server with Firecracker's protocol on a unix socket. answer plays one connection.
+// firecracker is a server with Firecracker's protocol on a unix socket. answer plays one
+// connection.
 func firecracker(t *testing.T, answer func(conn net.Conn, line string)) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "v.sock")
@@ -262,7 +267,8 @@ func firecracker(t *testing.T, answer func(conn net.Conn, line string)) string {
 	return path
 }
 
-// TestHybridReachesTheAgent: the whole way to an agent's session behind Firecracker's socket, once an agent listens.
+// TestHybridReachesTheAgent: the whole way to an agent's session behind Firecracker's socket, once
+// an agent listens.
 func TestHybridReachesTheAgent(t *testing.T) {
 	l, dial := transport(t)
 	ctx := timeout(t, time.Minute)
