@@ -74,7 +74,7 @@ func TestAgent(t *testing.T) {
 		t.Error("no agent: no error")
 	}
 	if _, err := c.Agent(dir); err == nil {
-		t.Error("a folder: no error")
+		t.Error("a directory: no error")
 	}
 }
 
@@ -156,7 +156,7 @@ func TestFileChangesWhileRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.sums[stampOf(agent, info)] = strings.Repeat("0", 64) // as if the file had been another one a moment ago
+	c.sums[stampOf(agent, info)] = strings.Repeat("0", 64) // as if it were another file
 	if _, err := c.Agent(agent); err == nil || !strings.Contains(err.Error(), "changed while it was read") {
 		t.Errorf("error %v", err)
 	}

@@ -52,7 +52,7 @@ func TestCheck(t *testing.T) {
 		"mount relative": func(a *proto.Assume) { a.Mounts[0].Target = "root" },
 		"mount serial":   func(a *proto.Assume) { a.Mounts[0].Serial = "" },
 		"file relative":  func(a *proto.Assume) { a.Files[0].Path = "x" },
-		"file folder":    func(a *proto.Assume) { a.Files[0].Path = "/x/" },
+		"file directory": func(a *proto.Assume) { a.Files[0].Path = "/x/" },
 		"file mode":      func(a *proto.Assume) { a.Files[0].Mode = 0o100644 },
 		"address":        func(a *proto.Assume) { a.Networks[0].Address = "10.0.2.15" },
 		"gateway":        func(a *proto.Assume) { a.Networks[0].Gateway = "gw" },
@@ -122,7 +122,7 @@ func TestWriteFile(t *testing.T) {
 	}
 }
 
-func TestPlainFolders(t *testing.T) {
+func TestPlainDirectorys(t *testing.T) {
 	root := t.TempDir()
 	os.MkdirAll(filepath.Join(root, "var/lib"), 0o755)
 	os.Symlink("/etc", filepath.Join(root, "var/link"))

@@ -35,7 +35,7 @@ func Main(args []string, version string) int {
 		return sshd.SFTPMain(args[2:], stdio{os.Stdin, os.Stdout}, os.Stderr)
 	case len(args) > 0 && args[0] == besideName:
 		if err := a.serveBeside(); err != nil {
-			log.Error("going on beside the init", "error", err)
+			log.Error("serving beside the init", "error", err)
 			return 1
 		}
 		return 0
@@ -68,7 +68,7 @@ func (a *agent) bootAndServe() {
 		cancel()
 		err = a.execInit()
 	}
-	a.log.Error("process 1 cannot go on", "error", err)
+	a.log.Error("process 1 cannot serve", "error", err)
 	a.endMachine()
 }
 

@@ -34,9 +34,9 @@ func (a *agent) freeze(r *http.Request) (any, error) {
 		return proto.Frozen{Processes: a.haltedCount}, nil
 	case assumed:
 	default:
-		return nil, fault.New(fault.WrongState, "this machine has no identity with which it could go on")
+		return nil, fault.New(fault.WrongState, "this machine has no usable identity; only a new start helps")
 	}
-	ctx, cancel := context.WithTimeoutCause(r.Context(), freezeTime, fault.New(fault.Unavailable, "it still runs after %v", freezeTime))
+	ctx, cancel := context.WithTimeoutCause(r.Context(), freezeTime, fault.New(fault.Unavailable, "processes still run after %v", freezeTime))
 	defer cancel()
 	n, err := a.halt(ctx)
 	if err != nil {
@@ -80,7 +80,7 @@ func (a *agent) thaw(r *http.Request) (any, error) {
 	a.changeMu.Lock()
 	defer a.changeMu.Unlock()
 	if a.now() == spoiled {
-		return nil, fault.New(fault.WrongState, "this machine has no identity with which it could go on")
+		return nil, fault.New(fault.WrongState, "this machine has no usable identity; only a new start helps")
 	}
 	if err := errors.Join(addEntropy(req.Entropy), setTime(req.Time)); err != nil {
 		return nil, err

@@ -135,7 +135,7 @@ func TestExecutables(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	os.Mkdir(filepath.Join(dir, "folder"), 0o755)
+	os.Mkdir(filepath.Join(dir, "directory"), 0o755)
 	os.Symlink("b", filepath.Join(dir, "link"))
 	os.Symlink("nowhere", filepath.Join(dir, "broken"))
 	if got := executables(dir); !slices.Equal(got, []string{"a-10", "a-2", "b", "link"}) {
@@ -179,7 +179,7 @@ func TestReplaceFile(t *testing.T) {
 	os.Link(path("first"), path("second"))
 	os.Symlink("target", path("link"))
 	os.Symlink("/no/such", path("broken"))
-	for _, name := range []string{"file", "secret", "link", "broken", "second", "new/in/folder"} {
+	for _, name := range []string{"file", "secret", "link", "broken", "second", "new/in/directory"} {
 		for range 2 { // the same again is nothing to do
 			if err := replaceFile(path(name), []byte("new\n")); err != nil {
 				t.Errorf("%s: %v", name, err)

@@ -81,7 +81,7 @@ func newMeter(l Limits) *meter {
 func (m *meter) add(size int64) error {
 	m.entries++
 	if m.entries > m.limits.MaxEntries {
-		return fault.New(fault.Invalid, "more than %d files and folders", m.limits.MaxEntries)
+		return fault.New(fault.Invalid, "more than %d files and directories", m.limits.MaxEntries)
 	}
 	if size < 0 || size > m.limits.MaxBytes-m.bytes {
 		return fault.New(fault.Invalid, "more than %d bytes in files", m.limits.MaxBytes)
@@ -117,32 +117,32 @@ type Kind int
 // The kinds of destinations.
 const (
 	Missing Kind = iota
-	Folder
+	Directory
 	Other // a file or anything else
 )
 
 // Land returns the directory into which a copy goes, which must exist, and the name there; "."
-// means the directory's contents. root comes from Base, folder reports whether the source is a
+// means the directory's contents. root comes from Base, directory reports whether the source is a
 // directory, dst is as the user wrote it, at is what exists there. The rules are those of cp -a.
-func Land(root string, folder bool, dst string, at Kind) (dir, name string, err error) {
+func Land(root string, directory bool, dst string, at Kind) (dir, name string, err error) {
 	parent, last := split(dst)
 	slash := strings.HasSuffix(dst, "/")
-	if at == Missing && folder && last == "." { // like "new/"
+	if at == Missing && directory && last == "." { // like "new/"
 		parent, last = split(parent)
 	}
 	switch {
 	case dst == "":
 		return "", "", fault.New(fault.Invalid, "the destination is empty")
-	case root == "." && !folder:
-		return "", "", fault.New(fault.Invalid, "only a folder has contents to copy")
-	case at == Folder:
+	case root == "." && !directory:
+		return "", "", fault.New(fault.Invalid, "only a directory has contents to copy")
+	case at == Directory:
 		return dst, root, nil // root may be "."
-	case at == Other && folder:
-		return "", "", fault.New(fault.WrongState, "%s is not a folder, so a folder cannot be copied there", dst)
+	case at == Other && directory:
+		return "", "", fault.New(fault.WrongState, "%s is not a directory, so a directory cannot be copied there", dst)
 	case at == Other && slash:
-		return "", "", fault.New(fault.WrongState, "%s is not a folder", dst)
-	case last == "" || last == "." || last == ".." || slash && !folder:
-		return "", "", fault.New(fault.NotFound, "folder %s does not exist", dst)
+		return "", "", fault.New(fault.WrongState, "%s is not a directory", dst)
+	case last == "" || last == "." || last == ".." || slash && !directory:
+		return "", "", fault.New(fault.NotFound, "directory %s does not exist", dst)
 	}
 	return parent, last, nil
 }

@@ -37,38 +37,38 @@ func TestBase(t *testing.T) {
 }
 
 func TestLand(t *testing.T) {
-	const missing, folder, other = archive.Missing, archive.Folder, archive.Other
+	const missing, directory, other = archive.Missing, archive.Directory, archive.Other
 	for _, tt := range []struct {
-		what   string
-		root   string
-		folder bool
-		dst    string
-		at     archive.Kind
-		want   string // "dir|name" or a kind of error
+		what      string
+		root      string
+		directory bool
+		dst       string
+		at        archive.Kind
+		want      string // "dir|name" or a kind of error
 	}{
-		{"file into folder", "f", false, "/d", folder, "/d|f"},
-		{"file into folder, slash", "f", false, "/d/", folder, "/d/|f"},
-		{"file into here", "f", false, ".", folder, ".|f"},
+		{"file into directory", "f", false, "/d", directory, "/d|f"},
+		{"file into directory, slash", "f", false, "/d/", directory, "/d/|f"},
+		{"file into here", "f", false, ".", directory, ".|f"},
 		{"file under a new name", "f", false, "/d/g", missing, "/d/|g"},
 		{"file under a new name here", "f", false, "g", missing, ".|g"},
 		{"file under a new name at the top", "f", false, "/g", missing, "/|g"},
 		{"file over file", "f", false, "d/g", other, "d/|g"},
-		{"file into missing folder", "f", false, "d/", missing, "not-found"},
+		{"file into missing directory", "f", false, "d/", missing, "not-found"},
 		{"file into file", "f", false, "g/", other, "wrong-state"},
-		{"folder into folder", "t", true, "/d", folder, "/d|t"},
-		{"folder under a new name", "t", true, "/d/u", missing, "/d/|u"},
-		{"folder under a new name, slash", "t", true, "/d/u/", missing, "/d/|u"},
-		{"folder under a new name, slash dot", "t", true, "/d/u/.", missing, "/d/|u"},
-		{"folder over file", "t", true, "/d/g", other, "wrong-state"},
-		{"contents into folder", ".", true, "/d", folder, "/d|."},
+		{"directory into directory", "t", true, "/d", directory, "/d|t"},
+		{"directory under a new name", "t", true, "/d/u", missing, "/d/|u"},
+		{"directory under a new name, slash", "t", true, "/d/u/", missing, "/d/|u"},
+		{"directory under a new name, slash dot", "t", true, "/d/u/.", missing, "/d/|u"},
+		{"directory over file", "t", true, "/d/g", other, "wrong-state"},
+		{"contents into directory", ".", true, "/d", directory, "/d|."},
 		{"contents under a new name", ".", true, "/d/u", missing, "/d/|u"},
-		{"contents of a file", ".", false, "/d", folder, "invalid"},
+		{"contents of a file", ".", false, "/d", directory, "invalid"},
 		{"parent of nothing", "t", true, "nothing/..", missing, "not-found"},
-		{"folder under the name ..", "t", true, "nothing/../..", missing, "not-found"},
+		{"directory under the name ..", "t", true, "nothing/../..", missing, "not-found"},
 		{"through a link, perhaps", "f", false, "link/../g", missing, "link/../|g"},
 		{"nowhere", "f", false, "", missing, "invalid"},
 	} {
-		dir, name, err := archive.Land(tt.root, tt.folder, tt.dst, tt.at)
+		dir, name, err := archive.Land(tt.root, tt.directory, tt.dst, tt.at)
 		got := dir + "|" + name
 		if err != nil {
 			got = string(fault.KindOf(err))
@@ -137,7 +137,7 @@ func sample(t testing.TB, root string) {
 	must(os.Link(filepath.Join(root, "run"), filepath.Join(root, "sub", "run2")))
 	must(os.Symlink("/etc/passwd", filepath.Join(root, "absolute")))
 	must(os.Symlink("../../outside", filepath.Join(root, "sub", "dangling")))
-	must(os.Symlink("sub", filepath.Join(root, "to-folder")))
+	must(os.Symlink("sub", filepath.Join(root, "to-directory")))
 	when := time.Unix(1_000_000_000, 123456789)
 	must(os.Chtimes(filepath.Join(root, "run"), when, when))
 	must(os.Chtimes(filepath.Join(root, "sub"), when, when))
@@ -203,7 +203,7 @@ func TestAgain(t *testing.T) {
 		}
 	}
 	if info, _ := os.Stat(dst); info.Mode().Perm() != 0o700 {
-		t.Errorf("the mode of a folder that was there is %v", info.Mode())
+		t.Errorf("the mode of a directory that was there is %v", info.Mode())
 	}
 }
 
@@ -256,8 +256,8 @@ func TestRefusals(t *testing.T) {
 		{"tree", "file", fault.WrongState},
 		{"tree", "clash1", fault.WrongState},
 		{"file", "clash2", fault.WrongState},
-		{"file", "no/such/folder", fault.NotFound},
-		{"file", "no-such-folder/", fault.NotFound},
+		{"file", "no/such/directory", fault.NotFound},
+		{"file", "no-such-directory/", fault.NotFound},
 	} {
 		err := copyTree(dir+"/"+tt.src, dir+"/"+tt.dst, archive.UnpackOptions{})
 		if err == nil {

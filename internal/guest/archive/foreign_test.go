@@ -82,9 +82,9 @@ func TestImport(t *testing.T) {
 		entries []header
 		want    string // path and content, or "" for refused
 	}{
-		{"unmentioned folders", []header{{file, "a/b/c", "", "x"}, {file, "a/b/d", "", "y"}}, "a/b/d=y"},
+		{"unmentioned directories", []header{{file, "a/b/c", "", "x"}, {file, "a/b/d", "", "y"}}, "a/b/d=y"},
 		{"absolute", []header{{file, "/a/b", "", "x"}}, "a/b=x"},
-		{"dots and slashes", []header{{folder, "././a//", "", ""}, {file, "./a//./b", "", "x"}}, "a/b=x"},
+		{"dots and slashes", []header{{directory, "././a//", "", ""}, {file, "./a//./b", "", "x"}}, "a/b=x"},
 		{"hard link", []header{{file, "a", "", "x"}, {link, "/d/b", "./a", ""}}, "d/b=x"},
 		{"device left out", []header{{tar.TypeChar, "null", "", ""}, {file, "a", "", "x"}}, "a=x"},
 		{"dot dot", []header{{file, "a/../../b", "", "x"}}, ""},

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	file    = tar.TypeReg
-	folder  = tar.TypeDir
-	symlink = tar.TypeSymlink
-	link    = tar.TypeLink
+	file      = tar.TypeReg
+	directory = tar.TypeDir
+	symlink   = tar.TypeSymlink
+	link      = tar.TypeLink
 )
 
 // hostile are archives that must be refused.
@@ -26,41 +26,41 @@ var hostile = []struct {
 	name    string
 	entries []header
 }{
-	{"dot dot", []header{{folder, "t/", "", ""}, {file, "t/../x", "", "x"}}},
+	{"dot dot", []header{{directory, "t/", "", ""}, {file, "t/../x", "", "x"}}},
 	{"dot dot first", []header{{file, "..", "", "x"}}},
-	{"dot dot folder first", []header{{folder, "../", "", ""}}},
-	{"absolute", []header{{folder, "t/", "", ""}, {file, "/tmp/banger-absolute", "", "x"}}},
+	{"dot dot directory first", []header{{directory, "../", "", ""}}},
+	{"absolute", []header{{directory, "t/", "", ""}, {file, "/tmp/banger-absolute", "", "x"}}},
 	{"absolute first", []header{{file, "/x", "", "x"}}},
-	{"another tree", []header{{folder, "t/", "", ""}, {file, "u", "", "x"}}},
+	{"another tree", []header{{directory, "t/", "", ""}, {file, "u", "", "x"}}},
 	{"deep first", []header{{file, "t/a/b", "", "x"}}},
-	{"empty component", []header{{folder, "t/", "", ""}, {file, "t//x", "", "x"}}},
-	{"inner dot", []header{{folder, "t/", "", ""}, {file, "t/./x", "", "x"}}},
-	{"through a link", []header{{folder, "t/", "", ""}, {symlink, "t/l", "../..", ""}, {file, "t/l/x", "", "x"}}},
-	{"through a link to the neighbour", []header{{folder, "t/", "", ""}, {symlink, "t/l", "../neighbour", ""}, {file, "t/l/x", "", "x"}}},
-	{"through a link inside", []header{{folder, "t/", "", ""}, {folder, "t/d/", "", ""}, {symlink, "t/l", "d", ""}, {file, "t/l/x", "", "x"}}},
-	{"folder over a link", []header{{folder, "t/", "", ""}, {symlink, "t/l", "../neighbour", ""}, {folder, "t/l/", "", ""}}},
-	{"through a link that was there", []header{{folder, "t/", "", ""}, {file, "t/there/x", "", "x"}}},
-	{"folder over a link that was there", []header{{folder, "t/", "", ""}, {folder, "t/there/", "", ""}}},
-	{"hard link out", []header{{folder, "t/", "", ""}, {link, "t/x", "../neighbour/precious", ""}}},
-	{"hard link to another tree", []header{{folder, "t/", "", ""}, {link, "t/x", "neighbour/precious", ""}}},
-	{"absolute hard link", []header{{folder, "t/", "", ""}, {link, "t/x", "/etc/passwd", ""}}},
-	{"hard link through a link", []header{{folder, "t/", "", ""}, {symlink, "t/l", "../neighbour", ""}, {link, "t/x", "t/l/precious", ""}}},
-	{"hard link to a link", []header{{folder, "t/", "", ""}, {symlink, "t/l", "../neighbour/precious", ""}, {link, "t/x", "t/l", ""}}},
-	{"hard link to nothing", []header{{folder, "t/", "", ""}, {link, "t/x", "t/y", ""}}},
-	{"hard link to a folder", []header{{folder, "t/", "", ""}, {folder, "t/d", "", ""}, {link, "t/x", "t/d", ""}}},
-	{"device", []header{{folder, "t/", "", ""}, {tar.TypeChar, "t/null", "", ""}}},
-	{"pipe", []header{{folder, "t/", "", ""}, {tar.TypeFifo, "t/p", "", ""}}},
-	{"file that holds something", []header{{folder, "t/", "", ""}, {file, "t/f", "", "x"}, {file, "t/f/x", "", "x"}}},
-	{"file and then a folder", []header{{folder, "t/", "", ""}, {file, "t/f", "", "x"}, {folder, "t/f/", "", ""}}},
-	{"folder and then a file", []header{{folder, "t/", "", ""}, {folder, "t/f/", "", ""}, {file, "t/f", "", "x"}}},
-	{"missing folder", []header{{folder, "t/", "", ""}, {file, "t/d/x", "", "x"}}},
-	{"long component", []header{{folder, "t/", "", ""}, {file, "t/" + strings.Repeat("x", 300), "", "x"}}},
-	{"long name", []header{{folder, "t/", "", ""}, {file, "t/" + strings.Repeat("x/", 2500) + "x", "", "x"}}},
-	{"deep name", []header{{folder, "t/", "", ""}, {file, "t" + strings.Repeat("/x", 300), "", "x"}}},
-	{"long link", []header{{folder, "t/", "", ""}, {symlink, "t/l", strings.Repeat("x", 5000), ""}}},
+	{"empty component", []header{{directory, "t/", "", ""}, {file, "t//x", "", "x"}}},
+	{"inner dot", []header{{directory, "t/", "", ""}, {file, "t/./x", "", "x"}}},
+	{"through a link", []header{{directory, "t/", "", ""}, {symlink, "t/l", "../..", ""}, {file, "t/l/x", "", "x"}}},
+	{"through a link to the neighbour", []header{{directory, "t/", "", ""}, {symlink, "t/l", "../neighbour", ""}, {file, "t/l/x", "", "x"}}},
+	{"through a link inside", []header{{directory, "t/", "", ""}, {directory, "t/d/", "", ""}, {symlink, "t/l", "d", ""}, {file, "t/l/x", "", "x"}}},
+	{"directory over a link", []header{{directory, "t/", "", ""}, {symlink, "t/l", "../neighbour", ""}, {directory, "t/l/", "", ""}}},
+	{"through a link that was there", []header{{directory, "t/", "", ""}, {file, "t/there/x", "", "x"}}},
+	{"directory over a link that was there", []header{{directory, "t/", "", ""}, {directory, "t/there/", "", ""}}},
+	{"hard link out", []header{{directory, "t/", "", ""}, {link, "t/x", "../neighbour/precious", ""}}},
+	{"hard link to another tree", []header{{directory, "t/", "", ""}, {link, "t/x", "neighbour/precious", ""}}},
+	{"absolute hard link", []header{{directory, "t/", "", ""}, {link, "t/x", "/etc/passwd", ""}}},
+	{"hard link through a link", []header{{directory, "t/", "", ""}, {symlink, "t/l", "../neighbour", ""}, {link, "t/x", "t/l/precious", ""}}},
+	{"hard link to a link", []header{{directory, "t/", "", ""}, {symlink, "t/l", "../neighbour/precious", ""}, {link, "t/x", "t/l", ""}}},
+	{"hard link to nothing", []header{{directory, "t/", "", ""}, {link, "t/x", "t/y", ""}}},
+	{"hard link to a directory", []header{{directory, "t/", "", ""}, {directory, "t/d", "", ""}, {link, "t/x", "t/d", ""}}},
+	{"device", []header{{directory, "t/", "", ""}, {tar.TypeChar, "t/null", "", ""}}},
+	{"pipe", []header{{directory, "t/", "", ""}, {tar.TypeFifo, "t/p", "", ""}}},
+	{"file that holds something", []header{{directory, "t/", "", ""}, {file, "t/f", "", "x"}, {file, "t/f/x", "", "x"}}},
+	{"file and then a directory", []header{{directory, "t/", "", ""}, {file, "t/f", "", "x"}, {directory, "t/f/", "", ""}}},
+	{"directory and then a file", []header{{directory, "t/", "", ""}, {directory, "t/f/", "", ""}, {file, "t/f", "", "x"}}},
+	{"missing directory", []header{{directory, "t/", "", ""}, {file, "t/d/x", "", "x"}}},
+	{"long component", []header{{directory, "t/", "", ""}, {file, "t/" + strings.Repeat("x", 300), "", "x"}}},
+	{"long name", []header{{directory, "t/", "", ""}, {file, "t/" + strings.Repeat("x/", 2500) + "x", "", "x"}}},
+	{"deep name", []header{{directory, "t/", "", ""}, {file, "t" + strings.Repeat("/x", 300), "", "x"}}},
+	{"long link", []header{{directory, "t/", "", ""}, {symlink, "t/l", strings.Repeat("x", 5000), ""}}},
 	{"two files at the top", []header{{file, "t", "", "x"}, {file, "t/x", "", "x"}}},
 	{"contents that are a file", []header{{file, ".", "", "x"}}},
-	{"contents that become a link", []header{{folder, "./", "", ""}, {symlink, ".", "/etc", ""}}},
+	{"contents that become a link", []header{{directory, "./", "", ""}, {symlink, ".", "/etc", ""}}},
 	{"nothing", nil},
 }
 
@@ -130,7 +130,7 @@ func TestImposter(t *testing.T) {
 		t.Error("it landed under its own name")
 	}
 	for _, tt := range []struct{ root, source string }{{"./", "/out/result"}, {"t/", "/out/."}} {
-		data := stream(t, header{folder, tt.root, "", ""}, header{file, tt.root + "x", "", "x"})
+		data := stream(t, header{directory, tt.root, "", ""}, header{file, tt.root + "x", "", "x"})
 		if err := archive.Unpack(context.Background(), bytes.NewReader(data), dst, archive.UnpackOptions{Source: tt.source}); err == nil {
 			t.Errorf("%s for %s was unpacked", tt.root, tt.source)
 		}
@@ -143,7 +143,7 @@ func TestImposter(t *testing.T) {
 // TestMasked: special bits stay behind on the host.
 func TestMasked(t *testing.T) {
 	dst, _ := arena(t)
-	data := stream(t, header{folder, "new/", "", ""}, header{file, "new/f", "", "x"})
+	data := stream(t, header{directory, "new/", "", ""}, header{file, "new/f", "", "x"})
 	if err := archive.Unpack(context.Background(), bytes.NewReader(data), dst, archive.UnpackOptions{Umask: 0o022}); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Add(whole.Bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dst, intact := arena(t)
-		t.Cleanup(func() { // folders that their owner may not enter cannot be removed either
+		t.Cleanup(func() { // directories that their owner may not enter cannot be removed either
 			filepath.WalkDir(dst, func(path string, d fs.DirEntry, err error) error {
 				if d != nil && d.IsDir() {
 					os.Chmod(path, 0o700)

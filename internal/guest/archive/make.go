@@ -14,8 +14,8 @@ import (
 	"banger/internal/fault"
 )
 
-// folder makes a directory, or opens an existing one.
-func (u *unpacker) folder(parent dir, name string, h *tar.Header) error {
+// directory makes a directory, or opens an existing one.
+func (u *unpacker) directory(parent dir, name string, h *tar.Header) error {
 	made := h
 	err := unix.Mkdirat(parent.fd(), name, 0o700)
 	if errors.Is(err, unix.EEXIST) {
@@ -26,7 +26,7 @@ func (u *unpacker) folder(parent dir, name string, h *tar.Header) error {
 	}
 	d, err := parent.sub(name)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-		return fault.New(fault.WrongState, "there is something else of that name, which a folder does not replace")
+		return fault.New(fault.WrongState, "the name exists and is not a directory")
 	}
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func replace(parent dir, name string) error {
 	err := parent.clear(name)
 	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
 		if st, statErr := parent.lstat(name); statErr == nil && isDir(st) {
-			return fault.New(fault.WrongState, "there is a folder of that name, which a file does not replace")
+			return fault.New(fault.WrongState, "the name exists and is a directory")
 		}
 	}
 	return err

@@ -93,27 +93,27 @@ func (p *packer) source(src string) error {
 	if contents || strings.HasSuffix(src, "/") {
 		d, err := openDir(src)
 		if err != nil {
-			return explain("reading", src, bare(err))
+			return explain("reading", src, stripPath(err))
 		}
 		defer d.close()
-		return p.folder(d, root, 0)
+		return p.directory(d, root, 0)
 	}
 	parent, _ := split(src)
 	d, err := openDir(parent)
 	if err != nil {
-		return explain("reading", src, bare(err))
+		return explain("reading", src, stripPath(err))
 	}
 	defer d.close()
 	if st, err := d.lstat(root); err != nil {
 		return explain("reading", src, err)
-	} else if why := unfit(st); why != "" {
+	} else if why := unsupported(st); why != "" {
 		return fault.New(fault.Invalid, "%s is %s, which cannot be copied", src, why)
 	}
 	return p.entry(d, root, root, 0)
 }
 
-// bare strips package os's text about the path, which explain adds again.
-func bare(err error) error {
+// stripPath strips package os's text about the path, which explain adds again.
+func stripPath(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return pe.Err
@@ -121,8 +121,8 @@ func bare(err error) error {
 	return err
 }
 
-// unfit names the type of st if it cannot be copied.
-func unfit(st unix.Stat_t) string {
+// unsupported names the type of st if it cannot be copied.
+func unsupported(st unix.Stat_t) string {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFLNK:
 		return ""
@@ -148,7 +148,7 @@ func (p *packer) entry(d dir, name, full string, depth int) error {
 	if err != nil {
 		return explain("reading", full, err)
 	}
-	if why := unfit(st); why != "" {
+	if why := unsupported(st); why != "" {
 		return p.skip(full, "it is "+why)
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -158,7 +158,7 @@ func (p *packer) entry(d dir, name, full string, depth int) error {
 			return explain("reading", full, err)
 		}
 		defer sub.close()
-		return p.folder(sub, full, depth)
+		return p.directory(sub, full, depth)
 	case unix.S_IFLNK:
 		target, err := d.readlink(name)
 		if err != nil {
@@ -171,8 +171,8 @@ func (p *packer) entry(d dir, name, full string, depth int) error {
 	return p.file(d, name, full)
 }
 
-// folder packs an open directory and everything below it.
-func (p *packer) folder(d dir, full string, depth int) error {
+// directory packs an open directory and everything below it.
+func (p *packer) directory(d dir, full string, depth int) error {
 	if depth > maxDepth {
 		return fault.New(fault.Unsupported, "%s lies too deep", quoted(full))
 	}

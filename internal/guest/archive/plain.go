@@ -61,7 +61,7 @@ type importer struct {
 }
 
 func (in *importer) all(tr *tar.Reader) error {
-	if err := in.folders("."); err != nil {
+	if err := in.directories("."); err != nil {
 		return err
 	}
 	for {
@@ -90,14 +90,14 @@ func (in *importer) entry(tr *tar.Reader, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	folder := h.Typeflag == tar.TypeDir
-	if full == "." && !folder {
-		return badArchive("%s is not a folder", quoted(h.Name))
+	directory := h.Typeflag == tar.TypeDir
+	if full == "." && !directory {
+		return badArchive("%s is not a directory", quoted(h.Name))
 	}
-	if full == "." || folder && in.made[full] {
+	if full == "." || directory && in.made[full] {
 		return nil
 	}
-	if err := in.folders(path.Dir(full)); err != nil {
+	if err := in.directories(path.Dir(full)); err != nil {
 		return err
 	}
 	out := &tar.Header{
@@ -120,7 +120,7 @@ func (in *importer) entry(tr *tar.Reader, h *tar.Header) error {
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		return in.skip(full, "it is a device or a pipe")
 	default:
-		return badArchive("%s is neither a file, a folder nor a link", quoted(h.Name))
+		return badArchive("%s is neither a file, a directory nor a link", quoted(h.Name))
 	}
 	err = copyEntry(in.tw, tr, out)
 	if err != nil {
@@ -129,14 +129,14 @@ func (in *importer) entry(tr *tar.Reader, h *tar.Header) error {
 	return err
 }
 
-// folders adds the missing directories up to and including full.
-func (in *importer) folders(full string) error {
+// directories adds the missing directories up to and including full.
+func (in *importer) directories(full string) error {
 	if in.made[full] {
 		return nil
 	}
 	name := "."
 	if full != "." {
-		if err := in.folders(path.Dir(full)); err != nil {
+		if err := in.directories(path.Dir(full)); err != nil {
 			return err
 		}
 		name = "./" + full

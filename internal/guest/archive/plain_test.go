@@ -13,7 +13,7 @@ import (
 	"banger/internal/fault"
 )
 
-// plainTar is a tar as another program makes one: no entry for the folder, decorated names.
+// plainTar is a tar as another program makes one: no entry for the directory, decorated names.
 func plainTar(t *testing.T, headers ...*tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer

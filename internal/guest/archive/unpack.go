@@ -149,7 +149,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 	}
 	if len(parts) == 0 { // the landing directory itself
 		if h.Typeflag != tar.TypeDir {
-			return badArchive("%s is not a folder", quoted(h.Name))
+			return badArchive("%s is not a directory", quoted(h.Name))
 		}
 		return u.leave(1)
 	}
@@ -160,7 +160,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 	name := parts[len(parts)-1]
 	switch h.Typeflag {
 	case tar.TypeDir:
-		err = u.folder(parent, name, h)
+		err = u.directory(parent, name, h)
 	case tar.TypeReg:
 		err = u.file(parent, name, h)
 	case tar.TypeSymlink:
@@ -206,19 +206,19 @@ func (u *unpacker) land(parts []string, h *tar.Header) error {
 	at := Missing
 	switch info, err := os.Stat(u.dst); {
 	case err == nil && info.IsDir():
-		at = Folder
+		at = Directory
 	case err == nil:
 		at = Other
 	case !errors.Is(err, fs.ErrNotExist):
-		return explain("looking at", u.dst, bare(err))
+		return explain("looking at", u.dst, stripPath(err))
 	}
-	folder, name, err := Land(wanted, h.Typeflag == tar.TypeDir, u.dst, at)
+	directory, name, err := Land(wanted, h.Typeflag == tar.TypeDir, u.dst, at)
 	if err != nil {
 		return err
 	}
-	d, err := openDir(folder)
+	d, err := openDir(directory)
 	if err != nil {
-		return explain("opening", folder, bare(err))
+		return explain("opening", directory, stripPath(err))
 	}
 	u.base = name
 	u.trail = []step{{dir: d}}
@@ -249,7 +249,7 @@ func (u *unpacker) enter(way []string) (dir, error) {
 	for _, name := range way[same:] {
 		d, err := u.last().sub(name)
 		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
-			return dir{}, badArchive("%s is not a folder, and yet has something in it", quoted(strings.Join(way, "/")))
+			return dir{}, badArchive("%s is not a directory, but an entry is below it", quoted(strings.Join(way, "/")))
 		}
 		if err != nil {
 			return dir{}, explain("opening", quoted(strings.Join(way, "/")), err)

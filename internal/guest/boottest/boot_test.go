@@ -132,7 +132,7 @@ func mayFail(m *machine, script string) string {
 }
 
 func testCommands(t *testing.T, m *machine) {
-	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MiB: more than every buffer on the way
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // more than every buffer
 	for name, tt := range map[string]struct {
 		req    proto.ExecRequest
 		stdin  string
@@ -253,7 +253,8 @@ func testTerminal(t *testing.T, m *machine) {
 	s.send(proto.FrameStdin, "stty size\n")
 	s.expect("40 120")
 	s.send(proto.FrameStdin, "cat\n")
-	m.sh("until grep -qx cat /proc/[0-9]*/comm 2>/dev/null; do sleep 0.05; done") // else the shell may read what is cat's
+	// Otherwise the shell may read the input that is meant for cat.
+	m.sh("until grep -qx cat /proc/[0-9]*/comm 2>/dev/null; do sleep 0.05; done")
 	s.send(proto.FrameStdin, "x\n")
 	s.expect("x\r\nx\r\n") // the terminal's echo, and cat's: it runs
 	s.send(proto.FrameStdin, "\x03")

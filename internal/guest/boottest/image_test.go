@@ -16,8 +16,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// TestBareImage: an image of one static program and nothing else, not even folders, boots; and SSH
-// works in it.
+// TestBareImage: an image of one static program and nothing else, not even directories, boots; and
+// SSH works in it.
 func TestBareImage(t *testing.T) {
 	p := requireParts(t)
 	root := t.TempDir()

@@ -131,7 +131,7 @@ func (c *terminal) String() string {
 // disks are a machine's; work may be empty.
 type disks struct{ image, system, work string }
 
-// description is a machine for the driver, in a folder of its own.
+// description is a machine for the driver, in a directory of its own.
 func (p parts) description(t *testing.T, d disks) vmm.Machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")
@@ -305,7 +305,7 @@ func newDisk(t *testing.T, size string) string {
 	return path
 }
 
-// newImage makes an image of a folder. What is the caller's there is root's in the image.
+// newImage makes an image of a directory. What is the caller's there is root's in the image.
 func newImage(t *testing.T, root string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image.ext4")

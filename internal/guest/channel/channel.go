@@ -26,11 +26,11 @@ import (
 )
 
 const (
-	windowSize   = 1 << 20          // bytes under way in one stream; smaller is slower on virtio-serial
+	windowSize   = 1 << 20          // bytes under way per stream; less slows virtio-serial
 	backlog      = 64               // streams that are opened and not yet accepted
 	writeTimeout = 5 * time.Minute  // for one write: the other side may be paused for a while
 	openTimeout  = 5 * time.Minute  // for the answer to an opened stream; then the session ends
-	closeTimeout = 10 * time.Second // for the other side to close a stream that we closed; then we reset it
+	closeTimeout = 10 * time.Second // for the other side to close, too; then we reset
 )
 
 // Session is a set of streams over one raw connection. Its methods are safe for concurrent use.

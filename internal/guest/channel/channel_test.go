@@ -128,7 +128,8 @@ func TestSession(t *testing.T) {
 // one.
 func TestStale(t *testing.T) {
 	old := hello{generation: 1, nonce: strings.Repeat("0", 2*nonceBytes)}
-	frame := append([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0}, make([]byte, 1000)...) // the head of a 64 KiB frame and a part of it
+	// The head of a 64 KiB frame and a part of its payload.
+	frame := append([]byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0}, make([]byte, 1000)...)
 	for name, stale := range map[string]struct{ toGuest, toHost []byte }{
 		"nothing":          {},
 		"half a frame":     {frame, frame},

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	maxStale   = 16 << 20               // bytes allowed before the echo: more than all buffers on the way hold
+	maxStale   = 16 << 20               // bytes before the echo: more than all buffers hold
 	firstPause = 5 * time.Millisecond   // between the first two hello lines; it doubles ...
-	lastPause  = 200 * time.Millisecond // ... up to this, because unread lines pile up while a guest boots
-	fillAfter  = 300 * time.Millisecond // without an echo: an unfinished frame may be swallowing the lines
+	lastPause  = 200 * time.Millisecond // ... up to this: unread lines pile up during a boot
+	fillAfter  = 300 * time.Millisecond // without an echo: a frame may swallow the lines
 )
 
 // Connect begins a session as the host. It returns when the agent has answered; on a booting

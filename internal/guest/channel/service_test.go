@@ -59,9 +59,9 @@ func TestServiceIsReached(t *testing.T) {
 	host, agent := connected(t)
 	serve(t, host, map[string]Handler{"echo": echo})
 	sent := bytes.Repeat([]byte("data"), 100_000)
-	for i := range 3 * maxGuestStreams { // more than may be open at a time: closed streams make room
+	for i := range 3 * maxGuestStreams { // closed streams make room
 		conn, err := agent.OpenService(timeout(t), "echo")
-		for fault.KindOf(err) == fault.Unavailable { // the host has not closed its end of the last one yet
+		for fault.KindOf(err) == fault.Unavailable { // the host has to close, too
 			conn, err = agent.OpenService(timeout(t), "echo")
 		}
 		if err != nil {

@@ -10,31 +10,28 @@
 // Generation counts incompatible changes. The host speaks every generation from MinGeneration on,
 // because a stored snapshot holds the agent that it was taken with. An agent speaks only its own.
 //
-// 1  one network card: Assume has "network" instead of "networks"; Thaw has no networks; no
-// services 2  any number of cards; services
+//	1  one network card: Assume has "network", not "networks"; Thaw has none; no services
+//	2  any number of cards; services
 //
 // # Routes
 //
-// GET  /v1/hello           Hello; with ?rehearse to a machine that was just restored and will run a
-// command soon POST /v1/freeze          halts every process but the agent's own -> Frozen; then the
-// machine may be saved POST /v1/thaw            Thaw; a frozen (or merely paused) machine continues
-// with the identity that it had POST /v1/assume          Assume -> Assumed; once per boot, and once
-// more after each freeze: then the machine is a fork POST /v1/exec            upgrade to
-// StreamProtocol: frames, the first one FrameStart with an ExecRequest POST /v1/ssh
-// upgrade to StreamProtocol: the SSH protocol (RFC 4253), the agent is the server POST
-// /v1/dial?port=N     upgrade to StreamProtocol: a Tunnel to the TCP port N of the guest's own GET
-// /v1/files?path=P    a tar stream of P: see package archive PUT  /v1/files?path=P    unpacks the
-// tar stream in the body at P POST /v1/resize?serial=S&size=N  grows the file system on drive S
-// once the guest sees that it has N bytes
+//	GET  /v1/hello          Hello; with ?rehearse if a command will soon run in a restored machine
+//	POST /v1/freeze         halts all processes but the agent -> Frozen; then it may be saved
+//	POST /v1/thaw           Thaw; the machine continues with the identity that it had
+//	POST /v1/assume         Assume -> Assumed; once per boot; after a freeze it makes a fork
+//	POST /v1/exec           a stream of frames, the first one FrameStart with an ExecRequest
+//	POST /v1/ssh            a stream of the SSH protocol (RFC 4253), the agent is the server
+//	POST /v1/dial?port=N    a stream: a Tunnel to the TCP port N of the guest itself
+//	GET  /v1/files?path=P   a tar stream of P: see package archive
+//	PUT  /v1/files?path=P   unpacks the tar stream in the body at P
+//	POST /v1/resize?serial=S&size=N   grows the file system on drive S once it has N bytes
+//	POST /v1/sync           returns when earlier writes are on the drives
+//	GET  /v1/stats          Stats
+//	GET  /v1/ports          []Port: the TCP ports that listen in the guest
+//	POST /v1/poweroff       ends the machine cleanly, by the image's init if there is one
 //
-//	(0 or none: at once)
-//
-// POST /v1/sync            returns when earlier writes are on the drives; before a machine is saved
-// GET  /v1/stats           Stats GET  /v1/ports           []Port: the TCP ports that listen in the
-// guest POST /v1/poweroff        ends the machine cleanly: by the image's init, or by sync,
-// read-only and power-off
-//
-// An error is any status from 400 on with an Error as JSON. A request may carry HeaderRequestID.
+// A stream begins with an HTTP upgrade to StreamProtocol. An error is any status from 400 on with
+// an Error as JSON. A request may carry HeaderRequestID.
 package proto
 
 import (
@@ -91,8 +88,8 @@ type Hello struct {
 	Assumed    bool          `json:"assumed"` // whether this machine has its identity already
 	Init       bool          `json:"init"`    // whether the agent runs beside the image's init
 	Frozen     bool          `json:"frozen"`  // between freeze and thaw or assume
-	Forks      int           `json:"forks"`   // identities after the first: the number in /run/banger/generation
-	Uptime     time.Duration `json:"uptime"`  // nanoseconds since the kernel started (CLOCK_BOOTTIME)
+	Forks      int           `json:"forks"`   // identities after the first one
+	Uptime     time.Duration `json:"uptime"`  // nanoseconds since boot (CLOCK_BOOTTIME)
 	Marks      []Mark        `json:"marks"`   // moments of the boot
 }
 
@@ -113,7 +110,7 @@ type Frozen struct {
 type Thaw struct {
 	Entropy  []byte    `json:"entropy"` // at least 32 bytes
 	Time     time.Time `json:"time"`
-	Networks []Network `json:"networks,omitempty"` // cards to configure again; none: leave all as they are
+	Networks []Network `json:"networks,omitempty"` // cards to configure again; may be none
 }
 
 // Assume gives a machine its identity. A cold boot and a fork take the same message, and the agent
@@ -129,16 +126,16 @@ type Assume struct {
 	Mounts   []Mount   `json:"mounts,omitempty"`
 
 	HostKey        []byte   `json:"host_key"`        // of the SSH server, PEM (PKCS #8 or OpenSSH)
-	AuthorizedKeys []string `json:"authorized_keys"` // lines as in authorized_keys; valid for any user of the image
+	AuthorizedKeys []string `json:"authorized_keys"` // authorized_keys(5), for all users
 	MachineID      string   `json:"machine_id"`      // 32 hex digits for /etc/machine-id
 
 	Files []File `json:"files,omitempty"` // written after the mounts
 
-	Env     []string `json:"env,omitempty"`     // NAME=VALUE, the base for every command; later ones win
-	User    string   `json:"user,omitempty"`    // default user: name, uid, user:group, uid:gid; "" is root
+	Env     []string `json:"env,omitempty"`     // NAME=VALUE; later ones win
+	User    string   `json:"user,omitempty"`    // default: name, uid, user:group, uid:gid; "": root
 	Workdir string   `json:"workdir,omitempty"` // default working directory; "" is the user's home
 
-	Init []string `json:"init,omitempty"` // argv of the image's init; empty: the agent stays process 1
+	Init []string `json:"init,omitempty"` // of the image; empty: the agent stays process 1
 }
 
 // Root names the drives that form /. A drive's id is the string in /sys/block/*/serial under which
@@ -159,7 +156,7 @@ type Root struct {
 type Mount struct {
 	Serial string `json:"serial"` // id of the drive, as in Root
 	Target string `json:"target"`
-	Seed   bool   `json:"seed"`           // at the first mount, copy the image's files at Target to the drive
+	Seed   bool   `json:"seed"`           // at first, copy the image's files at Target to it
 	Size   int64  `json:"size,omitempty"` // bytes that the drive has, as in Root
 }
 
@@ -168,7 +165,7 @@ type Network struct {
 	Card    Card     `json:"card"`
 	MAC     string   `json:"mac,omitempty"` // set this address if the card has another one
 	Address string   `json:"address"`       // prefix: "10.0.2.15/24"
-	Gateway string   `json:"gateway"`       // address; earlier networks have the preferred default route
+	Gateway string   `json:"gateway"`       // address; an earlier network is preferred
 	DNS     []string `json:"dns"`           // addresses for /etc/resolv.conf
 	Search  []string `json:"search,omitempty"`
 	MTU     int      `json:"mtu,omitempty"` // 0: leave it
@@ -176,7 +173,7 @@ type Network struct {
 
 // Card says how the guest finds a network card. The zero value is the first card.
 type Card struct {
-	MAC   string `json:"mac,omitempty"`   // the address that the card has, or already got from Network.MAC
+	MAC   string `json:"mac,omitempty"`   // its address now, which may be Network.MAC
 	Index int    `json:"index,omitempty"` // if MAC is unset: place among the virtio cards, from 0
 }
 
@@ -201,14 +198,14 @@ type Assumed struct {
 
 // ExecRequest is a command to run.
 type ExecRequest struct {
-	Argv    []string `json:"argv"`              // argv[0] is looked up in the command's PATH; empty: the user's login shell
+	Argv    []string `json:"argv"`              // argv[0] may need PATH; empty: the login shell
 	Env     []string `json:"env,omitempty"`     // NAME=VALUE, added to those of Assume
 	User    string   `json:"user,omitempty"`    // as in Assume
 	Workdir string   `json:"workdir,omitempty"` // as in Assume
-	TTY     bool     `json:"tty,omitempty"`     // use a pseudo-terminal; standard error then comes as standard output
+	TTY     bool     `json:"tty,omitempty"`     // use a pseudo-terminal; there is no stderr then
 	Size    *Size    `json:"size,omitempty"`    // of the terminal
 	Stdin   bool     `json:"stdin,omitempty"`   // false: standard input is empty
-	Detach  bool     `json:"detach,omitempty"`  // send FrameExit with code 0 at once; output goes to the guest's console
+	Detach  bool     `json:"detach,omitempty"`  // FrameExit 0 at once; output to the console
 }
 
 // Size is a terminal's size in characters.
@@ -231,7 +228,7 @@ type Stats struct {
 	MemTotal   int64         `json:"mem_total"` // bytes
 	MemUsed    int64         `json:"mem_used"`  // bytes: total less available
 	AgentRSS   int64         `json:"agent_rss"` // bytes
-	CPUBusy    time.Duration `json:"cpu_busy"`  // nanoseconds over all CPUs since boot, not idle and not waiting
+	CPUBusy    time.Duration `json:"cpu_busy"`  // nanoseconds over all CPUs since boot
 	Processes  int           `json:"processes"` //
 	Disks      []DiskUse     `json:"disks"`     // / and the mounts
 	NetRxBytes int64         `json:"net_rx_bytes"`

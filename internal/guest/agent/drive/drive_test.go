@@ -50,7 +50,7 @@ func FuzzParseSuper(f *testing.F) {
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	for name, id := range map[string]string{
-		"vda": "image", "vdb": "system\n", "loop0": "", "vdc": "66305000012345678901", // cut by the device
+		"vda": "image", "vdb": "system\n", "loop0": "", "vdc": "66305000012345678901", // cut
 		"vdd": "twice", "vde": "twice",
 	} {
 		os.Mkdir(filepath.Join(dir, name), 0o755)

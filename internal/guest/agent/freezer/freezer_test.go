@@ -97,7 +97,8 @@ func busy(t *testing.T, dir string) int {
 // ticks is how much of its CPU a process has used.
 func ticks(t *testing.T, pid int) string {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid)) // nanoseconds on the CPU first (Documentation/scheduler/sched-stats.rst)
+	// The first number is nanoseconds on the CPU (Documentation/scheduler/sched-stats.rst).
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +309,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(dirent)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		parseStat(text)
-		for _, n := range folders(text) {
+		for _, n := range directories(text) {
 			if strings.ContainsRune(n, 0) {
 				t.Errorf("%q is no name", n)
 			}

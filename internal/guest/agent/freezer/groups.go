@@ -166,7 +166,7 @@ func (g *Groups) Freeze(ctx context.Context) (int, error) {
 }
 
 func (g *Groups) freeze(ctx context.Context) error {
-	if err := g.goHome(); err != nil {
+	if err := g.returnToGroup(); err != nil {
 		return err
 	}
 	// Running processes can make groups and move between them. So repeat until nothing is left to
@@ -179,7 +179,7 @@ func (g *Groups) freeze(ctx context.Context) error {
 		if err := g.await(ctx); err != nil {
 			return err
 		}
-		moved, err := g.gather()
+		moved, err := g.moveStrays()
 		if err != nil {
 			return err
 		}
@@ -210,9 +210,9 @@ func (g *Groups) thaw() error {
 	return errors.Join(errs...)
 }
 
-// goHome moves the agent back to its group. Root in the guest may have moved it with all others, as
+// returnToGroup moves the agent back to its group. Root in the guest may have moved it with all others, as
 // docker's own script for docker in docker does. Then the agent would freeze itself.
-func (g *Groups) goHome() error {
+func (g *Groups) returnToGroup() error {
 	at, err := g.own()
 	if err != nil || at == "/"+g.home {
 		return err
@@ -249,7 +249,7 @@ func (g *Groups) freezeNew() (int, error) {
 			continue
 		}
 		already, err := g.root.read(name + "/cgroup.freeze")
-		ours := string(bytes.TrimSpace(already)) != "1" // otherwise the guest froze it for its own reasons
+		ours := string(bytes.TrimSpace(already)) != "1" // otherwise the guest froze it itself
 		if err == nil && ours {
 			err = g.root.write(name+"/cgroup.freeze", "1")
 		}
@@ -315,9 +315,9 @@ func (g *Groups) expelKernel(name string) error {
 	return nil
 }
 
-// gather moves processes out of groups that cannot be frozen, and returns how many. There are few,
+// moveStrays moves processes out of groups that cannot be frozen, and returns how many. There are few,
 // such as a hook's daemon or a process that was started into the root on purpose.
-func (g *Groups) gather() (int, error) {
+func (g *Groups) moveStrays() (int, error) {
 	strays, err := g.members(".")
 	if err != nil {
 		return 0, err
@@ -335,7 +335,7 @@ func (g *Groups) gather() (int, error) {
 		if pid == os.Getpid() || kernel(pid) {
 			continue
 		}
-		if err := g.takeIn(pid); err != nil {
+		if err := g.moveToCommands(pid); err != nil {
 			return moved, err
 		}
 		moved++
@@ -351,8 +351,8 @@ func (g *Groups) members(name string) ([]int, error) {
 	return numbers(text), nil
 }
 
-// takeIn moves a process to the commands' group. It ignores a process that has ended.
-func (g *Groups) takeIn(pid int) error {
+// moveToCommands moves a process to the commands' group. It ignores a process that has ended.
+func (g *Groups) moveToCommands(pid int) error {
 	err := g.move(pid, g.name)
 	if err != nil && !errors.Is(err, unix.ESRCH) {
 		if err := g.renew(); err != nil {

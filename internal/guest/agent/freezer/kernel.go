@@ -17,7 +17,8 @@ const kthreadd = 2
 // never halted.
 func kernelThreads() func(pid int) bool {
 	known := map[int]bool{kthreadd: true}
-	text, _ := tree(unix.AT_FDCWD).read(fmt.Sprintf("/proc/%d/task/%d/children", kthreadd, kthreadd)) // proc(5); a kernel may lack it
+	// proc(5); a kernel may lack this file.
+	text, _ := tree(unix.AT_FDCWD).read(fmt.Sprintf("/proc/%d/task/%d/children", kthreadd, kthreadd))
 	for _, pid := range numbers(text) {
 		known[pid] = true
 	}

@@ -43,7 +43,7 @@ func (s *Signals) Freeze(ctx context.Context) (int, error) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return 0, errors.Join(fmt.Errorf("freezing: %d processes go on: %w", running, context.Cause(ctx)), s.Thaw())
+			return 0, errors.Join(fmt.Errorf("freezing: %d processes still run: %w", running, context.Cause(ctx)), s.Thaw())
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (t tree) groups(name string) ([]string, error) {
 		if err != nil || n <= 0 {
 			return names, err
 		}
-		names = append(names, folders(buf[:n])...)
+		names = append(names, directories(buf[:n])...)
 	}
 }
 
@@ -90,7 +90,7 @@ const (
 )
 
 // directories returns the names of directories among directory entries.
-func folders(b []byte) []string {
+func directories(b []byte) []string {
 	var names []string
 	for len(b) > direntName {
 		size := int(binary.NativeEndian.Uint16(b[direntLen:]))

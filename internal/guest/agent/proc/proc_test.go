@@ -88,7 +88,7 @@ func TestStartRefuses(t *testing.T) {
 		"unknown":        {req: proto.ExecRequest{Argv: []string{"no-such-command"}}, code: 127, is: fs.ErrNotExist},
 		"empty name":     {req: proto.ExecRequest{Argv: []string{""}}, code: 127, is: fs.ErrNotExist},
 		"no file":        {req: proto.ExecRequest{Argv: []string{"/no/such"}}, code: 127, is: fs.ErrNotExist},
-		"folder":         {req: proto.ExecRequest{Argv: []string{dir}}, code: 126},
+		"directory":      {req: proto.ExecRequest{Argv: []string{dir}}, code: 126},
 		"not executable": {req: proto.ExecRequest{Argv: []string{plain}}, code: 126, is: fs.ErrPermission},
 		"in PATH":        {req: proto.ExecRequest{Argv: []string{"plain"}, Env: []string{"PATH=/no:" + dir}}, code: 126, is: fs.ErrPermission},
 		"interpreter":    {req: proto.ExecRequest{Argv: []string{script}}, code: 127, is: fs.ErrNotExist},

@@ -177,14 +177,14 @@ func find(name, path, dir string) (string, error) {
 		return full, executable(name, full)
 	}
 	var denied error
-	for _, folder := range filepath.SplitList(path) {
+	for _, directory := range filepath.SplitList(path) {
 		if name == "" {
 			break
 		}
-		if !filepath.IsAbs(folder) {
-			folder = filepath.Join(dir, folder)
+		if !filepath.IsAbs(directory) {
+			directory = filepath.Join(dir, directory)
 		}
-		full := filepath.Join(folder, name)
+		full := filepath.Join(directory, name)
 		err := executable(name, full)
 		if err == nil {
 			return full, nil

@@ -20,7 +20,7 @@ func (c *connection) forwardAgent() bool {
 		return err
 	})
 	if err != nil {
-		c.log.Debug("making a folder for the agent's socket", "error", err)
+		c.log.Debug("making a directory for the agent's socket", "error", err)
 		return false
 	}
 	l, err := listenUnix(c.account, path)
@@ -29,7 +29,7 @@ func (c *connection) forwardAgent() bool {
 		asUser(c.account, func() error { return os.Remove(dir) })
 		return false
 	}
-	opened := c.listen("agent", inFolder{l, c.account, dir}, func(net.Conn) (string, []byte) {
+	opened := c.listen("agent", socketListener{l, c.account, dir}, func(net.Conn) (string, []byte) {
 		return "auth-agent@openssh.com", nil
 	})
 	if opened {
@@ -46,14 +46,14 @@ func (c *connection) agentSocket() string {
 	return c.agentSock
 }
 
-// inDirectory is a listener that removes its directory when it closes.
-type inFolder struct {
+// socketListener is a listener that removes its directory when it closes.
+type socketListener struct {
 	net.Listener
 	account Account
 	dir     string
 }
 
-func (l inFolder) Close() error {
+func (l socketListener) Close() error {
 	err := l.Listener.Close()
 	asUser(l.account, func() error { return os.Remove(l.dir) })
 	return err

@@ -21,7 +21,7 @@ func asUser(a Account, f func() error) error {
 		// The thread is never unlocked: the runtime ends it with the goroutine, so that nobody
 		// inherits its permissions.
 		runtime.LockOSThread()
-		err := becomeUser(a)
+		err := setThreadUser(a)
 		if err == nil {
 			err = f()
 		}
@@ -30,8 +30,8 @@ func asUser(a Account, f func() error) error {
 	return <-done
 }
 
-// becomeUser changes the calling thread. Package syscall's own functions would change all threads.
-func becomeUser(a Account) error {
+// setThreadUser changes the calling thread. Package syscall's own functions would change all threads.
+func setThreadUser(a Account) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // a umask of its own
 		return fmt.Errorf("separating a thread: %w", err)
 	}

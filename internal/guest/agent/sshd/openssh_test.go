@@ -164,7 +164,7 @@ func TestSCP(t *testing.T) {
 	s := serve(t)
 	dir, home := t.TempDir(), s.accounts["me"].Home
 	data := randomFile(t, filepath.Join(dir, "big"), 20<<20)
-	for _, mode := range []string{"-s", "-O"} { // over sftp, and the old protocol, which needs scp at the far end
+	for _, mode := range []string{"-s", "-O"} { // sftp, and the old protocol
 		t.Run(mode, func(t *testing.T) {
 			testkit.RequireTool(t, "scp")
 			if got := run(t, s.client(t, "scp", mode, "-p", filepath.Join(dir, "big"), "vm:far")); got.code != 0 {
@@ -335,7 +335,8 @@ func TestForwardFromGuest(t *testing.T) {
 		t.Errorf("tcp: %q", got)
 	}
 	eventually(t, "the socket", func() bool { _, err := os.Lstat(sock); return err == nil })
-	if info, _ := os.Lstat(sock); os.Geteuid() == 0 && info.Mode().Perm()&0o077 != 0 { // the agent, which is root, sees to it
+	// Only root can set the mode.
+	if info, _ := os.Lstat(sock); os.Geteuid() == 0 && info.Mode().Perm()&0o077 != 0 {
 		t.Errorf("the socket's mode is %v", info.Mode())
 	}
 	if got := get("unix", sock); got != "back home" {

@@ -214,7 +214,7 @@ func freePort(t testing.TB) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-// shortDir is a folder with a name short enough for unix sockets.
+// shortDir is a directory with a name short enough for unix sockets.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")

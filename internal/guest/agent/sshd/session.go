@@ -20,12 +20,12 @@ import (
 // session is one command, shell or subsystem.
 type session struct {
 	*connection
-	ch   ssh.Channel
-	env  []string // NAME=VALUE
-	size int      // bytes in env
-	term *proto.Size
-	proc Process     // set once it is started
-	deaf atomic.Bool // the client reads no more output
+	ch       ssh.Channel
+	env      []string // NAME=VALUE
+	size     int      // bytes in env
+	term     *proto.Size
+	proc     Process     // set once it is started
+	noReader atomic.Bool // the client reads no more output
 
 	ended chan struct{} // closed after the client was informed of the command's end
 }
@@ -86,7 +86,7 @@ func (s *session) request(req *ssh.Request) bool {
 		var m signalRequest
 		return ssh.Unmarshal(req.Payload, &m) == nil && s.proc != nil && s.proc.Signal("SIG"+m.Name) == nil
 	case "eow@openssh.com": // the client's standard output is closed
-		s.deaf.Store(true)
+		s.noReader.Store(true)
 		return true
 	case "keepalive@openssh.com":
 		return true
@@ -166,8 +166,8 @@ func (s *session) run(req proto.ExecRequest) bool {
 	}
 	proc, err := s.cfg.Starter.Start(req, Streams{
 		Stdin:  s.ch,
-		Stdout: outlet{s.ch, &s.deaf},
-		Stderr: outlet{s.ch.Stderr(), &s.deaf},
+		Stdout: outlet{s.ch, &s.noReader},
+		Stderr: outlet{s.ch.Stderr(), &s.noReader},
 	})
 	if err != nil {
 		s.log.Debug("starting a command for ssh", "argv", req.Argv, "error", err)
@@ -199,12 +199,12 @@ func (s *session) follow(proc Process) bool {
 
 // outlet passes on a command's output until the client wants no more.
 type outlet struct {
-	w    io.Writer
-	deaf *atomic.Bool
+	w        io.Writer
+	noReader *atomic.Bool
 }
 
 func (o outlet) Write(p []byte) (int, error) {
-	if o.deaf.Load() {
+	if o.noReader.Load() {
 		return 0, io.ErrClosedPipe
 	}
 	return o.w.Write(p)

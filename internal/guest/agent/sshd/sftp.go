@@ -21,7 +21,7 @@ func SFTPMain(args []string, rw io.ReadWriteCloser, stderr io.Writer) int {
 	uid := flags.Int("uid", -1, "user to become")
 	gid := flags.Int("gid", -1, "group to become")
 	list := flags.String("groups", "", "supplementary groups, separated by commas")
-	dir := flags.String("dir", "/", "folder that relative paths start from")
+	dir := flags.String("dir", "/", "directory that relative paths start from")
 	if flags.Parse(args) != nil {
 		return 2
 	}

@@ -165,7 +165,7 @@ func TestUserRights(t *testing.T) {
 	c := s.dial(t, "guest")
 	closed := shortDir(t) // root's, mode 0700
 	if _, err := c.ListenUnix(filepath.Join(closed, "s")); err == nil {
-		t.Error("a socket was made in another user's folder")
+		t.Error("a socket was made in another user's directory")
 	}
 	mine := shortDir(t)
 	os.Chown(mine, 1234, 1235)

@@ -30,7 +30,7 @@ func Copy(from, to string, skip ...string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return fmt.Errorf("copying %s: %w", from, unix.ENOTDIR)
 	}
-	if err := c.folder(from, to, 0); err != nil {
+	if err := c.directory(from, to, 0); err != nil {
 		return err
 	}
 	return attributes(from, to, &st)
@@ -43,9 +43,9 @@ type copier struct {
 	links map[inode]string // the copy of a file with several names
 }
 
-func (c *copier) folder(from, to string, depth int) error {
+func (c *copier) directory(from, to string, depth int) error {
 	if depth > maxDepth {
-		return fmt.Errorf("copying %s: more than %d folders deep", from, maxDepth)
+		return fmt.Errorf("copying %s: more than %d directories deep", from, maxDepth)
 	}
 	dir, err := os.Open(from)
 	if err != nil {
@@ -82,7 +82,7 @@ func (c *copier) entry(from, to string, depth int) error {
 		if err := os.Mkdir(to, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("copying %s: %w", from, err)
 		}
-		if err := c.folder(from, to, depth+1); err != nil {
+		if err := c.directory(from, to, depth+1); err != nil {
 			return err
 		}
 	} else if err := c.node(from, to, &st); err != nil {
