@@ -21,7 +21,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// fake is a guest whose agent answers as a test likes. Every dial is a new raw stream, as after a
+// fake is a guest whose agent answers as the test wants. Every dial is a new raw stream, as after a
 // reconnect.
 type fake struct {
 	handler http.Handler
@@ -90,7 +90,7 @@ func TestFreezeAndThaw(t *testing.T) {
 		answer(200, proto.Frozen{Processes: -5})(w, r)
 	})
 	if f, err := c.Freeze(deadline(t, time.Minute)); err != nil || f.Processes != 0 {
-		t.Errorf("%+v, %v", f, err)
+		t.Errorf("freezing returned %+v, %v; want no negative number", f, err)
 	}
 	if err := c.Thaw(deadline(t, time.Minute), proto.Thaw{Entropy: []byte("seed"), Time: time.Now()}); err != nil {
 		t.Error(err)
@@ -100,12 +100,12 @@ func TestFreezeAndThaw(t *testing.T) {
 	}
 }
 
-// TestOldAgent: a route that an agent of an earlier build does not have.
+// TestOldAgent asks an agent of an earlier build for a route that it lacks.
 func TestOldAgent(t *testing.T) {
 	c, _ := newClient(t, http.NewServeMux().ServeHTTP)
 	_, err := c.Freeze(deadline(t, time.Minute))
 	if fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
-		t.Errorf("%v, hint %q", err, fault.HintOf(err))
+		t.Errorf("an old agent without the route returned %v with hint %q, want fault.Unsupported with a hint", err, fault.HintOf(err))
 	}
 	if _, err := c.Upgrade(deadline(t, time.Minute), "/v1/new"); fault.KindOf(err) != fault.Unsupported {
 		t.Errorf("a stream: %v", err)
@@ -119,13 +119,13 @@ func TestHello(t *testing.T) {
 		all.Go(func() {
 			h, err := c.Hello(deadline(t, 20*time.Second))
 			if err != nil || h.Version != "v[31m1" || len(h.Kernel) > maxName || len(h.Marks) > maxMarks {
-				t.Errorf("%+v, %v", h, err)
+				t.Errorf("the hello is %+v, %v; want it cleaned and bounded", h, err)
 			}
 		})
 	}
 	all.Wait()
 	if n := f.dials.Load(); n != 1 {
-		t.Errorf("%d connections for one session", n)
+		t.Errorf("%d connections were made for one session, want 1", n)
 	}
 	f.die()
 	if _, err := c.Hello(deadline(t, 20*time.Second)); err != nil || f.dials.Load() != 2 {
@@ -133,7 +133,7 @@ func TestHello(t *testing.T) {
 	}
 }
 
-// TestHostileAnswers: nothing that a guest answers hangs, floods or fools the host.
+// TestHostileAnswers: no answer of a guest blocks, floods or deceives the host.
 func TestHostileAnswers(t *testing.T) {
 	for name, tt := range map[string]struct {
 		handler http.HandlerFunc
@@ -177,7 +177,7 @@ func TestHostileAnswers(t *testing.T) {
 			c, _ := newClient(t, tt.handler)
 			_, err := c.Hello(deadline(t, 20*time.Second))
 			if fault.KindOf(err) != tt.want || !strings.Contains(err.Error(), tt.text) {
-				t.Errorf("%v: %v", fault.KindOf(err), err)
+				t.Errorf("the answer is %v: %v; want %v with %q", fault.KindOf(err), err, tt.want, tt.text)
 			}
 			if len(err.Error()) > 2*maxMessage || strings.IndexFunc(err.Error(), unicode.IsControl) >= 0 && tt.want != fault.Unavailable {
 				t.Errorf("message %q", err)
@@ -198,7 +198,8 @@ func raw(f func(net.Conn)) http.HandlerFunc {
 	}
 }
 
-// TestSilence: a guest that says nothing costs its caller the deadline, and the session lives on.
+// TestSilence: a guest that does not answer costs its caller the deadline, and the session
+// continues.
 func TestSilence(t *testing.T) {
 	c, f := newClient(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v1/stats" {
@@ -211,15 +212,15 @@ func TestSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := c.Stats(deadline(t, 50*time.Millisecond)); fault.KindOf(err) != fault.Unavailable || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("%v", err)
+		t.Errorf("a silent guest returned %v, want the deadline", err)
 	}
 	if _, err := c.Hello(deadline(t, 20*time.Second)); err != nil || f.dials.Load() != 1 {
-		t.Errorf("%v, %d connections", err, f.dials.Load())
+		t.Errorf("after a silent request the next one returned %v over %d connections, want 1", err, f.dials.Load())
 	}
 }
 
-// TestNoGuest: nobody answers the handshake. The attempt goes on for the next caller and ends with
-// the client.
+// TestNoGuest: nobody answers the handshake. The attempt continues for the next caller and ends
+// with the client.
 func TestNoGuest(t *testing.T) {
 	var dials atomic.Int32
 	c := New(func(context.Context) (net.Conn, error) {
@@ -230,11 +231,11 @@ func TestNoGuest(t *testing.T) {
 	}, slog.New(slog.DiscardHandler))
 	for range 3 {
 		if _, err := c.Hello(deadline(t, 30*time.Millisecond)); fault.KindOf(err) != fault.Unavailable {
-			t.Errorf("%v", err)
+			t.Errorf("a guest without an agent returned %v, want fault.Unavailable", err)
 		}
 	}
 	if n := dials.Load(); n != 1 {
-		t.Errorf("%d connections", n)
+		t.Errorf("%d connections were made by one attempt, want 1", n)
 	}
 	c.Close()
 	if _, err := c.Hello(deadline(t, 20*time.Second)); fault.KindOf(err) != fault.Unavailable || errors.Is(err, context.DeadlineExceeded) {
@@ -242,7 +243,7 @@ func TestNoGuest(t *testing.T) {
 	}
 }
 
-// TestHandover: Assume returns only when the agent beside the init has the machine.
+// TestHandover: Assume returns only after the agent beside the init has answered.
 func TestHandover(t *testing.T) {
 	var hellos atomic.Int32
 	c, f := newClient(t, func(w http.ResponseWriter, r *http.Request) {
@@ -259,11 +260,11 @@ func TestHandover(t *testing.T) {
 	})
 	got, err := c.Assume(deadline(t, 20*time.Second), proto.Assume{})
 	if err != nil || !got.Handover || len(got.Marks) != 1 || hellos.Load() != 3 || f.dials.Load() < 2 {
-		t.Errorf("%+v, %v, %d hellos, %d connections", got, err, hellos.Load(), f.dials.Load())
+		t.Errorf("the handover returned %+v, %v after %d hellos and %d connections", got, err, hellos.Load(), f.dials.Load())
 	}
 }
 
-// execAgent plays frames to whoever execs.
+// execAgent plays frames to a client that runs a command.
 func execAgent(play func(in *proto.Reader, out *proto.Writer)) http.HandlerFunc {
 	return raw(func(conn net.Conn) {
 		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+proto.StreamProtocol+"\r\n\r\n")
@@ -304,7 +305,7 @@ func TestExec(t *testing.T) {
 			var out bytes.Buffer
 			exit, err := c.Exec(deadline(t, 20*time.Second), proto.ExecRequest{}, IO{Stdout: &out})
 			if exit != tt.exit || fault.KindOf(err) != tt.kind || out.String() != tt.out {
-				t.Errorf("%+v, %v, %q", exit, err, out.String())
+				t.Errorf("the command ended with %+v, %v, %q; want %+v, %q, %q", exit, err, out.String(), tt.exit, tt.kind, tt.out)
 			}
 		})
 	}
@@ -339,22 +340,22 @@ func TestStdinWindow(t *testing.T) {
 		t.Error(err)
 	}
 	if n := <-got; n != proto.StdinWindow {
-		t.Errorf("%d bytes came", n)
+		t.Errorf("%d bytes of standard input were sent unread, want %d", n, proto.StdinWindow)
 	}
 }
 
 func TestUpgradeRefused(t *testing.T) {
 	c, _ := newClient(t, answer(409, proto.Error{Kind: "wrong-state", Msg: "not yet"}))
 	if _, err := c.Upgrade(deadline(t, 20*time.Second), "/v1/ssh"); fault.KindOf(err) != fault.WrongState {
-		t.Errorf("%v", err)
+		t.Errorf("a refused upgrade returned %v, want fault.WrongState", err)
 	}
 }
 
-// TestPutRefused: an agent that refuses early is heard although the archive goes on.
+// TestPutRefused: an early refusal is reported although the archive has not ended.
 func TestPutRefused(t *testing.T) {
 	c, _ := newClient(t, answer(400, proto.Error{Kind: "denied", Msg: "read-only"}))
 	if err := c.PutFiles(deadline(t, 20*time.Second), "/x", zeros{}); fault.KindOf(err) != fault.Denied {
-		t.Errorf("%v", err)
+		t.Errorf("an archive that is refused early returned %v, want fault.Denied", err)
 	}
 }
 
@@ -369,7 +370,7 @@ func FuzzReplyError(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		err := replyError(status, body)
 		if err == nil || !known(fault.KindOf(err)) || len(err.Error()) > maxMessage+100 || strings.IndexFunc(err.Error(), unicode.IsControl) >= 0 {
-			t.Errorf("%q", err)
+			t.Errorf("a hostile answer made the error %q", err)
 		}
 	})
 }

@@ -123,7 +123,7 @@ func TestCombined(t *testing.T) {
 	}
 }
 
-// TestShared: many callers get one complete file, also when two processes make it.
+// TestShared: many callers get one complete file, also if two processes make it.
 func TestShared(t *testing.T) {
 	dir := t.TempDir()
 	content := strings.Repeat("agent", 100_000)
@@ -200,8 +200,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// BenchmarkCombined is what a start pays when everything is in the cache, against the copying that
-// it saves.
+// BenchmarkCombined compares a start's cost with a full cache to the copying that it saves.
 func BenchmarkCombined(b *testing.B) {
 	dir := b.TempDir()
 	agent := filepath.Join(dir, "agent")

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// member is an entry as a reader of the format sees it.
+// member is an entry as a reader of the format finds it.
 type member struct {
 	Name         string
 	Mode         uint32
@@ -21,8 +21,8 @@ type member struct {
 	Data         string
 }
 
-// readArchives reads concatenated newc archives by the kernel's rules (buffer-format.rst): zero
-// bytes between archives are skipped, and headers begin at multiples of 4.
+// readArchives reads concatenated newc archives by the kernel's rules (buffer-format.rst): it skips
+// zero bytes between archives, and headers begin at multiples of 4.
 func readArchives(data []byte) (members []member, err error) {
 	for at := 0; ; {
 		for at < len(data) && data[at] == 0 {

@@ -67,7 +67,7 @@ func TestCheck(t *testing.T) {
 		doc := validAssume()
 		spoil(&doc)
 		if err := check(doc); fault.KindOf(err) != fault.Invalid {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("a document with a wrong %s returned %v, want fault.Invalid", name, err)
 		}
 	}
 }
@@ -106,11 +106,11 @@ func TestWriteFile(t *testing.T) {
 		file.Mode = 0o600
 	}
 	if got, _ := os.ReadFile(file.Path); string(got) != "short" {
-		t.Errorf("%q", got)
+		t.Errorf("the file holds %q after a second write, want %q", got, "short")
 	}
 	for name, want := range map[string]os.FileMode{"a": 0o755, "a/b": 0o755, "a/b/file": 0o600} {
 		if info, _ := os.Stat(filepath.Join(dir, name)); info.Mode().Perm() != want {
-			t.Errorf("%s has mode %v", name, info.Mode())
+			t.Errorf("%s has mode %v, want %v", name, info.Mode(), want)
 		}
 	}
 	syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600)
@@ -122,14 +122,14 @@ func TestWriteFile(t *testing.T) {
 	}
 }
 
-func TestPlainDirectorys(t *testing.T) {
+func TestOnlyDirectories(t *testing.T) {
 	root := t.TempDir()
 	os.MkdirAll(filepath.Join(root, "var/lib"), 0o755)
 	os.Symlink("/etc", filepath.Join(root, "var/link"))
 	os.WriteFile(filepath.Join(root, "var/file"), nil, 0o644)
 	for path, want := range map[string]bool{"/var/lib/docker": true, "/new/a": true, "/var/lib": true, "/var/link/docker": false, "/var/link": false, "/var/file": false} {
 		if got := onlyDirectories(root, path); got != want {
-			t.Errorf("%s: %v", path, got)
+			t.Errorf("%s has only directories: %v, want %v", path, got, want)
 		}
 	}
 }
@@ -175,7 +175,7 @@ func TestIsPress(t *testing.T) {
 	}
 }
 
-// TestRoutes: what the agent answers before it has an identity, over a real connection.
+// TestRoutes asks a machine without an identity over a real connection.
 func TestRoutes(t *testing.T) {
 	a := &agent{log: slog.New(slog.DiscardHandler), version: "test", handedOver: make(chan struct{})}
 	server := httptest.NewServer(a.routes())
@@ -206,7 +206,7 @@ func TestRoutes(t *testing.T) {
 		json.NewDecoder(resp.Body).Decode(&e)
 		resp.Body.Close()
 		if resp.StatusCode != tt.status || e.Kind != tt.kind {
-			t.Errorf("%s %s: %d, %+v", tt.method, tt.path, resp.StatusCode, e)
+			t.Errorf("%s %s answers %d, %+v; want %d, %q", tt.method, tt.path, resp.StatusCode, e, tt.status, tt.kind)
 		}
 	}
 	a.phase = assumed
@@ -222,12 +222,12 @@ func TestRoutes(t *testing.T) {
 		json.NewDecoder(resp.Body).Decode(&e)
 		resp.Body.Close()
 		if e.Kind != kind {
-			t.Errorf("%s: %+v", path, e)
+			t.Errorf("%s answers %+v, want kind %s", path, e, kind)
 		}
 	}
 }
 
-// TestTunnel: both directions of a dialled connection end on their own.
+// TestTunnel: both directions of a dialled connection end separately.
 func TestTunnel(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -257,7 +257,7 @@ func TestTunnel(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(tunnel); string(got) != "got hello" || err != nil {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("the tunnel's other direction reads %q, %v", got, err)
 	}
 }
 

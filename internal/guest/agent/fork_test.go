@@ -87,8 +87,8 @@ func TestFreeze(t *testing.T) {
 	}
 }
 
-// TestAwaitAssumed: a request waits for a machine that stands still, and is refused when it is
-// another one afterwards.
+// TestAwaitAssumed: a request waits for a frozen machine, and is refused if the machine is a fork
+// afterwards.
 func TestAwaitAssumed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		from phase
@@ -122,7 +122,7 @@ func TestAwaitAssumed(t *testing.T) {
 			}
 			err := a.awaitAssumed(t.Context())
 			if tt.want == "" && err != nil || tt.want != "" && (fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), tt.want)) {
-				t.Errorf("%v, want %q", err, tt.want)
+				t.Errorf("the request returned %v, want %q", err, tt.want)
 			}
 		})
 	}
@@ -139,10 +139,10 @@ func TestExecutables(t *testing.T) {
 	os.Symlink("b", filepath.Join(dir, "link"))
 	os.Symlink("nowhere", filepath.Join(dir, "broken"))
 	if got := executables(dir); !slices.Equal(got, []string{"a-10", "a-2", "b", "link"}) {
-		t.Errorf("%q", got)
+		t.Errorf("the hooks are %q, want the executable files in lexical order", got)
 	}
 	if got := executables(filepath.Join(dir, "missing")); len(got) > 0 {
-		t.Errorf("%q", got)
+		t.Errorf("a missing directory has the hooks %q", got)
 	}
 }
 
@@ -153,7 +153,7 @@ func TestWriteAtomically(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, _ := os.ReadFile(name); string(got) != text {
-			t.Errorf("%q", got)
+			t.Errorf("the file holds %q, want %q", got, text)
 		}
 	}
 	if left, _ := os.ReadDir(filepath.Dir(name)); len(left) != 1 {
@@ -165,7 +165,7 @@ func TestNewUUID(t *testing.T) {
 	one, two := newUUID(), newUUID()
 	form := regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
 	if !form.MatchString(one) || !form.MatchString(two) || one == two {
-		t.Errorf("%s, %s", one, two)
+		t.Errorf("the UUIDs are %s and %s, want two different ones of version 4", one, two)
 	}
 }
 
@@ -182,18 +182,18 @@ func TestReplaceFile(t *testing.T) {
 	for _, name := range []string{"file", "secret", "link", "broken", "second", "new/in/directory"} {
 		for range 2 { // the same again is nothing to do
 			if err := replaceFile(path(name), []byte("new\n")); err != nil {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("replacing %s: %v", name, err)
 			}
 		}
 		info, err := os.Lstat(path(name))
 		got, _ := os.ReadFile(path(name))
 		if err != nil || info.Mode() != 0o644 || string(got) != "new\n" {
-			t.Errorf("%s is %q, %v, %v", name, got, info, err)
+			t.Errorf("replaced, %s is %q, %v, %v", name, got, info, err)
 		}
 	}
 	for _, name := range []string{"target", "first"} {
 		if got, _ := os.ReadFile(path(name)); string(got) != "old" {
-			t.Errorf("%s was written: %q", name, got)
+			t.Errorf("the other name or target %s was written, too: %q", name, got)
 		}
 	}
 }
@@ -208,6 +208,6 @@ func TestMark(t *testing.T) {
 		got = append(got, m.Name)
 	}
 	if !slices.Equal(got, []string{"ready", "root", "assumed"}) {
-		t.Errorf("%q", got)
+		t.Errorf("the marks are %q, want each once and the last one last", got)
 	}
 }

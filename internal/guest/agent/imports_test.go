@@ -8,8 +8,8 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestImports: the agent is a small program of its own and holds nothing of the host's. A package
-// that is added here is one that the guest needs.
+// TestImports: the agent is a small program and contains none of the host's packages. Add a package
+// only if the guest needs it.
 func TestImports(t *testing.T) {
 	testkit.RequireTool(t, "go")
 	allowed := map[string]bool{

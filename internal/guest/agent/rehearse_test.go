@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestNothing runs the program on this machine's own kernel.
-func TestNothing(t *testing.T) {
+// TestNoop runs the program on this machine's kernel.
+func TestNoop(t *testing.T) {
 	if noopProgram == "" {
 		t.Skip("there is none for this architecture")
 	}

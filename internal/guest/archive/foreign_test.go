@@ -15,7 +15,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestForeignTar: what tar packs arrives, and what is exported tar unpacks without a word.
+// TestForeignTar: a tar of tar(1) arrives complete, and tar(1) unpacks an exported one silently.
 func TestForeignTar(t *testing.T) {
 	testkit.RequireTool(t, "tar")
 	ctx := context.Background()
@@ -51,7 +51,7 @@ func TestForeignTar(t *testing.T) {
 	cmd := exec.Command("tar", "-x", "-p", "-C", out)
 	cmd.Stdin = &plain
 	if text, err := cmd.CombinedOutput(); err != nil || len(text) != 0 {
-		t.Fatalf("%v: %s", err, text)
+		t.Fatalf("tar prints a remark about an exported stream: %v: %s", err, text)
 	}
 	t.Cleanup(func() { os.Chmod(filepath.Join(out, "sealed"), 0o700) })
 	os.Chtimes(out, info.ModTime(), info.ModTime())
@@ -60,7 +60,7 @@ func TestForeignTar(t *testing.T) {
 	}
 }
 
-// foreign writes a tar as another program would, with no record of its end.
+// foreign writes a tar as another program does, without a record of its end.
 func foreign(t *testing.T, entries ...header) []byte {
 	t.Helper()
 	var b bytes.Buffer

@@ -21,7 +21,7 @@ const (
 	link      = tar.TypeLink
 )
 
-// hostile are archives that must be refused.
+// hostile lists archives that must be refused.
 var hostile = []struct {
 	name    string
 	entries []header
@@ -64,8 +64,8 @@ var hostile = []struct {
 	{"nothing", nil},
 }
 
-// arena makes a destination with neighbours and returns a function that tells whether they are as
-// before.
+// arena makes a destination with neighbours. The function reports whether the neighbours are
+// unchanged.
 func arena(t testing.TB) (dst string, intact func() bool) {
 	t.Helper()
 	base := t.TempDir()
@@ -104,7 +104,7 @@ func TestHostile(t *testing.T) {
 				t.Error("it was unpacked")
 			}
 			if kind := fault.KindOf(err); kind == fault.Internal && !strings.Contains(err.Error(), "too long") {
-				t.Errorf("%v: %v", kind, err)
+				t.Errorf("a hostile archive returned %v: %v, want an error of the archive's", kind, err)
 			}
 			if !intact() {
 				t.Error("something else was touched")
@@ -116,7 +116,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestImposter: the stream does not choose the name under which it lands.
+// TestImposter: the stream does not choose the name of its result.
 func TestImposter(t *testing.T) {
 	dst, intact := arena(t)
 	data := stream(t, header{file, ".bashrc", "", "x"})
@@ -140,7 +140,7 @@ func TestImposter(t *testing.T) {
 	}
 }
 
-// TestMasked: special bits stay behind on the host.
+// TestMasked: special bits are removed on the host.
 func TestMasked(t *testing.T) {
 	dst, _ := arena(t)
 	data := stream(t, header{directory, "new/", "", ""}, header{file, "new/f", "", "x"})
@@ -149,12 +149,12 @@ func TestMasked(t *testing.T) {
 	}
 	for name, want := range map[string]fs.FileMode{"new": fs.ModeDir | 0o755, "new/f": 0o755} {
 		if info, _ := os.Lstat(filepath.Join(dst, name)); info.Mode() != want {
-			t.Errorf("%s: %v, want %v", name, info.Mode(), want)
+			t.Errorf("%s has mode %v, want %v", name, info.Mode(), want)
 		}
 	}
 }
 
-// TestSparse: a few bytes do not become petabytes.
+// TestSparse: a few bytes do not expand to petabytes.
 func TestSparse(t *testing.T) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)

@@ -13,7 +13,7 @@ import (
 	"banger/internal/fault"
 )
 
-// plainTar is a tar as another program makes one: no entry for the directory, decorated names.
+// plainTar is a tar as other programs make one: no entry for the directory, names with decoration.
 func plainTar(t *testing.T, headers ...*tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -51,7 +51,7 @@ func TestImportThenExport(t *testing.T) {
 	}
 	for _, name := range []string{"a/b/file", "a/hard"} {
 		if got, err := os.ReadFile(filepath.Join(dst, name)); err != nil || string(got) != "xxxxx" {
-			t.Errorf("%s: %q, %v", name, got, err)
+			t.Errorf("%s is %q, %v after import and unpack", name, got, err)
 		}
 	}
 	if to, err := os.Readlink(filepath.Join(dst, "soft")); err != nil || to != "../outside" {

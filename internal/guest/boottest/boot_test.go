@@ -19,7 +19,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// TestMachine boots an image without an init and uses everything that the agent has.
+// TestMachine boots an image without an init and uses every feature of the agent.
 func TestMachine(t *testing.T) {
 	p := requireParts(t)
 	work := newDisk(t, "256M")
@@ -107,7 +107,7 @@ func testIdentity(t *testing.T, m *machine) {
 		"echo $FROM_ASSUME $BOTH $HOME $USER $LANG": "1 assume /root root C.UTF-8",
 	} {
 		if got := strings.TrimSpace(mayFail(m, script)); got != want {
-			t.Errorf("%s: %q, want %q", script, got, want)
+			t.Errorf("%s in the guest returned %q, want %q", script, got, want)
 		}
 	}
 	var status bytes.Buffer
@@ -126,7 +126,7 @@ func testIdentity(t *testing.T, m *machine) {
 func mayFail(m *machine, script string) string {
 	var out bytes.Buffer
 	if _, err := m.Exec(m.ctx(), proto.ExecRequest{Argv: []string{"sh", "-c", script}}, guest.IO{Stdout: &out}); err != nil {
-		m.t.Errorf("%s: %v", script, err)
+		m.t.Errorf("running %s in the guest: %v", script, err)
 	}
 	return out.String()
 }
@@ -168,13 +168,13 @@ func testCommands(t *testing.T, m *machine) {
 				t.Fatalf("error %v, want kind %q", err, tt.kind)
 			}
 			if err == nil && (exit != tt.exit || out.String() != tt.stdout || errOut.String() != tt.stderr) {
-				t.Errorf("%+v, %.200q, %.200q; want %+v, %.200q, %.200q", exit, out.String(), errOut.String(), tt.exit, tt.stdout, tt.stderr)
+				t.Errorf("the command ended with %+v, %.200q, %.200q; want %+v, %.200q, %.200q", exit, out.String(), errOut.String(), tt.exit, tt.stdout, tt.stderr)
 			}
 		})
 	}
 }
 
-// stream is an exec stream in a test's hands.
+// stream is an exec stream that a test controls.
 type stream struct {
 	t   *testing.T
 	in  *proto.Reader
@@ -275,7 +275,7 @@ func testSignals(t *testing.T, m *machine) {
 	if e := s.exit(); e.Code != 3 {
 		t.Errorf("exit %+v", e)
 	}
-	// A command that does not read its input is reached by a signal none the less.
+	// A signal reaches a command that does not read its input.
 	s = open(t, m, proto.ExecRequest{Argv: []string{"sleep", "100"}, Stdin: true})
 	stdin := proto.NewStdin(s.out)
 	go stdin.Write(make([]byte, 1<<20))
@@ -389,7 +389,7 @@ func testPorts(t *testing.T, m *machine) {
 	io.WriteString(conn, "hello\nrest")
 	conn.(*proto.Tunnel).CloseWrite()
 	if got, err := io.ReadAll(conn); string(got) != "got hello\nrest" {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("the guest's port answers %q, %v", got, err)
 	}
 	if _, err := m.Upgrade(m.ctx(), "/v1/dial?port=9"); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("a port that nobody listens on: %v", err)
@@ -408,71 +408,6 @@ func testStats(t *testing.T, m *machine) {
 	if len(s.Disks) != 2 || s.Disks[0].Target != "/" || s.Disks[1].Target != "/root" || s.Disks[0].Size < 900<<20 {
 		t.Errorf("disks are %+v", s.Disks)
 	}
-}
-
-// TestFigures prints what the channel carries and what the agent takes up. It asserts nothing.
-func TestFigures(t *testing.T) {
-	if testing.Short() {
-		t.Skip("figures only")
-	}
-	p := requireParts(t)
-	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
-	m.assume(nil)
-	t.Logf("booted and assumed in %v", time.Since(m.start))
-	t.Log(m.sh("grep -E 'VmRSS|RssAnon|RssFile' /proc/1/status"))
-	const size = 64 << 20
-	start := time.Now()
-	if _, err := m.Exec(m.ctx(), proto.ExecRequest{Argv: []string{"cat"}}, guest.IO{Stdin: io.LimitReader(zeros{}, size)}); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("through cat and back: %.0f MB/s", size/1e6/time.Since(start).Seconds())
-	start = time.Now()
-	m.sh("cd /tmp; head -c 67108864 /dev/zero > f")
-	t.Logf("writing in the guest: %.0f MB/s", size/1e6/time.Since(start).Seconds())
-	start = time.Now()
-	r, err := m.GetFiles(m.ctx(), "/tmp/f")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, _ := io.Copy(io.Discard, r)
-	r.Close()
-	t.Logf("out of the guest: %.0f MB/s", float64(n)/1e6/time.Since(start).Seconds())
-	dir := t.TempDir()
-	os.WriteFile(filepath.Join(dir, "f"), make([]byte, size), 0o644)
-	pr, pw := io.Pipe()
-	go func() { pw.CloseWithError(archive.Pack(m.ctx(), pw, filepath.Join(dir, "f"), archive.PackOptions{})) }()
-	start = time.Now()
-	if err := m.PutFiles(m.ctx(), "/tmp/", pr); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("into the guest: %.0f MB/s", size/1e6/time.Since(start).Seconds())
-	start = time.Now()
-	for range 20 {
-		m.sh("true")
-	}
-	t.Logf("one command: %v", time.Since(start)/20)
-	t.Log(m.sh("grep -E 'VmRSS|RssAnon|RssFile' /proc/1/status"))
-}
-
-// testReconnect ends sessions in unfriendly moments: QEMU serves one connection after the other,
-// and the guest may not notice.
-func testReconnect(t *testing.T, m *machine) {
-	for i := range 6 {
-		if i%2 == 1 { // in the middle of a transfer into the guest
-			ctx, cancel := context.WithCancel(m.ctx())
-			go func() {
-				<-time.After(50 * time.Millisecond)
-				m.cut()
-				cancel()
-			}()
-			m.Exec(ctx, proto.ExecRequest{Argv: []string{"sh", "-c", "cat > /dev/null"}}, guest.IO{Stdin: zeros{}})
-		}
-		m.cut()
-		start := time.Now()
-		m.sh("true")
-		t.Logf("reconnected, and a command: %v", time.Since(start))
-	}
-	m.sh("ps | grep '[c]at' && exit 1 || true") // what the lost sessions began has ended
 }
 
 type zeros struct{}

@@ -14,8 +14,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// hooks are programs in the image's fork.d. What they write tells that they ran, in which order,
-// with what, and whether anybody else did.
+// hooks are programs in the image's fork.d. Their output shows that they ran, in which order, with
+// which arguments, and whether other processes ran.
 var hooks = map[string]string{
 	"10-first":  "#!/bin/sh\necho first $BANGER_NAME $BANGER_GENERATION $FROM_ASSUME $(id -u) $(hostname) $(cat /run/banger/generation) >> /tmp/hooks\n",
 	"20-fails":  "#!/bin/sh\necho fails >> /tmp/hooks\nexit 3\n",
@@ -25,7 +25,7 @@ var hooks = map[string]string{
 	"60-late":   "#!/bin/sh\necho late >> /tmp/hooks\n",
 }
 
-// identity is what a fork must change.
+// identity returns what a fork must change.
 func (m *machine) identity() map[string]string {
 	m.t.Helper()
 	id := map[string]string{}
@@ -44,7 +44,7 @@ func (m *machine) identity() map[string]string {
 	return id
 }
 
-// hostKey is the key that the agent's SSH server shows.
+// hostKey returns the key of the agent's SSH server.
 func (m *machine) hostKey() string {
 	m.t.Helper()
 	conn, err := m.Upgrade(m.ctx(), "/v1/ssh")
@@ -63,7 +63,7 @@ func (m *machine) hostKey() string {
 	return seen
 }
 
-// as returns a change to an assume document that gives a machine another identity.
+// as returns a change to an assume document that assigns another identity.
 func as(t *testing.T, name string) func(*proto.Assume) {
 	key, _ := newKey(t)
 	return func(doc *proto.Assume) {
@@ -73,8 +73,7 @@ func as(t *testing.T, name string) func(*proto.Assume) {
 	}
 }
 
-// TestForkInPlace gives a frozen machine other identities: all that a fork does but the saving and
-// restoring.
+// TestForkInPlace assigns other identities to a frozen machine, without saving and restoring it.
 func TestForkInPlace(t *testing.T) {
 	p := requireParts(t)
 	root := busyboxRoot(t)
@@ -167,15 +166,15 @@ func writeProgram(t *testing.T, path, text string, executable bool) {
 	}
 }
 
-// TestForkOfOtherInit: an init that knows nothing of control groups is halted with all that it
-// started, and goes on in the fork.
+// TestForkOfOtherInit: an init that uses no control groups is halted with all its children, and
+// continues in the fork.
 func TestForkOfOtherInit(t *testing.T) {
 	p := requireParts(t)
 	root := busyboxRoot(t)
 	if err := os.Symlink("../bin/busybox", filepath.Join(root, "sbin/init")); err != nil {
 		t.Fatal(err)
 	}
-	// The init itself is seen to run by what it starts again and again.
+	// The init restarts a process again and again, which shows that it runs.
 	writeProgram(t, filepath.Join(root, "etc/inittab"), "::respawn:/count\n", false)
 	writeProgram(t, filepath.Join(root, "count"), "#!/bin/sh\nread i < /tmp/i\necho $((i+1)) > /tmp/i\necho tick $i\nexec sleep 0.1\n", true)
 	writeProgram(t, filepath.Join(root, "tmp/i"), "1\n", false)

@@ -12,7 +12,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// stillTime is how long a machine is watched while nothing must move in it.
+// stillTime is how long a test checks that nothing runs in a machine.
 const stillTime = 2 * time.Second
 
 func (m *machine) detach(script string) {
@@ -44,8 +44,8 @@ func (m *machine) thaw() {
 	m.t.Logf("thawed in %v", time.Since(start))
 }
 
-// busy starts a process that sleeps, one that counts on the console, and one that does nothing but
-// use up its CPU, and returns the last one's pid.
+// busy starts a process that sleeps, one that counts on the console, and one that uses up its CPU.
+// It returns the pid of the last one.
 func (m *machine) busy() string {
 	m.t.Helper()
 	m.detach("exec sleep 1000")
@@ -55,7 +55,7 @@ func (m *machine) busy() string {
 	return m.sh("until test -s /tmp/loop; do sleep 0.05; done; cat /tmp/loop")
 }
 
-// ticks is how far the counting has come.
+// ticks returns the last number on the console.
 func (m *machine) ticks() int {
 	n := 0
 	for _, line := range strings.Split(m.console.String(), "\n") {
@@ -79,7 +79,7 @@ func (m *machine) awaitTicks(n int) {
 	}
 }
 
-// cpu is how much of its CPU a process has used, in hundredths of a second.
+// cpu returns how much CPU time a process has used, in hundredths of a second.
 func (m *machine) cpu(pid string) int {
 	m.t.Helper()
 	n, err := strconv.Atoi(m.sh("read a b c d e f g h i j k l m n rest < /proc/" + pid + "/stat; echo $n"))
@@ -89,7 +89,7 @@ func (m *machine) cpu(pid string) int {
 	return n
 }
 
-// checkStill fails when anything counts on.
+// checkStill fails if the counting continues.
 func (m *machine) checkStill() {
 	m.t.Helper()
 	<-time.After(300 * time.Millisecond) // what was said before may be on its way
@@ -100,7 +100,7 @@ func (m *machine) checkStill() {
 	}
 }
 
-// TestFreeze: a frozen machine does nothing, and goes on where it was.
+// TestFreeze: nothing runs in a frozen machine, and it continues where it stopped.
 func TestFreeze(t *testing.T) {
 	p := requireParts(t)
 	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
@@ -120,7 +120,7 @@ func testFreeze(t *testing.T, m *machine) {
 	loop := m.busy()
 	cpu := m.cpu(loop)
 	if f := m.freeze(); f.Processes < 3 {
-		t.Errorf("%d processes were halted", f.Processes)
+		t.Errorf("freezing halted %d processes", f.Processes)
 	}
 	m.freeze() // once more is the same
 	if h, err := m.Hello(m.ctx()); err != nil || !h.Frozen || !h.Assumed || h.Forks != 0 {
@@ -146,8 +146,8 @@ func testFreeze(t *testing.T, m *machine) {
 	}
 }
 
-// TestFreezeAgainstRoot: what root in the guest may have done to control groups does not keep
-// anybody running, and what cannot be frozen is an error after which all goes on.
+// TestFreezeAgainstRoot: changes that root in the guest makes to control groups keep no process
+// running. What cannot be frozen is an error, after which all processes continue.
 func TestFreezeAgainstRoot(t *testing.T) {
 	p := requireParts(t)
 	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")})
@@ -160,7 +160,7 @@ func TestFreezeAgainstRoot(t *testing.T) {
 	t.Run("removed group", func(t *testing.T) { testRemovedGroup(t, m) })
 	t.Run("not to be frozen", func(t *testing.T) { testUnfreezable(t, m) })
 
-	// Who is frozen at the end goes on, and is asked to end.
+	// A process that is frozen at the end continues and is asked to end.
 	m.detach("trap 'echo ended in order; exit' TERM; echo listening; while :; do sleep 0.05; done")
 	m.await("listening")
 	m.freeze()
@@ -171,7 +171,7 @@ func TestFreezeAgainstRoot(t *testing.T) {
 	m.awaitEnd()
 }
 
-// await waits until the machine has said something on its console.
+// await waits for a text on the machine's console.
 func (m *machine) await(text string) {
 	m.t.Helper()
 	deadline := time.Now().Add(time.Minute)
@@ -183,7 +183,7 @@ func (m *machine) await(text string) {
 	}
 }
 
-// freezeAndThaw checks that nothing moves in between and all goes on after.
+// freezeAndThaw checks that nothing runs in between and that all continue afterwards.
 func (m *machine) freezeAndThaw() {
 	m.t.Helper()
 	m.freeze()
@@ -211,7 +211,7 @@ func testMovedAgent(t *testing.T, m *machine) {
 }
 
 func testRemovedGroup(t *testing.T, m *machine) {
-	// Until it is empty: who is moved may have started somebody else by then.
+	// Repeat until it is empty: a moved process may have started another one.
 	m.sh("cd /sys/fs/cgroup; mkdir -p other; until rmdir banger 2>/dev/null; do for p in $(cat banger/cgroup.procs) $$; do echo $p > other/cgroup.procs || true; done; done")
 	if got := m.sh("cat /proc/self/cgroup"); got != "0::/banger-2" {
 		t.Errorf("commands are in %q", got)
@@ -219,7 +219,7 @@ func testRemovedGroup(t *testing.T, m *machine) {
 	m.freezeAndThaw()
 }
 
-// testUnfreezable has a process wait in the kernel for a file system that is suspended.
+// testUnfreezable makes a process wait in the kernel for a suspended file system.
 func testUnfreezable(t *testing.T, m *machine) {
 	m.sh("fsfreeze --freeze /root")
 	m.detach("echo waits; echo x > /root/x; echo written")

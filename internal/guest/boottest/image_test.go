@@ -16,8 +16,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// TestBareImage: an image of one static program and nothing else, not even directories, boots; and
-// SSH works in it.
+// TestBareImage: an image of one static program boots, without any directory, and SSH works in it.
 func TestBareImage(t *testing.T) {
 	p := requireParts(t)
 	root := t.TempDir()
@@ -33,7 +32,7 @@ func TestBareImage(t *testing.T) {
 	var out, errOut bytes.Buffer
 	exit, err := m.Exec(m.ctx(), proto.ExecRequest{Argv: []string{"/cat", "/etc/hostname"}}, guest.IO{Stdout: &out})
 	if err != nil || exit.Code != 0 || out.String() != "quiet-otter\n" {
-		t.Errorf("%+v, %v, %q", exit, err, out.String())
+		t.Errorf("a command in a bare image ended with %+v, %v and wrote %q", exit, err, out.String())
 	}
 	exit, err = m.Exec(m.ctx(), proto.ExecRequest{TTY: true}, guest.IO{Stderr: &errOut})
 	if err != nil || exit.Code != 127 || !strings.Contains(errOut.String(), "no shell") {
@@ -87,17 +86,16 @@ func newKey(t *testing.T) (private []byte, public ssh.PublicKey) {
 	return pem.EncodeToMemory(block), public
 }
 
-// TestBrokenAssume: what cannot be done is an error with its reason, and the machine takes no other
-// identity.
+// TestBrokenAssume: a failed assume reports its reason, and the machine accepts no other identity.
 func TestBrokenAssume(t *testing.T) {
 	p := requireParts(t)
 	m := p.start(t, disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G")})
 	doc := proto.Assume{Entropy: make([]byte, 32), Time: m.start, Hostname: "x", Root: proto.Root{Image: "image", System: "no-such"}}
 	if _, err := m.Assume(m.ctx(), doc); err == nil || !strings.Contains(err.Error(), "no-such") {
-		t.Errorf("%v", err)
+		t.Errorf("a missing drive returned %v, want its name", err)
 	}
 	doc.Root.System = proto.SerialSystem
 	if _, err := m.Assume(m.ctx(), doc); fault.KindOf(err) != fault.WrongState {
-		t.Errorf("%v", err)
+		t.Errorf("a second assume of a spoiled machine returned %v, want fault.WrongState", err)
 	}
 }

@@ -30,10 +30,10 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// bootTime is how long a machine may take to come up in emulation on a busy host.
+// bootTime bounds a boot in emulation on a busy host.
 const bootTime = 5 * time.Minute
 
-// parts is what all machines of a test run are made of.
+// parts are the inputs that all machines of a test run share.
 type parts struct {
 	kernel string // vmlinux
 	initrd string
@@ -89,8 +89,8 @@ func requireParts(t *testing.T) parts {
 	return parts{kernel: k.Vmlinux, initrd: initrd, cpus: 2}
 }
 
-// onOneCPU is for guests with systemd. With several emulated CPUs one in some tens of them comes to
-// a standstill as it starts on a busy host, by the fault of QEMU that qemu/bootagain.go tells of.
+// onOneCPU is for guests with systemd. With several emulated CPUs, a defect of QEMU stops about 1
+// in 30 of them during start on a busy host (see vmm/qemu).
 func (p parts) onOneCPU() parts {
 	p.cpus = 1
 	return p
@@ -110,7 +110,7 @@ type machine struct {
 	conn net.Conn // the client's present one
 }
 
-// terminal is what the machine has said.
+// terminal is the output of the machine's console.
 type terminal struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -128,10 +128,10 @@ func (c *terminal) String() string {
 	return c.buf.String()
 }
 
-// disks are a machine's; work may be empty.
+// disks are the paths of a machine's disks; work may be empty.
 type disks struct{ image, system, work string }
 
-// description is a machine for the driver, in a directory of its own.
+// description describes a machine to the driver, in its own directory.
 func (p parts) description(t *testing.T, d disks) vmm.Machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")
@@ -161,7 +161,7 @@ func driver(t *testing.T) *qemu.Driver {
 
 func ignore(vmm.State) error { return nil }
 
-// start boots a machine with the driver, which can save it.
+// start boots a machine with the driver that can save it.
 func (p parts) start(t *testing.T, d disks) *machine {
 	t.Helper()
 	return p.startBy(t, d, driver(t))
@@ -178,7 +178,7 @@ func (p parts) startBy(t *testing.T, d disks, by vmm.Driver) *machine {
 	return follow(t, desc, in, begin)
 }
 
-// restore makes a machine of what was saved.
+// restore makes a machine of a saved one.
 func (p parts) restore(t *testing.T, from vmm.Checkpoint, d disks) *machine {
 	t.Helper()
 	desc := p.description(t, d)
@@ -223,7 +223,7 @@ func follow(t *testing.T, desc vmm.Machine, in vmm.Instance, begin time.Time) *m
 	return m
 }
 
-// cut ends the client's connection under its feet.
+// cut closes the client's connection while it is in use.
 func (m *machine) cut() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -288,10 +288,10 @@ func (m *machine) sh(script string) string {
 	var out, errOut bytes.Buffer
 	exit, err := m.Exec(m.ctx(), proto.ExecRequest{Argv: []string{"sh", "-c", script}}, guest.IO{Stdout: &out, Stderr: &errOut})
 	if err != nil {
-		m.t.Fatalf("%s: %v", script, err)
+		m.t.Fatalf("running %s in the guest: %v", script, err)
 	}
 	if exit.Code != 0 {
-		m.t.Fatalf("%s: %+v: %s", script, exit, errOut.String())
+		m.t.Fatalf("%s ended with %+v: %s", script, exit, errOut.String())
 	}
 	return strings.TrimSpace(out.String())
 }
@@ -305,7 +305,7 @@ func newDisk(t *testing.T, size string) string {
 	return path
 }
 
-// newImage makes an image of a directory. What is the caller's there is root's in the image.
+// newImage makes an image of a directory. Files of the caller belong to root in the image.
 func newImage(t *testing.T, root string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image.ext4")
@@ -319,7 +319,7 @@ func newImage(t *testing.T, root string) string {
 		}
 	}
 	if out, err := mkfs.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v: %s", mkfs.Args, err, out)
+		t.Fatalf("running %v: %v: %s", mkfs.Args, err, out)
 	}
 	return path
 }
@@ -370,6 +370,6 @@ func busybox(t *testing.T) string {
 func run(t *testing.T, argv ...string) {
 	t.Helper()
 	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v: %s", argv, err, out)
+		t.Fatalf("running %v: %v: %s", argv, err, out)
 	}
 }

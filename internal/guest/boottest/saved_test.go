@@ -16,7 +16,7 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// save keeps a machine, and copies of its disks when it stands still. It goes on then.
+// save saves a machine, and its disks while it is halted. Then the machine continues.
 func (m *machine) save(d disks) (vmm.Checkpoint, disks) {
 	m.t.Helper()
 	dir := m.t.TempDir()
@@ -52,7 +52,7 @@ func copyDisk(t *testing.T, path string) string {
 	return to
 }
 
-// awaitRehearsal waits until a restored machine that was woken has started a program by itself.
+// awaitRehearsal waits until a restored machine has started a program by itself.
 func (m *machine) awaitRehearsal() {
 	m.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
@@ -69,8 +69,8 @@ func (m *machine) awaitRehearsal() {
 	}
 }
 
-// TestForks saves a machine that runs and makes two others of it: with identities of their own,
-// while what ran in it goes on.
+// TestForks saves a running machine and makes two forks of it. They get their own identities, and
+// their processes continue.
 func TestForks(t *testing.T) {
 	p := requireParts(t)
 	d := disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
@@ -120,7 +120,7 @@ func TestForks(t *testing.T) {
 		for j, other := range all {
 			for what, value := range other {
 				if id[what] == value {
-					t.Errorf("%s of machine %d and of %d is %q", what, j, i+1, value)
+					t.Errorf("%s of machine %d is also that of machine %d: %q", what, j, i+1, value)
 				}
 			}
 		}
@@ -157,8 +157,8 @@ func checkClock(t *testing.T, m *machine) {
 	}
 }
 
-// checkLines looks at who said the ticks: after the one that was being said when the machine was
-// frozen, nobody with another name.
+// checkLines checks the names in the ticks. After the tick during which the machine was frozen, no
+// line has another name.
 func checkLines(t *testing.T, m *machine, name string) {
 	t.Helper()
 	var said []string
@@ -172,8 +172,8 @@ func checkLines(t *testing.T, m *machine, name string) {
 	}
 }
 
-// TestUniversalFork saves a machine that has not looked at its drives yet, and restores it with
-// drives of other sizes.
+// TestUniversalFork saves a machine that has not read its drives yet, and restores it with drives
+// of other sizes.
 func TestUniversalFork(t *testing.T) {
 	p := requireParts(t)
 	small := func() string {
@@ -219,8 +219,8 @@ func TestUniversalFork(t *testing.T) {
 	}
 }
 
-// TestForkOfSystemd saves a machine whose init is systemd, in which the agent runs beside it, and
-// makes another one of it.
+// TestForkOfSystemd saves a machine whose init is systemd, with the agent beside it, and makes a
+// fork.
 func TestForkOfSystemd(t *testing.T) {
 	p := requireParts(t).onOneCPU()
 	d := disks{image: systemdImage(t), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
@@ -271,8 +271,8 @@ func TestForkOfSystemd(t *testing.T) {
 	run(t, "e2fsck", "-fn", d.system)
 }
 
-// TestHostGoesAway loses the host while the machine stands still and has something to say: another
-// host is heard when it goes on. That it is silent then does not make it boot again.
+// TestHostGoesAway disconnects the host while the machine is halted and has output. Another host is
+// served after the machine continues. Its silence meanwhile causes no second boot.
 func TestHostGoesAway(t *testing.T) {
 	p := requireParts(t)
 	d := disks{image: newImage(t, busyboxRoot(t)), system: newDisk(t, "1G"), work: newDisk(t, "256M")}
@@ -299,6 +299,6 @@ func TestHostGoesAway(t *testing.T) {
 	}
 	time.Sleep(patience + patience/10)
 	if h, err := m.Hello(m.ctx()); err != nil || !h.Assumed {
-		t.Errorf("%+v, %v", h, err)
+		t.Errorf("after the host went away the hello is %+v, %v", h, err)
 	}
 }

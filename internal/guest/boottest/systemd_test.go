@@ -12,7 +12,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// systemdImage is a Debian with systemd, made once per machine.
+// systemdImage is a Debian image with systemd, made once per test machine.
 func systemdImage(t *testing.T) string {
 	t.Helper()
 	testkit.RequireTool(t, "mmdebstrap")
@@ -80,7 +80,7 @@ func TestSystemd(t *testing.T) {
 	t.Logf("powered off in %v", time.Since(start))
 }
 
-// testSystemdFork gives a machine another identity whose process 1 is systemd. It goes on after
+// testSystemdFork assigns another identity to a machine whose process 1 is systemd. It runs after
 // testFreeze.
 func testSystemdFork(t *testing.T, m *machine) {
 	t.Log(m.sh("cat /proc/1/cgroup /proc/$PPID/cgroup /proc/self/cgroup; ls -d /sys/fs/cgroup/*/"))

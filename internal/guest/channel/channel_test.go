@@ -18,7 +18,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// pair is a real stream with a kernel's buffers in between, as between QEMU and us.
+// pair is a real stream with kernel buffers, as between QEMU and us.
 func pair(t testing.TB) (host, guest net.Conn) {
 	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -44,7 +44,7 @@ func timeout(t testing.TB) context.Context {
 	return ctx
 }
 
-// port plays the guest's end, which outlives sessions: closing a session leaves it open.
+// port is the guest's end. It outlives sessions: closing a session leaves it open.
 type port struct {
 	net.Conn
 	mu sync.Mutex
@@ -105,7 +105,7 @@ func talk(t *testing.T, s *Session, n int) {
 	go st.Write(sent)
 	got := make([]byte, n)
 	if _, err := io.ReadFull(st, got); err != nil || !bytes.Equal(got, sent) {
-		t.Fatalf("%d bytes did not come back: %v", n, err)
+		t.Fatalf("a stream does not return its %d bytes: %v", n, err)
 	}
 }
 
@@ -124,8 +124,7 @@ func TestSession(t *testing.T) {
 	all.Wait()
 }
 
-// TestStale: what earlier sessions left in the stream, in either direction, does not reach a new
-// one.
+// TestStale: bytes of earlier sessions, in either direction, do not reach a new session.
 func TestStale(t *testing.T) {
 	old := hello{generation: 1, nonce: strings.Repeat("0", 2*nonceBytes)}
 	// The head of a 64 KiB frame and a part of its payload.
@@ -156,8 +155,7 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// relay is what QEMU is: a host that goes and another one that comes are the same stream to the
-// guest.
+// relay behaves as QEMU: the guest sees one stream while hosts come and go.
 type relay struct {
 	guest net.Conn
 	mu    sync.Mutex
@@ -186,7 +184,7 @@ func (r *relay) run() {
 	}
 }
 
-// TestReconnect: hosts come and go without the guest being told, also in the middle of a frame.
+// TestReconnect: hosts come and go without notice to the guest, also in the middle of a frame.
 func TestReconnect(t *testing.T) {
 	outer, guest := pair(t)
 	r := &relay{guest: outer}
@@ -200,7 +198,7 @@ func TestReconnect(t *testing.T) {
 		}
 		talk(t, s, 10_000)
 		if i%2 == 0 {
-			// The head of a frame of which no more will come.
+			// The head of a frame that is never completed.
 			host.Write([]byte{0, 0, 0, 0, 0, 0, 0, 99, 0, 1, 0, 0, 'x'})
 		}
 		next := r.connect(t)
@@ -209,7 +207,7 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
-// TestBoot: a host that connects long before there is an agent is answered, and has not filled the
+// TestBoot: a host that connects long before the agent starts is answered, and has not filled the
 // stream meanwhile.
 func TestBoot(t *testing.T) {
 	host, guest := pair(t)
@@ -250,7 +248,7 @@ func TestConnectGivesUp(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
 			if s, err := Connect(ctx, host); fault.KindOf(err) != fault.Unavailable {
-				t.Errorf("%v, %v", s, err)
+				t.Errorf("connecting returned %v, %v; want fault.Unavailable", s, err)
 			}
 			if _, err := host.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("the connection is open: %v", err)
@@ -259,7 +257,7 @@ func TestConnectGivesUp(t *testing.T) {
 	}
 }
 
-// TestFlood: a guest that sends for ever without an echo is given up, whatever the deadline.
+// TestFlood: a guest that sends without end and without an echo is given up, whatever the deadline.
 func TestFlood(t *testing.T) {
 	host, guest := pair(t)
 	go func() {
@@ -273,11 +271,11 @@ func TestFlood(t *testing.T) {
 	}()
 	go io.Copy(io.Discard, guest)
 	if _, err := Connect(timeout(t), host); err == nil || !strings.Contains(err.Error(), "no answer in") {
-		t.Errorf("%v", err)
+		t.Errorf("connecting to a guest that floods returned %v, want a bound on the bytes before the echo", err)
 	}
 }
 
-// TestHostileFrames: frames that a peer of ours never sends end the session, and those that wait in
+// TestHostileFrames: frames that no peer of ours sends end the session and everything that waits in
 // it.
 func TestHostileFrames(t *testing.T) {
 	for name, frame := range map[string][]byte{
@@ -316,7 +314,7 @@ func awaitEnd(t *testing.T, s *Session) {
 	}
 }
 
-// TestCloseEndsReads: yamux itself would leave the reader waiting.
+// TestCloseEndsReads: with yamux alone the reader would wait on.
 func TestCloseEndsReads(t *testing.T) {
 	host, guest := pair(t)
 	go agent(timeout(t), &port{Conn: guest})

@@ -29,7 +29,7 @@ func TestParseHello(t *testing.T) {
 	} {
 		got, ok := parseHello([]byte(line))
 		if got != want || ok != (want != hello{}) {
-			t.Errorf("%q: %+v, %v", line, got, ok)
+			t.Errorf("the line %q is read as %+v, %v; want %+v", line, got, ok, want)
 		}
 	}
 }

@@ -17,17 +17,17 @@ func TestFrames(t *testing.T) {
 		t.Error("a frame that is too large was written")
 	}
 	if n, err := w.Stream(FrameStderr).Write(big); n != len(big) || err != nil {
-		t.Errorf("%d, %v", n, err)
+		t.Errorf("writing a stream of %d bytes wrote %d, %v", len(big), n, err)
 	}
 	w.WriteFrame(FrameStdin, nil)
 	r := NewReader(&b)
 	for _, want := range []int{MaxFrame, 1, 0} {
 		if _, payload, err := r.ReadFrame(); len(payload) != want || err != nil {
-			t.Errorf("%d bytes, %v; want %d", len(payload), err, want)
+			t.Errorf("the frame has %d bytes, %v; want %d", len(payload), err, want)
 		}
 	}
 	if _, _, err := r.ReadFrame(); err != io.EOF {
-		t.Errorf("%v", err)
+		t.Errorf("the end of the frames reads as %v, want io.EOF", err)
 	}
 }
 
@@ -49,7 +49,7 @@ func FuzzReadFrame(f *testing.F) {
 				break
 			}
 			if len(payload) > MaxFrame {
-				t.Fatalf("%d bytes", len(payload))
+				t.Fatalf("a frame of %d bytes was accepted", len(payload))
 			}
 			if err := w.WriteFrame(kind, payload); err != nil {
 				t.Fatal(err)
@@ -96,7 +96,7 @@ func TestStdin(t *testing.T) {
 	go s.Close()
 	read(0)
 	if err := <-written; !errors.Is(err, ErrStdinClosed) {
-		t.Errorf("%v", err)
+		t.Errorf("a write that waits for room ended with %v at Close, want ErrStdinClosed", err)
 	}
 	if err := s.Close(); err != nil { // sends nothing, or it would wait for a reader
 		t.Error(err)
@@ -115,14 +115,14 @@ func TestTunnel(t *testing.T) {
 	}()
 	got, err := io.ReadAll(right)
 	if string(got) != text || err != nil {
-		t.Errorf("%d bytes, %v", len(got), err)
+		t.Errorf("one direction delivers %d bytes, %v; want %d", len(got), err, len(text))
 	}
 	go func() {
 		io.WriteString(right, "back")
 		right.Close()
 	}()
 	if got, err := io.ReadAll(left); string(got) != "back" || err != nil {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("the other direction reads %q, %v; want it complete", got, err)
 	}
 }
 
@@ -141,8 +141,8 @@ func TestServiceHeader(t *testing.T) {
 	}
 }
 
-// FuzzReadService: what is read is a valid name, is what ServiceHeader writes, and not a byte more
-// is taken.
+// FuzzReadService: the result is a valid name, is what ServiceHeader writes, and no further byte is
+// read.
 func FuzzReadService(f *testing.F) {
 	good, _ := ServiceHeader(ServiceSSHAgent)
 	f.Add(good)

@@ -22,7 +22,7 @@ func TestReadSuper(t *testing.T) {
 		os.Truncate(path, tt.size)
 		args := []string{"-q", "-t", "ext4", "-b", tt.block, "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"}
 		if out, err := exec.Command("mke2fs", append(args, path)...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("making a file system: %v: %s", err, out)
 		}
 		s, err := ReadSuper(path)
 		if err != nil || s.Blocks*s.BlockSize != tt.size {

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// newGroups returns Groups of a hierarchy of the test's own.
+// newGroups returns Groups of a hierarchy that belongs to the test.
 func newGroups(t *testing.T, home string) (*Groups, string) {
 	t.Helper()
 	testkit.Require(t, "root", os.Getuid() == 0, "control groups are root's to make")
@@ -54,7 +54,7 @@ func newGroups(t *testing.T, home string) (*Groups, string) {
 	return g, dir
 }
 
-// removeGroups removes groups once those in them have ended.
+// removeGroups removes groups after their processes have ended.
 func removeGroups(t *testing.T, dir string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
@@ -71,7 +71,7 @@ func removeGroups(t *testing.T, dir string) {
 	}
 }
 
-// busy starts a process in a group, which is made, that uses up its CPU.
+// busy starts a process in a group that uses up its CPU. It makes the group.
 func busy(t *testing.T, dir string) int {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -94,7 +94,7 @@ func busy(t *testing.T, dir string) int {
 	return cmd.Process.Pid
 }
 
-// ticks is how much of its CPU a process has used.
+// ticks returns how much CPU time a process has used.
 func ticks(t *testing.T, pid int) string {
 	t.Helper()
 	// The first number is nanoseconds on the CPU (Documentation/scheduler/sched-stats.rst).
@@ -105,7 +105,7 @@ func ticks(t *testing.T, pid int) string {
 	return strings.Fields(string(text))[0]
 }
 
-// running tells whether a process gets on, within a time.
+// running reports whether a process continues, within a time.
 func running(t *testing.T, pid int, limit time.Duration) bool {
 	t.Helper()
 	before := ticks(t, pid)
@@ -167,7 +167,7 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-// TestGroupsRenew: root in the guest may remove our group when it is empty.
+// TestGroupsRenew: root in the guest may remove our group while it is empty.
 func TestGroupsRenew(t *testing.T) {
 	g, dir := newGroups(t, "")
 	for round := range 2 {
@@ -196,7 +196,7 @@ func TestGroupsRenew(t *testing.T) {
 	}
 }
 
-// TestSignals runs as process 1 of a namespace, where it can stop everybody.
+// TestSignals runs as process 1 of a namespace, where it can stop all processes.
 func TestSignals(t *testing.T) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "BANGER_FREEZER_INIT=1")
@@ -210,7 +210,7 @@ func TestSignals(t *testing.T) {
 	err := cmd.Start()
 	testkit.Require(t, "namespace", err == nil, fmt.Sprint(err))
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("%v: %s", err, out.String())
+		t.Errorf("the test in a namespace of its own failed: %v: %s", err, out.String())
 	}
 }
 
@@ -280,7 +280,7 @@ func states(pids []int) string {
 	return string(out)
 }
 
-// TestSignalsBesideInit: process 1 takes no signals, and half of a machine is not halted.
+// TestSignalsBesideInit: process 1 ignores signals, and a machine is not halted by half.
 func TestSignalsBesideInit(t *testing.T) {
 	if _, err := new(Signals).Freeze(t.Context()); err == nil {
 		t.Error("another process 1 was stopped")
@@ -297,7 +297,7 @@ func TestKernelThreads(t *testing.T) {
 	}
 	const line = "7 (a) b) S 2 0 0 0 -1 69238880 0 0 0 0 0 0 0 0 20 0 1 0 42 0 0"
 	if st, ok := parseStat([]byte(line)); !ok || st != (stat{name: "a) b", state: 'S', kernel: true, start: "42"}) {
-		t.Errorf("%+v, %v", st, ok)
+		t.Errorf("a name with parentheses is read as %+v, %v", st, ok)
 	}
 }
 
@@ -311,7 +311,7 @@ func FuzzParse(f *testing.F) {
 		parseStat(text)
 		for _, n := range directories(text) {
 			if strings.ContainsRune(n, 0) {
-				t.Errorf("%q is no name", n)
+				t.Errorf("%q is listed as the name of a directory", n)
 			}
 		}
 		for _, n := range numbers(text) {

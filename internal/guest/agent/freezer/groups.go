@@ -210,8 +210,8 @@ func (g *Groups) thaw() error {
 	return errors.Join(errs...)
 }
 
-// returnToGroup moves the agent back to its group. Root in the guest may have moved it with all others, as
-// docker's own script for docker in docker does. Then the agent would freeze itself.
+// returnToGroup moves the agent back to its group. Root in the guest may have moved it with all
+// others, as docker's own script for docker in docker does. Then the agent would freeze itself.
 func (g *Groups) returnToGroup() error {
 	at, err := g.own()
 	if err != nil || at == "/"+g.home {
@@ -315,8 +315,8 @@ func (g *Groups) expelKernel(name string) error {
 	return nil
 }
 
-// moveStrays moves processes out of groups that cannot be frozen, and returns how many. There are few,
-// such as a hook's daemon or a process that was started into the root on purpose.
+// moveStrays moves processes out of groups that cannot be frozen, and returns how many. There are
+// few, such as a hook's daemon or a process that was started into the root on purpose.
 func (g *Groups) moveStrays() (int, error) {
 	strays, err := g.members(".")
 	if err != nil {

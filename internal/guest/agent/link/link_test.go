@@ -15,7 +15,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// inNamespace runs the test in a network namespace of its own, with a link called eth0.
+// inNamespace runs the test in its own network namespace, with a link eth0.
 func inNamespace(t *testing.T) {
 	testkit.RequireTool(t, "ip")
 	testkit.Require(t, "root", os.Getuid() == 0, "a network namespace needs it")
@@ -56,20 +56,20 @@ func TestConfigure(t *testing.T) {
 	} {
 		for range 2 { // the same again changes nothing
 			if err := Configure("eth0", tt.cfg); err != nil {
-				t.Fatalf("%v: %v", tt.cfg, err)
+				t.Fatalf("configuring %v: %v", tt.cfg, err)
 			}
 		}
 		got := ip(t, "addr", "show", "eth0") + ip(t, "route") + ip(t, "-6", "route")
 		for _, want := range tt.want {
 			if !strings.Contains(got, want) {
-				t.Errorf("%v: no %q in\n%s", tt.cfg, want, got)
+				t.Errorf("after configuring %v there is no %q in\n%s", tt.cfg, want, got)
 			}
 		}
 		if n := strings.Count(got, "scope global"); n != 1 {
-			t.Errorf("%v: %d addresses\n%s", tt.cfg, n, got)
+			t.Errorf("after configuring %v there are %d addresses, want 1:\n%s", tt.cfg, n, got)
 		}
 		if is6 := tt.cfg.Address.Addr().Is6(); strings.Contains(got, "inet6 ") != is6 {
-			t.Errorf("%v: IPv6 should be on: %v\n%s", tt.cfg, is6, got)
+			t.Errorf("after configuring %v IPv6 should be on: %v\n%s", tt.cfg, is6, got)
 		}
 	}
 	if err := Configure("nosuch", Config{}); err == nil {

@@ -16,10 +16,10 @@ import (
 	"banger/internal/testkit"
 )
 
-// while is how long a test watches that nothing happens.
+// while is how long a test checks that nothing happens.
 const while = 100 * time.Millisecond
 
-// begin starts a command in the background and returns where its outcome comes.
+// begin starts a command in the background and returns the channel for its outcome.
 func begin(r *Runner, argv ...string) chan error {
 	started := make(chan error, 1)
 	go func() {
@@ -52,7 +52,7 @@ func TestHalt(t *testing.T) {
 	}
 }
 
-// TestHangupOfHalted: the time to end after a hangup begins when the command can hear it.
+// TestHangupOfHalted: the grace after a hangup begins when the command can handle the signal.
 func TestHangupOfHalted(t *testing.T) {
 	r := newRunner(t)
 	ready := waitFor("ready")
@@ -81,7 +81,7 @@ func TestHangupOfHalted(t *testing.T) {
 	<-ended
 }
 
-// waiter is an output that tells when a text has come.
+// waiter is an output that reports when a text has arrived.
 type waiter struct {
 	text string
 	seen strings.Builder
@@ -122,7 +122,7 @@ func TestRunHook(t *testing.T) {
 	}
 	for script, want := range map[string]string{"exit 3": "status 3", "kill -KILL $$": "SIGKILL"} {
 		if err := hook(t.Context(), script); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", script, err)
+			t.Errorf("the hook %q ended with %v, want %s", script, err, want)
 		}
 	}
 	if err := r.RunHook(t.Context(), proto.ExecRequest{Argv: []string{"/no/such"}}, out); err == nil {
@@ -155,7 +155,7 @@ func awaitDead(t *testing.T, pid string) {
 	}
 }
 
-// fakeGroups counts what a Table asks of it.
+// fakeGroups counts the calls of a Table.
 type fakeGroups struct {
 	fd      int
 	renewed int
@@ -174,7 +174,7 @@ func (g *fakeGroups) Renew() error {
 	return nil
 }
 
-// TestGroups: a group that takes no process costs nobody a command.
+// TestGroups: commands start also if their group accepts no process.
 func TestGroups(t *testing.T) {
 	testkit.Require(t, "root", os.Getuid() == 0, "control groups are root's to make")
 	dir := hierarchy(t)

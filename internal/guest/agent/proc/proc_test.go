@@ -67,7 +67,7 @@ func TestStart(t *testing.T) {
 			t.Parallel()
 			exit, out, errOut := run(t, r, tt.req, tt.stdin)
 			if exit != tt.exit || out != tt.stdout || errOut != tt.stderr {
-				t.Errorf("%+v, %.100q, %.100q", exit, out, errOut)
+				t.Errorf("the command ended with %+v and wrote %.100q and %.100q", exit, out, errOut)
 			}
 		})
 	}
@@ -108,18 +108,18 @@ func TestStartRefuses(t *testing.T) {
 				switch {
 				case tt.kind != "":
 					if fault.KindOf(err) != tt.kind {
-						t.Errorf("%v", err)
+						t.Errorf("starting returned %v, want kind %s", err, tt.kind)
 					}
 				case !errors.As(err, &start) || start.Code != tt.code || tt.is != nil && !errors.Is(err, tt.is):
-					t.Errorf("%v", err)
+					t.Errorf("starting returned %v, want exit status %d", err, tt.code)
 				}
 			}
 		})
 	}
 }
 
-// TestBackground: a daemon that keeps the output open does not keep the caller, and what the
-// command wrote itself all comes.
+// TestBackground: a daemon that keeps the output open does not delay the caller, and the command's
+// own output is complete.
 func TestBackground(t *testing.T) {
 	r := newRunner(t)
 	var out slow
@@ -129,11 +129,11 @@ func TestBackground(t *testing.T) {
 	}
 	p.Wait()
 	if got := out.buf.String(); len(got) != 60004 || !strings.HasSuffix(got, "end\n") {
-		t.Errorf("%d bytes", len(got))
+		t.Errorf("%d bytes of output came, want all", len(got))
 	}
 }
 
-// slow takes its time, so that the command ends long before its output is read.
+// slow reads slowly, so that the command ends long before its output is read.
 type slow struct{ buf bytes.Buffer }
 
 func (s *slow) Write(p []byte) (int, error) {
@@ -141,7 +141,7 @@ func (s *slow) Write(p []byte) (int, error) {
 	return s.buf.Write(p)
 }
 
-// TestBrokenOutput: a command whose output nobody takes gets a SIGPIPE.
+// TestBrokenOutput: a command whose output nobody reads gets SIGPIPE.
 func TestBrokenOutput(t *testing.T) {
 	r := newRunner(t)
 	p, err := r.Start(proto.ExecRequest{Argv: []string{"yes"}}, Streams{Stdout: broken{}})
@@ -149,7 +149,7 @@ func TestBrokenOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	if exit := p.Wait(); exit.Signal != "SIGPIPE" {
-		t.Errorf("%+v", exit)
+		t.Errorf("a command whose output nobody reads ended with %+v, want SIGPIPE", exit)
 	}
 }
 
@@ -174,7 +174,7 @@ func TestSignals(t *testing.T) {
 		t.Error(err)
 	}
 	if exit := p.Wait(); exit.Code != 9 {
-		t.Errorf("%+v", exit)
+		t.Errorf("a command that traps the signal ended with %+v, want status 9", exit)
 	}
 	if err := p.Signal("SIGKILL"); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("a signal after the end: %v", err)
@@ -190,7 +190,7 @@ func TestHangup(t *testing.T) {
 	}
 	p.Hangup()
 	if exit := p.Wait(); exit.Signal != "SIGHUP" {
-		t.Errorf("%+v", exit)
+		t.Errorf("hanging up ended the command with %+v, want SIGHUP", exit)
 	}
 }
 
@@ -205,7 +205,7 @@ func TestTerminal(t *testing.T) {
 	}
 	exit := p.Wait()
 	if got := out.String(); exit.Code != 4 || !strings.HasPrefix(got, "/dev/pts/") || !strings.HasSuffix(got, "\r\n12 34\r\nerr\r\n") {
-		t.Errorf("%+v, %q", exit, got)
+		t.Errorf("a command on a terminal ended with %+v and wrote %q", exit, got)
 	}
 	if err := p.Resize(proto.Size{Rows: 1, Cols: 1}); err != nil {
 		t.Errorf("resizing after the end: %v", err)
@@ -219,7 +219,7 @@ func TestManyAtOnce(t *testing.T) {
 			t.Parallel()
 			exit, out, _ := run(t, r, proto.ExecRequest{Argv: []string{"sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i)}}, nil)
 			if exit.Code != i || out != fmt.Sprintln(i) {
-				t.Errorf("%d: %+v, %q", i, exit, out)
+				t.Errorf("command %d ended with %+v and wrote %q", i, exit, out)
 			}
 		})
 	}
@@ -265,36 +265,36 @@ func TestLookupUser(t *testing.T) {
 	} {
 		got, err := LookupUser(tt.root, tt.spec)
 		if !errors.Is(err, tt.err) {
-			t.Errorf("%q: %v", tt.spec, err)
+			t.Errorf("looking up %q returned %v, want %v", tt.spec, err, tt.err)
 			continue
 		}
 		if err == nil && (got.Name != tt.want.Name || got.UID != tt.want.UID || got.GID != tt.want.GID || got.Home != tt.want.Home ||
 			got.Shell != tt.want.Shell || !slices.Equal(got.Groups, tt.want.Groups)) {
-			t.Errorf("%q: %+v, want %+v", tt.spec, got, tt.want)
+			t.Errorf("the user %q is %+v, want %+v", tt.spec, got, tt.want)
 		}
 	}
 }
 
-// TestHostileDatabase: a user database that is no plain file is refused, and not waited for.
+// TestHostileDatabase: a user database that is no regular file is refused without waiting.
 func TestHostileDatabase(t *testing.T) {
 	root := t.TempDir()
 	os.MkdirAll(filepath.Join(root, "etc/passwd"), 0o755)
 	if _, err := LookupUser(root, "ada"); err == nil || errors.Is(err, ErrNoUser) {
-		t.Errorf("%v", err)
+		t.Errorf("a directory as the database returned %v, want a read error", err)
 	}
 	pipe := t.TempDir()
 	os.MkdirAll(filepath.Join(pipe, "etc"), 0o755)
 	syscall.Mkfifo(filepath.Join(pipe, "etc/passwd"), 0o644)
 	if _, err := LookupUser(pipe, "ada"); err == nil || errors.Is(err, ErrNoUser) {
-		t.Errorf("%v", err)
+		t.Errorf("a pipe as the database returned %v, want a read error", err)
 	}
 	huge := database(t, strings.Repeat("x", 3<<20)+"\nada:x:1:1:::\n", "")
 	if _, err := LookupUser(huge, "ada"); !errors.Is(err, ErrNoUser) {
-		t.Errorf("%v", err)
+		t.Errorf("an entry past the bound of the database returned %v, want ErrNoUser", err)
 	}
 	long := database(t, "eve:"+strings.Repeat("x", 20<<10)+"\nada:x:1:1::/h:/s\n", "")
 	if u, err := LookupUser(long, "ada"); err != nil || u.UID != 1 {
-		t.Errorf("%+v, %v", u, err)
+		t.Errorf("an entry after a line that is too long is %+v, %v", u, err)
 	}
 }
 
@@ -305,7 +305,7 @@ func FuzzLookupUser(f *testing.F) {
 	f.Fuzz(func(t *testing.T, passwd, group, spec string) {
 		u, err := LookupUser(database(t, passwd, group), spec)
 		if err == nil && (u.UID == ^uint32(0) || u.GID == ^uint32(0) || len(u.Groups) > maxGroups) {
-			t.Errorf("%+v", u)
+			t.Errorf("the database gives the impossible user %+v", u)
 		}
 	})
 }

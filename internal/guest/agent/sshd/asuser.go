@@ -30,7 +30,8 @@ func asUser(a Account, f func() error) error {
 	return <-done
 }
 
-// setThreadUser changes the calling thread. Package syscall's own functions would change all threads.
+// setThreadUser changes the calling thread. Package syscall's own functions would change all
+// threads.
 func setThreadUser(a Account) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // a umask of its own
 		return fmt.Errorf("separating a thread: %w", err)

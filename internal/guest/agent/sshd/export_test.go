@@ -1,4 +1,4 @@
 package sshd
 
-// WithoutShell is what an image without a shell makes of a command line.
+// WithoutShell splits a command line as for an image without a shell.
 var WithoutShell = plainWords

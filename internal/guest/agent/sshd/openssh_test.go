@@ -207,7 +207,7 @@ func TestSFTP(t *testing.T) {
 	}
 }
 
-// TestSFTPRights: the server of another user's sftp session is that user.
+// TestSFTPRights: the server of another user's sftp session runs as that user.
 func TestSFTPRights(t *testing.T) {
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can become another user")
 	s := serve(t)
@@ -373,7 +373,7 @@ func TestAgentForwarding(t *testing.T) {
 	eventually(t, "removal of "+far, func() bool { _, err := os.Stat(filepath.Dir(far)); return err != nil })
 }
 
-// TestMaster: many sessions on one connection, as editors use it.
+// TestMaster: many sessions share one connection, as editors use it.
 func TestMaster(t *testing.T) {
 	s := serve(t)
 	ctl := filepath.Join(shortDir(t), "c")
@@ -388,37 +388,5 @@ func TestMaster(t *testing.T) {
 		if got.code != i {
 			t.Errorf("session %d: %+v", i, got)
 		}
-	}
-}
-
-// BenchmarkOpenSSH is what a person waits for: a command from the client's start to its end, and 64
-// MiB by pipe and by sftp.
-func BenchmarkOpenSSH(b *testing.B) {
-	s := serve(b)
-	const size = 64 << 20
-	src := filepath.Join(b.TempDir(), "src")
-	data := randomFile(b, src, size)
-	for _, tt := range []struct {
-		name string
-		size int64
-		args []string
-	}{
-		{"true", 0, []string{"ssh", "vm", "true"}},
-		{"pipe", size, []string{"ssh", "vm", "cat >/dev/null"}},
-		{"scp there", size, []string{"scp", "-s", src, "vm:far"}},
-		{"scp back", size, []string{"scp", "-s", "vm:far", src}},
-	} {
-		b.Run(tt.name, func(b *testing.B) {
-			b.SetBytes(tt.size)
-			for b.Loop() {
-				cmd := s.client(b, tt.args[0], tt.args[1:]...)
-				if tt.name == "pipe" {
-					cmd.Stdin = bytes.NewReader(data)
-				}
-				if got := run(b, cmd); got.code != 0 {
-					b.Fatal(got.err)
-				}
-			}
-		})
 	}
 }

@@ -26,7 +26,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestMain is also the agent's sftp mode.
+// TestMain also serves as the agent's sftp mode.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "sftp" {
 		os.Exit(sshd.SFTPMain(os.Args[2:], stdio{}, os.Stderr))
@@ -40,7 +40,7 @@ func (stdio) Read(p []byte) (int, error)  { return os.Stdin.Read(p) }
 func (stdio) Write(p []byte) (int, error) { return os.Stdout.Write(p) }
 func (stdio) Close() error                { return errors.Join(os.Stdin.Close(), os.Stdout.Close()) }
 
-// server is a running server and what a client needs to reach it.
+// server is a running server with the data that a client needs.
 type server struct {
 	addr     string
 	dir      string // holds config, key, known_hosts
@@ -49,7 +49,7 @@ type server struct {
 	accounts map[string]sshd.Account
 }
 
-// me is this process's user, with a home of its own.
+// me is this process's user with another home directory.
 func me(t testing.TB) sshd.Account {
 	u, err := user.Current()
 	if err != nil {
@@ -160,8 +160,7 @@ func (s *server) writeConfig(t testing.TB) {
 	}
 }
 
-// client returns an OpenSSH program that uses the server's configuration and is ended with the
-// test.
+// client returns an OpenSSH program with the server's configuration. It ends with the test.
 func (s *server) client(t testing.TB, program string, args ...string) *exec.Cmd {
 	t.Helper()
 	testkit.RequireTool(t, program)
@@ -172,7 +171,7 @@ func (s *server) client(t testing.TB, program string, args ...string) *exec.Cmd 
 	return cmd
 }
 
-// result is how a client ended.
+// result is the outcome of a client.
 type result struct {
 	out, err string
 	code     int
@@ -185,7 +184,7 @@ func run(t testing.TB, cmd *exec.Cmd) result {
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("%v: %v\n%s", cmd.Args, err, stderr.String())
+		t.Fatalf("running %v: %v\n%s", cmd.Args, err, stderr.String())
 	}
 	return result{out.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
@@ -203,7 +202,7 @@ func (s *server) dial(t testing.TB, name string) *ssh.Client {
 	return c
 }
 
-// freePort is a TCP port that was free a moment ago.
+// freePort returns a TCP port that was free a moment ago.
 func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -214,7 +213,7 @@ func freePort(t testing.TB) string {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
-// shortDir is a directory with a name short enough for unix sockets.
+// shortDir returns a directory whose name is short enough for unix sockets.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")

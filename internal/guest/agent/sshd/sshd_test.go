@@ -152,7 +152,7 @@ func TestNoShell(t *testing.T) {
 	} {
 		got, err := sshd.WithoutShell(tt.line)
 		if !slices.Equal(got, tt.want) || (err == nil) != (tt.want != nil) {
-			t.Errorf("%q: got %q, %v", tt.line, got, err)
+			t.Errorf("the command line %q means %q, %v", tt.line, got, err)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// starter runs commands on this machine as the tests' own user.
+// starter runs commands on this machine as the user of the test.
 type starter struct{}
 
 func (starter) Start(req proto.ExecRequest, s sshd.Streams) (sshd.Process, error) {

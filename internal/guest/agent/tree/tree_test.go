@@ -40,7 +40,7 @@ func TestCopy(t *testing.T) {
 	list := func(dir string) string {
 		out, err := exec.Command("sh", "-c", "cd "+dir+" && find . -path ./lost+found -prune -o -printf '%p %y %m %U:%G %l %s %n ' -newermt 2002-01-01 -printf 'new\n' -o -printf '%T@\n' | sed 's/ d \\([0-9]*\\) \\([0-9:]*\\)  [0-9]*/ d \\1 \\2/' | sort").CombinedOutput()
 		if err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("listing %s: %v: %s", dir, err, out)
 		}
 		return string(out)
 	}
@@ -48,7 +48,7 @@ func TestCopy(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	if got, _ := os.ReadFile(filepath.Join(dst, "dir/file")); string(got) != "text" {
-		t.Errorf("%q", got)
+		t.Errorf("the copied file holds %q, want %q", got, "text")
 	}
 	if os.Getuid() == 0 {
 		value := make([]byte, 10)
