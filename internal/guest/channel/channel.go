@@ -10,8 +10,8 @@
 // maxWrite bytes. The guest opens streams only for services (service.go). A frame that breaks one
 // of these rules ends the session (guard.go, ledger.go).
 //
-// The end of a stream is the end of both directions. To end only one direction, say so inside the
-// stream.
+// The end of a stream is the end of both directions. To end only one direction, send a
+// message inside the stream.
 package channel
 
 import (

@@ -12,7 +12,7 @@ type Listener interface {
 	// transport has one raw stream only, it also waits until the previous connection is closed. One
 	// call at a time is allowed.
 	Accept(ctx context.Context) (io.ReadWriteCloser, error)
-	// FD returns the open descriptor, so that another process can go on listening with the
+	// FD returns the open descriptor, so that another process can listen with the
 	// package's FromFD.
 	FD() uintptr
 	Close() error

@@ -171,7 +171,7 @@ type Network struct {
 	MTU     int      `json:"mtu,omitempty"` // 0: leave it
 }
 
-// Card says how the guest finds a network card. The zero value is the first card.
+// Card selects a network card of the guest. The zero value is the first card.
 type Card struct {
 	MAC   string `json:"mac,omitempty"`   // its address now, which may be Network.MAC
 	Index int    `json:"index,omitempty"` // if MAC is unset: place among the virtio cards, from 0

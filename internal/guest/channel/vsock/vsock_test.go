@@ -228,6 +228,40 @@ func TestOnlyTheHostIsServed(t *testing.T) {
 	}
 }
 
+// TestDialWaitsForTheListener: a host may dial before the agent listens, and gives up with its
+// context.
+func TestDialWaitsForTheListener(t *testing.T) {
+	l, _, err := loopback()
+	if err != nil {
+		t.Skipf("needs vsock's loopback: %v", err)
+	}
+	l.Close()
+	dial := Dialer{CID: unix.VMADDR_CID_LOCAL, Port: 5254}
+	if conn, err := dial.Dial(timeout(t, 100*time.Millisecond)); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("dialling nobody returned %v, %v; want fault.Unavailable", conn, err)
+	}
+	dialled := make(chan error, 1)
+	go func() {
+		conn, err := dial.Dial(timeout(t, 20*time.Second))
+		if err == nil {
+			conn.Close()
+		}
+		dialled <- err
+	}()
+	select {
+	case err := <-dialled:
+		t.Fatalf("dialling ended before anybody listened: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if l, err = Listen(5254); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := <-dialled; err != nil {
+		t.Errorf("dialling did not wait for the listener: %v", err)
+	}
+}
+
 func TestListenTakesThePort(t *testing.T) {
 	l, err := Listen(5253)
 	if err != nil {
