@@ -56,7 +56,7 @@ banger exec -u nobody -w /tmp -e DEBUG=1 web -- env`,
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `time`, with exit status 124")
 	setExample(flags, "env", "EDITOR=vim")
 	setExample(flags, "timeout", "90s")
-	cmd.ValidArgsFunction = firstArg(a.completeUsable)
+	cmd.ValidArgsFunction = firstArg(a.completeUsable())
 	return cmd
 }
 

@@ -124,7 +124,7 @@ func (m fakeManager) index(ref string) (int, error) {
 			return i, nil
 		}
 	}
-	return 0, fault.New(fault.NotFound, "no VM named %q", ref)
+	return 0, fault.New(fault.NotFound, "no VM named %q", ref).WithHint("`banger vm list` shows the VMs there are")
 }
 
 func (m fakeManager) List() []model.VM {

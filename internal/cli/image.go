@@ -17,9 +17,35 @@ import (
 
 // newImageCmd returns the commands on images.
 func newImageCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("image", "Root filesystems that VMs boot", "An image is named by a reference, its id, or a unique prefix of its id.")
-	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), newImageListCmd(a), newImageShowCmd(a), newImageDeleteCmd(a), newImagePruneCmd(a))
+	cmd := newGroupCmd("image", "Manage images: the root file systems of VMs",
+		"REF is an image's reference, its id, or a unique prefix of its id.")
+	k := imageKind()
+	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), k.listCmd(a), k.showCmd(a),
+		k.deleteCmd(a, "An image that a VM or a snapshot uses is not deleted."), newImagePruneCmd(a))
 	return cmd
+}
+
+// imageKind describes images. An image may have several names, or none.
+func imageKind() kind[model.Image] {
+	return kind[model.Image]{
+		group: "image", one: "an image", many: "images", arg: "REF", example: "alpine:3", label: "names",
+		none:   "No images yet. The first run makes one, or: banger image pull REF",
+		list:   (*api.Client).Images,
+		get:    (*api.Client).Image,
+		remove: (*api.Client).DeleteImage,
+		name:   func(i model.Image) string { return firstName(i.Names, i.ID) },
+		names: func(i model.Image) []string {
+			short := make([]string, len(i.Names))
+			for n, name := range i.Names {
+				short[n] = shortRef(name)
+			}
+			return short
+		},
+		about: func(i model.Image) string { return i.Size.String() },
+		size:  func(i model.Image) model.Bytes { return i.Size },
+		table: imageTable,
+		print: printPairs(imagePairs),
+	}
 }
 
 func newImagePullCmd(a *app) *cobra.Command {
@@ -27,8 +53,12 @@ func newImagePullCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "pull REF",
-		Short: "Get an image from a registry, or build a Debian one",
-		Long:  "Takes any reference of a registry, with credentials from the docker configuration. debian:bookworm and the other suites are built here, from this host's apt configuration.",
+		Short: "Pull an image from a registry, or build a Debian image",
+		Long: `Pulls the image that REF names from its registry, with the credentials in docker's configuration.
+
+debian:bookworm and the names of other Debian suites are not pulled: banger builds these images on this host, with its apt configuration.
+
+Prints the image's name.`,
 		Example: `banger image pull alpine:3
 banger image pull ghcr.io/org/app:v2
 banger image pull --force debian:bookworm`,
@@ -40,7 +70,7 @@ banger image pull --force debian:bookworm`,
 			return client.PullImage(ctx, req, report)
 		})
 	})
-	cmd.Flags().BoolVar(&req.Force, "force", false, "ask the registry, or build, again although the image is there")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "ask the registry again, or build again, even if there is such an image")
 	addJSON(cmd, &asJSON)
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
@@ -51,8 +81,14 @@ func newImageImportCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "import PATH",
-		Short: "Make an image from a file or folder",
-		Long:  "Takes a docker-archive (docker save), an OCI layout as a folder or tarball, a tarball of a root filesystem, a folder, or an ext4 file.",
+		Short: "Make an image from a file or directory",
+		Long: `Makes an image from one of these:
+
+  a docker archive, as docker save writes it
+  an OCI layout, as a directory or a tar archive
+  a root file system, as a directory, a tar archive or an ext4 file
+
+Archives may be compressed. Prints the image's name.`,
 		Example: `docker save app | gzip > app.tar.gz && banger image import app.tar.gz
 banger image import --name mine ./rootfs`,
 		Args: wantArgs("PATH"),
@@ -65,7 +101,7 @@ banger image import --name mine ./rootfs`,
 			return client.ImportImage(ctx, req, report)
 		})
 	})
-	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the image; without it the one that the archive names")
+	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the image; if unset, the name in the archive")
 	setExample(cmd.Flags(), "name", "mine:v1")
 	addJSON(cmd, &asJSON)
 	return cmd
@@ -73,30 +109,7 @@ banger image import --name mine ./rootfs`,
 
 // makeImage makes an image under a progress view and prints its name.
 func (a *app) makeImage(ctx context.Context, title string, asJSON bool, do func(*api.Client, step.Reporter) (model.Image, error)) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	p := a.progress(title)
-	defer p.Close()
-	image, err := do(client, p.Report)
-	p.Close()
-	switch {
-	case err != nil:
-		return err
-	case asJSON:
-		return ui.JSON(a.Out, image)
-	}
-	fmt.Fprintln(a.Out, ui.Clean(firstName(image.Names, image.ID)))
-	a.made(image.Size, p.Elapsed())
-	return nil
-}
-
-// made tells a person what an operation made, and how long that took.
-func (a *app) made(size model.Bytes, took time.Duration) {
-	if terminal(a.Err) != nil {
-		a.note("%s in %s", size, ui.Duration(took))
-	}
+	return imageKind().runMake(ctx, a, title, asJSON, do)
 }
 
 func firstName(names []string, id string) string {
@@ -106,20 +119,13 @@ func firstName(names []string, id string) string {
 	return names[0]
 }
 
-// shortHash is as much of a digest as a person needs.
+// shortHash returns the first characters of a digest, which are enough for a person.
 func shortHash(id string) string { return id[:min(len(id), 12)] }
-
-func newImageListCmd(a *app) *cobra.Command {
-	return newListingCmd(a, listing[model.Image]{
-		short: "List images", quiet: "names", none: "No images yet. They come with the first run, or: banger image pull REF",
-		ask: (*api.Client).Images, name: func(i model.Image) string { return firstName(i.Names, i.ID) }, table: imageTable,
-	})
-}
 
 func imageTable(images []model.Image, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
-		{Title: "NAME", Min: 16, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim}, {Title: "SOURCE", Drop: 4},
-		{Title: "INIT", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
+		{Title: "NAME", Min: 16, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim},
+		{Title: "SOURCE", Drop: 4}, {Title: "INIT", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
 	}}
 	for _, i := range images {
 		names := i.Names
@@ -127,40 +133,15 @@ func imageTable(images []model.Image, now time.Time) ui.Table {
 			names = []string{"-"}
 		}
 		for _, name := range names {
-			t.Rows = append(t.Rows, []string{shortRef(name), shortHash(i.ID), i.Source, dash(i.Init), i.Size.String(), ui.Age(now.Sub(i.Created))})
+			t.Rows = append(t.Rows, []string{
+				shortRef(name), shortHash(i.ID), i.Source, dash(i.Init), i.Size.String(), ui.Age(now.Sub(i.Created)),
+			})
 		}
 	}
 	return t
 }
 
-func newImageShowCmd(a *app) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "show REF",
-		Aliases: []string{"inspect"},
-		Short:   "Show all about an image",
-		Args:    wantArgs("REF"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			client, err := a.connect(ctx)
-			if err != nil {
-				return err
-			}
-			i, err := client.Image(ctx, args[0])
-			switch {
-			case err != nil:
-				return err
-			case asJSON:
-				return ui.JSON(a.Out, i)
-			}
-			return ui.Pairs(a.Out, a.style(a.Out), imagePairs(i, a.style(a.Out)))
-		}),
-	}
-	addJSON(cmd, &asJSON)
-	cmd.ValidArgsFunction = firstArg(a.completeImages)
-	return cmd
-}
-
-func imagePairs(i model.Image, style ui.Style) [][2]string {
+func imagePairs(i model.Image, style ui.Style, now time.Time) [][2]string {
 	return [][2]string{
 		{"name", style.Bold(cleanList(i.Names, ", "))},
 		{"id", i.ID},
@@ -173,7 +154,7 @@ func imagePairs(i model.Image, style ui.Style) [][2]string {
 		{"workdir", ui.Clean(i.Config.WorkingDir)},
 		{"user", ui.Clean(i.Config.User)},
 		{"env", cleanList(i.Config.Env, "\n            ")},
-		{"created", moment(&i.Created, time.Now())},
+		{"created", moment(&i.Created, now)},
 		{"file", ui.Clean(i.Path)},
 	}
 }
@@ -186,7 +167,7 @@ func cleanList(list []string, separator string) string {
 	return strings.Join(out, separator)
 }
 
-// command writes an argument list so that its parts can be told from each other.
+// command writes an argument list, with quotes around the arguments that need them.
 func command(argv []string) string {
 	words := make([]string, len(argv))
 	for i, arg := range argv {
@@ -196,42 +177,4 @@ func command(argv []string) string {
 		}
 	}
 	return strings.Join(words, " ")
-}
-
-func newImageDeleteCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "delete REF...",
-		Aliases: []string{"rm"},
-		Short:   "Delete images that no VM uses",
-		Args:    wantArgs("REF..."),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			return a.eachNamed(ctx, args, func(client *api.Client, ref string) error { return client.DeleteImage(ctx, ref) })
-		}),
-	}
-	cmd.ValidArgsFunction = a.completeImages
-	return cmd
-}
-
-// eachNamed does the same with several things, one after the other, going on past errors, and prints the names that it worked for.
-func (a *app) eachNamed(ctx context.Context, names []string, do func(*api.Client, string) error) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	var failed several
-	for _, name := range names {
-		err := do(client, name)
-		switch {
-		case err != nil && len(names) > 1:
-			failed = append(failed, fmt.Errorf("%s: %w", name, err))
-		case err != nil:
-			failed = append(failed, err)
-		default:
-			fmt.Fprintln(a.Out, ui.Clean(name))
-		}
-	}
-	if len(failed) == 0 {
-		return nil
-	}
-	return failed
 }

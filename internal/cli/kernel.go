@@ -16,18 +16,39 @@ import (
 
 // newKernelCmd returns the commands on kernels.
 func newKernelCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("kernel", "Kernels that VMs boot", "A kernel is named by its name, its id, or a unique prefix of its id.")
-	cmd.AddCommand(newKernelPullCmd(a), newKernelImportCmd(a), newKernelListCmd(a), newKernelShowCmd(a), newKernelDeleteCmd(a), newKernelPruneCmd(a))
+	cmd := newGroupCmd("kernel", "Manage the kernels that VMs boot", "NAME is a kernel's name, its id, or a unique prefix of its id.")
+	k := kernelKind()
+	cmd.AddCommand(newKernelPullCmd(a), newKernelImportCmd(a), k.listCmd(a), k.showCmd(a),
+		k.deleteCmd(a, "A kernel that a VM or a snapshot uses is not deleted."), newKernelPruneCmd(a))
 	return cmd
+}
+
+// kernelKind describes kernels.
+func kernelKind() kind[model.Kernel] {
+	return kind[model.Kernel]{
+		group: "kernel", one: "a kernel", many: "kernels", arg: "NAME", example: "debian", label: "names",
+		none:   "No kernels yet. The first run makes one, or: banger kernel pull debian",
+		list:   (*api.Client).Kernels,
+		get:    (*api.Client).Kernel,
+		remove: (*api.Client).DeleteKernel,
+		name:   func(k model.Kernel) string { return firstName(k.Names, k.ID) },
+		names:  func(k model.Kernel) []string { return k.Names },
+		about:  func(k model.Kernel) string { return k.Version },
+		size:   func(k model.Kernel) model.Bytes { return k.Size },
+		table:  kernelTable,
+		print:  printPairs(kernelPairs),
+	}
 }
 
 func newKernelPullCmd(a *app) *cobra.Command {
 	var req api.KernelPull
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "pull [NAME]",
-		Short:   "Get a distribution's kernel",
-		Long:    "Gets the distribution's cloud kernel through this host's apt, which checks it, without installing it here. The only NAME at present is debian.",
+		Use:   "pull [NAME]",
+		Short: "Download a distribution's kernel",
+		Long: `Downloads the distribution's cloud kernel with this host's apt, which checks its signature. The kernel is not installed on this host. The only NAME is debian, which is also the default.
+
+Prints the kernel's name.`,
 		Example: "banger kernel pull debian",
 		Args:    cobra.MaximumNArgs(1),
 	}
@@ -40,7 +61,7 @@ func newKernelPullCmd(a *app) *cobra.Command {
 			return client.PullKernel(ctx, req, report)
 		})
 	})
-	cmd.Flags().BoolVar(&req.Force, "force", false, "look for a newer one although there is one")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "look for a newer version, even if there is such a kernel")
 	addJSON(cmd, &asJSON)
 	cmd.ValidArgsFunction = completeWords("debian")
 	return cmd
@@ -52,7 +73,9 @@ func newKernelImportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Make a kernel from a file",
-		Long:  "Takes a bzImage or an ELF vmlinux. A kernel that lacks what a VM needs is refused, with a list of what it lacks.",
+		Long: `FILE is a bzImage or an ELF vmlinux. A kernel that lacks options which a VM needs is refused, and the error lists these options.
+
+Prints the kernel's name.`,
 		Example: `banger kernel import --name mine ./arch/x86/boot/bzImage
 banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinuz-$(uname -r)`,
 		Args: wantArgs("FILE"),
@@ -70,8 +93,8 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 			return client.ImportKernel(ctx, req, report)
 		})
 	})
-	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the kernel; its version when not given")
-	cmd.Flags().StringVar(&req.Modules, "modules", "", "`directory` of its modules, as /lib/modules/VERSION")
+	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the kernel; if unset, its version")
+	cmd.Flags().StringVar(&req.Modules, "modules", "", "`directory` of the kernel's modules, such as /lib/modules/VERSION")
 	setExample(cmd.Flags(), "name", "mine")
 	setExample(cmd.Flags(), "modules", "/lib/modules/6.1.0")
 	addJSON(cmd, &asJSON)
@@ -80,30 +103,7 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 
 // makeKernel makes a kernel under a progress view and prints its name.
 func (a *app) makeKernel(ctx context.Context, title string, asJSON bool, do func(*api.Client, step.Reporter) (model.Kernel, error)) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	p := a.progress(title)
-	defer p.Close()
-	kernel, err := do(client, p.Report)
-	p.Close()
-	switch {
-	case err != nil:
-		return err
-	case asJSON:
-		return ui.JSON(a.Out, kernel)
-	}
-	fmt.Fprintln(a.Out, ui.Clean(firstName(kernel.Names, kernel.ID)))
-	a.made(kernel.Size, p.Elapsed())
-	return nil
-}
-
-func newKernelListCmd(a *app) *cobra.Command {
-	return newListingCmd(a, listing[model.Kernel]{
-		short: "List kernels", quiet: "names", none: "No kernels yet. They come with the first run, or: banger kernel pull debian",
-		ask: (*api.Client).Kernels, name: func(k model.Kernel) string { return firstName(k.Names, k.ID) }, table: kernelTable,
-	})
+	return kernelKind().runMake(ctx, a, title, asJSON, do)
 }
 
 func kernelTable(kernels []model.Kernel, now time.Time) ui.Table {
@@ -119,34 +119,7 @@ func kernelTable(kernels []model.Kernel, now time.Time) ui.Table {
 	return t
 }
 
-func newKernelShowCmd(a *app) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "show NAME",
-		Aliases: []string{"inspect"},
-		Short:   "Show all about a kernel",
-		Args:    wantArgs("NAME"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			client, err := a.connect(ctx)
-			if err != nil {
-				return err
-			}
-			k, err := client.Kernel(ctx, args[0])
-			switch {
-			case err != nil:
-				return err
-			case asJSON:
-				return ui.JSON(a.Out, k)
-			}
-			return ui.Pairs(a.Out, a.style(a.Out), kernelPairs(k, a.style(a.Out)))
-		}),
-	}
-	addJSON(cmd, &asJSON)
-	cmd.ValidArgsFunction = firstArg(a.completeKernels)
-	return cmd
-}
-
-func kernelPairs(k model.Kernel, style ui.Style) [][2]string {
+func kernelPairs(k model.Kernel, style ui.Style, now time.Time) [][2]string {
 	return [][2]string{
 		{"name", style.Bold(cleanList(k.Names, ", "))},
 		{"id", k.ID},
@@ -154,24 +127,10 @@ func kernelPairs(k model.Kernel, style ui.Style) [][2]string {
 		{"source", ui.Clean(k.Source)},
 		{"arch", ui.Clean(k.Arch)},
 		{"size", k.Size.String()},
-		{"created", moment(&k.Created, time.Now())},
+		{"created", moment(&k.Created, now)},
 		{"vmlinuz", ui.Clean(k.Vmlinuz)},
 		{"vmlinux", ui.Clean(k.Vmlinux)},
 		{"config", ui.Clean(k.Config)},
 		{"modules", ui.Clean(k.Modules)},
 	}
-}
-
-func newKernelDeleteCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "delete NAME...",
-		Aliases: []string{"rm"},
-		Short:   "Delete kernels that no VM uses",
-		Args:    wantArgs("NAME..."),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			return a.eachNamed(ctx, args, func(client *api.Client, ref string) error { return client.DeleteKernel(ctx, ref) })
-		}),
-	}
-	cmd.ValidArgsFunction = a.completeKernels
-	return cmd
 }

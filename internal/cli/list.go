@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"context"
-	"fmt"
 	"path"
 	"strconv"
 	"strings"
@@ -15,68 +13,27 @@ import (
 	"banger/internal/model"
 )
 
-type listOptions struct {
-	json    bool
-	quiet   bool
-	filters []string
-}
-
-// newListCmd returns the command under one of its names: "list" among the vm commands, "ps" at the top.
+// newListCmd returns the command under one of its names: "list" among the vm commands, "ps" at the
+// top.
 func newListCmd(a *app, name string) *cobra.Command {
-	var o listOptions
-	cmd := &cobra.Command{
-		Use:   name,
-		Short: "List VMs",
-		Long:  "Lists all VMs, oldest first, also those that do not run.",
-		Args:  wantArgs(),
-		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runList(ctx, o, a) }),
-	}
-	cmd.Example = "banger ps\nbanger ps --filter state=running --filter image='debian:*'\nbanger ps -q --filter label=team=web"
+	var filters []string
+	k := vmKind()
+	k.keep = func() (func(model.VM) bool, error) { return parseFilters(filters) }
+	cmd := k.listCmd(a)
+	cmd.Long = "Lists all VMs, running or not, oldest first. Filters with the same key are alternatives; a VM must match each key."
+	cmd.Example = "banger ps\nbanger ps --filter state=running\nbanger ps -q --filter label=team=web --filter image='debian:*'"
 	if name == "list" {
 		cmd.Aliases = []string{"ls", "ps"}
 		cmd.Example = strings.ReplaceAll(cmd.Example, "banger ps", "banger vm list")
+	} else {
+		cmd.Use, cmd.Aliases = name, nil
 	}
-	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print names only")
-	cmd.Flags().StringArrayVar(&o.filters, "filter", nil, "show only VMs with this `KEY=VALUE`: state, name, image, net or label; * and ? match as in a shell")
+	cmd.Flags().StringArrayVar(&filters, "filter", nil,
+		"list only VMs with this `KEY=VALUE`; KEY is state, name, image, net or label; VALUE may hold * and ?")
 	setExample(cmd.Flags(), "filter", "state=running")
-	complete(cmd, "filter", completeWords("state=running", "state=stopped", "state=paused", "state=suspended", "state=error", "name=", "image=", "label=", "net=user", "net=none"))
-	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	complete(cmd, "filter", completeWords("state=running", "state=stopped", "state=paused", "state=suspended", "state=error",
+		"name=", "image=", "label=", "net=user", "net=none"))
 	return cmd
-}
-
-func runList(ctx context.Context, o listOptions, a *app) error {
-	keep, err := parseFilters(o.filters)
-	if err != nil {
-		return err
-	}
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	all, err := client.VMs(ctx)
-	if err != nil {
-		return err
-	}
-	vms := make([]model.VM, 0, len(all)) // not nil: an empty list is [] as JSON
-	for _, vm := range all {
-		if keep(vm) {
-			vms = append(vms, vm)
-		}
-	}
-	switch {
-	case o.json:
-		return ui.JSON(a.Out, vms)
-	case o.quiet:
-		for _, vm := range vms {
-			fmt.Fprintln(a.Out, ui.Clean(vm.Spec.Name))
-		}
-		return nil
-	case len(all) == 0 && terminal(a.Out) != nil:
-		a.note("No VMs yet. Make one: banger run")
-		return nil
-	}
-	return vmTable(vms, time.Now()).Write(a.Out, width(a.Out), a.style(a.Out))
 }
 
 func vmTable(vms []model.VM, now time.Time) ui.Table {
@@ -99,7 +56,7 @@ func vmTable(vms []model.VM, now time.Time) ui.Table {
 	return t
 }
 
-// shortRef leaves out of a reference what a person takes for granted.
+// shortRef removes Docker Hub's host and its library prefix from a reference, as people write it.
 func shortRef(ref string) string {
 	if rest, ok := strings.CutPrefix(ref, "docker.io/library/"); ok {
 		return rest
@@ -114,7 +71,8 @@ func dash(s string) string {
 	return s
 }
 
-// parseFilters returns what tells whether a VM passes all filters. Filters with the same key are alternatives.
+// parseFilters returns a function that reports whether a VM passes all filters. Filters with the same
+// key are alternatives.
 func parseFilters(filters []string) (func(model.VM) bool, error) {
 	wanted := map[string][]string{}
 	for _, f := range filters {
@@ -125,11 +83,12 @@ func parseFilters(filters []string) (func(model.VM) bool, error) {
 		switch key {
 		case "state", "name", "image", "net", "label":
 		default:
-			return nil, fault.New(fault.Invalid, "--filter: %q is not something to filter by", key).
+			return nil, fault.New(fault.Invalid, "--filter: there is no key %q", key).
 				WithHint("Filter by state, name, image, net or label.")
 		}
 		if _, err := path.Match(pattern, ""); err != nil {
-			return nil, fault.New(fault.Invalid, "--filter: %q is not a pattern: %w", pattern, err).WithHint("For example: --filter name='web-*'")
+			return nil, fault.New(fault.Invalid, "--filter: %q is not a pattern: %w", pattern, err).
+				WithHint("For example: --filter name='web-*'")
 		}
 		wanted[key] = append(wanted[key], pattern)
 	}
@@ -143,7 +102,7 @@ func parseFilters(filters []string) (func(model.VM) bool, error) {
 	}, nil
 }
 
-// filterValues is what a VM has under a filter's key.
+// filterValues returns the values of a VM that a filter with the key compares.
 func filterValues(vm model.VM, key string) []string {
 	switch key {
 	case "state":
@@ -164,7 +123,7 @@ func filterValues(vm model.VM, key string) []string {
 
 func matchesAny(values, patterns []string) bool {
 	for _, pattern := range patterns {
-		glob := strings.ReplaceAll(pattern, "/", "\x00") // so that * spans the slashes of a reference
+		glob := strings.ReplaceAll(pattern, "/", "\x00") // so that * matches the slashes of a reference
 		for _, value := range values {
 			if ok, _ := path.Match(glob, strings.ReplaceAll(value, "/", "\x00")); ok {
 				return true

@@ -8,6 +8,7 @@ import (
 
 	"banger/internal/cli/ui"
 	"banger/internal/guest/proto"
+	"banger/internal/model"
 )
 
 func newPortsCmd(a *app) *cobra.Command {
@@ -36,6 +37,6 @@ func newPortsCmd(a *app) *cobra.Command {
 		}),
 	}
 	addJSON(cmd, &asJSON)
-	cmd.ValidArgsFunction = firstArg(a.completeRunning)
+	cmd.ValidArgsFunction = firstArg(a.completeVMs(inState(model.Running)))
 	return cmd
 }

@@ -14,39 +14,47 @@ import (
 	"banger/internal/model"
 )
 
+// pruneOptions describe a prune command and hold its flags.
 type pruneOptions struct {
-	yes      bool
-	json     bool
-	question func() string
-	prune    func(*api.Client, context.Context) (model.Pruned, error)
+	short, long string
+	question    func() string // that a person answers before anything is deleted
+	prune       func(*api.Client, context.Context) (model.Pruned, error)
+
+	yes, json bool
 }
 
-// ask is a question that is always the same.
-func ask(question string) func() string { return func() string { return question } }
-
 func newPruneVMsCmd(a *app) *cobra.Command {
-	return newPruneCmd(a, "Delete what is left over of VMs", pruneOptions{
-		question: ask("Delete stopped VMs' left-overs and broken VMs?"), prune: (*api.Client).PruneVMs,
+	return newPruneCmd(a, pruneOptions{
+		short:    "Delete the VMs that are stopped or have failed",
+		long:     "Deletes all VMs in the states stopped and error, with their disks.",
+		question: func() string { return "Delete all VMs that are stopped or have failed?" },
+		prune:    (*api.Client).PruneVMs,
 	})
 }
 
 func newImagePruneCmd(a *app) *cobra.Command {
-	return newPruneCmd(a, "Delete images that no VM uses, and left-over downloads", pruneOptions{
-		question: ask("Delete all images that no VM uses?"), prune: (*api.Client).PruneImages,
+	return newPruneCmd(a, pruneOptions{
+		short:    "Delete images that nothing uses",
+		long:     "Deletes all images that no VM and no snapshot uses, and the layers that are left from earlier pulls.",
+		question: func() string { return "Delete all images that nothing uses?" },
+		prune:    (*api.Client).PruneImages,
 	})
 }
 
 func newKernelPruneCmd(a *app) *cobra.Command {
-	return newPruneCmd(a, "Delete kernels that no VM uses", pruneOptions{
-		question: ask("Delete all kernels that no VM uses?"), prune: (*api.Client).PruneKernels,
+	return newPruneCmd(a, pruneOptions{
+		short:    "Delete kernels that nothing uses",
+		long:     "Deletes all kernels that no VM and no snapshot uses.",
+		question: func() string { return "Delete all kernels that nothing uses?" },
+		prune:    (*api.Client).PruneKernels,
 	})
 }
 
-func newPruneCmd(a *app, short string, o pruneOptions) *cobra.Command {
+func newPruneCmd(a *app, o pruneOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
-		Short: short,
-		Long:  short + ". On a terminal it asks first.",
+		Short: o.short,
+		Long:  o.long + " On a terminal, banger asks first.\n\nPrints the names of what was deleted.",
 		Args:  wantArgs(),
 		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runPrune(ctx, o, a) }),
 	}
@@ -84,12 +92,13 @@ func runPrune(ctx context.Context, o pruneOptions, a *app) error {
 	return nil
 }
 
-// confirm asks a question on the terminal. Anything but yes is no. The read outlives ctx, as the process does not.
+// confirm asks a question on the terminal. Any answer but yes is no. Its goroutine may outlive ctx,
+// because a read cannot be interrupted; the process ends soon.
 func (a *app) confirm(ctx context.Context, question string) (bool, error) {
 	fmt.Fprintf(a.Err, "%s [y/N] ", question)
 	answer := make(chan string, 1)
 	go func() {
-		line, _ := bufio.NewReader(a.In).ReadString('\n') // the end of input is no answer
+		line, _ := bufio.NewReader(a.In).ReadString('\n') // at the end of input: no answer
 		answer <- line
 	}()
 	select {

@@ -40,7 +40,7 @@ banger snapshot restore --name trial --count 4 before-upgrade    # trial-1 to tr
 	})
 	o.add(cmd)
 	cmd.Flags().BoolVar(&o.disksOnly, "disks-only", false, disksOnlyUsage)
-	cmd.ValidArgsFunction = firstArg(a.completeSnapshots)
+	cmd.ValidArgsFunction = firstArg(snapshotKind().complete(a, nil))
 	return cmd
 }
 
@@ -90,7 +90,7 @@ The snapshot may be one of another VM. To make new VMs, use "banger snapshot res
 		case 0:
 			return a.completeVMs(nil)(cmd, args, word)
 		case 1:
-			return a.completeSnapshots(cmd, nil, word) // it may be called like the VM
+			return snapshotKind().complete(a, nil)(cmd, nil, word) // a snapshot may have the name of the VM
 		}
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -9,53 +9,32 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
 
-type showOptions struct {
-	json     bool
-	timeline bool
-	name     string
-}
-
 func newShowCmd(a *app) *cobra.Command {
-	var o showOptions
-	cmd := &cobra.Command{
-		Use:     "show NAME",
-		Aliases: []string{"inspect"},
-		Short:   "Show all about a VM",
-		Example: "banger vm show web\nbanger vm show --timeline web\nbanger vm show --json web | jq .state",
-		Args:    wantArgs("NAME"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			o.name = args[0]
-			return runShow(ctx, o, a)
-		}),
+	var timeline bool
+	k := vmKind()
+	k.print = func(ctx context.Context, a *app, client *api.Client, vm model.VM) error {
+		return runShow(ctx, vm, timeline, client, a)
 	}
-	cmd.Flags().BoolVar(&o.timeline, "timeline", false, "draw the steps of the last start as bars")
-	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
+	cmd := k.showCmd(a)
+	cmd.Long = "Shows the VM's record and the steps of its last start."
+	cmd.Example = "banger vm show web\nbanger vm show --timeline web\nbanger vm show --json web | jq .state"
+	cmd.Flags().BoolVar(&timeline, "timeline", false, "draw the steps of the last start as bars instead")
 	return cmd
 }
 
-func runShow(ctx context.Context, o showOptions, a *app) error {
-	client, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	vm, err := client.VM(ctx, o.name)
-	if err != nil {
-		return a.explainVM(ctx, client, o.name, err)
-	}
-	switch {
-	case o.json:
-		return ui.JSON(a.Out, vm)
-	case o.timeline && vm.Boot == nil:
+// runShow prints a VM for a person.
+func runShow(ctx context.Context, vm model.VM, timeline bool, client *api.Client, a *app) error {
+	if timeline && vm.Boot == nil {
 		return fault.New(fault.WrongState, "%s has not been started yet", vm.Spec.Name).WithHint("banger vm start %s", vm.Spec.Name)
 	}
 	rel := relativesOf(ctx, client)
-	if o.timeline {
+	if timeline {
 		return writeTimeline(a, vm, rel)
 	}
 	if err := ui.Pairs(a.Out, a.style(a.Out), vmPairs(vm, rel, a.style(a.Out), time.Now())); err != nil {
@@ -64,18 +43,26 @@ func runShow(ctx context.Context, o showOptions, a *app) error {
 	return writeSteps(a, vm, rel)
 }
 
-// vmPairs is what `show` says of a VM, without its steps.
+// vmPairs lists a VM's properties, without its steps.
 func vmPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]string {
+	pairs := append(specPairs(vm, style, now), historyPairs(vm, rel, now)...)
+	if r := vm.Runtime; r != nil {
+		pairs = append(pairs, [2]string{"runs on", runsOn(r)})
+	}
+	if len(vm.Pending) > 0 {
+		pairs = append(pairs, [2]string{"next start", style.Yellow("changes " + fieldNames(vm.Pending))})
+	}
+	return append(pairs, failurePairs(vm.LastError, style, now)...)
+}
+
+// specPairs lists what the VM is.
+func specPairs(vm model.VM, style ui.Style, now time.Time) [][2]string {
 	s := vm.Spec
 	state := paintState(style, string(vm.State))
 	if up := uptime(vm, now); up != "" {
 		state += ", up " + up
 	}
-	origin := "" // of the machine there is: one at rest may have got other disks since its last start
-	if vm.State.Live() || vm.State == model.Suspended {
-		origin = rel.origin(vm.Boot)
-	}
-	pairs := [][2]string{
+	return [][2]string{
 		{"name", style.Bold(ui.Clean(s.Name))},
 		{"id", vm.ID},
 		{"state", state},
@@ -92,6 +79,17 @@ func vmPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]str
 		{"labels", sortedPairs(s.Labels)},
 		{"removed", removal(s.Remove)},
 		{"idle", idleSuspend(s.IdleSuspend)},
+	}
+}
+
+// historyPairs lists where the VM comes from. The origin is that of its present machine, live or
+// saved: the disks of a VM at rest may have been replaced since its last start.
+func historyPairs(vm model.VM, rel relatives, now time.Time) [][2]string {
+	origin := ""
+	if vm.State.Live() || vm.State == model.Suspended {
+		origin = rel.origin(vm.Boot)
+	}
+	return [][2]string{
 		{"created", moment(&vm.Created, now)},
 		{"started", moment(vm.Started, now)},
 		{"stopped", moment(vm.Stopped, now)},
@@ -99,13 +97,6 @@ func vmPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]str
 		{"parent", rel.parent(vm.Parent)},
 		{"snapshots", rel.taken(vm)},
 	}
-	if r := vm.Runtime; r != nil {
-		pairs = append(pairs, [2]string{"runs on", runsOn(r)})
-	}
-	if len(vm.Pending) > 0 {
-		pairs = append(pairs, [2]string{"next start", style.Yellow("takes up " + strings.Join(vm.Pending, ", "))})
-	}
-	return append(pairs, failurePairs(vm.LastError, style, now)...)
 }
 
 func failurePairs(f *model.Failure, style ui.Style, now time.Time) [][2]string {
@@ -174,7 +165,7 @@ func runsOn(r *model.Runtime) string {
 	return ui.Clean(text)
 }
 
-// moment is a time as a person wants it: how long ago, and when exactly.
+// moment writes a time as its age and its date.
 func moment(t *time.Time, now time.Time) string {
 	if t == nil || t.IsZero() {
 		return ""
@@ -199,12 +190,12 @@ func writeSteps(a *app, vm model.VM, rel relatives) error {
 	style := a.style(a.Out)
 	fmt.Fprintf(a.Out, "\n%s\n", style.Bold(bootTitle(vm.Boot, rel)))
 	t := ui.Table{Columns: []ui.Column{{Title: "STEP", Min: 8}, {Title: "AT", Right: true}, {Title: "TOOK", Right: true}}}
-	failed := slices.ContainsFunc(slices.Concat(vm.Boot.Steps, vm.Boot.Guest), func(s model.Span) bool { return s.Error != "" })
-	if failed {
+	all := slices.Concat(vm.Boot.Steps, vm.Boot.Guest)
+	if slices.ContainsFunc(all, func(s model.Span) bool { return s.Error != "" }) {
 		t.Columns = append(t.Columns, ui.Column{Title: "ERROR", Min: 8, Paint: ui.Style.Red})
 	}
-	row := func(where string, s model.Span) {
-		cells := []string{where + s.Name, ui.Duration(s.Offset), ui.Duration(s.Duration), s.Error}
+	row := func(prefix string, s model.Span) {
+		cells := []string{prefix + s.Name, ui.Duration(s.Offset), ui.Duration(s.Duration), s.Error}
 		t.Rows = append(t.Rows, cells[:len(t.Columns)])
 	}
 	for _, s := range vm.Boot.Steps {

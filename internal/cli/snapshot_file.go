@@ -38,7 +38,7 @@ banger snapshot export night | ssh elsewhere banger snapshot import -`,
 	}
 	cmd.Flags().StringVarP(&o.file, "output", "o", "-", "`file` to write; - for standard output")
 	setExample(cmd.Flags(), "output", "night.banger")
-	cmd.ValidArgsFunction = firstArg(a.completeSnapshots)
+	cmd.ValidArgsFunction = firstArg(snapshotKind().complete(a, nil))
 	return cmd
 }
 
@@ -70,7 +70,7 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	a.made(model.Bytes(size), p.Elapsed())
+	a.noteMade(model.Bytes(size), p.Elapsed())
 	return nil
 }
 
@@ -191,7 +191,7 @@ func runSnapshotImport(ctx context.Context, o importOptions, a *app) error {
 		return ui.JSON(a.Out, snap)
 	}
 	fmt.Fprintln(a.Out, ui.Clean(snap.Name))
-	a.made(snap.Size, p.Elapsed())
+	a.noteMade(snap.Size, p.Elapsed())
 	return nil
 }
 

@@ -54,12 +54,21 @@ func (s *specFlags) addShape(a *app, cmd *cobra.Command) {
 	for name, value := range map[string]string{"vcpu": "2", "memory": "512M", "disk-size": "10G", "work-disk-size": "8G", "net": "none"} {
 		setExample(flags, name, value)
 	}
-	complete(cmd, "image", a.completeImages)
-	complete(cmd, "kernel", a.completeKernels)
+	complete(cmd, "image", imageKind().complete(a, nil))
+	complete(cmd, "kernel", kernelKind().complete(a, nil))
 	complete(cmd, "net", completeWords("user", "none"))
 }
 
-// resolve is what the flags ask for.
+// newVM returns the VM that the flags ask for, with the configuration in place of unset flags.
+func (s *specFlags) newVM(a *app, flags *pflag.FlagSet) (model.Create, error) {
+	create, err := s.resolve(a, flags)
+	if err != nil {
+		return create, err
+	}
+	return create, a.configure(&create)
+}
+
+// resolve returns what the flags ask for.
 func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) {
 	c := s.create
 	var err error

@@ -54,7 +54,7 @@ banger ssh nobody@web id`,
 			return runSSH(cmd.Context(), call, a)
 		},
 	}
-	cmd.ValidArgsFunction = firstArg(a.completeUsable)
+	cmd.ValidArgsFunction = firstArg(a.completeUsable())
 	return cmd
 }
 

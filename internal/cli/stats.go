@@ -40,7 +40,7 @@ func newStatsCmd(a *app) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&o.watch, "watch", false, "look again every two seconds until Ctrl-C")
 	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = a.completeRunning
+	cmd.ValidArgsFunction = a.completeVMs(inState(model.Running))
 	return cmd
 }
 

@@ -19,25 +19,46 @@ import (
 
 // newTemplateCmd returns the commands on templates.
 func newTemplateCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("template", "Booted machines that new VMs are forked from",
-		"banger makes templates by itself after a first start, and uses them by itself. A template is named by its key, a unique prefix of the key, or its image.")
-	cmd.AddCommand(newTemplateListCmd(a), newTemplateShowCmd(a), newTemplateBuildCmd(a), newTemplateDeleteCmd(a), newTemplatePruneCmd(a))
+	cmd := newGroupCmd("template", "Manage templates: booted machines from which new VMs are forked",
+		`banger makes and uses templates automatically, so that a start need not boot. It makes them in the background after the first start of an image.
+
+KEY is a template's key, a unique prefix of the key, or the template's image.`)
+	k := templateKind()
+	list := k.listCmd(a)
+	list.Long = `Lists the most recently used templates first, after a template that is being made. A template whose image is "any" serves every image.`
+	remove := k.deleteCmd(a, `VMs that were forked from a template do not need it and stay.
+
+The next start that would have used the template boots instead. Then banger makes the template again.`)
+	cmd.AddCommand(list, k.showCmd(a), newTemplateBuildCmd(a), remove, newTemplatePruneCmd(a))
 	return cmd
 }
 
-func newTemplateListCmd(a *app) *cobra.Command {
-	return newListingCmd(a, listing[model.Template]{
-		short: "List templates", long: "Lists the templates there are, the most recently used first, and before them one that is being made. One without an image serves every image.",
-		quiet: "keys", none: "No templates yet. They are made after the first run, or: banger template build",
-		ask: (*api.Client).Templates, name: func(t model.Template) string { return t.Key }, table: templateTable,
-	})
+// templateKind describes templates.
+func templateKind() kind[model.Template] {
+	return kind[model.Template]{
+		group: "template", one: "a template", many: "templates", arg: "KEY", example: "alpine:3", label: "keys",
+		none: "No templates yet. banger makes them after the first run, or: banger template build",
+		list: (*api.Client).Templates,
+		get:  (*api.Client).Template,
+		remove: func(client *api.Client, ctx context.Context, ref string) error {
+			_, err := client.DeleteTemplate(ctx, ref)
+			return err
+		},
+		name:    func(t model.Template) string { return t.Key },
+		names:   func(t model.Template) []string { return []string{t.Key} },
+		about:   templateImage,
+		size:    func(t model.Template) model.Bytes { return t.Size },
+		table:   templateTable,
+		print:   printPairs(templatePairs),
+		explain: explainTemplate,
+	}
 }
 
 func templateTable(templates []model.Template, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
-		{Title: "KEY", Paint: ui.Style.Bold}, {Title: "IMAGE", Min: 12}, {Title: "KERNEL", Drop: 6}, {Title: "VCPU", Right: true, Drop: 3},
-		{Title: "MEM", Right: true, Drop: 2}, {Title: "NET", Drop: 5}, {Title: "SIZE", Right: true}, {Title: "USES", Right: true, Drop: 4},
-		{Title: "USED", Drop: 1},
+		{Title: "KEY", Paint: ui.Style.Bold}, {Title: "IMAGE", Min: 12}, {Title: "KERNEL", Drop: 6},
+		{Title: "VCPU", Right: true, Drop: 3}, {Title: "MEM", Right: true, Drop: 2}, {Title: "NET", Drop: 5},
+		{Title: "SIZE", Right: true}, {Title: "USES", Right: true, Drop: 4}, {Title: "USED", Drop: 1},
 	}}
 	if slices.ContainsFunc(templates, func(t model.Template) bool { return t.Standby > 0 }) {
 		t.Columns = append(t.Columns, ui.Column{Title: "STANDBY", Right: true, Drop: 7})
@@ -54,15 +75,15 @@ func templateTable(templates []model.Template, now time.Time) ui.Table {
 			uses = strconv.Itoa(tpl.Uses)
 		}
 		row := []string{
-			shortHash(tpl.Key), templateImage(tpl), tpl.Kernel, strconv.Itoa(tpl.VCPUs), tpl.Memory.String(), string(tpl.Net), tpl.Size.String(), uses, used,
-			strconv.Itoa(tpl.Standby),
+			shortHash(tpl.Key), templateImage(tpl), tpl.Kernel, strconv.Itoa(tpl.VCPUs), tpl.Memory.String(), string(tpl.Net),
+			tpl.Size.String(), uses, used, strconv.Itoa(tpl.Standby),
 		}
 		t.Rows = append(t.Rows, row[:len(t.Columns)])
 	}
 	return t
 }
 
-// templateImage says which image a template serves.
+// templateImage returns the name of the image that a template serves.
 func templateImage(t model.Template) string {
 	if t.Kind == model.TemplateUniversal {
 		return "any"
@@ -70,41 +91,13 @@ func templateImage(t model.Template) string {
 	return shortRef(t.Image)
 }
 
-func newTemplateShowCmd(a *app) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "show KEY",
-		Aliases: []string{"inspect"},
-		Short:   "Show all about a template",
-		Args:    wantArgs("KEY"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			client, err := a.connect(ctx)
-			if err != nil {
-				return err
-			}
-			t, err := client.Template(ctx, args[0])
-			switch {
-			case err != nil:
-				return explainTemplate(ctx, client, args[0], err)
-			case asJSON:
-				return ui.JSON(a.Out, t)
-			}
-			return ui.Pairs(a.Out, a.style(a.Out), templatePairs(t, a.style(a.Out), time.Now()))
-		}),
-	}
-	addJSON(cmd, &asJSON)
-	cmd.ValidArgsFunction = firstArg(a.completeTemplates)
-	return cmd
-}
-
-// explainTemplate adds the keys to the error of a ref that the list shows as an image, but that names no template: "any", or an image of several.
+// explainTemplate adds the keys to the error of a ref that the list shows as an image but that does
+// not name one template: "any", or the image of several templates.
 func explainTemplate(ctx context.Context, client *api.Client, ref string, err error) error {
 	kind := fault.KindOf(err)
 	if kind != fault.NotFound && kind != fault.Invalid {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second) // as in explainVM
-	defer cancel()
 	templates, listErr := client.Templates(ctx)
 	if listErr != nil {
 		return err
@@ -166,18 +159,17 @@ func newTemplateBuildCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Make the templates of an image now",
-		Long: `Makes what banger makes in the background after a first run: a template that serves any image on a machine of this shape, and one of the image. What is not given is as with "run"; a missing image or kernel is made first. Templates that are there already stay as they are.
+		Long: `Makes the templates that banger otherwise makes in the background after the first run of an image. There are two: one serves every image on a machine with these vCPUs, memory, kernel and network; the other serves this image only. Existing templates stay as they are.
+
+The defaults are those of ` + "`banger run`" + `. If the image or the kernel is missing, banger makes it first.
 
 Prints the templates' keys.`,
 		Example: "banger template build --image alpine:3\nbanger template build --image debian:bookworm --vcpu 4 --memory 8G",
 		Args:    wantArgs(),
 	}
 	cmd.RunE = interruptible(func(ctx context.Context, _ []string) error {
-		create, err := o.spec.resolve(a, cmd.Flags())
+		create, err := o.spec.newVM(a, cmd.Flags())
 		if err != nil {
-			return err
-		}
-		if err := a.configure(&create); err != nil {
 			return err
 		}
 		return runTemplateBuild(ctx, create, o, a)
@@ -209,53 +201,22 @@ func runTemplateBuild(ctx context.Context, create model.Create, o templateBuildO
 	return nil
 }
 
-func newTemplateDeleteCmd(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "delete KEY...",
-		Aliases: []string{"rm"},
-		Short:   "Delete templates",
-		Long:    "VMs that were forked from them stay as they are. The next start that would have used one is a boot, and then it is made anew.",
-		Args:    wantArgs("KEY..."),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			return a.eachNamed(ctx, args, func(client *api.Client, key string) error {
-				_, err := client.DeleteTemplate(ctx, key)
-				return explainTemplate(ctx, client, key, err)
-			})
-		}),
-	}
-	cmd.ValidArgsFunction = a.completeTemplates
-	return cmd
-}
-
 func newTemplatePruneCmd(a *app) *cobra.Command {
 	var opts api.TemplatePrune
-	cmd := newPruneCmd(a, "Delete templates whose image or kernel is gone", pruneOptions{
+	cmd := newPruneCmd(a, pruneOptions{
+		short: "Delete templates that no start will use",
+		long:  "Deletes the templates whose image or kernel has been deleted.",
 		question: func() string {
 			if opts.All {
 				return "Delete all templates?"
 			}
-			return "Delete the templates that no start will use any more?"
+			return "Delete the templates that no start will use?"
 		},
 		prune: func(client *api.Client, ctx context.Context) (model.Pruned, error) {
 			return client.PruneTemplates(ctx, opts)
 		},
 	})
+	cmd.Example = "banger template prune\nbanger template prune --all --yes"
 	cmd.Flags().BoolVar(&opts.All, "all", false, "delete all templates")
 	return cmd
-}
-
-func (a *app) completeTemplates(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return a.ask(cmd, func(ctx context.Context, client *api.Client) []cobra.Completion {
-		templates, err := client.Templates(ctx)
-		if err != nil {
-			return nil
-		}
-		var keys []cobra.Completion
-		for _, t := range templates {
-			if !slices.Contains(args, t.Key) {
-				keys = append(keys, cobra.CompletionWithDesc(ui.Clean(t.Key), ui.Clean(templateImage(t))))
-			}
-		}
-		return keys
-	})
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"banger/internal/api"
 	"banger/internal/cli/ui"
-	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -17,36 +19,51 @@ import (
 // atOnce is how many VMs one command works on at the same time.
 const atOnce = 8
 
-// explainVM adds the nearest name to the error of a VM that was not found.
-func (a *app) explainVM(ctx context.Context, client *api.Client, ref string, err error) error {
-	if fault.KindOf(err) != fault.NotFound {
-		return err
+// vmKind describes VMs. They have no remove function, because a command deletes several at once.
+func vmKind() kind[model.VM] {
+	return kind[model.VM]{
+		group: "vm", one: "a VM", many: "VMs", arg: "NAME", example: "web", label: "names",
+		none:  "No VMs yet. Make one: banger run",
+		list:  (*api.Client).VMs,
+		get:   (*api.Client).VM,
+		name:  func(vm model.VM) string { return vm.Spec.Name },
+		names: func(vm model.VM) []string { return []string{vm.Spec.Name} },
+		about: func(vm model.VM) string { return fmt.Sprintf("%s, %s", vm.State, shortRef(vm.Spec.Image)) },
+		table: vmTable,
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second) // a hint is not worth a long wait
-	defer cancel()
-	vms, listErr := client.VMs(ctx)
-	if listErr != nil {
-		return err
-	}
-	names := make([]string, 0, len(vms))
-	for _, vm := range vms {
-		if vm.Spec.Name == ref || vm.ID == ref {
-			return err // it is something else that is missing
-		}
-		names = append(names, vm.Spec.Name)
-	}
-	wrapped := fault.New(fault.NotFound, "%w", err)
-	if near := ui.Closest(ref, names); near != "" {
-		return wrapped.WithHint("Did you mean %s?", near)
-	}
-	if len(names) == 0 {
-		return wrapped.WithHint("There are no VMs yet. Make one: banger run")
-	}
-	return wrapped.WithHint("`banger vm list` shows the VMs that there are.")
 }
 
-// eachVM does the same with several VMs at once, going on past errors, under one progress view. The functions run at the same time.
-func (a *app) eachVM(ctx context.Context, title string, names []string, do func(context.Context, *api.Client, string, step.Reporter) error) error {
+// explainVM adds the nearest name to the error of a VM that was not found.
+func (a *app) explainVM(ctx context.Context, client *api.Client, ref string, err error) error {
+	return vmKind().explained(ctx, client, ref, err)
+}
+
+// eachFunc does one thing with one VM.
+type eachFunc func(ctx context.Context, client *api.Client, name string, report step.Reporter) error
+
+// eachVMCmd describes a command that does the same with each VM named.
+type eachVMCmd struct {
+	use, short, long, example string
+
+	offers func(model.State) bool // the states of VMs that completion offers; nil: all
+	run    func(ctx context.Context, names []string) error
+}
+
+func newEachVMCmd(a *app, c eachVMCmd) *cobra.Command {
+	return &cobra.Command{
+		Use:               c.use + " NAME...",
+		Short:             c.short,
+		Long:              c.long,
+		Example:           c.example,
+		Args:              wantArgs("NAME..."),
+		RunE:              interruptible(c.run),
+		ValidArgsFunction: a.completeVMs(c.offers),
+	}
+}
+
+// eachVM calls do for several VMs at the same time, under one progress view. After an error it
+// continues with the other VMs. It prints the names of the VMs for which do succeeded.
+func (a *app) eachVM(ctx context.Context, title string, names []string, do eachFunc) error {
 	client, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -69,6 +86,32 @@ func (a *app) eachVM(ctx context.Context, title string, names []string, do func(
 		wg.Wait()
 		return nil
 	})
+	return a.printOutcomes(names, errs)
+}
+
+// eachVMNoting is eachVM for operations that may find nothing to do. It notes at the end for which
+// VMs that was so.
+func (a *app) eachVMNoting(ctx context.Context, title string, names []string, do eachFunc) error {
+	var mu sync.Mutex
+	var notes []string
+	err := a.eachVM(ctx, title, names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
+		return do(ctx, client, name, func(e step.Event) {
+			if e.Phase == step.Skipped {
+				mu.Lock()
+				notes = append(notes, name+" is "+e.Detail)
+				mu.Unlock()
+			}
+			report.Report(e)
+		})
+	})
+	for _, note := range notes {
+		a.note("%s", note)
+	}
+	return err
+}
+
+// printOutcomes prints each name whose operation succeeded and returns the errors of the others.
+func (a *app) printOutcomes(names []string, errs []error) error {
 	var failed several
 	for i, err := range errs {
 		switch {
@@ -93,10 +136,31 @@ func prefixed(report step.Reporter, name string) step.Reporter {
 	}
 }
 
-// shortID is as much of an id as a person needs.
+// completeVMs completes the names of VMs in a state that pass accepts; nil accepts all.
+func (a *app) completeVMs(pass func(model.State) bool) completer {
+	return vmKind().complete(a, func(vm model.VM) bool { return pass == nil || pass(vm.State) })
+}
+
+// completeUsable completes the names of VMs that can run a command: those that run, and those that
+// a command wakes.
+func (a *app) completeUsable() completer {
+	return vmKind().complete(a, func(vm model.VM) bool {
+		return vm.State == model.Running || vm.State == model.Suspended && vm.Spec.IdleSuspend > 0
+	})
+}
+
+// inState returns a function that accepts the given states.
+func inState(states ...model.State) func(model.State) bool {
+	return func(s model.State) bool { return slices.Contains(states, s) }
+}
+
+// endable accepts the states in which a VM has a machine, live or saved, that can be ended.
+func endable(s model.State) bool { return s.Live() || s == model.Suspended }
+
+// shortID returns the first characters of an id, which are enough for a person.
 func shortID(id string) string { return id[:min(len(id), 8)] }
 
-// uptime is how long a VM has been running, or "" when it is not.
+// uptime returns how long a VM has been running, or "" if it does not run.
 func uptime(vm model.VM, now time.Time) string {
 	if vm.State != model.Running || vm.Started == nil {
 		return ""
@@ -104,7 +168,7 @@ func uptime(vm model.VM, now time.Time) string {
 	return ui.Age(now.Sub(*vm.Started))
 }
 
-// paintState colours a state: at work, well, at rest, ill.
+// paintState colours a state: green if running, red if ill, dim if at rest, otherwise yellow.
 func paintState(s ui.Style, state string) string {
 	switch model.State(state) {
 	case model.Running:

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/cli/ui"
+	"banger/internal/model"
+	"banger/internal/step"
+)
+
+type createOptions struct {
+	spec   specFlags
+	remove bool
+	json   bool
+}
+
+func newCreateCmd(a *app) *cobra.Command {
+	var o createOptions
+	cmd := &cobra.Command{
+		Use:   "create",
+		Short: "Create a VM without starting it",
+		Long: `If the image or the kernel is missing, banger makes it first.
+
+Prints the VM's name.`,
+		Example: "banger vm create --name dev --memory 2G --vcpu 2\nbanger vm start dev",
+		Args:    wantArgs(),
+	}
+	cmd.RunE = interruptible(func(ctx context.Context, _ []string) error {
+		create, err := o.spec.newVM(a, cmd.Flags())
+		if err != nil {
+			return err
+		}
+		return runCreate(ctx, create, o, a)
+	})
+	o.spec.add(a, cmd)
+	cmd.Flags().BoolVar(&o.remove, "rm", false, "delete the VM when it stops")
+	addJSON(cmd, &o.json)
+	return cmd
+}
+
+// addJSON adds the flag of all commands that print a result.
+func addJSON(cmd *cobra.Command, target *bool) {
+	cmd.Flags().BoolVar(target, "json", false, "print the result as JSON, as the API defines it; errors too")
+}
+
+func runCreate(ctx context.Context, create model.Create, o createOptions, a *app) error {
+	if o.remove {
+		create.Remove = model.RemoveOnStop
+	}
+	client, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	var vm model.VM
+	err = a.withProgress("Creating a VM", func(report step.Reporter) error {
+		vm, err = client.CreateVM(ctx, create, report)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return ui.JSON(a.Out, vm)
+	}
+	fmt.Fprintln(a.Out, ui.Clean(vm.Spec.Name))
+	return nil
+}
