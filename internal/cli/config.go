@@ -12,7 +12,8 @@ import (
 
 // newConfigCmd returns the commands on the configuration.
 func newConfigCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("config", "The configuration", "What is set comes from config.toml, then from BANGER_* variables, then from flags; later ones win.")
+	cmd := newGroupCmd("config", "Show the configuration",
+		"banger reads config.toml, then BANGER_* environment variables, then flags. A later value overrides an earlier one.")
 	cmd.AddCommand(newConfigShowCmd(a))
 	return cmd
 }
@@ -21,10 +22,13 @@ func newConfigShowCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show",
-		Short: "Show the effective values and where each comes from",
-		Long:  "Shows what this environment and the configuration file say. What concerns new VMs, from image to net, holds at once; a daemon that runs keeps the rest as it was at its start, until: banger daemon restart.",
-		Args:  wantArgs(),
-		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runConfigShow(ctx, asJSON, a) }),
+		Short: "Show the effective configuration and the origin of each value",
+		Long: `Shows the values from the configuration file and the environment of this command.
+
+Settings of new VMs (image to net) take effect at once. The daemon reads the other settings when it starts. To apply them to a running daemon: banger daemon restart`,
+		Example: "banger config show",
+		Args:    wantArgs(),
+		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runConfigShow(ctx, asJSON, a) }),
 	}
 	addJSON(cmd, &asJSON)
 	return cmd
@@ -50,14 +54,14 @@ func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
 	}
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "KEY", Paint: ui.Style.Bold}, {Title: "VALUE", Min: 10}, {Title: "FROM", Min: 10, Paint: paintOrigin},
-		{Title: "WHAT IT IS", Min: 16, Drop: 1, Paint: ui.Style.Dim},
+		{Title: "MEANING", Min: 16, Drop: 1, Paint: ui.Style.Dim},
 	}}
 	for _, r := range cfg.Rows() {
 		t.Rows = append(t.Rows, []string{r.Key, r.Value, r.Origin, r.Doc})
 	}
 	columns := width(a.Out)
 	if columns == 0 {
-		t.Columns = t.Columns[:3] // the explanations are for people
+		t.Columns = t.Columns[:3] // the meanings are for people only
 		for i := range t.Rows {
 			t.Rows[i] = t.Rows[i][:3]
 		}
@@ -66,12 +70,12 @@ func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
 		return err
 	}
 	if a.daemonIsOlder(ctx, layout.ConfigFile()) {
-		a.note("%s is newer than the daemon that runs. To have it take up all of it: banger daemon restart", layout.ConfigFile())
+		a.note("%s was changed after the daemon started. To apply all changes: banger daemon restart", layout.ConfigFile())
 	}
 	return nil
 }
 
-// daemonIsOlder tells whether a daemon runs that was started before the file was last written.
+// daemonIsOlder reports whether a daemon runs that was started before the file was last written.
 func (a *app) daemonIsOlder(ctx context.Context, path string) bool {
 	info, err := os.Stat(path)
 	if err != nil {

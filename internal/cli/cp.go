@@ -27,9 +27,11 @@ func newCpCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cp SRC DST",
 		Short: "Copy files into or out of a VM",
-		Long: `One of SRC and DST is NAME:PATH, the other one a path here; write ./ before a local name that has a colon. It works as cp -a does: folders are copied whole, modes, times and symbolic links are kept. SRC/. means what is in the folder. What arrives belongs to root in the guest, and to you here.
+		Long: `One of SRC and DST is a path in a VM, written as NAME:PATH. The other is a path on this host. If a local name has a colon, write ./ before it.
 
-- for one side stands for a tar on standard input or output; it is the contents of a folder then.`,
+Directories are copied with all that is in them. Modes, times and symbolic links are preserved, as with cp -a. SRC/. copies the contents of a directory, without the directory itself. In the guest, the copies belong to root. On this host, they belong to you.
+
+If SRC or DST is -, banger reads or writes a tar archive of a directory's contents.`,
 		Example: `banger vm cp ./src web:/root
 banger vm cp web:/var/log/app.log .
 banger vm cp web:/root/out/. ./out
@@ -40,13 +42,13 @@ tar c . | banger vm cp - web:/srv`,
 			return runCp(ctx, o, a)
 		}),
 	}
-	cmd.Flags().BoolVarP(&o.owner, "archive", "a", false, "keep owners and groups, as numbers; out of a VM this takes root")
+	cmd.Flags().BoolVarP(&o.owner, "archive", "a", false, "preserve owners and groups, by number; copying out of a VM this way requires root")
 	return cmd
 }
 
 // place is one side of a copy.
 type place struct {
-	vm   string // "" for this side
+	vm   string // "" for this host
 	path string
 }
 
@@ -62,7 +64,7 @@ func parsePlace(s string) place {
 func runCp(ctx context.Context, o cpOptions, a *app) error {
 	src, dst := parsePlace(o.src), parsePlace(o.dst)
 	if (src.vm == "") == (dst.vm == "") {
-		return fault.New(fault.Invalid, "one of SRC and DST must be in a VM, the other one here").
+		return fault.New(fault.Invalid, "one of SRC and DST must be in a VM, the other on this host").
 			WithHint("For example: banger vm cp ./file web:/root")
 	}
 	for _, p := range []place{src, dst} {
@@ -88,7 +90,8 @@ func runCp(ctx context.Context, o cpOptions, a *app) error {
 	return a.explainVM(ctx, client, name, err)
 }
 
-// copyOut copies from a VM. The stream is the guest's word, so names and modes pass through package archive, which trusts none of it.
+// copyOut copies from a VM. The guest writes the stream, so package archive checks all names and
+// modes in it.
 func (a *app) copyOut(ctx context.Context, client *api.Client, src place, dst string, o cpOptions, p *ui.Progress) error {
 	body, err := client.GetFiles(ctx, src.vm, src.path)
 	if err != nil {
@@ -113,8 +116,8 @@ func (a *app) copyOut(ctx context.Context, client *api.Client, src place, dst st
 	return err
 }
 
-// errStopped is what packing ends with when nobody reads any more.
-var errStopped = errors.New("the other side has had enough")
+// errStopped is the error of packing when the reader has stopped.
+var errStopped = errors.New("the reader has stopped")
 
 // copyIn copies into a VM.
 func (a *app) copyIn(ctx context.Context, client *api.Client, src string, dst place, o cpOptions, p *ui.Progress) error {
@@ -127,36 +130,37 @@ func (a *app) copyIn(ctx context.Context, client *api.Client, src string, dst pl
 		} else {
 			err = archive.Pack(ctx, w, src, archive.PackOptions{Owner: o.owner, Note: a.noteSkipped(p)})
 		}
-		w.Close() // the stream itself says whether it is complete
+		w.Close() // the stream itself tells the reader whether it is complete
 		packed <- err
 	}()
 	err := client.PutFiles(ctx, dst.vm, dst.path, counted(r, src, 0, p.Report))
-	r.CloseWithError(errStopped) // the guest may have refused before the end
+	r.CloseWithError(errStopped) // the guest may have refused the copy before its end
 	packErr := <-packed
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case packErr != nil && !errors.Is(packErr, errStopped):
-		return packErr // the guest's error is only its echo
+		return packErr // the guest's error only follows from it
 	}
 	return err
 }
 
-// noteSkipped returns what tells of files that are left out.
+// noteSkipped returns a function that notes a file which was not copied.
 func (a *app) noteSkipped(p *ui.Progress) func(name, why string) {
 	return func(name, why string) {
-		p.Close() // the note stays, so the live lines have to go
-		a.note("left out %s: %s", name, why)
+		p.Close() // the note stays, so the live lines must be erased
+		a.note("skipped %s: %s", name, why)
 	}
 }
 
-// counted reports the bytes that are read from r, some times a second. The total is 0 when it is not known.
+// counted returns a reader that reports how many bytes were read from r. total is 0 if it is not
+// known.
 func counted(r io.Reader, what string, total int64, report step.Reporter) io.Reader {
 	report.Report(step.Event{Step: what, Phase: step.Started, Unit: "bytes"})
 	return &counter{r: r, what: what, total: total, report: report}
 }
 
-// countEvery is the time between two reports of a copy.
+// countEvery is the time between two reports of a counted reader.
 const countEvery = 100 * time.Millisecond
 
 type counter struct {

@@ -20,12 +20,13 @@ import (
 	"banger/internal/model"
 )
 
-// shutdownTimeout bounds how long `daemon stop` waits: operations that are under way end first.
+// shutdownTimeout bounds how long `daemon stop` waits: running operations finish first.
 const shutdownTimeout = time.Minute
 
 // newDaemonCmd returns the commands on the daemon.
 func newDaemonCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("daemon", "Look after bangerd", "Commands start bangerd when they need it. VMs go on running when it ends, and it finds them again.")
+	cmd := newGroupCmd("daemon", "Control the daemon, bangerd",
+		"Commands start bangerd if it does not run. VMs continue to run when bangerd stops, and it finds them when it starts again.")
 	cmd.AddCommand(newDaemonStartCmd(a), newDaemonStopCmd(a), newDaemonStatusCmd(a), newDaemonRestartCmd(a), newDaemonLogsCmd(a))
 	return cmd
 }
@@ -38,7 +39,7 @@ func newDaemonStartCmd(a *app) *cobra.Command {
 		RunE: interruptible(func(ctx context.Context, _ []string) error {
 			if client, err := a.running(ctx); err == nil {
 				client.Close()
-				a.note("bangerd is running already")
+				a.note("bangerd is already running")
 				return nil
 			}
 			client, err := a.connect(ctx)
@@ -50,7 +51,8 @@ func newDaemonStartCmd(a *app) *cobra.Command {
 	}
 }
 
-// running returns a client of a daemon that is there. No daemon is an error of kind fault.Unavailable.
+// running returns a client of the running daemon. If none runs, the error is of kind
+// fault.Unavailable.
 func (a *app) running(ctx context.Context) (*api.Client, error) {
 	layout, err := a.layout()
 	if err != nil {
@@ -59,7 +61,7 @@ func (a *app) running(ctx context.Context) (*api.Client, error) {
 	return api.Connect(ctx, layout, false)
 }
 
-// absent tells whether an error of running says that there is no daemon, and not that it could not be asked.
+// absent reports whether an error of running means that no daemon runs.
 func absent(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }
@@ -67,7 +69,8 @@ func absent(err error) bool {
 func newDaemonStopCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stop",
-		Short: "Stop the daemon; VMs go on running",
+		Short: "Stop the daemon, but not the VMs",
+		Long:  "Waits until running operations have finished.",
 		Args:  wantArgs(),
 		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runDaemonStop(ctx, a) }),
 	}
@@ -90,7 +93,8 @@ func runDaemonStop(ctx context.Context, a *app) error {
 func newDaemonRestartCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restart",
-		Short: "Stop the daemon and start it again; VMs go on running",
+		Short: "Stop the daemon and start it again",
+		Long:  "VMs continue to run. The new daemon reads the configuration again.",
 		Args:  wantArgs(),
 		RunE: interruptible(func(ctx context.Context, _ []string) error {
 			if err := runDaemonStop(ctx, a); err != nil {
@@ -109,13 +113,13 @@ func newDaemonStatusCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show how the daemon is doing",
-		Long:  fmt.Sprintf("Shows how the daemon is doing, without starting it. Exits with %d when it does not run.", fault.Unavailable.ExitCode()),
+		Short: "Show the state of the daemon",
+		Long:  fmt.Sprintf("Does not start the daemon. If it does not run, the exit status is %d.", fault.Unavailable.ExitCode()),
 		Args:  wantArgs(),
 		RunE: interruptible(func(ctx context.Context, _ []string) error {
 			client, err := a.running(ctx)
 			if absent(err) {
-				return fault.New(fault.Unavailable, "bangerd is not running").WithHint("Commands start it when they need it, or: banger daemon start")
+				return fault.New(fault.Unavailable, "bangerd is not running").WithHint("Commands start it automatically, or: banger daemon start")
 			}
 			if err != nil {
 				return err
@@ -173,12 +177,13 @@ func newDaemonLogsCmd(a *app) *cobra.Command {
 	var o logsOptions
 	cmd := &cobra.Command{
 		Use:   "logs",
-		Short: "Show the daemon's log, also when it does not run",
+		Short: "Show the daemon's log",
+		Long:  "The daemon need not run.",
 		Args:  wantArgs(),
 		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runDaemonLogs(ctx, o, a) }),
 	}
-	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what is written later, until Ctrl-C")
-	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "only the last `number` of lines")
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "continue with new entries until Ctrl-C")
+	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` of lines")
 	setExample(cmd.Flags(), "tail", "20")
 	return cmd
 }
@@ -190,7 +195,8 @@ func runDaemonLogs(ctx context.Context, o logsOptions, a *app) error {
 	}
 	f, err := os.Open(layout.DaemonLog())
 	if errors.Is(err, fs.ErrNotExist) {
-		return fault.New(fault.NotFound, "there is no log yet: %s", layout.DaemonLog()).WithHint("It begins with the first start: banger daemon start")
+		return fault.New(fault.NotFound, "there is no log yet: %s", layout.DaemonLog()).
+			WithHint("The daemon writes it when it starts: banger daemon start")
 	}
 	if err != nil {
 		return fmt.Errorf("opening the daemon's log: %w", err)

@@ -10,7 +10,8 @@ import (
 	"banger/internal/model"
 )
 
-// ShortFor is the annotation of a command that is short for another one: the path of that, without "banger".
+// ShortFor is the annotation of a command that is short for another command. Its value is the path of
+// that command, without "banger".
 const ShortFor = "short-for"
 
 type usageOptions struct {
@@ -20,20 +21,29 @@ type usageOptions struct {
 
 // newDiskCmd returns the commands on the host's disk.
 func newDiskCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("disk", "What is kept on this machine's disk", "")
+	cmd := newGroupCmd("disk", "Show what banger keeps on this host's disk", "")
 	cmd.AddCommand(newUsageCmd(a, "usage"))
 	return cmd
 }
 
-// newUsageCmd returns the command under one of its names: "usage" among the disk commands, "df" at the top.
+// newUsageCmd returns the command under one of its names: "usage" among the disk commands, "df" at the
+// top.
 func newUsageCmd(a *app, name string) *cobra.Command {
 	var o usageOptions
 	cmd := &cobra.Command{
 		Use:   name,
-		Short: "Show what VMs, images, snapshots and templates take up",
-		Long: `OWN is what a file takes up alone: deleting it gives that back. SHARED is what it has in common with others, by reflink or hard link, as forks have with their parents where the file system can; 0B where it does not tell. RECLAIMABLE is what the prune commands would give back. SIZE is how large the files say they are: disks are mostly holes.
+		Short: "Show the disk space that VMs, images, snapshots and templates use",
+		Long: `The columns are:
 
-A suspended VM's memory is in its row.`,
+  SIZE         the sizes of the files; larger than the space that they use,
+               because files of disks are sparse
+  OWN          the space that only this item uses: deleting it frees the space
+  SHARED       the space that this item shares with others, by reflinks or hard
+               links; a fork shares its parent's. 0B if the file system does
+               not report it
+  RECLAIMABLE  the space that the prune commands would free
+
+The row of a suspended VM includes its saved memory.`,
 		Args: wantArgs(),
 		RunE: interruptible(func(ctx context.Context, _ []string) error { return runUsage(ctx, o, a) }),
 	}
@@ -43,7 +53,7 @@ A suspended VM's memory is in its row.`,
 	} else {
 		cmd.Example = "banger disk usage\nbanger disk usage -v"
 	}
-	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "a row for each thing, instead of one for each kind")
+	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "print a row for each item instead of one for each kind")
 	addJSON(cmd, &o.json)
 	return cmd
 }
@@ -67,7 +77,7 @@ func runUsage(ctx context.Context, o usageOptions, a *app) error {
 	return t.Write(a.Out, width(a.Out), a.style(a.Out))
 }
 
-// usageKinds are the kinds in the order to show them, and what several of each are called.
+// usageKinds are the kinds in the order of their rows, with the names of these.
 var usageKinds = []struct {
 	kind model.UsageKind
 	name string

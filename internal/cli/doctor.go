@@ -19,12 +19,13 @@ func newDoctorCmd(a *app) *cobra.Command {
 	var o doctorOptions
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check whether this host can run VMs, and what to do if not",
-		Long: fmt.Sprintf(`Looks at this host and changes nothing. It needs no daemon.
+		Short: "Check whether this host can run VMs",
+		Long: fmt.Sprintf(`Checks this host and prints how to solve each problem that it finds. It changes nothing and needs no daemon.
 
-Exits with 0 when banger works, warnings included, and with %d when it does not.`, fault.Unsupported.ExitCode()),
-		Args: wantArgs(),
-		RunE: interruptible(func(ctx context.Context, _ []string) error { return runDoctor(ctx, o, a) }),
+The exit status is 0 if banger can run VMs, even with warnings. Otherwise it is %d.`, fault.Unsupported.ExitCode()),
+		Example: "banger doctor",
+		Args:    wantArgs(),
+		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runDoctor(ctx, o, a) }),
 	}
 	addJSON(cmd, &o.json)
 	return cmd
@@ -36,7 +37,7 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 		return err
 	}
 	env := doctor.Host(layout)
-	settings := doctor.Check{Name: "config", Feature: "your settings", Status: doctor.Pass, Summary: "no errors in the configuration"}
+	settings := doctor.Check{Name: "config", Feature: "configuration", Status: doctor.Pass, Summary: "the configuration is valid"}
 	if cfg, err := config.Load(layout.ConfigFile(), a.lookupEnv, nil); err != nil {
 		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
 		settings.Fix = "Edit " + layout.ConfigFile()
@@ -53,18 +54,21 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 		err = writeChecks(a, checks)
 	}
 	if err == nil && doctor.Worst(checks) == doctor.Fail {
-		return status(fault.Unsupported.ExitCode()) // the checks say why
+		return status(fault.Unsupported.ExitCode()) // the checks gave the reasons
 	}
 	return err
 }
 
-// writeChecks writes a line for each check, and what to know and to do below those that did not pass.
+// writeChecks writes a line for each check, with the details and the solution below those that did not
+// pass.
 func writeChecks(a *app, checks []doctor.Check) error {
 	style, columns := a.style(a.Out), min(width(a.Out), maxHelp)
 	if columns == 0 {
 		columns = maxHelp
 	}
-	marks := map[doctor.Status]string{doctor.Pass: style.Green("✓"), doctor.Warn: style.Yellow("!"), doctor.Fail: style.Red("✗")}
+	marks := map[doctor.Status]string{
+		doctor.Pass: style.Green("✓"), doctor.Warn: style.Yellow("!"), doctor.Fail: style.Red("✗"),
+	}
 	names := 0
 	counts := map[doctor.Status]int{}
 	for _, c := range checks {

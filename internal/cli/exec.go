@@ -27,9 +27,11 @@ func newExecCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec NAME [--] [COMMAND [ARG...]]",
 		Short: "Run a command in a running VM",
-		Long: `Runs the command in the VM, with the image's and the VM's environment, user and working directory. Without a command: a login shell. A VM that was suspended because nobody used it is woken first.
+		Long: `Runs the command with the environment, user and working directory of the image and the VM. If COMMAND is unset, banger runs a login shell.
 
-Standard input is always passed on, so in a shell's loop redirect it from /dev/null. The first Ctrl-C goes to the command, the second one ends it.`,
+A VM that banger suspended because it was idle is resumed first.
+
+Standard input always goes to the command. In a shell's loop, redirect it from /dev/null. The first Ctrl-C goes to the command. The second Ctrl-C ends it.`,
 		Example: `banger exec web -- ps aux
 banger exec -it web bash
 tar c src | banger exec web -- tar x -C /root
@@ -41,18 +43,18 @@ banger exec -u nobody -w /tmp -e DEBUG=1 web -- env`,
 			if len(o.argv) > 0 && o.argv[0] == "--" {
 				o.argv = o.argv[1:]
 			} else if len(o.argv) > 0 && strings.HasPrefix(o.argv[0], "-") {
-				return usage(cmd, "%s stands behind the VM's name, where the command begins", o.argv[0])
+				return usage(cmd, "%s is after NAME: flags must be before NAME", o.argv[0])
 			}
 			return runExec(cmd.Context(), o, a)
 		},
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // the command's flags are its own
-	flags.StringArrayVarP(&o.env, "env", "e", nil, "environment `NAME=VALUE`; NAME alone copies it from here")
-	flags.StringVarP(&o.workdir, "workdir", "w", "", "working `directory`")
-	flags.StringVarP(&o.user, "user", "u", "", "`user`: a name or uid, optionally with :group")
+	flags.StringArrayVarP(&o.env, "env", "e", nil, "set this environment variable, `NAME=VALUE`; NAME alone copies its value from here")
+	flags.StringVarP(&o.workdir, "workdir", "w", "", "working `directory` of the command")
+	flags.StringVarP(&o.user, "user", "u", "", "`user` of the command: a name or uid, optionally with :group")
 	flags.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
-	flags.BoolP("interactive", "i", false, "for those used to it: standard input is always passed on")
+	flags.BoolP("interactive", "i", false, "has no effect: standard input always goes to the command")
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `time`, with exit status 124")
 	setExample(flags, "env", "EDITOR=vim")
 	setExample(flags, "timeout", "90s")
@@ -73,7 +75,7 @@ func runExec(ctx context.Context, o execOptions, a *app) error {
 	req := proto.ExecRequest{Argv: o.argv, Env: env, User: o.user, Workdir: o.workdir, TTY: o.tty || shell, Stdin: true}
 	sess := a.session(&req)
 	sess.Timeout = o.timeout
-	sess.Grace = 5 * time.Second // there is only a process to end
+	sess.Grace = 5 * time.Second // only a process must be ended
 	code, err := withSignals(func(signals <-chan os.Signal) (int, error) {
 		client, err := a.connectUnless(ctx, signals)
 		if err != nil {

@@ -17,24 +17,26 @@ import (
 	"banger/internal/fault"
 )
 
-// exitBanger is the exit status of commands that run something in a guest when banger itself failed, as with docker and podman.
+// exitBanger is the exit status of commands that run a program in a guest if banger itself fails, as with
+// docker and podman.
 const exitBanger = 125
 
-// status is an error that has been told already: only the exit status is left.
+// status is an error that has been reported already. Only the exit status is left.
 type status int
 
 func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// runsGuest marks a command that exits with a guest command's status.
+// runsGuest is the annotation of a command that exits with a guest command's status.
 const runsGuest = "runs-guest"
 
-// several is the errors of one command about several things. Each is printed, with its hint; the first decides the exit status.
+// several holds the errors of one command on several items. Each is printed with its hint. The first one
+// decides the exit status.
 type several []error
 
 func (s several) Error() string   { return errors.Join(s...).Error() }
 func (s several) Unwrap() []error { return s }
 
-// exit prints what is to be said of a command's error and returns the program's exit status.
+// exit prints a command's error and returns the program's exit status.
 func (a *app) exit(cmd *cobra.Command, args []string, err error) int {
 	var done status
 	switch {
@@ -64,7 +66,8 @@ func (a *app) exit(cmd *cobra.Command, args []string, err error) int {
 	return kind.ExitCode()
 }
 
-// wantsJSON tells whether --json is among the flags. The arguments decide, because an error may come before they are parsed.
+// wantsJSON reports whether --json is set. It reads the arguments, because an error may come before they
+// are parsed.
 func wantsJSON(args []string) bool {
 	if i := slices.Index(args, "--"); i >= 0 {
 		args = args[:i]
@@ -72,7 +75,8 @@ func wantsJSON(args []string) bool {
 	return slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
 }
 
-// printError writes an error for a person. Its lines are cleaned and indented, because parts of them may come from a guest or a registry.
+// printError writes an error for a person. It cleans and indents the lines, because parts of them may come
+// from a guest or a registry.
 func (a *app) printError(err error) {
 	style := a.style(a.Err)
 	message := err.Error()
@@ -89,7 +93,7 @@ func (a *app) printError(err error) {
 	}
 }
 
-// exists keeps a log that was deleted with its VM from being named.
+// exists reports whether a log still exists. A log is deleted with its VM.
 func exists(path string) bool {
 	if path == "" {
 		return false
@@ -102,20 +106,20 @@ func (a *app) hint(text string) {
 	fmt.Fprintf(a.Err, "%s %s\n", a.style(a.Err).Yellow(" hint:"), ui.CleanLines(text, "       "))
 }
 
-// note tells something on the side, that no program needs to read.
+// note writes a remark for a person, which no program needs to read.
 func (a *app) note(format string, args ...any) {
 	fmt.Fprintln(a.Err, ui.Clean(fmt.Sprintf(format, args...)))
 }
 
-// example is the flag annotation that holds a value to show when the given one was wrong.
+// example is the annotation of a flag that holds a valid value, for hints.
 const example = "example"
 
 // setExample gives a flag an example of its value.
 func setExample(flags *pflag.FlagSet, name, value string) {
-	flags.SetAnnotation(name, example, []string{value}) // fails for unknown flags only
+	flags.SetAnnotation(name, example, []string{value}) // fails only for an unknown flag
 }
 
-// flagError says what is wrong with a flag, by its name, and how to write it right.
+// flagError returns an error that names the flag and hints at a valid use.
 func flagError(cmd *cobra.Command, err error) error {
 	var (
 		bad     *pflag.InvalidValueError
@@ -137,12 +141,13 @@ func flagError(cmd *cobra.Command, err error) error {
 		if unknown.GetSpecifiedShortnames() == "" {
 			flag = "--" + name
 		}
-		return fault.New(fault.Invalid, "%s does not know the flag %s", cmd.CommandPath(), flag).WithHint("%s", unknownFlagHint(cmd, name))
+		return fault.New(fault.Invalid, "%s does not know the flag %s", cmd.CommandPath(), flag).
+			WithHint("%s", unknownFlagHint(cmd, name))
 	}
 	return fault.New(fault.Invalid, "%w", err).WithHint("See `%s --help`.", cmd.CommandPath())
 }
 
-// wrongValue says what is wrong with a value of one of pflag's own types, in other words than Go's.
+// wrongValue describes a wrong value of one of pflag's own types, in better words than Go's.
 var wrongValue = map[string]string{
 	"bool":     "is neither true nor false",
 	"duration": "is not a time with a unit",
@@ -170,7 +175,7 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 	return fault.New(fault.Invalid, format, args...).WithHint("Usage: %s", cmd.UseLine())
 }
 
-// wantArgs returns a check that a command got what it needs: as many arguments as names, and more of the last one when that ends in "...".
+// wantArgs returns a check for one argument per name. If the last name ends in "...", more may follow.
 func wantArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < len(names) {
@@ -180,11 +185,11 @@ func wantArgs(names ...string) cobra.PositionalArgs {
 		if len(args) > len(names) && !many {
 			return usage(cmd, "%s: %q is one argument too many", cmd.CommandPath(), args[len(names)])
 		}
-		named := args // but for what a guest runs: that may have empty arguments
+		named := args // without the guest's command, which may have empty arguments
 		if cmd.Annotations[runsGuest] != "" {
 			named = args[:min(len(args), len(names))]
 		}
-		if i := slices.Index(named, ""); i >= 0 { // a variable that is not set, most likely
+		if i := slices.Index(named, ""); i >= 0 { // most likely an unset variable
 			return usage(cmd, "%s: %s is empty", cmd.CommandPath(), strings.TrimSuffix(names[min(i, len(names)-1)], "..."))
 		}
 		return nil

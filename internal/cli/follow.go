@@ -9,11 +9,12 @@ import (
 	"time"
 )
 
-// followEvery is how often a followed file is looked at. A watch would need a file descriptor of its own and could not follow a file that is
-// replaced any better.
+// followEvery is how often a followed file is read. inotify would need a file descriptor of its own and
+// would not follow a replaced file any better.
 const followEvery = 250 * time.Millisecond
 
-// follower reads a file past its end as it grows. A file that was replaced or cut, as logs are, is read from its start.
+// follower reads a file as it grows. If the file is replaced or truncated, as logs are, it reads from the
+// start again.
 type follower struct {
 	ctx  context.Context
 	path string
@@ -37,7 +38,8 @@ func (r *follower) Read(p []byte) (int, error) {
 	}
 }
 
-// renew opens the file anew when another one has its name now, and goes to the start of one that has become shorter.
+// renew opens the file again if another file has its name now. It goes to the start of a file that has
+// become shorter.
 func (r *follower) renew() error {
 	have, err := r.f.Stat()
 	if err != nil {
@@ -45,7 +47,7 @@ func (r *follower) renew() error {
 	}
 	named, err := os.Stat(r.path)
 	if err != nil {
-		return nil // between two files; the next look finds it
+		return nil // between two files; the next attempt finds the new one
 	}
 	if !os.SameFile(have, named) {
 		f, err := os.Open(r.path)
@@ -63,7 +65,7 @@ func (r *follower) renew() error {
 	return err
 }
 
-// seekTail goes to where the last lines of a file begin; 0 lines stand for all.
+// seekTail seeks to the first of the last lines of a file; 0 means all lines.
 func seekTail(f *os.File, lines int) error {
 	if lines <= 0 {
 		return nil
@@ -81,7 +83,7 @@ func seekTail(f *os.File, lines int) error {
 		}
 		chunk := buf[:n]
 		if at+n == end {
-			chunk = bytes.TrimSuffix(chunk, []byte("\n")) // the last line's own end
+			chunk = bytes.TrimSuffix(chunk, []byte("\n")) // the end of the last line
 		}
 		for i := bytes.LastIndexByte(chunk, '\n'); i >= 0; i = bytes.LastIndexByte(chunk[:i], '\n') {
 			if lines--; lines == 0 {

@@ -17,7 +17,7 @@ import (
 	"banger/internal/step"
 )
 
-// childFlags are the flags that say what VMs are made of another one, or of a snapshot.
+// childFlags are the flags of commands that make VMs from a VM or a snapshot.
 type childFlags struct {
 	name   string
 	count  int
@@ -28,17 +28,17 @@ type childFlags struct {
 
 func (o *childFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&o.name, "name", "", "the new VM's `name`; of several ones what comes before -1, -2 and so on")
-	flags.IntVar(&o.count, "count", 1, "how many VMs to make")
+	flags.StringVar(&o.name, "name", "", "the new VM's `name`; with --count, this name followed by -1, -2 and so on")
+	flags.IntVar(&o.count, "count", 1, "`number` of VMs to make")
 	flags.BoolVar(&o.remove, "rm", false, "delete each new VM when it stops")
-	flags.StringArrayVar(&o.labels, "label", nil, "`KEY=VALUE` to find the new VMs by, instead of the labels there are")
+	flags.StringArrayVar(&o.labels, "label", nil, "label of the new VMs, `KEY=VALUE`, instead of the existing labels")
 	for name, value := range map[string]string{"name": "trial", "count": "4", "label": "team=web"} {
 		setExample(flags, name, value)
 	}
 	addJSON(cmd, &o.json)
 }
 
-// resolve is what the flags ask for.
+// resolve returns the fork that the flags ask for.
 func (o *childFlags) resolve(flags *pflag.FlagSet) (model.Fork, error) {
 	req := model.Fork{Name: o.name, Count: o.count}
 	if o.count < 1 || o.count > model.MaxForks {
@@ -72,15 +72,16 @@ type forkOptions struct {
 	vm string
 }
 
-// newForkCmd returns a command that is at the top as well as among the vm commands.
 func newForkCmd(a *app) *cobra.Command {
 	var o forkOptions
 	cmd := &cobra.Command{
 		Use:   "fork NAME",
-		Short: "Make VMs that go on from where a VM is",
-		Long: `The new VMs have the memory, the processes and the disks that the VM has at this moment, and names, addresses and keys of their own. The VM itself goes on after a short pause, which is told on a terminal and with --json. It runs, or it is paused or suspended.
+		Short: "Make copies of a VM that continue from its present state",
+		Long: `Each new VM starts with the memory, processes and disks that the VM has at this moment. It gets its own name, addresses and keys.
 
-Prints the new VMs' names. Each is made or fails by itself.`,
+The VM must be running, paused or suspended. A running VM continues after a short pause. Its length is printed on a terminal and with --json.
+
+Prints the names of the new VMs. If one of them cannot be made, the others still are.`,
 		Example: `banger fork web
 banger fork --name trial web
 banger fork --count 4 --name trial --rm web    # trial-1 to trial-4`,
@@ -115,12 +116,12 @@ func runFork(ctx context.Context, req model.Fork, o forkOptions, a *app) error {
 	if err != nil {
 		return a.explainVM(ctx, client, o.vm, err)
 	}
-	err = a.tellForked(forked, o.json)
+	err = a.printForked(forked, o.json)
 	a.notePause(o.vm, forked.Pause)
 	return err
 }
 
-// childrenCounted turns the reports of single children into the progress of all.
+// childrenCounted turns the reports of single children into one report of how many are made.
 func childrenCounted(report step.Reporter, count int) step.Reporter {
 	var ended atomic.Int64
 	return func(e step.Event) {
@@ -137,8 +138,8 @@ func childrenCounted(report step.Reporter, count int) step.Reporter {
 	}
 }
 
-// tellForked prints the names of the VMs that were made, and returns an error for each that was not.
-func (a *app) tellForked(forked model.Forked, asJSON bool) error {
+// printForked prints the names of the VMs that were made, and returns an error for each other VM.
+func (a *app) printForked(forked model.Forked, asJSON bool) error {
 	if asJSON {
 		if err := ui.JSON(a.Out, forked); err != nil {
 			return err
@@ -160,7 +161,7 @@ func (a *app) tellForked(forked model.Forked, asJSON bool) error {
 		}
 	}
 	if len(stopped) > 0 && terminal(a.Err) != nil {
-		a.note("Not started yet. Do it: banger vm start %s", strings.Join(stopped, " "))
+		a.note("Not started yet. Start: banger vm start %s", strings.Join(stopped, " "))
 	}
 	if len(failed) == 0 {
 		return nil

@@ -9,15 +9,16 @@ import (
 	"banger/internal/cli/ui"
 )
 
-// plainHelp is the width of help that does not go to a terminal, and the most on one that does: longer lines are hard to read.
+// Widths of help, in columns. Lines longer than maxHelp are hard to read.
 const (
-	plainHelp = 80
+	plainHelp = 80 // if the output is not a terminal
 	maxHelp   = 100
 
 	nameColumn = 11 // as long as the longest command's name
 )
 
-// printHelp writes a command's help. It is not one of cobra's templates, because text/template keeps the linker from dropping unused code.
+// printHelp writes a command's help. It uses no template of cobra's, because text/template keeps the
+// linker from removing unused code.
 func printHelp(a *app, cmd *cobra.Command, top []Group) {
 	if cmd.IsAdditionalHelpTopicCommand() {
 		fmt.Fprintln(a.Out, cmd.Long)
@@ -35,7 +36,7 @@ func printHelp(a *app, cmd *cobra.Command, top []Group) {
 	}
 	h.section("Usage", usageLine(cmd))
 	if len(cmd.Aliases) > 0 {
-		h.section("Other names", strings.Join(cmd.Aliases, ", "))
+		h.section("Aliases", strings.Join(cmd.Aliases, ", "))
 	}
 	h.section("Examples", cmd.Example)
 	if cmd.HasParent() {
@@ -53,7 +54,7 @@ func printHelp(a *app, cmd *cobra.Command, top []Group) {
 	fmt.Fprint(a.Out, h.b.String())
 }
 
-// commandList is a line for each command that is not hidden.
+// commandList returns a line for each command that is not hidden.
 func commandList(commands []*cobra.Command) string {
 	var b strings.Builder
 	for _, c := range commands {
@@ -64,15 +65,18 @@ func commandList(commands []*cobra.Command) string {
 	return b.String()
 }
 
-// ExitStatus is what a command's help says of its exit status: of the commands with the usual ones, nothing.
+// ExitStatus returns the section on exit status in a command's help. It is empty for a command that uses
+// the common statuses.
 func ExitStatus(cmd *cobra.Command) string {
 	switch {
 	case !cmd.HasParent():
-		return "Commands that run something in a guest exit with its status, or with 125 when banger itself failed. Others: banger help exit-codes"
+		return "A command that runs a program in a guest exits with the program's status, or with 125 if banger itself fails. " +
+			"For all other statuses, see: banger help exit-codes"
 	case cmd.Annotations[runsGuest] == "ssh":
-		return "ssh's own; 125 when banger failed before it could run ssh. See banger help exit-codes."
+		return "The status of ssh, or 125 if banger fails before it runs ssh. See: banger help exit-codes"
 	case cmd.Annotations[runsGuest] != "":
-		return "The command's own, 128+n when signal n ended it; 125 when banger failed before it could run, 124 when --timeout was over, 130 when interrupted. See banger help exit-codes."
+		return "The status of the command, or 128+n if signal n ended it. 125 if banger fails before the command runs, " +
+			"124 if --timeout ends the command, 130 if you interrupt it. See: banger help exit-codes"
 	}
 	return ""
 }
@@ -101,7 +105,7 @@ func usageLine(cmd *cobra.Command) string {
 	return cmd.UseLine()
 }
 
-// flagUsages lists the flags, and leaves out --help, which everybody knows who reads this.
+// flagUsages lists the flags without --help, which the reader has just used.
 func flagUsages(cmd *cobra.Command, columns int) string {
 	cmd.InitDefaultHelpFlag()
 	if help := cmd.Flags().Lookup("help"); help != nil {
@@ -111,7 +115,7 @@ func flagUsages(cmd *cobra.Command, columns int) string {
 	return dedent(usages)
 }
 
-// dedent takes away the spaces that all lines begin with.
+// dedent removes the spaces with which all lines begin.
 func dedent(text string) string {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	least := len(text)
@@ -126,7 +130,7 @@ func dedent(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// wrap breaks the lines of a text at columns. Lines that begin with a space are laid out already and stay as they are.
+// wrap breaks the lines of a text at columns. Lines that begin with a space stay as they are.
 func wrap(text string, columns int) string {
 	var out []string
 	for line := range strings.SplitSeq(text, "\n") {

@@ -23,8 +23,8 @@ func newLogsCmd(a *app) *cobra.Command {
 	var o logsOptions
 	cmd := &cobra.Command{
 		Use:     "logs NAME",
-		Short:   "Show what a VM wrote to its console",
-		Long:    "Shows the console of the guest. On a terminal only text and colours pass: the guest cannot do anything else to the terminal.",
+		Short:   "Show the console output of a VM",
+		Long:    "On a terminal, banger prints text and colours only. It removes all other control sequences, because the guest could misuse them.",
 		Example: "banger logs -f web\nbanger logs --tail 20 --vmm web",
 		Args:    wantArgs("NAME"),
 		RunE: interruptible(func(ctx context.Context, args []string) error {
@@ -32,9 +32,9 @@ func newLogsCmd(a *app) *cobra.Command {
 			return runLogs(ctx, o, a)
 		}),
 	}
-	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on with what is written later, until the VM stops")
-	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "only the last `number` of lines")
-	cmd.Flags().BoolVar(&o.vmm, "vmm", false, "what the program that runs the VM says, instead of the guest")
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "continue with new output until the VM stops")
+	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` of lines")
+	cmd.Flags().BoolVar(&o.vmm, "vmm", false, "show the output of the program that runs the VM instead")
 	setExample(cmd.Flags(), "tail", "20")
 	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
 	return cmd
@@ -60,7 +60,7 @@ func runLogs(ctx context.Context, o logsOptions, a *app) error {
 	return a.copyLog(ctx, log, o.follow)
 }
 
-// copyLog copies a log to standard output. Being interrupted is how one that is followed ends.
+// copyLog copies a log to standard output. Ctrl-C is the regular end of a log that is followed.
 func (a *app) copyLog(ctx context.Context, log io.Reader, follow bool) error {
 	out := a.Out
 	if terminal(a.Out) != nil {
@@ -73,7 +73,7 @@ func (a *app) copyLog(ctx context.Context, log io.Reader, follow bool) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fault.New(fault.Unavailable, "reading the log: %w", err).WithHint("Look into `banger daemon logs`.")
+		return fault.New(fault.Unavailable, "reading the log: %w", err).WithHint("See `banger daemon logs`.")
 	}
 	return err
 }

@@ -1,8 +1,14 @@
-// Package cli is the banger program. It holds no logic: a command parses its flags, calls the daemon's API, and prints the answer.
+// Package cli is the banger program. It holds no logic: a command parses its flags, calls the daemon's
+// API, and prints the answer.
 //
-// A command is a constructor (newXCmd), an options struct that its flags fill, and a function runX(ctx, options, app) error. No command
-// exits the process or prints an error: Main does both, in one place (exit.go). Standard output carries what was asked for and nothing else;
-// progress, notes and errors go to standard error.
+// A command is a constructor (newXCmd), an options struct that its flags fill, and a function
+// runX(ctx, options, app) error. The commands that most kinds of items have (list, show, delete) and the
+// completion of names are made in kind.go, from a description of the kind. Commands that do the same with
+// each VM named are made in vms.go.
+//
+// No command exits the process or prints an error. Main does both in one place, exit.go, which maps errors
+// to exit statuses and prints hints. Standard output carries only the result. Progress, notes and errors go
+// to standard error.
 package cli
 
 import (
@@ -25,20 +31,21 @@ import (
 	"banger/internal/step"
 )
 
-// Stdio is a program's standard streams. A stream that is an *os.File may be a terminal; others are not.
+// Stdio holds a program's standard streams. Only a stream that is an *os.File can be a terminal.
 type Stdio struct {
 	In       io.Reader
 	Out, Err io.Writer
 }
 
-// app is what commands work with: the process's surroundings, so that no command reads a global.
+// app holds what commands need of the process, so that no command reads a global.
 type app struct {
 	Stdio
 	env   []string
 	began time.Time // when the program began
 }
 
-// Main runs banger with the arguments after the program's name and returns its exit status. The environment is as from os.Environ.
+// Main runs banger with the arguments after the program's name and returns its exit status. env has the
+// form of os.Environ.
 func Main(args []string, stdio Stdio, env []string) int {
 	a := &app{Stdio: stdio, env: env, began: time.Now()}
 	root := newRootCmd(a)
@@ -69,7 +76,7 @@ func (a *app) layout() (paths.Layout, error) {
 	return paths.FromEnv(a.getenv, os.Getuid())
 }
 
-// connect returns a client of the daemon, which it starts when nobody listens.
+// connect returns a client of the daemon. It starts the daemon if none runs.
 func (a *app) connect(ctx context.Context) (*api.Client, error) {
 	layout, err := a.layout()
 	if err != nil {
@@ -78,7 +85,7 @@ func (a *app) connect(ctx context.Context) (*api.Client, error) {
 	return api.Connect(ctx, layout, true)
 }
 
-// terminal returns the file behind a stream when that is a terminal, else nil.
+// terminal returns the file behind a stream if that is a terminal, otherwise nil.
 func terminal(stream any) *os.File {
 	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return f
@@ -86,7 +93,7 @@ func terminal(stream any) *os.File {
 	return nil
 }
 
-// width is the number of columns of a stream's terminal, 0 when it is none.
+// width returns the number of columns of a stream's terminal, or 0 if the stream is no terminal.
 func width(stream any) int {
 	f := terminal(stream)
 	if f == nil {
@@ -95,15 +102,17 @@ func width(stream any) int {
 	if cols, _, err := term.GetSize(int(f.Fd())); err == nil && cols > 0 {
 		return cols
 	}
-	return 80 // a terminal that does not know, such as a serial line
+	return 80 // a terminal that does not know its width, such as a serial line
 }
 
-// style is how to paint on a stream: not at all unless it is a terminal, nor when NO_COLOR is set (no-color.org).
+// style returns the style for a stream. It paints only on a terminal, and not if NO_COLOR is set
+// (no-color.org).
 func (a *app) style(stream any) ui.Style {
 	return ui.Style{On: terminal(stream) != nil && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"}
 }
 
-// progress returns a view of a long operation on standard error. The caller closes it before anything else is printed.
+// progress returns a view of a long operation on standard error. The caller closes it before it prints
+// anything else.
 func (a *app) progress(title string) *ui.Progress {
 	cols := func() int { return width(a.Err) }
 	if a.getenv("TERM") == "dumb" {
@@ -119,8 +128,8 @@ func (a *app) withProgress(title string, run func(step.Reporter) error) error {
 	return run(p.Report)
 }
 
-// interruptible makes a command's RunE of a function whose context ends at the first Ctrl-C or its like; the second one ends the process,
-// as by default. Commands with a session have signals of their own.
+// interruptible turns run into a command's RunE. The first Ctrl-C, or a similar signal, cancels run's
+// context. The second one ends the process. Commands with a session handle signals themselves.
 func interruptible(run func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -130,8 +139,8 @@ func interruptible(run func(ctx context.Context, args []string) error) func(*cob
 	}
 }
 
-// withSignals runs a session with the process's signals. SIGTTIN is ignored, so that a job in the background, which may not read from the
-// terminal, has an empty standard input instead of being stopped.
+// withSignals runs a session with the process's signals. It ignores SIGTTIN: a background job, which may
+// not read from the terminal, then has an empty standard input instead of being stopped.
 func withSignals(run func(<-chan os.Signal) (int, error)) (int, error) {
 	signal.Ignore(syscall.SIGTTIN)
 	signals := make(chan os.Signal, 8)

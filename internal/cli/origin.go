@@ -9,10 +9,10 @@ import (
 	"banger/internal/model"
 )
 
-// relatives is what there is besides a VM that it may have to do with.
+// relatives holds the items that a VM may be related to.
 type relatives struct{ snapshots []model.Snapshot }
 
-// relativesOf asks for what a VM's origin can be told with. Without an answer ids have to do.
+// relativesOf asks for the items that name a VM's origin. If there is no answer, ids are shown instead.
 func relativesOf(ctx context.Context, client *api.Client) relatives {
 	snaps, err := client.Snapshots(ctx)
 	if err != nil {
@@ -21,7 +21,7 @@ func relativesOf(ctx context.Context, client *api.Client) relatives {
 	return relatives{snaps}
 }
 
-// snapshot names a snapshot by its id, or by the beginning of the id when it is gone.
+// snapshot returns the name of the snapshot with this id, or a short id if it has been deleted.
 func (r relatives) snapshot(id string) string {
 	for _, s := range r.snapshots {
 		if s.ID == id {
@@ -31,7 +31,7 @@ func (r relatives) snapshot(id string) string {
 	return ui.Clean(shortID(id)) + " (deleted)"
 }
 
-// taken lists the snapshots that were taken of a VM.
+// taken lists the snapshots of a VM.
 func (r relatives) taken(vm model.VM) string {
 	var names []string
 	for _, s := range r.snapshots {
@@ -42,7 +42,7 @@ func (r relatives) taken(vm model.VM) string {
 	return strings.Join(names, ", ")
 }
 
-// origin says what a start went on from.
+// origin returns what a start began from.
 func (r relatives) origin(b *model.Boot) string {
 	switch {
 	case b == nil:
@@ -68,7 +68,7 @@ func (r relatives) origin(b *model.Boot) string {
 	return ui.Clean(string(o.Kind) + " " + o.Of)
 }
 
-// parent says what a VM was made from.
+// parent returns what a VM was made from.
 func (r relatives) parent(p *model.Parent) string {
 	switch {
 	case p == nil:

@@ -51,18 +51,18 @@ func TestForkTold(t *testing.T) {
 	p.leaves(0)
 	p, _ = sitDown(t, "snapshot", "restore", "--name", "still", "--disks-only", "night")
 	p.expect("still\r\n")
-	p.expect("Not started yet. Do it: banger vm start still\r\n")
+	p.expect("Not started yet. Start: banger vm start still\r\n")
 	p.leaves(0)
 }
 
 // TestNoBytesOnTerminal is about exports, which nobody wants to look at.
 func TestNoBytesOnTerminal(t *testing.T) {
 	p, _ := sitDown(t, "snapshot", "export", "night")
-	p.expect("a snapshot is nothing to show on a terminal")
+	p.expect("refusing to write a snapshot to a terminal")
 	p.expect("banger snapshot export -o night.banger night")
 	p.leaves(64)
 	p, _ = sitDown(t, "snapshot", "import", "-")
-	p.expect("nobody can type a snapshot")
+	p.expect("refusing to read a snapshot from a terminal")
 	p.leaves(64)
 }
 

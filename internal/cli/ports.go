@@ -14,9 +14,11 @@ import (
 func newPortsCmd(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "ports NAME",
-		Short: "List the TCP ports that listen in a VM",
-		Args:  wantArgs("NAME"),
+		Use:     "ports NAME",
+		Short:   "List the TCP ports on which a VM listens",
+		Long:    "ADDRESS is the guest's address that the port is bound to.",
+		Example: "banger vm ports web",
+		Args:    wantArgs("NAME"),
 		RunE: interruptible(func(ctx context.Context, args []string) error {
 			client, err := a.connect(ctx)
 			if err != nil {

@@ -10,7 +10,7 @@ import (
 	"banger/internal/step"
 )
 
-const disksOnlyUsage = "leave the snapshot's memory aside: the VM is stopped then, and boots when it is started"
+const disksOnlyUsage = "ignore the snapshot's memory: the VM is stopped, and boots when you start it"
 
 type snapshotRestoreOptions struct {
 	childFlags
@@ -22,10 +22,12 @@ func newSnapshotRestoreCmd(a *app) *cobra.Command {
 	var o snapshotRestoreOptions
 	cmd := &cobra.Command{
 		Use:   "restore SNAPSHOT",
-		Short: "Make VMs that go on from a snapshot",
-		Long: `The new VMs run from the moment that the snapshot holds, with names, addresses and keys of their own. Those of a snapshot without memory are stopped.
+		Short: "Make new VMs from a snapshot",
+		Long: `Each new VM continues from the state in the snapshot. It gets its own name, addresses and keys. If the snapshot holds no memory, the new VMs are stopped.
 
-Prints the new VMs' names. To make a VM into what it was, use "banger vm restore".`,
+To restore an existing VM, use ` + "`banger vm restore`" + `.
+
+Prints the names of the new VMs.`,
 		Example: `banger snapshot restore before-upgrade
 banger snapshot restore --name trial --count 4 before-upgrade    # trial-1 to trial-4`,
 		Args: wantArgs("SNAPSHOT"),
@@ -57,7 +59,7 @@ func runSnapshotRestore(ctx context.Context, req model.Restore, o snapshotRestor
 	if err != nil {
 		return a.explainSnapshot(ctx, client, o.snapshot, err)
 	}
-	return a.tellForked(made, o.json)
+	return a.printForked(made, o.json)
 }
 
 type vmRestoreOptions struct {
@@ -71,10 +73,12 @@ func newVMRestoreCmd(a *app) *cobra.Command {
 	var o vmRestoreOptions
 	cmd := &cobra.Command{
 		Use:   "restore NAME SNAPSHOT",
-		Short: "Make a VM into what a snapshot holds",
-		Long: `The VM gets the disks of the snapshot, and goes on from the snapshot's memory if there is one. It keeps its name and its labels. What was on its disks is lost; a VM that is not at rest is refused without --force.
+		Short: "Restore a VM from a snapshot",
+		Long: `Replaces the VM's disks with those of the snapshot. If the snapshot holds memory, the VM continues from it; otherwise the VM is stopped. The VM keeps its name and labels.
 
-The snapshot may be one of another VM. To make new VMs, use "banger snapshot restore".`,
+The present contents of the VM's disks are lost. A VM that is running, paused or suspended requires --force.
+
+The snapshot may be of another VM. To make new VMs from a snapshot, use ` + "`banger snapshot restore`" + `.`,
 		Example: "banger vm restore web before-upgrade\nbanger vm restore --force --disks-only web before-upgrade",
 		Args:    wantArgs("NAME", "SNAPSHOT"),
 		RunE: interruptible(func(ctx context.Context, args []string) error {
@@ -83,7 +87,7 @@ The snapshot may be one of another VM. To make new VMs, use "banger snapshot res
 		}),
 	}
 	cmd.Flags().BoolVar(&o.disksOnly, "disks-only", false, disksOnlyUsage)
-	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "also a VM that runs, is paused or suspended: what it is now is lost")
+	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "also restore a VM that is running, paused or suspended, and lose its present memory")
 	addJSON(cmd, &o.json)
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		switch len(args) {
@@ -111,5 +115,5 @@ func runVMRestore(ctx context.Context, o vmRestoreOptions, a *app) error {
 	if err != nil {
 		return a.explainSnapshot(ctx, client, o.snapshot, a.explainVM(ctx, client, o.vm, err))
 	}
-	return a.tellForked(made, o.json)
+	return a.printForked(made, o.json)
 }

@@ -13,21 +13,22 @@ import (
 
 //go:generate go run ./gen
 
-// Group is some commands under a title of the top help, in the order to read them.
+// Group holds commands that the top help lists under one title.
 type Group struct {
 	Title    string
 	Commands []*cobra.Command
 }
 
-// NewCommands returns the tree of all commands, to look at: for the reference that is made of it.
+// NewCommands returns the tree of all commands, from which the reference is made. The commands cannot
+// be run.
 func NewCommands() *cobra.Command { return newRootCmd(&app{}) }
 
-// Groups returns the groups of a tree that NewCommands made.
+// Groups returns the groups of a tree that NewCommands returned.
 func Groups(root *cobra.Command) []Group {
 	groups := topCommands(&app{})
 	for _, g := range groups {
 		for i, c := range g.Commands {
-			g.Commands[i], _, _ = root.Find([]string{c.Name()}) // it is there: newRootCmd adds all of topCommands
+			g.Commands[i], _, _ = root.Find([]string{c.Name()}) // found: newRootCmd adds all of topCommands
 		}
 	}
 	return groups
@@ -35,19 +36,27 @@ func Groups(root *cobra.Command) []Group {
 
 func topCommands(a *app) []Group {
 	return []Group{
-		{"Every day", []*cobra.Command{newRunCmd(a), newExecCmd(a), newSSHCmd(a), newListCmd(a, "ps"), newLogsCmd(a), newCpCmd(a), newStartCmd(a), newStopCmd(a), newForkCmd(a), newPauseCmd(a), newResumeCmd(a), newSuspendCmd(a), newDeleteCmd(a, "rm")}},
-		{"Manage", []*cobra.Command{newVMCmd(a), newImageCmd(a), newKernelCmd(a), newSnapshotCmd(a), newTemplateCmd(a), newDiskCmd(a), newUsageCmd(a, "df")}},
-		{"The system", []*cobra.Command{newDaemonCmd(a), newDoctorCmd(a), newConfigCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a)}},
+		{"Everyday commands", []*cobra.Command{
+			newRunCmd(a), newExecCmd(a), newSSHCmd(a), newListCmd(a, "ps"), newLogsCmd(a), newCpCmd(a), newStartCmd(a), newStopCmd(a),
+			newForkCmd(a), newPauseCmd(a), newResumeCmd(a), newSuspendCmd(a), newDeleteCmd(a, "rm"),
+		}},
+		{"Management", []*cobra.Command{
+			newVMCmd(a), newImageCmd(a), newKernelCmd(a), newSnapshotCmd(a), newTemplateCmd(a), newDiskCmd(a), newUsageCmd(a, "df"),
+		}},
+		{"System", []*cobra.Command{
+			newDaemonCmd(a), newDoctorCmd(a), newConfigCmd(a), newSSHConfigCmd(a), newCompletionCmd(a), newVersionCmd(a),
+		}},
 	}
 }
 
 // newRootCmd builds the tree of all commands.
 func newRootCmd(a *app) *cobra.Command {
 	var showVersion bool
-	root := newGroupCmd("banger", "A real Linux machine per task, in one command", `banger boots isolated microVMs from any OCI image, runs commands and shells in them, and throws them away.`)
+	root := newGroupCmd("banger", "A real Linux machine per task, in one command",
+		`banger starts isolated microVMs from any OCI image, runs commands and shells in them, and deletes them afterwards.`)
 	root.Example = `banger run --rm -- uname -a              # a command in a fresh VM
 banger run                               # a shell in a fresh VM
-banger run -d --name web --image nginx   # a VM that stays
+banger run -d --name web --image nginx   # a VM that keeps running
 banger exec web -- cat /etc/hostname
 banger rm -f web`
 	group := root.RunE
@@ -72,7 +81,8 @@ banger rm -f web`
 	return root
 }
 
-// placeFlags has the usage line of each command that has flags say so before its arguments, where cobra says it after them.
+// placeFlags puts [flags] before the arguments in the usage line of each command that has flags. cobra
+// would put it after them.
 func placeFlags(cmd *cobra.Command) {
 	cmd.DisableFlagsInUseLine = true
 	if !cmd.HasSubCommands() && cmd.HasAvailableFlags() {
@@ -84,11 +94,11 @@ func placeFlags(cmd *cobra.Command) {
 	}
 }
 
-// newHelpCmd replaces cobra's command, which takes words that are no command for the one before them.
+// newHelpCmd replaces cobra's help command, which ignores words that are no command.
 func newHelpCmd(root *cobra.Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND...]",
-		Short: "Show the help of a command or a topic",
+		Short: "Show the help of a command or topic",
 		RunE: func(_ *cobra.Command, words []string) error {
 			cmd := root
 			for i, word := range words {
@@ -116,8 +126,8 @@ func newHelpCmd(root *cobra.Command) *cobra.Command {
 	}
 }
 
-// newGroupCmd returns a command that only holds others. Without arguments it prints its help; a word that is no command is an error with
-// the nearest one as a hint.
+// newGroupCmd returns a command that only holds others. Without arguments it prints its help. A word
+// that is no command is an error, with the nearest command as a hint.
 func newGroupCmd(use, short, long string) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,
@@ -141,8 +151,8 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return err.WithHint("See `%s --help`.", cmd.CommandPath())
 }
 
-// nearestCommand is the path of the command below cmd that was most likely meant by word, or "". A command on VMs whose "vm" was left
-// out is near, too.
+// nearestCommand returns the path of the command below cmd that word most likely means, or "". At the
+// top, that may be a command on VMs.
 func nearestCommand(cmd *cobra.Command, word string) string {
 	var names []string
 	for _, c := range cmd.Commands() {
@@ -167,7 +177,7 @@ func nearestCommand(cmd *cobra.Command, word string) string {
 
 // newVMCmd returns the commands on VMs.
 func newVMCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("vm", "Make, use and remove VMs", `A VM is named by its name, its id, or a unique prefix of its id.`)
+	cmd := newGroupCmd("vm", "Manage VMs", `NAME is a VM's name, its id, or a unique prefix of its id.`)
 	cmd.AddCommand(
 		newRunCmd(a), newCreateCmd(a), newStartCmd(a), newStopCmd(a), newKillCmd(a), newRestartCmd(a), newDeleteCmd(a, "delete"),
 		newForkCmd(a), newPauseCmd(a), newResumeCmd(a), newSuspendCmd(a), newVMRestoreCmd(a),
@@ -180,27 +190,27 @@ func newVMCmd(a *app) *cobra.Command {
 func newExitCodesTopic() *cobra.Command {
 	return &cobra.Command{
 		Use:   "exit-codes",
-		Short: "What the exit status says",
-		Long: fmt.Sprintf(`Commands that run something in a guest (run, exec, ssh) exit with its status:
+		Short: "Exit status of commands",
+		Long: fmt.Sprintf(`Commands that run a program in a guest (run, exec, ssh) exit with:
 
-  0-255  the command's own; 128+n when signal n ended it; 126 and 127 when it
-         could not be started, as in a shell
-  %d    banger failed before the command could run, or lost it
-  124    --timeout was over
-  130    interrupted
+  0-255  the status of the program; 128+n if signal n ended it; 126 or 127 if
+         it could not be started, as in a shell
+  %d    banger failed before the program ran, or lost the connection to it
+  124    --timeout ended the program
+  130    you interrupted the program
 
-All other commands:
+All other commands exit with:
 
-  0      done
-  %d     the input cannot be right: a flag, a name, a size
-  %d     what was named does not exist
+  0      success
+  %d     the input is invalid: a flag, a name, a size
+  %d     the item does not exist
   %d     the name is taken
-  %d     not possible in the present state
-  %d     something needed does not answer: the daemon, a registry, the guest
-  %d     an internal error: a bug, or a host that misbehaves
-  %d     this host, driver or image cannot do that
-  %d     somebody else is at work on it
-  %d     not allowed
+  %d     the VM's present state does not allow this
+  %d     the daemon, a registry or the guest does not answer
+  %d     internal error: a bug, or a fault of the host
+  %d     this host, driver or image does not support this
+  %d     another operation holds a lock on the item
+  %d     permission denied
   %d    interrupted`, exitBanger,
 			fault.Invalid.ExitCode(), fault.NotFound.ExitCode(), fault.Exists.ExitCode(), fault.WrongState.ExitCode(),
 			fault.Unavailable.ExitCode(), fault.Internal.ExitCode(), fault.Unsupported.ExitCode(), fault.Locked.ExitCode(),
@@ -211,15 +221,18 @@ All other commands:
 func newEnvironmentTopic() *cobra.Command {
 	return &cobra.Command{
 		Use:   "environment",
-		Short: "The variables that banger reads",
-		Long: `BANGER_HOME      one folder for everything: configuration, state, cache, sockets.
-                 Without it: the XDG folders, or those of the system for root
+		Short: "Environment variables that banger reads",
+		Long: `BANGER_HOME      the directory of all files: configuration, state, cache,
+                 sockets. If unset, banger uses the XDG directories; for
+                 root, directories such as /var/lib/banger
 BANGER_*         a configuration key, such as BANGER_MEMORY for memory; see
                  ` + "`banger config show`" + `
-DOCKER_CONFIG    the folder of docker's config.json, with the credentials for
-HTTPS_PROXY      registries, and the way to them: those that the daemon was
-                 started with; banger daemon restart takes up others
-NO_COLOR         set to anything: no colours
-TERM=dumb        no colours and no moving progress`,
+DOCKER_CONFIG    the directory of docker's config.json, which has the
+                 credentials for registries
+HTTPS_PROXY      the proxy for registries. The daemon uses the values of
+                 DOCKER_CONFIG and HTTPS_PROXY from its own start. To change
+                 them: banger daemon restart
+NO_COLOR         if set to any value: no colours
+TERM=dumb        no colours and no live progress`,
 	}
 }

@@ -24,8 +24,10 @@ func newSetCmd(a *app) *cobra.Command {
 	var o setOptions
 	cmd := &cobra.Command{
 		Use:   "set NAME",
-		Short: "Change what a VM is",
-		Long:  "Changes what the flags name, and tells what has taken effect now and what will at the next start. Disks can only grow. Another image comes with a fresh system disk; what is in /root stays.",
+		Short: "Change the properties of a VM",
+		Long: `Changes the properties whose flags are set. Some changes take effect at once, others at the next start. banger prints which.
+
+Disks can only grow. If you change the image, the VM gets a new system disk; its work disk at /root stays.`,
 		Example: `banger vm set web --memory 4G --vcpu 4
 banger vm set web --disk-size 40G
 banger vm set web --env DEBUG=1 --unset-env CI
@@ -42,17 +44,17 @@ banger vm set web --idle-suspend 10m`,
 	})
 	o.spec.add(a, cmd)
 	cmd.Flags().Lookup("name").Hidden = true
-	cmd.Flags().Lookup("label").Usage = "`KEY=VALUE` to find the VM by; KEY= removes it"
-	cmd.Flags().StringArrayVar(&o.unsetEnv, "unset-env", nil, "environment `NAME` to take away")
+	cmd.Flags().Lookup("label").Usage = "label of the VM, `KEY=VALUE`; KEY= removes the label"
+	cmd.Flags().StringArrayVar(&o.unsetEnv, "unset-env", nil, "remove this environment variable, `NAME`")
 	addJSON(cmd, &o.json)
 	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
 	return cmd
 }
 
-// change is what the given flags ask for; flags that are not given change nothing.
+// change returns the change that the flags ask for. Flags that are not set change nothing.
 func (o *setOptions) change(a *app, flags *pflag.FlagSet) (model.Change, error) {
 	if flags.Changed("name") {
-		return model.Change{}, fault.New(fault.Invalid, "a name is not changed with set").WithHint("banger vm rename %s %s", o.name, o.spec.create.Name)
+		return model.Change{}, fault.New(fault.Invalid, "set cannot change a VM's name").WithHint("Use: banger vm rename %s %s", o.name, o.spec.create.Name)
 	}
 	want, err := o.spec.resolve(a, flags)
 	if err != nil {
@@ -76,7 +78,8 @@ func (o *setOptions) change(a *app, flags *pflag.FlagSet) (model.Change, error) 
 	changes := false
 	flags.Visit(func(f *pflag.Flag) { changes = changes || f.Name != "json" })
 	if !changes {
-		return ch, fault.New(fault.Invalid, "no flag says what to change of %s", o.name).WithHint("For example: banger vm set %s --memory 4G", o.name)
+		return ch, fault.New(fault.Invalid, "no flag is set, so there is nothing to change").
+			WithHint("For example: banger vm set %s --memory 4G", o.name)
 	}
 	return ch, nil
 }
@@ -109,7 +112,7 @@ func runSet(ctx context.Context, change model.Change, o setOptions, a *app) erro
 	return nil
 }
 
-// fieldNames writes the record's field names as people do.
+// fieldNames writes the names of the record's fields with spaces.
 func fieldNames(fields []string) string {
 	return ui.Clean(strings.ReplaceAll(strings.Join(fields, ", "), "_", " "))
 }

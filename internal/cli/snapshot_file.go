@@ -26,8 +26,10 @@ func newSnapshotExportCmd(a *app) *cobra.Command {
 	var o exportOptions
 	cmd := &cobra.Command{
 		Use:   "export SNAPSHOT",
-		Short: "Write a snapshot into one file",
-		Long:  `The file is compressed, and import refuses it when it is damaged. It holds all that was in the VM's memory, keys and passwords too, and can be read by its owner only. Without -o it goes to standard output.`,
+		Short: "Write a snapshot to a file",
+		Long: `Writes the snapshot to one compressed file. If -o is unset, banger writes to standard output.
+
+The file holds everything that was in the VM's memory, which may include keys and passwords. Only its owner can read it. ` + "`banger snapshot import`" + ` refuses a damaged file.`,
 		Example: `banger snapshot export -o night.banger night
 banger snapshot export night | ssh elsewhere banger snapshot import -`,
 		Args: wantArgs("SNAPSHOT"),
@@ -36,7 +38,7 @@ banger snapshot export night | ssh elsewhere banger snapshot import -`,
 			return runSnapshotExport(ctx, o, a)
 		}),
 	}
-	cmd.Flags().StringVarP(&o.file, "output", "o", "-", "`file` to write; - for standard output")
+	cmd.Flags().StringVarP(&o.file, "output", "o", "-", "`file` to write; - means standard output")
 	setExample(cmd.Flags(), "output", "night.banger")
 	cmd.ValidArgsFunction = firstArg(snapshotKind().complete(a, nil))
 	return cmd
@@ -47,7 +49,8 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 	case o.file == "":
 		return fault.New(fault.Invalid, "--output is empty")
 	case o.file == "-" && terminal(a.Out) != nil:
-		return fault.New(fault.Invalid, "a snapshot is nothing to show on a terminal").WithHint("For example: banger snapshot export -o %s.banger %[1]s", o.snapshot)
+		return fault.New(fault.Invalid, "refusing to write a snapshot to a terminal").
+			WithHint("For example: banger snapshot export -o %s.banger %[1]s", o.snapshot)
 	}
 	client, err := a.connect(ctx)
 	if err != nil {
@@ -74,7 +77,8 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 	return nil
 }
 
-// exported is an export as it comes from the daemon, which ends it with the reason when something is wrong, or goes away.
+// exported is the stream of an export. If the export fails, the daemon ends the stream with the reason.
+// If the daemon goes away, the stream ends without one.
 type exported struct {
 	ctx context.Context
 	r   io.Reader
@@ -88,21 +92,22 @@ func (e exported) Read(p []byte) (int, error) {
 	case e.ctx.Err() != nil:
 		return n, context.Cause(e.ctx)
 	}
-	var told *api.Error
-	if errors.As(err, &told) {
+	var reason *api.Error
+	if errors.As(err, &reason) {
 		return n, err
 	}
-	return n, fault.New(fault.Unavailable, "bangerd cut the export off: %w", err).WithHint("`banger daemon logs` says why.")
+	return n, fault.New(fault.Unavailable, "bangerd ended the export early: %w", err).WithHint("See `banger daemon logs`.")
 }
 
-// writeWhole makes a file of a stream, under another name until it is whole. Something that is no regular file is written to as it is.
+// writeWhole writes a stream to a file, which gets its name when it is complete. Devices and pipes are
+// written to directly.
 func writeWhole(path string, stream io.Reader) (size int64, err error) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
 	switch info, err := os.Stat(path); {
 	case err == nil && info.IsDir():
-		return 0, fault.New(fault.Invalid, "%s is a folder", path)
+		return 0, fault.New(fault.Invalid, "%s is a directory", path)
 	case err == nil && !info.Mode().IsRegular():
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
@@ -111,7 +116,7 @@ func writeWhole(path string, stream io.Reader) (size int64, err error) {
 		size, err = io.Copy(f, stream)
 		return size, errors.Join(err, f.Close())
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // for its owner only
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // readable by its owner only
 	if err != nil {
 		return 0, fileFault(err)
 	}
@@ -130,7 +135,7 @@ func writeWhole(path string, stream io.Reader) (size int64, err error) {
 	return size, os.Rename(f.Name(), path)
 }
 
-// fileFault is an error of a file that the user named.
+// fileFault gives the error of a file that the user named its kind.
 func fileFault(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -151,8 +156,10 @@ func newSnapshotImportCmd(a *app) *cobra.Command {
 	var o importOptions
 	cmd := &cobra.Command{
 		Use:   "import FILE",
-		Short: "Take in an exported snapshot",
-		Long: `FILE is what export wrote, or - for standard input. It is refused when anything of it is damaged. Its memory can be restored where the same VMM and CPU are; its disks anywhere, if the image and the kernel are there.
+		Short: "Add a snapshot from an exported file",
+		Long: `FILE is a file that ` + "`banger snapshot export`" + ` wrote, or - for standard input. A damaged file is refused.
+
+The snapshot's memory can be restored on a host with the same VMM and CPU model. Its disks can be restored on every host that has the VM's image and kernel.
 
 Prints the snapshot's name.`,
 		Example: "banger snapshot import night.banger\nbanger snapshot import --name trial - < night.banger",
@@ -165,7 +172,7 @@ Prints the snapshot's name.`,
 		}
 		return runSnapshotImport(ctx, o, a)
 	})
-	addSnapshotName(cmd, &o.Name, "the snapshot's `name`; the one that it had when not given, or a random one when that is taken")
+	addSnapshotName(cmd, &o.Name, "the snapshot's `name`; if unset, its old name, or a random name if the old one is taken")
 	addJSON(cmd, &o.json)
 	return cmd
 }
@@ -195,11 +202,12 @@ func runSnapshotImport(ctx context.Context, o importOptions, a *app) error {
 	return nil
 }
 
-// openImport opens what is to be imported, and tells its size if that is known.
+// openImport opens the file to import. The size is 0 if it is not known.
 func (a *app) openImport(name string) (io.ReadCloser, int64, error) {
 	if name == "-" {
 		if terminal(a.In) != nil {
-			return nil, 0, fault.New(fault.Invalid, "nobody can type a snapshot").WithHint("For example: banger snapshot import night.banger")
+			return nil, 0, fault.New(fault.Invalid, "refusing to read a snapshot from a terminal").
+				WithHint("For example: banger snapshot import night.banger")
 		}
 		return io.NopCloser(a.In), 0, nil
 	}
@@ -209,7 +217,7 @@ func (a *app) openImport(name string) (io.ReadCloser, int64, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && info.IsDir() {
-		err = fault.New(fault.Invalid, "%s is a folder, not an exported snapshot", name)
+		err = fault.New(fault.Invalid, "%s is a directory, not an exported snapshot", name)
 	}
 	if err != nil {
 		f.Close()

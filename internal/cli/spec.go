@@ -13,7 +13,7 @@ import (
 	"banger/internal/model"
 )
 
-// specFlags are the flags that say what a new VM is.
+// specFlags are the flags that describe a new VM.
 type specFlags struct {
 	create model.Create
 	vcpus  int
@@ -27,31 +27,34 @@ func (s *specFlags) add(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	c := &s.create
 	s.addShape(a, cmd)
-	flags.StringVar(&c.Name, "name", "", "the VM's `name`; a random pleasant one when not given")
-	flags.StringArrayVarP(&s.env, "env", "e", nil, "environment `NAME=VALUE` of every command; NAME alone copies it from here")
-	flags.StringVarP(&c.Workdir, "workdir", "w", "", "working `directory` of commands, instead of the image's")
-	flags.StringVarP(&c.User, "user", "u", "", "`user` of commands, instead of the image's: a name or uid, optionally with :group")
-	flags.StringArrayVar(&s.labels, "label", nil, "`KEY=VALUE` to find the VM by")
-	flags.DurationVar(&c.IdleSuspend, "idle-suspend", 0, "suspend the VM when nobody has used it for this `time`, which is looked at every 5 seconds; using it wakes it; 0 for never")
+	flags.StringVar(&c.Name, "name", "", "the VM's `name`; if unset, a random name")
+	flags.StringArrayVarP(&s.env, "env", "e", nil, "environment variable of all commands, `NAME=VALUE`; NAME alone copies its value from here")
+	flags.StringVarP(&c.Workdir, "workdir", "w", "", "working `directory` of commands; if unset, the image's")
+	flags.StringVarP(&c.User, "user", "u", "", "`user` of commands: a name or uid, optionally with :group; if unset, the image's")
+	flags.StringArrayVar(&s.labels, "label", nil, "label of the VM, `KEY=VALUE`, for `vm list --filter`")
+	flags.DurationVar(&c.IdleSuspend, "idle-suspend", 0,
+		"suspend the VM when nobody has used it for this `time`, checked every 5 seconds; using the VM resumes it; 0: never")
 	for name, value := range map[string]string{"env": "EDITOR=vim", "label": "team=web", "idle-suspend": "10m"} {
 		setExample(flags, name, value)
 	}
 }
 
-// addShape adds the flags that say what machine the VM is.
+// addShape adds the flags that describe the VM's machine.
 func (s *specFlags) addShape(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	c := &s.create
-	flags.StringVar(&c.Image, "image", "", "`image` to boot: any registry reference, or the name of an imported one")
+	flags.StringVar(&c.Image, "image", "", "`image` to boot: a registry's reference, or the name of an imported image")
 	flags.StringVar(&c.Kernel, "kernel", "", "`kernel` to boot")
-	flags.IntVar(&s.vcpus, "vcpu", 0, "`number` of virtual CPUs; 0: two, or one for an image with an init where QEMU cannot be trusted with more")
-	flags.Var(&c.Memory, "memory", "memory, such as 512M or 4G")
-	flags.Var(&c.DiskSize, "disk-size", "what / can take up, such as 10G")
-	flags.Var(&s.work, "work-disk-size", "what /root can take up, or 0 for no work disk")
+	flags.IntVar(&s.vcpus, "vcpu", 0, "`number` of virtual CPUs; 0: two, or as many as the driver recommends for the image")
+	flags.Var(&c.Memory, "memory", "`size` of the memory, such as 512M or 4G")
+	flags.Var(&c.DiskSize, "disk-size", "`size` of the system disk at /, such as 10G")
+	flags.Var(&s.work, "work-disk-size", "`size` of the work disk at /root, such as 8G; 0: no work disk")
 	flags.StringVar(&s.net, "net", "", "network `mode`: user or none")
 	hideDefaults(flags, "memory", "disk-size", "work-disk-size")
 	flags.SetNormalizeFunc(normalizeFlag)
-	for name, value := range map[string]string{"vcpu": "2", "memory": "512M", "disk-size": "10G", "work-disk-size": "8G", "net": "none"} {
+	for name, value := range map[string]string{
+		"vcpu": "2", "memory": "512M", "disk-size": "10G", "work-disk-size": "8G", "net": "none",
+	} {
 		setExample(flags, name, value)
 	}
 	complete(cmd, "image", imageKind().complete(a, nil))
@@ -85,7 +88,7 @@ func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) 
 		c.VCPUs = &s.vcpus
 	}
 	if s.vcpus < 0 {
-		return c, fault.New(fault.Invalid, "--vcpu: %d is less than none", s.vcpus).WithHint("For example: --vcpu 2")
+		return c, fault.New(fault.Invalid, "--vcpu: %d is negative", s.vcpus).WithHint("For example: --vcpu 2")
 	}
 	if err := s.checkGiven(flags); err != nil {
 		return c, err
@@ -99,7 +102,7 @@ func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) 
 	return c, err
 }
 
-// checkGiven refuses what would pass for a flag that is not given: in a script it is a variable that is not set.
+// checkGiven refuses flags that are set to an empty value. In a script that is an unset variable.
 func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
 	for _, name := range []string{"name", "image", "kernel", "net"} {
 		if f := flags.Lookup(name); flags.Changed(name) && f.Value.String() == "" {
@@ -112,12 +115,14 @@ func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
 	case flags.Changed("disk-size") && s.create.DiskSize == 0:
 		return fault.New(fault.Invalid, "--disk-size: 0 is less than %v", model.MinDiskSize)
 	case s.create.IdleSuspend < 0:
-		return fault.New(fault.Invalid, "--idle-suspend: %v is negative", s.create.IdleSuspend).WithHint("For example: --idle-suspend 10m")
+		return fault.New(fault.Invalid, "--idle-suspend: %v is negative", s.create.IdleSuspend).
+			WithHint("For example: --idle-suspend 10m")
 	}
 	return nil
 }
 
-// configure fills in what the flags leave open, from the file and the environment of this command: a daemon that runs already knows those of its start.
+// configure sets the properties whose flags are unset, from the configuration file and this command's
+// environment. The daemon knows only the values of its own start.
 func (a *app) configure(c *model.Create) error {
 	layout, err := a.layout()
 	if err != nil {
@@ -139,7 +144,7 @@ func (a *app) configure(c *model.Create) error {
 	return nil
 }
 
-// normalizeFlag lets people write what they write elsewhere.
+// normalizeFlag accepts the names that these flags have in other programs.
 func normalizeFlag(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	switch name {
 	case "vcpus", "cpus":
@@ -150,12 +155,12 @@ func normalizeFlag(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	return pflag.NormalizedName(name)
 }
 
-// addCold gives a command the flag of all that start VMs.
+// addCold adds the flag of all commands that start VMs.
 func addCold(cmd *cobra.Command, target *bool) {
-	cmd.Flags().BoolVar(target, "cold", false, "boot the VM, instead of forking it from a template")
+	cmd.Flags().BoolVar(target, "cold", false, "boot the VM, even if a template would serve")
 }
 
-// hideDefaults keeps "(default 0B)" out of the help: the daemon has the defaults.
+// hideDefaults keeps "(default 0B)" out of the help: the configuration has the defaults.
 func hideDefaults(flags *pflag.FlagSet, names ...string) {
 	for _, name := range names {
 		flags.Lookup(name).DefValue = ""
@@ -170,7 +175,8 @@ func parseNet(s string) (model.NetMode, error) {
 	return "", fault.New(fault.Invalid, "--net: %q is not a network mode", s).WithHint("Use --net user or --net none.")
 }
 
-// parseEnv reads NAME=VALUE, and NAME alone as the value it has here; a name without a value here is left out, as docker and podman do.
+// parseEnv reads NAME=VALUE. NAME alone copies the variable from here; if it is unset here, it is left
+// out, as docker and podman do.
 func (a *app) parseEnv(list []string) (map[string]string, error) {
 	env := make(map[string]string, len(list))
 	for _, kv := range list {
@@ -201,7 +207,7 @@ func parsePairs(flag string, list []string) (map[string]string, error) {
 	return pairs, nil
 }
 
-// envList is an environment as the agent takes it, in the order that the user gave.
+// envList returns an environment as the agent takes it, in the order of the flags.
 func (a *app) envList(list []string) ([]string, error) {
 	env, err := a.parseEnv(list)
 	if err != nil {

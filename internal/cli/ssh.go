@@ -22,19 +22,21 @@ import (
 // domain is what VM names are below in host names: NAME.vm.
 const domain = ".vm"
 
-// sshValueOptions are the options of ssh(1) that take a value (OpenSSH 9.9, ssh.c, getopt). They are known here only to find the VM's name
-// among the arguments.
+// sshValueOptions are the options of ssh(1) that take a value (OpenSSH 9.9, ssh.c, getopt). They are
+// needed to find the VM's name among the arguments.
 const sshValueOptions = "BbcDEeFIiJLlmOoPpQRSWw"
 
 func newSSHCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh [SSH-OPTIONS] [USER@]NAME [SSH-OPTIONS] [COMMAND [ARG...]]",
 		Short: "Connect to a VM with OpenSSH",
-		Long: `Runs ssh with what it needs to reach the VM: through the daemon, with a key of banger's own, and with the VM's host key, which is checked strictly. Options, the command and the exit status are ssh's own: 255 when the connection failed or a signal ended the command.
+		Long: `Runs ssh with the options that it needs to reach the VM. The connection goes through the daemon and needs no network in the guest. ssh logs in with banger's own key and checks the VM's host key strictly.
 
-A VM that was suspended because nobody used it is woken first.
+All options and the command are passed to ssh. The exit status is that of ssh: 255 if the connection failed or a signal ended the command.
 
-For ssh, scp, rsync and editors without banger in front: see ` + "`banger ssh-config`.",
+A VM that banger suspended because it was idle is resumed first.
+
+To use ssh, scp, rsync or an editor directly, see ` + "`banger ssh-config`.",
 		Example: `banger ssh web
 banger ssh web -L 8080:localhost:80
 banger ssh -t web htop
@@ -42,7 +44,7 @@ banger ssh nobody@web id`,
 		Annotations:        map[string]string{runsGuest: "ssh"},
 		DisableFlagParsing: true,
 
-		DisableFlagsInUseLine: true, // they are ssh's
+		DisableFlagsInUseLine: true, // all flags are ssh's
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
 				return cmd.Help()
@@ -58,15 +60,15 @@ banger ssh nobody@web id`,
 	return cmd
 }
 
-// sshCall is the arguments of `banger ssh`, taken apart.
+// sshCall holds the arguments of `banger ssh`.
 type sshCall struct {
 	before []string // options before the name
 	user   string   // with its @, or ""
 	name   string
-	after  []string // everything behind the name
+	after  []string // all arguments after the name
 }
 
-// parseSSH finds the VM's name: the first argument that is no option, nor the value of one.
+// parseSSH finds the VM's name: the first argument that is neither an option nor an option's value.
 func parseSSH(args []string) (sshCall, bool) {
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
@@ -91,15 +93,15 @@ func parseSSH(args []string) (sshCall, bool) {
 	return sshCall{before: args}, false
 }
 
-// vmName takes a name as people or OpenSSH write it.
+// vmName returns the name of a VM without the domain that OpenSSH and people may append.
 func vmName(name string) string { return strings.TrimSuffix(name, domain) }
 
-// runSSH becomes ssh: it does not return unless something is wrong before.
+// runSSH replaces this process with ssh. It returns only if it cannot do so.
 func runSSH(ctx context.Context, call sshCall, a *app) error {
 	program, err := a.lookPath("ssh")
 	if err != nil {
-		return fault.New(fault.Unsupported, "there is no ssh program in PATH").
-			WithHint("Install OpenSSH's client (Debian: apt install openssh-client), or use: banger exec -t %s", call.name)
+		return fault.New(fault.Unsupported, "there is no program ssh in PATH").
+			WithHint("Install OpenSSH's client (on Debian: apt install openssh-client), or use: banger exec -t %s", call.name)
 	}
 	layout, err := a.layout()
 	if err != nil {
@@ -136,7 +138,8 @@ func runSSH(ctx context.Context, call sshCall, a *app) error {
 	return nil
 }
 
-// wake has the daemon make a VM usable, or say why not. OpenSSH's ProxyCommand would do so too, but what it says ends in OpenSSH's own words and status.
+// wake makes the daemon resume an idle VM, or returns its error. The ProxyCommand would wake the VM
+// too, but its errors would end as OpenSSH's.
 func wake(ctx context.Context, client *api.Client, name string) error {
 	conn, err := client.SSH(ctx, name)
 	if err != nil {
@@ -145,15 +148,17 @@ func wake(ctx context.Context, client *api.Client, name string) error {
 	return conn.Close()
 }
 
-// namesUser tells whether the user chose whom to log in as. OpenSSH takes the first word on it, which is why ours may not come before.
+// namesUser reports whether the arguments choose a login name. With OpenSSH the first choice wins, so
+// ours must not come before the user's.
 func (c sshCall) namesUser() bool {
-	behind, _ := parseSSH(c.after)
-	return c.user != "" || slices.ContainsFunc(slices.Concat(c.before, behind.before), func(arg string) bool {
+	after, _ := parseSSH(c.after)
+	return c.user != "" || slices.ContainsFunc(slices.Concat(c.before, after.before), func(arg string) bool {
 		return strings.HasPrefix(arg, "-l") || strings.Contains(strings.ToLower(arg), "user=")
 	})
 }
 
-// sshOptions are the options that lead OpenSSH to a VM. The user's own come first on the command line, and with OpenSSH the first one wins.
+// sshOptions returns the options with which OpenSSH reaches a VM. They come after the user's own,
+// because with OpenSSH the first value of an option wins.
 func sshOptions(layout paths.Layout, self, name string) []string {
 	var options []string
 	for _, o := range [][2]string{
@@ -171,12 +176,12 @@ func sshOptions(layout paths.Layout, self, name string) []string {
 	return options
 }
 
-// shellQuote makes a word for the shell that runs a ProxyCommand, in which ssh itself replaces % sequences.
+// shellQuote quotes a word for the shell that runs a ProxyCommand, where ssh replaces % sequences.
 func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(strings.ReplaceAll(s, "'", `'\''`), "%", "%%") + "'"
 }
 
-// sshQuote makes a word for ssh_config, in which ssh replaces % sequences.
+// sshQuote quotes a word for ssh_config, where ssh replaces % sequences.
 func sshQuote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
 }
@@ -185,7 +190,7 @@ func sshQuote(s string) string {
 func (a *app) lookPath(name string) (string, error) {
 	for dir := range strings.SplitSeq(a.getenv("PATH"), ":") {
 		if dir == "" {
-			continue // the current folder, which is nobody's wish here
+			continue // an empty entry means the current directory, where no program is looked for
 		}
 		if found, err := exec.LookPath(dir + "/" + name); err == nil {
 			return found, nil
@@ -194,8 +199,8 @@ func (a *app) lookPath(name string) (string, error) {
 	return "", exec.ErrNotFound
 }
 
-// newProxyCmd returns the command that OpenSSH runs as its ProxyCommand: standard input and output become a connection to the SSH server
-// in the guest.
+// newProxyCmd returns the command that OpenSSH runs as its ProxyCommand. It joins standard input and
+// output to the SSH server in the guest.
 func newProxyCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:    "proxy NAME",
@@ -221,14 +226,14 @@ func runProxy(ctx context.Context, name string, a *app) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	go func() {
-		io.Copy(conn, a.In) // an error of either side shows on the other as the end
+		io.Copy(conn, a.In) // an error on one side ends the other
 		if half, ok := conn.(interface{ CloseWrite() error }); ok {
 			half.CloseWrite()
 		}
 	}()
 	_, err = io.Copy(a.Out, conn)
 	if ctx.Err() != nil {
-		return status(session.ExitInterrupted) // OpenSSH ends its ProxyCommand by a signal, which is nothing to tell
+		return status(session.ExitInterrupted) // OpenSSH ends its ProxyCommand with a signal: no error
 	}
 	return err
 }
@@ -237,16 +242,16 @@ func newSSHConfigCmd(a *app) *cobra.Command {
 	var include bool
 	cmd := &cobra.Command{
 		Use:   "ssh-config",
-		Short: "Print where the configuration for plain OpenSSH is",
-		Long: `Prints the path of an OpenSSH configuration that leads NAME.vm to the VM called NAME, kept up to date by the daemon. With --include: the line for ~/.ssh/config.
+		Short: "Print the path of an OpenSSH configuration file for VMs",
+		Long: `With this configuration, ssh connects to the VM web under the host name web.vm. So do scp, sftp, rsync and editors. The daemon keeps the file up to date.
 
-After that ssh, scp, sftp, rsync and editors reach a VM by its name: ssh web.vm`,
+With --include, banger prints the line to add to ~/.ssh/config.`,
 		Example: `ssh -F "$(banger ssh-config)" web.vm
 banger ssh-config --include >> ~/.ssh/config`,
 		Args: wantArgs(),
 		RunE: interruptible(func(ctx context.Context, _ []string) error { return runSSHConfig(ctx, include, a) }),
 	}
-	cmd.Flags().BoolVar(&include, "include", false, "print an Include line")
+	cmd.Flags().BoolVar(&include, "include", false, "print an Include line for ~/.ssh/config")
 	return cmd
 }
 

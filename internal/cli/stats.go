@@ -18,7 +18,7 @@ import (
 	"banger/internal/model"
 )
 
-// watchEvery is the time between two looks of `stats --watch`.
+// watchEvery is the time between two samples of `stats --watch`.
 const watchEvery = 2 * time.Second
 
 type statsOptions struct {
@@ -31,14 +31,17 @@ func newStatsCmd(a *app) *cobra.Command {
 	var o statsOptions
 	cmd := &cobra.Command{
 		Use:   "stats [NAME...]",
-		Short: "Show what VMs cost and do",
-		Long:  "Shows CPU time, memory and disk space on the host, and what the guest says of itself. Without names: all running VMs. With --watch the CPU column is the share of one CPU since the last look.",
+		Short: "Show the resource usage of VMs",
+		Long: `If NAME is unset, banger shows all running VMs.
+
+CPU, MEM and DISK are CPU time, memory and disk space on the host. The other columns are what the guest reports. With --watch, CPU is the share of one CPU since the last sample.`,
+		Example: "banger vm stats\nbanger vm stats --watch web db",
 		RunE: interruptible(func(ctx context.Context, args []string) error {
 			o.names = args
 			return runStats(ctx, o, a)
 		}),
 	}
-	cmd.Flags().BoolVar(&o.watch, "watch", false, "look again every two seconds until Ctrl-C")
+	cmd.Flags().BoolVar(&o.watch, "watch", false, "show new values every two seconds until Ctrl-C")
 	addJSON(cmd, &o.json)
 	cmd.ValidArgsFunction = a.completeVMs(inState(model.Running))
 	return cmd
@@ -61,7 +64,7 @@ func runStats(ctx context.Context, o statsOptions, a *app) error {
 		var b bytes.Buffer
 		switch {
 		case o.json && o.watch:
-			err = json.NewEncoder(&b).Encode(stats) // one document in a line
+			err = json.NewEncoder(&b).Encode(stats) // one document per line
 		case o.json:
 			err = ui.JSON(&b, stats)
 		default:
@@ -76,13 +79,13 @@ func runStats(ctx context.Context, o statsOptions, a *app) error {
 		before, seen = stats, now
 		select {
 		case <-ctx.Done():
-			return nil // it was asked to go on until then
+			return nil // Ctrl-C is the regular end
 		case <-time.After(watchEvery):
 		}
 	}
 }
 
-// collectStats asks for all VMs at the same time: a guest may take a while to answer.
+// collectStats asks for all VMs at the same time, because a guest may take a while to answer.
 func (a *app) collectStats(ctx context.Context, client *api.Client, names []string) ([]model.Stats, error) {
 	named := len(names) > 0
 	if !named {
@@ -115,12 +118,12 @@ func (a *app) collectStats(ctx context.Context, client *api.Client, names []stri
 			out = append(out, stats[i])
 		case named || fault.KindOf(err) == fault.Canceled:
 			return nil, a.explainVM(ctx, client, names[i], err)
-		} // else it stopped since the list was made
+		} // otherwise the VM has stopped since it was listed
 	}
 	return out, nil
 }
 
-// cpuShares is the CPU time since the last look as a share of one CPU, by VM.
+// cpuShares returns the CPU time since the last sample as a share of one CPU, by VM.
 func cpuShares(before, now []model.Stats, elapsed time.Duration) map[string]float64 {
 	shares := map[string]float64{}
 	for _, old := range before {
@@ -162,7 +165,7 @@ func statsTable(stats []model.Stats, shares map[string]float64) ui.Table {
 	return t
 }
 
-// redraw writes one text over the last one on a terminal, and one below the other elsewhere.
+// redraw overwrites the last text on a terminal. Elsewhere it writes one text below the other.
 type redraw struct {
 	w     io.Writer
 	live  bool

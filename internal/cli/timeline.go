@@ -11,7 +11,8 @@ import (
 	"banger/internal/step"
 )
 
-// runTimeline notes when what happened in a run, from this program's start to its end. The daemon's clock is ours: it is on this machine.
+// runTimeline records the times of a run, from this program's start to its end. The daemon runs on the
+// same host, so its times are comparable.
 type runTimeline struct {
 	began time.Time
 
@@ -20,18 +21,18 @@ type runTimeline struct {
 	asked time.Time // when the daemon was reached
 	ready time.Time // when the last step before the command ended
 	runs  bool      // the command was begun
-	ended time.Time // when it had ended, or why it was not begun was known
+	ended time.Time // when the command ended, or failed to begin
 	steps []ui.Bar
 }
 
-// ask notes that the daemon was asked.
+// ask records that the daemon was asked.
 func (t *runTimeline) ask() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.asked = time.Now()
 }
 
-// take notes what the daemon reports.
+// take records what the daemon reports.
 func (t *runTimeline) take(e step.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -48,7 +49,7 @@ func (t *runTimeline) take(e step.Event) {
 	}
 }
 
-// end notes that the command has ended.
+// end records that the command has ended.
 func (t *runTimeline) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -73,7 +74,7 @@ func (t *runTimeline) write(a *app) {
 	}
 	client := ui.Group{Name: "command line", Bars: []ui.Bar{t.bar("start", t.began, t.asked, false)}}
 	var guest ui.Group
-	if t.runs { // one whose end nobody waited for has ended by now
+	if t.runs { // the end of a command that was interrupted is now
 		end := t.ended
 		if end.IsZero() {
 			end = now
@@ -85,5 +86,6 @@ func (t *runTimeline) write(a *app) {
 	}
 	style := a.style(a.Err)
 	fmt.Fprintf(a.Err, "%s: %s in all\n\n", style.Bold(ui.Clean(cmp.Or(t.name, "run"))), ui.Duration(now.Sub(t.began)))
-	_ = ui.Timeline(a.Err, min(width(a.Err), 160), style, []ui.Group{client, {Name: "host", Bars: t.steps}, guest}) // nobody reads it, then
+	groups := []ui.Group{client, {Name: "host", Bars: t.steps}, guest}
+	_ = ui.Timeline(a.Err, min(width(a.Err), 160), style, groups) // an error means that nobody reads it
 }

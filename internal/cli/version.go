@@ -18,11 +18,12 @@ type versionOptions struct{ json bool }
 func newVersionCmd(a *app) *cobra.Command {
 	var o versionOptions
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Long:  "Prints the version of this program. `banger daemon status` tells the daemon's.",
-		Args:  wantArgs(),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runVersion(cmd.Context(), o, a) },
+		Use:     "version",
+		Short:   "Print the version of banger",
+		Long:    "The version of the running daemon may differ: see `banger daemon status`.",
+		Example: "banger version",
+		Args:    wantArgs(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runVersion(cmd.Context(), o, a) },
 	}
 	addJSON(cmd, &o.json)
 	return cmd
