@@ -18,7 +18,7 @@ type completer = func(cmd *cobra.Command, args []string, word string) ([]cobra.C
 // complete sets the function that completes a flag's value.
 func complete(cmd *cobra.Command, flag string, f completer) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
-		panic(err) // a mistake in this package, which every test would show: no such flag, or two completions
+		panic(err) // a mistake in this package, which every test would show
 	}
 }
 

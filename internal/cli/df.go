@@ -10,8 +10,8 @@ import (
 	"banger/internal/model"
 )
 
-// ShortFor is the annotation of a command that is short for another command. Its value is the path of
-// that command, without "banger".
+// ShortFor is the annotation of a command that is short for another command. Its value is the path
+// of that command, without "banger".
 const ShortFor = "short-for"
 
 type usageOptions struct {
@@ -26,8 +26,8 @@ func newDiskCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-// newUsageCmd returns the command under one of its names: "usage" among the disk commands, "df" at the
-// top.
+// newUsageCmd returns the command under one of its names: "usage" among the disk commands, "df" at
+// the top.
 func newUsageCmd(a *app, name string) *cobra.Command {
 	var o usageOptions
 	cmd := &cobra.Command{

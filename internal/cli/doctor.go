@@ -59,8 +59,8 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 	return err
 }
 
-// writeChecks writes a line for each check, with the details and the solution below those that did not
-// pass.
+// writeChecks writes a line for each check, with the details and the solution below those that did
+// not pass.
 func writeChecks(a *app, checks []doctor.Check) error {
 	style, columns := a.style(a.Out), min(width(a.Out), maxHelp)
 	if columns == 0 {

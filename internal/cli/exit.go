@@ -17,8 +17,8 @@ import (
 	"banger/internal/fault"
 )
 
-// exitBanger is the exit status of commands that run a program in a guest if banger itself fails, as with
-// docker and podman.
+// exitBanger is the exit status of commands that run a program in a guest if banger itself fails,
+// as with docker and podman.
 const exitBanger = 125
 
 // status is an error that has been reported already. Only the exit status is left.
@@ -29,8 +29,8 @@ func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 // runsGuest is the annotation of a command that exits with a guest command's status.
 const runsGuest = "runs-guest"
 
-// several holds the errors of one command on several items. Each is printed with its hint. The first one
-// decides the exit status.
+// several holds the errors of one command on several items. Each is printed with its hint. The
+// first one decides the exit status.
 type several []error
 
 func (s several) Error() string   { return errors.Join(s...).Error() }
@@ -66,8 +66,8 @@ func (a *app) exit(cmd *cobra.Command, args []string, err error) int {
 	return kind.ExitCode()
 }
 
-// wantsJSON reports whether --json is set. It reads the arguments, because an error may come before they
-// are parsed.
+// wantsJSON reports whether --json is set. It reads the arguments, because an error may come before
+// they are parsed.
 func wantsJSON(args []string) bool {
 	if i := slices.Index(args, "--"); i >= 0 {
 		args = args[:i]
@@ -75,8 +75,8 @@ func wantsJSON(args []string) bool {
 	return slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
 }
 
-// printError writes an error for a person. It cleans and indents the lines, because parts of them may come
-// from a guest or a registry.
+// printError writes an error for a person. It cleans and indents the lines, because parts of them
+// may come from a guest or a registry.
 func (a *app) printError(err error) {
 	style := a.style(a.Err)
 	message := err.Error()
@@ -175,7 +175,8 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 	return fault.New(fault.Invalid, format, args...).WithHint("Usage: %s", cmd.UseLine())
 }
 
-// wantArgs returns a check for one argument per name. If the last name ends in "...", more may follow.
+// wantArgs returns a check for one argument per name. If the last name ends in "...", more may
+// follow.
 func wantArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < len(names) {

@@ -14,7 +14,8 @@ import (
 	"banger/internal/step"
 )
 
-// halt changes a VM's state, if it is in one of those given, and reports that there was nothing to do when it is there already.
+// halt changes a VM's state if it is in one of the states from. If the VM is in that state already,
+// halt reports a skipped step.
 func (m fakeManager) halt(ref string, to model.State, report step.Reporter, from ...model.State) (model.VM, error) {
 	return m.update(ref, func(v *model.VM) error {
 		switch {
@@ -40,7 +41,7 @@ func (m fakeManager) Resume(_ context.Context, ref string, report step.Reporter)
 	return m.halt(ref, model.Running, report, model.Paused, model.Suspended)
 }
 
-// Fork makes children as records. Those whose name is taken fail.
+// Fork makes children as records. A child whose name is taken fails.
 func (m fakeManager) Fork(_ context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error) {
 	parent, err := m.Get(ref)
 	if err != nil {
@@ -142,7 +143,8 @@ func (m fakeManager) PruneTemplates(_ context.Context, stale bool) (model.Pruned
 	return model.Pruned{Removed: []string{all[0].Key, all[1].Key}, Freed: all[0].Size + all[1].Size}, nil
 }
 
-// fakeSnapshots are one that is damaged, one of a VM that is there, and one of disks only, of a VM that is gone.
+// fakeSnapshots returns a damaged snapshot, one of an existing VM, and one with disks only of a
+// deleted VM.
 func fakeSnapshots() []model.Snapshot {
 	s := model.Snapshot{Image: "docker.io/library/nginx:1.27", Kernel: "debian", VCPUs: 2, Memory: model.GiB, Created: time.Now().Add(-26 * time.Hour)}
 	full, disk := s, s
@@ -202,10 +204,10 @@ func (m fakeManager) RestoreSnapshot(ctx context.Context, ref string, req model.
 	return m.children(like, req.Fork, model.Origin{Kind: model.FromSnapshot, Of: s.ID, Name: s.Name}, parent, report), nil
 }
 
-// exportMark is what a fake export begins with.
+// exportMark is the start of a fake export.
 const exportMark = "EXPORTED "
 
-// ExportSnapshot writes a large one of night, and breaks off that of clean.
+// ExportSnapshot writes a large export of night, and fails in the middle of that of clean.
 func (m fakeManager) ExportSnapshot(ctx context.Context, ref string, w io.Writer, _ step.Reporter) error {
 	s, err := m.Snapshot(ctx, ref)
 	if err != nil {

@@ -25,7 +25,8 @@ import (
 	"banger/internal/vm"
 )
 
-// fakeDaemon is the real API server on a real socket, over VMs that are records only and a guest that is this machine.
+// fakeDaemon is the real API server on a real socket. Its VMs are records only, and its guest is
+// this host.
 type fakeDaemon struct {
 	layout paths.Layout
 	server *server.Server
@@ -38,7 +39,7 @@ type fakeDaemon struct {
 // startFake serves a fake daemon for a new BANGER_HOME until the test ends.
 func startFake(t testing.TB) (home string, d *fakeDaemon) {
 	t.Helper()
-	home, err := os.MkdirTemp("", "b") // the test's own folder may have too long a name for a socket
+	home, err := os.MkdirTemp("", "b") // the path of t.TempDir may be too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,8 @@ func (d *fakeDaemon) gone() []string {
 	return slices.Clone(d.deleted)
 }
 
-// fakeVMs are one that runs, one at rest, and one that failed and whose image would like to paint the terminal.
+// fakeVMs returns a running VM, a stopped one, and one that failed and whose image's name holds
+// control characters.
 func fakeVMs(now time.Time) []model.VM {
 	ago := func(d time.Duration) *time.Time { t := now.Add(-d); return &t }
 	ms := time.Millisecond
@@ -152,7 +154,7 @@ func (m fakeManager) Create(ctx context.Context, req model.Create, report step.R
 	if req.Image == "missing" {
 		return model.VM{}, fault.New(fault.NotFound, "pulling missing: no such image").WithHint("Check its name.")
 	}
-	if req.Image == "slow" { // for the tests that change their mind: nothing else ends it
+	if req.Image == "slow" { // for tests that interrupt a start: nothing else ends it
 		report.Report(step.Event{Step: "image", Phase: step.Started, Detail: "slow"})
 		<-ctx.Done()
 		return model.VM{}, context.Cause(ctx)
@@ -163,7 +165,7 @@ func (m fakeManager) Create(ctx context.Context, req model.Create, report step.R
 	v := model.VM{ID: model.NewID(), State: model.Stopped, Created: time.Now(), Spec: model.Spec{
 		Name: req.Name, Image: req.Image, VCPUs: cmp.Or(*req.VCPUs, 2), Memory: req.Memory, Remove: req.Remove, Env: req.Env, Workdir: req.Workdir,
 		IdleSuspend: req.IdleSuspend}}
-	if req.Image == "ill" { // for what does not start
+	if req.Image == "ill" { // for tests of a failed start
 		v.State = model.Failed
 	}
 	m.d.mu.Lock()

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// followEvery is how often a followed file is read. inotify would need a file descriptor of its own and
-// would not follow a replaced file any better.
+// followEvery is how often a followed file is read. inotify would need a file descriptor of its own
+// and would not follow a replaced file any better.
 const followEvery = 250 * time.Millisecond
 
-// follower reads a file as it grows. If the file is replaced or truncated, as logs are, it reads from the
-// start again.
+// follower reads a file as it grows. If the file is replaced or truncated, as logs are, it reads
+// from the start again.
 type follower struct {
 	ctx  context.Context
 	path string
@@ -38,8 +38,8 @@ func (r *follower) Read(p []byte) (int, error) {
 	}
 }
 
-// renew opens the file again if another file has its name now. It goes to the start of a file that has
-// become shorter.
+// renew opens the file again if another file has its name now. It goes to the start of a file that
+// has become shorter.
 func (r *follower) renew() error {
 	have, err := r.f.Stat()
 	if err != nil {

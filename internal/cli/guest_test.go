@@ -23,7 +23,7 @@ import (
 	"banger/internal/model"
 )
 
-// fakeAgent is a guest that is this machine: commands and files are real ones of the host's.
+// fakeAgent is a guest that is this host: commands and files are real.
 type fakeAgent struct{ spec model.Spec }
 
 func (fakeAgent) Hello(context.Context) (proto.Hello, error) { return proto.Hello{}, nil }

@@ -17,8 +17,8 @@ const (
 	nameColumn = 11 // as long as the longest command's name
 )
 
-// printHelp writes a command's help. It uses no template of cobra's, because text/template keeps the
-// linker from removing unused code.
+// printHelp writes a command's help. It uses no template of cobra's, because text/template keeps
+// the linker from removing unused code.
 func printHelp(a *app, cmd *cobra.Command, top []Group) {
 	if cmd.IsAdditionalHelpTopicCommand() {
 		fmt.Fprintln(a.Out, cmd.Long)
@@ -65,8 +65,8 @@ func commandList(commands []*cobra.Command) string {
 	return b.String()
 }
 
-// ExitStatus returns the section on exit status in a command's help. It is empty for a command that uses
-// the common statuses.
+// ExitStatus returns the section on exit status in a command's help. It is empty for a command that
+// uses the common statuses.
 func ExitStatus(cmd *cobra.Command) string {
 	switch {
 	case !cmd.HasParent():

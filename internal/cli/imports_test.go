@@ -9,7 +9,7 @@ import (
 	"banger/internal/testkit"
 )
 
-// TestImports keeps the program small and quick to start: what is the daemon's stays there.
+// TestImports keeps the program small and quick to start: it must not import the daemon's packages.
 func TestImports(t *testing.T) {
 	testkit.RequireTool(t, "go")
 	out, err := exec.Command("go", "list", "-deps", "banger/cmd/banger").Output()

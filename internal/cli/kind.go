@@ -34,14 +34,18 @@ type kind[T any] struct {
 	about func(T) string   // the explanation beside a name in completion
 	size  func(T) model.Bytes
 
-	keep    func() (func(T) bool, error) // reads the filter flags of list; nil: all items are listed
-	table   func(items []T, now time.Time) ui.Table
-	print   func(ctx context.Context, a *app, client *api.Client, item T) error
-	explain func(ctx context.Context, client *api.Client, ref string, err error) error // nil: nearestName
+	keep  func() (func(T) bool, error) // reads the filter flags of list; nil: list all
+	table func(items []T, now time.Time) ui.Table
+	print printer[T]
+	// explain adds a hint to an error about ref; nil: nearestName.
+	explain func(ctx context.Context, client *api.Client, ref string, err error) error
 }
 
-// printPairs makes a kind's print function from a function that lists an item's properties.
-func printPairs[T any](pairs func(item T, style ui.Style, now time.Time) [][2]string) func(context.Context, *app, *api.Client, T) error {
+// printer prints the details of an item for a person.
+type printer[T any] func(ctx context.Context, a *app, client *api.Client, item T) error
+
+// printPairs returns a printer, made from a function that lists an item's properties.
+func printPairs[T any](pairs func(item T, style ui.Style, now time.Time) [][2]string) printer[T] {
 	return func(_ context.Context, a *app, _ *api.Client, item T) error {
 		style := a.style(a.Out)
 		return ui.Pairs(a.Out, style, pairs(item, style, time.Now()))

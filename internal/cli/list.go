@@ -71,8 +71,8 @@ func dash(s string) string {
 	return s
 }
 
-// parseFilters returns a function that reports whether a VM passes all filters. Filters with the same
-// key are alternatives.
+// parseFilters returns a function that reports whether a VM passes all filters. Filters with the
+// same key are alternatives.
 func parseFilters(filters []string) (func(model.VM) bool, error) {
 	wanted := map[string][]string{}
 	for _, f := range filters {
@@ -123,7 +123,7 @@ func filterValues(vm model.VM, key string) []string {
 
 func matchesAny(values, patterns []string) bool {
 	for _, pattern := range patterns {
-		glob := strings.ReplaceAll(pattern, "/", "\x00") // so that * matches the slashes of a reference
+		glob := strings.ReplaceAll(pattern, "/", "\x00") // * then matches slashes
 		for _, value := range values {
 			if ok, _ := path.Match(glob, strings.ReplaceAll(value, "/", "\x00")); ok {
 				return true

@@ -1,14 +1,14 @@
-// Package cli is the banger program. It holds no logic: a command parses its flags, calls the daemon's
-// API, and prints the answer.
+// Package cli is the banger program. It holds no logic: a command parses its flags, calls the
+// daemon's API, and prints the answer.
 //
 // A command is a constructor (newXCmd), an options struct that its flags fill, and a function
-// runX(ctx, options, app) error. The commands that most kinds of items have (list, show, delete) and the
-// completion of names are made in kind.go, from a description of the kind. Commands that do the same with
-// each VM named are made in vms.go.
+// runX(ctx, options, app) error. The commands that most kinds of items have (list, show, delete)
+// and the completion of names are made in kind.go, from a description of the kind. Commands that do
+// the same with each VM named are made in vms.go.
 //
-// No command exits the process or prints an error. Main does both in one place, exit.go, which maps errors
-// to exit statuses and prints hints. Standard output carries only the result. Progress, notes and errors go
-// to standard error.
+// No command exits the process or prints an error. Main does both in one place, exit.go, which maps
+// errors to exit statuses and prints hints. Standard output carries only the result. Progress,
+// notes and errors go to standard error.
 package cli
 
 import (
@@ -44,8 +44,8 @@ type app struct {
 	began time.Time // when the program began
 }
 
-// Main runs banger with the arguments after the program's name and returns its exit status. env has the
-// form of os.Environ.
+// Main runs banger with the arguments after the program's name and returns its exit status. env has
+// the form of os.Environ.
 func Main(args []string, stdio Stdio, env []string) int {
 	a := &app{Stdio: stdio, env: env, began: time.Now()}
 	root := newRootCmd(a)
@@ -111,8 +111,8 @@ func (a *app) style(stream any) ui.Style {
 	return ui.Style{On: terminal(stream) != nil && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"}
 }
 
-// progress returns a view of a long operation on standard error. The caller closes it before it prints
-// anything else.
+// progress returns a view of a long operation on standard error. The caller closes it before it
+// prints anything else.
 func (a *app) progress(title string) *ui.Progress {
 	cols := func() int { return width(a.Err) }
 	if a.getenv("TERM") == "dumb" {
@@ -128,8 +128,9 @@ func (a *app) withProgress(title string, run func(step.Reporter) error) error {
 	return run(p.Report)
 }
 
-// interruptible turns run into a command's RunE. The first Ctrl-C, or a similar signal, cancels run's
-// context. The second one ends the process. Commands with a session handle signals themselves.
+// interruptible turns run into a command's RunE. The first Ctrl-C, or a similar signal, cancels
+// run's context. The second one ends the process. Commands with a session handle signals
+// themselves.
 func interruptible(run func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -139,8 +140,8 @@ func interruptible(run func(ctx context.Context, args []string) error) func(*cob
 	}
 }
 
-// withSignals runs a session with the process's signals. It ignores SIGTTIN: a background job, which may
-// not read from the terminal, then has an empty standard input instead of being stopped.
+// withSignals runs a session with the process's signals. It ignores SIGTTIN: a background job,
+// which may not read from the terminal, then has an empty standard input instead of being stopped.
 func withSignals(run func(<-chan os.Signal) (int, error)) (int, error) {
 	signal.Ignore(syscall.SIGTTIN)
 	signals := make(chan os.Signal, 8)

@@ -12,7 +12,8 @@ import (
 // relatives holds the items that a VM may be related to.
 type relatives struct{ snapshots []model.Snapshot }
 
-// relativesOf asks for the items that name a VM's origin. If there is no answer, ids are shown instead.
+// relativesOf asks for the items that name a VM's origin. If there is no answer, ids are shown
+// instead.
 func relativesOf(ctx context.Context, client *api.Client) relatives {
 	snaps, err := client.Snapshots(ctx)
 	if err != nil {

@@ -43,7 +43,7 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
-// TestForkTold is a fork by a person, who is told how long the VM stood still, and of several failures each.
+// TestForkTold checks that a fork on a terminal reports the length of the pause.
 func TestForkTold(t *testing.T) {
 	p, _ := sitDown(t, "fork", "--name", "trial", "web")
 	p.expect("trial\r\n")
@@ -55,7 +55,7 @@ func TestForkTold(t *testing.T) {
 	p.leaves(0)
 }
 
-// TestNoBytesOnTerminal is about exports, which nobody wants to look at.
+// TestNoBytesOnTerminal checks that exports are not written to or read from a terminal.
 func TestNoBytesOnTerminal(t *testing.T) {
 	p, _ := sitDown(t, "snapshot", "export", "night")
 	p.expect("refusing to write a snapshot to a terminal")
@@ -66,7 +66,7 @@ func TestNoBytesOnTerminal(t *testing.T) {
 	p.leaves(64)
 }
 
-// TestWriteWhole replaces a file at once, through a link to it, and leaves it to its owner alone.
+// TestWriteWhole replaces a file through a symbolic link. Only the owner may read the new file.
 func TestWriteWhole(t *testing.T) {
 	dir := t.TempDir()
 	path, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
@@ -85,6 +85,6 @@ func TestWriteWhole(t *testing.T) {
 		t.Errorf("%q, %v, %v, %v", data, info.Mode(), err, statErr)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
-		t.Errorf("the folder has %v, %v", entries, err)
+		t.Errorf("leftovers beside the file: %v, %v", entries, err)
 	}
 }

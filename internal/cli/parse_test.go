@@ -164,7 +164,7 @@ func TestQuotes(t *testing.T) {
 	}
 }
 
-// TestDefaultsInHelp is about flags whose default is the daemon's: "(default )" tells nobody anything.
+// TestDefaultsInHelp checks that no flag's help ends in an empty "(default )".
 func TestDefaultsInHelp(t *testing.T) {
 	var check func(cmd *cobra.Command)
 	check = func(cmd *cobra.Command) {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// person is somebody at a terminal on which banger runs.
+// person is a user at a terminal on which banger runs.
 type person struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -28,13 +28,13 @@ type person struct {
 	more chan struct{} // something new was seen
 }
 
-// sitDown runs banger on a terminal of 24 rows and 80 columns, in front of a daemon of its own.
+// sitDown runs banger on a terminal of 24 rows and 80 columns, with a fake daemon of its own.
 func sitDown(t *testing.T, args ...string) (*person, *fakeDaemon) {
 	t.Helper()
 	return sitDownAt(t, append([]string{"banger"}, args...)...)
 }
 
-// sitDownAt is sitDown with another program in front.
+// sitDownAt is sitDown with another program on the terminal.
 func sitDownAt(t *testing.T, argv ...string) (*person, *fakeDaemon) {
 	t.Helper()
 	home, daemon := startFake(t)
@@ -125,7 +125,7 @@ func (p *person) settings() unix.Termios {
 	return *termios
 }
 
-// leaves waits for banger's end with the given status, and sees that the terminal is as it was.
+// leaves waits until banger ends, and checks its exit status and that the terminal is restored.
 func (p *person) leaves(want int) {
 	p.t.Helper()
 	done := make(chan error, 1)
@@ -147,7 +147,7 @@ func (p *person) leaves(want int) {
 		p.t.Errorf("exit status %d, want %d; the terminal shows\n%s", got, want, p.screen())
 	}
 	if now := p.settings(); now != p.was {
-		p.t.Errorf("the terminal is not as it was: %+v, was %+v", now, p.was)
+		p.t.Errorf("the terminal is not restored: %+v, was %+v", now, p.was)
 	}
 }
 
@@ -183,7 +183,7 @@ func TestShellThatStays(t *testing.T) {
 	p.leaves(0)
 }
 
-func TestTheWayOut(t *testing.T) {
+func TestEscapeSequence(t *testing.T) {
 	p, _ := sitDown(t, "exec", "-t", "web", "--", "sh", "-c", "stty raw -echo; echo deaf; exec sleep 100")
 	p.expect("deaf")
 	p.types("\x1d\x1d\x1d")
@@ -214,7 +214,7 @@ func TestCtrlCDuringTheBoot(t *testing.T) {
 	p, _ := sitDown(t, "run", "--rm", "--image", "slow", "--", "true")
 	p.expect("image: slow") // the live view
 	p.types("\x03")
-	p.expect("\x1b[J") // the view is taken away
+	p.expect("\x1b[J") // the view is erased
 	p.leaves(130)
 }
 

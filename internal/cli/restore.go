@@ -94,7 +94,7 @@ The snapshot may be of another VM. To make new VMs from a snapshot, use ` + "`ba
 		case 0:
 			return a.completeVMs(nil)(cmd, args, word)
 		case 1:
-			return snapshotKind().complete(a, nil)(cmd, nil, word) // a snapshot may have the name of the VM
+			return snapshotKind().complete(a, nil)(cmd, nil, word) // it may have the VM's name
 		}
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -19,8 +19,8 @@ type Group struct {
 	Commands []*cobra.Command
 }
 
-// NewCommands returns the tree of all commands, from which the reference is made. The commands cannot
-// be run.
+// NewCommands returns the tree of all commands, from which the reference is made. The commands
+// cannot be run.
 func NewCommands() *cobra.Command { return newRootCmd(&app{}) }
 
 // Groups returns the groups of a tree that NewCommands returned.
@@ -28,7 +28,7 @@ func Groups(root *cobra.Command) []Group {
 	groups := topCommands(&app{})
 	for _, g := range groups {
 		for i, c := range g.Commands {
-			g.Commands[i], _, _ = root.Find([]string{c.Name()}) // found: newRootCmd adds all of topCommands
+			g.Commands[i], _, _ = root.Find([]string{c.Name()}) // newRootCmd adds them all
 		}
 	}
 	return groups
@@ -81,8 +81,8 @@ banger rm -f web`
 	return root
 }
 
-// placeFlags puts [flags] before the arguments in the usage line of each command that has flags. cobra
-// would put it after them.
+// placeFlags puts [flags] before the arguments in the usage line of each command that has flags.
+// cobra would put it after them.
 func placeFlags(cmd *cobra.Command) {
 	cmd.DisableFlagsInUseLine = true
 	if !cmd.HasSubCommands() && cmd.HasAvailableFlags() {
@@ -126,8 +126,8 @@ func newHelpCmd(root *cobra.Command) *cobra.Command {
 	}
 }
 
-// newGroupCmd returns a command that only holds others. Without arguments it prints its help. A word
-// that is no command is an error, with the nearest command as a hint.
+// newGroupCmd returns a command that only holds others. Without arguments it prints its help. A
+// word that is no command is an error, with the nearest command as a hint.
 func newGroupCmd(use, short, long string) *cobra.Command {
 	return &cobra.Command{
 		Use:   use,
@@ -151,8 +151,8 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return err.WithHint("See `%s --help`.", cmd.CommandPath())
 }
 
-// nearestCommand returns the path of the command below cmd that word most likely means, or "". At the
-// top, that may be a command on VMs.
+// nearestCommand returns the path of the command below cmd that word most likely means, or "". At
+// the top, that may be a command on VMs.
 func nearestCommand(cmd *cobra.Command, word string) string {
 	var names []string
 	for _, c := range cmd.Commands() {

@@ -231,7 +231,8 @@ func (a *app) noteKept(client *api.Client, name string) {
 	if name == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), explainTimeout) // the command's context may be cancelled
+	// The command's own context may be cancelled.
+	ctx, cancel := context.WithTimeout(context.Background(), explainTimeout)
 	defer cancel()
 	vm, err := client.VM(ctx, name)
 	switch {

@@ -11,19 +11,19 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain makes the test binary banger itself when a script calls it so.
+// TestMain makes the test binary act as banger if a script calls it by that name.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"banger": func() { os.Exit(Main(os.Args[1:], Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, os.Environ())) },
 	})
 }
 
-// noRaceSleep keeps programs with the race detector from sleeping for a second at their end, as they do to let goroutines
-// race in a crash.
+// noRaceSleep keeps programs with the race detector from sleeping for a second before they exit.
 const noRaceSleep = "GORACE=atexit_sleep_ms=0"
 
-// TestScripts runs testdata/script/*.txtar, each with a daemon of its own. Besides testscript's commands there is "status N CMD...", which runs a
-// command and checks its exit status, and "ages FILE", which makes times in a golden output comparable.
+// TestScripts runs testdata/script/*.txtar, each with a fake daemon of its own. It adds two
+// commands to testscript's: "status N CMD..." runs a command and checks its exit status, and "ages
+// FILE" replaces times in an output, so that it can be compared.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                filepath.Join("testdata", "script"),

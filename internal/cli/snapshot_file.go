@@ -77,8 +77,8 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 	return nil
 }
 
-// exported is the stream of an export. If the export fails, the daemon ends the stream with the reason.
-// If the daemon goes away, the stream ends without one.
+// exported is the stream of an export. If the export fails, the daemon ends the stream with the
+// reason. If the daemon goes away, the stream ends without one.
 type exported struct {
 	ctx context.Context
 	r   io.Reader
@@ -99,8 +99,8 @@ func (e exported) Read(p []byte) (int, error) {
 	return n, fault.New(fault.Unavailable, "bangerd ended the export early: %w", err).WithHint("See `banger daemon logs`.")
 }
 
-// writeWhole writes a stream to a file, which gets its name when it is complete. Devices and pipes are
-// written to directly.
+// writeWhole writes a stream to a file, which gets its name when it is complete. Devices and pipes
+// are written to directly.
 func writeWhole(path string, stream io.Reader) (size int64, err error) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -116,7 +116,7 @@ func writeWhole(path string, stream io.Reader) (size int64, err error) {
 		size, err = io.Copy(f, stream)
 		return size, errors.Join(err, f.Close())
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // readable by its owner only
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // for its owner only
 	if err != nil {
 		return 0, fileFault(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"banger/internal/fault"
 )
 
-// TestExportCutOff is an export whose daemon is gone before it could say why: nothing is left of it.
+// TestExportCutOff ends an export without a reason, as when the daemon dies. No file may be left.
 func TestExportCutOff(t *testing.T) {
 	dir := t.TempDir()
 	stream := exported{t.Context(), io.MultiReader(strings.NewReader("half"), iotest.ErrReader(io.ErrUnexpectedEOF))}
@@ -21,6 +21,6 @@ func TestExportCutOff(t *testing.T) {
 		t.Errorf("%v, hint %q", err, fault.HintOf(err))
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
-		t.Errorf("the folder has %v, %v", entries, err)
+		t.Errorf("leftovers: %v, %v", entries, err)
 	}
 }

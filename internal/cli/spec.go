@@ -121,8 +121,8 @@ func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
 	return nil
 }
 
-// configure sets the properties whose flags are unset, from the configuration file and this command's
-// environment. The daemon knows only the values of its own start.
+// configure sets the properties whose flags are unset, from the configuration file and this
+// command's environment. The daemon knows only the values of its own start.
 func (a *app) configure(c *model.Create) error {
 	layout, err := a.layout()
 	if err != nil {
@@ -175,8 +175,8 @@ func parseNet(s string) (model.NetMode, error) {
 	return "", fault.New(fault.Invalid, "--net: %q is not a network mode", s).WithHint("Use --net user or --net none.")
 }
 
-// parseEnv reads NAME=VALUE. NAME alone copies the variable from here; if it is unset here, it is left
-// out, as docker and podman do.
+// parseEnv reads NAME=VALUE. NAME alone copies the variable from here; if it is unset here, it is
+// left out, as docker and podman do.
 func (a *app) parseEnv(list []string) (map[string]string, error) {
 	env := make(map[string]string, len(list))
 	for _, kv := range list {

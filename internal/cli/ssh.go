@@ -22,8 +22,8 @@ import (
 // domain is what VM names are below in host names: NAME.vm.
 const domain = ".vm"
 
-// sshValueOptions are the options of ssh(1) that take a value (OpenSSH 9.9, ssh.c, getopt). They are
-// needed to find the VM's name among the arguments.
+// sshValueOptions are the options of ssh(1) that take a value (OpenSSH 9.9, ssh.c, getopt). They
+// are needed to find the VM's name among the arguments.
 const sshValueOptions = "BbcDEeFIiJLlmOoPpQRSWw"
 
 func newSSHCmd(a *app) *cobra.Command {
@@ -148,8 +148,8 @@ func wake(ctx context.Context, client *api.Client, name string) error {
 	return conn.Close()
 }
 
-// namesUser reports whether the arguments choose a login name. With OpenSSH the first choice wins, so
-// ours must not come before the user's.
+// namesUser reports whether the arguments choose a login name. With OpenSSH the first choice wins,
+// so ours must not come before the user's.
 func (c sshCall) namesUser() bool {
 	after, _ := parseSSH(c.after)
 	return c.user != "" || slices.ContainsFunc(slices.Concat(c.before, after.before), func(arg string) bool {
@@ -199,8 +199,8 @@ func (a *app) lookPath(name string) (string, error) {
 	return "", exec.ErrNotFound
 }
 
-// newProxyCmd returns the command that OpenSSH runs as its ProxyCommand. It joins standard input and
-// output to the SSH server in the guest.
+// newProxyCmd returns the command that OpenSSH runs as its ProxyCommand. It joins standard input
+// and output to the SSH server in the guest.
 func newProxyCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:    "proxy NAME",
@@ -233,7 +233,7 @@ func runProxy(ctx context.Context, name string, a *app) error {
 	}()
 	_, err = io.Copy(a.Out, conn)
 	if ctx.Err() != nil {
-		return status(session.ExitInterrupted) // OpenSSH ends its ProxyCommand with a signal: no error
+		return status(session.ExitInterrupted) // OpenSSH ends its ProxyCommand so
 	}
 	return err
 }

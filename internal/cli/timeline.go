@@ -11,8 +11,8 @@ import (
 	"banger/internal/step"
 )
 
-// runTimeline records the times of a run, from this program's start to its end. The daemon runs on the
-// same host, so its times are comparable.
+// runTimeline records the times of a run, from this program's start to its end. The daemon runs on
+// the same host, so its times are comparable.
 type runTimeline struct {
 	began time.Time
 
@@ -87,5 +87,5 @@ func (t *runTimeline) write(a *app) {
 	style := a.style(a.Err)
 	fmt.Fprintf(a.Err, "%s: %s in all\n\n", style.Bold(ui.Clean(cmp.Or(t.name, "run"))), ui.Duration(now.Sub(t.began)))
 	groups := []ui.Group{client, {Name: "host", Bars: t.steps}, guest}
-	_ = ui.Timeline(a.Err, min(width(a.Err), 160), style, groups) // an error means that nobody reads it
+	_ = ui.Timeline(a.Err, min(width(a.Err), 160), style, groups) // nobody may read it
 }

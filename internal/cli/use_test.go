@@ -7,7 +7,7 @@ import (
 	"banger/internal/vm"
 )
 
-// Use is Agent, and wakes who is to be suspended when idle: nobody counts here.
+// Use is Agent, but resumes a VM that was suspended because it was idle.
 func (m fakeManager) Use(_ context.Context, ref string) (model.VM, vm.Agent, func(), error) {
 	v, err := m.update(ref, func(v *model.VM) error {
 		if v.State == model.Suspended && v.Spec.IdleSuspend > 0 {

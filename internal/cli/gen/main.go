@@ -1,7 +1,8 @@
-// Command gen writes the reference of banger's commands, docs/cli in Markdown and docs/man as man pages, from the commands themselves. It is
-// run by go generate, in the folder of package cli.
+// Command gen writes the reference of banger's commands from the commands themselves: Markdown to
+// docs/cli and manual pages to docs/man. go generate runs it in the directory of package cli.
 //
-// cobra's own generators are not used: they make a page of what the tree looks like, with three more modules; these make pages to read.
+// It does not use cobra's generators, because they need three more modules and make pages that are
+// harder to read.
 package main
 
 import (
@@ -19,7 +20,7 @@ func main() {
 	}
 }
 
-// run brings the files below docs up to date. Pages of commands that are no more are removed.
+// run writes the files below docs and removes the pages of commands that no longer exist.
 func run(docs string) error {
 	for dir, pages := range pages() {
 		dir = filepath.Join(docs, dir)
@@ -46,7 +47,7 @@ func run(docs string) error {
 	return nil
 }
 
-// pages is all the reference: folder, file name, content.
+// pages returns the whole reference: directory, file name, content.
 func pages() map[string]map[string]string {
 	return map[string]map[string]string{
 		"cli": markdown(cli.NewCommands()),

@@ -73,7 +73,7 @@ func TestEveryCommandHasItsPage(t *testing.T) {
 	}
 }
 
-// hasHeading tells whether a page has a heading that Markdown gives this anchor.
+// hasHeading reports whether a page has a heading that Markdown gives this anchor.
 func hasHeading(page, anchor string) bool {
 	for line := range strings.Lines(page) {
 		if title, ok := strings.CutPrefix(line, "## "); ok && strings.ReplaceAll(strings.TrimSpace(title), " ", "-") == anchor {

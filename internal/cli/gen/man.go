@@ -10,8 +10,8 @@ import (
 	"banger/internal/cli"
 )
 
-// manPages is a page in section 1 for each command, in the man macros of roff (man(7)). A short form of a vm command leads to that
-// one's page.
+// manPages returns a page in section 1 for each command, in the macros of man(7). The page of a
+// short form only refers to that of the vm command.
 func manPages(root *cobra.Command) map[string]string {
 	pages := map[string]string{}
 	var walk func(*cobra.Command)
@@ -104,7 +104,8 @@ func seeAlso(root, c *cobra.Command) string {
 	return ".SH SEE ALSO\n" + also + "\n"
 }
 
-// paragraphs writes text in which empty lines part paragraphs, and lines that begin with a space are laid out already.
+// paragraphs writes text in which empty lines separate paragraphs. Paragraphs that begin with a
+// space keep their lines.
 func paragraphs(text string) string {
 	var b strings.Builder
 	for i, p := range strings.Split(text, "\n\n") {
@@ -121,7 +122,8 @@ func paragraphs(text string) string {
 	return b.String()
 }
 
-// roff protects what roff would take for its own: backslashes, hyphens that people copy, and dots and quotes at the start of a line.
+// roff escapes the characters that roff would interpret: backslashes, hyphens, and dots and quotes
+// at the start of a line.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(text)
 	lines := strings.Split(text, "\n")

@@ -1,7 +1,10 @@
-// Package session joins this process's standard streams, terminal and signals to a command in a guest.
+// Package session joins this process's standard streams, terminal and signals to a command in a
+// guest.
 //
-// One goroutine writes what the guest says to standard output and error; one reads standard input; Run itself waits for the end, for signals and for
-// the clock. A read from standard input cannot be interrupted, so that goroutine may outlive Run: the process is expected to end soon.
+// One goroutine writes the guest's output to standard output and error. Another reads standard
+// input. Run itself waits for the end of the command, for signals and for timers. A read from
+// standard input cannot be interrupted, so its goroutine may outlive Run: the process is expected
+// to end soon.
 package session
 
 import (
@@ -22,7 +25,7 @@ import (
 	"banger/internal/step"
 )
 
-// Stream is frames to and from a command: an *api.Stream.
+// Stream carries frames to and from a command. *api.Stream implements it.
 type Stream interface {
 	ReadFrame() (proto.FrameType, []byte, error)
 	WriteFrame(proto.FrameType, []byte) error
@@ -31,29 +34,31 @@ type Stream interface {
 	Close() error
 }
 
-// Session is one command. Its fields are set before Run and not touched after.
+// Session is one command. Its exported fields are set before Run and do not change afterwards.
 type Session struct {
 	Stream   Stream
 	In       io.Reader
 	Out, Err io.Writer
-	Terminal *Terminal // for a command with a pty whose input is a terminal; else nil
+	Terminal *Terminal // for a command with a pty if our input is a terminal; otherwise nil
 
-	// Boot is set for a stream that makes its VM first: until api.EventExec comes, input waits, and a signal means "never mind".
+	// Boot is set for a stream that makes its VM first. Until api.EventExec comes, input waits, and
+	// a signal calls the start off.
 	Boot bool
-	// Timeout ends the command, and Run then returns ExitTimeout; 0 for none. A run's own timeout is the daemon's affair.
+	// Timeout ends the command; Run then returns ExitTimeout. 0 means no timeout. The timeout of
+	// `banger run` is not set here: the daemon enforces it.
 	Timeout time.Duration
-	// Grace is how long the other side has to clean up after a hangup; 0 means defaultGrace.
+	// Grace is the time that the other side has to clean up after a hangup; 0 means defaultGrace.
 	Grace time.Duration
 
-	Event   func(step.Event) // takes FrameEvents; may be nil
+	Event   func(step.Event) // called for each FrameEvent; may be nil
 	Started func()           // called once before the command's streams are joined; may be nil
-	Ended   func()           // called once when the command's end is known, before the stream's; may be nil
-	Nudge   func()           // called when a forwarded signal has not ended the command soon; may be nil
+	Ended   func()           // called once when the command has ended; may be nil
+	Nudge   func()           // called if a signal does not end the command soon; may be nil
 
 	started  sync.Once
 	live     atomic.Bool // the command's streams are joined
 	hangup   sync.Once
-	escaped  chan struct{} // closed when the user typed the way out
+	escaped  chan struct{} // closed when the user typed the escape sequence
 	finished chan outcome
 	stdin    *proto.Stdin
 }
@@ -75,11 +80,12 @@ type outcome struct {
 	err  error
 }
 
-// errOutput marks that nobody takes the command's output any more.
+// errOutput marks an error of writing the command's output.
 var errOutput = errors.New("writing the command's output")
 
-// Run carries the session to its end and returns the exit status: the command's, or one of the codes above. An error means that the command was not
-// run, or that its end is not known. Signals come from the channel, which the caller has registered for.
+// Run runs the session to its end and returns the exit status: the command's, or one of the codes
+// above. An error means that the command did not run, or that its end is not known. The caller has
+// registered the channel signals for Signals.
 func (s *Session) Run(ctx context.Context, signals <-chan os.Signal) (int, error) {
 	s.escaped = make(chan struct{})
 	s.finished = make(chan outcome, 1)
@@ -97,7 +103,8 @@ func (s *Session) Run(ctx context.Context, signals <-chan os.Signal) (int, error
 	return s.wait(ctx, signals)
 }
 
-// join puts the terminal into raw mode and begins to send standard input. It does so once.
+// join puts the terminal into raw mode and starts to send standard input. Only its first call has
+// an effect.
 func (s *Session) join() (err error) {
 	s.started.Do(func() {
 		if s.Started != nil {
@@ -118,13 +125,13 @@ func (s *Session) join() (err error) {
 func (s *Session) resize() error {
 	size, err := s.Terminal.Size()
 	if err != nil {
-		return nil // it has no size to tell, as some consoles have not
+		return nil // some consoles have no size
 	}
 	return s.Stream.WriteJSON(proto.FrameResize, size)
 }
 
-// receive reads frames until the stream ends: after the command's end the daemon may still have to clean up. A stream that ends without
-// having told of the command's end is an error.
+// receive reads frames until the stream ends: after the command's end the daemon may still clean
+// up. If the stream ends before the command's end is known, that is an error.
 func (s *Session) receive() {
 	defer s.restoreOnPanic()
 	var result *outcome
@@ -132,9 +139,9 @@ func (s *Session) receive() {
 		kind, payload, err := s.Stream.ReadFrame()
 		switch {
 		case err == nil:
-			var told *outcome
-			if told, err = s.take(kind, payload); told != nil && result == nil {
-				result = told
+			var ended *outcome
+			if ended, err = s.take(kind, payload); ended != nil && result == nil {
+				result = ended
 				if s.Ended != nil {
 					s.Ended()
 				}
@@ -147,7 +154,7 @@ func (s *Session) receive() {
 			if !errors.Is(err, io.EOF) {
 				lost = fault.New(fault.Unavailable, "reading from the command: %w", err)
 			}
-			result = &outcome{err: lost.WithHint("Look into `banger daemon logs`; `banger ps` tells whether the VM still runs.")}
+			result = &outcome{err: lost.WithHint("See `banger daemon logs`. `banger ps` shows whether the VM still runs.")}
 		}
 		if err != nil {
 			s.finished <- *result
@@ -156,7 +163,7 @@ func (s *Session) receive() {
 	}
 }
 
-// take handles one frame, and returns how the command ended when the frame tells that.
+// take handles one frame. It returns how the command ended if the frame reports that.
 func (s *Session) take(kind proto.FrameType, payload []byte) (*outcome, error) {
 	switch kind {
 	case proto.FrameEvent:
@@ -183,7 +190,7 @@ func (s *Session) take(kind proto.FrameType, payload []byte) (*outcome, error) {
 		}
 		s.stdin.Close()
 		if s.Terminal != nil {
-			s.Terminal.Restore() // cleaning up can take a moment, and Ctrl-C should work in it
+			s.Terminal.Restore() // cleaning up can take a moment, in which Ctrl-C should work
 		}
 		return &outcome{code: exit.Code & 0xff}, nil
 	case proto.FrameError:
@@ -202,18 +209,19 @@ func (s *Session) output(w io.Writer, payload []byte) error {
 	return nil
 }
 
-// sendInput sends standard input until it ends. What goes wrong with the stream is for the reading side to tell.
+// sendInput sends standard input until it ends. It drops errors of the stream, because receive
+// reports them.
 func (s *Session) sendInput() {
 	defer s.restoreOnPanic()
 	defer s.stdin.Close()
 	if s.In == nil {
 		return
 	}
-	var way escape
+	var keys escape
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := s.In.Read(buf)
-		if s.Terminal != nil && way.typed(buf[:n], time.Now()) {
+		if s.Terminal != nil && keys.typed(buf[:n], time.Now()) {
 			close(s.escaped)
 			return
 		}
@@ -237,12 +245,12 @@ func (s *Session) restoreOnPanic() {
 	}
 }
 
-// ending is how far the session's end has come.
+// ending holds the state of a session that is about to end.
 type ending struct {
-	asked int              // how often a signal came
-	code  int              // what to exit with, once we hung up; -1 before
-	grace <-chan time.Time // when the other side has had enough time
-	nudge <-chan time.Time // when the user may wonder why nothing happens
+	asked int              // number of signals that came
+	code  int              // exit status after we hung up; -1 before
+	grace <-chan time.Time // fires when the other side has had enough time
+	nudge <-chan time.Time // fires when the user may wonder why nothing happens
 }
 
 // wait is the session's main loop.
@@ -279,12 +287,13 @@ func (s *Session) wait(ctx context.Context, signals <-chan os.Signal) (int, erro
 	}
 }
 
-// signal handles one of our process's signals and tells whether to leave at once. The first is the command's; the second ends what the session
-// began; the third leaves the cleaning up to the daemon.
+// signal handles one of our process's signals and reports whether to leave at once. The first
+// signal goes to the command. The second one ends the session. The third one leaves the cleaning up
+// to the daemon.
 func (s *Session) signal(sig os.Signal, end *ending) (leave bool) {
 	switch sig {
 	case syscall.SIGPIPE:
-		return false // the failed write says it
+		return false // the failed write reports it
 	case syscall.SIGWINCH:
 		if s.Terminal != nil && s.live.Load() {
 			s.resize()
@@ -301,13 +310,13 @@ func (s *Session) signal(sig os.Signal, end *ending) (leave bool) {
 		s.Stream.WriteFrame(proto.FrameSignal, []byte(signalName(sig)))
 		end.nudge = time.After(nudgeAfter)
 		if sig == syscall.SIGHUP && s.Terminal != nil {
-			s.end(end, 128+int(syscall.SIGHUP)) // the terminal is gone, so nobody can ask again
+			s.end(end, 128+int(syscall.SIGHUP)) // the terminal is gone: no second signal comes
 		}
 	}
 	return false
 }
 
-// end hangs up, and sets what to exit with unless that is decided already.
+// end hangs up. It sets the exit status unless that is set already.
 func (s *Session) end(end *ending, code int) {
 	s.hangUp()
 	if end.code < 0 {
@@ -315,7 +324,7 @@ func (s *Session) end(end *ending, code int) {
 	}
 }
 
-// verdict decides what the session ended with, when it ended by itself or after a hangup (code >= 0).
+// verdict returns the exit status of a session that ended by itself, or after a hangup (code >= 0).
 func (s *Session) verdict(result outcome, code int) (int, error) {
 	switch {
 	case errors.Is(result.err, errOutput):

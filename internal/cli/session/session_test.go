@@ -21,7 +21,7 @@ import (
 	"banger/internal/step"
 )
 
-// line is a stream to a daemon that the test plays.
+// line is a stream to a daemon that the test simulates.
 type line struct {
 	conn net.Conn
 	in   *proto.Reader
@@ -36,7 +36,8 @@ func (l line) WriteJSON(t proto.FrameType, v any) error { return l.out.WriteJSON
 func (l line) Stdin() *proto.Stdin                      { return proto.NewStdin(l.out) }
 func (l line) Close() error                             { return l.conn.Close() }
 
-// daemon plays the other side: it does what the test says and keeps what it hears.
+// daemon simulates the other side: it does what the test asks and keeps the frames that it
+// receives.
 type daemon struct {
 	line
 	frame chan string
@@ -172,7 +173,7 @@ func TestThreeSignals(t *testing.T) {
 	signals := make(chan os.Signal)
 	done := begin(&Session{Stream: stream, Out: io.Discard, Err: io.Discard}, signals)
 	d.expect(t, proto.FrameStdin, "")
-	signals <- syscall.SIGWINCH // nothing without a terminal
+	signals <- syscall.SIGWINCH // no effect without a terminal
 	signals <- syscall.SIGPIPE
 	signals <- syscall.SIGINT
 	d.expect(t, proto.FrameSignal, "SIGINT")

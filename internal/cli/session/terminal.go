@@ -12,18 +12,19 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// Terminal is the terminal that a session's command gets to itself. It is safe for concurrent use.
+// Terminal is a terminal that one command uses alone. It is safe for concurrent use.
 type Terminal struct {
 	file  *os.File
 	mu    sync.Mutex
-	saved *term.State // nil while the terminal is as it was
-	done  bool        // restored for good
+	saved *term.State // nil unless the terminal is in raw mode
+	done  bool        // Restore was called
 }
 
 // NewTerminal returns the terminal behind f.
 func NewTerminal(f *os.File) *Terminal { return &Terminal{file: f} }
 
-// Raw passes every key on as it is: the guest's terminal driver echoes, and makes signals of Ctrl-C and the like.
+// Raw puts the terminal into raw mode, in which every key goes to the guest unchanged. The guest's
+// terminal driver echoes keys and turns Ctrl-C into a signal.
 func (t *Terminal) Raw() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -38,8 +39,8 @@ func (t *Terminal) Raw() error {
 	return nil
 }
 
-// Restore puts the terminal back. Raw does nothing after it, so a late start of the command cannot spoil the terminal that
-// the shell has back.
+// Restore puts the terminal into its original mode. Raw has no effect afterwards, so a command that
+// starts late cannot change the shell's terminal.
 func (t *Terminal) Restore() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -50,14 +51,15 @@ func (t *Terminal) Restore() {
 	}
 }
 
-// Size is the terminal's size now.
+// Size returns the terminal's present size.
 func (t *Terminal) Size() (proto.Size, error) {
 	cols, rows, err := term.GetSize(int(t.file.Fd()))
 	return proto.Size{Rows: uint16(rows), Cols: uint16(cols)}, err
 }
 
-// Signals are those that a session wants from its process. SIGPIPE is among them so that a closed standard output is an error of Write, which
-// leaves time to restore the terminal, and not the process's end.
+// Signals returns the signals that a session handles. SIGPIPE is among them so that a closed
+// standard output is an error of Write instead of ending the process before it can restore the
+// terminal.
 func Signals() []os.Signal {
 	return []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGWINCH, syscall.SIGPIPE}
 }
@@ -71,20 +73,21 @@ func signalName(sig os.Signal) string {
 	return "SIGTERM"
 }
 
-// The way out of a terminal whose guest has ceased to answer: Ctrl-] three times within a second, as with systemd-nspawn.
+// The escape sequence leaves a terminal whose guest does not respond: Ctrl-] three times within one
+// second, as with systemd-nspawn.
 const (
 	escapeKey    = 0x1d
 	escapeCount  = 3
 	escapeWithin = time.Second
 )
 
-// escape recognizes the way out among what is typed.
+// escape recognizes the escape sequence in what the user types.
 type escape struct {
-	presses [escapeCount]time.Time // of the present row of escape keys
+	presses [escapeCount]time.Time // of the last escape keys in a row
 	n       int
 }
 
-// typed tells whether the keys complete the way out.
+// typed takes the next keys and reports whether they complete the escape sequence.
 func (e *escape) typed(keys []byte, now time.Time) bool {
 	for _, key := range keys {
 		if key != escapeKey {
@@ -104,5 +107,6 @@ func (e *escape) typed(keys []byte, now time.Time) bool {
 	return false
 }
 
-// Ends tells whether a signal asks for the end, as all of Signals do but those that tell of the window and of pipes.
+// Ends reports whether a signal asks the process to end. Of Signals, all do but SIGWINCH and
+// SIGPIPE.
 func Ends(sig os.Signal) bool { return sig != syscall.SIGWINCH && sig != syscall.SIGPIPE }

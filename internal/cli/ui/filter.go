@@ -5,13 +5,14 @@ import (
 	"unicode/utf8"
 )
 
-// Filter is a writer that lets text and its colours through to a terminal, and nothing else of what a terminal obeys: the cursor, the title,
-// the clipboard, answers that would look typed. It is for text that a guest wrote.
+// Filter is a writer for a terminal that passes text and its colours only. It removes all other
+// control sequences: for the cursor, the title, the clipboard, and answers that would look as if
+// they were typed. It is for text that a guest wrote.
 type Filter struct {
 	w      io.Writer
 	state  filterState
 	params []byte // of the control sequence that is being read
-	rest   []byte // the beginning of a character that is not complete
+	rest   []byte // the start of an incomplete character
 	out    []byte
 }
 
@@ -21,11 +22,11 @@ const (
 	inText   filterState = iota
 	inEscape             // after ESC
 	inCSI                // after ESC [
-	inString             // after ESC ] and the like, until BEL or ESC \
+	inString             // after ESC ] and similar, until BEL or ESC \
 	inStringEscape
 )
 
-// maxParams bounds a control sequence; longer ones are no colours.
+// maxParams bounds a control sequence. Longer sequences set no colour.
 const maxParams = 32
 
 // NewFilter returns a Filter on w.
@@ -83,7 +84,7 @@ func (f *Filter) take(r rune, raw []byte) {
 			f.state = inText
 		case 0x1b:
 			f.state = inStringEscape
-		case '\n': // an unfinished one must not swallow the rest of the log
+		case '\n': // an unfinished string must not hide the rest of the log
 			f.state = inText
 			f.text(r, raw)
 		}

@@ -8,8 +8,8 @@ import (
 	"unicode"
 )
 
-// JSON writes v as indented JSON. Control and format characters, which encoding/json leaves as they are above U+001F, are escaped: a
-// terminal may be what reads it.
+// JSON writes v as indented JSON. It escapes the control and format characters above U+001F, which
+// encoding/json does not, because the output may go to a terminal.
 func JSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -22,7 +22,7 @@ func JSON(w io.Writer, v any) error {
 	return err
 }
 
-// escapeControls relies on such characters being inside strings only: JSON's own text has none but line breaks.
+// escapeControls escapes control characters. JSON has them only inside strings, except line breaks.
 func escapeControls(text []byte) []byte {
 	out := make([]byte, 0, len(text))
 	for _, r := range string(text) {

@@ -10,20 +10,20 @@ import (
 	"banger/internal/step"
 )
 
-// When progress shows. What ends sooner than that stays unseen.
+// Times and bounds of progress views. Operations that end sooner than the delays show nothing.
 const (
-	liveDelay  = 200 * time.Millisecond // on a terminal, from the first event
+	liveDelay  = 200 * time.Millisecond // from the first event to the first drawing on a terminal
 	liveTick   = 100 * time.Millisecond // between two drawings
-	plainDelay = 3 * time.Second        // elsewhere: an operation of this length is worth a line
-	plainEvery = 10 * time.Second       // and then one line in this time for each step that moves
-	plainStill = time.Minute            // or does not
+	plainDelay = 3 * time.Second        // from the first event to the first line elsewhere
+	plainEvery = 10 * time.Second       // between two lines of a step that makes progress
+	plainStill = time.Minute            // between two lines of a step that does not
 	worthALine = time.Second            // a finished step of this length stays in view
 	maxLines   = 8                      // of the live view
-	maxTasks   = 256                    // steps remembered at once: events come from the daemon, which may pass on others' words
+	maxTasks   = 256                    // steps kept at once; their names may come from a registry
 )
 
-// Progress shows the events of a long operation: on a terminal as a few lines that redraw themselves and vanish, elsewhere as a
-// plain line now and then. Report may be called from any goroutine; Close ends it and takes the lines away.
+// Progress shows the events of a long operation. On a terminal it redraws a few lines, which Close
+// erases. Elsewhere it writes a plain line now and then. Its methods are safe for concurrent use.
 type Progress struct {
 	w      io.Writer
 	live   bool
@@ -35,7 +35,7 @@ type Progress struct {
 	mu     sync.Mutex
 	begun  time.Time
 	tasks  []*task
-	drawn  int // lines on the screen that are ours
+	drawn  int // number of our lines on the screen
 	frame  int
 	closed bool
 	stop   chan struct{}
@@ -44,14 +44,14 @@ type Progress struct {
 
 type task struct {
 	step.Event
-	began    time.Time // by our clock: the daemon's may be another one
-	finished time.Time // zero while it goes on
+	began    time.Time // by our clock, which may differ from the daemon's
+	finished time.Time // zero while the task runs
 	said     time.Time // plain mode: when the last line was written
-	saying   string    // and what it said
+	saying   string    // and the text of that line
 }
 
-// NewProgress returns a Progress on w. The width is asked for at each drawing; 0 says that w is no terminal. The title says what all the
-// steps are for, such as "Pulling alpine:3".
+// NewProgress returns a Progress on w. width is called for each drawing; 0 means that w is no
+// terminal. title names the operation, such as "Pulling alpine:3".
 func NewProgress(w io.Writer, width func() int, style Style, title string) *Progress {
 	return &Progress{w: w, live: width() > 0, width: width, style: style, title: Clean(title), now: time.Now, tick: liveTick}
 }
@@ -78,7 +78,7 @@ func (p *Progress) Report(e step.Event) {
 	p.take(e, now)
 }
 
-// start begins to draw. The caller holds mu.
+// start starts to draw at regular times. The caller holds mu.
 func (p *Progress) start() {
 	p.stop = make(chan struct{})
 	p.idle.Add(1)
@@ -99,7 +99,7 @@ func (p *Progress) start() {
 	}(p.stop)
 }
 
-// take puts the event into its task. The caller holds mu.
+// take adds the event to its task. The caller holds mu.
 func (p *Progress) take(e step.Event, now time.Time) {
 	e.Step, e.Detail, e.Error, e.Unit = Clean(e.Step), Clean(e.Detail), Clean(e.Error), Clean(e.Unit)
 	var t *task
@@ -128,7 +128,7 @@ func (p *Progress) take(e step.Event, now time.Time) {
 	t.Event = e
 }
 
-// Close stops and takes the live lines away. It may be called more than once.
+// Close stops the view and erases the live lines. It may be called more than once.
 func (p *Progress) Close() {
 	p.mu.Lock()
 	if p.closed {
@@ -154,7 +154,7 @@ func (p *Progress) Elapsed() time.Duration {
 	return p.now().Sub(p.begun)
 }
 
-// erase takes the live lines away. The caller holds mu.
+// erase removes the live lines. The caller holds mu.
 func (p *Progress) erase() {
 	if p.drawn > 0 {
 		io.WriteString(p.w, home(p.drawn)+"\x1b[J")
@@ -162,10 +162,11 @@ func (p *Progress) erase() {
 	}
 }
 
-// home is the control sequence that leads from behind the last of n lines to the first one's beginning.
+// home returns the control sequence that moves the cursor from below n lines to the start of the
+// first.
 func home(n int) string { return fmt.Sprintf("\r\x1b[%dA", n) }
 
-// draw shows where things are. The caller holds mu.
+// draw shows the present state. The caller holds mu.
 func (p *Progress) draw() {
 	if p.closed {
 		return
@@ -198,7 +199,8 @@ func (p *Progress) draw() {
 	io.WriteString(p.w, b.String())
 }
 
-// lines is the live view: a title with the whole time, what took long and is over, what goes on.
+// lines returns the live view: the title with the time so far, finished tasks that took long, and
+// running tasks.
 func (p *Progress) lines(now time.Time, width int) []string {
 	var over, active []string
 	nameWidth := 0
@@ -231,7 +233,7 @@ func (p *Progress) lines(now time.Time, width int) []string {
 	return append(append([]string{head}, over...), active...)
 }
 
-// shown tells whether the live view has a line for the task.
+// shown reports whether the live view has a line for the task.
 func (p *Progress) shown(t *task) bool {
 	return t.finished.IsZero() || t.Phase == step.Failed || t.Phase == step.Stuck || t.finished.Sub(t.began) >= worthALine
 }
@@ -281,7 +283,7 @@ func (p *Progress) plain() {
 	}
 }
 
-// plain is what is to be said of a task now, or "".
+// plain returns the line to write about a task now, or "".
 func (t *task) plain(now time.Time) string {
 	if !t.finished.IsZero() {
 		if t.said.IsZero() {
@@ -310,7 +312,7 @@ func (t *task) plain(now time.Time) string {
 	return state + ", " + Age(now.Sub(t.began))
 }
 
-// label names a task: its step, and what the step says of itself.
+// label returns the name of a task: its step, with the step's detail.
 func label(t *task) string {
 	if t.Detail == "" || t.Detail == t.Step {
 		return t.Step
@@ -318,7 +320,8 @@ func label(t *task) string {
 	return t.Step + ": " + t.Detail
 }
 
-// amount is how far a task is, in words and as a share from 0 to 1, which is -1 when the whole is not known.
+// amount returns the progress of a task as text and as a share from 0 to 1. The share is -1 if the
+// total is not known.
 func amount(t *task) (string, float64) {
 	share := -1.0
 	if t.Total > 0 && t.Done >= 0 {

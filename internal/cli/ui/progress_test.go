@@ -11,7 +11,7 @@ import (
 	"banger/internal/step"
 )
 
-// stage is a Progress whose clock the test moves.
+// stage is a Progress whose clock the test advances.
 func stage(width int) (*Progress, *bytes.Buffer, func(time.Duration)) {
 	var out bytes.Buffer
 	now := time.Unix(0, 0)

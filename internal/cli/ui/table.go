@@ -8,8 +8,8 @@ import (
 // Column is one column of a table.
 type Column struct {
 	Title string
-	Min   int                               // the width that it may be cut to; 0: it is never cut
-	Drop  int                               // when cutting is not enough, the column with the highest goes; 0: it stays
+	Min   int                               // the least width to cut it to; 0: never cut
+	Drop  int                               // the highest is removed first; 0: never removed
 	Right bool                              // for numbers
 	Paint func(s Style, cell string) string // nil: plain
 }
@@ -22,7 +22,7 @@ type Table struct {
 
 const gap = "  "
 
-// Write writes the table, a line of titles first, fitted to width columns of a terminal.
+// Write writes a line of titles and the rows, fitted to width columns of a terminal.
 func (t Table) Write(w io.Writer, width int, style Style) error {
 	for i, row := range t.Rows {
 		cells := make([]string, len(row))
@@ -75,8 +75,9 @@ func (t Table) line(b *strings.Builder, widths []int, cell func(int) string, pai
 	b.WriteByte('\n')
 }
 
-// widths decides how wide each column is; 0 for one that is left out. Columns give up their room widest first, down to their
-// minimum; when that is not enough, the least important one goes and the others get their room back.
+// widths returns the width of each column; 0 means that it is left out. The widest columns are cut
+// first, down to their minimum. If that is not enough, the least important column is left out and
+// the others get their width back.
 func (t Table) widths(total int) []int {
 	widths := make([]int, len(t.Columns))
 	for i, c := range t.Columns {
@@ -106,7 +107,7 @@ func (t Table) widths(total int) []int {
 	}
 }
 
-// cut takes columns from the widest cuttable one until the line fits, and returns what is still too much.
+// cut narrows the widest columns until the line fits. over is what is still too much.
 func (t Table) cut(natural []int, total int) (widths []int, over int) {
 	widths = append(widths, natural...)
 	over = -len(gap) - total
@@ -131,8 +132,8 @@ func (t Table) cut(natural []int, total int) (widths []int, over int) {
 	return widths, over
 }
 
-// Pairs lays out names and values below each other, as `show` does. A value of "" leaves its line out; line breaks in values are kept
-// and indented.
+// Pairs writes a line for each name and value, as `show` does. If the value is "", there is no
+// line. Line breaks in values are kept and indented.
 func Pairs(w io.Writer, style Style, pairs [][2]string) error {
 	width := 0
 	for _, p := range pairs {

@@ -8,8 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// Clean makes one line of text from elsewhere safe to show: control characters (C0, C1, DEL), bidirectional overrides and other invisible
-// format characters are dropped, line breaks and tabs become spaces, bytes that are not UTF-8 become U+FFFD.
+// Clean makes a line of foreign text safe to print. It removes control characters (C0, C1, DEL),
+// bidirectional overrides and other invisible format characters. Line breaks and tabs become
+// spaces, and bytes that are not UTF-8 become U+FFFD.
 func Clean(s string) string {
 	if printable(s) {
 		return s
@@ -34,8 +35,8 @@ func printable(s string) bool {
 	return true
 }
 
-// CleanLines is Clean for text of several lines: it keeps the line breaks, and puts indent before each line but the first, so that no
-// line can pass for one that banger wrote.
+// CleanLines is Clean for text of several lines. It puts indent before each line but the first, so
+// that no line looks as if banger wrote it.
 func CleanLines(s, indent string) string {
 	lines := strings.Split(strings.TrimRight(s, "\r\n"), "\n")
 	for i, line := range lines {
@@ -44,7 +45,8 @@ func CleanLines(s, indent string) string {
 	return strings.Join(lines, "\n"+indent)
 }
 
-// wide holds the ranges that terminals show two columns wide (Unicode 16, EastAsianWidth.txt, W and F, and the emoji).
+// wide holds the ranges of characters that are two columns wide on terminals (Unicode 16,
+// EastAsianWidth.txt, W and F, and the emoji).
 var wide = [][2]rune{
 	{0x1100, 0x115f}, {0x231a, 0x231b}, {0x2329, 0x232a}, {0x23e9, 0x23ec}, {0x23f0, 0x23f0}, {0x23f3, 0x23f3}, {0x25fd, 0x25fe},
 	{0x2614, 0x2615}, {0x2648, 0x2653}, {0x267f, 0x267f}, {0x2693, 0x2693}, {0x26a1, 0x26a1}, {0x26aa, 0x26ab}, {0x26bd, 0x26be},
@@ -61,7 +63,7 @@ var wide = [][2]rune{
 	{0x1f7f0, 0x1f7f0}, {0x1f90c, 0x1f9ff}, {0x1fa70, 0x1faff}, {0x20000, 0x3fffd},
 }
 
-// runeWidth is the number of columns that a terminal gives to r.
+// runeWidth returns the number of columns that r has on a terminal.
 func runeWidth(r rune) int {
 	switch {
 	case r < 0x300:
@@ -86,7 +88,7 @@ func runeWidth(r rune) int {
 	return 1
 }
 
-// Width is the number of columns that clean text takes up.
+// Width returns the number of columns of clean text.
 func Width(s string) int {
 	n := 0
 	for _, r := range s {
@@ -95,7 +97,8 @@ func Width(s string) int {
 	return n
 }
 
-// Fit cuts clean text to width columns, with an ellipsis where it was cut. A width of 0 or less leaves nothing.
+// Fit cuts clean text to width columns, with an ellipsis at the end. It returns "" for a width of 0
+// or less.
 func Fit(s string, width int) string {
 	if len(s) <= width || Width(s) <= width {
 		return s
@@ -112,7 +115,8 @@ func Fit(s string, width int) string {
 	return s
 }
 
-// Duration is d in the one or two units that a person wants to know: "12ms", "2.41s", "3m 5s", "2h 10m", "5d 3h".
+// Duration writes d in the one or two units that matter: "12ms", "2.41s", "3m 5s", "2h 10m", "5d
+// 3h".
 func Duration(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -131,7 +135,7 @@ func Duration(d time.Duration) string {
 	return Age(d)
 }
 
-// Age is d for something that goes on for long: whole units only, "8s", "3m 5s", "2h 10m", "5d 3h".
+// Age writes a long duration in whole units only: "8s", "3m 5s", "2h 10m", "5d 3h".
 func Age(d time.Duration) string {
 	s := int(d / time.Second)
 	switch {
@@ -154,8 +158,8 @@ func pair(a int, unitA string, b int, unitB string) string {
 	return fmt.Sprintf("%d%s %d%s", a, unitA, b, unitB)
 }
 
-// Closest returns the candidate that a person most likely meant by word, or "" when none is near: at most a third of the letters differ, or it
-// begins with the word.
+// Closest returns the candidate that word most likely means, or "". A candidate is near if at most
+// a third of the letters differ or if it begins with word.
 func Closest(word string, candidates []string) string {
 	best, distance := "", utf8.RuneCountInString(word)/3+1
 	for _, c := range candidates {
@@ -170,7 +174,8 @@ func Closest(word string, candidates []string) string {
 	return best
 }
 
-// edits is the number of letters to insert, delete, replace or swap with the next to get from a to b (optimal string alignment).
+// edits returns the optimal string alignment distance: the number of letters to insert, delete,
+// replace or swap with the next to get from a to b.
 func edits(a, b string) int {
 	x, y := []rune(a), []rune(b)
 	var before, prev []int
@@ -195,7 +200,7 @@ func edits(a, b string) int {
 	return row[len(y)]
 }
 
-// size is a number of bytes with a binary suffix and one decimal: "12.3M".
+// size writes a number of bytes with a binary suffix and one decimal: "12.3M".
 func size(n int64) string {
 	v := float64(n)
 	for _, unit := range []string{"B", "K", "M", "G"} {

@@ -16,13 +16,13 @@ type Bar struct {
 	Failed   bool
 }
 
-// Group is the bars of one actor, such as the host.
+// Group holds the bars of one actor, such as the host.
 type Group struct {
 	Name string
 	Bars []Bar
 }
 
-// plainTimeline is the width of a timeline that does not go to a terminal.
+// plainTimeline is the width of a timeline if the output is no terminal.
 const plainTimeline = 80
 
 // Timeline draws groups of bars on one scale, which begins at 0.
@@ -106,7 +106,8 @@ func tickText(t time.Duration) string {
 	return fmt.Sprintf("%.1fs", t.Seconds())
 }
 
-// roundStep is the smallest of 1, 2, 5, 10, … milliseconds that divides total into at most count parts.
+// roundStep returns the smallest of 1, 2, 5, 10, … milliseconds that divides total into at most
+// count parts.
 func roundStep(total time.Duration, count int) time.Duration {
 	for unit := time.Millisecond; ; unit *= 10 {
 		for _, n := range []time.Duration{1, 2, 5} {
