@@ -1,9 +1,9 @@
-// Package config is what a person can set once instead of with every command: config.toml, the BANGER_* environment and
-// flags, in rising precedence over the defaults.
+// Package config loads the configuration: defaults, config.toml, BANGER_* environment variables and
+// flags. A later source overrides an earlier one.
 //
-// One table (keys.go) says what can be set. Reading, the environment's names, the rows of `banger config show` and docs/config.md all come
-// from it. Whatever is wrong is refused, all of it at once, with the place and the reason: a setting that is silently not
-// taken is worse than none.
+// The table in keys.go defines all settings. The names of environment variables, the rows of
+// `banger config show` and docs/config.md come from it. Load reports all errors at once, each with
+// its place, because a setting that is silently ignored is worse than none.
 package config
 
 import (
@@ -27,7 +27,7 @@ const maxFile = 1 << 20
 
 // Config is the effective configuration.
 type Config struct {
-	// What a new VM is when a command does not say.
+	// Properties of a new VM whose flags are unset.
 	Image        string
 	Kernel       string
 	VCPUs        int
@@ -36,45 +36,45 @@ type Config struct {
 	WorkDiskSize model.Bytes // 0: no work disk
 	Net          model.NetMode
 
-	// How VMs are run.
+	// The program that runs VMs.
 	Driver      string        // "auto" or a driver's name
 	Accel       string        // "auto", "kvm" or "tcg"
-	QEMU        string        // program; "" looks for it in PATH
-	BootTimeout time.Duration // 0 leaves it to the driver
+	QEMU        string        // path or name; "" for the usual name
+	BootTimeout time.Duration // 0: the driver's own
 	StopTimeout time.Duration
 
-	// How starts are made fast.
+	// Templates and machines on standby.
 	Templates      bool
-	TemplateBudget model.Bytes // 0: no bound
+	TemplateBudget model.Bytes // 0: no limit
 	Standby        int
 
 	LogLevel slog.Level
 
 	GitIdentity bool        // give guests the host's git user.name and user.email
-	FileSync    []SyncEntry // files to put into every guest
+	FileSync    []SyncEntry // files to copy into every guest
 
-	origins map[string]string // by key; missing for defaults
+	origins map[string]string // by key; defaults have none
 }
 
-// SyncEntry is one file or folder to put into every guest.
+// SyncEntry is one file or directory to copy into every guest.
 type SyncEntry struct {
 	Host     string      // absolute path on the host
 	Guest    string      // absolute path in the guest
-	Mode     fs.FileMode // permission bits; 0: those on the host
-	Optional bool        // a missing Host is no error
+	Mode     fs.FileMode // permission bits; 0: those of Host
+	Optional bool        // Host may be missing
 }
 
-// Row is one setting as a person is shown it.
+// Row is one setting as `banger config show` prints it.
 type Row struct {
 	Key    string `json:"key"`
 	Value  string `json:"value"`
-	Origin string `json:"origin"` // "default", "file /…/config.toml:12", "env BANGER_VCPUS", "flag --vcpu"
+	Origin string `json:"origin"` // "default", "file PATH:12", "env BANGER_VCPUS" or "flag --vcpu"
 	Doc    string `json:"doc"`
 }
 
-// Load reads the file at path, if there is one, and puts the environment and then overrides, which are texts by key, on top. environ is
-// os.LookupEnv but in tests; an empty variable is as good as none. The error is of kind fault.Invalid and holds everything that is wrong,
-// a line each, or says why the file cannot be read.
+// Load reads the file at path, if it exists, then environment variables with environ, which has the
+// form of os.LookupEnv, then overrides: values by key. An empty variable counts as unset. An error
+// of kind fault.Invalid has a line for each invalid setting.
 func Load(path string, environ func(string) (string, bool), overrides map[string]string) (*Config, error) {
 	data, err := read(path)
 	if err != nil {
@@ -87,7 +87,7 @@ func load(path string, data []byte, environ func(string) (string, bool), overrid
 	l := &loader{c: &Config{origins: map[string]string{}}}
 	for _, k := range keys {
 		if err := k.set(l.c, k.def); err != nil {
-			return nil, fmt.Errorf("the default of %s: %w", k.name, err) // a bug, which the tests find
+			return nil, fmt.Errorf("the default of %s: %w", k.name, err) // a bug
 		}
 	}
 	home, _ := environ("HOME")
@@ -107,12 +107,12 @@ func load(path string, data []byte, environ func(string) (string, bool), overrid
 	}
 	if len(l.errs) > 0 {
 		return nil, fault.New(fault.Invalid, "%w", errors.Join(l.errs...)).
-			WithHint("`banger config show` lists the keys and what they mean once these are corrected; so does docs/config.md")
+			WithHint("Correct these errors. docs/config.md describes all keys.")
 	}
 	return l.c, nil
 }
 
-// read returns what is in the file, nothing if there is none.
+// read returns the contents of the file, or nil if there is none.
 func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -140,7 +140,7 @@ func unreadable(err error) error {
 	return fault.New(kind, "reading the configuration: %w", err)
 }
 
-// loader collects settings and what is wrong with them.
+// loader collects settings and errors.
 type loader struct {
 	c    *Config
 	errs []error
@@ -150,7 +150,7 @@ func (l *loader) bad(format string, args ...any) {
 	l.errs = append(l.errs, fmt.Errorf(format, args...))
 }
 
-// set takes a setting from origin; where leads the message if it is no good.
+// set sets a setting from origin. where begins the message if the value is invalid.
 func (l *loader) set(k key, text, origin, where string) {
 	if err := k.set(l.c, text); err != nil {
 		l.bad("%s: %w", where, err)
@@ -182,7 +182,7 @@ func (c *Config) origin(name string) string {
 	return "default"
 }
 
-// String shows the entry as TOML.
+// String returns the entry as TOML.
 func (e SyncEntry) String() string {
 	parts := []string{fmt.Sprintf("host = %q", e.Host), fmt.Sprintf("guest = %q", e.Guest)}
 	if e.Mode != 0 {

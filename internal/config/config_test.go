@@ -21,7 +21,7 @@ import (
 
 var update = flag.Bool("update", false, "write golden files")
 
-// env is an environment that holds a HOME and the pairs.
+// env returns an environment of HOME and the pairs.
 func env(pairs ...string) func(string) (string, bool) {
 	m := map[string]string{"HOME": "/home/me"}
 	for i := 0; i < len(pairs); i += 2 {
@@ -154,30 +154,30 @@ func TestErrors(t *testing.T) {
 		{"all of them", "vcpus = -1\nmemory = \"1X\"\nnet = \"bridge\"\nlog_level = 3\n", []string{
 			"PATH:1: vcpus: -1 is not between 0 and 64",
 			`PATH:2: memory: size "1X" is not a number`,
-			`PATH:3: net: "bridge" is none of user, none`,
-			"PATH:4: log_level: a number where a text in quotes belongs",
+			`PATH:3: net: "bridge" is not one of: user, none`,
+			"PATH:4: log_level: must be a string in quotes, not a number",
 		}},
 		{"types", "vcpus = \"2\"\nmemory = true\nboot_timeout = 30\nimage = [\"a\"]\ngit.identity = \"yes\"\nqemu = 1979-05-27", []string{
-			"PATH:1: vcpus: a text where a number belongs, such as 0",
-			`PATH:2: memory: a true or false where a size belongs, such as "1G"`,
-			`PATH:3: boot_timeout: a number where a duration in quotes belongs, such as "30s"`,
-			"PATH:4: image: a list where a text in quotes belongs",
-			"PATH:5: git.identity: a text where true or false belongs, without quotes",
-			"PATH:6: qemu: a date or fraction where a text in quotes belongs",
+			"PATH:1: vcpus: must be a number such as 0, not a string",
+			`PATH:2: memory: must be a size such as "1G", not true or false`,
+			`PATH:3: boot_timeout: must be a duration in quotes such as "30s", not a number`,
+			"PATH:4: image: must be a string in quotes, not an array",
+			"PATH:5: git.identity: must be true or false without quotes, not a string",
+			"PATH:6: qemu: must be a string in quotes, not a date or fraction",
 		}},
 		{"values", "memory = \"64M\"\ndisk_size = 1\nwork_disk_size = 5\nstop_timeout = \"0s\"\nqemu = \"bin/qemu\"\nimage = \"\"\nkernel = \"a b\"\naccel = \"hvf\"\nboot_timeout = \"soon\"", []string{
 			"PATH:1: memory: 64M is not between 128M and 1T",
 			"PATH:2: disk_size: 1B is not between 32M and 16T",
-			"PATH:3: work_disk_size: 5B is not between 32M and 16T; 0 is for no work disk",
+			"PATH:3: work_disk_size: 5B is not between 32M and 16T; 0 means no work disk",
 			"PATH:4: stop_timeout: 0s is not between 1s and 1h0m0s",
-			"PATH:5: qemu: \"bin/qemu\" is relative",
-			"PATH:6: image: it is empty",
-			"PATH:7: kernel: \"a b\" holds a space",
-			"PATH:8: accel: \"hvf\" is none of auto, kvm, tcg",
+			"PATH:5: qemu: \"bin/qemu\" is a relative path",
+			"PATH:6: image: the value is empty",
+			"PATH:7: kernel: \"a b\" contains a space",
+			"PATH:8: accel: \"hvf\" is not one of: auto, kvm, tcg",
 			"PATH:9: boot_timeout: \"soon\" is not a duration",
 		}},
 		{"memory in part", "memory = 268435457", []string{"PATH:1: memory: 268435457 bytes is not a whole number of MiB"}},
-		{"table for a value", "git = true\n[image]\n", []string{"PATH:1: git: a true or false where a table belongs", "PATH:2: image: a table where a text in quotes belongs"}},
+		{"table for a value", "git = true\n[image]\n", []string{"PATH:1: git: must be a table, not true or false", "PATH:2: image: must be a string in quotes, not a table"}},
 		{"file_sync", `[[file_sync]]
 host = "relative"
 guest = "/a/../b"
@@ -190,18 +190,18 @@ mode = "999"
 [[file_sync]]
 host = "/x"
 `, []string{
-			`PATH:2: file_sync.host: "relative" is relative; write it from / or ~/ on`,
-			`PATH:3: file_sync.guest: "/a/../b" leads upwards`,
-			`PATH:4: file_sync.mode: a number where octal digits in quotes belong, such as "0600"`,
+			`PATH:2: file_sync.host: "relative" is a relative path; use an absolute path, or ~/`,
+			`PATH:3: file_sync.guest: "/a/../b" contains ".."`,
+			`PATH:4: file_sync.mode: must be octal digits in quotes such as "0600", not a number`,
 			"PATH:5: file_sync.colour: unknown key; an entry has host, guest, mode and optional",
-			"PATH:7: file_sync.guest: the guest's / itself cannot be replaced",
-			"PATH:8: file_sync.optional: a text where true or false belongs",
-			`PATH:9: file_sync.mode: "999" is not permission bits`,
+			"PATH:7: file_sync.guest: the guest's root directory cannot be replaced",
+			"PATH:8: file_sync.optional: must be true or false, not a string",
+			`PATH:9: file_sync.mode: "999" is not an octal mode`,
 			"PATH:6: file_sync: host is missing",
 			"PATH:10: file_sync: guest is missing",
 		}},
-		{"file_sync as a table", "[file_sync]\nhost = \"/x\"", []string{"PATH:1: file_sync is a list: write [[file_sync]]"}},
-		{"file_sync of texts", "file_sync = [\"a\"]", []string{"PATH:1: file_sync[0]: a text where a table belongs"}},
+		{"file_sync as a table", "[file_sync]\nhost = \"/x\"", []string{"PATH:1: file_sync must be an array of tables: write [[file_sync]]"}},
+		{"file_sync of texts", "file_sync = [\"a\"]", []string{"PATH:1: file_sync[0]: must be a table, not a string"}},
 		{"deep file_sync", "[[file_sync]]\nhost = \"/a\"\nguest = \"/b\"\n[file_sync.more]\nx = 1", []string{"PATH:4: file_sync.more: unknown key", "PATH:5: file_sync.more.x: unknown key"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -245,7 +245,7 @@ nonsense cannot be set`
 
 func TestUnreadable(t *testing.T) {
 	if _, err := config.Load(t.TempDir(), env(), nil); err == nil {
-		t.Error("a folder was read")
+		t.Error("a directory was read as a file")
 	}
 	big := write(t, strings.Repeat("# comment\n", 200_000))
 	if _, err := config.Load(big, env(), nil); fault.KindOf(err) != fault.Invalid {
@@ -259,7 +259,7 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestExample: the example, its comments taken away, is what it says it is.
+// TestExample checks that the example without its comment signs is valid and sets the defaults.
 func TestExample(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^# `).ReplaceAllString(config.Example(), "")
 	c, err := config.Load(write(t, text), env(), nil)
@@ -314,7 +314,7 @@ func FuzzLoad(f *testing.F) {
 				t.Errorf("%+v from %q", e, text)
 			}
 		}
-		// What is shown means the same again.
+		// Each printed value is read back as the same value.
 		for _, r := range c.Rows() {
 			if strings.HasPrefix(r.Key, "file_sync") {
 				continue

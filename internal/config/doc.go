@@ -7,34 +7,37 @@ import (
 
 //go:generate go test . -run ^TestMarkdown$ -update
 
-// Markdown is docs/config.md, made from the table of keys.
-func Markdown() string {
-	var b strings.Builder
-	b.WriteString(`# Configuration
+const introduction = `# Configuration
 
-<!-- Made from the table in internal/config. Run ` + "`make docs`" + ` to make it again. -->
+<!-- Generated from the table in internal/config. To regenerate it, run ` + "`make docs`" + `. -->
 
-banger needs no configuration. A setting can come from three places. Flags win over the environment, and the environment wins over the file
-` + "`config.toml`" + `. ` + "`banger config show`" + ` prints the effective values and where each value comes from.
+banger needs no configuration. Values come from these sources; a later source overrides an earlier one:
 
-The place of the file depends on the environment:
+1. the defaults below
+2. the file ` + "`config.toml`" + `
+3. environment variables
+4. flags
 
-- If ` + "`BANGER_HOME`" + ` is set: ` + "`$BANGER_HOME/config/config.toml`" + `.
-- Otherwise, for root: ` + "`/etc/banger/config.toml`" + `.
-- Otherwise: ` + "`$XDG_CONFIG_HOME/banger/config.toml`" + `, which is ` + "`~/.config/banger/config.toml`" + ` by default.
+` + "`banger config show`" + ` prints the effective values and the source of each.
 
-Settings take effect at two different moments:
+The file is ` + "`~/.config/banger/config.toml`" + `, or ` + "`/etc/banger/config.toml`" + ` for root. If ` + "`BANGER_HOME`" + ` is set, it is
+` + "`config/config.toml`" + ` in that directory.
 
-- The settings from ` + "`image`" + ` to ` + "`net`" + ` are about new VMs. Each command that creates a VM reads them.
-- The daemon reads all other settings when it starts. After a change, run ` + "`banger daemon restart`" + `. VMs keep running meanwhile.
+Each command that makes a VM reads the settings of new VMs, from ` + "`image`" + ` to ` + "`net`" + `, itself. The daemon reads the other
+settings when it starts. To apply a change, run ` + "`banger daemon restart`" + `: VMs continue to run.
 
-banger refuses a file with an unknown key or an invalid value. It reports all errors at once, each with its line, and does nothing else.
+banger refuses unknown keys and invalid values. It reports all of them at once, each with its line.
 
-A size is a number with K, M, G or T (powers of 1024), such as ` + "`512M`" + `. A duration has a unit, such as ` + "`90s`" + ` or ` + "`2m`" + `.
+Sizes are numbers with K, M, G or T (powers of 1024). Durations have a unit, such as ` + "`90s`" + ` or ` + "`2m`" + `.
 
 | Key | Value | Default | Environment | Meaning |
 | --- | --- | --- | --- | --- |
-`)
+`
+
+// Markdown returns docs/config.md, made from the table of keys.
+func Markdown() string {
+	var b strings.Builder
+	b.WriteString(introduction)
 	for _, k := range keys {
 		def := "`" + k.def + "`"
 		if k.def == "" {
@@ -42,15 +45,16 @@ A size is a number with K, M, G or T (powers of 1024), such as ` + "`512M`" + `.
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | `%s` | %s |\n", k.name, k.kind(), def, k.env(), k.doc)
 	}
-	b.WriteString("\n## Files for every VM\n\n" + syncDoc + " Each `[[file_sync]]` table is one of them:\n\n| Key | Meaning |\n| --- | --- |\n")
+	b.WriteString("\n## Files for every VM\n\n" + syncDoc + " Write one `[[file_sync]]` for each:\n\n| Key | Meaning |\n| --- | --- |\n")
 	for _, f := range syncFields {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", f.name, f.doc)
 	}
-	b.WriteString("\n## Example\n\nThis file sets every key to its default:\n\n```toml\n" + Example() + "```\n")
+	b.WriteString("\n## Example\n\nThis file sets each key to its default:\n\n```toml\n" + Example() + "```\n")
 	return b.String()
 }
 
-// Example is a configuration file that sets every key to its default, and one file to put into VMs, all as comments.
+// Example returns a configuration file that sets each key to its default and copies one file into
+// VMs, all in comments.
 func Example() string {
 	var b strings.Builder
 	section := ""
@@ -64,7 +68,7 @@ func Example() string {
 			name = rest
 		}
 		value := k.def
-		if k.accepts(textValue) == nil {
+		if k.accepts(stringValue) == nil {
 			value = fmt.Sprintf("%q", k.def)
 		}
 		fmt.Fprintf(&b, "# %s = %s\n", name, value)

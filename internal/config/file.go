@@ -12,27 +12,27 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// valueType is a type of TOML's, by the name that a person knows it by.
+// valueType is a type of a TOML value, as errors name it.
 type valueType string
 
 const (
-	textValue    valueType = "text"
-	integerValue valueType = "number"
+	stringValue  valueType = "a string"
+	integerValue valueType = "a number"
 	booleanValue valueType = "true or false"
-	listValue    valueType = "list"
-	tableValue   valueType = "table"
-	otherValue   valueType = "date or fraction"
+	arrayValue   valueType = "an array"
+	tableValue   valueType = "a table"
+	otherValue   valueType = "a date or fraction"
 )
 
 // setting is one value of the file.
 type setting struct {
-	name string // dotted; entries of lists as name[0]
+	name string // dotted; elements of arrays as name[0]
 	kind valueType
-	text string // of text, integer and boolean
+	text string // of a string, number or boolean
 	line int
 }
 
-// file takes the settings of a configuration file.
+// file loads the settings of a configuration file.
 func (l *loader) file(path string, data []byte, home string) {
 	settings, err := flatten(data)
 	if err != nil {
@@ -57,7 +57,7 @@ func (l *loader) file(path string, data []byte, home string) {
 		k, ok := keyNamed(s.name)
 		switch {
 		case !ok && isTable(s.name):
-			l.bad("%s: %s: a %s where a table belongs", where, s.name, s.kind)
+			l.bad("%s: %s: must be a table, not %s", where, s.name, s.kind)
 			continue
 		case !ok:
 			l.bad("%s: %s", where, unknown(s.name))
@@ -72,13 +72,14 @@ func (l *loader) file(path string, data []byte, home string) {
 	sync.finish()
 }
 
-// isTable tells whether keys lie below name.
+// isTable reports whether there are keys below name.
 func isTable(name string) bool {
 	return slices.ContainsFunc(keys, func(k key) bool { return strings.HasPrefix(k.name, name+".") })
 }
 
-// flatten lists the file's values in order. The library's decoder would stop at the first wrong type and knows no lines for what is right, so
-// it only judges whether the document is one; the values are taken from the syntax tree.
+// flatten lists the file's values in order. It takes them from the syntax tree, because the
+// library's decoder stops at the first wrong type and reports no lines of right values. The decoder
+// only checks whether the document is valid.
 func flatten(data []byte) (settings []setting, err error) {
 	if err := toml.Unmarshal(data, &map[string]any{}); err != nil {
 		return nil, err
@@ -108,7 +109,7 @@ func flatten(data []byte) (settings []setting, err error) {
 
 type flattener struct {
 	p        unstable.Parser
-	seen     map[string]int // entries of each [[list]] so far
+	seen     map[string]int // elements of each [[array]] so far
 	settings []setting
 }
 
@@ -116,8 +117,8 @@ func (f *flattener) add(s setting) { f.settings = append(f.settings, s) }
 
 var bare = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-// key returns the dotted key of a table or pair below prefix, and its line. Names that need quotes keep them, so that none reads
-// as another key.
+// key returns the dotted key of a table or pair below prefix, and its line. Names that need quotes
+// keep them, so that no name looks like another key.
 func (f *flattener) key(n *unstable.Node, prefix string) (name string, line int) {
 	var parts []string
 	if prefix != "" {
@@ -137,11 +138,11 @@ func (f *flattener) key(n *unstable.Node, prefix string) (name string, line int)
 	return strings.Join(parts, "."), line
 }
 
-// latest names a key below a [[list]] as one of the list's latest entry, which it is in TOML.
+// latest names a key below an [[array]] as a key of the array's last element, as TOML defines.
 func (f *flattener) latest(name string) string {
-	for listName, n := range f.seen {
-		if rest, ok := strings.CutPrefix(name, listName+"."); ok {
-			return fmt.Sprintf("%s[%d].%s", listName, n-1, rest)
+	for arrayName, n := range f.seen {
+		if rest, ok := strings.CutPrefix(name, arrayName+"."); ok {
+			return fmt.Sprintf("%s[%d].%s", arrayName, n-1, rest)
 		}
 	}
 	return name
@@ -156,11 +157,11 @@ func (f *flattener) value(v *unstable.Node, name string, line int) {
 	s := setting{name: name, line: line, text: string(v.Data)}
 	switch v.Kind {
 	case unstable.String:
-		s.kind = textValue
+		s.kind = stringValue
 	case unstable.Bool:
 		s.kind = booleanValue
 	case unstable.Integer:
-		// The document is valid, so only a number that does not fit is left to fail, and it did.
+		// This cannot fail: toml.Unmarshal has accepted the number.
 		n, _ := strconv.ParseInt(strings.TrimPrefix(decimal(s.text), "+"), 0, 64)
 		s.kind, s.text = integerValue, strconv.FormatInt(n, 10)
 	case unstable.InlineTable:
@@ -171,9 +172,9 @@ func (f *flattener) value(v *unstable.Node, name string, line int) {
 		}
 		return
 	case unstable.Array:
-		s.kind = listValue
+		s.kind = arrayValue
 		f.add(s)
-		if name != syncKey { // no other list is a setting, so what is in it does not matter
+		if name != syncKey { // no other array is a setting
 			return
 		}
 		for i, it := 0, v.Children(); it.Next(); i++ {
@@ -186,10 +187,10 @@ func (f *flattener) value(v *unstable.Node, name string, line int) {
 	f.add(s)
 }
 
-// decimal takes TOML's underscores out of a number; its prefixes for other bases are Go's.
+// decimal removes TOML's underscores from a number. Prefixes for other bases are the same in Go.
 func decimal(s string) string { return strings.ReplaceAll(s, "_", "") }
 
-// unknown says that there is no such key, and which one may be meant.
+// unknown returns the message for an unknown key, with the nearest key.
 func unknown(name string) string {
 	best, distance := "", 3
 	for _, k := range append([]string{syncKey}, names()...) {
@@ -211,7 +212,8 @@ func names() []string {
 	return all
 }
 
-// editDistance is Levenshtein's, for short words; anything longer than all keys is far from them.
+// editDistance returns the Levenshtein distance of short words. A word longer than all keys is far
+// from them.
 func editDistance(a, b string) int {
 	if len(a) > 40 {
 		return len(a)

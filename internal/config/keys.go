@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -11,70 +12,111 @@ import (
 	"banger/internal/model"
 )
 
-// key is one setting. Its type is that of the field that at points to.
+// key is one setting. Its type is that of the field to which at returns a pointer.
 type key struct {
 	name    string // in the file: dotted
-	flag    string // without dashes; "" is the name with hyphens
+	flag    string // without dashes; "" means the name with hyphens
 	def     string
 	at      func(*Config) any
-	choices []string            // all that it can be; empty: anything of its type
-	check   func(*Config) error // what else is asked of a value
+	choices []string            // all valid values; empty: any value of the type
+	check   func(*Config) error // checks a value of the right type; nil: all are valid
 	doc     string
 }
 
 // keys is the table of all settings but file_sync, in the order in which they are shown.
-var keys = []key{
-	{name: "image", def: "debian:bookworm", at: func(c *Config) any { return &c.Image }, check: func(c *Config) error { return checkName(c.Image) },
-		doc: "The image that a new VM boots: any registry reference, or the name of an imported one."},
-	{name: "kernel", def: "debian", at: func(c *Config) any { return &c.Kernel }, check: func(c *Config) error { return checkName(c.Kernel) },
-		doc: "The kernel that a new VM boots."},
-	{name: "vcpus", flag: "vcpu", def: "0", at: func(c *Config) any { return &c.VCPUs }, check: func(c *Config) error { return between(c.VCPUs, 0, model.MaxVCPUs) },
-		doc: "Virtual CPUs of a new VM. If 0: two, or as many as the driver recommends for the image."},
-	{name: "memory", def: "1G", at: func(c *Config) any { return &c.Memory }, check: checkMemory,
-		doc: "Memory of a new VM, such as 512M or 4G."},
-	{name: "disk_size", def: "10G", at: func(c *Config) any { return &c.DiskSize }, check: func(c *Config) error { return between(c.DiskSize, model.MinDiskSize, model.MaxDiskSize) },
-		doc: "Size of / in a new VM. The host's disk is used only as it fills."},
-	{name: "work_disk_size", def: "8G", at: func(c *Config) any { return &c.WorkDiskSize }, check: checkWorkDisk,
-		doc: "Size of /root in a new VM, which is a disk of its own; 0 for none."},
-	{name: "net", def: string(model.NetUser), at: func(c *Config) any { return &c.Net }, choices: []string{string(model.NetUser), string(model.NetNone)},
-		doc: "The network of a new VM: user (out through the host, IPv4 only, without privileges) or none."},
-	{name: "driver", def: "auto", at: func(c *Config) any { return &c.Driver }, choices: []string{"auto", "qemu"},
-		doc: "The program that runs VMs; auto takes the best one available."},
-	{name: "accel", def: "auto", at: func(c *Config) any { return &c.Accel }, choices: []string{"auto", "kvm", "tcg"},
-		doc: "How guests' instructions are run: kvm (by the CPU), tcg (emulated), or auto (kvm if it works, otherwise tcg)."},
-	{name: "qemu", def: "", at: func(c *Config) any { return &c.QEMU }, check: func(c *Config) error { return checkProgram(c.QEMU) },
-		doc: "The QEMU program: an absolute path, or a name to look for in PATH. If empty: the one for this machine's architecture."},
-	{name: "boot_timeout", def: "0s", at: func(c *Config) any { return &c.BootTimeout }, check: func(c *Config) error { return between(c.BootTimeout, 0, time.Hour) },
-		doc: "How long a guest may take until its agent answers. If 0s, the driver decides."},
-	{name: "stop_timeout", def: "10s", at: func(c *Config) any { return &c.StopTimeout }, check: func(c *Config) error { return between(c.StopTimeout, time.Second, time.Hour) },
-		doc: "How long a guest may take to power off. After that, banger ends its machine."},
-	{name: "templates", def: "true", at: func(c *Config) any { return &c.Templates },
-		doc: "Whether VMs start from templates, which banger makes in the background. If false, every start is a boot."},
-	{name: "template_budget", def: "8G", at: func(c *Config) any { return &c.TemplateBudget }, check: func(c *Config) error { return between(c.TemplateBudget, 0, model.MaxDiskSize) },
-		doc: "Disk space for all templates together. If they exceed it, the least recently used are removed. 0 for no bound."},
-	{name: "standby", def: "0", at: func(c *Config) any { return &c.Standby }, check: func(c *Config) error { return between(c.Standby, 0, maxStandby) },
-		doc: "How many machines of each template that is in use wait for the next run. Each takes up memory."},
-	{name: "log_level", def: "info", at: func(c *Config) any { return &c.LogLevel }, choices: []string{"debug", "info", "warn", "error"},
-		doc: "What the daemon's log holds."},
-	{name: "git.identity", def: "true", at: func(c *Config) any { return &c.GitIdentity },
-		doc: "Whether guests get the host user's git identity (user.name and user.email)."},
+var keys = slices.Concat(vmKeys, driverKeys, otherKeys)
+
+// vmKeys are the settings of new VMs. Each command that makes a VM reads them itself.
+var vmKeys = []key{
+	{
+		name: "image", def: "debian:bookworm", at: func(c *Config) any { return &c.Image },
+		check: func(c *Config) error { return checkName(c.Image) },
+		doc:   "Image of a new VM: a registry's reference, or the name of an imported image.",
+	}, {
+		name: "kernel", def: "debian", at: func(c *Config) any { return &c.Kernel },
+		check: func(c *Config) error { return checkName(c.Kernel) },
+		doc:   "Kernel of a new VM.",
+	}, {
+		name: "vcpus", flag: "vcpu", def: "0", at: func(c *Config) any { return &c.VCPUs },
+		check: func(c *Config) error { return between(c.VCPUs, 0, model.MaxVCPUs) },
+		doc:   "Number of virtual CPUs of a new VM. 0: two, or as many as the driver recommends for the image.",
+	}, {
+		name: "memory", def: "1G", at: func(c *Config) any { return &c.Memory }, check: checkMemory,
+		doc: "Memory of a new VM, such as 512M or 4G.",
+	}, {
+		name: "disk_size", def: "10G", at: func(c *Config) any { return &c.DiskSize },
+		check: func(c *Config) error { return between(c.DiskSize, model.MinDiskSize, model.MaxDiskSize) },
+		doc:   "Size of a new VM's system disk, at /. The disk uses space on the host only as it fills.",
+	}, {
+		name: "work_disk_size", def: "8G", at: func(c *Config) any { return &c.WorkDiskSize }, check: checkWorkDisk,
+		doc: "Size of a new VM's work disk, at /root. 0: no work disk.",
+	}, {
+		name: "net", def: string(model.NetUser), at: func(c *Config) any { return &c.Net },
+		choices: []string{string(model.NetUser), string(model.NetNone)},
+		doc:     "Network of a new VM: user (outgoing IPv4 through the host, without root) or none.",
+	},
 }
 
-// maxStandby bounds machines that nobody has asked for.
+// driverKeys are the settings of the program that runs VMs.
+var driverKeys = []key{
+	{
+		name: "driver", def: "auto", at: func(c *Config) any { return &c.Driver }, choices: []string{"auto", "qemu"},
+		doc: "Program that runs VMs. auto: the best one on this host.",
+	}, {
+		name: "accel", def: "auto", at: func(c *Config) any { return &c.Accel }, choices: []string{"auto", "kvm", "tcg"},
+		doc: "How guest instructions run: kvm (by the CPU) or tcg (emulated). auto: kvm where it works, otherwise tcg.",
+	}, {
+		name: "qemu", def: "", at: func(c *Config) any { return &c.QEMU },
+		check: func(c *Config) error { return checkProgram(c.QEMU) },
+		doc:   "QEMU program: an absolute path, or a name to find in PATH. Empty: the program for this host's architecture.",
+	}, {
+		name: "boot_timeout", def: "0s", at: func(c *Config) any { return &c.BootTimeout },
+		check: func(c *Config) error { return between(c.BootTimeout, 0, time.Hour) },
+		doc:   "Time in which a guest must answer after its start. 0s: the driver chooses; it allows more in emulation.",
+	}, {
+		name: "stop_timeout", def: "10s", at: func(c *Config) any { return &c.StopTimeout },
+		check: func(c *Config) error { return between(c.StopTimeout, time.Second, time.Hour) },
+		doc:   "Time that a guest has to power off before its VM is ended.",
+	},
+}
+
+var otherKeys = []key{
+	{
+		name: "templates", def: "true", at: func(c *Config) any { return &c.Templates },
+		doc: "Whether VMs are forked from templates: booted machines that banger saves in the background. false: every start boots.",
+	}, {
+		name: "template_budget", def: "8G", at: func(c *Config) any { return &c.TemplateBudget },
+		check: func(c *Config) error { return between(c.TemplateBudget, 0, model.MaxDiskSize) },
+		doc:   "Disk space for all templates together. banger deletes the least recently used templates first. 0: no limit.",
+	}, {
+		name: "standby", def: "0", at: func(c *Config) any { return &c.Standby },
+		check: func(c *Config) error { return between(c.Standby, 0, maxStandby) },
+		doc:   "Number of machines that wait for the next run, for each template in use. Each machine uses memory.",
+	}, {
+		name: "log_level", def: "info", at: func(c *Config) any { return &c.LogLevel },
+		choices: []string{"debug", "info", "warn", "error"},
+		doc:     "Lowest level of the messages in the daemon's log.",
+	}, {
+		name: "git.identity", def: "true", at: func(c *Config) any { return &c.GitIdentity },
+		doc: "Whether guests get the host user's Git identity (user.name and user.email).",
+	},
+}
+
+// maxStandby bounds the machines that run without a request.
 const maxStandby = 64
 
-// file_sync is a list and so has no place in the table: no environment variable, no flag.
+// file_sync is a list, so it is not in the table: it has no environment variable and no flag.
 const (
 	syncKey = "file_sync"
-	syncDoc = "Files and directories of the host that every VM gets at its start."
+	syncDoc = "Files and directories of the host that every VM gets when it starts."
 )
 
 // syncFields are the keys of an entry of file_sync.
 var syncFields = []struct{ name, doc string }{
-	{"host", "Path on the host: absolute, or below your home directory with ~/."},
+	{"host", "Path on the host: absolute, or below the home directory with ~/."},
 	{"guest", "Path in the guest: absolute, or below /root with ~/."},
-	{"mode", `Permission bits, such as "0600". If unset: those on the host.`},
-	{"optional", "If true, a file that is missing on the host is no error."},
+	{"mode", `Permission bits, such as "0600". If unset, those of the file on the host.`},
+	{"optional", "true: the file on the host may be missing."},
 }
 
 func keyNamed(name string) (key, bool) {
@@ -86,7 +128,7 @@ func keyNamed(name string) (key, bool) {
 	return key{}, false
 }
 
-// env is the name of the setting's environment variable.
+// env returns the name of the setting's environment variable.
 func (k key) env() string {
 	return "BANGER_" + strings.ToUpper(strings.ReplaceAll(k.name, ".", "_"))
 }
@@ -98,10 +140,10 @@ func (k key) flagName() string {
 	return strings.NewReplacer("_", "-", ".", "-").Replace(k.name)
 }
 
-// set gives the setting the value that text means. c is unchanged if that is an error.
+// set sets the setting to the value of text. If that is an error, c is unchanged.
 func (k key) set(c *Config, text string) error {
 	if len(k.choices) > 0 && !slices.Contains(k.choices, text) {
-		return fmt.Errorf("%s: %.100q is none of %s", k.name, text, strings.Join(k.choices, ", "))
+		return fmt.Errorf("%s: %.100q is not one of: %s", k.name, text, strings.Join(k.choices, ", "))
 	}
 	probe := *c
 	err := parse(k.at(&probe), text)
@@ -138,20 +180,23 @@ func checkWorkDisk(c *Config) error {
 		return nil
 	}
 	if err := between(c.WorkDiskSize, model.MinDiskSize, model.MaxDiskSize); err != nil {
-		return fmt.Errorf("%w; 0 is for no work disk", err)
+		return fmt.Errorf("%w; 0 means no work disk", err)
 	}
 	return nil
 }
 
-// checkName refuses what cannot name an image or kernel, whatever there is.
+// maxName bounds the name of an image or kernel, in bytes. References are shorter.
+const maxName = 512
+
+// checkName refuses text that cannot name any image or kernel.
 func checkName(s string) error {
 	switch {
 	case s == "":
-		return fmt.Errorf("it is empty")
-	case len(s) > 512:
-		return fmt.Errorf("%.20q… is too long", s)
+		return errors.New("the value is empty")
+	case len(s) > maxName:
+		return fmt.Errorf("%.20q… is longer than %d bytes", s, maxName)
 	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }):
-		return fmt.Errorf("%.100q holds a space or something that cannot be printed", s)
+		return fmt.Errorf("%.100q contains a space or an unprintable character", s)
 	}
 	return nil
 }
@@ -159,9 +204,9 @@ func checkName(s string) error {
 func checkProgram(s string) error {
 	switch {
 	case s != "" && strings.Contains(s, "/") && !filepath.IsAbs(s):
-		return fmt.Errorf("%.100q is relative; write the path from / on, or a name alone", s)
+		return fmt.Errorf("%.100q is a relative path; use an absolute path, or a name without /", s)
 	case strings.ContainsRune(s, 0):
-		return fmt.Errorf("%.100q holds a NUL", s)
+		return fmt.Errorf("%.100q contains a NUL character", s)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -26,28 +27,28 @@ type syncEntry struct {
 
 var syncName = regexp.MustCompile(`^file_sync\[(\d+)\](?:\.(.+))?$`)
 
-// take takes a setting if it belongs to file_sync.
+// take handles a setting if it belongs to file_sync, and reports whether it does.
 func (r *syncReader) take(s setting) bool {
 	where := fmt.Sprintf("%s:%d", r.path, s.line)
 	if s.name == syncKey {
-		if s.kind != listValue {
-			r.bad("%s: %s is a list: write [[%s]]", where, syncKey, syncKey)
+		if s.kind != arrayValue {
+			r.bad("%s: %s must be an array of tables: write [[%s]]", where, syncKey, syncKey)
 		}
 		return true
 	}
 	m := syncName.FindStringSubmatch(s.name)
 	if m == nil {
-		return strings.HasPrefix(s.name, syncKey+".") // of what is no list, which was said
+		return strings.HasPrefix(s.name, syncKey+".") // below no array, which was reported
 	}
 	if m[2] == "" {
 		if s.kind != tableValue {
-			r.bad("%s: %s: a %s where a table belongs", where, s.name, s.kind)
+			r.bad("%s: %s: must be a table, not %s", where, s.name, s.kind)
 			return true
 		}
 		r.entries = append(r.entries, syncEntry{line: s.line, has: map[string]bool{}})
 		return true
 	}
-	if len(r.entries) == 0 { // below a value that is no table, which was said
+	if len(r.entries) == 0 { // below a value that is no table, which was reported
 		return true
 	}
 	if err := r.field(&r.entries[len(r.entries)-1], m[2], s); err != nil {
@@ -56,16 +57,16 @@ func (r *syncReader) take(s setting) bool {
 	return true
 }
 
-// field takes one field of an entry.
+// field sets one field of an entry.
 func (r *syncReader) field(e *syncEntry, name string, s setting) (err error) {
-	want := map[string]valueType{"host": textValue, "guest": textValue, "mode": textValue, "optional": booleanValue}[name]
+	want := map[string]valueType{"host": stringValue, "guest": stringValue, "mode": stringValue, "optional": booleanValue}[name]
 	switch {
 	case want == "":
 		return fmt.Errorf("%.100s: unknown key; an entry has host, guest, mode and optional", name)
 	case name == "mode" && s.kind == integerValue:
-		return fmt.Errorf(`mode: a number where octal digits in quotes belong, such as "0600"`)
+		return errors.New(`mode: must be octal digits in quotes such as "0600", not a number`)
 	case s.kind != want:
-		return fmt.Errorf("%s: a %s where %s belongs", name, s.kind, want)
+		return fmt.Errorf("%s: must be %s, not %s", name, want, s.kind)
 	}
 	e.has[name] = true
 	switch name {
@@ -84,7 +85,7 @@ func (r *syncReader) field(e *syncEntry, name string, s setting) (err error) {
 	return nil
 }
 
-// finish puts the entries into the configuration.
+// finish adds the entries to the configuration.
 func (r *syncReader) finish() {
 	for i, e := range r.entries {
 		for _, name := range []string{"host", "guest"} {
@@ -106,27 +107,27 @@ func hostPath(p, home string) (string, error) {
 	}
 	switch {
 	case !filepath.IsAbs(p):
-		return "", fmt.Errorf("%.200q is relative; write it from / or ~/ on", p)
+		return "", fmt.Errorf("%.200q is a relative path; use an absolute path, or ~/", p)
 	case strings.ContainsRune(p, 0):
-		return "", fmt.Errorf("%.200q holds a NUL", p)
+		return "", fmt.Errorf("%.200q contains a NUL character", p)
 	}
 	return filepath.Clean(p), nil
 }
 
-// guestPath expands ~ to /root, the home that the work disk holds.
+// guestPath expands ~ to /root, the home directory on the work disk.
 func guestPath(p string) (string, error) {
 	if p == "~" || strings.HasPrefix(p, "~/") {
 		p = "/root" + p[1:]
 	}
 	switch {
 	case !path.IsAbs(p):
-		return "", fmt.Errorf("%.200q is relative; write it from / or ~/ on", p)
+		return "", fmt.Errorf("%.200q is a relative path; use an absolute path, or ~/", p)
 	case slices.Contains(strings.Split(p, "/"), ".."):
-		return "", fmt.Errorf("%.200q leads upwards by \"..\" in it", p)
+		return "", fmt.Errorf("%.200q contains \"..\"", p)
 	case path.Clean(p) == "/":
-		return "", fmt.Errorf("the guest's / itself cannot be replaced")
+		return "", errors.New("the guest's root directory cannot be replaced")
 	case strings.ContainsRune(p, 0):
-		return "", fmt.Errorf("%.200q holds a NUL", p)
+		return "", fmt.Errorf("%.200q contains a NUL character", p)
 	}
 	return path.Clean(p), nil
 }
@@ -134,7 +135,7 @@ func guestPath(p string) (string, error) {
 func parseMode(s string) (fs.FileMode, error) {
 	n, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || n == 0 || n > 0o777 {
-		return 0, fmt.Errorf("%.100q is not permission bits in octal, such as \"0600\"", s)
+		return 0, fmt.Errorf("%.100q is not an octal mode such as \"0600\"", s)
 	}
 	return fs.FileMode(n), nil
 }

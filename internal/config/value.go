@@ -10,7 +10,7 @@ import (
 	"banger/internal/model"
 )
 
-// parse reads text as the type that dst points to.
+// parse reads text as a value of the type that dst points to.
 func parse(dst any, text string) (err error) {
 	switch p := dst.(type) {
 	case *string:
@@ -34,12 +34,12 @@ func parse(dst any, text string) (err error) {
 	case *slog.Level:
 		err = p.UnmarshalText([]byte(text))
 	default:
-		err = fmt.Errorf("no way to read a %T", dst)
+		err = fmt.Errorf("reading a %T is not implemented", dst)
 	}
 	return err
 }
 
-// text shows the setting's value in the form that set reads.
+// text returns the setting's value in the form that set reads.
 func (k key) text(c *Config) string {
 	switch p := k.at(c).(type) {
 	case *string:
@@ -63,7 +63,7 @@ func (k key) text(c *Config) string {
 	return ""
 }
 
-// exact is the short form of a size if that loses nothing.
+// exact returns the short form of a size if it is exact, otherwise the number of bytes.
 func exact(b model.Bytes) string {
 	if back, err := model.ParseBytes(b.String()); err == nil && back == b {
 		return b.String()
@@ -71,7 +71,7 @@ func exact(b model.Bytes) string {
 	return strconv.FormatInt(int64(b), 10)
 }
 
-// kind is the type of the setting as a person is told it.
+// kind returns the type of the setting in words.
 func (k key) kind() string {
 	if len(k.choices) > 0 {
 		return strings.Join(k.choices, " or ")
@@ -86,31 +86,31 @@ func (k key) kind() string {
 	case *time.Duration:
 		return "duration"
 	}
-	return "text"
+	return "string"
 }
 
-// accepts tells whether a TOML value of the given type can hold the setting, and what it should be if not.
+// accepts returns an error if a TOML value of type t cannot hold the setting.
 func (k key) accepts(t valueType) error {
 	switch k.at(&Config{}).(type) {
 	case *int:
 		if t != integerValue {
-			return fmt.Errorf("a %s where a number belongs, such as %s", t, k.def)
+			return fmt.Errorf("must be a number such as %s, not %s", k.def, t)
 		}
 	case *bool:
 		if t != booleanValue {
-			return fmt.Errorf("a %s where true or false belongs, without quotes", t)
+			return fmt.Errorf("must be true or false without quotes, not %s", t)
 		}
 	case *model.Bytes:
-		if t != textValue && t != integerValue {
-			return fmt.Errorf("a %s where a size belongs, such as %q", t, k.def)
+		if t != stringValue && t != integerValue {
+			return fmt.Errorf("must be a size such as %q, not %s", k.def, t)
 		}
 	case *time.Duration:
-		if t != textValue {
-			return fmt.Errorf("a %s where a duration in quotes belongs, such as \"30s\"", t)
+		if t != stringValue {
+			return fmt.Errorf("must be a duration in quotes such as \"30s\", not %s", t)
 		}
 	default:
-		if t != textValue {
-			return fmt.Errorf("a %s where a text in quotes belongs", t)
+		if t != stringValue {
+			return fmt.Errorf("must be a string in quotes, not %s", t)
 		}
 	}
 	return nil
