@@ -1,5 +1,5 @@
-// Command banger makes virtual machines from container images and runs commands in them. It is a client of bangerd, which it starts when
-// nobody listens. See package cli.
+// Command banger makes virtual machines from container images and runs commands in them. It is a
+// client of bangerd, which it starts if it does not run. See package cli.
 package main
 
 import (

@@ -13,10 +13,10 @@ func checkArch(env Env) Check {
 	if env.Arch == "amd64" {
 		return c.pass("amd64")
 	}
-	return c.fail(env.Arch, "Guests are x86-64 machines, and banger runs them on x86-64 hosts only.", "Use an x86-64 host.")
+	return c.fail(env.Arch, "banger runs x86-64 guests on x86-64 hosts only.", "Use an x86-64 host.")
 }
 
-// cpuFlags are the flags of the first CPU.
+// cpuFlags returns the flags of the first CPU.
 func cpuFlags(env Env) ([]string, error) {
 	data, err := env.ReadFile("/proc/cpuinfo")
 	if err != nil {
@@ -27,10 +27,10 @@ func cpuFlags(env Env) ([]string, error) {
 			return strings.Fields(value), nil
 		}
 	}
-	return nil, errors.New("/proc/cpuinfo names no flags")
+	return nil, errors.New("/proc/cpuinfo has no flags")
 }
 
-// virtualization names the CPU's extension for virtual machines, or is "".
+// virtualization returns the CPU's extension for virtual machines and its kernel module, or "".
 func virtualization(flags []string) (name, module string) {
 	switch {
 	case slices.Contains(flags, "vmx"):
@@ -41,22 +41,22 @@ func virtualization(flags []string) (name, module string) {
 	return "", ""
 }
 
-const emulated = "VMs run in emulation, where a boot takes seconds instead of a fraction of one and programs run several times slower."
+const emulated = "VMs run in emulation: a boot takes several seconds, and programs run several times slower."
 
 func checkCPU(env Env) Check {
 	c := Check{Name: "cpu", Feature: "fast VMs"}
 	flags, err := cpuFlags(env)
 	if err != nil {
-		return c.warn("the CPU's flags cannot be read", err.Error(), "")
+		return c.warn("cannot read the CPU's flags", err.Error(), "")
 	}
 	if name, _ := virtualization(flags); name != "" {
 		return c.pass("virtualization by " + name)
 	}
 	if slices.Contains(flags, "hypervisor") {
-		return c.warn("the CPU offers neither vmx nor svm", "This machine is itself virtual, and its host does not pass virtualization on.",
-			"Turn nested virtualization on where this machine runs, or use a machine type that has it.")
+		return c.warn("the CPU offers neither vmx nor svm", "This host is itself a virtual machine without nested virtualization.",
+			"Enable nested virtualization on the machine that runs this one, or use a machine type that has it.")
 	}
-	return c.warn("the CPU offers neither vmx nor svm", "", "Turn virtualization (VT-x, AMD-V, SVM) on in the firmware's settings.")
+	return c.warn("the CPU offers neither vmx nor svm", "", "Enable virtualization (VT-x, AMD-V, SVM) in the firmware's settings.")
 }
 
 func checkKVM(env Env, host distro) Check {
@@ -70,7 +70,7 @@ func checkKVM(env Env, host distro) Check {
 	extension, module := virtualization(flags)
 	device, err := env.Stat("/dev/kvm")
 	switch {
-	case extension == "": // the CPU's check says what to do
+	case extension == "": // the check of the CPU has the solution
 	case errors.Is(err, fs.ErrNotExist):
 		c.Fix = host.sudo + "modprobe " + module
 	case err == nil && !device.Writable:

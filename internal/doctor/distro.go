@@ -7,7 +7,7 @@ import (
 // manager is a distribution's package manager.
 type manager string
 
-// The package managers that doctor speaks of.
+// The package managers that doctor knows.
 const (
 	apt    manager = "apt"
 	dnf    manager = "dnf"
@@ -17,7 +17,7 @@ const (
 	other  manager = ""
 )
 
-// install is how each one installs a package.
+// install holds the command of each package manager that installs a package.
 var install = map[manager]string{
 	apt:    "apt install ",
 	dnf:    "dnf install ",
@@ -26,7 +26,7 @@ var install = map[manager]string{
 	zypper: "zypper install ",
 }
 
-// managers says which distribution has which, by ID and ID_LIKE of os-release(5).
+// managers maps distributions to package managers, by ID and ID_LIKE of os-release(5).
 var managers = map[string]manager{
 	"debian": apt, "ubuntu": apt, "linuxmint": apt, "raspbian": apt,
 	"fedora": dnf, "rhel": dnf, "centos": dnf, "rocky": dnf, "almalinux": dnf, "amzn": dnf,
@@ -35,14 +35,14 @@ var managers = map[string]manager{
 	"suse": zypper, "opensuse": zypper, "opensuse-leap": zypper, "opensuse-tumbleweed": zypper, "sles": zypper,
 }
 
-// distro is the host's distribution, as far as it matters for advice.
+// distro is the host's distribution, as far as it matters for solutions.
 type distro struct {
 	name    string // for a person
 	manager manager
-	sudo    string // "sudo " when the caller is not root
+	sudo    string // "sudo " unless the caller is root
 }
 
-// readOSRelease finds out what distribution this is.
+// readOSRelease returns this host's distribution.
 func readOSRelease(env Env) distro {
 	d := distro{name: "this distribution"}
 	if env.UID != 0 {
@@ -76,8 +76,8 @@ func readOSRelease(env Env) distro {
 	return d
 }
 
-// install is the command that installs a package, given its name with each manager. A manager that is not in the list has the package
-// under the name of "".
+// install returns the command that installs a package, given the package's name for each manager.
+// The name under the key other serves all managers that are not listed.
 func (d distro) install(packages map[manager]string) string {
 	name, ok := packages[d.manager]
 	if !ok {

@@ -1,7 +1,9 @@
-// Package doctor tells whether this host can do what banger does, and for what it cannot, what a person can do about it.
+// Package doctor checks whether this host can run VMs, and says how to solve each problem that it
+// finds.
 //
-// It only looks: nothing is made, changed or started, and no daemon is needed. Each check is a pure function over an Env, the few ways in
-// which doctor looks at a host, so that every verdict can be tested on hosts that are not at hand.
+// It changes nothing and needs no daemon. Each check is a pure function of an Env, which holds all
+// ways in which doctor looks at a host. So tests can check the verdicts on hosts that they do not
+// have.
 package doctor
 
 import (
@@ -18,56 +20,64 @@ type Status string
 // The verdicts.
 const (
 	Pass Status = "pass"
-	Warn Status = "warn" // banger works, but something of it is slow, missing or at risk
-	Fail Status = "fail" // banger does not work until this is repaired
+	Warn Status = "warn" // banger works, but is slow, lacks a feature or is at risk
+	Fail Status = "fail" // banger does not work until this is solved
 )
 
 // Check is the verdict on one thing.
 type Check struct {
-	Name    string `json:"name"`             // stable: "kvm", "mkfs.ext4"
-	Feature string `json:"feature"`          // what it is good for: "fast VMs"
-	Status  Status `json:"status"`           //
+	Name    string `json:"name"`    // stable: "kvm", "mkfs.ext4"
+	Feature string `json:"feature"` // that needs it: "fast VMs"
+	Status  Status `json:"status"`
 	Summary string `json:"summary"`          // one line: what was found
-	Detail  string `json:"detail,omitempty"` // why, and what follows from it
-	Fix     string `json:"fix,omitempty"`    // what to do: a command, or a sentence when there is no command for it
+	Detail  string `json:"detail,omitempty"` // the reason and the consequences
+	Fix     string `json:"fix,omitempty"`    // the solution: a command, otherwise a sentence
 }
 
 // Env is how doctor looks at a host. Host returns the real one.
 type Env struct {
 	Layout paths.Layout
 	UID    int
-	User   string // the caller's login name; "" when not known
+	User   string // the caller's login name; "" if not known
 	Arch   string // GOARCH
-	TmpDir string // what os.TempDir says
-	QEMU   string // path that the configuration names; "" for the one in PATH
+	TmpDir string // from os.TempDir
+	QEMU   string // path in the configuration; "": find it in PATH
 
-	Now        func() time.Time
-	ReadFile   func(name string) ([]byte, error)                                      // small files: /proc, /sys, /etc
-	Stat       func(name string) (Entry, error)                                       // fs.ErrNotExist and fs.ErrPermission count
-	Tool       func(name string) (path string, err error)                             // finds a program
-	Output     func(ctx context.Context, name string, args ...string) ([]byte, error) // what a program prints
-	FileSystem func(dir string) (FileSystem, error)                                   // of dir, or of its nearest parent that exists
-	Limit      func(resource Resource) (soft, hard uint64, err error)                 // Unlimited for no limit
-	ClockSync  func() (synced, known bool)                                            // the kernel's own opinion (adjtimex(2))
-	KVM        func() (works bool, why string)                                        // the driver's own probe
+	Now func() time.Time
+	// ReadFile reads a small file below /proc, /sys or /etc.
+	ReadFile func(name string) ([]byte, error)
+	// Stat returns errors for which errors.Is finds fs.ErrNotExist and fs.ErrPermission.
+	Stat func(name string) (Entry, error)
+	// Tool finds a program, and Output returns what a program prints.
+	Tool   func(name string) (path string, err error)
+	Output func(ctx context.Context, name string, args ...string) ([]byte, error)
+	// FileSystem describes the file system of dir, or of dir's nearest parent that exists.
+	FileSystem func(dir string) (FileSystem, error)
+	// Limit returns Unlimited if there is no limit.
+	Limit func(resource Resource) (soft, hard uint64, err error)
+	// ClockSync reports whether the clock is synchronised, as far as the kernel knows
+	// (adjtimex(2)).
+	ClockSync func() (synced, known bool)
+	// KVM is the driver's own probe.
+	KVM func() (works bool, why string)
 }
 
-// Entry is what Stat tells.
+// Entry describes a file or directory.
 type Entry struct {
 	Dir      bool
 	Writable bool // by the caller
 }
 
-// FileSystem is what a folder is on.
+// FileSystem describes a file system.
 type FileSystem struct {
-	Type    string // "ext4", "nfs", "0x1234" for one that doctor does not know
+	Type    string // "ext4", "nfs"; "0x1234" for an unknown type
 	Free    uint64 // bytes, for the caller
 	Reflink Answer // whether files can share blocks
 	NoExec  bool   // mounted with noexec
 	NoDev   bool   // mounted with nodev
 }
 
-// Answer is yes, no, or not known without trying.
+// Answer is yes, no or unknown.
 type Answer string
 
 // The answers.
@@ -80,19 +90,19 @@ const (
 // Resource is one of a process's limits.
 type Resource string
 
-// The limits that matter.
+// The limits that doctor checks.
 const (
 	OpenFiles Resource = "open files"
 	Processes Resource = "processes"
 )
 
-// Unlimited is the value of a limit that is none.
+// Unlimited is the value of a resource without a limit.
 const Unlimited = ^uint64(0)
 
-// outputTimeout bounds one run of a program for its version.
+// outputTimeout bounds a program that prints its version.
 const outputTimeout = 10 * time.Second
 
-// Run does all checks, in the order in which a person should read them.
+// Run runs all checks and returns them in the order in which a person should read them.
 func Run(ctx context.Context, env Env) []Check {
 	host := readOSRelease(env)
 	checks := []Check{checkArch(env), checkCPU(env), checkKVM(env, host), checkQEMU(ctx, env, host)}
@@ -107,7 +117,7 @@ func Run(ctx context.Context, env Env) []Check {
 		checkMemory(env), checkClock(env, host), checkLimit(env, OpenFiles), checkLimit(env, Processes))
 }
 
-// Worst is the verdict on the whole host.
+// Worst returns the verdict on the whole host.
 func Worst(checks []Check) Status {
 	order := []Status{Pass, Warn, Fail}
 	worst := 0
@@ -117,7 +127,7 @@ func Worst(checks []Check) Status {
 	return order[worst]
 }
 
-// pass, warn and fail finish a check.
+// pass, warn and fail set the verdict of a check.
 func (c Check) pass(summary string) Check { c.Status, c.Summary = Pass, summary; return c }
 
 func (c Check) warn(summary, detail, fix string) Check {

@@ -16,18 +16,18 @@ import (
 	"banger/internal/paths"
 )
 
-// host is a host in a test: what is on it, by name.
+// host is a fake host: its files, tools and file systems by name.
 type host struct {
 	env   Env
 	files map[string]string
 	stats map[string]Entry
 	tools map[string]string
-	disks map[string]FileSystem // by folder; "" for all others
+	disks map[string]FileSystem // by directory; "" for all others
 }
 
 const debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n"
 
-// goodHost has everything, for the user alice.
+// goodHost has no problems, for the user alice.
 func goodHost() *host {
 	h := &host{
 		files: map[string]string{
@@ -92,12 +92,18 @@ func goodHost() *host {
 func TestGoodHost(t *testing.T) {
 	checks := Run(t.Context(), goodHost().env)
 	for _, c := range checks {
-		if c.Status != Pass || c.Summary == "" || c.Feature == "" || c.Detail != "" || c.Fix != "" {
-			t.Errorf("%+v", c)
+		if c.Status != Pass {
+			t.Errorf("%s does not pass on a host without problems: %+v", c.Name, c)
+		}
+		if c.Summary == "" || c.Feature == "" {
+			t.Errorf("%s: the summary or the feature is missing: %+v", c.Name, c)
+		}
+		if c.Detail != "" || c.Fix != "" {
+			t.Errorf("%s passed, but has a detail or a fix: %+v", c.Name, c)
 		}
 	}
 	if Worst(checks) != Pass || Worst(nil) != Pass {
-		t.Errorf("in all %v", Worst(checks))
+		t.Errorf("the worst of checks that passed is %v, of no checks %v", Worst(checks), Worst(nil))
 	}
 	names := map[string]bool{}
 	for _, c := range checks {
@@ -112,8 +118,24 @@ func TestGoodHost(t *testing.T) {
 type verdict struct {
 	name   string
 	status Status
-	says   string // in summary or detail
-	fix    string // all of it; "" for none, "*" for any
+	says   string // part of summary or detail
+	fix    string // the whole text; "" for none, "*" for any
+}
+
+func (want verdict) compare(t *testing.T, got Check) {
+	t.Helper()
+	if got.Status != want.status {
+		t.Errorf("%s: status %s, want %s", got.Name, got.Status, want.status)
+	}
+	if text := got.Summary + "\n" + got.Detail; !strings.Contains(text, want.says) {
+		t.Errorf("%s: %q is not in its summary and detail:\n%s", got.Name, want.says, text)
+	}
+	switch {
+	case want.fix == "*" && got.Fix == "":
+		t.Errorf("%s: it has no fix", got.Name)
+	case want.fix != "*" && got.Fix != want.fix:
+		t.Errorf("%s: fix %q, want %q", got.Name, got.Fix, want.fix)
+	}
 }
 
 func noKVM(why string) func() (bool, string) { return func() (bool, string) { return false, why } }
@@ -131,12 +153,12 @@ func TestVerdicts(t *testing.T) {
 			h.files["/proc/cpuinfo"] = "flags : fpu hypervisor"
 			h.env.KVM = noKVM("a paravirtual KVM")
 		}, []verdict{
-			{"cpu", Warn, "itself virtual", "Turn nested virtualization on where this machine runs, or use a machine type that has it."},
+			{"cpu", Warn, "itself a virtual machine", "Enable nested virtualization on the machine that runs this one, or use a machine type that has it."},
 			{"kvm", Warn, "a paravirtual KVM. VMs run in emulation", ""}}},
 		{"off in the firmware", func(h *host) { h.files["/proc/cpuinfo"] = "flags : fpu"; h.env.KVM = noKVM("no /dev/kvm") }, []verdict{
-			{"cpu", Warn, "neither vmx nor svm", "Turn virtualization (VT-x, AMD-V, SVM) on in the firmware's settings."}}},
-		{"no cpuinfo", func(h *host) { delete(h.files, "/proc/cpuinfo") }, []verdict{{"cpu", Warn, "cannot be read", ""}}},
-		{"no flags", func(h *host) { h.files["/proc/cpuinfo"] = "processor: 0\n" }, []verdict{{"cpu", Warn, "names no flags", ""}}},
+			{"cpu", Warn, "neither vmx nor svm", "Enable virtualization (VT-x, AMD-V, SVM) in the firmware's settings."}}},
+		{"no cpuinfo", func(h *host) { delete(h.files, "/proc/cpuinfo") }, []verdict{{"cpu", Warn, "cannot read", ""}}},
+		{"no flags", func(h *host) { h.files["/proc/cpuinfo"] = "processor: 0\n" }, []verdict{{"cpu", Warn, "has no flags", ""}}},
 		{"kvm is not loaded", func(h *host) { delete(h.stats, "/dev/kvm"); h.env.KVM = noKVM("there is no /dev/kvm") }, []verdict{
 			{"kvm", Warn, "there is no /dev/kvm", "sudo modprobe kvm_intel"}}},
 		{"kvm is not loaded, root on amd", func(h *host) {
@@ -149,19 +171,19 @@ func TestVerdicts(t *testing.T) {
 			{"kvm", Warn, "may not be opened", "sudo usermod -aG kvm alice, then log in again"}}},
 		{"kvm is broken", func(h *host) { h.env.KVM = noKVM("makes no virtual machine") }, []verdict{{"kvm", Warn, "makes no virtual machine", ""}}},
 
-		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "not there", "sudo apt install qemu-system-x86"}}},
-		{"a qemu that the configuration names", func(h *host) { h.env.QEMU = "/opt/qemu" }, []verdict{{"qemu", Fail, "/opt/qemu is not there", "Correct the path of QEMU in the configuration."}}},
+		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "no program", "sudo apt install qemu-system-x86"}}},
+		{"a qemu that the configuration names", func(h *host) { h.env.QEMU = "/opt/qemu" }, []verdict{{"qemu", Fail, "no program /opt/qemu", "Correct the key qemu in the configuration."}}},
 		{"old qemu", qemuSays("QEMU emulator version 4.2.1 (Debian)"), []verdict{{"qemu", Fail, "version 4.2.1", "*"}}},
 		{"untested qemu", qemuSays("QEMU emulator version 6.2.0"), []verdict{{"qemu", Warn, "tested with version 7.2", ""}}},
 		{"new qemu", qemuSays("QEMU emulator version 10.0.2 (qemu-10.0.2-1.fc43)"), []verdict{{"qemu", Pass, "version 10.0.2", ""}}},
 		{"qemu's development version", qemuSays("QEMU emulator version 11.0.50 (v10.2.0-1-g0123)"), []verdict{{"qemu", Pass, "11.0.50", ""}}},
-		{"another program", qemuSays("hello\nworld"), []verdict{{"qemu", Warn, `says "hello"`, ""}}},
+		{"another program", qemuSays("hello\nworld"), []verdict{{"qemu", Warn, `prints "hello"`, ""}}},
 		{"qemu does not run", func(h *host) {
 			h.env.Output = func(context.Context, string, ...string) ([]byte, error) { return nil, errors.New("exit status 127") }
 		}, []verdict{{"qemu", Fail, "exit status 127", "*"}}},
 
 		{"no e2fsprogs", func(h *host) { h.lose("mkfs.ext4", "e2fsck", "resize2fs") }, []verdict{
-			{"mkfs.ext4", Fail, "No VM", "sudo apt install e2fsprogs"}, {"e2fsck", Fail, "", "sudo apt install e2fsprogs"},
+			{"mkfs.ext4", Fail, "cannot make a VM", "sudo apt install e2fsprogs"}, {"e2fsck", Fail, "", "sudo apt install e2fsprogs"},
 			{"resize2fs", Warn, "vm set", "sudo apt install e2fsprogs"}}},
 		{"nothing for the default image", func(h *host) { h.lose("mmdebstrap", "apt-get", "dpkg-deb", "newuidmap", "ssh", "xz") }, []verdict{
 			{"mmdebstrap", Warn, "debian:bookworm", "sudo apt install mmdebstrap"}, {"apt-get", Warn, "", "sudo apt install apt"},
@@ -182,33 +204,33 @@ func TestVerdicts(t *testing.T) {
 			{"subuid", Warn, "0 user and 65536 group ids", "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 alice"}}},
 		{"few subordinate ids", func(h *host) { h.files["/etc/subgid"] = "alice:1:10\nalice:x:y\nalice:100\n" }, []verdict{{"subuid", Warn, "10 group ids", "*"}}},
 		{"debian's switch", func(h *host) { h.files["/proc/sys/kernel/unprivileged_userns_clone"] = "0\n" }, []verdict{
-			{"user-namespaces", Warn, "closed by", "sudo sysctl kernel.unprivileged_userns_clone=1"}}},
+			{"user-namespaces", Warn, "disabled by", "sudo sysctl kernel.unprivileged_userns_clone=1"}}},
 		{"ubuntu's switch", func(h *host) { h.files["/proc/sys/kernel/apparmor_restrict_unprivileged_userns"] = "1" }, []verdict{
 			{"user-namespaces", Warn, "apparmor", "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"}}},
 		{"no namespaces", func(h *host) { h.files["/proc/sys/user/max_user_namespaces"] = "0" }, []verdict{
 			{"user-namespaces", Warn, "", "sudo sysctl user.max_user_namespaces=10000"}}},
 
 		{"a full disk", func(h *host) { h.disks[""] = FileSystem{Type: "ext4", Free: 100 << 20, Reflink: No} }, []verdict{
-			{"space-state", Fail, "100M free", "*"}, {"space-cache", Fail, "At least 2G", "*"}, {"tmpdir", Warn, "up to 2G", "*"},
+			{"space-state", Fail, "100M free", "*"}, {"space-cache", Fail, "at least 2G", "*"}, {"tmpdir", Warn, "up to 2G", "*"},
 			{"reflink", Pass, "ext4 has no reflinks", ""}}},
 		{"a nearly full disk", func(h *host) { h.disks[""] = FileSystem{Type: "xfs", Free: 3 << 30, Reflink: Unknown} }, []verdict{
-			{"space-state", Warn, "less than 5G", "*"}, {"space-cache", Warn, "", "*"}, {"reflink", Pass, "not known", ""}}},
+			{"space-state", Warn, "less than 5G", "*"}, {"space-cache", Warn, "", "*"}, {"reflink", Pass, "may clone", ""}}},
 		{"state on nfs", func(h *host) { h.disks[state] = FileSystem{Type: "nfs", Free: 1 << 40} }, []verdict{{"local-disk", Fail, "(nfs)", "*"}}},
 		{"cache on 9p", func(h *host) { h.disks[cache] = FileSystem{Type: "9p", Free: 1 << 40} }, []verdict{{"local-disk", Warn, "(9p)", "*"}}},
 		{"state on fuse", func(h *host) { h.disks[state] = FileSystem{Type: "fuse", Free: 1 << 40} }, []verdict{{"local-disk", Warn, "FUSE", "*"}}},
 		{"unreadable file systems", func(h *host) {
 			h.env.FileSystem = func(string) (FileSystem, error) { return FileSystem{}, fs.ErrPermission }
 		}, []verdict{{"space-state", Warn, "permission", ""}, {"local-disk", Warn, "", ""}, {"reflink", Warn, "", ""}, {"tmpdir", Warn, "", ""}}},
-		{"folders of somebody else", func(h *host) { h.stats[state] = Entry{Dir: true}; h.stats[cache] = Entry{Writable: true} }, []verdict{
-			{"folders", Fail, state + " is not writable; " + cache + " is not a folder", "*"}}},
-		{"no home", func(h *host) { delete(h.stats, "/home/alice") }, []verdict{{"folders", Fail, "/ is not writable", "*"}}},
-		{"a long runtime folder", func(h *host) {
+		{"directories of another user", func(h *host) { h.stats[state] = Entry{Dir: true}; h.stats[cache] = Entry{Writable: true} }, []verdict{
+			{"directories", Fail, state + " is not writable; " + cache + " is not a directory", "*"}}},
+		{"no home", func(h *host) { delete(h.stats, "/home/alice") }, []verdict{{"directories", Fail, "/ is not writable", "*"}}},
+		{"a long runtime directory", func(h *host) {
 			h.env.Layout.Runtime = "/" + strings.Repeat("x", 90)
 			h.stats[h.env.Layout.Runtime] = Entry{Dir: true, Writable: true}
-		}, []verdict{{"socket-path", Fail, "of 107 characters", "*"}}},
-		{"no temporary folder", func(h *host) { delete(h.stats, "/tmp") }, []verdict{{"tmpdir", Fail, "not there", "*"}}},
-		{"a file as temporary folder", func(h *host) { h.stats["/tmp"] = Entry{Writable: true} }, []verdict{{"tmpdir", Fail, "not a folder", "*"}}},
-		{"a closed temporary folder", func(h *host) { h.stats["/tmp"] = Entry{Dir: true} }, []verdict{{"tmpdir", Fail, "not writable", "*"}}},
+		}, []verdict{{"socket-path", Fail, "of at most 107 characters", "*"}}},
+		{"no temporary directory", func(h *host) { delete(h.stats, "/tmp") }, []verdict{{"tmpdir", Fail, "cannot be accessed", "*"}}},
+		{"a file as temporary directory", func(h *host) { h.stats["/tmp"] = Entry{Writable: true} }, []verdict{{"tmpdir", Fail, "not a directory", "*"}}},
+		{"a temporary directory without write permission", func(h *host) { h.stats["/tmp"] = Entry{Dir: true} }, []verdict{{"tmpdir", Fail, "not writable", "*"}}},
 		{"noexec", func(h *host) { h.disks["/tmp"] = FileSystem{Type: "tmpfs", Free: 1 << 40, NoExec: true} }, []verdict{{"tmpdir", Warn, "noexec", "*"}}},
 		{"nodev, not root", func(h *host) { h.disks["/tmp"] = FileSystem{Type: "tmpfs", Free: 1 << 40, NoDev: true} }, []verdict{{"tmpdir", Pass, "", ""}}},
 		{"nodev, root", func(h *host) {
@@ -219,20 +241,20 @@ func TestVerdicts(t *testing.T) {
 		{"little memory", func(h *host) { h.files["/proc/meminfo"] = "MemAvailable: 1048576 kB\n" }, []verdict{{"memory", Warn, "1G available", "*"}}},
 		{"no memory", func(h *host) { h.files["/proc/meminfo"] = "MemAvailable: 10240 kB\n" }, []verdict{{"memory", Fail, "10M available", "*"}}},
 		{"an old kernel", func(h *host) { h.files["/proc/meminfo"] = "MemFree: 1 kB\n" }, []verdict{{"memory", Warn, "no MemAvailable", ""}}},
-		{"a container's limit", func(h *host) { h.files["/sys/fs/cgroup/memory.max"] = "1073741824\n" }, []verdict{{"memory", Warn, "limit of the control group", "*"}}},
+		{"a container's limit", func(h *host) { h.files["/sys/fs/cgroup/memory.max"] = "1073741824\n" }, []verdict{{"memory", Warn, "limited by the control group", "*"}}},
 		{"a container's limit, version 1", func(h *host) {
 			delete(h.files, "/sys/fs/cgroup/memory.max")
 			h.files["/sys/fs/cgroup/memory/memory.limit_in_bytes"] = "268435456\n"
 		}, []verdict{{"memory", Fail, "256M", "*"}}},
 		{"1970", func(h *host) { h.env.Now = func() time.Time { return time.Unix(0, 0) } }, []verdict{{"clock", Fail, "1970-01-01", "sudo timedatectl set-ntp true"}}},
 		{"free running", func(h *host) { h.env.ClockSync = func() (bool, bool) { return false, true } }, []verdict{{"clock", Warn, "not synchronised", "sudo timedatectl set-ntp true"}}},
-		{"not known", func(h *host) { h.env.ClockSync = func() (bool, bool) { return false, false } }, []verdict{{"clock", Pass, "not known", ""}}},
+		{"not known", func(h *host) { h.env.ClockSync = func() (bool, bool) { return false, false } }, []verdict{{"clock", Pass, "cannot find out", ""}}},
 		{"soft limits", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 256, 1 << 20, nil } }, []verdict{
-			{"limit-open-files", Warn, "256, at most 1048576", "ulimit -n 4096"}, {"limit-processes", Warn, "", "ulimit -u 4096"}}},
+			{"limit-open-files", Warn, "256; the hard limit is 1048576", "ulimit -n 4096"}, {"limit-processes", Warn, "", "ulimit -u 4096"}}},
 		{"hard limits", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 256, 256, nil } }, []verdict{
 			{"limit-open-files", Warn, "", "Raise nofile in /etc/security/limits.conf to 4096, then log in again."}}},
 		{"no limits known", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 0, 0, errors.New("no") } }, []verdict{
-			{"limit-open-files", Warn, "cannot be read", ""}}},
+			{"limit-open-files", Warn, "cannot read", ""}}},
 	}
 	for _, test := range tests {
 		t.Run(test.what, func(t *testing.T) {
@@ -245,14 +267,14 @@ func TestVerdicts(t *testing.T) {
 					t.Errorf("no check %s", want.name)
 					continue
 				}
-				c := checks[i]
-				if c.Status != want.status || !strings.Contains(c.Summary+"\n"+c.Detail, want.says) || (want.fix != "*" && c.Fix != want.fix) || (want.fix == "*" && c.Fix == "") {
-					t.Errorf("got %+v\nwant %+v", c, want)
-				}
+				want.compare(t, checks[i])
 			}
 			for _, c := range checks {
-				if c.Summary == "" || strings.Contains(c.Summary, "\n") || c.Status == Pass && c.Fix != "" {
-					t.Errorf("%+v", c)
+				if c.Summary == "" || strings.Contains(c.Summary, "\n") {
+					t.Errorf("%s: the summary %q is not one line", c.Name, c.Summary)
+				}
+				if c.Status == Pass && c.Fix != "" {
+					t.Errorf("%s passed, but has the fix %q", c.Name, c.Fix)
 				}
 			}
 		})
@@ -275,13 +297,13 @@ func qemuSays(text string) func(*host) {
 	}
 }
 
-// TestRoot: root is not asked for what only others need.
+// TestRoot checks that root gets no checks that concern only other users.
 func TestRoot(t *testing.T) {
 	h := goodHost()
 	h.env.UID = 0
 	for _, c := range Run(t.Context(), h.env) {
 		if slices.Contains([]string{"newuidmap", "subuid", "user-namespaces"}, c.Name) {
-			t.Errorf("root was asked for %s", c.Name)
+			t.Errorf("root gets the check %s, which concerns other users only", c.Name)
 		}
 	}
 }
@@ -293,19 +315,19 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// TestThisHost runs everything for real and sees that nothing was made.
+// TestThisHost runs all checks on this host and checks that they made no file.
 func TestThisHost(t *testing.T) {
 	home := t.TempDir()
 	layout := paths.At(filepath.Join(home, "banger"), os.Getuid())
 	checks := Run(t.Context(), Host(layout))
 	for _, c := range checks {
 		if c.Summary == "" {
-			t.Errorf("%+v", c)
+			t.Errorf("%s has no summary", c.Name)
 		}
 		t.Logf("%-18s %-4s %s | %s | %s", c.Name, c.Status, c.Summary, c.Detail, c.Fix)
 	}
 	if entries, err := os.ReadDir(home); err != nil || len(entries) != 0 {
-		t.Errorf("made %v, %v", entries, err)
+		t.Errorf("the checks made files: %v, %v", entries, err)
 	}
 }
 

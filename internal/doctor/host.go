@@ -20,7 +20,8 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// Host is the machine that this process runs on. It probes KVM the way the driver does: doctor's verdict and the driver's choice must not differ.
+// Host returns the Env of this host. It uses the driver's own probe for KVM, because doctor's
+// verdict must agree with the driver's choice.
 func Host(layout paths.Layout) Env {
 	uid := os.Getuid()
 	name := os.Getenv("USER")
@@ -29,15 +30,16 @@ func Host(layout paths.Layout) Env {
 	}
 	return Env{
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
-		Now: time.Now, ReadFile: readSmall, Stat: stat, Output: output, FileSystem: fileSystem, Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM,
-		Tool: findTool,
+		Now: time.Now, ReadFile: readSmall, Stat: stat, Tool: findTool, Output: output, FileSystem: fileSystem,
+		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM,
 	}
 }
 
-// adminDirs hold the tools of administrators, which PATH of a plain user lacks on Debian though the user may run them.
+// adminDirs hold administrators' tools. On Debian they are missing from a user's PATH, although the
+// user may run the tools.
 var adminDirs = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
 
-// findTool looks where banger looks for what it runs: in PATH, then among administrators' tools.
+// findTool looks for a program where banger does: in PATH, then in adminDirs.
 func findTool(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	for _, dir := range adminDirs {
@@ -49,7 +51,8 @@ func findTool(name string) (string, error) {
 	return path, err
 }
 
-// readSmall reads a file of the kernel's or of /etc. /proc/cpuinfo of a machine with hundreds of CPUs is the largest.
+// readSmall reads a file of the kernel or of /etc. The largest is /proc/cpuinfo of a host with
+// hundreds of CPUs.
 func readSmall(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -77,7 +80,8 @@ func output(ctx context.Context, name string, args ...string) ([]byte, error) {
 	return out, err
 }
 
-// magics are the file systems that statfs(2) tells by number (linux/magic.h and the kernel's trees).
+// magics maps the numbers that statfs(2) returns to file systems (linux/magic.h and the kernel's
+// sources).
 var magics = map[int64]FileSystem{
 	0xef53:     {Type: "ext4", Reflink: No}, // ext2 and ext3 have the same number
 	0x01021994: {Type: "tmpfs", Reflink: No},
@@ -100,7 +104,7 @@ var magics = map[int64]FileSystem{
 	0x65735546: {Type: "fuse", Reflink: Unknown},
 }
 
-// fileSystem looks at dir, or at its nearest parent that exists.
+// fileSystem describes the file system of dir, or of its nearest parent that exists.
 func fileSystem(dir string) (FileSystem, error) {
 	for at := dir; ; at = filepath.Dir(at) {
 		var st unix.Statfs_t
@@ -109,9 +113,9 @@ func fileSystem(dir string) (FileSystem, error) {
 			continue
 		}
 		if err != nil {
-			return FileSystem{}, fmt.Errorf("looking at %s: %w", at, err)
+			return FileSystem{}, fmt.Errorf("reading the file system of %s: %w", at, err)
 		}
-		magic := int64(uint32(st.Type)) // of 32 bits; the field's sign differs between architectures
+		magic := int64(uint32(st.Type)) // the field's sign differs between architectures
 		found, ok := magics[magic]
 		if !ok {
 			found = FileSystem{Type: fmt.Sprintf("0x%x", magic), Reflink: Unknown}
@@ -131,7 +135,7 @@ func limit(r Resource) (soft, hard uint64, err error) {
 	return l.Cur, l.Max, nil
 }
 
-// clockSync asks the kernel without setting anything (adjtimex(2): modes 0 needs no privilege).
+// clockSync asks the kernel and changes nothing (adjtimex(2): modes 0 needs no privilege).
 func clockSync() (synced, known bool) {
 	var t unix.Timex
 	if _, err := unix.Adjtimex(&t); err != nil {

@@ -13,38 +13,56 @@ import (
 type tool struct {
 	name     string
 	feature  string
-	vital    bool // no VM runs without it
-	rootless bool // only who is not root needs it
+	vital    bool // no VM can be made without it
+	rootless bool // only a user other than root needs it
 	without  string
-	packages map[manager]string // "" for a manager that does not have it
-	instead  string             // what to do where no package has it
+	packages map[manager]string // "" if the manager does not have it
+	instead  string             // the solution if no package has it
 }
 
-// The packages of QEMU, whose check is its own.
+// qemuPackages are the packages of QEMU, which has a check of its own.
 var qemuPackages = map[manager]string{
-	apt: "qemu-system-x86", dnf: "qemu-system-x86-core", pacman: "qemu-system-x86", apk: "qemu-system-x86_64", zypper: "qemu-x86", other: "qemu",
+	apt: "qemu-system-x86", dnf: "qemu-system-x86-core", pacman: "qemu-system-x86", apk: "qemu-system-x86_64",
+	zypper: "qemu-x86", other: "qemu",
 }
 
-// tools are all others.
+// tools are all other programs.
 var tools = []tool{
-	{name: "mkfs.ext4", feature: "disks of VMs", vital: true, packages: map[manager]string{other: "e2fsprogs"}},
-	{name: "e2fsck", feature: "images, growing disks", vital: true, packages: map[manager]string{other: "e2fsprogs"}},
-	{name: "resize2fs", feature: "growing disks", without: "`banger vm set --disk-size` of a stopped VM may not work.",
-		packages: map[manager]string{apk: "e2fsprogs-extra", other: "e2fsprogs"}},
-	{name: "mmdebstrap", feature: "the default image", without: "The image debian:bookworm cannot be made; images from registries and files can be used.",
+	{
+		name: "mkfs.ext4", feature: "disks of VMs", vital: true, packages: map[manager]string{other: "e2fsprogs"},
+	}, {
+		name: "e2fsck", feature: "images, growing disks", vital: true, packages: map[manager]string{other: "e2fsprogs"},
+	}, {
+		name: "resize2fs", feature: "growing disks", without: "`banger vm set --disk-size` may fail for a stopped VM.",
+		packages: map[manager]string{apk: "e2fsprogs-extra", other: "e2fsprogs"},
+	}, {
+		name: "mmdebstrap", feature: "the default image",
+		without:  "banger cannot make the image debian:bookworm. You can use images from registries and files.",
 		packages: map[manager]string{apt: "mmdebstrap", dnf: "mmdebstrap"},
-		instead:  "Use images from a registry: `banger image pull debian:12`."},
-	{name: "apt-get", feature: "the default image and kernel", without: "Debian's kernel and image cannot be fetched.",
+		instead:  "Use images from a registry: `banger image pull debian:12`.",
+	}, {
+		name: "apt-get", feature: "the default image and kernel", without: "banger cannot download Debian's kernel and packages.",
 		packages: map[manager]string{apt: "apt", dnf: "apt", pacman: "apt", other: ""},
-		instead:  "Give a kernel with `banger kernel import FILE --modules DIR`, and use images from a registry."},
-	{name: "dpkg-deb", feature: "the default kernel", without: "Debian's kernel cannot be unpacked.",
-		packages: map[manager]string{other: "dpkg"}},
-	{name: "xz", feature: "images from .xz files", without: "Archives compressed with xz cannot be imported.",
-		packages: map[manager]string{apt: "xz-utils", other: "xz"}},
-	{name: "ssh", feature: "banger ssh, scp, rsync, editors", without: "`banger ssh` does not work; `banger exec` does.",
-		packages: map[manager]string{apt: "openssh-client", dnf: "openssh-clients", pacman: "openssh", apk: "openssh-client", zypper: "openssh-clients", other: "openssh"}},
-	{name: "newuidmap", feature: "the default image, without root", rootless: true, without: "mmdebstrap needs it to make the default image without root.",
-		packages: map[manager]string{apt: "uidmap", dnf: "shadow-utils", pacman: "shadow", apk: "shadow-uidmap", zypper: "shadow", other: "shadow"}},
+		instead:  "Import a kernel with `banger kernel import FILE --modules DIR`, and use images from a registry.",
+	}, {
+		name: "dpkg-deb", feature: "the default kernel", without: "banger cannot unpack Debian's kernel.",
+		packages: map[manager]string{other: "dpkg"},
+	}, {
+		name: "xz", feature: "images from .xz files", without: "banger cannot import archives that are compressed with xz.",
+		packages: map[manager]string{apt: "xz-utils", other: "xz"},
+	}, {
+		name: "ssh", feature: "banger ssh, scp, rsync, editors", without: "`banger ssh` does not work. `banger exec` does.",
+		packages: map[manager]string{
+			apt: "openssh-client", dnf: "openssh-clients", pacman: "openssh", apk: "openssh-client", zypper: "openssh-clients",
+			other: "openssh",
+		},
+	}, {
+		name: "newuidmap", feature: "the default image, without root", rootless: true,
+		without: "Without root, mmdebstrap needs it to make the default image.",
+		packages: map[manager]string{
+			apt: "uidmap", dnf: "shadow-utils", pacman: "shadow", apk: "shadow-uidmap", zypper: "shadow", other: "shadow",
+		},
+	},
 }
 
 func checkTool(env Env, host distro, t tool) Check {
@@ -59,12 +77,13 @@ func checkTool(env Env, host distro, t tool) Check {
 	}
 	summary := "not installed"
 	if t.vital {
-		return c.fail(summary, "No VM can be made without it.", fix)
+		return c.fail(summary, "banger cannot make a VM without it.", fix)
 	}
 	return c.warn(summary, t.without, fix)
 }
 
-// Versions of QEMU: the microvm machine can use ACPI since 5.2; banger is tested with 7.2 and newer.
+// Versions of QEMU. The microvm machine supports ACPI since 5.2. banger is tested with 7.2 and
+// newer.
 var (
 	qemuNeeded = qemuVersion{5, 2}
 	qemuTested = qemuVersion{7, 2}
@@ -83,22 +102,22 @@ func checkQEMU(ctx context.Context, env Env, host distro) Check {
 	fix := host.install(qemuPackages)
 	name := "qemu-system-x86_64"
 	if env.QEMU != "" {
-		name, fix = env.QEMU, "Correct the path of QEMU in the configuration."
+		name, fix = env.QEMU, "Correct the key qemu in the configuration."
 	}
 	path, err := env.Tool(name)
 	if err != nil {
-		return c.fail(name+" is not there", "It is what VMs run in.", fix)
+		return c.fail("there is no program "+name, "banger runs VMs in QEMU.", fix)
 	}
 	ctx, cancel := context.WithTimeout(ctx, outputTimeout)
 	defer cancel()
 	out, err := env.Output(ctx, path, "--version")
 	if err != nil {
-		return c.fail(path+" does not run", err.Error(), fix)
+		return c.fail(path+" fails", err.Error(), fix)
 	}
 	m := qemuPattern.FindSubmatch(out)
 	if m == nil {
 		line, _, _ := bytes.Cut(out, []byte("\n"))
-		return c.warn(path+" does not tell its version", fmt.Sprintf("It says %.100q.", line), "")
+		return c.warn(path+" does not print its version", fmt.Sprintf("It prints %.100q.", line), "")
 	}
 	v := qemuVersion{number(m[2]), number(m[3])}
 	summary := fmt.Sprintf("%s, version %s", path, m[1])
@@ -116,7 +135,8 @@ func number(digits []byte) int {
 	return n
 }
 
-// checkSubIDs looks for what mmdebstrap needs without root: ranges of user and group ids (subuid(5)), and the right to make user namespaces.
+// checkSubIDs checks what mmdebstrap needs without root: ranges of user and group ids (subuid(5)),
+// and permission to make user namespaces.
 func checkSubIDs(env Env) []Check {
 	if env.UID == 0 {
 		return nil
@@ -131,7 +151,7 @@ func checkSubIDs(env Env) []Check {
 	case u >= subIDsNeeded && g >= subIDsNeeded:
 		ids = ids.pass(fmt.Sprintf("%d user and %d group ids", u, g))
 	default:
-		ids = ids.warn(fmt.Sprintf("%d user and %d group ids", u, g), "mmdebstrap needs 65536 of each to make the default image without root.",
+		ids = ids.warn(fmt.Sprintf("%d user and %d group ids", u, g), "Without root, mmdebstrap needs 65536 of each to make the default image.",
 			"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "+user)
 	}
 	ns := Check{Name: "user-namespaces", Feature: feature}
@@ -146,16 +166,16 @@ func checkSubIDs(env Env) []Check {
 			if s.file == "user.max_user_namespaces" {
 				open = "10000"
 			}
-			return []Check{ids, ns.warn("closed by "+s.file+" = "+s.closed, "mmdebstrap needs them to make the default image without root.",
+			return []Check{ids, ns.warn("disabled by "+s.file+" = "+s.closed, "Without root, mmdebstrap needs them to make the default image.",
 				fmt.Sprintf("sudo sysctl %s=%s", s.file, open))}
 		}
 	}
-	return []Check{ids, ns.pass("open")}
+	return []Check{ids, ns.pass("enabled")}
 }
 
 const subIDsNeeded = 65536
 
-// subIDs is the size of the caller's largest range in a file of "name:first:count" lines.
+// subIDs returns the size of the caller's largest range in a file of "name:first:count" lines.
 func subIDs(env Env, file string) int {
 	data, err := env.ReadFile(file)
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 	"banger/internal/model"
 )
 
-// Space in bytes below which a folder is too full, or soon will be. The default image and kernel take 0.6 GB, and making them as much again.
+// Free space in bytes that is too little, or soon may be. The default image and kernel use 0.6 GB,
+// and making them uses as much again.
 var spaceNeeded = map[string]struct{ fail, warn model.Bytes }{
 	"state": {512 * model.MiB, 5 * model.GiB}, // disks of VMs
 	"cache": {2 * model.GiB, 5 * model.GiB},   // images and kernels
@@ -24,17 +25,17 @@ func checkSpace(env Env) []Check {
 		c := Check{Name: "space-" + part.name, Feature: part.feature}
 		fsys, err := env.FileSystem(part.dir)
 		if err != nil {
-			checks = append(checks, c.warn("the free space at "+part.dir+" cannot be read", err.Error(), ""))
+			checks = append(checks, c.warn("cannot read the free space at "+part.dir, err.Error(), ""))
 			continue
 		}
 		free := model.Bytes(min(fsys.Free, 1<<62))
 		summary := fmt.Sprintf("%v free at %s", round(free), part.dir)
-		fix := "Free some space (`banger image prune`, `banger vm prune`), or set BANGER_HOME to a folder on a larger disk."
+		fix := "Free some space, for example with `banger image prune`, or set BANGER_HOME to a directory on a larger disk."
 		switch need := spaceNeeded[part.name]; {
 		case free < need.fail:
-			c = c.fail(summary, fmt.Sprintf("At least %v are needed.", need.fail), fix)
+			c = c.fail(summary, fmt.Sprintf("banger needs at least %v.", need.fail), fix)
 		case free < need.warn:
-			c = c.warn(summary, fmt.Sprintf("With less than %v the disk may soon be full; VMs' disks grow as they are written to.", need.warn), fix)
+			c = c.warn(summary, fmt.Sprintf("With less than %v, the disk may soon be full: the disks of VMs grow as guests write to them.", need.warn), fix)
 		default:
 			c = c.pass(summary)
 		}
@@ -43,7 +44,7 @@ func checkSpace(env Env) []Check {
 	return checks
 }
 
-// round drops what nobody reads from a size.
+// round drops the fraction of a large size.
 func round(b model.Bytes) model.Bytes {
 	for _, unit := range []model.Bytes{model.TiB, model.GiB, model.MiB} {
 		if b >= 10*unit {
@@ -53,25 +54,27 @@ func round(b model.Bytes) model.Bytes {
 	return b
 }
 
-// networked are file systems whose files live on another machine.
-var networked = map[string]bool{"nfs": true, "cifs": true, "smb2": true, "smb": true, "9p": true, "afs": true, "ceph": true, "lustre": true, "coda": true, "ncp": true}
+// networked holds the file systems whose files are on another machine.
+var networked = map[string]bool{
+	"nfs": true, "cifs": true, "smb2": true, "smb": true, "9p": true, "afs": true, "ceph": true, "lustre": true, "coda": true, "ncp": true,
+}
 
 func checkNetworkFileSystem(env Env) Check {
 	c := Check{Name: "local-disk", Feature: "records and disks of VMs"}
-	const fix = "Set BANGER_HOME to a folder on a disk of this machine."
+	const fix = "Set BANGER_HOME to a directory on a local disk."
 	state, err := env.FileSystem(env.Layout.State)
 	if err != nil {
-		return c.warn("the file system of "+env.Layout.State+" cannot be read", err.Error(), "")
+		return c.warn("cannot read the file system of "+env.Layout.State, err.Error(), "")
 	}
 	cache, err := env.FileSystem(env.Layout.Cache)
 	switch {
 	case networked[state.Type]:
 		return c.fail(fmt.Sprintf("%s is on a network file system (%s)", env.Layout.State, state.Type),
-			"The database's write-ahead log needs memory that is shared between processes, which such file systems do not have.", fix)
+			"The database needs memory that processes share through a file. Network file systems do not support this.", fix)
 	case err == nil && networked[cache.Type]:
-		return c.warn(fmt.Sprintf("%s is on a network file system (%s)", env.Layout.Cache, cache.Type), "Every VM reads its image from there.", fix)
+		return c.warn(fmt.Sprintf("%s is on a network file system (%s)", env.Layout.Cache, cache.Type), "Every VM reads its image over the network.", fix)
 	case state.Type == "fuse":
-		return c.warn(env.Layout.State+" is on a FUSE file system", "Many of these lack locks or shared mappings, which the database needs.", fix)
+		return c.warn(env.Layout.State+" is on a FUSE file system", "Many FUSE file systems lack the locks or shared mappings that the database needs.", fix)
 	}
 	return c.pass(fmt.Sprintf("%s is on %s", env.Layout.State, state.Type))
 }
@@ -81,18 +84,18 @@ func checkReflink(env Env) Check {
 	fsys, err := env.FileSystem(env.Layout.State)
 	switch {
 	case err != nil:
-		return c.warn("the file system of "+env.Layout.State+" cannot be read", err.Error(), "")
+		return c.warn("cannot read the file system of "+env.Layout.State, err.Error(), "")
 	case fsys.Reflink == Yes:
 		return c.pass(fsys.Type + " clones files without copying")
 	case fsys.Reflink == Unknown:
-		return c.pass(fsys.Type + ": not known; disks are copied without their holes where it cannot")
+		return c.pass(fsys.Type + " may clone files; if it does not, disks are copied without their holes")
 	}
-	return c.pass(fsys.Type + " has no reflinks: disks are copied, without their holes")
+	return c.pass(fsys.Type + " has no reflinks; disks are copied without their holes")
 }
 
-// checkWritable looks whether banger's folders are there for the caller, or can be made.
+// checkWritable checks whether the caller can use or make banger's directories.
 func checkWritable(env Env) Check {
-	c := Check{Name: "folders", Feature: "everything"}
+	c := Check{Name: "directories", Feature: "everything"}
 	l := env.Layout
 	var bad []string
 	for _, dir := range []string{l.State, l.Cache, l.Runtime} {
@@ -101,12 +104,13 @@ func checkWritable(env Env) Check {
 		}
 	}
 	if len(bad) > 0 {
-		return c.fail(strings.Join(bad, "; "), "banger keeps its files there.", "Give these folders to the user who runs banger, or set BANGER_HOME to a folder of theirs.")
+		return c.fail(strings.Join(bad, "; "), "banger keeps its files there.",
+			"Make the user who runs banger the owner of these directories, or set BANGER_HOME to a directory of this user.")
 	}
 	return c.pass(strings.Join([]string{l.State, l.Cache, l.Runtime}, ", "))
 }
 
-// notWritable says why dir cannot be used or made, or "".
+// notWritable returns why dir cannot be used or made, or "".
 func notWritable(env Env, dir string) string {
 	for at := dir; ; at = filepath.Dir(at) {
 		e, err := env.Stat(at)
@@ -114,9 +118,9 @@ func notWritable(env Env, dir string) string {
 		case errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at):
 			continue
 		case err != nil:
-			return fmt.Sprintf("%s cannot be looked at: %v", at, err)
+			return fmt.Sprintf("cannot access %s: %v", at, err)
 		case !e.Dir:
-			return at + " is not a folder"
+			return at + " is not a directory"
 		case !e.Writable:
 			return at + " is not writable"
 		}
@@ -124,47 +128,48 @@ func notWritable(env Env, dir string) string {
 	}
 }
 
-// maxSocket is sizeof(sockaddr_un.sun_path) less the final NUL (unix(7)).
+// maxSocket is sizeof(sockaddr_un.sun_path) without the final NUL (unix(7)).
 const maxSocket = 107
 
 func checkSocketPath(env Env) Check {
 	c := Check{Name: "socket-path", Feature: "reaching VMs"}
 	longest := filepath.Join(env.Layout.VM("0123456789abcdef").Run, "agent.sock")
-	summary := fmt.Sprintf("%d of %d characters at most, in %s", len(longest), maxSocket, env.Layout.Runtime)
+	summary := fmt.Sprintf("%d of at most %d characters, in %s", len(longest), maxSocket, env.Layout.Runtime)
 	if len(longest) > maxSocket {
-		return c.fail(summary, "The kernel takes no longer names for sockets.", "Set BANGER_HOME or XDG_RUNTIME_DIR to a folder with a shorter name.")
+		return c.fail(summary, "The kernel does not allow longer paths of sockets.",
+			"Set BANGER_HOME or XDG_RUNTIME_DIR to a directory with a shorter path.")
 	}
 	return c.pass(summary)
 }
 
-// tmpNeeded is what making the default image takes in the temporary folder.
+// tmpNeeded is the space in the temporary directory that making the default image uses.
 const tmpNeeded = 2 * model.GiB
 
 func checkTmpDir(env Env) Check {
 	c := Check{Name: "tmpdir", Feature: "making images"}
-	const fix = "Set TMPDIR to a folder on a disk with room, such as /var/tmp."
+	const fix = "Set TMPDIR to another directory with enough space, such as /var/tmp."
 	dir := env.TmpDir
 	e, err := env.Stat(dir)
 	switch {
 	case err != nil:
-		return c.fail(dir+" is not there", err.Error(), fix)
+		return c.fail(dir+" cannot be accessed", err.Error(), fix)
 	case !e.Dir:
-		return c.fail(dir+" is not a folder", "", fix)
+		return c.fail(dir+" is not a directory", "", fix)
 	case !e.Writable:
 		return c.fail(dir+" is not writable", "", fix)
 	}
 	fsys, err := env.FileSystem(dir)
 	if err != nil {
-		return c.warn("the free space at "+dir+" cannot be read", err.Error(), "")
+		return c.warn("cannot read the free space at "+dir, err.Error(), "")
 	}
 	free := model.Bytes(min(fsys.Free, 1<<62))
 	switch {
 	case free < tmpNeeded:
-		return c.warn(fmt.Sprintf("%v free at %s", round(free), dir), fmt.Sprintf("Making the default image takes up to %v there.", tmpNeeded), fix)
+		return c.warn(fmt.Sprintf("%v free at %s", round(free), dir), fmt.Sprintf("Making the default image uses up to %v there.", tmpNeeded), fix)
 	case fsys.NoExec:
-		return c.warn(dir+" is mounted noexec", "mmdebstrap runs programs there when it makes the default image.", fix)
+		return c.warn(dir+" is mounted noexec", "To make the default image, mmdebstrap must run programs there.", fix)
 	case fsys.NoDev && env.UID == 0:
-		return c.warn(dir+" is mounted nodev", "mmdebstrap, as root, makes device nodes there when it makes the default image.", fix)
+		return c.warn(dir+" is mounted nodev", "To make the default image as root, mmdebstrap must make device nodes there.", fix)
 	}
 	return c.pass(fmt.Sprintf("%s, %v free", dir, round(free)))
 }

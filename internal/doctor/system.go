@@ -8,7 +8,8 @@ import (
 	"banger/internal/model"
 )
 
-// Memory in bytes: the smallest guest with its VMM, and a default guest with room for the host.
+// Memory that must be available, in bytes: for the smallest guest with its VMM, and for a default
+// guest and the host.
 const (
 	memoryFail = 512 * model.MiB
 	memoryWarn = 2 * model.GiB
@@ -18,19 +19,19 @@ func checkMemory(env Env) Check {
 	c := Check{Name: "memory", Feature: "running VMs"}
 	free, err := availableMemory(env)
 	if err != nil {
-		return c.warn("the memory cannot be read", err.Error(), "")
+		return c.warn("cannot read the available memory", err.Error(), "")
 	}
 	summary := fmt.Sprintf("%v available", round(free))
 	if limit, ok := memoryLimit(env); ok && limit < free {
 		free = limit
-		summary = fmt.Sprintf("%v, the limit of the control group", round(limit))
+		summary = fmt.Sprintf("%v, limited by the control group", round(limit))
 	}
-	const fix = "End what needs much of it, or give this machine more."
+	const fix = "Stop programs that use much memory, or add memory to this host."
 	switch {
 	case free < memoryFail:
-		return c.fail(summary, "No VM fits into that.", fix)
+		return c.fail(summary, "This is not enough for a VM.", fix)
 	case free < memoryWarn:
-		return c.warn(summary, "A VM takes as much as its --memory when it uses all of it; give VMs less.", fix)
+		return c.warn(summary, "This may not be enough for a VM with the default memory. Use a smaller value of --memory.", fix)
 	}
 	return c.pass(summary)
 }
@@ -48,11 +49,11 @@ func availableMemory(env Env) (model.Bytes, error) {
 			return model.Bytes(n) * model.KiB, err
 		}
 	}
-	return 0, fmt.Errorf("/proc/meminfo names no MemAvailable")
+	return 0, fmt.Errorf("/proc/meminfo has no MemAvailable")
 }
 
-// memoryLimit is the limit of the control group that is this container's root, with either version of control groups. Limits of groups below it
-// are not looked for.
+// memoryLimit returns the limit of this container's control group, for both versions of control
+// groups. It does not look for limits of groups below it.
 func memoryLimit(env Env) (model.Bytes, bool) {
 	for _, file := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
 		data, err := env.ReadFile(file)
@@ -60,16 +61,16 @@ func memoryLimit(env Env) (model.Bytes, bool) {
 			continue
 		}
 		n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
-		return model.Bytes(n), err == nil // "max" is no limit
+		return model.Bytes(n), err == nil // "max" means no limit
 	}
 	return 0, false
 }
 
-// firstYear is when this was written; a clock before it is wrong.
+// firstYear is when this was written. An earlier clock is wrong.
 const firstYear = 2025
 
 func checkClock(env Env, host distro) Check {
-	c := Check{Name: "clock", Feature: "signatures, guests' clocks"}
+	c := Check{Name: "clock", Feature: "signatures, clocks of guests"}
 	now := env.Now()
 	today := now.UTC().Format("2006-01-02 15:04 UTC")
 	fix := host.sudo + "timedatectl set-ntp true"
@@ -77,19 +78,19 @@ func checkClock(env Env, host distro) Check {
 		fix = host.sudo + "rc-service chronyd start"
 	}
 	if now.Year() < firstYear {
-		return c.fail("it says "+today, "Signatures and certificates look as if they were from the future, and guests take this clock.", fix)
+		return c.fail("the clock shows "+today, "Signatures and certificates seem to be from the future. Guests get this time.", fix)
 	}
 	synced, known := env.ClockSync()
 	switch {
 	case !known:
-		return c.pass(today + "; whether it is synchronised is not known")
+		return c.pass(today + "; cannot find out whether it is synchronised")
 	case !synced:
-		return c.warn(today+", not synchronised", "The kernel says that nothing keeps its clock right, which is common inside virtual machines; guests take this clock.", fix)
+		return c.warn(today+", not synchronised", "No service synchronises the kernel's clock. This is common in virtual machines. Guests get this time.", fix)
 	}
 	return c.pass(today + ", synchronised")
 }
 
-// Limits below which a few VMs come into trouble: a running VM takes about 30 open files and 10 threads.
+// Limits that are too low for several VMs: a running VM uses about 30 open files and 10 threads.
 var limitNeeded = map[Resource]struct {
 	name, feature, flag, key string
 	warn                     uint64
@@ -103,9 +104,9 @@ func checkLimit(env Env, r Resource) Check {
 	c := Check{Name: "limit-" + n.name, Feature: n.feature}
 	soft, hard, err := env.Limit(r)
 	if err != nil {
-		return c.warn("the limit cannot be read", err.Error(), "")
+		return c.warn("cannot read the limit", err.Error(), "")
 	}
-	summary := fmt.Sprintf("%s, at most %s", count(soft), count(hard))
+	summary := fmt.Sprintf("%s; the hard limit is %s", count(soft), count(hard))
 	if soft >= n.warn {
 		return c.pass(summary)
 	}
@@ -113,7 +114,7 @@ func checkLimit(env Env, r Resource) Check {
 	if hard < n.warn {
 		fix = fmt.Sprintf("Raise %s in /etc/security/limits.conf to %d, then log in again.", n.key, n.warn*4)
 	}
-	return c.warn(summary, fmt.Sprintf("Fewer than %d %s are little for several VMs.", n.warn, r), fix)
+	return c.warn(summary, fmt.Sprintf("Several VMs need at least %d %s.", n.warn, r), fix)
 }
 
 func count(n uint64) string {
