@@ -176,14 +176,15 @@ func countVMs(counts map[model.State]int) string {
 func newDaemonLogsCmd(a *app) *cobra.Command {
 	var o logsOptions
 	cmd := &cobra.Command{
-		Use:   "logs",
-		Short: "Show the daemon's log",
-		Long:  "The daemon need not run.",
-		Args:  wantArgs(),
-		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runDaemonLogs(ctx, o, a) }),
+		Use:     "logs",
+		Short:   "Show the daemon's log",
+		Long:    "The daemon need not run.",
+		Example: "banger daemon logs --tail 20 --follow",
+		Args:    wantArgs(),
+		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runDaemonLogs(ctx, o, a) }),
 	}
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "continue with new entries until Ctrl-C")
-	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` of lines")
+	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` lines")
 	setExample(cmd.Flags(), "tail", "20")
 	return cmd
 }

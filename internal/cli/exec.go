@@ -29,9 +29,9 @@ func newExecCmd(a *app) *cobra.Command {
 		Short: "Run a command in a running VM",
 		Long: `Runs the command with the environment, user and working directory of the image and the VM. If COMMAND is unset, banger runs a login shell.
 
-A VM that banger suspended because it was idle is resumed first.
+If banger suspended the VM because it was idle, banger resumes it first.
 
-Standard input always goes to the command. In a shell's loop, redirect it from /dev/null. The first Ctrl-C goes to the command. The second Ctrl-C ends it.`,
+Standard input always goes to the command. In a loop of a shell script, redirect it from /dev/null. The first Ctrl-C goes to the command. The second Ctrl-C ends it.`,
 		Example: `banger exec web -- ps aux
 banger exec -it web bash
 tar c src | banger exec web -- tar x -C /root

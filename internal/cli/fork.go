@@ -79,9 +79,9 @@ func newForkCmd(a *app) *cobra.Command {
 		Short: "Make copies of a VM that continue from its present state",
 		Long: `Each new VM starts with the memory, processes and disks that the VM has at this moment. It gets its own name, addresses and keys.
 
-The VM must be running, paused or suspended. A running VM continues after a short pause. Its length is printed on a terminal and with --json.
+The VM must be running, paused or suspended. A running VM continues after a short pause. On a terminal and with --json, banger prints the length of the pause.
 
-Prints the names of the new VMs. If one of them cannot be made, the others still are.`,
+Prints the names of the new VMs. If one VM cannot be made, banger still makes the others.`,
 		Example: `banger fork web
 banger fork --name trial web
 banger fork --count 4 --name trial --rm web    # trial-1 to trial-4`,

@@ -70,7 +70,7 @@ banger image pull --force debian:bookworm`,
 			return client.PullImage(ctx, req, report)
 		})
 	})
-	cmd.Flags().BoolVar(&req.Force, "force", false, "ask the registry again, or build again, even if there is such an image")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "pull or build again, even if the image exists")
 	addJSON(cmd, &asJSON)
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd

@@ -61,7 +61,7 @@ Prints the kernel's name.`,
 			return client.PullKernel(ctx, req, report)
 		})
 	})
-	cmd.Flags().BoolVar(&req.Force, "force", false, "look for a newer version, even if there is such a kernel")
+	cmd.Flags().BoolVar(&req.Force, "force", false, "look for a newer version, even if the kernel exists")
 	addJSON(cmd, &asJSON)
 	cmd.ValidArgsFunction = completeWords("debian")
 	return cmd
@@ -73,7 +73,7 @@ func newKernelImportCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Make a kernel from a file",
-		Long: `FILE is a bzImage or an ELF vmlinux. A kernel that lacks options which a VM needs is refused, and the error lists these options.
+		Long: `FILE is a bzImage or an ELF vmlinux. banger refuses a kernel that lacks an option which VMs need. The error lists the missing options.
 
 Prints the kernel's name.`,
 		Example: `banger kernel import --name mine ./arch/x86/boot/bzImage

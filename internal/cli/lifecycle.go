@@ -63,7 +63,7 @@ func newStopCmd(a *app) *cobra.Command {
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:   "stop",
 		short: "Stop VMs",
-		long: `Asks each guest to power off. A VM whose guest does not power off in time is ended.
+		long: `Asks each guest to power off. banger ends a VM whose guest does not power off in time.
 
 A paused or suspended VM is resumed first, so that its guest can power off.`,
 		example: "banger stop web\nbanger stop --timeout 30s web db",
@@ -114,7 +114,7 @@ func newKillCmd(a *app) *cobra.Command {
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:   "kill",
 		short: "Send a signal to the program that runs a VM",
-		long: `KILL ends a VM at once: its guest cannot save what it has in memory. The saved memory of a suspended VM is discarded.
+		long: `KILL ends a VM at once: its guest cannot save what it has in memory. Killing a suspended VM discards its saved memory.
 
 To send a signal to a process in the guest, use ` + "`banger exec NAME -- kill PID`.",
 		example: "banger vm kill web\nbanger vm kill --signal TERM web",

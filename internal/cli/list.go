@@ -20,7 +20,7 @@ func newListCmd(a *app, name string) *cobra.Command {
 	k := vmKind()
 	k.keep = func() (func(model.VM) bool, error) { return parseFilters(filters) }
 	cmd := k.listCmd(a)
-	cmd.Long = "Lists all VMs, running or not, oldest first. Filters with the same key are alternatives; a VM must match each key."
+	cmd.Long = "Lists all VMs, running or not, oldest first. If several filters have the same key, a VM must match one of them. It must match every key."
 	cmd.Example = "banger ps\nbanger ps --filter state=running\nbanger ps -q --filter label=team=web --filter image='debian:*'"
 	if name == "list" {
 		cmd.Aliases = []string{"ls", "ps"}

@@ -33,7 +33,7 @@ func newLogsCmd(a *app) *cobra.Command {
 		}),
 	}
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "continue with new output until the VM stops")
-	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` of lines")
+	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` lines")
 	cmd.Flags().BoolVar(&o.vmm, "vmm", false, "show the output of the program that runs the VM instead")
 	setExample(cmd.Flags(), "tail", "20")
 	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))

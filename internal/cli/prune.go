@@ -16,9 +16,10 @@ import (
 
 // pruneOptions describe a prune command and hold its flags.
 type pruneOptions struct {
-	short, long string
-	question    func() string // that a person answers before anything is deleted
-	prune       func(*api.Client, context.Context) (model.Pruned, error)
+	short, long, example string
+
+	question func() string // that a person answers before anything is deleted
+	prune    func(*api.Client, context.Context) (model.Pruned, error)
 
 	yes, json bool
 }
@@ -27,6 +28,7 @@ func newPruneVMsCmd(a *app) *cobra.Command {
 	return newPruneCmd(a, pruneOptions{
 		short:    "Delete the VMs that are stopped or have failed",
 		long:     "Deletes all VMs in the states stopped and error, with their disks.",
+		example:  "banger vm prune",
 		question: func() string { return "Delete all VMs that are stopped or have failed?" },
 		prune:    (*api.Client).PruneVMs,
 	})
@@ -36,6 +38,7 @@ func newImagePruneCmd(a *app) *cobra.Command {
 	return newPruneCmd(a, pruneOptions{
 		short:    "Delete images that nothing uses",
 		long:     "Deletes all images that no VM and no snapshot uses, and the layers that are left from earlier pulls.",
+		example:  "banger image prune",
 		question: func() string { return "Delete all images that nothing uses?" },
 		prune:    (*api.Client).PruneImages,
 	})
@@ -45,6 +48,7 @@ func newKernelPruneCmd(a *app) *cobra.Command {
 	return newPruneCmd(a, pruneOptions{
 		short:    "Delete kernels that nothing uses",
 		long:     "Deletes all kernels that no VM and no snapshot uses.",
+		example:  "banger kernel prune",
 		question: func() string { return "Delete all kernels that nothing uses?" },
 		prune:    (*api.Client).PruneKernels,
 	})
@@ -52,11 +56,12 @@ func newKernelPruneCmd(a *app) *cobra.Command {
 
 func newPruneCmd(a *app, o pruneOptions) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "prune",
-		Short: o.short,
-		Long:  o.long + " On a terminal, banger asks first.\n\nPrints the names of what was deleted.",
-		Args:  wantArgs(),
-		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runPrune(ctx, o, a) }),
+		Use:     "prune",
+		Short:   o.short,
+		Long:    o.long + " On a terminal, banger asks first.\n\nPrints the names of what was deleted.",
+		Example: o.example,
+		Args:    wantArgs(),
+		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runPrune(ctx, o, a) }),
 	}
 	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVarP(&o.yes, "force", "f", false, "the same as --yes")

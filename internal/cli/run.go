@@ -30,11 +30,11 @@ type runOptions struct {
 
 const runLong = `Creates a VM, starts it and runs the command in it. If the image or the kernel is missing, banger makes it first.
 
-If COMMAND is unset and standard input and output are terminals, banger runs a login shell. Otherwise it runs the image's Entrypoint and Cmd.
+If COMMAND is unset, banger runs a login shell, provided that standard input and output are terminals. If they are not, it runs the image's Entrypoint and Cmd.
 
 The VM continues to run after the command, unless --rm is set.
 
-Standard input always goes to the command. In a shell's loop, redirect it from /dev/null. Standard output and standard error stay separate, unless the command has a terminal (-t).
+Standard input always goes to the command. In a loop of a shell script, redirect it from /dev/null. Standard output and standard error stay separate, unless the command has a terminal (-t).
 
 The first Ctrl-C goes to the command. The second Ctrl-C ends the command. If a VM does not respond on a terminal, press Ctrl-] three times within one second to leave it.`
 

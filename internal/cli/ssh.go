@@ -34,7 +34,7 @@ func newSSHCmd(a *app) *cobra.Command {
 
 All options and the command are passed to ssh. The exit status is that of ssh: 255 if the connection failed or a signal ended the command.
 
-A VM that banger suspended because it was idle is resumed first.
+If banger suspended the VM because it was idle, banger resumes it first.
 
 To use ssh, scp, rsync or an editor directly, see ` + "`banger ssh-config`.",
 		Example: `banger ssh web

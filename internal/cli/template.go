@@ -20,13 +20,13 @@ import (
 // newTemplateCmd returns the commands on templates.
 func newTemplateCmd(a *app) *cobra.Command {
 	cmd := newGroupCmd("template", "Manage templates: booted machines from which new VMs are forked",
-		`banger makes and uses templates automatically, so that a start need not boot. It makes them in the background after the first start of an image.
+		`banger makes templates automatically, in the background after the first start of an image. Later starts are forked from them, which is faster than a boot.
 
 KEY is a template's key, a unique prefix of the key, or the template's image.`)
 	k := templateKind()
 	list := k.listCmd(a)
 	list.Long = `Lists the most recently used templates first, after a template that is being made. A template whose image is "any" serves every image.`
-	remove := k.deleteCmd(a, `VMs that were forked from a template do not need it and stay.
+	remove := k.deleteCmd(a, `VMs that were forked from a template stay: they do not need it.
 
 The next start that would have used the template boots instead. Then banger makes the template again.`)
 	cmd.AddCommand(list, k.showCmd(a), newTemplateBuildCmd(a), remove, newTemplatePruneCmd(a))
@@ -204,8 +204,9 @@ func runTemplateBuild(ctx context.Context, create model.Create, o templateBuildO
 func newTemplatePruneCmd(a *app) *cobra.Command {
 	var opts api.TemplatePrune
 	cmd := newPruneCmd(a, pruneOptions{
-		short: "Delete templates that no start will use",
-		long:  "Deletes the templates whose image or kernel has been deleted.",
+		short:   "Delete templates that no start will use",
+		long:    "Deletes the templates whose image or kernel has been deleted.",
+		example: "banger template prune\nbanger template prune --all --yes",
 		question: func() string {
 			if opts.All {
 				return "Delete all templates?"
@@ -216,7 +217,6 @@ func newTemplatePruneCmd(a *app) *cobra.Command {
 			return client.PruneTemplates(ctx, opts)
 		},
 	})
-	cmd.Example = "banger template prune\nbanger template prune --all --yes"
 	cmd.Flags().BoolVar(&opts.All, "all", false, "delete all templates")
 	return cmd
 }

@@ -49,7 +49,20 @@ func manPage(root, c *cobra.Command) string {
 		b.WriteString(".SH DESCRIPTION\n" + paragraphs(c.Long))
 	}
 	b.WriteString(manCommands(c))
-	var options strings.Builder
+	b.WriteString(manOptions(c))
+	if c.Example != "" {
+		fmt.Fprintf(&b, ".SH EXAMPLES\n.nf\n%s\n.fi\n", roff(c.Example))
+	}
+	if text := cli.ExitStatus(c); text != "" {
+		fmt.Fprintf(&b, ".SH EXIT STATUS\n%s\n", roff(text))
+	}
+	b.WriteString(manTopics(c))
+	b.WriteString(seeAlso(root, c))
+	return b.String()
+}
+
+func manOptions(c *cobra.Command) string {
+	var b strings.Builder
 	eachFlag(c, func(f *pflag.Flag, value, about string) {
 		names := "\\fB\\-\\-" + roff(f.Name) + "\\fR"
 		if f.Shorthand != "" {
@@ -58,25 +71,26 @@ func manPage(root, c *cobra.Command) string {
 		if value != "" {
 			names += " \\fI" + roff(value) + "\\fR"
 		}
-		fmt.Fprintf(&options, ".TP\n%s\n%s\n", names, roff(about))
+		fmt.Fprintf(&b, ".TP\n%s\n%s\n", names, roff(about))
 	})
-	if options.Len() > 0 {
-		b.WriteString(".SH OPTIONS\n" + options.String())
+	if b.Len() == 0 {
+		return ""
 	}
-	if c.Example != "" {
-		fmt.Fprintf(&b, ".SH EXAMPLES\n.nf\n%s\n.fi\n", roff(c.Example))
+	return ".SH OPTIONS\n" + b.String()
+}
+
+// manTopics returns the help topics, which are part of the page of banger itself.
+func manTopics(c *cobra.Command) string {
+	if c.HasParent() {
+		return ""
 	}
-	if text := cli.ExitStatus(c); text != "" {
-		fmt.Fprintf(&b, ".SH EXIT STATUS\n%s\n", roff(text))
-	}
-	if !c.HasParent() {
-		for _, topic := range c.Commands() {
-			if topic.IsAdditionalHelpTopicCommand() {
-				fmt.Fprintf(&b, ".SH %s\n.nf\n%s\n.fi\n", strings.ToUpper(strings.ReplaceAll(topic.Name(), "-", " ")), roff(topic.Long))
-			}
+	var b strings.Builder
+	for _, topic := range c.Commands() {
+		if topic.IsAdditionalHelpTopicCommand() {
+			title := strings.ToUpper(strings.ReplaceAll(topic.Name(), "-", " "))
+			fmt.Fprintf(&b, ".SH %s\n.nf\n%s\n.fi\n", title, roff(topic.Long))
 		}
 	}
-	b.WriteString(seeAlso(root, c))
 	return b.String()
 }
 
