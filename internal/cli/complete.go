@@ -39,7 +39,8 @@ func firstArg(f completer) completer {
 
 // ask puts a question to the daemon and returns its completions. If the daemon does not run or does
 // not answer in time, there are none.
-func (a *app) ask(cmd *cobra.Command, question func(context.Context, *api.Client) []cobra.Completion) ([]cobra.Completion, cobra.ShellCompDirective) {
+func (a *app) ask(cmd *cobra.Command, question func(context.Context, *api.Client) []cobra.Completion) (
+	[]cobra.Completion, cobra.ShellCompDirective) {
 	ctx := cmd.Context()
 	if ctx == nil {
 		ctx = context.Background()

@@ -42,7 +42,8 @@ tar c . | banger vm cp - web:/srv`,
 			return runCp(ctx, o, a)
 		}),
 	}
-	cmd.Flags().BoolVarP(&o.owner, "archive", "a", false, "preserve owners and groups, by number; copying out of a VM this way requires root")
+	cmd.Flags().BoolVarP(&o.owner, "archive", "a", false,
+		"preserve owners and groups, by number; copying out of a VM this way requires root")
 	return cmd
 }
 

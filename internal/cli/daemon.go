@@ -27,7 +27,8 @@ const shutdownTimeout = time.Minute
 func newDaemonCmd(a *app) *cobra.Command {
 	cmd := newGroupCmd("daemon", "Control the daemon, bangerd",
 		"Commands start bangerd if it does not run. VMs continue to run when bangerd stops, and it finds them when it starts again.")
-	cmd.AddCommand(newDaemonStartCmd(a), newDaemonStopCmd(a), newDaemonStatusCmd(a), newDaemonRestartCmd(a), newDaemonLogsCmd(a))
+	cmd.AddCommand(newDaemonStartCmd(a), newDaemonStopCmd(a), newDaemonStatusCmd(a), newDaemonRestartCmd(a),
+		newDaemonLogsCmd(a))
 	return cmd
 }
 
@@ -119,7 +120,8 @@ func newDaemonStatusCmd(a *app) *cobra.Command {
 		RunE: interruptible(func(ctx context.Context, _ []string) error {
 			client, err := a.running(ctx)
 			if absent(err) {
-				return fault.New(fault.Unavailable, "bangerd is not running").WithHint("Commands start it automatically, or: banger daemon start")
+				return fault.New(fault.Unavailable, "bangerd is not running").
+					WithHint("Commands start it automatically, or: banger daemon start")
 			}
 			if err != nil {
 				return err

@@ -87,7 +87,7 @@ var usageKinds = []struct {
 }
 
 func usageByKind(u model.DiskUsage) ui.Table {
-	t := ui.Table{Columns: append([]ui.Column{{Title: "KIND", Paint: ui.Style.Bold}, {Title: "COUNT", Right: true, Drop: 3}}, usageColumns()...)}
+	t := usageTable(ui.Column{Title: "KIND", Paint: ui.Style.Bold}, ui.Column{Title: "COUNT", Right: true, Drop: 3})
 	for _, k := range usageKinds {
 		var sum model.UsageRow
 		count := 0
@@ -104,7 +104,7 @@ func usageByKind(u model.DiskUsage) ui.Table {
 }
 
 func usageByName(u model.DiskUsage) ui.Table {
-	t := ui.Table{Columns: append([]ui.Column{{Title: "KIND", Drop: 3}, {Title: "NAME", Min: 12, Paint: ui.Style.Bold}}, usageColumns()...)}
+	t := usageTable(ui.Column{Title: "KIND", Drop: 3}, ui.Column{Title: "NAME", Min: 12, Paint: ui.Style.Bold})
 	for _, row := range u.Rows {
 		name := row.Name
 		switch row.Kind {
@@ -119,10 +119,10 @@ func usageByName(u model.DiskUsage) ui.Table {
 	return t
 }
 
-func usageColumns() []ui.Column {
-	return []ui.Column{
-		{Title: "SIZE", Right: true, Drop: 2}, {Title: "OWN", Right: true}, {Title: "SHARED", Right: true}, {Title: "RECLAIMABLE", Right: true, Drop: 1},
-	}
+// usageTable returns a table whose last columns are filled by usageCells.
+func usageTable(first ...ui.Column) ui.Table {
+	return ui.Table{Columns: append(first, ui.Column{Title: "SIZE", Right: true, Drop: 2}, ui.Column{Title: "OWN", Right: true},
+		ui.Column{Title: "SHARED", Right: true}, ui.Column{Title: "RECLAIMABLE", Right: true, Drop: 1})}
 }
 
 func usageCells(r model.UsageRow) []string {

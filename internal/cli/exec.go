@@ -50,7 +50,8 @@ banger exec -u nobody -w /tmp -e DEBUG=1 web -- env`,
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // the command's flags are its own
-	flags.StringArrayVarP(&o.env, "env", "e", nil, "set this environment variable, `NAME=VALUE`; NAME alone copies its value from here")
+	flags.StringArrayVarP(&o.env, "env", "e", nil,
+		"set this environment variable, `NAME=VALUE`; NAME alone copies its value from here")
 	flags.StringVarP(&o.workdir, "workdir", "w", "", "working `directory` of the command")
 	flags.StringVarP(&o.user, "user", "u", "", "`user` of the command: a name or uid, optionally with :group")
 	flags.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")

@@ -132,9 +132,11 @@ func flagError(cmd *cobra.Command, err error) error {
 		if words, ok := wrongValue[bad.GetFlag().Value.Type()]; ok {
 			why = fmt.Errorf("%q %s", bad.GetValue(), words)
 		}
-		return fault.New(fault.Invalid, "--%s: %w", bad.GetFlag().Name, why).WithHint("%s", flagHint(cmd, bad.GetFlag()))
+		return fault.New(fault.Invalid, "--%s: %w", bad.GetFlag().Name, why).
+			WithHint("%s", flagHint(cmd, bad.GetFlag()))
 	case errors.As(err, &missing):
-		return fault.New(fault.Invalid, "--%s needs a value", missing.GetFlag().Name).WithHint("%s", flagHint(cmd, missing.GetFlag()))
+		return fault.New(fault.Invalid, "--%s needs a value", missing.GetFlag().Name).
+			WithHint("%s", flagHint(cmd, missing.GetFlag()))
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
 		flag := "-" + name

@@ -42,7 +42,8 @@ func (o *childFlags) add(cmd *cobra.Command) {
 func (o *childFlags) resolve(flags *pflag.FlagSet) (model.Fork, error) {
 	req := model.Fork{Name: o.name, Count: o.count}
 	if o.count < 1 || o.count > model.MaxForks {
-		return req, fault.New(fault.Invalid, "--count: %d is not between 1 and %d", o.count, model.MaxForks).WithHint("For example: --count 4")
+		return req, fault.New(fault.Invalid, "--count: %d is not between 1 and %d", o.count, model.MaxForks).
+			WithHint("For example: --count 4")
 	}
 	if flags.Changed("name") {
 		longest := o.name

@@ -108,7 +108,7 @@ banger image import --name mine ./rootfs`,
 }
 
 // makeImage makes an image under a progress view and prints its name.
-func (a *app) makeImage(ctx context.Context, title string, asJSON bool, do func(*api.Client, step.Reporter) (model.Image, error)) error {
+func (a *app) makeImage(ctx context.Context, title string, asJSON bool, do maker[model.Image]) error {
 	return imageKind().runMake(ctx, a, title, asJSON, do)
 }
 

@@ -16,7 +16,8 @@ import (
 
 // newKernelCmd returns the commands on kernels.
 func newKernelCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("kernel", "Manage the kernels that VMs boot", "NAME is a kernel's name, its id, or a unique prefix of its id.")
+	cmd := newGroupCmd("kernel", "Manage the kernels that VMs boot",
+		"NAME is a kernel's name, its id, or a unique prefix of its id.")
 	k := kernelKind()
 	cmd.AddCommand(newKernelPullCmd(a), newKernelImportCmd(a), k.listCmd(a), k.showCmd(a),
 		k.deleteCmd(a, "A kernel that a VM or a snapshot uses is not deleted."), newKernelPruneCmd(a))
@@ -94,7 +95,8 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 		})
 	})
 	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the kernel; if unset, its version")
-	cmd.Flags().StringVar(&req.Modules, "modules", "", "`directory` of the kernel's modules, such as /lib/modules/VERSION")
+	cmd.Flags().StringVar(&req.Modules, "modules", "",
+		"`directory` of the kernel's modules, such as /lib/modules/VERSION")
 	setExample(cmd.Flags(), "name", "mine")
 	setExample(cmd.Flags(), "modules", "/lib/modules/6.1.0")
 	addJSON(cmd, &asJSON)
@@ -102,14 +104,14 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 }
 
 // makeKernel makes a kernel under a progress view and prints its name.
-func (a *app) makeKernel(ctx context.Context, title string, asJSON bool, do func(*api.Client, step.Reporter) (model.Kernel, error)) error {
+func (a *app) makeKernel(ctx context.Context, title string, asJSON bool, do maker[model.Kernel]) error {
 	return kernelKind().runMake(ctx, a, title, asJSON, do)
 }
 
 func kernelTable(kernels []model.Kernel, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
-		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim}, {Title: "VERSION", Min: 12},
-		{Title: "ARCH", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
+		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim},
+		{Title: "VERSION", Min: 12}, {Title: "ARCH", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
 	}}
 	for _, k := range kernels {
 		t.Rows = append(t.Rows, []string{

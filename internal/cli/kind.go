@@ -241,9 +241,12 @@ func (k kind[T]) nearestName(ctx context.Context, client *api.Client, ref string
 	return fault.New(fault.NotFound, "%w", err).WithHint("Did you mean %s?", near)
 }
 
+// maker asks the daemon to make one item.
+type maker[T any] func(*api.Client, step.Reporter) (T, error)
+
 // runMake makes one item under a progress view that title heads. It prints the item's name, and on
 // a terminal its size and the time that it took.
-func (k kind[T]) runMake(ctx context.Context, a *app, title string, asJSON bool, do func(*api.Client, step.Reporter) (T, error)) error {
+func (k kind[T]) runMake(ctx context.Context, a *app, title string, asJSON bool, do maker[T]) error {
 	client, err := a.connect(ctx)
 	if err != nil {
 		return err

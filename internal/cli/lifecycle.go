@@ -11,7 +11,6 @@ import (
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
-	"banger/internal/step"
 )
 
 func newStartCmd(a *app) *cobra.Command {
@@ -29,8 +28,8 @@ func newStartCmd(a *app) *cobra.Command {
 }
 
 func runStart(ctx context.Context, names []string, how model.Start, a *app) error {
-	return a.eachVMNoting(ctx, "Starting", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
-		_, err := client.StartVM(ctx, name, how, report)
+	return a.eachVMNoting(ctx, "Starting", names, func(ctx context.Context, t eachVMTask) error {
+		_, err := t.client.StartVM(ctx, t.name, how, t.report)
 		return err
 	})
 }
@@ -53,7 +52,8 @@ func (o stopOptions) request() (api.VMStop, error) {
 	case !o.set:
 		return api.VMStop{}, nil
 	case o.timeout < 0:
-		return api.VMStop{}, fault.New(fault.Invalid, "--timeout: %v is negative", o.timeout).WithHint("For example: --timeout 30s")
+		return api.VMStop{}, fault.New(fault.Invalid, "--timeout: %v is negative", o.timeout).
+			WithHint("For example: --timeout 30s")
 	}
 	return api.VMStop{Timeout: &o.timeout}, nil
 }
@@ -79,8 +79,8 @@ func runStop(ctx context.Context, names []string, o stopOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.eachVMNoting(ctx, "Stopping", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
-		_, err := client.StopVM(ctx, name, req, report)
+	return a.eachVMNoting(ctx, "Stopping", names, func(ctx context.Context, t eachVMTask) error {
+		_, err := t.client.StopVM(ctx, t.name, req, t.report)
 		return err
 	})
 }
@@ -103,8 +103,8 @@ func runRestart(ctx context.Context, names []string, o stopOptions, a *app) erro
 	if err != nil {
 		return err
 	}
-	return a.eachVM(ctx, "Restarting", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
-		_, err := client.RestartVM(ctx, name, req, report)
+	return a.eachVM(ctx, "Restarting", names, func(ctx context.Context, t eachVMTask) error {
+		_, err := t.client.RestartVM(ctx, t.name, req, t.report)
 		return err
 	})
 }
@@ -128,8 +128,8 @@ To send a signal to a process in the guest, use ` + "`banger exec NAME -- kill P
 }
 
 func runKill(ctx context.Context, names []string, req api.VMKill, a *app) error {
-	return a.eachVM(ctx, "Ending", names, func(ctx context.Context, client *api.Client, name string, _ step.Reporter) error {
-		_, err := client.KillVM(ctx, name, req)
+	return a.eachVM(ctx, "Ending", names, func(ctx context.Context, t eachVMTask) error {
+		_, err := t.client.KillVM(ctx, t.name, req)
 		return err
 	})
 }
@@ -158,8 +158,8 @@ func newDeleteCmd(a *app, name string) *cobra.Command {
 }
 
 func runDelete(ctx context.Context, names []string, req api.VMDelete, a *app) error {
-	return a.eachVM(ctx, "Deleting", names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
-		return client.DeleteVM(ctx, name, req, report)
+	return a.eachVM(ctx, "Deleting", names, func(ctx context.Context, t eachVMTask) error {
+		return t.client.DeleteVM(ctx, t.name, req, t.report)
 	})
 }
 

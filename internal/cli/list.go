@@ -78,7 +78,8 @@ func parseFilters(filters []string) (func(model.VM) bool, error) {
 	for _, f := range filters {
 		key, pattern, ok := strings.Cut(f, "=")
 		if !ok || pattern == "" {
-			return nil, fault.New(fault.Invalid, "--filter: %q is not KEY=VALUE", f).WithHint("For example: --filter state=running")
+			return nil, fault.New(fault.Invalid, "--filter: %q is not KEY=VALUE", f).
+				WithHint("For example: --filter state=running")
 		}
 		switch key {
 		case "state", "name", "image", "net", "label":

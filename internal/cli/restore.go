@@ -87,7 +87,8 @@ The snapshot may be of another VM. To make new VMs from a snapshot, use ` + "`ba
 		}),
 	}
 	cmd.Flags().BoolVar(&o.disksOnly, "disks-only", false, disksOnlyUsage)
-	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "also restore a VM that is running, paused or suspended, and lose its present memory")
+	cmd.Flags().BoolVarP(&o.force, "force", "f", false,
+		"also restore a VM that is running, paused or suspended, and lose its present memory")
 	addJSON(cmd, &o.json)
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		switch len(args) {

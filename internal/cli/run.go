@@ -60,7 +60,8 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 				return err
 			}
 			if o.detach && len(o.argv) == 0 && !o.entrypoint {
-				return interruptible(func(ctx context.Context, _ []string) error { return runDetached(ctx, create, o, a) })(cmd, args)
+				start := func(ctx context.Context, _ []string) error { return runDetached(ctx, create, o, a) }
+				return interruptible(start)(cmd, args)
 			}
 			return runRun(cmd.Context(), create, o, a)
 		},
@@ -120,7 +121,10 @@ type run struct {
 // command is detached, runRun prints the VM's name when the command runs.
 func runRun(ctx context.Context, create model.Create, o runOptions, a *app) error {
 	req := o.request(create, terminal(a.In) != nil && terminal(a.Out) != nil)
-	r := &run{a: a, o: o, session: a.session(&req.Exec), progress: a.progress("Starting a VM"), timeline: &runTimeline{began: a.began}}
+	r := &run{
+		a: a, o: o, session: a.session(&req.Exec), progress: a.progress("Starting a VM"),
+		timeline: &runTimeline{began: a.began},
+	}
 	defer r.progress.Close()
 	r.session.Boot = true
 	if o.detach {

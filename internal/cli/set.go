@@ -54,7 +54,8 @@ banger vm set web --idle-suspend 10m`,
 // change returns the change that the flags ask for. Flags that are not set change nothing.
 func (o *setOptions) change(a *app, flags *pflag.FlagSet) (model.Change, error) {
 	if flags.Changed("name") {
-		return model.Change{}, fault.New(fault.Invalid, "set cannot change a VM's name").WithHint("Use: banger vm rename %s %s", o.name, o.spec.create.Name)
+		return model.Change{}, fault.New(fault.Invalid, "set cannot change a VM's name").
+			WithHint("Use: banger vm rename %s %s", o.name, o.spec.create.Name)
 	}
 	want, err := o.spec.resolve(a, flags)
 	if err != nil {

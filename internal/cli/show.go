@@ -31,7 +31,8 @@ func newShowCmd(a *app) *cobra.Command {
 // runShow prints a VM for a person.
 func runShow(ctx context.Context, vm model.VM, timeline bool, client *api.Client, a *app) error {
 	if timeline && vm.Boot == nil {
-		return fault.New(fault.WrongState, "%s has not been started yet", vm.Spec.Name).WithHint("banger vm start %s", vm.Spec.Name)
+		return fault.New(fault.WrongState, "%s has not been started yet", vm.Spec.Name).
+			WithHint("banger vm start %s", vm.Spec.Name)
 	}
 	rel := relativesOf(ctx, client)
 	if timeline {

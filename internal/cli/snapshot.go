@@ -25,7 +25,8 @@ func newSnapshotCmd(a *app) *cobra.Command {
 SNAPSHOT is a snapshot's name, its id, or a unique prefix of its id.`)
 	k := snapshotKind()
 	cmd.AddCommand(newSnapshotCreateCmd(a), k.listCmd(a), k.showCmd(a), newSnapshotRestoreCmd(a),
-		k.deleteCmd(a, "VMs that were made from a snapshot stay: they do not need it."), newSnapshotExportCmd(a), newSnapshotImportCmd(a))
+		k.deleteCmd(a, "VMs that were made from a snapshot stay: they do not need it."),
+		newSnapshotExportCmd(a), newSnapshotImportCmd(a))
 	return cmd
 }
 

@@ -96,7 +96,8 @@ func (e exported) Read(p []byte) (int, error) {
 	if errors.As(err, &reason) {
 		return n, err
 	}
-	return n, fault.New(fault.Unavailable, "bangerd ended the export early: %w", err).WithHint("See `banger daemon logs`.")
+	return n, fault.New(fault.Unavailable, "bangerd ended the export early: %w", err).
+		WithHint("See `banger daemon logs`.")
 }
 
 // writeWhole writes a stream to a file, which gets its name when it is complete. Devices and pipes

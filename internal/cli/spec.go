@@ -28,9 +28,11 @@ func (s *specFlags) add(a *app, cmd *cobra.Command) {
 	c := &s.create
 	s.addShape(a, cmd)
 	flags.StringVar(&c.Name, "name", "", "the VM's `name`; if unset, a random name")
-	flags.StringArrayVarP(&s.env, "env", "e", nil, "environment variable of all commands, `NAME=VALUE`; NAME alone copies its value from here")
+	flags.StringArrayVarP(&s.env, "env", "e", nil,
+		"environment variable of all commands, `NAME=VALUE`; NAME alone copies its value from here")
 	flags.StringVarP(&c.Workdir, "workdir", "w", "", "working `directory` of commands; if unset, the image's")
-	flags.StringVarP(&c.User, "user", "u", "", "`user` of commands: a name or uid, optionally with :group; if unset, the image's")
+	flags.StringVarP(&c.User, "user", "u", "",
+		"`user` of commands: a name or uid, optionally with :group; if unset, the image's")
 	flags.StringArrayVar(&s.labels, "label", nil, "label of the VM, `KEY=VALUE`, for `vm list --filter`")
 	flags.DurationVar(&c.IdleSuspend, "idle-suspend", 0,
 		"suspend the VM when nobody has used it for this `time`, checked every 5 seconds; using the VM resumes it; 0: never")
@@ -45,7 +47,8 @@ func (s *specFlags) addShape(a *app, cmd *cobra.Command) {
 	c := &s.create
 	flags.StringVar(&c.Image, "image", "", "`image` to boot: a registry's reference, or the name of an imported image")
 	flags.StringVar(&c.Kernel, "kernel", "", "`kernel` to boot")
-	flags.IntVar(&s.vcpus, "vcpu", 0, "`number` of virtual CPUs; 0: two, or as many as the driver recommends for the image")
+	flags.IntVar(&s.vcpus, "vcpu", 0,
+		"`number` of virtual CPUs; 0: two, or as many as the driver recommends for the image")
 	flags.Var(&c.Memory, "memory", "`size` of the memory, such as 512M or 4G")
 	flags.Var(&c.DiskSize, "disk-size", "`size` of the system disk at /, such as 10G")
 	flags.Var(&s.work, "work-disk-size", "`size` of the work disk at /root, such as 8G; 0: no work disk")
@@ -200,7 +203,8 @@ func parsePairs(flag string, list []string) (map[string]string, error) {
 	for _, kv := range list {
 		key, value, given := strings.Cut(kv, "=")
 		if !given || key == "" {
-			return nil, fault.New(fault.Invalid, "--%s: %q is not KEY=VALUE", flag, kv).WithHint("For example: --%s team=web", flag)
+			return nil, fault.New(fault.Invalid, "--%s: %q is not KEY=VALUE", flag, kv).
+				WithHint("For example: --%s team=web", flag)
 		}
 		pairs[key] = value
 	}

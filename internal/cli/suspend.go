@@ -52,8 +52,8 @@ func newHoldCmd(a *app, title string, call func(*api.Client, context.Context, st
 	c eachVMCmd) *cobra.Command {
 	c.example = "banger " + c.use + " web\nbanger " + c.use + " web db"
 	c.run = func(ctx context.Context, names []string) error {
-		return a.eachVMNoting(ctx, title, names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
-			_, err := call(client, ctx, name, report)
+		return a.eachVMNoting(ctx, title, names, func(ctx context.Context, t eachVMTask) error {
+			_, err := call(t.client, ctx, t.name, t.report)
 			return err
 		})
 	}

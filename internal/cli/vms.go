@@ -38,8 +38,12 @@ func (a *app) explainVM(ctx context.Context, client *api.Client, ref string, err
 	return vmKind().explained(ctx, client, ref, err)
 }
 
-// eachFunc does one thing with one VM.
-type eachFunc func(ctx context.Context, client *api.Client, name string, report step.Reporter) error
+// eachVMTask is the part of a command that concerns one of the VMs named.
+type eachVMTask struct {
+	client *api.Client
+	name   string
+	report step.Reporter
+}
 
 // eachVMCmd describes a command that does the same with each VM named.
 type eachVMCmd struct {
@@ -61,9 +65,12 @@ func newEachVMCmd(a *app, c eachVMCmd) *cobra.Command {
 	}
 }
 
+// eachVMFunc does a command's work on one VM.
+type eachVMFunc func(context.Context, eachVMTask) error
+
 // eachVM calls do for several VMs at the same time, under one progress view. After an error it
 // continues with the other VMs. It prints the names of the VMs for which do succeeded.
-func (a *app) eachVM(ctx context.Context, title string, names []string, do eachFunc) error {
+func (a *app) eachVM(ctx context.Context, title string, names []string, do eachVMFunc) error {
 	client, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -80,7 +87,7 @@ func (a *app) eachVM(ctx context.Context, title string, names []string, do eachF
 				if len(names) > 1 {
 					report = prefixed(report, name)
 				}
-				errs[i] = a.explainVM(ctx, client, name, do(ctx, client, name, report))
+				errs[i] = a.explainVM(ctx, client, name, do(ctx, eachVMTask{client, name, report}))
 			})
 		}
 		wg.Wait()
@@ -91,18 +98,20 @@ func (a *app) eachVM(ctx context.Context, title string, names []string, do eachF
 
 // eachVMNoting is eachVM for operations that may find nothing to do. It notes at the end for which
 // VMs that was so.
-func (a *app) eachVMNoting(ctx context.Context, title string, names []string, do eachFunc) error {
+func (a *app) eachVMNoting(ctx context.Context, title string, names []string, do eachVMFunc) error {
 	var mu sync.Mutex
 	var notes []string
-	err := a.eachVM(ctx, title, names, func(ctx context.Context, client *api.Client, name string, report step.Reporter) error {
-		return do(ctx, client, name, func(e step.Event) {
+	err := a.eachVM(ctx, title, names, func(ctx context.Context, t eachVMTask) error {
+		report := t.report
+		t.report = func(e step.Event) {
 			if e.Phase == step.Skipped {
 				mu.Lock()
-				notes = append(notes, name+" is "+e.Detail)
+				notes = append(notes, t.name+" is "+e.Detail)
 				mu.Unlock()
 			}
 			report.Report(e)
-		})
+		}
+		return do(ctx, t)
 	})
 	for _, note := range notes {
 		a.note("%s", note)

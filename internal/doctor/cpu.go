@@ -53,10 +53,12 @@ func checkCPU(env Env) Check {
 		return c.pass("virtualization by " + name)
 	}
 	if slices.Contains(flags, "hypervisor") {
-		return c.warn("the CPU offers neither vmx nor svm", "This host is itself a virtual machine without nested virtualization.",
+		return c.warn("the CPU offers neither vmx nor svm",
+			"This host is itself a virtual machine without nested virtualization.",
 			"Enable nested virtualization on the machine that runs this one, or use a machine type that has it.")
 	}
-	return c.warn("the CPU offers neither vmx nor svm", "", "Enable virtualization (VT-x, AMD-V, SVM) in the firmware's settings.")
+	return c.warn("the CPU offers neither vmx nor svm",
+		"", "Enable virtualization (VT-x, AMD-V, SVM) in the firmware's settings.")
 }
 
 func checkKVM(env Env, host distro) Check {

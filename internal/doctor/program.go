@@ -123,7 +123,8 @@ func checkQEMU(ctx context.Context, env Env, host distro) Check {
 	summary := fmt.Sprintf("%s, version %s", path, m[1])
 	switch {
 	case v.less(qemuNeeded):
-		return c.fail(summary, "banger needs version 5.2 or newer.", "Upgrade to a newer release of "+host.name+", or install a newer QEMU.")
+		return c.fail(summary,
+			"banger needs version 5.2 or newer.", "Upgrade to a newer release of "+host.name+", or install a newer QEMU.")
 	case v.less(qemuTested):
 		return c.warn(summary, "banger is tested with version 7.2 and newer.", "")
 	}
@@ -151,7 +152,8 @@ func checkSubIDs(env Env) []Check {
 	case u >= subIDsNeeded && g >= subIDsNeeded:
 		ids = ids.pass(fmt.Sprintf("%d user and %d group ids", u, g))
 	default:
-		ids = ids.warn(fmt.Sprintf("%d user and %d group ids", u, g), "Without root, mmdebstrap needs 65536 of each to make the default image.",
+		ids = ids.warn(fmt.Sprintf("%d user and %d group ids", u, g),
+			"Without root, mmdebstrap needs 65536 of each to make the default image.",
 			"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "+user)
 	}
 	ns := Check{Name: "user-namespaces", Feature: feature}
@@ -166,7 +168,8 @@ func checkSubIDs(env Env) []Check {
 			if s.file == "user.max_user_namespaces" {
 				open = "10000"
 			}
-			return []Check{ids, ns.warn("disabled by "+s.file+" = "+s.closed, "Without root, mmdebstrap needs them to make the default image.",
+			return []Check{ids, ns.warn("disabled by "+s.file+" = "+s.closed,
+				"Without root, mmdebstrap needs them to make the default image.",
 				fmt.Sprintf("sudo sysctl %s=%s", s.file, open))}
 		}
 	}

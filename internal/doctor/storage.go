@@ -35,7 +35,8 @@ func checkSpace(env Env) []Check {
 		case free < need.fail:
 			c = c.fail(summary, fmt.Sprintf("banger needs at least %v.", need.fail), fix)
 		case free < need.warn:
-			c = c.warn(summary, fmt.Sprintf("With less than %v, the disk may soon be full: the disks of VMs grow as guests write to them.", need.warn), fix)
+			c = c.warn(summary,
+				fmt.Sprintf("With less than %v, the disk may soon be full: the disks of VMs grow as guests write to them.", need.warn), fix)
 		default:
 			c = c.pass(summary)
 		}
@@ -72,9 +73,11 @@ func checkNetworkFileSystem(env Env) Check {
 		return c.fail(fmt.Sprintf("%s is on a network file system (%s)", env.Layout.State, state.Type),
 			"The database needs memory that processes share through a file. Network file systems do not support this.", fix)
 	case err == nil && networked[cache.Type]:
-		return c.warn(fmt.Sprintf("%s is on a network file system (%s)", env.Layout.Cache, cache.Type), "Every VM reads its image over the network.", fix)
+		return c.warn(fmt.Sprintf("%s is on a network file system (%s)", env.Layout.Cache, cache.Type),
+			"Every VM reads its image over the network.", fix)
 	case state.Type == "fuse":
-		return c.warn(env.Layout.State+" is on a FUSE file system", "Many FUSE file systems lack the locks or shared mappings that the database needs.", fix)
+		return c.warn(env.Layout.State+" is on a FUSE file system",
+			"Many FUSE file systems lack the locks or shared mappings that the database needs.", fix)
 	}
 	return c.pass(fmt.Sprintf("%s is on %s", env.Layout.State, state.Type))
 }
@@ -165,11 +168,13 @@ func checkTmpDir(env Env) Check {
 	free := model.Bytes(min(fsys.Free, 1<<62))
 	switch {
 	case free < tmpNeeded:
-		return c.warn(fmt.Sprintf("%v free at %s", round(free), dir), fmt.Sprintf("Making the default image uses up to %v there.", tmpNeeded), fix)
+		return c.warn(fmt.Sprintf("%v free at %s", round(free), dir),
+			fmt.Sprintf("Making the default image uses up to %v there.", tmpNeeded), fix)
 	case fsys.NoExec:
 		return c.warn(dir+" is mounted noexec", "To make the default image, mmdebstrap must run programs there.", fix)
 	case fsys.NoDev && env.UID == 0:
-		return c.warn(dir+" is mounted nodev", "To make the default image as root, mmdebstrap must make device nodes there.", fix)
+		return c.warn(dir+" is mounted nodev",
+			"To make the default image as root, mmdebstrap must make device nodes there.", fix)
 	}
 	return c.pass(fmt.Sprintf("%s, %v free", dir, round(free)))
 }

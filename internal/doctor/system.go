@@ -31,7 +31,8 @@ func checkMemory(env Env) Check {
 	case free < memoryFail:
 		return c.fail(summary, "This is not enough for a VM.", fix)
 	case free < memoryWarn:
-		return c.warn(summary, "This may not be enough for a VM with the default memory. Use a smaller value of --memory.", fix)
+		return c.warn(summary,
+			"This may not be enough for a VM with the default memory. Use a smaller value of --memory.", fix)
 	}
 	return c.pass(summary)
 }
@@ -78,14 +79,16 @@ func checkClock(env Env, host distro) Check {
 		fix = host.sudo + "rc-service chronyd start"
 	}
 	if now.Year() < firstYear {
-		return c.fail("the clock shows "+today, "Signatures and certificates seem to be from the future. Guests get this time.", fix)
+		return c.fail("the clock shows "+today,
+			"Signatures and certificates seem to be from the future. Guests get this time.", fix)
 	}
 	synced, known := env.ClockSync()
 	switch {
 	case !known:
 		return c.pass(today + "; cannot find out whether it is synchronised")
 	case !synced:
-		return c.warn(today+", not synchronised", "No service synchronises the kernel's clock. This is common in virtual machines. Guests get this time.", fix)
+		return c.warn(today+", not synchronised",
+			"No service synchronises the kernel's clock. This is common in virtual machines. Guests get this time.", fix)
 	}
 	return c.pass(today + ", synchronised")
 }

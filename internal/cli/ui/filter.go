@@ -65,19 +65,7 @@ func (f *Filter) take(r rune, raw []byte) {
 			f.state = inText
 		}
 	case inCSI:
-		switch {
-		case r == 'm' && len(f.params) <= maxParams:
-			f.out = append(append(append(f.out, "\x1b["...), f.params...), 'm')
-			f.state = inText
-		case r >= 0x40 && r <= 0x7e:
-			f.state = inText
-		case (r >= '0' && r <= '9' || r == ';' || r == ':') && len(f.params) <= maxParams:
-			f.params = append(f.params, byte(r))
-		case r >= 0x20 && r <= 0x3f:
-			f.params = append(f.params[:0], make([]byte, maxParams+1)...) // not a colour
-		default:
-			f.state = inText
-		}
+		f.csi(r)
 	case inString:
 		switch r {
 		case '\a', 0x18, 0x1a:
@@ -89,6 +77,23 @@ func (f *Filter) take(r rune, raw []byte) {
 			f.text(r, raw)
 		}
 	case inStringEscape:
+		f.state = inText
+	}
+}
+
+// csi takes a character of a control sequence. Only a sequence that sets colours is passed on.
+func (f *Filter) csi(r rune) {
+	switch {
+	case r == 'm' && len(f.params) <= maxParams:
+		f.out = append(append(append(f.out, "\x1b["...), f.params...), 'm')
+		f.state = inText
+	case r >= 0x40 && r <= 0x7e:
+		f.state = inText
+	case (r >= '0' && r <= '9' || r == ';' || r == ':') && len(f.params) <= maxParams:
+		f.params = append(f.params, byte(r))
+	case r >= 0x20 && r <= 0x3f:
+		f.params = append(f.params[:0], make([]byte, maxParams+1)...) // not a colour
+	default:
 		f.state = inText
 	}
 }

@@ -229,7 +229,8 @@ func (p *Progress) lines(now time.Time, width int) []string {
 	}
 	spinner := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
 	spent := Age(now.Sub(p.begun))
-	head := p.style.Cyan(string(spinner[p.frame%len(spinner)])) + " " + p.style.Bold(Fit(p.title, width-len(spent)-4)) + "  " + p.style.Dim(spent)
+	head := p.style.Cyan(string(spinner[p.frame%len(spinner)])) + " " +
+		p.style.Bold(Fit(p.title, width-len(spent)-4)) + "  " + p.style.Dim(spent)
 	return append(append([]string{head}, over...), active...)
 }
 
