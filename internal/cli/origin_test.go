@@ -25,7 +25,7 @@ func TestOrigin(t *testing.T) {
 		"teleported 0 (of a kind that this client knows not)": {Origin: &model.Origin{Kind: "teleported", Of: "0 (of a kind that this client knows not)"}},
 	} {
 		if got := rel.origin(b); got != want {
-			t.Errorf("%q, want %q", got, want)
+			t.Errorf("the origin of %+v is %q, want %q", b, got, want)
 		}
 	}
 	for want, p := range map[string]*model.Parent{
@@ -35,11 +35,11 @@ func TestOrigin(t *testing.T) {
 		"snapshot c1234567 (deleted) of VM web": {Name: "web", Snapshot: "c123456789abcdef"},
 	} {
 		if got := rel.parent(p); got != want {
-			t.Errorf("%q, want %q", got, want)
+			t.Errorf("the parent of %+v is %q, want %q", p, got, want)
 		}
 	}
 	if got := rel.taken(model.VM{ID: "1"}); got != "night, noon" {
-		t.Errorf("%q was taken of it", got)
+		t.Errorf("the snapshots of the VM are %q, want both", got)
 	}
 }
 
@@ -77,12 +77,17 @@ func TestWriteWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n, err := writeWhole(link, strings.NewReader("new and longer")); n != 14 || err != nil {
-		t.Fatal(n, err)
+		t.Fatalf("writing 14 bytes reports %d, %v", n, err)
 	}
-	data, err := os.ReadFile(path)
-	info, statErr := os.Lstat(path)
-	if err != nil || statErr != nil || string(data) != "new and longer" || info.Mode() != 0o600 {
-		t.Errorf("%q, %v, %v, %v", data, info.Mode(), err, statErr)
+	if data, err := os.ReadFile(path); err != nil || string(data) != "new and longer" {
+		t.Errorf("the file behind the link holds %q, %v", data, err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode() != 0o600 {
+		t.Errorf("the new file's mode is %v, want a file for its owner only", info.Mode())
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
 		t.Errorf("leftovers beside the file: %v, %v", entries, err)

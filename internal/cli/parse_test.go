@@ -38,12 +38,18 @@ func TestParseSSH(t *testing.T) {
 		{"--", sshCall{before: []string{"--"}}, false, false},
 	} {
 		got, ok := parseSSH(strings.Fields(c.args))
-		if !reflect.DeepEqual(got, c.want) || ok != c.ok || got.namesUser() != c.user {
-			t.Errorf("%s: %+v, %v, user %v", c.args, got, ok, got.namesUser())
+		if !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%q is parsed as %+v, want %+v", c.args, got, c.want)
+		}
+		if ok != c.ok {
+			t.Errorf("%q names a VM: %v, want %v", c.args, ok, c.ok)
+		}
+		if got.namesUser() != c.user {
+			t.Errorf("%q names a user: %v, want %v", c.args, got.namesUser(), c.user)
 		}
 	}
 	if _, ok := parseSSH(nil); ok {
-		t.Error("no arguments name a VM")
+		t.Error("an empty list of arguments names a VM")
 	}
 }
 
@@ -53,7 +59,7 @@ func TestParsePlace(t *testing.T) {
 		"web:/x": {vm: "web", path: "/x"}, "web.vm:/x:y": {vm: "web", path: "/x:y"}, "web:": {vm: "web"},
 	} {
 		if got := parsePlace(in); got != want {
-			t.Errorf("%q: %+v, want %+v", in, got, want)
+			t.Errorf("%q is parsed as %+v, want %+v", in, got, want)
 		}
 	}
 }
@@ -74,12 +80,12 @@ func TestFilters(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := keep(vm); got != want {
-			t.Errorf("%s: %v", filters, got)
+			t.Errorf("the VM passes the filters %q: %v, want %v", filters, got, want)
 		}
 	}
 	for _, bad := range []string{"state", "state=", "size=1", "name=[", "=x"} {
 		if _, err := parseFilters([]string{bad}); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
-			t.Errorf("%s: %v", bad, err)
+			t.Errorf("the filter %q is not refused with a hint: %v", bad, err)
 		}
 	}
 }
@@ -88,11 +94,11 @@ func TestParseEnv(t *testing.T) {
 	a := &app{env: []string{"HERE=1", "HERE=2", "EMPTY="}}
 	got, err := a.envList([]string{"A=b=c", "HERE", "EMPTY", "MISSING", "A=last"})
 	if want := []string{"A=last", "HERE=2", "EMPTY=", "A=last"}; err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("%q, %v, want %q", got, err, want)
+		t.Errorf("the environment is %q, %v, want %q", got, err, want)
 	}
 	for _, bad := range []string{"1A=x", "=x", "A-B=x", "A=\x00"} {
 		if _, err := a.parseEnv([]string{bad}); fault.KindOf(err) != fault.Invalid {
-			t.Errorf("%q: %v", bad, err)
+			t.Errorf("the variable %q is not refused: %v", bad, err)
 		}
 	}
 }
@@ -121,7 +127,7 @@ func TestTailAndFollow(t *testing.T) {
 		got, _ := io.ReadAll(f)
 		f.Close()
 		if string(got) != c.want {
-			t.Errorf("%d lines of %.20q: %.20q, want %.20q", c.lines, c.text, got, c.want)
+			t.Errorf("the last %d lines of %.20q are %.20q, want %.20q", c.lines, c.text, got, c.want)
 		}
 	}
 
@@ -136,31 +142,31 @@ func TestTailAndFollow(t *testing.T) {
 		t.Helper()
 		n, err := r.Read(buf)
 		if string(buf[:n]) != want || err != nil {
-			t.Errorf("read %.20q, %v, want %.20q", buf[:n], err, want)
+			t.Errorf("the follower reads %.20q, %v, want %.20q", buf[:n], err, want)
 		}
 	}
 	read(long + long)
-	os.WriteFile(name, []byte("short\n"), 0o600) // cut in place
+	os.WriteFile(name, []byte("short\n"), 0o600) // truncated in place
 	read("short\n")
 	os.WriteFile(name+".new", []byte("replaced\n"), 0o600)
 	os.Rename(name+".new", name)
 	read("replaced\n")
 	cancel()
 	if _, err := r.Read(buf); !errors.Is(err, io.EOF) {
-		t.Errorf("after the end: %v", err)
+		t.Errorf("a read after the end of the context returns %v, want EOF", err)
 	}
 	r.f.Close()
 }
 
 func TestQuotes(t *testing.T) {
 	if got, want := shellQuote("/it's 100%/banger"), `'/it'\''s 100%%/banger'`; got != want {
-		t.Errorf("%s, want %s", got, want)
+		t.Errorf("quoted for the shell: %s, want %s", got, want)
 	}
 	if got, want := sshQuote(`/a "b"\c%`), `"/a \"b\"\\c%%"`; got != want {
-		t.Errorf("%s, want %s", got, want)
+		t.Errorf("quoted for ssh_config: %s, want %s", got, want)
 	}
 	if got, want := command([]string{"sh", "-c", "a b", ""}), `sh -c "a b" ""`; got != want {
-		t.Errorf("%s, want %s", got, want)
+		t.Errorf("a command is written as %s, want %s", got, want)
 	}
 }
 
@@ -169,7 +175,7 @@ func TestDefaultsInHelp(t *testing.T) {
 	var check func(cmd *cobra.Command)
 	check = func(cmd *cobra.Command) {
 		if usages := cmd.LocalFlags().FlagUsages(); strings.Contains(usages, "(default )") {
-			t.Errorf("%s:\n%s", cmd.CommandPath(), usages)
+			t.Errorf("%s has a flag with an empty default:\n%s", cmd.CommandPath(), usages)
 		}
 		for _, sub := range cmd.Commands() {
 			check(sub)

@@ -23,16 +23,16 @@ func TestTemplateTable(t *testing.T) {
 	} {
 		table := templateTable(c.templates, now)
 		if len(table.Columns) != c.columns {
-			t.Errorf("%d columns", len(table.Columns))
+			t.Errorf("%d columns, want %d: STANDBY is shown only if a machine is on standby", len(table.Columns), c.columns)
 		}
 		for i, row := range table.Rows {
 			if len(row) != c.columns || row[c.columns-1] != c.last[i] {
-				t.Errorf("row %q, want %q at last", row, c.last[i])
+				t.Errorf("row %q has not %d cells with %q as the last", row, c.columns, c.last[i])
 			}
 		}
 	}
 	pairs := templatePairs(ready, ui.Style{}, now)
 	if got := pairs[len(pairs)-1]; got != [2]string{"on standby", "2"} {
-		t.Errorf("%q", got)
+		t.Errorf("the last line of the details is %q, want the number on standby", got)
 	}
 }

@@ -47,14 +47,14 @@ func TestDefaults(t *testing.T) {
 	}
 	s := model.Spec{Name: "x", VCPUs: cmp.Or(c.VCPUs, 1), Memory: c.Memory, DiskSize: c.DiskSize, WorkDiskSize: c.WorkDiskSize, Net: c.Net}
 	if err := s.Validate(); err != nil {
-		t.Error(err)
+		t.Errorf("the defaults make no valid VM: %v", err)
 	}
 	if c.StopTimeout != 10*time.Second || !c.GitIdentity {
-		t.Errorf("got %+v", c)
+		t.Errorf("the stop timeout is %v, the git identity %v, want 10s and true", c.StopTimeout, c.GitIdentity)
 	}
 	for _, r := range c.Rows() {
 		if r.Origin != "default" {
-			t.Errorf("%s comes from %s", r.Key, r.Origin)
+			t.Errorf("%s comes from %s, want default", r.Key, r.Origin)
 		}
 		if r.Doc == "" {
 			t.Errorf("%s has no description", r.Key)
@@ -92,11 +92,11 @@ identity = false
 		"file_sync":    "[] from default",
 	} {
 		if got[key] != want {
-			t.Errorf("%s: %s, want %s", key, got[key], want)
+			t.Errorf("%s is %s, want %s", key, got[key], want)
 		}
 	}
 	if c.VCPUs != 4 || c.Memory != 3*model.GiB || c.DiskSize != 20*model.GiB || c.Net != model.NetNone || !c.GitIdentity {
-		t.Errorf("got %+v", c)
+		t.Errorf("the rows are right, but the configuration is %+v", c)
 	}
 }
 
@@ -121,12 +121,12 @@ optional = true
 		{Host: "/etc/hosts", Guest: "/etc/hosts", Mode: 0o600, Optional: true},
 	}
 	if !reflect.DeepEqual(c.FileSync, want) {
-		t.Errorf("got %+v", c.FileSync)
+		t.Errorf("the entries of file_sync are %+v, want %+v", c.FileSync, want)
 	}
 	rows := c.Rows()
 	last := rows[len(rows)-1]
 	if last.Key != "file_sync[1]" || last.Origin != "file "+path+":6" || last.Value != `{ host = "/etc/hosts", guest = "/etc/hosts", mode = "0600", optional = true }` {
-		t.Errorf("got %+v", last)
+		t.Errorf("the row of the second entry is %+v", last)
 	}
 	inline, err := config.Load(write(t, `file_sync = [
   { host = "~", guest = "/x" },
@@ -135,7 +135,7 @@ optional = true
 		t.Fatal(err)
 	}
 	if want := []config.SyncEntry{{Host: "/home/me", Guest: "/x"}, {Host: "/a", Guest: "/b"}}; !reflect.DeepEqual(inline.FileSync, want) {
-		t.Errorf("inline: got %+v", inline.FileSync)
+		t.Errorf("an inline file_sync is read as %+v, want %+v", inline.FileSync, want)
 	}
 }
 
@@ -208,18 +208,18 @@ host = "/x"
 			path := write(t, tt.file)
 			c, err := config.Load(path, env(), nil)
 			if err == nil {
-				t.Fatalf("taken: %+v", c)
+				t.Fatalf("the invalid file is accepted: %+v", c)
 			}
 			if fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
-				t.Errorf("kind %s, hint %q", fault.KindOf(err), fault.HintOf(err))
+				t.Errorf("the error has kind %s and hint %q, want invalid and any hint", fault.KindOf(err), fault.HintOf(err))
 			}
 			got := strings.Split(err.Error(), "\n")
 			if len(got) != len(tt.want) {
-				t.Fatalf("got\n%s", err)
+				t.Fatalf("%d errors, want %d:\n%s", len(got), len(tt.want), err)
 			}
 			for i, want := range tt.want {
 				if want = strings.ReplaceAll(want, "PATH", path); !strings.Contains(got[i], want) {
-					t.Errorf("got  %s\nwant %s", got[i], want)
+					t.Errorf("error %d is\n%s\nwant\n%s", i, got[i], want)
 				}
 			}
 		})
@@ -235,11 +235,11 @@ environment BANGER_GIT_IDENTITY: git.identity: "maybe" is neither true nor false
 --disk-size: disk_size: size "big" is not a number with an optional K, M, G or T, such as 512M or 8G
 nonsense cannot be set`
 	if err == nil || err.Error() != want {
-		t.Errorf("got\n%v\nwant\n%s", err, want)
+		t.Errorf("errors of the file, the environment and flags are\n%v\nwant\n%s", err, want)
 	}
 	none := func(string) (string, bool) { return "", false }
 	if _, err := config.Load(write(t, "[[file_sync]]\nhost='~/x'\nguest='/x'"), none, nil); err == nil || !strings.Contains(err.Error(), "HOME, which is not set") {
-		t.Errorf("without HOME: %v", err)
+		t.Errorf("the error of ~ without HOME is %v", err)
 	}
 }
 
@@ -249,13 +249,13 @@ func TestUnreadable(t *testing.T) {
 	}
 	big := write(t, strings.Repeat("# comment\n", 200_000))
 	if _, err := config.Load(big, env(), nil); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a large file: %v", err)
+		t.Errorf("the error of a file that is too large is %v, want invalid", err)
 	}
 	testkit.Require(t, "user", os.Geteuid() != 0, "root may read everything")
 	path := write(t, "")
 	os.Chmod(path, 0)
 	if _, err := config.Load(path, env(), nil); fault.KindOf(err) != fault.Denied || !errors.Is(err, fs.ErrPermission) {
-		t.Errorf("a sealed file: %v", err)
+		t.Errorf("the error of a file without read permission is %v, want denied", err)
 	}
 }
 
@@ -287,7 +287,7 @@ func TestMarkdown(t *testing.T) {
 	}
 	got, err := os.ReadFile(path)
 	if err != nil || string(got) != config.Markdown() {
-		t.Errorf("docs/config.md is not what the table says (%v): go test ./internal/config -update", err)
+		t.Errorf("docs/config.md is out of date (%v): run `make docs`", err)
 	}
 }
 
@@ -307,11 +307,11 @@ func FuzzLoad(f *testing.F) {
 		}
 		s := model.Spec{Name: "x", VCPUs: cmp.Or(c.VCPUs, 1), Memory: c.Memory, DiskSize: c.DiskSize, WorkDiskSize: c.WorkDiskSize, Net: c.Net}
 		if err := s.Validate(); err != nil {
-			t.Errorf("%v from %q", err, text)
+			t.Errorf("%q is accepted, but makes no valid VM: %v", text, err)
 		}
 		for _, e := range c.FileSync {
 			if !filepath.IsAbs(e.Host) || !filepath.IsAbs(e.Guest) || e.Mode&^0o777 != 0 {
-				t.Errorf("%+v from %q", e, text)
+				t.Errorf("%q is accepted, but has the entry %+v", text, e)
 			}
 		}
 		// Each printed value is read back as the same value.
@@ -320,7 +320,7 @@ func FuzzLoad(f *testing.F) {
 				continue
 			}
 			if again, err := config.LoadData("", env(), r.Key, r.Value); err != nil || !strings.Contains(again.String(), r.Key+"="+r.Value+"\n") {
-				t.Errorf("%s = %q: %v", r.Key, r.Value, err)
+				t.Errorf("%s is printed as %q, which is read as another value: %v", r.Key, r.Value, err)
 			}
 		}
 	})

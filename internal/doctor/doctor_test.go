@@ -264,7 +264,7 @@ func TestVerdicts(t *testing.T) {
 			for _, want := range test.want {
 				i := slices.IndexFunc(checks, func(c Check) bool { return c.Name == want.name })
 				if i < 0 {
-					t.Errorf("no check %s", want.name)
+					t.Errorf("there is no check %s", want.name)
 					continue
 				}
 				want.compare(t, checks[i])
@@ -311,7 +311,7 @@ func TestRoot(t *testing.T) {
 func TestJSON(t *testing.T) {
 	got, err := json.Marshal(Check{Name: "kvm", Feature: "fast VMs", Status: Warn, Summary: "KVM is not used"})
 	if want := `{"name":"kvm","feature":"fast VMs","status":"warn","summary":"KVM is not used"}`; err != nil || string(got) != want {
-		t.Errorf("%s, %v", got, err)
+		t.Errorf("a check in JSON is %s, %v, want %s", got, err, want)
 	}
 }
 
@@ -334,7 +334,7 @@ func TestThisHost(t *testing.T) {
 func TestRound(t *testing.T) {
 	for in, want := range map[model.Bytes]string{100*model.GiB + 7: "100G", 3*model.GiB + 512*model.MiB + 3: "3.5G", 512: "512B", 30 * model.TiB: "30T"} {
 		if got := round(in).String(); got != want {
-			t.Errorf("%d is %s, want %s", in, got, want)
+			t.Errorf("round(%d) is %s, want %s", in, got, want)
 		}
 	}
 }

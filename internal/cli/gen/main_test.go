@@ -26,7 +26,7 @@ func TestTheReferenceIsFresh(t *testing.T) {
 		for name, want := range pages {
 			got, err := os.ReadFile(filepath.Join(docs, dir, name))
 			if err != nil || string(got) != want {
-				t.Errorf("%s/%s is not what the commands say: run `make docs`", dir, name)
+				t.Errorf("%s/%s is out of date: run `make docs`", dir, name)
 			}
 		}
 	}
@@ -43,7 +43,7 @@ func TestManPagesAreGoodRoff(t *testing.T) {
 		var problems strings.Builder
 		cmd.Stderr = &problems
 		if err := cmd.Run(); err != nil || problems.Len() > 0 {
-			t.Errorf("%s: %v\n%s", name, err, &problems)
+			t.Errorf("groff finds problems in %s: %v\n%s", name, err, &problems)
 		}
 	}
 }

@@ -161,8 +161,14 @@ func TestEnds(t *testing.T) {
 			c.play(d)
 			d.Close()
 			e := await(t, done)
-			if e.code != c.code || fault.KindOf(e.err) != c.kind || e.err != nil && !strings.Contains(e.err.Error(), c.says) {
-				t.Errorf("it ended with %d, %v", e.code, e.err)
+			if e.code != c.code {
+				t.Errorf("exit status %d, want %d", e.code, c.code)
+			}
+			if kind := fault.KindOf(e.err); kind != c.kind {
+				t.Errorf("the error %v is of kind %q, want %q", e.err, kind, c.kind)
+			}
+			if e.err != nil && !strings.Contains(e.err.Error(), c.says) {
+				t.Errorf("the error is %v, want %q in it", e.err, c.says)
 			}
 		})
 	}
@@ -212,7 +218,7 @@ type brokenWriter struct{ err error }
 
 func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
 
-func TestOutputThatNobodyTakes(t *testing.T) {
+func TestOutputThatFails(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		code int
@@ -223,8 +229,12 @@ func TestOutputThatNobodyTakes(t *testing.T) {
 		d.expect(t, proto.FrameStdin, "")
 		d.WriteFrame(proto.FrameStdout, []byte("x"))
 		d.expect(t, proto.FrameHangup, "")
-		if e := await(t, done); e.code != c.code || (e.err != nil) != c.fail || c.fail && !errors.Is(e.err, c.err) {
-			t.Errorf("%v: it ended with %+v", c.err, e)
+		e := await(t, done)
+		if e.code != c.code {
+			t.Errorf("output fails with %v: exit status %d, want %d", c.err, e.code, c.code)
+		}
+		if c.fail && !errors.Is(e.err, c.err) || !c.fail && e.err != nil {
+			t.Errorf("output fails with %v: the session's error is %v", c.err, e.err)
 		}
 	}
 }
@@ -252,16 +262,18 @@ func TestEscape(t *testing.T) {
 			now = now.Add(c.gap)
 		}
 		if got != c.want {
-			t.Errorf("%s: %v", c.name, got)
+			t.Errorf("escape keys %s: they complete the sequence: %v, want %v", c.name, got, c.want)
 		}
 	}
 }
 
 func TestSignalNames(t *testing.T) {
 	if got := signalName(syscall.SIGQUIT); got != "SIGQUIT" {
-		t.Error(got)
+		t.Errorf("SIGQUIT is called %s", got)
 	}
-	if !Ends(syscall.SIGHUP) || Ends(syscall.SIGWINCH) || Ends(syscall.SIGPIPE) {
-		t.Error("Ends takes the wrong signals")
+	for sig, want := range map[syscall.Signal]bool{syscall.SIGHUP: true, syscall.SIGWINCH: false, syscall.SIGPIPE: false} {
+		if got := Ends(sig); got != want {
+			t.Errorf("Ends(%v) is %v, want %v", sig, got, want)
+		}
 	}
 }

@@ -46,8 +46,8 @@ type task struct {
 	step.Event
 	began    time.Time // by our clock, which may differ from the daemon's
 	finished time.Time // zero while the task runs
-	said     time.Time // plain mode: when the last line was written
-	saying   string    // and the text of that line
+	written  time.Time // plain mode: when the last line was written
+	lastLine string    // and the text of that line
 }
 
 // NewProgress returns a Progress on w. width is called for each drawing; 0 means that w is no
@@ -202,7 +202,7 @@ func (p *Progress) draw() {
 // lines returns the live view: the title with the time so far, finished tasks that took long, and
 // running tasks.
 func (p *Progress) lines(now time.Time, width int) []string {
-	var over, active []string
+	var done, active []string
 	nameWidth := 0
 	for _, t := range p.tasks {
 		if p.shown(t) {
@@ -216,7 +216,7 @@ func (p *Progress) lines(now time.Time, width int) []string {
 		case t.finished.IsZero():
 			active = append(active, p.activeLine(t, now, nameWidth, width))
 		default:
-			over = append(over, p.overLine(t, nameWidth, width))
+			done = append(done, p.doneLine(t, nameWidth, width))
 		}
 	}
 	room := maxLines - 1
@@ -224,14 +224,14 @@ func (p *Progress) lines(now time.Time, width int) []string {
 		more := fmt.Sprintf("  and %d more", len(active)-room+1)
 		active = append(active[:room-1], p.style.Dim(more))
 	}
-	if keep := room - len(active); len(over) > keep {
-		over = over[len(over)-keep:]
+	if keep := room - len(active); len(done) > keep {
+		done = done[len(done)-keep:]
 	}
 	spinner := []rune("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
 	spent := Age(now.Sub(p.begun))
 	head := p.style.Cyan(string(spinner[p.frame%len(spinner)])) + " " +
 		p.style.Bold(Fit(p.title, width-len(spent)-4)) + "  " + p.style.Dim(spent)
-	return append(append([]string{head}, over...), active...)
+	return append(append([]string{head}, done...), active...)
 }
 
 // shown reports whether the live view has a line for the task.
@@ -253,7 +253,7 @@ func (p *Progress) activeLine(t *task, now time.Time, nameWidth, width int) stri
 	return Fit(name, max(0, width-len(tail)-2)) + gap + p.style.Dim(tail)
 }
 
-func (p *Progress) overLine(t *task, nameWidth, width int) string {
+func (p *Progress) doneLine(t *task, nameWidth, width int) string {
 	mark, tail := p.style.Green("✓"), Duration(t.finished.Sub(t.began))
 	switch t.Phase {
 	case step.Failed, step.Stuck:
@@ -287,10 +287,10 @@ func (p *Progress) plain() {
 // plain returns the line to write about a task now, or "".
 func (t *task) plain(now time.Time) string {
 	if !t.finished.IsZero() {
-		if t.said.IsZero() {
+		if t.written.IsZero() {
 			return ""
 		}
-		t.said = time.Time{}
+		t.written = time.Time{}
 		if t.Error != "" {
 			return label(t) + " failed: " + t.Error
 		}
@@ -303,13 +303,13 @@ func (t *task) plain(now time.Time) string {
 		state += ", " + amount
 	}
 	silence := plainEvery
-	if state == t.saying {
+	if state == t.lastLine {
 		silence = plainStill
 	}
-	if now.Sub(t.began) < plainDelay || now.Sub(t.said) < silence {
+	if now.Sub(t.began) < plainDelay || now.Sub(t.written) < silence {
 		return ""
 	}
-	t.said, t.saying = now, state
+	t.written, t.lastLine = now, state
 	return state + ", " + Age(now.Sub(t.began))
 }
 

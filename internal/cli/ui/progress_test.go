@@ -104,7 +104,7 @@ func TestPlainProgress(t *testing.T) {
 	p.redrawForTest()
 	want := "Pulling alpine:3: layer, 5%, 3s\nPulling alpine:3: layer, 30%, 13s\nPulling alpine:3: layer, 55%, 23s\nPulling alpine:3: layer: done in 30.0s\n"
 	if out.String() != want {
-		t.Errorf("got\n%swant\n%s", out, want)
+		t.Errorf("without a terminal, progress is\n%swant\n%s", out, want)
 	}
 }
 
@@ -117,11 +117,11 @@ func TestPlainProgressDoesNotRepeatItself(t *testing.T) {
 		p.redrawForTest()
 	}
 	if want := "Pulling alpine:3: packages, 3s\nPulling alpine:3: packages, 1m 3s\n"; out.String() != want {
-		t.Errorf("got\n%swant\n%s", out, want)
+		t.Errorf("progress of a step without news is\n%swant\n%s", out, want)
 	}
 }
 
-func TestProgressTakesEventsFromAllSides(t *testing.T) {
+func TestProgressIsSafeForConcurrentUse(t *testing.T) {
 	var mu sync.Mutex
 	p := NewProgress(lockedWriter{&mu}, func() int { return 80 }, Style{}, "x")
 	p.tick = time.Millisecond
@@ -136,7 +136,7 @@ func TestProgressTakesEventsFromAllSides(t *testing.T) {
 	wg.Wait()
 	p.Close()
 	if len(p.tasks) > maxTasks {
-		t.Errorf("%d tasks are remembered", len(p.tasks))
+		t.Errorf("%d tasks are kept, at most %d may be", len(p.tasks), maxTasks)
 	}
 }
 

@@ -23,7 +23,7 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", path, got, want)
+		t.Errorf("the output differs from %s: got\n%s\nwant\n%s", path, got, want)
 	}
 }
 
@@ -61,7 +61,7 @@ func TestTableFits(t *testing.T) {
 		for line := range strings.Lines(b.String()) {
 			line = strings.TrimSuffix(line, "\n")
 			if Width(line) > width {
-				t.Errorf("width %d: %q takes up %d", width, line, Width(line))
+				t.Errorf("width %d: %q has %d columns", width, line, Width(line))
 			}
 			if line != strings.TrimRight(line, " ") {
 				t.Errorf("width %d: %q ends in spaces", width, line)
@@ -94,7 +94,7 @@ func TestPairs(t *testing.T) {
 	var b strings.Builder
 	Pairs(&b, Style{}, [][2]string{{"name", "web"}, {"left out", ""}, {"id", "1"}})
 	if got, want := b.String(), "name  web\nid    1\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+		t.Errorf("pairs are written as %q, want %q", got, want)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestTimeline(t *testing.T) {
 	golden(t, "timelines", b.String())
 	for _, line := range strings.Split(b.String(), "\n") {
 		if Width(line) > 119 {
-			t.Errorf("%q is too long", line)
+			t.Errorf("%q is wider than 119 columns", line)
 		}
 	}
 	if err := Timeline(&b, 80, Style{}, nil); err != nil {

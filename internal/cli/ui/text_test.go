@@ -47,7 +47,7 @@ func FuzzClean(f *testing.F) {
 		}
 		width %= 300
 		if fit := Fit(clean, width); width >= 0 && Width(fit) > width {
-			t.Fatalf("Fit(%q, %d) takes up %d", clean, width, Width(fit))
+			t.Fatalf("Fit(%q, %d) has %d columns", clean, width, Width(fit))
 		}
 	})
 }
@@ -87,7 +87,7 @@ func TestDuration(t *testing.T) {
 		}
 	}
 	if got := Age(-time.Hour); got != "0s" {
-		t.Errorf("a time to come is %q old", got)
+		t.Errorf("the age of a future time is %q, want 0s", got)
 	}
 }
 
@@ -109,11 +109,11 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := "{\n  \"k\": \"a\\u009b\\u202e\\udb40\\udc41<b>\\n\\u007f\"\n}\n"; b.String() != want {
-		t.Errorf("got %s want %s", b.String(), want)
+		t.Errorf("JSON is %s want %s", b.String(), want)
 	}
 	var out map[string]string
 	if err := json.Unmarshal(b.Bytes(), &out); err != nil || out["k"] != in["k"] {
-		t.Errorf("it reads as %q, %v", out, err)
+		t.Errorf("the JSON decodes to %q, %v, not to the same value", out, err)
 	}
 }
 
@@ -138,8 +138,11 @@ func TestFilter(t *testing.T) {
 		for i := range len(in) {
 			one.Write([]byte{in[i]})
 		}
-		if whole.String() != want || bits.String() != want {
-			t.Errorf("%q became %q, in bits %q, want %q", in, whole.String(), bits.String(), want)
+		if whole.String() != want {
+			t.Errorf("%q written at once becomes %q, want %q", in, whole.String(), want)
+		}
+		if bits.String() != want {
+			t.Errorf("%q written byte by byte becomes %q, want %q", in, bits.String(), want)
 		}
 	}
 }
