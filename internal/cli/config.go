@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/cli/ui"
-	"banger/internal/config"
 )
 
 // newConfigCmd returns the commands on the configuration.
@@ -35,11 +34,7 @@ Settings of new VMs (image to net) take effect at once. The daemon reads the oth
 }
 
 func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
-	layout, err := a.layout()
-	if err != nil {
-		return err
-	}
-	cfg, err := config.Load(layout.ConfigFile(), a.lookupEnv, nil)
+	cfg, file, err := a.config()
 	if err != nil {
 		return err
 	}
@@ -69,8 +64,8 @@ func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
 	if err := t.Write(a.Out, columns, a.style(a.Out)); err != nil {
 		return err
 	}
-	if a.daemonIsOlder(ctx, layout.ConfigFile()) {
-		a.note("%s was changed after the daemon started. To apply all changes: banger daemon restart", layout.ConfigFile())
+	if a.daemonIsOlder(ctx, file) {
+		a.note("%s was changed after the daemon started. To apply all changes: banger daemon restart", file)
 	}
 	return nil
 }

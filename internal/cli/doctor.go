@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/cli/ui"
-	"banger/internal/config"
 	"banger/internal/doctor"
 	"banger/internal/fault"
 )
@@ -38,9 +37,9 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 	}
 	env := doctor.Host(layout)
 	settings := doctor.Check{Name: "config", Feature: "configuration", Status: doctor.Pass, Summary: "the configuration is valid"}
-	if cfg, err := config.Load(layout.ConfigFile(), a.lookupEnv, nil); err != nil {
+	if cfg, file, err := a.config(); err != nil {
 		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
-		settings.Fix = "Edit " + layout.ConfigFile()
+		settings.Fix = "Edit " + file
 	} else {
 		env.QEMU = cfg.QEMU
 	}

@@ -27,6 +27,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/cli/session"
 	"banger/internal/cli/ui"
+	"banger/internal/config"
 	"banger/internal/paths"
 	"banger/internal/step"
 )
@@ -74,6 +75,17 @@ func (a *app) getenv(key string) string {
 
 func (a *app) layout() (paths.Layout, error) {
 	return paths.FromEnv(a.getenv, os.Getuid())
+}
+
+// config loads the configuration from the file and the environment of this process, and returns it
+// with the path of the file.
+func (a *app) config() (*config.Config, string, error) {
+	layout, err := a.layout()
+	if err != nil {
+		return nil, "", err
+	}
+	cfg, err := config.Load(layout.ConfigFile(), a.lookupEnv, nil)
+	return cfg, layout.ConfigFile(), err
 }
 
 // connect returns a client of the daemon. It starts the daemon if none runs.

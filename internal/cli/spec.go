@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"banger/internal/config"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -127,11 +126,7 @@ func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
 // configure sets the properties whose flags are unset, from the configuration file and this
 // command's environment. The daemon knows only the values of its own start.
 func (a *app) configure(c *model.Create) error {
-	layout, err := a.layout()
-	if err != nil {
-		return err
-	}
-	cfg, err := config.Load(layout.ConfigFile(), a.lookupEnv, nil)
+	cfg, _, err := a.config()
 	if err != nil {
 		return err
 	}
