@@ -1,5 +1,5 @@
-// Package requestid carries the id of an API request through contexts, so that log lines, errors and
-// bug reports about the same request can be matched. It uses the standard library only.
+// Package requestid carries the id of an API request through contexts, so that log lines, errors
+// and bug reports about the same request can be matched. It uses the standard library only.
 package requestid
 
 import (

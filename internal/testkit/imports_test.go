@@ -26,6 +26,8 @@ var mayImport = map[string][]string{
 	"initramfs":   {},
 	"requestid":   {},
 
+	"metric": {"step"},
+
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
 	"guest/archive": {"fault"},
@@ -56,9 +58,9 @@ var mayImport = map[string][]string{
 	// The surfaces.
 	"config":      {"fault", "model", "paths"},
 	"doctor":      {"config", "fault", "model", "paths", "vmm", "vmm/qemu"},
-	"api":         {"fault", "flock", "guest/proto", "model", "paths", "step"},
+	"api":         {"fault", "flock", "guest/proto", "model", "paths", "requestid", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
-	"api/server":  {"api", "fault", "guest/...", "model", "paths", "step", "vm", "vmm/console"},
+	"api/server":  {"api", "fault", "guest/...", "model", "paths", "requestid", "step", "vm", "vmm/console"},
 	"cli":         {"api", "cli/...", "config", "doctor", "fault", "guest/archive", "guest/proto", "model", "paths", "step", "version"},
 	"testkit":     {},
 }
