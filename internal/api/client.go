@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/requestid"
 	"banger/internal/step"
 )
 
@@ -27,6 +28,9 @@ const (
 	Generation = 1
 	// HeaderGeneration may be left out; then the daemon takes the request as being of its own generation.
 	HeaderGeneration = "Banger-Api"
+	// HeaderRequestID holds the id of a request: in the answer always, and in the request if the client chose
+	// it. See requestid.Valid for what may be chosen.
+	HeaderRequestID = "Banger-Request-Id"
 	// Host is the only Host header that the daemon answers to: a page in a browser that was tricked into sending a request here
 	// cannot set it.
 	Host = "banger"
@@ -232,6 +236,9 @@ func newRequest(ctx context.Context, method, target string, in any) (*http.Reque
 		return nil, fault.New(fault.Invalid, "building the request: %w", err)
 	}
 	req.Header.Set(HeaderGeneration, strconv.Itoa(Generation))
+	if id := requestid.From(ctx); id != "" {
+		req.Header.Set(HeaderRequestID, id)
+	}
 	switch {
 	case streams:
 		req.Header.Set("Content-Type", "application/x-tar")

@@ -32,6 +32,14 @@ func (c *Client) OpenAPI(ctx context.Context) ([]byte, error) {
 	return c.fetch(ctx, "/v1/openapi.json")
 }
 
+// Metrics returns the daemon's metrics in Prometheus' text format.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) { return c.fetch(ctx, "/metrics") }
+
+// Goroutines returns the stacks of the daemon's goroutines as text.
+func (c *Client) Goroutines(ctx context.Context) ([]byte, error) {
+	return c.fetch(ctx, "/debug/goroutines")
+}
+
 // VMs returns all VMs, oldest first.
 func (c *Client) VMs(ctx context.Context) ([]model.VM, error) {
 	return ask[[]model.VM](ctx, c, query{method: http.MethodGet, target: "/v1/vms"})

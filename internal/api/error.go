@@ -51,6 +51,7 @@ func ProblemOf(err error) *Problem {
 	var passed *Error
 	if errors.As(err, &passed) {
 		p.VM, p.Step, p.Log = passed.Problem.VM, passed.Problem.Step, passed.Problem.Log
+		p.RequestID = passed.Problem.RequestID
 	}
 	var failed *step.Error
 	if errors.As(err, &failed) {

@@ -18,7 +18,8 @@ type Operation struct {
 
 	Query    any // a struct with query tags; nil for none
 	Request  any // decoded from JSON; of a stream, what its first frame holds; nil for none
-	Response any // nil for 204 No Content
+	Response any // nil for 204 No Content; of a stream, that of Call
+	Call     any // of a stream, the JSON body of the same operation without an upgrade; nil if there is none
 }
 
 // Permission is what an operation takes of its caller.
@@ -54,6 +55,12 @@ type (
 	Port struct {
 		Port int `query:"port" required:"true" minimum:"1" maximum:"65535"`
 	}
+	// Profile says how long and in which form.
+	Profile struct {
+		Seconds int `query:"seconds" minimum:"1" maximum:"300"` // of a CPU profile or a trace
+		Debug   int `query:"debug"`                             // 1 or 2: as text
+		GC      int `query:"gc"`                                // 1: collect garbage before a heap profile
+	}
 )
 
 // Operations returns the table.
@@ -61,7 +68,7 @@ func Operations() []Operation {
 	var all []Operation
 	for _, part := range [][]Operation{
 		daemonOperations(), vmOperations(), holdOperations(), streamOperations(), imageOperations(), kernelOperations(), snapshotOperations(),
-		templateOperations(),
+		templateOperations(), debugOperations(),
 	} {
 		all = append(all, part...)
 	}
@@ -176,7 +183,8 @@ func streamOperations() []Operation {
 	const one = "/v1/vms/{ref}"
 	return []Operation{
 		{ID: "exec", Method: http.MethodPost, Path: one + "/exec", Permission: PermWrite, Kind: KindFrames,
-			Summary: "Run a command in a guest", Request: proto.ExecRequest{}},
+			Summary: "Run a command in a guest: as a stream, or as a plain call that returns the whole result",
+			Request: proto.ExecRequest{}, Call: ExecCall{}, Response: ExecResult{}},
 		{ID: "ssh", Method: http.MethodPost, Path: one + "/ssh", Permission: PermWrite, Kind: KindRaw,
 			Summary: "Connect to the SSH server of a guest's agent"},
 		{ID: "dial", Method: http.MethodPost, Path: one + "/dial", Permission: PermWrite, Kind: KindRaw,
@@ -217,5 +225,19 @@ func kernelOperations() []Operation {
 			Summary: "One kernel", Response: model.Kernel{}},
 		{ID: "deleteKernel", Method: http.MethodDelete, Path: "/v1/kernels/{ref}", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete a kernel that no VM uses"},
+	}
+}
+
+// debugOperations are those for looking inside the daemon.
+func debugOperations() []Operation {
+	return []Operation{
+		{ID: "metrics", Method: http.MethodGet, Path: "/metrics", Permission: PermRead, Kind: KindBytes,
+			Summary: "Metrics in Prometheus' text format"},
+		{ID: "goroutines", Method: http.MethodGet, Path: "/debug/goroutines", Permission: PermAdmin, Kind: KindBytes,
+			Summary: "The stacks of all goroutines of the daemon, as text"},
+		{ID: "profiles", Method: http.MethodGet, Path: "/debug/pprof/", Permission: PermAdmin, Kind: KindBytes,
+			Summary: "The list of the daemon's profiles, as HTML"},
+		{ID: "profile", Method: http.MethodGet, Path: "/debug/pprof/{name}", Permission: PermAdmin, Kind: KindBytes,
+			Summary: "A profile of the daemon in the format of `go tool pprof`, such as heap, goroutine, profile (CPU) or trace", Query: Profile{}},
 	}
 }

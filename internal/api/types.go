@@ -25,6 +25,8 @@ type Problem struct {
 	VM     string `json:"vm,omitempty"`   // the id of the VM that it is about
 	Step   string `json:"step,omitempty"` // the step that failed
 	Log    string `json:"log,omitempty"`  // path of the log that tells more
+
+	RequestID string `json:"request_id,omitempty"` // of the request that failed, as in the daemon's log
 }
 
 // Run asks for a VM and a command in it: the payload of the first frame of a run stream.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"maps"
+	"net/http"
 	"os"
 	"runtime"
 	"slices"
@@ -33,6 +34,14 @@ type hostBytes struct {
 	mu    sync.Mutex
 	at    time.Time
 	kinds map[string]int64 // nil if they could not be computed
+}
+
+// Handler answers each request with all metrics.
+func (s *Set) Handler(src Source) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", ContentType)
+		_ = s.Write(r.Context(), w, src) // a client that is gone needs no answer
+	})
 }
 
 // Write writes all metrics to w in the text format.

@@ -154,6 +154,11 @@ func add(r *openapi31.Reflector, op api.Operation) error {
 			Ref string `path:"ref" description:"A name, an id, or the unique beginning of an id."`
 		}))
 	}
+	if strings.Contains(op.Path, "{name}") {
+		oc.AddReqStructure(new(struct {
+			Name string `path:"name" description:"A profile's name."`
+		}))
+	}
 	if op.Query != nil {
 		oc.AddReqStructure(op.Query)
 	}
@@ -198,14 +203,23 @@ func addStream(oc openapi.OperationContext, op api.Operation) {
 		text = fmt.Sprintf("An upgrade to %s: frames both ways, the first one with a %s as JSON.",
 			proto.StreamProtocol, schemaName(reflect.TypeOf(op.Request)))
 	}
-	oc.SetDescription(text)
 	oc.AddRespStructure(nil, openapi.WithHTTPStatus(http.StatusSwitchingProtocols))
+	if op.Call != nil {
+		text += " Without an upgrade: a plain call with a JSON body and a JSON answer."
+		oc.AddReqStructure(op.Call)
+		addResponse(oc, op)
+	}
+	oc.SetDescription(text)
 }
 
 func mediaOf(op api.Operation) string {
 	switch op.ID {
 	case "openapi":
 		return "application/json"
+	case "metrics", "goroutines":
+		return "text/plain"
+	case "profiles":
+		return "text/html"
 	case "getFiles", "putFiles":
 		return "application/x-tar"
 	}
@@ -214,7 +228,11 @@ func mediaOf(op api.Operation) string {
 
 // tag is the collection that a path is about.
 func tag(path string) string {
-	switch part := strings.Split(path, "/")[2]; part {
+	part, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if part != "v1" {
+		return "debug"
+	}
+	switch part, _, _ = strings.Cut(rest, "/"); part {
 	case "vms", "images", "kernels", "snapshots", "templates":
 		return part
 	case "run":

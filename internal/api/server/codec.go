@@ -59,15 +59,20 @@ func writeBody(w http.ResponseWriter, status int, media string, data []byte) err
 // decode reads the JSON body of a request. No body is the zero value. Fields that nobody knows are refused: a mistyped "memroy" must not
 // make a VM of the default size.
 func decode[T any](w http.ResponseWriter, r *http.Request) (T, error) {
+	return decodeUpTo[T](w, r, maxBody)
+}
+
+// decodeUpTo is decode with a bound of its own, bytes.
+func decodeUpTo[T any](w http.ResponseWriter, r *http.Request, limit int64) (T, error) {
 	var in T
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	_ = rc.SetReadDeadline(time.Time{}) // what is read in the background to notice the client's end has none
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return in, fault.New(fault.Invalid, "the request's body is larger than %d bytes", maxBody)
+		return in, fault.New(fault.Invalid, "the request's body is larger than %d bytes", limit)
 	case err != nil:
 		return in, fmt.Errorf("reading the request's body: %w", err)
 	case len(data) == 0:

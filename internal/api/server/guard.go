@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -11,34 +12,49 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/requestid"
 )
 
 // handler serves one operation. An error that it returns before it wrote anything becomes a problem.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// reply is a ResponseWriter that knows whether anything was written. http.ResponseController finds the real one by Unwrap.
+// reply is a ResponseWriter that records the status. http.ResponseController finds the real one by Unwrap.
 type reply struct {
 	http.ResponseWriter
-	begun bool
+	status int // 0: nothing was written yet
 }
 
 func (w *reply) WriteHeader(status int) {
-	w.begun = true
+	w.begin(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *reply) Write(p []byte) (int, error) {
-	w.begun = true
+	w.begin(http.StatusOK)
 	return w.ResponseWriter.Write(p)
+}
+
+// begin records the status of an answer that begins now.
+func (w *reply) begin(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
 }
 
 func (w *reply) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// guard refuses what no client of ours sends. A web page can make a browser send requests to many places, though hardly to a unix
-// socket; what it cannot do is leave out Origin or choose Host.
+// guard gives each request an id, counts it, and refuses what no client of ours sends. A web page can
+// make a browser send requests, but cannot leave out Origin or choose Host.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get(api.HeaderRequestID)
+		if !requestid.Valid(id) {
+			id = requestid.New()
+		}
+		w.Header().Set(api.HeaderRequestID, id)
+		r = r.WithContext(requestid.With(r.Context(), id))
 		out := &reply{ResponseWriter: w}
+		defer func() { s.count(out, r) }()
 		defer s.recover(out, r)
 		if err := refusal(r); err != nil {
 			s.fail(out, r, err)
@@ -46,6 +62,18 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(out, r)
 	})
+}
+
+// count counts a request under the pattern that matched, so that the number of routes is bounded.
+func (s *Server) count(w *reply, r *http.Request) {
+	if s.Count == nil {
+		return
+	}
+	method, route, known := strings.Cut(r.Pattern, " ")
+	if !known {
+		method, route = "other", "other"
+	}
+	s.Count(route, method, w.status)
 }
 
 func refusal(r *http.Request) error {
@@ -57,12 +85,12 @@ func refusal(r *http.Request) error {
 			WithHint("Use http://%s/ as the base of the URL.", api.Host)
 	}
 	if _, ok := ActorOf(r.Context()); !ok {
-		return fault.New(fault.Denied, "it is not known who asks")
+		return fault.New(fault.Denied, "the caller is unknown")
 	}
 	return nil
 }
 
-// anyGeneration are the operations by which clients and daemons of different generations find out and part.
+// anyGeneration lists the operations that clients and daemons of different generations may use.
 var anyGeneration = []string{"version", "status", "shutdown"}
 
 func checkGeneration(op api.Operation, r *http.Request) error {
@@ -75,11 +103,12 @@ func checkGeneration(op api.Operation, r *http.Request) error {
 	if stated == "" || stated == strconv.Itoa(api.Generation) {
 		return nil
 	}
-	return fault.New(fault.Unsupported, "bangerd speaks generation %d of the API, and this client %.20s: they are of different versions",
+	return fault.New(fault.Unsupported,
+		"bangerd speaks generation %d of the API, and this client %.20s: they are of different versions",
 		api.Generation, stated).WithHint("banger daemon restart (VMs go on running)")
 }
 
-// serve is what all operations have in common.
+// serve wraps a handler with what all operations have in common.
 func (s *Server) serve(op api.Operation, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -108,28 +137,31 @@ func (s *Server) recover(w *reply, r *http.Request) {
 	if p == http.ErrAbortHandler { // deliberate: it cuts the connection
 		panic(p)
 	}
-	s.Log.ErrorContext(r.Context(), "panic in a handler", "method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	s.fail(w, r, fault.New(fault.Internal, "bangerd made a mistake: %v", p).WithHint("Please report it, with %s.", s.Layout.DaemonLog()))
+	s.Log.ErrorContext(r.Context(), "panic in a handler",
+		"method", r.Method, "path", r.URL.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	s.fail(w, r, fault.New(fault.Internal, "bangerd made a mistake: %v", p).
+		WithHint("Please report it, with %s.", s.Layout.DaemonLog()))
 }
 
-// fail answers with a problem. When an answer was begun already, the problem is its trailer, if the client looks at trailers; else all that is left
-// is to cut it off, so that nobody takes it for whole.
+// fail answers with a problem. If an answer has begun, the problem becomes its trailer. A client that does
+// not read trailers has its answer cut off, so that it does not take the answer for complete.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if out, ok := w.(*reply); ok && out.begun {
+	if out, ok := w.(*reply); ok && out.status != 0 {
 		s.Log.WarnContext(r.Context(), "cutting off an answer", "path", r.URL.Path, "error", err)
 		if !takesTrailers(w, r) {
 			panic(http.ErrAbortHandler)
 		}
-		w.Header().Set(http.TrailerPrefix+api.TrailerProblem, s.problem(err, vmRef(r)).Trailer())
+		w.Header().Set(http.TrailerPrefix+api.TrailerProblem, s.problem(r.Context(), err, vmRef(r)).Trailer())
 		return
 	}
-	p := s.problem(err, vmRef(r))
+	p := s.problem(r.Context(), err, vmRef(r))
 	if err := writeJSON(w, p.Status, "application/problem+json", p); err != nil {
 		s.Log.DebugContext(r.Context(), "writing a problem", "error", err)
 	}
 }
 
-// takesTrailers tells whether an answer that was begun can end with a trailer: one of a length that was told has no place for it.
+// takesTrailers reports whether an answer that has begun can end with a trailer. An answer with a
+// Content-Length has no place for one.
 func takesTrailers(w http.ResponseWriter, r *http.Request) bool {
 	for _, accepted := range strings.Split(strings.Join(r.Header.Values("TE"), ","), ",") {
 		if strings.EqualFold(strings.TrimSpace(accepted), "trailers") {
@@ -139,9 +171,14 @@ func takesTrailers(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// problem describes err, with what the VM's record knows about it.
-func (s *Server) problem(err error, ref string) *api.Problem {
+// problem describes err, with the request's id and what the VM's record says about the failure. It logs an
+// internal error, because the log is where a bug report is followed up.
+func (s *Server) problem(ctx context.Context, err error, ref string) *api.Problem {
 	p := api.ProblemOf(err)
+	p.RequestID = requestid.From(ctx)
+	if p.Kind == string(fault.Internal) {
+		s.Log.ErrorContext(ctx, "internal error", "ref", ref, "error", err)
+	}
 	if ref == "" {
 		return p
 	}
@@ -151,7 +188,13 @@ func (s *Server) problem(err error, ref string) *api.Problem {
 	return p
 }
 
-// vmRef is the VM that a request is about, or "". A snapshot may be called like a VM.
+// streamProblem describes err for a FrameError.
+func (s *Server) streamProblem(ctx context.Context, err error, ref string) api.StreamProblem {
+	p := s.problem(ctx, err, ref)
+	return api.StreamProblem{Problem: *p, Message: p.Detail}
+}
+
+// vmRef returns the VM that a request is about, or "". A snapshot may have the same name as a VM.
 func vmRef(r *http.Request) string {
 	if !strings.HasPrefix(r.URL.Path, "/v1/vms/") {
 		return ""

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -284,6 +285,24 @@ type world struct {
 	log      *bytes.Buffer
 	shutdown chan struct{}
 	usage    atomic.Pointer[model.DiskUsage]
+	logs     *locked
+
+	countMu sync.Mutex
+	counts  map[string]int
+}
+
+// logged returns the log so far.
+func (w *world) logged() string {
+	w.logs.mu.Lock()
+	defer w.logs.mu.Unlock()
+	return w.log.String()
+}
+
+// counted returns how often a request was counted: "METHOD ROUTE CODE".
+func (w *world) counted(key string) int {
+	w.countMu.Lock()
+	defer w.countMu.Unlock()
+	return w.counts[key]
 }
 
 // serve starts a server on a real socket; it is shut down at the end of the test.
@@ -294,15 +313,21 @@ func serve(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{m: newManager(), log: &bytes.Buffer{}, shutdown: make(chan struct{}, 1)}
-	log := slog.New(slog.NewTextHandler(&locked{w: w.log}, nil))
+	w := &world{m: newManager(), log: &bytes.Buffer{}, shutdown: make(chan struct{}, 1), counts: map[string]int{}}
+	w.logs = &locked{w: w.log}
+	log := slog.New(slog.NewTextHandler(w.logs, nil))
 	w.Server, err = New(Config{
 		Manager: w.m, Images: images{}, Kernels: kernels{}, Sessions: NewSessions(), Layout: paths.At(dir, os.Getuid()),
 		Version:  api.Version{Version: "test", API: api.Generation},
 		Status:   func(context.Context) api.Status { return api.Status{PID: os.Getpid()} },
 		Usage:    func(context.Context) (model.DiskUsage, error) { return *w.usage.Load(), nil },
 		Shutdown: func() { w.shutdown <- struct{}{} },
-		Log:      log,
+		Count: func(route, method string, code int) {
+			w.countMu.Lock()
+			defer w.countMu.Unlock()
+			w.counts[fmt.Sprintf("%s %s %d", method, route, code)]++
+		},
+		Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -19,7 +19,6 @@ import (
 const (
 	removeTimeout = 2 * time.Minute // for the VM of a run to be gone
 	hangupGrace   = 2 * time.Second // for a guest to end a command and say so
-	exitTimedOut  = 124             // as timeout(1)
 )
 
 var (
@@ -45,7 +44,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
 	}
-	ctx, done, err := s.Sessions.begin(s.work, "")
+	ctx, done, err := s.beginSession(r, "")
 	if err != nil {
 		return err
 	}
@@ -61,12 +60,12 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
 
 	var req api.Run
 	if _, err := readStart(c, one.in, &req); err != nil {
-		c.refuse(api.StreamProblemOf(err))
+		c.refuse(s.streamProblem(ctx, err, ""))
 		return nil
 	}
 	unwatch, err := c.onHangup(func() { one.cancel(errHangup) })
 	if err != nil {
-		c.refuse(api.StreamProblemOf(err))
+		c.refuse(s.streamProblem(ctx, err, ""))
 		return nil
 	}
 	defer unwatch()
@@ -92,9 +91,7 @@ func (one *runStream) serve(ctx context.Context, req api.Run) {
 		err = one.command(ctx, v, req)
 	}
 	if err != nil {
-		p := api.StreamProblem{Problem: *one.s.problem(err, v.ID)}
-		p.Message = p.Detail
-		one.conclude(proto.FrameError, p)
+		one.conclude(proto.FrameError, one.s.streamProblem(ctx, err, v.ID))
 	}
 	if v.ID != "" && req.VM.Remove == model.RemoveOnDetach {
 		one.remove(ctx, v)
@@ -166,14 +163,14 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 	}
 	ended := make(chan struct{})
 	defer close(ended)
-	stop := context.AfterFunc(ctx, func() { one.end(guest, ended) })
+	stop := context.AfterFunc(ctx, func() { hangUp(one.guest.Load(), guest, ended) })
 	defer stop()
 	told, err := one.forward(guest, timedOut)
 	switch {
 	case told:
 		return nil
 	case timedOut():
-		one.conclude(proto.FrameExit, proto.Exit{Code: exitTimedOut})
+		one.conclude(proto.FrameExit, proto.Exit{Code: api.ExitTimedOut})
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -197,32 +194,13 @@ func (one *runStream) begin(ctx context.Context, agent vm.Agent, v model.VM, req
 	if err != nil {
 		return nil, err
 	}
-	setup, cancel := context.WithTimeout(ctx, guestTimeout)
-	defer cancel()
-	guest, err := agent.Upgrade(setup, "/v1/exec")
+	guest, err := openExec(ctx, agent, start)
 	if err != nil {
 		return nil, err
 	}
-	out := proto.NewWriter(guest)
-	if err := out.WriteFrame(proto.FrameStart, start); err != nil {
-		return nil, errors.Join(fault.New(fault.Unavailable, "handing the command to the guest: %w", err), guest.Close())
-	}
-	one.guest.Store(out)
+	one.guest.Store(proto.NewWriter(guest))
 	one.report(step.Event{Step: api.EventExec, Phase: step.Done, Time: time.Now()})
 	return guest, nil
-}
-
-// end asks the guest to end the command, and after a grace cuts it off. The asking has a goroutine of its own, because a
-// guest that does not take its input would block it; cutting off ends that.
-func (one *runStream) end(guest net.Conn, ended <-chan struct{}) {
-	go one.guest.Load().WriteFrame(proto.FrameHangup, nil)
-	grace := time.NewTimer(hangupGrace)
-	defer grace.Stop()
-	select {
-	case <-ended:
-	case <-grace.C:
-	}
-	guest.Close()
 }
 
 // forward passes the command's frames on until its end has been told.

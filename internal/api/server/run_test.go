@@ -249,7 +249,7 @@ func TestRunTimeout(t *testing.T) {
 			s := started(t, w, req)
 			_, _, last, payload := drain(t, s)
 			if what != "a guest that reads nothing" {
-				if code := exitCode(t, last, payload); code != exitTimedOut {
+				if code := exitCode(t, last, payload); code != api.ExitTimedOut {
 					t.Errorf("exit code %d", code)
 				}
 			}

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -82,13 +83,18 @@ type Config struct {
 	Status   func(context.Context) api.Status // all of it but the VMs
 	Usage    func(context.Context) (model.DiskUsage, error)
 	Shutdown func() // begins the daemon's end and returns at once
-	Log      *slog.Logger
+
+	Count   func(route, method string, code int) // counts a request that was answered; may be nil
+	Metrics http.Handler                         // answers with the metrics; may be nil
+	Log     *slog.Logger
 }
 
 // Server serves the API.
 type Server struct {
 	Config
 	http *http.Server
+
+	execBytes atomic.Int64 // output that plain exec calls hold
 
 	work    context.Context // that of requests and sessions; ends when Shutdown has waited long enough
 	endWork context.CancelCauseFunc
@@ -192,7 +198,7 @@ func (s *Server) handlers() map[string]handler {
 		"shutdown": answer(func(*http.Request) (any, error) { s.Config.Shutdown(); return nil, nil }),
 	}
 	for _, part := range []map[string]handler{
-		s.vmHandlers(), s.holdHandlers(), s.streamHandlers(), s.imageHandlers(), s.kernelHandlers(), s.snapshotHandlers(), s.templateHandlers(),
+		s.vmHandlers(), s.holdHandlers(), s.streamHandlers(), s.imageHandlers(), s.kernelHandlers(), s.snapshotHandlers(), s.templateHandlers(), s.debugHandlers(),
 	} {
 		for id, h := range part {
 			all[id] = h

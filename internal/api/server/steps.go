@@ -28,7 +28,7 @@ func (s *Server) steps(f func(w http.ResponseWriter, r *http.Request, report ste
 		out, err := f(w, r, events.report)
 		name := api.EventResult
 		if err != nil {
-			name, out = api.EventProblem, s.problem(err, vmRef(r))
+			name, out = api.EventProblem, s.problem(r.Context(), err, vmRef(r))
 		}
 		return events.finish(name, out)
 	}

@@ -14,6 +14,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
+	"banger/internal/requestid"
 	"banger/internal/vm"
 )
 
@@ -66,7 +67,7 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, route string) erro
 		return err
 	}
 	defer unuse()
-	ctx, done, err := s.Sessions.begin(s.work, v.ID)
+	ctx, done, err := s.beginSession(r, v.ID)
 	if err != nil {
 		return err
 	}
@@ -86,8 +87,8 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, route string) erro
 	return nil
 }
 
-// exec reads what to run, hands it to the guest's agent, and from then on looks at no byte.
-func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
+// execStream reads what to run, hands it to the guest's agent, and joins the two streams.
+func (s *Server) execStream(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
 	}
@@ -96,7 +97,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer unuse()
-	ctx, done, err := s.Sessions.begin(s.work, v.ID)
+	ctx, done, err := s.beginSession(r, v.ID)
 	if err != nil {
 		return err
 	}
@@ -109,27 +110,25 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	var req proto.ExecRequest
 	start, err := readStart(c, proto.NewReader(c), &req)
 	if err == nil {
-		err = s.execIn(ctx, agent, c, start)
+		err = joinExec(ctx, agent, c, start)
 	}
 	if err != nil {
-		p := api.StreamProblemOf(err)
-		p.VM = v.ID
-		c.refuse(p)
+		c.refuse(s.streamProblem(ctx, err, v.ID))
 	}
 	return nil
 }
 
-func (s *Server) execIn(ctx context.Context, agent vm.Agent, c *client, start []byte) error {
-	setup, cancel := context.WithTimeout(ctx, guestTimeout)
-	defer cancel()
-	guest, err := agent.Upgrade(setup, "/v1/exec")
+// beginSession enters a session that outlives the request but carries its id.
+func (s *Server) beginSession(r *http.Request, vm string) (ctx context.Context, done func(), err error) {
+	return s.Sessions.begin(requestid.With(s.work, requestid.From(r.Context())), vm)
+}
+
+func joinExec(ctx context.Context, agent vm.Agent, c *client, start []byte) error {
+	guest, err := openExec(ctx, agent, start)
 	if err != nil {
 		return err
 	}
 	defer guest.Close()
-	if err := proto.NewWriter(guest).WriteFrame(proto.FrameStart, start); err != nil {
-		return fault.New(fault.Unavailable, "handing the command to the guest: %w", err)
-	}
 	splice(ctx, c, guest, true)
 	return nil
 }
@@ -162,22 +161,13 @@ func frames(r io.Reader) *proto.Reader {
 	return proto.NewReader(bufio.NewReaderSize(r, proto.MaxFrame))
 }
 
-// argv is what a container runtime would run: the image's entrypoint with the arguments given, or with its own when none are given
-// (OCI image-spec, config.md, "Entrypoint" and "Cmd").
-func argv(cfg model.ImageConfig, given []string) []string {
-	if len(given) == 0 {
-		given = cfg.Cmd
-	}
-	return append(append([]string(nil), cfg.Entrypoint...), given...)
-}
-
 func encodeStart(req proto.ExecRequest) ([]byte, error) {
 	payload, err := json.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the command: %w", err)
 	}
 	if len(payload) > proto.MaxFrame {
-		return nil, fault.New(fault.Invalid, "the command with the image's entrypoint takes %d bytes; %d is the most", len(payload), proto.MaxFrame)
+		return nil, fault.New(fault.Invalid, "the command takes %d bytes; %d is the most", len(payload), proto.MaxFrame)
 	}
 	return payload, nil
 }

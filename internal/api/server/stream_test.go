@@ -179,9 +179,16 @@ func rawExec(t *testing.T, w *world) net.Conn {
 		t.Fatal(err)
 	}
 	io.WriteString(conn, "POST /v1/vms/box/exec HTTP/1.1\r\nHost: banger\r\nConnection: Upgrade\r\nUpgrade: banger-stream\r\nContent-Length: 0\r\n\r\n")
-	head := make([]byte, len(switching))
-	if _, err := io.ReadFull(conn, head); err != nil || string(head) != switching {
-		t.Fatalf("%q, %v", head, err)
+	var head []byte
+	for !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
+		var b [1]byte
+		if _, err := io.ReadFull(conn, b[:]); err != nil {
+			t.Fatalf("reading the answer's head: %q, %v", head, err)
+		}
+		head = append(head, b[0])
+	}
+	if !strings.HasPrefix(string(head), switching+api.HeaderRequestID+": ") {
+		t.Fatalf("the answer's head is %q", head)
 	}
 	return conn
 }

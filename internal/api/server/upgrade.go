@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 )
@@ -21,7 +22,7 @@ type client struct {
 	early *bufio.Reader // what came together with the request
 }
 
-const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + proto.StreamProtocol + "\r\n\r\n"
+const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + proto.StreamProtocol + "\r\n"
 
 // checkUpgrade must pass before anything is done for the stream.
 func checkUpgrade(r *http.Request) error {
@@ -41,7 +42,7 @@ func upgrade(w http.ResponseWriter) (*client, error) {
 		return nil, fmt.Errorf("upgrading the connection: %w", err)
 	}
 	if out, ok := w.(*reply); ok {
-		out.begun = true
+		out.begin(http.StatusSwitchingProtocols)
 	}
 	pc, ok := conn.(*peerConn)
 	if !ok {
@@ -50,7 +51,11 @@ func upgrade(w http.ResponseWriter) (*client, error) {
 	if err := pc.SetDeadline(time.Time{}); err != nil {
 		return nil, errors.Join(err, pc.Close())
 	}
-	if _, err := pc.Write([]byte(switching)); err != nil {
+	head := switching
+	if id := w.Header().Get(api.HeaderRequestID); id != "" {
+		head += api.HeaderRequestID + ": " + id + "\r\n"
+	}
+	if _, err := pc.Write([]byte(head + "\r\n")); err != nil {
 		return nil, errors.Join(fmt.Errorf("upgrading the connection: %w", err), pc.Close())
 	}
 	return &client{peerConn: pc, early: buffered.Reader}, nil

@@ -9,9 +9,7 @@ package session
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -20,7 +18,6 @@ import (
 	"time"
 
 	"banger/internal/api"
-	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/step"
 )
@@ -65,7 +62,7 @@ type Session struct {
 
 // Exit codes that do not come from the guest.
 const (
-	ExitTimeout     = 124 // as timeout(1)
+	ExitTimeout     = api.ExitTimedOut
 	ExitInterrupted = 130 // 128 + SIGINT
 	exitBrokenPipe  = 141 // 128 + SIGPIPE
 )
@@ -79,9 +76,6 @@ type outcome struct {
 	code int
 	err  error
 }
-
-// errOutput marks an error of writing the command's output.
-var errOutput = errors.New("writing the command's output")
 
 // Run runs the session to its end and returns the exit status: the command's, or one of the codes
 // above. An error means that the command did not run, or that its end is not known. The caller has
@@ -130,83 +124,26 @@ func (s *Session) resize() error {
 	return s.Stream.WriteJSON(proto.FrameResize, size)
 }
 
-// receive reads frames until the stream ends: after the command's end the daemon may still clean
-// up. If the stream ends before the command's end is known, that is an error.
+// receive passes on what the stream says until it ends: after the command's end the daemon may still have
+// to clean up.
 func (s *Session) receive() {
 	defer s.restoreOnPanic()
-	var result *outcome
-	for {
-		kind, payload, err := s.Stream.ReadFrame()
-		switch {
-		case err == nil:
-			var ended *outcome
-			if ended, err = s.take(kind, payload); ended != nil && result == nil {
-				result = ended
-				if s.Ended != nil {
-					s.Ended()
-				}
-			}
-			if err != nil {
-				result = &outcome{err: err}
-			}
-		case result == nil:
-			lost := fault.New(fault.Unavailable, "the connection ended before the command did")
-			if !errors.Is(err, io.EOF) {
-				lost = fault.New(fault.Unavailable, "reading from the command: %w", err)
-			}
-			result = &outcome{err: lost.WithHint("See `banger daemon logs`. `banger ps` shows whether the VM still runs.")}
-		}
-		if err != nil {
-			s.finished <- *result
-			return
-		}
+	receiver := api.Receiver{
+		Stdout: s.Out, Stderr: s.Err, Stdin: s.stdin, Started: s.join, Event: s.Event, Ended: s.ended,
 	}
+	exit, err := receiver.Receive(s.Stream)
+	s.finished <- outcome{exit.Code, err}
 }
 
-// take handles one frame. It returns how the command ended if the frame reports that.
-func (s *Session) take(kind proto.FrameType, payload []byte) (*outcome, error) {
-	switch kind {
-	case proto.FrameEvent:
-		var e step.Event
-		if err := json.Unmarshal(payload, &e); err != nil {
-			return nil, fmt.Errorf("decoding an event: %w", err)
-		}
-		if s.Event != nil {
-			s.Event(e)
-		}
-		if e.Step == api.EventExec {
-			return nil, s.join()
-		}
-	case proto.FrameStdout:
-		return nil, s.output(s.Out, payload)
-	case proto.FrameStderr:
-		return nil, s.output(s.Err, payload)
-	case proto.FrameAck:
-		s.stdin.Ack(payload)
-	case proto.FrameExit:
-		var exit proto.Exit
-		if err := json.Unmarshal(payload, &exit); err != nil {
-			return nil, fmt.Errorf("decoding the exit status: %w", err)
-		}
-		s.stdin.Close()
-		if s.Terminal != nil {
-			s.Terminal.Restore() // cleaning up can take a moment, in which Ctrl-C should work
-		}
-		return &outcome{code: exit.Code & 0xff}, nil
-	case proto.FrameError:
-		return &outcome{err: api.FrameErr(payload)}, nil
+// ended restores the terminal at the command's end: cleaning up can take a moment, and Ctrl-C should work
+// meanwhile.
+func (s *Session) ended() {
+	if s.Terminal != nil {
+		s.Terminal.Restore()
 	}
-	return nil, nil
-}
-
-func (s *Session) output(w io.Writer, payload []byte) error {
-	if err := s.join(); err != nil {
-		return err
+	if s.Ended != nil {
+		s.Ended()
 	}
-	if _, err := w.Write(payload); err != nil {
-		return fmt.Errorf("%w: %w", errOutput, err)
-	}
-	return nil
 }
 
 // sendInput sends standard input until it ends. It drops errors of the stream, because receive
@@ -327,7 +264,7 @@ func (s *Session) end(end *ending, code int) {
 // verdict returns the exit status of a session that ended by itself, or after a hangup (code >= 0).
 func (s *Session) verdict(result outcome, code int) (int, error) {
 	switch {
-	case errors.Is(result.err, errOutput):
+	case errors.Is(result.err, api.ErrOutput):
 		s.hangUp()
 		if errors.Is(result.err, syscall.EPIPE) {
 			return exitBrokenPipe, nil

@@ -1,0 +1,222 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/guest"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/vm"
+)
+
+// maxExecBytes bounds the output that all exec calls under way hold together. Output beyond it counts as
+// missing, as output beyond the call's own bound does.
+const maxExecBytes = 64 << 20
+
+// exec runs a command: as a stream if the client asks for an upgrade, otherwise as a plain call.
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
+	if r.Header.Get("Upgrade") != "" {
+		return s.execStream(w, r)
+	}
+	call, err := decodeUpTo[api.ExecCall](w, r, api.MaxExecBody)
+	if err != nil {
+		return err
+	}
+	req, stdin, err := checkExecCall(&call)
+	if err != nil {
+		return err
+	}
+	start, err := encodeStart(req)
+	if err != nil {
+		return err
+	}
+	v, agent, unuse, err := s.use(r)
+	if err != nil {
+		return err
+	}
+	defer unuse()
+	ctx, done, err := s.Sessions.begin(r.Context(), v.ID)
+	if err != nil {
+		return err
+	}
+	defer done()
+	one := &execCall{
+		start: start, stdin: stdin, timeout: call.Timeout,
+		stdout: capture{room: int(call.MaxOutput), held: &s.execBytes},
+		stderr: capture{room: int(call.MaxOutput), held: &s.execBytes},
+	}
+	defer one.stdout.release()
+	defer one.stderr.release()
+	result, err := one.run(ctx, agent)
+	if err != nil {
+		return orCause(ctx, err)
+	}
+	return writeResult(w, result)
+}
+
+// checkExecCall checks a call, fills in its defaults, and returns what the agent is asked.
+func checkExecCall(call *api.ExecCall) (proto.ExecRequest, []byte, error) {
+	stdin := call.StdinBase64
+	if call.Stdin != "" {
+		stdin = []byte(call.Stdin)
+	}
+	if call.Timeout == 0 {
+		call.Timeout = api.DefaultExecTime
+	}
+	if call.MaxOutput == 0 {
+		call.MaxOutput = api.DefaultExecBytes
+	}
+	var err *fault.Error
+	switch {
+	case len(call.Argv) == 0 || call.Argv[0] == "":
+		err = fault.New(fault.Invalid, "field \"argv\" is missing").
+			WithHint("For a login shell, ask for an upgrade to %s.", proto.StreamProtocol)
+	case call.Stdin != "" && call.StdinBase64 != nil:
+		err = fault.New(fault.Invalid, "fields \"stdin\" and \"stdin_base64\" exclude each other")
+	case len(stdin) > api.MaxExecStdin:
+		err = fault.New(fault.Invalid, "standard input has %d bytes; %d is the most", len(stdin), api.MaxExecStdin).
+			WithHint("Put the input into a file of the guest, or ask for an upgrade to %s.", proto.StreamProtocol)
+	case call.Timeout < 0 || call.Timeout > api.MaxExecTime:
+		err = fault.New(fault.Invalid, "field \"timeout\": %v is not between 0 and %v", call.Timeout, api.MaxExecTime)
+	case call.MaxOutput < 0 || call.MaxOutput > api.MaxExecOutput:
+		err = fault.New(fault.Invalid, "field \"max_output\": %d is not between 0 and %d", call.MaxOutput, api.MaxExecOutput)
+	default:
+		return proto.ExecRequest{
+			Argv: call.Argv, Env: call.Env, User: call.User, Workdir: call.Workdir, Stdin: len(stdin) > 0,
+		}, stdin, nil
+	}
+	return proto.ExecRequest{}, nil, err
+}
+
+// execCall is one plain call.
+type execCall struct {
+	start          []byte // the payload of the first frame
+	stdin          []byte
+	timeout        time.Duration
+	stdout, stderr capture
+}
+
+// run runs the command to its end, or until its time is over.
+func (one *execCall) run(ctx context.Context, agent vm.Agent) (*api.ExecResult, error) {
+	conn, err := openExec(ctx, agent, one.start)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, one.timeout, errTimedOut)
+	defer cancel()
+	out := proto.NewWriter(conn)
+	ended := make(chan struct{})
+	defer close(ended)
+	stop := context.AfterFunc(ctx, func() { hangUp(out, conn, ended) })
+	defer stop()
+	stdin := proto.NewStdin(out)
+	defer stdin.Close()
+	if len(one.stdin) > 0 {
+		go func() {
+			_, _ = stdin.Write(one.stdin) // the guest's end is noticed by Receive
+			_ = stdin.Close()
+		}()
+	}
+	receiver := api.Receiver{
+		Stdout: &one.stdout, Stderr: &one.stderr, Stdin: stdin, Failure: guest.ParseError, Early: true,
+	}
+	exit, err := receiver.Receive(frames(conn))
+	timedOut := errors.Is(context.Cause(ctx), errTimedOut)
+	switch {
+	case timedOut:
+		exit = proto.Exit{Code: api.ExitTimedOut}
+	case err != nil:
+		return nil, err
+	}
+	return &api.ExecResult{
+		Code: exit.Code, Signal: signalOf(exit), TimedOut: timedOut,
+		Stdout: one.stdout.result(), Stderr: one.stderr.result(),
+	}, nil
+}
+
+// openExec hands a command to the guest's agent and returns the command's stream.
+func openExec(ctx context.Context, agent vm.Agent, start []byte) (net.Conn, error) {
+	setup, cancel := context.WithTimeout(ctx, guestTimeout)
+	defer cancel()
+	conn, err := agent.Upgrade(setup, "/v1/exec")
+	if err != nil {
+		return nil, err
+	}
+	if err := proto.NewWriter(conn).WriteFrame(proto.FrameStart, start); err != nil {
+		err = fault.New(fault.Unavailable, "handing the command to the guest: %w", err)
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// hangUp asks the guest to end a command, and cuts the stream off after a grace. A guest that reads nothing
+// would block the asking, so that has a goroutine of its own, which the cut ends.
+func hangUp(out *proto.Writer, conn net.Conn, ended <-chan struct{}) {
+	go func() { _ = out.WriteFrame(proto.FrameHangup, nil) }()
+	grace := time.NewTimer(hangupGrace)
+	defer grace.Stop()
+	select {
+	case <-ended:
+	case <-grace.C:
+	}
+	conn.Close()
+}
+
+// signalOf returns the name of the signal that ended a command, "" if the guest's word for it is no name.
+func signalOf(exit proto.Exit) string {
+	const longest = 16
+	name := exit.Signal
+	bad := func(r rune) bool { return !('A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '+' || r == '-') }
+	if len(name) > longest || !strings.HasPrefix(name, "SIG") || strings.ContainsFunc(name, bad) {
+		return ""
+	}
+	return name
+}
+
+// capture keeps the beginning of an output and counts the rest.
+type capture struct {
+	data    []byte
+	room    int // bytes that may still be kept
+	missing int64
+	held    *atomic.Int64 // bytes that all calls hold
+	taken   int64         // this one's share of held
+}
+
+func (c *capture) Write(p []byte) (int, error) {
+	n := min(len(p), c.room)
+	if c.held.Add(int64(n)) > maxExecBytes {
+		c.held.Add(int64(-n))
+		n, c.room = 0, 0 // what is kept has no gap
+	}
+	c.taken += int64(n)
+	c.room -= n
+	c.data = append(c.data, p[:n]...)
+	c.missing += int64(len(p) - n)
+	return len(p), nil
+}
+
+func (c *capture) result() api.ExecOutput { return api.NewExecOutput(c.data, c.missing) }
+
+// release returns the capture's share.
+func (c *capture) release() {
+	c.held.Add(-c.taken)
+	c.taken = 0
+}
+
+// argv returns what a container runtime would run: the image's entrypoint with the given arguments, or with
+// the image's own if none are given (OCI image-spec, config.md, "Entrypoint" and "Cmd").
+func argv(cfg model.ImageConfig, given []string) []string {
+	if len(given) == 0 {
+		given = cfg.Cmd
+	}
+	return append(append([]string(nil), cfg.Entrypoint...), given...)
+}
