@@ -88,6 +88,9 @@ func (a *app) printError(err error) {
 	if errors.As(err, &failed) && exists(failed.Problem.Log) {
 		fmt.Fprintf(a.Err, "%s %s\n", style.Dim("  log:"), ui.Clean(failed.Problem.Log))
 	}
+	if failed != nil && failed.Problem.RequestID != "" && fault.KindOf(err) == fault.Internal {
+		fmt.Fprintf(a.Err, "%s %s\n", style.Dim("request:"), ui.Clean(failed.Problem.RequestID))
+	}
 	if hint := fault.HintOf(err); hint != "" {
 		a.hint(hint)
 	}

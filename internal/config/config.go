@@ -48,7 +48,10 @@ type Config struct {
 	TemplateBudget model.Bytes // 0: no limit
 	Standby        int
 
-	LogLevel slog.Level
+	LogLevel  slog.Level
+	LogFormat string // "text" or "json"
+
+	MetricsListen string // loopback address and port; "" for none
 
 	GitIdentity bool        // give guests the host's git user.name and user.email
 	FileSync    []SyncEntry // files to copy into every guest

@@ -157,6 +157,13 @@ func TestErrors(t *testing.T) {
 			`PATH:3: net: "bridge" is not one of: user, none`,
 			"PATH:4: log_level: must be a string in quotes, not a number",
 		}},
+		{"where metrics are served", "metrics_listen = \"0.0.0.0:9464\"\n", []string{
+			`PATH:1: metrics_listen: "0.0.0.0:9464" is not a loopback address; other hosts could read it. Write 127.0.0.1:9464`,
+		}},
+		{"no address", "metrics_listen = \"localhost:9464\"\nlog_format = \"xml\"\n", []string{
+			`PATH:1: metrics_listen: "localhost:9464" is not an address and a port, such as 127.0.0.1:9464`,
+			`PATH:2: log_format: "xml" is none of text, json`,
+		}},
 		{"types", "vcpus = \"2\"\nmemory = true\nboot_timeout = 30\nimage = [\"a\"]\ngit.identity = \"yes\"\nqemu = 1979-05-27", []string{
 			"PATH:1: vcpus: must be a number such as 0, not a string",
 			`PATH:2: memory: must be a size such as "1G", not true or false`,

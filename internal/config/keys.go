@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -96,6 +97,14 @@ var otherKeys = []key{
 		name: "log_level", def: "info", at: func(c *Config) any { return &c.LogLevel },
 		choices: []string{"debug", "info", "warn", "error"},
 		doc:     "Lowest level of the messages in the daemon's log.",
+	}, {
+		name: "log_format", def: "text", at: func(c *Config) any { return &c.LogFormat }, choices: []string{"text", "json"},
+		doc: "Form of the daemon's log: text, or one JSON object per line.",
+	}, {
+		name: "metrics_listen", def: "", at: func(c *Config) any { return &c.MetricsListen },
+		check: func(c *Config) error { return checkLoopback(c.MetricsListen) },
+		doc: "Loopback address and port, such as 127.0.0.1:9464, where the daemon also serves its metrics. " +
+			"Every local user can read them. Empty: only the API's socket serves them.",
 	}, {
 		name: "git.identity", def: "true", at: func(c *Config) any { return &c.GitIdentity },
 		doc: "Whether guests get the host user's Git identity (user.name and user.email).",
@@ -197,6 +206,21 @@ func checkName(s string) error {
 		return fmt.Errorf("%.20q… is longer than %d bytes", s, maxName)
 	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }):
 		return fmt.Errorf("%.100q contains a space or an unprintable character", s)
+	}
+	return nil
+}
+
+// checkLoopback refuses an address to listen on that is not ADDRESS:PORT with an address of the loopback.
+func checkLoopback(s string) error {
+	if s == "" {
+		return nil
+	}
+	addr, err := netip.ParseAddrPort(s)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%.100q is not an address and a port, such as 127.0.0.1:9464", s)
+	case !addr.Addr().IsLoopback() || addr.Addr().Zone() != "":
+		return fmt.Errorf("%.100q is not a loopback address; other hosts could read it. Write 127.0.0.1:%d", s, addr.Port())
 	}
 	return nil
 }

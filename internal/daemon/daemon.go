@@ -7,20 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"time"
 
 	"banger/internal/api"
 	"banger/internal/api/server"
 	"banger/internal/config"
 	"banger/internal/guest/proto"
+	"banger/internal/metric"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/version"
-	"banger/internal/vmm/console"
 )
 
 // Options say how to run.
@@ -32,7 +30,6 @@ type Options struct {
 }
 
 const (
-	maxLog       = 16 << 20         // bytes, in two files
 	lockTimeout  = 25 * time.Second // for a daemon that is stopping to be gone; less than a client waits for a start
 	drainTimeout = 30 * time.Second // for operations to end by themselves at the daemon's end
 	undoTimeout  = 30 * time.Second // for those that were then called off to take back what they had begun
@@ -61,7 +58,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	log, closeLog, err := openLog(opts, cfg.LogLevel)
+	log, closeLog, err := openLog(opts, cfg)
 	if err != nil {
 		return err
 	}
@@ -70,7 +67,10 @@ func Run(ctx context.Context, opts Options) (err error) {
 
 	ctx, shutdown := context.WithCancel(ctx)
 	defer shutdown()
-	d := &daemon{Options: opts, cfg: cfg, log: log, began: began, shutdown: shutdown}
+	d := &daemon{
+		Options: opts, cfg: cfg, log: log, began: began, shutdown: shutdown,
+		metrics: metric.New(version.String(), runtime.Version(), began),
+	}
 	if err := d.open(ctx); err != nil {
 		log.ErrorContext(ctx, "bangerd cannot start", "error", err)
 		return errors.Join(err, d.close())
@@ -81,34 +81,25 @@ func Run(ctx context.Context, opts Options) (err error) {
 	return err
 }
 
-// openLog opens the bounded log. Crashes go there as well: the standard error of a daemon that was started on demand leads nowhere.
-func openLog(opts Options, level slog.Level) (*slog.Logger, func() error, error) {
-	path := opts.Layout.DaemonLog()
-	file, err := console.Open(path, maxLog)
-	if err != nil {
-		return nil, nil, fmt.Errorf("opening the daemon's log: %w", err)
-	}
-	if crash, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err == nil {
-		_ = debug.SetCrashOutput(crash, debug.CrashOptions{}) // it keeps a descriptor of its own
-		crash.Close()
-	}
-	var out io.Writer = file
-	if opts.Stderr != nil {
-		out = io.MultiWriter(file, opts.Stderr)
-	}
-	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})), file.Close, nil
-}
-
 // serve answers requests until ctx ends, and then lets those under way end. It calls leaving once it has begun to end.
-func (d *daemon) serve(ctx context.Context, leaving func()) error {
+func (d *daemon) serve(ctx context.Context, leaving func()) (err error) {
+	metrics := d.metrics.Handler(d.metricSource())
 	s, err := server.New(server.Config{
 		Manager: d.manager, Images: d.images, Kernels: d.kernels, Sessions: d.sessions, Layout: d.Layout,
-		Version: api.Version{Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation},
-		Status:  d.status, Usage: d.usage, Shutdown: d.shutdown, Log: d.log.With("component", "api"),
+		Version: api.Version{
+			Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation,
+		},
+		Status: d.status, Usage: d.usage, Shutdown: d.shutdown, Log: d.component("api"),
+		Count: d.metrics.Request, Metrics: metrics,
 	})
 	if err != nil {
 		return err
 	}
+	stopMetrics, err := d.serveMetrics(ctx, metrics)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopMetrics()) }()
 	l, err := server.Listen(d.Layout.Socket(), d.Layout.Runtime, d.log)
 	if err != nil {
 		return err

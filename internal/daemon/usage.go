@@ -29,9 +29,7 @@ func (d *daemon) usage(ctx context.Context) (model.DiskUsage, error) {
 	}
 	rows = append(append(rows, images...), kernels...)
 	var sorted model.DiskUsage
-	for _, kind := range []model.UsageKind{
-		model.UsageVM, model.UsageImage, model.UsageKernel, model.UsageSnapshot, model.UsageTemplate, model.UsageCache,
-	} {
+	for _, kind := range usageKinds() {
 		for _, row := range rows {
 			if row.Kind == kind {
 				sorted.Rows = append(sorted.Rows, row)
@@ -40,6 +38,13 @@ func (d *daemon) usage(ctx context.Context) (model.DiskUsage, error) {
 		}
 	}
 	return sorted, nil
+}
+
+// usageKinds are the kinds of rows in the order in which they are shown.
+func usageKinds() []model.UsageKind {
+	return []model.UsageKind{
+		model.UsageVM, model.UsageImage, model.UsageKernel, model.UsageSnapshot, model.UsageTemplate, model.UsageCache,
+	}
 }
 
 // inUse tells who needs an image or a kernel. When that cannot be known, as a snapshot is damaged, all count as needed: a prune would leave them.

@@ -16,6 +16,7 @@ import (
 	"banger/internal/image"
 	"banger/internal/initramfs"
 	"banger/internal/kernel"
+	"banger/internal/metric"
 	"banger/internal/paths"
 	"banger/internal/store"
 	"banger/internal/vm"
@@ -28,6 +29,7 @@ type daemon struct {
 	cfg      *config.Config
 	log      *slog.Logger
 	began    time.Time
+	metrics  *metric.Set
 	shutdown func() // begins the end
 
 	store    *store.Store
@@ -58,12 +60,14 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	d.kernels = kernels{Store: kernelStore, initramfs: initramfs.New(d.Layout.Initramfs())}
 	d.sessions = server.NewSessions()
 	d.manager, err = vm.Open(ctx, vm.Config{
-		Layout:       d.Layout,
-		Store:        d.store,
-		Driver:       d.driver,
-		Images:       d.images,
-		Kernels:      d.kernels,
-		NewAgent:     func(dial vm.Dialer) vm.Agent { return guest.New(dial, d.component("guest")) },
+		Layout:  d.Layout,
+		Store:   d.store,
+		Driver:  d.driver,
+		Images:  d.images,
+		Kernels: d.kernels,
+		NewAgent: func(dial vm.Dialer) vm.Agent {
+			return guest.New(dial, d.component("guest")).Observe(d.metrics.AgentRoundTrip)
+		},
 		Capabilities: d.capabilities(),
 		Defaults:     defaults(d.cfg),
 		BootTimeout:  d.cfg.BootTimeout,

@@ -29,6 +29,8 @@ type Client struct {
 	log      *slog.Logger
 	services map[string]channel.Handler // fixed after New
 
+	observe func(route string, took time.Duration)
+
 	connecting singleflight.Group
 	serving    sync.WaitGroup // of streams that the guest opened
 
@@ -56,6 +58,13 @@ func New(dial func(context.Context) (net.Conn, error), log *slog.Logger, options
 	for _, option := range options {
 		option(c)
 	}
+	return c
+}
+
+// Observe has f called after each answered request with the route, without its query, and the time
+// until the answer's head. Call it before the Client is used.
+func (c *Client) Observe(f func(route string, took time.Duration)) *Client {
+	c.observe = f
 	return c
 }
 

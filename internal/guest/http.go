@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,12 +80,17 @@ func (c *Client) exchange(ctx context.Context, method, route string, header http
 	x := &exchange{conn: conn, head: &headReader{r: conn, left: maxHead}}
 	x.r = bufio.NewReaderSize(x.head, 32<<10)
 	x.stop = context.AfterFunc(ctx, func() { conn.Close() })
+	begun := time.Now()
 	if err := x.roundTrip(req); err != nil {
 		x.Close()
 		if ctx.Err() != nil {
 			err = fault.New(fault.Unavailable, "%w", context.Cause(ctx))
 		}
 		return nil, err
+	}
+	if c.observe != nil {
+		path, _, _ := strings.Cut(route, "?")
+		c.observe(path, time.Since(begun))
 	}
 	return x, nil
 }
