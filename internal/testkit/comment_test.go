@@ -24,11 +24,7 @@ var wordy = []string{
 	"internal/cli",
 	"internal/config",
 	"internal/daemon",
-	"internal/doctor",
-	"internal/guest",
-	"internal/initramfs",
 	"internal/vm",
-	"internal/vmm",
 }
 
 // TestComments keeps comments short.

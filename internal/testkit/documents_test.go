@@ -14,7 +14,8 @@ import (
 // markdownLink is an inline link without a title, which is the only kind that the documents use.
 var markdownLink = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 
-// TestDocumentLinks checks that each relative link of a document leads to a file, and to a heading if it names one.
+// TestDocumentLinks checks that each relative link of a document leads to a file, and to a heading
+// if it names one.
 func TestDocumentLinks(t *testing.T) {
 	documents := findDocuments(t)
 	if !slices.Contains(documents, "README.md") || !slices.Contains(documents, "docs/cli/vm.md") {
@@ -109,7 +110,8 @@ func checkLink(t *testing.T, from, link string) {
 
 var notInAnchors = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 
-// anchorsOf lists the anchors that Git hosts derive from headings: lower case, hyphens for spaces, no punctuation.
+// anchorsOf lists the anchors that Git hosts derive from headings: lower case, hyphens for spaces,
+// no punctuation.
 func anchorsOf(document string) []string {
 	var anchors []string
 	for _, line := range prose(document) {

@@ -97,7 +97,7 @@ var layers = []struct {
 	{"stores", []string{"image", "kernel", "snapshot", "store"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
 	{"mechanisms", []string{"disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "testkit"}},
-	{"words", []string{"model", "step", "guest/proto", "fault", "version"}},
+	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 
 const module = "banger/"

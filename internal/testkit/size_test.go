@@ -26,7 +26,6 @@ var mayBeLarge = map[string]string{
 	"internal/api.Client":        "it has a method for each API operation",
 	"internal/api/server.Server": "it has a handler for each API operation",
 	"internal/guest/agent.agent": "its services are to become types of their own",
-	"internal/vmm/qemu.instance": "what is peculiar to QEMU versions is moving to a package of its own",
 	"internal/vmm/vmmtest.suite": "it has a method for each claim of the driver contract",
 }
 
