@@ -88,7 +88,8 @@ func forGeneration(generation int, doc proto.Assume) (any, error) {
 	}
 	old := assume1{Assume: doc}
 	if len(doc.Networks) > 1 {
-		return nil, fault.New(fault.Unsupported, "the agent in the VM is older than this banger and knows one network card only").
+		return nil, fault.New(fault.Unsupported,
+			"the agent in the VM is older than this banger and knows one network card only").
 			WithHint("Stop and start the VM: it then runs the agent of this banger.")
 	}
 	if len(doc.Networks) == 1 {

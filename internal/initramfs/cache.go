@@ -77,7 +77,8 @@ func (c *Cache) Combined(archives ...string) (string, error) {
 			return "", err
 		}
 		if size%4 != 0 {
-			return "", fmt.Errorf("joining %s: its %d bytes are no multiple of 4, as the kernel wants of an archive that another one follows", a, size)
+			return "", fmt.Errorf("joining %s: its %d bytes are no multiple of 4, which the kernel requires before another archive",
+				a, size)
 		}
 		files, sums = append(files, a), append(sums, sum)
 		io.WriteString(key, sum)

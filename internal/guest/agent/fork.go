@@ -36,7 +36,8 @@ func (a *agent) freeze(r *http.Request) (any, error) {
 	default:
 		return nil, fault.New(fault.WrongState, "this machine has no usable identity; only a new start helps")
 	}
-	ctx, cancel := context.WithTimeoutCause(r.Context(), freezeTime, fault.New(fault.Unavailable, "processes still run after %v", freezeTime))
+	late := fault.New(fault.Unavailable, "processes still run after %v", freezeTime)
+	ctx, cancel := context.WithTimeoutCause(r.Context(), freezeTime, late)
 	defer cancel()
 	n, err := a.halt(ctx)
 	if err != nil {
@@ -248,7 +249,8 @@ func (a *agent) runHooks(dir string, env ...string) {
 		return
 	}
 	defer out.Close()
-	ctx, cancel := context.WithTimeoutCause(context.Background(), hooksTime, fmt.Errorf("the hooks take longer than %v", hooksTime))
+	late := fmt.Errorf("the hooks take longer than %v", hooksTime)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), hooksTime, late)
 	defer cancel()
 	runner := a.runner()
 	runner.Workdir = "/"

@@ -153,7 +153,8 @@ func (a *agent) execInit() error {
 // serveBeside is the agent beside the image's init.
 func (a *agent) serveBeside() error {
 	// The signals are received and dropped. Commands would inherit ignored ones.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(make(chan os.Signal, 1),
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
 	for fd := fdListener; fd < fdDrive; fd++ {
 		unix.CloseOnExec(fd)
 	}

@@ -147,7 +147,8 @@ func rewriteFile(name string, data []byte) (bool, error) {
 	}
 	defer f.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Mode&0o444 != 0o444 {
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 || st.Mode&0o444 != 0o444 {
 		return false, nil
 	}
 	if old, err := io.ReadAll(io.LimitReader(f, int64(len(data)+1))); err == nil && bytes.Equal(old, data) {

@@ -69,7 +69,8 @@ func (a *agent) runPowerOff() error {
 			continue
 		}
 		_, err := a.procs.Spawn(path, []string{"poweroff"}, &syscall.ProcAttr{
-			Dir: "/", Files: []uintptr{0, 1, 2}, Env: []string{"PATH=" + proc.DefaultPath}, Sys: &syscall.SysProcAttr{Setsid: true},
+			Dir: "/", Files: []uintptr{0, 1, 2},
+			Env: []string{"PATH=" + proc.DefaultPath}, Sys: &syscall.SysProcAttr{Setsid: true},
 		})
 		return err
 	}
@@ -168,7 +169,8 @@ func remountReadOnly(root *os.File) error {
 func (a *agent) watchSignals(ctx context.Context) {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // makes ctrl-alt-del a signal
 	all := make(chan os.Signal, 8)
-	signal.Notify(all, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGALRM, unix.SIGPWR, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(all, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE,
+		unix.SIGALRM, unix.SIGPWR, unix.SIGUSR1, unix.SIGUSR2)
 	go func() {
 		defer signal.Stop(all)
 		for {

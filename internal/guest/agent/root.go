@@ -45,7 +45,8 @@ const (
 	quietOptions = diskOptions + ",no_prefetch_block_bitmaps"
 	// redirect_dir and metacopy: renaming a directory or changing an owner copies no data up. index
 	// stays off, because it refuses an upper layer whose lower layer is another copy of the image.
-	overlayOptions = "lowerdir=" + imageDir + ",upperdir=" + upperDir + ",workdir=" + workDir + ",redirect_dir=on,metacopy=on,index=off"
+	overlayOptions = "lowerdir=" + imageDir + ",upperdir=" + upperDir + ",workdir=" + workDir +
+		",redirect_dir=on,metacopy=on,index=off"
 )
 
 // mounted is an ext4 drive in use.

@@ -69,7 +69,9 @@ func parseStat(text []byte) (stat, bool) {
 	if err != nil {
 		return stat{}, false
 	}
-	return stat{name: string(text[begin+1 : end]), state: f[statState][0], kernel: flags&pfKThread != 0, start: f[statStart]}, true
+	return stat{
+		name: string(text[begin+1 : end]), state: f[statState][0], kernel: flags&pfKThread != 0, start: f[statStart],
+	}, true
 }
 
 // numbers parses numbers that are separated by white space.

@@ -27,7 +27,8 @@ const settleTime = time.Millisecond
 // continue.
 func (s *Signals) Freeze(ctx context.Context) (int, error) {
 	if os.Getpid() != 1 {
-		return 0, fault.New(fault.Unsupported, "freezing: the guest's kernel has no control groups, and process 1 takes no signals")
+		return 0, fault.New(fault.Unsupported,
+			"freezing: the guest's kernel has no control groups, and process 1 ignores signals")
 	}
 	s.stopped = map[int]string{}
 	tick := time.NewTicker(settleTime)

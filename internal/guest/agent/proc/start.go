@@ -161,7 +161,10 @@ func program(argv []string, u User, env []string, dir string) (string, []string,
 		path, err = find("/bin/sh", "", dir)
 	}
 	if err != nil {
-		return "", nil, &StartError{Code: notFound, Err: fmt.Errorf("the image has no shell (%s), so a command must be named: %w", shell, errNoCommand{})}
+		return "", nil, &StartError{
+			Code: notFound,
+			Err:  fmt.Errorf("the image has no shell (%s), so a command must be named: %w", shell, errNoCommand{}),
+		}
 	}
 	return path, []string{"-" + filepath.Base(path)}, nil
 }
