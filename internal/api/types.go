@@ -150,17 +150,25 @@ type Version struct {
 	Generation int    `json:"agent_generation"`
 }
 
+// Recommendation is the driver's advice for choosing a default.
+type Recommendation struct {
+	Kind   string `json:"kind"` // what it is about, for a person: a vmm.RecommendationKind
+	Value  int    `json:"value"`
+	Reason string `json:"reason"`
+}
+
 // Status is how the daemon is doing.
 type Status struct {
-	Version  Version             `json:"version"`
-	PID      int                 `json:"pid"`
-	Started  time.Time           `json:"started"`
-	Socket   string              `json:"socket"`
-	State    string              `json:"state_dir"`
-	Log      string              `json:"log"`
-	Driver   string              `json:"driver"`
-	Accel    string              `json:"accel,omitempty"`
-	AccelWhy string              `json:"accel_why,omitempty"`
-	VMs      map[model.State]int `json:"vms"`
-	RSS      model.Bytes         `json:"rss"` // resident memory of the daemon
+	Version         Version             `json:"version"`
+	PID             int                 `json:"pid"`
+	Started         time.Time           `json:"started"`
+	Socket          string              `json:"socket"`
+	State           string              `json:"state_dir"`
+	Log             string              `json:"log"`
+	Driver          string              `json:"driver"`
+	Accel           string              `json:"accel,omitempty"`
+	AccelWhy        string              `json:"accel_why,omitempty"`
+	Recommendations []Recommendation    `json:"recommendations,omitempty"`
+	VMs             map[model.State]int `json:"vms"`
+	RSS             model.Bytes         `json:"rss"` // resident memory of the daemon
 }

@@ -148,11 +148,16 @@ func statusPairs(s api.Status, style ui.Style, now time.Time) [][2]string {
 	if s.AccelWhy != "" {
 		driver += ": " + s.AccelWhy
 	}
+	advice := make([]string, len(s.Recommendations))
+	for i, r := range s.Recommendations {
+		advice[i] = ui.Clean(fmt.Sprintf("%s: %d (%s)", r.Kind, r.Value, r.Reason))
+	}
 	return [][2]string{
 		{"state", style.Green("running") + ", up " + ui.Age(now.Sub(s.Started))},
 		{"process", fmt.Sprint(s.PID)},
 		{"version", ui.Clean(s.Version.Version)},
 		{"machines", ui.Clean(driver)},
+		{"advice", strings.Join(advice, "\n          ")},
 		{"vms", countVMs(s.VMs)},
 		{"memory", s.RSS.String()},
 		{"socket", ui.Clean(s.Socket)},

@@ -51,7 +51,8 @@ func startFake(t testing.TB) (home string, d *fakeDaemon) {
 		Version: api.Version{Version: "v1.2.3", API: api.Generation},
 		Status: func(context.Context) api.Status {
 			return api.Status{PID: os.Getpid(), Started: time.Now().Add(-time.Hour), Driver: "qemu", Accel: "tcg",
-				AccelWhy: "the CPU flags hold neither vmx nor svm", Socket: "SOCKET", State: "STATE", Log: "LOG", RSS: 20 * model.MiB}
+				AccelWhy: "the CPU flags hold neither vmx nor svm", Socket: "SOCKET", State: "STATE", Log: "LOG", RSS: 20 * model.MiB,
+				Recommendations: []api.Recommendation{{Kind: "cats per dog, at most", Value: 3, Reason: "they fight"}}}
 		},
 		Usage:    func(context.Context) (model.DiskUsage, error) { return fakeUsage(), nil },
 		Shutdown: func() {}, Log: discard,

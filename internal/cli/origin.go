@@ -2,24 +2,53 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"banger/internal/api"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
+	"banger/internal/vmm"
 )
 
-// relatives holds the items that a VM may be related to.
-type relatives struct{ snapshots []model.Snapshot }
+// relatives holds what a VM's details mention besides the VM itself.
+type relatives struct {
+	snapshots []model.Snapshot
+	advice    []api.Recommendation // of the driver that runs the VM
+	init      string               // of the VM's image
+}
 
-// relativesOf asks for the items that name a VM's origin. If there is no answer, ids are shown
-// instead.
-func relativesOf(ctx context.Context, client *api.Client) relatives {
-	snaps, err := client.Snapshots(ctx)
-	if err != nil {
-		return relatives{}
+// relativesOf asks for the relatives of a VM. An answer that is missing leaves its field empty; ids
+// are then shown instead of names.
+func relativesOf(ctx context.Context, client *api.Client, vm model.VM) relatives {
+	var r relatives
+	if snaps, err := client.Snapshots(ctx); err == nil {
+		r.snapshots = snaps
 	}
-	return relatives{snaps}
+	status, err := client.Status(ctx)
+	if err != nil || len(status.Recommendations) == 0 || vm.Runtime != nil && vm.Runtime.Driver != status.Driver {
+		return r
+	}
+	if image, err := client.Image(ctx, vm.Spec.ImageID); err == nil {
+		r.advice, r.init = status.Recommendations, image.Init
+	}
+	return r
+}
+
+// vcpuAdvice returns what the driver recommends for the number of the VM's virtual CPUs, or "" if no
+// recommendation concerns the VM.
+func (r relatives) vcpuAdvice(vm model.VM, style ui.Style) string {
+	for _, advice := range r.advice {
+		if advice.Kind != string(vmm.MaxVCPUsWithInit) || r.init == "" {
+			continue
+		}
+		text := ui.Clean(fmt.Sprintf("at most %d for an image with an init: %s", advice.Value, advice.Reason))
+		if vm.Spec.VCPUs > advice.Value {
+			return style.Yellow(text)
+		}
+		return text
+	}
+	return ""
 }
 
 // snapshot returns the name of the snapshot with this id, or a short id if it has been deleted.

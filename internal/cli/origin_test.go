@@ -6,7 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"banger/internal/api"
+	"banger/internal/cli/ui"
 	"banger/internal/model"
+	"banger/internal/vmm"
 )
 
 func TestOrigin(t *testing.T) {
@@ -40,6 +43,29 @@ func TestOrigin(t *testing.T) {
 	}
 	if got := rel.taken(model.VM{ID: "1"}); got != "night, noon" {
 		t.Errorf("the snapshots of the VM are %q, want both", got)
+	}
+}
+
+// TestVCPUAdvice checks that a VM shows the driver's recommendation only if it concerns the VM.
+func TestVCPUAdvice(t *testing.T) {
+	advice := []api.Recommendation{
+		{Kind: "cats per dog, at most", Value: 3, Reason: "they fight"},
+		{Kind: string(vmm.MaxVCPUsWithInit), Value: 1, Reason: "it stalls"},
+	}
+	vm := model.VM{Spec: model.Spec{VCPUs: 1}}
+	for _, c := range []struct {
+		claim string
+		rel   relatives
+		want  string
+	}{
+		{"no recommendation", relatives{init: "/sbin/init"}, ""},
+		{"an image without an init", relatives{advice: advice}, ""},
+		{"an image with an init", relatives{advice: advice, init: "/sbin/init"},
+			"at most 1 for an image with an init: it stalls"},
+	} {
+		if got := c.rel.vcpuAdvice(vm, ui.Style{}); got != c.want {
+			t.Errorf("%s: the advice on vCPUs is %q, want %q", c.claim, got, c.want)
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ func runShow(ctx context.Context, vm model.VM, timeline bool, client *api.Client
 		return fault.New(fault.WrongState, "%s has not been started yet", vm.Spec.Name).
 			WithHint("banger vm start %s", vm.Spec.Name)
 	}
-	rel := relativesOf(ctx, client)
+	rel := relativesOf(ctx, client, vm)
 	if timeline {
 		return writeTimeline(a, vm, rel)
 	}
@@ -46,7 +46,7 @@ func runShow(ctx context.Context, vm model.VM, timeline bool, client *api.Client
 
 // vmPairs lists a VM's properties, without its steps.
 func vmPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]string {
-	pairs := append(specPairs(vm, style, now), historyPairs(vm, rel, now)...)
+	pairs := append(specPairs(vm, rel, style, now), historyPairs(vm, rel, now)...)
 	if r := vm.Runtime; r != nil {
 		pairs = append(pairs, [2]string{"runs on", runsOn(r)})
 	}
@@ -57,7 +57,7 @@ func vmPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]str
 }
 
 // specPairs lists what the VM is.
-func specPairs(vm model.VM, style ui.Style, now time.Time) [][2]string {
+func specPairs(vm model.VM, rel relatives, style ui.Style, now time.Time) [][2]string {
 	s := vm.Spec
 	state := paintState(style, string(vm.State))
 	if up := uptime(vm, now); up != "" {
@@ -70,6 +70,7 @@ func specPairs(vm model.VM, style ui.Style, now time.Time) [][2]string {
 		{"image", named(s.Image, s.ImageID)},
 		{"kernel", named(s.Kernel, s.KernelID)},
 		{"vcpus", fmt.Sprint(s.VCPUs)},
+		{"  advice", rel.vcpuAdvice(vm, style)},
 		{"memory", s.Memory.String()},
 		{"disk", s.DiskSize.String()},
 		{"work disk", workDisk(s.WorkDiskSize)},

@@ -134,6 +134,9 @@ func (d *daemon) status(ctx context.Context) api.Status {
 		return s
 	}
 	s.Accel, s.AccelWhy = info.Accel, info.Why
+	for _, r := range info.Recommendations {
+		s.Recommendations = append(s.Recommendations, api.Recommendation{Kind: string(r.Kind), Value: r.Value, Reason: r.Reason})
+	}
 	return s
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"banger/internal/paths"
+	"banger/internal/vmm"
 )
 
 // Status is a verdict.
@@ -60,6 +61,8 @@ type Env struct {
 	ClockSync func() (synced, known bool)
 	// KVM is the driver's own probe.
 	KVM func() (works bool, why string)
+	// Recommendations returns the driver's recommendations. qemu is the configuration's path of QEMU.
+	Recommendations func(ctx context.Context, qemu string) ([]vmm.Recommendation, error)
 }
 
 // Entry describes a file or directory.
@@ -106,6 +109,7 @@ const outputTimeout = 10 * time.Second
 func Run(ctx context.Context, env Env) []Check {
 	host := readOSRelease(env)
 	checks := []Check{checkArch(env), checkCPU(env), checkKVM(env, host), checkQEMU(ctx, env, host)}
+	checks = append(checks, checkRecommendations(ctx, env)...)
 	for _, t := range tools {
 		if !t.rootless || env.UID != 0 {
 			checks = append(checks, checkTool(env, host, t))

@@ -14,6 +14,7 @@ import (
 
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/vmm"
 )
 
 // host is a fake host: its files, tools and file systems by name.
@@ -82,9 +83,10 @@ func goodHost() *host {
 			}
 			return h.disks[""], nil
 		},
-		Limit:     func(Resource) (uint64, uint64, error) { return 4096, Unlimited, nil },
-		ClockSync: func() (bool, bool) { return true, true },
-		KVM:       func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
+		Limit:           func(Resource) (uint64, uint64, error) { return 4096, Unlimited, nil },
+		ClockSync:       func() (bool, bool) { return true, true },
+		KVM:             func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
+		Recommendations: func(context.Context, string) ([]vmm.Recommendation, error) { return nil, nil },
 	}
 	return h
 }
@@ -181,6 +183,16 @@ func TestVerdicts(t *testing.T) {
 		{"qemu does not run", func(h *host) {
 			h.env.Output = func(context.Context, string, ...string) ([]byte, error) { return nil, errors.New("exit status 127") }
 		}, []verdict{{"qemu", Fail, "exit status 127", "*"}}},
+
+		{"the driver recommends", func(h *host) {
+			h.env.QEMU = "/usr/bin/qemu-system-x86_64"
+			h.env.Recommendations = func(_ context.Context, qemu string) ([]vmm.Recommendation, error) {
+				return []vmm.Recommendation{{Kind: "cats per dog, at most", Value: 3, Reason: "they fight over " + qemu}}, nil
+			}
+		}, []verdict{
+			{"recommendations", Warn, "cats per dog, at most: 3", ""},
+			{"recommendations", Warn, "they fight over /usr/bin/qemu-system-x86_64.", ""},
+		}},
 
 		{"no e2fsprogs", func(h *host) { h.lose("mkfs.ext4", "e2fsck", "resize2fs") }, []verdict{
 			{"mkfs.ext4", Fail, "cannot make a VM", "sudo apt install e2fsprogs"}, {"e2fsck", Fail, "", "sudo apt install e2fsprogs"},
@@ -294,6 +306,17 @@ func on(osRelease string, missing ...string) func(*host) {
 func qemuSays(text string) func(*host) {
 	return func(h *host) {
 		h.env.Output = func(context.Context, string, ...string) ([]byte, error) { return []byte(text), nil }
+	}
+}
+
+// TestNoDriver checks that a driver which cannot run is reported once, by the check that knows why.
+func TestNoDriver(t *testing.T) {
+	h := goodHost()
+	h.env.Recommendations = func(context.Context, string) ([]vmm.Recommendation, error) { return nil, errors.New("no QEMU") }
+	for _, c := range Run(t.Context(), h.env) {
+		if c.Name == "recommendations" {
+			t.Errorf("a driver that cannot run has the check %+v", c)
+		}
 	}
 }
 

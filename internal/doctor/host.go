@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/paths"
+	"banger/internal/vmm"
 	"banger/internal/vmm/qemu"
 )
 
@@ -31,7 +32,7 @@ func Host(layout paths.Layout) Env {
 	return Env{
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
 		Now: time.Now, ReadFile: readSmall, Stat: stat, Tool: findTool, Output: output, FileSystem: fileSystem,
-		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM,
+		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Recommendations: recommendations,
 	}
 }
 
@@ -60,6 +61,12 @@ func readSmall(name string) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, 1<<20))
+}
+
+// recommendations asks the driver that would run VMs on this host.
+func recommendations(ctx context.Context, program string) ([]vmm.Recommendation, error) {
+	info, err := qemu.New(qemu.Config{Binary: program}).Info(ctx)
+	return info.Recommendations, err
 }
 
 func stat(name string) (Entry, error) {

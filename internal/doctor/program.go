@@ -131,6 +131,27 @@ func checkQEMU(ctx context.Context, env Env, host distro) Check {
 	return c.pass(summary)
 }
 
+// checkRecommendations prints the driver's recommendations for the defaults of new VMs. It returns no check if
+// the driver cannot run: the other checks have the reason.
+func checkRecommendations(ctx context.Context, env Env) []Check {
+	ctx, cancel := context.WithTimeout(ctx, outputTimeout)
+	defer cancel()
+	advice, err := env.Recommendations(ctx, env.QEMU)
+	if err != nil {
+		return nil
+	}
+	c := Check{Name: "recommendations", Feature: "defaults of new VMs"}
+	if len(advice) == 0 {
+		return []Check{c.pass("the driver has none")}
+	}
+	var values, reasons []string
+	for _, r := range advice {
+		values = append(values, fmt.Sprintf("%s: %d", r.Kind, r.Value))
+		reasons = append(reasons, r.Reason+".")
+	}
+	return []Check{c.warn(strings.Join(values, "; "), strings.Join(reasons, "\n"), "")}
+}
+
 func number(digits []byte) int {
 	n, _ := strconv.Atoi(string(digits)) // at most 4 digits, by the pattern
 	return n
