@@ -35,8 +35,8 @@ func relativesOf(ctx context.Context, client *api.Client, vm model.VM) relatives
 	return r
 }
 
-// vcpuAdvice returns what the driver recommends for the number of the VM's virtual CPUs, or "" if no
-// recommendation concerns the VM.
+// vcpuAdvice returns what the driver recommends for the number of the VM's virtual CPUs, or "" if
+// no recommendation concerns the VM.
 func (r relatives) vcpuAdvice(vm model.VM, style ui.Style) string {
 	for _, advice := range r.advice {
 		if advice.Kind != string(vmm.MaxVCPUsWithInit) || r.init == "" {

@@ -162,7 +162,7 @@ func TestErrors(t *testing.T) {
 		}},
 		{"no address", "metrics_listen = \"localhost:9464\"\nlog_format = \"xml\"\n", []string{
 			`PATH:1: metrics_listen: "localhost:9464" is not an address and a port, such as 127.0.0.1:9464`,
-			`PATH:2: log_format: "xml" is none of text, json`,
+			`PATH:2: log_format: "xml" is not one of: text, json`,
 		}},
 		{"types", "vcpus = \"2\"\nmemory = true\nboot_timeout = 30\nimage = [\"a\"]\ngit.identity = \"yes\"\nqemu = 1979-05-27", []string{
 			"PATH:1: vcpus: must be a number such as 0, not a string",

@@ -210,7 +210,8 @@ func checkName(s string) error {
 	return nil
 }
 
-// checkLoopback refuses an address to listen on that is not ADDRESS:PORT with an address of the loopback.
+// checkLoopback refuses an address to listen on that is not ADDRESS:PORT with an address of the
+// loopback.
 func checkLoopback(s string) error {
 	if s == "" {
 		return nil

@@ -61,7 +61,8 @@ type Env struct {
 	ClockSync func() (synced, known bool)
 	// KVM is the driver's own probe.
 	KVM func() (works bool, why string)
-	// Recommendations returns the driver's recommendations. qemu is the configuration's path of QEMU.
+	// Recommendations returns the driver's recommendations. qemu is the configuration's path of
+	// QEMU.
 	Recommendations func(ctx context.Context, qemu string) ([]vmm.Recommendation, error)
 }
 

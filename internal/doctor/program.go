@@ -131,8 +131,8 @@ func checkQEMU(ctx context.Context, env Env, host distro) Check {
 	return c.pass(summary)
 }
 
-// checkRecommendations prints the driver's recommendations for the defaults of new VMs. It returns no check if
-// the driver cannot run: the other checks have the reason.
+// checkRecommendations prints the driver's recommendations for the defaults of new VMs. It returns
+// no check if the driver cannot run: the other checks have the reason.
 func checkRecommendations(ctx context.Context, env Env) []Check {
 	ctx, cancel := context.WithTimeout(ctx, outputTimeout)
 	defer cancel()

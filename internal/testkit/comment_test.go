@@ -21,8 +21,6 @@ var wordy = []string{
 	"cmd",
 	"internal/api",
 	"internal/capability",
-	"internal/cli",
-	"internal/config",
 	"internal/daemon",
 	"internal/vm",
 }

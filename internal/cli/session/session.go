@@ -124,8 +124,8 @@ func (s *Session) resize() error {
 	return s.Stream.WriteJSON(proto.FrameResize, size)
 }
 
-// receive passes on what the stream says until it ends: after the command's end the daemon may still have
-// to clean up.
+// receive passes on what the stream says until it ends: after the command's end the daemon may
+// still have to clean up.
 func (s *Session) receive() {
 	defer s.restoreOnPanic()
 	receiver := api.Receiver{
@@ -135,8 +135,8 @@ func (s *Session) receive() {
 	s.finished <- outcome{exit.Code, err}
 }
 
-// ended restores the terminal at the command's end: cleaning up can take a moment, and Ctrl-C should work
-// meanwhile.
+// ended restores the terminal at the command's end: cleaning up can take a moment, and Ctrl-C
+// should work meanwhile.
 func (s *Session) ended() {
 	if s.Terminal != nil {
 		s.Terminal.Restore()
