@@ -25,7 +25,7 @@ import (
 const (
 	// Generation counts incompatible changes of this API. A client states its own in HeaderGeneration, and the daemon refuses what it
 	// does not speak before it does anything.
-	Generation = 1
+	Generation = 2
 	// HeaderGeneration may be left out; then the daemon takes the request as being of its own generation.
 	HeaderGeneration = "Banger-Api"
 	// HeaderRequestID holds the id of a request: in the answer always, and in the request if the client chose
@@ -35,6 +35,9 @@ const (
 	// cannot set it.
 	Host = "banger"
 )
+
+// mediaBytes is the media type of content that says itself what it is.
+const mediaBytes = "application/octet-stream"
 
 // maxReply bounds a JSON reply, bytes: a list of 10,000 VMs is about 20 MB.
 const maxReply = 64 << 20

@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
+	"net/url"
 
 	"banger/internal/model"
 	"banger/internal/step"
@@ -23,9 +25,28 @@ func (c *Client) PullImage(ctx context.Context, req ImagePull, report step.Repor
 	return ask[model.Image](ctx, c, query{method: http.MethodPost, target: "/v1/images/pull", in: req, report: report})
 }
 
-// ImportImage makes an image from a file or folder on the daemon's host.
-func (c *Client) ImportImage(ctx context.Context, req ImageImport, report step.Reporter) (model.Image, error) {
-	return ask[model.Image](ctx, c, query{method: http.MethodPost, target: "/v1/images/import", in: req, report: report})
+// ImportImage makes an image of the content: see ImageImport. A content that ends with an error imports
+// nothing.
+func (c *Client) ImportImage(ctx context.Context, content io.Reader, req ImageImport, report step.Reporter) (model.Image, error) {
+	values := imports(req.Name, req.File)
+	if req.Directory {
+		values.Set("directory", "true")
+	}
+	return ask[model.Image](ctx, c, query{
+		method: http.MethodPost, target: "/v1/images/import?" + values.Encode(), in: content, media: mediaBytes, report: report,
+	})
+}
+
+// imports returns the query of an import.
+func imports(name, file string) url.Values {
+	values := url.Values{}
+	if name != "" {
+		values.Set("name", name)
+	}
+	if file != "" {
+		values.Set("file", file)
+	}
+	return values
 }
 
 // DeleteImage deletes an image that no VM uses.
@@ -53,9 +74,16 @@ func (c *Client) PullKernel(ctx context.Context, req KernelPull, report step.Rep
 	return ask[model.Kernel](ctx, c, query{method: http.MethodPost, target: "/v1/kernels/pull", in: req, report: report})
 }
 
-// ImportKernel makes a kernel from a file on the daemon's host.
-func (c *Client) ImportKernel(ctx context.Context, req KernelImport, report step.Reporter) (model.Kernel, error) {
-	return ask[model.Kernel](ctx, c, query{method: http.MethodPost, target: "/v1/kernels/import", in: req, report: report})
+// ImportKernel makes a kernel of the content: see KernelImport. A content that ends with an error imports
+// nothing.
+func (c *Client) ImportKernel(ctx context.Context, content io.Reader, req KernelImport, report step.Reporter) (model.Kernel, error) {
+	values := imports(req.Name, req.File)
+	if req.Archive {
+		values.Set("archive", "true")
+	}
+	return ask[model.Kernel](ctx, c, query{
+		method: http.MethodPost, target: "/v1/kernels/import?" + values.Encode(), in: content, media: mediaBytes, report: report,
+	})
 }
 
 // DeleteKernel deletes a kernel that no VM uses.

@@ -71,7 +71,7 @@ func (c *Client) ImportSnapshot(ctx context.Context, stream io.Reader, opts Snap
 	if opts.Name != "" {
 		t += "?" + url.Values{"name": {opts.Name}}.Encode()
 	}
-	return ask[model.Snapshot](ctx, c, query{method: http.MethodPost, target: t, in: stream, media: "application/octet-stream"})
+	return ask[model.Snapshot](ctx, c, query{method: http.MethodPost, target: t, in: stream, media: mediaBytes})
 }
 
 // Templates returns all templates, the most recently used first.

@@ -41,6 +41,7 @@ const (
 	KindSteps  OperationKind = "steps"  // JSON, or server-sent events when those are accepted
 	KindBytes  OperationKind = "bytes"  // a body of another media type
 	KindUpload OperationKind = "upload" // the request's body is of another media type
+	KindImport OperationKind = "import" // an upload whose answer is as with KindSteps
 	KindFrames OperationKind = "frames" // an upgrade; frames of package proto
 	KindRaw    OperationKind = "raw"    // an upgrade; bytes
 )
@@ -200,8 +201,8 @@ func imageOperations() []Operation {
 			Summary: "All images, oldest first", Response: []model.Image{}},
 		{ID: "pullImage", Method: http.MethodPost, Path: "/v1/images/pull", Permission: PermWrite, Kind: KindSteps,
 			Summary: "Make an image from a registry or a Debian suite", Request: ImagePull{}, Response: model.Image{}},
-		{ID: "importImage", Method: http.MethodPost, Path: "/v1/images/import", Permission: PermWrite, Kind: KindSteps,
-			Summary: "Make an image from a file or folder on the host", Request: ImageImport{}, Response: model.Image{}},
+		{ID: "importImage", Method: http.MethodPost, Path: "/v1/images/import", Permission: PermWrite, Kind: KindImport,
+			Summary: "Make an image of the request's body", Query: ImageImport{}, Response: model.Image{}},
 		{ID: "pruneImages", Method: http.MethodPost, Path: "/v1/images/prune", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete the images that no VM uses", Response: model.Pruned{}},
 		{ID: "getImage", Method: http.MethodGet, Path: "/v1/images/{ref}", Permission: PermRead, Kind: KindJSON,
@@ -217,8 +218,8 @@ func kernelOperations() []Operation {
 			Summary: "All kernels, oldest first", Response: []model.Kernel{}},
 		{ID: "pullKernel", Method: http.MethodPost, Path: "/v1/kernels/pull", Permission: PermWrite, Kind: KindSteps,
 			Summary: "Get a distribution's kernel", Request: KernelPull{}, Response: model.Kernel{}},
-		{ID: "importKernel", Method: http.MethodPost, Path: "/v1/kernels/import", Permission: PermWrite, Kind: KindSteps,
-			Summary: "Make a kernel from a file on the host", Request: KernelImport{}, Response: model.Kernel{}},
+		{ID: "importKernel", Method: http.MethodPost, Path: "/v1/kernels/import", Permission: PermWrite, Kind: KindImport,
+			Summary: "Make a kernel of the request's body", Query: KernelImport{}, Response: model.Kernel{}},
 		{ID: "pruneKernels", Method: http.MethodPost, Path: "/v1/kernels/prune", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete the kernels that no VM uses", Response: model.Pruned{}},
 		{ID: "getKernel", Method: http.MethodGet, Path: "/v1/kernels/{ref}", Permission: PermRead, Kind: KindJSON,

@@ -123,10 +123,12 @@ type ImagePull struct {
 	Force bool   `json:"force,omitempty"` // ask the registry (or build) again although the name is there
 }
 
-// ImageImport asks for an image from a file or folder on the daemon's host.
+// ImageImport says how to import an image: the query of the request. The body is the content: a
+// docker-archive, an OCI layout or a root file system as a tar, compressed or not, or an ext4 file.
 type ImageImport struct {
-	Path string `json:"path"` // absolute
-	Name string `json:"name,omitempty"`
+	Name      string `query:"name"`      // if unset, the name that the archive holds, or one made of file
+	File      string `query:"file"`      // what the client calls the content; errors and progress show it
+	Directory bool   `query:"directory"` // the content is a tar made of a directory with a root file system
 }
 
 // KernelPull asks for a distribution's kernel.
@@ -135,11 +137,12 @@ type KernelPull struct {
 	Force bool   `json:"force,omitempty"`
 }
 
-// KernelImport asks for a kernel from a file on the daemon's host.
+// KernelImport says how to import a kernel: the query of the request. The body is a bzImage or an ELF
+// vmlinux. With archive it is a tar with "kernel", and optionally "config" and "modules/VERSION/...".
 type KernelImport struct {
-	Path    string `json:"path"`              // absolute; a bzImage or an ELF vmlinux
-	Modules string `json:"modules,omitempty"` // absolute; a /lib/modules/<version> tree
-	Name    string `json:"name,omitempty"`
+	Name    string `query:"name"`    // the kernel's version if unset
+	File    string `query:"file"`    // what the client calls the kernel; errors and progress show it
+	Archive bool   `query:"archive"` // the body is a tar
 }
 
 // Version says what answers.

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"archive/tar"
+	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
-
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -306,10 +308,33 @@ func (fakeImages) Pull(_ context.Context, req api.ImagePull, _ step.Reporter) (m
 	}
 	return fakeImage(), nil
 }
-func (fakeImages) Import(_ context.Context, req api.ImageImport, _ step.Reporter) (model.Image, error) {
+func (fakeImages) Import(_ context.Context, path string, req api.ImageImport, _ step.Reporter) (model.Image, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return model.Image{}, err
+	}
 	i := fakeImage()
-	i.Names = []string{fmt.Sprintf("imported/%s", filepath.Base(req.Path))}
+	i.Names = []string{fmt.Sprintf("imported/%s", filepath.Base(req.File))}
+	if len(data) < 100 {
+		i.Names[0] += " " + strings.TrimSpace(string(data))
+	}
+	if req.Directory {
+		i.Names[0] += " " + tarNames(data)
+	}
 	return i, nil
+}
+
+// tarNames lists what is in a tar.
+func tarNames(data []byte) string {
+	var names []string
+	tr := tar.NewReader(bytes.NewReader(data))
+	for {
+		hdr, err := tr.Next()
+		if err != nil {
+			return strings.Join(names, " ")
+		}
+		names = append(names, hdr.Name)
+	}
 }
 
 type fakeKernels struct{}
@@ -328,6 +353,17 @@ func (fakeKernels) Prune(context.Context, func(string) []string) (model.Pruned, 
 func (fakeKernels) Pull(context.Context, api.KernelPull, step.Reporter) (model.Kernel, error) {
 	return fakeKernel(), nil
 }
-func (fakeKernels) Import(context.Context, api.KernelImport, step.Reporter) (model.Kernel, error) {
-	return fakeKernel(), nil
+func (fakeKernels) Import(_ context.Context, f server.KernelFiles, req api.KernelImport, _ step.Reporter) (model.Kernel, error) {
+	k := fakeKernel()
+	data, err := os.ReadFile(f.Kernel)
+	k.Names = []string{fmt.Sprintf("%s holds %q", filepath.Base(req.File), data)}
+	if f.Config != "" {
+		k.Names[0] += " with a config"
+	}
+	if f.Modules != "" {
+		files, globErr := filepath.Glob(f.Modules + "/*")
+		k.Names[0] += fmt.Sprintf(" with %d files of %s", len(files), filepath.Base(f.Modules))
+		err = errors.Join(err, globErr)
+	}
+	return k, err
 }

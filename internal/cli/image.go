@@ -88,17 +88,20 @@ func newImageImportCmd(a *app) *cobra.Command {
   an OCI layout, as a directory or a tar archive
   a root file system, as a directory, a tar archive or an ext4 file
 
-Archives may be compressed. Prints the image's name.`,
-		Example: `docker save app | gzip > app.tar.gz && banger image import app.tar.gz
+Archives may be compressed. PATH may be - for standard input. Prints the image's name.`,
+		Example: `docker save app | banger image import -
 banger image import --name mine ./rootfs`,
 		Args: wantArgs("PATH"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) (err error) {
-		if req.Path, err = filepath.Abs(args[0]); err != nil {
-			return fmt.Errorf("finding %s: %w", args[0], err)
+	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+		content, err := a.openContent(ctx, args[0])
+		if err != nil {
+			return err
 		}
-		return a.makeImage(ctx, "Importing "+filepath.Base(req.Path), asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
-			return client.ImportImage(ctx, req, report)
+		defer content.Close()
+		req.File, req.Directory = content.file, content.directory
+		return a.makeImage(ctx, "Importing "+filepath.Base(args[0]), asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
+			return client.ImportImage(ctx, content.counted(report), req, report)
 		})
 	})
 	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the image; if unset, the name in the archive")

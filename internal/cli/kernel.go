@@ -69,33 +69,32 @@ Prints the kernel's name.`,
 }
 
 func newKernelImportCmd(a *app) *cobra.Command {
-	var req api.KernelImport
+	var o kernelImportOptions
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Make a kernel from a file",
-		Long: `FILE is a bzImage or an ELF vmlinux. banger refuses a kernel that lacks an option which VMs need. The error lists the missing options.
+		Long: `FILE is a bzImage or an ELF vmlinux, or - for standard input. banger refuses a kernel that lacks an option which VMs need. The error lists the missing options.
 
 Prints the kernel's name.`,
 		Example: `banger kernel import --name mine ./arch/x86/boot/bzImage
 banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinuz-$(uname -r)`,
 		Args: wantArgs("FILE"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) (err error) {
-		if req.Path, err = filepath.Abs(args[0]); err != nil {
-			return fmt.Errorf("finding %s: %w", args[0], err)
+	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+		o.path = args[0]
+		content, err := a.openKernel(ctx, o)
+		if err != nil {
+			return err
 		}
-		if req.Modules != "" {
-			if req.Modules, err = filepath.Abs(req.Modules); err != nil {
-				return fmt.Errorf("finding %s: %w", req.Modules, err)
-			}
-		}
-		return a.makeKernel(ctx, "Importing "+filepath.Base(req.Path), asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
-			return client.ImportKernel(ctx, req, report)
+		defer content.Close()
+		req := api.KernelImport{Name: o.name, File: content.file, Archive: true}
+		return a.makeKernel(ctx, "Importing "+filepath.Base(o.path), asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
+			return client.ImportKernel(ctx, content.counted(report), req, report)
 		})
 	})
-	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the kernel; if unset, its version")
-	cmd.Flags().StringVar(&req.Modules, "modules", "",
+	cmd.Flags().StringVar(&o.name, "name", "", "`name` of the kernel; if unset, its version")
+	cmd.Flags().StringVar(&o.modules, "modules", "",
 		"`directory` of the kernel's modules, such as /lib/modules/VERSION")
 	setExample(cmd.Flags(), "name", "mine")
 	setExample(cmd.Flags(), "modules", "/lib/modules/6.1.0")

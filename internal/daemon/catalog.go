@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 
 	"banger/internal/api"
+	"banger/internal/api/server"
 	"banger/internal/fault"
 	"banger/internal/image"
 	"banger/internal/initramfs"
@@ -30,9 +32,16 @@ func (s images) Pull(ctx context.Context, req api.ImagePull, report step.Reporte
 	return s.Store.Pull(ctx, req.Ref, image.PullOptions{IfMissing: !req.Force}, report)
 }
 
-func (s images) Import(ctx context.Context, req api.ImageImport, report step.Reporter) (model.Image, error) {
-	return s.Store.Import(ctx, req.Path, image.ImportOptions{Name: req.Name}, report)
+func (s images) Import(ctx context.Context, path string, req api.ImageImport, report step.Reporter) (model.Image, error) {
+	opts := image.ImportOptions{Name: req.Name, File: fileName(req.File), Dir: req.Directory}
+	if req.Directory {
+		opts.Format = image.FormatTar
+	}
+	return s.Store.Import(ctx, path, opts, report)
 }
+
+// fileName returns what a person calls an upload. Standard input has the name that it has on a command line.
+func fileName(name string) string { return cmp.Or(name, "-") }
 
 func (s images) Delete(_ context.Context, ref string, inUse func(id string) []string) error {
 	_, err := s.Store.Delete(ref, inUse)
@@ -96,8 +105,10 @@ func (s kernels) Pull(ctx context.Context, req api.KernelPull, report step.Repor
 	return s.Store.Pull(ctx, req.Name, report)
 }
 
-func (s kernels) Import(ctx context.Context, req api.KernelImport, report step.Reporter) (model.Kernel, error) {
-	return s.Store.Import(ctx, kernel.ImportOptions{Path: req.Path, ModulesDir: req.Modules, Name: req.Name}, report)
+func (s kernels) Import(ctx context.Context, f server.KernelFiles, req api.KernelImport, report step.Reporter) (model.Kernel, error) {
+	return s.Store.Import(ctx, kernel.ImportOptions{
+		File: fileName(req.File), Path: f.Kernel, ConfigPath: f.Config, ModulesDir: f.Modules, Name: req.Name,
+	}, report)
 }
 
 // Prune removes all kernels that no VM needs, those with names too.

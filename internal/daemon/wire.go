@@ -42,6 +42,9 @@ type daemon struct {
 
 // open builds the parts. After an error close takes down those that were built.
 func (d *daemon) open(ctx context.Context) (err error) {
+	if err := os.RemoveAll(d.Layout.Imports()); err != nil { // uploads that a crash cut off
+		return fmt.Errorf("removing unfinished uploads: %w", err)
+	}
 	if d.driver, err = d.newDriver(d.cfg); err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 
 // fromExt4 copies a file system unchanged. The host reads only its superblock.
 func (im *importer) fromExt4(ctx context.Context, b *staging) (_ model.Image, err error) {
-	end := im.report.Track("copy", im.path)
+	end := im.report.Track("copy", im.file)
 	defer func() { end(err) }()
 	// Check and keep the copy, because the original may change.
 	if err := disk.Clone(ctx, im.path, b.path(rootfsFile)); err != nil {

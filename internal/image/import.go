@@ -14,6 +14,7 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/guest/archive"
 	"banger/internal/image/rootfs"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -41,9 +42,11 @@ const (
 
 // ImportOptions are the options of Import.
 type ImportOptions struct {
+	File   string // the file's name in errors, steps and the default name; its path if unset
 	Name   string // by default the archive's name for it, or the file's name
 	Format Format
 	Select string // the image's name in an archive of several
+	Dir    bool   // the file is a tar that was made of a directory for this import
 	// Init is the path of its init. By default banger searches for it, except in ext4, which it
 	// cannot read.
 	Init string
@@ -52,7 +55,10 @@ type ImportOptions struct {
 // Import makes an image from a local file or directory. An image with the same id is not made
 // again. A file of no known format is fault.Invalid, and the error lists the formats.
 func (s *Store) Import(ctx context.Context, path string, opts ImportOptions, report step.Reporter) (model.Image, error) {
-	im := &importer{store: s, path: path, opts: opts, report: report}
+	im := &importer{store: s, path: path, file: path, opts: opts, report: report}
+	if opts.File != "" {
+		im.file = opts.File
+	}
 	if opts.Name != "" {
 		ref, err := Parse(opts.Name)
 		if err != nil {
@@ -62,7 +68,7 @@ func (s *Store) Import(ctx context.Context, path string, opts ImportOptions, rep
 	}
 	img, err := im.run(ctx)
 	if err != nil {
-		return model.Image{}, fmt.Errorf("importing %s: %w", path, disk.NoSpace(err, s.dir))
+		return model.Image{}, fmt.Errorf("importing %s: %w", im.file, disk.NoSpace(err, s.dir))
 	}
 	return img, nil
 }
@@ -71,6 +77,7 @@ func (s *Store) Import(ctx context.Context, path string, opts ImportOptions, rep
 type importer struct {
 	store  *Store
 	path   string
+	file   string // path's name in errors and steps
 	name   string // the full name that the caller wants, or ""
 	opts   ImportOptions
 	report step.Reporter
@@ -114,7 +121,7 @@ func (im *importer) runDir(ctx context.Context, b *staging) (model.Image, error)
 	switch format {
 	case FormatDir:
 		return im.fromStream(ctx, b, FormatDir, func(ctx context.Context) (io.ReadCloser, error) {
-			return rootfs.TarDirectory(ctx, im.path), nil
+			return archive.PackRoot(ctx, im.path), nil
 		})
 	case FormatOCI:
 		root, err := os.OpenRoot(im.path)
@@ -145,7 +152,11 @@ func (im *importer) runFile(ctx context.Context, b *staging, f *os.File) (model.
 		}
 		return im.fromArchive(ctx, b, files, format)
 	}
-	return im.fromStream(ctx, b, FormatTar, func(ctx context.Context) (io.ReadCloser, error) {
+	source := FormatTar
+	if im.opts.Dir {
+		source = FormatDir
+	}
+	return im.fromStream(ctx, b, source, func(ctx context.Context) (io.ReadCloser, error) {
 		return rootfs.Decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
 	})
 }
@@ -217,7 +228,7 @@ func unknownFormat(err error) error {
 
 // spool decompresses f to the staging directory.
 func (im *importer) spool(ctx context.Context, b *staging, f *os.File) (_ *os.File, err error) {
-	end := im.report.Track("decompress", filepath.Base(im.path))
+	end := im.report.Track("decompress", filepath.Base(im.file))
 	defer func() { end(err) }()
 	r, err := rootfs.Decompress(ctx, io.NewSectionReader(f, 0, 1<<62))
 	if err != nil {
@@ -249,10 +260,10 @@ func (im *importer) fromStream(
 		return model.Image{}, err
 	}
 	defer out.Close()
-	end := im.report.Track("convert", filepath.Base(im.path)+" to ext4")
+	end := im.report.Track("convert", filepath.Base(im.file)+" to ext4")
 	defer func() { end(err) }()
 	c := &rootfs.Conversion{Limits: im.store.opts.Limits, Out: out, Report: im.report}
-	t, sum, err := c.Archive(ctx, filepath.Base(im.path), func(ctx context.Context) (io.ReadCloser, error) {
+	t, sum, err := c.Archive(ctx, filepath.Base(im.file), func(ctx context.Context) (io.ReadCloser, error) {
 		r, err := open(ctx)
 		if err != nil {
 			err = unknownFormat(err)
@@ -278,7 +289,7 @@ func (im *importer) nameFor(inside string) string {
 	if im.name != "" {
 		return im.name
 	}
-	for _, name := range []string{inside, nameOf(im.path)} {
+	for _, name := range []string{inside, nameOf(im.file)} {
 		if ref, err := Parse(name); err == nil {
 			return ref.Name
 		}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -31,11 +32,15 @@ const (
 
 // source is the input of a kernel.
 type source struct {
+	file   string // the image's name in errors and steps; its path if unset
 	image  string // path of a bzImage or an ELF kernel
 	config []byte // nil if unknown; the kernel may contain it
 	tree   *tree  // nil if there is none
 	origin string // for the record
 }
+
+// name is the image's name in errors and steps.
+func (s source) name() string { return cmp.Or(s.file, s.image) }
 
 // build makes a kernel in a temporary directory and publishes it. If a kernel of the same input
 // exists, it returns that. The caller holds the lock.
@@ -114,7 +119,7 @@ func (b *builder) path(file string) string { return filepath.Join(b.dir, file) }
 
 // unpackImage stores the image and extracts the ELF kernel.
 func (b *builder) unpackImage() (err error) {
-	end := b.report.Track("kernel/vmlinux", "taking the ELF kernel out of "+filepath.Base(b.src.image))
+	end := b.report.Track("kernel/vmlinux", "taking the ELF kernel out of "+filepath.Base(b.src.name()))
 	defer func() { end(err) }()
 	f, err := os.Open(b.src.image)
 	if err != nil {
@@ -123,14 +128,14 @@ func (b *builder) unpackImage() (err error) {
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return fault.New(fault.Invalid, "opening the kernel: %s is not a regular file", b.src.image)
+		return fault.New(fault.Invalid, "opening the kernel: %s is not a regular file", b.src.name())
 	}
 	if !isBzImage(f) {
 		return b.create(vmlinuxFile, func(w io.Writer) error { return copyBounded(w, f, maxVmlinux) })
 	}
 	image, err := parseBzImage(f, info.Size())
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", b.src.image, err)
+		return fmt.Errorf("reading %s: %w", b.src.name(), err)
 	}
 	b.version = image.version
 	whole := io.NewSectionReader(f, 0, info.Size())
@@ -148,7 +153,7 @@ func (b *builder) inspect() error {
 	defer unmap()
 	b.kernel, err = parseVmlinux(image)
 	if err != nil {
-		return fmt.Errorf("reading the kernel in %s: %w", b.src.image, err)
+		return fmt.Errorf("reading the kernel in %s: %w", b.src.name(), err)
 	}
 	if b.version != "" && b.version != b.kernel.version {
 		return fault.New(fault.Invalid, "the kernel's header has version %s, and the kernel itself %s",

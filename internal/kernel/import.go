@@ -16,6 +16,7 @@ import (
 
 // ImportOptions are the input of Import.
 type ImportOptions struct {
+	File       string // what errors and steps call the kernel; Path if unset
 	Path       string // of a bzImage or an ELF vmlinux for x86-64
 	ModulesDir string // its /lib/modules/<version>; "" if nothing is a module
 	ConfigPath string // its configuration; "" to search for it
@@ -31,7 +32,7 @@ func (s *Store) Import(ctx context.Context, o ImportOptions, report step.Reporte
 			return model.Kernel{}, err
 		}
 	}
-	src := source{image: o.Path, origin: "import"}
+	src := source{image: o.Path, file: o.File, origin: "import"}
 	var err error
 	if o.ModulesDir != "" {
 		if src.tree, err = dirTree(o.ModulesDir); err != nil {

@@ -170,6 +170,9 @@ func add(r *openapi31.Reflector, op api.Operation) error {
 	case api.KindUpload:
 		oc.AddReqStructure("", openapi.WithContentType(mediaOf(op)))
 		addResponse(oc, op)
+	case api.KindImport:
+		oc.AddReqStructure("", openapi.WithContentType(mediaOf(op)))
+		addSteps(oc, op)
 	case api.KindFrames, api.KindRaw:
 		addStream(oc, op)
 	}
@@ -182,11 +185,18 @@ func addJSON(oc openapi.OperationContext, op api.Operation) {
 	if op.Request != nil {
 		oc.AddReqStructure(op.Request)
 	}
-	addResponse(oc, op)
 	if op.Kind == api.KindSteps {
-		oc.SetDescription("Answers with server-sent events when the request accepts them; see StepEvent for the data of a step.")
-		oc.AddRespStructure("", openapi.WithHTTPStatus(http.StatusOK), openapi.WithContentType(api.MediaSSE))
+		addSteps(oc, op)
+	} else {
+		addResponse(oc, op)
 	}
+}
+
+// addSteps describes an answer that is JSON or server-sent events.
+func addSteps(oc openapi.OperationContext, op api.Operation) {
+	addResponse(oc, op)
+	oc.SetDescription("Answers with server-sent events when the request accepts them; see StepEvent for the data of a step.")
+	oc.AddRespStructure("", openapi.WithHTTPStatus(http.StatusOK), openapi.WithContentType(api.MediaSSE))
 }
 
 func addResponse(oc openapi.OperationContext, op api.Operation) {

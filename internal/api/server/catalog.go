@@ -2,7 +2,6 @@ package server
 
 import (
 	"net/http"
-	"path/filepath"
 	"strings"
 
 	"banger/internal/api"
@@ -25,16 +24,7 @@ func (s *Server) imageHandlers() map[string]handler {
 			}
 			return s.Images.Pull(r.Context(), req, report)
 		}),
-		"importImage": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			req, err := decode[api.ImageImport](w, r)
-			if err == nil {
-				err = absolute("path", req.Path)
-			}
-			if err != nil {
-				return nil, err
-			}
-			return s.Images.Import(r.Context(), req, report)
-		}),
+		"importImage": s.uploading(s.steps(s.importImage)),
 		"deleteImage": answer(func(r *http.Request) (any, error) {
 			return nil, s.Manager.References(func(images, _ map[string][]string) error {
 				return unused(images, func(inUse func(id string) []string) error {
@@ -67,19 +57,7 @@ func (s *Server) kernelHandlers() map[string]handler {
 			}
 			return s.Kernels.Pull(r.Context(), req, report)
 		}),
-		"importKernel": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			req, err := decode[api.KernelImport](w, r)
-			if err == nil {
-				err = absolute("path", req.Path)
-			}
-			if err == nil && req.Modules != "" {
-				err = absolute("modules", req.Modules)
-			}
-			if err != nil {
-				return nil, err
-			}
-			return s.Kernels.Import(r.Context(), req, report)
-		}),
+		"importKernel": s.uploading(s.steps(s.importKernel)),
 		"deleteKernel": answer(func(r *http.Request) (any, error) {
 			return nil, s.Manager.References(func(_, kernels map[string][]string) error {
 				return unused(kernels, func(inUse func(id string) []string) error {
@@ -134,14 +112,6 @@ func unused(users map[string][]string, remove func(inUse func(id string) []strin
 func required(field, value string) error {
 	if value == "" {
 		return fault.New(fault.Invalid, "field %q is missing", field)
-	}
-	return nil
-}
-
-// absolute checks a path on the host: the daemon's working directory is nobody's.
-func absolute(field, value string) error {
-	if !filepath.IsAbs(value) {
-		return fault.New(fault.Invalid, "field %q: %.100q is not an absolute path", field, value)
 	}
 	return nil
 }

@@ -314,7 +314,7 @@ func TestRefusals(t *testing.T) {
 		{"a bad signal", post("/v1/vms/box/kill", `{"signal":"FROWN"}`), 400, "FROWN"},
 		{"a negative timeout", post("/v1/vms/box/stop", `{"timeout":-1}`), 400, "timeout"},
 		{"no reference", post("/v1/images/pull", `{}`), 400, "ref"},
-		{"a relative path", post("/v1/images/import", `{"path":"x.tar"}`), 400, "absolute"},
+		{"a file name that is none", "POST /v1/images/import?file=a%0Ab HTTP/1.1\nHost: banger\nContent-Length: 0\n\n", 400, "file"},
 		{"a relative guest path", "GET /v1/vms/box/files?path=x HTTP/1.1\nHost: banger\n\n", 400, "absolute"},
 		{"a log that is none", "GET /v1/vms/box/logs?source=ship HTTP/1.1\nHost: banger\n\n", 400, "ship"},
 		{"a stream without upgrade", "POST /v1/vms/box/exec HTTP/1.1\nHost: banger\nContent-Length: 0\n\n", 400, "banger-stream"},

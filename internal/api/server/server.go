@@ -57,7 +57,8 @@ type Images interface {
 	List() ([]model.Image, error)
 	Get(ref string) (model.Image, error)
 	Pull(ctx context.Context, req api.ImagePull, report step.Reporter) (model.Image, error)
-	Import(ctx context.Context, req api.ImageImport, report step.Reporter) (model.Image, error)
+	// Import makes an image of the file at path, which it may read but not keep.
+	Import(ctx context.Context, path string, req api.ImageImport, report step.Reporter) (model.Image, error)
 	Delete(ctx context.Context, ref string, inUse func(id string) []string) error
 	Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error)
 }
@@ -67,7 +68,7 @@ type Kernels interface {
 	List() ([]model.Kernel, error)
 	Get(ref string) (model.Kernel, error)
 	Pull(ctx context.Context, req api.KernelPull, report step.Reporter) (model.Kernel, error)
-	Import(ctx context.Context, req api.KernelImport, report step.Reporter) (model.Kernel, error)
+	Import(ctx context.Context, files KernelFiles, req api.KernelImport, report step.Reporter) (model.Kernel, error)
 	Delete(ctx context.Context, ref string, inUse func(id string) []string) error
 	Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error)
 }
