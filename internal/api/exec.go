@@ -20,8 +20,8 @@ const (
 	ExitTimedOut     = 124                    // exit code of a command whose time was over, as timeout(1)
 )
 
-// ExecCall asks for one command in a running VM and for its whole result. It is the JSON body of the
-// operation exec without an upgrade. The command ends when the client closes its connection.
+// ExecCall asks for one command in a running VM and for its whole result. It is the JSON body of
+// the operation exec without an upgrade. The command ends when the client closes its connection.
 type ExecCall struct {
 	Argv        []string      `json:"argv"`                                   // the program, looked up in the guest's PATH, and its arguments
 	Env         []string      `json:"env,omitempty"`                          // NAME=VALUE, added to the VM's environment
@@ -70,8 +70,8 @@ func (o ExecOutput) Bytes() []byte {
 	return []byte(o.Text)
 }
 
-// ExecCall runs a command in a running VM to its end and returns its output. The end of ctx ends the
-// command. For streams, a terminal or signals use Exec.
+// ExecCall runs a command in a running VM to its end and returns its output. The end of ctx ends
+// the command. For streams, a terminal or signals use Exec.
 func (c *Client) ExecCall(ctx context.Context, ref string, call ExecCall) (ExecResult, error) {
 	return ask[ExecResult](ctx, c, query{method: http.MethodPost, target: target("vms", ref, "exec", nil), in: call})
 }

@@ -21,7 +21,8 @@ type FrameReader interface {
 	ReadFrame() (proto.FrameType, []byte, error)
 }
 
-// Receiver passes on what a command's stream says. Its fields are set before Receive; each may be nil.
+// Receiver passes on what a command's stream says. Its fields are set before Receive; each may be
+// nil.
 type Receiver struct {
 	Stdout, Stderr io.Writer    // what the command writes
 	Stdin          *proto.Stdin // the sender of the command's input, which is told of acknowledgements
@@ -39,8 +40,9 @@ type result struct {
 	err  error
 }
 
-// Receive reads frames until the stream ends and returns how the command ended. The daemon may have to
-// clean up after the command's end. A stream that ends without the command's end is an error.
+// Receive reads frames until the stream ends and returns how the command ended. The daemon may
+// have to clean up after the command's end. A stream that ends without the command's end is an
+// error.
 func (r *Receiver) Receive(frames FrameReader) (proto.Exit, error) {
 	var ended *result
 	for {
@@ -151,8 +153,8 @@ type Streams struct {
 // hangupGrace is how long the daemon may take to end a command after a hang-up.
 const hangupGrace = 20 * time.Second
 
-// Attach joins the streams to the command of an exec stream and returns how the command ended. The end of
-// ctx hangs up. It closes the Stream; a Read from Stdin may outlive it.
+// Attach joins the streams to the command of an exec stream and returns how the command ended. The
+// end of ctx hangs up. It closes the Stream; a Read from Stdin may outlive it.
 func (s *Stream) Attach(ctx context.Context, streams Streams) (proto.Exit, error) {
 	defer s.Close()
 	stdin := s.Stdin()

@@ -17,7 +17,8 @@ import (
 	"banger/internal/step"
 )
 
-// content is what an import sends to the daemon. The CLI opens it, so an import reads what its user may read.
+// content is what an import sends to the daemon. The CLI opens it, so an import reads what its
+// user may read.
 type content struct {
 	io.ReadCloser
 	file      string // what errors call it: its absolute path, "" for standard input
@@ -161,14 +162,14 @@ func (k kernelPacker) pack(kernel *content, modules string) error {
 	})
 }
 
-// ofModules reports whether an import needs a file of a modules' directory: modules, what lists them, and
-// what depmod made of them.
+// ofModules reports whether an import needs a file of a modules' directory: modules, what lists
+// them, and what depmod made of them.
 func ofModules(name string) bool {
 	return strings.Contains(name, ".ko") || strings.HasPrefix(name, "modules.") || name == "config"
 }
 
-// configOf finds a kernel's configuration: in the modules' directory, where it is sent with the modules, or
-// beside the kernel, as /boot/config-VERSION beside /boot/vmlinuz-VERSION.
+// configOf finds a kernel's configuration: in the modules' directory, where it is sent with the
+// modules, or beside the kernel, as /boot/config-VERSION beside /boot/vmlinuz-VERSION.
 func configOf(kernel, modules string) string {
 	if modules != "" && exists(filepath.Join(modules, "config")) {
 		return ""

@@ -28,7 +28,7 @@ func newDaemonCmd(a *app) *cobra.Command {
 	cmd := newGroupCmd("daemon", "Control the daemon, bangerd",
 		"Commands start bangerd if it does not run. VMs continue to run when bangerd stops, and it finds them when it starts again.")
 	cmd.AddCommand(newDaemonStartCmd(a), newDaemonStopCmd(a), newDaemonStatusCmd(a), newDaemonRestartCmd(a),
-		newDaemonLogsCmd(a))
+		newDaemonLogsCmd(a), newDaemonBundleCmd(a))
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 	"banger/internal/cli/ui"
 	"banger/internal/doctor"
 	"banger/internal/fault"
+	"banger/internal/paths"
 )
 
 type doctorOptions struct{ json bool }
@@ -35,15 +36,7 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	env := doctor.Host(layout)
-	settings := doctor.Check{Name: "config", Feature: "configuration", Status: doctor.Pass, Summary: "the configuration is valid"}
-	if cfg, file, err := a.config(); err != nil {
-		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
-		settings.Fix = "Edit " + file
-	} else {
-		env.QEMU = cfg.QEMU
-	}
-	checks := append(doctor.Run(ctx, env), settings)
+	checks := a.checkHost(ctx, layout)
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -56,6 +49,19 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 		return status(fault.Unsupported.ExitCode()) // the checks gave the reasons
 	}
 	return err
+}
+
+// checkHost does all checks. The check of the configuration is the last one.
+func (a *app) checkHost(ctx context.Context, layout paths.Layout) []doctor.Check {
+	env := doctor.Host(layout)
+	settings := doctor.Check{Name: "config", Feature: "configuration", Status: doctor.Pass, Summary: "the configuration is valid"}
+	if cfg, file, err := a.config(); err != nil {
+		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
+		settings.Fix = "Edit " + file
+	} else {
+		env.QEMU = cfg.QEMU
+	}
+	return append(doctor.Run(ctx, env), settings)
 }
 
 // writeChecks writes a line for each check, with the details and the solution below those that did

@@ -293,7 +293,7 @@ type fakeImages struct{}
 func fakeImage() model.Image {
 	return model.Image{ID: strings.Repeat("ab", 32), Names: []string{"docker.io/library/nginx:1.27"}, Source: "registry", Digest: "sha256:1234",
 		Size: 180 * model.MiB, Created: time.Now().Add(-26 * time.Hour),
-		Config: model.ImageConfig{Entrypoint: []string{"echo", "an image"}, Cmd: []string{"says"}, Env: []string{"PATH=/bin"}}}
+		Config: model.ImageConfig{Entrypoint: []string{"echo", "an image"}, Cmd: []string{"says"}, Env: []string{"PATH=/bin", "TOKEN=planted-image-env"}}}
 }
 
 func (fakeImages) List() ([]model.Image, error)                                { return []model.Image{fakeImage()}, nil }

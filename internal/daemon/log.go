@@ -16,8 +16,8 @@ import (
 // maxLog bounds the daemon's log, bytes, in two files.
 const maxLog = 16 << 20
 
-// openLog opens the bounded log. Crashes go there as well: the standard error of a daemon that was started on
-// demand leads nowhere.
+// openLog opens the bounded log. Crashes go there as well: the standard error of a daemon that was
+// started on demand leads nowhere.
 func openLog(opts Options, cfg *config.Config) (*slog.Logger, func() error, error) {
 	path := opts.Layout.DaemonLog()
 	file, err := console.Open(path, maxLog)

@@ -52,7 +52,8 @@ func goroutines(w http.ResponseWriter, _ *http.Request) error {
 	}
 }
 
-// profile writes one profile of package runtime/pprof, or a CPU profile or trace of the next seconds.
+// profile writes one profile of package runtime/pprof, or a CPU profile or trace of the next
+// seconds.
 func profile(w http.ResponseWriter, r *http.Request) error {
 	if text := r.URL.Query().Get("seconds"); text != "" {
 		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > maxProfile {

@@ -17,8 +17,8 @@ import (
 	"banger/internal/vm"
 )
 
-// maxExecBytes bounds the output that all exec calls under way hold together. Output beyond it counts as
-// missing, as output beyond the call's own bound does.
+// maxExecBytes bounds the output that all exec calls under way hold together. Output beyond it
+// counts as missing, as output beyond the call's own bound does.
 const maxExecBytes = 64 << 20
 
 // exec runs a command: as a stream if the client asks for an upgrade, otherwise as a plain call.
@@ -158,8 +158,8 @@ func openExec(ctx context.Context, agent vm.Agent, start []byte) (net.Conn, erro
 	return conn, nil
 }
 
-// hangUp asks the guest to end a command, and cuts the stream off after a grace. A guest that reads nothing
-// would block the asking, so that has a goroutine of its own, which the cut ends.
+// hangUp asks the guest to end a command, and cuts the stream off after a grace. A guest that
+// reads nothing would block the asking, so that has a goroutine of its own, which the cut ends.
 func hangUp(out *proto.Writer, conn net.Conn, ended <-chan struct{}) {
 	go func() { _ = out.WriteFrame(proto.FrameHangup, nil) }()
 	grace := time.NewTimer(hangupGrace)
@@ -171,7 +171,8 @@ func hangUp(out *proto.Writer, conn net.Conn, ended <-chan struct{}) {
 	conn.Close()
 }
 
-// signalOf returns the name of the signal that ended a command, "" if the guest's word for it is no name.
+// signalOf returns the name of the signal that ended a command, "" if the guest's word for it is
+// no name.
 func signalOf(exit proto.Exit) string {
 	const longest = 16
 	name := exit.Signal
@@ -212,8 +213,9 @@ func (c *capture) release() {
 	c.taken = 0
 }
 
-// argv returns what a container runtime would run: the image's entrypoint with the given arguments, or with
-// the image's own if none are given (OCI image-spec, config.md, "Entrypoint" and "Cmd").
+// argv returns what a container runtime would run: the image's entrypoint with the given
+// arguments, or with the image's own if none are given (OCI image-spec, config.md, "Entrypoint"
+// and "Cmd").
 func argv(cfg model.ImageConfig, given []string) []string {
 	if len(given) == 0 {
 		given = cfg.Cmd

@@ -15,10 +15,12 @@ import (
 	"banger/internal/requestid"
 )
 
-// handler serves one operation. An error that it returns before it wrote anything becomes a problem.
+// handler serves one operation. An error that it returns before it wrote anything becomes a
+// problem.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// reply is a ResponseWriter that records the status. http.ResponseController finds the real one by Unwrap.
+// reply is a ResponseWriter that records the status. http.ResponseController finds the real one by
+// Unwrap.
 type reply struct {
 	http.ResponseWriter
 	status int // 0: nothing was written yet
@@ -43,8 +45,8 @@ func (w *reply) begin(status int) {
 
 func (w *reply) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// guard gives each request an id, counts it, and refuses what no client of ours sends. A web page can
-// make a browser send requests, but cannot leave out Origin or choose Host.
+// guard gives each request an id, counts it, and refuses what no client of ours sends. A web page
+// can make a browser send requests, but cannot leave out Origin or choose Host.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(api.HeaderRequestID)
@@ -128,7 +130,8 @@ func (s *Server) serve(op api.Operation, h handler) http.Handler {
 	})
 }
 
-// recover turns a handler's panic into a problem: one request must not end the daemon that holds all VMs.
+// recover turns a handler's panic into a problem: one request must not end the daemon that holds
+// all VMs.
 func (s *Server) recover(w *reply, r *http.Request) {
 	p := recover()
 	if p == nil {
@@ -143,8 +146,9 @@ func (s *Server) recover(w *reply, r *http.Request) {
 		WithHint("Please report it, with %s.", s.Layout.DaemonLog()))
 }
 
-// fail answers with a problem. If an answer has begun, the problem becomes its trailer. A client that does
-// not read trailers has its answer cut off, so that it does not take the answer for complete.
+// fail answers with a problem. If an answer has begun, the problem becomes its trailer. A client
+// that does not read trailers has its answer cut off, so that it does not take the answer for
+// complete.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if out, ok := w.(*reply); ok && out.status != 0 {
 		s.Log.WarnContext(r.Context(), "cutting off an answer", "path", r.URL.Path, "error", err)
@@ -171,8 +175,8 @@ func takesTrailers(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// problem describes err, with the request's id and what the VM's record says about the failure. It logs an
-// internal error, because the log is where a bug report is followed up.
+// problem describes err, with the request's id and what the VM's record says about the failure. It
+// logs an internal error, because the log is where a bug report is followed up.
 func (s *Server) problem(ctx context.Context, err error, ref string) *api.Problem {
 	p := api.ProblemOf(err)
 	p.RequestID = requestid.From(ctx)

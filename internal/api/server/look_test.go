@@ -61,7 +61,8 @@ func TestRequestIDHeader(t *testing.T) {
 	}
 }
 
-// TestRequestIDOfFailures looks for the id in problems, events, frames and the context of the manager.
+// TestRequestIDOfFailures looks for the id in problems, events, frames and the context of the
+// manager.
 func TestRequestIDOfFailures(t *testing.T) {
 	t.Parallel()
 	w := serve(t)

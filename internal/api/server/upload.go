@@ -45,7 +45,8 @@ type KernelFiles struct {
 	Modules string // path of a directory named by the version; "" if the client sent none
 }
 
-// uploading wraps an operation whose body may be gigabytes: a client reads a refusal before it has sent all.
+// uploading wraps an operation whose body may be gigabytes: a client reads a refusal before it has
+// sent all.
 func (s *Server) uploading(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		rc := http.NewResponseController(w)
@@ -227,8 +228,8 @@ func (u *upload) kernelFile(files *KernelFiles, name string, r io.Reader) (err e
 	return nil
 }
 
-// badUpload gives an error of an archive its kind: what is wrong with an archive is invalid, and a full disk
-// is not the archive's fault.
+// badUpload gives an error of an archive its kind: what is wrong with an archive is invalid, and a
+// full disk is not the archive's fault.
 func badUpload(err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {

@@ -83,7 +83,8 @@ func TestImportImage(t *testing.T) {
 	}
 }
 
-// TestImportFails has each part of an import fail. Nothing is left, and nothing cut off is imported.
+// TestImportFails has each part of an import fail. Nothing is left, and nothing cut off is
+// imported.
 func TestImportFails(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {

@@ -19,8 +19,8 @@ import (
 // xattrRecord begins the PAX record of an extended attribute, as star, GNU tar and docker write it.
 const xattrRecord = "SCHILY.xattr."
 
-// PackRoot returns a directory with a root file system as a plain tar stream, names in order. It keeps
-// devices, pipes and extended attributes, and owners if root reads. It follows no links.
+// PackRoot returns a directory with a root file system as a plain tar stream, names in order. It
+// keeps devices, pipes and extended attributes, and owners if root reads. It follows no links.
 func PackRoot(ctx context.Context, dir string) io.ReadCloser {
 	pr, pw := io.Pipe()
 	go func() {
@@ -34,7 +34,8 @@ func PackRoot(ctx context.Context, dir string) io.ReadCloser {
 	return pr
 }
 
-// rootPacker packs one root file system. Sockets are left out, and so is what is mounted below the root.
+// rootPacker packs one root file system. Sockets are left out, and so is what is mounted below the
+// root.
 type rootPacker struct {
 	tw        *tar.Writer
 	root      string
@@ -162,8 +163,8 @@ func (w *rootPacker) file(path string, hdr *tar.Header) error {
 	return nil
 }
 
-// xattrsOf reads a file's extended attributes that a tar can carry. Those that cannot be read are left out,
-// as other tools do: few file systems have all of them.
+// xattrsOf reads a file's extended attributes that a tar can carry. Those that cannot be read are
+// left out, as other tools do: few file systems have all of them.
 func xattrsOf(path string) map[string]string {
 	list := make([]byte, 64<<10) // XATTR_LIST_MAX
 	n, err := unix.Llistxattr(path, list)

@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/cli/bundle"
+	"banger/internal/cli/ui"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/version"
+)
+
+type bundleOptions struct {
+	file  string
+	force bool
+	json  bool
+}
+
+func newDaemonBundleCmd(a *app) *cobra.Command {
+	var o bundleOptions
+	cmd := &cobra.Command{
+		Use:   "bundle [FILE]",
+		Short: "Write one file for a bug report",
+		Long: `Collects versions, doctor's report, the configuration, the daemon's state, log, metrics and goroutines, the records and the logs of the VMs into one tar.gz that its owner only can read. It does not start the daemon; what is missing without it is listed.
+
+Environment values, registry credentials and private keys are removed. A guest's console may hold other things that are private: look through the file before you send it.`,
+		Example: "banger daemon bundle\nbanger daemon bundle --force /tmp/report.tar.gz",
+		Args:    cobra.MaximumNArgs(1),
+	}
+	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+		now := time.Now()
+		o.file = "banger-bundle-" + now.Format("20060102-150405") + ".tar.gz"
+		if len(args) > 0 {
+			o.file = args[0]
+		}
+		if o.file == "" {
+			return usage(cmd, "%s: FILE is empty", cmd.CommandPath())
+		}
+		return runDaemonBundle(ctx, o, now, a)
+	})
+	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "replace FILE if it exists")
+	addJSON(cmd, &o.json)
+	return cmd
+}
+
+func runDaemonBundle(ctx context.Context, o bundleOptions, now time.Time, a *app) error {
+	layout, err := a.layout()
+	if err != nil {
+		return err
+	}
+	src := a.bundleSource(layout, now)
+	switch client, err := a.running(ctx); {
+	case err == nil:
+		defer client.Close()
+		src.Client = client
+	case absent(err):
+		src.Absent = fault.New(fault.Unavailable, "bangerd is not running")
+	default:
+		src.Absent = err
+	}
+	var entries []bundle.Entry
+	err = writeNew(o.file, o.force, func(w io.Writer) (err error) {
+		entries, err = bundle.Write(ctx, w, src)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.showBundle(o, entries)
+}
+
+// bundleSource is what a bundle is made from, but for the daemon.
+func (a *app) bundleSource(layout paths.Layout, now time.Time) bundle.Source {
+	return bundle.Source{
+		Layout: layout, LookupEnv: a.lookupEnv, Now: now,
+		Version: api.Version{
+			Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation,
+		},
+		Doctor: func(ctx context.Context) any { return a.checkHost(ctx, layout) },
+		Config: func() (any, error) {
+			cfg, _, err := a.config()
+			if err != nil {
+				return nil, err
+			}
+			return cfg.Rows(), nil
+		},
+	}
+}
+
+// showBundle lists what is in a bundle and what is not.
+func (a *app) showBundle(o bundleOptions, entries []bundle.Entry) error {
+	info, err := os.Stat(o.file)
+	if err != nil {
+		return fmt.Errorf("looking at the bundle: %w", err)
+	}
+	if o.json {
+		return ui.JSON(a.Out, map[string]any{"file": o.file, "size": info.Size(), "parts": entries})
+	}
+	t := ui.Table{Columns: []ui.Column{{Title: "PART", Min: 16}, {Title: "SIZE", Right: true}, {Title: "MISSING", Min: 10}}}
+	for _, e := range entries {
+		size := e.Size.String()
+		if e.Missing != "" {
+			size = "-"
+		}
+		t.Rows = append(t.Rows, []string{e.Name, size, e.Missing})
+	}
+	if err := t.Write(a.Out, width(a.Out), a.style(a.Out)); err != nil {
+		return err
+	}
+	a.note("wrote %s, %s", o.file, model.Bytes(info.Size()))
+	a.note("Environment values, credentials and keys are removed. Look through the file before you send it.")
+	return nil
+}
+
+// writeNew makes a file that only its owner can read, which appears when it is complete. An
+// existing file is replaced only with force.
+func writeNew(file string, force bool, write func(io.Writer) error) (err error) {
+	if _, err := os.Lstat(file); err == nil && !force {
+		return taken(file)
+	}
+	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	if err != nil {
+		return fileFault(err)
+	}
+	defer func() { err = errors.Join(err, ignoreGone(os.Remove(f.Name()))) }()
+	out := bufio.NewWriter(f)
+	if err := errors.Join(write(out), out.Flush(), f.Close()); err != nil {
+		return err
+	}
+	if force {
+		return os.Rename(f.Name(), file)
+	}
+	if err := os.Link(f.Name(), file); errors.Is(err, fs.ErrExist) {
+		return taken(file)
+	} else if err == nil {
+		return nil
+	}
+	return os.Rename(f.Name(), file) // a file system without hard links
+}
+
+func taken(file string) error {
+	return fault.New(fault.Exists, "%s exists", file).WithHint("Choose another file, or replace this one with --force.")
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
