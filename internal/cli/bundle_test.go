@@ -51,7 +51,7 @@ func TestBundleHoldsNoSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	delete(planted, "driver's state") // in the logs nobody can know it, in the record it is looked for below
+	delete(planted, "driver's state") // only the record holds it: see below
 
 	file := filepath.Join(home, "report.tar.gz")
 	var out, errs bytes.Buffer

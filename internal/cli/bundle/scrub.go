@@ -31,12 +31,13 @@ type scrubber struct {
 	secrets  map[string]bool
 	longest  int // bytes of the longest secret
 	replacer *strings.Replacer
+	patterns []pattern
 }
 
 // newScrubber returns a scrubber that knows the secrets of this home and of the registries'
 // credentials.
 func newScrubber(layout paths.Layout, lookupEnv func(string) (string, bool)) *scrubber {
-	s := &scrubber{secrets: map[string]bool{}}
+	s := &scrubber{secrets: map[string]bool{}, patterns: patterns()}
 	s.addKey(layout.SSHKey())
 	dir, ok := lookupEnv("DOCKER_CONFIG")
 	if home, _ := lookupEnv("HOME"); !ok || dir == "" {
@@ -130,22 +131,37 @@ func (s *scrubber) seal() {
 // text removes secrets from a text.
 func (s *scrubber) text(text string) string {
 	text = s.replacer.Replace(text)
-	for _, p := range patterns {
+	for _, p := range s.patterns {
 		text = p.find.ReplaceAllString(text, p.replace)
 	}
 	return text
 }
 
-// patterns find what looks like a secret, whoever wrote it.
-var patterns = []struct {
+// pattern finds one kind of secret.
+type pattern struct {
 	find    *regexp.Regexp
 	replace string
-}{
-	{regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[A-Za-z0-9+/=\s\\]*(-----END [A-Z0-9 ]*PRIVATE KEY-----)?`), removed},
-	{regexp.MustCompile(`[A-Za-z0-9+/=\r\n]*-----END [A-Z0-9 ]*PRIVATE KEY-----`), removed}, // its beginning was cut off
-	{regexp.MustCompile(`(://)[^/\s:@"']+:[^/\s@"']+@`), "${1}" + removed + "@"},
-	{regexp.MustCompile(`(?i)(authorization["']?\s*[:=]\s*["']?(?:basic|bearer|token)?\s*)[^\s"',;]+`), "${1}" + removed},
-	{regexp.MustCompile(`(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}" + removed},
-	{regexp.MustCompile(`(?i)((?:password|passwd|secret|token|api[_-]?key|private[_-]?key)["']?\s*[:=]\s*["']?)[^\s"',;&}\]]+`), "${1}" + removed},
-	{regexp.MustCompile(`\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|AKIA)[A-Za-z0-9_-]{12,}`), removed},
+}
+
+// patterns find what looks like a secret, whoever wrote it. They are compiled when a bundle is made, and not
+// at the start of every command.
+func patterns() []pattern {
+	const (
+		begin = `-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`
+		end   = `-----END [A-Z0-9 ]*PRIVATE KEY-----`
+		names = `password|passwd|secret|token|api[_-]?key|private[_-]?key`
+	)
+	var all []pattern
+	for _, p := range [][2]string{
+		{begin + `[A-Za-z0-9+/=\s\\]*(` + end + `)?`, removed},
+		{`[A-Za-z0-9+/=\r\n]*` + end, removed}, // its beginning was cut off
+		{`(://)[^/\s:@"']+:[^/\s@"']+@`, "${1}" + removed + "@"},
+		{`(?i)(authorization["']?\s*[:=]\s*["']?(?:basic|bearer|token)?\s*)[^\s"',;]+`, "${1}" + removed},
+		{`(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}`, "${1}" + removed},
+		{`(?i)((?:` + names + `)["']?\s*[:=]\s*["']?)[^\s"',;&}\]]+`, "${1}" + removed},
+		{`\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|AKIA)[A-Za-z0-9_-]{12,}`, removed},
+	} {
+		all = append(all, pattern{regexp.MustCompile(p[0]), p[1]})
+	}
+	return all
 }
