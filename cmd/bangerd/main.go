@@ -1,4 +1,5 @@
-// Bangerd is banger's daemon: it holds the VMs of one user and serves the API on a unix socket. Nobody needs to start it; banger does.
+// Bangerd is banger's daemon: it holds the VMs of one user and serves the API on a unix socket.
+// banger starts it on demand.
 package main
 
 import (
@@ -52,9 +53,9 @@ func start(opts daemon.Options, readyFD int) (err error) {
 		}
 	}
 	if opts.Layout, err = paths.FromEnv(os.Getenv, os.Geteuid()); err != nil {
-		return errors.Join(err, opts.Ready.Tell(err))
+		return errors.Join(err, opts.Ready.Report(err))
 	}
-	syscall.Umask(0o077) // all that it makes is its user's own
+	syscall.Umask(0o077) // its files are for its user only
 	signal.Ignore(syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

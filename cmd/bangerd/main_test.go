@@ -19,7 +19,8 @@ import (
 	"banger/internal/paths"
 )
 
-// TestMain makes the test binary a bangerd when it is called by that name: newHome puts such a link into PATH.
+// TestMain makes the test binary act as bangerd if it is called by that name. newHome puts such a
+// link into PATH.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "bangerd" {
 		os.Exit(run())
@@ -121,7 +122,7 @@ func getsid(pid int) (int, error) {
 	return int(sid), nil
 }
 
-// zombie tells whether the process has ended and its parent, this test, has not asked how.
+// zombie reports whether the process has ended and this test, its parent, has not waited for it.
 func zombie(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	return err == nil && bytes.Contains(stat, []byte(") Z "))
@@ -202,7 +203,8 @@ func waitGone(t *testing.T, pid int) {
 	}
 }
 
-// TestRestartRace stops the daemon again and again while clients connect: each gets the old one or the new one.
+// TestRestartRace stops the daemon repeatedly while clients connect. Each client gets the old or
+// the new daemon.
 func TestRestartRace(t *testing.T) {
 	layout := newHome(t)
 	connect(t, layout)
@@ -239,7 +241,8 @@ func TestRestartRace(t *testing.T) {
 	wg.Wait()
 }
 
-// TestStartErrorReachesTheUser breaks the home in several ways, and reads why the daemon did not start.
+// TestStartErrorReachesTheUser breaks the home in several ways and reads the reason why the daemon
+// did not start.
 func TestStartErrorReachesTheUser(t *testing.T) {
 	for name, c := range map[string]struct {
 		breakIt func(l paths.Layout) error
@@ -248,7 +251,7 @@ func TestStartErrorReachesTheUser(t *testing.T) {
 		"the state is a file":  {func(l paths.Layout) error { return os.WriteFile(l.State, nil, 0o600) }, "state"},
 		"a key that is none":   {func(l paths.Layout) error { return write(l.ConfigFile(), "[vm]\nmemroy = \"1G\"\n") }, "memroy"},
 		"the database is none": {func(l paths.Layout) error { return write(l.Database(), "not SQLite at all, and long enough to tell\n") }, "banger.db"},
-		"the runtime folder is open": {func(l paths.Layout) error {
+		"the runtime directory is open": {func(l paths.Layout) error {
 			return errors.Join(os.MkdirAll(l.Runtime, 0o755), os.Chmod(l.Runtime, 0o755))
 		},
 			"open to others"},

@@ -23,26 +23,28 @@ import (
 )
 
 const (
-	// Generation counts incompatible changes of this API. A client states its own in HeaderGeneration, and the daemon refuses what it
-	// does not speak before it does anything.
+	// Generation counts incompatible changes of this API. A client states its own in
+	// HeaderGeneration. The daemon refuses a request of another generation before it does anything.
 	Generation = 2
-	// HeaderGeneration may be left out; then the daemon takes the request as being of its own generation.
+	// HeaderGeneration is optional. Without it the request counts as one of the daemon's
+	// generation.
 	HeaderGeneration = "Banger-Api"
-	// HeaderRequestID holds the id of a request: in the answer always, and in the request if the client chose
-	// it. See requestid.Valid for what may be chosen.
+	// HeaderRequestID holds the id of a request: always in the answer, and in the request if the
+	// client chooses the id. requestid.Valid says which ids a client may choose.
 	HeaderRequestID = "Banger-Request-Id"
-	// Host is the only Host header that the daemon answers to: a page in a browser that was tricked into sending a request here
-	// cannot set it.
+	// Host is the only Host header that the daemon accepts. A web page that makes a browser send
+	// requests here cannot set it.
 	Host = "banger"
 )
 
-// mediaBytes is the media type of content that says itself what it is.
+// mediaBytes is the media type of content whose format the daemon recognises by itself.
 const mediaBytes = "application/octet-stream"
 
 // maxReply bounds a JSON reply, bytes: a list of 10,000 VMs is about 20 MB.
 const maxReply = 64 << 20
 
-// Client speaks to the daemon. It is safe for concurrent use. Errors that the daemon answered are *Error; all errors have a fault kind.
+// Client speaks to the daemon. It is safe for concurrent use. An error that the daemon reported is
+// an *Error. All errors have a fault kind.
 type Client struct {
 	socket string
 	http   *http.Client
@@ -51,15 +53,16 @@ type Client struct {
 	first net.Conn // opened by Connect, for the first request to use
 }
 
-// Dial returns a client for the daemon that listens on the unix socket. It connects at the first request; Connect does so at once
-// and can start the daemon.
+// Dial returns a client for the daemon that listens on the unix socket. The client connects at the
+// first request. Connect connects at once and can start the daemon.
 func Dial(socket string) *Client {
 	c := &Client{socket: socket}
 	c.http = &http.Client{
 		Transport: &http.Transport{
 			DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
 			DisableCompression: true,
-			// An upload begins when the daemon has agreed, so that a refusal is not lost in a broken pipe.
+			// An upload begins after the daemon has agreed, so that a refusal is not lost in a
+			// broken pipe.
 			ExpectContinueTimeout: 10 * time.Second,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -70,7 +73,7 @@ func Dial(socket string) *Client {
 // Socket is the path of the socket that the client connects to.
 func (c *Client) Socket() string { return c.socket }
 
-// Close closes idle connections. Streams and requests that are under way go on.
+// Close closes idle connections. Streams and requests under way continue.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,8 +96,8 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	return dialDaemon(ctx, c.socket)
 }
 
-// dialDaemon connects to the socket and makes sure of who listens there: in a folder like /tmp anybody could have put a
-// socket of that name first.
+// dialDaemon connects to the socket and checks who listens there. In a directory like /tmp, anybody
+// could have created a socket of that name first.
 func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 	conn, err := dialUnix(ctx, socket)
 	if err != nil {
@@ -120,8 +123,8 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 	return conn, nil
 }
 
-// dialUnix connects. The kernel answers EAGAIN while more clients wait to be accepted than it keeps (connect(2)); it has no way to tell
-// when there is room again, so that is asked for, less and less often.
+// dialUnix connects. The kernel answers EAGAIN while the queue of waiting clients is full
+// (connect(2)). It cannot report when there is room, so dialUnix asks again, less and less often.
 func dialUnix(ctx context.Context, socket string) (net.Conn, error) {
 	const atMost = 50 * time.Millisecond
 	for pause := time.Millisecond; ; pause = min(2*pause, atMost) {
@@ -140,22 +143,22 @@ func dialUnix(ctx context.Context, socket string) (net.Conn, error) {
 	}
 }
 
-// query is one question to the daemon.
+// query is one request to the daemon.
 type query struct {
 	method, target string
-	in             any           // the body: an io.Reader as it is, anything else as JSON, nil for none
-	media          string        // of a body that is a reader; "" for a tar stream
-	report         step.Reporter // asks for the operation's steps as well, unless nil
+	in             any           // the body: nil, an io.Reader, or a value that is sent as JSON
+	media          string        // media type of a body that is a reader; a tar stream if unset
+	report         step.Reporter // receives the operation's steps; nil requests none
 }
 
-// ask returns the decoded answer.
+// ask sends a request and returns the decoded answer.
 func ask[T any](ctx context.Context, c *Client, q query) (T, error) {
 	var out T
 	err := c.call(ctx, q, &out)
 	return out, err
 }
 
-// call decodes the answer into out unless out is nil.
+// call sends a request and decodes the answer into out, unless out is nil.
 func (c *Client) call(ctx context.Context, q query, out any) error {
 	req, err := newRequest(ctx, q.method, q.target, q.in)
 	if err != nil {
@@ -184,13 +187,13 @@ func (c *Client) call(ctx context.Context, q query, out any) error {
 	return nil
 }
 
-// do sends the request and turns everything that is not a success into an error.
+// do sends the request. Any answer that is not a success becomes an error.
 func (c *Client) do(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
-			err = wrapped.Err // "Post "http://banger/..."" tells nobody anything
+			err = wrapped.Err // the URL of every request is the same
 		}
 		return nil, c.orCanceled(req.Context(), lostDaemon(err))
 	}
@@ -208,7 +211,7 @@ func (c *Client) orCanceled(ctx context.Context, err error) error {
 	return err
 }
 
-// responseErr is nil for a success, an upgrade included.
+// responseErr returns nil for a success, which includes an upgrade.
 func responseErr(resp *http.Response) error {
 	if resp.StatusCode < 300 {
 		return nil
@@ -252,10 +255,11 @@ func newRequest(ctx context.Context, method, target string, in any) (*http.Reque
 	return req, nil
 }
 
-// target is the path of something that has a name, and what to do with it. The name may hold any character.
+// target returns the path of a named thing and of the operation on it. The name may hold any
+// character.
 func target(collection, ref, verb string, values url.Values) string {
 	escaped := url.PathEscape(ref)
-	if strings.Trim(ref, ".") == "" { // "." and ".." would be taken for steps in the path
+	if strings.Trim(ref, ".") == "" { // "." and ".." have a meaning in a path
 		escaped = strings.ReplaceAll(ref, ".", "%2E")
 	}
 	t := "/v1/" + collection + "/" + escaped

@@ -15,7 +15,7 @@ func (c *Client) Images(ctx context.Context) ([]model.Image, error) {
 	return ask[[]model.Image](ctx, c, query{method: http.MethodGet, target: "/v1/images"})
 }
 
-// Image returns the image with that reference, id, or unique id prefix.
+// Image returns one image by its reference, its id, or a unique prefix of its id.
 func (c *Client) Image(ctx context.Context, ref string) (model.Image, error) {
 	return ask[model.Image](ctx, c, query{method: http.MethodGet, target: target("images", ref, "", nil)})
 }
@@ -25,9 +25,11 @@ func (c *Client) PullImage(ctx context.Context, req ImagePull, report step.Repor
 	return ask[model.Image](ctx, c, query{method: http.MethodPost, target: "/v1/images/pull", in: req, report: report})
 }
 
-// ImportImage makes an image of the content: see ImageImport. A content that ends with an error imports
-// nothing.
-func (c *Client) ImportImage(ctx context.Context, content io.Reader, req ImageImport, report step.Reporter) (model.Image, error) {
+// ImportImage makes an image of the content: see ImageImport. If reading the content fails, nothing
+// is imported.
+func (c *Client) ImportImage(
+	ctx context.Context, content io.Reader, req ImageImport, report step.Reporter,
+) (model.Image, error) {
 	values := imports(req.Name, req.File)
 	if req.Directory {
 		values.Set("directory", "true")
@@ -64,19 +66,21 @@ func (c *Client) Kernels(ctx context.Context) ([]model.Kernel, error) {
 	return ask[[]model.Kernel](ctx, c, query{method: http.MethodGet, target: "/v1/kernels"})
 }
 
-// Kernel returns the kernel with that name, id, or unique id prefix.
+// Kernel returns one kernel by its name, its id, or a unique prefix of its id.
 func (c *Client) Kernel(ctx context.Context, ref string) (model.Kernel, error) {
 	return ask[model.Kernel](ctx, c, query{method: http.MethodGet, target: target("kernels", ref, "", nil)})
 }
 
-// PullKernel gets a distribution's kernel.
+// PullKernel downloads a distribution's kernel.
 func (c *Client) PullKernel(ctx context.Context, req KernelPull, report step.Reporter) (model.Kernel, error) {
 	return ask[model.Kernel](ctx, c, query{method: http.MethodPost, target: "/v1/kernels/pull", in: req, report: report})
 }
 
-// ImportKernel makes a kernel of the content: see KernelImport. A content that ends with an error imports
-// nothing.
-func (c *Client) ImportKernel(ctx context.Context, content io.Reader, req KernelImport, report step.Reporter) (model.Kernel, error) {
+// ImportKernel makes a kernel of the content: see KernelImport. If reading the content fails,
+// nothing is imported.
+func (c *Client) ImportKernel(
+	ctx context.Context, content io.Reader, req KernelImport, report step.Reporter,
+) (model.Kernel, error) {
 	values := imports(req.Name, req.File)
 	if req.Archive {
 		values.Set("archive", "true")

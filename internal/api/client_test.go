@@ -38,7 +38,7 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-// answering is a client of a server that writes text to whoever asks.
+// answering returns a client of a server that writes text to every caller.
 func answering(t *testing.T, text string) *Client {
 	t.Helper()
 	socket := filepath.Join(shortDir(t), "sock")
@@ -69,7 +69,8 @@ func answering(t *testing.T, text string) *Client {
 	return c
 }
 
-// TestOddAnswers has the client read what no bangerd writes. It neither hangs nor takes it for success.
+// TestOddAnswers sends the client answers that no bangerd writes. The client neither hangs nor
+// reports success.
 func TestOddAnswers(t *testing.T) {
 	events := "HTTP/1.1 200 OK\nContent-Type: text/event-stream\nConnection: close\n\n"
 	for name, c := range map[string]struct {
@@ -147,14 +148,14 @@ func TestProblemOf(t *testing.T) {
 func TestPrivateDir(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(dir string) error
-		says    string // "" when it is fine
+		says    string // "" if no error is expected
 	}{
 		"not there":          {func(string) error { return nil }, ""},
 		"there":              {func(dir string) error { return os.Mkdir(dir, 0o700) }, ""},
 		"open to others":     {func(dir string) error { return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o750)) }, "open to others"},
-		"a file":             {func(dir string) error { return os.WriteFile(dir, nil, 0o600) }, "not a folder"},
-		"a link":             {func(dir string) error { return os.Symlink(os.TempDir(), dir) }, "not a folder"},
-		"a link to nothing":  {func(dir string) error { return os.Symlink("/nonexistent", dir) }, "not a folder"},
+		"a file":             {func(dir string) error { return os.WriteFile(dir, nil, 0o600) }, "not a directory"},
+		"a link":             {func(dir string) error { return os.Symlink(os.TempDir(), dir) }, "not a directory"},
+		"a link to nothing":  {func(dir string) error { return os.Symlink("/nonexistent", dir) }, "not a directory"},
 		"below everybody's":  {func(dir string) error { return os.Chmod(filepath.Dir(dir), 0o777) }, "everybody"},
 		"below a sticky one": {func(dir string) error { return os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky) }, ""},
 		"somebody else's": {func(dir string) error {
@@ -162,7 +163,7 @@ func TestPrivateDir(t *testing.T) {
 				return os.Symlink("/", dir) // refused as well
 			}
 			return errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 65534, 65534))
-		}, "folder"},
+		}, "directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(shortDir(t), "run")
@@ -177,7 +178,7 @@ func TestPrivateDir(t *testing.T) {
 	}
 }
 
-// TestForeignDaemon has somebody else listen where the daemon would.
+// TestForeignDaemon has another user listen on the daemon's socket.
 func TestForeignDaemon(t *testing.T) {
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can be somebody else")
 	dir := shortDir(t)
@@ -187,7 +188,7 @@ func TestForeignDaemon(t *testing.T) {
 	socket := filepath.Join(dir, "sock")
 	listening := make(chan int, 1)
 	go func() {
-		runtime.LockOSThread() // for good: the thread belongs to another user from here on
+		runtime.LockOSThread() // forever: the thread now runs as another user
 		unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534)
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err == nil {

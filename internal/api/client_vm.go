@@ -12,17 +12,17 @@ import (
 	"banger/internal/step"
 )
 
-// Version tells what answers. It works across API generations.
+// Version returns the versions of the daemon. It works across API generations.
 func (c *Client) Version(ctx context.Context) (Version, error) {
 	return ask[Version](ctx, c, query{method: http.MethodGet, target: "/v1/version"})
 }
 
-// Status tells how the daemon is doing. It works across API generations.
+// Status returns the state of the daemon. It works across API generations.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	return ask[Status](ctx, c, query{method: http.MethodGet, target: "/v1/status"})
 }
 
-// Usage tells what banger keeps on the host's file systems.
+// Usage returns what banger stores on the host's file systems.
 func (c *Client) Usage(ctx context.Context) (model.DiskUsage, error) {
 	return ask[model.DiskUsage](ctx, c, query{method: http.MethodGet, target: "/v1/usage"})
 }
@@ -45,28 +45,29 @@ func (c *Client) VMs(ctx context.Context) ([]model.VM, error) {
 	return ask[[]model.VM](ctx, c, query{method: http.MethodGet, target: "/v1/vms"})
 }
 
-// VM returns the VM with that name, id, or unique id prefix. So it is with every ref below.
+// VM returns one VM by its name, its id, or a unique prefix of its id. The same holds for every ref
+// below.
 func (c *Client) VM(ctx context.Context, ref string) (model.VM, error) {
 	return ask[model.VM](ctx, c, query{method: http.MethodGet, target: target("vms", ref, "", nil)})
 }
 
-// CreateVM makes a VM without starting it. What is missing (image, kernel) is made first. A nil reporter in this and the other calls
-// asks for no steps.
+// CreateVM makes a VM without starting it. It first makes a missing image or kernel. In this and
+// other calls, no steps are requested if the reporter is nil.
 func (c *Client) CreateVM(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error) {
 	return ask[model.VM](ctx, c, query{method: http.MethodPost, target: "/v1/vms", in: req, report: report})
 }
 
-// LaunchVM makes a VM as CreateVM does and starts it, in one operation: see VMCreate.
+// LaunchVM makes and starts a VM in one operation: see VMCreate.
 func (c *Client) LaunchVM(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error) {
 	return ask[model.VM](ctx, c, query{method: http.MethodPost, target: "/v1/vms?start=true", in: req, report: report})
 }
 
-// ChangeVM changes what a VM is and says when the change takes effect.
+// ChangeVM changes a VM and returns when the change takes effect.
 func (c *Client) ChangeVM(ctx context.Context, ref string, change model.Change) (model.Changed, error) {
 	return ask[model.Changed](ctx, c, query{method: http.MethodPatch, target: target("vms", ref, "", nil), in: change})
 }
 
-// DeleteVM removes a VM and all that is its own.
+// DeleteVM deletes a VM and everything that belongs to it.
 func (c *Client) DeleteVM(ctx context.Context, ref string, opts VMDelete, report step.Reporter) error {
 	values := url.Values{}
 	if opts.Force {
@@ -75,12 +76,12 @@ func (c *Client) DeleteVM(ctx context.Context, ref string, opts VMDelete, report
 	return c.call(ctx, query{method: http.MethodDelete, target: target("vms", ref, "", values), report: report}, nil)
 }
 
-// StartVM starts a VM and returns when it can run commands. A VM that runs already is success.
+// StartVM starts a VM and returns when the VM can run commands. Starting a running VM succeeds.
 func (c *Client) StartVM(ctx context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error) {
 	return c.act(ctx, ref, "start", how, report)
 }
 
-// StopVM asks the guest to power off, waits, and then ends it.
+// StopVM asks the guest to power off, waits, and then ends the machine.
 func (c *Client) StopVM(ctx context.Context, ref string, opts VMStop, report step.Reporter) (model.VM, error) {
 	return c.act(ctx, ref, "stop", opts, report)
 }
@@ -95,7 +96,7 @@ func (c *Client) RestartVM(ctx context.Context, ref string, opts VMStop, report 
 	return c.act(ctx, ref, "restart", opts, report)
 }
 
-// RenameVM gives a VM another name.
+// RenameVM changes a VM's name.
 func (c *Client) RenameVM(ctx context.Context, ref, name string) (model.VM, error) {
 	return c.act(ctx, ref, "rename", VMRename{Name: name}, nil)
 }
@@ -104,22 +105,23 @@ func (c *Client) act(ctx context.Context, ref, verb string, in any, report step.
 	return ask[model.VM](ctx, c, query{method: http.MethodPost, target: target("vms", ref, verb, nil), in: in, report: report})
 }
 
-// PruneVMs deletes what no VM needs any more, and VMs that are left over.
+// PruneVMs deletes left-over VMs.
 func (c *Client) PruneVMs(ctx context.Context) (model.Pruned, error) {
 	return ask[model.Pruned](ctx, c, query{method: http.MethodPost, target: "/v1/vms/prune"})
 }
 
-// VMStats tells what a VM costs and does now.
+// VMStats returns what a VM uses now.
 func (c *Client) VMStats(ctx context.Context, ref string) (model.Stats, error) {
 	return ask[model.Stats](ctx, c, query{method: http.MethodGet, target: target("vms", ref, "stats", nil)})
 }
 
-// VMPorts returns the TCP ports that listen in a VM.
+// VMPorts returns the TCP ports that are open in a VM.
 func (c *Client) VMPorts(ctx context.Context, ref string) ([]proto.Port, error) {
 	return ask[[]proto.Port](ctx, c, query{method: http.MethodGet, target: target("vms", ref, "ports", nil)})
 }
 
-// VMLogs returns a log as it is; with Follow it goes on until ctx ends or the VM has stopped. The caller closes it.
+// VMLogs returns a log as a stream, which the caller closes. With Follow the stream continues until
+// ctx ends or the VM has stopped.
 func (c *Client) VMLogs(ctx context.Context, ref string, opts VMLogs) (io.ReadCloser, error) {
 	values := url.Values{}
 	if opts.Source != "" {
@@ -134,18 +136,21 @@ func (c *Client) VMLogs(ctx context.Context, ref string, opts VMLogs) (io.ReadCl
 	return c.open(ctx, target("vms", ref, "logs", values))
 }
 
-// GetFiles returns a file or folder of a VM as a tar stream, which the caller closes. When reading in the guest fails, the
-// stream has no end-of-archive mark, and reading it ends with the reason.
+// GetFiles returns a file or directory of a VM as a tar stream, which the caller closes. If reading
+// in the guest fails, the stream has no end-of-archive mark and ends with the reason.
 func (c *Client) GetFiles(ctx context.Context, ref, path string) (io.ReadCloser, error) {
 	return c.open(ctx, target("vms", ref, "files", url.Values{"path": {path}}))
 }
 
 // PutFiles unpacks a tar stream at a path of a VM.
 func (c *Client) PutFiles(ctx context.Context, ref, path string, archive io.Reader) error {
-	return c.call(ctx, query{method: http.MethodPut, target: target("vms", ref, "files", url.Values{"path": {path}}), in: archive}, nil)
+	return c.call(ctx, query{
+		method: http.MethodPut, target: target("vms", ref, "files", url.Values{"path": {path}}), in: archive,
+	}, nil)
 }
 
-// open returns the body of an answer that is not JSON. When the daemon ends it early, reading it ends with the reason.
+// open returns the body of an answer that is not JSON. If the daemon ends the body early, reading
+// ends with the reason.
 func (c *Client) open(ctx context.Context, path string) (io.ReadCloser, error) {
 	req, err := newRequest(ctx, http.MethodGet, path, nil)
 	if err != nil {

@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	// ReadyFD is the file descriptor on which a daemon that Connect starts says how its start went: the line ReadyLine, or a Problem as JSON.
+	// ReadyFD is the file descriptor on which a daemon that Connect started reports the outcome of
+	// its start: the line ReadyLine, or a Problem as JSON.
 	ReadyFD = 3
 	// ReadyLine means that the daemon listens.
 	ReadyLine = "ready"
@@ -29,9 +30,9 @@ const (
 	maxReadyLine = 64 << 10
 )
 
-// Connect returns a client with a connection to the daemon of the layout. When nobody listens and start is true, it starts
-// bangerd and waits until it is ready. Any number of programs may do so at once: one of them starts the daemon, the others
-// wait for it.
+// Connect returns a client with a connection to the layout's daemon. If nobody listens and start is
+// true, it starts bangerd and waits until it is ready. Several programs may do so at once: one of
+// them starts the daemon, and the others wait for it.
 func Connect(ctx context.Context, layout paths.Layout, start bool) (*Client, error) {
 	c, err := connect(ctx, layout)
 	if err == nil || !start || !nobodyListens(err) {
@@ -50,7 +51,7 @@ func Connect(ctx context.Context, layout paths.Layout, start bool) (*Client, err
 	}
 	defer unlock()
 	if c, err := connect(ctx, layout); err == nil || !nobodyListens(err) {
-		return c, err // somebody else was faster
+		return c, err // another program was faster
 	}
 	program, err := paths.Program("bangerd")
 	if err != nil {
@@ -77,7 +78,8 @@ func nobodyListens(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// lockStart holds off others that want to start the daemon. Whoever holds the lock gives it up within startTimeout.
+// lockStart makes other programs wait that want to start the daemon. A holder releases the lock
+// within startTimeout.
 func lockStart(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -90,8 +92,8 @@ func lockStart(ctx context.Context, path string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// spawn starts the daemon in a session of its own and returns when it is ready. The daemon tells about its start on a pipe, so nothing is polled, and its
-// end without a word is noticed at once.
+// spawn starts the daemon in a session of its own and returns when it is ready. The daemon reports
+// its start on a pipe, so nothing is polled, and a daemon that ends early is noticed at once.
 func spawn(ctx context.Context, program string, layout paths.Layout) error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -99,7 +101,7 @@ func spawn(ctx context.Context, program string, layout paths.Layout) error {
 	}
 	defer r.Close()
 	cmd := exec.Command(program, fmt.Sprintf("--ready-fd=%d", ReadyFD))
-	cmd.Dir = "/" // so that it keeps no file system busy
+	cmd.Dir = "/" // so that it blocks no unmount
 	cmd.Env = daemonEnv(os.Environ())
 	cmd.ExtraFiles = []*os.File{w} // becomes ReadyFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -114,14 +116,14 @@ func spawn(ctx context.Context, program string, layout paths.Layout) error {
 	if err == nil && strings.TrimSpace(line) == ReadyLine {
 		return cmd.Process.Release()
 	}
-	if ctx.Err() != nil { // it may still come up; whoever asks next finds it
+	if ctx.Err() != nil { // the daemon may still become ready; the next caller finds it
 		cmd.Process.Release()
 		return context.Cause(ctx)
 	}
 	return startErr(line, cmd.Wait(), layout)
 }
 
-// startErr is why a daemon did not start: what it said, or how it ended.
+// startErr returns why a daemon did not start: its own report, or how its process ended.
 func startErr(line string, exit error, layout paths.Layout) error {
 	var p Problem
 	if json.Unmarshal([]byte(line), &p) == nil && p.Kind != "" {

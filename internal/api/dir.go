@@ -11,58 +11,62 @@ import (
 	"banger/internal/fault"
 )
 
-// PrivateDir makes the folder for sockets, or makes sure of the one that is there: it is a real folder, the caller's own, closed to
-// everybody else, and nobody can put another one in its place.
+// PrivateDir makes the directory for sockets, or checks the existing one. It must be a real
+// directory, owned by the caller and closed to everybody else, and nobody may be able to replace
+// it.
 func PrivateDir(dir string) error {
 	err := os.MkdirAll(filepath.Dir(dir), 0o755)
 	if err == nil {
 		err = os.Mkdir(dir, 0o700)
 	}
 	if err != nil && !os.IsExist(err) {
-		return unusableHome(fault.Denied, fmt.Errorf("making the runtime folder: %w", err))
+		return unusableHome(fault.Denied, fmt.Errorf("making the runtime directory: %w", err))
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
-		return fmt.Errorf("looking at the runtime folder: %w", err)
+		return fmt.Errorf("looking at the runtime directory: %w", err)
 	}
 	owner := ownerOf(info)
 	switch {
 	case !info.IsDir():
-		return fault.New(fault.Denied, "the runtime folder %s is not a folder", dir).WithHint("Look at who made it, and remove it.")
+		return fault.New(fault.Denied, "the runtime directory %s is not a directory", dir).
+			WithHint("Find out who made it, and remove it.")
 	case owner != os.Geteuid():
-		return fault.New(fault.Denied, "the runtime folder %s belongs to user %d", dir, owner).
-			WithHint("Set BANGER_HOME to a folder of your own.")
+		return fault.New(fault.Denied, "the runtime directory %s belongs to user %d", dir, owner).
+			WithHint("Set BANGER_HOME to a directory of your own.")
 	case info.Mode().Perm()&0o077 != 0:
-		return fault.New(fault.Denied, "the runtime folder %s is open to others (mode %#o)", dir, info.Mode().Perm()).
-			WithHint("If all in it is yours: chmod 700 %s", dir)
+		return fault.New(fault.Denied, "the runtime directory %s is open to others (mode %#o)", dir, info.Mode().Perm()).
+			WithHint("If all files in it are yours: chmod 700 %s", dir)
 	}
 	return checkAncestors(dir)
 }
 
-// unusableHome gives an error of a place where no folder of ours can be a kind and a hint. Any other stays as it is.
+// unusableHome adds a kind and a hint to an error that says that a directory cannot be made here.
+// Other errors stay as they are.
 func unusableHome(kind fault.Kind, err error) error {
 	for _, known := range []error{fs.ErrPermission, fs.ErrNotExist, syscall.ENOTDIR, syscall.EROFS} {
 		if errors.Is(err, known) {
-			return fault.New(kind, "%w", err).WithHint("Set BANGER_HOME to a folder that you may write to.")
+			return fault.New(kind, "%w", err).WithHint("Set BANGER_HOME to a directory that you may write to.")
 		}
 	}
 	return err
 }
 
-// checkAncestors refuses a folder above dir in which everybody may rename what is not theirs: world-writable without the sticky bit.
+// checkAncestors refuses a directory above dir in which everybody may rename the files of others:
+// world-writable without the sticky bit.
 func checkAncestors(dir string) error {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
-		return fmt.Errorf("looking at the runtime folder: %w", err)
+		return fmt.Errorf("looking at the runtime directory: %w", err)
 	}
 	for up := filepath.Dir(real); ; up = filepath.Dir(up) {
 		info, err := os.Lstat(up)
 		if err != nil {
-			return fmt.Errorf("looking at the runtime folder: %w", err)
+			return fmt.Errorf("looking at the runtime directory: %w", err)
 		}
 		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
-			return fault.New(fault.Denied, "the runtime folder %s is below %s, where everybody may rename and remove", dir, up).
-				WithHint("Set BANGER_HOME to a folder of your own, or: chmod o-w %s", up)
+			return fault.New(fault.Denied, "the runtime directory %s is below %s, where everybody may rename and remove", dir, up).
+				WithHint("Set BANGER_HOME to a directory of your own, or: chmod o-w %s", up)
 		}
 		if up == filepath.Dir(up) {
 			return nil

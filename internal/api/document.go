@@ -4,7 +4,8 @@ import _ "embed"
 
 //go:generate go run ./openapi -o openapi.json
 
-// document describes the API (OpenAPI 3.1). It is made by package openapi from Operations, and a test fails when it is stale.
+// document describes the API (OpenAPI 3.1). Package openapi makes it from Operations, and a test
+// fails if it is stale.
 //
 //go:embed openapi.json
 var document []byte

@@ -12,8 +12,8 @@ import (
 // problemType begins every Problem.Type; the kind follows.
 const problemType = "urn:banger:problem:"
 
-// Error is what the daemon answered instead of a result. It unwraps to a *fault.Error, so the kind and the hint survive
-// the wire.
+// Error is an error that the daemon reported. It unwraps to a *fault.Error, so that the kind and
+// the hint survive the wire.
 type Error struct {
 	Problem Problem
 	fault   *fault.Error
@@ -22,7 +22,8 @@ type Error struct {
 func (e *Error) Error() string { return e.Problem.Detail }
 func (e *Error) Unwrap() error { return e.fault }
 
-// Err makes an error of a problem that came over the wire. A kind that this program does not know is Internal.
+// Err returns a problem from the wire as an error. A kind that this program does not know becomes
+// Internal.
 func (p Problem) Err() error {
 	kind := fault.Kind(p.Kind)
 	if _, known := titles()[kind]; !known {
@@ -34,7 +35,7 @@ func (p Problem) Err() error {
 	return &Error{Problem: p, fault: &fault.Error{Kind: kind, Msg: p.Detail, Hint: p.Hint}}
 }
 
-// ProblemOf describes err for the wire. It is nil for a nil error.
+// ProblemOf describes err for the wire. It returns nil for a nil error.
 func ProblemOf(err error) *Problem {
 	if err == nil {
 		return nil
@@ -60,14 +61,14 @@ func ProblemOf(err error) *Problem {
 	return p
 }
 
-// titles are the kinds in words. The set of kinds is closed, and so is this one.
+// titles returns a title for each kind. The set of kinds is closed, and so is this one.
 func titles() map[fault.Kind]string {
 	return map[fault.Kind]string{
 		fault.NotFound:    "Not found",
 		fault.Exists:      "Exists already",
 		fault.Invalid:     "Invalid request",
 		fault.WrongState:  "Not possible in this state",
-		fault.Locked:      "Somebody else is at work on it",
+		fault.Locked:      "In use by another operation",
 		fault.Denied:      "Not allowed",
 		fault.Unsupported: "Not supported here",
 		fault.Unavailable: "Not available",
@@ -76,11 +77,11 @@ func titles() map[fault.Kind]string {
 	}
 }
 
-// StreamProblem is the payload of a FrameError that the daemon writes: a Problem that also reads as a proto.Error, which is what the
-// agent in the guest writes.
+// StreamProblem is the payload of a FrameError that the daemon writes. It is a Problem that can
+// also be read as a proto.Error, which the agent in the guest writes.
 type StreamProblem struct {
 	Problem
-	Message string `json:"message"` // Problem.Detail again, under the name that proto.Error has for it
+	Message string `json:"message"` // Problem.Detail again, under its name in proto.Error
 }
 
 // StreamProblemOf describes err for a FrameError.
@@ -89,7 +90,7 @@ func StreamProblemOf(err error) StreamProblem {
 	return StreamProblem{Problem: *p, Message: p.Detail}
 }
 
-// FrameErr makes an error of a FrameError's payload, whether the daemon or the agent wrote it.
+// FrameErr returns the error in a FrameError's payload, whether the daemon or the agent wrote it.
 func FrameErr(payload []byte) error {
 	var p StreamProblem
 	if err := json.Unmarshal(payload, &p); err != nil {
@@ -101,7 +102,7 @@ func FrameErr(payload []byte) error {
 	return p.Problem.Err()
 }
 
-// statusErr is the error of a response that holds no problem document.
+// statusErr returns the error of a response without a problem document.
 func statusErr(status int) error {
 	return fault.New(fault.Internal, "bangerd answered %d %s", status, http.StatusText(status)).
 		WithHint("Something else may listen on the socket; try `banger daemon restart`.")

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Peer is the program at the other end of a unix socket, as the kernel tells (SO_PEERCRED, unix(7)): when it connected, or
-// when it began to listen.
+// Peer is the program at the other end of a unix socket when it connected, or when it began to
+// listen. The kernel reports it (SO_PEERCRED, unix(7)).
 type Peer struct {
-	PID int // 0 when it is in a pid namespace that this process cannot see
+	PID int // 0 if this process cannot see the peer's pid namespace
 	UID int
 }
 
@@ -39,5 +39,5 @@ func PeerOf(conn net.Conn) (Peer, error) {
 	return Peer{PID: int(cred.Pid), UID: int(cred.Uid)}, nil
 }
 
-// trusted tells whether a daemon may be this peer: ours or the system's.
+// trusted reports whether this peer may be our daemon: it runs as our user or as root.
 func (p Peer) trusted() bool { return p.UID == os.Geteuid() || p.UID == 0 }

@@ -16,22 +16,22 @@ import (
 // ErrOutput marks an error of a writer that takes a command's output.
 var ErrOutput = errors.New("writing the command's output")
 
-// FrameReader is where a Receiver reads from: a *Stream or a *proto.Reader.
+// FrameReader is the source of a Receiver: a *Stream or a *proto.Reader.
 type FrameReader interface {
 	ReadFrame() (proto.FrameType, []byte, error)
 }
 
-// Receiver passes on what a command's stream says. Its fields are set before Receive; each may be
-// nil.
+// Receiver passes on a command's output, events and end. Its fields are set before Receive. Each
+// may be unset.
 type Receiver struct {
-	Stdout, Stderr io.Writer    // what the command writes
-	Stdin          *proto.Stdin // the sender of the command's input, which is told of acknowledgements
+	Stdout, Stderr io.Writer    // receive the command's output
+	Stdin          *proto.Stdin // the sender of its input, for acknowledgements
 
 	Started func() error               // called before the first output, and at EventExec
-	Event   func(step.Event)           // takes the events of a run stream
-	Ended   func()                     // called once when the command's end is known
-	Failure func(payload []byte) error // makes an error of a FrameError; FrameErr if unset
-	Early   bool                       // return at the command's end rather than at the stream's
+	Event   func(step.Event)           // receives the events of a run stream
+	Ended   func()                     // called once, at the command's end
+	Failure func(payload []byte) error // decodes a FrameError; FrameErr if unset
+	Early   bool                       // return at the command's end, not at the stream's
 }
 
 // result is how a command ended.
@@ -40,9 +40,8 @@ type result struct {
 	err  error
 }
 
-// Receive reads frames until the stream ends and returns how the command ended. The daemon may
-// have to clean up after the command's end. A stream that ends without the command's end is an
-// error.
+// Receive reads frames until the stream ends and returns how the command ended. After the command's
+// end the daemon may still have to clean up. A stream that ends before the command is an error.
 func (r *Receiver) Receive(frames FrameReader) (proto.Exit, error) {
 	var ended *result
 	for {
@@ -107,7 +106,7 @@ func (r *Receiver) take(kind proto.FrameType, payload []byte) (*result, error) {
 		}
 		return &result{err: failure(payload)}, nil
 	}
-	return nil, nil // a frame for newer clients
+	return nil, nil // frames of other types are for newer clients
 }
 
 func (r *Receiver) event(payload []byte) error {
@@ -153,8 +152,8 @@ type Streams struct {
 // hangupGrace is how long the daemon may take to end a command after a hang-up.
 const hangupGrace = 20 * time.Second
 
-// Attach joins the streams to the command of an exec stream and returns how the command ended. The
-// end of ctx hangs up. It closes the Stream; a Read from Stdin may outlive it.
+// Attach joins the streams to an exec stream's command and returns how the command ended. If ctx
+// ends, Attach hangs up. It closes the Stream. A Read from Stdin may outlive Attach.
 func (s *Stream) Attach(ctx context.Context, streams Streams) (proto.Exit, error) {
 	defer s.Close()
 	stdin := s.Stdin()
@@ -168,7 +167,7 @@ func (s *Stream) Attach(ctx context.Context, streams Streams) (proto.Exit, error
 	ended := make(chan struct{})
 	defer close(ended)
 	stop := context.AfterFunc(ctx, func() {
-		go func() { _ = s.WriteFrame(proto.FrameHangup, nil) }() // blocks if the guest reads nothing
+		go func() { _ = s.WriteFrame(proto.FrameHangup, nil) }() // may block
 		grace := time.NewTimer(hangupGrace)
 		defer grace.Stop()
 		select {

@@ -11,13 +11,15 @@ import (
 	"banger/internal/fault"
 )
 
-// Shutdown asks the daemon to end and returns when its process has. VMs go on running. It works across API generations.
+// Shutdown asks the daemon to stop and returns when its process has ended. VMs keep running. It
+// works across API generations.
 func (c *Client) Shutdown(ctx context.Context) error {
 	status, err := c.Status(ctx)
 	if err != nil {
 		return err
 	}
-	// The process is held by its pidfd before it is asked to end, so that no other process with its number is waited for.
+	// A pidfd is opened before the request, so that Shutdown does not wait for another process that
+	// gets the same number.
 	fd, err := unix.PidfdOpen(status.PID, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		fd = -1 // in another pid namespace, perhaps
@@ -33,7 +35,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	return waitPidfd(ctx, fd)
 }
 
-// waitPidfd returns when the process has ended or ctx has. An eventfd brings the end of ctx into the poll.
+// waitPidfd returns when the process or ctx has ended. An eventfd makes the end of ctx wake the
+// poll.
 func waitPidfd(ctx context.Context, fd int) error {
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {

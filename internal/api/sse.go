@@ -25,7 +25,8 @@ const (
 // maxEvent bounds one server-sent event, bytes.
 const maxEvent = 8 << 20
 
-// WriteEvent writes one server-sent event with v as JSON in a single Write. JSON holds no line breaks, so one data line is enough.
+// WriteEvent writes one server-sent event with v as JSON in a single Write. JSON holds no line
+// breaks, so one data line suffices.
 func WriteEvent(w io.Writer, name string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -38,8 +39,9 @@ func WriteEvent(w io.Writer, name string, v any) error {
 	return err
 }
 
-// readEvents reads the events of one operation up to its result, which it decodes into out unless out is nil, or its problem, which it returns
-// as an error. Events of other names are for newer clients and are passed over.
+// readEvents reads one operation's events up to its result, which it decodes into out unless out is
+// nil, or up to its problem, which it returns as an error. It ignores events of other names, which
+// are for newer clients.
 func readEvents(r io.Reader, report step.Reporter, out any) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 4<<10), maxEvent)
@@ -74,7 +76,7 @@ func readEvents(r io.Reader, report step.Reporter, out any) error {
 	return lostDaemon(err)
 }
 
-// takeEvent tells whether the event was the last one of its operation.
+// takeEvent handles one event and reports whether it was the last one of its operation.
 func takeEvent(name string, data []byte, report step.Reporter, out any) (last bool, err error) {
 	switch name {
 	case EventStep:
@@ -101,12 +103,12 @@ func takeEvent(name string, data []byte, report step.Reporter, out any) (last bo
 	return false, nil
 }
 
-// lostDaemon is the error of an answer that was cut off.
+// lostDaemon returns the error of an answer that was cut off.
 func lostDaemon(err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {
 		return err
 	}
 	return fault.New(fault.Unavailable, "bangerd went away before it answered: %w", err).
-		WithHint("Look into `banger daemon logs`; running VMs are not touched.")
+		WithHint("Look into `banger daemon logs`; running VMs are not affected.")
 }

@@ -15,8 +15,8 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// Stream is an exec or run stream: frames of package proto both ways. Reading and writing may happen at the same time; one goroutine
-// may read and any number write.
+// Stream is an exec or run stream: frames of package proto in both directions. One goroutine may
+// read while any number of goroutines write.
 type Stream struct {
 	conn net.Conn
 	in   *proto.Reader
@@ -27,7 +27,8 @@ func newStream(conn net.Conn) *Stream {
 	return &Stream{conn: conn, in: proto.NewReader(conn), out: proto.NewWriter(conn)}
 }
 
-// ReadFrame reads the next frame. Its payload is valid until the next call. After the last one the error is io.EOF.
+// ReadFrame reads the next frame. Its payload is valid until the next call. After the last frame
+// the error is io.EOF.
 func (s *Stream) ReadFrame() (proto.FrameType, []byte, error) { return s.in.ReadFrame() }
 
 // WriteFrame writes one frame.
@@ -38,13 +39,15 @@ func (s *Stream) WriteFrame(t proto.FrameType, payload []byte) error {
 // WriteJSON writes a frame with v as JSON.
 func (s *Stream) WriteJSON(t proto.FrameType, v any) error { return s.out.WriteJSON(t, v) }
 
-// Stdin returns the sender of the command's standard input, which wants to be told of FrameAck frames. There must be one for a stream.
+// Stdin returns the sender of the command's standard input, which needs the payloads of FrameAck
+// frames. Call it once per stream.
 func (s *Stream) Stdin() *proto.Stdin { return proto.NewStdin(s.out) }
 
 // Writer returns a writer whose bytes travel as frames of one type.
 func (s *Stream) Writer(t proto.FrameType) io.Writer { return s.out.Stream(t) }
 
-// CloseWrite says that no more frames will come from here. To close a command's standard input only, close Stdin.
+// CloseWrite says that this side sends no more frames. To close only the command's standard input,
+// close Stdin.
 func (s *Stream) CloseWrite() error {
 	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
@@ -52,7 +55,7 @@ func (s *Stream) CloseWrite() error {
 	return nil
 }
 
-// Close ends the stream, and with it what it began.
+// Close ends the stream and what the stream began.
 func (s *Stream) Close() error { return s.conn.Close() }
 
 // Exec runs a command in a running VM. The context bounds the set-up only; Close ends the stream.
@@ -60,8 +63,8 @@ func (c *Client) Exec(ctx context.Context, ref string, req proto.ExecRequest) (*
 	return c.openStream(ctx, target("vms", ref, "exec", nil), req)
 }
 
-// Run makes a VM and runs a command in it: see type Run. The context bounds the set-up only. A client that wants the VM's end
-// awaited writes FrameHangup and reads until io.EOF.
+// Run makes a VM and runs a command in it: see type Run. The context bounds the set-up only. To
+// wait for the VM's end, write FrameHangup and read until io.EOF.
 func (c *Client) Run(ctx context.Context, req Run) (*Stream, error) {
 	return c.openStream(ctx, "/v1/run", req)
 }
@@ -71,7 +74,8 @@ func (c *Client) SSH(ctx context.Context, ref string) (net.Conn, error) {
 	return c.upgrade(ctx, target("vms", ref, "ssh", nil))
 }
 
-// DialPort connects to a TCP port of a VM's loopback. The context bounds the set-up only. The connection has a CloseWrite.
+// DialPort connects to a TCP port of a VM's loopback. The context bounds the set-up only. The
+// connection has a CloseWrite.
 func (c *Client) DialPort(ctx context.Context, ref string, port int) (net.Conn, error) {
 	return c.upgrade(ctx, target("vms", ref, "dial", url.Values{"port": {strconv.Itoa(port)}}))
 }
@@ -97,7 +101,7 @@ func (c *Client) openStream(ctx context.Context, path string, start any) (*Strea
 	return s, nil
 }
 
-// upgrade asks for a stream of bytes on a connection of its own.
+// upgrade opens a stream of bytes on a connection of its own.
 func (c *Client) upgrade(ctx context.Context, path string) (net.Conn, error) {
 	req, err := newRequest(ctx, http.MethodPost, path, nil)
 	if err != nil {
@@ -139,7 +143,7 @@ func handshake(conn net.Conn, req *http.Request) (net.Conn, error) {
 	return &upgradedConn{Conn: conn, r: r}, nil
 }
 
-// upgradedConn reads first what came together with the response's head.
+// upgradedConn reads first the bytes that arrived together with the response's head.
 type upgradedConn struct {
 	net.Conn
 	r *bufio.Reader

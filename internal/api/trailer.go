@@ -12,15 +12,16 @@ import (
 	"banger/internal/fault"
 )
 
-// TrailerProblem is the trailer field (RFC 9110, section 6.5) that tells why the bytes before it are not all that there should be. It holds what
-// Problem.Trailer writes. The daemon sends it to who announces with "TE: trailers" that it looks at trailers; for everybody else it cuts
-// the answer off, so that nobody takes it for whole.
+// TrailerProblem is the trailer field (RFC 9110, section 6.5) that says why an answer is
+// incomplete, in the form of Problem.Trailer. Only a request with "TE: trailers" gets it. The
+// answer to any other request is cut off, so that nobody takes it for complete.
 const TrailerProblem = "Banger-Problem"
 
-// maxTrailer bounds a TrailerProblem, bytes: with what else is there it has to fit into the 4 KiB that net/http reads trailers with.
+// maxTrailer bounds a TrailerProblem, bytes. net/http reads trailers of at most 4 KiB in total.
 const maxTrailer = 3 << 10
 
-// Trailer encodes the problem for TrailerProblem: JSON in ASCII, on one line. What would be too long is shortened.
+// Trailer encodes the problem for TrailerProblem: JSON in ASCII, on one line. A long problem is
+// shortened.
 func (p Problem) Trailer() string {
 	text := asciiJSON(p)
 	if len(text) <= maxTrailer {
@@ -33,7 +34,8 @@ func (p Problem) Trailer() string {
 	return asciiJSON(Problem{Type: p.Type, Title: p.Title, Status: p.Status, Detail: p.Detail, Kind: p.Kind})
 }
 
-// asciiJSON encodes a problem with everything beyond ASCII escaped, as a header field's value needs it (RFC 9110, section 5.5).
+// asciiJSON encodes a problem and escapes everything beyond ASCII, as a header field requires (RFC
+// 9110, section 5.5).
 func asciiJSON(p Problem) string {
 	data, err := json.Marshal(p)
 	if err != nil { // a struct of strings and a number
@@ -54,7 +56,8 @@ func asciiJSON(p Problem) string {
 	return b.String()
 }
 
-// whole is the body of an answer that ends with an error, rather than with io.EOF, when a trailer says that it is not whole.
+// whole is the body of an answer. It ends with an error instead of io.EOF if a trailer says that
+// the answer is incomplete.
 type whole struct {
 	io.ReadCloser
 	resp *http.Response

@@ -10,7 +10,7 @@ import (
 	"banger/internal/fault"
 )
 
-// TestTrailer takes problems to the other side: as ASCII on one line, and shortened to what fits.
+// TestTrailer encodes and decodes problems: as ASCII on one line, and shortened to fit.
 func TestTrailer(t *testing.T) {
 	long := strings.Repeat("\U0001F98A", 5000)
 	for _, c := range []struct{ detail, hint, want, wantHint string }{

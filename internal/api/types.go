@@ -1,10 +1,30 @@
-// Package api is the daemon's HTTP interface on a unix socket: wire types, the route table, and the Go client. Package
-// api/server serves it.
+// Package api is the daemon's HTTP interface on a unix socket: wire types, the route table, and the
+// Go
+// client. Package api/server serves it.
 //
-// Bodies are JSON. Errors are problem documents (RFC 9457) with a stable kind. A long operation that is asked for with
-// "Accept: text/event-stream" answers with server-sent events: any number of "step" events (step.Event), then one "result" (what it
-// would have answered otherwise) or one "problem". An answer of bytes that ends early has its problem in a trailer (TrailerProblem). Streams of
-// bytes (exec, run, ssh, dial) are upgrades to "banger-stream"; exec and run speak the frames of package proto on it.
+// Bodies are JSON. Errors are problem documents (RFC 9457) with a stable kind. An answer of bytes
+// that
+// ends early has its problem in a trailer (TrailerProblem).
+//
+// A long operation that is requested with "Accept: text/event-stream" answers with server-sent
+// events: any
+// number of "step" events (step.Event), then one "result" (its JSON answer) or one "problem".
+//
+// Streams of bytes (exec, run, ssh, dial) are upgrades to "banger-stream". Streams of exec and run
+// carry
+// frames of package proto. A Receiver reads them for a program that is not the CLI; exec is also a
+// plain
+// call (ExecCall).
+//
+// The daemon answers a run (type Run) with FrameEvent frames while the VM starts. One of them has
+// Step
+// EventVM and the VM's name as Detail. After the command's streams are joined, one has Step
+// EventExec, and
+// the frames of the command follow. Until EventExec the client sends only FrameSignal and
+// FrameHangup and
+// leaves its terminal as it is, so that Ctrl-C works and typed-ahead input is kept.
+//
+// Each request has an id (HeaderRequestID), which the daemon's log and the request's errors hold.
 package api
 
 import (
@@ -22,113 +42,116 @@ type Problem struct {
 	Detail string `json:"detail"`         // the error's message
 	Kind   string `json:"kind"`           // one of package fault's kinds
 	Hint   string `json:"hint,omitempty"` // what to do about it
-	VM     string `json:"vm,omitempty"`   // the id of the VM that it is about
+	VM     string `json:"vm,omitempty"`   // id of the VM concerned
 	Step   string `json:"step,omitempty"` // the step that failed
-	Log    string `json:"log,omitempty"`  // path of the log that tells more
+	Log    string `json:"log,omitempty"`  // path of the log with details
 
-	RequestID string `json:"request_id,omitempty"` // of the request that failed, as in the daemon's log
+	RequestID string `json:"request_id,omitempty"` // id of the failed request in the daemon's log
 }
 
-// Run asks for a VM and a command in it: the payload of the first frame of a run stream.
-//
-// The daemon answers with FrameEvent frames while the VM comes up, one of them with Step EventVM and the VM's name as Detail, then, when the
-// command's streams are joined, with one that has Step EventExec, and then with the frames of the command. Until EventExec the client sends only
-// FrameSignal and FrameHangup, and keeps its terminal as it is: so Ctrl-C still works, and what is typed ahead is not lost. The daemon
-// ends what RemoveOnDetach made before it closes the stream.
+// Run asks for a VM and a command in it. It is the payload of a run stream's first frame. A VM with
+// RemoveOnDetach is deleted before the daemon closes the stream.
 type Run struct {
 	VM   model.Create      `json:"vm"`
 	Exec proto.ExecRequest `json:"exec"`
-	// Image makes Exec.Argv arguments of the image's entrypoint, or, when they are empty, takes its Cmd: as OCI runtimes do. Without it
-	// Exec.Argv is run as it is.
-	Entrypoint bool          `json:"entrypoint,omitempty"`
-	Timeout    time.Duration `json:"timeout,omitempty" format:"nanoseconds"` // nanoseconds for the command; 0 for none. Exit code 124 when it is over
+	// Entrypoint passes Exec.Argv to the image's entrypoint as arguments. If Exec.Argv is empty,
+	// the image's Cmd is passed, as OCI runtimes do. Otherwise Exec.Argv is the command.
+	Entrypoint bool `json:"entrypoint,omitempty"`
+	// Nanoseconds for the command; none if 0.
+	Timeout time.Duration `json:"timeout,omitempty" format:"nanoseconds"`
 }
 
-// The steps that are more than progress. See Run and VMCreate.
+// Steps with a meaning of their own. See Run and VMCreate.
 const (
 	EventVM   = "vm"   // the VM has a record; Detail is its name
 	EventExec = "exec" // the command is about to run: standard input may be sent
-	// EventDelete comes after the command's end when RemoveOnDetach failed: Detail is the VM's name, Error why.
+	// EventDelete comes after the command's end if RemoveOnDetach failed. Detail is the VM's name,
+	// Error the reason.
 	EventDelete = "delete"
 )
 
-// VMCreate says what to do with a VM that is made: the query of the request.
+// VMCreate says what to do with the new VM: the query of the request.
 type VMCreate struct {
-	// Start starts it as part of the same operation, which tells the VM's name in an event EventVM before. A client that goes away until the VM
-	// runs leaves none behind.
+	// Start starts the VM in the same operation, after an event EventVM with the VM's name. If the
+	// client goes away before the VM runs, no VM is left.
 	Start bool `query:"start"`
 }
 
 // VMStop asks a VM to stop.
 type VMStop struct {
-	Timeout *time.Duration `json:"timeout,omitempty" format:"nanoseconds"` // nanoseconds the guest has to power off before it is ended; nil for the configured one
+	// Nanoseconds for the guest's power-off.
+	Timeout *time.Duration `json:"timeout,omitempty" format:"nanoseconds"`
 }
 
 // VMKill ends a VM's VMM.
 type VMKill struct {
-	Signal string `json:"signal,omitempty"` // "KILL" when empty; names with or without SIG, or numbers
+	// A name with or without SIG, or a number; "KILL" if unset.
+	Signal string `json:"signal,omitempty"`
 }
 
-// VMRename gives a VM another name.
+// VMRename changes a VM's name.
 type VMRename struct {
 	Name string `json:"name"`
 }
 
 // VMDelete says how to delete: the query of the request.
 type VMDelete struct {
-	Force bool `query:"force"` // also when it runs
+	Force bool `query:"force"` // delete a running VM, too
 }
 
-// VMLogs says which log and how much of it: the query of the request.
+// VMLogs says which log to return and how much of it: the query of the request.
 type VMLogs struct {
-	Source LogSource `query:"source"` // LogConsole when empty
-	Follow bool      `query:"follow"` // go on with what is written later, until the VM stops
-	Tail   int       `query:"tail"`   // the last so many lines only; 0 for all
+	Source LogSource `query:"source"` // LogConsole if unset
+	Follow bool      `query:"follow"` // continue with later lines until the VM stops
+	Tail   int       `query:"tail"`   // number of last lines; all if 0
 }
 
-// LogSource is one of a VM's logs.
+// LogSource names one of a VM's logs.
 type LogSource string
 
 // The logs of a VM.
 const (
 	LogConsole LogSource = "console" // what the guest writes to its console
-	LogVMM     LogSource = "vmm"     // what the VMM itself says
+	LogVMM     LogSource = "vmm"     // what the VMM writes
 )
 
 // SnapshotCreate asks for a snapshot.
 type SnapshotCreate struct {
-	VM   string `json:"vm"`             // a name, an id, or the unique beginning of an id
-	Name string `json:"name,omitempty"` // "" for a random pleasant one
+	VM   string `json:"vm"`             // a name, an id, or a unique prefix of an id
+	Name string `json:"name,omitempty"` // a random one if unset
 }
 
 // SnapshotRestore says how to restore: the query of the request.
 type SnapshotRestore struct {
-	// Force restores also into a VM that is not at rest. What it is now is lost.
+	// Force also restores into a VM that is not stopped. Its present state is lost.
 	Force bool `query:"force"`
 }
 
 // SnapshotImport says how to import: the query of the request.
 type SnapshotImport struct {
-	Name string `query:"name"` // "": the one that it had, or a random one when that is taken
+	Name string `query:"name"` // if unset, the name that it had, or a random one if that is taken
 }
 
 // TemplatePrune says what to prune: the query of the request.
 type TemplatePrune struct {
-	All bool `query:"all"` // also what the next start would go on from
+	All bool `query:"all"` // also templates that the next start would use
 }
 
 // ImagePull asks for an image from a registry, or for a Debian suite ("debian:bookworm").
 type ImagePull struct {
 	Ref   string `json:"ref"`
-	Force bool   `json:"force,omitempty"` // ask the registry (or build) again although the name is there
+	Force bool   `json:"force,omitempty"` // ask the registry (or build) again if the image exists
 }
 
-// ImageImport says how to import an image: the query of the request. The body is the content: a
-// docker-archive, an OCI layout or a root file system as a tar, compressed or not, or an ext4 file.
+// ImageImport says how to import an image: the query of the request. The body is a docker-archive,
+// an OCI layout or a root file system as a tar (compressed or not), or an ext4 file.
 type ImageImport struct {
-	Name      string `query:"name"`      // if unset, the name that the archive holds, or one made of file
-	File      string `query:"file"`      // what the client calls the content; errors and progress show it
-	Directory bool   `query:"directory"` // the content is a tar made of a directory with a root file system
+	// If unset, the name that the archive holds, or one made of file.
+	Name string `query:"name"`
+	// What the client calls the content; errors and progress show it.
+	File string `query:"file"`
+	// The content is a tar made of a directory with a root file system.
+	Directory bool `query:"directory"`
 }
 
 // KernelPull asks for a distribution's kernel.
@@ -137,15 +160,17 @@ type KernelPull struct {
 	Force bool   `json:"force,omitempty"`
 }
 
-// KernelImport says how to import a kernel: the query of the request. The body is a bzImage or an ELF
-// vmlinux. With archive it is a tar with "kernel", and optionally "config" and "modules/VERSION/...".
+// KernelImport says how to import a kernel: the query of the request. The body is a bzImage or an
+// ELF vmlinux. With archive it is a tar that holds "kernel" and optionally "config" and
+// "modules/VERSION/...".
 type KernelImport struct {
-	Name    string `query:"name"`    // the kernel's version if unset
-	File    string `query:"file"`    // what the client calls the kernel; errors and progress show it
+	Name string `query:"name"` // the kernel's version if unset
+	// What the client calls the kernel; errors and progress show it.
+	File    string `query:"file"`
 	Archive bool   `query:"archive"` // the body is a tar
 }
 
-// Version says what answers.
+// Version holds the versions of the daemon.
 type Version struct {
 	Version    string `json:"version"`
 	API        int    `json:"api"`
@@ -160,7 +185,7 @@ type Recommendation struct {
 	Reason string `json:"reason"`
 }
 
-// Status is how the daemon is doing.
+// Status is the state of the daemon.
 type Status struct {
 	Version         Version             `json:"version"`
 	PID             int                 `json:"pid"`

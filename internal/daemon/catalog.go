@@ -16,10 +16,10 @@ import (
 	"banger/internal/step"
 )
 
-// images is the image store as the manager and the API want it.
+// images adapts the image store to the manager and the API.
 type images struct{ *image.Store }
 
-// Ensure returns the image that ref means, and makes it first when there is none.
+// Ensure returns the image that ref means. It makes a missing image first.
 func (s images) Ensure(ctx context.Context, ref string, report step.Reporter) (model.Image, error) {
 	img, err := s.Get(ref)
 	if fault.KindOf(err) != fault.NotFound {
@@ -40,7 +40,7 @@ func (s images) Import(ctx context.Context, path string, req api.ImageImport, re
 	return s.Store.Import(ctx, path, opts, report)
 }
 
-// fileName returns what a person calls an upload. Standard input has the name that it has on a command line.
+// fileName returns what a person calls an upload. Standard input is "-", as on a command line.
 func fileName(name string) string { return cmp.Or(name, "-") }
 
 func (s images) Delete(_ context.Context, ref string, inUse func(id string) []string) error {
@@ -49,7 +49,7 @@ func (s images) Delete(_ context.Context, ref string, inUse func(id string) []st
 }
 
 func (s images) Prune(_ context.Context, inUse func(id string) []string) (model.Pruned, error) {
-	const all = true // also those that have names
+	const all = true // named ones, too
 	gone, err := s.Store.Prune(inUse, all)
 	out := model.Pruned{Freed: gone.Freed}
 	for _, img := range gone.Images {
@@ -58,7 +58,7 @@ func (s images) Prune(_ context.Context, inUse func(id string) []string) (model.
 	return out, err
 }
 
-// label is what a person knows a thing by.
+// label is the name that a person knows a thing by.
 func label(names []string, id string) string {
 	if len(names) > 0 {
 		return names[0]
@@ -66,13 +66,14 @@ func label(names []string, id string) string {
 	return id[:min(len(id), 12)]
 }
 
-// kernels is the kernel store as the manager and the API want it.
+// kernels adapts the kernel store to the manager and the API.
 type kernels struct {
 	*kernel.Store
 	initramfs *initramfs.Cache
 }
 
-// Ensure returns the kernel that ref means, and gets it first when there is none and ref is a distribution's.
+// Ensure returns the kernel that ref means. It downloads a missing kernel first if ref is a
+// distribution's.
 func (s kernels) Ensure(ctx context.Context, ref string, report step.Reporter) (model.Kernel, error) {
 	k, err := s.Get(ref)
 	if fault.KindOf(err) != fault.NotFound || ref != kernel.Debian {
@@ -81,11 +82,12 @@ func (s kernels) Ensure(ctx context.Context, ref string, report step.Reporter) (
 	return s.Store.Pull(ctx, ref, report)
 }
 
-// Initramfs returns what boots the agent under the kernel: its modules, then the agent.
+// Initramfs returns the archives that boot the agent under the kernel: the kernel's modules, then
+// the agent.
 func (s kernels) Initramfs(_ context.Context, k model.Kernel) ([]string, error) {
 	binary, err := agentBinary()
 	if err != nil {
-		return nil, fault.New(fault.Unavailable, "making the initramfs: %w", err).WithHint("Run `make build`, or install banger anew.")
+		return nil, fault.New(fault.Unavailable, "making the initramfs: %w", err).WithHint("Run `make build`, or install banger again.")
 	}
 	agent, err := s.initramfs.Agent(binary)
 	if err != nil {
@@ -97,7 +99,7 @@ func (s kernels) Initramfs(_ context.Context, k model.Kernel) ([]string, error) 
 	return []string{k.Modules, agent}, nil
 }
 
-// Pull gets the kernel; unless forced, one that is there will do.
+// Pull downloads the kernel, unless it exists and force is unset.
 func (s kernels) Pull(ctx context.Context, req api.KernelPull, report step.Reporter) (model.Kernel, error) {
 	if k, err := s.Get(req.Name); err == nil && !req.Force {
 		return k, nil
@@ -105,13 +107,15 @@ func (s kernels) Pull(ctx context.Context, req api.KernelPull, report step.Repor
 	return s.Store.Pull(ctx, req.Name, report)
 }
 
-func (s kernels) Import(ctx context.Context, f server.KernelFiles, req api.KernelImport, report step.Reporter) (model.Kernel, error) {
+func (s kernels) Import(
+	ctx context.Context, f server.KernelFiles, req api.KernelImport, report step.Reporter,
+) (model.Kernel, error) {
 	return s.Store.Import(ctx, kernel.ImportOptions{
 		File: fileName(req.File), Path: f.Kernel, ConfigPath: f.Config, ModulesDir: f.Modules, Name: req.Name,
 	}, report)
 }
 
-// Prune removes all kernels that no VM needs, those with names too.
+// Prune removes all kernels that no VM uses, named ones too.
 func (s kernels) Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error) {
 	all, err := s.List()
 	if err != nil {
@@ -133,7 +137,7 @@ func (s kernels) Prune(ctx context.Context, inUse func(id string) []string) (mod
 		}
 		remove(k)
 	}
-	rest, err := s.Store.Prune(ctx, inUse) // also what a crash has left
+	rest, err := s.Store.Prune(ctx, inUse) // remains of crashes, too
 	for _, k := range rest {
 		remove(k)
 	}

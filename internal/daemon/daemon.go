@@ -1,5 +1,12 @@
-// Package daemon wires bangerd together: it opens what the home holds, builds the manager from it, serves the API, and takes all of it
-// down again in the reverse order. It decides nothing about VMs.
+// Package daemon wires bangerd together: it opens the home, builds the manager, serves the API, and
+// closes
+// everything in the reverse order. It decides nothing about VMs.
+//
+// The daemon's log is bounded and has the form and level of the configuration. A handler adds the
+// request's
+// id to each line that was logged with a request's context (log.go). Metrics are served on the
+// API's socket
+// and, if configured, on a loopback port (metrics.go).
 package daemon
 
 import (
@@ -24,27 +31,28 @@ import (
 // Options say how to run.
 type Options struct {
 	Layout    paths.Layout
-	LookupEnv func(string) (string, bool) // os.LookupEnv but in tests
-	Ready     *Ready                      // nil when nobody waits
-	Stderr    io.Writer                   // gets the log too, unless nil
+	LookupEnv func(string) (string, bool) // os.LookupEnv, except in tests
+	Ready     *Ready                      // nil if nobody waits
+	Stderr    io.Writer                   // receives a copy of the log, unless nil
 }
 
 const (
-	lockTimeout  = 25 * time.Second // for a daemon that is stopping to be gone; less than a client waits for a start
-	drainTimeout = 30 * time.Second // for operations to end by themselves at the daemon's end
-	undoTimeout  = 30 * time.Second // for those that were then called off to take back what they had begun
+	lockTimeout  = 25 * time.Second // for a stopping daemon to end; clients wait longer
+	drainTimeout = 30 * time.Second // for operations to end by themselves
+	undoTimeout  = 30 * time.Second // for cancelled operations to undo their work
 )
 
-// Run is the life of a daemon: it returns when ctx ends or a client asks for the end, after the operations under way are over. VMs go on running.
+// Run runs a daemon until ctx ends or a client asks it to stop. It returns after the operations
+// under way have ended. VMs keep running.
 func Run(ctx context.Context, opts Options) (err error) {
 	began := time.Now()
-	defer func() { // what went wrong before the daemon was ready; later there is nobody to tell
-		if told := opts.Ready.Tell(err); told != nil && err == nil {
+	defer func() { // the caller waits for this until the daemon is ready
+		if told := opts.Ready.Report(err); told != nil && err == nil {
 			err = told
 		}
 	}()
 	if err := os.MkdirAll(opts.Layout.State, 0o700); err != nil {
-		return fmt.Errorf("making the state folder: %w", err)
+		return fmt.Errorf("making the state directory: %w", err)
 	}
 	waiting, cancel := context.WithTimeout(ctx, lockTimeout)
 	lock, err := lockHome(waiting, opts.Layout.Lock())
@@ -81,7 +89,8 @@ func Run(ctx context.Context, opts Options) (err error) {
 	return err
 }
 
-// serve answers requests until ctx ends, and then lets those under way end. It calls leaving once it has begun to end.
+// serve answers requests until ctx ends, and then waits for those under way. It calls leaving when
+// it begins to stop.
 func (d *daemon) serve(ctx context.Context, leaving func()) (err error) {
 	metrics := d.metrics.Handler(d.metricSource())
 	s, err := server.New(server.Config{
@@ -107,11 +116,11 @@ func (d *daemon) serve(ctx context.Context, leaving func()) (err error) {
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	d.log.InfoContext(ctx, "bangerd is ready", "socket", d.Layout.Socket(), "took", time.Since(d.began))
-	if err := d.Ready.Tell(nil); err != nil {
+	if err := d.Ready.Report(nil); err != nil {
 		d.log.WarnContext(ctx, "saying that the daemon is ready", "error", err)
 	}
 	select {
-	case err = <-served: // it never ends by itself but with an error
+	case err = <-served: // it ends by itself only with an error
 		served <- nil
 	case <-ctx.Done():
 	}
@@ -122,7 +131,7 @@ func (d *daemon) serve(ctx context.Context, leaving func()) (err error) {
 	return errors.Join(err, s.Shutdown(draining, undoTimeout), <-served)
 }
 
-// status is what the daemon says of itself.
+// status is what the daemon reports about itself.
 func (d *daemon) status(ctx context.Context) api.Status {
 	s := api.Status{
 		PID: os.Getpid(), Started: d.began, Socket: d.Layout.Socket(), State: d.Layout.State, Log: d.Layout.DaemonLog(),
@@ -140,7 +149,8 @@ func (d *daemon) status(ctx context.Context) api.Status {
 	return s
 }
 
-// residentMemory is this process's, 0 when the kernel does not tell (proc(5), statm).
+// residentMemory returns this process's resident bytes, or 0 if the kernel does not report them
+// (proc(5), statm).
 func residentMemory() model.Bytes {
 	data, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

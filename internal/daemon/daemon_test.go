@@ -43,7 +43,7 @@ func testLayout(t *testing.T) paths.Layout {
 	return paths.At(dir, os.Geteuid())
 }
 
-// testReady returns a Ready and what is read from its other end.
+// testReady returns a Ready and the text that is read from its other end.
 func testReady(t *testing.T) (*Ready, <-chan string) {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -61,7 +61,7 @@ func testReady(t *testing.T) (*Ready, <-chan string) {
 
 func noEnv(string) (string, bool) { return "", false }
 
-// TestRun lives a daemon's life in this process: everything that it began has ended when it returns.
+// TestRun runs a daemon in this process. Everything that it began has ended when it returns.
 func TestRun(t *testing.T) {
 	for name, end := range map[string]func(c *api.Client, stop func()){
 		"by its context": func(_ *api.Client, stop func()) { stop() },
@@ -97,7 +97,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// endByRequest is Client.Shutdown without its wait for the process, which is this one.
+// endByRequest is Client.Shutdown, but does not wait for the daemon's process, which is this one.
 func endByRequest(t *testing.T, c *api.Client) {
 	ctx, cancel := context.WithTimeout(testContext(t), time.Second)
 	defer cancel()
@@ -106,7 +106,7 @@ func endByRequest(t *testing.T, c *api.Client) {
 	}
 }
 
-func TestReadyTellsErrors(t *testing.T) {
+func TestReadyReportsErrors(t *testing.T) {
 	layout := testLayout(t)
 	if err := os.WriteFile(layout.State, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestReadyTellsErrors(t *testing.T) {
 		t.Errorf("said %+v, %v; the error is %v", p, jsonErr, err)
 	}
 	var nobody *Ready
-	if err := nobody.Tell(nil); err != nil {
+	if err := nobody.Report(nil); err != nil {
 		t.Error(err)
 	}
 	for _, fd := range []int{-1, 0, 2, 9999} {
@@ -141,7 +141,7 @@ func TestLock(t *testing.T) {
 	if fault.KindOf(err) != fault.Locked || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
 		t.Errorf("a second lock: %v", err)
 	}
-	// One that is stopping is waited for.
+	// A stopping holder is waited for.
 	if err := first.say(stopping); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// TestShellWord has a shell read the words, after ssh's replacing of %% by %.
+// TestShellWord has a shell read the words after ssh's replacement of %% by %.
 func TestShellWord(t *testing.T) {
 	for _, word := range []string{"plain", "with space", "it's", `a"b\c`, "$HOME `id` ;", "100%", "%h"} {
 		out, err := exec.Command("sh", "-c", "printf %s "+strings.ReplaceAll(shellWord(word), "%%", "%")).Output()

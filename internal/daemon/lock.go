@@ -13,17 +13,19 @@ import (
 	"banger/internal/flock"
 )
 
-// homeLock is held by the one daemon of a home, for as long as it lives: the kernel gives it up when the process ends, however that
-// comes. The file says who holds it.
+// homeLock is held by the one daemon of a home while it runs. The kernel releases it when the
+// process ends for any reason. The file names the holder.
 type homeLock struct{ f *os.File }
 
-// stopping in the file says that the holder is about to go: whoever comes then waits for it.
+// stopping in the file says that the holder is about to end. A new daemon then waits for it.
 const stopping = "stopping"
 
-// killedGrace is how long the kernel may take to give up the lock of a daemon that was killed: its memory goes first.
+// killedGrace is the time for the kernel to release the lock of a killed daemon, whose memory it
+// frees first.
 const killedGrace = 500 * time.Millisecond
 
-// lockHome takes the lock at path. When another daemon has it, that is fault.Locked, unless that one is stopping.
+// lockHome takes the lock at path. If another daemon holds it and is not stopping, the error is
+// fault.Locked.
 func lockHome(ctx context.Context, path string) (*homeLock, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -37,7 +39,8 @@ func lockHome(ctx context.Context, path string) (*homeLock, error) {
 	return l, l.say("")
 }
 
-// awaitLock waits for the lock: of a holder that is stopping as long as ctx allows, of any other for killedGrace.
+// awaitLock waits for the lock: as long as ctx allows if the holder is stopping, otherwise for
+// killedGrace.
 func awaitLock(ctx context.Context, f *os.File) error {
 	brief, cancel := context.WithTimeout(ctx, killedGrace)
 	defer cancel()
@@ -48,7 +51,7 @@ func awaitLock(ctx context.Context, f *os.File) error {
 	pid, leaving := holder(f)
 	if !leaving {
 		return fault.New(fault.Locked, "another bangerd (process %s) is at work on this home", pid).
-			WithHint("Use that one, end it with `banger daemon stop` or kill %s, or set BANGER_HOME to another folder.", pid)
+			WithHint("Use that one, end it with `banger daemon stop` or kill %s, or set BANGER_HOME to another directory.", pid)
 	}
 	if err := flock.Lock(ctx, f); err != nil {
 		return fault.New(fault.Locked, "the bangerd that is stopping (process %s) does not come to its end: %w", pid, err)
@@ -67,7 +70,7 @@ func holder(f *os.File) (pid string, leaving bool) {
 	return words[0], len(words) > 1 && words[1] == stopping
 }
 
-// say writes who holds the lock, and in which state it is.
+// say writes who holds the lock and the holder's state.
 func (l *homeLock) say(state string) error {
 	text := strings.TrimSpace(strconv.Itoa(os.Getpid())+" "+state) + "\n"
 	if err := l.f.Truncate(0); err != nil {
@@ -79,5 +82,6 @@ func (l *homeLock) say(state string) error {
 	return nil
 }
 
-// release gives the lock up. The file stays: removing it would let two daemons lock two files of one name.
+// release releases the lock. The file stays: if it were removed, two daemons could lock two files
+// of one name.
 func (l *homeLock) release() error { return l.f.Close() }

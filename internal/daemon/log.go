@@ -16,8 +16,8 @@ import (
 // maxLog bounds the daemon's log, bytes, in two files.
 const maxLog = 16 << 20
 
-// openLog opens the bounded log. Crashes go there as well: the standard error of a daemon that was
-// started on demand leads nowhere.
+// openLog opens the bounded log. Crashes go there, too, because a daemon that was started on demand
+// has no standard error.
 func openLog(opts Options, cfg *config.Config) (*slog.Logger, func() error, error) {
 	path := opts.Layout.DaemonLog()
 	file, err := console.Open(path, maxLog)
@@ -25,7 +25,7 @@ func openLog(opts Options, cfg *config.Config) (*slog.Logger, func() error, erro
 		return nil, nil, fmt.Errorf("opening the daemon's log: %w", err)
 	}
 	if crash, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err == nil {
-		_ = debug.SetCrashOutput(crash, debug.CrashOptions{}) // it keeps a descriptor of its own
+		_ = debug.SetCrashOutput(crash, debug.CrashOptions{}) // it duplicates the descriptor
 		crash.Close()
 	}
 	var out io.Writer = file

@@ -82,7 +82,7 @@ func TestJSONLog(t *testing.T) {
 	if _, err := c.Version(requestid.With(testContext(t), "my-id")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Version(testContext(t)); err != nil { // the first one's line is written by now, or its connection is busy
+	if _, err := c.Version(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.ReadFile(layout.DaemonLog())
@@ -134,7 +134,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s for host %q: %d %.100s, want %d", r.path, r.host, status, body, r.status)
 		}
 	}
-	// Another daemon finds the port taken and says so.
+	// Another daemon finds the port in use and reports it.
 	other := testLayout(t)
 	if err := os.MkdirAll(filepath.Dir(other.ConfigFile()), 0o700); err != nil {
 		t.Fatal(err)

@@ -51,8 +51,8 @@ func (d *daemon) bytesByKind(ctx context.Context) (map[string]int64, error) {
 	return kinds, nil
 }
 
-// serveMetrics serves the metrics on the configured loopback address, if there is one, until stop
-// is called.
+// serveMetrics serves the metrics on the configured loopback address until stop is called. Without
+// an address it does nothing.
 func (d *daemon) serveMetrics(ctx context.Context, handler http.Handler) (stop func() error, err error) {
 	address := d.cfg.MetricsListen
 	if address == "" {
@@ -82,8 +82,8 @@ func (d *daemon) serveMetrics(ctx context.Context, handler http.Handler) (stop f
 	}, nil
 }
 
-// loopbackOnly refuses requests whose Host is a name other than localhost: a web page could have
-// its own name resolve to the loopback (DNS rebinding) and read the answer.
+// loopbackOnly refuses requests whose Host is a name other than localhost. Otherwise a web page
+// could resolve its own name to the loopback (DNS rebinding) and read the answer.
 func loopbackOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host

@@ -11,7 +11,8 @@ import (
 	"banger/internal/api"
 )
 
-// Ready is the pipe on which a daemon tells whoever started it how the start went: see api.ReadyFD. A nil Ready tells nobody.
+// Ready is the pipe on which a daemon reports the outcome of its start: see api.ReadyFD. A nil
+// Ready reports nothing.
 type Ready struct{ f *os.File }
 
 // OpenReady takes over the inherited file descriptor.
@@ -20,12 +21,12 @@ func OpenReady(fd int) (*Ready, error) {
 	if fd <= 2 || unix.Fstat(fd, &st) != nil {
 		return nil, fmt.Errorf("file descriptor %d is not one to report on", fd)
 	}
-	unix.CloseOnExec(fd) // or every VMM would hold the pipe open
+	unix.CloseOnExec(fd) // otherwise every VMM would hold the pipe open
 	return &Ready{f: os.NewFile(uintptr(fd), "ready")}, nil
 }
 
-// Tell reports the start's outcome, once. That nobody listens any more is no reason to fail.
-func (r *Ready) Tell(outcome error) error {
+// Report reports the start's outcome, once. A reader that is gone is no error.
+func (r *Ready) Report(outcome error) error {
 	if r == nil || r.f == nil {
 		return nil
 	}

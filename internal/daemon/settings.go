@@ -9,7 +9,7 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// defaults is what the configuration gives a VM that asks for nothing.
+// defaults returns the configuration's values for a new VM.
 func defaults(cfg *config.Config) model.Spec {
 	return model.Spec{
 		Image: cfg.Image, Kernel: cfg.Kernel, VCPUs: cfg.VCPUs, Memory: cfg.Memory,
@@ -17,11 +17,12 @@ func defaults(cfg *config.Config) model.Spec {
 	}
 }
 
-// newDriver makes the driver that the configuration names. There is one so far, so auto is that one.
+// newDriver makes the configured driver. There is only one, so auto means that one.
 func (d *daemon) newDriver(cfg *config.Config) (vmm.Driver, error) {
 	q := qemu.New(qemu.Config{Binary: cfg.QEMU, Accel: qemu.Accel(cfg.Accel), Log: d.component("qemu")})
 	if cfg.Driver != "auto" && cfg.Driver != q.Name() {
-		return nil, fault.New(fault.Invalid, "there is no VMM driver %q", cfg.Driver).WithHint("Set driver to \"auto\" in %s.", d.Layout.ConfigFile())
+		return nil, fault.New(fault.Invalid, "there is no VMM driver %q", cfg.Driver).
+			WithHint("Set driver to \"auto\" in %s.", d.Layout.ConfigFile())
 	}
 	return q, nil
 }

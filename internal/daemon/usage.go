@@ -9,10 +9,11 @@ import (
 	"banger/internal/model"
 )
 
-// unusedInitramfs is how long an archive that boots the agent must not have been used for a prune to remove it: older builds of the agent have their own.
+// unusedInitramfs is the time since the last use after which a prune removes an archive that boots
+// the agent. Older builds of the agent have archives of their own.
 const unusedInitramfs = 24 * time.Hour
 
-// usage tells what the home takes up. Rows of one kind are together.
+// usage returns what the home uses on the host's file systems. Rows of one kind are adjacent.
 func (d *daemon) usage(ctx context.Context) (model.DiskUsage, error) {
 	rows, err := d.manager.Usage(ctx)
 	if err != nil {
@@ -47,7 +48,8 @@ func usageKinds() []model.UsageKind {
 	}
 }
 
-// inUse tells who needs an image or a kernel. When that cannot be known, as a snapshot is damaged, all count as needed: a prune would leave them.
+// inUse returns functions that find the users of an image or kernel. If a snapshot is damaged, the
+// users are unknown; then everything counts as used, as a prune would treat it.
 func (d *daemon) inUse(ctx context.Context) (images, kernels func(id string) []string) {
 	err := d.manager.References(func(i, k map[string][]string) error {
 		images = func(id string) []string { return i[id] }
@@ -62,7 +64,7 @@ func (d *daemon) inUse(ctx context.Context) (images, kernels func(id string) []s
 	return images, kernels
 }
 
-// usage has a row for each kernel, and one for what boots the agent.
+// usage has a row for each kernel and one for the archives that boot the agent.
 func (s kernels) usage(inUse func(id string) []string, dir string) ([]model.UsageRow, error) {
 	all, err := s.List()
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"banger/internal/model"
 )
 
-// TestUsage asks a daemon for what its home takes up: nothing yet but what is not ours.
+// TestUsage asks a daemon for the usage of a new home, which holds nothing of ours yet.
 func TestUsage(t *testing.T) {
 	layout := testLayout(t)
 	left := filepath.Join(layout.Snapshots(), "somebody-elses")
@@ -54,7 +54,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestKernelUsage looks at a kernel that nobody uses, and at archives of which one is old.
+// TestKernelUsage measures an unused kernel and two archives, one of them old.
 func TestKernelUsage(t *testing.T) {
 	layout := testLayout(t)
 	store, err := kernel.Open(layout.Kernels(), slog.New(slog.DiscardHandler))

@@ -23,14 +23,14 @@ import (
 	"banger/internal/vmm"
 )
 
-// daemon is what runs: all parts, built from the bottom up by open.
+// daemon holds all parts, which open builds from the bottom up.
 type daemon struct {
 	Options
 	cfg      *config.Config
 	log      *slog.Logger
 	began    time.Time
 	metrics  *metric.Set
-	shutdown func() // begins the end
+	shutdown func() // begins to stop the daemon
 
 	store    *store.Store
 	driver   vmm.Driver
@@ -40,9 +40,9 @@ type daemon struct {
 	manager  *vm.Manager
 }
 
-// open builds the parts. After an error close takes down those that were built.
+// open builds the parts. After an error, close takes down those that were built.
 func (d *daemon) open(ctx context.Context) (err error) {
-	if err := os.RemoveAll(d.Layout.Imports()); err != nil { // uploads that a crash cut off
+	if err := os.RemoveAll(d.Layout.Imports()); err != nil { // remains of a crash
 		return fmt.Errorf("removing unfinished uploads: %w", err)
 	}
 	if d.driver, err = d.newDriver(d.cfg); err != nil {
@@ -81,7 +81,8 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	return err
 }
 
-// capabilities are in the order of their hooks: what the user lists for the guest goes over what banger puts there by itself.
+// capabilities returns the capabilities in the order of their hooks. The user's files come after
+// what banger writes by itself.
 func (d *daemon) capabilities() []vm.Capability {
 	all := []vm.Capability{
 		capability.WorkDisk{Layout: d.Layout},
@@ -94,7 +95,7 @@ func (d *daemon) capabilities() []vm.Capability {
 	return append(all, capability.FileSync{Entries: syncEntries(d.cfg)}, d.sessions)
 }
 
-// close takes down what open has built, the last first.
+// close takes down what open has built, in the reverse order.
 func (d *daemon) close() error {
 	var errs []error
 	if d.manager != nil {
@@ -111,11 +112,12 @@ func (d *daemon) close() error {
 
 func (d *daemon) component(name string) *slog.Logger { return d.log.With("component", name) }
 
-// proxyCommand is what OpenSSH runs to reach a VM of this home; %h is the VM's host name (ssh_config(5), ProxyCommand).
+// proxyCommand is the command with which OpenSSH reaches a VM of this home. %h is the VM's host
+// name (ssh_config(5), ProxyCommand).
 func (d *daemon) proxyCommand() string {
 	program, err := paths.Program("banger")
 	if err != nil {
-		program = "banger" // whoever runs ssh may have it in PATH
+		program = "banger" // it may be in the PATH of ssh
 	}
 	command := shellWord(program) + " vm proxy %h"
 	if home, _ := d.LookupEnv("BANGER_HOME"); home != "" {
@@ -124,12 +126,13 @@ func (d *daemon) proxyCommand() string {
 	return command
 }
 
-// shellWord quotes a word for the shell that runs a ProxyCommand, in which OpenSSH replaces what begins with %.
+// shellWord quotes a word for the shell that runs a ProxyCommand, in which OpenSSH replaces
+// %-sequences.
 func shellWord(s string) string {
 	return "'" + strings.NewReplacer("'", `'\''`, "%", "%%").Replace(s) + "'"
 }
 
-// agentBinary is the guest's program. It is looked for at each start, so that a new build is used without a restart.
+// agentBinary finds the guest's program at each start, so that a new build needs no restart.
 func agentBinary() (string, error) {
 	path, err := paths.Program("banger-agent")
 	if err != nil {

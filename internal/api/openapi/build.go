@@ -20,18 +20,19 @@ import (
 	"banger/internal/step"
 )
 
-// wirePackages hold the types that travel.
+// wirePackages hold the wire types.
 var wirePackages = []string{
 	"banger/internal/api", "banger/internal/model", "banger/internal/step", "banger/internal/guest/proto", "banger/internal/fault",
 }
 
-const description = `banger's daemon listens on a unix socket only, and answers to its own user and root:
+const description = `banger's daemon listens on a unix socket. It accepts its own user and root:
 
     curl --unix-socket "$XDG_RUNTIME_DIR/banger/bangerd.sock" http://banger/v1/version
 
-Errors are problem documents (RFC 9457). Operations that say so answer with server-sent events when the request accepts
+Errors are problem documents (RFC 9457). Some operations answer with server-sent events if the request accepts
 text/event-stream: any number of "step" events, then one "result" or "problem". Streams are upgrades to "banger-stream".
-A {ref} is a name, an id, or the unique beginning of an id; a slash in it is written %2F.`
+A {ref} is a name, an id, or a unique prefix of an id; write a slash in it as %2F. The header Banger-Request-Id names a
+request: in each answer, and in the request if the client chooses the id.`
 
 // build makes the document. The same source gives the same bytes.
 func build(root string) ([]byte, error) {
@@ -66,7 +67,8 @@ func build(root string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// addStreamed adds the types that travel in events and frames, which OpenAPI has no place for but the list of schemas.
+// addStreamed adds the types in events and frames, which no operation of an OpenAPI document refers
+// to.
 func addStreamed(r *openapi31.Reflector) error {
 	var failed error
 	collect := func(name string, schema jsonschema.Schema) {
@@ -75,7 +77,8 @@ func addStreamed(r *openapi31.Reflector) error {
 		r.Spec.ComponentsEns().WithSchemasItem(name, m)
 	}
 	for _, v := range []any{step.Event{}, api.Run{}, proto.ExecRequest{}, proto.Exit{}, proto.Size{}, proto.Error{}} {
-		_, err := r.Reflect(v, jsonschema.RootRef, jsonschema.DefinitionsPrefix("#/components/schemas/"), jsonschema.CollectDefinitions(collect))
+		_, err := r.Reflect(v, jsonschema.RootRef, jsonschema.CollectDefinitions(collect),
+			jsonschema.DefinitionsPrefix("#/components/schemas/"))
 		if err != nil {
 			return err
 		}
@@ -83,7 +86,8 @@ func addStreamed(r *openapi31.Reflector) error {
 	return failed
 }
 
-// schemaName is the type's own name; types of the guest's protocol whose names others have too say where they are from.
+// schemaName returns the type's own name. Types of the guest's protocol and of package step get a
+// prefix, because other packages use the same names.
 func schemaName(t reflect.Type) string {
 	if t.PkgPath() == reflect.TypeFor[proto.Stats]().PkgPath() {
 		return "Guest" + t.Name()
@@ -94,14 +98,16 @@ func schemaName(t reflect.Type) string {
 	return t.Name()
 }
 
-// describe puts the source's comments into a schema, and says how a type travels where reflection cannot know.
+// describe puts the source's comments into a schema, and the wire form of types that reflection
+// cannot know.
 func (c *comments) describe(p jsonschema.InterceptSchemaParams) (stop bool, err error) {
 	t := p.Value.Type()
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	if t == reflect.TypeFor[model.Bytes]() {
-		p.Schema.WithType(jsonschema.Integer.Type()).WithFormat("int64").WithDescription("Bytes. Requests may hold a text such as \"8G\" instead.")
+		p.Schema.WithType(jsonschema.Integer.Type()).WithFormat("int64").
+			WithDescription("Bytes. Requests may hold a text such as \"8G\" instead.")
 		return true, nil
 	}
 	if t == reflect.TypeFor[time.Duration]() {
@@ -151,7 +157,7 @@ func add(r *openapi31.Reflector, op api.Operation) error {
 	oc.SetTags(tag(op.Path))
 	if strings.Contains(op.Path, "{ref}") {
 		oc.AddReqStructure(new(struct {
-			Ref string `path:"ref" description:"A name, an id, or the unique beginning of an id."`
+			Ref string `path:"ref" description:"A name, an id, or a unique prefix of an id."`
 		}))
 	}
 	if strings.Contains(op.Path, "{name}") {
@@ -195,7 +201,7 @@ func addJSON(oc openapi.OperationContext, op api.Operation) {
 // addSteps describes an answer that is JSON or server-sent events.
 func addSteps(oc openapi.OperationContext, op api.Operation) {
 	addResponse(oc, op)
-	oc.SetDescription("Answers with server-sent events when the request accepts them; see StepEvent for the data of a step.")
+	oc.SetDescription("Answers with server-sent events if the request accepts them. StepEvent is the data of a step.")
 	oc.AddRespStructure("", openapi.WithHTTPStatus(http.StatusOK), openapi.WithContentType(api.MediaSSE))
 }
 
@@ -236,7 +242,7 @@ func mediaOf(op api.Operation) string {
 	return "application/octet-stream"
 }
 
-// tag is the collection that a path is about.
+// tag returns the collection that a path belongs to.
 func tag(path string) string {
 	part, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	if part != "v1" {

@@ -35,7 +35,7 @@ func TestDocumentIsFresh(t *testing.T) {
 	}
 }
 
-// TestDocumentHoldsTogether follows every reference, and looks for every operation.
+// TestDocumentHoldsTogether follows every reference and looks for every operation.
 func TestDocumentHoldsTogether(t *testing.T) {
 	var doc struct {
 		Paths      map[string]map[string]struct{ OperationID string }

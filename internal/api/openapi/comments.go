@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// comments are what the source says about types, their fields, and the constants of string types.
+// comments holds the source's comments on types and fields, and the constants of string types.
 type comments struct {
 	types  map[string]string   // by "banger/internal/model.VM"
 	fields map[string]string   // by "banger/internal/model.VM.ID"
@@ -79,7 +79,7 @@ func (c *comments) typ(name string, gen *ast.GenDecl, spec *ast.TypeSpec) {
 	}
 }
 
-// value collects the constants that are declared with a type and a string.
+// value collects constants that have a type and a string value.
 func (c *comments) value(pkg string, spec *ast.ValueSpec) {
 	ident, ok := spec.Type.(*ast.Ident)
 	if !ok {
@@ -94,7 +94,7 @@ func (c *comments) value(pkg string, spec *ast.ValueSpec) {
 	}
 }
 
-// sentence is a comment as one line.
+// sentence returns a comment as one line.
 func sentence(group *ast.CommentGroup) string {
 	return strings.Join(strings.Fields(group.Text()), " ")
 }

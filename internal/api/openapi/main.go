@@ -1,4 +1,5 @@
-// Command openapi writes the API's OpenAPI 3.1 document, made of the table of operations and the wire types.
+// Command openapi writes the API's OpenAPI 3.1 document from the table of operations and the wire
+// types.
 //
 //	go generate ./internal/api
 package main
@@ -31,7 +32,7 @@ func run(out string) error {
 	return os.WriteFile(out, document, 0o644)
 }
 
-// moduleRoot is the folder of go.mod, which the doc comments are read below.
+// moduleRoot returns the directory of go.mod, below which the comments are read.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

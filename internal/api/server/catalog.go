@@ -76,12 +76,13 @@ func (s *Server) kernelHandlers() map[string]handler {
 	}
 }
 
-// by looks up who uses what has an id.
+// by returns a function that finds the users of an id.
 func by(users map[string][]string) func(id string) []string {
 	return func(id string) []string { return users[id] }
 }
 
-// unused deletes what has an id. If that is refused because it is used, the hint says how to delete what uses it.
+// unused calls remove, which refuses to remove what is in use. The hint of that refusal says what
+// to delete first.
 func unused(users map[string][]string, remove func(inUse func(id string) []string) error) error {
 	var found []string
 	err := remove(func(id string) []string {

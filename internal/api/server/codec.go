@@ -16,7 +16,8 @@ import (
 	"banger/internal/fault"
 )
 
-// answer makes a handler of a function whose result is JSON; nil is 204 No Content.
+// answer makes a handler of a function whose result is sent as JSON. A nil result is 204 No
+// Content.
 func answer(f func(r *http.Request) (any, error)) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		out, err := f(r)
@@ -44,7 +45,7 @@ func writeJSON(w http.ResponseWriter, status int, media string, v any) error {
 }
 
 func writeBody(w http.ResponseWriter, status int, media string, data []byte) error {
-	// A connection that cannot have deadlines is not one of ours; then there is nothing to bound.
+	// Only foreign connections have no deadlines, and those need no bound.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(replyTimeout))
 	w.Header().Set("Content-Type", media)
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
@@ -56,19 +57,19 @@ func writeBody(w http.ResponseWriter, status int, media string, data []byte) err
 	return nil
 }
 
-// decode reads the JSON body of a request. No body is the zero value. Fields that nobody knows are refused: a mistyped "memroy" must not
-// make a VM of the default size.
+// decode reads the JSON body of a request. An empty body is the zero value. Unknown fields are
+// refused, so that a mistyped "memroy" does not make a VM of the default size.
 func decode[T any](w http.ResponseWriter, r *http.Request) (T, error) {
 	return decodeUpTo[T](w, r, maxBody)
 }
 
-// decodeUpTo is decode with a bound of its own, bytes.
+// decodeUpTo is decode with another bound, bytes.
 func decodeUpTo[T any](w http.ResponseWriter, r *http.Request, limit int64) (T, error) {
 	var in T
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	_ = rc.SetReadDeadline(time.Time{}) // what is read in the background to notice the client's end has none
+	_ = rc.SetReadDeadline(time.Time{}) // net/http keeps reading to notice the client's end
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -84,7 +85,7 @@ func decodeUpTo[T any](w http.ResponseWriter, r *http.Request, limit int64) (T, 
 	return in, decodeStrict(data, &in)
 }
 
-// decodeStrict decodes one JSON value, and names what is wrong.
+// decodeStrict decodes one JSON value. Its errors name the wrong field.
 func decodeStrict(data []byte, into any) error {
 	d := json.NewDecoder(strings.NewReader(string(data)))
 	d.DisallowUnknownFields()
@@ -104,13 +105,13 @@ func decodeStrict(data []byte, into any) error {
 	return fault.New(fault.Invalid, "the request: %s", strings.TrimPrefix(err.Error(), "json: "))
 }
 
-// params are the query parameters of a request, read one by one. The first thing that is wrong is kept.
+// params holds the query parameters of a request. Its err is the first error found.
 type params struct {
 	values url.Values
 	err    error
 }
 
-// queryOf reads the query, in which only the known parameters may be, once each.
+// queryOf reads a query in which each known parameter may occur once, and no other.
 func queryOf(r *http.Request, known ...string) *params {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -141,7 +142,7 @@ func (p *params) flag(name string) bool {
 	return v
 }
 
-// number reads a whole number from low to high; absent it is 0.
+// number reads a whole number from low to high. It returns 0 for a missing parameter.
 func (p *params) number(name string, low, high int) int {
 	text := p.text(name)
 	if text == "" || p.err != nil {

@@ -24,7 +24,7 @@ func (s *Server) debugHandlers() map[string]handler {
 	}
 }
 
-// plain makes a handler of one that cannot fail.
+// plain makes a handler of one that writes its own errors.
 func plain(h http.HandlerFunc) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		h(w, r)

@@ -18,7 +18,7 @@ import (
 )
 
 // maxExecBytes bounds the output that all exec calls under way hold together. Output beyond it
-// counts as missing, as output beyond the call's own bound does.
+// counts as missing, like output beyond the call's own bound.
 const maxExecBytes = 64 << 20
 
 // exec runs a command: as a stream if the client asks for an upgrade, otherwise as a plain call.
@@ -62,7 +62,8 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	return writeResult(w, result)
 }
 
-// checkExecCall checks a call, fills in its defaults, and returns what the agent is asked.
+// checkExecCall checks a call, fills in its defaults, and returns the request to the agent and the
+// input.
 func checkExecCall(call *api.ExecCall) (proto.ExecRequest, []byte, error) {
 	stdin := call.StdinBase64
 	if call.Stdin != "" {
@@ -122,7 +123,7 @@ func (one *execCall) run(ctx context.Context, agent vm.Agent) (*api.ExecResult, 
 	defer stdin.Close()
 	if len(one.stdin) > 0 {
 		go func() {
-			_, _ = stdin.Write(one.stdin) // the guest's end is noticed by Receive
+			_, _ = stdin.Write(one.stdin) // Receive notices the guest's end
 			_ = stdin.Close()
 		}()
 	}
@@ -143,7 +144,7 @@ func (one *execCall) run(ctx context.Context, agent vm.Agent) (*api.ExecResult, 
 	}, nil
 }
 
-// openExec hands a command to the guest's agent and returns the command's stream.
+// openExec passes a command to the guest's agent and returns the command's stream.
 func openExec(ctx context.Context, agent vm.Agent, start []byte) (net.Conn, error) {
 	setup, cancel := context.WithTimeout(ctx, guestTimeout)
 	defer cancel()
@@ -158,8 +159,8 @@ func openExec(ctx context.Context, agent vm.Agent, start []byte) (net.Conn, erro
 	return conn, nil
 }
 
-// hangUp asks the guest to end a command, and cuts the stream off after a grace. A guest that
-// reads nothing would block the asking, so that has a goroutine of its own, which the cut ends.
+// hangUp asks the guest to end a command and cuts the stream off after a grace time. The request
+// has a goroutine of its own, because a guest that reads nothing blocks it until the cut.
 func hangUp(out *proto.Writer, conn net.Conn, ended <-chan struct{}) {
 	go func() { _ = out.WriteFrame(proto.FrameHangup, nil) }()
 	grace := time.NewTimer(hangupGrace)
@@ -171,8 +172,8 @@ func hangUp(out *proto.Writer, conn net.Conn, ended <-chan struct{}) {
 	conn.Close()
 }
 
-// signalOf returns the name of the signal that ended a command, "" if the guest's word for it is
-// no name.
+// signalOf returns the name of the signal that ended a command, or "" if the guest sent no valid
+// name.
 func signalOf(exit proto.Exit) string {
 	const longest = 16
 	name := exit.Signal
@@ -196,7 +197,7 @@ func (c *capture) Write(p []byte) (int, error) {
 	n := min(len(p), c.room)
 	if c.held.Add(int64(n)) > maxExecBytes {
 		c.held.Add(int64(-n))
-		n, c.room = 0, 0 // what is kept has no gap
+		n, c.room = 0, 0 // the kept part has no gap
 	}
 	c.taken += int64(n)
 	c.room -= n
@@ -213,9 +214,9 @@ func (c *capture) release() {
 	c.taken = 0
 }
 
-// argv returns what a container runtime would run: the image's entrypoint with the given
-// arguments, or with the image's own if none are given (OCI image-spec, config.md, "Entrypoint"
-// and "Cmd").
+// argv returns what a container runtime would run: the image's entrypoint with the given arguments,
+// or with the image's own ones if none are given (OCI image-spec, config.md, "Entrypoint" and
+// "Cmd").
 func argv(cfg model.ImageConfig, given []string) []string {
 	if len(given) == 0 {
 		given = cfg.Cmd

@@ -39,7 +39,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// endless is an upload that ends only when nobody takes it any more.
+// endless is an upload without an end.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
@@ -48,7 +48,8 @@ func TestUploadRefused(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	w.m.agent.put = func(string, io.Reader) error { return fault.New(fault.Denied, "read-only file system") }
-	// Nothing is read before the guest agrees, so that the refusal arrives however long the upload is.
+	// The body is not read before the guest agrees, so that a refusal arrives however long the
+	// upload is.
 	err := w.client.PutFiles(deadline(t), "box", "/srv", io.LimitReader(endless{}, 64<<20))
 	if fault.KindOf(err) != fault.Denied {
 		t.Errorf("got %v", err)
@@ -142,7 +143,7 @@ func TestLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("four\n")
-	// When the VM stops, or is deleted, what it said last is sent, and the following ends.
+	// If the VM stops or is deleted, its last output is sent and following ends.
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 // problem.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// reply is a ResponseWriter that records the status. http.ResponseController finds the real one by
+// reply is a ResponseWriter that records the status. http.ResponseController finds the inner one by
 // Unwrap.
 type reply struct {
 	http.ResponseWriter
@@ -46,7 +46,7 @@ func (w *reply) begin(status int) {
 func (w *reply) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // guard gives each request an id, counts it, and refuses what no client of ours sends. A web page
-// can make a browser send requests, but cannot leave out Origin or choose Host.
+// can make a browser send requests, but it cannot omit Origin or choose Host.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(api.HeaderRequestID)
@@ -66,7 +66,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// count counts a request under the pattern that matched, so that the number of routes is bounded.
+// count counts a request under the route that matched, so that the number of series is bounded.
 func (s *Server) count(w *reply, r *http.Request) {
 	if s.Count == nil {
 		return

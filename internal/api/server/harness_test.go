@@ -27,7 +27,7 @@ import (
 	"banger/internal/vm"
 )
 
-// manager is a Manager whose methods do what a test says. Those without a test's word answer with the one VM there is.
+// manager is a Manager whose methods do what a test says. The others answer with the only VM.
 type manager struct {
 	mu    sync.Mutex
 	calls []string
@@ -202,7 +202,7 @@ func (m *manager) References(f func(images, kernels map[string][]string) error) 
 
 // agent is a guest's agent whose streams are served by serve.
 type agent struct {
-	vm.Agent // nil: what a test does not expect panics
+	vm.Agent // nil: an unexpected call panics
 	serve    func(route string, conn net.Conn)
 	files    []byte
 	put      func(path string, archive io.Reader) error
@@ -387,7 +387,7 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 	}
 }
 
-// broken is an agent whose downloads end in the middle.
+// broken is an agent whose downloads fail in the middle.
 type broken struct{ vm.Agent }
 
 func (broken) GetFiles(context.Context, string) (io.ReadCloser, error) {
@@ -405,7 +405,7 @@ type withAgent struct {
 
 func (m withAgent) Agent(string) (vm.Agent, error) { return m.a, nil }
 
-// stuck is a start that ends only when it is called off, and then says why.
+// stuck is a start that ends only when it is cancelled, and returns the cause.
 func stuck(begun, calledOff chan struct{}) func(context.Context, step.Reporter) error {
 	return func(ctx context.Context, _ step.Reporter) error {
 		close(begun)

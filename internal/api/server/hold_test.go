@@ -55,7 +55,7 @@ func (m *manager) CreateSnapshot(_ context.Context, ref, name string, _ step.Rep
 func (m *manager) Snapshots(context.Context) ([]model.Snapshot, error) { return nil, nil }
 
 func (m *manager) Snapshot(_ context.Context, ref string) (model.Snapshot, error) {
-	if ref == "box" { // there is a VM of that name
+	if ref == "box" { // a VM has that name
 		return model.Snapshot{}, fault.New(fault.NotFound, "no snapshot %q", ref)
 	}
 	return model.Snapshot{Name: ref}, nil
@@ -85,7 +85,7 @@ func (m *manager) ExportSnapshot(_ context.Context, ref string, w io.Writer, _ s
 	return nil
 }
 
-// ImportSnapshot takes what begins with an s.
+// ImportSnapshot accepts what begins with an s.
 func (m *manager) ImportSnapshot(_ context.Context, r io.Reader, name string, _ step.Reporter) (model.Snapshot, error) {
 	var first [1]byte
 	if _, err := io.ReadFull(r, first[:]); err != nil || first[0] != 's' {
@@ -116,7 +116,7 @@ func (m *manager) PruneTemplates(_ context.Context, stale bool) (model.Pruned, e
 	return model.Pruned{}, nil
 }
 
-// TestHoldCalls is TestCalls for what goes on from where something was.
+// TestHoldCalls is TestCalls for pause, resume, suspend, fork and snapshots.
 func TestHoldCalls(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -189,7 +189,7 @@ func TestHoldCalls(t *testing.T) {
 	}
 }
 
-// TestFork looks at what comes back when one child was made and one was not, with and without steps.
+// TestFork checks the answer if one child was made and one was not, with and without steps.
 func TestFork(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -235,7 +235,7 @@ func TestExport(t *testing.T) {
 	if _, err := w.client.ExportSnapshot(deadline(t), "gone"); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("an export of nothing: %v", err)
 	}
-	// Who does not look at trailers must not take half for whole.
+	// A client that ignores trailers must not take half of the answer for all of it.
 	conn, err := net.Dial("unix", w.client.Socket())
 	if err != nil {
 		t.Fatal(err)
@@ -269,7 +269,7 @@ func TestImport(t *testing.T) {
 	if err != nil || s.Name != "a b&c" || s.Size != 4*model.MiB {
 		t.Errorf("imported %+v, %v", s, err)
 	}
-	// What is refused is refused at once, whatever there is to come.
+	// A refusal comes at once, however much is left to send.
 	began := time.Now()
 	if _, err := w.client.ImportSnapshot(deadline(t), oneByte{'x'}, api.SnapshotImport{}); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) != "export one" {
 		t.Errorf("a foreign file: %v", err)
@@ -282,7 +282,8 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestProblemOfNamesake is an error about a snapshot that is called like a VM: it is not about the VM.
+// TestProblemOfNamesake reports an error about a snapshot that has the name of a VM. It is not
+// about the VM.
 func TestProblemOfNamesake(t *testing.T) {
 	t.Parallel()
 	w := serve(t)

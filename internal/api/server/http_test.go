@@ -19,7 +19,7 @@ import (
 	"banger/internal/step"
 )
 
-// TestCalls sends each kind of call through the client and looks at what the manager was asked.
+// TestCalls sends each kind of call through the client and checks the manager's calls.
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -66,7 +66,7 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// TestDeleteUsed is about images that something needs: the hint says how to delete that.
+// TestDeleteUsed deletes images in use: the hint says what to delete first.
 func TestDeleteUsed(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -140,7 +140,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestFailedStart looks for the step and the log of a start that failed.
+// TestFailedStart checks the step and the log of a start that failed.
 func TestFailedStart(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -187,7 +187,7 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-// TestManySteps reports faster than anybody reads: only progress may be lost.
+// TestManySteps reports faster than the client reads: only progress may be lost.
 func TestManySteps(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -258,7 +258,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// exchange sends a request as it is written and returns the status and the body.
+// exchange sends a raw request and returns the status and the body.
 func exchange(t *testing.T, w *world, text string) (int, string) {
 	t.Helper()
 	conn, err := net.Dial("unix", w.client.Socket())

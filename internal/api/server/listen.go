@@ -11,16 +11,17 @@ import (
 	"banger/internal/api"
 )
 
-// Listen listens on the socket for programs of this user and of root. The caller holds the lock of the home, so a socket that is
-// there already belongs to a daemon that died.
+// Listen listens on the socket for programs of this user and of root. The caller holds the home's
+// lock, so an existing socket belongs to a daemon that died.
 func Listen(socket, dir string, log *slog.Logger) (net.Listener, error) {
 	if err := api.PrivateDir(dir); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("removing the socket of a daemon that is gone: %w", err)
+		return nil, fmt.Errorf("removing the socket of a dead daemon: %w", err)
 	}
-	// The folder is closed to everybody else, so the moment between making the socket and restricting it is nobody's chance.
+	// The directory is closed to everybody else, so nobody can connect before the socket is
+	// restricted.
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", socket, err)
@@ -31,8 +32,8 @@ func Listen(socket, dir string, log *slog.Logger) (net.Listener, error) {
 	return &listener{UnixListener: l, uid: os.Geteuid(), log: log}, nil
 }
 
-// listener accepts connections of those who may ask, and closes all others. The folder's mode keeps them out already; this
-// holds even when the socket was handed on.
+// listener accepts connections of permitted users and closes all others. The directory's mode
+// already keeps those out. This check holds even if the socket was passed on.
 type listener struct {
 	*net.UnixListener
 	uid int
@@ -54,20 +55,20 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// peerConn is a connection and who is at its other end.
+// peerConn is a connection with the identity of its peer.
 type peerConn struct {
 	*net.UnixConn
 	peer api.Peer
 }
 
-// Actor is who asks.
+// Actor is the caller of an operation.
 type Actor struct {
 	UID int
 	PID int
 }
 
-// May tells whether the actor has the permission. Whoever the listener lets in is the daemon's own user, who could do all of this
-// without the daemon, or root.
+// May reports whether the actor has the permission. The listener accepts only root and the daemon's
+// own user, who could do all of this without the daemon.
 func (a Actor) May(api.Permission) bool { return a.UID == os.Geteuid() || a.UID == 0 }
 
 type actorKey struct{}
@@ -80,7 +81,7 @@ func withActor(ctx context.Context, conn net.Conn) context.Context {
 	return ctx
 }
 
-// ActorOf returns who asked for what ctx belongs to.
+// ActorOf returns the caller of the operation that ctx belongs to.
 func ActorOf(ctx context.Context) (Actor, bool) {
 	a, ok := ctx.Value(actorKey{}).(Actor)
 	return a, ok

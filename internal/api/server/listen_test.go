@@ -16,14 +16,14 @@ import (
 	"banger/internal/testkit"
 )
 
-// as runs f on a thread of another user, which ends with it.
+// as runs f on a thread of another user. The thread ends with f.
 func as(t *testing.T, uid int, f func() error) error {
 	t.Helper()
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can be somebody else")
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // for good: the thread must not be used again
-		// The raw system call changes this thread only; syscall.Setresuid would change all.
+		runtime.LockOSThread() // forever: the thread must not be used again
+		// The raw system call changes only this thread; syscall.Setresuid would change all.
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
 			result <- errno
 			return
@@ -33,7 +33,7 @@ func as(t *testing.T, uid int, f func() error) error {
 	return <-result
 }
 
-// ask sends a request with plain system calls, which stay on their thread, and returns what comes back.
+// ask sends a request with plain system calls, which stay on their thread, and returns the answer.
 func ask(socket string) (string, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -57,7 +57,7 @@ func TestOtherUsersAreRefused(t *testing.T) {
 	var answer string
 	knock := func() (err error) { answer, err = ask(socket); return err }
 	if err := as(t, nobody, knock); err == nil {
-		t.Error("the folder let somebody else in")
+		t.Error("the directory let somebody else in")
 	}
 	for _, p := range []string{filepath.Dir(filepath.Dir(socket)), filepath.Dir(socket), socket} {
 		if err := os.Chmod(p, 0o777); err != nil {
@@ -81,12 +81,12 @@ func TestListen(t *testing.T) {
 	defer os.RemoveAll(dir)
 	log := slog.New(slog.DiscardHandler)
 	socket := filepath.Join(dir, "run", "sock")
-	for range 2 { // the second time over what the first one has left
+	for range 2 { // the second time over the first one's remains
 		l, err := Listen(socket, filepath.Dir(socket), log)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.(*listener).SetUnlinkOnClose(false) // as if it had died
+		l.(*listener).SetUnlinkOnClose(false) // as after a crash
 		for p, mode := range map[string]os.FileMode{socket: 0o600, filepath.Dir(socket): 0o700} {
 			if info, err := os.Stat(p); err != nil || info.Mode().Perm() != mode {
 				t.Errorf("%s: mode %v, %v", p, info.Mode(), err)
@@ -98,11 +98,11 @@ func TestListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Listen(socket, filepath.Dir(socket), log); fault.KindOf(err) != fault.Denied {
-		t.Errorf("listening in a folder that is open to others: %v", err)
+		t.Errorf("listening in a directory that is open to others: %v", err)
 	}
 }
 
-// TestShutdownWaits ends a server while a start is under way: first it waits, then it calls the start off.
+// TestShutdownWaits shuts a server down during a start: first it waits, then it cancels the start.
 func TestShutdownWaits(t *testing.T) {
 	t.Parallel()
 	w := serve(t)

@@ -16,10 +16,11 @@ import (
 
 const (
 	maxTail   = 1 << 20  // lines
-	tailBytes = 64 << 20 // of a log that is held while the last lines are looked for; logs are smaller
+	tailBytes = 64 << 20 // bytes held to find the last lines; logs are smaller
 )
 
-// vmLogs streams a log as it is on the disk. What a guest wrote is hostile; showing it safely is up to whoever shows it.
+// vmLogs streams a log unchanged. What a guest wrote is hostile; the program that shows it must
+// make it safe.
 func (s *Server) vmLogs(w http.ResponseWriter, r *http.Request) error {
 	q := queryOf(r, "source", "follow", "tail")
 	follow, tail := q.flag("follow"), q.number("tail", 0, maxTail)
@@ -39,9 +40,9 @@ func (s *Server) vmLogs(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer done()
-	// Asked once more, now that its end would be noticed.
+	// The session has begun, so an end of the VM from here on ends the stream.
 	if v, err := s.Manager.Get(v.ID); !follow || err != nil || !v.State.Live() {
-		done() // with a context that has ended, what is there is copied
+		done() // without follow, copy what exists and stop
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.WriteHeader(http.StatusOK)
@@ -81,14 +82,14 @@ func size(file string) int64 {
 	return info.Size()
 }
 
-// flushing sends every write at once.
+// flushing sends each write at once.
 type flushing struct {
 	io.Writer
 	rc *http.ResponseController
 }
 
 func (f flushing) Write(p []byte) (int, error) {
-	_ = f.rc.SetWriteDeadline(time.Time{}) // a reader may pause as long as it likes: it holds up nobody but itself
+	_ = f.rc.SetWriteDeadline(time.Time{}) // a slow reader delays only itself
 	n, err := f.Writer.Write(p)
 	if err == nil {
 		err = f.rc.Flush()
@@ -96,11 +97,12 @@ func (f flushing) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// tailer keeps back the first bytes that it gets until there are enough to know the last lines of them, and lets everything after them through.
+// tailer holds back the first bytes until it knows the last lines among them. It passes everything
+// after them through.
 type tailer struct {
 	to    io.Writer
 	lines int
-	await int64 // bytes of the log that were there when it began
+	await int64 // bytes that the log had at the beginning
 	held  []byte
 	open  bool
 }

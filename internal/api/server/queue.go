@@ -6,22 +6,22 @@ import (
 	"banger/internal/step"
 )
 
-// maxQueued is how many events a slow client may be behind.
+// maxQueued is the number of events that a slow client may be behind.
 const maxQueued = 256
 
-// queue is events on their way to a client, so that a slow or suspended one never holds up the operation that it watches, which others may
-// be waiting for too.
+// queue holds events for a client. With it, a slow client never delays the operation, which other
+// clients may be waiting for, too.
 type queue struct {
 	mu     sync.Mutex
 	events []step.Event
 	ended  bool
-	wake   chan struct{} // holds one token when there is something to do
+	wake   chan struct{} // holds one token if there is something to do
 }
 
 func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
 
-// put adds an event and calls also under the lock, unless the queue has ended. When it is full, what gives way is progress, which the next
-// progress makes good.
+// put adds an event and calls also under the lock, unless the queue has ended. A full queue drops
+// progress, because later progress replaces it.
 func (q *queue) put(event step.Event, also func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -39,7 +39,7 @@ func (q *queue) put(event step.Event, also func()) {
 	q.poke()
 }
 
-// end lets nothing more in, and calls also under the lock.
+// end closes the queue and calls also under the lock.
 func (q *queue) end(also func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -48,7 +48,7 @@ func (q *queue) end(also func()) {
 	q.poke()
 }
 
-// take empties the queue, and tells whether anything more can come.
+// take empties the queue and reports whether it has ended.
 func (q *queue) take() (events []step.Event, ended bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -70,7 +70,7 @@ func dropProgress(queue []step.Event) []step.Event {
 			kept = append(kept, event)
 		}
 	}
-	if len(kept) >= maxQueued { // a client that does not read at all
+	if len(kept) >= maxQueued { // the client reads nothing
 		kept = kept[1:]
 	}
 	return kept

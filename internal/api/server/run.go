@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	removeTimeout = 2 * time.Minute // for the VM of a run to be gone
-	hangupGrace   = 2 * time.Second // for a guest to end a command and say so
+	removeTimeout = 2 * time.Minute // for deleting a run's VM
+	hangupGrace   = 2 * time.Second // for a guest to report a command's end
 )
 
 var (
@@ -27,19 +27,20 @@ var (
 	errTimedOut    = errors.New("the command's time is over")
 )
 
-// runStream is one run: a VM that is made for a command. Two goroutines work on it: the one that serves the request goes through the run's
-// parts, and listen takes what the client sends.
+// runStream is one run: a VM that is made for a command. The request's goroutine goes through the
+// run's parts. A second goroutine, listen, handles what the client sends.
 type runStream struct {
 	s   *Server
 	c   *client
-	in  *proto.Reader // of the client; listen's own
+	in  *proto.Reader // from the client; only listen reads it
 	out *proto.Writer // to the client
 
 	cancel context.CancelCauseFunc      // ends the run, with the reason
-	guest  atomic.Pointer[proto.Writer] // to the command, once there is one
+	guest  atomic.Pointer[proto.Writer] // to the command, after it was started
 }
 
-// run serves a run stream: see api.Run. Whatever ends it, what RemoveOnDetach made is gone before the stream closes.
+// run serves a run stream: see api.Run. A VM with RemoveOnDetach is deleted before the stream
+// closes, however the run ends.
 func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
@@ -69,7 +70,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	defer unwatch()
-	// Once the run is called off, a client that takes nothing must not hold it up.
+	// After the run is cancelled, a client that reads nothing must not delay it.
 	stop := context.AfterFunc(ctx, func() { c.SetWriteDeadline(time.Now().Add(hangupGrace)) })
 	defer stop()
 	listening := make(chan struct{})
@@ -78,13 +79,13 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
 		one.listen()
 	}()
 	one.serve(ctx, req)
-	c.CloseWrite() // the client sees the end and closes its side, which listen waits for
+	c.CloseWrite() // the client sees the end and closes, which ends listen
 	c.SetReadDeadline(time.Now().Add(linger))
 	<-listening
 	return nil
 }
 
-// serve makes the VM, runs the command, tells how it ended, and takes away what was made for it.
+// serve makes the VM, runs the command, reports how it ended, and deletes the VM if asked.
 func (one *runStream) serve(ctx context.Context, req api.Run) {
 	v, err := one.bringUp(ctx, req)
 	if err == nil {
@@ -98,9 +99,8 @@ func (one *runStream) serve(ctx context.Context, req api.Run) {
 	}
 }
 
-// bringUp creates and starts the VM. The VM is returned also with an error, when there is one by then.
-//
-// Its events go by a queue, because the making of an image may be shared with others, whom this client must not hold up.
+// bringUp creates and starts the VM. It returns the VM also with an error, if the VM exists by
+// then. Events pass a queue, so that this client does not delay others who wait for the same image.
 func (one *runStream) bringUp(ctx context.Context, req api.Run) (model.VM, error) {
 	events := newQueue()
 	sent := make(chan struct{})
@@ -108,7 +108,7 @@ func (one *runStream) bringUp(ctx context.Context, req api.Run) (model.VM, error
 		defer close(sent)
 		one.relay(events)
 	}()
-	defer func() { // before anything else is told
+	defer func() { // before any other frame
 		events.end(func() {})
 		<-sent
 	}()
@@ -120,7 +120,7 @@ func (one *runStream) relay(events *queue) {
 	for range events.wake {
 		queued, ended := events.take()
 		for _, e := range queued {
-			one.tell(proto.FrameEvent, e)
+			one.send(proto.FrameEvent, e)
 		}
 		if ended {
 			return
@@ -136,14 +136,15 @@ func (one *runStream) makeVM(ctx context.Context, req api.Run, report step.Repor
 	return v, nil
 }
 
-// naming reports what VM was made.
+// naming returns a function that reports the new VM's name.
 func naming(report step.Reporter) func(model.VM) {
 	return func(v model.VM) {
 		report.Report(step.Event{Step: api.EventVM, Phase: step.Done, Detail: v.Spec.Name})
 	}
 }
 
-// command runs the command and forwards what it says. It returns nil when the command's end has been told.
+// command runs the command and forwards its frames. It returns nil after the command's end was
+// sent.
 func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) error {
 	_, agent, unuse, err := one.s.Manager.Use(ctx, v.ID)
 	if err != nil {
@@ -181,7 +182,7 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 	return nil
 }
 
-// begin starts the command and lets the client's input through to it.
+// begin starts the command and connects the client's input to it.
 func (one *runStream) begin(ctx context.Context, agent vm.Agent, v model.VM, req api.Run) (net.Conn, error) {
 	if req.Entrypoint {
 		img, err := one.s.Images.Get(v.Spec.ImageID)
@@ -203,7 +204,7 @@ func (one *runStream) begin(ctx context.Context, agent vm.Agent, v model.VM, req
 	return guest, nil
 }
 
-// forward passes the command's frames on until its end has been told.
+// forward passes the command's frames on until its end was sent.
 func (one *runStream) forward(guest net.Conn, timedOut func() bool) (told bool, err error) {
 	in := frames(guest)
 	for {
@@ -225,7 +226,8 @@ func (one *runStream) forward(guest net.Conn, timedOut func() bool) (told bool, 
 	}
 }
 
-// listen takes what the client sends, until it closes: before the command runs only a change of mind, then everything for the command.
+// listen handles the client's frames until the client closes. Before the command runs, a client can
+// only cancel. Afterwards all frames go to the command.
 func (one *runStream) listen() {
 	for {
 		t, payload, err := one.in.ReadFrame()
@@ -236,29 +238,31 @@ func (one *runStream) listen() {
 				return
 			}
 		case guest != nil:
-			guest.WriteFrame(t, payload) // a guest that is gone is noticed by forward
+			guest.WriteFrame(t, payload) // forward notices a guest that is gone
 		case t == proto.FrameSignal:
 			one.cancel(errInterrupted)
-		case t != proto.FrameResize: // a command that begins later is told its size by the request
+		case t != proto.FrameResize: // the request holds the size for a later command
 			one.cancel(fault.New(fault.Invalid, "frame %d came before the command began", t))
 		}
 	}
 }
 
-// report tells the client of a step. What cannot be told is not worth ending the run for: onHangup notices a client that is gone.
-func (one *runStream) report(e step.Event) { one.tell(proto.FrameEvent, e) }
+// report sends a step to the client. A failure does not end the run: onHangup notices a client that
+// is gone.
+func (one *runStream) report(e step.Event) { one.send(proto.FrameEvent, e) }
 
-func (one *runStream) tell(t proto.FrameType, v any) {
+func (one *runStream) send(t proto.FrameType, v any) {
 	_ = one.out.WriteJSON(t, v)
 }
 
-// conclude tells what remains to be told after the command.
+// conclude sends the last frame of the run.
 func (one *runStream) conclude(t proto.FrameType, v any) {
 	one.c.SetWriteDeadline(time.Now().Add(linger))
-	one.tell(t, v)
+	one.send(t, v)
 }
 
-// remove deletes the VM, whatever became of the run. A failure is told in an event after the command's end, and logged.
+// remove deletes the VM, however the run ended. It logs a failure and sends an event after the
+// command's end.
 func (one *runStream) remove(ctx context.Context, v model.VM) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
@@ -270,7 +274,7 @@ func (one *runStream) remove(ctx context.Context, v model.VM) {
 	one.report(step.Event{Step: api.EventDelete, Phase: step.Failed, Detail: v.Spec.Name, Error: err.Error(), Time: time.Now()})
 }
 
-// orCause prefers why ctx ended over what an operation made of that.
+// orCause returns the cause of ctx's end rather than the error that the end led to.
 func orCause(ctx context.Context, err error) error {
 	if ctx.Err() != nil && fault.KindOf(err) != fault.Internal {
 		return context.Cause(ctx)

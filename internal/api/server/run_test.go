@@ -23,7 +23,7 @@ func runOf(argv ...string) api.Run {
 	return api.Run{VM: model.Create{Name: "new", Remove: model.RemoveOnDetach}, Exec: proto.ExecRequest{Argv: argv, Stdin: true}}
 }
 
-// started begins a run and reads up to the moment when the command runs.
+// started begins a run and reads until the command runs.
 func started(t *testing.T, w *world, req api.Run) *api.Stream {
 	t.Helper()
 	s, err := w.client.Run(deadline(t), req)
@@ -75,8 +75,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunTellsTheExitFirst holds the deletion up until the exit has been read.
-func TestRunTellsTheExitFirst(t *testing.T) {
+// TestRunSendsTheExitFirst delays the deletion until the exit was read.
+func TestRunSendsTheExitFirst(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	w.m.agent.serve = cat
@@ -116,12 +116,12 @@ func TestRunKeeps(t *testing.T) {
 	}
 }
 
-// TestRunEnds ends a run in each way but the command's own: the VM is deleted every time.
+// TestRunEnds ends a run in each way but the command's own. The VM is deleted every time.
 func TestRunEnds(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
 		end  func(w *world, s *api.Stream)
-		told fault.Kind // "" when nobody is there to be told
+		told fault.Kind // "" if no client is left
 	}{
 		"the client closes":  {func(_ *world, s *api.Stream) { s.Close() }, ""},
 		"the client's half":  {func(_ *world, s *api.Stream) { s.CloseWrite() }, fault.Canceled},
@@ -155,7 +155,7 @@ func TestRunEnds(t *testing.T) {
 	}
 }
 
-// TestRunGivenUpWhileStarting gives up during the start: it is called off, and the VM deleted.
+// TestRunGivenUpWhileStarting cancels during the start: the start ends and the VM is deleted.
 func TestRunGivenUpWhileStarting(t *testing.T) {
 	t.Parallel()
 	for what, c := range map[string]struct {
@@ -182,7 +182,7 @@ func TestRunGivenUpWhileStarting(t *testing.T) {
 			}
 			defer s.Close()
 			await(t, "the start", begun)
-			s.WriteJSON(proto.FrameResize, proto.Size{Rows: 1, Cols: 1}) // is nothing to give up for
+			s.WriteJSON(proto.FrameResize, proto.Size{Rows: 1, Cols: 1}) // does not cancel the run
 			c.end(s)
 			if c.told != "" {
 				if _, _, last, payload := drain(t, s); last != proto.FrameError || fault.KindOf(api.FrameErr(payload)) != c.told {

@@ -1,8 +1,15 @@
-// Package server serves the API on a unix socket: it checks who asks, decodes and bounds what is asked, calls the manager and
-// encodes the answer. It holds no logic of VMs.
+// Package server serves the API on a unix socket: it checks the caller, decodes and bounds the
+// request,
+// calls the manager and encodes the answer. It holds no logic of VMs.
 //
-// Words: an operation is a row of api.Operations. A session is an operation that has left HTTP behind (an upgraded stream) or goes on for long
-// (a followed log); sessions are tracked, so that the end of a VM and the end of the daemon end them.
+// Words: an operation is a row of api.Operations. A session is an operation that has left HTTP (an
+// upgraded
+// stream) or lasts long (a followed log, a plain exec call). The end of a VM or of the daemon ends
+// its
+// sessions. An upload is the content of an import, stored in a directory of its own until the
+// import ends.
+//
+// Each request gets an id, which its context carries into every log line (guard.go).
 package server
 
 import (
@@ -24,10 +31,12 @@ import (
 	"banger/internal/vm"
 )
 
-// Manager is what the API asks of the VMs. A ref is a name, an id, or the unique beginning of an id.
+// Manager is the part of the VMs that the API uses. A ref is a name, an id, or a unique prefix of
+// an id.
 type Manager interface {
 	Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error)
-	// Launch creates and starts in one. The VM is returned also with an error if there is one then.
+	// Launch creates and starts a VM. It returns the VM also with an error, if the VM exists by
+	// then.
 	Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error)
 	Get(ref string) (model.VM, error)
 	List() []model.VM
@@ -41,9 +50,10 @@ type Manager interface {
 	Prune(ctx context.Context) (model.Pruned, error)
 	Stats(ctx context.Context, ref string) (model.Stats, error)
 	Agent(ref string) (vm.Agent, error)
-	// Use is Agent for what counts as use of the VM until done is called. It wakes one that was suspended for want of use.
+	// Use is Agent and counts as use of the VM until done is called. It wakes a VM that was
+	// suspended while idle.
 	Use(ctx context.Context, ref string) (v model.VM, agent vm.Agent, done func(), err error)
-	// References holds off new users of images and kernels while f runs.
+	// References prevents new users of images and kernels while f runs.
 	References(f func(images, kernels map[string][]string) error) error
 
 	Holder
@@ -51,8 +61,8 @@ type Manager interface {
 	Templates
 }
 
-// Images is what the API asks of the images. inUse tells by an image's id who needs it, VMs by their names and snapshots as "snapshot
-// NAME"; what is needed is not removed (fault.WrongState).
+// Images is the part of the images that the API uses. inUse returns the users of an image's id: VMs
+// by name, snapshots as "snapshot NAME". An image with users is not removed (fault.WrongState).
 type Images interface {
 	List() ([]model.Image, error)
 	Get(ref string) (model.Image, error)
@@ -63,7 +73,7 @@ type Images interface {
 	Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error)
 }
 
-// Kernels is what the API asks of the kernels. inUse is as with Images.
+// Kernels is the part of the kernels that the API uses. inUse is as for Images.
 type Kernels interface {
 	List() ([]model.Kernel, error)
 	Get(ref string) (model.Kernel, error)
@@ -78,12 +88,12 @@ type Config struct {
 	Manager  Manager
 	Images   Images
 	Kernels  Kernels
-	Sessions *Sessions // also given to the manager, as an observer
+	Sessions *Sessions // the manager has it as an observer
 	Layout   paths.Layout
 	Version  api.Version
-	Status   func(context.Context) api.Status // all of it but the VMs
+	Status   func(context.Context) api.Status // without the VMs
 	Usage    func(context.Context) (model.DiskUsage, error)
-	Shutdown func() // begins the daemon's end and returns at once
+	Shutdown func() // begins to stop the daemon; returns at once
 
 	Count   func(route, method string, code int) // counts a request that was answered; may be nil
 	Metrics http.Handler                         // answers with the metrics; may be nil
@@ -97,22 +107,23 @@ type Server struct {
 
 	execBytes atomic.Int64 // output that plain exec calls hold
 
-	work    context.Context // that of requests and sessions; ends when Shutdown has waited long enough
+	work    context.Context // of requests and sessions; Shutdown ends it
 	endWork context.CancelCauseFunc
 }
 
-// Bounds of a request. A client is of the same user, but may be broken, or a program in a sandbox that was given the socket.
+// Bounds of a request. A client runs as the same user, but may be broken, or in a sandbox that was
+// given the socket.
 const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 16 << 10 // bytes
 	maxBody       = 1 << 20  // bytes of a JSON body
 	bodyTimeout   = 10 * time.Second
-	replyTimeout  = 30 * time.Second // for a client to take a JSON reply
-	guestTimeout  = 20 * time.Second // for a guest to answer something short
+	replyTimeout  = 30 * time.Second // for a client to read a JSON reply
+	guestTimeout  = 20 * time.Second // for a guest to answer a short question
 )
 
-var errStopping = fault.New(fault.Unavailable, "bangerd is shutting down").WithHint("Ask again: it is started on demand.")
+var errStopping = fault.New(fault.Unavailable, "bangerd is shutting down").WithHint("Try again: bangerd starts on demand.")
 
 // New returns a server that serves nothing yet.
 func New(cfg Config) (*Server, error) {
@@ -142,8 +153,8 @@ func (s *Server) Serve(l net.Listener) error {
 	return nil
 }
 
-// Shutdown stops accepting, ends the sessions, and waits for the operations that are under way. When ctx ends first, it calls them off and
-// gives them grace to take back what they have begun.
+// Shutdown stops accepting, ends the sessions and waits for operations under way. If ctx ends
+// first, it cancels them and gives them a grace time to undo their work.
 func (s *Server) Shutdown(ctx context.Context, grace time.Duration) error {
 	s.Sessions.end(errStopping)
 	err := s.drain(ctx)
@@ -168,7 +179,7 @@ func (s *Server) drain(ctx context.Context) error {
 	return s.Sessions.wait(ctx)
 }
 
-// routes joins the table and the handlers. One without the other is an error.
+// routes joins the table and the handlers. It is an error if one lacks a row of the other.
 func (s *Server) routes() (*http.ServeMux, error) {
 	handlers := s.handlers()
 	mux := http.NewServeMux()
@@ -199,7 +210,8 @@ func (s *Server) handlers() map[string]handler {
 		"shutdown": answer(func(*http.Request) (any, error) { s.Config.Shutdown(); return nil, nil }),
 	}
 	for _, part := range []map[string]handler{
-		s.vmHandlers(), s.holdHandlers(), s.streamHandlers(), s.imageHandlers(), s.kernelHandlers(), s.snapshotHandlers(), s.templateHandlers(), s.debugHandlers(),
+		s.vmHandlers(), s.holdHandlers(), s.streamHandlers(), s.imageHandlers(), s.kernelHandlers(),
+		s.snapshotHandlers(), s.templateHandlers(), s.debugHandlers(),
 	} {
 		for id, h := range part {
 			all[id] = h

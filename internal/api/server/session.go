@@ -8,24 +8,25 @@ import (
 	"banger/internal/model"
 )
 
-// Sessions are the operations that are not over when their request is. The manager tells it of VMs that have ended, as an
-// observer; it is made before the manager and the server, which both know it.
+// Sessions are the operations that may last longer than their request. As an observer of the
+// manager, Sessions learns which VMs have ended. It is made before the manager and the server,
+// which both use it.
 type Sessions struct {
 	mu    sync.Mutex
 	open  map[*session]struct{}
-	ended error // why no more sessions begin; nil before
+	ended error // why new sessions are refused; nil if they are not
 	idle  chan struct{}
 }
 
 type session struct {
-	vm     string // id; "" while there is none
+	vm     string // id; "" before the VM exists
 	cancel context.CancelCauseFunc
 }
 
 // NewSessions returns an empty set.
 func NewSessions() *Sessions { return &Sessions{open: map[*session]struct{}{}} }
 
-// begin enters a session. Its context ends with the parent, with the VM, with the daemon, or with done.
+// begin enters a session. Its context ends with the parent, the VM, the daemon, or with done.
 func (s *Sessions) begin(parent context.Context, vm string) (ctx context.Context, done func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,10 +50,10 @@ func (s *Sessions) leave(one *session) {
 	}
 }
 
-// Name and RecordsChanged make Sessions an observer of the manager's.
+// Name and RecordsChanged make Sessions an observer of the manager.
 func (s *Sessions) Name() string { return "sessions" }
 
-// RecordsChanged ends the sessions of VMs that do not run any more.
+// RecordsChanged ends the sessions of VMs that are no longer running.
 func (s *Sessions) RecordsChanged(_ context.Context, vms []model.VM) error {
 	states := make(map[string]model.State, len(vms))
 	for _, v := range vms {
@@ -69,7 +70,7 @@ func (s *Sessions) RecordsChanged(_ context.Context, vms []model.VM) error {
 	return nil
 }
 
-// end ends all sessions and lets no more begin.
+// end ends all sessions and refuses new ones.
 func (s *Sessions) end(why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,7 +82,7 @@ func (s *Sessions) end(why error) {
 	}
 }
 
-// wait returns when no session is left, or ctx has ended.
+// wait returns when no session is left, or when ctx ends.
 func (s *Sessions) wait(ctx context.Context) error {
 	s.mu.Lock()
 	if len(s.open) == 0 {

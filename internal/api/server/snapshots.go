@@ -10,7 +10,7 @@ import (
 	"banger/internal/step"
 )
 
-// Holder is what the API asks of VMs that shall go on from where they, or others, were.
+// Holder pauses, resumes, suspends and forks VMs.
 type Holder interface {
 	Pause(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
 	Resume(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
@@ -18,7 +18,7 @@ type Holder interface {
 	Fork(ctx context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error)
 }
 
-// Snapshots is what the API asks of the stored snapshots.
+// Snapshots is the part of the stored snapshots that the API uses.
 type Snapshots interface {
 	CreateSnapshot(ctx context.Context, ref, name string, report step.Reporter) (model.Snapshot, error)
 	Snapshots(ctx context.Context) ([]model.Snapshot, error)
@@ -44,14 +44,14 @@ func (s *Server) holdHandlers() map[string]handler {
 	}
 }
 
-// holding makes a handler of an operation that takes nothing but the VM.
+// holding makes a handler of an operation whose only input is the VM.
 func (s *Server) holding(do func(ctx context.Context, ref string, report step.Reporter) (model.VM, error)) handler {
 	return s.steps(func(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
 		return do(r.Context(), r.PathValue("ref"), report)
 	})
 }
 
-// forked has children that are never null in JSON.
+// forked makes sure that the children are never null in JSON.
 func forked(f model.Forked, err error) (any, error) {
 	if f.Children == nil {
 		f.Children = []model.Child{}
@@ -108,7 +108,7 @@ func (s *Server) importSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		return writeResult(w, snap)
 	}
-	// There may be gigabytes to come, so the client is told why not before it has sent all.
+	// Gigabytes may follow, so the client gets the refusal before it has sent them.
 	rc := http.NewResponseController(w)
 	if rc.EnableFullDuplex() != nil {
 		letFinish(w, r)

@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// linger is how long a client may take to see the end of a stream and close its side. Closing while it still sends would cost it what
-// it has not read yet (unix(7): ECONNRESET).
+// linger is the time for a client to see the end of a stream and close its side. If the server
+// closed while the client sends, the client would lose unread data (unix(7): ECONNRESET).
 const linger = 2 * time.Second
 
-// bufferSize is what one read takes at most: a few frames of the largest size, and what a unix socket holds by default.
+// bufferSize bounds one read: a few of the largest frames, and what a unix socket holds by default.
 const bufferSize = 128 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
-// splice copies bytes both ways, unseen, until both directions have ended or ctx has. With oneLife the stream is over when the guest
-// has said all; without it each direction ends by itself, as with TCP. It returns when its goroutines have ended, and leaves both
-// connections closed.
+// splice copies bytes both ways until both directions or ctx have ended. With oneLife the guest's
+// end ends the stream; otherwise each direction ends by itself, as with TCP. It returns after its
+// goroutines and closes both connections.
 func splice(ctx context.Context, c *client, guest net.Conn, oneLife bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -33,7 +33,7 @@ func splice(ctx context.Context, c *client, guest net.Conn, oneLife bool) {
 
 	watch := func() (unwatch func()) {
 		unwatch, err := c.onHangup(cancel)
-		if err != nil { // out of file descriptors: better end the stream than leave a command behind
+		if err != nil { // out of file descriptors: leave no command behind
 			cancel()
 			return func() {}
 		}
@@ -53,17 +53,18 @@ func splice(ctx context.Context, c *client, guest net.Conn, oneLife bool) {
 		}
 	}()
 	if err := pump(guest, c); err != nil {
-		pump(io.Discard, c) // so that the client gets to the end of what it is being sent
+		pump(io.Discard, c) // so that the client can finish sending
 	} else {
 		closeWrite(guest)
-		if !oneLife { // only now: what the client sent before it closed has been delivered
+		if !oneLife { // after the delivery of what the client sent
 			defer watch()()
 		}
 	}
 	<-down
 }
 
-// pump copies until the end of from or an error. The buffer comes from a pool, and neither end gets to choose another way.
+// pump copies until the end of from or an error. The buffer comes from a pool, and neither end can
+// choose another method.
 func pump(to io.Writer, from io.Reader) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)

@@ -11,9 +11,10 @@ import (
 	"banger/internal/step"
 )
 
-const heartbeat = 15 * time.Second // of silence; so that both ends notice when the other is gone
+const heartbeat = 15 * time.Second // after this silence, to notice a dead peer
 
-// steps makes a handler of a long operation: server-sent events for those who accept them, else JSON at the end.
+// steps makes a handler of a long operation. It answers with server-sent events if the request
+// accepts them, otherwise with JSON at the end.
 func (s *Server) steps(f func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error)) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if !strings.Contains(r.Header.Get("Accept"), api.MediaSSE) {
@@ -24,7 +25,7 @@ func (s *Server) steps(f func(w http.ResponseWriter, r *http.Request, report ste
 			return writeResult(w, out)
 		}
 		events := newEvents(w)
-		defer events.stop() // also when f panics
+		defer events.stop() // also if f panics
 		out, err := f(w, r, events.report)
 		name := api.EventResult
 		if err != nil {
@@ -34,8 +35,9 @@ func (s *Server) steps(f func(w http.ResponseWriter, r *http.Request, report ste
 	}
 }
 
-// events sends server-sent events from a queue, so that a slow client never holds up the operation that it watches. Sending begins with
-// the first event: an operation that fails at once is a plain problem with its status.
+// events sends server-sent events from a queue, so that a slow client never delays the operation.
+// Sending begins with the first event: an operation that fails at once answers with a plain problem
+// and its status.
 type events struct {
 	w  http.ResponseWriter
 	rc *http.ResponseController
@@ -61,7 +63,7 @@ func (e *events) report(event step.Event) {
 	e.queue.put(event, first)
 }
 
-// stop ends the sender and waits for it. Reports after it are dropped.
+// stop ends the sender and waits for it. Later reports are dropped.
 func (e *events) stop() {
 	var begun bool
 	e.queue.end(func() { begun = e.begun })
@@ -70,7 +72,7 @@ func (e *events) stop() {
 	}
 }
 
-// finish sends what is queued and then the last event.
+// finish sends the queued events and then the last one.
 func (e *events) finish(name string, v any) error {
 	e.stop()
 	switch p, failed := v.(*api.Problem); {
@@ -109,7 +111,7 @@ func (e *events) send() {
 	}
 }
 
-// sendQueued empties the queue and tells whether it was the last time.
+// sendQueued empties the queue and reports whether it has ended.
 func (e *events) sendQueued() (ended bool) {
 	for e.err == nil {
 		var queue []step.Event

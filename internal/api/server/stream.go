@@ -18,7 +18,7 @@ import (
 	"banger/internal/vm"
 )
 
-// startTimeout is how long a client may take to say what it wants after an upgrade.
+// startTimeout is the time for a client to send the first frame after an upgrade.
 const startTimeout = 10 * time.Second
 
 func (s *Server) streamHandlers() map[string]handler {
@@ -52,12 +52,14 @@ func (s *Server) running(r *http.Request) (model.VM, vm.Agent, error) {
 	return v, agent, err
 }
 
-// use is running for a request that counts as use of the VM until done is called: one that was suspended for want of use is woken.
+// use is running for a request that counts as use of the VM until done is called. It wakes a VM
+// that was suspended while idle.
 func (s *Server) use(r *http.Request) (v model.VM, agent vm.Agent, done func(), err error) {
 	return s.Manager.Use(r.Context(), r.PathValue("ref"))
 }
 
-// dial joins the client and a stream of the guest's. Only once the guest has agreed is the connection upgraded, so a refusal is a problem.
+// dial joins the client and a stream of the guest. The connection is upgraded after the guest has
+// agreed, so that a refusal is a problem.
 func (s *Server) dial(w http.ResponseWriter, r *http.Request, route string) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
@@ -87,7 +89,7 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, route string) erro
 	return nil
 }
 
-// execStream reads what to run, hands it to the guest's agent, and joins the two streams.
+// execStream reads the command, passes it to the guest's agent, and joins the two streams.
 func (s *Server) execStream(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
@@ -118,7 +120,7 @@ func (s *Server) execStream(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// beginSession enters a session that outlives the request but carries its id.
+// beginSession enters a session that outlives the request and carries its id.
 func (s *Server) beginSession(r *http.Request, vm string) (ctx context.Context, done func(), err error) {
 	return s.Sessions.begin(requestid.With(s.work, requestid.From(r.Context())), vm)
 }
@@ -133,7 +135,7 @@ func joinExec(ctx context.Context, agent vm.Agent, c *client, start []byte) erro
 	return nil
 }
 
-// readStart reads the first frame of a stream into out, and returns it as it was.
+// readStart decodes the first frame of a stream into out and returns its payload.
 func readStart(c *client, in *proto.Reader, out any) ([]byte, error) {
 	c.SetReadDeadline(time.Now().Add(startTimeout))
 	t, payload, err := in.ReadFrame()
@@ -147,7 +149,7 @@ func readStart(c *client, in *proto.Reader, out any) ([]byte, error) {
 	return payload, decodeStrict(payload, out)
 }
 
-// refuse ends a stream with an error, and waits a moment for the client to take it.
+// refuse ends a stream with an error and waits a moment for the client to read it.
 func (c *client) refuse(p api.StreamProblem) {
 	c.SetDeadline(time.Now().Add(linger))
 	if err := proto.NewWriter(c).WriteJSON(proto.FrameError, p); err == nil {
@@ -156,7 +158,7 @@ func (c *client) refuse(p api.StreamProblem) {
 	}
 }
 
-// frames reads frames with few reads.
+// frames returns a reader of frames with a large buffer.
 func frames(r io.Reader) *proto.Reader {
 	return proto.NewReader(bufio.NewReaderSize(r, proto.MaxFrame))
 }

@@ -18,7 +18,8 @@ import (
 	"banger/internal/step"
 )
 
-// cat is a guest's command that copies its input to its output, frame by frame, and exits with 3 at the end of it.
+// cat is a guest's command that copies its input to its output, frame by frame, and then exits with
+// 3.
 func cat(_ string, conn net.Conn) {
 	in, out := proto.NewReader(conn), proto.NewWriter(conn)
 	if t, _, err := in.ReadFrame(); err != nil || t != proto.FrameStart {
@@ -41,7 +42,7 @@ func cat(_ string, conn net.Conn) {
 	}
 }
 
-// idle is a command that neither reads nor ends; gone is closed when its stream was closed.
+// idle is a command that neither reads nor ends. It closes gone when its stream is closed.
 func idle(gone chan<- struct{}) func(string, net.Conn) {
 	return func(_ string, conn net.Conn) {
 		in := proto.NewReader(conn)
@@ -139,7 +140,7 @@ func TestExecRefusals(t *testing.T) {
 	if _, err := w.client.Exec(deadline(t), "nobody", proto.ExecRequest{}); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("no VM: %v", err)
 	}
-	// What does not fit a frame.
+	// The command does not fit a frame.
 	if _, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{strings.Repeat("x", proto.MaxFrame)}}); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("a large request: %v", err)
 	}
@@ -155,7 +156,7 @@ func TestExecBadStart(t *testing.T) {
 		"an unknown field":  func(c net.Conn) { proto.NewWriter(c).WriteFrame(proto.FrameStart, []byte(`{"argw":[]}`)) },
 		"a frame too large": func(c net.Conn) { c.Write([]byte{1, 0xff, 0xff, 0xff, 0xff}) },
 	} {
-		// The client has no call that sends such things; that of a raw stream comes near.
+		// The client has no call that sends such frames.
 		conn, err := w.client.SSH(deadline(t), "box/../box")
 		if err == nil {
 			conn.Close()
@@ -171,7 +172,7 @@ func TestExecBadStart(t *testing.T) {
 	}
 }
 
-// rawExec is an exec stream before its first frame.
+// rawExec opens an exec stream and sends no frame.
 func rawExec(t *testing.T, w *world) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("unix", w.client.Socket())
@@ -193,7 +194,8 @@ func rawExec(t *testing.T, w *world) net.Conn {
 	return conn
 }
 
-// TestExecEnds ends an exec stream in each way but the command's own, and waits for the guest to see it.
+// TestExecEnds ends an exec stream in each way but the command's own, and waits for the guest to
+// see it.
 func TestExecEnds(t *testing.T) {
 	t.Parallel()
 	for what, end := range map[string]func(w *world, s *api.Stream){
@@ -222,7 +224,8 @@ func TestExecEnds(t *testing.T) {
 
 func stopped() []model.VM { return []model.VM{{ID: testID, State: model.Stopped}} }
 
-// TestClientGoneWhileInputIsStuck closes a client whose input the guest does not take: nobody reads from the client then.
+// TestClientGoneWhileInputIsStuck closes a client whose input the guest does not read. Nobody reads
+// from the client then.
 func TestClientGoneWhileInputIsStuck(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -255,7 +258,7 @@ func TestClientGoneWhileInputIsStuck(t *testing.T) {
 	await(t, "the guest's notice", gone)
 }
 
-// TestDial sends all there is, closes that half, and then reads the answer: the way of many protocols.
+// TestDial sends everything, closes that half, and then reads the answer, as many protocols do.
 func TestDial(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -283,7 +286,7 @@ func TestDial(t *testing.T) {
 	}
 }
 
-// TestDialCloses has either side close, with data on the way.
+// TestDialCloses has either side close while data is on its way.
 func TestDialCloses(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
@@ -299,7 +302,7 @@ func TestDialCloses(t *testing.T) {
 	}
 	text := strings.Repeat("x", 100<<10)
 	io.WriteString(conn, text)
-	conn.Close() // at once: what was sent arrives nevertheless
+	conn.Close() // at once; the data arrives nevertheless
 	if all := await(t, "the guest's end", got); all != text {
 		t.Errorf("%d bytes of %d arrived", len(all), len(text))
 	}

@@ -8,7 +8,7 @@ import (
 	"banger/internal/step"
 )
 
-// Templates is what the API asks of the templates.
+// Templates is the part of the templates that the API uses.
 type Templates interface {
 	Templates(ctx context.Context) ([]model.Template, error)
 	Template(ctx context.Context, ref string) (model.Template, error)

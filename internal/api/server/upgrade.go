@@ -19,12 +19,12 @@ import (
 // client is the client's end of an upgraded connection.
 type client struct {
 	*peerConn
-	early *bufio.Reader // what came together with the request
+	early *bufio.Reader // bytes that arrived with the request
 }
 
 const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + proto.StreamProtocol + "\r\n"
 
-// checkUpgrade must pass before anything is done for the stream.
+// checkUpgrade checks a request for a stream. Call it before any work for the stream.
 func checkUpgrade(r *http.Request) error {
 	if !strings.EqualFold(r.Header.Get("Upgrade"), proto.StreamProtocol) {
 		return fault.New(fault.Invalid, "this operation is a stream: ask for an upgrade to %s", proto.StreamProtocol)
@@ -35,7 +35,7 @@ func checkUpgrade(r *http.Request) error {
 	return nil
 }
 
-// upgrade takes the connection out of HTTP. From then on errors can only be told in the stream.
+// upgrade takes the connection out of HTTP. Afterwards errors can only be sent in the stream.
 func upgrade(w http.ResponseWriter) (*client, error) {
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -61,7 +61,7 @@ func upgrade(w http.ResponseWriter) (*client, error) {
 	return &client{peerConn: pc, early: buffered.Reader}, nil
 }
 
-// Read reads first what came early, and then from the connection itself, without another copy in between.
+// Read reads first the early bytes, and then from the connection without another copy.
 func (c *client) Read(p []byte) (int, error) {
 	if n := c.early.Buffered(); n > 0 {
 		return c.early.Read(p[:min(n, len(p))])
@@ -69,9 +69,9 @@ func (c *client) Read(p []byte) (int, error) {
 	return c.peerConn.Read(p)
 }
 
-// onHangup calls f once when the client has closed its socket altogether, even though nobody reads from the connection at
-// that moment, because the guest does not take what was read before. A closed writing half is no hang-up. The caller calls
-// stop before it closes the connection.
+// onHangup calls f once when the client has closed both directions of its socket, even if nobody
+// reads from the connection because the guest takes no input. Call stop before closing the
+// connection.
 func (c *client) onHangup(f func()) (stop func(), err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -85,8 +85,8 @@ func (c *client) onHangup(f func()) (stop func(), err error) {
 	if dupErr != nil {
 		return nil, fmt.Errorf("watching the client: %w", dupErr)
 	}
-	// A second descriptor has a registration of its own with the runtime's poller: waiting on it takes nothing away from the readers of the
-	// first, and needs no thread.
+	// A second descriptor has its own registration with the runtime's poller, so waiting on it
+	// disturbs no reader of the first one and needs no thread.
 	file := os.NewFile(uintptr(dup), "client")
 	watched, err := file.SyscallConn()
 	if err != nil {
@@ -105,7 +105,7 @@ func (c *client) onHangup(f func()) (stop func(), err error) {
 	}, nil
 }
 
-// hungUp tells whether both directions of the socket are closed (POLLHUP, poll(2)).
+// hungUp reports whether both directions of the socket are closed (POLLHUP, poll(2)).
 func hungUp(fd uintptr) bool {
 	fds := []unix.PollFd{{Fd: int32(fd)}}
 	n, err := unix.Poll(fds, 0)

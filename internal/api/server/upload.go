@@ -23,8 +23,8 @@ import (
 
 // Bounds of an upload.
 const (
-	maxImageUpload   = 64 * model.GiB   // the default limit of an image's size
-	maxKernelUpload  = 4 * model.GiB    // a distribution's kernel with all modules takes 0.5 GiB
+	maxImageUpload   = 64 * model.GiB   // default limit of an image
+	maxKernelUpload  = 4 * model.GiB    // a distribution's kernel with modules: 0.5 GiB
 	maxKernelEntries = 100_000          // a distribution's kernel has about 5,000 modules
 	maxFileName      = 4096             // bytes of what a client calls its file
 	uploadIdle       = 10 * time.Minute // without a byte
@@ -45,12 +45,12 @@ type KernelFiles struct {
 	Modules string // path of a directory named by the version; "" if the client sent none
 }
 
-// uploading wraps an operation whose body may be gigabytes: a client reads a refusal before it has
-// sent all.
+// uploading wraps an operation whose body may be gigabytes, so that a client gets a refusal before
+// it has sent all.
 func (s *Server) uploading(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		rc := http.NewResponseController(w)
-		_ = rc.EnableFullDuplex() // HTTP/1.1 on our own listener; without it the refusal comes late
+		_ = rc.EnableFullDuplex() // without it the refusal comes late
 		if err := h(w, r); err != nil {
 			s.fail(w, r, err)
 		}
@@ -121,7 +121,7 @@ func (i *idleReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// file receives the whole content as one file and returns its path.
+// file stores the complete content in one file and returns its path.
 func (u *upload) file(name string) (string, error) {
 	return u.save(filepath.Join(u.dir, name), u.body())
 }
@@ -166,7 +166,7 @@ func writeSparse(f *os.File, r io.Reader) error {
 	return nil
 }
 
-// kernel receives a kernel: the content itself, or an archive as api.KernelImport describes it.
+// kernel stores a kernel: the content itself, or an archive as api.KernelImport describes it.
 func (u *upload) kernel(archive bool) (KernelFiles, error) {
 	if !archive {
 		file, err := u.file("kernel")
@@ -188,7 +188,7 @@ func (u *upload) kernel(archive bool) (KernelFiles, error) {
 			return files, fault.New(fault.Invalid, "the archive has more than %d entries", maxKernelEntries)
 		}
 		if hdr.Typeflag != tar.TypeReg {
-			continue // directories are made as needed, and links would lead anywhere
+			continue // directories are made as needed; links are ignored
 		}
 		if left -= hdr.Size; left < 0 {
 			return files, tooMuch(u.max)
@@ -228,8 +228,7 @@ func (u *upload) kernelFile(files *KernelFiles, name string, r io.Reader) (err e
 	return nil
 }
 
-// badUpload gives an error of an archive its kind: what is wrong with an archive is invalid, and a
-// full disk is not the archive's fault.
+// badUpload gives an error in an archive the kind Invalid, unless it has a kind of its own.
 func badUpload(err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {

@@ -112,7 +112,7 @@ func TestImportFails(t *testing.T) {
 				t.Errorf("the import ended with %v (%s), want %s", err, fault.KindOf(err), c.kind)
 			}
 			w.client.Close()
-			if err := w.Server.drain(deadline(t)); err != nil { // the client may know before the server is done
+			if err := w.Server.drain(deadline(t)); err != nil { // the server may still be at work
 				t.Fatal(err)
 			}
 			if left := uploads(t, w.Layout); len(left) > 0 {

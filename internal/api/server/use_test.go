@@ -7,7 +7,7 @@ import (
 	"banger/internal/vm"
 )
 
-// Use is Agent: nobody counts here.
+// Use is Agent: this manager counts no use.
 func (m *manager) Use(_ context.Context, ref string) (model.VM, vm.Agent, func(), error) {
 	return useOf(m, ref)
 }

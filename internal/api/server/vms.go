@@ -18,7 +18,7 @@ import (
 	"banger/internal/step"
 )
 
-// maxStopTimeout bounds what a client may ask a stop to wait for: longer ones are mistaken units.
+// maxStopTimeout bounds the timeout of a stop. A longer one is probably a wrong unit.
 const maxStopTimeout = 24 * time.Hour
 
 func (s *Server) vmHandlers() map[string]handler {
@@ -70,7 +70,7 @@ func (s *Server) vmHandlers() map[string]handler {
 	}
 }
 
-// list is never null in JSON.
+// list makes sure that a list is never null in JSON.
 func list[T any](all []T, err error) (any, error) {
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func (s *Server) killVM(w http.ResponseWriter, r *http.Request) error {
 	return writeResult(w, v)
 }
 
-// parseSignal reads a signal's name, with or without SIG, or its number. Nothing is SIGKILL.
+// parseSignal reads a signal's name, with or without SIG, or its number. An empty text is SIGKILL.
 func parseSignal(text string) (syscall.Signal, error) {
 	const last = 64 // SIGRTMAX (signal(7))
 	if text == "" {
@@ -191,7 +191,7 @@ func guestPath(r *http.Request) (string, error) {
 	return p, nil
 }
 
-// getFiles streams files out of the guest. An error on the way ends the answer: see fail.
+// getFiles streams files out of the guest. An error in the middle ends the answer: see fail.
 func (s *Server) getFiles(w http.ResponseWriter, r *http.Request) error {
 	p, err := guestPath(r)
 	if err != nil {
@@ -222,7 +222,7 @@ func (s *Server) putFiles(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer unuse()
-	// Only a reader: what the body is besides, and whether somebody closes it, is not the agent's.
+	// The agent gets only a reader, so that it cannot close the body.
 	if err := agent.PutFiles(r.Context(), p, struct{ io.Reader }{r.Body}); err != nil {
 		letFinish(w, r)
 		return err
@@ -230,7 +230,8 @@ func (s *Server) putFiles(w http.ResponseWriter, r *http.Request) error {
 	return writeResult(w, nil)
 }
 
-// letFinish takes the rest of a body that is not wanted any more: a client reads the answer when it has sent all.
+// letFinish reads the rest of an unwanted body, because a client may read the answer only after it
+// has sent all.
 func letFinish(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	_ = pump(io.Discard, r.Body)
