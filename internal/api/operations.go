@@ -245,7 +245,7 @@ func debugOperations() []Operation {
 		{ID: "goroutines", Method: http.MethodGet, Path: "/debug/goroutines", Permission: PermAdmin, Kind: KindBytes,
 			Summary: "The stacks of all goroutines of the daemon, as text"},
 		{ID: "profiles", Method: http.MethodGet, Path: "/debug/pprof/", Permission: PermAdmin, Kind: KindBytes,
-			Summary: "The list of the daemon's profiles, as HTML"},
+			Summary: "The names of the daemon's profiles"},
 		{ID: "profile", Method: http.MethodGet, Path: "/debug/pprof/{name}", Permission: PermAdmin, Kind: KindBytes,
 			Summary: "A profile of the daemon in the format of `go tool pprof`, such as heap, goroutine, profile (CPU) or trace",
 			Query:   Profile{}},

@@ -232,10 +232,8 @@ func mediaOf(op api.Operation) string {
 	switch op.ID {
 	case "openapi":
 		return "application/json"
-	case "metrics", "goroutines":
+	case "metrics", "goroutines", "profiles":
 		return "text/plain"
-	case "profiles":
-		return "text/html"
 	case "getFiles", "putFiles":
 		return "application/x-tar"
 	}

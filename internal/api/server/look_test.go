@@ -120,13 +120,14 @@ func TestDebugRoutes(t *testing.T) {
 		status int
 		says   string
 	}{
-		"/debug/pprof/":                         {200, "goroutine"},
+		"/debug/pprof/":                         {200, "goroutine "},
 		"/debug/pprof/goroutine?debug=1":        {200, "goroutine profile: total"},
 		"/debug/pprof/heap":                     {200, "\x1f\x8b"}, // gzip
 		"/debug/pprof/trace?seconds=1":          {200, "go 1."},
 		"/debug/pprof/profile?seconds=301":      {400, "300"},
 		"/debug/pprof/profile?seconds=none":     {400, "seconds"},
-		"/debug/pprof/nothing":                  {404, "Unknown profile"},
+		"/debug/pprof/profile?seconds=1":        {200, "\x1f\x8b"},
+		"/debug/pprof/nothing":                  {404, "no profile"},
 		"/debug/goroutines?x=%2e%2e/etc/passwd": {200, "goroutine"},
 	} {
 		status, body := exchange(t, w, "GET "+path+" HTTP/1.1\nHost: banger\n\n")
