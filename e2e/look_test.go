@@ -77,6 +77,7 @@ func TestLookInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	matches(t, string(log), `"operation":"exec".*"request":"my-request"`)
+	matches(t, string(log), `"msg":"step".*"request":"`)
 
 	bundle := filepath.Join(h.Dir, "report.tar.gz")
 	has(t, ok(t, h, "daemon", "bundle", bundle), "records/vms.json", "console.log", "goroutines.txt")

@@ -31,6 +31,9 @@ func (c *Client) ImportImage(
 	ctx context.Context, content io.Reader, req ImageImport, report step.Reporter,
 ) (model.Image, error) {
 	values := imports(req.Name, req.File)
+	if req.Sparse {
+		values.Set("sparse", "true")
+	}
 	if req.Directory {
 		values.Set("directory", "true")
 	}

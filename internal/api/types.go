@@ -151,6 +151,7 @@ type ImageImport struct {
 	// What the client calls the content; errors and progress show it.
 	File string `query:"file"`
 	// The content is a tar made of a directory with a root file system.
+	Sparse    bool `query:"sparse"` // the body is the content in the form of PackSparse
 	Directory bool `query:"directory"`
 }
 

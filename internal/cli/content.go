@@ -11,7 +11,9 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
+	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/archive"
 	"banger/internal/step"
@@ -23,6 +25,7 @@ type content struct {
 	io.ReadCloser
 	file      string // what errors call it: its absolute path, "" for standard input
 	size      int64  // bytes; 0 if unknown
+	sparse    bool   // it is in the form of api.PackSparse
 	directory bool   // it is a tar made of a directory with a root file system
 }
 
@@ -64,6 +67,28 @@ func (a *app) openContent(ctx context.Context, name string) (*content, error) {
 	_, layout := os.Lstat(filepath.Join(abs, "oci-layout")) // OCI image-spec, image-layout.md
 	return &content{ReadCloser: archive.PackRoot(ctx, abs), file: abs, directory: layout != nil}, f.Close()
 }
+
+// sparsely leaves the holes of a file out: an ext4 file has many, and sending them takes seconds.
+func (c *content) sparsely() {
+	f, ok := c.ReadCloser.(*os.File)
+	if !ok {
+		return
+	}
+	info, err := f.Stat()
+	st, known := info.Sys().(*syscall.Stat_t)
+	if err != nil || !known || !info.Mode().IsRegular() || st.Blocks*512 >= info.Size() {
+		return
+	}
+	c.ReadCloser, c.sparse, c.size = both{api.PackSparse(f, info.Size()), f}, true, st.Blocks*512
+}
+
+// both closes a reader and the file below it.
+type both struct {
+	io.ReadCloser
+	file io.Closer
+}
+
+func (b both) Close() error { return errors.Join(b.ReadCloser.Close(), b.file.Close()) }
 
 type kernelImportOptions struct {
 	path, name, modules string

@@ -99,7 +99,8 @@ banger image import --name mine ./rootfs`,
 			return err
 		}
 		defer content.Close()
-		req.File, req.Directory = content.file, content.directory
+		content.sparsely()
+		req.File, req.Sparse, req.Directory = content.file, content.sparse, content.directory
 		return a.makeImage(ctx, "Importing "+filepath.Base(args[0]), asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
 			return client.ImportImage(ctx, content.counted(report), req, report)
 		})

@@ -19,8 +19,8 @@ const (
 	maxGoroutines  = 16 << 20 // bytes of a goroutine dump
 )
 
-// debugHandlers look inside the daemon. They do not use net/http/pprof, which would make bangerd 0.5 MB
-// larger and each start slower.
+// debugHandlers look inside the daemon. They do not use net/http/pprof, which would make bangerd
+// 0.5 MB larger and each start slower.
 func (s *Server) debugHandlers() map[string]handler {
 	return map[string]handler{
 		"metrics":    s.metrics,
@@ -60,8 +60,8 @@ func profiles(w http.ResponseWriter, _ *http.Request) error {
 	return writeBody(w, http.StatusOK, "text/plain; charset=utf-8", []byte(list.String()))
 }
 
-// profile writes one profile: what the runtime has counted, or the CPU profile or the trace of the next
-// seconds.
+// profile writes one profile: what the runtime has counted, or the CPU profile or the trace of the
+// next seconds.
 func profile(w http.ResponseWriter, r *http.Request) error {
 	q := queryOf(r, "seconds", "debug", "gc")
 	seconds, form, gc := q.number("seconds", 1, maxProfile), q.number("debug", 0, 2), q.number("gc", 0, 1)

@@ -122,18 +122,26 @@ func (i *idleReader) Read(p []byte) (int, error) {
 }
 
 // file stores the complete content in one file and returns its path.
-func (u *upload) file(name string) (string, error) {
-	return u.save(filepath.Join(u.dir, name), u.body())
+func (u *upload) file(name string, sparse bool) (string, error) {
+	file := filepath.Join(u.dir, name)
+	if !sparse {
+		return u.save(file, u.body())
+	}
+	return u.saveWith(file, func(f *os.File) error { return noSpace(api.UnpackSparse(f, u.body(), int64(u.max))) })
 }
 
 // save writes a new file, with holes where there are only zeros.
-func (u *upload) save(file string, r io.Reader) (_ string, err error) {
+func (u *upload) save(file string, r io.Reader) (string, error) {
+	return u.saveWith(file, func(f *os.File) error { return writeSparse(f, r) })
+}
+
+func (u *upload) saveWith(file string, write func(*os.File) error) (_ string, err error) {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", noSpace(fmt.Errorf("storing the upload: %w", err))
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := writeSparse(f, r); err != nil {
+	if err := write(f); err != nil {
 		return "", err
 	}
 	return file, nil
@@ -169,7 +177,7 @@ func writeSparse(f *os.File, r io.Reader) error {
 // kernel stores a kernel: the content itself, or an archive as api.KernelImport describes it.
 func (u *upload) kernel(archive bool) (KernelFiles, error) {
 	if !archive {
-		file, err := u.file("kernel")
+		file, err := u.file("kernel", false)
 		return KernelFiles{Kernel: file}, err
 	}
 	var files KernelFiles
@@ -257,8 +265,10 @@ func checkFile(name string) error {
 }
 
 func (s *Server) importImage(w http.ResponseWriter, r *http.Request, report step.Reporter) (_ any, err error) {
-	q := queryOf(r, "name", "file", "directory")
-	opts := api.ImageImport{Name: q.text("name"), File: q.text("file"), Directory: q.flag("directory")}
+	q := queryOf(r, "name", "file", "sparse", "directory")
+	opts := api.ImageImport{
+		Name: q.text("name"), File: q.text("file"), Sparse: q.flag("sparse"), Directory: q.flag("directory"),
+	}
 	if q.err == nil {
 		q.err = checkFile(opts.File)
 	}
@@ -270,7 +280,7 @@ func (s *Server) importImage(w http.ResponseWriter, r *http.Request, report step
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, u.close()) }()
-	file, err := u.file("content")
+	file, err := u.file("content", opts.Sparse)
 	if err != nil {
 		return nil, err
 	}

@@ -83,6 +83,42 @@ func TestImportImage(t *testing.T) {
 	}
 }
 
+// TestImportSparse sends a file without its holes.
+func TestImportSparse(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const size = 8 << 30
+	if _, err := f.WriteAt([]byte("data"), size-4); err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	w.Server.Images = importer{do: func(path string, _ api.ImageImport, _ step.Reporter) error {
+		file, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		data, err := io.ReadAll(io.NewSectionReader(file, size-8, 100))
+		got = string(data)
+		return err
+	}}
+	if _, err := w.client.ImportImage(deadline(t), api.PackSparse(f, size), api.ImageImport{Sparse: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got != "\x00\x00\x00\x00data" {
+		t.Errorf("the end of the file is %q", got)
+	}
+	_, err = w.client.ImportImage(deadline(t), strings.NewReader("not sparse"), api.ImageImport{Sparse: true}, nil)
+	if fault.KindOf(err) != fault.Invalid {
+		t.Errorf("content in another form: %v (%s)", err, fault.KindOf(err))
+	}
+}
+
 // TestImportFails has each part of an import fail. Nothing is left, and nothing cut off is
 // imported.
 func TestImportFails(t *testing.T) {
