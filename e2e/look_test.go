@@ -15,7 +15,8 @@ import (
 	"banger/internal/requestid"
 )
 
-// TestLookInside runs commands by the plain call of the API, and looks for them in metrics, logs and a bundle.
+// TestLookInside runs commands by the plain call of the API, and looks for them in metrics, logs
+// and a bundle.
 func TestLookInside(t *testing.T) {
 	h := warm(t)
 	h.WriteConfig(t, "log_level = \"debug\"\nlog_format = \"json\"\n")

@@ -118,7 +118,7 @@ func (l Layout) Images() string     { return filepath.Join(l.Cache, "images") }
 func (l Layout) Kernels() string    { return filepath.Join(l.Cache, "kernels") }
 func (l Layout) Blobs() string      { return filepath.Join(l.Cache, "blobs") }
 func (l Layout) Initramfs() string  { return filepath.Join(l.Cache, "initramfs") }
-func (l Layout) Imports() string    { return filepath.Join(l.Cache, "imports") } // uploads under way
+func (l Layout) Imports() string    { return filepath.Join(l.Cache, "imports") } // uploads
 func (l Layout) Templates() string  { return filepath.Join(l.Cache, "templates") }
 func (l Layout) Snapshots() string  { return filepath.Join(l.State, "snapshots") }
 func (l Layout) VMs() string        { return filepath.Join(l.State, "vms") }

@@ -143,8 +143,8 @@ type pattern struct {
 	replace string
 }
 
-// patterns find what looks like a secret, whoever wrote it. They are compiled when a bundle is made, and not
-// at the start of every command.
+// patterns find what looks like a secret, whoever wrote it. They are compiled when a bundle is
+// made, and not at the start of every command.
 func patterns() []pattern {
 	const (
 		begin = `-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`
