@@ -21,7 +21,6 @@ var wordy = []string{
 	"cmd",
 	"internal/api",
 	"internal/capability",
-	"internal/daemon",
 	"internal/vm",
 }
 
