@@ -19,31 +19,35 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/testkit"
-	"banger/internal/vm"
 	"banger/internal/vmm"
 )
 
 // What each capability implements is found by asking, so a method whose signature drifts would be forgotten silently.
 var (
-	_ vm.MachineContributor = UserNetwork{}
-	_ vm.GuestContributor   = UserNetwork{}
-	_ vm.HostPreparer       = WorkDisk{}
-	_ vm.Cleaner            = WorkDisk{}
-	_ vm.MachineContributor = WorkDisk{}
-	_ vm.GuestContributor   = WorkDisk{}
-	_ vm.ConfigChanger      = WorkDisk{}
-	_ vm.GuestContributor   = GitIdentity{}
-	_ vm.Preflighter        = FileSync{}
-	_ vm.GuestContributor   = FileSync{}
-	_ vm.HostPreparer       = (*SSH)(nil)
-	_ vm.GuestContributor   = (*SSH)(nil)
-	_ vm.Observer           = (*SSH)(nil)
+	_ machine.MachineContributor = UserNetwork{}
+	_ machine.NetworkContributor = UserNetwork{}
+	_ machine.HostPreparer       = WorkDisk{}
+	_ machine.Cleaner            = WorkDisk{}
+	_ machine.MachineContributor = WorkDisk{}
+	_ machine.GuestContributor   = WorkDisk{}
+	_ machine.ConfigChanger      = WorkDisk{}
+	_ machine.GuestContributor   = GitIdentity{}
+	_ machine.Preflighter        = FileSync{}
+	_ machine.GuestContributor   = FileSync{}
+	_ machine.HostPreparer       = (*SSH)(nil)
+	_ machine.GuestContributor   = (*SSH)(nil)
+	_ machine.Observer           = (*SSH)(nil)
 )
 
 const id = "0123456789abcdef"
+
+func subject(v model.VM) machine.Subject {
+	return machine.Subject{ID: v.ID, Spec: v.Spec, Fresh: v.Fresh()}
+}
 
 func layout(t *testing.T) paths.Layout {
 	l := paths.At(t.TempDir(), os.Getuid())
@@ -57,11 +61,14 @@ func TestUserNetwork(t *testing.T) {
 	for mode, cards := range map[model.NetMode]int{model.NetUser: 1, model.NetNone: 0} {
 		v := model.VM{ID: id, Spec: model.Spec{Net: mode}}
 		var m vmm.Machine
-		var doc proto.Assume
-		UserNetwork{}.ContributeMachine(t.Context(), vm.MachineRequest{VM: v, Machine: &m})
-		UserNetwork{}.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc})
-		if len(m.NICs) != cards || len(doc.Networks) != cards {
-			t.Errorf("%s: %+v, %+v", mode, m.NICs, doc.Networks)
+		var networks []proto.Network
+		UserNetwork{}.ContributeMachine(t.Context(), machine.MachineRequest{Subject: subject(v), Machine: &m})
+		UserNetwork{}.ContributeNetwork(t.Context(), machine.NetworkRequest{Subject: subject(v), Networks: &networks})
+		if len(m.NICs) != cards {
+			t.Errorf("%s: the machine has the cards %+v", mode, m.NICs)
+		}
+		if len(networks) != cards {
+			t.Errorf("%s: the guest is to configure %+v", mode, networks)
 		}
 		if cards == 1 && m.NICs[0].MAC.String() != "02:01:23:45:67:89" {
 			t.Errorf("MAC %v", m.NICs[0].MAC)
@@ -76,7 +83,7 @@ func TestWorkDisk(t *testing.T) {
 	v := model.VM{ID: id, Spec: model.Spec{WorkDiskSize: 64 * model.MiB}}
 	prepare := func(want model.Bytes) {
 		t.Helper()
-		if err := w.PrepareHost(t.Context(), vm.HostRequest{VM: v}); err != nil {
+		if err := w.PrepareHost(t.Context(), machine.HostRequest{Subject: subject(v)}); err != nil {
 			t.Fatal(err)
 		}
 		if info, err := os.Stat(l.VM(id).WorkDisk()); err != nil || info.Size() != int64(want) {
@@ -84,7 +91,7 @@ func TestWorkDisk(t *testing.T) {
 		}
 	}
 	prepare(64 * model.MiB)
-	if err := w.Cleanup(t.Context(), vm.CleanupRequest{VM: v}); err != nil {
+	if err := w.Cleanup(t.Context(), machine.CleanupRequest{Subject: subject(v)}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(l.VM(id).WorkDisk()); err == nil {
@@ -94,13 +101,13 @@ func TestWorkDisk(t *testing.T) {
 	now := time.Now()
 	v.Started = &now
 	for range 2 {
-		if err := w.Cleanup(t.Context(), vm.CleanupRequest{VM: v}); err != nil {
+		if err := w.Cleanup(t.Context(), machine.CleanupRequest{Subject: subject(v)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	next := v
 	next.Spec.WorkDiskSize = 96 * model.MiB
-	applied, err := w.ApplyConfigChange(t.Context(), vm.ChangeRequest{Old: v, New: next})
+	applied, err := w.ApplyConfigChange(t.Context(), machine.ChangeRequest{Old: v, New: next})
 	if err != nil || !slices.Equal(applied, []string{"work_disk_size"}) {
 		t.Errorf("growing: %v, %v", applied, err)
 	}
@@ -110,15 +117,15 @@ func TestWorkDisk(t *testing.T) {
 
 	var m vmm.Machine
 	var doc proto.Assume
-	w.ContributeMachine(t.Context(), vm.MachineRequest{VM: v, Machine: &m})
-	w.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc})
+	w.ContributeMachine(t.Context(), machine.MachineRequest{Subject: subject(v), Machine: &m})
+	w.ContributeGuest(t.Context(), machine.GuestRequest{Subject: subject(v), Assume: &doc})
 	if len(m.Drives) != 1 || len(doc.Mounts) != 1 || m.Drives[0].Name != doc.Mounts[0].Serial || doc.Mounts[0].Target != "/root" {
 		t.Errorf("%+v, %+v", m.Drives, doc.Mounts)
 	}
 	v.Spec.WorkDiskSize = 0
 	m, doc = vmm.Machine{}, proto.Assume{}
-	w.ContributeMachine(t.Context(), vm.MachineRequest{VM: v, Machine: &m})
-	w.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc})
+	w.ContributeMachine(t.Context(), machine.MachineRequest{Subject: subject(v), Machine: &m})
+	w.ContributeGuest(t.Context(), machine.GuestRequest{Subject: subject(v), Assume: &doc})
 	if len(m.Drives)+len(doc.Mounts) != 0 {
 		t.Error("a VM without a work disk got one")
 	}
@@ -132,7 +139,7 @@ func TestGitIdentity(t *testing.T) {
 	t.Setenv("GIT_CONFIG_GLOBAL", filepath.Join(home, ".gitconfig"))
 	g := GitIdentity{Log: slog.New(slog.DiscardHandler)}
 	var doc proto.Assume
-	if err := g.ContributeGuest(t.Context(), vm.GuestRequest{Assume: &doc}); err != nil || len(doc.Files) != 0 {
+	if err := g.ContributeGuest(t.Context(), machine.GuestRequest{Assume: &doc}); err != nil || len(doc.Files) != 0 {
 		t.Errorf("without an identity: %+v, %v", doc.Files, err)
 	}
 	name := "A \"quoted\" \\ name\twith everything; # and more"
@@ -141,7 +148,7 @@ func TestGitIdentity(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	if err := g.ContributeGuest(t.Context(), vm.GuestRequest{Assume: &doc}); err != nil || len(doc.Files) != 1 || !doc.Files[0].Keep {
+	if err := g.ContributeGuest(t.Context(), machine.GuestRequest{Assume: &doc}); err != nil || len(doc.Files) != 1 || !doc.Files[0].Keep {
 		t.Fatalf("%+v, %v", doc.Files, err)
 	}
 	if strings.Contains(string(doc.Files[0].Data), "secret") {
@@ -176,10 +183,10 @@ func TestFileSync(t *testing.T) {
 	contribute := func(entries ...SyncEntry) ([]proto.File, error) {
 		var doc proto.Assume
 		s := FileSync{Entries: entries}
-		if err := s.Preflight(t.Context(), vm.PreflightRequest{}); err != nil {
+		if err := s.Preflight(t.Context(), machine.PreflightRequest{}); err != nil {
 			return nil, err
 		}
-		err := s.ContributeGuest(t.Context(), vm.GuestRequest{Assume: &doc})
+		err := s.ContributeGuest(t.Context(), machine.GuestRequest{Assume: &doc})
 		return doc.Files, err
 	}
 	got, err := contribute(SyncEntry{Host: file, Guest: "/etc/one"}, SyncEntry{Host: filepath.Join(dir, "tree"), Guest: "/root/tree", Mode: 0o444},
@@ -222,12 +229,12 @@ func TestSSHKeysAndClientFiles(t *testing.T) {
 	s := NewSSH(l, "banger vm proxy %h")
 	v := model.VM{ID: id, Spec: model.Spec{Name: "web"}}
 	for range 2 { // the second finds the keys there
-		if err := s.PrepareHost(t.Context(), vm.HostRequest{VM: v}); err != nil {
+		if err := s.PrepareHost(t.Context(), machine.HostRequest{Subject: subject(v)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var doc proto.Assume
-	if err := s.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc}); err != nil {
+	if err := s.ContributeGuest(t.Context(), machine.GuestRequest{Subject: subject(v), Assume: &doc}); err != nil {
 		t.Fatal(err)
 	}
 	signer, err := ssh.ParsePrivateKey(doc.HostKey)
@@ -276,7 +283,7 @@ func TestKeysAreWholeOrAbsent(t *testing.T) {
 	if err := os.WriteFile(l.VM(id).HostKey()+".pub", []byte("ssh-ed25519 stale"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.PrepareHost(context.Background(), vm.HostRequest{VM: v}); err != nil {
+	if err := s.PrepareHost(context.Background(), machine.HostRequest{Subject: subject(v)}); err != nil {
 		t.Fatal(err)
 	}
 	key, _ := os.ReadFile(l.VM(id).HostKey())
@@ -301,11 +308,11 @@ func TestFirstStartsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		wg.Go(func() {
-			if err := s.PrepareHost(t.Context(), vm.HostRequest{VM: v}); err != nil {
+			if err := s.PrepareHost(t.Context(), machine.HostRequest{Subject: subject(v)}); err != nil {
 				t.Error(err)
 			}
 			var doc proto.Assume
-			if err := s.ContributeGuest(t.Context(), vm.GuestRequest{VM: v, Assume: &doc}); err != nil {
+			if err := s.ContributeGuest(t.Context(), machine.GuestRequest{Subject: subject(v), Assume: &doc}); err != nil {
 				t.Error(err)
 				return
 			}
@@ -337,7 +344,7 @@ func TestFileSyncFollowsALinkToAFolder(t *testing.T) {
 		}
 	}
 	var doc proto.Assume
-	err := FileSync{Entries: []SyncEntry{{Host: link, Guest: "/root/conf"}}}.ContributeGuest(t.Context(), vm.GuestRequest{Assume: &doc})
+	err := FileSync{Entries: []SyncEntry{{Host: link, Guest: "/root/conf"}}}.ContributeGuest(t.Context(), machine.GuestRequest{Assume: &doc})
 	if err != nil || len(doc.Files) != 1 || doc.Files[0].Path != "/root/conf/rc" {
 		t.Errorf("%+v, %v", doc.Files, err)
 	}
@@ -351,7 +358,7 @@ func TestOneUnreadableHostKey(t *testing.T) {
 	if err := os.MkdirAll(l.VM(bad.ID).HostKey()+".pub", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.PrepareHost(t.Context(), vm.HostRequest{VM: good}); err != nil {
+	if err := s.PrepareHost(t.Context(), machine.HostRequest{Subject: subject(good)}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.RecordsChanged(t.Context(), []model.VM{bad, good}); err == nil || !strings.Contains(err.Error(), "bad") {

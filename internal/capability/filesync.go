@@ -13,8 +13,8 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
-	"banger/internal/vm"
 )
 
 // FileSync puts files of the host into the guest at each start, over what the guest has there.
@@ -33,11 +33,11 @@ type SyncEntry struct {
 // maxSync bounds what all entries bring: they travel in the assume message.
 const maxSync = proto.MaxAssume / 2
 
-// Name implements vm.Capability.
+// Name implements machine.Capability.
 func (FileSync) Name() string { return "file-sync" }
 
-// Preflight implements vm.Preflighter: a missing file is better said before the boot than after it.
-func (s FileSync) Preflight(context.Context, vm.PreflightRequest) error {
+// Preflight implements machine.Preflighter: a missing file is better said before the boot than after it.
+func (s FileSync) Preflight(context.Context, machine.PreflightRequest) error {
 	var errs []error
 	for _, e := range s.Entries {
 		if _, err := os.Stat(e.Host); err != nil && !e.mayMiss(err) {
@@ -48,8 +48,8 @@ func (s FileSync) Preflight(context.Context, vm.PreflightRequest) error {
 	return errors.Join(errs...)
 }
 
-// ContributeGuest implements vm.GuestContributor.
-func (s FileSync) ContributeGuest(ctx context.Context, req vm.GuestRequest) error {
+// ContributeGuest implements machine.GuestContributor.
+func (s FileSync) ContributeGuest(ctx context.Context, req machine.GuestRequest) error {
 	room := maxSync
 	for _, e := range s.Entries {
 		files, err := e.files(room)

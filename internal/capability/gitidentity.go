@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"banger/internal/guest/proto"
-	"banger/internal/vm"
+	"banger/internal/machine"
 )
 
 // GitIdentity gives the guest's root the host user's git identity, so that commits made in a VM are that user's. A
@@ -18,13 +18,13 @@ type GitIdentity struct {
 	Log *slog.Logger
 }
 
-// Name implements vm.Capability.
+// Name implements machine.Capability.
 func (GitIdentity) Name() string { return "git-identity" }
 
 const gitTimeout = 5 * time.Second
 
-// ContributeGuest implements vm.GuestContributor. A host without git, or a user without an identity, contributes nothing.
-func (g GitIdentity) ContributeGuest(ctx context.Context, req vm.GuestRequest) error {
+// ContributeGuest implements machine.GuestContributor. A host without git, or a user without an identity, contributes nothing.
+func (g GitIdentity) ContributeGuest(ctx context.Context, req machine.GuestRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, gitTimeout)
 	defer cancel()
 	// -z: values may hold anything but NUL. Exit status 1 means that neither is set.

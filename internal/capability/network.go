@@ -7,8 +7,8 @@ import (
 	"net"
 
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
-	"banger/internal/vm"
 	"banger/internal/vmm"
 )
 
@@ -16,21 +16,21 @@ import (
 // host.
 type UserNetwork struct{}
 
-// Name implements vm.Capability.
+// Name implements machine.Capability.
 func (UserNetwork) Name() string { return "user-network" }
 
-// ContributeMachine implements vm.MachineContributor.
-func (UserNetwork) ContributeMachine(_ context.Context, req vm.MachineRequest) error {
-	if req.VM.Spec.Net == model.NetUser {
-		req.Machine.NICs = append(req.Machine.NICs, vmm.NIC{Kind: vmm.NICUser, MAC: macOf(req.VM.ID)})
+// ContributeMachine implements machine.MachineContributor.
+func (UserNetwork) ContributeMachine(_ context.Context, req machine.MachineRequest) error {
+	if req.Spec.Net == model.NetUser {
+		req.Machine.NICs = append(req.Machine.NICs, vmm.NIC{Kind: vmm.NICUser, MAC: macOf(req.ID)})
 	}
 	return nil
 }
 
-// ContributeGuest implements vm.GuestContributor.
-func (UserNetwork) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
-	if req.VM.Spec.Net == model.NetUser {
-		req.Assume.Networks = append(req.Assume.Networks, proto.Network{
+// ContributeNetwork implements machine.NetworkContributor.
+func (UserNetwork) ContributeNetwork(_ context.Context, req machine.NetworkRequest) error {
+	if req.Spec.Net == model.NetUser {
+		*req.Networks = append(*req.Networks, proto.Network{
 			Address: vmm.UserAddress, Gateway: vmm.UserGateway, DNS: []string{vmm.UserDNS},
 		})
 	}

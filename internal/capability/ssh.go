@@ -16,9 +16,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
-	"banger/internal/vm"
 )
 
 // SSH makes each VM reachable for OpenSSH with strict host key checking: it makes the user's key and each VM's host key, tells
@@ -38,15 +38,15 @@ func NewSSH(layout paths.Layout, proxy string) *SSH {
 	return &SSH{layout: layout, proxy: proxy, public: map[string]string{}}
 }
 
-// Name implements vm.Capability.
+// Name implements machine.Capability.
 func (*SSH) Name() string { return "ssh" }
 
 // domain is what VM names are below in host names.
 const domain = ".vm"
 
-// PrepareHost implements vm.HostPreparer: both keys exist afterwards. They stay with the VM and the user; there is nothing to
+// PrepareHost implements machine.HostPreparer: both keys exist afterwards. They stay with the VM and the user; there is nothing to
 // clean up after a run.
-func (s *SSH) PrepareHost(_ context.Context, req vm.HostRequest) error {
+func (s *SSH) PrepareHost(_ context.Context, req machine.HostRequest) error {
 	s.mu.Lock() // VMs that start together would each make the user's key
 	defer s.mu.Unlock()
 	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
@@ -55,12 +55,12 @@ func (s *SSH) PrepareHost(_ context.Context, req vm.HostRequest) error {
 	if err := ensureKey(s.layout.SSHKey(), "banger"); err != nil {
 		return err
 	}
-	return ensureKey(s.layout.VM(req.VM.ID).HostKey(), req.VM.Spec.Name+domain)
+	return ensureKey(s.layout.VM(req.ID).HostKey(), req.Spec.Name+domain)
 }
 
-// ContributeGuest implements vm.GuestContributor.
-func (s *SSH) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
-	key, err := os.ReadFile(s.layout.VM(req.VM.ID).HostKey())
+// ContributeGuest implements machine.GuestContributor.
+func (s *SSH) ContributeGuest(_ context.Context, req machine.GuestRequest) error {
+	key, err := os.ReadFile(s.layout.VM(req.ID).HostKey())
 	if err != nil {
 		return fmt.Errorf("reading the VM's host key: %w", err)
 	}
@@ -73,7 +73,7 @@ func (s *SSH) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
 	return nil
 }
 
-// RecordsChanged implements vm.Observer: known_hosts names exactly the VMs there are.
+// RecordsChanged implements machine.Observer: known_hosts names exactly the VMs there are.
 func (s *SSH) RecordsChanged(_ context.Context, vms []model.VM) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/paths"
-	"banger/internal/vm"
 	"banger/internal/vmm"
 )
 
@@ -19,62 +19,59 @@ type WorkDisk struct {
 	Layout paths.Layout
 }
 
-// Name implements vm.Capability.
+// Name implements machine.Capability.
 func (WorkDisk) Name() string { return "work-disk" }
 
-// PrepareHost implements vm.HostPreparer: the disk is made at the first start, and has its present size at each.
-func (w WorkDisk) PrepareHost(ctx context.Context, req vm.HostRequest) error {
-	size := req.VM.Spec.WorkDiskSize
+// PrepareHost implements machine.HostPreparer: the disk is made at the first start, and has its present size at each.
+func (w WorkDisk) PrepareHost(ctx context.Context, req machine.HostRequest) error {
+	size := req.Spec.WorkDiskSize
 	if size == 0 {
 		return nil
 	}
-	path := w.path(req.VM.ID)
-	err := vm.FitDisk(path, size)
+	path := w.path(req.ID)
+	err := machine.FitDisk(path, size)
 	if fault.KindOf(err) == fault.NotFound {
 		return disk.Create(ctx, path, size)
 	}
 	return err
 }
 
-// Cleanup implements vm.Cleaner. Only a disk with nothing of the user's on it goes.
-func (w WorkDisk) Cleanup(_ context.Context, req vm.CleanupRequest) error {
-	if !req.VM.Fresh() {
+// Cleanup implements machine.Cleaner. Only a disk with nothing of the user's on it goes.
+func (w WorkDisk) Cleanup(_ context.Context, req machine.CleanupRequest) error {
+	if !req.Fresh {
 		return nil
 	}
-	if err := os.RemoveAll(w.path(req.VM.ID)); err != nil {
+	if err := os.RemoveAll(w.path(req.ID)); err != nil {
 		return fmt.Errorf("removing the work disk: %w", err)
 	}
 	return nil
 }
 
-// ContributeMachine implements vm.MachineContributor.
-func (w WorkDisk) ContributeMachine(_ context.Context, req vm.MachineRequest) error {
-	if req.VM.Spec.WorkDiskSize != 0 {
-		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Name: proto.SerialWork, Path: w.path(req.VM.ID)})
+// ContributeMachine implements machine.MachineContributor.
+func (w WorkDisk) ContributeMachine(_ context.Context, req machine.MachineRequest) error {
+	if req.Spec.WorkDiskSize != 0 {
+		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Name: proto.SerialWork, Path: w.path(req.ID)})
 	}
 	return nil
 }
 
-// ContributeGuest implements vm.GuestContributor.
-func (w WorkDisk) ContributeGuest(_ context.Context, req vm.GuestRequest) error {
-	if req.VM.Spec.WorkDiskSize == 0 {
+// ContributeGuest implements machine.GuestContributor.
+func (w WorkDisk) ContributeGuest(_ context.Context, req machine.GuestRequest) error {
+	if req.Spec.WorkDiskSize == 0 {
 		return nil
 	}
-	size, _, err := disk.Usage(w.path(req.VM.ID)) // it can be larger than the spec says: see vm.FitDisk
-	if err != nil {
-		return err
-	}
+	size := req.Sizes[proto.SerialWork] // it can be larger than the spec says: see machine.FitDisk
 	req.Assume.Mounts = append(req.Assume.Mounts, proto.Mount{Serial: proto.SerialWork, Target: "/root", Seed: true, Size: int64(size)})
 	return nil
 }
 
-// ApplyConfigChange implements vm.ConfigChanger: the disk grows at once, under a running guest too.
-func (w WorkDisk) ApplyConfigChange(ctx context.Context, req vm.ChangeRequest) ([]string, error) {
+// ApplyConfigChange implements machine.ConfigChanger: the disk grows at once, under a running guest too.
+func (w WorkDisk) ApplyConfigChange(ctx context.Context, req machine.ChangeRequest) ([]string, error) {
 	old, size := req.Old.Spec.WorkDiskSize, req.New.Spec.WorkDiskSize
 	if size == old || old == 0 { // a disk that the machine was started without comes with the next start
 		return nil, nil
 	}
-	done, err := vm.GrowDisk(ctx, req, vm.Drive{Path: w.path(req.New.ID), Serial: proto.SerialWork, Size: size})
+	done, err := machine.GrowDisk(ctx, req.Machine, machine.Drive{Path: w.path(req.New.ID), Name: proto.SerialWork, Size: size})
 	if err != nil || !done {
 		return nil, err
 	}

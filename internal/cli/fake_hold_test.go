@@ -108,11 +108,11 @@ func fakeTemplates() []model.Template {
 	return []model.Template{image, universal}
 }
 
-func (m fakeManager) Templates(context.Context) ([]model.Template, error) {
+func (m fakeTemplatePool) List(context.Context) ([]model.Template, error) {
 	return fakeTemplates(), nil
 }
 
-func (m fakeManager) Template(_ context.Context, ref string) (model.Template, error) {
+func (m fakeTemplatePool) Get(_ context.Context, ref string) (model.Template, error) {
 	for _, t := range fakeTemplates() {
 		if strings.HasPrefix(t.Key, ref) || t.Image == ref {
 			return t, nil
@@ -131,11 +131,11 @@ func (m fakeManager) BuildTemplate(_ context.Context, req model.Create, report s
 	return made, nil
 }
 
-func (m fakeManager) DeleteTemplate(ctx context.Context, ref string) (model.Template, error) {
-	return m.Template(ctx, ref)
+func (m fakeTemplatePool) Delete(ctx context.Context, ref string) (model.Template, error) {
+	return m.Get(ctx, ref)
 }
 
-func (m fakeManager) PruneTemplates(_ context.Context, stale bool) (model.Pruned, error) {
+func (m fakeTemplatePool) Prune(_ context.Context, stale bool) (model.Pruned, error) {
 	all := fakeTemplates()
 	if stale {
 		return model.Pruned{}, nil
@@ -155,11 +155,11 @@ func fakeSnapshots() []model.Snapshot {
 	return []model.Snapshot{bad, full, disk}
 }
 
-func (m fakeManager) Snapshots(context.Context) ([]model.Snapshot, error) {
+func (m fakeLibrary) List(context.Context) ([]model.Snapshot, error) {
 	return fakeSnapshots(), nil
 }
 
-func (m fakeManager) Snapshot(_ context.Context, ref string) (model.Snapshot, error) {
+func (m fakeLibrary) Get(_ context.Context, ref string) (model.Snapshot, error) {
 	for _, s := range fakeSnapshots() {
 		if s.Name == ref || strings.HasPrefix(s.ID, ref) {
 			return s, nil
@@ -179,12 +179,12 @@ func (m fakeManager) CreateSnapshot(_ context.Context, ref, name string, report 
 	return s, nil
 }
 
-func (m fakeManager) DeleteSnapshot(ctx context.Context, ref string) (model.Snapshot, error) {
-	return m.Snapshot(ctx, ref)
+func (m fakeLibrary) Delete(ctx context.Context, ref string) (model.Snapshot, error) {
+	return m.Get(ctx, ref)
 }
 
 func (m fakeManager) RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error) {
-	s, err := m.Snapshot(ctx, ref)
+	s, err := fakeLibrary{m}.Get(ctx, ref)
 	if err != nil {
 		return model.Forked{}, err
 	}
@@ -207,9 +207,9 @@ func (m fakeManager) RestoreSnapshot(ctx context.Context, ref string, req model.
 // exportMark is the start of a fake export.
 const exportMark = "EXPORTED "
 
-// ExportSnapshot writes a large export of night, and fails in the middle of that of clean.
-func (m fakeManager) ExportSnapshot(ctx context.Context, ref string, w io.Writer, _ step.Reporter) error {
-	s, err := m.Snapshot(ctx, ref)
+// Export writes a large export of night, and fails in the middle of that of clean.
+func (m fakeLibrary) Export(ctx context.Context, ref string, w io.Writer, _ step.Reporter) error {
+	s, err := m.Get(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func (m fakeManager) ExportSnapshot(ctx context.Context, ref string, w io.Writer
 	return nil
 }
 
-func (m fakeManager) ImportSnapshot(ctx context.Context, r io.Reader, name string, _ step.Reporter) (model.Snapshot, error) {
+func (m fakeLibrary) Import(ctx context.Context, r io.Reader, name string, _ step.Reporter) (model.Snapshot, error) {
 	mark := make([]byte, len(exportMark))
 	if _, err := io.ReadFull(r, mark); err != nil || string(mark) != exportMark {
 		return model.Snapshot{}, fault.New(fault.Invalid, "importing snapshot: it is not an exported snapshot").WithHint("banger snapshot export writes them.")
@@ -232,7 +232,7 @@ func (m fakeManager) ImportSnapshot(ctx context.Context, r io.Reader, name strin
 		return model.Snapshot{}, err
 	}
 	own, _, _ := strings.Cut(string(rest), "\n")
-	s, err := m.Snapshot(ctx, own)
+	s, err := m.Get(ctx, own)
 	s.Name = cmpOr(name, "plucky-pika")
 	return s, err
 }

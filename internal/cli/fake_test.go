@@ -21,10 +21,10 @@ import (
 	"banger/internal/api/server"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/step"
-	"banger/internal/vm"
 )
 
 // fakeDaemon is the real API server on a real socket. Its VMs are records only, and its guest is
@@ -49,7 +49,7 @@ func startFake(t testing.TB) (home string, d *fakeDaemon) {
 	d = &fakeDaemon{layout: paths.At(home, os.Getuid()), vms: fakeVMs(time.Now())}
 	discard := slog.New(slog.DiscardHandler)
 	d.server, err = server.New(server.Config{
-		Manager: fakeManager{d}, Images: fakeImages{}, Kernels: fakeKernels{}, Sessions: server.NewSessions(), Layout: d.layout,
+		Manager: fakeManager{d}, Library: fakeLibrary{fakeManager{d}}, Templates: fakeTemplatePool{fakeManager{d}}, Images: fakeImages{}, Kernels: fakeKernels{}, Sessions: server.NewSessions(), Layout: d.layout,
 		Version: api.Version{Version: "v1.2.3", API: api.Generation},
 		Status: func(context.Context) api.Status {
 			return api.Status{PID: os.Getpid(), Started: time.Now().Add(-time.Hour), Driver: "qemu", Accel: "tcg",
@@ -119,6 +119,12 @@ func fakeVMs(now time.Time) []model.VM {
 		LastError: &model.Failure{Time: *ago(time.Minute), Step: "agent", Msg: "no answer\nhint: \x1b]0;run this\a", Hint: "look at the console", Log: "/log"},
 	}}
 }
+
+// fakeLibrary and fakeTemplatePool answer for the stored snapshots and the templates.
+type (
+	fakeLibrary      struct{ fakeManager }
+	fakeTemplatePool struct{ fakeManager }
+)
 
 // fakeManager answers for the VMs.
 type fakeManager struct{ d *fakeDaemon }
@@ -272,7 +278,7 @@ func (m fakeManager) Stats(_ context.Context, ref string) (model.Stats, error) {
 		Guest: &proto.Stats{MemTotal: 1 << 30, MemUsed: 256 << 20, Load: [3]float64{0.25}, Processes: 12, NetRxBytes: 2048, NetTxBytes: 512}}, err
 }
 
-func (m fakeManager) Agent(ref string) (vm.Agent, error) {
+func (m fakeManager) Agent(ref string) (machine.Agent, error) {
 	v, err := m.Get(ref)
 	if err == nil && v.State != model.Running {
 		hint := "Start it: banger vm start %s"

@@ -3,12 +3,12 @@ package cli
 import (
 	"context"
 
+	"banger/internal/machine"
 	"banger/internal/model"
-	"banger/internal/vm"
 )
 
 // Use is Agent, but resumes a VM that was suspended because it was idle.
-func (m fakeManager) Use(_ context.Context, ref string) (model.VM, vm.Agent, func(), error) {
+func (m fakeManager) Use(_ context.Context, ref string) (model.VM, machine.Agent, func(), error) {
 	v, err := m.update(ref, func(v *model.VM) error {
 		if v.State == model.Suspended && v.Spec.IdleSuspend > 0 {
 			v.State = model.Running

@@ -94,7 +94,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 func (d *daemon) serve(ctx context.Context, leaving func()) (err error) {
 	metrics := d.metrics.Handler(d.metricSource())
 	s, err := server.New(server.Config{
-		Manager: d.manager, Images: d.images, Kernels: d.kernels, Sessions: d.sessions, Layout: d.Layout,
+		Manager: d.manager, Library: d.manager.Library(), Templates: d.manager.Templates(), Images: d.images, Kernels: d.kernels, Sessions: d.sessions, Layout: d.Layout,
 		Version: api.Version{
 			Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation,
 		},

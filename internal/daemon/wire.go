@@ -16,9 +16,11 @@ import (
 	"banger/internal/image"
 	"banger/internal/initramfs"
 	"banger/internal/kernel"
+	"banger/internal/machine"
 	"banger/internal/metric"
 	"banger/internal/paths"
 	"banger/internal/store"
+	"banger/internal/template"
 	"banger/internal/vm"
 	"banger/internal/vmm"
 )
@@ -65,17 +67,17 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	d.manager, err = vm.Open(ctx, vm.Config{
 		Layout:  d.Layout,
 		Store:   d.store,
-		Driver:  d.driver,
+		Drivers: vmm.NewRegistry(d.driver),
 		Images:  d.images,
 		Kernels: d.kernels,
-		NewAgent: func(dial vm.Dialer) vm.Agent {
+		NewAgent: func(dial machine.Dialer) machine.Agent {
 			return guest.New(dial, d.component("guest")).Observe(d.metrics.AgentRoundTrip)
 		},
 		Capabilities: d.capabilities(),
 		Defaults:     defaults(d.cfg),
 		BootTimeout:  d.cfg.BootTimeout,
 		StopTimeout:  d.cfg.StopTimeout,
-		Templates:    vm.TemplateConfig{Off: !d.cfg.Templates, Budget: d.cfg.TemplateBudget, Standby: d.cfg.Standby},
+		Templates:    template.Config{Off: !d.cfg.Templates, Budget: d.cfg.TemplateBudget, Standby: d.cfg.Standby},
 		Log:          d.component("vm"),
 	})
 	return err
@@ -83,8 +85,8 @@ func (d *daemon) open(ctx context.Context) (err error) {
 
 // capabilities returns the capabilities in the order of their hooks. The user's files come after
 // what banger writes by itself.
-func (d *daemon) capabilities() []vm.Capability {
-	all := []vm.Capability{
+func (d *daemon) capabilities() []machine.Capability {
+	all := []machine.Capability{
 		capability.WorkDisk{Layout: d.Layout},
 		capability.UserNetwork{},
 		capability.NewSSH(d.Layout, d.proxyCommand()),

@@ -28,6 +28,8 @@ type VM struct {
 	Network   *Network `json:"network,omitempty"` // set while it runs
 	// Restoring names the disks ("system", "work") of a restored snapshot until all are in place.
 	Restoring []string `json:"restoring,omitempty"`
+	// Facts are what capabilities keep, by their names.
+	Facts map[string]Fact `json:"facts,omitempty"`
 }
 
 // Fresh reports whether the VM's disks hold nothing of the user's. Then the VM was never up, and

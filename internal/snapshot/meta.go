@@ -50,6 +50,9 @@ type Meta struct {
 	Generation int `json:"generation,omitempty"`
 	// Spec is the saved VM's, with the references and ids of its image and kernel.
 	Spec model.Spec `json:"spec"`
+	// Layout says where the guest's memory lies in the memory file, as the driver reported it.
+	// This package does not interpret it.
+	Layout json.RawMessage `json:"layout,omitempty"`
 	// Extra is the owner's; this package does not interpret it.
 	Extra json.RawMessage `json:"extra,omitempty"`
 
@@ -206,7 +209,7 @@ func (m Meta) clone() Meta {
 		m.Device = &device
 	}
 	m.Disks = append([]Disk(nil), m.Disks...)
-	m.Extra = bytes.Clone(m.Extra)
+	m.Extra, m.Layout = bytes.Clone(m.Extra), bytes.Clone(m.Layout)
 	return m
 }
 

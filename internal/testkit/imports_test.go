@@ -36,7 +36,13 @@ var mayImport = map[string][]string{
 
 	// The core and its contracts. It knows no driver, no store and no API.
 	"vmm": {"fault", "model"},
-	"vm":  {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmm"},
+
+	"machine":          {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmm"},
+	"template":         {"disk", "fault", "guest/proto", "machine", "model", "snapshot", "step"},
+	"snapshot/library": {"disk", "fault", "model", "snapshot", "step"},
+	"vm": {
+		"disk", "fault", "guest/proto", "machine", "model", "paths", "snapshot", "snapshot/library", "step", "template", "vmm",
+	},
 
 	// The implementations of the contracts.
 	"disk":        {"fault", "model"},
@@ -44,14 +50,14 @@ var mayImport = map[string][]string{
 	"snapshot":    {"disk", "fault", "model"},
 	"image":       {"disk", "fault", "guest/archive", "image/rootfs", "model", "paths", "step"},
 	"kernel":      {"disk", "fault", "initramfs", "model", "paths", "step"},
-	"guest":       {"fault", "guest/...", "initramfs", "model", "requestid", "step", "vm", "vmm"},
+	"guest":       {"fault", "guest/...", "initramfs", "model", "requestid", "step", "vmm"},
 	"vmm/fake":    {"fault", "guest/...", "model", "vmm"},
 	"vmm/vmmtest": {"fault", "guest/...", "initramfs", "model", "testkit", "vmm"},
 	"vmm/console": {},
 	"vmm/memory":  {"fault"},
 	"vmm/process": {"fault", "flock"},
 	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "vmm", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
-	"capability":  {"disk", "fault", "guest/proto", "model", "paths", "vm", "vmm"},
+	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "paths", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},
 
@@ -60,8 +66,8 @@ var mayImport = map[string][]string{
 	"doctor":      {"config", "fault", "model", "paths", "vmm", "vmm/qemu"},
 	"api":         {"fault", "flock", "guest/proto", "model", "paths", "requestid", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
-	"api/server":  {"api", "fault", "guest/...", "model", "paths", "requestid", "step", "vm", "vmm/console"},
-	"cli":         {"api", "cli/...", "config", "doctor", "fault", "guest/archive", "guest/proto", "model", "paths", "step", "version", "vmm"},
+	"api/server":  {"api", "fault", "guest/...", "machine", "model", "paths", "requestid", "step", "vmm/console"},
+	"cli":         {"api", "cli/...", "config", "doctor", "fault", "guest/archive", "guest/proto", "model", "paths", "step", "version"},
 	"testkit":     {},
 }
 

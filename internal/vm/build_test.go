@@ -135,7 +135,7 @@ func TestBuildOnRequest(t *testing.T) {
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil || d.givenUp() != 0 {
 		t.Errorf("%v, %d given up", err, d.givenUp())
 	}
-	if _, err := d.PruneTemplates(t.Context(), false); err != nil {
+	if _, err := d.pruneTemplates(t.Context(), false); err != nil {
 		t.Error(err)
 	}
 	if d.started(t, model.Create{}); !slices.Equal(d.wants(), []string{"u", "i"}) {
@@ -153,12 +153,7 @@ func TestUniversalThatDoesNotWork(t *testing.T) {
 			h.templates.Off = false
 			d := h.daemon()
 			idle := d.busy()
-			j, err := d.wish(t.Context(), model.Create{}, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			j.key = keyOf(universalKey, j.fingerprint)
-			if err := d.Manager.templates.ensure(t.Context(), j); err != nil {
+			if err := d.pool().MakeUniversal(t.Context(), d.specFor(t, model.Create{})); err != nil {
 				t.Fatal(err)
 			}
 			calls := h.called(hook)
@@ -177,7 +172,7 @@ func TestUniversalThatDoesNotWork(t *testing.T) {
 			if err := <-errs; err != nil || h.called("build restore") != 1 || h.running() != 0 || len(h.files()) != 0 {
 				t.Fatalf("%v; %d machines, left: %v", err, h.running(), h.files())
 			}
-			if len(made) != 2 || made[0].Key != j.key || !made[0].Building || made[1].Kind != model.TemplateImage || made[1].Building {
+			if len(made) != 2 || made[0].Kind != model.TemplateUniversal || !made[0].Building || made[1].Kind != model.TemplateImage || made[1].Building {
 				t.Errorf("made %+v", made)
 			}
 			if universal, images := d.kinds(t); universal != 0 || len(images) != 1 || !slices.Equal(d.wants(), []string{"u"}) {
@@ -281,13 +276,13 @@ func TestBuildIsInNobodysWay(t *testing.T) {
 		t.Error(err)
 	}
 	d.snap(t, v, "s")
-	list, err := d.Templates(t.Context())
+	list, err := d.listTemplates(t.Context())
 	if err != nil || len(list) != 1 || !list[0].Building {
 		t.Errorf("%+v, %v", list, err)
-	} else if _, err := d.DeleteTemplate(t.Context(), list[0].Key); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
+	} else if _, err := d.deleteTemplate(t.Context(), list[0].Key); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
 		t.Errorf("deleting it: %v", err)
 	}
-	if pruned, err := d.PruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 0 {
+	if pruned, err := d.pruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 0 {
 		t.Errorf("pruned %+v, %v", pruned, err)
 	}
 	if _, err := d.Usage(t.Context()); err != nil {

@@ -10,105 +10,171 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
 	"banger/internal/vmm"
 )
 
-// Create makes a stopped VM. What it needs and the host lacks (image, kernel) is made first, which is reported. Its disks are made at its
-// first start.
+// Create makes a stopped VM. If the image or the kernel is missing, it is made first, which is reported.
+// The VM's disks are made at its first start.
 func (m *Manager) Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error) {
-	e, _, release, err := m.create(ctx, req, "create", report)
-	if err != nil {
-		return model.VM{}, err
-	}
-	defer release()
-	return e.record(), nil
+	return m.create(ctx, req, opCreate, report, func(_ context.Context, op *operation) (model.VM, error) {
+		return op.record(), nil
+	})
 }
 
-// Launch makes a VM and starts it, as one operation: a prune never finds it stopped in between. made is told of the VM when it has a record. When
-// ctx ends before the VM runs, the VM is taken away again; one whose start fails stays for its error to be looked into, and is returned with it.
+// Launch makes a VM and starts it, as one operation: a prune never finds it stopped in between. made is
+// called when the VM has a record. If ctx ends before the VM runs, the VM is deleted. A VM whose start
+// fails stays, so that its error can be looked into, and is returned with the error.
 func (m *Manager) Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error) {
-	e, opCtx, release, err := m.create(ctx, req, opStart, report)
-	if err != nil {
-		return model.VM{}, err
-	}
-	defer release()
-	made(e.record())
-	v, err := m.bringUp(opCtx, e, model.Start{Cold: req.Cold}, report)
-	if err != nil && ctx.Err() != nil && v.State == model.Stopped { // not one that a delete has called off: that takes it away itself
-		err = errors.Join(err, m.delete(ctx, e))
-		m.observe(ctx)
-	}
-	return v, err
+	caller := ctx
+	return m.create(ctx, req, opStart, report, func(ctx context.Context, op *operation) (model.VM, error) {
+		made(op.record())
+		v, err := op.bringUp(ctx, model.Start{Cold: req.Cold}, report)
+		if err != nil && caller.Err() != nil && v.State == model.Stopped { // a delete that called it off removes it itself
+			err = errors.Join(err, op.delete(caller))
+			m.observe(caller)
+		}
+		return v, err
+	})
 }
 
-// create makes a stopped VM and returns it with its operation lock held by the named operation.
-func (m *Manager) create(ctx context.Context, req model.Create, operation string, report step.Reporter) (*entry, context.Context, func(), error) {
-	m.removeUnwanted(ctx) // one may have the name
+// newOperation is what follows when a new VM has its record.
+type newOperation func(ctx context.Context, op *operation) (model.VM, error)
+
+// create makes a stopped VM and calls then, as one operation.
+func (m *Manager) create(ctx context.Context, req model.Create, k kind, report step.Reporter, then newOperation) (model.VM, error) {
+	m.deleteUnwanted(ctx) // one may have the name
 	spec := m.fill(req)
 	if err := checkUnresolved(spec); err != nil {
-		return nil, nil, nil, err
+		return model.VM{}, err
 	}
 	if req.Name != "" {
-		if err := m.checkNameFree(req.Name); err != nil {
-			return nil, nil, nil, err
+		if err := m.records.checkNameFree(req.Name); err != nil {
+			return model.VM{}, err
 		}
 	}
-	unlock, err := m.resolve(ctx, &spec, report)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	defer unlock()
-
-	v := model.VM{ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC()}
-	var sb *standby
-	if operation == opStart && !req.Cold {
-		if sb = m.templates.take(ctx, spec); sb != nil {
-			v.ID = sb.v.ID
+	const attempts = 3 // each lost to a prune that came between making and naming
+	for range attempts {
+		resolved := spec
+		if err := m.resolve(ctx, &resolved, report); err != nil {
+			return model.VM{}, err
+		}
+		v := model.VM{ID: model.NewID(), Spec: resolved, State: model.Creating, Created: time.Now().UTC()}
+		n := newVM{vm: v, name: req.Name, kind: k}
+		if k == opStart && !req.Cold {
+			n.standby = m.templates.Take(ctx, resolved)
+		}
+		made, err := m.enter(ctx, n, func(ctx context.Context, op *operation) (model.VM, error) {
+			m.observe(ctx)
+			return then(ctx, op)
+		})
+		if !errors.Is(err, errPartsGone) {
+			return made, err
 		}
 	}
-	e, opCtx, release, err := m.reserve(ctx, v, req.Name, operation)
-	if err != nil {
-		if sb != nil {
-			err = errors.Join(err, sb.end(ctx, m))
-		}
-		return nil, nil, nil, err
-	}
-	if sb != nil { // from here on whatever takes the VM away ends the machine
-		e.standby = sb
-		e.setMachine(sb.live)
-	}
-	if err := m.establish(ctx, e); err != nil {
-		defer release()
-		return nil, nil, nil, errors.Join(err, m.remove(context.WithoutCancel(ctx), e))
-	}
-	m.observe(ctx)
-	return e, opCtx, m.counted(release), nil
+	return model.VM{}, fault.New(fault.Unavailable, "image %s or kernel %s is deleted as often as it is made", spec.Image, spec.Kernel)
 }
 
-// establish stores the record and makes the VM's folder.
-func (m *Manager) establish(ctx context.Context, e *entry) error {
-	if err := m.update(ctx, e, func(*model.VM) {}); err != nil {
-		return err
-	}
-	return m.furnish(ctx, e, nil)
+// newVM is a VM that is about to get its record.
+type newVM struct {
+	vm      model.VM
+	name    string            // "": a random one
+	kind    kind              // of the operation that makes it
+	disks   map[string]string // that it begins with copies of; nil for none
+	standby *machine.Standby  // whose machine it takes over; nil for none
 }
 
-// furnish makes the folder of a VM with a record, with copies of disks in it.
-func (m *Manager) furnish(ctx context.Context, e *entry, disks map[string]string) error {
-	if err := os.MkdirAll(m.Layout.VM(e.record().ID).Dir, 0o700); err != nil {
-		return fmt.Errorf("making the VM's folder: %w", err)
+var errPartsGone = errors.New("its image or kernel was deleted meanwhile")
+
+// enter gives a new VM its record and its directory, and calls then, as one operation: nobody else sees
+// the VM before its operation lock is held. If the VM cannot be made, nothing of it is left.
+func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM, error) {
+	if n.standby != nil {
+		n.vm.ID = n.standby.Subject.ID
 	}
-	if err := m.placeDisks(ctx, e, disks); err != nil {
+	e := &entry{vm: n.vm}
+	return operateOn(ctx, c, e, n.kind, func(ctx context.Context, op *operation) (model.VM, error) {
+		entered := false
+		err := c.pinned(func() error {
+			if err := c.checkParts(n.vm.Spec); err != nil {
+				return errors.Join(errPartsGone, err)
+			}
+			if err := c.records.add(e, n.name); err != nil {
+				return err
+			}
+			entered = true
+			return op.update(ctx, func(*model.VM) {})
+		})
+		if !entered {
+			if n.standby != nil {
+				err = errors.Join(err, c.templates.Release(ctx, n.standby))
+			}
+			return model.VM{}, err
+		}
+		if n.standby != nil { // from here on whatever removes the VM ends the machine
+			e.standby = n.standby
+			e.setMachine(n.standby.Machine)
+		}
+		if err == nil {
+			err = op.furnish(ctx, n.disks)
+		}
+		if err != nil {
+			return model.VM{}, errors.Join(err, op.remove(context.WithoutCancel(ctx)))
+		}
+		return then(ctx, op)
+	})
+}
+
+// furnish makes the directory of a VM that has its record, with copies of disks in it, and calls the
+// hooks of a new VM.
+func (op *operation) furnish(ctx context.Context, disks map[string]string) error {
+	if err := os.MkdirAll(op.dirs().Dir, 0o700); err != nil {
+		return fmt.Errorf("making the VM's directory: %w", err)
+	}
+	if err := machine.PlaceDisks(ctx, op.dirs(), disks); err != nil {
 		return err
 	}
-	return m.update(ctx, e, func(v *model.VM) { v.State = model.Stopped })
+	if err := op.created(ctx); err != nil {
+		return err
+	}
+	return op.update(ctx, func(v *model.VM) { v.State = model.Stopped })
+}
+
+// checkParts fails if the image or the kernel of a complete spec is missing.
+func (c *core) checkParts(spec model.Spec) error {
+	if _, err := c.Images.Get(spec.ImageID); err != nil {
+		return fault.New(fault.KindOf(err), "image %s (%.12s): %w", spec.Image, spec.ImageID, err).
+			WithHint("its disks hold changes to that very image, so another one does not do")
+	}
+	if _, err := c.Kernels.Get(spec.KernelID); err != nil {
+		return fmt.Errorf("kernel %s (%.12s): %w", spec.Kernel, spec.KernelID, err)
+	}
+	return nil
+}
+
+// resolve finds or makes the image and the kernel, and pins them in spec. Both may be deleted again
+// before a record names them.
+func (c *core) resolve(ctx context.Context, spec *model.Spec, report step.Reporter) error {
+	img, err := c.Images.Ensure(ctx, spec.Image, report)
+	if err != nil {
+		return err // names the image
+	}
+	k, err := c.Kernels.Ensure(ctx, spec.Kernel, report)
+	if err != nil {
+		return err
+	}
+	spec.ImageID, spec.KernelID = img.ID, k.ID
+	if spec.VCPUs == 0 {
+		spec.VCPUs = c.vcpusFor(ctx, img)
+	}
+	return nil
 }
 
 // fill turns a request into a spec with every default in place.
-func (m *Manager) fill(req model.Create) model.Spec {
-	s := m.Defaults
+func (c *core) fill(req model.Create) model.Spec {
+	s := c.Defaults
 	s.Name, s.Remove, s.Labels = req.Name, req.Remove, req.Labels
 	set(&s.Image, req.Image)
 	set(&s.Kernel, req.Kernel)
@@ -132,10 +198,18 @@ func (m *Manager) fill(req model.Create) model.Spec {
 	return s
 }
 
-// usualVCPUs is how many virtual CPUs a VM has when nobody says another number.
+func set[T comparable](to *T, v T) {
+	var zero T
+	if v != zero {
+		*to = v
+	}
+}
+
+// usualVCPUs is how many virtual CPUs a VM has if nobody asks for another number.
 const usualVCPUs = 2
 
-// checkUnresolved refuses a spec that cannot be right, before anything long begins. What is chosen later has a stand-in.
+// checkUnresolved refuses a spec that cannot be right, before anything long begins. What is chosen
+// later has a stand-in.
 func checkUnresolved(spec model.Spec) error {
 	spec.Name = cmp.Or(spec.Name, "unnamed")
 	spec.VCPUs = cmp.Or(spec.VCPUs, usualVCPUs)
@@ -145,93 +219,30 @@ func checkUnresolved(spec model.Spec) error {
 	return nil
 }
 
-// vcpusFor chooses how many virtual CPUs a VM has for which nobody says so. A host without a driver, on which VMs can be made all the same, is taken for
-// one of the better ones.
-func (m *Manager) vcpusFor(ctx context.Context, img model.Image) int {
+// vcpusFor chooses how many virtual CPUs a VM has for which nobody gives a number.
+func (c *core) vcpusFor(ctx context.Context, img model.Image) int {
 	if img.Init == "" {
 		return usualVCPUs
 	}
-	info, err := m.Driver.Info(ctx)
+	info, err := c.Drivers.Default().Info(ctx)
 	if r, ok := info.Recommended(vmm.MaxVCPUsWithInit); err == nil && ok {
 		return min(usualVCPUs, r.Value)
 	}
 	return usualVCPUs
 }
 
-func set[T comparable](to *T, v T) {
-	var zero T
-	if v != zero {
-		*to = v
+// BuildTemplate makes the templates that a VM of this kind would be restored from, unless they exist.
+func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report step.Reporter) ([]model.Template, error) {
+	if err := m.templates.CheckOn(); err != nil {
+		return nil, err
 	}
-}
-
-// resolve finds or makes the image and the kernel and pins them in spec. On success m.refs is held for reading, so that neither can be deleted before
-// a record names it; the caller calls unlock when one does.
-func (m *Manager) resolve(ctx context.Context, spec *model.Spec, report step.Reporter) (unlock func(), err error) {
-	const attempts = 3 // each lost to a prune that came between making and naming
-	for range attempts {
-		img, err := m.Images.Ensure(ctx, spec.Image, report)
-		if err != nil {
-			return nil, err // names the image
-		}
-		k, err := m.Kernels.Ensure(ctx, spec.Kernel, report)
-		if err != nil {
-			return nil, err
-		}
-		vcpus := spec.VCPUs
-		if vcpus == 0 {
-			vcpus = m.vcpusFor(ctx, img)
-		}
-		m.refs.RLock()
-		_, imgErr := m.Images.Get(img.ID)
-		_, kErr := m.Kernels.Get(k.ID)
-		if imgErr == nil && kErr == nil {
-			spec.ImageID, spec.KernelID = img.ID, k.ID
-			spec.VCPUs = vcpus
-			return m.refs.RUnlock, nil
-		}
-		m.refs.RUnlock()
+	spec := m.fill(req)
+	spec.Name = "template"
+	if err := checkUnresolved(spec); err != nil {
+		return nil, err
 	}
-	return nil, fault.New(fault.Unavailable, "image %s or kernel %s is deleted as often as it is made", spec.Image, spec.Kernel)
-}
-
-func (m *Manager) checkNameFree(name string) error {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if e := m.byNameLocked(name); e != nil {
-		return nameTaken(e.record())
+	if err := m.resolve(ctx, &spec, report); err != nil {
+		return nil, err
 	}
-	return nil
-}
-
-func nameTaken(v model.VM) error {
-	return fault.New(fault.Exists, "a VM named %q exists already (%s)", v.Spec.Name, v.State).
-		WithHint("choose another name, or delete it with `banger vm delete %s`", v.Spec.Name)
-}
-
-// reserve enters the VM under the given name, or under a random one, in memory. Nobody sees it before its operation lock is held, so this never waits
-// for that lock although m.refs is held.
-func (m *Manager) reserve(ctx context.Context, v model.VM, name, operation string) (*entry, context.Context, func(), error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if name == "" {
-		name = model.NewName(func(n string) bool { return m.byNameLocked(n) != nil })
-	} else if e := m.byNameLocked(name); e != nil {
-		return nil, nil, nil, nameTaken(e.record())
-	}
-	v.Spec.Name = name
-	e := &entry{vm: v}
-	opCtx, release, err := e.lock.acquire(ctx, operation)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	m.vms[v.ID] = e
-	return e, opCtx, release, nil
-}
-
-func (m *Manager) forget(e *entry) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.vms, e.record().ID)
-	e.lock.close()
+	return m.templates.Build(ctx, spec, report)
 }

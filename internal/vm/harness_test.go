@@ -22,10 +22,12 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/step"
 	"banger/internal/store"
+	"banger/internal/template"
 	"banger/internal/testkit"
 	"banger/internal/vmm"
 	"banger/internal/vmm/fake"
@@ -49,13 +51,13 @@ type host struct {
 	records  map[string]bool // ids of VMs that the store has heard of: machines of others are templates in the making
 	gone     map[string]bool // images and kernels that were deleted
 
-	answersButton bool           // guests power off by their power button
-	homes         bool           // VMs can have work disks
-	version       string         // of the driver
-	oneCPU        string         // what the driver says about guests with an init
-	accel         string         // of the driver; "" for one of its own
-	templates     TemplateConfig // of the daemons; off unless a test turns them on
-	keeps         bool           // machines that boot are kept as templates
+	answersButton bool            // guests power off by their power button
+	homes         bool            // VMs can have work disks
+	version       string          // of the driver
+	oneCPU        string          // what the driver says about guests with an init
+	accel         string          // of the driver; "" for one of its own
+	templates     template.Config // of the daemons; off unless a test turns them on
+	keeps         bool            // machines that boot are kept as templates
 }
 
 func newHost(t *testing.T) *host {
@@ -68,7 +70,7 @@ func newHost(t *testing.T) *host {
 	t.Cleanup(func() { os.RemoveAll(layout.Runtime) }) // elsewhere when the test's name is long
 	return &host{
 		t: t, layout: layout, computer: fake.NewHost(), file: file, fail: map[string]error{}, block: map[string]chan struct{}{},
-		records: map[string]bool{}, gone: map[string]bool{}, version: "1.0", templates: TemplateConfig{Off: true},
+		records: map[string]bool{}, gone: map[string]bool{}, version: "1.0", templates: template.Config{Off: true},
 	}
 }
 
@@ -208,6 +210,18 @@ func (s *session) options() fake.Options {
 	}
 }
 
+// driverInfo is what the driver reports of itself.
+func (s *session) driverInfo() vmm.Info {
+	info := vmm.Info{
+		Version: s.version, Accel: cmp.Or(s.accel, "none"), Grace: time.Minute,
+		Features: vmm.Features{vmm.FeatureUserNet, vmm.FeatureTap, vmm.FeatureTellsReboot},
+	}
+	if s.oneCPU != "" {
+		info.Recommendations = []vmm.Recommendation{{Kind: vmm.MaxVCPUsWithInit, Value: 1, Reason: s.oneCPU}}
+	}
+	return info
+}
+
 // files lists what is below the state and run folders, apart from the database and from logs, which stay to tell why a start failed.
 func (h *host) files() []string {
 	var found []string
@@ -283,35 +297,36 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 		h.t.Fatal(err)
 	}
 	life := &session{host: h}
-	capabilities := []Capability{capability{life, "one"}, capability{life, "two"}}
+	capabilities := []machine.Capability{capability{life, "one"}, capability{life, "two"}}
 	if h.homes {
 		capabilities = append(capabilities, homes{life})
 	}
+	templates := h.templates
+	templates.BuildsOnly = !h.keeps
 	m, err := Open(ctx, Config{
-		Layout: h.layout, Store: records{s, life}, Driver: driver{fake.New(h.computer, life.options()), life}, Images: images{life}, Kernels: kernels{life},
-		NewAgent:     func(dial Dialer) Agent { return &agent{life, dial} },
+		Layout: h.layout, Store: recordStore{s, life}, Drivers: vmm.NewRegistry(driver{fake.New(h.computer, life.options()), life}), Images: images{life}, Kernels: kernels{life},
+		NewAgent:     func(dial machine.Dialer) machine.Agent { return &agent{life, dial} },
 		Capabilities: capabilities,
 		Defaults:     model.Spec{Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone},
 		StopTimeout:  time.Second,
-		Templates:    h.templates,
+		Templates:    templates,
 		Log:          slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	m.templates.keepsNone = !h.keeps
 	d := &daemon{m, life, s}
 	h.t.Cleanup(d.die)
 	return d
 }
 
-// records is the store, with a disk that may be full.
-type records struct {
+// recordStore is the store, with a disk that may be full.
+type recordStore struct {
 	*store.Store
 	s *session
 }
 
-func (r records) PutVM(ctx context.Context, v model.VM) error {
+func (r recordStore) PutVM(ctx context.Context, v model.VM) error {
 	r.s.mu.Lock()
 	r.s.records[v.ID] = true
 	r.s.mu.Unlock()
@@ -321,7 +336,7 @@ func (r records) PutVM(ctx context.Context, v model.VM) error {
 	return r.Store.PutVM(ctx, v)
 }
 
-func (r records) DeleteVM(ctx context.Context, id string) error {
+func (r recordStore) DeleteVM(ctx context.Context, id string) error {
 	if err := r.s.hook(ctx, "", "store gone"); err != nil {
 		return err
 	}
@@ -362,18 +377,6 @@ func (s *session) driverHook(op fake.Op, id string) error {
 		return nil
 	}
 	return s.hook(context.Background(), id, name)
-}
-
-// driverInfo is what the driver says of itself.
-func (s *session) driverInfo() vmm.Info {
-	info := vmm.Info{
-		Version: s.version, Accel: cmp.Or(s.accel, "none"), Grace: time.Minute,
-		Features: vmm.Features{vmm.FeatureUserNet, vmm.FeatureTap, vmm.FeatureTellsReboot},
-	}
-	if s.oneCPU != "" {
-		info.Recommendations = []vmm.Recommendation{{Kind: vmm.MaxVCPUsWithInit, Value: 1, Reason: s.oneCPU}}
-	}
-	return info
 }
 
 // driver is the fake one, whose looking at a machine can be made to fail.
@@ -474,7 +477,7 @@ func (h *host) onDisk(v model.VM) string {
 // agent is the client of the agent in one guest. The agent behaves as the real one does.
 type agent struct {
 	s    *session
-	dial Dialer
+	dial machine.Dialer
 }
 
 // reach waits until the guest answers, and returns whose it is. Then it does what the test asked for.
@@ -672,34 +675,36 @@ type capability struct {
 }
 
 // held is the file that a capability makes.
-func (h *host) held(v model.VM, capability string) string {
-	return filepath.Join(h.layout.VM(v.ID).Dir, "held-by-"+capability)
+func (h *host) held(v model.VM, capability string) string { return h.heldBy(v.ID, capability) }
+
+func (h *host) heldBy(id, capability string) string {
+	return filepath.Join(h.layout.VM(id).Dir, "held-by-"+capability)
 }
 
 func (c capability) Name() string { return c.name }
-func (c capability) Preflight(ctx context.Context, req PreflightRequest) error {
-	return c.s.hook(ctx, req.VM.ID, "preflight "+c.name)
+func (c capability) Preflight(ctx context.Context, req machine.PreflightRequest) error {
+	return c.s.hook(ctx, req.ID, "preflight "+c.name)
 }
 
-func (c capability) PrepareHost(ctx context.Context, req HostRequest) error {
-	if err := os.WriteFile(c.s.held(req.VM, c.name), nil, 0o600); err != nil {
+func (c capability) PrepareHost(ctx context.Context, req machine.HostRequest) error {
+	if err := os.WriteFile(c.s.heldBy(req.ID, c.name), nil, 0o600); err != nil {
 		return err
 	}
-	return c.s.hook(ctx, req.VM.ID, "do prepare/"+c.name)
+	return c.s.hook(ctx, req.ID, "do prepare/"+c.name)
 }
 
-func (c capability) PostStart(ctx context.Context, req PostStartRequest) error {
-	return c.s.hook(ctx, req.VM.ID, "do post-start/"+c.name)
+func (c capability) PostStart(ctx context.Context, req machine.PostStartRequest) error {
+	return c.s.hook(ctx, req.ID, "do post-start/"+c.name)
 }
 
-func (c capability) Cleanup(ctx context.Context, req CleanupRequest) error {
-	if err := c.s.hook(ctx, req.VM.ID, "undo "+c.name); err != nil {
+func (c capability) Cleanup(ctx context.Context, req machine.CleanupRequest) error {
+	if err := c.s.hook(ctx, req.ID, "undo "+c.name); err != nil {
 		return err
 	}
-	return os.RemoveAll(c.s.held(req.VM, c.name))
+	return os.RemoveAll(c.s.heldBy(req.ID, c.name))
 }
 
-func (c capability) ContributeGuest(_ context.Context, req GuestRequest) error {
+func (c capability) ContributeGuest(_ context.Context, req machine.GuestRequest) error {
 	req.Assume.Files = append(req.Assume.Files, proto.File{Path: "/" + c.name})
 	return nil
 }
@@ -717,28 +722,28 @@ func (c capability) RecordsChanged(_ context.Context, vms []model.VM) error {
 type homes struct{ s *session }
 
 func (homes) Name() string { return "homes" }
-func (c homes) PrepareHost(ctx context.Context, req HostRequest) error {
-	if req.VM.Spec.WorkDiskSize == 0 {
+func (c homes) PrepareHost(ctx context.Context, req machine.HostRequest) error {
+	if req.Spec.WorkDiskSize == 0 {
 		return nil
 	}
-	path := c.s.layout.VM(req.VM.ID).WorkDisk()
-	err := FitDisk(path, req.VM.Spec.WorkDiskSize)
+	path := c.s.layout.VM(req.ID).WorkDisk()
+	err := machine.FitDisk(path, req.Spec.WorkDiskSize)
 	if fault.KindOf(err) == fault.NotFound {
-		return disk.Create(ctx, path, req.VM.Spec.WorkDiskSize)
+		return disk.Create(ctx, path, req.Spec.WorkDiskSize)
 	}
 	return err
 }
 
-func (c homes) Cleanup(_ context.Context, req CleanupRequest) error {
-	if !req.VM.Fresh() {
+func (c homes) Cleanup(_ context.Context, req machine.CleanupRequest) error {
+	if !req.Fresh {
 		return nil
 	}
-	return os.RemoveAll(c.s.layout.VM(req.VM.ID).WorkDisk())
+	return os.RemoveAll(c.s.layout.VM(req.ID).WorkDisk())
 }
 
-func (c homes) ContributeMachine(_ context.Context, req MachineRequest) error {
-	if req.VM.Spec.WorkDiskSize != 0 {
-		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Name: proto.SerialWork, Path: c.s.layout.VM(req.VM.ID).WorkDisk()})
+func (c homes) ContributeMachine(_ context.Context, req machine.MachineRequest) error {
+	if req.Spec.WorkDiskSize != 0 {
+		req.Machine.Drives = append(req.Machine.Drives, vmm.Drive{Name: proto.SerialWork, Path: c.s.layout.VM(req.ID).WorkDisk()})
 	}
 	return nil
 }

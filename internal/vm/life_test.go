@@ -18,17 +18,19 @@ import (
 	"banger/internal/model"
 	"banger/internal/step"
 	"banger/internal/vmm"
+	"maps"
 )
 
 var errBoom = errors.New("boom")
 
+// TestPlan starts a VM and compares its timeline: the order of the steps is what a plan promises.
 func TestPlan(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
-	s := &start{m: d.Manager}
+	v := d.started(t, model.Create{Name: "a"})
 	var got []string
-	for _, st := range s.plan() {
-		got = append(got, st.Name)
+	for _, span := range v.Boot.Steps {
+		got = append(got, span.Name)
 	}
 	if !slices.Equal(got, startSteps) {
 		t.Errorf("got  %v\nwant %v", got, startSteps)
@@ -263,7 +265,7 @@ func TestKillEndsAHangingStart(t *testing.T) {
 func TestSilentGuest(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
-	d.BootTimeout = 10 * time.Millisecond
+	d.core.host.BootTimeout = 10 * time.Millisecond
 	var log bytes.Buffer // written by the start alone, which is over when it is read
 	d.Log = slog.New(slog.NewTextHandler(&log, nil))
 	d.create(t, model.Create{Name: "a"})
@@ -416,7 +418,7 @@ func TestNamesAndPrefixes(t *testing.T) {
 		t.Errorf("renaming to a taken name: %v", err)
 	}
 	other, _ := d.find("old")
-	if err := d.update(t.Context(), other, func(o *model.VM) { o.Spec.Name = v.ID }); err != nil {
+	if err := d.rewrite(t.Context(), other, func(o *model.VM) { o.Spec.Name = v.ID }); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := d.Get(v.ID); err != nil || got.ID != v.ID {
@@ -504,7 +506,7 @@ func TestRunningHoldsItsImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	inUse := func() (ids []string) {
-		d.References(func(images, _ map[string][]string) error { ids = sortedKeys(images); return nil })
+		d.References(func(images, _ map[string][]string) error { ids = slices.Sorted(maps.Keys(images)); return nil })
 		return ids
 	}
 	if got := inUse(); !slices.Equal(got, []string{"id-of-img", "other"}) {

@@ -8,8 +8,9 @@ import (
 	"banger/internal/fault"
 )
 
-// opLock lets one operation at a time work on a VM, in the order of their asking. It exists besides a mutex because an
-// operation lasts seconds: waiting for it honours a context, and a delete may call off the starts that are before it.
+// opLock lets one operation at a time work on a VM, in the order of their requests. It is no mutex
+// because an operation lasts seconds: waiting honours a context, and a delete calls off the starts
+// that are before it.
 type opLock struct {
 	mu      sync.Mutex
 	holder  *op
@@ -26,7 +27,8 @@ type op struct {
 
 var errGone = fault.New(fault.NotFound, "the VM was deleted meanwhile")
 
-// acquire waits for the lock. The returned context is ctx's child and ends when the operation is called off; release must be called once.
+// acquire waits for the lock. The returned context is ctx's child and also ends when the operation is
+// called off. release must be called once.
 func (l *opLock) acquire(ctx context.Context, name string) (context.Context, func(), error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	me := &op{name: name, cancel: cancel, ready: make(chan struct{})}
@@ -48,7 +50,7 @@ func (l *opLock) acquire(ctx context.Context, name string) (context.Context, fun
 	case <-me.ready:
 	case <-ctx.Done():
 	}
-	if ctx.Err() != nil { // the lock may have been handed over in this very moment; release copes with both
+	if ctx.Err() != nil { // the lock may have been handed over at this moment; release copes with both
 		err := context.Cause(ctx)
 		l.release(me)
 		return nil, nil, err
@@ -60,21 +62,19 @@ func (l *opLock) acquire(ctx context.Context, name string) (context.Context, fun
 	return ctx, func() { l.release(me) }, nil
 }
 
-// takeOver calls off the operations of which may says that they can be, the one that holds the lock and those that wait, and waits in line like
-// acquire.
-func (l *opLock) takeOver(ctx context.Context, name string, may func(operation string) bool) (context.Context, func(), error) {
+// callOff ends the context of each operation that holds or waits for the lock, if may allows it.
+func (l *opLock) callOff(may func(operation string) bool) {
 	l.mu.Lock()
-	ahead := slices.Clone(l.waiting)
+	defer l.mu.Unlock()
+	all := slices.Clone(l.waiting)
 	if l.holder != nil {
-		ahead = append(ahead, l.holder)
+		all = append(all, l.holder)
 	}
-	for _, o := range ahead {
+	for _, o := range all {
 		if may(o.name) {
 			o.cancel(fault.New(fault.Canceled, "called off: the VM is being deleted"))
 		}
 	}
-	l.mu.Unlock()
-	return l.acquire(ctx, name)
 }
 
 // close hands the lock to nobody any more; those who wait get errGone.

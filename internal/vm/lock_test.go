@@ -81,13 +81,14 @@ func TestLockHonoursTheContext(t *testing.T) {
 	}
 }
 
-func TestTakeOverCallsOffTheHolder(t *testing.T) {
+func TestCallOffEndsTheHolder(t *testing.T) {
 	var l opLock
 	ctx, release, _ := l.acquire(t.Context(), "start")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, release, err := l.takeOver(t.Context(), "delete", func(h string) bool { return h == "start" })
+		l.callOff(func(h string) bool { return h == "start" })
+		_, release, err := l.acquire(t.Context(), "delete")
 		if err != nil {
 			t.Error(err)
 			return
@@ -102,13 +103,12 @@ func TestTakeOverCallsOffTheHolder(t *testing.T) {
 	<-done
 }
 
-func TestTakeOverSparesOthers(t *testing.T) {
+func TestCallOffSparesOthers(t *testing.T) {
 	var l opLock
 	ctx, release, _ := l.acquire(t.Context(), "delete")
-	go l.takeOver(t.Context(), "delete", func(h string) bool { return h == "start" })
-	waitFor(t, func() bool { return l.queue() == 1 })
+	l.callOff(func(h string) bool { return h == "start" })
 	if ctx.Err() != nil {
-		t.Error("a delete was taken over")
+		t.Error("a delete was called off")
 	}
 	release()
 }

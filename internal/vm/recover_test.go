@@ -180,7 +180,7 @@ func TestKilledWhileMakingADisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.update(t.Context(), e, func(v *model.VM) { v.State = model.Stopping }); err != nil { // any state in between
+	if err := d.rewrite(t.Context(), e, func(v *model.VM) { v.State = model.Stopping }); err != nil { // any state in between
 		t.Fatal(err)
 	}
 	d.die()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/snapshot"
 )
@@ -113,7 +114,7 @@ func TestSnapshot(t *testing.T) {
 					t.Errorf("it has not booted: %+v", g)
 				}
 			}
-			if _, err := d.DeleteSnapshot(t.Context(), "s"); err != nil { // while VMs that were made of it run
+			if _, err := d.library.Delete(t.Context(), "s"); err != nil { // while VMs that were made of it run
 				t.Error(err)
 			}
 			if len(h.stored()) != 0 || h.running() < 1 {
@@ -217,20 +218,20 @@ func TestSnapshotNames(t *testing.T) {
 	if len(h.stored()) != 2 {
 		t.Errorf("stored: %v", h.stored())
 	}
-	list, err := d.Snapshots(t.Context())
+	list, err := d.library.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].ID != first.ID || list[1].ID != second.ID {
 		t.Errorf("%+v, %v", list, err)
 	}
 	for ref, want := range map[string]string{"one": first.ID, first.ID: first.ID, first.ID[:15]: first.ID, second.Name: second.ID} {
-		if got, err := d.Snapshot(t.Context(), ref); err != nil || got.ID != want {
+		if got, err := d.library.Get(t.Context(), ref); err != nil || got.ID != want {
 			t.Errorf("%s: %+v, %v", ref, got, err)
 		}
 	}
 	for _, ref := range []string{"", "none", strings.Repeat("0", 16), "../" + first.ID} {
-		if _, err := d.Snapshot(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
+		if _, err := d.library.Get(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("%q: %v", ref, err)
 		}
-		if _, err := d.DeleteSnapshot(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
+		if _, err := d.library.Delete(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("deleting %q: %v", ref, err)
 		}
 	}
@@ -293,7 +294,7 @@ func TestRestoreInto(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if err := d.update(t.Context(), e, func(v *model.VM) { v.Spec.Remove = model.RemoveNever }); err != nil {
+					if err := d.rewrite(t.Context(), e, func(v *model.VM) { v.Spec.Remove = model.RemoveNever }); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -638,7 +639,7 @@ func TestDamagedSnapshot(t *testing.T) {
 				if file == "meta.json" {
 					want = model.Snapshot{ID: s.ID}
 				}
-				list, err := d.Snapshots(t.Context())
+				list, err := d.library.List(t.Context())
 				if i := slices.IndexFunc(list, func(one model.Snapshot) bool { return one.ID == s.ID }); err != nil || len(list) != 2 || i < 0 {
 					t.Errorf("%+v, %v", list, err)
 				} else {
@@ -648,7 +649,7 @@ func TestDamagedSnapshot(t *testing.T) {
 						t.Errorf("listed as %+v, not %+v", got, want)
 					}
 					for _, ref := range []string{got.ID, got.ID[:15], got.Name} {
-						if shown, err := d.Snapshot(t.Context(), ref); ref != "" && (err != nil || shown != got) {
+						if shown, err := d.library.Get(t.Context(), ref); ref != "" && (err != nil || shown != got) {
 							t.Errorf("%q shown as %+v, %v", ref, shown, err)
 						}
 					}
@@ -658,7 +659,7 @@ func TestDamagedSnapshot(t *testing.T) {
 						t.Errorf("another one of its name: %v", err)
 					}
 				}
-				if _, err := d.Snapshot(t.Context(), ""); fault.KindOf(err) != fault.NotFound {
+				if _, err := d.library.Get(t.Context(), ""); fault.KindOf(err) != fault.NotFound {
 					t.Errorf("without a name: %v", err)
 				}
 				if rows, err := d.Usage(t.Context()); err != nil || !slices.ContainsFunc(rows, func(r model.UsageRow) bool {
@@ -666,10 +667,10 @@ func TestDamagedSnapshot(t *testing.T) {
 				}) {
 					t.Errorf("in use: %+v, %v", rows, err)
 				}
-				if _, err := d.DeleteSnapshot(t.Context(), cmp.Or(want.Name, s.ID)); err != nil {
+				if _, err := d.library.Delete(t.Context(), cmp.Or(want.Name, s.ID)); err != nil {
 					t.Error(err)
 				}
-				if list, err := d.Snapshots(t.Context()); err != nil || len(list) != 1 || list[0].ID != good.ID || len(h.stored()) != 1 {
+				if list, err := d.library.List(t.Context()); err != nil || len(list) != 1 || list[0].ID != good.ID || len(h.stored()) != 1 {
 					t.Errorf("%+v, %v, %v", list, err, h.stored())
 				}
 			})
@@ -708,7 +709,7 @@ func TestSnapshotsHoldWhatTheyNeed(t *testing.T) {
 	if err != nil || forked.Children[0].VM != nil || forked.Children[0].Kind != string(fault.NotFound) || forked.Children[0].Hint == "" || len(h.files()) != 0 {
 		t.Errorf("%+v, %v, %v", forked, err, h.files())
 	}
-	if _, err := d.DeleteSnapshot(t.Context(), "s"); err != nil {
+	if _, err := d.library.Delete(t.Context(), "s"); err != nil {
 		t.Error(err)
 	}
 	if images, kernels, err := inUse(); err != nil || len(images)+len(kernels) != 0 {
@@ -753,8 +754,8 @@ func TestHostileSnapshot(t *testing.T) {
 			device, err := os.OpenFile(draft.Device(), os.O_CREATE|os.O_WRONLY, 0o600)
 			damage(t, err)
 			damage(t, errors.Join(copyFile(t.Context(), snap.OpenDevice, device), device.Close()))
-			from, _ := snap.DiskPath(systemDiskName)
-			damage(t, draft.CloneDisk(t.Context(), systemDiskName, from))
+			from, _ := snap.DiskPath(machine.SystemDisk)
+			damage(t, draft.CloneDisk(t.Context(), machine.SystemDisk, from))
 			_, err = draft.Commit(t.Context(), meta)
 			damage(t, err)
 			damage(t, snapshot.Remove(path))
@@ -770,7 +771,7 @@ func TestHostileSnapshot(t *testing.T) {
 			if after := h.files(); !slices.Equal(before, after) || len(d.List()) != 1 || d.state(t, "a") != model.Running || h.worked(v) != "work of a" {
 				t.Errorf("before %v, after %v", before, after)
 			}
-			if _, err := d.DeleteSnapshot(t.Context(), s.ID); err != nil {
+			if _, err := d.library.Delete(t.Context(), s.ID); err != nil {
 				t.Error(err)
 			}
 		})
@@ -785,7 +786,7 @@ func TestExportAndImport(t *testing.T) {
 	v := d.worker(t, model.Create{Name: "a"})
 	d.snap(t, v, "s")
 	var stream bytes.Buffer
-	if err := d.ExportSnapshot(t.Context(), "s", &stream, nil); err != nil {
+	if err := d.library.Export(t.Context(), "s", &stream, nil); err != nil {
 		t.Fatal(err)
 	}
 	there := newHost(t)
@@ -796,7 +797,7 @@ func TestExportAndImport(t *testing.T) {
 		if i == 0 {
 			name = ""
 		}
-		s, err := d.ImportSnapshot(t.Context(), bytes.NewReader(stream.Bytes()), name, nil)
+		s, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()), name, nil)
 		if err != nil || want != "" && s.Name != want || s.Name == "" || i == 2 && s.Name == "s" {
 			t.Fatalf("%+v, %v", s, err)
 		}
@@ -806,10 +807,10 @@ func TestExportAndImport(t *testing.T) {
 			t.Errorf("it has %q", there.worked(child))
 		}
 	}
-	if _, err := d.ImportSnapshot(t.Context(), bytes.NewReader(stream.Bytes()), "s", nil); fault.KindOf(err) != fault.Exists {
+	if _, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()), "s", nil); fault.KindOf(err) != fault.Exists {
 		t.Errorf("under a name that is taken: %v", err)
 	}
-	if _, err := d.ImportSnapshot(t.Context(), bytes.NewReader(stream.Bytes()[:stream.Len()/2]), "", nil); err == nil {
+	if _, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()[:stream.Len()/2]), "", nil); err == nil {
 		t.Error("half of it was taken in")
 	}
 	if len(there.stored()) != 3 {

@@ -18,12 +18,7 @@ func (h *host) withStandby(t *testing.T, of model.Create) *daemon {
 	t.Helper()
 	h.templates.Standby = 1
 	d := h.withTemplates(t, of)
-	j, err := d.wish(t.Context(), of, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	j.key, j.standby = imageKeyOf(j.fingerprint, j.spec), true
-	if err := d.Manager.templates.fill(t.Context(), j); err != nil || d.standbys(t) != 1 {
+	if err := d.pool().Fill(t.Context(), d.specFor(t, of)); err != nil || d.standbys(t) != 1 {
 		t.Fatalf("%d on standby, %v", d.standbys(t), err)
 	}
 	return d
@@ -32,7 +27,7 @@ func (h *host) withStandby(t *testing.T, of model.Create) *daemon {
 // standbys counts the machines on standby.
 func (d *daemon) standbys(t *testing.T) (n int) {
 	t.Helper()
-	list, err := d.Templates(t.Context())
+	list, err := d.listTemplates(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +55,7 @@ func TestStandby(t *testing.T) {
 			h := newHost(t)
 			h.homes = true
 			d := h.withStandby(t, model.Create{WorkDiskSize: ptr(64 * model.MiB)})
-			d.Manager.Defaults.WorkDiskSize = 64 * model.MiB
+			d.Manager.templates.Usual.WorkDiskSize = 64 * model.MiB
 			waiting := h.computer.Running()
 			if len(waiting) != 1 || !h.computer.Halted(waiting[0].ID) || len(d.List()) != 0 {
 				t.Fatalf("%d machines, %v", len(waiting), d.List())
@@ -70,7 +65,7 @@ func TestStandby(t *testing.T) {
 				req.WorkDiskSize = ptr(64 * model.MiB)
 			}
 			v := d.launch(t, req)
-			if tpl, err := d.Template(t.Context(), v.Boot.Origin.Of); err != nil || tpl.Uses != 1 {
+			if tpl, err := d.template(t.Context(), v.Boot.Origin.Of); err != nil || tpl.Uses != 1 {
 				t.Errorf("%+v, %v", tpl, err)
 			}
 			if v.ID != waiting[0].ID || from(v) != model.FromTemplate || v.Boot.Cold || d.standbys(t) != 0 {
@@ -194,12 +189,12 @@ func TestStandbyEnds(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*testing.T, *daemon){
 		"delete": func(t *testing.T, d *daemon) {
-			if _, err := d.DeleteTemplate(t.Context(), "img"); err != nil {
+			if _, err := d.deleteTemplate(t.Context(), "img"); err != nil {
 				t.Error(err)
 			}
 		},
 		"prune": func(t *testing.T, d *daemon) {
-			if _, err := d.PruneTemplates(t.Context(), false); err != nil {
+			if _, err := d.pruneTemplates(t.Context(), false); err != nil {
 				t.Error(err)
 			}
 		},
@@ -225,12 +220,9 @@ func TestFillWithoutATemplate(t *testing.T) {
 	h.templates.Off, h.templates.Standby = false, 1
 	d := h.daemon()
 	d.busy()
-	j, err := d.wish(t.Context(), model.Create{}, nil)
-	if err != nil {
+	if err := d.pool().FillInBackground(t.Context(), d.specFor(t, model.Create{})); err != nil {
 		t.Fatal(err)
 	}
-	j.key, j.standby = imageKeyOf(j.fingerprint, j.spec), true
-	d.Manager.templates.make(t.Context(), j)
 	if d.givenUp() != 0 || len(h.files()) != 0 {
 		t.Errorf("%d given up, %v", d.givenUp(), h.files())
 	}

@@ -11,19 +11,18 @@ import (
 // guestStatsTimeout bounds how long statistics wait for a guest that may be busy or hung.
 const guestStatsTimeout = 3 * time.Second
 
-// Stats returns what the VM costs the host, and what its guest says when it answers.
+// Stats returns what the VM costs the host, and what its guest reports if it answers.
 func (m *Manager) Stats(ctx context.Context, ref string) (model.Stats, error) {
-	e, err := m.find(ref)
+	e, err := m.records.find(ref)
 	if err != nil {
 		return model.Stats{}, err
 	}
-	v := e.record()
+	v, l := e.state()
 	stats := model.Stats{ID: v.ID, Name: v.Spec.Name, State: v.State, Disk: m.diskUse(v)}
-	l := e.machine()
 	if l == nil {
 		return stats, nil
 	}
-	if s, ok := l.inst.(vmm.Statter); ok {
+	if s, ok := l.Instance.(vmm.Statter); ok {
 		if cost, err := s.Stats(); err == nil {
 			stats.CPU, stats.Memory = cost.CPU, cost.Memory
 		}
@@ -33,7 +32,7 @@ func (m *Manager) Stats(ctx context.Context, ref string) (model.Stats, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, guestStatsTimeout)
 	defer cancel()
-	if guest, err := l.agent.Stats(ctx); err == nil {
+	if guest, err := l.Agent.Stats(ctx); err == nil {
 		stats.Guest = &guest
 	}
 	return stats, nil

@@ -17,6 +17,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/step"
 	"banger/internal/vmm"
+	"maps"
 )
 
 // worker creates and starts a VM whose guest has done something.
@@ -973,7 +974,10 @@ func TestPendingSurvivesSuspension(t *testing.T) {
 		t.Fatalf("%+v, %v", changed, err)
 	}
 	inUse := func() (images, kernels []string) {
-		if err := d.References(func(i, k map[string][]string) error { images, kernels = sortedKeys(i), sortedKeys(k); return nil }); err != nil {
+		if err := d.References(func(i, k map[string][]string) error {
+			images, kernels = slices.Sorted(maps.Keys(i)), slices.Sorted(maps.Keys(k))
+			return nil
+		}); err != nil {
 			t.Error(err)
 		}
 		return images, kernels

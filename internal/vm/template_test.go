@@ -16,6 +16,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/template"
 	"banger/internal/vmm"
 )
 
@@ -54,7 +55,7 @@ func from(v model.VM) model.OriginKind {
 // kinds counts the templates that there are.
 func (d *daemon) kinds(t *testing.T) (universal int, images []string) {
 	t.Helper()
-	list, err := d.Templates(t.Context())
+	list, err := d.listTemplates(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,42 +73,13 @@ func (d *daemon) kinds(t *testing.T) (universal int, images []string) {
 }
 
 // wants lists the templates that are to be made, by their kinds' first letters. The first of them may wait for its turn already.
-func (d *daemon) wants() (kinds []string) {
-	t := d.Manager.templates
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.building != "" {
-		kinds = append(kinds, t.building[:1])
-	}
-	for _, j := range t.wanted {
-		kinds = append(kinds, j.key[:1])
-	}
-	return kinds
-}
+func (d *daemon) wants() []string { return d.pool().Wanted() }
 
 // givenUp counts the templates that no start will have made for a while.
-func (d *daemon) givenUp() (n int) {
-	t := d.Manager.templates
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, s := range t.setbacks {
-		if time.Now().Before(s.until) {
-			n++
-		}
-	}
-	return n
-}
+func (d *daemon) givenUp() int { return d.pool().SetBack() }
 
 // passes makes as much time pass for what could not be made.
-func (d *daemon) passes(some time.Duration) {
-	t := d.Manager.templates
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for name, s := range t.setbacks {
-		s.until = s.until.Add(-some)
-		t.setbacks[name] = s
-	}
-}
+func (d *daemon) passes(some time.Duration) { d.pool().Pass(some) }
 
 // open lists the files of the host that this process has open, but for the database.
 func (h *host) open() (open []string) {
@@ -268,7 +240,7 @@ func TestTemplateForEachSize(t *testing.T) {
 	h.homes = true
 	h.templates.Off = false
 	d := h.daemon()
-	d.Manager.Defaults.WorkDiskSize = 64 * model.MiB
+	d.Manager.templates.Usual.WorkDiskSize = 64 * model.MiB
 	idle := d.busy()
 	sizes := []model.Create{
 		{}, {DiskSize: 48 * model.MiB}, {WorkDiskSize: ptr(48 * model.MiB)}, {DiskSize: model.MinDiskSize, WorkDiskSize: ptr(model.MinDiskSize)},
@@ -288,7 +260,7 @@ func TestTemplateForEachSize(t *testing.T) {
 			t.Errorf("VM %d went on from %+v; wanted are %v", i, v.Boot.Origin, d.wants())
 		}
 		seen[v.Boot.Origin.Of] = true
-		tpl, err := d.Template(t.Context(), v.Boot.Origin.Of)
+		tpl, err := d.template(t.Context(), v.Boot.Origin.Of)
 		if err != nil || tpl.DiskSize != v.Spec.DiskSize || tpl.WorkDiskSize != v.Spec.WorkDiskSize {
 			t.Errorf("it has %v and %v, %+v, %v", v.Spec.DiskSize, v.Spec.WorkDiskSize, tpl, err)
 		}
@@ -321,7 +293,7 @@ func TestTemplateWithAWorkDisk(t *testing.T) {
 	h := newHost(t)
 	h.homes = true
 	d := h.withTemplates(t, model.Create{WorkDiskSize: ptr(64 * model.MiB)})
-	d.Manager.Defaults.WorkDiskSize = 64 * model.MiB
+	d.Manager.templates.Usual.WorkDiskSize = 64 * model.MiB
 	v := d.started(t, model.Create{Name: "a", WorkDiskSize: ptr(96 * model.MiB)})
 	if from(v) != model.FromTemplate || h.called("resize work") != 1 || h.called("resize system") != 0 {
 		t.Errorf("%+v; %v", v.Boot, h.calls)
@@ -364,10 +336,10 @@ func TestTemplateSparesDisks(t *testing.T) {
 // TestDamagedTemplate damages each file of each kind of template: the VM comes up as if there had been none, and another one is made.
 func TestDamagedTemplate(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{universalKey, imageKey} {
+	for _, kind := range []string{"u", "i"} {
 		for _, file := range []string{"meta.json", "memory", "device", "system.ext4"} {
 			for _, how := range damages {
-				if file == "system.ext4" && kind == universalKey {
+				if file == "system.ext4" && kind == "u" {
 					continue // there is none
 				}
 				t.Run(fmt.Sprint(kind, " ", file, " ", how.name), func(t *testing.T) {
@@ -377,12 +349,12 @@ func TestDamagedTemplate(t *testing.T) {
 					for _, path := range h.stored() {
 						if strings.HasPrefix(filepath.Base(path), kind) {
 							how.do(t, filepath.Join(path, file))
-						} else if kind == universalKey {
+						} else if kind == "u" {
 							damage(t, os.RemoveAll(path)) // it would be preferred
 						}
 					}
 					want, wants := model.FromUniversal, []string{"i"}
-					if kind == universalKey {
+					if kind == "u" {
 						want, wants = "", []string{"u", "i"}
 					}
 					v := d.started(t, model.Create{Name: "a"})
@@ -471,7 +443,7 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 			if d.givenUp() != 1 {
 				t.Errorf("%d given up", d.givenUp())
 			}
-			d.passes(retryFirst)
+			d.passes(template.FirstRetry)
 			if d.started(t, model.Create{Name: "later"}); !slices.Equal(d.wants(), []string{"u", "i"}) || d.givenUp() != 0 {
 				t.Errorf("wanted later are %v, %d given up", d.wants(), d.givenUp())
 			}
@@ -480,12 +452,7 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 	}
 }
 
-func (d *daemon) forgetWants() {
-	t := d.Manager.templates
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.wanted = nil
-}
+func (d *daemon) forgetWants() { d.pool().ForgetWanted() }
 
 // TestTemplateVanishes between its choice and its use: the start does not mind.
 func TestTemplateVanishes(t *testing.T) {
@@ -495,7 +462,7 @@ func TestTemplateVanishes(t *testing.T) {
 	v := d.create(t, model.Create{Name: "a"})
 	report := func(e step.Event) { // called between the steps
 		if e.Step == "origin" && e.Phase == step.Done {
-			if _, err := d.PruneTemplates(t.Context(), false); err != nil {
+			if _, err := d.pruneTemplates(t.Context(), false); err != nil {
 				t.Error(err)
 			}
 		}
@@ -622,34 +589,34 @@ func TestTemplatesAreDeleted(t *testing.T) {
 	v := d.started(t, model.Create{Name: "a", Image: "other"})
 	h.work(v, "work of a")
 	for _, ref := range []string{"", "nothing", "../" + made[0].Key} {
-		if _, err := d.DeleteTemplate(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
+		if _, err := d.deleteTemplate(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("%q: %v", ref, err)
 		}
 	}
-	if _, err := d.Template(t.Context(), "i"); fault.KindOf(err) != fault.Invalid {
+	if _, err := d.template(t.Context(), "i"); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("one of two: %v", err)
 	}
-	if got, err := d.DeleteTemplate(t.Context(), "other"); err != nil || got.Key != made[1].Key {
+	if got, err := d.deleteTemplate(t.Context(), "other"); err != nil || got.Key != made[1].Key {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if got, err := d.DeleteTemplate(t.Context(), made[0].Key[:10]); err != nil || got.Key != made[0].Key {
+	if got, err := d.deleteTemplate(t.Context(), made[0].Key[:10]); err != nil || got.Key != made[0].Key {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if universal, images := d.kinds(t); universal != 0 || !slices.Equal(images, []string{"img"}) {
 		t.Errorf("left: %d universal ones, %v", universal, images)
 	}
-	if pruned, err := d.PruneTemplates(t.Context(), true); err != nil || len(pruned.Removed) != 0 {
+	if pruned, err := d.pruneTemplates(t.Context(), true); err != nil || len(pruned.Removed) != 0 {
 		t.Errorf("none is stale, but %+v, %v", pruned, err)
 	}
 	h.delete("id-of-img", true)
-	if pruned, err := d.PruneTemplates(t.Context(), true); err != nil || len(pruned.Removed) != 1 || pruned.Freed <= 0 {
+	if pruned, err := d.pruneTemplates(t.Context(), true); err != nil || len(pruned.Removed) != 1 || pruned.Freed <= 0 {
 		t.Errorf("%+v, %v", pruned, err)
 	}
 	h.delete("id-of-img", false)
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 		t.Error(err)
 	}
-	if pruned, err := d.PruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 || len(h.stored()) != 0 {
+	if pruned, err := d.pruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 || len(h.stored()) != 0 {
 		t.Errorf("%+v, %v, %v", pruned, err, h.stored())
 	}
 	d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
@@ -689,20 +656,20 @@ func TestTemplateIsListedWhileItIsMade(t *testing.T) {
 				release func()
 			}{{"build do agent", universal}, {"build exec", image}} {
 				waitFor(t, func() bool { return h.called(c.hook) > 0 })
-				list, err := d.Templates(t.Context())
+				list, err := d.listTemplates(t.Context())
 				if err != nil || len(list) != len(seen)+1 || !list[0].Building || len(seen) > 0 && list[1].Building {
 					t.Fatalf("%+v, %v", list, err)
 				}
 				seen = append(seen, list[0])
-				if got, err := d.Template(t.Context(), list[0].Key[:8]); err != nil || got != list[0] {
+				if got, err := d.template(t.Context(), list[0].Key[:8]); err != nil || got != list[0] {
 					t.Errorf("%+v, %v", got, err)
 				}
 				c.release()
 			}
 			end()
-			waitFor(t, func() bool { return d.Manager.templates.underWay() == nil && len(d.wants()) == 0 })
+			waitFor(t, func() bool { return !d.pool().IsMaking() && len(d.wants()) == 0 })
 			for _, was := range seen {
-				is, err := d.Template(t.Context(), was.Key)
+				is, err := d.template(t.Context(), was.Key)
 				if err != nil || is.Building || is.Size == 0 || was.Size != 0 || is.Created.Before(was.Created) || is.Uses != 0 {
 					t.Errorf("%+v became %+v, %v", was, is, err)
 				}
@@ -725,7 +692,7 @@ func TestTemplateUses(t *testing.T) {
 	d := h.withTemplates(t, model.Create{}) // the image's was made from the universal one, which is no use
 	uses := func(want ...int) {             // of the universal one, and of the images'
 		t.Helper()
-		list, err := d.Templates(t.Context())
+		list, err := d.listTemplates(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -767,14 +734,14 @@ func TestTemplateUses(t *testing.T) {
 	uses(1, 4)
 	d.started(t, model.Create{})
 	uses(1, 5)
-	if _, err := d.DeleteTemplate(t.Context(), "img"); err != nil {
+	if _, err := d.deleteTemplate(t.Context(), "img"); err != nil {
 		t.Error(err)
 	}
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 		t.Error(err)
 	}
 	uses(1, 0)
-	if pruned, err := d.PruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 || len(h.stored()) != 0 {
+	if pruned, err := d.pruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 || len(h.stored()) != 0 {
 		t.Errorf("%+v, %v, %v", pruned, err, h.stored())
 	}
 }
@@ -790,7 +757,7 @@ func TestTemplatesHaveABudget(t *testing.T) {
 		}
 	}
 	d.started(t, model.Create{Name: "a"}) // uses the oldest
-	list, err := d.Templates(t.Context())
+	list, err := d.listTemplates(t.Context())
 	if err != nil || len(list) != 4 || list[0].Image != "img" {
 		t.Fatalf("%+v, %v", list, err)
 	}
@@ -816,7 +783,7 @@ func TestTemplatesHaveABudget(t *testing.T) {
 	if _, err := d.BuildTemplate(t.Context(), model.Create{Image: "seven"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := d.Templates(t.Context()); err != nil || len(list) != 1 || list[0].Image != "seven" {
+	if list, err := d.listTemplates(t.Context()); err != nil || len(list) != 1 || list[0].Image != "seven" {
 		t.Errorf("left: %+v, %v", list, err)
 	}
 }
@@ -835,7 +802,7 @@ func TestTemplatesOff(t *testing.T) {
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
 		t.Errorf("got %v", err)
 	}
-	if pruned, err := d.PruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 {
+	if pruned, err := d.pruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 {
 		t.Errorf("those that are left: %+v, %v", pruned, err)
 	}
 }

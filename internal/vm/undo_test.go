@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"banger/internal/machine"
 	"banger/internal/model"
 )
 
@@ -39,17 +40,17 @@ func TestMachineThatWillNotEndKeepsItsThings(t *testing.T) {
 type announcer struct{ h *host }
 
 func (announcer) Name() string { return "announcer" }
-func (a announcer) PostStart(ctx context.Context, _ PostStartRequest) error {
+func (a announcer) PostStart(ctx context.Context, _ machine.PostStartRequest) error {
 	return a.h.hook(ctx, "announce")
 }
-func (a announcer) Cleanup(ctx context.Context, _ CleanupRequest) error {
+func (a announcer) Cleanup(ctx context.Context, _ machine.CleanupRequest) error {
 	return a.h.hook(ctx, "withdraw")
 }
 
 func TestWhatPostStartMadeIsCleanedUp(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
-	d.Capabilities = append(d.Capabilities, announcer{h})
+	d.core.host.Capabilities = append(d.core.host.Capabilities, announcer{h})
 	d.create(t, model.Create{Name: "a"})
 	d.running(t, "a")
 	if _, err := d.Stop(t.Context(), "a", nil, nil); err != nil || h.called("withdraw") != 1 {

@@ -13,8 +13,9 @@ import (
 	"banger/internal/model"
 )
 
-// Usage tells what VMs, snapshots and templates take up on the host: a row for each, and one for what is in the making or was left by a crash, which
-// the next start-up removes. A VM's row has the memory that its suspension keeps.
+// Usage returns what VMs, snapshots and templates take up on the host: a row for each, and one for what
+// is being made or was left by a crash, which the next start-up removes. A suspended VM's row includes
+// its memory.
 func (m *Manager) Usage(ctx context.Context) ([]model.UsageRow, error) {
 	u := usage{unfinished: model.UsageRow{Kind: model.UsageCache, Name: "unfinished"}}
 	if err := m.vmUsage(&u); err != nil {
@@ -35,7 +36,7 @@ type usage struct {
 	unfinished model.UsageRow
 }
 
-// add measures a folder. It returns the row, to be completed.
+// add measures a directory. It returns the row, to be completed.
 func (u *usage) add(kind model.UsageKind, name, dir string) (*model.UsageRow, error) {
 	space, err := disk.SpaceOf(dir)
 	if err != nil {
@@ -45,7 +46,7 @@ func (u *usage) add(kind model.UsageKind, name, dir string) (*model.UsageRow, er
 	return &u.rows[len(u.rows)-1], nil
 }
 
-// rest measures what is in a folder besides what is known.
+// rest measures what is in a directory besides what is known.
 func (u *usage) rest(dir string, known map[string]bool) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -64,11 +65,11 @@ func (u *usage) rest(dir string, known map[string]bool) error {
 	return nil
 }
 
-func (m *Manager) vmUsage(u *usage) error {
+func (c *core) vmUsage(u *usage) error {
 	known := map[string]bool{}
-	for _, v := range m.List() {
+	for _, v := range c.records.list() {
 		known[v.ID] = true
-		row, err := u.add(model.UsageVM, v.Spec.Name, m.Layout.VM(v.ID).Dir)
+		row, err := u.add(model.UsageVM, v.Spec.Name, c.Layout.VM(v.ID).Dir)
 		if err != nil {
 			return err
 		}
@@ -76,39 +77,39 @@ func (m *Manager) vmUsage(u *usage) error {
 			row.Reclaimable = row.Own
 		}
 	}
-	return u.rest(m.Layout.VMs(), known)
+	return u.rest(c.Layout.VMs(), known)
 }
 
-func (m *Manager) snapshotUsage(ctx context.Context, u *usage) error {
-	snaps, err := m.Snapshots(ctx)
+func (c *core) snapshotUsage(ctx context.Context, u *usage) error {
+	snaps, err := c.library.List(ctx)
 	if err != nil {
 		return err
 	}
 	known := map[string]bool{}
 	for _, s := range snaps {
 		known[s.ID] = true
-		if _, err := u.add(model.UsageSnapshot, cmp.Or(s.Name, s.ID), filepath.Join(m.Layout.Snapshots(), s.ID)); err != nil {
+		if _, err := u.add(model.UsageSnapshot, cmp.Or(s.Name, s.ID), c.library.Dir(s.ID)); err != nil {
 			return err
 		}
 	}
-	return u.rest(m.Layout.Snapshots(), known)
+	return u.rest(c.Layout.Snapshots(), known)
 }
 
-func (m *Manager) templateUsage(ctx context.Context, u *usage) error {
-	templates, err := m.templates.stored(ctx)
+func (c *core) templateUsage(ctx context.Context, u *usage) error {
+	templates, err := c.templates.Stored(ctx)
 	if err != nil {
 		return err
 	}
 	known := map[string]bool{}
 	for _, t := range templates {
 		known[t.Key] = true
-		row, err := u.add(model.UsageTemplate, t.Key, m.templates.dir(t.Key))
+		row, err := u.add(model.UsageTemplate, t.Key, t.Dir)
 		if err != nil {
 			return err
 		}
-		if !m.templates.current(t.Template) {
+		if !t.Current {
 			row.Reclaimable = row.Own
 		}
 	}
-	return u.rest(m.Layout.Templates(), known)
+	return u.rest(c.Layout.Templates(), known)
 }

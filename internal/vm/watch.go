@@ -5,56 +5,60 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/vmm"
 )
 
-// watch waits in the background for the VM's machine to end, and then brings the VM to rest. It gives up at Close.
-func (m *Manager) watch(e *entry) {
+// watch waits in the background for the VM's machine to end, and then settles the VM. It ends at Close.
+func (c *core) watch(e *entry) {
 	l := e.machine()
-	m.wg.Go(func() {
-		exit, err := l.inst.Wait(m.life)
+	c.wg.Go(func() {
+		exit, err := l.Instance.Wait(c.life)
 		if err != nil {
-			return // Close, or an operation let go of this machine and settles the VM itself
+			return // Close, or an operation has released this machine and settles the VM itself
 		}
-		m.ended(e, l, exit)
+		c.ended(e, l, exit)
 	})
 }
 
 // ended settles a VM whose machine has ended. Of several callers for one machine the first does it.
-func (m *Manager) ended(e *entry, l *live, exit vmm.Exit) {
-	ctx, release, err := e.lock.acquire(m.life, "settle")
-	if err != nil {
-		return // deleted, or Close: the next start-up settles it
-	}
-	defer release()
-	if e.machine() != l {
-		return
-	}
-	v := e.record()
-	if v.State == model.Suspended { // a machine that would not end when its memory had been kept
-		if err := m.endSuspended(context.WithoutCancel(ctx), e); err != nil {
-			m.logger(v).ErrorContext(ctx, "taking away what a suspended VM left", "error", err)
+func (c *core) ended(e *entry, l *machine.Machine, exit vmm.Exit) {
+	// It fails if the VM is deleted, or at Close: then the next start-up settles the VM.
+	_, _ = operateOn(c.life, c, e, opSettle, func(ctx context.Context, op *operation) (any, error) {
+		if e.machine() == l {
+			op.settleEnded(ctx, exit)
+		}
+		return nil, nil
+	})
+}
+
+func (op *operation) settleEnded(ctx context.Context, exit vmm.Exit) {
+	v := op.record()
+	if v.State == model.Suspended { // the machine did not end when its memory had been kept
+		if err := op.endSuspended(context.WithoutCancel(ctx)); err != nil {
+			op.logger(v).ErrorContext(ctx, "removing what a suspended VM left", "error", err)
 		}
 		return
 	}
-	if err := m.settle(ctx, e, m.exitFailure(v, exit)); err != nil {
-		m.logger(v).ErrorContext(ctx, "settling a VM whose machine ended", "error", err)
+	if err := op.settle(ctx, op.exitFailure(v, exit)); err != nil {
+		op.logger(v).ErrorContext(ctx, "settling a VM whose machine ended", "error", err)
 		return
 	}
-	m.logger(v).InfoContext(ctx, "machine ended", "reason", exit.Reason, "detail", exit.Detail)
-	m.removeIfAsked(ctx, e)
-	m.observe(ctx)
+	op.logger(v).InfoContext(ctx, "machine ended", "reason", exit.Reason, "detail", exit.Detail)
+	op.removeIfAsked(ctx)
+	op.observe(ctx)
 }
 
-// exitFailure is what the record keeps of an end that nobody asked for; nil for one that the guest or the user wanted.
-func (m *Manager) exitFailure(v model.VM, exit vmm.Exit) *model.Failure {
+// exitFailure is what the record keeps of an end that nobody asked for; nil for one that the guest or
+// the user wanted.
+func (c *core) exitFailure(v model.VM, exit vmm.Exit) *model.Failure {
 	switch exit.Reason {
 	case vmm.ExitPowerOff, vmm.ExitReboot, vmm.ExitShutdown, vmm.ExitKilled:
 		return nil
 	}
-	err := machineEnded(exit)
-	files := m.Layout.VM(v.ID)
+	err := machine.Ended(exit)
+	files := c.dirsOf(v)
 	f := &model.Failure{Time: time.Now().UTC(), Msg: err.Error(), Hint: fault.HintOf(err), Log: files.ConsoleLog()}
 	if exit.Reason == vmm.ExitCrashed {
 		f.Log = files.VMMLog()

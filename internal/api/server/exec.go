@@ -13,8 +13,8 @@ import (
 	"banger/internal/fault"
 	"banger/internal/guest"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
-	"banger/internal/vm"
 )
 
 // maxExecBytes bounds the output that all exec calls under way hold together. Output beyond it
@@ -106,7 +106,7 @@ type execCall struct {
 }
 
 // run runs the command to its end, or until its time is over.
-func (one *execCall) run(ctx context.Context, agent vm.Agent) (*api.ExecResult, error) {
+func (one *execCall) run(ctx context.Context, agent machine.Agent) (*api.ExecResult, error) {
 	conn, err := openExec(ctx, agent, one.start)
 	if err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (one *execCall) run(ctx context.Context, agent vm.Agent) (*api.ExecResult, 
 }
 
 // openExec passes a command to the guest's agent and returns the command's stream.
-func openExec(ctx context.Context, agent vm.Agent, start []byte) (net.Conn, error) {
+func openExec(ctx context.Context, agent machine.Agent, start []byte) (net.Conn, error) {
 	setup, cancel := context.WithTimeout(ctx, guestTimeout)
 	defer cancel()
 	conn, err := agent.Upgrade(setup, "/v1/exec")

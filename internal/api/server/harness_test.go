@@ -21,10 +21,10 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/step"
-	"banger/internal/vm"
 )
 
 // manager is a Manager whose methods do what a test says. The others answer with the only VM.
@@ -41,6 +41,12 @@ type manager struct {
 }
 
 const testID = "0123456789abcdef"
+
+// library and templates are the manager's stored snapshots and templates.
+type (
+	library   struct{ *manager }
+	templates struct{ *manager }
+)
 
 func newManager() *manager {
 	v := model.VM{ID: testID, Spec: model.Spec{Name: "box", ImageID: "img"}, State: model.Running}
@@ -185,7 +191,7 @@ func (m *manager) Stats(_ context.Context, ref string) (model.Stats, error) {
 	return model.Stats{ID: v.ID, Name: v.Spec.Name, CPU: time.Second}, err
 }
 
-func (m *manager) Agent(ref string) (vm.Agent, error) {
+func (m *manager) Agent(ref string) (machine.Agent, error) {
 	v, err := m.Get(ref)
 	if err != nil {
 		return nil, err
@@ -202,12 +208,12 @@ func (m *manager) References(f func(images, kernels map[string][]string) error) 
 
 // agent is a guest's agent whose streams are served by serve.
 type agent struct {
-	vm.Agent // nil: an unexpected call panics
-	serve    func(route string, conn net.Conn)
-	files    []byte
-	put      func(path string, archive io.Reader) error
-	vanish   chan struct{}
-	wg       sync.WaitGroup
+	machine.Agent // nil: an unexpected call panics
+	serve         func(route string, conn net.Conn)
+	files         []byte
+	put           func(path string, archive io.Reader) error
+	vanish        chan struct{}
+	wg            sync.WaitGroup
 }
 
 func newAgent() *agent { return &agent{} }
@@ -317,7 +323,7 @@ func serve(t *testing.T) *world {
 	w.logs = &locked{w: w.log}
 	log := slog.New(slog.NewTextHandler(w.logs, nil))
 	w.Server, err = New(Config{
-		Manager: w.m, Images: images{}, Kernels: kernels{}, Sessions: NewSessions(), Layout: paths.At(dir, os.Getuid()),
+		Manager: w.m, Library: library{w.m}, Templates: templates{w.m}, Images: images{}, Kernels: kernels{}, Sessions: NewSessions(), Layout: paths.At(dir, os.Getuid()),
 		Version:  api.Version{Version: "test", API: api.Generation},
 		Status:   func(context.Context) api.Status { return api.Status{PID: os.Getpid()} },
 		Usage:    func(context.Context) (model.DiskUsage, error) { return *w.usage.Load(), nil },
@@ -388,7 +394,7 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 }
 
 // broken is an agent whose downloads fail in the middle.
-type broken struct{ vm.Agent }
+type broken struct{ machine.Agent }
 
 func (broken) GetFiles(context.Context, string) (io.ReadCloser, error) {
 	return io.NopCloser(io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), failing{})), nil
@@ -400,10 +406,10 @@ func (failing) Read([]byte) (int, error) { return 0, io.ErrNoProgress }
 
 type withAgent struct {
 	*manager
-	a vm.Agent
+	a machine.Agent
 }
 
-func (m withAgent) Agent(string) (vm.Agent, error) { return m.a, nil }
+func (m withAgent) Agent(string) (machine.Agent, error) { return m.a, nil }
 
 // stuck is a start that ends only when it is cancelled, and returns the cause.
 func stuck(begun, calledOff chan struct{}) func(context.Context, step.Reporter) error {

@@ -52,16 +52,16 @@ func (m *manager) CreateSnapshot(_ context.Context, ref, name string, _ step.Rep
 	return model.Snapshot{Name: name, VM: ref}, nil
 }
 
-func (m *manager) Snapshots(context.Context) ([]model.Snapshot, error) { return nil, nil }
+func (m library) List(context.Context) ([]model.Snapshot, error) { return nil, nil }
 
-func (m *manager) Snapshot(_ context.Context, ref string) (model.Snapshot, error) {
+func (m library) Get(_ context.Context, ref string) (model.Snapshot, error) {
 	if ref == "box" { // a VM has that name
 		return model.Snapshot{}, fault.New(fault.NotFound, "no snapshot %q", ref)
 	}
 	return model.Snapshot{Name: ref}, nil
 }
 
-func (m *manager) DeleteSnapshot(_ context.Context, ref string) (model.Snapshot, error) {
+func (m library) Delete(_ context.Context, ref string) (model.Snapshot, error) {
 	m.note("delete snapshot " + ref)
 	return model.Snapshot{Name: ref}, nil
 }
@@ -72,7 +72,7 @@ func (m *manager) RestoreSnapshot(_ context.Context, ref string, req model.Resto
 }
 
 // ExportSnapshot fails before the first byte of "gone", and after some of "damaged".
-func (m *manager) ExportSnapshot(_ context.Context, ref string, w io.Writer, _ step.Reporter) error {
+func (m library) Export(_ context.Context, ref string, w io.Writer, _ step.Reporter) error {
 	if ref == "gone" {
 		return fault.New(fault.NotFound, "no snapshot %q", ref)
 	}
@@ -86,7 +86,7 @@ func (m *manager) ExportSnapshot(_ context.Context, ref string, w io.Writer, _ s
 }
 
 // ImportSnapshot accepts what begins with an s.
-func (m *manager) ImportSnapshot(_ context.Context, r io.Reader, name string, _ step.Reporter) (model.Snapshot, error) {
+func (m library) Import(_ context.Context, r io.Reader, name string, _ step.Reporter) (model.Snapshot, error) {
 	var first [1]byte
 	if _, err := io.ReadFull(r, first[:]); err != nil || first[0] != 's' {
 		return model.Snapshot{}, fault.New(fault.Invalid, "it is not an exported snapshot").WithHint("export one")
@@ -95,9 +95,9 @@ func (m *manager) ImportSnapshot(_ context.Context, r io.Reader, name string, _ 
 	return model.Snapshot{Name: name, Size: model.Bytes(n + 1)}, err
 }
 
-func (m *manager) Templates(context.Context) ([]model.Template, error) { return nil, nil }
+func (m templates) List(context.Context) ([]model.Template, error) { return nil, nil }
 
-func (m *manager) Template(_ context.Context, ref string) (model.Template, error) {
+func (m templates) Get(_ context.Context, ref string) (model.Template, error) {
 	return model.Template{Key: ref}, nil
 }
 
@@ -106,12 +106,12 @@ func (m *manager) BuildTemplate(_ context.Context, req model.Create, _ step.Repo
 	return []model.Template{{Key: "u1"}}, nil
 }
 
-func (m *manager) DeleteTemplate(_ context.Context, ref string) (model.Template, error) {
+func (m templates) Delete(_ context.Context, ref string) (model.Template, error) {
 	m.note("delete template " + ref)
 	return model.Template{Key: ref}, nil
 }
 
-func (m *manager) PruneTemplates(_ context.Context, stale bool) (model.Pruned, error) {
+func (m templates) Prune(_ context.Context, stale bool) (model.Pruned, error) {
 	m.note(fmt.Sprintf("prune templates %v", stale))
 	return model.Pruned{}, nil
 }

@@ -11,9 +11,9 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
-	"banger/internal/vm"
 )
 
 const (
@@ -183,7 +183,7 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 }
 
 // begin starts the command and connects the client's input to it.
-func (one *runStream) begin(ctx context.Context, agent vm.Agent, v model.VM, req api.Run) (net.Conn, error) {
+func (one *runStream) begin(ctx context.Context, agent machine.Agent, v model.VM, req api.Run) (net.Conn, error) {
 	if req.Entrypoint {
 		img, err := one.s.Images.Get(v.Spec.ImageID)
 		if err != nil {

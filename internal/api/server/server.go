@@ -25,10 +25,10 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/fault"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/step"
-	"banger/internal/vm"
 )
 
 // Manager is the part of the VMs that the API uses. A ref is a name, an id, or a unique prefix of
@@ -49,16 +49,15 @@ type Manager interface {
 	Set(ctx context.Context, ref string, change model.Change) (model.Changed, error)
 	Prune(ctx context.Context) (model.Pruned, error)
 	Stats(ctx context.Context, ref string) (model.Stats, error)
-	Agent(ref string) (vm.Agent, error)
+	Agent(ref string) (machine.Agent, error)
 	// Use is Agent and counts as use of the VM until done is called. It wakes a VM that was
 	// suspended while idle.
-	Use(ctx context.Context, ref string) (v model.VM, agent vm.Agent, done func(), err error)
+	Use(ctx context.Context, ref string) (v model.VM, agent machine.Agent, done func(), err error)
 	// References prevents new users of images and kernels while f runs.
 	References(f func(images, kernels map[string][]string) error) error
 
 	Holder
-	Snapshots
-	Templates
+	BuildTemplate(ctx context.Context, req model.Create, report step.Reporter) ([]model.Template, error)
 }
 
 // Images is the part of the images that the API uses. inUse returns the users of an image's id: VMs
@@ -85,15 +84,17 @@ type Kernels interface {
 
 // Config is what a Server is built from.
 type Config struct {
-	Manager  Manager
-	Images   Images
-	Kernels  Kernels
-	Sessions *Sessions // the manager has it as an observer
-	Layout   paths.Layout
-	Version  api.Version
-	Status   func(context.Context) api.Status // without the VMs
-	Usage    func(context.Context) (model.DiskUsage, error)
-	Shutdown func() // begins to stop the daemon; returns at once
+	Manager   Manager
+	Library   Library
+	Templates Templates
+	Images    Images
+	Kernels   Kernels
+	Sessions  *Sessions // the manager has it as an observer
+	Layout    paths.Layout
+	Version   api.Version
+	Status    func(context.Context) api.Status // without the VMs
+	Usage     func(context.Context) (model.DiskUsage, error)
+	Shutdown  func() // begins to stop the daemon; returns at once
 
 	Count   func(route, method string, code int) // counts a request that was answered; may be nil
 	Metrics http.Handler                         // answers with the metrics; may be nil

@@ -16,17 +16,17 @@ type Holder interface {
 	Resume(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
 	Suspend(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
 	Fork(ctx context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error)
+	CreateSnapshot(ctx context.Context, ref, name string, report step.Reporter) (model.Snapshot, error)
+	RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error)
 }
 
-// Snapshots is the part of the stored snapshots that the API uses.
-type Snapshots interface {
-	CreateSnapshot(ctx context.Context, ref, name string, report step.Reporter) (model.Snapshot, error)
-	Snapshots(ctx context.Context) ([]model.Snapshot, error)
-	Snapshot(ctx context.Context, ref string) (model.Snapshot, error)
-	DeleteSnapshot(ctx context.Context, ref string) (model.Snapshot, error)
-	RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error)
-	ExportSnapshot(ctx context.Context, ref string, w io.Writer, report step.Reporter) error
-	ImportSnapshot(ctx context.Context, r io.Reader, name string, report step.Reporter) (model.Snapshot, error)
+// Library is the part of the stored snapshots that the API uses.
+type Library interface {
+	List(ctx context.Context) ([]model.Snapshot, error)
+	Get(ctx context.Context, ref string) (model.Snapshot, error)
+	Delete(ctx context.Context, ref string) (model.Snapshot, error)
+	Export(ctx context.Context, ref string, w io.Writer, report step.Reporter) error
+	Import(ctx context.Context, r io.Reader, name string, report step.Reporter) (model.Snapshot, error)
 }
 
 func (s *Server) holdHandlers() map[string]handler {
@@ -62,8 +62,8 @@ func forked(f model.Forked, err error) (any, error) {
 func (s *Server) snapshotHandlers() map[string]handler {
 	ref := func(r *http.Request) string { return r.PathValue("ref") }
 	return map[string]handler{
-		"listSnapshots": answer(func(r *http.Request) (any, error) { return list(s.Manager.Snapshots(r.Context())) }),
-		"getSnapshot":   answer(func(r *http.Request) (any, error) { return s.Manager.Snapshot(r.Context(), ref(r)) }),
+		"listSnapshots": answer(func(r *http.Request) (any, error) { return list(s.Library.List(r.Context())) }),
+		"getSnapshot":   answer(func(r *http.Request) (any, error) { return s.Library.Get(r.Context(), ref(r)) }),
 		"createSnapshot": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
 			req, err := decode[api.SnapshotCreate](w, r)
 			if err == nil {
@@ -74,11 +74,11 @@ func (s *Server) snapshotHandlers() map[string]handler {
 			}
 			return s.Manager.CreateSnapshot(r.Context(), req.VM, req.Name, report)
 		}),
-		"deleteSnapshot":  answer(func(r *http.Request) (any, error) { return s.Manager.DeleteSnapshot(r.Context(), ref(r)) }),
+		"deleteSnapshot":  answer(func(r *http.Request) (any, error) { return s.Library.Delete(r.Context(), ref(r)) }),
 		"restoreSnapshot": s.steps(s.restoreSnapshot),
 		"exportSnapshot": func(w http.ResponseWriter, r *http.Request) error {
 			w.Header().Set("Content-Type", "application/octet-stream")
-			return s.Manager.ExportSnapshot(r.Context(), ref(r), w, nil)
+			return s.Library.Export(r.Context(), ref(r), w, nil)
 		},
 		"importSnapshot": s.importSnapshot,
 	}
@@ -104,7 +104,7 @@ func (s *Server) importSnapshot(w http.ResponseWriter, r *http.Request) error {
 		return q.err
 	}
 	// Only a reader: see putFiles.
-	snap, err := s.Manager.ImportSnapshot(r.Context(), struct{ io.Reader }{r.Body}, q.text("name"), nil)
+	snap, err := s.Library.Import(r.Context(), struct{ io.Reader }{r.Body}, q.text("name"), nil)
 	if err == nil {
 		return writeResult(w, snap)
 	}

@@ -13,9 +13,9 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/requestid"
-	"banger/internal/vm"
 )
 
 // startTimeout is the time for a client to send the first frame after an upgrade.
@@ -43,7 +43,7 @@ func (s *Server) streamHandlers() map[string]handler {
 }
 
 // running returns a running VM and its agent.
-func (s *Server) running(r *http.Request) (model.VM, vm.Agent, error) {
+func (s *Server) running(r *http.Request) (model.VM, machine.Agent, error) {
 	v, err := s.Manager.Get(r.PathValue("ref"))
 	if err != nil {
 		return v, nil, err
@@ -54,7 +54,7 @@ func (s *Server) running(r *http.Request) (model.VM, vm.Agent, error) {
 
 // use is running for a request that counts as use of the VM until done is called. It wakes a VM
 // that was suspended while idle.
-func (s *Server) use(r *http.Request) (v model.VM, agent vm.Agent, done func(), err error) {
+func (s *Server) use(r *http.Request) (v model.VM, agent machine.Agent, done func(), err error) {
 	return s.Manager.Use(r.Context(), r.PathValue("ref"))
 }
 
@@ -125,7 +125,7 @@ func (s *Server) beginSession(r *http.Request, vm string) (ctx context.Context, 
 	return s.Sessions.begin(requestid.With(s.work, requestid.From(r.Context())), vm)
 }
 
-func joinExec(ctx context.Context, agent vm.Agent, c *client, start []byte) error {
+func joinExec(ctx context.Context, agent machine.Agent, c *client, start []byte) error {
 	guest, err := openExec(ctx, agent, start)
 	if err != nil {
 		return err

@@ -3,23 +3,23 @@ package server
 import (
 	"context"
 
+	"banger/internal/machine"
 	"banger/internal/model"
-	"banger/internal/vm"
 )
 
 // Use is Agent: this manager counts no use.
-func (m *manager) Use(_ context.Context, ref string) (model.VM, vm.Agent, func(), error) {
+func (m *manager) Use(_ context.Context, ref string) (model.VM, machine.Agent, func(), error) {
 	return useOf(m, ref)
 }
 
-func (m withAgent) Use(_ context.Context, ref string) (model.VM, vm.Agent, func(), error) {
+func (m withAgent) Use(_ context.Context, ref string) (model.VM, machine.Agent, func(), error) {
 	return useOf(m, ref)
 }
 
 func useOf(m interface {
 	Get(ref string) (model.VM, error)
-	Agent(ref string) (vm.Agent, error)
-}, ref string) (model.VM, vm.Agent, func(), error) {
+	Agent(ref string) (machine.Agent, error)
+}, ref string) (model.VM, machine.Agent, func(), error) {
 	v, err := m.Get(ref)
 	if err != nil {
 		return v, nil, nil, err

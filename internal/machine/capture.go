@@ -1,0 +1,97 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/snapshot"
+	"banger/internal/vmm"
+)
+
+// Capture says what of a machine is saved into a draft, all of it as at one moment.
+type Capture struct {
+	Draft  *snapshot.Draft
+	Memory *os.File          // gets the memory; nil: the draft's own file
+	Disks  map[string]string // paths by name, copied into the draft
+	Early  bool              // copy the disks before the pause as well, and in the pause only what changed
+	Freeze bool              // freeze the guest's processes first
+	// BeforeFreeze is called just before that; it may be nil, and an error fails the capture.
+	BeforeFreeze func() error
+	Halt         bool       // leave the machine halted, and its processes frozen
+	Thaw         proto.Thaw // for the guest's processes, unless the machine is left halted
+}
+
+// Captured is what a capture did.
+type Captured struct {
+	At    time.Time     // the moment that was kept
+	Pause time.Duration // how long the guest's processes stood still; 0 if they were not frozen
+
+	Layout json.RawMessage // where the guest's memory lies in its file; for snapshot.Meta
+
+	Thawed bool // the guest's processes were frozen and continue, also if the capture failed
+}
+
+// Capture saves the machine. If it fails, the machine continues as before and the draft is worthless.
+// If the guest does not continue, the error says so and Thawed is false.
+func (m *Machine) Capture(ctx context.Context, c Capture) (done Captured, err error) {
+	saver, ok := m.Instance.(vmm.Saver)
+	if !ok {
+		return done, fault.New(fault.Unsupported, "the driver %s cannot save machines", m.Driver.Name())
+	}
+	if c.Memory == nil {
+		if c.Memory, err = c.Draft.Memory(); err != nil {
+			return done, err
+		}
+	}
+	req := vmm.SaveRequest{Memory: c.Memory, Device: c.Draft.Device(), Halt: c.Halt}
+	var early earlyDisks
+	if c.Early {
+		if early, err = cloneEarly(ctx, c.Disks, c.Draft); err != nil {
+			return done, err
+		}
+	}
+	req.Still = func(ctx context.Context) error {
+		done.At = time.Now()
+		if c.Early {
+			return early.renew(ctx, c.Disks, c.Draft)
+		}
+		return CloneDisks(ctx, c.Disks, c.Draft)
+	}
+	frozen := time.Time{}
+	if c.Freeze {
+		req.Before = func(ctx context.Context) error {
+			if c.BeforeFreeze != nil {
+				if err := c.BeforeFreeze(); err != nil {
+					return fmt.Errorf("preparing to freeze: %w", err)
+				}
+			}
+			frozen = time.Now()
+			return m.Freeze(ctx)
+		}
+	}
+	var thawErr error
+	thaw := sync.OnceFunc(func() {
+		if frozen.IsZero() || c.Halt {
+			return
+		}
+		doc := c.Thaw
+		doc.Entropy, doc.Time = newEntropy(), time.Now()
+		thawErr = m.Thaw(context.WithoutCancel(ctx), doc)
+		done.Pause, done.Thawed = time.Since(frozen), thawErr == nil
+	})
+	req.After = thaw
+	saved, err := saver.Save(ctx, req)
+	thaw()
+	if err == nil {
+		done.Layout, err = json.Marshal(saved.Layout)
+	}
+	return done, errors.Join(disk.Suspect(err, req.Device), thawErr)
+}

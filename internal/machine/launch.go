@@ -1,0 +1,484 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/step"
+	"banger/internal/vmm"
+)
+
+// Order says what machine to bring up.
+type Order struct {
+	Subject  Subject
+	Identity Identity
+	Driver   string  // name; "": the default one
+	Source   Source  // nil: Choose decides
+	Choose   Chooser // nil: a boot
+	Answered Keeper  // may be nil
+	Idle     bool    // everything else on the host comes first
+	Journal  Journal // nil: nothing is stored, as for a machine without a record
+	Report   step.Reporter
+}
+
+// Identity says how far the guest is initialised.
+type Identity int
+
+// The identities.
+const (
+	Own       Identity = iota // the guest becomes the subject
+	Anonymous                 // the image and the disks are mounted, and the guest is nobody's
+	None                      // the agent waits, and no disk is mounted
+)
+
+// Chooser finds the best source for a launch whose image, kernel and fingerprint are known.
+type Chooser func(ctx context.Context, l *Launch) Source
+
+// Keeper is called when the agent of a new machine has answered and the guest has no identity yet.
+type Keeper func(ctx context.Context, l *Launch)
+
+// Journal makes durable what a launch is about to have on the host.
+type Journal interface {
+	// Intend stores what finds the VMM again, before it exists.
+	Intend(ctx context.Context, s vmm.State) error
+	// Started stores that the machine exists. The journal has the machine also if it fails.
+	Started(ctx context.Context, m *Machine, info vmm.Info) error
+	// StoreFact stores what a capability is about to make.
+	StoreFact(ctx context.Context, capability string, f model.Fact) error
+}
+
+// noJournal serves machines without a record: a crash leaves their run directory, which leads to them.
+type noJournal struct{}
+
+func (noJournal) Intend(context.Context, vmm.State) error             { return nil }
+func (noJournal) Started(context.Context, *Machine, vmm.Info) error   { return nil }
+func (noJournal) StoreFact(context.Context, string, model.Fact) error { return nil }
+
+// Launch is one machine on its way up. Its fields are set by the steps, in the order of the plan.
+type Launch struct {
+	Subject     Subject
+	Source      Source
+	Fingerprint string   // of the described machine; "" if the source needs none, or the driver restores none
+	FreshDisks  bool     // the disks were made by this launch
+	Machine     *Machine // nil until the VMM runs
+	Records     []step.Record
+
+	host      *Host
+	order     Order
+	journal   Journal
+	driver    vmm.Driver
+	began     time.Time
+	info      vmm.Info
+	image     model.Image
+	kernel    model.Kernel
+	initramfs []string
+	intended  vmm.State // what finds a VMM that may exist
+	hello     proto.Hello
+	helloAt   time.Time
+	assumed   proto.Assumed
+	ended     error // why the machine could not be ended; what it may use stays then
+	killed    bool  // the user ended the machine
+}
+
+// Deadlines of single steps. What depends on the host's speed has one of the configuration or the driver.
+const (
+	lookTimeout    = 10 * time.Second
+	prepareTimeout = time.Minute
+	vmmTimeout     = 30 * time.Second
+	keepTimeout    = 10 * time.Second
+	assumeTimeout  = 2 * time.Minute // an emulated guest may have an init to start, and a work disk to fill
+)
+
+// Launch brings a machine up and closes the order's source. If a step fails, or ctx ends before the
+// last one, everything that was made is removed and the error is a *step.Error.
+// The Launch is returned in any case. began is when the user's request began.
+func (h *Host) Launch(ctx context.Context, o Order, began time.Time) (*Launch, error) {
+	l := &Launch{Subject: o.Subject, Source: o.Source, host: h, order: o, journal: o.Journal, began: began}
+	if l.journal == nil {
+		l.journal = noJournal{}
+	}
+	if s, ok := l.Source.(*Standby); ok {
+		l.Machine = s.Machine // the undo of every step ends it first
+	}
+	runner := step.Runner{Log: h.Log.With("vm", o.Subject.ID, "name", o.Subject.Spec.Name), Report: o.Report}
+	var err error
+	l.Records, err = runner.Run(ctx, l.plan())
+	if l.Source == nil {
+		return l, err
+	}
+	_ = l.Source.Close() // files that were only read
+	var failed *step.Error
+	if l.Source.traits().prepared && errors.As(err, &failed) { // it existed before the step whose undo would end it
+		failed.Undo = errors.Join(failed.Undo, l.tearDown(context.WithoutCancel(ctx)))
+	}
+	return l, err
+}
+
+// tearDown removes all of a machine that existed before the launch.
+func (l *Launch) tearDown(ctx context.Context) error {
+	if err := l.endMachine(ctx); err != nil {
+		return err
+	}
+	return l.host.Release(ctx, Remains{Subject: l.Subject, Prepared: l.host.Cleaners(), StoreFact: l.journal.StoreFact})
+}
+
+// plan lists the steps in order. A guest has two moments, kept apart because a template is taken
+// between them: up to "agent" it knows nothing of its subject, and from "assume" on it is the subject.
+func (l *Launch) plan() []step.Step {
+	steps := []step.Step{
+		{Name: "preflight", Do: l.preflight, Timeout: lookTimeout},
+		{Name: "run-dir", Do: l.makeRunDir, Undo: l.afterEnd(l.removeRunDir)},
+		{Name: "initramfs", Do: l.findInitramfs, Timeout: prepareTimeout},
+		{Name: "origin", Do: l.chooseSource, Timeout: lookTimeout},
+		{Name: "system-disk", Do: l.makeDisks, Undo: l.afterEnd(l.removeFreshDisk), Timeout: prepareTimeout},
+	}
+	for _, c := range l.host.Capabilities {
+		if p, ok := c.(HostPreparer); ok {
+			steps = append(steps, l.prepareStep(c, p))
+		}
+	}
+	steps = append(steps,
+		step.Step{Name: "vmm", Do: l.startMachine, Undo: l.endMachine, Timeout: vmmTimeout},
+		step.Step{Name: "agent", Do: l.awaitAgent},
+	)
+	if l.order.Identity == Own {
+		steps = append(steps, step.Step{Name: "template", Do: l.offer, Timeout: keepTimeout})
+	}
+	if l.order.Identity != None {
+		steps = append(steps, step.Step{Name: "assume", Do: l.assume, Timeout: assumeTimeout})
+	}
+	if l.order.Identity == Own {
+		for _, c := range l.host.Capabilities {
+			if p, ok := c.(PostStarter); ok {
+				steps = append(steps, l.postStartStep(c, p))
+			}
+		}
+	}
+	return steps
+}
+
+// preflight looks whether the launch can succeed. Only a VM asks the capabilities: the files of the
+// user that some look for never reach an anonymous machine.
+func (l *Launch) preflight(ctx context.Context) (err error) {
+	spec := l.Subject.Spec
+	if l.driver, err = l.host.driver(l.order.Driver); err != nil {
+		return err
+	}
+	if l.info, err = l.driver.Info(ctx); err != nil {
+		return err
+	}
+	if l.image, err = l.host.Images.Get(spec.ImageID); err != nil {
+		return fmt.Errorf("image %s: %w", spec.Image, err)
+	}
+	if l.kernel, err = l.host.Kernels.Get(spec.KernelID); err != nil {
+		return fmt.Errorf("kernel %s: %w", spec.Kernel, err)
+	}
+	if l.order.Identity != Own {
+		return nil
+	}
+	for _, c := range l.host.Capabilities {
+		if p, ok := c.(Preflighter); ok {
+			if err := p.Preflight(ctx, PreflightRequest{l.Subject}); err != nil {
+				return fmt.Errorf("%s: %w", c.Name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// makeRunDir also makes the directory of a machine without a record. A VM has one since its creation.
+func (l *Launch) makeRunDir(context.Context) error {
+	files := l.host.Layout.VM(l.Subject.ID)
+	err := os.MkdirAll(files.Run, 0o700)
+	if err == nil && l.order.Journal == nil {
+		err = os.MkdirAll(files.Dir, 0o700)
+	}
+	return err
+}
+
+func (l *Launch) removeRunDir(context.Context) error {
+	return l.host.removeRunDir(l.Subject.ID)
+}
+
+func (l *Launch) findInitramfs(ctx context.Context) (err error) {
+	l.initramfs, err = l.host.Kernels.Initramfs(ctx, l.kernel)
+	return err
+}
+
+// chooseSource completes the order: a source that was given is checked, otherwise one is chosen.
+func (l *Launch) chooseSource(ctx context.Context) error {
+	if s, ok := l.Source.(*Standby); ok {
+		l.Fingerprint = s.Fingerprint
+		return nil
+	}
+	r, ok := l.driver.(vmm.Restorer)
+	if !ok {
+		if l.Source == nil {
+			l.Source = Boot{}
+		}
+		return nil
+	}
+	m, err := l.describe(ctx)
+	if err != nil {
+		return err
+	}
+	if _, boots := l.Source.(Boot); l.Source != nil && !boots {
+		return checkShape(ctx, r, m, l.Source.traits().shape)
+	}
+	if l.Fingerprint, err = r.Fingerprint(ctx, m); err != nil {
+		return err
+	}
+	if l.Source == nil && l.order.Choose != nil {
+		l.Source = l.order.Choose(ctx, l)
+	}
+	if l.Source == nil {
+		l.Source = Boot{}
+	}
+	return nil
+}
+
+// makeDisks makes the system disk at a VM's first start, and anew when the VM has got another image:
+// the disk's changes are changes of the old image's files. A size that has grown is taken up by the
+// file here, and by the guest's kernel later: the host never reads a file system that a guest wrote.
+func (l *Launch) makeDisks(ctx context.Context) error {
+	has := l.Source.traits()
+	if has.prepared {
+		return nil
+	}
+	files := l.host.Layout.VM(l.Subject.ID)
+	if len(has.disks) > 0 {
+		err := PlaceDisks(ctx, files, has.disks)
+		l.FreshDisks = err == nil
+		return err
+	}
+	spec, path := l.Subject.Spec, files.SystemDisk()
+	if l.Subject.DiskImage == spec.ImageID {
+		if err := FitDisk(path, spec.DiskSize); fault.KindOf(err) != fault.NotFound {
+			return err
+		}
+	}
+	err := disk.Create(ctx, path, spec.DiskSize)
+	l.FreshDisks = err == nil
+	return err
+}
+
+// removeFreshDisk also removes the disk that a VM has got with another image: a later boot must not
+// find what a machine from a template left there.
+func (l *Launch) removeFreshDisk(context.Context) error {
+	if l.FreshDisks || l.Subject.Fresh {
+		return removeAll(l.host.Layout.VM(l.Subject.ID).SystemDisk())
+	}
+	return nil
+}
+
+func (l *Launch) prepareStep(c Capability, p HostPreparer) step.Step {
+	return step.Step{
+		Name:    "prepare/" + c.Name(),
+		Timeout: prepareTimeout,
+		Do: func(ctx context.Context) error {
+			return p.PrepareHost(ctx, HostRequest{Subject: l.Subject, StoreFact: l.factWriter(c), Report: l.order.Report})
+		},
+		Undo: l.afterEnd(func(ctx context.Context) error { return l.clean(ctx, c) }),
+	}
+}
+
+func (l *Launch) clean(ctx context.Context, c Capability) error {
+	return l.host.clean(ctx, c, CleanupRequest{Subject: l.Subject, StoreFact: l.factWriter(c)})
+}
+
+// factWriter stores a capability's fact in the journal and shows it to the hooks that follow.
+func (l *Launch) factWriter(c Capability) FactWriter {
+	return NewFactWriter(c.Name(), func(ctx context.Context, name string, f model.Fact) error {
+		if err := l.journal.StoreFact(ctx, name, f); err != nil {
+			return err
+		}
+		l.Subject.Facts = l.Subject.Facts.With(name, f)
+		return nil
+	})
+}
+
+// afterEnd is undo, except that nothing is removed from under a machine that has not ended.
+func (l *Launch) afterEnd(undo func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := l.endMachine(ctx); err != nil {
+			return errors.New("kept for the machine, which has not ended")
+		}
+		return undo(ctx)
+	}
+}
+
+// endMachine ends the machine if there may be one. After a failure it does not try again.
+func (l *Launch) endMachine(ctx context.Context) error {
+	if l.ended != nil || l.Machine == nil && l.intended == nil {
+		return l.ended
+	}
+	l.killed = l.killed || l.Machine != nil && l.Machine.killed.Load()
+	l.ended = l.host.End(ctx, Remains{Subject: l.Subject, Machine: l.Machine, Driver: l.order.Driver, State: l.intended})
+	if l.ended == nil {
+		l.Machine, l.intended = nil, nil
+	}
+	return l.ended
+}
+
+func (l *Launch) startMachine(ctx context.Context) (err error) {
+	m, err := l.Source.make(ctx, l)
+	if m != nil {
+		l.Machine = m
+	}
+	if err != nil || !l.order.Idle {
+		return err
+	}
+	if err := lowerPriority(l.Machine.Instance.PID()); err != nil {
+		l.host.Log.WarnContext(ctx, "running a machine at the usual priority", "vm", l.Subject.ID, "error", err)
+	}
+	return nil
+}
+
+// create has a driver make the machine.
+func (l *Launch) create(
+	ctx context.Context, start func(vmm.Machine, func(vmm.State) error) (vmm.Instance, error),
+) (*Machine, error) {
+	described, err := l.describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inst, err := start(described, func(s vmm.State) error {
+		l.intended = slices.Clone(s)
+		return l.journal.Intend(ctx, s)
+	})
+	if err != nil {
+		return nil, err
+	}
+	m := l.host.machine(l.driver, inst)
+	return m, l.journal.Started(ctx, m, l.info)
+}
+
+func (l *Launch) describe(ctx context.Context) (vmm.Machine, error) {
+	return l.host.Describe(ctx, l.Subject, Parts{l.image, l.kernel, l.initramfs})
+}
+
+// awaitAgent waits for the guest's agent, as long as the machine exists to run it. A boot takes far
+// longer than a restore, so a template that needs a quarter of a boot's time is broken.
+func (l *Launch) awaitAgent(ctx context.Context) error {
+	timeout := l.host.BootTimeout
+	if timeout == 0 || l.order.Identity != Own {
+		timeout = l.info.Grace
+	}
+	has := l.Source.traits()
+	if has.template != "" && l.order.Identity == Own {
+		timeout /= 4
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
+		fault.New(fault.Unavailable, "the guest's agent did not answer within %v", timeout))
+	defer cancel()
+	return l.whileItRuns(ctx, func(ctx context.Context) (err error) {
+		hello := l.Machine.Agent.Hello
+		if l.rehearses(has) {
+			hello = l.Machine.Agent.Wake
+		}
+		l.hello, err = hello(ctx)
+		l.helloAt = time.Now()
+		if err == nil {
+			err = l.Source.check(l.hello)
+		}
+		return err
+	})
+}
+
+// rehearses reports whether the guest was just restored by an emulator and will run a command at once.
+// Forks that are made side by side compete for the CPU, and a machine on standby has run a command.
+func (l *Launch) rehearses(has traits) bool {
+	return l.order.Identity == Own && l.info.Accel == vmm.AccelTCG && has.awaited
+}
+
+// offer lets somebody keep the machine as a template. That is never worth a failed start.
+func (l *Launch) offer(ctx context.Context) error {
+	if l.order.Answered != nil {
+		l.order.Answered(ctx, l)
+	}
+	return nil
+}
+
+// whileItRuns calls f with a context that also ends when the machine does, so that the end of a VMM
+// is reported at once and as such.
+func (l *Launch) whileItRuns(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if exit, err := l.Machine.Instance.Wait(ctx); err == nil {
+			cancel(Ended(exit))
+		}
+	}()
+	err := f(ctx)
+	cause := context.Cause(ctx)
+	cancel(nil)
+	<-watched
+	if err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// postStartStep has no undo if the capability prepares: the undo of preparing removes what both made,
+// and not before the machine has ended.
+func (l *Launch) postStartStep(c Capability, p PostStarter) step.Step {
+	var undo func(context.Context) error
+	if _, prepares := c.(HostPreparer); !prepares {
+		undo = func(ctx context.Context) error { return l.clean(ctx, c) }
+	}
+	return step.Step{
+		Name:    "post-start/" + c.Name(),
+		Timeout: prepareTimeout,
+		Do: func(ctx context.Context) error {
+			return l.whileItRuns(ctx, func(ctx context.Context) error {
+				return p.PostStart(ctx, PostStartRequest{Subject: l.Subject, StoreFact: l.factWriter(c), Agent: l.Machine.Agent})
+			})
+		},
+		Undo: undo,
+	}
+}
+
+// Restored reports whether the machine was restored and not booted.
+func (l *Launch) Restored() bool { return l.Source != nil && l.Source.Origin() != nil }
+
+// Template is the key of the template that the machine came from; "" for none.
+func (l *Launch) Template() string {
+	if l.Source == nil {
+		return ""
+	}
+	return l.Source.traits().template
+}
+
+// HasInit reports whether the image has an init of its own.
+func (l *Launch) HasInit() bool { return l.image.Init != "" }
+
+// Accel is how the machine's instructions are carried out, as the driver says.
+func (l *Launch) Accel() string { return l.info.Accel }
+
+// TemplateFailed reports whether the launch failed because of its template: the machine did not come
+// up or died, and everything was undone. A machine that the user killed says nothing.
+func (l *Launch) TemplateFailed(err error) bool {
+	var failed *step.Error
+	if l.Template() == "" || !errors.As(err, &failed) || failed.Undo != nil || l.killed {
+		return false
+	}
+	switch failed.Step {
+	case "system-disk": // the template's disks are missing if it is being removed at this moment
+		return len(l.Source.traits().disks) > 0
+	case "vmm", "agent":
+		return true
+	case "assume":
+		kind := fault.KindOf(failed.Err)
+		return kind == fault.Unavailable || kind == fault.Internal
+	}
+	return false
+}

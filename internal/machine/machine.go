@@ -1,0 +1,221 @@
+// Package machine brings up, saves and tears down single machines. It knows no records: a VM's
+// start, a template in the making, a machine on standby and a fork's child are all one Launch with
+// different inputs.
+//
+// # Words
+//
+//   - A Subject is what a machine is made for: an id, a spec, and what its disks hold.
+//   - A Source is what a machine starts from: a boot, or some kind of saved machine.
+//   - A Launch is one machine on its way up. Its steps are in launch.go, in the order of the plan.
+//   - A Machine is one that exists: the driver's instance and the client of the guest's agent.
+//   - A Capability is one feature that hooks into the life of machines.
+//
+// # Invariants
+//
+//   - A machine's run directory is made before anything else and removed after everything else.
+//     So what a crash leaves is found by its id, with or without a record.
+//   - Before anything is made on the host, the Journal has stored what leads to it.
+//   - All that a launch makes is removed by the same idempotent functions (teardown.go), whether by
+//     the undo of a failed launch, by a stop, by a delete or by recovery.
+//   - Nothing is removed from under a machine that has not ended.
+//
+// The package holds no locks. A Machine is safe for concurrent use. Of one Subject at most one Launch
+// may be under way, which the caller sees to.
+package machine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/vmm"
+)
+
+// Host is what machines of one BANGER_HOME are made with. Its methods are safe for concurrent use.
+type Host struct {
+	Layout       paths.Layout
+	Drivers      *vmm.Registry
+	Images       Images
+	Kernels      Kernels
+	NewAgent     func(Dialer) Agent
+	Capabilities []Capability  // in the order of their hooks
+	BootTimeout  time.Duration // for an agent to answer; 0 leaves it to the driver (vmm.Info.Grace)
+	Log          *slog.Logger
+}
+
+// Images finds root filesystems by exact id.
+type Images interface {
+	Get(id string) (model.Image, error)
+}
+
+// Kernels finds guest kernels by exact id.
+type Kernels interface {
+	Get(id string) (model.Kernel, error)
+	// Initramfs returns the newc archives that boot the agent under the kernel, in order.
+	Initramfs(ctx context.Context, k model.Kernel) ([]string, error)
+}
+
+// Dialer connects to the host's end of an agent's channel.
+type Dialer func(ctx context.Context) (net.Conn, error)
+
+// Agent is the host's client of the agent in a guest. It reconnects by itself.
+// Everything that comes from it is hostile input, which its implementation has bounded and checked.
+type Agent interface {
+	// Hello waits until an agent answers, or ctx ends.
+	Hello(ctx context.Context) (proto.Hello, error)
+	// Wake is Hello for a guest that was just restored and will run a command soon.
+	Wake(ctx context.Context) (proto.Hello, error)
+	Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, error)
+	// Upgrade opens the stream of a route: "/v1/exec", "/v1/ssh", "/v1/dial?port=N".
+	Upgrade(ctx context.Context, route string) (net.Conn, error)
+	// GetFiles and PutFiles carry a tar stream.
+	GetFiles(ctx context.Context, path string) (io.ReadCloser, error)
+	PutFiles(ctx context.Context, path string, archive io.Reader) error
+	Ports(ctx context.Context) ([]proto.Port, error)
+	// Resize grows a drive's file system, once the guest sees the drive have that size.
+	Resize(ctx context.Context, serial string, size model.Bytes) error
+	Stats(ctx context.Context) (proto.Stats, error)
+	// Sync returns when what was written before is on the drives.
+	Sync(ctx context.Context) error
+	// Freeze halts all processes. An agent that is too old fails with fault.Unsupported.
+	Freeze(ctx context.Context) (proto.Frozen, error)
+	Thaw(ctx context.Context, doc proto.Thaw) error
+	PowerOff(ctx context.Context) error
+	Close() error
+}
+
+// Subject is what a machine is made for: a VM, or one of banger's own machines, which have no record.
+type Subject struct {
+	ID        string
+	Spec      model.Spec // zero for what a crash left of a machine without a record
+	DiskImage string     // id of the image that the system disk lies over; "" without such a disk
+	Fresh     bool       // nothing of a user's is on the disks
+	Facts     Facts      // what capabilities have stored for it
+}
+
+// Machine is a machine that exists.
+type Machine struct {
+	Instance vmm.Instance
+	Agent    Agent
+	Driver   vmm.Driver
+	killed   atomic.Bool
+}
+
+func (h *Host) machine(d vmm.Driver, inst vmm.Instance) *Machine {
+	return &Machine{Instance: inst, Agent: h.NewAgent(inst.DialAgent), Driver: d}
+}
+
+const (
+	killTimeout = 20 * time.Second // for a VMM to be gone after SIGKILL
+	holdTimeout = 20 * time.Second // for a guest to freeze or thaw its processes
+	syncTimeout = 30 * time.Second // for a guest to write what it has in memory
+)
+
+// MarkKilled notes that the user ends the machine, so that its end says nothing against a template.
+func (m *Machine) MarkKilled() { m.killed.Store(true) }
+
+// End ends the VMM and waits until it is gone. A machine that has ended already is success.
+func (m *Machine) End(ctx context.Context) error {
+	if err := m.Instance.Signal(syscall.SIGKILL); err != nil {
+		return fmt.Errorf("ending the VMM: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	if _, err := m.Instance.Wait(ctx); err != nil {
+		return fmt.Errorf("waiting for the VMM (pid %d) to end: %w", m.Instance.PID(), err)
+	}
+	return m.Close()
+}
+
+// Close releases the machine without ending it.
+func (m *Machine) Close() error { return errors.Join(m.Agent.Close(), m.Instance.Close()) }
+
+// Sync has a running guest write what it has in memory.
+func (m *Machine) Sync(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	return m.Agent.Sync(ctx)
+}
+
+// Freeze halts the guest's processes.
+func (m *Machine) Freeze(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	defer cancel()
+	if _, err := m.Agent.Freeze(ctx); err != nil {
+		return fmt.Errorf("freezing the guest's processes: %w", err)
+	}
+	return nil
+}
+
+// Thaw lets the processes of a running machine continue. doc says what changed meanwhile.
+func (m *Machine) Thaw(ctx context.Context, doc proto.Thaw) error {
+	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	defer cancel()
+	if err := m.Agent.Thaw(ctx, doc); err != nil {
+		return fmt.Errorf("thawing the guest's processes: %w", err)
+	}
+	return nil
+}
+
+// Pause halts the machine's virtual CPUs, and Resume lets them continue.
+// A driver that cannot do that fails with fault.Unsupported.
+func (m *Machine) Pause(ctx context.Context) error {
+	p, err := m.pauser()
+	if err != nil {
+		return err
+	}
+	return p.Pause(ctx)
+}
+
+// Resume is the opposite of Pause. A machine that runs is success.
+func (m *Machine) Resume(ctx context.Context) error {
+	p, err := m.pauser()
+	if err != nil {
+		return err
+	}
+	return p.Resume(ctx)
+}
+
+// CanPause returns an error that names the driver if the machine cannot be halted.
+func (m *Machine) CanPause() error {
+	_, err := m.pauser()
+	return err
+}
+
+func (m *Machine) pauser() (vmm.Pauser, error) {
+	p, ok := m.Instance.(vmm.Pauser)
+	if !ok {
+		return nil, fault.New(fault.Unsupported, "the driver %s cannot halt machines", m.Driver.Name())
+	}
+	return p, nil
+}
+
+// Ended describes the end of a machine as an error.
+func Ended(exit vmm.Exit) error {
+	msg := "the machine ended (" + string(exit.Reason) + ")"
+	if exit.Detail != "" {
+		msg += ": " + exit.Detail
+	}
+	return fault.New(fault.Unavailable, "%s", msg)
+}
+
+// entropySize is what the kernel's generator takes in at once, twice over
+// (drivers/char/random.c: the input pool holds 256 bits).
+const entropySize = 64
+
+func newEntropy() []byte {
+	b := make([]byte, entropySize)
+	rand.Read(b) // never fails
+	return b
+}

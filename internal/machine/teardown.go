@@ -1,0 +1,167 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// Remains is what is known of a machine that is to be torn down.
+type Remains struct {
+	Subject
+	Machine   *Machine                                        // nil: looked for
+	Driver    string                                          // name of the driver that started it; "": the default one
+	State     vmm.State                                       // of that driver; nil: looked for by run directory
+	Prepared  []string                                        // capabilities that may hold something
+	StoreFact func(context.Context, string, model.Fact) error // nil: without a record
+}
+
+// TearDown removes everything of a machine without a record, of which only the id may be known.
+// It is idempotent.
+func (h *Host) TearDown(ctx context.Context, r Remains) error {
+	if err := h.End(ctx, r); err != nil {
+		return err
+	}
+	r.Prepared = h.Cleaners()
+	if err := h.Release(ctx, r); err != nil {
+		return err
+	}
+	return removeAll(h.Layout.VM(r.ID).Dir)
+}
+
+// End ends the machine if there is one, and waits until it is gone.
+func (h *Host) End(ctx context.Context, r Remains) error {
+	m := r.Machine
+	if m == nil {
+		var err error
+		if m, err = h.find(ctx, r); fault.KindOf(err) == fault.NotFound {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("looking for the VMM: %w", err)
+		}
+	}
+	return m.End(ctx)
+}
+
+// Release removes what the run of a machine that has ended holds on the host, and its run directory.
+// It is idempotent, continues past errors, and returns them joined.
+func (h *Host) Release(ctx context.Context, r Remains) error {
+	var errs []error
+	for _, c := range slices.Backward(h.Capabilities) {
+		if slices.Contains(r.Prepared, c.Name()) {
+			req := CleanupRequest{Subject: r.Subject, StoreFact: forget}
+			if r.StoreFact != nil {
+				req.StoreFact = NewFactWriter(c.Name(), r.StoreFact)
+			}
+			errs = append(errs, h.clean(ctx, c, req))
+		}
+	}
+	files := h.Layout.VM(r.ID)
+	if r.Fresh {
+		errs = append(errs, removeAll(files.SystemDisk()))
+	}
+	errs = append(errs, RemoveUnfinished(files.Dir))
+	errs = append(errs, h.removeRunDir(r.ID)) // last: while it exists, recovery knows what to look for
+	return errors.Join(errs...)
+}
+
+// forget is the FactWriter of machines without a record.
+func forget(context.Context, int, any) error { return nil }
+
+// Adopt finds the machine that a driver's state describes. It returns fault.NotFound if it has ended.
+func (h *Host) Adopt(ctx context.Context, driver string, s vmm.State) (*Machine, error) {
+	d, err := h.driver(driver)
+	if err != nil {
+		return nil, err
+	}
+	inst, err := d.Adopt(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return h.machine(d, inst), nil
+}
+
+// find looks for a machine by its state, or by its run directory with every driver that can.
+func (h *Host) find(ctx context.Context, r Remains) (*Machine, error) {
+	if len(r.State) > 0 {
+		return h.Adopt(ctx, r.Driver, r.State)
+	}
+	for _, d := range h.Drivers.All() {
+		f, ok := d.(vmm.Finder)
+		if !ok {
+			continue
+		}
+		inst, err := f.Find(ctx, h.Layout.VM(r.ID).Run)
+		if err == nil {
+			return h.machine(d, inst), nil
+		}
+		if fault.KindOf(err) != fault.NotFound {
+			return nil, err
+		}
+	}
+	return nil, fault.New(fault.NotFound, "no machine of %s exists", r.ID)
+}
+
+// driver returns the named driver, or the default one for "".
+func (h *Host) driver(name string) (vmm.Driver, error) {
+	if name == "" {
+		return h.Drivers.Default(), nil
+	}
+	return h.Drivers.Named(name)
+}
+
+// clean cleans up one capability. A failure is logged with its name and returned.
+func (h *Host) clean(ctx context.Context, c Capability, req CleanupRequest) error {
+	cleaner, ok := c.(Cleaner)
+	if !ok {
+		return nil
+	}
+	if err := cleaner.Cleanup(ctx, req); err != nil {
+		h.Log.ErrorContext(ctx, "cleaning up", "vm", req.ID, "capability", c.Name(), "error", err)
+		return fmt.Errorf("cleaning up %s: %w", c.Name(), err)
+	}
+	return nil
+}
+
+func (h *Host) removeRunDir(id string) error { return removeAll(h.Layout.VM(id).Run) }
+
+// HasRunDir reports whether a run of the machine may have left something.
+func (h *Host) HasRunDir(id string) bool {
+	_, err := os.Stat(h.Layout.VM(id).Run)
+	return err == nil
+}
+
+// RemoveUnfinished removes the temporary files in a machine's directory. The caller sees to it that
+// nobody is making one.
+func RemoveUnfinished(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, f := range entries {
+		if strings.HasPrefix(f.Name(), disk.TempPrefix) {
+			err = errors.Join(err, removeAll(filepath.Join(dir, f.Name())))
+		}
+	}
+	return err
+}
+
+// removeAll removes a file or directory. If it is gone already, or cannot exist because a parent is
+// no directory, that is success.
+func removeAll(path string) error {
+	if err := os.RemoveAll(path); err != nil && !errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("removing what the machine has on the host: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,48 @@
+package vm
+
+import (
+	"context"
+	"testing"
+
+	"banger/internal/model"
+	"banger/internal/template"
+)
+
+// What tests ask of the parts of a manager.
+
+func (d *daemon) find(ref string) (*entry, error) { return d.core.records.find(ref) }
+
+// pool is the manager's templates with what tests may do to them.
+func (d *daemon) pool() template.Control { return template.Control{Pool: d.Manager.Templates()} }
+
+// specFor is the complete spec of a VM that would be created by a request.
+func (d *daemon) specFor(t *testing.T, req model.Create) model.Spec {
+	t.Helper()
+	spec := d.fill(req)
+	spec.Name = "template"
+	if err := d.resolve(t.Context(), &spec, nil); err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+func (d *daemon) listTemplates(ctx context.Context) ([]model.Template, error) {
+	return d.Manager.Templates().List(ctx)
+}
+
+func (d *daemon) template(ctx context.Context, ref string) (model.Template, error) {
+	return d.Manager.Templates().Get(ctx, ref)
+}
+
+func (d *daemon) deleteTemplate(ctx context.Context, ref string) (model.Template, error) {
+	return d.Manager.Templates().Delete(ctx, ref)
+}
+
+func (d *daemon) pruneTemplates(ctx context.Context, stale bool) (model.Pruned, error) {
+	return d.Manager.Templates().Prune(ctx, stale)
+}
+
+// rewrite changes a VM's record.
+func (d *daemon) rewrite(ctx context.Context, e *entry, change func(*model.VM)) error {
+	return (&operation{core: d.core, e: e}).update(ctx, change)
+}

@@ -1,0 +1,165 @@
+package vm
+
+import (
+	"sync"
+	"time"
+
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// entry is one VM in memory.
+type entry struct {
+	lock    opLock
+	standby *machine.Standby // between the VM's creation and its start, which are one operation
+
+	mu       sync.Mutex // guards what follows; writers hold the operation lock too
+	vm       model.VM
+	live     *machine.Machine // nil unless a machine exists
+	used     use
+	unwanted bool // it was to be deleted, which could not be recorded; the deletion is tried again
+}
+
+// use is what an entry knows of how its VM is used. entry.mu guards it.
+type use struct {
+	users   int       // open sessions
+	last    time.Time // when the last one ended, or the CPU was last seen busy
+	leaving bool      // it is being suspended as idle: a new user waits for that and wakes it
+
+	cpu   time.Duration // what the VMM had used up...
+	cpuAt time.Time     // ... at this moment
+}
+
+func (e *entry) record() model.VM {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.vm
+}
+
+func (e *entry) setRecord(v model.VM) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.vm = v
+}
+
+func (e *entry) machine() *machine.Machine {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.live
+}
+
+func (e *entry) setMachine(l *machine.Machine) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.live = l
+}
+
+// state returns the record and the machine of one moment.
+func (e *entry) state() (model.VM, *machine.Machine) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.vm, e.live
+}
+
+// show changes what is shown of the VM without storing it.
+func (e *entry) show(change func(*model.VM)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	change(&e.vm)
+}
+
+// releaseMachine closes the agent's client and the instance. The machine itself continues.
+func (e *entry) releaseMachine() error {
+	l := e.machine()
+	if l == nil {
+		return nil
+	}
+	e.setMachine(nil)
+	return l.Close()
+}
+
+func (e *entry) isUnwanted() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.unwanted
+}
+
+// markUnwanted reports whether the VM was unwanted before.
+func (e *entry) markUnwanted() (before bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before, e.unwanted = e.unwanted, true
+	return before
+}
+
+// use counts a user, if the VM runs and is not about to be suspended.
+func (e *entry) use() (machine.Agent, func(), bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.vm.State != model.Running || e.live == nil || e.used.leaving {
+		return nil, nil, false
+	}
+	e.used.users++
+	return e.live.Agent, e.unuse, true
+}
+
+func (e *entry) unuse() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.used.users--
+	e.used.last = time.Now()
+}
+
+func (e *entry) isLeaving() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.used.leaving
+}
+
+// leave announces that the VM is going to be suspended, unless somebody uses it.
+func (e *entry) leave() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.used.users > 0 {
+		return false
+	}
+	e.used.leaving = true
+	return true
+}
+
+func (e *entry) left() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.used.leaving = false
+}
+
+// idleCPU is the share of one CPU below which a VMM counts as idle. A guest that does nothing takes
+// 1-3 % in emulation.
+const idleCPU = 0.10
+
+// idleFor returns how long the VM has been without use: no session, and little CPU time of its VMM.
+func (e *entry) idleFor(now time.Time) time.Duration {
+	l := e.machine()
+	var cpu time.Duration
+	if l != nil {
+		if s, ok := l.Instance.(vmm.Statter); ok {
+			if cost, err := s.Stats(); err == nil {
+				cpu = cost.CPU
+			}
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	u := &e.used
+	share := 0.0
+	if since := now.Sub(u.cpuAt); since > 0 && cpu >= u.cpu && !u.cpuAt.IsZero() {
+		share = float64(cpu-u.cpu) / float64(since)
+	}
+	first := u.cpuAt.IsZero() || cpu < u.cpu // a machine that was not looked at before
+	u.cpu, u.cpuAt = cpu, now
+	if first || u.users > 0 || share > idleCPU {
+		u.last = now
+	}
+	return now.Sub(u.last)
+}

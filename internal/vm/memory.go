@@ -1,0 +1,90 @@
+package vm
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"time"
+
+	"banger/internal/guest/proto"
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/snapshot"
+)
+
+// suspension is what a suspended VM's memory says of itself besides what it is.
+type suspension struct {
+	// Written is when each disk was last written to. Another time means another disk.
+	Written map[string]int64 `json:"written"`
+}
+
+// memoryIsCurrent reports whether a suspended VM can still be resumed after a start of it was cut off:
+// not once its guest has written to a disk.
+func (op *operation) memoryIsCurrent(ctx context.Context) bool {
+	snap, err := snapshot.Open(ctx, op.dirs().Suspended())
+	if err != nil {
+		return false
+	}
+	var then suspension
+	now, err := machine.WriteTimes(machine.Disks(op.dirs()))
+	return err == nil && json.Unmarshal(snap.Meta().Extra, &then) == nil && maps.Equal(now, then.Written)
+}
+
+// continueGuest lets a halted machine and its processes continue.
+func (op *operation) continueGuest(ctx context.Context) error {
+	l := op.e.machine()
+	if err := l.Resume(ctx); err != nil {
+		return err
+	}
+	return op.thaw(ctx)
+}
+
+func (op *operation) thaw(ctx context.Context) error {
+	doc, err := op.host.Thaw(ctx, op.machineSubject())
+	if err != nil {
+		return err
+	}
+	return op.e.machine().Thaw(ctx, doc)
+}
+
+// machineSubject is the subject with the spec that the machine was started as.
+func (op *operation) machineSubject() machine.Subject {
+	s := op.subject()
+	if rt := op.record().Runtime; rt != nil && rt.Spec != nil {
+		s.Spec = withOwn(*rt.Spec, s.Spec)
+	}
+	return s
+}
+
+// sync has a running guest write what it has in memory, so that its disks are of use without that.
+// A failure is logged: what is saved is of one moment anyway.
+func (op *operation) sync(ctx context.Context) {
+	if op.record().State != model.Running {
+		return
+	}
+	if err := op.e.machine().Sync(ctx); err != nil {
+		op.logger(op.record()).WarnContext(ctx, "a guest does not write what it has in memory", "error", err)
+	}
+}
+
+// metaOf describes the VM's machine for a snapshot of it. at is the moment that the snapshot keeps.
+func (op *operation) metaOf(ctx context.Context, at time.Time) (snapshot.Meta, error) {
+	v := op.record()
+	meta := snapshot.Meta{Created: at, Spec: v.Spec}
+	if v.Runtime == nil || v.Runtime.Spec == nil {
+		return meta, nil
+	}
+	meta.Spec, meta.Driver, meta.Generation = *v.Runtime.Spec, v.Runtime.Driver, proto.Generation
+	meta.Spec.Name = v.Spec.Name
+	subject := op.subject()
+	subject.Spec = meta.Spec
+	var err error
+	meta.Fingerprint, err = op.host.Shape(ctx, meta.Driver, subject)
+	return meta, err
+}
+
+// withOwn is a spec whose machine is another VM's, or an earlier one's, and all else own's.
+func withOwn(machine, own model.Spec) model.Spec {
+	machine.Name, machine.Labels, machine.Remove = own.Name, own.Labels, own.Remove
+	return machine
+}

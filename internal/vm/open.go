@@ -1,0 +1,52 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"time"
+
+	"banger/internal/machine"
+	"banger/internal/snapshot/library"
+	"banger/internal/template"
+)
+
+// Open reads the records, brings them and the host together again (recover.go), and returns the manager.
+func Open(ctx context.Context, cfg Config) (*Manager, error) {
+	if cfg.StopTimeout == 0 {
+		cfg.StopTimeout = defaultStopTimeout
+	}
+	c := &core{Config: cfg, records: &records{vms: map[string]*entry{}}, forking: make(chan struct{}, max(2, runtime.NumCPU()))}
+	c.host = &machine.Host{
+		Layout: cfg.Layout, Drivers: cfg.Drivers, Images: cfg.Images, Kernels: cfg.Kernels, NewAgent: cfg.NewAgent,
+		Capabilities: cfg.Capabilities, BootTimeout: cfg.BootTimeout, Log: cfg.Log,
+	}
+	cfg.Templates.Usual, cfg.Templates.Quiet = cfg.Defaults, c.ops.quiet
+	c.templates = template.New(c.host, cfg.Templates)
+	c.life, c.end = context.WithCancel(context.WithoutCancel(ctx))
+	m := &Manager{c}
+	var err error
+	if c.library, err = library.Open(cfg.Layout.Snapshots()); err != nil {
+		return nil, err
+	}
+	if err := (recovery{c}).run(ctx); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	c.templates.Run()
+	c.background(idleLook, c.suspendIdle)
+	c.background(retryAfter, func(ctx context.Context, _ time.Time) { c.retryCleanups(ctx) })
+	return m, nil
+}
+
+// Close releases all VMs without ending them, ends the machines on standby, and returns when every
+// goroutine of the manager has ended. Operations must be over.
+func (m *Manager) Close() error {
+	m.end()
+	m.wg.Wait()
+	m.templates.Close()
+	var errs []error
+	for _, e := range m.records.entries() {
+		errs = append(errs, e.releaseMachine())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,139 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/paths"
+)
+
+// kind is what an operation does.
+type kind string
+
+// The kinds of operation.
+const (
+	opCreate   kind = "create"
+	opStart    kind = "start" // also: launch, resume, wake, restore, a fork's child
+	opRestart  kind = "restart"
+	opStop     kind = "stop"
+	opKill     kind = "kill"
+	opPause    kind = "pause"
+	opSuspend  kind = "suspend"
+	opFork     kind = "fork"
+	opSnapshot kind = "snapshot"
+	opSet      kind = "set"
+	opRename   kind = "rename"
+	opDelete   kind = "delete"
+	opSettle   kind = "settle"
+)
+
+// calledOffByDelete reports whether a forced delete ends an operation of this kind.
+func (k kind) calledOffByDelete() bool { return k == opStart || k == opRestart }
+
+// operation is one under way on one VM, whose operation lock it holds.
+type operation struct {
+	*core
+	e *entry
+}
+
+// operateOn runs do while no other operation works on the VM. The context of do also ends when a
+// delete calls the operation off.
+func operateOn[T any](
+	ctx context.Context, c *core, e *entry, k kind, do func(context.Context, *operation) (T, error),
+) (result T, err error) {
+	ctx, release, err := e.lock.acquire(ctx, string(k))
+	if err != nil {
+		return result, fmt.Errorf("waiting for VM %s: %w", e.record().Spec.Name, err)
+	}
+	defer c.ops.begin()()
+	defer release()
+	return do(ctx, &operation{core: c, e: e})
+}
+
+// operate is operateOn for the VM that ref means.
+func operate[T any](
+	ctx context.Context, c *core, ref string, k kind, do func(context.Context, *operation) (T, error),
+) (result T, err error) {
+	e, err := c.records.find(ref)
+	if err != nil {
+		return result, err
+	}
+	return operateOn(ctx, c, e, k, do)
+}
+
+// record returns the VM's record.
+func (op *operation) record() model.VM { return op.e.record() }
+
+// name is the VM's name.
+func (op *operation) name() string { return op.record().Spec.Name }
+
+// dirs names the VM's files.
+func (op *operation) dirs() paths.VM { return op.dirsOf(op.record()) }
+
+// update changes the record: in the store first, then in memory. A context that has ended does not
+// stop it: what has happened must be recorded.
+func (op *operation) update(ctx context.Context, change func(*model.VM)) error {
+	before := op.record()
+	after := before
+	if before.Runtime != nil { // the one pointer that changes in place
+		rt := *before.Runtime
+		rt.Prepared = slices.Clone(rt.Prepared)
+		after.Runtime = &rt
+	}
+	change(&after)
+	if after.State != before.State && !before.State.May(after.State) {
+		return fmt.Errorf("VM %s: state %s cannot follow %s", before.Spec.Name, after.State, before.State)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	if err := op.Store.PutVM(ctx, after); err != nil {
+		return err
+	}
+	op.e.setRecord(after)
+	if after.State != before.State {
+		op.logger(after).InfoContext(ctx, "state", "from", before.State, "to", after.State)
+	}
+	return nil
+}
+
+// storeFact stores what a capability is about to make.
+func (op *operation) storeFact(ctx context.Context, capability string, f model.Fact) error {
+	return op.update(ctx, func(v *model.VM) { v.Facts = machine.Facts(v.Facts).With(capability, f) })
+}
+
+// subject is the VM as the machine package sees it.
+func (op *operation) subject() machine.Subject { return subjectOf(op.record()) }
+
+func subjectOf(v model.VM) machine.Subject {
+	return machine.Subject{ID: v.ID, Spec: v.Spec, DiskImage: v.DiskImage, Fresh: v.Fresh(), Facts: v.Facts}
+}
+
+// eachLifeHook calls do for each capability, in order, with the request of the life hooks.
+func (op *operation) lifeRequest(c machine.Capability) machine.LifeRequest {
+	return machine.LifeRequest{Subject: op.subject(), StoreFact: machine.NewFactWriter(c.Name(), op.storeFact)}
+}
+
+// created calls the hooks of a VM that has got its record.
+func (op *operation) created(ctx context.Context) error {
+	for _, c := range op.host.Capabilities {
+		if creator, ok := c.(machine.Creator); ok {
+			if err := within(ctx, lifeTimeout, func(ctx context.Context) error { return creator.Created(ctx, op.lifeRequest(c)) }); err != nil {
+				return fmt.Errorf("%s: %w", c.Name(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// lifeTimeout bounds one hook of a VM's life.
+const lifeTimeout = time.Minute
+
+func within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return do(ctx)
+}

@@ -1,0 +1,200 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/step"
+)
+
+// perform is operate for a user's command. Before the command it repairs what earlier operations could
+// not complete: see operation.repair. VMs that are to be deleted go first: one may have a name that is
+// wanted again.
+func perform[T any](
+	ctx context.Context, c *core, ref string, k kind, do func(context.Context, *operation) (T, error),
+) (result T, err error) {
+	c.deleteUnwanted(ctx)
+	return operate(ctx, c, ref, k, func(ctx context.Context, op *operation) (T, error) {
+		if err := op.repair(ctx); err != nil {
+			return result, err
+		}
+		return do(ctx, op)
+	})
+}
+
+// repair completes what an earlier operation could not, usually because the host's disk was full:
+// it settles a VM whose end was not recorded, places the disks of a restore, and thaws a guest that
+// was not thawed after it had been saved. While the operation lock is held, nothing else leaves such
+// a VM.
+func (op *operation) repair(ctx context.Context) error {
+	if err := op.settleUnrecorded(ctx); err != nil {
+		return err
+	}
+	if err := op.completeRestore(ctx); err != nil {
+		return err
+	}
+	op.thawHeld(ctx)
+	return nil
+}
+
+// settleUnrecorded brings a VM to rest whose last operation, or whose machine's end, could not be
+// recorded. One that was to be paused or suspended runs again.
+func (op *operation) settleUnrecorded(ctx context.Context) error {
+	v, l := op.e.state()
+	switch v.State {
+	case model.Creating, model.Deleting: // all that is left is to delete it
+		return nil
+	case model.Running, model.Paused:
+		if l != nil {
+			return nil
+		}
+	default:
+		if !v.State.Between() {
+			return nil
+		}
+	}
+	if op.life.Err() != nil { // Close has released a machine that is well
+		return fault.New(fault.Unavailable, "VM %s: the daemon is ending", v.Spec.Name)
+	}
+	op.logger(v).WarnContext(ctx, "settling a VM whose last operation could not record its end", "state", v.State)
+	if v.State == model.Pausing && l != nil { // which is as well as before
+		return op.callOffPause(context.WithoutCancel(ctx))
+	}
+	return op.settle(ctx, nil)
+}
+
+// callOffPause makes a VM run that is between running and paused or suspended. If the guest does not
+// thaw, the VM is paused, so that nothing is lost: it can be resumed when the cause is gone. If the
+// machine does not continue, the VM is stopped.
+func (op *operation) callOffPause(ctx context.Context) error {
+	v := op.record()
+	if err := op.e.machine().Resume(ctx); err != nil {
+		return errors.Join(fmt.Errorf("continuing it: %w", err), op.settle(ctx, op.failure(v, err)))
+	}
+	thawErr := op.thaw(ctx)
+	err := removeAll(op.dirs().Held())
+	if thawErr == nil {
+		return errors.Join(err, op.update(ctx, func(v *model.VM) { v.State = model.Running }))
+	}
+	failure := op.failure(v, thawErr)
+	failure.Hint = "`banger resume " + v.Spec.Name + "` tries again"
+	for _, state := range []model.State{model.Pausing, model.Paused} {
+		err = errors.Join(err, op.update(ctx, func(v *model.VM) { v.State, v.LastError = state, failure }))
+	}
+	return errors.Join(thawErr, err)
+}
+
+// isHeld reports whether a running VM was not thawed after it had been saved.
+func (op *operation) isHeld() bool {
+	v := op.record()
+	_, err := os.Stat(op.dirsOf(v).Held())
+	return v.State == model.Running && err == nil
+}
+
+// thawHeld tries again to let a VM continue that is held.
+func (op *operation) thawHeld(ctx context.Context) {
+	if op.e.machine() == nil || !op.isHeld() {
+		return
+	}
+	err := op.continueGuest(context.WithoutCancel(ctx))
+	if err == nil {
+		err = removeAll(op.dirs().Held())
+	}
+	if err != nil {
+		op.logger(op.record()).WarnContext(ctx, "thawing a VM that is held", "error", err)
+	}
+}
+
+// completeRestore completes a restore that was cut off. The VM cannot be used before.
+func (op *operation) completeRestore(ctx context.Context) error {
+	v := op.record()
+	if len(v.Restoring) == 0 {
+		return nil
+	}
+	if err := op.placeRestored(context.WithoutCancel(ctx), nil); err != nil {
+		return fmt.Errorf("completing the restore of VM %s: %w", v.Spec.Name, err)
+	}
+	return nil
+}
+
+// placeRestored moves the disks of a restore to their places. It continues where an earlier call was
+// cut off.
+func (op *operation) placeRestored(ctx context.Context, report step.Reporter) error {
+	v, files := op.record(), op.dirs()
+	for _, name := range []string{machine.SystemDisk, machine.WorkDisk} {
+		end := report.Track("place", name)
+		wanted := slices.Contains(v.Restoring, name)
+		err := placeDisk(filepath.Join(files.Restored(), name), machine.DiskPaths(files)[name], wanted)
+		end(err)
+		if err != nil {
+			return fmt.Errorf("placing disk %s: %w", name, err)
+		}
+	}
+	if err := disk.SyncDir(files.Dir); err != nil {
+		return err
+	}
+	if err := op.update(ctx, func(v *model.VM) { v.Restoring = nil }); err != nil {
+		return err
+	}
+	return removeAll(files.Restored())
+}
+
+// placeDisk makes a file a VM's disk, unless that was done before. An unwanted disk is removed.
+func placeDisk(from, to string, wanted bool) error {
+	if !wanted {
+		return removeAll(to)
+	}
+	err := os.Rename(from, to)
+	if errors.Is(err, os.ErrNotExist) {
+		_, err = os.Stat(to)
+	}
+	return err
+}
+
+// deleteUnwanted tries again to delete the VMs whose deletion could not be recorded. The caller holds
+// no operation lock.
+func (c *core) deleteUnwanted(ctx context.Context) {
+	c.retry(ctx, (*entry).isUnwanted, func(ctx context.Context, op *operation) {
+		if op.remove(ctx) == nil { // a failure was logged when it came first
+			op.observe(ctx)
+		}
+	})
+}
+
+// retry does something about each VM that needs it.
+func (c *core) retry(ctx context.Context, needed func(*entry) bool, do func(context.Context, *operation)) {
+	for _, e := range c.records.entries() {
+		if !needed(e) {
+			continue
+		}
+		// It fails if the VM was deleted, or at Close.
+		_, _ = operateOn(ctx, c, e, opSettle, func(ctx context.Context, op *operation) (any, error) {
+			if needed(e) {
+				do(context.WithoutCancel(ctx), op)
+			}
+			return nil, nil
+		})
+	}
+}
+
+// retryCleanups removes what suspended VMs have left, and what is left of deleted ones.
+func (c *core) retryCleanups(ctx context.Context) {
+	c.deleteUnwanted(ctx)
+	leftover := func(e *entry) bool {
+		v := e.record()
+		return v.State == model.Suspended && v.Runtime != nil
+	}
+	c.retry(ctx, leftover, func(ctx context.Context, op *operation) {
+		if err := op.endSuspended(ctx); err != nil {
+			op.logger(op.record()).WarnContext(ctx, "removing what a suspended VM left", "error", err)
+		}
+	})
+}

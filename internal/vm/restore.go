@@ -1,0 +1,246 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/snapshot/library"
+	"banger/internal/step"
+)
+
+// CreateSnapshot keeps a VM at this moment under a name: with its memory if it runs, is paused or
+// suspended, otherwise its disks alone. The VM continues as before. "" is a random name.
+func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report step.Reporter) (model.Snapshot, error) {
+	if name != "" {
+		if err := model.CheckName(name); err != nil {
+			return model.Snapshot{}, fault.New(fault.Invalid, "%w", err)
+		}
+	}
+	return perform(ctx, m.core, ref, opSnapshot, func(ctx context.Context, op *operation) (model.Snapshot, error) {
+		if _, err := m.library.FreeName(ctx, name); err != nil { // before the VM has to stand still for it
+			return model.Snapshot{}, err
+		}
+		op.sync(ctx)
+		draft, err := m.library.Draft()
+		if err != nil {
+			return model.Snapshot{}, err
+		}
+		end := report.Track("capture", op.name())
+		c, err := op.capture(ctx, draft, nil)
+		end(err)
+		if err != nil {
+			return model.Snapshot{}, err
+		}
+		end = report.Track("store", "")
+		v := op.record()
+		stored, err := m.library.Store(ctx, c.draft, c.meta, library.Label{Name: name, VM: v.Spec.Name, VMID: v.ID, Pause: c.pause})
+		end(err)
+		return stored, errors.Join(err, c.close())
+	})
+}
+
+// RestoreSnapshot makes VMs from a snapshot, or restores one VM in place.
+func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error) {
+	if req.Into != "" && (req.Count > 1 || req.Name != "" || req.Remove != "") {
+		return model.Forked{}, fault.New(fault.Invalid, "a restore into VM %q takes neither count nor name nor removal policy", req.Into)
+	}
+	if err := m.checkInto(req); err != nil { // now, rather than after all of the snapshot was read; it decides nothing
+		return model.Forked{}, err
+	}
+	c, err := m.captureOf(ctx, ref, req.DisksOnly, report)
+	if err != nil {
+		return model.Forked{}, err
+	}
+	defer c.close()
+	if req.Into != "" {
+		v, err := m.restoreInto(ctx, req.Into, c, req.Force, report)
+		return model.Forked{Children: []model.Child{{Name: v.Spec.Name, VM: &v}}}, err
+	}
+	names, err := childNames(model.VM{Spec: c.meta.Spec}, req.Fork)
+	if err != nil {
+		return model.Forked{}, err
+	}
+	m.deleteUnwanted(ctx) // one may have a name that is asked for
+	forked := m.makeChildren(ctx, c, names, req.Fork, report)
+	m.observe(ctx)
+	return forked, nil
+}
+
+func (c *core) checkInto(req model.Restore) error {
+	if req.Into == "" {
+		return nil
+	}
+	e, err := c.records.find(req.Into)
+	if err != nil {
+		return err
+	}
+	if v := e.record(); !v.State.Between() {
+		return mayReplace(v, req.Force)
+	}
+	return nil
+}
+
+// captureOf opens a stored snapshot to make VMs of it. All of it is checked first.
+func (c *core) captureOf(ctx context.Context, ref string, disksOnly bool, report step.Reporter) (*capture, error) {
+	s, snap, err := c.library.Open(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	end := report.Track("verify", s.Name)
+	err = snap.Verify(ctx)
+	end(err)
+	if err != nil {
+		return nil, err
+	}
+	from := &capture{
+		parent: model.Parent{VM: s.VMID, Name: s.VM, Snapshot: s.ID}, meta: snap.Meta(),
+		kind: model.FromSnapshot, disks: machine.SavedDisks(snap),
+	}
+	if err := from.checkComplete(s); err != nil {
+		return nil, err
+	}
+	if s.Kind == model.SnapshotFull && !disksOnly {
+		if from.memory, err = snap.OpenMemory(); err != nil {
+			return nil, err
+		}
+		from.openDevice = snap.OpenDevice
+	}
+	return from, nil
+}
+
+// checkComplete fails if a stored snapshot lacks what its VM had. A missing work disk of a snapshot
+// without memory is made at the next start.
+func (c *capture) checkComplete(s model.Snapshot) error {
+	spec := c.meta.Spec
+	spec.Name = "unnamed" // the VM's own name does not matter
+	if err := spec.Validate(); err != nil {
+		return fault.New(fault.Invalid, "snapshot %s: %w", s.Name, err)
+	}
+	hasWork, wantsWork, full := c.disks[machine.WorkDisk] != "", spec.WorkDiskSize != 0, s.Kind == model.SnapshotFull
+	if c.disks[machine.SystemDisk] == "" || hasWork && !wantsWork || !hasWork && wantsWork && full {
+		return fault.New(fault.Invalid, "snapshot %s does not have the disks that its VM had", s.Name)
+	}
+	if full && c.meta.Fingerprint == "" {
+		return fault.New(fault.Invalid, "snapshot %s does not say what machine its memory is of", s.Name)
+	}
+	return nil
+}
+
+// restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was before
+// is lost, but not before everything that can be missing is there.
+func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force bool, report step.Reporter) (model.VM, error) {
+	return perform(ctx, m.core, ref, opStart, func(ctx context.Context, op *operation) (model.VM, error) {
+		if err := mayReplace(op.record(), force); err != nil {
+			return op.record(), err
+		}
+		if err := op.checkRestorable(ctx, c); err != nil {
+			return op.record(), err
+		}
+		if err := op.replaceDisks(ctx, c, report); err != nil {
+			m.observe(ctx)
+			return op.record(), fmt.Errorf("restoring VM %s: %w", op.name(), err)
+		}
+		defer m.observe(ctx)
+		c.alone = true
+		source, err := c.source()
+		if err != nil || source == nil {
+			return op.record(), err
+		}
+		err = op.start(context.WithoutCancel(ctx), source, c.meta.Driver, report)
+		return op.record(), err
+	})
+}
+
+// replaceDisks copies the disks beside the VM's own, and then makes the VM what the capture keeps.
+func (op *operation) replaceDisks(ctx context.Context, c *capture, report step.Reporter) error {
+	stage := op.library.Dir(disk.TempPrefix + model.NewID()) // where start-up finds what a crash leaves
+	defer os.RemoveAll(stage)
+	end := report.Track("disks", "")
+	err := stageDisks(ctx, c.disks, stage)
+	end(err)
+	if err != nil {
+		return err
+	}
+	return op.replace(context.WithoutCancel(ctx), c, stage, report) // from here on it is done, however ctx ends
+}
+
+// mayReplace refuses a VM that has more to lose than its disks, unless that is wanted.
+func mayReplace(v model.VM, force bool) error {
+	switch v.State {
+	case model.Stopped, model.Failed:
+		return nil
+	case model.Running, model.Paused, model.Suspended, model.Broken:
+		if force {
+			return nil
+		}
+		return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State).
+			WithHint("stop it first, or restore with --force")
+	}
+	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+}
+
+// checkRestorable fails if the VM cannot become what a capture keeps.
+func (op *operation) checkRestorable(ctx context.Context, c *capture) error {
+	if err := op.checkParts(c.meta.Spec); err != nil {
+		return err
+	}
+	if c.memory == nil {
+		return nil
+	}
+	subject := op.subject()
+	subject.Spec = c.meta.Spec
+	return op.host.CheckShape(ctx, c.meta.Driver, subject, c.meta.Fingerprint)
+}
+
+// stageDisks makes a directory with copies of disks.
+func stageDisks(ctx context.Context, disks map[string]string, dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("making a directory: %w", disk.NoSpace(err, dir))
+	}
+	_, err := machine.CopyDisks(ctx, disks, dir+string(filepath.Separator), disk.Clone)
+	return err
+}
+
+// replace ends a VM's machine and makes the VM what a capture keeps, whose disks are in stage: all of it
+// or nothing, wherever it is cut off. The turning point is the record: before it the VM has its own
+// disks; after it the capture's, which placeRestored moves to their places, or whoever comes next.
+func (op *operation) replace(ctx context.Context, c *capture, stage string, report step.Reporter) error {
+	if v := op.record(); v.State != model.Stopped && v.State != model.Failed {
+		if err := op.settle(ctx, nil); err != nil {
+			return err
+		}
+	}
+	files := op.dirs()
+	err := removeAll(files.Restored()) // of a restore that did not get as far as its record
+	if err == nil {
+		err = os.Rename(stage, files.Restored())
+	}
+	if err == nil {
+		err = disk.SyncDir(files.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	err = op.update(ctx, func(v *model.VM) {
+		parent := c.parent
+		v.Spec, v.DiskImage, v.Parent = withOwn(c.meta.Spec, v.Spec), c.meta.Spec.ImageID, &parent
+		v.State, v.LastError, v.Restoring = model.Stopped, nil, slices.Sorted(maps.Keys(c.disks))
+	})
+	if err != nil {
+		// A failed write may have had its effect: the record is put right before its disks are removed.
+		if undo := op.update(ctx, func(*model.VM) {}); undo != nil {
+			return errors.Join(err, undo)
+		}
+		return errors.Join(err, removeAll(files.Restored()))
+	}
+	return op.placeRestored(ctx, report)
+}

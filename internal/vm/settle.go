@@ -1,0 +1,177 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"banger/internal/machine"
+	"banger/internal/model"
+)
+
+// remains is what the record knows of the VM's run.
+func (op *operation) remains() machine.Remains {
+	v, l := op.e.state()
+	r := machine.Remains{Subject: subjectOf(v), Machine: l, StoreFact: op.storeFact}
+	switch {
+	case v.Runtime != nil:
+		r.Driver, r.State, r.Prepared = v.Runtime.Driver, v.Runtime.State, v.Runtime.Prepared
+	case op.host.HasRunDir(v.ID): // that of a machine on standby, which the record does not name yet
+		r.Prepared = op.host.Cleaners()
+	}
+	return r
+}
+
+// tearDown removes everything that a run of the VM made on the host. It is idempotent. A machine that
+// does not end keeps the rest: removing disks and network from under a running VMM would be worse than
+// a leak that the record still leads to.
+func (op *operation) tearDown(ctx context.Context) error {
+	r := op.remains()
+	if err := op.host.End(ctx, r); err != nil {
+		return err
+	}
+	op.e.setMachine(nil)
+	return op.host.Release(ctx, r)
+}
+
+// settle brings a VM whose machine has ended, or must end, to rest: stopped if everything could be
+// removed, otherwise broken. why is recorded as its last error unless it is nil.
+func (op *operation) settle(ctx context.Context, why *model.Failure) error {
+	ctx = context.WithoutCancel(ctx)
+	err := op.tearDown(ctx)
+	if err == nil {
+		err = removeAll(op.dirs().Suspended()) // memory without the machine that it was of
+	}
+	if err != nil {
+		return errors.Join(err, op.markBroken(ctx, err))
+	}
+	now := time.Now().UTC()
+	return op.update(ctx, func(v *model.VM) {
+		if v.State == model.Broken && v.LastError != nil { // it still says what went wrong, and nothing is left to do
+			told := *v.LastError
+			told.Hint = ""
+			v.LastError = &told
+		}
+		if v.State != model.Stopped && v.State != model.Failed {
+			v.State = model.Stopped
+			v.Stopped = &now
+		}
+		v.Runtime, v.Network, v.Pending = nil, nil, nil
+		if why != nil {
+			v.LastError = why
+		}
+	})
+}
+
+// endSuspended removes what a VM still has on the host whose memory is kept. If something stays, the VM
+// is suspended all the same, and its Runtime says that something is left: it is not resumed before that
+// is gone, because the old machine may still have its disks.
+func (op *operation) endSuspended(ctx context.Context) error {
+	if err := op.tearDown(ctx); err != nil {
+		failure := op.failure(op.record(), err)
+		failure.Hint = "its memory is kept; banger tries again every so often, and when it is resumed"
+		return errors.Join(fmt.Errorf("it is suspended, but not all of its run could be removed: %w", err),
+			op.update(ctx, func(v *model.VM) { v.LastError = failure }))
+	}
+	now := time.Now().UTC()
+	return op.update(ctx, func(v *model.VM) { v.Runtime, v.Network, v.LastError, v.Stopped = nil, nil, nil, &now })
+}
+
+func (op *operation) markBroken(ctx context.Context, cause error) error {
+	return op.update(ctx, func(v *model.VM) {
+		v.State = model.Broken
+		v.LastError = op.failure(*v, cause)
+		v.LastError.Hint = "banger tries again when it is deleted or the daemon starts"
+	})
+}
+
+// delete removes a VM for good, and its record last.
+func (op *operation) delete(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	if err := op.update(ctx, func(v *model.VM) { v.State = model.Deleting }); err != nil {
+		// On a full disk, deleting makes room. After a crash in the middle the record can be deleted again.
+		op.logger(op.record()).WarnContext(ctx, "deleting without having recorded it", "error", err)
+	}
+	return op.remove(ctx)
+}
+
+// remove removes what the VM's run made, what its life held, its files and its record. If something
+// stays, so does the record.
+func (op *operation) remove(ctx context.Context) error {
+	id := op.record().ID
+	err := op.tearDown(ctx)
+	if err == nil {
+		err = op.deleted(ctx)
+	}
+	if err == nil {
+		err = removeAll(op.dirs().Dir)
+	}
+	if err != nil {
+		if op.record().State.May(model.Broken) { // otherwise not even the beginning could be recorded
+			brokenErr := op.markBroken(ctx, err)
+			if brokenErr == nil {
+				return err
+			}
+			err = errors.Join(err, brokenErr)
+		}
+		op.setUnwanted(ctx, err)
+		return err
+	}
+	if err := op.Store.DeleteVM(ctx, id); err != nil {
+		op.setUnwanted(ctx, err)
+		return err
+	}
+	op.records.forget(op.e)
+	op.Log.InfoContext(ctx, "deleted", "vm", id)
+	return nil
+}
+
+// deleted calls the hooks of a VM that is being deleted, in reverse order.
+func (op *operation) deleted(ctx context.Context) error {
+	var errs []error
+	for _, c := range slices.Backward(op.host.Capabilities) {
+		if d, ok := c.(machine.Deleter); ok {
+			err := within(ctx, lifeTimeout, func(ctx context.Context) error { return d.Deleted(ctx, op.lifeRequest(c)) })
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", c.Name(), err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setUnwanted shows a VM as being deleted whose end cannot be recorded, usually because the host's disk
+// is full. The deletion is tried again when there may be room. What is stored stays what it was.
+func (op *operation) setUnwanted(ctx context.Context, cause error) {
+	known := op.e.markUnwanted()
+	failure := op.failure(op.record(), cause)
+	failure.Hint = "banger tries again by itself"
+	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Deleting, failure })
+	if !known {
+		op.logger(op.record()).ErrorContext(ctx, "deleting a VM could not be recorded; it is tried again", "error", cause)
+	}
+}
+
+// removeIfAsked deletes a VM that has come to rest if it was made to be removed then.
+func (op *operation) removeIfAsked(ctx context.Context) {
+	v := op.record()
+	if v.Spec.Remove == model.RemoveNever || v.State != model.Stopped {
+		return
+	}
+	if err := op.delete(ctx); err != nil {
+		op.logger(v).ErrorContext(ctx, "deleting a VM that ended", "error", err)
+	}
+}
+
+// removeAll removes a file or directory. If it is gone already, or cannot exist because a parent is no
+// directory, that is success.
+func removeAll(path string) error {
+	if err := os.RemoveAll(path); err != nil && !errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("removing what the VM has on the host: %w", err)
+	}
+	return nil
+}
