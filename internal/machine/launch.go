@@ -161,6 +161,10 @@ func (l *Launch) plan() []step.Step {
 				steps = append(steps, l.postStartStep(c, p))
 			}
 		}
+		return steps
+	}
+	for i := range steps {
+		steps[i].Timeout = 0 // nobody waits, and at the lowest priority a busy host takes long; ctx is the bound
 	}
 	return steps
 }

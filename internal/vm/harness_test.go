@@ -58,6 +58,9 @@ type host struct {
 	accel         string          // of the driver; "" for one of its own
 	templates     template.Config // of the daemons; off unless a test turns them on
 	keeps         bool            // machines that boot are kept as templates
+
+	more    func(*session) []machine.Capability // capabilities besides those that every daemon has; may be nil
+	drivers func(driver) *vmm.Registry          // of the daemons; nil: the fake driver alone
 }
 
 func newHost(t *testing.T) *host {
@@ -301,10 +304,18 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 	if h.homes {
 		capabilities = append(capabilities, homes{life})
 	}
+	if h.more != nil {
+		capabilities = append(capabilities, h.more(life)...)
+	}
 	templates := h.templates
 	templates.BuildsOnly = !h.keeps
+	d := driver{fake.New(h.computer, life.options()), life}
+	drivers := vmm.NewRegistry(d)
+	if h.drivers != nil {
+		drivers = h.drivers(d)
+	}
 	m, err := Open(ctx, Config{
-		Layout: h.layout, Store: recordStore{s, life}, Drivers: vmm.NewRegistry(driver{fake.New(h.computer, life.options()), life}), Images: images{life}, Kernels: kernels{life},
+		Layout: h.layout, Store: recordStore{s, life}, Drivers: drivers, Images: images{life}, Kernels: kernels{life},
 		NewAgent:     func(dial machine.Dialer) machine.Agent { return &agent{life, dial} },
 		Capabilities: capabilities,
 		Defaults:     model.Spec{Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone},
@@ -315,9 +326,9 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	d := &daemon{m, life, s}
-	h.t.Cleanup(d.die)
-	return d
+	started := &daemon{m, life, s}
+	h.t.Cleanup(started.die)
+	return started
 }
 
 // recordStore is the store, with a disk that may be full.
