@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -334,7 +335,7 @@ func TestFirstStartsAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// TestFileSyncFollowsALinkToAFolder: configuration folders are links into a repository as often as not.
+// TestFileSyncFollowsALinkToAFolder: configuration directories are links into a repository as often as not.
 func TestFileSyncFollowsALinkToAFolder(t *testing.T) {
 	dir := t.TempDir()
 	real, link := filepath.Join(dir, "real"), filepath.Join(dir, "link")
@@ -367,4 +368,66 @@ func TestOneUnreadableHostKey(t *testing.T) {
 	if known, err := os.ReadFile(l.KnownHosts()); err != nil || !strings.Contains(string(known), "good.vm ssh-ed25519 ") {
 		t.Errorf("%s, %v", known, err)
 	}
+}
+
+// TestContributorsArePure calls each contributor twice for a machine that never starts: it returns the
+// same, and changes nothing below the home.
+func TestContributorsArePure(t *testing.T) {
+	testkit.RequireTool(t, "mkfs.ext4")
+	l := layout(t)
+	synced := filepath.Join(t.TempDir(), "synced")
+	if err := os.WriteFile(synced, []byte("data"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ssh := NewSSH(l, "proxy")
+	v := model.VM{ID: id, Spec: model.Spec{Name: "a", WorkDiskSize: 64 * model.MiB, Net: model.NetUser}}
+	if err := ssh.PrepareHost(t.Context(), machine.HostRequest{Subject: subject(v)}); err != nil {
+		t.Fatal(err)
+	}
+	all := []machine.Capability{
+		WorkDisk{Layout: l}, UserNetwork{}, ssh, GitIdentity{Log: slog.New(slog.DiscardHandler)},
+		FileSync{Entries: []SyncEntry{{Host: synced, Guest: "/synced"}}},
+	}
+	home := filepath.Dir(l.State)
+	for _, c := range all {
+		before := listing(t, home)
+		var machines [2]vmm.Machine
+		var docs [2]proto.Assume
+		for i := range 2 {
+			if p, ok := c.(machine.MachineContributor); ok {
+				if err := p.ContributeMachine(t.Context(), machine.MachineRequest{Subject: subject(v), Machine: &machines[i]}); err != nil {
+					t.Errorf("%s: contributing to the machine: %v", c.Name(), err)
+				}
+			}
+			if p, ok := c.(machine.GuestContributor); ok {
+				if err := p.ContributeGuest(t.Context(), machine.GuestRequest{Subject: subject(v), Assume: &docs[i]}); err != nil {
+					t.Errorf("%s: contributing to the guest: %v", c.Name(), err)
+				}
+			}
+		}
+		if !reflect.DeepEqual(machines[0], machines[1]) {
+			t.Errorf("%s contributes %+v to the machine first and %+v then", c.Name(), machines[0], machines[1])
+		}
+		if !reflect.DeepEqual(docs[0], docs[1]) {
+			t.Errorf("%s contributes %+v to the guest first and %+v then", c.Name(), docs[0], docs[1])
+		}
+		if after := listing(t, home); !slices.Equal(before, after) {
+			t.Errorf("%s changed the home from %v to %v", c.Name(), before, after)
+		}
+	}
+}
+
+// listing names everything below a directory with its size and time.
+func listing(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	err := filepath.Walk(dir, func(path string, info fs.FileInfo, err error) error {
+		if err == nil {
+			all = append(all, fmt.Sprint(path, info.Size(), info.ModTime()))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

@@ -22,9 +22,9 @@ type FileSync struct {
 	Entries []SyncEntry
 }
 
-// SyncEntry is one file or folder to put into the guest.
+// SyncEntry is one file or directory to put into the guest.
 type SyncEntry struct {
-	Host     string      // absolute path on the host; a folder brings the regular files below it
+	Host     string      // absolute path on the host; a directory brings the regular files below it
 	Guest    string      // absolute path in the guest
 	Mode     fs.FileMode // permission bits; 0: those on the host
 	Optional bool        // a missing Host is no error
@@ -36,7 +36,8 @@ const maxSync = proto.MaxAssume / 2
 // Name implements machine.Capability.
 func (FileSync) Name() string { return "file-sync" }
 
-// Preflight implements machine.Preflighter: a missing file is better said before the boot than after it.
+// Preflight implements machine.Preflighter: a missing file is better said before the boot than
+// after it.
 func (s FileSync) Preflight(context.Context, machine.PreflightRequest) error {
 	var errs []error
 	for _, e := range s.Entries {
@@ -101,7 +102,8 @@ func (e SyncEntry) files(room int) ([]proto.File, error) {
 }
 
 func (e SyncEntry) read(host, guest string, room int) (proto.File, error) {
-	f, err := os.OpenFile(host, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not hold up the start
+	// a FIFO must not hold up the start
+	f, err := os.OpenFile(host, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return proto.File{}, err
 	}

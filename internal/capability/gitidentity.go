@@ -12,8 +12,8 @@ import (
 	"banger/internal/machine"
 )
 
-// GitIdentity gives the guest's root the host user's git identity, so that commits made in a VM are that user's. A
-// configuration that the guest has already is left alone.
+// GitIdentity gives the guest's root the host user's git identity, so that commits made in a VM are
+// that user's. A configuration that the guest has already is left alone.
 type GitIdentity struct {
 	Log *slog.Logger
 }
@@ -23,7 +23,8 @@ func (GitIdentity) Name() string { return "git-identity" }
 
 const gitTimeout = 5 * time.Second
 
-// ContributeGuest implements machine.GuestContributor. A host without git, or a user without an identity, contributes nothing.
+// ContributeGuest implements machine.GuestContributor. A host without git, or a user without an
+// identity, contributes nothing.
 func (g GitIdentity) ContributeGuest(ctx context.Context, req machine.GuestRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, gitTimeout)
 	defer cancel()
@@ -39,8 +40,8 @@ func (g GitIdentity) ContributeGuest(ctx context.Context, req machine.GuestReque
 	return nil
 }
 
-// gitConfig turns the output of `git config -z --get-regexp` into a configuration file. Of a key that is set more than once the
-// last value counts, as with git.
+// gitConfig turns the output of `git config -z --get-regexp` into a configuration file. Of a key
+// that is set more than once the last value counts, as with git.
 func gitConfig(out string) string {
 	values := map[string]string{}
 	for entry := range strings.SplitSeq(out, "\x00") {

@@ -1,4 +1,5 @@
-// Package capability holds the features of a VM that hook into its life: one file and one type each. See package vm for the hooks.
+// Package capability holds the features of a VM that hook into its life: one file and one type
+// each. See package machine for the hooks.
 package capability
 
 import (
@@ -12,8 +13,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// UserNetwork gives VMs in network mode "user" a card whose other end is the VMM's own user-mode stack. It makes nothing on the
-// host.
+// UserNetwork gives VMs in network mode "user" a card whose other end is the VMM's own user-mode
+// stack. It makes nothing on the host.
 type UserNetwork struct{}
 
 // Name implements machine.Capability.

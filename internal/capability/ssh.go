@@ -21,9 +21,9 @@ import (
 	"banger/internal/paths"
 )
 
-// SSH makes each VM reachable for OpenSSH with strict host key checking: it makes the user's key and each VM's host key, tells
-// the guest both, and keeps known_hosts and an ssh_config for the host's clients. The host makes the host keys, so they are known before the
-// first connection.
+// SSH makes each VM reachable for OpenSSH with strict host key checking: it makes the user's key
+// and each VM's host key, gives the guest both, and keeps known_hosts and an ssh_config for the
+// host's clients. The host makes the host keys, so they are known before the first connection.
 type SSH struct {
 	layout paths.Layout
 	proxy  string // the command line that connects OpenSSH to a VM, with %h for its host name
@@ -44,13 +44,13 @@ func (*SSH) Name() string { return "ssh" }
 // domain is what VM names are below in host names.
 const domain = ".vm"
 
-// PrepareHost implements machine.HostPreparer: both keys exist afterwards. They stay with the VM and the user; there is nothing to
-// clean up after a run.
+// PrepareHost implements machine.HostPreparer: both keys exist afterwards. They stay with the VM
+// and the user; there is nothing to clean up after a run.
 func (s *SSH) PrepareHost(_ context.Context, req machine.HostRequest) error {
 	s.mu.Lock() // VMs that start together would each make the user's key
 	defer s.mu.Unlock()
 	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
-		return fmt.Errorf("making the folder for ssh keys: %w", err)
+		return fmt.Errorf("making the directory for ssh keys: %w", err)
 	}
 	if err := ensureKey(s.layout.SSHKey(), "banger"); err != nil {
 		return err
@@ -115,7 +115,7 @@ func hostKeyFields(line []byte) string {
 
 func (s *SSH) writeClientFiles(knownHosts string) error {
 	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
-		return fmt.Errorf("making the folder for ssh files: %w", err)
+		return fmt.Errorf("making the directory for ssh files: %w", err)
 	}
 	config := fmt.Sprintf(`# Written by banger; changes are lost. Include it from ~/.ssh/config, or: ssh -F %s NAME%s
 Host *%s
@@ -133,8 +133,8 @@ Host *%s
 	)
 }
 
-// ensureKey makes an Ed25519 key pair at path and path.pub in OpenSSH's formats. The private half appears last, so that it is never there without
-// the public one.
+// ensureKey makes an Ed25519 key pair at path and path.pub in OpenSSH's formats. The private half
+// appears last, so that it is never there without the public one.
 func ensureKey(path, comment string) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
@@ -158,7 +158,8 @@ func ensureKey(path, comment string) error {
 	return replaceFile(path, pem.EncodeToMemory(block))
 }
 
-// replaceFile writes a private file by a temporary name and a rename, so that readers see the old content or the new one.
+// replaceFile writes a private file by a temporary name and a rename, so that readers see the old
+// content or the new one.
 func replaceFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*") // mode 0600
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// WorkDisk gives a VM a disk of its own at /root, which survives stop and start and a change of the image. The guest's agent fills a fresh one
-// with what the image has at /root.
+// WorkDisk gives a VM a disk of its own at /root, which survives stop and start and a change of the
+// image. The guest's agent fills a fresh one with what the image has at /root.
 type WorkDisk struct {
 	Layout paths.Layout
 }
@@ -22,7 +22,8 @@ type WorkDisk struct {
 // Name implements machine.Capability.
 func (WorkDisk) Name() string { return "work-disk" }
 
-// PrepareHost implements machine.HostPreparer: the disk is made at the first start, and has its present size at each.
+// PrepareHost implements machine.HostPreparer: the disk is made at the first start, and has its
+// present size at each.
 func (w WorkDisk) PrepareHost(ctx context.Context, req machine.HostRequest) error {
 	size := req.Spec.WorkDiskSize
 	if size == 0 {
@@ -65,10 +66,12 @@ func (w WorkDisk) ContributeGuest(_ context.Context, req machine.GuestRequest) e
 	return nil
 }
 
-// ApplyConfigChange implements machine.ConfigChanger: the disk grows at once, under a running guest too.
+// ApplyConfigChange implements machine.ConfigChanger: the disk grows at once, under a running guest
+// too.
 func (w WorkDisk) ApplyConfigChange(ctx context.Context, req machine.ChangeRequest) ([]string, error) {
 	old, size := req.Old.Spec.WorkDiskSize, req.New.Spec.WorkDiskSize
-	if size == old || old == 0 { // a disk that the machine was started without comes with the next start
+	// a disk that the machine was started without comes with the next start
+	if size == old || old == 0 {
 		return nil, nil
 	}
 	done, err := machine.GrowDisk(ctx, req.Machine, machine.Drive{Path: w.path(req.New.ID), Name: proto.SerialWork, Size: size})

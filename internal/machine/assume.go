@@ -43,8 +43,8 @@ func (l *Launch) nameDrives(doc *proto.Assume) {
 	}
 }
 
-// identity is the document that the guest gets. An anonymous one has only what all VMs of this shape
-// have in common: no file, key or user.
+// identity is the document that the guest gets. An anonymous one has only what all VMs of this
+// shape have in common: no file, key or user.
 func (l *Launch) identity(ctx context.Context) (proto.Assume, error) {
 	spec := l.Subject.Spec
 	full := anonymous(l.Subject, l.image)
@@ -118,8 +118,8 @@ func (h *Host) networks(ctx context.Context, s Subject) (networks []proto.Networ
 	return networks, nil
 }
 
-// growDisks grows the file systems that a template has mounted to the sizes of this machine's disks.
-// In other cases the guest does so when it mounts a disk.
+// growDisks grows the file systems that a template has mounted to the sizes of this machine's
+// disks. In other cases the guest does so when it mounts a disk.
 func (l *Launch) growDisks(ctx context.Context) error {
 	spec, was := l.Subject.Spec, l.Source.traits().mounted
 	files := l.host.Layout.VM(l.Subject.ID)

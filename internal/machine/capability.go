@@ -13,11 +13,9 @@ import (
 	"banger/internal/vmm"
 )
 
-// Capability is one feature of machines. Its hooks are the optional interfaces below.
-//
-// Hooks are called in the order of Host.Capabilities, cleanups in reverse. A capability is built with
-// exactly what it needs and never reaches whoever calls it. Every hook may be called concurrently for
-// different machines, and not concurrently for one.
+// Capability is one feature of machines. Its hooks are the optional interfaces below. They are called
+// in the order of Host.Capabilities, cleanups in reverse. Hooks are called concurrently for different
+// machines, and not for one. A capability never reaches whoever calls it.
 type Capability interface {
 	Name() string // stable: part of step names and of stored records
 }
@@ -64,9 +62,9 @@ type (
 		PreStop(ctx context.Context, req PreStopRequest) error
 	}
 
-	// Cleaner removes what PrepareHost and PostStart made. It is idempotent, copes with all, part or
-	// nothing of it, and also runs for machines without a record, of which only the id may be known.
-	// So whatever a capability holds on the host must be derivable from the machine's id.
+	// Cleaner removes what PrepareHost and PostStart made. It is idempotent, copes with all, part
+	// or nothing of it, and also runs for machines without a record, of which only the id may be
+	// known. So whatever a capability holds on the host must be derivable from the machine's id.
 	Cleaner interface {
 		Cleanup(ctx context.Context, req CleanupRequest) error
 	}

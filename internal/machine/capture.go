@@ -21,8 +21,9 @@ type Capture struct {
 	Draft  *snapshot.Draft
 	Memory *os.File          // gets the memory; nil: the draft's own file
 	Disks  map[string]string // paths by name, copied into the draft
-	Early  bool              // copy the disks before the pause as well, and in the pause only what changed
-	Freeze bool              // freeze the guest's processes first
+	// copy the disks before the pause as well, and in the pause only what changed
+	Early  bool
+	Freeze bool // freeze the guest's processes first
 	// BeforeFreeze is called just before that; it may be nil, and an error fails the capture.
 	BeforeFreeze func() error
 	Halt         bool       // leave the machine halted, and its processes frozen
@@ -39,8 +40,8 @@ type Captured struct {
 	Thawed bool // the guest's processes were frozen and continue, also if the capture failed
 }
 
-// Capture saves the machine. If it fails, the machine continues as before and the draft is worthless.
-// If the guest does not continue, the error says so and Thawed is false.
+// Capture saves the machine. If it fails, the machine continues as before and the draft is
+// worthless. If the guest does not continue, the error says so and Thawed is false.
 func (m *Machine) Capture(ctx context.Context, c Capture) (done Captured, err error) {
 	saver, ok := m.Instance.(vmm.Saver)
 	if !ok {

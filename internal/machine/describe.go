@@ -10,7 +10,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// Parts are what a machine boots from. All of them are zero in the description of a restored machine.
+// Parts are what a machine boots from. All of them are zero in the description of a restored
+// machine.
 type Parts struct {
 	Image     model.Image
 	Kernel    model.Kernel

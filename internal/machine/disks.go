@@ -50,7 +50,8 @@ func SavedDisks(snap *snapshot.Snapshot) map[string]string {
 	return disks
 }
 
-// PlaceDisks gives a machine copies of disks: all of them or none. They last once SyncDisks returned.
+// PlaceDisks gives a machine copies of disks: all of them or none. They last once SyncDisks
+// returned.
 func PlaceDisks(ctx context.Context, files paths.VM, disks map[string]string) error {
 	copies, err := CopyDisks(ctx, disks, filepath.Join(files.Dir, disk.TempPrefix), disk.Copy)
 	if err != nil {
@@ -119,11 +120,12 @@ type earlyDisks struct {
 	written map[string]int64 // the write times before the copies
 }
 
-// settled is how long a disk must be unwritten before its copy, so that its time tells whether it was
-// written later: file systems keep times in steps of up to two seconds.
+// settled is how long a disk must be unwritten before its copy, so that its time tells whether it
+// was written later: file systems keep times in steps of up to two seconds.
 const settled = 3 * time.Second
 
-// cloneEarly copies disks while the machine may write to them, so that little is left for the pause.
+// cloneEarly copies disks while the machine may write to them, so that little is left for the
+// pause.
 func cloneEarly(ctx context.Context, disks map[string]string, draft *snapshot.Draft) (earlyDisks, error) {
 	written, err := WriteTimes(disks)
 	if err != nil {

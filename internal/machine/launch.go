@@ -55,7 +55,8 @@ type Journal interface {
 	StoreFact(ctx context.Context, capability string, f model.Fact) error
 }
 
-// noJournal serves machines without a record: a crash leaves their run directory, which leads to them.
+// noJournal serves machines without a record: a crash leaves their run directory, which leads to
+// them.
 type noJournal struct{}
 
 func (noJournal) Intend(context.Context, vmm.State) error             { return nil }
@@ -64,9 +65,10 @@ func (noJournal) StoreFact(context.Context, string, model.Fact) error { return n
 
 // Launch is one machine on its way up. Its fields are set by the steps, in the order of the plan.
 type Launch struct {
-	Subject     Subject
-	Source      Source
-	Fingerprint string   // of the described machine; "" if the source needs none, or the driver restores none
+	Subject Subject
+	Source  Source
+	// of the described machine; "" if the source needs none, or the driver restores none
+	Fingerprint string
 	FreshDisks  bool     // the disks were made by this launch
 	Machine     *Machine // nil until the VMM runs
 	Records     []step.Record
@@ -88,13 +90,15 @@ type Launch struct {
 	killed    bool  // the user ended the machine
 }
 
-// Deadlines of single steps. What depends on the host's speed has one of the configuration or the driver.
+// Deadlines of single steps. What depends on the host's speed has one of the configuration or the
+// driver.
 const (
 	lookTimeout    = 10 * time.Second
 	prepareTimeout = time.Minute
 	vmmTimeout     = 30 * time.Second
 	keepTimeout    = 10 * time.Second
-	assumeTimeout  = 2 * time.Minute // an emulated guest may have an init to start, and a work disk to fill
+	// an emulated guest may have an init to start, and a work disk to fill
+	assumeTimeout = 2 * time.Minute
 )
 
 // Launch brings a machine up and closes the order's source. If a step fails, or ctx ends before the
@@ -116,7 +120,8 @@ func (h *Host) Launch(ctx context.Context, o Order, began time.Time) (*Launch, e
 	}
 	_ = l.Source.Close() // files that were only read
 	var failed *step.Error
-	if l.Source.traits().prepared && errors.As(err, &failed) { // it existed before the step whose undo would end it
+	// it existed before the step whose undo would end it
+	if l.Source.traits().prepared && errors.As(err, &failed) {
 		failed.Undo = errors.Join(failed.Undo, l.tearDown(context.WithoutCancel(ctx)))
 	}
 	return l, err
@@ -131,7 +136,8 @@ func (l *Launch) tearDown(ctx context.Context) error {
 }
 
 // plan lists the steps in order. A guest has two moments, kept apart because a template is taken
-// between them: up to "agent" it knows nothing of its subject, and from "assume" on it is the subject.
+// between them: up to "agent" it knows nothing of its subject, and from "assume" on it is the
+// subject.
 func (l *Launch) plan() []step.Step {
 	steps := []step.Step{
 		{Name: "preflight", Do: l.preflight, Timeout: lookTimeout},
@@ -164,7 +170,8 @@ func (l *Launch) plan() []step.Step {
 		return steps
 	}
 	for i := range steps {
-		steps[i].Timeout = 0 // nobody waits, and at the lowest priority a busy host takes long; ctx is the bound
+		// nobody waits, and at the lowest priority a busy host takes long; ctx is the bound
+		steps[i].Timeout = 0
 	}
 	return steps
 }
@@ -198,7 +205,8 @@ func (l *Launch) preflight(ctx context.Context) (err error) {
 	return nil
 }
 
-// makeRunDir also makes the directory of a machine without a record. A VM has one since its creation.
+// makeRunDir also makes the directory of a machine without a record. A VM has one since its
+// creation.
 func (l *Launch) makeRunDir(context.Context) error {
 	files := l.host.Layout.VM(l.Subject.ID)
 	err := os.MkdirAll(files.Run, 0o700)
@@ -249,9 +257,9 @@ func (l *Launch) chooseSource(ctx context.Context) error {
 	return nil
 }
 
-// makeDisks makes the system disk at a VM's first start, and anew when the VM has got another image:
-// the disk's changes are changes of the old image's files. A size that has grown is taken up by the
-// file here, and by the guest's kernel later: the host never reads a file system that a guest wrote.
+// makeDisks makes the system disk at a VM's first start, and anew if the VM has got another image:
+// the old disk has changes of the old image's files. If the size has grown, the file grows here and
+// the guest's kernel grows the file system: the host never reads what a guest wrote.
 func (l *Launch) makeDisks(ctx context.Context) error {
 	has := l.Source.traits()
 	if has.prepared {
@@ -397,8 +405,9 @@ func (l *Launch) awaitAgent(ctx context.Context) error {
 	})
 }
 
-// rehearses reports whether the guest was just restored by an emulator and will run a command at once.
-// Forks that are made side by side compete for the CPU, and a machine on standby has run a command.
+// rehearses reports whether the guest was just restored by an emulator and will run a command at
+// once. Forks that are made side by side compete for the CPU, and a machine on standby has run a
+// command.
 func (l *Launch) rehearses(has traits) bool {
 	return l.order.Identity == Own && l.info.Accel == vmm.AccelTCG && has.awaited
 }
@@ -432,8 +441,8 @@ func (l *Launch) whileItRuns(ctx context.Context, f func(context.Context) error)
 	return err
 }
 
-// postStartStep has no undo if the capability prepares: the undo of preparing removes what both made,
-// and not before the machine has ended.
+// postStartStep has no undo if the capability prepares: the undo of preparing removes what both
+// made, and not before the machine has ended.
 func (l *Launch) postStartStep(c Capability, p PostStarter) step.Step {
 	var undo func(context.Context) error
 	if _, prepares := c.(HostPreparer); !prepares {
@@ -468,8 +477,8 @@ func (l *Launch) HasInit() bool { return l.image.Init != "" }
 // Accel is how the machine's instructions are carried out, as the driver says.
 func (l *Launch) Accel() string { return l.info.Accel }
 
-// TemplateFailed reports whether the launch failed because of its template: the machine did not come
-// up or died, and everything was undone. A machine that the user killed says nothing.
+// TemplateFailed reports whether the launch failed because of its template: the machine did not
+// come up or died, and everything was undone. A machine that the user killed says nothing.
 func (l *Launch) TemplateFailed(err error) bool {
 	var failed *step.Error
 	if l.Template() == "" || !errors.As(err, &failed) || failed.Undo != nil || l.killed {

@@ -12,15 +12,15 @@
 //
 // # Invariants
 //
-//   - A machine's run directory is made before anything else and removed after everything else.
-//     So what a crash leaves is found by its id, with or without a record.
+//   - A machine's run directory is made before anything else and removed after everything else. So
+//     what a crash leaves is found by its id, with or without a record.
 //   - Before anything is made on the host, the Journal has stored what leads to it.
 //   - All that a launch makes is removed by the same idempotent functions (teardown.go), whether by
 //     the undo of a failed launch, by a stop, by a delete or by recovery.
 //   - Nothing is removed from under a machine that has not ended.
 //
-// The package holds no locks. A Machine is safe for concurrent use. Of one Subject at most one Launch
-// may be under way, which the caller sees to.
+// The package holds no locks. A Machine is safe for concurrent use. Of one Subject at most one
+// Launch may be under way, which the caller sees to.
 package machine
 
 import (
@@ -95,7 +95,8 @@ type Agent interface {
 	Close() error
 }
 
-// Subject is what a machine is made for: a VM, or one of banger's own machines, which have no record.
+// Subject is what a machine is made for: a VM, or one of banger's own machines, which have no
+// record.
 type Subject struct {
 	ID        string
 	Spec      model.Spec // zero for what a crash left of a machine without a record

@@ -12,8 +12,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// Source is what a machine starts from. The set is closed: Boot, *Template, *Fork, *Resume, *Standby.
-// The Launch that gets a source closes it.
+// Source is what a machine starts from. The set is closed: Boot, *Template, *Fork, *Resume,
+// *Standby. The Launch that gets a source closes it.
 type Source interface {
 	// Origin is what the record keeps of a start from this source; nil for a boot.
 	Origin() *model.Origin
@@ -29,13 +29,16 @@ type Source interface {
 
 // traits are what steps have to know of a source.
 type traits struct {
-	template  string            // key of the template that it comes from; "" for none
-	disks     map[string]string // what the machine's disks begin as, by name; nil for the subject's own
-	mounted   model.Spec        // of the template that has disks mounted: the sizes that its guest knows
-	shape     string            // fingerprint that the machine's shape must have; "" if it needs no check
-	keepsSelf bool              // the guest keeps its identity, so it is thawed and not assumed
-	prepared  bool              // the machine and its disks exist before the launch
-	awaited   bool              // it is restored alone, so somebody waits for it
+	template string // key of the template that it comes from; "" for none
+	// what the machine's disks begin as, by name; nil for the subject's own
+	disks map[string]string
+	// of the template that has disks mounted: the sizes that its guest knows
+	mounted model.Spec
+	// fingerprint that the machine's shape must have; "" if it needs no check
+	shape     string
+	keepsSelf bool // the guest keeps its identity, so it is thawed and not assumed
+	prepared  bool // the machine and its disks exist before the launch
+	awaited   bool // it is restored alone, so somebody waits for it
 }
 
 // Boot starts the kernel.

@@ -20,10 +20,13 @@ import (
 // Remains is what is known of a machine that is to be torn down.
 type Remains struct {
 	Subject
-	Machine   *Machine                                        // nil: looked for
-	Driver    string                                          // name of the driver that started it; "": the default one
-	State     vmm.State                                       // of that driver; nil: looked for by run directory
-	Prepared  []string                                        // capabilities that may hold something
+	Machine *Machine // nil: looked for
+	// name of the driver that started it; "": the default one
+	Driver string
+	// of that driver; nil: looked for by run directory
+	State vmm.State
+	// capabilities that may hold something
+	Prepared  []string
 	StoreFact func(context.Context, string, model.Fact) error // nil: without a record
 }
 
@@ -54,8 +57,8 @@ func (h *Host) End(ctx context.Context, r Remains) error {
 	return m.End(ctx)
 }
 
-// Release removes what the run of a machine that has ended holds on the host, and its run directory.
-// It is idempotent, continues past errors, and returns them joined.
+// Release removes what the run of a machine that has ended holds on the host, and its run
+// directory. It is idempotent, continues past errors, and returns them joined.
 func (h *Host) Release(ctx context.Context, r Remains) error {
 	var errs []error
 	for _, c := range slices.Backward(h.Capabilities) {
@@ -72,14 +75,16 @@ func (h *Host) Release(ctx context.Context, r Remains) error {
 		errs = append(errs, removeAll(files.SystemDisk()))
 	}
 	errs = append(errs, RemoveUnfinished(files.Dir))
-	errs = append(errs, h.removeRunDir(r.ID)) // last: while it exists, recovery knows what to look for
+	// last: while it exists, recovery knows what to look for
+	errs = append(errs, h.removeRunDir(r.ID))
 	return errors.Join(errs...)
 }
 
 // forget is the FactWriter of machines without a record.
 func forget(context.Context, int, any) error { return nil }
 
-// Adopt finds the machine that a driver's state describes. It returns fault.NotFound if it has ended.
+// Adopt finds the machine that a driver's state describes. It returns fault.NotFound if it has
+// ended.
 func (h *Host) Adopt(ctx context.Context, driver string, s vmm.State) (*Machine, error) {
 	d, err := h.driver(driver)
 	if err != nil {

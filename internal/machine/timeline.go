@@ -8,8 +8,9 @@ import (
 	"banger/internal/model"
 )
 
-// Timeline joins what the host did and what the guest reports of itself. The guest's clock is tied to
-// the host's by the moment of its first answer, so its spans are off by at most that answer's travel.
+// Timeline joins what the host did and what the guest reports of itself. The guest's clock is tied
+// to the host's by the moment of its first answer, so its spans are off by at most that answer's
+// travel.
 func (l *Launch) Timeline() *model.Boot {
 	b := &model.Boot{Start: l.began.UTC(), Duration: time.Since(l.began), Cold: !l.Restored(), Origin: l.Source.Origin()}
 	for _, r := range l.Records {
@@ -30,8 +31,8 @@ func (l *Launch) Timeline() *model.Boot {
 // maxMarks bounds what a record keeps of a guest's word.
 const maxMarks = 32
 
-// guestSpans turns moments into the stretches that end at them. The guest's moments are not trusted:
-// those out of order are left out, and names are cut.
+// guestSpans turns moments into the stretches that end at them. The guest's moments are not
+// trusted: those out of order are left out, and names are cut.
 func guestSpans(marks []proto.Mark, kernelStart time.Duration) []model.Span {
 	var spans []model.Span
 	var last time.Duration

@@ -21,7 +21,8 @@ const (
 )
 
 // Build makes the templates that a VM with this spec would be restored from, unless they exist. The
-// spec is complete. A template may already be evicted again, or be made once more in the background.
+// spec is complete. A template may already be evicted again, or be made once more in the
+// background.
 func (p *Pool) Build(ctx context.Context, spec model.Spec, report step.Reporter) ([]model.Template, error) {
 	if err := p.CheckOn(); err != nil {
 		return nil, err
@@ -83,7 +84,8 @@ func (p *Pool) build(ctx context.Context, j job) (err error) {
 			return err
 		}
 	}
-	if err := l.Machine.Agent.Close(); err != nil { // so that the guest waits for a host when it is restored
+	// so that the guest waits for a host when it is restored
+	if err := l.Machine.Agent.Close(); err != nil {
 		return err
 	}
 	c, err := p.capture(ctx, j, l, true)
@@ -94,8 +96,8 @@ func (p *Pool) build(ctx context.Context, j job) (err error) {
 }
 
 // machineFor brings up the machine that a template is made of. An image's begins with the universal
-// template, if that works. If the machine comes up only by a boot, the universal template is removed
-// and made anew.
+// template, if that works. If the machine comes up only by a boot, the universal template is
+// removed and made anew.
 func (p *Pool) machineFor(ctx context.Context, j job) (*machine.Launch, error) {
 	if j.universal() {
 		return p.bringUp(ctx, j, machine.Boot{})
@@ -126,7 +128,8 @@ func (p *Pool) bringUp(ctx context.Context, j job, from machine.Source) (*machin
 	o := machine.Order{
 		Subject:  machine.Subject{ID: model.NewID(), Spec: spec, Fresh: true},
 		Identity: machine.Anonymous, Source: from,
-		Idle: !j.standby && !j.urgent, // a machine on standby serves soon, and a priority cannot be raised again
+		// a machine on standby serves soon, and a priority cannot be raised again
+		Idle: !j.standby && !j.urgent,
 	}
 	if j.universal() {
 		o.Identity = machine.None
@@ -146,8 +149,8 @@ func (p *Pool) tearDown(ctx context.Context, l *machine.Launch) error {
 	return p.host.TearDown(context.WithoutCancel(ctx), machine.Remains{Subject: l.Subject, Machine: l.Machine})
 }
 
-// settle lets the image's init reach its target, runs one command so that what every command needs is
-// in the guest's memory, writes the disks, and freezes all processes.
+// settle lets the image's init reach its target, runs one command so that what every command needs
+// is in the guest's memory, writes the disks, and freezes all processes.
 func (p *Pool) settle(ctx context.Context, l *machine.Launch) error {
 	agent := l.Machine.Agent
 	if l.HasInit() {
@@ -158,21 +161,22 @@ func (p *Pool) settle(ctx context.Context, l *machine.Launch) error {
 	if err := try(ctx, agent, warmUpTime, "true"); err != nil {
 		return err
 	}
-	if err := l.Machine.Sync(ctx); err != nil { // here once, otherwise in each machine that is restored
+	// here once, otherwise in each machine that is restored
+	if err := l.Machine.Sync(ctx); err != nil {
 		return err
 	}
 	_, err := agent.Freeze(ctx)
 	return err
 }
 
-// awaitTarget is a shell script that ends when systemd has reached its default target, and at once where
-// there is none. systemctl itself does not wait for a systemd that does not listen yet.
+// awaitTarget is a shell script that ends when systemd has reached its default target, and at once
+// where there is none. systemctl itself does not wait for a systemd that does not listen yet.
 const awaitTarget = `command -v systemctl >/dev/null || exit 0
 n=0; until [ -e /run/systemd/private ] || [ $n -ge 300 ]; do sleep 0.1; n=$((n+1)); done
 systemctl is-system-running --wait`
 
-// try runs a command in the guest and waits for its end. How it ended does not matter: the command need
-// not even exist.
+// try runs a command in the guest and waits for its end. How it ended does not matter: the command
+// need not even exist.
 func try(ctx context.Context, agent machine.Agent, limit time.Duration, argv ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -7,12 +7,12 @@ import (
 	"banger/internal/model"
 )
 
-// Control lets tests of other packages look into a Pool and do single jobs of it. Product code does not
-// use it.
+// Control lets tests of other packages look into a Pool and do single jobs of it. Product code does
+// not use it.
 type Control struct{ *Pool }
 
-// Wanted lists the kinds of the templates that are to be made, by the first letters of their keys. The
-// first of them may be under way.
+// Wanted lists the kinds of the templates that are to be made, by the first letters of their keys.
+// The first of them may be under way.
 func (c Control) Wanted() (kinds []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -7,10 +7,9 @@ import (
 	"banger/internal/machine"
 )
 
-// Keep is the machine.Keeper of VMs: it makes the universal template of the very machine that boots,
-// if there is none. That takes a tenth of a second, where a boot in the background takes seconds from
-// the user's next commands. A machine with disks that were written before is not kept: its guest has
-// looked at them.
+// Keep is the machine.Keeper of VMs: if there is no universal template, it makes one of the machine
+// that boots. That takes a tenth of a second. A boot in the background would take seconds from the
+// user's next commands. A guest that has looked at disks with content is not kept.
 func (p *Pool) Keep(ctx context.Context, l *machine.Launch) {
 	if p.Off || p.BuildsOnly || l.Fingerprint == "" || l.Restored() || forced(l) || !l.FreshDisks {
 		return

@@ -1,38 +1,38 @@
-// Package template keeps saved machines without an identity, so that a start restores one instead of
-// booting. No user has to know of them: what a start did not find is made in the background for the
-// next one, and a template that does not work is removed.
+// Package template keeps saved machines without an identity, so that a start restores one instead
+// of booting. No user has to know of them: what a start did not find is made in the background for
+// the next one, and a template that does not work is removed.
 //
 // # Kinds
 //
-// A universal template is an agent that waits in the initramfs with no drive looked at. It serves every
-// image on a machine of its shape. An image's template has the image and fresh disks mounted and its
-// init started. It serves VMs that have no disks yet.
+// A universal template is an agent that waits in the initramfs with no drive looked at. It serves
+// every image on a machine of its shape. An image's template has the image and fresh disks mounted
+// and its init started. It serves VMs that have no disks yet.
 //
 // # Keys
 //
-// A template is found by its key. The key is a hash of every input that the template depends on: the
-// driver's fingerprint of the machine (driver, CPU, kernel, agent, shape), and for an image's template
-// the image's id and the sizes of its disks. So a template is right or not found. What nobody finds any
-// more is removed as the least recently used.
+// A template is found by its key. The key is a hash of every input that the template depends on:
+// the driver's fingerprint of the machine (driver, CPU, kernel, agent, shape), and for an image's
+// template the image's id and the sizes of its disks. So a template is right or not found. What
+// nobody finds any more is removed as the least recently used.
 //
-// An image's template is for one size of each disk. A guest can grow smaller disks, so one template with
-// the smallest disks could serve all VMs. But growing costs more than the rest of a run: of 0.3 s in
-// emulation, growing to twice the size takes 0.4 s, and growing from 32 MiB takes 1.5 s.
+// An image's template is for one size of each disk. A guest can grow smaller disks, so one template
+// with the smallest disks could serve all VMs. But growing costs more than the rest of a run: of
+// 0.3 s in emulation, growing to twice the size takes 0.4 s, and growing from 32 MiB takes 1.5 s.
 //
 // # Standby
 //
-// With Config.Standby machines wait, restored from an image's template and taken through an identity
-// that means nothing. A start takes one over, together with its id.
+// With Config.Standby machines wait, restored from an image's template and taken through an
+// identity that means nothing. A start takes one over, together with its id.
 //
 // # What a crash leaves
 //
-// A template appears by one rename. Machines of this package have ids and no records: start-up finds
-// them by their directories and tears them down.
+// A template appears by one rename. Machines of this package have ids and no records: start-up
+// finds them by their directories and tears them down.
 //
 // # Locks
 //
-// Pool.making is held while a template is made. It is taken before Pool.mu. Pool.mu is a leaf and is
-// never held during I/O.
+// Pool.making is held while a template is made. It is taken before Pool.mu. Pool.mu is a leaf and
+// is never held during I/O.
 package template
 
 import (
@@ -56,8 +56,9 @@ import (
 
 // Config says what templates a Pool keeps.
 type Config struct {
-	Off    bool        // make none and use none
-	Budget model.Bytes // of host disk for all templates; the least recently used are removed; 0: no bound
+	Off bool // make none and use none
+	// of host disk for all templates; the least recently used are removed; 0: no bound
+	Budget model.Bytes
 
 	// Standby is how many machines wait, restored from each template in use.
 	Standby int
@@ -142,9 +143,9 @@ func imageKeyOf(fingerprint string, spec model.Spec) string {
 	return keyOf(imageKey, fingerprint, spec.ImageID, size(spec.DiskSize), size(spec.WorkDiskSize))
 }
 
-// fitting lists the keys of the image's templates that can serve a VM with this spec, the best first:
-// its own, then that of disks of the usual sizes, if those are smaller. Growing takes no longer than
-// beginning with empty disks and waiting for an init.
+// fitting lists the keys of the image's templates that can serve a VM with this spec, the best
+// first: its own, then that of disks of the usual sizes, if those are smaller. Growing takes no
+// longer than beginning with empty disks and waiting for an init.
 func (p *Pool) fitting(fingerprint string, spec model.Spec) []string {
 	usual := spec
 	usual.DiskSize = min(spec.DiskSize, p.Usual.DiskSize)
@@ -184,7 +185,8 @@ func hasDisks(h *machine.Host, s machine.Subject) bool {
 	return disks[machine.WorkDisk] != "" || disks[machine.SystemDisk] != "" && s.DiskImage == s.Spec.ImageID
 }
 
-// Started notes each start of a VM that has succeeded: what it did not find is made for the next one.
+// Started notes each start of a VM that has succeeded: what it did not find is made for the next
+// one.
 func (p *Pool) Started(l *machine.Launch) {
 	if p.Off || l.Fingerprint == "" || forced(l) {
 		return
@@ -198,7 +200,8 @@ func (p *Pool) Started(l *machine.Launch) {
 		p.want(j)
 	}
 	_, taken := l.Source.(*machine.Standby)
-	if !l.FreshDisks && !taken { // it had disks of its own, so it could not use the image's template
+	// it had disks of its own, so it could not use the image's template
+	if !l.FreshDisks && !taken {
 		return
 	}
 	j.key = imageKeyOf(l.Fingerprint, j.spec)
@@ -216,8 +219,8 @@ func forced(l *machine.Launch) bool {
 	return ok && b.Forced
 }
 
-// Failed removes a template that did not work. It is made again at once. If it does not work again, it
-// is made after a while, like one that could not be made.
+// Failed removes a template that did not work. It is made again at once. If it does not work again,
+// it is made after a while, like one that could not be made.
 func (p *Pool) Failed(ctx context.Context, key string) {
 	p.mu.Lock()
 	if p.setbacks[key].broke {

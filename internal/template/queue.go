@@ -39,15 +39,16 @@ func (j job) name() string {
 // quietTime without any operation passes before a job begins: a user's command comes first.
 const quietTime = time.Second
 
-// setback is what has gone wrong with a template, or with standby from it, since it last served a start.
+// setback is what has gone wrong with a template, or with standby from it, since it last served a
+// start.
 type setback struct {
 	n     int       // failures to make it
 	until time.Time // no start has it made before
 	broke bool      // one was made that did not work
 }
 
-// A failure may have a cause that passes, such as a full disk, or one that stays, such as an init that
-// never comes up. So the wait before the next try grows by a factor with each failure.
+// A failure may have a cause that passes, such as a full disk, or one that stays, such as an init
+// that never comes up. So the wait before the next try grows by a factor with each failure.
 const (
 	retryFirst  = time.Minute
 	retryFactor = 4

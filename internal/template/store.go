@@ -195,8 +195,8 @@ func (p *Pool) Delete(ctx context.Context, ref string) (model.Template, error) {
 	return t, p.remove(ctx, t.Key)
 }
 
-// Prune removes all templates. With stale it removes only those whose image or kernel is gone, so that
-// no start will find them.
+// Prune removes all templates. With stale it removes only those whose image or kernel is gone, so
+// that no start will find them.
 func (p *Pool) Prune(ctx context.Context, stale bool) (model.Pruned, error) {
 	pruned := model.Pruned{Removed: []string{}}
 	list, err := p.Stored(ctx)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// activity counts the operations under way, so that background work waits for a pause. The zero value
-// works.
+// activity counts the operations under way, so that background work waits for a pause. The zero
+// value works.
 type activity struct {
 	mu   sync.Mutex
 	n    int

@@ -26,7 +26,8 @@ type capture struct {
 	pause  time.Duration // that the VM's processes stood still
 	alone  bool          // only one VM is made of it
 
-	memory     *os.File // for forks; nil in a capture that is to be stored, and in one of disks only
+	// for forks; nil in a capture that is to be stored, and in one of disks only
+	memory     *os.File
 	openDevice func() (*os.File, error)
 	disks      map[string]string // path by name
 	draft      *snapshot.Draft   // holds what is not a stored snapshot's; nil if all is
@@ -118,7 +119,8 @@ func (op *operation) capture(ctx context.Context, draft *snapshot.Draft, memory 
 func (op *operation) captureDisks(ctx context.Context, c *capture) (err error) {
 	v := op.record()
 	disks := machine.Disks(op.dirs())
-	if disks[machine.SystemDisk] == "" || v.DiskImage != v.Spec.ImageID { // it would not fit the image that the snapshot names
+	// it would not fit the image that the snapshot names
+	if disks[machine.SystemDisk] == "" || v.DiskImage != v.Spec.ImageID {
 		return fault.New(fault.WrongState, "VM %s has not run with image %s yet: there is nothing to keep", v.Spec.Name, v.Spec.Image).
 			WithHint("start it first: `banger vm start %s`", v.Spec.Name)
 	}

@@ -8,7 +8,8 @@ import (
 	"banger/internal/step"
 )
 
-// Store keeps the records. It is safe for concurrent use. If a call returns nil, the change is durable.
+// Store keeps the records. It is safe for concurrent use. If a call returns nil, the change is
+// durable.
 type Store interface {
 	// PutVM inserts or replaces a record. If another VM has the name, it returns fault.Exists.
 	PutVM(ctx context.Context, v model.VM) error

@@ -16,23 +16,24 @@ import (
 	"banger/internal/vmm"
 )
 
-// Create makes a stopped VM. If the image or the kernel is missing, it is made first, which is reported.
-// The VM's disks are made at its first start.
+// Create makes a stopped VM. If the image or the kernel is missing, it is made first, which is
+// reported. The VM's disks are made at its first start.
 func (m *Manager) Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error) {
 	return m.create(ctx, req, opCreate, report, func(_ context.Context, op *operation) (model.VM, error) {
 		return op.record(), nil
 	})
 }
 
-// Launch makes a VM and starts it, as one operation: a prune never finds it stopped in between. made is
-// called when the VM has a record. If ctx ends before the VM runs, the VM is deleted. A VM whose start
-// fails stays, so that its error can be looked into, and is returned with the error.
+// Launch makes a VM and starts it, as one operation: a prune never finds it stopped in between.
+// made is called when the VM has a record. If ctx ends before the VM runs, the VM is deleted. A VM
+// whose start fails stays, so that its error can be looked into, and is returned with the error.
 func (m *Manager) Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error) {
 	caller := ctx
 	return m.create(ctx, req, opStart, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		made(op.record())
 		v, err := op.bringUp(ctx, model.Start{Cold: req.Cold}, report)
-		if err != nil && caller.Err() != nil && v.State == model.Stopped { // a delete that called it off removes it itself
+		// a delete that called it off removes it itself
+		if err != nil && caller.Err() != nil && v.State == model.Stopped {
 			err = errors.Join(err, op.delete(caller))
 			m.observe(caller)
 		}
@@ -88,8 +89,8 @@ type newVM struct {
 
 var errPartsGone = errors.New("its image or kernel was deleted meanwhile")
 
-// enter gives a new VM its record and its directory, and calls then, as one operation: nobody else sees
-// the VM before its operation lock is held. If the VM cannot be made, nothing of it is left.
+// enter gives a new VM its record and its directory, and calls then, as one operation: nobody else
+// sees the VM before its operation lock is held. If the VM cannot be made, nothing of it is left.
 func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM, error) {
 	if n.standby != nil {
 		n.vm.ID = n.standby.Subject.ID
@@ -127,8 +128,8 @@ func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM,
 	})
 }
 
-// furnish makes the directory of a VM that has its record, with copies of disks in it, and calls the
-// hooks of a new VM.
+// furnish makes the directory of a VM that has its record, with copies of disks in it, and calls
+// the hooks of a new VM.
 func (op *operation) furnish(ctx context.Context, disks map[string]string) error {
 	if err := os.MkdirAll(op.dirs().Dir, 0o700); err != nil {
 		return fmt.Errorf("making the VM's directory: %w", err)
@@ -231,7 +232,8 @@ func (c *core) vcpusFor(ctx context.Context, img model.Image) int {
 	return usualVCPUs
 }
 
-// BuildTemplate makes the templates that a VM of this kind would be restored from, unless they exist.
+// BuildTemplate makes the templates that a VM of this kind would be restored from, unless they
+// exist.
 func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report step.Reporter) ([]model.Template, error) {
 	if err := m.templates.CheckOn(); err != nil {
 		return nil, err

@@ -11,9 +11,9 @@ import (
 	"banger/internal/step"
 )
 
-// Delete removes a VM and everything that is its own. One that runs, or is coming up, is deleted only by
-// force. Force calls off starts and restarts that are under way or wait. Once begun, a delete continues
-// although ctx ends.
+// Delete removes a VM and everything that is its own. One that runs, or is coming up, is deleted
+// only by force. Force calls off starts and restarts that are under way or wait. Once begun, a
+// delete continues although ctx ends.
 func (m *Manager) Delete(ctx context.Context, ref string, force bool, report step.Reporter) error {
 	e, err := m.records.find(ref)
 	if err != nil {
@@ -30,7 +30,8 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 			if !force || m.life.Err() != nil {
 				return nil, err
 			}
-			// On a full disk it cannot be recorded that the VM has come to rest. What is left goes with the VM.
+			// On a full disk it cannot be recorded that the VM has come to rest. What is left goes
+			// with the VM.
 			m.logger(op.record()).WarnContext(ctx, "deleting a VM that could not be settled", "error", err)
 		}
 		if v := op.record(); !force && hasMemory(v) {

@@ -41,8 +41,8 @@ func inGuest(step string) bool { return step == "agent" || step == "assume" }
 // consoleTail is how much of a console goes to the daemon's log.
 const consoleTail = 2 << 10
 
-// logConsole keeps a guest's last words in the daemon's log: the console's own log is removed with the
-// VM. The log quotes what it holds, so a guest cannot forge lines of it.
+// logConsole keeps a guest's last words in the daemon's log: the console's own log is removed with
+// the VM. The log quotes what it holds, so a guest cannot forge lines of it.
 func (c *core) logConsole(ctx context.Context, v model.VM) {
 	f, err := os.Open(c.dirsOf(v).ConsoleLog())
 	if err != nil {

@@ -16,8 +16,9 @@ import (
 	"banger/internal/step"
 )
 
-// Fork makes new VMs from a running, paused or suspended one, all from the same moment. Each child has
-// an identity of its own, and its own success or error: Fork itself fails only if no child was begun.
+// Fork makes new VMs from a running, paused or suspended one, all from the same moment. Each child
+// has an identity of its own, and its own success or error: Fork itself fails only if no child was
+// begun.
 func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error) {
 	parent, err := m.Get(ref)
 	if err != nil {
@@ -50,7 +51,8 @@ func childNames(parent model.VM, req model.Fork) ([]string, error) {
 		return nil, fault.New(fault.Invalid, "count: %d is not between 1 and %d", req.Count, model.MaxForks)
 	}
 	asked := parent.Spec
-	asked.Name, asked.Remove = "unnamed", req.Remove // the parent's own name and policy are not asked for
+	// the parent's own name and policy are not asked for
+	asked.Name, asked.Remove = "unnamed", req.Remove
 	if err := asked.Validate(); err != nil {
 		return nil, fault.New(fault.Invalid, "%w", err)
 	}
@@ -125,8 +127,8 @@ func (c *core) makeChildren(ctx context.Context, from *capture, names []string, 
 	return forked
 }
 
-// makeChild makes one VM from a capture, and starts it if the capture has memory. If that fails, nothing
-// of the VM is left.
+// makeChild makes one VM from a capture, and starts it if the capture has memory. If that fails,
+// nothing of the VM is left.
 func (c *core) makeChild(ctx context.Context, from *capture, name string, req model.Fork) (model.VM, error) {
 	select {
 	case c.forking <- struct{}{}:
@@ -143,8 +145,8 @@ func (c *core) makeChild(ctx context.Context, from *capture, name string, req mo
 	})
 }
 
-// child describes the VM that is made from a capture. Until it has its disks it is being created, so
-// that nobody ever starts half of it.
+// child describes the VM that is made from a capture. Until it has its disks it is being created,
+// so that nobody ever starts half of it.
 func (c *core) child(from *capture, name string, req model.Fork) newVM {
 	spec, parent := from.meta.Spec, from.parent
 	spec.Remove = req.Remove

@@ -27,8 +27,8 @@ type op struct {
 
 var errGone = fault.New(fault.NotFound, "the VM was deleted meanwhile")
 
-// acquire waits for the lock. The returned context is ctx's child and also ends when the operation is
-// called off. release must be called once.
+// acquire waits for the lock. The returned context is ctx's child and also ends when the operation
+// is called off. release must be called once.
 func (l *opLock) acquire(ctx context.Context, name string) (context.Context, func(), error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	me := &op{name: name, cancel: cancel, ready: make(chan struct{})}
@@ -50,7 +50,8 @@ func (l *opLock) acquire(ctx context.Context, name string) (context.Context, fun
 	case <-me.ready:
 	case <-ctx.Done():
 	}
-	if ctx.Err() != nil { // the lock may have been handed over at this moment; release copes with both
+	// the lock may have been handed over at this moment; release copes with both
+	if ctx.Err() != nil {
 		err := context.Cause(ctx)
 		l.release(me)
 		return nil, nil, err

@@ -3,7 +3,8 @@
 //
 // # Words
 //
-//   - A record (model.VM) is what is durable. An entry is a record in memory with its operation lock.
+//   - A record (model.VM) is what is durable. An entry is a record in memory with its operation
+//     lock.
 //   - An operation is a start, a stop, a delete and so on. It holds the entry's operation lock from
 //     beginning to end. Operations on one VM queue in order, and different VMs proceed in parallel.
 //   - A VM is settled when nothing of a run is left on the host.
@@ -12,35 +13,36 @@
 // # Invariants
 //
 //   - A record is stored before what it names is made on the host, and removed after that is gone.
-//   - State changes follow model's table. They happen under the operation lock, in operation.update.
-//     Two states are shown and not stored: see recovery.notAdopted and operation.setUnwanted.
+//   - State changes follow model's table. They happen under the operation lock, in
+//     operation.update. Two states are shown and not stored: see recovery.notAdopted and
+//     operation.setUnwanted.
 //   - Everything that an operation makes is removed by the same idempotent functions of package
 //     machine, whether by the undo of a failed start, by a stop, by a delete or by recovery.
-//   - No caller's context is a VM's lifetime. A cancelled start is undone. A machine that runs is never
-//     ended by a cancelled request.
+//   - No caller's context is a VM's lifetime. A cancelled start is undone. A machine that runs is
+//     never ended by a cancelled request.
 //
 // # Files
 //
-// References between files point one way. From the bottom: lock, activity, contract, entry, records,
-// manager, operation, failure, settle, watch, start, suspend, repair, then one file per command, then
-// recover, idle and open.
+// References between files point one way, which a test checks. From the bottom: lock, activity,
+// contract, entry, records, manager, operation, failure, settle, memory, watch, start, repair, then
+// one file per command, then recover, idle and open.
 //
 // # Lock order
 //
 // Each lock is acquired and released in one function. In this order, from the first that is taken:
 //
 //   - entry.lock, the operation lock. It lasts for a whole operation, I/O included.
-//   - core.refs is held for reading from the moment an image's or kernel's presence was checked until
-//     a record names it, and for writing while unused ones are deleted.
-//   - Pool.making and Library.naming: see packages template and library. A start and a snapshot take
-//     them under the operation lock.
+//   - core.refs is held for reading from the moment an image's or kernel's presence was checked
+//     until a record names it, and for writing while unused ones are deleted.
+//   - Pool.making and Library.naming: see packages template and library. A start and a snapshot
+//     take them under the operation lock.
 //   - core.obs: one round of observers at a time, so that they see changes in order.
-//   - records.mu guards the index of entries, entry.mu one entry's fields. Both are never held during
-//     I/O. records.mu may be held when entry.mu is taken.
+//   - records.mu guards the index of entries, entry.mu one entry's fields. Both are never held
+//     during I/O. records.mu may be held when entry.mu is taken.
 //   - opLock.mu, activity.mu, Pool.mu: leaves.
 //
-// core.forking is a semaphore and no lock: it bounds how many children of forks start at a time, and
-// is taken before a child's operation lock.
+// core.forking is a semaphore and no lock: it bounds how many children of forks start at a time,
+// and is taken before a child's operation lock.
 package vm
 
 import (
@@ -67,11 +69,13 @@ type Config struct {
 	Kernels      Kernels
 	NewAgent     func(machine.Dialer) machine.Agent
 	Capabilities []machine.Capability // in the order of their hooks
-	Defaults     model.Spec           // what Create fills in: image, kernel, sizes, network, user, environment
-	BootTimeout  time.Duration        // for the guest's agent to answer; 0 leaves it to the driver
-	StopTimeout  time.Duration        // for a guest to power off before its VMM is ended; 10 s when 0
-	Templates    template.Config      // Usual and Quiet are filled in
-	Log          *slog.Logger
+	// what Create fills in: image, kernel, sizes, network, user, environment
+	Defaults    model.Spec
+	BootTimeout time.Duration // for the guest's agent to answer; 0 leaves it to the driver
+	// for a guest to power off before its VMM is ended; 10 s when 0
+	StopTimeout time.Duration
+	Templates   template.Config // Usual and Quiet are filled in
+	Log         *slog.Logger
 }
 
 // Manager holds all VMs of one BANGER_HOME. Its methods are safe for concurrent use.
@@ -132,8 +136,8 @@ func (m *Manager) Agent(ref string) (machine.Agent, error) {
 	return l.Agent, nil
 }
 
-// observe shows the observers what VMs there are. Their errors are logged: a stale known_hosts file is
-// no reason to fail a start.
+// observe shows the observers what VMs there are. Their errors are logged: a stale known_hosts file
+// is no reason to fail a start.
 func (c *core) observe(ctx context.Context) {
 	c.obs.Lock()
 	defer c.obs.Unlock()

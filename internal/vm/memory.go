@@ -18,8 +18,8 @@ type suspension struct {
 	Written map[string]int64 `json:"written"`
 }
 
-// memoryIsCurrent reports whether a suspended VM can still be resumed after a start of it was cut off:
-// not once its guest has written to a disk.
+// memoryIsCurrent reports whether a suspended VM can still be resumed after a start of it was cut
+// off: not once its guest has written to a disk.
 func (op *operation) memoryIsCurrent(ctx context.Context) bool {
 	snap, err := snapshot.Open(ctx, op.dirs().Suspended())
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"banger/internal/template"
 )
 
-// Open reads the records, brings them and the host together again (recover.go), and returns the manager.
+// Open reads the records, brings them and the host together again (recover.go), and returns the
+// manager.
 func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.StopTimeout == 0 {
 		cfg.StopTimeout = defaultStopTimeout

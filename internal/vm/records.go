@@ -36,8 +36,8 @@ func (r *records) entries() []*entry {
 	return slices.Collect(maps.Values(r.vms))
 }
 
-// find returns the entry that ref means: an id, a name, or the beginning of one id. The id comes first:
-// programs go by ids, and another VM may have an id as its name.
+// find returns the entry that ref means: an id, a name, or the beginning of one id. The id comes
+// first: programs go by ids, and another VM may have an id as its name.
 func (r *records) find(ref string) (*entry, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

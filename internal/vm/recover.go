@@ -15,12 +15,9 @@ import (
 	"banger/internal/snapshot"
 )
 
-// recovery brings records and host together at start-up. Each record is settled (nothing to do), running
-// (its machine is adopted), in between (a crash cut an operation off: what that made is removed), or gone
-// (its machine ended unseen). Then, and only because all records could be read, machines that carry a
-// VM's id and have no record are torn down.
-//
-// One VM's trouble never keeps the daemon from starting: it is logged, and the VM is broken.
+// recovery brings records and host together at start-up: see docs/internals/recovery.md. After all
+// records could be read, machines without a record are torn down. One VM's trouble never keeps the
+// daemon from starting: it is logged, and the VM is broken.
 type recovery struct{ *core }
 
 func (r recovery) run(ctx context.Context) error {
@@ -35,7 +32,8 @@ func (r recovery) run(ctx context.Context) error {
 		entries[i] = &entry{vm: v}
 		r.records.adopt(entries[i])
 	}
-	for _, e := range entries { // not the index: adopted machines may end, and their VMs be deleted, from here on
+	// not the index: adopted machines may end, and their VMs be deleted, from here on
+	for _, e := range entries {
 		v := e.record()
 		_, err := operateOn(ctx, r.core, e, opSettle, func(ctx context.Context, op *operation) (any, error) {
 			return nil, r.one(ctx, op)
@@ -88,8 +86,8 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	return nil
 }
 
-// neverBegan reports whether a VM was to begin with another's memory, which is gone, and did not get as
-// far. On its disks alone it would be another VM than was asked for.
+// neverBegan reports whether a VM was to begin with another's memory, which is gone, and did not
+// get as far. On its disks alone it would be another VM than was asked for.
 func neverBegan(v model.VM) bool {
 	return (v.State == model.Stopped || v.State == model.Starting) && v.Started == nil && v.Runtime != nil && v.Runtime.Fork
 }
@@ -102,7 +100,8 @@ func (r recovery) restore(ctx context.Context, op *operation) error {
 	return removeAll(op.dirs().Restored())
 }
 
-// discard deletes a VM whatever its state. Not every state may become deleting, but a settled one may.
+// discard deletes a VM whatever its state. Not every state may become deleting, but a settled one
+// may.
 func (r recovery) discard(ctx context.Context, op *operation) error {
 	switch state := op.record().State; {
 	case state == model.Creating, state == model.Deleting:
@@ -139,16 +138,16 @@ func (r recovery) adopt(ctx context.Context, op *operation) error {
 	return nil
 }
 
-// notAdopted shows a VM as broken whose machine may well run. What is stored stays: it is as true as
-// before, and the next start-up looks for the machine again instead of removing what is broken.
+// notAdopted shows a VM as broken whose machine may well run. What is stored stays: it is as true
+// as before, and the next start-up looks for the machine again instead of removing what is broken.
 func (r recovery) notAdopted(op *operation, cause error) {
 	failure := r.failure(op.record(), cause)
 	failure.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
 	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Broken, failure })
 }
 
-// abandonPause lets a VM continue whose pausing or suspending was cut off, or that was being saved for a
-// fork or a snapshot.
+// abandonPause lets a VM continue whose pausing or suspending was cut off, or that was being saved
+// for a fork or a snapshot.
 func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 	files := op.dirs()
 	if err := errors.Join(removeAll(files.Suspended()), machine.RemoveUnfinished(files.Dir)); err != nil {
@@ -160,8 +159,8 @@ func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 	return op.callOffPause(ctx)
 }
 
-// abandonStart removes what a start made before the daemon died in the middle of it. A VM that was being
-// resumed stays suspended, unless its guest has written to a disk since.
+// abandonStart removes what a start made before the daemon died in the middle of it. A VM that was
+// being resumed stays suspended, unless its guest has written to a disk since.
 func (r recovery) abandonStart(ctx context.Context, op *operation) error {
 	if err := op.tearDown(ctx); err != nil {
 		return errors.Join(err, op.markBroken(ctx, err))
@@ -184,8 +183,8 @@ func (r recovery) abandonStart(ctx context.Context, op *operation) error {
 	})
 }
 
-// removeOrphans tears down machines that carry a VM's id and have no record: template builds and standby
-// machines that a crash cut off.
+// removeOrphans tears down machines that carry a VM's id and have no record: template builds and
+// standby machines that a crash cut off.
 func (r recovery) removeOrphans(ctx context.Context) error {
 	var errs []error
 	for _, dir := range []string{filepath.Dir(r.Layout.VM("x").Run), r.Layout.VMs()} {

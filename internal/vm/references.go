@@ -10,8 +10,8 @@ import (
 	"banger/internal/snapshot"
 )
 
-// References calls f with the images and kernels that VMs and snapshots use (id to names of users). No
-// VM that uses another one appears while f runs, so f may delete what nobody uses.
+// References calls f with the images and kernels that VMs and snapshots use (id to names of users).
+// No VM that uses another one appears while f runs, so f may delete what nobody uses.
 func (m *Manager) References(f func(images, kernels map[string][]string) error) error {
 	m.refs.Lock()
 	defer m.refs.Unlock()
@@ -46,7 +46,8 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 	return f(images, kernels)
 }
 
-// machineSpec is what a VM's machine was started as, whether it runs or is suspended; nil without one.
+// machineSpec is what a VM's machine was started as, whether it runs or is suspended; nil without
+// one.
 func (c *core) machineSpec(v model.VM) (*model.Spec, error) {
 	if v.Runtime != nil {
 		return cmp.Or(v.Runtime.Spec, &v.Spec), nil

@@ -15,9 +15,9 @@ import (
 	"banger/internal/step"
 )
 
-// perform is operate for a user's command. Before the command it repairs what earlier operations could
-// not complete: see operation.repair. VMs that are to be deleted go first: one may have a name that is
-// wanted again.
+// perform is operate for a user's command. Before the command it repairs what earlier operations
+// could not complete: see operation.repair. VMs that are to be deleted go first: one may have a
+// name that is wanted again.
 func perform[T any](
 	ctx context.Context, c *core, ref string, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
@@ -30,10 +30,9 @@ func perform[T any](
 	})
 }
 
-// repair completes what an earlier operation could not, usually because the host's disk was full:
-// it settles a VM whose end was not recorded, places the disks of a restore, and thaws a guest that
-// was not thawed after it had been saved. While the operation lock is held, nothing else leaves such
-// a VM.
+// repair completes what an earlier operation could not, usually because the host's disk was full. It
+// settles a VM whose end was not recorded, places the disks of a restore, and thaws a guest that is
+// still frozen after it was saved.
 func (op *operation) repair(ctx context.Context) error {
 	if err := op.settleUnrecorded(ctx); err != nil {
 		return err
@@ -71,9 +70,9 @@ func (op *operation) settleUnrecorded(ctx context.Context) error {
 	return op.settle(ctx, nil)
 }
 
-// callOffPause makes a VM run that is between running and paused or suspended. If the guest does not
-// thaw, the VM is paused, so that nothing is lost: it can be resumed when the cause is gone. If the
-// machine does not continue, the VM is stopped.
+// callOffPause makes a VM run that is between running and paused or suspended. If the guest does
+// not thaw, the VM is paused, so that nothing is lost: it can be resumed when the cause is gone. If
+// the machine does not continue, the VM is stopped.
 func (op *operation) callOffPause(ctx context.Context) error {
 	v := op.record()
 	if err := op.e.machine().Resume(ctx); err != nil {
@@ -125,8 +124,8 @@ func (op *operation) completeRestore(ctx context.Context) error {
 	return nil
 }
 
-// placeRestored moves the disks of a restore to their places. It continues where an earlier call was
-// cut off.
+// placeRestored moves the disks of a restore to their places. It continues where an earlier call
+// was cut off.
 func (op *operation) placeRestored(ctx context.Context, report step.Reporter) error {
 	v, files := op.record(), op.dirs()
 	for _, name := range []string{machine.SystemDisk, machine.WorkDisk} {
@@ -159,8 +158,8 @@ func placeDisk(from, to string, wanted bool) error {
 	return err
 }
 
-// deleteUnwanted tries again to delete the VMs whose deletion could not be recorded. The caller holds
-// no operation lock.
+// deleteUnwanted tries again to delete the VMs whose deletion could not be recorded. The caller
+// holds no operation lock.
 func (c *core) deleteUnwanted(ctx context.Context) {
 	c.retry(ctx, (*entry).isUnwanted, func(ctx context.Context, op *operation) {
 		if op.remove(ctx) == nil { // a failure was logged when it came first

@@ -26,7 +26,8 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 		}
 	}
 	return perform(ctx, m.core, ref, opSnapshot, func(ctx context.Context, op *operation) (model.Snapshot, error) {
-		if _, err := m.library.FreeName(ctx, name); err != nil { // before the VM has to stand still for it
+		// before the VM has to stand still for it
+		if _, err := m.library.FreeName(ctx, name); err != nil {
 			return model.Snapshot{}, err
 		}
 		op.sync(ctx)
@@ -53,7 +54,8 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 	if req.Into != "" && (req.Count > 1 || req.Name != "" || req.Remove != "") {
 		return model.Forked{}, fault.New(fault.Invalid, "a restore into VM %q takes neither count nor name nor removal policy", req.Into)
 	}
-	if err := m.checkInto(req); err != nil { // now, rather than after all of the snapshot was read; it decides nothing
+	// now, rather than after all of the snapshot was read; it decides nothing
+	if err := m.checkInto(req); err != nil {
 		return model.Forked{}, err
 	}
 	c, err := m.captureOf(ctx, ref, req.DisksOnly, report)
@@ -135,8 +137,8 @@ func (c *capture) checkComplete(s model.Snapshot) error {
 	return nil
 }
 
-// restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was before
-// is lost, but not before everything that can be missing is there.
+// restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was
+// before is lost, but not before everything that can be missing is there.
 func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force bool, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opStart, func(ctx context.Context, op *operation) (model.VM, error) {
 		if err := mayReplace(op.record(), force); err != nil {
@@ -162,7 +164,8 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force
 
 // replaceDisks copies the disks beside the VM's own, and then makes the VM what the capture keeps.
 func (op *operation) replaceDisks(ctx context.Context, c *capture, report step.Reporter) error {
-	stage := op.library.Dir(disk.TempPrefix + model.NewID()) // where start-up finds what a crash leaves
+	// where start-up finds what a crash leaves
+	stage := op.library.Dir(disk.TempPrefix + model.NewID())
 	defer os.RemoveAll(stage)
 	end := report.Track("disks", "")
 	err := stageDisks(ctx, c.disks, stage)
@@ -170,7 +173,8 @@ func (op *operation) replaceDisks(ctx context.Context, c *capture, report step.R
 	if err != nil {
 		return err
 	}
-	return op.replace(context.WithoutCancel(ctx), c, stage, report) // from here on it is done, however ctx ends
+	// from here on it is done, however ctx ends
+	return op.replace(context.WithoutCancel(ctx), c, stage, report)
 }
 
 // mayReplace refuses a VM that has more to lose than its disks, unless that is wanted.
@@ -210,9 +214,9 @@ func stageDisks(ctx context.Context, disks map[string]string, dir string) error 
 	return err
 }
 
-// replace ends a VM's machine and makes the VM what a capture keeps, whose disks are in stage: all of it
-// or nothing, wherever it is cut off. The turning point is the record: before it the VM has its own
-// disks; after it the capture's, which placeRestored moves to their places, or whoever comes next.
+// replace makes the VM what a capture keeps, whose disks are in stage: all of it or nothing, wherever
+// it is cut off. The turning point is the record. Before, the VM has its own disks. After, it has the
+// capture's, which placeRestored moves to their places now or at the next operation.
 func (op *operation) replace(ctx context.Context, c *capture, stage string, report step.Reporter) error {
 	if v := op.record(); v.State != model.Stopped && v.State != model.Failed {
 		if err := op.settle(ctx, nil); err != nil {
@@ -236,7 +240,8 @@ func (op *operation) replace(ctx context.Context, c *capture, stage string, repo
 		v.State, v.LastError, v.Restoring = model.Stopped, nil, slices.Sorted(maps.Keys(c.disks))
 	})
 	if err != nil {
-		// A failed write may have had its effect: the record is put right before its disks are removed.
+		// A failed write may have had its effect: the record is put right before its disks are
+		// removed.
 		if undo := op.update(ctx, func(*model.VM) {}); undo != nil {
 			return errors.Join(err, undo)
 		}

@@ -15,8 +15,8 @@ import (
 	"banger/internal/model"
 )
 
-// Set changes a VM's spec and returns what has taken effect and what will at the next start. Either the
-// whole change is taken or nothing of it.
+// Set changes a VM's spec and returns what has taken effect and what will at the next start. Either
+// the whole change is taken or nothing of it.
 func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (model.Changed, error) {
 	return perform(ctx, m.core, ref, opSet, func(ctx context.Context, op *operation) (model.Changed, error) {
 		old := op.record()
@@ -103,7 +103,8 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) (model.VM, error
 		if err := m.records.checkNameFree(name); err != nil {
 			return v, err
 		}
-		// Two renames to one name that both find it free are told apart by the store, whose names are unique.
+		// Two renames to one name that both find it free are told apart by the store, whose names
+		// are unique.
 		if err := op.update(ctx, func(v *model.VM) {
 			v.Spec.Name = name
 			if op.e.machine() != nil || v.State == model.Suspended {
@@ -184,8 +185,8 @@ func shrinks(what string, old, next model.Bytes) error {
 	return fault.New(fault.Invalid, "%s: %v is less than the present %v, and disks only grow", what, next, old)
 }
 
-// resolveChange pins an image or kernel that the change names, without making one: a change is quick.
-// What it finds may be deleted again, unless the caller is in core.pinned.
+// resolveChange pins an image or kernel that the change names, without making one: a change is
+// quick. What it finds may be deleted again, unless the caller is in core.pinned.
 func (c *core) resolveChange(old model.Spec, next *model.Spec) error {
 	if next.Image != old.Image {
 		img, err := c.Images.Get(next.Image)
@@ -240,7 +241,8 @@ func (op *operation) applyChange(ctx context.Context, old, next model.VM) (appli
 	return applied, errors.Join(errs...)
 }
 
-// hostFields are those that neither machine nor guest knows: they take effect when they are recorded.
+// hostFields are those that neither machine nor guest knows: they take effect when they are
+// recorded.
 var hostFields = []string{"labels", "idle_suspend"}
 
 // changedFields lists the JSON names of the fields in which two specs differ, in the order of the

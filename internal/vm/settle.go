@@ -20,15 +20,15 @@ func (op *operation) remains() machine.Remains {
 	switch {
 	case v.Runtime != nil:
 		r.Driver, r.State, r.Prepared = v.Runtime.Driver, v.Runtime.State, v.Runtime.Prepared
-	case op.host.HasRunDir(v.ID): // that of a machine on standby, which the record does not name yet
+	case op.host.HasRunDir(v.ID): // of a machine on standby that the record does not name yet
 		r.Prepared = op.host.Cleaners()
 	}
 	return r
 }
 
-// tearDown removes everything that a run of the VM made on the host. It is idempotent. A machine that
-// does not end keeps the rest: removing disks and network from under a running VMM would be worse than
-// a leak that the record still leads to.
+// tearDown removes everything that a run of the VM made on the host. It is idempotent. A machine
+// that does not end keeps the rest: removing disks and network from under a running VMM would be
+// worse than a leak that the record still leads to.
 func (op *operation) tearDown(ctx context.Context) error {
 	r := op.remains()
 	if err := op.host.End(ctx, r); err != nil {
@@ -51,7 +51,8 @@ func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 	}
 	now := time.Now().UTC()
 	return op.update(ctx, func(v *model.VM) {
-		if v.State == model.Broken && v.LastError != nil { // it still says what went wrong, and nothing is left to do
+		// it still says what went wrong, and nothing is left to do
+		if v.State == model.Broken && v.LastError != nil {
 			told := *v.LastError
 			told.Hint = ""
 			v.LastError = &told
@@ -67,9 +68,9 @@ func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 	})
 }
 
-// endSuspended removes what a VM still has on the host whose memory is kept. If something stays, the VM
-// is suspended all the same, and its Runtime says that something is left: it is not resumed before that
-// is gone, because the old machine may still have its disks.
+// endSuspended removes what a VM still has on the host whose memory is kept. If something stays,
+// the VM is suspended all the same, and its Runtime says that something is left: it is not resumed
+// before that is gone, because the old machine may still have its disks.
 func (op *operation) endSuspended(ctx context.Context) error {
 	if err := op.tearDown(ctx); err != nil {
 		failure := op.failure(op.record(), err)
@@ -93,7 +94,8 @@ func (op *operation) markBroken(ctx context.Context, cause error) error {
 func (op *operation) delete(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := op.update(ctx, func(v *model.VM) { v.State = model.Deleting }); err != nil {
-		// On a full disk, deleting makes room. After a crash in the middle the record can be deleted again.
+		// On a full disk, deleting makes room. After a crash in the middle the record can be
+		// deleted again.
 		op.logger(op.record()).WarnContext(ctx, "deleting without having recorded it", "error", err)
 	}
 	return op.remove(ctx)
@@ -111,7 +113,8 @@ func (op *operation) remove(ctx context.Context) error {
 		err = removeAll(op.dirs().Dir)
 	}
 	if err != nil {
-		if op.record().State.May(model.Broken) { // otherwise not even the beginning could be recorded
+		// otherwise not even the beginning could be recorded
+		if op.record().State.May(model.Broken) {
 			brokenErr := op.markBroken(ctx, err)
 			if brokenErr == nil {
 				return err
@@ -144,8 +147,9 @@ func (op *operation) deleted(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// setUnwanted shows a VM as being deleted whose end cannot be recorded, usually because the host's disk
-// is full. The deletion is tried again when there may be room. What is stored stays what it was.
+// setUnwanted shows a VM as being deleted whose end cannot be recorded, usually because the host's
+// disk is full. The deletion is tried again when there may be room. What is stored stays what it
+// was.
 func (op *operation) setUnwanted(ctx context.Context, cause error) {
 	known := op.e.markUnwanted()
 	failure := op.failure(op.record(), cause)
@@ -167,8 +171,8 @@ func (op *operation) removeIfAsked(ctx context.Context) {
 	}
 }
 
-// removeAll removes a file or directory. If it is gone already, or cannot exist because a parent is no
-// directory, that is success.
+// removeAll removes a file or directory. If it is gone already, or cannot exist because a parent is
+// no directory, that is success.
 func removeAll(path string) error {
 	if err := os.RemoveAll(path); err != nil && !errors.Is(err, syscall.ENOTDIR) {
 		return fmt.Errorf("removing what the VM has on the host: %w", err)

@@ -23,8 +23,8 @@ type launching struct {
 	began  time.Time
 }
 
-// start starts a VM that is at rest. It closes the source. If a template turns out to be broken, it is
-// removed and the VM boots instead.
+// start starts a VM that is at rest. It closes the source. If a template turns out to be broken, it
+// is removed and the VM boots instead.
 func (op *operation) start(ctx context.Context, from machine.Source, driver string, report step.Reporter) error {
 	s := &launching{operation: op, from: from, driver: driver, report: report, began: time.Now()}
 	if err := s.begin(ctx); err != nil {
@@ -95,7 +95,8 @@ func (s *launching) launch(ctx context.Context) (*machine.Launch, error) {
 	return l, err
 }
 
-// journal records what a launch is about to have on the host. image is the one that the machine has.
+// journal records what a launch is about to have on the host. image is the one that the machine
+// has.
 type journal struct {
 	op    *operation
 	image string
@@ -141,7 +142,7 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 		if err := snapshot.Remove(s.dirs().Suspended()); err != nil {
 			s.logger(s.record()).ErrorContext(ctx, "removing the memory of a resumed VM", "error", err)
 		}
-	case l.Restored() && s.record().Spec.Remove != model.RemoveOnDetach: // nobody has to wait for that
+	case l.Restored() && s.record().Spec.Remove != model.RemoveOnDetach: // nobody waits for it
 		s.wg.Go(func() {
 			if err := machine.SyncDisks(s.dirs()); err != nil && s.e.machine() != nil {
 				s.logger(s.record()).ErrorContext(ctx, "syncing the disks of a forked VM", "error", err)

@@ -13,8 +13,8 @@ import (
 	"banger/internal/step"
 )
 
-// Stop asks the guest to power off, waits for timeout (nil: the configured one; 0: not at all), and then
-// ends the machine. A stopped VM is success. Once begun, a stop continues although ctx ends.
+// Stop asks the guest to power off, waits for timeout (nil: the configured one; 0: not at all), and
+// then ends the machine. A stopped VM is success. Once begun, a stop continues although ctx ends.
 func (m *Manager) Stop(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opStop, func(ctx context.Context, op *operation) (model.VM, error) {
 		if err := op.stop(ctx, timeout, report); err != nil {
@@ -82,8 +82,8 @@ func (op *operation) stop(ctx context.Context, timeout *time.Duration, report st
 	return op.settle(ctx, nil)
 }
 
-// powerOff asks the guest to power off and waits until its machine has ended. The agent is asked first:
-// it knows the image's own way. The power button is for guests whose agent does not answer.
+// powerOff asks the guest to power off and waits until its machine has ended. The agent is asked
+// first: it knows the image's own way. The power button is for guests whose agent does not answer.
 func (op *operation) powerOff(ctx context.Context, grace time.Duration) error {
 	l := op.e.machine()
 	if grace <= 0 || l == nil {
@@ -94,7 +94,8 @@ func (op *operation) powerOff(ctx context.Context, grace time.Duration) error {
 	op.preStop(ctx, l)
 	asked := make(chan error, 1)
 	go func() {
-		agentCtx, cancel := context.WithTimeout(ctx, grace/2) // one that hangs leaves the rest to the button
+		// one that hangs leaves the rest to the button
+		agentCtx, cancel := context.WithTimeout(ctx, grace/2)
 		defer cancel()
 		err := l.Agent.PowerOff(agentCtx)
 		if err != nil {
@@ -168,7 +169,8 @@ func nothingToKill(v model.VM) error {
 	return f
 }
 
-// giveUpMemory is what a signal does to a VM without a VMM: it is stopped as if its power had failed.
+// giveUpMemory is what a signal does to a VM without a VMM: it is stopped as if its power had
+// failed.
 func (m *Manager) giveUpMemory(ctx context.Context, e *entry) (model.VM, error) {
 	return operateOn(ctx, m.core, e, opKill, func(ctx context.Context, op *operation) (model.VM, error) {
 		if v := op.record(); v.State != model.Suspended {

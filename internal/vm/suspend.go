@@ -14,8 +14,8 @@ import (
 	"banger/internal/step"
 )
 
-// suspend saves the machine before anything is given up: up to the record that says "suspended" the VM
-// can continue as if nothing had happened.
+// suspend saves the machine before anything is given up: up to the record that says "suspended" the
+// VM can continue as if nothing had happened.
 func (op *operation) suspend(ctx context.Context, report step.Reporter) (err error) {
 	before := op.record()
 	op.sync(ctx)
@@ -46,7 +46,8 @@ func (op *operation) suspend(ctx context.Context, report step.Reporter) (err err
 // keepMemory saves the VM's machine and leaves it halted. The disks stay the VM's own.
 func (op *operation) keepMemory(ctx context.Context, running bool) error {
 	dir := op.dirs().Suspended()
-	if err := snapshot.Remove(dir); err != nil { // what it was resumed from, if that could not be removed then
+	// what it was resumed from, if that could not be removed then
+	if err := snapshot.Remove(dir); err != nil {
 		return err
 	}
 	draft, err := snapshot.Create(dir)
@@ -116,8 +117,8 @@ func (op *operation) openSuspended(ctx context.Context) (from *machine.Resume, d
 	return from, meta.Driver, from.Open(snap)
 }
 
-// Pause halts a running VM in memory: first its processes, so that none sees the clock jump, then its
-// machine. Once begun, it continues although ctx ends.
+// Pause halts a running VM in memory: first its processes, so that none sees the clock jump, then
+// its machine. Once begun, it continues although ctx ends.
 func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opPause, func(ctx context.Context, op *operation) (model.VM, error) {
 		switch v := op.record(); v.State {
@@ -169,8 +170,8 @@ func (m *Manager) Resume(ctx context.Context, ref string, report step.Reporter) 
 	})
 }
 
-// Suspend keeps a VM's memory on disk and ends its machine. Resume lets the VM continue, also after a
-// reboot of the host. Once begun, it continues although ctx ends.
+// Suspend keeps a VM's memory on disk and ends its machine. Resume lets the VM continue, also after
+// a reboot of the host. Once begun, it continues although ctx ends.
 func (m *Manager) Suspend(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opSuspend, func(ctx context.Context, op *operation) (model.VM, error) {
 		v := op.record()

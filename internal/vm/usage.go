@@ -13,9 +13,9 @@ import (
 	"banger/internal/model"
 )
 
-// Usage returns what VMs, snapshots and templates take up on the host: a row for each, and one for what
-// is being made or was left by a crash, which the next start-up removes. A suspended VM's row includes
-// its memory.
+// Usage returns what VMs, snapshots and templates take up on the host: a row for each, and one for
+// what is being made or was left by a crash, which the next start-up removes. A suspended VM's row
+// includes its memory.
 func (m *Manager) Usage(ctx context.Context) ([]model.UsageRow, error) {
 	u := usage{unfinished: model.UsageRow{Kind: model.UsageCache, Name: "unfinished"}}
 	if err := m.vmUsage(&u); err != nil {

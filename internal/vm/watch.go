@@ -10,7 +10,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// watch waits in the background for the VM's machine to end, and then settles the VM. It ends at Close.
+// watch waits in the background for the VM's machine to end, and then settles the VM. It ends at
+// Close.
 func (c *core) watch(e *entry) {
 	l := e.machine()
 	c.wg.Go(func() {
@@ -50,8 +51,8 @@ func (op *operation) settleEnded(ctx context.Context, exit vmm.Exit) {
 	op.observe(ctx)
 }
 
-// exitFailure is what the record keeps of an end that nobody asked for; nil for one that the guest or
-// the user wanted.
+// exitFailure is what the record keeps of an end that nobody asked for; nil for one that the guest
+// or the user wanted.
 func (c *core) exitFailure(v model.VM, exit vmm.Exit) *model.Failure {
 	switch exit.Reason {
 	case vmm.ExitPowerOff, vmm.ExitReboot, vmm.ExitShutdown, vmm.ExitKilled:

@@ -71,8 +71,8 @@ func (l *Library) Store(ctx context.Context, draft *snapshot.Draft, meta snapsho
 	return describe(snap)
 }
 
-// FreeName returns name if no snapshot has it, and a random free one for "". A name that is free now
-// may be taken a moment later: Store decides.
+// FreeName returns name if no snapshot has it, and a random free one for "". A name that is free
+// now may be taken a moment later: Store decides.
 func (l *Library) FreeName(ctx context.Context, name string) (string, error) {
 	list, err := l.List(ctx)
 	if err != nil {
