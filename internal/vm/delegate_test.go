@@ -46,3 +46,8 @@ func (d *daemon) pruneTemplates(ctx context.Context, stale bool) (model.Pruned, 
 func (d *daemon) rewrite(ctx context.Context, e *entry, change func(*model.VM)) error {
 	return (&operation{core: d.core, e: e}).update(ctx, change)
 }
+
+// setUsualWorkDisk changes the default size of work disks.
+func (d *daemon) setUsualWorkDisk(size model.Bytes) {
+	d.Manager.Defaults.WorkDiskSize, d.Manager.templates.Usual.WorkDiskSize = size, size
+}

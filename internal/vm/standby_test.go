@@ -55,7 +55,7 @@ func TestStandby(t *testing.T) {
 			h := newHost(t)
 			h.homes = true
 			d := h.withStandby(t, model.Create{WorkDiskSize: ptr(64 * model.MiB)})
-			d.Manager.templates.Usual.WorkDiskSize = 64 * model.MiB
+			d.setUsualWorkDisk(64 * model.MiB)
 			waiting := h.computer.Running()
 			if len(waiting) != 1 || !h.computer.Halted(waiting[0].ID) || len(d.List()) != 0 {
 				t.Fatalf("%d machines, %v", len(waiting), d.List())

@@ -240,7 +240,7 @@ func TestTemplateForEachSize(t *testing.T) {
 	h.homes = true
 	h.templates.Off = false
 	d := h.daemon()
-	d.Manager.templates.Usual.WorkDiskSize = 64 * model.MiB
+	d.setUsualWorkDisk(64 * model.MiB)
 	idle := d.busy()
 	sizes := []model.Create{
 		{}, {DiskSize: 48 * model.MiB}, {WorkDiskSize: ptr(48 * model.MiB)}, {DiskSize: model.MinDiskSize, WorkDiskSize: ptr(model.MinDiskSize)},
@@ -293,7 +293,7 @@ func TestTemplateWithAWorkDisk(t *testing.T) {
 	h := newHost(t)
 	h.homes = true
 	d := h.withTemplates(t, model.Create{WorkDiskSize: ptr(64 * model.MiB)})
-	d.Manager.templates.Usual.WorkDiskSize = 64 * model.MiB
+	d.setUsualWorkDisk(64 * model.MiB)
 	v := d.started(t, model.Create{Name: "a", WorkDiskSize: ptr(96 * model.MiB)})
 	if from(v) != model.FromTemplate || h.called("resize work") != 1 || h.called("resize system") != 0 {
 		t.Errorf("%+v; %v", v.Boot, h.calls)
