@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -76,13 +75,6 @@ func (h *host) putBack(then moment) {
 	}
 }
 
-func (h *host) command(name string, args ...string) {
-	h.t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		h.t.Fatalf("%s %v: %v: %s", name, args, err, out)
-	}
-}
-
 // killedIn does something, kills the daemon in the middle of it, when it has come to a hook, and starts another one.
 func (d *daemon) killedIn(hook string, do func(context.Context)) *daemon {
 	d.t.Helper()
@@ -104,6 +96,36 @@ func (d *daemon) killedIn(hook string, do func(context.Context)) *daemon {
 		release()
 		<-over
 	})
+}
+
+// killedAt does something and kills the daemon when it has come to the nth hook, whichever that is, then starts another one. "" is the hook when it was
+// over before; then the daemon is the same.
+func (d *daemon) killedAt(n int, do func(context.Context)) (hook string, now *daemon) {
+	d.t.Helper()
+	at := &stopAt{left: n, reached: make(chan struct{}), gate: make(chan struct{})}
+	set := func(s *stopAt) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.killAt = s
+	}
+	set(at)
+	ctx, cancel := context.WithCancel(d.t.Context())
+	defer cancel()
+	over := make(chan struct{})
+	go func() { defer close(over); do(ctx) }()
+	select {
+	case <-over:
+		set(nil)
+		return "", d
+	case <-at.reached:
+	}
+	now = d.killed(func() {
+		set(nil)
+		cancel()
+		close(at.gate)
+		<-over
+	})
+	return at.name, now
 }
 
 // killed kills the daemon and starts another one. unwind ends what the killed one was at.

@@ -47,18 +47,6 @@ func (l *opLock) queue() int {
 	return len(l.waiting)
 }
 
-// waitFor waits until something that another goroutine does has happened.
-func waitFor(t *testing.T, done func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !done() {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not happen within a minute")
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 func TestLockHonoursTheContext(t *testing.T) {
 	var l opLock
 	_, release, _ := l.acquire(t.Context(), "holder")

@@ -193,11 +193,3 @@ func TestKilledWhileMakingADisk(t *testing.T) {
 		t.Error("it is still there")
 	}
 }
-
-// running starts a VM.
-func (d *daemon) running(t *testing.T, ref string) {
-	t.Helper()
-	if v, err := d.Start(t.Context(), ref, model.Start{}, nil); err != nil || v.State != model.Running {
-		t.Fatalf("%s, %v", v.State, err)
-	}
-}

@@ -11,8 +11,6 @@ import (
 	"banger/internal/model"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 func TestSet(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()

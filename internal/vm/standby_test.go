@@ -13,39 +13,6 @@ import (
 	"banger/internal/vmm"
 )
 
-// withStandby starts a daemon with a template and one machine on standby from it, and nothing more to come.
-func (h *host) withStandby(t *testing.T, of model.Create) *daemon {
-	t.Helper()
-	h.templates.Standby = 1
-	d := h.withTemplates(t, of)
-	if err := d.pool().Fill(t.Context(), d.specFor(t, of)); err != nil || d.standbys(t) != 1 {
-		t.Fatalf("%d on standby, %v", d.standbys(t), err)
-	}
-	return d
-}
-
-// standbys counts the machines on standby.
-func (d *daemon) standbys(t *testing.T) (n int) {
-	t.Helper()
-	list, err := d.listTemplates(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tpl := range list {
-		n += tpl.Standby
-	}
-	return n
-}
-
-func (d *daemon) launch(t *testing.T, req model.Create) model.VM {
-	t.Helper()
-	v, err := d.Launch(t.Context(), req, func(model.VM) {}, nil)
-	if err != nil || v.State != model.Running {
-		t.Fatalf("launched: %s, %v", v.State, err)
-	}
-	return v
-}
-
 // TestStandby gives a machine that waits to the VM that comes first.
 func TestStandby(t *testing.T) {
 	t.Parallel()

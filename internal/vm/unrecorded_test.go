@@ -97,18 +97,6 @@ func TestDeleteOnAFullDisk(t *testing.T) {
 // notGone are the hooks of all that a deletion writes.
 var notGone = []string{"store deleting", "store broken", "store gone"}
 
-// full makes a disk on which nothing can be stored of what the hooks stand for, and returns what gives it room again.
-func (h *host) full(hooks ...string) (free func()) {
-	for _, hook := range hooks {
-		h.failing(hook, errBoom)
-	}
-	return func() {
-		for _, hook := range hooks {
-			h.failing(hook, nil)
-		}
-	}
-}
-
 // TestDeleteThatCannotBeRecorded has a disk on which nothing at all can be stored, and a VM at rest, of which deleting frees nothing.
 func TestDeleteThatCannotBeRecorded(t *testing.T) {
 	h := newHost(t)
@@ -127,17 +115,6 @@ func TestDeleteThatCannotBeRecorded(t *testing.T) {
 	free()
 	if err := d.Delete(t.Context(), "a", false, nil); err != nil || len(d.List()) != 0 {
 		t.Errorf("with room again: %v, %v", err, d.List())
-	}
-}
-
-// goesAway looks that a VM is shown as being deleted, and why it is still there.
-func (d *daemon) goesAway(t *testing.T, ref string) {
-	t.Helper()
-	v, err := d.Get(ref)
-	if err != nil {
-		t.Error(err)
-	} else if v.State != model.Deleting || v.LastError == nil || !strings.Contains(v.LastError.Msg, "boom") || v.LastError.Hint == "" {
-		t.Errorf("it is %s, %+v", v.State, v.LastError)
 	}
 }
 

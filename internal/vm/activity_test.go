@@ -1,0 +1,42 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+)
+
+func TestActivity(t *testing.T) {
+	t.Parallel()
+	var a activity
+	if err := a.quiet(t.Context(), time.Hour); err != nil { // nothing ever happened
+		t.Error(err)
+	}
+	end := a.begin()
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error, 1)
+	go func() { errs <- a.quiet(ctx, time.Millisecond) }()
+	select {
+	case err := <-errs:
+		t.Errorf("it was quiet in the middle of an operation: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	end()
+	end() // counts once
+	other := a.begin()
+	if a.untilQuiet(time.Nanosecond) <= 0 {
+		t.Error("the end of one operation was taken for that of another")
+	}
+	other()
+	if a.untilQuiet(time.Hour) <= 0 {
+		t.Error("an hour of quiet at once")
+	}
+	if err := a.quiet(t.Context(), time.Millisecond); err != nil {
+		t.Error(err)
+	}
+}

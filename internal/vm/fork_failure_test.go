@@ -1,0 +1,325 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// childHooks are the moments of making a child.
+var childHooks = []string{
+	"store creating", "store stopped", "store starting", "do preflight", "do initramfs", "shape", "do prepare/two", "restore", "do vmm", "do agent", "do assume",
+	"do post-start/two", "store running",
+}
+
+// TestCaptureFails fails each part of saving the parent: it goes on, and nothing is left.
+func TestCaptureFails(t *testing.T) {
+	t.Parallel()
+	for _, state := range []model.State{model.Running, model.Paused} {
+		for _, hook := range []string{"freeze", "froze", "save", "still", "shape"} {
+			if state == model.Paused && strings.HasPrefix(hook, "fr") {
+				continue // its processes are held already
+			}
+			t.Run(string(state)+"/"+hook, func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				d := h.daemon()
+				v := d.worker(t, model.Create{Name: "a"})
+				if state == model.Paused {
+					d.pause(t, v)
+				}
+				before := h.files()
+				h.failing(hook, errBoom)
+				if _, err := d.Fork(t.Context(), "a", model.Fork{Count: 2}, nil); !errors.Is(err, errBoom) {
+					t.Errorf("the fork: %v", err)
+				}
+				if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); !errors.Is(err, errBoom) {
+					t.Errorf("the snapshot: %v", err)
+				}
+				h.failing(hook, nil)
+				if after := h.files(); !slices.Equal(before, after) || len(h.stored()) != 0 || len(d.List()) != 1 {
+					t.Errorf("files before %v, after %v, %v", before, after, h.stored())
+				}
+				if state == model.Paused {
+					if !h.computer.Halted(v.ID) || !h.look(v).Frozen {
+						t.Error("a paused VM goes on")
+					}
+					d.resume(t, v)
+				}
+				d.goesOn(t, v)
+				d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
+			})
+		}
+	}
+}
+
+// TestParentThatCannotGoOn has a guest that does not let its processes go on after it was saved: there is no fork, and whoever comes next tries again.
+func TestParentThatCannotGoOn(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	before := h.files()
+	h.failing("thaw", errBoom)
+	if _, err := d.Fork(t.Context(), "a", model.Fork{}, nil); !errors.Is(err, errBoom) || len(d.List()) != 1 || len(h.stored()) != 0 {
+		t.Errorf("%v; %d VMs, %v", err, len(d.List()), h.stored())
+	}
+	if got, err := d.Rename(t.Context(), "a", "b"); err != nil || got.State != model.Running {
+		t.Errorf("an operation on it: %s, %v", got.State, err)
+	}
+	h.failing("thaw", nil)
+	if _, err := d.Rename(t.Context(), "b", "a"); err != nil {
+		t.Error(err)
+	}
+	d.goesOn(t, v)
+	if after := h.files(); !slices.Equal(before, after) {
+		t.Errorf("files before %v, after %v", before, after)
+	}
+}
+
+// TestForkEndsWithTheParent that dies while it is saved.
+func TestForkEndsWithTheParent(t *testing.T) {
+	t.Parallel()
+	for _, hook := range []string{"freeze", "still"} {
+		h := newHost(t)
+		d := h.daemon()
+		v := d.worker(t, model.Create{Name: "a"})
+		release := h.hanging(hook)
+		errs := make(chan error, 1)
+		go func() { _, err := d.Fork(t.Context(), "a", model.Fork{}, nil); errs <- err }()
+		waitFor(t, func() bool { return h.called(hook) > 0 })
+		h.end(v, vmm.ExitCrashed)
+		release()
+		if err := <-errs; err == nil || len(d.List()) != 1 || len(h.stored()) != 0 {
+			t.Errorf("%s: %v; %d VMs, %v", hook, err, len(d.List()), h.stored())
+		}
+		waitFor(t, func() bool { return d.state(t, "a") == model.Stopped })
+	}
+}
+
+// TestChildrenFail fails each part of making a child: nothing of it is left, whatever is to become of the children, and the parent does not mind.
+func TestChildrenFail(t *testing.T) {
+	t.Parallel()
+	for i, hook := range childHooks {
+		t.Run(hook, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			d.suspend(t, v) // of which a fork needs none of the hooks
+			before := h.files()
+			h.failing(hook, errBoom)
+			req := model.Fork{Count: 2, Remove: []model.RemovePolicy{model.RemoveNever, model.RemoveOnStop, model.RemoveOnDetach}[i%3]}
+			forked, err := d.Fork(t.Context(), "a", req, nil)
+			if err != nil || len(forked.Children) != 2 {
+				t.Fatalf("%+v, %v", forked, err)
+			}
+			for _, c := range forked.Children {
+				if c.VM != nil || !strings.Contains(c.Error, "boom") {
+					t.Errorf("%+v", c)
+				}
+			}
+			h.failing(hook, nil)
+			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 || len(d.List()) != 1 || len(h.stored()) != 0 {
+				t.Errorf("files before %v, after %v, %v; %d machines, %v", before, after, h.stored(), h.running(), d.List())
+			}
+			for _, child := range d.fork(t, v, req) {
+				d.isFork(t, child, v, "work of a")
+			}
+			d.resume(t, v)
+			d.goesOn(t, v)
+		})
+	}
+}
+
+// TestStuckChildIsListed has a child whose machine will not end: that stays to be seen, and goes when the cause does.
+func TestStuckChildIsListed(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	before := h.files()
+	h.failing("do assume", errBoom)
+	h.failing("signal", errBoom)
+	forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "b"}, nil)
+	if err != nil || forked.Children[0].VM != nil {
+		t.Fatalf("%+v, %v", forked, err)
+	}
+	if got := d.state(t, "b"); got != model.Broken {
+		t.Errorf("it is %s", got)
+	}
+	h.failing("signal", nil)
+	if err := d.Delete(t.Context(), "b", true, nil); err != nil {
+		t.Error(err)
+	}
+	if after := h.files(); !slices.Equal(before, after) || h.running() != 1 {
+		t.Errorf("files before %v, after %v", before, after)
+	}
+	d.goesOn(t, v)
+}
+
+// TestCancelledFork has whoever forks a VM change their mind at each moment: there are no children, and the parent goes on.
+func TestCancelledFork(t *testing.T) {
+	t.Parallel()
+	for _, hook := range append([]string{"freeze", "froze", "save", "still", "thaw"}, childHooks...) {
+		if strings.HasPrefix(hook, "store") && hook != "store creating" || hook == "do preflight" || hook == "restore" || hook == "do vmm" {
+			continue // they do not look at the context, and those around them stand for them
+		}
+		t.Run(hook, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			before := h.files()
+			release := h.hanging(hook)
+			defer release()
+			calls := h.called(hook)
+			ctx, cancel := context.WithCancel(t.Context())
+			type result struct {
+				model.Forked
+				err error
+			}
+			results := make(chan result, 1)
+			go func() { forked, err := d.Fork(ctx, "a", model.Fork{Count: 2}, nil); results <- result{forked, err} }()
+			waitFor(t, func() bool { return h.called(hook) > calls })
+			cancel()
+			release()
+			got := <-results
+			for _, c := range got.Children {
+				if c.VM != nil {
+					t.Errorf("a child: %+v", c)
+				}
+			}
+			if got.err == nil && len(got.Children) != 2 {
+				t.Errorf("%+v", got)
+			}
+			if after := h.files(); !slices.Equal(before, after) || h.running() != 1 || len(d.List()) != 1 || len(h.stored()) != 0 {
+				t.Errorf("files before %v, after %v, %v; %d machines, %v", before, after, h.stored(), h.running(), d.List())
+			}
+			d.goesOn(t, v)
+		})
+	}
+}
+
+// TestParentIsFreeWhileChildrenStart: the fork does not keep it longer than it takes to save it, and it may go away meanwhile.
+func TestParentIsFreeWhileChildrenStart(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	release := h.hanging("restore")
+	defer release()
+	results := make(chan model.Forked, 1)
+	go func() {
+		forked, err := d.Fork(t.Context(), "a", model.Fork{Count: 2}, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		results <- forked
+	}()
+	waitFor(t, func() bool { return h.called("restore") == 2 })
+	if d.state(t, "a") != model.Running || h.look(v).Frozen || h.computer.Halted(v.ID) {
+		t.Error("the parent does not go on")
+	}
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Error(err)
+	}
+	release()
+	for _, child := range born(t, <-results) {
+		d.isFork(t, child, v, "work of a")
+	}
+	if len(d.List()) != 2 || len(h.stored()) != 0 {
+		t.Errorf("%d VMs, %v", len(d.List()), h.stored())
+	}
+}
+
+// TestChildIsDeletedWhileItStarts takes nothing from the others.
+func TestChildIsDeletedWhileItStarts(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	calls := h.called("do agent")
+	release := h.hanging("do agent")
+	defer release()
+	results := make(chan model.Forked, 1)
+	go func() {
+		forked, err := d.Fork(t.Context(), "a", model.Fork{Count: 2}, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		results <- forked
+	}()
+	waitFor(t, func() bool { return h.called("do agent") == calls+2 })
+	if err := d.Delete(t.Context(), "a-1", true, nil); err != nil && fault.KindOf(err) != fault.NotFound { // it may take itself away first
+		t.Error(err)
+	}
+	release()
+	forked := <-results
+	if c := forked.Children[0]; c.VM != nil || c.Error == "" {
+		t.Errorf("the deleted child: %+v", c)
+	}
+	d.isFork(t, *forked.Children[1].VM, v, "work of a")
+	if len(d.List()) != 2 || h.running() != 2 {
+		t.Errorf("%d VMs, %d machines", len(d.List()), h.running())
+	}
+}
+
+// TestForkWithoutItsImage that was deleted by hand.
+func TestForkWithoutItsImage(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	for _, id := range []string{"id-of-img", "id-of-krn"} {
+		h.delete(id, true)
+		forked, err := d.Fork(t.Context(), "a", model.Fork{}, nil)
+		if err != nil || forked.Children[0].VM != nil || len(d.List()) != 1 || len(h.stored()) != 0 {
+			t.Errorf("without %s: %+v, %v", id, forked, err)
+		}
+		h.delete(id, false)
+	}
+	d.goesOn(t, v)
+}
+
+// TestForkOnAFullDisk fails for want of room for the parent's copy, or for a child's.
+func TestForkOnAFullDisk(t *testing.T) {
+	for name, leave := range map[string]model.Bytes{"copy": model.MiB, "child": 7 * model.MiB} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			fill, free := h.small(h.layout.State, 48*model.MiB)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			h.litter(v, 4*model.MiB)
+			before := h.files()
+			fill(leave)
+			forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil) // of two, one could use up the room in which to record that the other is gone
+			if name == "copy" {
+				isFull(t, err)
+			} else {
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range forked.Children {
+					if c.VM != nil || c.Hint == "" {
+						t.Errorf("%+v", c)
+					}
+				}
+			}
+			if after := h.files(); !slices.Equal(before, after) || len(d.List()) != 1 || len(h.stored()) != 0 || h.running() != 1 {
+				t.Errorf("files before %v, after %v, %v; %v; %+v", before, after, h.stored(), d.List(), forked)
+			}
+			d.goesOn(t, v)
+			free()
+			for _, child := range d.fork(t, v, model.Fork{Count: 2}) {
+				d.isFork(t, child, v, "work of a")
+			}
+		})
+	}
+}

@@ -1,0 +1,271 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// guest is what a guest keeps in its memory: it goes where that goes.
+type guest struct {
+	Assumed, Frozen bool
+	Forks           int    // identities after the first
+	Name            string // of the host that it is
+	Data            string // what its processes have
+}
+
+// inGuest changes what a guest has in its memory, and returns it.
+func (h *host) inGuest(id string, change func(*guest)) guest {
+	h.t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var g guest
+	if memory := h.computer.Memory(id); len(memory) > 0 {
+		if err := json.Unmarshal(memory, &g); err != nil {
+			h.t.Errorf("the memory of %s holds %q: %v", id, memory, err)
+		}
+	}
+	change(&g)
+	memory, err := json.Marshal(g)
+	if err != nil {
+		h.t.Error(err)
+	}
+	h.computer.SetMemory(id, memory)
+	return g
+}
+
+// look returns what a guest has in its memory.
+func (h *host) look(v model.VM) guest {
+	h.t.Helper()
+	return h.inGuest(v.ID, func(*guest) {})
+}
+
+// workPlace is where on its system disk a guest keeps its work: beyond what mkfs writes.
+const workPlace = 50 << 20
+
+// work has a guest do something that is in its memory and on its disk.
+func (h *host) work(v model.VM, text string) {
+	h.t.Helper()
+	h.inGuest(v.ID, func(g *guest) { g.Data = text })
+	f, err := os.OpenFile(h.layout.VM(v.ID).SystemDisk(), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt(append([]byte(text), 0), workPlace)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		h.t.Error(err)
+	}
+}
+
+// worked returns what the guest of a running VM has done, which must be the same in its memory and on its disk.
+func (h *host) worked(v model.VM) string {
+	h.t.Helper()
+	memory, disk := h.look(v).Data, h.onDisk(v)
+	if memory != disk {
+		h.t.Errorf("%s has %q in its memory and %q on its disk", v.Spec.Name, memory, disk)
+	}
+	return memory
+}
+
+// onDisk returns what the guest has done, as far as that is on its disk.
+func (h *host) onDisk(v model.VM) string {
+	h.t.Helper()
+	f, err := os.Open(h.layout.VM(v.ID).SystemDisk())
+	if err != nil {
+		h.t.Error(err)
+		return ""
+	}
+	defer f.Close()
+	text := make([]byte, 100)
+	if _, err := f.ReadAt(text, workPlace); err != nil {
+		h.t.Error(err)
+	}
+	text, _, _ = bytes.Cut(text, []byte{0})
+	return string(text)
+}
+
+// workOn writes to a VM's work disk, and workIn returns what was written.
+func (h *host) workOn(v model.VM, text string) {
+	h.t.Helper()
+	f, err := os.OpenFile(h.layout.VM(v.ID).WorkDisk(), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt([]byte(text+"\n"), workPlace)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		h.t.Error(err)
+	}
+}
+
+func (h *host) workIn(v model.VM) string {
+	h.t.Helper()
+	f, err := os.Open(h.layout.VM(v.ID).WorkDisk())
+	if errors.Is(err, os.ErrNotExist) {
+		return ""
+	}
+	text := make([]byte, 100)
+	if err == nil {
+		_, err = f.ReadAt(text, workPlace)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		h.t.Error(err)
+	}
+	text, _, _ = bytes.Cut(text, []byte{'\n'})
+	return string(text)
+}
+
+// agent is the client of the agent in one guest. The agent behaves as the real one does.
+type agent struct {
+	s    *session
+	dial machine.Dialer
+}
+
+// reach waits until the guest answers, and returns whose it is. Then it does what the test asked for.
+func (a *agent) reach(ctx context.Context, hook string) (id string, err error) {
+	conn, err := a.dial(ctx)
+	if err != nil {
+		return "", fault.New(fault.Unavailable, "connecting to the guest: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if _, err := fmt.Fscanln(conn, &id); err != nil {
+		return "", fault.New(fault.Unavailable, "waiting for the guest: %w", errors.Join(context.Cause(ctx), err))
+	}
+	if err := a.s.hook(ctx, id, hook); err != nil {
+		return id, err
+	}
+	if !slices.ContainsFunc(a.s.computer.Running(), func(m vmm.Machine) bool { return m.ID == id }) {
+		return id, fault.New(fault.Unavailable, "the guest is gone")
+	}
+	return id, nil
+}
+
+func (a *agent) Hello(ctx context.Context) (proto.Hello, error) {
+	id, err := a.reach(ctx, "do agent")
+	if err != nil {
+		return proto.Hello{}, err
+	}
+	g := a.s.inGuest(id, func(*guest) {})
+	return proto.Hello{
+		Generation: proto.Generation, Assumed: g.Assumed, Frozen: g.Frozen, Forks: g.Forks, Uptime: time.Second, Marks: []proto.Mark{{Name: "init", At: time.Millisecond}},
+	}, nil
+}
+
+func (a *agent) Wake(ctx context.Context) (proto.Hello, error) {
+	if _, err := a.reach(ctx, "wake"); err != nil {
+		return proto.Hello{}, err
+	}
+	return a.Hello(ctx)
+}
+
+func (a *agent) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, error) {
+	id, err := a.reach(ctx, "do assume")
+	if err != nil {
+		return proto.Assumed{}, err
+	}
+	a.s.inGuest(id, func(g *guest) {
+		if g.Assumed && !g.Frozen {
+			err = fault.New(fault.WrongState, "this machine has taken on an identity before")
+			return
+		}
+		if g.Assumed {
+			g.Forks++
+		}
+		g.Assumed, g.Frozen, g.Name = true, false, doc.Hostname
+	})
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.s.guest = doc
+	return proto.Assumed{}, err
+}
+
+func (a *agent) Sync(ctx context.Context) error {
+	_, err := a.reach(ctx, "sync")
+	return err
+}
+
+func (a *agent) Freeze(ctx context.Context) (proto.Frozen, error) {
+	id, err := a.reach(ctx, "freeze")
+	if err != nil {
+		return proto.Frozen{}, err
+	}
+	a.s.inGuest(id, func(g *guest) { g.Frozen = g.Assumed })
+	return proto.Frozen{Processes: 1}, a.s.hook(ctx, id, "froze")
+}
+
+func (a *agent) Thaw(ctx context.Context, doc proto.Thaw) error {
+	id, err := a.reach(ctx, "thaw")
+	if err != nil {
+		return err
+	}
+	if len(doc.Entropy) < 32 || doc.Time.IsZero() {
+		return fault.New(fault.Invalid, "thawed with %+v", doc)
+	}
+	a.s.inGuest(id, func(g *guest) { g.Frozen = false })
+	return nil
+}
+
+func (a *agent) PowerOff(ctx context.Context) error {
+	id, err := a.reach(ctx, "power-off")
+	if err != nil {
+		return err
+	}
+	if a.s.inGuest(id, func(*guest) {}).Frozen {
+		return fault.New(fault.WrongState, "the processes are held")
+	}
+	a.s.computer.End(id, vmm.Exit{Reason: vmm.ExitPowerOff})
+	return nil
+}
+
+func (a *agent) Resize(ctx context.Context, serial string, _ model.Bytes) error {
+	_, err := a.reach(ctx, "resize "+serial)
+	return err
+}
+
+// Upgrade runs commands, which do nothing.
+func (a *agent) Upgrade(ctx context.Context, route string) (net.Conn, error) {
+	if route != "/v1/exec" {
+		return nil, errors.ErrUnsupported
+	}
+	if _, err := a.reach(ctx, "exec"); err != nil {
+		return nil, err
+	}
+	ours, theirs := net.Pipe()
+	go func() {
+		defer theirs.Close()
+		if t, _, err := proto.NewReader(theirs).ReadFrame(); err == nil && t == proto.FrameStart {
+			_ = proto.NewWriter(theirs).WriteJSON(proto.FrameExit, proto.Exit{})
+		}
+	}()
+	return ours, nil
+}
+
+func (a *agent) GetFiles(context.Context, string) (io.ReadCloser, error) {
+	return nil, errors.ErrUnsupported
+}
+
+func (a *agent) PutFiles(context.Context, string, io.Reader) error { return errors.ErrUnsupported }
+
+func (a *agent) Ports(context.Context) ([]proto.Port, error) { return nil, errors.ErrUnsupported }
+
+func (a *agent) Stats(ctx context.Context) (proto.Stats, error) {
+	_, err := a.reach(ctx, "stats")
+	return proto.Stats{}, err
+}
+
+func (a *agent) Close() error { return nil }

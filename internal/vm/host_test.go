@@ -1,0 +1,344 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/guest/proto"
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/step"
+	"banger/internal/template"
+	"banger/internal/testkit"
+	"banger/internal/vmm"
+	"banger/internal/vmm/fake"
+)
+
+// The manager is tested with a real store, real disks and real folders. Only the machine (the fake driver's) and its agent are stand-ins, so that every step can be
+// made to fail, hang or be cut off; end-to-end tests do the same with real machines where that is possible.
+
+// host is what outlives a daemon: the machines that run, and what each hook is told to do.
+type host struct {
+	t        *testing.T
+	layout   paths.Layout
+	mu       sync.Mutex
+	computer *fake.Host
+	file     string           // stands for the image, the kernel and the initramfs
+	fail     map[string]error // by hook: "do agent", "undo prepare/cap", ...
+	block    map[string]chan struct{}
+	killAt   *stopAt // at one of the coming hooks, whichever it is; nil for none
+	calls    []string
+	guest    proto.Assume    // what the last guest was told to be
+	records  map[string]bool // ids of VMs that the store has heard of: machines of others are templates in the making
+	gone     map[string]bool // images and kernels that were deleted
+
+	answersButton bool            // guests power off by their power button
+	homes         bool            // VMs can have work disks
+	version       string          // of the driver
+	oneCPU        string          // what the driver says about guests with an init
+	accel         string          // of the driver; "" for one of its own
+	templates     template.Config // of the daemons; off unless a test turns them on
+	keeps         bool            // machines that boot are kept as templates
+
+	more    func(*session) []machine.Capability // capabilities besides those that every daemon has; may be nil
+	drivers func(driver) *vmm.Registry          // of the daemons; nil: the fake driver alone
+}
+
+func newHost(t *testing.T) *host {
+	testkit.RequireTool(t, "mkfs.ext4")
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	layout := paths.At(t.TempDir(), os.Getuid())
+	t.Cleanup(func() { os.RemoveAll(layout.Runtime) }) // elsewhere when the test's name is long
+	return &host{
+		t: t, layout: layout, computer: fake.NewHost(), file: file, fail: map[string]error{}, block: map[string]chan struct{}{},
+		records: map[string]bool{}, gone: map[string]bool{}, version: "1.0", templates: template.Config{Off: true},
+	}
+}
+
+// hook notes a call and does what the test asked for.
+func (h *host) hook(ctx context.Context, name string) error {
+	h.mu.Lock()
+	h.calls = append(h.calls, name)
+	err, gate := h.fail[name], h.block[name]
+	if gate == nil {
+		gate = h.killAt.pass(name)
+	}
+	h.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return err
+}
+
+func (h *host) failing(name string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		delete(h.fail, name)
+		return
+	}
+	h.fail[name] = err
+}
+
+// hanging makes the hook wait until release is called.
+func (h *host) hanging(name string) (release func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	gate := make(chan struct{})
+	h.block[name] = gate
+	return sync.OnceFunc(func() {
+		h.mu.Lock()
+		delete(h.block, name)
+		h.mu.Unlock()
+		close(gate)
+	})
+}
+
+// stopAt is a hook that waits.
+type stopAt struct {
+	left    int // hooks up to it
+	name    string
+	reached chan struct{}
+	gate    chan struct{}
+}
+
+// pass returns what the hook has to wait for, if it is to wait. The host's mutex guards it.
+func (s *stopAt) pass(name string) chan struct{} {
+	if s == nil || s.left == 0 {
+		return nil
+	}
+	if s.left--; s.left > 0 {
+		return nil
+	}
+	s.name = name
+	close(s.reached)
+	return s.gate
+}
+
+// reporter makes hooks of the steps that an operation reports.
+func (h *host) reporter() step.Reporter {
+	return func(e step.Event) {
+		_ = h.hook(context.Background(), fmt.Sprintf("report %s %s %s", e.Phase, e.Step, e.Detail))
+	}
+}
+
+func (h *host) called(name string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, c := range h.calls {
+		if c == name {
+			n++
+		}
+	}
+	return n
+}
+
+func (h *host) running() int { return len(h.computer.Running()) }
+
+// end ends a VM's machine as if by itself.
+func (h *host) end(v model.VM, why vmm.ExitReason) {
+	h.t.Helper()
+	if !h.computer.End(v.ID, vmm.Exit{Reason: why}) {
+		h.t.Errorf("no machine of %s runs", v.Spec.Name)
+	}
+}
+
+// delete makes an image or a kernel disappear, or come back.
+func (h *host) delete(id string, gone bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone[id] = gone
+}
+
+func (h *host) isGone(id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gone[id] {
+		return fault.New(fault.NotFound, "no %s", id)
+	}
+	return nil
+}
+
+// files lists what is below the state and run folders, apart from the database and from logs, which stay to tell why a start failed.
+func (h *host) files() []string {
+	var found []string
+	for _, root := range []string{h.layout.VMs(), filepath.Dir(h.layout.VM("x").Run)} {
+		filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil && path != root && filepath.Ext(path) != ".log" {
+				found = append(found, path)
+			}
+			return nil
+		})
+	}
+	return found
+}
+
+// filesOf lists the files of VMs.
+func (h *host) filesOf(vms ...model.VM) (files []string) {
+	for _, path := range h.files() {
+		for _, v := range vms {
+			if !slices.Equal(h.without([]string{path}, v), []string{path}) {
+				files = append(files, path)
+			}
+		}
+	}
+	return files
+}
+
+// without is what is left of a list of paths without those of a VM.
+func (h *host) without(paths []string, v model.VM) []string {
+	files := h.layout.VM(v.ID)
+	return slices.DeleteFunc(slices.Clone(paths), func(path string) bool {
+		return strings.HasPrefix(path, files.Dir) || strings.HasPrefix(path, files.Run)
+	})
+}
+
+// stored lists snapshots and templates, finished or not.
+func (h *host) stored() []string {
+	h.t.Helper()
+	var found []string
+	for _, dir := range []string{h.layout.Snapshots(), h.layout.Templates()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			h.t.Fatal(err)
+		}
+		for _, entry := range entries {
+			found = append(found, filepath.Join(dir, entry.Name()))
+		}
+	}
+	return found
+}
+
+// open lists the files of the host that this process has open, but for the database.
+func (h *host) open() (open []string) {
+	h.t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, fd := range fds {
+		name, err := os.Readlink("/proc/self/fd/" + fd.Name())
+		if err == nil && (strings.HasPrefix(name, h.layout.State) || strings.HasPrefix(name, h.layout.Cache)) && !strings.HasPrefix(name, h.layout.Database()) {
+			open = append(open, name)
+		}
+	}
+	return open
+}
+
+// closesAll waits until no file of the host is open any more: disks are synced in the background after a start, and templates looked at.
+func (h *host) closesAll(t *testing.T) {
+	t.Helper()
+	waitFor(t, func() bool { return len(h.open()) == 0 })
+}
+
+// held is the file that a capability makes.
+func (h *host) held(v model.VM, capability string) string { return h.heldBy(v.ID, capability) }
+
+func (h *host) heldBy(id, capability string) string {
+	return filepath.Join(h.layout.VM(id).Dir, "held-by-"+capability)
+}
+
+// small makes the host's folder for state, or its cache, a file system with little room. It returns functions that use up what is left, but for some bytes,
+// and give it back. Tests that use it do not run beside others: a process that one of those begins may have a file open, between its fork and
+// its exec, whose room shall be free by now.
+func (h *host) small(dir string, size model.Bytes) (fill func(leave model.Bytes), free func()) {
+	h.t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		h.t.Fatal(err)
+	}
+	err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprint("mode=700,size=", int64(size)))
+	testkit.Require(h.t, "root", err == nil, fmt.Sprintf("mounting a tmpfs: %v", err))
+	h.t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	filler := filepath.Join(dir, "filler")
+	room := func() model.Bytes {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			h.t.Error(err)
+		}
+		return model.Bytes(st.Bavail) * model.Bytes(st.Bsize)
+	}
+	fill = func(leave model.Bytes) {
+		h.t.Helper()
+		f, err := os.Create(filler)
+		if err == nil {
+			err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, int64(room()-leave)), f.Close())
+		}
+		if err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	return fill, func() { os.Remove(filler) }
+}
+
+// litter has a guest write something to its system disk that takes up room on the host.
+func (h *host) litter(v model.VM, size model.Bytes) {
+	h.t.Helper()
+	f, err := os.OpenFile(h.layout.VM(v.ID).SystemDisk(), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteAt(bytes.Repeat([]byte("litter\n"), int(size)/7), workPlace+(1<<20))
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		h.t.Error(err)
+	}
+}
+
+// full makes a disk on which nothing can be stored of what the hooks stand for, and returns what gives it room again.
+func (h *host) full(hooks ...string) (free func()) {
+	for _, hook := range hooks {
+		h.failing(hook, errBoom)
+	}
+	return func() {
+		for _, hook := range hooks {
+			h.failing(hook, nil)
+		}
+	}
+}
+
+func (h *host) command(name string, args ...string) {
+	h.t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		h.t.Fatalf("%s %v: %v: %s", name, args, err, out)
+	}
+}
+
+// waitFor waits until something that another goroutine does has happened.
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not happen within a minute")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+var errBoom = errors.New("boom")
+
+func second[T any](_ T, err error) error { return err }

@@ -1,0 +1,84 @@
+package vm
+
+import (
+	"sync"
+	"testing"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+func TestNamesAndPrefixes(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "old"}) // a name that no id begins with
+	if _, err := d.Create(t.Context(), model.Create{Name: "old"}, nil); fault.KindOf(err) != fault.Exists || h.called("ensure image") != 1 {
+		t.Errorf("a second one of that name: %v; %d images were looked for", err, h.called("ensure image"))
+	}
+	if _, err := d.Create(t.Context(), model.Create{Name: "A b"}, nil); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a bad name: %v", err)
+	}
+	if _, err := d.Rename(t.Context(), v.ID[:4], "new"); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Get("old"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("the old name: %v", err)
+	}
+	d.create(t, model.Create{Name: "old"})
+	if _, err := d.Rename(t.Context(), "old", "new"); fault.KindOf(err) != fault.Exists {
+		t.Errorf("renaming to a taken name: %v", err)
+	}
+	other, _ := d.find("old")
+	if err := d.rewrite(t.Context(), other, func(o *model.VM) { o.Spec.Name = v.ID }); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Get(v.ID); err != nil || got.ID != v.ID {
+		t.Errorf("the VM whose id another one is called: %+v, %v", got, err)
+	}
+	if _, err := d.Get(""); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("no name at all: %v", err)
+	}
+	names := map[string]bool{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			v, err := d.Create(t.Context(), model.Create{}, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			names[v.Spec.Name] = true
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if len(names) != 20 {
+		t.Errorf("%d names for 20 VMs", len(names))
+	}
+}
+
+func TestRacingForAName(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	var wg sync.WaitGroup
+	errs := make(chan error, 8)
+	for range 8 {
+		wg.Go(func() { _, err := d.Create(t.Context(), model.Create{Name: "a"}, nil); errs <- err })
+	}
+	wg.Wait()
+	close(errs)
+	won := 0
+	for err := range errs {
+		switch fault.KindOf(err) {
+		case "":
+			won++
+		case fault.Exists:
+		default:
+			t.Error(err)
+		}
+	}
+	if won != 1 || len(d.List()) != 1 {
+		t.Errorf("%d won, %d VMs", won, len(d.List()))
+	}
+}

@@ -1,0 +1,155 @@
+package vm
+
+import (
+	"cmp"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"banger/internal/fault"
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/snapshot"
+)
+
+// TestDamagedSnapshot damages each file in each way: nothing is made of it, and it can be deleted.
+func TestDamagedSnapshot(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"meta.json", "memory", "device", "system.ext4"} {
+		for _, how := range damages {
+			t.Run(file+" "+how.name, func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				d := h.daemon()
+				v := d.worker(t, model.Create{Name: "a"})
+				s := d.snap(t, v, "s")
+				good := d.snap(t, v, "good")
+				how.do(t, filepath.Join(h.layout.Snapshots(), s.ID, file))
+				before := append(h.files(), h.stored()...)
+				for _, req := range []model.Restore{{}, {Into: "a", Force: true}, {DisksOnly: true}} {
+					for _, ref := range []string{s.ID, "s"} {
+						want := fault.Invalid
+						if ref == "s" && file == "meta.json" {
+							want = fault.NotFound // nobody knows any more what it was called
+						}
+						if _, err := d.RestoreSnapshot(t.Context(), ref, req, nil); fault.KindOf(err) != want {
+							t.Errorf("%+v of %q: %v", req, ref, err)
+						}
+					}
+				}
+				if after := append(h.files(), h.stored()...); !slices.Equal(before, after) || len(d.List()) != 1 {
+					t.Errorf("before %v, after %v", before, after)
+				}
+				if err := d.References(func(images, _ map[string][]string) error {
+					if !slices.Contains(images["id-of-img"], "snapshot good") {
+						t.Errorf("in use: %v", images)
+					}
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+				want := s
+				if file == "meta.json" {
+					want = model.Snapshot{ID: s.ID}
+				}
+				list, err := d.library.List(t.Context())
+				if i := slices.IndexFunc(list, func(one model.Snapshot) bool { return one.ID == s.ID }); err != nil || len(list) != 2 || i < 0 {
+					t.Errorf("%+v, %v", list, err)
+				} else {
+					got := list[i]
+					want.Damaged, want.Size = got.Damaged, got.Size
+					if got.Damaged == "" || got.Size <= 0 || got != want {
+						t.Errorf("listed as %+v, not %+v", got, want)
+					}
+					for _, ref := range []string{got.ID, got.ID[:15], got.Name} {
+						if shown, err := d.library.Get(t.Context(), ref); ref != "" && (err != nil || shown != got) {
+							t.Errorf("%q shown as %+v, %v", ref, shown, err)
+						}
+					}
+				}
+				if file != "meta.json" {
+					if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); fault.KindOf(err) != fault.Exists {
+						t.Errorf("another one of its name: %v", err)
+					}
+				}
+				if _, err := d.library.Get(t.Context(), ""); fault.KindOf(err) != fault.NotFound {
+					t.Errorf("without a name: %v", err)
+				}
+				if rows, err := d.Usage(t.Context()); err != nil || !slices.ContainsFunc(rows, func(r model.UsageRow) bool {
+					return r.Kind == model.UsageSnapshot && r.Name == cmp.Or(want.Name, s.ID)
+				}) {
+					t.Errorf("in use: %+v, %v", rows, err)
+				}
+				if _, err := d.library.Delete(t.Context(), cmp.Or(want.Name, s.ID)); err != nil {
+					t.Error(err)
+				}
+				if list, err := d.library.List(t.Context()); err != nil || len(list) != 1 || list[0].ID != good.ID || len(h.stored()) != 1 {
+					t.Errorf("%+v, %v, %v", list, err, h.stored())
+				}
+			})
+		}
+	}
+}
+
+// TestHostileSnapshot has descriptions that are well formed and lie.
+func TestHostileSnapshot(t *testing.T) {
+	t.Parallel()
+	for name, lie := range map[string]func(*snapshot.Meta){
+		"no fingerprint":  func(m *snapshot.Meta) { m.Fingerprint = "" },
+		"another machine": func(m *snapshot.Meta) { m.Fingerprint = "x" },
+		"no CPUs":         func(m *snapshot.Meta) { m.Spec.VCPUs = 0 },
+		"less memory":     func(m *snapshot.Meta) { m.Spec.Memory = 256 * model.MiB },
+		"a work disk":     func(m *snapshot.Meta) { m.Spec.WorkDiskSize = 64 * model.MiB },
+		"a bad policy":    func(m *snapshot.Meta) { m.Spec.Remove = "soon" },
+		"no label":        func(m *snapshot.Meta) { m.Extra = []byte(`"x"`) },
+		"no image":        func(m *snapshot.Meta) { m.Spec.ImageID = "none" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.delete("none", true)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			s := d.snap(t, v, "s")
+			path := filepath.Join(h.layout.Snapshots(), s.ID)
+			snap, err := snapshot.Open(t.Context(), path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			meta := snap.Meta()
+			lie(&meta)
+			draft, err := snapshot.Create(path + "-lies")
+			if err != nil {
+				t.Fatal(err)
+			}
+			memory, err := draft.Memory()
+			damage(t, err)
+			damage(t, copyFile(t.Context(), snap.OpenMemory, memory))
+			device, err := os.OpenFile(draft.Device(), os.O_CREATE|os.O_WRONLY, 0o600)
+			damage(t, err)
+			damage(t, errors.Join(copyFile(t.Context(), snap.OpenDevice, device), device.Close()))
+			from, _ := snap.DiskPath(machine.SystemDisk)
+			damage(t, draft.CloneDisk(t.Context(), machine.SystemDisk, from))
+			_, err = draft.Commit(t.Context(), meta)
+			damage(t, err)
+			damage(t, snapshot.Remove(path))
+			damage(t, os.Rename(path+"-lies", path))
+			before := h.files()
+			forked, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{}, nil)
+			if err == nil && forked.Children[0].VM != nil {
+				t.Errorf("it was believed: %+v", forked.Children[0].VM)
+			}
+			if _, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{Into: "a", Force: true}, nil); err == nil {
+				t.Error("it was believed for a VM that there is")
+			}
+			if after := h.files(); !slices.Equal(before, after) || len(d.List()) != 1 || d.state(t, "a") != model.Running || h.worked(v) != "work of a" {
+				t.Errorf("before %v, after %v", before, after)
+			}
+			if _, err := d.library.Delete(t.Context(), s.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
