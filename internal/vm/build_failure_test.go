@@ -38,8 +38,8 @@ func TestBuildFails(t *testing.T) {
 				t.Errorf("made %+v, %v", made, err)
 			}
 			stuck := hook == "build signal" || hook == "build undo one" // what could not be taken away is found at the next start-up
-			if left := h.files(); (len(left) != 0 || h.running() != 0) && !stuck {
-				t.Errorf("left: %v, %d machines", left, h.running())
+			if !stuck {
+				h.wantNothingLeft(t)
 			}
 			want := model.OriginKind("")
 			if slices.Contains(ofImages, hook) {
@@ -48,28 +48,19 @@ func TestBuildFails(t *testing.T) {
 			if stuck { // the template itself is well
 				want = model.FromUniversal
 			}
-			if v := d.started(t, model.Create{Name: "a"}); from(v) != want {
-				t.Errorf("it went on from %q, not %q", from(v), want)
-			}
+			wantOrigin(t, d.started(t, model.Create{Name: "a"}), want)
 			h.failing(hook, nil)
-			for _, path := range h.stored() {
-				if strings.Contains(path, "/.") {
-					t.Errorf("left: %s", path)
-				}
-			}
+			h.wantNoneUnfinished(t)
 			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 				t.Error(err)
 			}
 			v := d.started(t, model.Create{Name: "b"})
-			if from(v) != model.FromTemplate {
-				t.Errorf("it went on from %q", from(v))
-			}
+			wantOrigin(t, v, model.FromTemplate)
 			d.die()
 			d = h.daemon()
 			a, _ := d.Get("a")
-			if after := h.files(); len(after) != len(h.filesOf(a, v)) || h.running() != 2 {
-				t.Errorf("after a restart: %v, %d machines", after, h.running())
-			}
+			equal(t, "the number of files, which belong to two VMs,", len(h.files()), len(h.filesOf(a, v)))
+			h.wantMachines(t, 2)
 		})
 	}
 }
@@ -86,9 +77,9 @@ func TestBuildThatFailsIsTriedAgain(t *testing.T) {
 		if wait > time.Minute { // which may pass while a host is very busy
 			idle := d.busy()
 			d.passes(wait / 2)
-			if v := d.started(t, model.Create{}); !v.Boot.Cold || len(d.wants()) != 0 || d.givenUp() != 2 {
-				t.Errorf("after half of %v: %+v, wanted are %v", wait, v.Boot, d.wants())
-			}
+			wantOrigin(t, d.started(t, model.Create{}), "")
+			d.wantWanted(t)
+			d.wantPostponed(t, 2)
 			d.passes(wait - wait/2)
 			idle()
 		} else {
@@ -103,9 +94,8 @@ func TestBuildThatFailsIsTriedAgain(t *testing.T) {
 		}
 		idle()
 		waitFor(t, func() bool { return d.givenUp() == 2 && len(d.wants()) == 0 })
-		if n := h.called("build do agent"); n != tries+2 || len(h.stored()) != 0 {
-			t.Errorf("%d tries; %v", n, h.stored())
-		}
+		h.wantCalls(t, "build do agent", tries+2)
+		h.wantStored(t, 0)
 	}
 	d.passes(4 * time.Hour)
 	h.failing("build do agent", nil)
@@ -113,9 +103,7 @@ func TestBuildThatFailsIsTriedAgain(t *testing.T) {
 	d.started(t, model.Create{})
 	idle()
 	waitFor(t, func() bool { _, images := d.kinds(t); return len(images) == 1 })
-	if v := d.started(t, model.Create{}); from(v) != model.FromTemplate {
-		t.Errorf("it went on from %q", from(v))
-	}
+	wantOrigin(t, d.started(t, model.Create{}), model.FromTemplate)
 }
 
 // TestBuildOnRequest does not mind that it failed a moment ago, and later starts do not either.
@@ -131,9 +119,10 @@ func TestBuildOnRequest(t *testing.T) {
 	waitFor(t, func() bool { return d.givenUp() == 2 })
 	d.busy()
 	h.failing("build do agent", nil)
-	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil || d.givenUp() != 0 {
-		t.Errorf("%v, %d given up", err, d.givenUp())
+	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
+		t.Error(err)
 	}
+	d.wantPostponed(t, 0)
 	if _, err := d.pruneTemplates(t.Context(), false); err != nil {
 		t.Error(err)
 	}
@@ -168,23 +157,24 @@ func TestUniversalThatDoesNotWork(t *testing.T) {
 			waitFor(t, func() bool { return h.called(hook) > calls })
 			h.failing(hook, nil) // a boot does better
 			release()
-			if err := <-errs; err != nil || h.called("build restore") != 1 || h.running() != 0 || len(h.files()) != 0 {
-				t.Fatalf("%v; %d machines, left: %v", err, h.running(), h.files())
+			if err := <-errs; err != nil {
+				t.Fatal(err)
 			}
-			if len(made) != 2 || made[0].Kind != model.TemplateUniversal || !made[0].Building || made[1].Kind != model.TemplateImage || made[1].Building {
-				t.Errorf("made %+v", made)
+			h.wantCalls(t, "build restore", 1)
+			h.wantNothingLeft(t)
+			if len(made) != 2 {
+				t.Fatalf("the build made %+v: two templates are wanted", made)
 			}
-			if universal, images := d.kinds(t); universal != 0 || len(images) != 1 || !slices.Equal(d.wants(), []string{"u"}) {
-				t.Errorf("%d universal ones, %v; wanted are %v", universal, images, d.wants())
-			}
-			if v := d.started(t, model.Create{Name: "a"}); from(v) != model.FromTemplate {
-				t.Errorf("it went on from %q", from(v))
-			}
+			equal(t, "the first template's kind", made[0].Kind, model.TemplateUniversal)
+			claim(t, made[0].Building, "the universal template, which failed, is not to be built again: %+v", made[0])
+			equal(t, "the second template's kind", made[1].Kind, model.TemplateImage)
+			claim(t, !made[1].Building, "the image's template is still being built: %+v", made[1])
+			d.wantTemplates(t, 0, "img")
+			d.wantWanted(t, "u")
+			wantOrigin(t, d.started(t, model.Create{Name: "a"}), model.FromTemplate)
 			idle()
 			waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
-			if d.givenUp() != 0 {
-				t.Errorf("%d given up", d.givenUp())
-			}
+			d.wantPostponed(t, 0)
 		})
 	}
 }
@@ -205,12 +195,10 @@ func TestCancelledBuild(t *testing.T) {
 			go func() { _, err := d.BuildTemplate(ctx, model.Create{}, nil); errs <- err }()
 			waitFor(t, func() bool { return h.called(hook) > 0 })
 			cancel()
-			if err := <-errs; fault.KindOf(err) != fault.Canceled {
-				t.Errorf("got %v", err)
-			}
-			if files := h.files(); len(files) != 0 || h.running() != 0 || len(h.stored()) != left || d.givenUp() != 0 {
-				t.Errorf("left: %v, %v, %d machines", files, h.stored(), h.running())
-			}
+			wantKind(t, "the cancelled build", <-errs, fault.Canceled)
+			h.wantNothingLeft(t)
+			h.wantStored(t, left)
+			d.wantPostponed(t, 0)
 			release()
 			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 				t.Error(err)
@@ -239,9 +227,7 @@ func TestTemplatesMachineDies(t *testing.T) {
 			if err := <-errs; err == nil {
 				t.Error("it was made of a dead machine")
 			}
-			if files := h.files(); len(files) != 0 || h.running() != 0 {
-				t.Errorf("left: %v, %d machines", files, h.running())
-			}
+			h.wantNothingLeft(t)
 		})
 	}
 }
@@ -259,9 +245,8 @@ func TestBuildRefuses(t *testing.T) {
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); !errors.Is(err, errBoom) {
 		t.Errorf("without an image: %v", err)
 	}
-	if len(h.stored()) != 0 || len(h.files()) != 0 {
-		t.Errorf("left: %v, %v", h.stored(), h.files())
-	}
+	h.wantStored(t, 0)
+	h.wantFiles(t, nil)
 }
 
 // TestBuildOnAFullDisk: there is no template, and VMs are booted.
@@ -283,11 +268,11 @@ func TestBuildOnAFullDisk(t *testing.T) {
 			if made, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err == nil {
 				t.Errorf("made %+v", made)
 			} else {
-				isFull(t, err)
+				wantDiskFull(t, err)
 			}
-			if after := h.files(); !slices.Equal(before, after) || h.running() != 1 || len(h.stored()) != 0 {
-				t.Errorf("before %v, after %v, %v", before, after, h.stored())
-			}
+			h.wantFiles(t, before)
+			h.wantMachines(t, 1)
+			h.wantStored(t, 0)
 			if full == "cache" {
 				d.started(t, model.Create{Name: "b"})
 			}
@@ -295,9 +280,7 @@ func TestBuildOnAFullDisk(t *testing.T) {
 			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 				t.Error(err)
 			}
-			if got := d.started(t, model.Create{Name: "c"}); from(got) != model.FromTemplate {
-				t.Errorf("it went on from %q", from(got))
-			}
+			wantOrigin(t, d.started(t, model.Create{Name: "c"}), model.FromTemplate)
 			d.goesOn(t, v)
 		})
 	}

@@ -35,14 +35,17 @@ func TestBuildIsInNobodysWay(t *testing.T) {
 	}
 	d.snap(t, v, "s")
 	list, err := d.listTemplates(t.Context())
-	if err != nil || len(list) != 1 || !list[0].Building {
-		t.Errorf("%+v, %v", list, err)
-	} else if _, err := d.deleteTemplate(t.Context(), list[0].Key); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
-		t.Errorf("deleting it: %v", err)
+	if err != nil {
+		t.Error(err)
 	}
-	if pruned, err := d.pruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 0 {
-		t.Errorf("pruned %+v, %v", pruned, err)
+	if len(list) != 1 {
+		t.Fatalf("one template is being built, but listed are %+v", list)
 	}
+	claim(t, list[0].Building, "the template is not listed as being built: %+v", list[0])
+	_, err = d.deleteTemplate(t.Context(), list[0].Key)
+	wantKind(t, "deleting a template that is being built", err, fault.WrongState)
+	wantHint(t, "deleting a template that is being built", err, "")
+	wantPruned(t, 0)(d.pruneTemplates(t.Context(), false))
 	if _, err := d.Usage(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -75,17 +78,15 @@ func TestManyWantATemplate(t *testing.T) {
 			}
 		})
 		wg.Go(func() {
-			if v, err := d.Launch(t.Context(), model.Create{}, func(model.VM) {}, nil); err != nil || v.State != model.Running {
-				t.Errorf("%s, %v", v.State, err)
-			}
+			wantEnds(t, "the launch", model.Running)(d.Launch(t.Context(), model.Create{}, func(model.VM) {}, nil))
 		})
 	}
 	wg.Wait()
 	idle()
 	waitFor(t, func() bool { return len(d.wants()) == 0 })
-	if universal, images := d.kinds(t); universal != 1 || len(images) != 1 || h.called("build save") != 2 || len(d.List()) != 4 {
-		t.Errorf("%d universal ones, %v; %d were saved", universal, images, h.called("build save"))
-	}
+	d.wantTemplates(t, 1, "img")
+	h.wantCalls(t, "build save", 2)
+	d.wantVMs(t, 4)
 }
 
 // TestBuildWritesFirst: what a template's guest has in memory is written before it stands still, so that none that goes on from it has that to do.
@@ -96,9 +97,8 @@ func TestBuildWritesFirst(t *testing.T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	sync, freeze := slices.Index(h.calls, "build sync"), slices.Index(h.calls, "build freeze")
-	if sync < 0 || freeze < sync {
-		t.Errorf("synced at %d, frozen at %d of %q", sync, freeze, h.calls)
-	}
+	claim(t, sync >= 0, "the build did not sync the guest's disks: %q", h.calls)
+	claim(t, sync < freeze, "the build synced the disks at %d, after it froze the guest at %d of %q", sync, freeze, h.calls)
 }
 
 // TestKilledInABuild kills the daemon at each moment of making templates: the next one finds all of it and takes it away.
@@ -116,20 +116,14 @@ func TestKilledInABuild(t *testing.T) {
 			dead := d
 			d = d.killedIn(hook, func(ctx context.Context) { dead.BuildTemplate(ctx, model.Create{}, nil) })
 			d.busy()
-			if after := h.files(); !slices.Equal(before, after) || h.running() != 1 || d.state(t, v.ID) != model.Running {
-				t.Errorf("before %v, after %v; %d machines", before, after, h.running())
-			}
-			for _, path := range h.stored() {
-				if strings.Contains(path, "/.") {
-					t.Errorf("left: %s", path)
-				}
-			}
+			h.wantFiles(t, before)
+			h.wantMachines(t, 1)
+			d.wantState(t, v.ID, model.Running)
+			h.wantNoneUnfinished(t)
 			if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 				t.Error(err)
 			}
-			if got := d.started(t, model.Create{Name: "b"}); from(got) != model.FromTemplate {
-				t.Errorf("it went on from %q", from(got))
-			}
+			wantOrigin(t, d.started(t, model.Create{Name: "b"}), model.FromTemplate)
 		})
 	}
 }
@@ -149,14 +143,9 @@ func TestDaemonEndsInABuild(t *testing.T) {
 			defer release()
 			waitFor(t, func() bool { return h.called(hook) > 0 })
 			d.die()
-			if left := h.files(); len(left) != files || h.running() != 1 {
-				t.Errorf("left: %v, %d machines", left, h.running())
-			}
-			for _, path := range h.stored() {
-				if strings.Contains(path, "/.") {
-					t.Errorf("left: %s", path)
-				}
-			}
+			equal(t, "the number of files, which belong to the VM,", len(h.files()), files)
+			h.wantMachines(t, 1)
+			h.wantNoneUnfinished(t)
 			if hook == "build do agent" && len(h.stored()) != 0 {
 				t.Errorf("stored: %v", h.stored())
 			}

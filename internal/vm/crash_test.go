@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -155,7 +154,7 @@ func TestCrash(t *testing.T) {
 		}
 		os.RemoveAll(h.layout.VM(v.ID).Dir)
 	})
-	if got := h.worked(v); got != "before" || d.state(t, "a") != model.Running || !slices.Equal(files, h.files()) {
-		t.Errorf("it has %q, is %s, and its files are %v", got, d.state(t, "a"), h.files())
-	}
+	h.wantWork(t, v, "before")
+	d.wantState(t, "a", model.Running)
+	h.wantFiles(t, files)
 }

@@ -2,7 +2,7 @@ package vm
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"testing"
 
 	"banger/internal/fault"
@@ -19,9 +19,8 @@ func TestPruneSparesWhatIsLaunched(t *testing.T) {
 	}
 	pruned := make(chan result, 1)
 	v, err := d.Launch(t.Context(), model.Create{Name: "a"}, func(v model.VM) {
-		if v.Spec.Name != "a" || v.State != model.Stopped {
-			t.Errorf("made %+v", v)
-		}
+		equal(t, "the name of the new VM", v.Spec.Name, "a")
+		equal(t, "the VM before its start", v.State, model.Stopped)
 		e, err := d.find(v.ID)
 		if err != nil {
 			t.Fatal(err)
@@ -29,12 +28,13 @@ func TestPruneSparesWhatIsLaunched(t *testing.T) {
 		go func() { got, err := d.Prune(t.Context()); pruned <- result{got, err} }()
 		waitFor(t, func() bool { return e.lock.queue() == 1 })
 	}, nil)
-	if err != nil || v.State != model.Running {
-		t.Errorf("launched: %s, %v", v.State, err)
+	wantEnds(t, "the launch", model.Running)(v, err)
+	got := <-pruned
+	if got.err != nil {
+		t.Error(got.err)
 	}
-	if got := <-pruned; got.err != nil || len(got.Removed) != 0 || d.state(t, "a") != model.Running {
-		t.Errorf("pruned %v, %v", got.Removed, got.err)
-	}
+	claim(t, len(got.Removed) == 0, "the prune removed %v", got.Removed)
+	d.wantState(t, "a", model.Running)
 }
 
 // TestLaunchCalledOff has whoever asked for a VM change their mind while it boots: nothing of it stays. Until then it holds up nobody who looks
@@ -56,12 +56,10 @@ func TestLaunchCalledOff(t *testing.T) {
 		t.Error(err)
 	}
 	cancel()
-	if err := <-errs; fault.KindOf(err) != fault.Canceled {
-		t.Errorf("got %v", err)
-	}
-	if left := h.files(); len(left) != 0 || len(d.List()) != 0 || h.running() != 0 || h.called("records []") == 0 {
-		t.Errorf("left: %v, %v", left, d.List())
-	}
+	wantKind(t, "the cancelled launch", <-errs, fault.Canceled)
+	h.wantNothingLeft(t)
+	d.wantVMs(t, 0)
+	claim(t, h.called("records []") > 0, "no capability was told that there is no VM any more")
 }
 
 func TestDeleteCallsOffALaunch(t *testing.T) {
@@ -74,12 +72,9 @@ func TestDeleteCallsOffALaunch(t *testing.T) {
 	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
 		t.Error(err)
 	}
-	if err := <-errs; fault.KindOf(err) != fault.Canceled {
-		t.Errorf("the launch ended with %v", err)
-	}
-	if left := h.files(); len(left) != 0 || len(d.List()) != 0 {
-		t.Errorf("left: %v, %v", left, d.List())
-	}
+	wantKind(t, "the cancelled launch", <-errs, fault.Canceled)
+	h.wantFiles(t, nil)
+	d.wantVMs(t, 0)
 }
 
 // TestFailedLaunchStays so that what went wrong can be looked into.
@@ -88,9 +83,11 @@ func TestFailedLaunchStays(t *testing.T) {
 	d := h.daemon()
 	h.failing("do agent", errBoom)
 	v, err := d.Launch(t.Context(), model.Create{Name: "a"}, func(model.VM) {}, nil)
-	if !errors.Is(err, errBoom) || v.ID == "" || d.state(t, v.ID) != model.Failed {
-		t.Errorf("%+v, %v", v, err)
+	wantFails(t, "the launch", errBoom, model.Failed)(v, err)
+	if v.ID == "" {
+		t.Fatal("a failed launch does not return the VM that stays")
 	}
+	d.wantState(t, v.ID, model.Failed)
 }
 
 // TestVCPUs: how many virtual CPUs a VM has is said by the request, else by the defaults, else it is as many as its guest can be trusted with.
@@ -115,18 +112,23 @@ func TestVCPUs(t *testing.T) {
 		d := h.daemon()
 		d.Defaults.VCPUs = tt.usual
 		v, err := d.Create(t.Context(), model.Create{Image: tt.image, VCPUs: tt.asked}, nil)
-		if err != nil || v.Spec.VCPUs != tt.want {
-			t.Errorf("%+v: %d, %v", tt, v.Spec.VCPUs, err)
+		if err != nil {
+			t.Fatalf("%+v: %v", tt, err)
 		}
+		equal(t, fmt.Sprintf("%+v: the number of vCPUs", tt), v.Spec.VCPUs, tt.want)
 		anew := 2
 		if tt.image == imageWithInit && tt.oneCPU != "" {
 			anew = 1
 		}
-		if changed, err := d.Set(t.Context(), v.ID, model.Change{VCPUs: ptr(0)}); err != nil || changed.VM.Spec.VCPUs != anew {
-			t.Errorf("%+v, decided anew: %d, %v", tt, changed.VM.Spec.VCPUs, err)
+		if changed, err := d.Set(t.Context(), v.ID, model.Change{VCPUs: ptr(0)}); err != nil {
+			t.Errorf("%+v: %v", tt, err)
+		} else {
+			equal(t, fmt.Sprintf("%+v: the number of vCPUs, chosen again,", tt), changed.VM.Spec.VCPUs, anew)
 		}
-		if changed, err := d.Set(t.Context(), v.ID, model.Change{Image: ptr("other"), VCPUs: ptr(0)}); err != nil || changed.VM.Spec.VCPUs != 2 {
-			t.Errorf("%+v, for another image: %d, %v", tt, changed.VM.Spec.VCPUs, err)
+		if changed, err := d.Set(t.Context(), v.ID, model.Change{Image: ptr("other"), VCPUs: ptr(0)}); err != nil {
+			t.Errorf("%+v: %v", tt, err)
+		} else {
+			equal(t, fmt.Sprintf("%+v: the number of vCPUs for another image", tt), changed.VM.Spec.VCPUs, 2)
 		}
 		if _, err := d.Create(t.Context(), model.Create{Image: tt.image, VCPUs: ptr(-1)}, nil); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("less than none: %v", err)

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"slices"
 	"testing"
 
 	"banger/internal/model"
@@ -22,13 +21,11 @@ func TestKilledWhileForking(t *testing.T) {
 			dead := d
 			d = d.killedIn(hook, func(ctx context.Context) { dead.Fork(ctx, "a", model.Fork{Name: "x"}, nil) })
 			d.goesOn(t, v)
-			after := h.files()
 			if child, err := d.Get("x"); err == nil { // nobody was told of it, and its memory is gone
 				t.Errorf("there is a child: %+v", child)
 			}
-			if !slices.Equal(before, after) || h.running() != 1 {
-				t.Errorf("files before %v, after %v; %d machines", before, after, h.running())
-			}
+			h.wantFiles(t, before)
+			h.wantMachines(t, 1)
 			d.isFork(t, d.fork(t, v, model.Fork{Name: "x"})[0], v, "work of a")
 		})
 	}

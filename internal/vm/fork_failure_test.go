@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 
@@ -37,19 +36,17 @@ func TestCaptureFails(t *testing.T) {
 				before := h.files()
 				h.failing(hook, errBoom)
 				if _, err := d.Fork(t.Context(), "a", model.Fork{Count: 2}, nil); !errors.Is(err, errBoom) {
-					t.Errorf("the fork: %v", err)
+					t.Errorf("the fork returned %v, not the error of its hook", err)
 				}
 				if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); !errors.Is(err, errBoom) {
-					t.Errorf("the snapshot: %v", err)
+					t.Errorf("the snapshot returned %v, not the error of its hook", err)
 				}
 				h.failing(hook, nil)
-				if after := h.files(); !slices.Equal(before, after) || len(h.stored()) != 0 || len(d.List()) != 1 {
-					t.Errorf("files before %v, after %v, %v", before, after, h.stored())
-				}
+				h.wantFiles(t, before)
+				h.wantStored(t, 0)
+				d.wantVMs(t, 1)
 				if state == model.Paused {
-					if !h.computer.Halted(v.ID) || !h.look(v).Frozen {
-						t.Error("a paused VM goes on")
-					}
+					d.wantPaused(t, v)
 					d.resume(t, v)
 				}
 				d.goesOn(t, v)
@@ -67,39 +64,41 @@ func TestParentThatCannotGoOn(t *testing.T) {
 	v := d.worker(t, model.Create{Name: "a"})
 	before := h.files()
 	h.failing("thaw", errBoom)
-	if _, err := d.Fork(t.Context(), "a", model.Fork{}, nil); !errors.Is(err, errBoom) || len(d.List()) != 1 || len(h.stored()) != 0 {
-		t.Errorf("%v; %d VMs, %v", err, len(d.List()), h.stored())
+	if _, err := d.Fork(t.Context(), "a", model.Fork{}, nil); !errors.Is(err, errBoom) {
+		t.Errorf("a fork whose parent cannot be thawed returned %v, not %v", err, errBoom)
 	}
-	if got, err := d.Rename(t.Context(), "a", "b"); err != nil || got.State != model.Running {
-		t.Errorf("an operation on it: %s, %v", got.State, err)
-	}
+	d.wantVMs(t, 1)
+	h.wantStored(t, 0)
+	wantEnds(t, "an operation on it", model.Running)(d.Rename(t.Context(), "a", "b"))
 	h.failing("thaw", nil)
 	if _, err := d.Rename(t.Context(), "b", "a"); err != nil {
 		t.Error(err)
 	}
 	d.goesOn(t, v)
-	if after := h.files(); !slices.Equal(before, after) {
-		t.Errorf("files before %v, after %v", before, after)
-	}
+	h.wantFiles(t, before)
 }
 
 // TestForkEndsWithTheParent that dies while it is saved.
 func TestForkEndsWithTheParent(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"freeze", "still"} {
-		h := newHost(t)
-		d := h.daemon()
-		v := d.worker(t, model.Create{Name: "a"})
-		release := h.hanging(hook)
-		errs := make(chan error, 1)
-		go func() { _, err := d.Fork(t.Context(), "a", model.Fork{}, nil); errs <- err }()
-		waitFor(t, func() bool { return h.called(hook) > 0 })
-		h.end(v, vmm.ExitCrashed)
-		release()
-		if err := <-errs; err == nil || len(d.List()) != 1 || len(h.stored()) != 0 {
-			t.Errorf("%s: %v; %d VMs, %v", hook, err, len(d.List()), h.stored())
-		}
-		waitFor(t, func() bool { return d.state(t, "a") == model.Stopped })
+		t.Run(hook, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			release := h.hanging(hook)
+			errs := make(chan error, 1)
+			go func() { _, err := d.Fork(t.Context(), "a", model.Fork{}, nil); errs <- err }()
+			waitFor(t, func() bool { return h.called(hook) > 0 })
+			h.end(v, vmm.ExitCrashed)
+			release()
+			if err := <-errs; err == nil {
+				t.Error("a fork succeeded although its parent ended")
+			}
+			d.wantVMs(t, 1)
+			h.wantStored(t, 0)
+			waitFor(t, func() bool { return d.state(t, "a") == model.Stopped })
+		})
 	}
 }
 
@@ -121,14 +120,14 @@ func TestChildrenFail(t *testing.T) {
 				t.Fatalf("%+v, %v", forked, err)
 			}
 			for _, c := range forked.Children {
-				if c.VM != nil || !strings.Contains(c.Error, "boom") {
-					t.Errorf("%+v", c)
-				}
+				claim(t, c.VM == nil, "the child %s has started", c.Name)
+				claim(t, strings.Contains(c.Error, "boom"), "the child %s failed with %q", c.Name, c.Error)
 			}
 			h.failing(hook, nil)
-			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 || len(d.List()) != 1 || len(h.stored()) != 0 {
-				t.Errorf("files before %v, after %v, %v; %d machines, %v", before, after, h.stored(), h.running(), d.List())
-			}
+			h.wantFiles(t, before)
+			h.wantMachines(t, 0)
+			d.wantVMs(t, 1)
+			h.wantStored(t, 0)
 			for _, child := range d.fork(t, v, req) {
 				d.isFork(t, child, v, "work of a")
 			}
@@ -151,16 +150,13 @@ func TestStuckChildIsListed(t *testing.T) {
 	if err != nil || forked.Children[0].VM != nil {
 		t.Fatalf("%+v, %v", forked, err)
 	}
-	if got := d.state(t, "b"); got != model.Broken {
-		t.Errorf("it is %s", got)
-	}
+	d.wantState(t, "b", model.Broken)
 	h.failing("signal", nil)
 	if err := d.Delete(t.Context(), "b", true, nil); err != nil {
 		t.Error(err)
 	}
-	if after := h.files(); !slices.Equal(before, after) || h.running() != 1 {
-		t.Errorf("files before %v, after %v", before, after)
-	}
+	h.wantFiles(t, before)
+	h.wantMachines(t, 1)
 	d.goesOn(t, v)
 }
 
@@ -196,12 +192,11 @@ func TestCancelledFork(t *testing.T) {
 					t.Errorf("a child: %+v", c)
 				}
 			}
-			if got.err == nil && len(got.Children) != 2 {
-				t.Errorf("%+v", got)
-			}
-			if after := h.files(); !slices.Equal(before, after) || h.running() != 1 || len(d.List()) != 1 || len(h.stored()) != 0 {
-				t.Errorf("files before %v, after %v, %v; %d machines, %v", before, after, h.stored(), h.running(), d.List())
-			}
+			claim(t, got.err != nil || len(got.Children) == 2, "the fork reports %d of 2 children", len(got.Children))
+			h.wantFiles(t, before)
+			h.wantMachines(t, 1)
+			d.wantVMs(t, 1)
+			h.wantStored(t, 0)
 			d.goesOn(t, v)
 		})
 	}
@@ -224,9 +219,7 @@ func TestParentIsFreeWhileChildrenStart(t *testing.T) {
 		results <- forked
 	}()
 	waitFor(t, func() bool { return h.called("restore") == 2 })
-	if d.state(t, "a") != model.Running || h.look(v).Frozen || h.computer.Halted(v.ID) {
-		t.Error("the parent does not go on")
-	}
+	d.wantRunning(t, v)
 	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
 		t.Error(err)
 	}
@@ -234,9 +227,8 @@ func TestParentIsFreeWhileChildrenStart(t *testing.T) {
 	for _, child := range born(t, <-results) {
 		d.isFork(t, child, v, "work of a")
 	}
-	if len(d.List()) != 2 || len(h.stored()) != 0 {
-		t.Errorf("%d VMs, %v", len(d.List()), h.stored())
-	}
+	d.wantVMs(t, 2)
+	h.wantStored(t, 0)
 }
 
 // TestChildIsDeletedWhileItStarts takes nothing from the others.
@@ -262,13 +254,12 @@ func TestChildIsDeletedWhileItStarts(t *testing.T) {
 	}
 	release()
 	forked := <-results
-	if c := forked.Children[0]; c.VM != nil || c.Error == "" {
-		t.Errorf("the deleted child: %+v", c)
-	}
+	deleted := forked.Children[0]
+	claim(t, deleted.VM == nil, "the deleted child has started: %+v", deleted.VM)
+	claim(t, deleted.Error != "", "the deleted child is reported without an error")
 	d.isFork(t, *forked.Children[1].VM, v, "work of a")
-	if len(d.List()) != 2 || h.running() != 2 {
-		t.Errorf("%d VMs, %d machines", len(d.List()), h.running())
-	}
+	d.wantVMs(t, 2)
+	h.wantMachines(t, 2)
 }
 
 // TestForkWithoutItsImage that was deleted by hand.
@@ -280,9 +271,11 @@ func TestForkWithoutItsImage(t *testing.T) {
 	for _, id := range []string{"id-of-img", "id-of-krn"} {
 		h.delete(id, true)
 		forked, err := d.Fork(t.Context(), "a", model.Fork{}, nil)
-		if err != nil || forked.Children[0].VM != nil || len(d.List()) != 1 || len(h.stored()) != 0 {
-			t.Errorf("without %s: %+v, %v", id, forked, err)
+		if err != nil || forked.Children[0].VM != nil {
+			t.Errorf("a fork without %s: %+v, %v", id, forked, err)
 		}
+		d.wantVMs(t, 1)
+		h.wantStored(t, 0)
 		h.delete(id, false)
 	}
 	d.goesOn(t, v)
@@ -301,20 +294,20 @@ func TestForkOnAFullDisk(t *testing.T) {
 			fill(leave)
 			forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil) // of two, one could use up the room in which to record that the other is gone
 			if name == "copy" {
-				isFull(t, err)
+				wantDiskFull(t, err)
 			} else {
 				if err != nil {
 					t.Fatal(err)
 				}
 				for _, c := range forked.Children {
-					if c.VM != nil || c.Hint == "" {
-						t.Errorf("%+v", c)
-					}
+					claim(t, c.VM == nil, "the child %s has started", c.Name)
+					claim(t, c.Hint != "", "the child %s failed without a hint: %s", c.Name, c.Error)
 				}
 			}
-			if after := h.files(); !slices.Equal(before, after) || len(d.List()) != 1 || len(h.stored()) != 0 || h.running() != 1 {
-				t.Errorf("files before %v, after %v, %v; %v; %+v", before, after, h.stored(), d.List(), forked)
-			}
+			h.wantFiles(t, before)
+			d.wantVMs(t, 1)
+			h.wantStored(t, 0)
+			h.wantMachines(t, 1)
 			d.goesOn(t, v)
 			free()
 			for _, child := range d.fork(t, v, model.Fork{Count: 2}) {

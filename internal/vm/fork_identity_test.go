@@ -36,31 +36,25 @@ func TestFork(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (forked.Pause > 0) != (state == model.Running) {
-				t.Errorf("it stood still for %v", forked.Pause)
-			}
+			claim(t, (forked.Pause > 0) == (state == model.Running), "a parent that is %s was halted for %v", state, forked.Pause)
 			if want := []string{"capture started", "capture done", "pause done", "child done", "child done", "child done"}; !slices.Equal(said, want) {
 				t.Errorf("said %v, not %v", said, want)
 			}
 			children := born(t, forked)
 			for i, child := range children {
-				if want := fmt.Sprint("a-", i+1); child.Spec.Name != want || child.Spec.Labels["of"] != "child" || child.Spec.Remove != model.RemoveNever {
-					t.Errorf("%s: %+v", want, child.Spec)
-				}
-				if o := child.Boot.Origin; child.Boot.Cold || o == nil || o.Kind != model.FromFork || o.Of != v.ID || o.Name != "a" {
-					t.Errorf("%s went on from %+v", child.Spec.Name, child.Boot)
-				}
+				name := fmt.Sprint("a-", i+1)
+				equal(t, "the child's name", child.Spec.Name, name)
+				equal(t, "the label of "+name, child.Spec.Labels["of"], "child")
+				equal(t, "the removal policy of "+name, child.Spec.Remove, model.RemoveNever)
+				wantOriginOf(t, child, model.FromFork, v.ID)
+				equal(t, "the name of the origin of "+name, child.Boot.Origin.Name, "a")
 				d.isFork(t, child, v, "work of a")
 				if _, err := os.Stat(h.layout.VM(child.ID).WorkDisk()); err != nil {
 					t.Error(err)
 				}
 			}
-			if got := d.state(t, "a"); got != state {
-				t.Errorf("the parent is %s", got)
-			}
-			if stored := h.stored(); len(stored) != 0 {
-				t.Errorf("left: %v", stored)
-			}
+			d.wantState(t, "a", state)
+			h.wantStored(t, 0)
 			h.work(children[0], "of its own")
 			d.isFork(t, children[1], v, "work of a")
 			for _, child := range children {
@@ -68,9 +62,7 @@ func TestFork(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if after := h.files(); !slices.Equal(before, after) {
-				t.Errorf("files before %v, after %v", before, after)
-			}
+			h.wantFiles(t, before)
 			if state != model.Running {
 				d.resume(t, v)
 			}
@@ -95,23 +87,28 @@ func TestForkIsAsItsParentRuns(t *testing.T) {
 	check := func(child model.VM, err error) {
 		t.Helper()
 		s := child.Spec
-		if err != nil || s.VCPUs != 1 || s.ImageID != "id-of-img" || child.DiskImage != "id-of-img" || s.Env["NEW"] != "" || len(child.Pending) != 0 {
-			t.Errorf("it has what its parent is yet to get: %+v, pending %v, %v", s, child.Pending, err)
+		if err != nil {
+			t.Error(err)
 		}
-		if s.Env["OLD"] != "1" || s.DiskSize != 96*model.MiB || s.Labels["of"] != "parent" || s.IdleSuspend != time.Hour {
-			t.Errorf("it lacks what its parent has: %+v", s)
-		}
-		if info, err := os.Stat(h.layout.VM(child.ID).SystemDisk()); err != nil || info.Size() != int64(96*model.MiB) {
-			t.Errorf("its disk: %v, %v", info, err)
-		}
+		equal(t, "the number of vCPUs, which is changed for the parent's next start,", s.VCPUs, 1)
+		equal(t, "the image, which is changed for the parent's next start,", s.ImageID, "id-of-img")
+		equal(t, "the image under the child's disk", child.DiskImage, "id-of-img")
+		equal(t, "the variable NEW, which the parent gets at its next start,", s.Env["NEW"], "")
+		claim(t, len(child.Pending) == 0, "the child has the pending changes %v", child.Pending)
+		equal(t, "the variable OLD, which the parent has,", s.Env["OLD"], "1")
+		equal(t, "the disk size, which has changed for the parent,", s.DiskSize, 96*model.MiB)
+		equal(t, "the label, which has changed for the parent,", s.Labels["of"], "parent")
+		equal(t, "the idle time, which has changed for the parent,", s.IdleSuspend, time.Hour)
+		wantSize(t, h.layout.VM(child.ID).SystemDisk(), 96*model.MiB)
 	}
 	child := d.fork(t, v, model.Fork{Name: "b"})[0]
 	check(child, nil)
-	if got, err := d.Restart(t.Context(), "b", nil, nil); err != nil || h.onDisk(got) != "work of a" {
-		t.Errorf("after a restart: %v, %q on its disk", err, h.onDisk(got))
-	} else {
-		check(got, err)
+	got, err := d.Restart(t.Context(), "b", nil, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	h.wantOnDisk(t, got, "work of a")
+	check(got, nil)
 	if got, _ := d.Get("a"); !slices.Equal(got.Pending, []string{"env", "image", "vcpus"}) {
 		t.Errorf("pending for the parent: %v", got.Pending)
 	}
@@ -132,9 +129,8 @@ func TestForkOfAFork(t *testing.T) {
 		}
 		parent = child
 	}
-	if h.look(parent).Forks != 3 || len(d.List()) != 1 {
-		t.Errorf("%+v, %d VMs", h.look(parent), len(d.List()))
-	}
+	equal(t, "the number of the guest's forks", h.look(parent).Forks, 3)
+	d.wantVMs(t, 1)
 	d.goesOn(t, parent)
 }
 
@@ -177,9 +173,7 @@ func TestForkWhileWriting(t *testing.T) {
 			children := d.fork(t, v, model.Fork{Name: "x"})
 			<-done
 			d.isFork(t, children[0], v, work)
-			if got := d.worked(v); got != work {
-				t.Errorf("the parent has %q", got)
-			}
+			h.wantWork(t, v, work)
 		})
 	}
 }
@@ -198,16 +192,15 @@ func TestRemovalOfForks(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if d.state(t, "stays") != model.Stopped || h.onDisk(stays) != "work of a" {
-		t.Errorf("stays is %s with %q", d.state(t, "stays"), h.onDisk(stays))
-	}
+	d.wantState(t, "stays", model.Stopped)
+	h.wantOnDisk(t, stays, "work of a")
 	if _, err := d.Get("goes"); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("goes: %v", err)
 	}
 	d.die()
 	d = h.daemon()
-	if _, err := d.Get(detached.ID); fault.KindOf(err) != fault.NotFound || h.running() != 1 {
-		t.Errorf("detached: %v, %d machines", err, h.running())
-	}
+	_, err := d.Get(detached.ID)
+	wantKind(t, "getting the detached VM", err, fault.NotFound)
+	h.wantMachines(t, 1)
 	d.goesOn(t, v)
 }

@@ -2,7 +2,7 @@ package vm
 
 import (
 	"fmt"
-	"slices"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -19,20 +19,22 @@ func TestForkToTakenNames(t *testing.T) {
 	v := d.worker(t, model.Create{Name: "a"})
 	d.create(t, model.Create{Name: "x"})
 	d.create(t, model.Create{Name: "x-1"})
-	if _, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil); fault.KindOf(err) != fault.Exists || h.called("freeze") != 0 {
-		t.Errorf("%v; the parent was halted %d times", err, h.called("freeze"))
-	}
+	_, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil)
+	wantKind(t, "a fork to a taken name", err, fault.Exists)
+	h.wantCalls(t, "freeze", 0)
 	forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x", Count: 2}, nil)
-	if err != nil || forked.Children[0].Kind != string(fault.Exists) || forked.Children[1].VM == nil {
-		t.Errorf("%+v, %v", forked, err)
+	if err != nil {
+		t.Fatal(err)
 	}
+	equal(t, "the kind of error of the child whose name is taken", forked.Children[0].Kind, string(fault.Exists))
+	claim(t, forked.Children[1].VM != nil, "the child whose name is free has not started: %+v", forked.Children[1])
 	if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); err != nil {
 		t.Fatal(err)
 	}
 	halts := h.called("freeze")
-	if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); fault.KindOf(err) != fault.Exists || h.called("freeze") != halts {
-		t.Errorf("a second snapshot of the name: %v; halted %d times, then %d", err, halts, h.called("freeze"))
-	}
+	_, err = d.CreateSnapshot(t.Context(), "a", "s", nil)
+	wantKind(t, "a second snapshot of the name", err, fault.Exists)
+	h.wantCalls(t, "freeze", halts)
 	d.goesOn(t, v)
 }
 
@@ -58,9 +60,8 @@ func TestNamesOfForks(t *testing.T) {
 		got, err := childNames(model.VM{Spec: model.Spec{
 			Name: "a", Image: "i", VCPUs: 1, Memory: model.GiB, DiskSize: model.GiB, Net: model.NetNone,
 		}}, c.req)
-		if !slices.Equal(got, c.want) || (c.want == nil) != (fault.KindOf(err) == fault.Invalid) {
-			t.Errorf("%s: %v, %v", name, got, err)
-		}
+		equalLists(t, name+": the children's names", got, c.want)
+		claim(t, (c.want == nil) == (fault.KindOf(err) == fault.Invalid), "%s: the request is invalid: %v, but the error is %v", name, c.want == nil, err)
 	}
 }
 
@@ -71,9 +72,8 @@ func TestForkWithoutAName(t *testing.T) {
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	child := d.fork(t, v, model.Fork{})[0]
-	if child.Spec.Name == "" || child.Spec.Name == "a" {
-		t.Errorf("it is called %q", child.Spec.Name)
-	}
+	claim(t, child.Spec.Name != "", "the child has no name")
+	claim(t, child.Spec.Name != "a", "the child has its parent's name")
 	d.isFork(t, child, v, "work of a")
 }
 
@@ -90,17 +90,17 @@ func TestTakenNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, c := range forked.Children {
-		if (c.VM == nil) != (i == 1) || (c.Error == "") != (i != 1) || (c.Hint == "") != (i != 1) {
-			t.Errorf("child %d: %+v", i+1, c)
-		}
+		fails := i == 1
+		claim(t, (c.VM == nil) == fails, "child %d has no VM: %v, but must fail: %v", i+1, c.VM == nil, fails)
+		claim(t, (c.Error != "") == fails, "child %d has the error %q, but must fail: %v", i+1, c.Error, fails)
+		claim(t, (c.Hint != "") == fails, "child %d has the hint %q, but must fail: %v", i+1, c.Hint, fails)
 		if c.VM != nil {
 			d.isFork(t, *c.VM, v, "work of a")
 			d.Delete(t.Context(), c.Name, true, nil)
 		}
 	}
-	if after := h.files(); !slices.Equal(before, after) || len(d.List()) != 2 {
-		t.Errorf("files before %v, after %v", before, after)
-	}
+	h.wantFiles(t, before)
+	d.wantVMs(t, 2)
 	d.goesOn(t, v)
 }
 
@@ -135,8 +135,8 @@ func TestForksRaceForNames(t *testing.T) {
 			}
 		}
 	}
-	if len(won) != 2 || won["b-1"] != 1 || won["b-2"] != 1 || len(d.List()) != 3 || h.running() != 3 {
-		t.Errorf("won: %v; %d VMs, %d machines", won, len(d.List()), h.running())
-	}
+	claim(t, maps.Equal(won, map[string]int{"b-1": 1, "b-2": 1}), "each name must be won once, but won are %v", won)
+	d.wantVMs(t, 3)
+	h.wantMachines(t, 3)
 	d.goesOn(t, v)
 }

@@ -30,20 +30,18 @@ func TestKeep(t *testing.T) {
 	first := d.started(t, model.Create{Name: "a", Env: map[string]string{"SECRET": "1"}})
 	h.work(first, "work of a")
 	waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
-	if from(first) != "" || h.called("build do vmm") != 0 || h.running() != 1 {
-		t.Errorf("the first start: %+v; %d machines", first.Boot, h.running())
-	}
+	wantOrigin(t, first, "")
+	h.wantCalls(t, "build do vmm", 0)
+	h.wantMachines(t, 1)
 	meta, err := os.ReadFile(filepath.Join(h.stored()[0], "meta.json"))
-	if err != nil || bytes.Contains(meta, []byte("SECRET")) {
-		t.Errorf("it is described as %s, %v", meta, err)
+	if err != nil {
+		t.Error(err)
 	}
+	claim(t, !bytes.Contains(meta, []byte("SECRET")), "the kept machine's description has the first VM's secret: %s", meta)
 	second := d.started(t, model.Create{Name: "b", Image: "other"})
-	if from(second) != model.FromUniversal {
-		t.Errorf("the second start: %+v", second.Boot)
-	}
-	if g := h.look(second); g.Name != "b" || g.Data != "" {
-		t.Errorf("its guest: %+v", g)
-	}
+	wantOrigin(t, second, model.FromUniversal)
+	h.wantGuest(t, second, "b", 0)
+	equal(t, "what the second guest has of the first one's work", h.look(second).Data, "")
 	d.goesOn(t, first)
 }
 
@@ -67,26 +65,25 @@ func TestKeepsNot(t *testing.T) {
 	if _, err := d.Start(t.Context(), cold.ID, model.Start{Cold: true}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := h.stored(); h.called("save") != 0 || len(got) != 0 {
-		t.Errorf("%d were saved; stored are %v", h.called("save"), got)
-	}
+	h.wantCalls(t, "save", 0)
+	h.wantStored(t, 0)
 }
 
 // TestKeepFails has the machine not be kept: the start succeeds, and nothing is left.
 func TestKeepFails(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"save", "still"} {
-		h, d := keeping(t)
-		h.failing(hook, errBoom)
-		v := d.started(t, model.Create{Name: "a"})
-		h.work(v, "work of a")
-		d.goesOn(t, v)
-		if got := h.stored(); len(got) != 0 {
-			t.Errorf("%s: stored are %v", hook, got)
-		}
-		h.failing(hook, nil)
-		d.started(t, model.Create{Name: "b"})
-		waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
+		t.Run(hook, func(t *testing.T) {
+			h, d := keeping(t)
+			h.failing(hook, errBoom)
+			v := d.started(t, model.Create{Name: "a"})
+			h.work(v, "work of a")
+			d.goesOn(t, v)
+			h.wantStored(t, 0)
+			h.failing(hook, nil)
+			d.started(t, model.Create{Name: "b"})
+			waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
+		})
 	}
 }
 
@@ -99,26 +96,23 @@ func TestKeepOnAFullDisk(t *testing.T) {
 	h.work(v, "work of a")
 	d.goesOn(t, v)
 	h.closesAll(t)
-	if got := h.stored(); len(got) != 0 {
-		t.Errorf("stored are %v", got)
-	}
+	h.wantStored(t, 0)
 }
 
 // TestKilledWhileKeeping leaves nothing half made.
 func TestKilledWhileKeeping(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"save", "still"} {
-		h, d := keeping(t)
-		v, dead := d.create(t, model.Create{Name: "a"}), d
-		d = d.killedIn(hook, func(ctx context.Context) { dead.Start(ctx, v.ID, model.Start{}, nil) })
-		if got, _ := d.Get(v.ID); got.State != model.Failed || h.running() != 0 {
-			t.Errorf("%s: it is %s; %d machines", hook, got.State, h.running())
-		}
-		if got := h.stored(); len(got) != 0 {
-			t.Errorf("%s: stored are %v", hook, got)
-		}
-		d.busy()
-		d.running(t, v.ID)
+		t.Run(hook, func(t *testing.T) {
+			h, d := keeping(t)
+			v, dead := d.create(t, model.Create{Name: "a"}), d
+			d = d.killedIn(hook, func(ctx context.Context) { dead.Start(ctx, v.ID, model.Start{}, nil) })
+			d.wantState(t, v.ID, model.Failed)
+			h.wantMachines(t, 0)
+			h.wantStored(t, 0)
+			d.busy()
+			d.running(t, v.ID)
+		})
 	}
 }
 

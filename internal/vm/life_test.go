@@ -32,45 +32,54 @@ func TestLife(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a", Env: map[string]string{"B": "vm"}})
-	if v.State != model.Stopped || v.Spec.ImageID != "id-of-img" || v.Spec.Memory != 512*model.MiB {
-		t.Fatalf("created: %+v", v)
-	}
+	equal(t, "a new VM", v.State, model.Stopped)
+	equal(t, "its image", v.Spec.ImageID, "id-of-img")
+	equal(t, "its memory", v.Spec.Memory, 512*model.MiB)
 	v, err := d.Start(t.Context(), "a", model.Start{}, nil)
-	if err != nil || v.State != model.Running || v.Boot == nil || len(v.Boot.Steps) != len(startSteps) || len(v.Boot.Guest) != 1 {
-		t.Fatalf("started: %+v, %v", v, err)
+	wantEnds(t, "the start", model.Running)(v, err)
+	if v.Boot == nil {
+		t.Fatal("the start is not described")
 	}
-	if got := h.guest; got.Hostname != "a" || got.User != "app" || got.Workdir != "/app" ||
-		!slices.Equal(got.Env, []string{"A=image", "B=image", "B=vm"}) || len(got.Entropy) < 32 || len(got.Files) != 2 || len(got.MachineID) != 32 {
-		t.Errorf("the guest was told %+v", got)
-	}
+	equal(t, "the number of steps of the start", len(v.Boot.Steps), len(startSteps))
+	equal(t, "the number of marks that the guest reported", len(v.Boot.Guest), 1)
+	got := h.guest
+	equal(t, "the guest's host name", got.Hostname, "a")
+	equal(t, "the guest's user", got.User, "app")
+	equal(t, "the guest's working directory", got.Workdir, "/app")
+	equalLists(t, "the guest's variables", got.Env, []string{"A=image", "B=image", "B=vm"})
+	claim(t, len(got.Entropy) >= 32, "the guest got %d bytes of entropy: at least 32 are wanted", len(got.Entropy))
+	equal(t, "the number of files that capabilities contributed", len(got.Files), 2)
+	equal(t, "the length of the machine id", len(got.MachineID), 32)
 	var said []step.Event
-	if _, err := d.Start(t.Context(), v.ID[:6], model.Start{}, func(e step.Event) { said = append(said, e) }); err != nil || len(said) != 1 || said[0].Phase != step.Skipped || said[0].Detail != "already running" {
-		t.Errorf("starting again: %v, %v", said, err)
+	if _, err := d.Start(t.Context(), v.ID[:6], model.Start{}, func(e step.Event) { said = append(said, e) }); err != nil {
+		t.Errorf("starting again: %v", err)
 	}
-	if err := d.Delete(t.Context(), "a", false, nil); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
-		t.Errorf("deleting what runs: %v", err)
+	wantSkipped(t, said)
+	if len(said) > 0 {
+		equal(t, "the reason for skipping", said[0].Detail, "already running")
 	}
-	if v, err = d.Stop(t.Context(), "a", nil, nil); err != nil || v.State != model.Stopped || v.Runtime != nil || h.running() != 0 || v.LastError != nil {
-		t.Fatalf("stopped: %+v, %v", v, err)
-	}
+	err = d.Delete(t.Context(), "a", false, nil)
+	wantKind(t, "deleting a running VM", err, fault.WrongState)
+	wantHint(t, "deleting a running VM", err, "")
+	v, err = d.Stop(t.Context(), "a", nil, nil)
+	wantEnds(t, "the stop", model.Stopped)(v, err)
+	wantNoRuntime(t, v)
+	wantNoLastError(t, v)
+	h.wantMachines(t, 0)
 	if _, err := os.Stat(h.layout.VM(v.ID).SystemDisk()); err != nil {
 		t.Errorf("the system disk did not survive: %v", err)
 	}
-	if v, err = d.Restart(t.Context(), "a", nil, nil); err != nil || v.State != model.Running {
-		t.Fatalf("restarted: %+v, %v", v, err)
-	}
+	wantEnds(t, "the restart", model.Running)(d.Restart(t.Context(), "a", nil, nil))
 	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
 		t.Fatal(err)
 	}
-	if left := h.files(); len(left) != 0 || h.running() != 0 {
-		t.Errorf("left: %v, %d machines", left, h.running())
-	}
+	h.wantFiles(t, nil)
+	h.wantMachines(t, 0)
 	if _, err := d.Get("a"); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("after deletion: %v", err)
 	}
-	if h.called("records []") == 0 || h.called("records [a]") == 0 {
-		t.Errorf("observers were told %v", h.calls)
-	}
+	claim(t, h.called("records [a]") > 0, "no capability was told of the VM")
+	claim(t, h.called("records []") > 0, "no capability was told that the VM is gone")
 }
 
 func TestRemoveOnStop(t *testing.T) {
@@ -95,17 +104,13 @@ func TestOneVMInOrderManyInParallel(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, name := range []string{"a", "b", "c", "a", "b", "c"} {
 		wg.Go(func() {
-			if v, err := d.Start(t.Context(), name, model.Start{}, nil); err != nil || v.State != model.Running {
-				t.Errorf("%s: %s, %v", name, v.State, err)
-			}
+			wantEnds(t, "the start", model.Running)(d.Start(t.Context(), name, model.Start{}, nil))
 		})
 	}
 	waitFor(t, func() bool { return h.called("do assume") == 3 }) // three at once; the second start of each waits
 	release()
 	wg.Wait()
-	if h.called("do assume") != 3 {
-		t.Errorf("%d boots for three VMs", h.called("do assume"))
-	}
+	h.wantCalls(t, "do assume", 3)
 }
 
 func TestFailedImageLeavesNothing(t *testing.T) {
@@ -113,11 +118,10 @@ func TestFailedImageLeavesNothing(t *testing.T) {
 	d := h.daemon()
 	h.failing("ensure image", errBoom)
 	if _, err := d.Create(t.Context(), model.Create{Name: "a"}, nil); !errors.Is(err, errBoom) {
-		t.Errorf("got %v", err)
+		t.Errorf("the creation returned %v, not the error of its hook", err)
 	}
-	if len(d.List()) != 0 || len(h.files()) != 0 {
-		t.Errorf("left: %v, %v", d.List(), h.files())
-	}
+	d.wantVMs(t, 0)
+	h.wantFiles(t, nil)
 }
 
 func TestPrune(t *testing.T) {
@@ -127,9 +131,11 @@ func TestPrune(t *testing.T) {
 	d.create(t, model.Create{Name: "runs"})
 	d.Start(t.Context(), "runs", model.Start{}, nil)
 	got, err := d.Prune(t.Context())
-	if err != nil || !slices.Equal(got.Removed, []string{"stopped"}) || len(d.List()) != 1 {
-		t.Errorf("got %+v, %v", got, err)
+	if err != nil {
+		t.Error(err)
 	}
+	equalLists(t, "the removed VMs", got.Removed, []string{"stopped"})
+	d.wantVMs(t, 1)
 }
 
 // TestRunningHoldsItsImage has a running VM told to use another image: the one it runs on is in use until it stops.

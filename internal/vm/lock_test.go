@@ -36,9 +36,8 @@ func TestLockServesInOrder(t *testing.T) {
 	}
 	release()
 	wg.Wait()
-	if !slices.IsSorted(order) || len(order) != 5 {
-		t.Errorf("served in the order %v", order)
-	}
+	equal(t, "the number of operations that got the lock", len(order), 5)
+	claim(t, slices.IsSorted(order), "the lock served the operations in the order %v", order)
 }
 
 func (l *opLock) queue() int {
@@ -112,9 +111,7 @@ func TestClosedLockTurnsEverybodyAway(t *testing.T) {
 	waitFor(t, func() bool { return l.queue() == 1 })
 	l.close()
 	release()
-	if err := <-errs; fault.KindOf(err) != fault.NotFound {
-		t.Errorf("the waiter got %v", err)
-	}
+	wantKind(t, "the operation that waited for a closed lock", <-errs, fault.NotFound)
 	if _, _, err := l.acquire(t.Context(), "late"); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("the late one got %v", err)
 	}
@@ -141,7 +138,6 @@ func TestLockUnderContention(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if l.holder != nil || len(l.waiting) != 0 {
-		t.Errorf("left: holder %v, %d waiting", l.holder, len(l.waiting))
-	}
+	claim(t, l.holder == nil, "the lock is still held by %v", l.holder)
+	equal(t, "the number of operations that still wait", len(l.waiting), 0)
 }

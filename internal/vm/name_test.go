@@ -12,9 +12,9 @@ func TestNamesAndPrefixes(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "old"}) // a name that no id begins with
-	if _, err := d.Create(t.Context(), model.Create{Name: "old"}, nil); fault.KindOf(err) != fault.Exists || h.called("ensure image") != 1 {
-		t.Errorf("a second one of that name: %v; %d images were looked for", err, h.called("ensure image"))
-	}
+	_, err := d.Create(t.Context(), model.Create{Name: "old"}, nil)
+	wantKind(t, "a second VM of the name", err, fault.Exists)
+	h.wantCalls(t, "ensure image", 1) // for the first one alone
 	if _, err := d.Create(t.Context(), model.Create{Name: "A b"}, nil); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("a bad name: %v", err)
 	}
@@ -78,7 +78,6 @@ func TestRacingForAName(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if won != 1 || len(d.List()) != 1 {
-		t.Errorf("%d won, %d VMs", won, len(d.List()))
-	}
+	equal(t, "the number of VMs that got the name", won, 1)
+	d.wantVMs(t, 1)
 }

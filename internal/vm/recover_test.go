@@ -4,8 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
 	"banger/internal/disk"
@@ -44,12 +42,14 @@ func TestKilledInEachStep(t *testing.T) {
 
 			d = h.daemon()
 			got, err := d.Get("a")
-			if err != nil || got.State != model.Failed || got.Runtime != nil || got.LastError == nil {
-				t.Fatalf("recovered as %+v, %v", got, err)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 {
-				t.Errorf("%d machines and files %v; before %v", h.running(), after, before)
-			}
+			equal(t, "the VM after recovery", got.State, model.Failed)
+			wantNoRuntime(t, got)
+			wantLastError(t, got, "")
+			h.wantFiles(t, before)
+			h.wantMachines(t, 0)
 			if _, err := d.Start(t.Context(), v.ID, model.Start{}, nil); err != nil {
 				t.Errorf("starting after recovery: %v", err)
 			}
@@ -75,24 +75,19 @@ func TestRunningSurvivesTheDaemon(t *testing.T) {
 	}
 	h.end(ends, vmm.ExitCrashed)
 	d = h.daemon()
-	if d.state(t, "stays") != model.Running {
-		t.Errorf("stays is %s", d.state(t, "stays"))
-	}
-	if got, _ := d.Get("ends"); got.State != model.Stopped || got.LastError == nil {
-		t.Errorf("ends: %+v", got)
-	}
+	d.wantState(t, "stays", model.Running)
+	got, _ := d.Get("ends")
+	equal(t, "the VM whose machine ended", got.State, model.Stopped)
+	wantLastError(t, got, "")
 	if _, err := d.Get(thrown.ID); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("what a client had asked for is kept although the client is gone: %v", err)
 	}
-	if h.running() != 1 {
-		t.Errorf("%d machines run", h.running())
-	}
+	h.wantMachines(t, 1)
 	stays, _ := d.Get("stays")
 	h.end(stays, vmm.ExitPanic) // the adopted machine is watched
 	waitFor(t, func() bool { return d.state(t, "stays") == model.Stopped })
-	if got, _ := d.Get("stays"); got.LastError == nil || !strings.Contains(got.LastError.Msg, "panic") {
-		t.Errorf("after a panic: %+v", got.LastError)
-	}
+	got, _ = d.Get("stays")
+	wantLastError(t, got, "panic")
 }
 
 func TestOrphansAreRemoved(t *testing.T) {
@@ -111,9 +106,8 @@ func TestOrphansAreRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.daemon()
-	if left := h.files(); !slices.Equal(left, []string{foreign}) || h.running() != 0 {
-		t.Errorf("left: %v, %d machines", left, h.running())
-	}
+	h.wantFiles(t, []string{foreign})
+	h.wantMachines(t, 0)
 }
 
 // TestRecoveryIsNotCutOff ends the daemon while it recovers: what runs is adopted all the same. A record that called it broken would have the
@@ -133,9 +127,8 @@ func TestRecoveryIsNotCutOff(t *testing.T) {
 	cancel()
 	release()
 	d = <-done
-	if got, err := d.Get("a"); err != nil || got.State != model.Running || h.running() != 1 {
-		t.Errorf("%+v, %v; %d machines", got, err, h.running())
-	}
+	d.wantState(t, "a", model.Running)
+	h.wantMachines(t, 1)
 }
 
 // TestAdoptionIsTriedAgain has a daemon that cannot adopt a machine (too many open files, a state of a newer version): it says so, ends nothing,
@@ -148,25 +141,27 @@ func TestAdoptionIsTriedAgain(t *testing.T) {
 	d.die()
 	h.failing("adopt", errBoom)
 	d = h.daemon()
-	if got, err := d.Get("a"); err != nil || got.State != model.Broken || got.LastError == nil || got.LastError.Hint == "" {
-		t.Errorf("%+v, %v", got, err)
+	got, err := d.Get("a")
+	if err != nil {
+		t.Fatal(err)
 	}
+	equal(t, "a VM whose machine cannot be adopted", got.State, model.Broken)
+	wantLastHint(t, got)
 	d.die()
 	h.failing("adopt", nil)
 	d = h.daemon()
-	if d.state(t, "a") != model.Running || h.running() != 1 {
-		t.Errorf("%s, %d machines", d.state(t, "a"), h.running())
-	}
+	d.wantState(t, "a", model.Running)
+	h.wantMachines(t, 1)
 	d.die()
 	h.failing("adopt", errBoom)
 	d = h.daemon()
 	h.failing("adopt", nil)
 	v, err := d.Stop(t.Context(), "a", nil, nil)
-	if err != nil || v.State != model.Stopped || h.running() != 0 {
-		t.Errorf("stopping it: %s, %v, %d machines", v.State, err, h.running())
-	}
-	if v.LastError == nil || v.LastError.Hint != "" {
-		t.Errorf("what is left to be known of it: %+v", v.LastError)
+	wantEnds(t, "the stop", model.Stopped)(v, err)
+	h.wantMachines(t, 0)
+	wantLastError(t, v, "")
+	if v.LastError != nil {
+		equal(t, "the hint, which is of no use any more,", v.LastError.Hint, "")
 	}
 }
 

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -32,21 +30,17 @@ func TestDamagedMemory(t *testing.T) {
 					"resume": second(d.Resume(t.Context(), "a", nil)), "start": second(d.Start(t.Context(), "a", model.Start{}, nil)),
 					"stop": second(d.Stop(t.Context(), "a", nil, nil)),
 				} {
-					if err == nil || !strings.Contains(fault.HintOf(err), "banger vm kill a") {
-						t.Errorf("%s: %v, hint %q", name, err, fault.HintOf(err))
-					}
+					claim(t, err != nil, "the %s succeeded with damaged memory", name)
+					wantHint(t, "the "+name, err, "banger vm kill a")
 				}
-				if d.state(t, "a") != model.Suspended || h.running() != 0 {
-					t.Errorf("it is %s, %d machines", d.state(t, "a"), h.running())
-				}
+				d.wantState(t, "a", model.Suspended)
+				h.wantMachines(t, 0)
 				if got, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil || got.State != model.Stopped {
 					t.Fatalf("killed: %s, %v", got.State, err)
 				}
 				d.nothingSaved(t)
 				d.running(t, "a")
-				if g := h.look(v); g.Data != "" || h.onDisk(v) != "work of a" {
-					t.Errorf("it has booted with %q in its memory and %q on its disk", g.Data, h.onDisk(v))
-				}
+				h.wantBooted(t, v, "work of a")
 			})
 		}
 	}
@@ -87,26 +81,20 @@ func TestResumeOfSuspendedFails(t *testing.T) {
 					t.Errorf("got %v", err)
 				}
 				h.failing(hook, nil)
-				if h.running() != 0 {
-					t.Errorf("%d machines", h.running())
-				}
+				h.wantMachines(t, 0)
 				if wrote {
-					if got, _ := d.Get("a"); got.State != model.Failed || got.LastError == nil {
-						t.Fatalf("%s, %+v", got.State, got.LastError)
-					}
+					d.wantState(t, "a", model.Failed)
+					got, _ := d.Get("a")
+					wantLastError(t, got, "")
 					d.nothingSaved(t)
 					d.running(t, "a")
-					if g := h.look(v); g.Data != "" || h.onDisk(v) != "work of a" {
-						t.Errorf("it has booted with %q in its memory and %q on its disk", g.Data, h.onDisk(v))
-					}
+					h.wantBooted(t, v, "work of a")
 					return
 				}
 				if got := d.state(t, "a"); got != model.Suspended {
 					t.Fatalf("it is %s", got)
 				}
-				if after := h.files(); !slices.Equal(before, after) {
-					t.Errorf("files before %v, after %v", before, after)
-				}
+				h.wantFiles(t, before)
 				d.resume(t, v)
 				d.goesOn(t, v)
 			})
@@ -122,9 +110,9 @@ func TestResumeWithoutItsImage(t *testing.T) {
 	v := d.worker(t, model.Create{Name: "a"})
 	d.suspend(t, v)
 	h.delete("id-of-img", true)
-	if got, err := d.Resume(t.Context(), "a", nil); fault.KindOf(err) != fault.NotFound || got.State != model.Suspended {
-		t.Errorf("%s, %v", got.State, err)
-	}
+	got, err := d.Resume(t.Context(), "a", nil)
+	wantKind(t, "the resume without an image", err, fault.NotFound)
+	equal(t, "the VM after the failed resume", got.State, model.Suspended)
 	h.delete("id-of-img", false)
 	d.resume(t, v)
 	d.goesOn(t, v)
@@ -145,9 +133,9 @@ func TestCancelledResume(t *testing.T) {
 	go func() { _, err := d.Resume(ctx, "a", nil); errs <- err }()
 	waitFor(t, func() bool { return h.called("do agent") > calls })
 	cancel()
-	if err := <-errs; fault.KindOf(err) != fault.Canceled || d.state(t, "a") != model.Suspended || h.running() != 0 {
-		t.Errorf("%v; it is %s, %d machines", err, d.state(t, "a"), h.running())
-	}
+	wantKind(t, "the cancelled resume", <-errs, fault.Canceled)
+	d.wantState(t, "a", model.Suspended)
+	h.wantMachines(t, 0)
 	release()
 	d.resume(t, v)
 	d.goesOn(t, v)
@@ -168,12 +156,10 @@ func TestForcedDeleteCallsOffAResume(t *testing.T) {
 	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
 		t.Error(err)
 	}
-	if err := <-errs; fault.KindOf(err) != fault.Canceled {
-		t.Errorf("the resume ended with %v", err)
-	}
-	if left := h.files(); len(left) != 0 || h.running() != 0 || len(d.List()) != 0 {
-		t.Errorf("left: %v, %d machines", left, h.running())
-	}
+	wantKind(t, "the cancelled resume", <-errs, fault.Canceled)
+	h.wantFiles(t, nil)
+	h.wantMachines(t, 0)
+	d.wantVMs(t, 0)
 }
 
 // TestFailedResumeKeepsWhatIsToBeRemoved: a VM that goes when it stops has not stopped yet.
@@ -185,7 +171,7 @@ func TestFailedResumeKeepsWhatIsToBeRemoved(t *testing.T) {
 	d.suspend(t, v)
 	h.failing("do agent", errBoom)
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); !errors.Is(err, errBoom) {
-		t.Errorf("got %v", err)
+		t.Errorf("the start returned %v, not the error of its hook", err)
 	}
 	h.failing("do agent", nil)
 	d.resume(t, v)

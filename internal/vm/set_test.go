@@ -2,6 +2,7 @@ package vm
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"testing"
@@ -16,28 +17,38 @@ func TestSet(t *testing.T) {
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a", Env: map[string]string{"KEEP": "1", "DROP": "1"}})
 	got, err := d.Set(t.Context(), "a", model.Change{VCPUs: ptr(2), UnsetEnv: []string{"DROP"}})
-	if err != nil || !slices.Equal(got.Applied, []string{"vcpus", "env"}) || len(got.Pending) != 0 {
-		t.Errorf("while stopped: %+v, %v", got, err)
+	if err != nil {
+		t.Errorf("changing a stopped VM: %v", err)
 	}
+	equalLists(t, "the changes that a stopped VM applied", got.Applied, []string{"vcpus", "env"})
+	equalLists(t, "the changes that a stopped VM left pending", got.Pending, nil)
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	got, err = d.Set(t.Context(), "a", model.Change{Memory: ptr(model.GiB), DiskSize: ptr(96 * model.MiB), Env: map[string]string{"NEW": "1"}})
-	if err != nil || !slices.Equal(got.Applied, []string{"disk_size"}) || !slices.Equal(got.Pending, []string{"memory", "env"}) {
-		t.Errorf("while running: %+v, %v", got, err)
+	if err != nil {
+		t.Errorf("changing a running VM: %v", err)
 	}
+	equalLists(t, "the changes that a running VM applied", got.Applied, []string{"disk_size"})
+	equalLists(t, "the changes that a running VM left pending", got.Pending, []string{"memory", "env"})
 	info, err := os.Stat(h.layout.VM(v.ID).SystemDisk())
-	if err != nil || info.Size() != int64(96*model.MiB) || h.called("drive") != 1 || h.called("resize system") != 1 {
-		t.Errorf("the disk has %d bytes, %v; calls %v", info.Size(), err, h.calls)
+	if err != nil {
+		t.Fatal(err)
 	}
+	equal(t, "the size of the grown disk", info.Size(), int64(96*model.MiB))
+	h.wantCalls(t, "drive", 1)
+	h.wantCalls(t, "resize system", 1)
 	got, _ = d.Set(t.Context(), "a", model.Change{VCPUs: ptr(3)})
 	if !slices.Equal(got.VM.Pending, []string{"env", "memory", "vcpus"}) {
 		t.Errorf("all that is pending: %v", got.VM.Pending)
 	}
 	v, err = d.Restart(t.Context(), "a", nil, nil)
-	if err != nil || len(v.Pending) != 0 || v.Spec.VCPUs != 3 || v.Spec.Env["KEEP"] != "1" || v.Spec.Env["NEW"] != "1" || len(v.Spec.Env) != 2 {
-		t.Errorf("after a restart: %+v, %v", v, err)
+	if err != nil {
+		t.Errorf("the restart: %v", err)
 	}
+	equalLists(t, "the changes pending after a restart", v.Pending, nil)
+	equal(t, "the number of vCPUs after a restart", v.Spec.VCPUs, 3)
+	claim(t, maps.Equal(v.Spec.Env, map[string]string{"KEEP": "1", "NEW": "1"}), "the variables after a restart are %v", v.Spec.Env)
 }
 
 func TestSetRefuses(t *testing.T) {
@@ -91,12 +102,8 @@ func TestStartTakesALargerDisk(t *testing.T) {
 	if _, err := d.Set(t.Context(), "a", model.Change{DiskSize: ptr(96 * model.MiB)}); !errors.Is(err, errBoom) {
 		t.Fatalf("got %v", err)
 	}
-	if got, err := d.Restart(t.Context(), "a", nil, nil); err != nil || got.State != model.Running {
-		t.Errorf("%s, %v", got.State, err)
-	}
-	if info, err := os.Stat(h.layout.VM(v.ID).SystemDisk()); err != nil || info.Size() != int64(96*model.MiB) {
-		t.Errorf("%v, %v", info, err)
-	}
+	wantEnds(t, "the restart", model.Running)(d.Restart(t.Context(), "a", nil, nil))
+	wantSize(t, h.layout.VM(v.ID).SystemDisk(), 96*model.MiB)
 }
 
 // TestSetOnAHungGuest holds up nobody but its own VM: others come up, and images can be pruned.

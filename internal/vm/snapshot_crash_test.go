@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -29,23 +30,22 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 				t.Fatal(err)
 			}
 			text := h.onDisk(got)
-			if got.DiskImage == "id-of-img" && text != "work of of" || got.DiskImage == "other" && text != "work of a" {
-				t.Errorf("a disk with %q is said to be of image %q", text, got.DiskImage)
+			if want, known := map[string]string{"id-of-img": "work of of", "id-of-other": "work of a"}[got.DiskImage]; known {
+				equal(t, "the text on the disk, which is recorded as over "+got.DiskImage+",", text, want)
+			} else {
+				t.Errorf("the disk is recorded as over %q", got.DiskImage)
 			}
-			if len(h.stored()) != 1 {
-				t.Errorf("stored: %v", h.stored())
-			}
+			h.wantStored(t, 1)
 			if got.State == model.Running {
-				if after := h.files(); h.worked(v) != "work of a" || !slices.Equal(before, after) {
-					t.Errorf("before %v, after %v", before, after)
-				}
+				h.wantWork(t, v, "work of a")
+				h.wantFiles(t, before)
 			} else if after := h.files(); slices.Contains(after, h.layout.VM(v.ID).Run) {
 				t.Errorf("left: %v", after)
 			}
 			again := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]
-			if again.State != model.Running || h.worked(again) != "work of of" || h.running() != 2 {
-				t.Errorf("%s, %q, %d machines", again.State, h.worked(again), h.running())
-			}
+			equal(t, "the VM after a second restore", again.State, model.Running)
+			h.wantWork(t, again, "work of of")
+			h.wantMachines(t, 2)
 			d.goesOn(t, of)
 		})
 	}
@@ -86,28 +86,33 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 				}
 				whose := map[string]string{"id-of-img": "of", "id-of-other": "a"}[got.DiskImage]
 				outcomes[whose]++
-				if system, work := h.onDisk(got), h.workIn(got); system != "work of "+whose || work != home[whose] || got.Spec.ImageID != got.DiskImage ||
-					(got.Spec.WorkDiskSize > 0) != (work != "") || (got.Parent != nil) != (whose == "of") || len(got.Restoring) != 0 {
-					t.Errorf("killed at %d, %s: it has %q and %q on its disks, and is %+v", n, hook, system, work, got)
-				}
-				if _, err := os.Stat(h.layout.VM(v.ID).Restored()); err == nil || len(h.stored()) != 1 {
-					t.Errorf("killed at %d, %s: left: %v, %v", n, hook, h.files(), h.stored())
-				}
+				when := fmt.Sprintf("killed at moment %d, %q: ", n, hook)
+				system, work := h.onDisk(got), h.workIn(got)
+				equal(t, when+"the text on the system disk", system, "work of "+whose)
+				equal(t, when+"the text on the work disk", work, home[whose])
+				equal(t, when+"the image in the spec", got.Spec.ImageID, got.DiskImage)
+				claim(t, (got.Spec.WorkDiskSize > 0) == (work != ""), "%sthe spec has a work disk of %v, which holds %q", when, got.Spec.WorkDiskSize, work)
+				claim(t, (got.Parent != nil) == (whose == "of"), "%sthe VM has the disks of %q, but the parent %+v", when, whose, got.Parent)
+				claim(t, len(got.Restoring) == 0, "%sthe restore of %v is still recorded as unfinished", when, got.Restoring)
+				_, err = os.Stat(h.layout.VM(v.ID).Restored())
+				claim(t, err != nil, "%srestored disks are left: %v", when, h.files())
+				h.wantStored(t, 1)
 				d.running(t, "a")
-				if h.onDisk(got) != "work of "+whose || h.workIn(got) != home[whose] {
-					t.Errorf("killed at %d, %s: started, it has %q and %q", n, hook, h.onDisk(got), h.workIn(got))
-				}
+				equal(t, when+"the text on the system disk after a start", h.onDisk(got), "work of "+whose)
+				equal(t, when+"the text on the work disk after a start", h.workIn(got), home[whose])
 				again := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]
-				if h.worked(again) != "work of of" || h.workIn(again) != home["of"] || h.running() != 2 {
-					t.Errorf("killed at %d, %s: restored again, it has %q and %q", n, hook, h.worked(again), h.workIn(again))
-				}
+				equal(t, when+"the work after a second restore", h.worked(again), "work of of")
+				equal(t, when+"the text on the work disk after a second restore", h.workIn(again), home["of"])
+				h.wantMachines(t, 2)
 				d.die()
 				if hook == "" {
 					break
 				}
 			}
-			if outcomes["a"] == 0 || outcomes["of"] == 0 || !slices.Contains(seen, "report done place system") || !slices.Contains(seen, "report started place work") {
-				t.Errorf("%v, killed at %q", outcomes, seen)
+			claim(t, outcomes["a"] > 0, "no kill left the VM its own disks: %v", outcomes)
+			claim(t, outcomes["of"] > 0, "no kill left the VM the snapshot's disks: %v", outcomes)
+			for _, moment := range []string{"report done place system", "report started place work"} {
+				claim(t, slices.Contains(seen, moment), "the daemon was never killed at %q, only at %q", moment, seen)
 			}
 		})
 	}
@@ -128,7 +133,5 @@ func TestKilledInAFirstStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.running(t, "b")
-	if got := h.onDisk(v); got != "work of a" {
-		t.Errorf("it has %q on its disk", got)
-	}
+	h.wantOnDisk(t, v, "work of a")
 }

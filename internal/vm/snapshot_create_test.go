@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,13 +32,21 @@ func TestSnapshot(t *testing.T) {
 			if state == model.Stopped || state == model.Failed {
 				kind = model.SnapshotDisk
 			}
-			if s.Name != "s" || s.VM != "a" || s.VMID != v.ID || s.Kind != kind || s.Size <= 0 || s.Image != "img" || s.Kernel != "krn" || s.VCPUs != 1 || s.Memory != 512*model.MiB ||
-				(s.Driver == "fake") != (kind == model.SnapshotFull) || (s.Pause > 0) != (state == model.Running) || s.Created.After(time.Now()) {
-				t.Errorf("%+v", s)
-			}
-			if after := h.files(); !slices.Equal(before, after) || len(h.stored()) != 1 || d.state(t, "a") != state {
-				t.Errorf("files before %v, after %v, %v; it is %s", before, after, h.stored(), d.state(t, "a"))
-			}
+			equal(t, "the snapshot's name", s.Name, "s")
+			equal(t, "the name of its VM", s.VM, "a")
+			equal(t, "the id of its VM", s.VMID, v.ID)
+			equal(t, "its kind", s.Kind, kind)
+			equal(t, "its image", s.Image, "img")
+			equal(t, "its kernel", s.Kernel, "krn")
+			equal(t, "its number of vCPUs", s.VCPUs, 1)
+			equal(t, "its memory", s.Memory, 512*model.MiB)
+			claim(t, s.Size > 0, "its size is %v", s.Size)
+			claim(t, (s.Driver == "fake") == (kind == model.SnapshotFull), "a %s snapshot names the driver %q", kind, s.Driver)
+			claim(t, (s.Pause > 0) == (state == model.Running), "it halted a VM that was %s for %v", state, s.Pause)
+			claim(t, !s.Created.After(time.Now()), "it was created in the future: %v", s.Created)
+			h.wantFiles(t, before)
+			h.wantStored(t, 1)
+			d.wantState(t, "a", state)
 			if state == model.Running {
 				h.work(v, "more") // which is not in the snapshot
 			}
@@ -52,12 +59,10 @@ func TestSnapshot(t *testing.T) {
 			disks := d.restore(t, s.ID[:8], model.Restore{Fork: model.Fork{Name: "disks"}, DisksOnly: true})
 			for _, child := range append(full, disks...) {
 				isOf(t, child, s)
-				if child.Spec.Labels["of"] != "parent" || child.Spec.ImageID != "id-of-img" || child.Spec.WorkDiskSize != 64*model.MiB {
-					t.Errorf("%+v", child.Spec)
-				}
-				if h.onDisk(child) != "work of a" {
-					t.Errorf("%s has %q on its disk", child.Spec.Name, h.onDisk(child))
-				}
+				equal(t, "the label of "+child.Spec.Name, child.Spec.Labels["of"], "parent")
+				equal(t, "the image of "+child.Spec.Name, child.Spec.ImageID, "id-of-img")
+				equal(t, "the work disk's size of "+child.Spec.Name, child.Spec.WorkDiskSize, 64*model.MiB)
+				h.wantOnDisk(t, child, "work of a")
 				if _, err := os.Stat(h.layout.VM(child.ID).WorkDisk()); err != nil {
 					t.Error(err)
 				}
@@ -70,25 +75,21 @@ func TestSnapshot(t *testing.T) {
 					continue
 				}
 				d.isFork(t, child, model.VM{ID: s.VMID, Spec: model.Spec{Name: "a"}}, "work of a")
-				if o := child.Boot.Origin; child.Boot.Cold || o == nil || o.Kind != model.FromSnapshot || o.Of != s.ID {
-					t.Errorf("%s went on from %+v", child.Spec.Name, child.Boot)
-				}
+				wantOriginOf(t, child, model.FromSnapshot, s.ID)
 			}
 			for _, child := range disks {
 				if child.State != model.Stopped {
 					t.Errorf("%s is %s", child.Spec.Name, child.State)
 				}
 				d.running(t, child.ID)
-				if g := h.look(child); g.Forks != 0 || g.Data != "" || g.Name != "disks" {
-					t.Errorf("it has not booted: %+v", g)
-				}
+				h.wantGuest(t, child, "disks", 0)
+				h.wantBooted(t, child, "work of a")
 			}
 			if _, err := d.library.Delete(t.Context(), "s"); err != nil { // while VMs that were made of it run
 				t.Error(err)
 			}
-			if len(h.stored()) != 0 || h.running() < 1 {
-				t.Errorf("left: %v, %d machines", h.stored(), h.running())
-			}
+			h.wantStored(t, 0)
+			claim(t, h.running() > 0, "the deletion of the snapshot ended the VMs that were made from it")
 			if kind == model.SnapshotFull {
 				d.isFork(t, d.fork(t, full[0], model.Fork{})[0], full[0], "work of a")
 			}
@@ -103,12 +104,10 @@ func TestSnapshotOfNothing(t *testing.T) {
 	v := d.create(t, model.Create{Name: "a"})
 	refused := func(why string) {
 		t.Helper()
-		if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "start") {
-			t.Errorf("%s: %v, hint %q", why, err, fault.HintOf(err))
-		}
-		if len(h.stored()) != 0 {
-			t.Errorf("%s: left: %v", why, h.stored())
-		}
+		_, err := d.CreateSnapshot(t.Context(), "a", "s", nil)
+		wantKind(t, "the snapshot of a VM that "+why, err, fault.WrongState)
+		wantHint(t, "the snapshot of a VM that "+why, err, "start")
+		h.wantStored(t, 0)
 	}
 	refused("never started")
 	h.failing("do agent", errBoom)
@@ -120,7 +119,7 @@ func TestSnapshotOfNothing(t *testing.T) {
 	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
 		t.Fatal(err)
 	}
-	refused("not yet with its image")
+	refused("has not started with its new image")
 	d.running(t, "a")
 	if s := d.snap(t, v, "s"); s.Image != "other" {
 		t.Errorf("%+v", s)
@@ -146,9 +145,11 @@ func TestSnapshotIsAsTheMachineWas(t *testing.T) {
 		bring()
 		s := d.snap(t, v, "")
 		child := d.restore(t, s.Name, model.Restore{})[0]
-		if s.Image != "img" || s.VCPUs != 1 || child.Spec.ImageID != "id-of-img" || child.DiskImage != "id-of-img" || len(child.Pending) != 0 {
-			t.Errorf("%+v, %+v, pending %v", s, child.Spec, child.Pending)
-		}
+		equal(t, "the snapshot's image", s.Image, "img")
+		equal(t, "the snapshot's number of vCPUs", s.VCPUs, 1)
+		equal(t, "the child's image", child.Spec.ImageID, "id-of-img")
+		equal(t, "the image under the child's disk", child.DiskImage, "id-of-img")
+		equalLists(t, "the changes pending for the child", child.Pending, nil)
 	}
 }
 
@@ -166,9 +167,10 @@ func TestSnapshotBeforeItsWorkDisk(t *testing.T) {
 	s := d.snap(t, v, "s")
 	child := d.restore(t, s.ID, model.Restore{})[0]
 	d.running(t, child.ID)
-	if _, err := os.Stat(h.layout.VM(child.ID).WorkDisk()); err != nil || h.onDisk(child) != "work of a" {
-		t.Errorf("%v, %q on its disk", err, h.onDisk(child))
+	if _, err := os.Stat(h.layout.VM(child.ID).WorkDisk()); err != nil {
+		t.Errorf("the child has no work disk: %v", err)
 	}
+	h.wantOnDisk(t, child, "work of a")
 }
 
 func TestSnapshotNames(t *testing.T) {
@@ -178,19 +180,21 @@ func TestSnapshotNames(t *testing.T) {
 	v := d.worker(t, model.Create{Name: "a"})
 	first := d.snap(t, v, "one")
 	second := d.snap(t, v, "")
-	if second.Name == "" || second.Name == "one" {
-		t.Errorf("it is called %q", second.Name)
-	}
-	if _, err := d.CreateSnapshot(t.Context(), "a", "one", nil); fault.KindOf(err) != fault.Exists || fault.HintOf(err) == "" {
-		t.Errorf("a second one of that name: %v", err)
-	}
-	if len(h.stored()) != 2 {
-		t.Errorf("stored: %v", h.stored())
-	}
+	claim(t, second.Name != "", "a snapshot that was to get a random name has none")
+	claim(t, second.Name != first.Name, "two snapshots have the name %q", second.Name)
+	_, err := d.CreateSnapshot(t.Context(), "a", "one", nil)
+	wantKind(t, "a second snapshot of the name", err, fault.Exists)
+	wantHint(t, "a second snapshot of the name", err, "")
+	h.wantStored(t, 2)
 	list, err := d.library.List(t.Context())
-	if err != nil || len(list) != 2 || list[0].ID != first.ID || list[1].ID != second.ID {
-		t.Errorf("%+v, %v", list, err)
+	if err != nil {
+		t.Error(err)
 	}
+	var ids []string
+	for _, s := range list {
+		ids = append(ids, s.ID)
+	}
+	equalLists(t, "the listed snapshots", ids, []string{first.ID, second.ID})
 	for ref, want := range map[string]string{"one": first.ID, first.ID: first.ID, first.ID[:15]: first.ID, second.Name: second.ID} {
 		if got, err := d.library.Get(t.Context(), ref); err != nil || got.ID != want {
 			t.Errorf("%s: %+v, %v", ref, got, err)
@@ -229,13 +233,10 @@ func TestSnapshotsRaceForAName(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if won != 1 || len(h.stored()) != 1 {
-		t.Errorf("%d have won, %v", won, h.stored())
-	}
+	equal(t, "the number of snapshots that got the name", won, 1)
+	h.wantStored(t, 1)
 	for _, v := range vms {
-		if d.state(t, v.ID) != model.Running || h.look(v).Frozen || h.computer.Halted(v.ID) {
-			t.Errorf("%s does not go on", v.Spec.Name)
-		}
+		d.wantRunning(t, v)
 	}
 }
 
@@ -254,9 +255,11 @@ func TestSnapshotsHoldWhatTheyNeed(t *testing.T) {
 		return images, kernels, err
 	}
 	images, kernels, err := inUse()
-	if err != nil || !slices.Equal(images["id-of-img"], []string{"snapshot s"}) || !slices.Equal(kernels["id-of-krn"], []string{"snapshot s"}) {
-		t.Errorf("%v, %v, %v", images, kernels, err)
+	if err != nil {
+		t.Error(err)
 	}
+	equalLists(t, "the users of the image", images["id-of-img"], []string{"snapshot s"})
+	equalLists(t, "the users of the kernel", kernels["id-of-krn"], []string{"snapshot s"})
 	if os.Getuid() != 0 { // whom nothing is hidden from
 		dir := filepath.Join(h.layout.Snapshots(), s.ID)
 		damage(t, os.Chmod(dir, 0))
@@ -267,14 +270,16 @@ func TestSnapshotsHoldWhatTheyNeed(t *testing.T) {
 	}
 	h.delete("id-of-img", true) // by hand
 	forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{}, nil)
-	if err != nil || forked.Children[0].VM != nil || forked.Children[0].Kind != string(fault.NotFound) || forked.Children[0].Hint == "" || len(h.files()) != 0 {
-		t.Errorf("%+v, %v, %v", forked, err, h.files())
-	}
+	wantNoChildren(t, forked, err, fault.NotFound)
+	claim(t, forked.Children[0].Hint != "", "the child failed without a hint: %s", forked.Children[0].Error)
+	h.wantFiles(t, nil)
 	if _, err := d.library.Delete(t.Context(), "s"); err != nil {
 		t.Error(err)
 	}
-	if images, kernels, err := inUse(); err != nil || len(images)+len(kernels) != 0 {
-		t.Errorf("%v, %v, %v", images, kernels, err)
+	if images, kernels, err := inUse(); err != nil {
+		t.Error(err)
+	} else {
+		claim(t, len(images)+len(kernels) == 0, "in use are the images %v and the kernels %v, although no snapshot is left", images, kernels)
 	}
 }
 
@@ -291,9 +296,9 @@ func TestKilledWhileSnapshotting(t *testing.T) {
 			dead := d
 			d = d.killedIn(hook, func(ctx context.Context) { dead.CreateSnapshot(ctx, "a", "s", nil) })
 			d.goesOn(t, v)
-			if after := h.files(); !slices.Equal(before, after) || len(h.stored()) != 0 || h.running() != 1 {
-				t.Errorf("files before %v, after %v, %v", before, after, h.stored())
-			}
+			h.wantFiles(t, before)
+			h.wantStored(t, 0)
+			h.wantMachines(t, 1)
 			d.snap(t, v, "s")
 		})
 	}

@@ -39,9 +39,8 @@ func TestDamagedSnapshot(t *testing.T) {
 						}
 					}
 				}
-				if after := append(h.files(), h.stored()...); !slices.Equal(before, after) || len(d.List()) != 1 {
-					t.Errorf("before %v, after %v", before, after)
-				}
+				h.wantAllFiles(t, before)
+				d.wantVMs(t, 1)
 				if err := d.References(func(images, _ map[string][]string) error {
 					if !slices.Contains(images["id-of-img"], "snapshot good") {
 						t.Errorf("in use: %v", images)
@@ -55,14 +54,18 @@ func TestDamagedSnapshot(t *testing.T) {
 					want = model.Snapshot{ID: s.ID}
 				}
 				list, err := d.library.List(t.Context())
-				if i := slices.IndexFunc(list, func(one model.Snapshot) bool { return one.ID == s.ID }); err != nil || len(list) != 2 || i < 0 {
-					t.Errorf("%+v, %v", list, err)
+				if err != nil {
+					t.Error(err)
+				}
+				equal(t, "the number of listed snapshots", len(list), 2)
+				if i := slices.IndexFunc(list, func(one model.Snapshot) bool { return one.ID == s.ID }); i < 0 {
+					t.Errorf("the damaged snapshot is not listed: %+v", list)
 				} else {
 					got := list[i]
 					want.Damaged, want.Size = got.Damaged, got.Size
-					if got.Damaged == "" || got.Size <= 0 || got != want {
-						t.Errorf("listed as %+v, not %+v", got, want)
-					}
+					claim(t, got.Damaged != "", "the damage is not listed: %+v", got)
+					claim(t, got.Size > 0, "the damaged snapshot is listed with the size %v", got.Size)
+					equal(t, "the listed snapshot", got, want)
 					for _, ref := range []string{got.ID, got.ID[:15], got.Name} {
 						if shown, err := d.library.Get(t.Context(), ref); ref != "" && (err != nil || shown != got) {
 							t.Errorf("%q shown as %+v, %v", ref, shown, err)
@@ -85,9 +88,12 @@ func TestDamagedSnapshot(t *testing.T) {
 				if _, err := d.library.Delete(t.Context(), cmp.Or(want.Name, s.ID)); err != nil {
 					t.Error(err)
 				}
-				if list, err := d.library.List(t.Context()); err != nil || len(list) != 1 || list[0].ID != good.ID || len(h.stored()) != 1 {
-					t.Errorf("%+v, %v, %v", list, err, h.stored())
+				if list, err := d.library.List(t.Context()); err != nil || len(list) != 1 {
+					t.Errorf("one snapshot must be left, but listed are %+v, %v", list, err)
+				} else {
+					equal(t, "the snapshot that is left", list[0].ID, good.ID)
 				}
+				h.wantStored(t, 1)
 			})
 		}
 	}
@@ -144,9 +150,10 @@ func TestHostileSnapshot(t *testing.T) {
 			if _, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{Into: "a", Force: true}, nil); err == nil {
 				t.Error("it was believed for a VM that there is")
 			}
-			if after := h.files(); !slices.Equal(before, after) || len(d.List()) != 1 || d.state(t, "a") != model.Running || h.worked(v) != "work of a" {
-				t.Errorf("before %v, after %v", before, after)
-			}
+			h.wantFiles(t, before)
+			d.wantVMs(t, 1)
+			d.wantState(t, "a", model.Running)
+			h.wantWork(t, v, "work of a")
 			if _, err := d.library.Delete(t.Context(), s.ID); err != nil {
 				t.Error(err)
 			}

@@ -3,9 +3,9 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -28,28 +28,23 @@ func TestRestoreOnAnotherMachine(t *testing.T) {
 	d.die()
 	h.version = "2.0"
 	d = h.daemon()
-	if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); fault.KindOf(err) != fault.Unsupported || !strings.Contains(fault.HintOf(err), "disks") {
-		t.Errorf("in place: %v, hint %q", err, fault.HintOf(err))
-	}
-	if d.state(t, "a") != model.Running || h.worked(v) != "more" {
-		t.Errorf("it is %s with %q", d.state(t, "a"), h.worked(v))
-	}
+	_, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil)
+	wantKind(t, "the restore in place", err, fault.Unsupported)
+	wantHint(t, "the restore in place", err, "disks")
+	d.wantState(t, "a", model.Running)
+	h.wantWork(t, v, "more")
 	before := h.files()
 	forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{}, nil)
-	if err != nil || forked.Children[0].VM != nil || forked.Children[0].Kind != string(fault.Unsupported) || forked.Children[0].Hint == "" {
-		t.Errorf("as a new VM: %+v, %v", forked, err)
-	}
-	if after := h.files(); !slices.Equal(before, after) {
-		t.Errorf("before %v, after %v", before, after)
-	}
+	wantNoChildren(t, forked, err, fault.Unsupported)
+	claim(t, forked.Children[0].Hint != "", "the child failed without a hint: %s", forked.Children[0].Error)
+	h.wantFiles(t, before)
 	child := d.restore(t, "s", model.Restore{DisksOnly: true})[0]
 	d.running(t, child.ID)
-	if h.onDisk(child) != "work of a" {
-		t.Errorf("%q on its disk", h.onDisk(child))
-	}
-	if got, err := d.Resume(t.Context(), "asleep", nil); fault.KindOf(err) != fault.Unsupported || got.State != model.Suspended || !strings.Contains(fault.HintOf(err), "kill") {
-		t.Errorf("resuming: %s, %v, hint %q", got.State, err, fault.HintOf(err))
-	}
+	h.wantOnDisk(t, child, "work of a")
+	got, err := d.Resume(t.Context(), "asleep", nil)
+	wantKind(t, "the resume", err, fault.Unsupported)
+	wantHint(t, "the resume", err, "kill")
+	equal(t, "the VM after the refused resume", got.State, model.Suspended)
 }
 
 // TestRestoredDisksSurviveAFailedStart: they are the user's, although the VM has never run.
@@ -67,7 +62,7 @@ func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 			v := d.create(t, model.Create{Name: "x"})
 			d.failing("do agent", errBoom)
 			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "x"}, nil); !errors.Is(err, errBoom) {
-				t.Errorf("got %v", err)
+				t.Errorf("the restore returned %v, not the error of its hook", err)
 			}
 			d.failing("do agent", nil)
 			return v
@@ -85,21 +80,20 @@ func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 				t.Fatal(err)
 			}
 			h.failing("do assume", errBoom)
-			if got, err := d.Start(t.Context(), "x", model.Start{}, nil); !errors.Is(err, errBoom) || got.State != model.Failed {
-				t.Errorf("%s, %v", got.State, err)
-			}
+			wantFails(t, "the start", errBoom, model.Failed)(d.Start(t.Context(), "x", model.Start{}, nil))
 			dead := d
 			d = d.killedIn("do post-start/two", func(ctx context.Context) {
 				h.failing("do assume", nil)
 				dead.Start(ctx, "x", model.Start{}, nil)
 			})
-			if d.state(t, "x") != model.Failed {
-				t.Errorf("it is %s", d.state(t, "x"))
-			}
+			d.wantState(t, "x", model.Failed)
 			d.running(t, "x")
-			if again, err := os.Stat(h.layout.VM(v.ID).WorkDisk()); err != nil || again.Size() != work.Size() || h.onDisk(v) != "work of of" {
-				t.Errorf("%v, %q on its disk", err, h.onDisk(v))
+			if again, err := os.Stat(h.layout.VM(v.ID).WorkDisk()); err != nil {
+				t.Errorf("the restored work disk is gone: %v", err)
+			} else {
+				equal(t, "the size of the work disk", again.Size(), work.Size())
 			}
+			h.wantOnDisk(t, v, "work of of")
 		})
 	}
 }
@@ -118,13 +112,12 @@ func TestChildrenOfASnapshotFail(t *testing.T) {
 			before := append(h.files(), h.stored()...)
 			h.failing(hook, errBoom)
 			forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Fork: model.Fork{Count: 2}}, nil)
-			if err != nil || forked.Children[0].VM != nil || forked.Children[1].VM != nil || forked.Children[0].Kind != string(fault.Internal) {
-				t.Errorf("%+v, %v", forked, err)
-			}
+			wantNoChildren(t, forked, err, fault.Internal)
+			equal(t, "the number of children", len(forked.Children), 2)
 			h.failing(hook, nil)
-			if after := append(h.files(), h.stored()...); !slices.Equal(before, after) || h.running() != 0 || len(d.List()) != 1 {
-				t.Errorf("before %v, after %v; %d machines", before, after, h.running())
-			}
+			h.wantAllFiles(t, before)
+			h.wantMachines(t, 0)
+			d.wantVMs(t, 1)
 			child := d.restore(t, "s", model.Restore{})[0]
 			isOf(t, child, s)
 			d.isFork(t, child, v, "work of a")
@@ -136,39 +129,40 @@ func TestChildrenOfASnapshotFail(t *testing.T) {
 func TestUnfinishedRestore(t *testing.T) {
 	t.Parallel()
 	for _, restarted := range []bool{false, true} {
-		h := newHost(t)
-		h.homes = true
-		d := h.daemon()
-		of := d.worker(t, model.Create{Name: "of", WorkDiskSize: ptr(64 * model.MiB)})
-		h.workOn(of, "home of of")
-		d.snap(t, of, "s")
-		v := d.worker(t, model.Create{Name: "a", Image: "other"})
-		inTheWay := filepath.Join(h.layout.VM(v.ID).WorkDisk(), "folder")
-		damage(t, os.MkdirAll(inTheWay, 0o700))
-		if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); err == nil {
-			t.Fatal("it was restored")
-		}
-		h.delete("id-of-img", true) // which the record names by now
-		if restarted {
-			d.die()
-			d = h.daemon()
-		}
-		for range 2 {
-			if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil || !strings.Contains(err.Error(), "work") {
-				t.Errorf("restarted %v: it was started with half of its disks: %v", restarted, err)
+		t.Run(fmt.Sprint("restarted ", restarted), func(t *testing.T) {
+			h := newHost(t)
+			h.homes = true
+			d := h.daemon()
+			of := d.worker(t, model.Create{Name: "of", WorkDiskSize: ptr(64 * model.MiB)})
+			h.workOn(of, "home of of")
+			d.snap(t, of, "s")
+			v := d.worker(t, model.Create{Name: "a", Image: "other"})
+			inTheWay := filepath.Join(h.layout.VM(v.ID).WorkDisk(), "folder")
+			damage(t, os.MkdirAll(inTheWay, 0o700))
+			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); err == nil {
+				t.Fatal("it was restored")
 			}
-		}
-		h.delete("id-of-img", false)
-		damage(t, os.RemoveAll(filepath.Dir(inTheWay)))
-		d.running(t, "a")
-		if h.onDisk(v) != "work of of" || h.workIn(v) != "home of of" {
-			t.Errorf("restarted %v: it has %q and %q", restarted, h.onDisk(v), h.workIn(v))
-		}
-		if got, _ := d.Get("a"); len(got.Restoring) != 0 || got.DiskImage != "id-of-img" {
-			t.Errorf("restarted %v: %+v", restarted, got)
-		}
-		d.nothingSaved(t)
-		d.die()
+			h.delete("id-of-img", true) // which the record names by now
+			if restarted {
+				d.die()
+				d = h.daemon()
+			}
+			for range 2 {
+				if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil || !strings.Contains(err.Error(), "work") {
+					t.Errorf("restarted %v: it was started with half of its disks: %v", restarted, err)
+				}
+			}
+			h.delete("id-of-img", false)
+			damage(t, os.RemoveAll(filepath.Dir(inTheWay)))
+			d.running(t, "a")
+			h.wantOnDisk(t, v, "work of of")
+			equal(t, "the text on the work disk", h.workIn(v), "home of of")
+			got, _ := d.Get("a")
+			claim(t, len(got.Restoring) == 0, "the restore of %v is still recorded as unfinished", got.Restoring)
+			equal(t, "the image under the disk", got.DiskImage, "id-of-img")
+			d.nothingSaved(t)
+			d.die()
+		})
 	}
 }
 
@@ -176,32 +170,31 @@ func TestUnfinishedRestore(t *testing.T) {
 func TestRestoreThatCannotBeRecorded(t *testing.T) {
 	t.Parallel()
 	for _, leftTo := range []string{"the same daemon", "the next daemon"} {
-		h := newHost(t)
-		d := h.daemon()
-		d.snap(t, d.worker(t, model.Create{Name: "of"}), "s")
-		v := d.worker(t, model.Create{Name: "a", Image: "other"})
-		d.bring(t, v, model.Stopped)
-		before := h.files()
-		h.failing("store stopped", errBoom)
-		if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil); !errors.Is(err, errBoom) {
-			t.Errorf("got %v", err)
-		}
-		h.failing("store stopped", nil)
-		if leftTo == "the next daemon" {
-			d.die()
-			d = h.daemon()
-			if after := h.files(); !slices.Equal(before, after) {
-				t.Errorf("before %v, after %v", before, after)
+		t.Run(leftTo, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			d.snap(t, d.worker(t, model.Create{Name: "of"}), "s")
+			v := d.worker(t, model.Create{Name: "a", Image: "other"})
+			d.bring(t, v, model.Stopped)
+			before := h.files()
+			h.failing("store stopped", errBoom)
+			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil); !errors.Is(err, errBoom) {
+				t.Errorf("the restore returned %v, not the error of its hook", err)
 			}
-		}
-		if got, _ := d.Get("a"); got.DiskImage != "id-of-other" || got.Spec.Image != "other" || h.onDisk(v) != "work of a" {
-			t.Errorf("%s: %+v with %q", leftTo, got, h.onDisk(v))
-		}
-		d.running(t, "a")
-		if got := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]; h.worked(got) != "work of of" {
-			t.Errorf("%s: it has %q", leftTo, h.worked(got))
-		}
-		d.die()
+			h.failing("store stopped", nil)
+			if leftTo == "the next daemon" {
+				d.die()
+				d = h.daemon()
+				h.wantFiles(t, before)
+			}
+			got, _ := d.Get("a")
+			equal(t, "the image under the disk, for "+leftTo+",", got.DiskImage, "id-of-other")
+			equal(t, "the image in the spec, for "+leftTo+",", got.Spec.Image, "other")
+			h.wantOnDisk(t, v, "work of a")
+			d.running(t, "a")
+			h.wantWork(t, d.restore(t, "s", model.Restore{Into: "a", Force: true})[0], "work of of")
+			d.die()
+		})
 	}
 }
 
@@ -214,7 +207,7 @@ func TestSnapshotOnAFullDisk(t *testing.T) {
 	h.litter(v, 4*model.MiB)
 	fill(model.MiB)
 	_, err := d.CreateSnapshot(t.Context(), "a", "s", nil)
-	isFull(t, err)
+	wantDiskFull(t, err)
 	d.goesOn(t, v)
 	free()
 	d.snap(t, v, "s")
@@ -222,16 +215,12 @@ func TestSnapshotOnAFullDisk(t *testing.T) {
 	before := append(h.files(), h.stored()...)
 	fill(model.MiB)
 	_, err = d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "other", Force: true}, nil)
-	isFull(t, err)
+	wantDiskFull(t, err)
 	forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{}, nil)
-	if err != nil || forked.Children[0].VM != nil || forked.Children[0].Kind != string(fault.Unavailable) {
-		t.Errorf("%+v, %v", forked, err)
-	}
-	if after := append(h.files(), h.stored()...); !slices.Equal(before, after) || d.state(t, "other") != model.Running || h.worked(other) != "work of other" {
-		t.Errorf("before %v, after %v", before, after)
-	}
+	wantNoChildren(t, forked, err, fault.Unavailable)
+	h.wantAllFiles(t, before)
+	d.wantState(t, "other", model.Running)
+	h.wantWork(t, other, "work of other")
 	free()
-	if got := d.restore(t, "s", model.Restore{Into: "other", Force: true})[0]; h.worked(got) != "work of a" {
-		t.Errorf("it has %q", h.worked(got))
-	}
+	h.wantWork(t, d.restore(t, "s", model.Restore{Into: "other", Force: true})[0], "work of a")
 }

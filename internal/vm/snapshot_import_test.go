@@ -28,14 +28,18 @@ func TestExportAndImport(t *testing.T) {
 			name = ""
 		}
 		s, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()), name, nil)
-		if err != nil || want != "" && s.Name != want || s.Name == "" || i == 2 && s.Name == "s" {
-			t.Fatalf("%+v, %v", s, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim(t, s.Name != "", "the imported snapshot has no name")
+		if want != "" {
+			equal(t, "the imported snapshot's name", s.Name, want)
+		} else {
+			claim(t, s.Name != "s", "the imported snapshot has the taken name %q", s.Name)
 		}
 		child := d.restore(t, s.Name, model.Restore{})[0]
 		isOf(t, child, s)
-		if there.worked(child) != "work of a" {
-			t.Errorf("it has %q", there.worked(child))
-		}
+		there.wantWork(t, child, "work of a")
 	}
 	if _, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()), "s", nil); fault.KindOf(err) != fault.Exists {
 		t.Errorf("under a name that is taken: %v", err)
@@ -43,7 +47,5 @@ func TestExportAndImport(t *testing.T) {
 	if _, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()[:stream.Len()/2]), "", nil); err == nil {
 		t.Error("half of it was taken in")
 	}
-	if len(there.stored()) != 3 {
-		t.Errorf("stored: %v", there.stored())
-	}
+	there.wantStored(t, 3)
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 
@@ -51,28 +49,29 @@ func TestRestoreInto(t *testing.T) {
 				}
 				got := born(t, forked)[0]
 				isOf(t, got, s)
-				if got.ID != v.ID || got.Spec.Name != "a" || got.Spec.Labels["stays"] != "1" || got.Spec.Remove != policy.Spec.Remove {
-					t.Errorf("it is another VM: %+v", got.Spec)
-				}
-				if got.Spec.VCPUs != 2 || got.Spec.ImageID != "id-of-img" || got.DiskImage != "id-of-img" || got.Spec.WorkDiskSize != 0 {
-					t.Errorf("it is the VM that it was: %+v", got.Spec)
-				}
+				equal(t, "the id, which a restore keeps,", got.ID, v.ID)
+				equal(t, "the name, which a restore keeps,", got.Spec.Name, "a")
+				equal(t, "the label, which a restore keeps,", got.Spec.Labels["stays"], "1")
+				equal(t, "the removal policy, which a restore keeps,", got.Spec.Remove, policy.Spec.Remove)
+				equal(t, "the number of vCPUs, which the snapshot has,", got.Spec.VCPUs, 2)
+				equal(t, "the image, which the snapshot has,", got.Spec.ImageID, "id-of-img")
+				equal(t, "the image under the disk", got.DiskImage, "id-of-img")
+				equal(t, "the work disk's size, which the snapshot has,", got.Spec.WorkDiskSize, model.Bytes(0))
 				if _, err := os.Stat(h.layout.VM(v.ID).WorkDisk()); err == nil {
 					t.Error("it has a work disk that the snapshot does not have")
 				}
 				if disksOnly {
-					if got.State != model.Stopped || got.LastError != nil || h.running() != 1 {
-						t.Errorf("it is %s, %d machines", got.State, h.running())
-					}
+					equal(t, "a VM that got disks alone", got.State, model.Stopped)
+					wantNoLastError(t, got)
+					h.wantMachines(t, 1)
 					d.running(t, "a")
 				} else {
-					if got.State != model.Running || h.look(got).Data != "work of of" || h.look(got).Name != "a" {
-						t.Errorf("it is %s, %+v", got.State, h.look(got))
-					}
+					equal(t, "a VM that got memory, too,", got.State, model.Running)
+					equal(t, "what its guest has in its memory", h.look(got).Data, "work of of")
+					equal(t, "its guest's host name", h.look(got).Name, "a")
 				}
-				if h.onDisk(got) != "work of of" || h.running() != 2 {
-					t.Errorf("it has %q on its disk; %d machines", h.onDisk(got), h.running())
-				}
+				h.wantOnDisk(t, got, "work of of")
+				h.wantMachines(t, 2)
 				d.nothingSaved(t)
 				d.snap(t, got, "again")
 				d.restore(t, "again", model.Restore{Fork: model.Fork{Name: "child"}})
@@ -98,15 +97,12 @@ func TestRestoreSparesTheLiving(t *testing.T) {
 			}
 			before := append(h.files(), h.stored()...)
 			_, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil)
-			if fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "--force") {
-				t.Errorf("got %v, hint %q", err, fault.HintOf(err))
-			}
-			if after := append(h.files(), h.stored()...); !slices.Equal(before, after) || d.state(t, "a") != state || h.onDisk(v) != "more" {
-				t.Errorf("it is %s with %q; before %v, after %v", d.state(t, "a"), h.onDisk(v), before, after)
-			}
-			if got := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]; h.worked(got) != "work of a" {
-				t.Errorf("by force it has %q", h.worked(got))
-			}
+			wantKind(t, "the restore", err, fault.WrongState)
+			wantHint(t, "the restore", err, "--force")
+			h.wantAllFiles(t, before)
+			d.wantState(t, "a", state)
+			h.wantOnDisk(t, v, "more")
+			h.wantWork(t, d.restore(t, "s", model.Restore{Into: "a", Force: true})[0], "work of a")
 		})
 	}
 }
@@ -146,12 +142,13 @@ func TestRestoreLooksUnderTheLock(t *testing.T) {
 			h.work(v, "more")
 			release()
 			wg.Wait()
-			if firstErr != nil || fault.KindOf(secondErr) != fault.WrongState {
-				t.Errorf("the first: %v; the second: %v", firstErr, secondErr)
+			if firstErr != nil {
+				t.Errorf("the first operation: %v", firstErr)
 			}
-			if got := d.state(t, "a"); got != model.Running || h.onDisk(v) != "more" || h.running() != 2 {
-				t.Errorf("it is %s with %q; %d machines", got, h.onDisk(v), h.running())
-			}
+			wantKind(t, "the restore that waited", secondErr, fault.WrongState)
+			d.wantState(t, "a", model.Running)
+			h.wantOnDisk(t, v, "more")
+			h.wantMachines(t, 2)
 		})
 	}
 }
@@ -186,12 +183,12 @@ func TestRestoreIntoRefuses(t *testing.T) {
 			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); fault.KindOf(err) != c.want {
 				t.Errorf("got %v", err)
 			}
-			if after := append(h.files(), h.stored()...); !slices.Equal(before, after) {
-				t.Errorf("before %v, after %v", before, after)
-			}
-			if got, _ := d.Get("a"); got.State != model.Running || got.Spec.Image != "other" || got.Parent != nil || h.worked(v) != "work of a" {
-				t.Errorf("%+v, with %q", got, h.worked(v))
-			}
+			h.wantAllFiles(t, before)
+			got, _ := d.Get("a")
+			equal(t, "the VM after a refused restore", got.State, model.Running)
+			equal(t, "its image", got.Spec.Image, "other")
+			claim(t, got.Parent == nil, "it is recorded as restored from %+v", got.Parent)
+			h.wantWork(t, v, "work of a")
 		})
 	}
 }
@@ -218,7 +215,6 @@ func TestRestoreRefusesNonsense(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if len(d.List()) != 1 || h.worked(v) != "work of a" {
-		t.Errorf("%v", d.List())
-	}
+	d.wantVMs(t, 1)
+	h.wantWork(t, v, "work of a")
 }

@@ -24,35 +24,35 @@ func TestStandby(t *testing.T) {
 			d := h.withStandby(t, model.Create{WorkDiskSize: ptr(64 * model.MiB)})
 			d.setUsualWorkDisk(64 * model.MiB)
 			waiting := h.computer.Running()
-			if len(waiting) != 1 || !h.computer.Halted(waiting[0].ID) || len(d.List()) != 0 {
-				t.Fatalf("%d machines, %v", len(waiting), d.List())
+			if len(waiting) != 1 {
+				t.Fatalf("%d machines wait on standby, not 1", len(waiting))
 			}
+			claim(t, h.computer.Halted(waiting[0].ID), "the machine on standby is not halted")
+			d.wantVMs(t, 0)
 			req.Name = "a"
 			if req.WorkDiskSize == nil {
 				req.WorkDiskSize = ptr(64 * model.MiB)
 			}
 			v := d.launch(t, req)
-			if tpl, err := d.template(t.Context(), v.Boot.Origin.Of); err != nil || tpl.Uses != 1 {
-				t.Errorf("%+v, %v", tpl, err)
+			if tpl, err := d.template(t.Context(), v.Boot.Origin.Of); err != nil {
+				t.Error(err)
+			} else {
+				equal(t, "the number of the template's uses", tpl.Uses, 1)
 			}
-			if v.ID != waiting[0].ID || from(v) != model.FromTemplate || v.Boot.Cold || d.standbys(t) != 0 {
-				t.Errorf("%s went on as %+v; %s had waited, %d still do", v.ID, v.Boot, waiting[0].ID, d.standbys(t))
-			}
-			if g := h.look(v); g.Frozen || g.Name != "a" || h.computer.Halted(v.ID) {
-				t.Errorf("%+v; halted: %v", g, h.computer.Halted(v.ID))
-			}
+			equal(t, "the VM's id, which is that of the machine on standby,", v.ID, waiting[0].ID)
+			wantOrigin(t, v, model.FromTemplate)
+			d.wantStandbys(t, 0)
+			d.wantRunning(t, v)
+			equal(t, "the guest's host name", h.look(v).Name, "a")
 			for path, size := range map[string]model.Bytes{h.layout.VM(v.ID).SystemDisk(): v.Spec.DiskSize, h.layout.VM(v.ID).WorkDisk(): v.Spec.WorkDiskSize} {
-				if info, err := os.Stat(path); err != nil || info.Size() != int64(size) {
-					t.Errorf("%s: %v, %v", path, info, err)
-				}
+				wantSize(t, path, size)
 			}
 			if grown := h.called("drive"); grown != map[string]int{"": 0, "more disk": 2}[name] {
 				t.Errorf("%d disks have grown", grown)
 			}
 			second := d.launch(t, model.Create{Name: "b", WorkDiskSize: ptr(64 * model.MiB)})
-			if from(second) != model.FromTemplate || second.ID == v.ID {
-				t.Errorf("%+v", second.Boot)
-			}
+			wantOrigin(t, second, model.FromTemplate)
+			claim(t, second.ID != v.ID, "two VMs have the machine %s", v.ID)
 			h.work(v, "work of a")
 			d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
 			d.suspend(t, v)
@@ -63,9 +63,8 @@ func TestStandby(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if left := h.files(); len(left) != 0 || h.running() != 0 {
-				t.Errorf("left: %v, %d machines", left, h.running())
-			}
+			h.wantFiles(t, nil)
+			h.wantMachines(t, 0)
 		})
 	}
 }
@@ -78,9 +77,8 @@ func TestStandbyIsNotForAll(t *testing.T) {
 	for i, req := range []model.Create{{Cold: true}, {VCPUs: ptr(2)}, {Image: "other"}, {DiskSize: 48 * model.MiB}} {
 		req.Name = fmt.Sprint("v-", i)
 		v := d.launch(t, req)
-		if h.look(v).Name != req.Name || d.standbys(t) != 1 {
-			t.Errorf("%+v: %+v; %d on standby", req, h.look(v), d.standbys(t))
-		}
+		equal(t, "the guest's host name", h.look(v).Name, req.Name)
+		claim(t, d.standbys(t) == 1, "%+v took the machine on standby, which it does not fit", req)
 	}
 	d.create(t, model.Create{Name: "a"}) // which has an id already
 	d.running(t, "a")
@@ -117,9 +115,10 @@ func TestStandbyFails(t *testing.T) {
 			release()
 			got := <-results
 			if boots {
-				if got.err != nil || got.State != model.Running || !got.Boot.Cold || h.look(got.VM).Name != "a" || h.running() != 1 {
-					t.Errorf("%s, %+v, %v, %d machines", got.State, got.Boot, got.err, h.running())
-				}
+				wantEnds(t, "the launch", model.Running)(got.VM, got.err)
+				wantOrigin(t, got.VM, "")
+				equal(t, "the guest's host name", h.look(got.VM).Name, "a")
+				h.wantMachines(t, 1)
 				return
 			}
 			if !errors.Is(got.err, errBoom) {
@@ -133,9 +132,9 @@ func TestStandbyFails(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if left := h.files(); len(left) != 0 || h.running() != 0 || len(d.List()) != 0 {
-				t.Errorf("left: %v, %d machines", left, h.running())
-			}
+			h.wantFiles(t, nil)
+			h.wantMachines(t, 0)
+			d.wantVMs(t, 0)
 		})
 	}
 }
@@ -146,9 +145,9 @@ func TestStandbyDies(t *testing.T) {
 	h := newHost(t)
 	d := h.withStandby(t, model.Create{})
 	h.computer.End(h.computer.Running()[0].ID, vmm.Exit{Reason: vmm.ExitKilled})
-	if v := d.launch(t, model.Create{Name: "a"}); !v.Boot.Cold || h.look(v).Name != "a" {
-		t.Errorf("%+v", v.Boot)
-	}
+	v := d.launch(t, model.Create{Name: "a"})
+	wantOrigin(t, v, "")
+	equal(t, "the guest's host name", h.look(v).Name, "a")
 }
 
 // TestStandbyEnds with its template, and with the daemon.
@@ -173,9 +172,8 @@ func TestStandbyEnds(t *testing.T) {
 			h := newHost(t)
 			d := h.withStandby(t, model.Create{})
 			end(t, d)
-			if left := h.files(); len(left) != 0 || h.running() != 0 {
-				t.Errorf("left: %v, %d machines", left, h.running())
-			}
+			h.wantFiles(t, nil)
+			h.wantMachines(t, 0)
 		})
 	}
 }
@@ -190,9 +188,8 @@ func TestFillWithoutATemplate(t *testing.T) {
 	if err := d.pool().FillInBackground(t.Context(), d.specFor(t, model.Create{})); err != nil {
 		t.Fatal(err)
 	}
-	if d.givenUp() != 0 || len(h.files()) != 0 {
-		t.Errorf("%d given up, %v", d.givenUp(), h.files())
-	}
+	d.wantPostponed(t, 0)
+	h.wantFiles(t, nil)
 }
 
 // TestKilledWithAStandbyMachine kills the daemon at each moment of a launch that takes one: nothing is left but a VM that says what became of it.
@@ -208,14 +205,12 @@ func TestKilledWithAStandbyMachine(t *testing.T) {
 			dead := d
 			d = d.killedIn(hook, func(ctx context.Context) { dead.Launch(ctx, model.Create{Name: "a"}, func(model.VM) {}, nil) })
 			d.busy()
-			if h.running() != 0 {
-				t.Errorf("%d machines", h.running())
-			}
+			h.wantMachines(t, 0)
 			list := d.List()
 			for _, v := range list {
-				if _, err := os.Stat(h.layout.VM(v.ID).Run); err == nil || v.Runtime != nil {
-					t.Errorf("it is %s, and has still %+v", v.State, v.Runtime)
-				}
+				_, err := os.Stat(h.layout.VM(v.ID).Run)
+				claim(t, err != nil, "the killed VM, which is %s, still has a runtime directory", v.State)
+				wantNoRuntime(t, v)
 				d.running(t, v.ID)
 				if h.look(v).Name != "a" {
 					t.Errorf("%+v", h.look(v))
@@ -224,9 +219,8 @@ func TestKilledWithAStandbyMachine(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if left := h.files(); len(left) != 0 || len(list) > 1 {
-				t.Errorf("left: %v", left)
-			}
+			h.wantFiles(t, nil)
+			claim(t, len(list) <= 1, "there were %d VMs", len(list))
 		})
 	}
 }
@@ -241,9 +235,8 @@ func TestLaunchUnderATakenName(t *testing.T) {
 	if _, err := d.Launch(t.Context(), model.Create{Name: "a"}, func(model.VM) {}, nil); fault.KindOf(err) != fault.Exists {
 		t.Errorf("got %v", err)
 	}
-	if h.running() != before+d.standbys(t) || len(d.List()) != 1 {
-		t.Errorf("%d machines, %d of them on standby", h.running(), d.standbys(t))
-	}
+	h.wantMachines(t, before+d.standbys(t))
+	d.wantVMs(t, 1)
 	ids := []string{}
 	for _, m := range h.computer.Running() {
 		ids = append(ids, m.ID)

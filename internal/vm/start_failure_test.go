@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,19 +31,24 @@ func TestEachStepFails(t *testing.T) {
 			repair := h.breakStep(name, v)
 			got, err := d.Start(t.Context(), "a", model.Start{}, nil)
 			var failed *step.Error
-			if !errors.As(err, &failed) || failed.Step != name {
-				t.Fatalf("got %v", err)
+			if !errors.As(err, &failed) {
+				t.Fatalf("the start returned %v, which names no step", err)
 			}
-			if got.State != model.Failed || got.Runtime != nil || got.LastError == nil || got.LastError.Step != name || got.LastError.Log == "" {
-				t.Errorf("recorded: %+v, %+v", got, got.LastError)
+			equal(t, "the step that failed", failed.Step, name)
+			equal(t, "the VM after the failed start", got.State, model.Failed)
+			wantNoRuntime(t, got)
+			if got.LastError == nil {
+				t.Error("the record does not show the error")
+			} else {
+				equal(t, "the recorded step", got.LastError.Step, name)
+				claim(t, got.LastError.Log != "", "the record does not name the guest's log")
 			}
 			repair()
-			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 {
-				t.Errorf("%d machines and files %v; before %v", h.running(), after, before)
-			}
-			if got, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil || got.State != model.Running || got.LastError != nil {
-				t.Errorf("the second start: %+v, %v", got, err)
-			}
+			h.wantFiles(t, before)
+			h.wantMachines(t, 0)
+			got, err = d.Start(t.Context(), "a", model.Start{}, nil)
+			wantEnds(t, "the second start", model.Running)(got, err)
+			wantNoLastError(t, got)
 		})
 	}
 }
@@ -79,29 +83,27 @@ func TestEachUndoFails(t *testing.T) {
 			h.failing("do post-start/two", errBoom)
 			h.failing(hook, errBoom)
 			got, err := d.Start(t.Context(), "a", model.Start{}, nil)
-			if err == nil || got.State != model.Broken || got.Runtime == nil || !strings.Contains(got.LastError.Msg, still) {
-				t.Fatalf("got %+v, %+v, %v", got, got.LastError, err)
+			if err == nil {
+				t.Fatal("a start with a failing hook succeeded")
 			}
+			equal(t, "a VM whose failed start could not be undone", got.State, model.Broken)
+			claim(t, got.Runtime != nil, "the record does not name the machine that may be left")
+			wantLastError(t, got, still)
 			if err := d.Delete(t.Context(), "a", true, nil); err == nil {
 				t.Error("a delete that could not take everything away succeeded")
 			}
-			if d.state(t, "a") != model.Broken {
-				t.Errorf("after a failed delete it is %s", d.state(t, "a"))
-			}
+			d.wantState(t, "a", model.Broken)
 			h.failing(hook, nil)
 			h.failing("do post-start/two", nil)
-			if got, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil || got.State != model.Running {
-				t.Fatalf("starting when the cause is gone: %+v, %v", got, err)
-			}
+			wantEnds(t, "the start without the cause", model.Running)(d.Start(t.Context(), "a", model.Start{}, nil))
 			if _, err := d.Stop(t.Context(), "a", nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			if err := d.Delete(t.Context(), "a", false, nil); err != nil {
 				t.Fatal(err)
 			}
-			if left := h.files(); len(left) != 0 || len(before) == 0 {
-				t.Errorf("left: %v", left)
-			}
+			h.wantFiles(t, nil)
+			claim(t, len(before) > 0, "the VM had no files before its start")
 		})
 	}
 }
@@ -112,11 +114,10 @@ func TestRemoveOnStopWhenTheStartFails(t *testing.T) {
 	d.create(t, model.Create{Name: "a", Remove: model.RemoveOnStop})
 	h.failing("do agent", errBoom)
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); !errors.Is(err, errBoom) {
-		t.Errorf("got %v", err)
+		t.Errorf("the start returned %v, not the error of its hook", err)
 	}
-	if len(d.List()) != 0 || len(h.files()) != 0 {
-		t.Errorf("left: %v, %v", d.List(), h.files())
-	}
+	d.wantVMs(t, 0)
+	h.wantFiles(t, nil)
 }
 
 // TestSilentGuest has no agent that answers: that is an error of the start, not its being called off.
@@ -129,9 +130,9 @@ func TestSilentGuest(t *testing.T) {
 	d.create(t, model.Create{Name: "a"})
 	defer h.hanging("do agent")()
 	v, err := d.Start(t.Context(), "a", model.Start{}, nil)
-	if v.State != model.Failed || fault.KindOf(err) != fault.Unavailable || !strings.Contains(v.LastError.Msg, "did not answer within 10ms") {
-		t.Errorf("%s, %+v, %v", v.State, v.LastError, err)
-	}
+	equal(t, "the VM after the start", v.State, model.Failed)
+	wantKind(t, "the start", err, fault.Unavailable)
+	wantLastError(t, v, "did not answer within 10ms")
 	if v.LastError.Log != h.layout.VM(v.ID).ConsoleLog() {
 		t.Errorf("the log is said to be %s", v.LastError.Log)
 	}
@@ -154,12 +155,9 @@ func TestDeleteCallsOffAStart(t *testing.T) {
 	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
 		t.Error(err)
 	}
-	if err := <-errs; fault.KindOf(err) != fault.Canceled {
-		t.Errorf("the start ended with %v", err)
-	}
-	if left := h.files(); len(left) != 0 || h.running() != 0 {
-		t.Errorf("left: %v, %d machines", left, h.running())
-	}
+	wantKind(t, "the cancelled start", <-errs, fault.Canceled)
+	h.wantFiles(t, nil)
+	h.wantMachines(t, 0)
 }
 
 // TestDeleteCallsOffAllStarts has a restart boot and two starts wait behind it: the delete waits for none of them to boot.
@@ -187,9 +185,7 @@ func TestDeleteCallsOffAllStarts(t *testing.T) {
 		t.Error(err)
 	}
 	wg.Wait()
-	if n := h.called("do agent"); n != 1 {
-		t.Errorf("%d boots", n)
-	}
+	h.wantCalls(t, "do agent", 1)
 }
 
 // TestCalledOffRestart leaves a VM stopped, and one that goes when it stops is gone.
@@ -205,12 +201,10 @@ func TestCalledOffRestart(t *testing.T) {
 	waitFor(t, func() bool { return h.called("power-off") > 0 })
 	cancel()
 	release()
-	if err := <-errs; fault.KindOf(err) != fault.Canceled {
-		t.Errorf("got %v", err)
-	}
-	if left := h.files(); len(left) != 0 || len(d.List()) != 0 || h.called("records []") == 0 {
-		t.Errorf("left: %v, %v", left, d.List())
-	}
+	wantKind(t, "the cancelled restart", <-errs, fault.Canceled)
+	h.wantFiles(t, nil)
+	d.wantVMs(t, 0)
+	claim(t, h.called("records []") > 0, "no capability was told that the VM is gone")
 }
 
 func TestCancelledStartIsUndone(t *testing.T) {
@@ -224,10 +218,8 @@ func TestCancelledStartIsUndone(t *testing.T) {
 	go func() { _, err := d.Start(ctx, "a", model.Start{}, nil); errs <- err }()
 	waitFor(t, func() bool { return h.called("do assume") > 0 })
 	cancel()
-	if err := <-errs; fault.KindOf(err) != fault.Canceled {
-		t.Errorf("got %v", err)
-	}
-	if after := h.files(); !slices.Equal(before, after) || d.state(t, "a") != model.Stopped || h.running() != 0 {
-		t.Errorf("%s, files %v", d.state(t, "a"), after)
-	}
+	wantKind(t, "the cancelled start", <-errs, fault.Canceled)
+	h.wantFiles(t, before)
+	d.wantState(t, "a", model.Stopped)
+	h.wantMachines(t, 0)
 }

@@ -19,9 +19,9 @@ func TestStubbornGuestIsEnded(t *testing.T) {
 	h.failing("power-off", errBoom)
 	short := 10 * time.Millisecond
 	v, err := d.Stop(t.Context(), "a", &short, nil)
-	if err != nil || v.State != model.Stopped || h.running() != 0 || h.called("power button") != 1 {
-		t.Errorf("got %+v, %v; the power button was pressed %d times", v, err, h.called("power button"))
-	}
+	wantEnds(t, "the stop", model.Stopped)(v, err)
+	h.wantMachines(t, 0)
+	h.wantCalls(t, "power button", 1)
 }
 
 // TestHungAgentLeavesTimeForThePowerButton has an agent that takes the request and does nothing.
@@ -37,25 +37,19 @@ func TestHungAgentLeavesTimeForThePowerButton(t *testing.T) {
 	if _, err := d.Stop(t.Context(), "a", &grace, func(e step.Event) { said = append(said, e) }); err != nil {
 		t.Fatal(err)
 	}
-	if last := said[len(said)-1]; last.Step != "power-off" || last.Phase != step.Done {
-		t.Errorf("the guest was not asked by its power button: %+v", last)
-	}
+	wantPoweredOff(t, said)
 }
 
 func TestKill(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "nothing to kill") {
-		t.Errorf("killing a stopped VM: %v, %q", err, fault.HintOf(err))
-	}
+	_, err := d.Kill(t.Context(), "a", syscall.SIGKILL)
+	wantKind(t, "killing a stopped VM", err, fault.WrongState)
+	wantHint(t, "killing a stopped VM", err, "nothing to kill")
 	d.Start(t.Context(), "a", model.Start{}, nil)
-	if v, err := d.Kill(t.Context(), "a", syscall.Signal(0)); err != nil || v.State != model.Running {
-		t.Errorf("a harmless signal: %s, %v", v.State, err)
-	}
-	if v, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil || v.State != model.Stopped {
-		t.Errorf("killed: %s, %v", v.State, err)
-	}
+	wantEnds(t, "a harmless signal", model.Running)(d.Kill(t.Context(), "a", syscall.Signal(0)))
+	wantEnds(t, "the kill", model.Stopped)(d.Kill(t.Context(), "a", syscall.SIGKILL))
 }
 
 func TestKillEndsAHangingStart(t *testing.T) {
@@ -69,10 +63,10 @@ func TestKillEndsAHangingStart(t *testing.T) {
 	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil {
 		t.Error(err)
 	}
-	if err := <-errs; err == nil || !strings.Contains(err.Error(), "the machine ended") {
-		t.Errorf("the start ended with %v", err)
+	if err := <-errs; err == nil {
+		t.Error("the start succeeded although its machine was killed")
+	} else {
+		claim(t, strings.Contains(err.Error(), "the machine ended"), "the start failed with %v", err)
 	}
-	if d.state(t, "a") != model.Failed {
-		t.Errorf("it is %s", d.state(t, "a"))
-	}
+	d.wantState(t, "a", model.Failed)
 }

@@ -56,18 +56,16 @@ func TestKilledWhilePausing(t *testing.T) {
 				switch want {
 				case model.Running:
 					d.goesOn(t, v)
-					if after := h.files(); !slices.Equal(before, after) {
-						t.Errorf("files before %v, after %v", before, after)
-					}
+					h.wantFiles(t, before)
 				case model.Paused:
 					d.resume(t, v)
 					d.goesOn(t, v)
 				case model.Suspended:
-					if h.running() != 0 || got.Runtime != nil {
-						t.Errorf("%d machines, %+v", h.running(), got.Runtime)
-					}
-					if left := h.files(); slices.Contains(left, h.layout.VM(v.ID).Run) || slices.Contains(left, h.held(v, "one")) {
-						t.Errorf("left: %v", left)
+					h.wantMachines(t, 0)
+					wantNoRuntime(t, got)
+					left := h.files()
+					for _, path := range []string{h.layout.VM(v.ID).Run, h.held(v, "one")} {
+						claim(t, !slices.Contains(left, path), "the suspended VM still has %s", path)
 					}
 					d.resume(t, v)
 					d.goesOn(t, v)
@@ -94,14 +92,14 @@ func TestKilledAfterTheGuestWrote(t *testing.T) {
 	waitFor(t, func() bool { return h.called("do post-start/two") > calls })
 	h.work(v, "work of a")
 	d = d.killed(func() { release(); <-over })
-	if got, _ := d.Get("a"); got.State != model.Failed || got.LastError == nil || got.Runtime != nil || h.running() != 0 {
-		t.Errorf("%s, %+v, %d machines", got.State, got.LastError, h.running())
-	}
+	got, _ := d.Get("a")
+	equal(t, "the VM whose memory is outdated", got.State, model.Failed)
+	wantLastError(t, got, "")
+	wantNoRuntime(t, got)
+	h.wantMachines(t, 0)
 	d.nothingSaved(t)
 	d.running(t, "a")
-	if g := h.look(v); g.Data != "" || h.onDisk(v) != "work of a" {
-		t.Errorf("it has booted with %q in its memory and %q on its disk", g.Data, h.onDisk(v))
-	}
+	h.wantBooted(t, v, "work of a")
 }
 
 // TestRecoveryCannotLetItGoOn has a guest that does not answer after the daemon was killed in a suspension.
@@ -129,7 +127,11 @@ func TestKilledAfterItsMachineEnded(t *testing.T) {
 	waitFor(t, func() bool { return h.called("store paused") > 0 })
 	h.end(v, vmm.ExitCrashed)
 	d = d.killed(func() { release(); <-over })
-	if got, err := d.Get("a"); err != nil || got.State != model.Stopped || got.LastError == nil || got.Runtime != nil {
-		t.Errorf("%+v, %v", got, err)
+	got, err := d.Get("a")
+	if err != nil {
+		t.Fatal(err)
 	}
+	equal(t, "the VM whose machine ended", got.State, model.Stopped)
+	wantLastError(t, got, "")
+	wantNoRuntime(t, got)
 }

@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,9 +21,7 @@ func TestPauseFails(t *testing.T) {
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
 			h.failing(hook, errBoom)
-			if got, err := d.Pause(t.Context(), "a", nil); !errors.Is(err, errBoom) || got.State != model.Running {
-				t.Errorf("%s, %v", got.State, err)
-			}
+			wantFails(t, "the pause", errBoom, model.Running)(d.Pause(t.Context(), "a", nil))
 			h.failing(hook, nil)
 			d.goesOn(t, v)
 			d.pause(t, v)
@@ -45,9 +42,7 @@ func TestResumeFails(t *testing.T) {
 			v := d.worker(t, model.Create{Name: "a"})
 			d.pause(t, v)
 			h.failing(hook, errBoom)
-			if got, err := d.Resume(t.Context(), "a", nil); !errors.Is(err, errBoom) || got.State != model.Paused {
-				t.Errorf("%s, %v", got.State, err)
-			}
+			wantFails(t, "the resume", errBoom, model.Paused)(d.Resume(t.Context(), "a", nil))
 			h.failing(hook, nil)
 			d.resume(t, v)
 			d.goesOn(t, v)
@@ -76,17 +71,11 @@ func TestSuspendFails(t *testing.T) {
 				}
 				before := h.files()
 				h.failing(hook, errBoom)
-				if got, err := d.Suspend(t.Context(), "a", nil); !errors.Is(err, errBoom) || got.State != from {
-					t.Errorf("%s, %v", got.State, err)
-				}
+				wantFails(t, "the suspension", errBoom, from)(d.Suspend(t.Context(), "a", nil))
 				h.failing(hook, nil)
-				if after := h.files(); !slices.Equal(before, after) {
-					t.Errorf("files before %v, after %v", before, after)
-				}
+				h.wantFiles(t, before)
 				if from == model.Paused {
-					if !h.computer.Halted(v.ID) || !h.look(v).Frozen {
-						t.Error("a paused VM goes on")
-					}
+					d.wantPaused(t, v)
 				} else {
 					d.goesOn(t, v)
 				}
@@ -120,9 +109,9 @@ func TestUnrecordedPause(t *testing.T) {
 			for _, state := range []string{"paused", "suspended", "running"} {
 				h.failing("store "+state, nil)
 			}
-			if h.running() != 1 || h.look(v).Frozen || h.computer.Halted(v.ID) {
-				t.Errorf("%d machines; halted: %v, processes held: %v", h.running(), h.computer.Halted(v.ID), h.look(v).Frozen)
-			}
+			h.wantMachines(t, 1)
+			claim(t, !h.computer.Halted(v.ID), "the machine is halted after the failed %s", name)
+			claim(t, !h.look(v).Frozen, "the processes are frozen after the failed %s", name)
 			if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 				t.Error(err)
 			}
@@ -153,40 +142,45 @@ func TestSuspendLeavesSomething(t *testing.T) {
 				suspended := func(when string) {
 					t.Helper()
 					got, _ := d.Get("a")
-					if got.State != model.Suspended || got.Runtime == nil || got.LastError == nil || !strings.Contains(got.LastError.Msg, "boom") || got.LastError.Hint == "" {
-						t.Fatalf("%s: it is %s, %+v", when, got.State, got.LastError)
+					if got.State != model.Suspended {
+						t.Fatalf("%s, the VM is %s, not suspended", when, got.State)
 					}
+					claim(t, got.Runtime != nil, "%s, the record does not name the machine that is left", when)
+					wantLastError(t, got, "boom")
+					wantLastHint(t, got)
 				}
 				if _, err := d.Suspend(t.Context(), "a", nil); !errors.Is(err, errBoom) {
-					t.Errorf("suspending: %v", err)
+					t.Errorf("the suspension returned %v, not the error of its hook", err)
 				}
 				suspended("at first")
 				machines := h.running()
-				if _, err := d.Resume(t.Context(), "a", nil); !errors.Is(err, errBoom) || h.running() != machines {
-					t.Errorf("resuming: %v, %d machines", err, h.running())
+				if _, err := d.Resume(t.Context(), "a", nil); !errors.Is(err, errBoom) {
+					t.Errorf("the resume returned %v, not %v", err, errBoom)
 				}
+				h.wantMachines(t, machines)
 				suspended("resumed")
 				d.retryCleanups(t.Context())
 				suspended("tried again")
-				if d.die(); machines != h.running() {
-					t.Errorf("%d machines, there were %d", h.running(), machines)
-				}
+				d.die()
+				h.wantMachines(t, machines)
 				d = h.daemon()
 				suspended("with another daemon")
 				d.snap(t, v, "s")
 				h.failing(hook, nil)
 				d = retry(t, d)
-				if got, _ := d.Get("a"); got.State != model.Suspended || name != "resume" && (got.Runtime != nil || got.LastError != nil || h.running() != 0) {
-					t.Errorf("it is %s, %+v, %d machines", got.State, got.LastError, h.running())
+				d.wantState(t, "a", model.Suspended)
+				if name != "resume" {
+					got, _ := d.Get("a")
+					wantNoRuntime(t, got)
+					wantNoLastError(t, got)
+					h.wantMachines(t, 0)
 				}
 				d.resume(t, v)
 				d.goesOn(t, v)
-				if after := h.files(); !slices.Equal(before, after) || h.running() != 1 {
-					t.Errorf("before %v, after %v; %d machines", before, after, h.running())
-				}
-				if got, _ := d.Get("a"); got.LastError != nil {
-					t.Errorf("it runs, and shows %+v", got.LastError)
-				}
+				h.wantFiles(t, before)
+				h.wantMachines(t, 1)
+				got, _ := d.Get("a")
+				wantNoLastError(t, got)
 			})
 		}
 	}
@@ -199,15 +193,11 @@ func TestSuspendedMachineEndsLate(t *testing.T) {
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	h.failing("signal", errBoom)
-	if got, err := d.Suspend(t.Context(), "a", nil); !errors.Is(err, errBoom) || got.State != model.Suspended {
-		t.Errorf("%s, %v", got.State, err)
-	}
+	wantFails(t, "the suspension", errBoom, model.Suspended)(d.Suspend(t.Context(), "a", nil))
 	h.end(v, vmm.ExitCrashed)
 	h.failing("signal", nil)
 	waitFor(t, func() bool { got, _ := d.Get("a"); return got.Runtime == nil })
-	if got := d.state(t, "a"); got != model.Suspended {
-		t.Errorf("it is %s", got)
-	}
+	d.wantState(t, "a", model.Suspended)
 	d.resume(t, v)
 	d.goesOn(t, v)
 }
@@ -221,34 +211,34 @@ func TestPausedMachineEnds(t *testing.T) {
 	d.pause(t, v)
 	h.end(v, vmm.ExitCrashed)
 	waitFor(t, func() bool { return d.state(t, "a") == model.Stopped })
-	if got, _ := d.Get("a"); got.LastError == nil || got.Runtime != nil {
-		t.Errorf("%+v", got)
-	}
+	got, _ := d.Get("a")
+	wantLastError(t, got, "")
+	wantNoRuntime(t, got)
 	d.running(t, "a")
 	d.pause(t, v)
-	if got, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil || got.State != model.Stopped {
-		t.Errorf("%s, %v", got.State, err)
-	}
+	wantEnds(t, "the kill", model.Stopped)(d.Kill(t.Context(), "a", syscall.SIGKILL))
 }
 
 // TestMachineEndsWhileItIsSuspended must not leave the memory of a machine that was not halted.
 func TestMachineEndsWhileItIsSuspended(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"freeze", "still"} {
-		h := newHost(t)
-		d := h.daemon()
-		v := d.worker(t, model.Create{Name: "a"})
-		release := h.hanging(hook)
-		errs := make(chan error, 1)
-		go func() { _, err := d.Suspend(t.Context(), "a", nil); errs <- err }()
-		waitFor(t, func() bool { return h.called(hook) > 0 })
-		h.end(v, vmm.ExitCrashed)
-		release()
-		if err := <-errs; err == nil {
-			t.Errorf("%s: it was suspended", hook)
-		}
-		waitFor(t, func() bool { return d.state(t, "a") == model.Stopped })
-		d.nothingSaved(t)
+		t.Run(hook, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			release := h.hanging(hook)
+			errs := make(chan error, 1)
+			go func() { _, err := d.Suspend(t.Context(), "a", nil); errs <- err }()
+			waitFor(t, func() bool { return h.called(hook) > 0 })
+			h.end(v, vmm.ExitCrashed)
+			release()
+			if err := <-errs; err == nil {
+				t.Errorf("%s: it was suspended", hook)
+			}
+			waitFor(t, func() bool { return d.state(t, "a") == model.Stopped })
+			d.nothingSaved(t)
+		})
 	}
 }
 
@@ -265,16 +255,14 @@ func TestSuspendOnAFullDisk(t *testing.T) {
 			t.Errorf("with %v left it was suspended", leave)
 			d.Resume(t.Context(), "a", nil)
 		} else {
-			isFull(t, err)
+			wantDiskFull(t, err)
 		}
 		free()
 		if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 			t.Error(err)
 		}
 		d.goesOn(t, v)
-		if after := h.files(); !slices.Equal(before, after) {
-			t.Errorf("files before %v, after %v", before, after)
-		}
+		h.wantFiles(t, before)
 	}
 	d.suspend(t, v)
 	d.resume(t, v)

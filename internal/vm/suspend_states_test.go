@@ -97,33 +97,31 @@ func TestStatesOfSuspension(t *testing.T) {
 					t.Errorf("got %v after %v", err, time.Since(began))
 				}
 				got, err := d.Get(v.ID)
-				if (err != nil) != (want.now == "") || err == nil && got.State != want.now {
-					t.Fatalf("it is %s, not %s (%v)", got.State, want.now, err)
+				if (err != nil) != (want.now == "") {
+					t.Fatalf("the VM must be gone: %v, but looking it up returned %v", want.now == "", err)
+				}
+				if err == nil && got.State != want.now {
+					t.Fatalf("the VM is %s, not %s", got.State, want.now)
 				}
 				if want.now == "" {
-					if left := h.files(); len(left) != 0 || h.running() != 0 {
-						t.Errorf("left: %v, %d machines", left, h.running())
-					}
+					h.wantFiles(t, nil)
+					h.wantMachines(t, 0)
 					return
 				}
 				switch want.now {
 				case model.Running:
-					if command != "restart" && (h.look(v).Frozen || h.computer.Halted(v.ID)) {
-						t.Error("it does not go on")
+					if command == "restart" {
+						d.wantState(t, v.ID, model.Running)
+					} else {
+						d.wantRunning(t, v)
 					}
 				case model.Paused:
-					if !h.look(v).Frozen || !h.computer.Halted(v.ID) {
-						t.Error("it goes on")
-					}
+					d.wantPaused(t, v)
 					d.resume(t, v)
-					if h.worked(v) != "work of a" {
-						t.Errorf("its guest has %q", h.worked(v))
-					}
+					h.wantWork(t, v, "work of a")
 				case model.Suspended:
 					d.resume(t, v)
-					if h.worked(v) != "work of a" {
-						t.Errorf("its guest has %q", h.worked(v))
-					}
+					h.wantWork(t, v, "work of a")
 				case model.Stopped:
 					if _, err := os.Stat(h.layout.VM(v.ID).Suspended()); err == nil {
 						t.Error("its memory is still there")

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"banger/internal/fault"
@@ -21,33 +20,29 @@ func TestPauseAndResume(t *testing.T) {
 	var said []step.Event
 	report := func(e step.Event) { said = append(said, e) }
 	for range 2 {
-		if got, err := d.Pause(t.Context(), "a", report); err != nil || got.State != model.Paused || got.Runtime == nil {
-			t.Fatalf("%+v, %v", got, err)
+		got, err := d.Pause(t.Context(), "a", report)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if !h.computer.Halted(v.ID) || !h.look(v).Frozen {
-			t.Errorf("halted: %v, processes held: %v", h.computer.Halted(v.ID), h.look(v).Frozen)
-		}
+		claim(t, got.Runtime != nil, "the record of a paused VM does not name its machine")
+		d.wantPaused(t, v)
 	}
-	if len(said) != 1 || said[0].Phase != step.Skipped {
-		t.Errorf("pausing twice said %v", said)
-	}
-	if _, err := d.Agent("a"); fault.KindOf(err) != fault.WrongState || !strings.Contains(fault.HintOf(err), "resume") {
-		t.Errorf("the agent of a paused VM: %v, hint %q", err, fault.HintOf(err))
-	}
+	wantSkipped(t, said) // the second pause
+	_, err := d.Agent("a")
+	wantKind(t, "the agent of a paused VM", err, fault.WrongState)
+	wantHint(t, "the agent of a paused VM", err, "resume")
 	said = nil
 	for range 2 {
 		if got, err := d.Resume(t.Context(), "a", report); err != nil || got.State != model.Running {
 			t.Fatalf("%+v, %v", got, err)
 		}
 	}
-	if len(said) != 1 || said[0].Phase != step.Skipped {
-		t.Errorf("resuming twice said %v", said)
-	}
+	wantSkipped(t, said) // the second resume
 	d.goesOn(t, v)
 	d.pause(t, v)
-	if got, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil || got.State != model.Running || !got.Started.Equal(*v.Started) {
-		t.Errorf("starting a paused VM: %+v, %v", got, err)
-	}
+	got, err := d.Start(t.Context(), "a", model.Start{}, nil)
+	wantEnds(t, "starting a paused VM", model.Running)(got, err)
+	claim(t, got.Started.Equal(*v.Started), "the paused VM is recorded as started anew at %v", got.Started)
 	d.goesOn(t, v)
 }
 
@@ -66,34 +61,34 @@ func TestSuspendAndResume(t *testing.T) {
 			}
 			d.suspend(t, v)
 			got, _ := d.Get("a")
-			if h.running() != 0 || got.Runtime != nil || got.Network != nil || got.Stopped == nil || got.LastError != nil {
-				t.Errorf("%d machines, %+v", h.running(), got)
-			}
+			h.wantMachines(t, 0)
+			wantNoRuntime(t, got)
+			wantNoLastError(t, got)
+			claim(t, got.Network == nil, "the record of a suspended VM still has the network %+v", got.Network)
+			claim(t, got.Stopped != nil, "the record of a suspended VM does not say when it stopped")
 			for _, path := range []string{h.layout.VM(v.ID).Run, h.held(v, "one"), h.held(v, "two")} {
 				if _, err := os.Stat(path); err == nil {
 					t.Errorf("%s is still there", path)
 				}
 			}
 			var said []step.Event
-			if _, err := d.Suspend(t.Context(), "a", func(e step.Event) { said = append(said, e) }); err != nil || len(said) != 1 || said[0].Phase != step.Skipped {
-				t.Errorf("suspending it again: %v, %v", said, err)
+			if _, err := d.Suspend(t.Context(), "a", func(e step.Event) { said = append(said, e) }); err != nil {
+				t.Errorf("suspending it again: %v", err)
 			}
+			wantSkipped(t, said)
 			d.die() // a reboot does not matter
 			d = h.daemon()
 			got, err := d.Resume(t.Context(), "a", nil)
-			if err != nil || got.State != model.Running || got.Stopped != nil || !got.Started.Equal(*v.Started) {
-				t.Fatalf("%+v, %v", got, err)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if got.Boot == nil || got.Boot.Cold || got.Boot.Origin == nil || got.Boot.Origin.Kind != model.FromSuspended {
-				t.Errorf("it went on as %+v", got.Boot)
-			}
-			if g := h.look(v); g.Forks != 0 || g.Name != "a" {
-				t.Errorf("the guest has become another one: %+v", g)
-			}
+			equal(t, "the VM after the resume", got.State, model.Running)
+			claim(t, got.Stopped == nil, "the resumed VM is recorded as stopped at %v", got.Stopped)
+			claim(t, got.Started.Equal(*v.Started), "the resumed VM is recorded as started anew at %v", got.Started)
+			wantOrigin(t, got, model.FromSuspended)
+			h.wantGuest(t, v, "a", 0)
 			d.goesOn(t, v)
-			if after := h.files(); !slices.Equal(before, after) {
-				t.Errorf("files before %v, after %v", before, after)
-			}
+			h.wantFiles(t, before)
 		})
 	}
 }
@@ -127,9 +122,7 @@ func TestPausedSurvivesTheDaemon(t *testing.T) {
 	d.pause(t, v)
 	d.die()
 	d = h.daemon()
-	if d.state(t, "a") != model.Paused || !h.computer.Halted(v.ID) || !h.look(v).Frozen {
-		t.Errorf("it is %s; halted: %v, processes held: %v", d.state(t, "a"), h.computer.Halted(v.ID), h.look(v).Frozen)
-	}
+	d.wantPaused(t, v)
 	d.resume(t, v)
 	d.goesOn(t, v)
 }
@@ -157,13 +150,12 @@ func TestPendingSurvivesSuspension(t *testing.T) {
 	check := func(when string) {
 		t.Helper()
 		got, _ := d.Get("a")
-		if !slices.Equal(got.Pending, changed.VM.Pending) || got.Spec.VCPUs != 3 || got.DiskImage != "id-of-img" {
-			t.Errorf("%s: pending %v, %+v, its disk lies over %s", when, got.Pending, got.Spec, got.DiskImage)
-		}
+		equalLists(t, when+", the pending changes", got.Pending, changed.VM.Pending)
+		equal(t, when+", the changed number of vCPUs", got.Spec.VCPUs, 3)
+		equal(t, when+", the image under the disk", got.DiskImage, "id-of-img")
 		images, kernels := inUse()
-		if !slices.Equal(images, []string{"id-of-img", "other"}) || !slices.Equal(kernels, []string{"id-of-krn", "other-kernel"}) {
-			t.Errorf("%s: in use are %v, %v", when, images, kernels)
-		}
+		equalLists(t, when+", the images in use", images, []string{"id-of-img", "other"})
+		equalLists(t, when+", the kernels in use", kernels, []string{"id-of-krn", "other-kernel"})
 	}
 	check("running")
 	d.suspend(t, v)
@@ -178,18 +170,23 @@ func TestPendingSurvivesSuspension(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := d.Restart(t.Context(), "a", nil, nil); err != nil || len(got.Pending) != 0 || got.DiskImage != "other" {
-		t.Errorf("restarted: %+v, %v", got, err)
+	got, err := d.Restart(t.Context(), "a", nil, nil)
+	if err != nil {
+		t.Errorf("the restart: %v", err)
 	}
+	equalLists(t, "the changes pending after a restart", got.Pending, nil)
+	equal(t, "the image under the disk after a restart", got.DiskImage, "other")
 	if m := h.computer.Running()[0]; m.VCPUs != 3 {
 		t.Errorf("it was started with %d CPUs", m.VCPUs)
 	}
-	if again, err := os.Stat(h.layout.VM(v.ID).SystemDisk()); err != nil || os.SameFile(first, again) {
-		t.Errorf("the other image lies under the first one's changes (%v)", err)
+	if again, err := os.Stat(h.layout.VM(v.ID).SystemDisk()); err != nil {
+		t.Error(err)
+	} else {
+		claim(t, !os.SameFile(first, again), "the other image lies under the first image's changes")
 	}
-	if images, kernels := inUse(); !slices.Equal(images, []string{"other"}) || !slices.Equal(kernels, []string{"other-kernel"}) {
-		t.Errorf("in the end %v, %v are in use", images, kernels)
-	}
+	images, kernels := inUse()
+	equalLists(t, "the images in use after a restart", images, []string{"other"})
+	equalLists(t, "the kernels in use after a restart", kernels, []string{"other-kernel"})
 }
 
 // TestRenamedWhileSuspended tells the guest of its new name at the next start, as for one that runs.
@@ -199,11 +196,16 @@ func TestRenamedWhileSuspended(t *testing.T) {
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	d.suspend(t, v)
-	if got, err := d.Rename(t.Context(), "a", "b"); err != nil || !slices.Equal(got.Pending, []string{"name"}) {
-		t.Errorf("%+v, %v", got.Pending, err)
+	got, err := d.Rename(t.Context(), "a", "b")
+	if err != nil {
+		t.Errorf("the rename: %v", err)
 	}
+	equalLists(t, "the changes pending after the rename", got.Pending, []string{"name"})
 	d.resume(t, v)
-	if got, err := d.Restart(t.Context(), "b", nil, nil); err != nil || len(got.Pending) != 0 || h.look(v).Name != "b" {
-		t.Errorf("%v, %v, it is called %q", got.Pending, err, h.look(v).Name)
+	got, err = d.Restart(t.Context(), "b", nil, nil)
+	if err != nil {
+		t.Errorf("the restart: %v", err)
 	}
+	equalLists(t, "the changes pending after the restart", got.Pending, nil)
+	equal(t, "the guest's host name after the restart", h.look(v).Name, "b")
 }

@@ -18,46 +18,39 @@ func TestTemplatesComeByThemselves(t *testing.T) {
 	d := h.daemon()
 	idle := d.busy()
 	first := d.started(t, model.Create{Name: "first", Env: map[string]string{"SECRET": "1"}})
-	if !first.Boot.Cold || from(first) != "" {
-		t.Errorf("the first start: %+v", first.Boot)
-	}
-	if got := d.wants(); !slices.Equal(got, []string{"u", "i"}) || len(h.stored()) != 0 || h.called("build do vmm") != 0 {
-		t.Errorf("while there is something else to do, wanted are %v, and stored %v", got, h.stored())
-	}
+	wantOrigin(t, first, "")
+	d.wantWanted(t, "u", "i") // while another operation is under way
+	h.wantStored(t, 0)
+	h.wantCalls(t, "build do vmm", 0)
 	idle()
 	waitFor(t, func() bool { _, images := d.kinds(t); return len(images) == 1 })
-	if universal, images := d.kinds(t); universal != 1 || !slices.Equal(images, []string{"img"}) || h.called("build restore") != 1 {
-		t.Errorf("%d universal ones, %v; %d were made from another", universal, images, h.called("build restore"))
-	}
-	if g := h.guest; g.Hostname != "template" || len(g.Files) != 0 || slices.Contains(g.Env, "SECRET=1") || g.User != "" {
-		t.Errorf("the template was told %+v", g)
-	}
+	d.wantTemplates(t, 1, "img")
+	h.wantCalls(t, "build restore", 1) // the image's template, from the universal one
+	g := h.guest
+	equal(t, "the template's host name", g.Hostname, "template")
+	equal(t, "the template's user", g.User, "")
+	claim(t, len(g.Files) == 0, "the template got the files %v", g.Files)
+	claim(t, !slices.Contains(g.Env, "SECRET=1"), "the template got the first VM's secret: %v", g.Env)
 	waitFor(t, func() bool { return len(h.files()) == len(h.filesOf(first)) && h.running() == 1 })
 
 	second := d.started(t, model.Create{Name: "second"})
-	if second.Boot.Cold || from(second) != model.FromTemplate || second.Boot.Origin.Name != "img" || len(second.Boot.Guest) != 0 {
-		t.Errorf("the second start: %+v", second.Boot)
-	}
-	if g := h.look(second); g.Forks != 1 || g.Frozen || g.Name != "second" {
-		t.Errorf("the second guest: %+v", g)
-	}
-	if doc := h.guest; doc.Hostname != "second" || len(doc.Files) != 2 || doc.User != "app" || len(doc.Entropy) < 32 || doc.MachineID != second.ID+second.ID {
-		t.Errorf("the second guest was told %+v", doc)
-	}
+	wantOrigin(t, second, model.FromTemplate)
+	equal(t, "the name of the second VM's template", second.Boot.Origin.Name, "img")
+	claim(t, len(second.Boot.Guest) == 0, "the second VM has the marks of a boot: %v", second.Boot.Guest)
+	h.wantGuest(t, second, "second", 1)
+	doc := h.guest
+	equal(t, "the second guest's host name", doc.Hostname, "second")
+	equal(t, "the second guest's user", doc.User, "app")
+	equal(t, "the second guest's machine id", doc.MachineID, second.ID+second.ID)
+	equal(t, "the number of files that capabilities contributed", len(doc.Files), 2)
+	claim(t, len(doc.Entropy) >= 32, "the second guest got %d bytes of entropy: at least 32 are wanted", len(doc.Entropy))
 	third := d.started(t, model.Create{Name: "third", Image: "other"})
-	if third.Boot.Cold || from(third) != model.FromUniversal {
-		t.Errorf("the first start of another image: %+v", third.Boot)
-	}
-	if g := h.look(third); g.Forks != 0 || g.Name != "third" {
-		t.Errorf("its guest: %+v", g)
-	}
+	wantOrigin(t, third, model.FromUniversal)
+	h.wantGuest(t, third, "third", 0)
 	waitFor(t, func() bool { _, images := d.kinds(t); return slices.Equal(images, []string{"img", "other"}) })
-	if fourth := d.started(t, model.Create{Name: "fourth", Image: "other"}); from(fourth) != model.FromTemplate {
-		t.Errorf("the second start of another image: %+v", fourth.Boot)
-	}
-	if universal, _ := d.kinds(t); universal != 1 || d.givenUp() != 0 {
-		t.Errorf("%d universal ones, %d given up", universal, d.givenUp())
-	}
+	wantOrigin(t, d.started(t, model.Create{Name: "fourth", Image: "other"}), model.FromTemplate)
+	d.wantTemplates(t, 1, "img", "other")
+	d.wantPostponed(t, 0)
 	h.closesAll(t)
 }
 
@@ -99,9 +92,7 @@ func TestTemplateFits(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if from(v) != c.want || v.Boot.Cold != (c.want == "") {
-				t.Errorf("it went on from %q, not %q", from(v), c.want)
-			}
+			wantOrigin(t, v, c.want)
 			wanted := []string{"u", "i"}
 			switch {
 			case c.want == model.FromTemplate, c.req.Cold:
@@ -112,12 +103,8 @@ func TestTemplateFits(t *testing.T) {
 			if name == "more disk" { // to grow it takes longer than all the rest
 				wanted = []string{"i"}
 			}
-			if got := d.wants(); !slices.Equal(got, wanted) {
-				t.Errorf("wanted are now %v, not %v", got, wanted)
-			}
-			if info, err := os.Stat(h.layout.VM(v.ID).SystemDisk()); err != nil || info.Size() != int64(v.Spec.DiskSize) {
-				t.Errorf("its disk: %v, %v", info, err)
-			}
+			d.wantWanted(t, wanted...)
+			wantSize(t, h.layout.VM(v.ID).SystemDisk(), v.Spec.DiskSize)
 			if grown := h.called("drive") == 1 && h.called("resize system") == 1; grown != (name == "more disk") {
 				t.Errorf("its disk has grown in the guest: %v", grown)
 			}
@@ -150,18 +137,18 @@ func TestTemplateForEachSize(t *testing.T) {
 	seen := map[string]bool{}
 	for i, req := range sizes {
 		v := d.started(t, req)
-		if from(v) != model.FromTemplate || seen[v.Boot.Origin.Of] || len(d.wants()) != 0 {
-			t.Errorf("VM %d went on from %+v; wanted are %v", i, v.Boot.Origin, d.wants())
-		}
+		wantOrigin(t, v, model.FromTemplate)
+		claim(t, !seen[v.Boot.Origin.Of], "VM %d started from the template of another size", i)
+		d.wantWanted(t)
 		seen[v.Boot.Origin.Of] = true
 		tpl, err := d.template(t.Context(), v.Boot.Origin.Of)
-		if err != nil || tpl.DiskSize != v.Spec.DiskSize || tpl.WorkDiskSize != v.Spec.WorkDiskSize {
-			t.Errorf("it has %v and %v, %+v, %v", v.Spec.DiskSize, v.Spec.WorkDiskSize, tpl, err)
+		if err != nil {
+			t.Fatal(err)
 		}
+		equal(t, "the template's disk size", tpl.DiskSize, v.Spec.DiskSize)
+		equal(t, "the size of the template's work disk", tpl.WorkDiskSize, v.Spec.WorkDiskSize)
 	}
-	if n := h.called("drive") - grown; n != 0 {
-		t.Errorf("%d disks had to grow", n)
-	}
+	h.wantCalls(t, "drive", grown)
 	idle()
 }
 
@@ -176,9 +163,7 @@ func TestRestartWantsNoTemplate(t *testing.T) {
 	d.forgetWants()
 	d.bring(t, v, model.Stopped)
 	d.running(t, "a")
-	if got := d.wants(); !slices.Equal(got, []string{"u"}) {
-		t.Errorf("wanted are %v", got)
-	}
+	d.wantWanted(t, "u")
 }
 
 // TestTemplateWithAWorkDisk gives a VM copies of both disks, which grow to what it asks for.
@@ -189,12 +174,10 @@ func TestTemplateWithAWorkDisk(t *testing.T) {
 	d := h.withTemplates(t, model.Create{WorkDiskSize: ptr(64 * model.MiB)})
 	d.setUsualWorkDisk(64 * model.MiB)
 	v := d.started(t, model.Create{Name: "a", WorkDiskSize: ptr(96 * model.MiB)})
-	if from(v) != model.FromTemplate || h.called("resize work") != 1 || h.called("resize system") != 0 {
-		t.Errorf("%+v; %v", v.Boot, h.calls)
-	}
-	if info, err := os.Stat(h.layout.VM(v.ID).WorkDisk()); err != nil || info.Size() != int64(96*model.MiB) {
-		t.Errorf("its work disk: %v, %v", info, err)
-	}
+	wantOrigin(t, v, model.FromTemplate)
+	h.wantCalls(t, "resize work", 1)
+	h.wantCalls(t, "resize system", 0)
+	wantSize(t, h.layout.VM(v.ID).WorkDisk(), 96*model.MiB)
 }
 
 // TestTemplateSparesDisks: a VM that has something on its disks goes on with that.
@@ -210,9 +193,11 @@ func TestTemplateSparesDisks(t *testing.T) {
 	h.work(v, "work of a")
 	work, _ := os.Stat(h.layout.VM(v.ID).WorkDisk())
 	got, err := d.Restart(t.Context(), "a", nil, nil)
-	if err != nil || from(got) != model.FromUniversal || h.onDisk(v) != "work of a" {
-		t.Errorf("%+v, %v, %q on its disk", got.Boot, err, h.onDisk(v))
+	if err != nil {
+		t.Fatal(err)
 	}
+	wantOrigin(t, got, model.FromUniversal)
+	h.wantOnDisk(t, v, "work of a")
 	d.bring(t, v, model.Stopped)
 	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil { // whose template could bring an empty work disk, too
 		t.Fatal(err)
@@ -222,9 +207,13 @@ func TestTemplateSparesDisks(t *testing.T) {
 	}
 	d.running(t, "a")
 	again, err := os.Stat(h.layout.VM(v.ID).WorkDisk())
-	if got, _ := d.Get("a"); err != nil || !os.SameFile(work, again) || from(got) != model.FromUniversal || h.onDisk(v) != "" {
-		t.Errorf("%v; it went on from %s, with %q on its system disk", err, from(got), h.onDisk(v))
+	if err != nil {
+		t.Fatal(err)
 	}
+	claim(t, os.SameFile(work, again), "the VM lost its work disk")
+	got, _ = d.Get("a")
+	wantOrigin(t, got, model.FromUniversal)
+	h.wantOnDisk(t, v, "") // the system disk is fresh, for the other image
 }
 
 // TestTemplatesOff neither makes nor uses any.
@@ -235,13 +224,10 @@ func TestTemplatesOff(t *testing.T) {
 	d.die()
 	h.templates.Off = true
 	d = h.daemon()
-	if v := d.started(t, model.Create{Name: "a"}); !v.Boot.Cold || len(d.wants()) != 0 {
-		t.Errorf("%+v, wanted are %v", v.Boot, d.wants())
-	}
-	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); fault.KindOf(err) != fault.Unsupported || fault.HintOf(err) == "" {
-		t.Errorf("got %v", err)
-	}
-	if pruned, err := d.pruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 {
-		t.Errorf("those that are left: %+v, %v", pruned, err)
-	}
+	wantOrigin(t, d.started(t, model.Create{Name: "a"}), "")
+	d.wantWanted(t)
+	_, err := d.BuildTemplate(t.Context(), model.Create{}, nil)
+	wantKind(t, "a build without templates", err, fault.Unsupported)
+	wantHint(t, "a build without templates", err, "")
+	wantPruned(t, 2)(d.pruneTemplates(t.Context(), false)) // those that are left
 }

@@ -2,11 +2,9 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,12 +41,9 @@ func TestDamagedTemplate(t *testing.T) {
 						want, wants = "", []string{"u", "i"}
 					}
 					v := d.started(t, model.Create{Name: "a"})
-					if from(v) != want || v.LastError != nil {
-						t.Errorf("it went on from %q, not %q; %+v", from(v), want, v.LastError)
-					}
-					if got := d.wants(); !slices.Equal(got, wants) {
-						t.Errorf("wanted are now %v, not %v", got, wants)
-					}
+					wantOrigin(t, v, want)
+					wantNoLastError(t, v)
+					d.wantWanted(t, wants...)
 					for _, path := range h.stored() {
 						if strings.HasPrefix(filepath.Base(path), kind) {
 							t.Errorf("it is still there: %s", path)
@@ -106,18 +101,19 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 				h.failing(c.hook, nil)
 				release()
 				got := <-results
-				if got.err != nil || got.State != model.Running || !got.Boot.Cold || from(got.VM) != "" || got.LastError != nil {
-					t.Fatalf("start %d: %s, %+v, %v", i, got.State, got.Boot, got.err)
+				if got.err != nil {
+					t.Fatalf("start %d: %v", i, got.err)
 				}
-				if g := h.look(v); g.Forks != 0 || g.Name != v.Spec.Name || h.onDisk(v) != "" {
-					t.Errorf("start %d: %+v, %q on its disk", i, g, h.onDisk(v))
-				}
-				if len(said) == 0 || h.running() != i+1 {
-					t.Errorf("start %d: said %v; %d machines", i, said, h.running())
-				}
-				if _, images := d.kinds(t); len(images) != 0 || !slices.Equal(d.wants(), wants) {
-					t.Errorf("start %d: there are still %v; wanted are %v", i, images, d.wants())
-				}
+				equal(t, "the VM after the start", got.State, model.Running)
+				wantOrigin(t, got.VM, "")
+				wantNoLastError(t, got.VM)
+				h.wantGuest(t, v, v.Spec.Name, 0)
+				h.wantOnDisk(t, v, "")
+				claim(t, len(said) > 0, "the start reported no step")
+				h.wantMachines(t, i+1)
+				_, images := d.kinds(t)
+				equalLists(t, "the images with a template, after a template has failed,", images, nil)
+				d.wantWanted(t, wants...)
 				if i == 0 { // the background would do the same
 					d.forgetWants()
 					if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
@@ -125,13 +121,11 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 					}
 				}
 			}
-			if d.givenUp() != 1 {
-				t.Errorf("%d given up", d.givenUp())
-			}
+			d.wantPostponed(t, 1)
 			d.passes(template.FirstRetry)
-			if d.started(t, model.Create{Name: "later"}); !slices.Equal(d.wants(), []string{"u", "i"}) || d.givenUp() != 0 {
-				t.Errorf("wanted later are %v, %d given up", d.wants(), d.givenUp())
-			}
+			d.started(t, model.Create{Name: "later"})
+			d.wantWanted(t, "u", "i")
+			d.wantPostponed(t, 0)
 			h.closesAll(t)
 		})
 	}
@@ -151,9 +145,9 @@ func TestTemplateVanishes(t *testing.T) {
 		}
 	}
 	got, err := d.Start(t.Context(), "a", model.Start{}, report)
-	if err != nil || got.State != model.Running || !got.Boot.Cold || h.look(v).Name != "a" {
-		t.Errorf("%s, %+v, %v", got.State, got.Boot, err)
-	}
+	wantEnds(t, "the start", model.Running)(got, err)
+	wantOrigin(t, got, "")
+	equal(t, "the guest's host name", h.look(v).Name, "a")
 }
 
 // TestTemplateWithAnotherImage fails the first start of a VM that has got another image: what the template's machine left on the disk is not booted.
@@ -175,9 +169,10 @@ func TestTemplateWithAnotherImage(t *testing.T) {
 	h.work(v, "left over")
 	h.failing("do assume", nil)
 	release()
-	if err := <-errs; err != nil || h.onDisk(v) != "" {
-		t.Errorf("%v, %q on its disk", err, h.onDisk(v))
+	if err := <-errs; err != nil {
+		t.Errorf("the start: %v", err)
 	}
+	h.wantOnDisk(t, v, "")
 }
 
 // TestStartsOwnFaults are not the template's: it stays, and the start fails as it would have without.
@@ -193,18 +188,15 @@ func TestStartsOwnFaults(t *testing.T) {
 			d.create(t, model.Create{Name: "a"})
 			before := h.files()
 			h.failing(hook, err)
-			if got, startErr := d.Start(t.Context(), "a", model.Start{}, nil); !errors.Is(startErr, err) || got.State != model.Failed {
-				t.Errorf("%s, %v", got.State, startErr)
-			}
+			wantFails(t, "the start", err, model.Failed)(d.Start(t.Context(), "a", model.Start{}, nil))
 			h.failing(hook, nil)
 			if _, images := d.kinds(t); len(images) != 1 {
 				t.Error("the template is gone")
 			}
-			if after := h.files(); !slices.Equal(before, after) || h.running() != 0 {
-				t.Errorf("before %v, after %v", before, after)
-			}
+			h.wantFiles(t, before)
+			h.wantMachines(t, 0)
 			d.running(t, "a")
-			if got, _ := d.Get("a"); from(got) != model.FromTemplate {
+			if got, _ := d.Get("a"); originOf(got) != model.FromTemplate {
 				t.Errorf("the next start: %+v", got.Boot)
 			}
 		})
@@ -225,12 +217,11 @@ func TestCancelledStartFromATemplate(t *testing.T) {
 	go func() { _, err := d.Start(ctx, "a", model.Start{}, nil); errs <- err }()
 	waitFor(t, func() bool { return h.called("do assume") > calls })
 	cancel()
-	if err := <-errs; fault.KindOf(err) != fault.Canceled {
-		t.Errorf("got %v", err)
-	}
-	if after := append(h.files(), h.stored()...); !slices.Equal(before, after) || d.state(t, "a") != model.Stopped || h.running() != 0 || h.called("do assume") != calls+1 {
-		t.Errorf("before %v, after %v; it is %s", before, after, d.state(t, "a"))
-	}
+	wantKind(t, "the cancelled start", <-errs, fault.Canceled)
+	h.wantAllFiles(t, before)
+	d.wantState(t, "a", model.Stopped)
+	h.wantMachines(t, 0)
+	h.wantCalls(t, "do assume", calls+1)
 }
 
 // TestKilledInAStartFromATemplate leaves what a killed cold boot does: nothing.
@@ -246,13 +237,13 @@ func TestKilledInAStartFromATemplate(t *testing.T) {
 			dead := d
 			d = d.killedIn(hook, func(ctx context.Context) { dead.Start(ctx, "a", model.Start{}, nil) })
 			d.busy()
-			if after := append(h.files(), h.stored()...); !slices.Equal(before, after) || d.state(t, "a") != model.Failed || h.running() != 0 {
-				t.Errorf("before %v, after %v; it is %s", before, after, d.state(t, "a"))
-			}
+			h.wantAllFiles(t, before)
+			d.wantState(t, "a", model.Failed)
+			h.wantMachines(t, 0)
 			d.running(t, "a")
-			if got, _ := d.Get("a"); from(got) != model.FromTemplate || h.look(v).Name != "a" {
-				t.Errorf("the next start: %+v", got.Boot)
-			}
+			got, _ := d.Get("a")
+			wantOrigin(t, got, model.FromTemplate)
+			equal(t, "the guest's host name", h.look(v).Name, "a")
 		})
 	}
 }
@@ -273,7 +264,9 @@ func TestKillOfAStartFromATemplate(t *testing.T) {
 		t.Error(err)
 	}
 	release()
-	if err := <-errs; err == nil || d.state(t, "a") != model.Failed || h.running() != 0 {
-		t.Errorf("%v; it is %s", err, d.state(t, "a"))
+	if err := <-errs; err == nil {
+		t.Error("the start succeeded although its VM was killed")
 	}
+	d.wantState(t, "a", model.Failed)
+	h.wantMachines(t, 0)
 }

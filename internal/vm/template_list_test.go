@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"slices"
 	"sync"
 	"testing"
 
@@ -15,12 +14,19 @@ func TestTemplatesAreDeleted(t *testing.T) {
 	h := newHost(t)
 	d := h.withTemplates(t, model.Create{})
 	made, err := d.BuildTemplate(t.Context(), model.Create{Image: "other"}, nil)
-	if err != nil || len(made) != 2 || made[0].Kind != model.TemplateUniversal || made[1].Kind != model.TemplateImage || made[1].Image != "other" || made[1].ImageID != "id-of-other" {
-		t.Fatalf("%+v, %v", made, err)
+	if err != nil || len(made) != 2 {
+		t.Fatalf("two templates are to be listed, not %+v, %v", made, err)
 	}
-	if tpl := made[1]; tpl.Kernel != "krn" || tpl.VCPUs != 1 || tpl.Memory != 512*model.MiB || tpl.Size <= 0 || tpl.LastUsed.Before(tpl.Created.Truncate(1e9)) {
-		t.Errorf("%+v", tpl)
-	}
+	equal(t, "the first template's kind", made[0].Kind, model.TemplateUniversal)
+	equal(t, "the second template's kind", made[1].Kind, model.TemplateImage)
+	equal(t, "the second template's image", made[1].Image, "other")
+	equal(t, "the id of the second template's image", made[1].ImageID, "id-of-other")
+	tpl := made[1]
+	equal(t, "the template's kernel", tpl.Kernel, "krn")
+	equal(t, "the template's number of vCPUs", tpl.VCPUs, 1)
+	equal(t, "the template's memory", tpl.Memory, 512*model.MiB)
+	claim(t, tpl.Size > 0, "the template's size is %v", tpl.Size)
+	claim(t, !tpl.LastUsed.Before(tpl.Created.Truncate(1e9)), "the template was used at %v, before it was created at %v", tpl.LastUsed, tpl.Created)
 	v := d.started(t, model.Create{Name: "a", Image: "other"})
 	h.work(v, "work of a")
 	for _, ref := range []string{"", "nothing", "../" + made[0].Key} {
@@ -37,23 +43,18 @@ func TestTemplatesAreDeleted(t *testing.T) {
 	if got, err := d.deleteTemplate(t.Context(), made[0].Key[:10]); err != nil || got.Key != made[0].Key {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if universal, images := d.kinds(t); universal != 0 || !slices.Equal(images, []string{"img"}) {
-		t.Errorf("left: %d universal ones, %v", universal, images)
-	}
-	if pruned, err := d.pruneTemplates(t.Context(), true); err != nil || len(pruned.Removed) != 0 {
-		t.Errorf("none is stale, but %+v, %v", pruned, err)
-	}
+	d.wantTemplates(t, 0, "img")
+	wantPruned(t, 0)(d.pruneTemplates(t.Context(), true)) // none is stale
 	h.delete("id-of-img", true)
-	if pruned, err := d.pruneTemplates(t.Context(), true); err != nil || len(pruned.Removed) != 1 || pruned.Freed <= 0 {
-		t.Errorf("%+v, %v", pruned, err)
-	}
+	pruned, err := d.pruneTemplates(t.Context(), true)
+	wantPruned(t, 1)(pruned, err)
+	claim(t, pruned.Freed > 0, "the prune of a template freed %v", pruned.Freed)
 	h.delete("id-of-img", false)
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 		t.Error(err)
 	}
-	if pruned, err := d.pruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 || len(h.stored()) != 0 {
-		t.Errorf("%+v, %v, %v", pruned, err, h.stored())
-	}
+	wantPruned(t, 2)(d.pruneTemplates(t.Context(), false))
+	h.wantStored(t, 0)
 	d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
 	d.suspend(t, v)
 	d.resume(t, v)
@@ -92,8 +93,12 @@ func TestTemplateIsListedWhileItIsMade(t *testing.T) {
 			}{{"build do agent", universal}, {"build exec", image}} {
 				waitFor(t, func() bool { return h.called(c.hook) > 0 })
 				list, err := d.listTemplates(t.Context())
-				if err != nil || len(list) != len(seen)+1 || !list[0].Building || len(seen) > 0 && list[1].Building {
-					t.Fatalf("%+v, %v", list, err)
+				if err != nil || len(list) != len(seen)+1 {
+					t.Fatalf("%d templates are to be listed, not %+v, %v", len(seen)+1, list, err)
+				}
+				claim(t, list[0].Building, "the template is not listed as being built: %+v", list[0])
+				for _, done := range list[1:] {
+					claim(t, !done.Building, "the finished template is listed as being built: %+v", done)
 				}
 				seen = append(seen, list[0])
 				if got, err := d.template(t.Context(), list[0].Key[:8]); err != nil || got != list[0] {
@@ -105,17 +110,25 @@ func TestTemplateIsListedWhileItIsMade(t *testing.T) {
 			waitFor(t, func() bool { return !d.pool().IsMaking() && len(d.wants()) == 0 })
 			for _, was := range seen {
 				is, err := d.template(t.Context(), was.Key)
-				if err != nil || is.Building || is.Size == 0 || was.Size != 0 || is.Created.Before(was.Created) || is.Uses != 0 {
-					t.Errorf("%+v became %+v, %v", was, is, err)
+				if err != nil {
+					t.Fatal(err)
 				}
+				claim(t, !is.Building, "the finished template is listed as being built: %+v", is)
+				claim(t, is.Size != 0, "the finished template has no size")
+				claim(t, !is.Created.Before(was.Created), "the template was finished at %v, before it was begun at %v", is.Created, was.Created)
+				equal(t, "the number of its uses", is.Uses, 0)
+				equal(t, "its size while it was built", was.Size, 0)
 				is.Building, is.Size, is.Created, is.LastUsed = was.Building, was.Size, was.Created, was.LastUsed
 				if is != was {
 					t.Errorf("%+v became %+v", was, is)
 				}
 			}
-			if tpl := seen[1]; tpl.Image != "other" || tpl.ImageID != "id-of-other" || tpl.Kernel != "krn" || tpl.VCPUs != 2 || tpl.DiskSize != 48*model.MiB {
-				t.Errorf("%+v", tpl)
-			}
+			tpl := seen[1]
+			equal(t, "the image while the template is built", tpl.Image, "other")
+			equal(t, "the image's id while the template is built", tpl.ImageID, "id-of-other")
+			equal(t, "the kernel while the template is built", tpl.Kernel, "krn")
+			equal(t, "the number of vCPUs while the template is built", tpl.VCPUs, 2)
+			equal(t, "the disk size while the template is built", tpl.DiskSize, 48*model.MiB)
 		})
 	}
 }
@@ -134,13 +147,14 @@ func TestTemplateUses(t *testing.T) {
 		got := map[string]int{}
 		for _, tpl := range list {
 			got[tpl.Image] = tpl.Uses
-			if tpl.Uses == 0 && !tpl.LastUsed.Equal(tpl.Created) || tpl.Uses > 0 && !tpl.LastUsed.After(tpl.Created) {
-				t.Errorf("%+v", tpl)
+			if tpl.Uses == 0 {
+				claim(t, tpl.LastUsed.Equal(tpl.Created), "an unused template was used at %v: %+v", tpl.LastUsed, tpl)
+			} else {
+				claim(t, tpl.LastUsed.After(tpl.Created), "a used template was used at %v: %+v", tpl.LastUsed, tpl)
 			}
 		}
-		if got[""] != want[0] || got["img"] != want[1] {
-			t.Errorf("used are %v, want %v", got, want)
-		}
+		equal(t, "the number of the universal template's uses", got[""], want[0])
+		equal(t, "the number of the image's template's uses", got["img"], want[1])
 	}
 	uses(0, 0)
 	var wg sync.WaitGroup
@@ -176,9 +190,8 @@ func TestTemplateUses(t *testing.T) {
 		t.Error(err)
 	}
 	uses(1, 0)
-	if pruned, err := d.pruneTemplates(t.Context(), false); err != nil || len(pruned.Removed) != 2 || len(h.stored()) != 0 {
-		t.Errorf("%+v, %v, %v", pruned, err, h.stored())
-	}
+	wantPruned(t, 2)(d.pruneTemplates(t.Context(), false))
+	h.wantStored(t, 0)
 }
 
 // TestTemplatesHaveABudget: what nobody can use goes first, then what was used least recently.
@@ -193,9 +206,10 @@ func TestTemplatesHaveABudget(t *testing.T) {
 	}
 	d.started(t, model.Create{Name: "a"}) // uses the oldest
 	list, err := d.listTemplates(t.Context())
-	if err != nil || len(list) != 4 || list[0].Image != "img" {
-		t.Fatalf("%+v, %v", list, err)
+	if err != nil || len(list) != 4 {
+		t.Fatalf("four templates are to be listed, not %+v, %v", list, err)
 	}
+	equal(t, "the image of the template that was used last", list[0].Image, "img")
 	var sum model.Bytes
 	for _, tpl := range list {
 		sum += tpl.Size
@@ -204,21 +218,19 @@ func TestTemplatesHaveABudget(t *testing.T) {
 	if _, err := d.BuildTemplate(t.Context(), model.Create{Image: "five"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if universal, images := d.kinds(t); universal != 1 || !slices.Equal(images, []string{"five", "img", "three"}) { // five was made from the universal one
-		t.Errorf("left: %d universal ones, %v", universal, images)
-	}
-	h.delete("id-of-img", true) // which was used last but one
+	d.wantTemplates(t, 1, "five", "img", "three") // five was made from the universal one
+	h.delete("id-of-img", true)                   // which was used last but one
 	if _, err := d.BuildTemplate(t.Context(), model.Create{Image: "six"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if universal, images := d.kinds(t); universal != 1 || !slices.Equal(images, []string{"five", "six", "three"}) {
-		t.Errorf("left: %d universal ones, %v", universal, images)
-	}
+	d.wantTemplates(t, 1, "five", "six", "three")
 	d.Manager.templates.Budget = 1 // one alone may be larger
 	if _, err := d.BuildTemplate(t.Context(), model.Create{Image: "seven"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := d.listTemplates(t.Context()); err != nil || len(list) != 1 || list[0].Image != "seven" {
-		t.Errorf("left: %+v, %v", list, err)
+	if list, err := d.listTemplates(t.Context()); err != nil || len(list) != 1 {
+		t.Errorf("one template is to be listed, not %+v, %v", list, err)
+	} else {
+		equal(t, "the image of the template that is left", list[0].Image, "seven")
 	}
 }

@@ -3,7 +3,6 @@ package vm
 import (
 	"context"
 	"os"
-	"slices"
 	"testing"
 
 	"banger/internal/machine"
@@ -19,9 +18,9 @@ func TestMachineThatWillNotEndKeepsItsThings(t *testing.T) {
 	before := h.files()
 	h.failing("do post-start/two", errBoom)
 	h.failing("signal", errBoom)
-	if got, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil || got.State != model.Broken {
-		t.Fatalf("%s, %v", got.State, err)
-	}
+	got, err := d.Start(t.Context(), "a", model.Start{}, nil)
+	claim(t, err != nil, "a start with a failing hook succeeded")
+	equal(t, "a VM whose machine survives being killed", got.State, model.Broken)
 	files := h.layout.VM(v.ID)
 	for _, path := range []string{files.Run, files.SystemDisk(), h.held(v, "one"), h.held(v, "two")} {
 		if _, err := os.Stat(path); err != nil {
@@ -31,9 +30,9 @@ func TestMachineThatWillNotEndKeepsItsThings(t *testing.T) {
 	h.failing("signal", nil)
 	d.die()
 	d = h.daemon()
-	if after := h.files(); d.state(t, "a") != model.Stopped || h.running() != 0 || !slices.Equal(before, after) {
-		t.Errorf("%s, %d machines, %v; before %v", d.state(t, "a"), h.running(), after, before)
-	}
+	d.wantState(t, "a", model.Stopped)
+	h.wantMachines(t, 0)
+	h.wantFiles(t, before)
 }
 
 // announcer is a capability that makes something only when the guest has come up.
@@ -53,11 +52,11 @@ func TestWhatPostStartMadeIsCleanedUp(t *testing.T) {
 	d.core.host.Capabilities = append(d.core.host.Capabilities, announcer{h})
 	d.create(t, model.Create{Name: "a"})
 	d.running(t, "a")
-	if _, err := d.Stop(t.Context(), "a", nil, nil); err != nil || h.called("withdraw") != 1 {
-		t.Errorf("withdrawn %d times after a stop, %v", h.called("withdraw"), err)
-	}
+	wantEnds(t, "the stop", model.Stopped)(d.Stop(t.Context(), "a", nil, nil))
+	h.wantCalls(t, "withdraw", 1)
 	h.failing("announce", errBoom)
-	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil || h.called("withdraw") != 2 {
-		t.Errorf("withdrawn %d times after a failed start as well, %v", h.called("withdraw"), err)
+	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil {
+		t.Error("a start with a failing hook succeeded")
 	}
+	h.wantCalls(t, "withdraw", 2)
 }

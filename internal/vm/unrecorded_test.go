@@ -2,8 +2,8 @@ package vm
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +27,7 @@ func TestUnrecordedEnds(t *testing.T) {
 			d.running(t, "a")
 			h.failing("store stopped", errBoom)
 			if _, err := d.Stop(t.Context(), "a", nil, nil); !errors.Is(err, errBoom) {
-				t.Errorf("the stop: %v", err)
+				t.Errorf("the stop returned %v, not the error of its hook", err)
 			}
 			h.failing("store stopped", nil)
 		},
@@ -74,23 +74,25 @@ func TestUnrecordedEnds(t *testing.T) {
 // TestDeleteOnAFullDisk: deleting is what makes room, of a VM that runs and of one whose end could not be recorded.
 func TestDeleteOnAFullDisk(t *testing.T) {
 	for _, ended := range []bool{false, true} {
-		h := newHost(t)
-		d := h.daemon()
-		v := d.create(t, model.Create{Name: "a"})
-		d.running(t, "a")
-		h.failing("store stopped", errBoom)
-		h.failing("store deleting", errBoom)
-		if ended {
-			failed := h.called("store stopped")
-			h.end(v, vmm.ExitPowerOff)
-			waitFor(t, func() bool { return h.called("store stopped") > failed })
-		}
-		if err := d.Delete(t.Context(), "a", true, nil); err != nil {
-			t.Fatalf("ended %v: %v", ended, err)
-		}
-		if left := h.files(); len(left) != 0 || h.running() != 0 || len(d.List()) != 0 {
-			t.Errorf("ended %v; left: %v, %d machines, %v", ended, left, h.running(), d.List())
-		}
+		t.Run(fmt.Sprint("ended ", ended), func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.create(t, model.Create{Name: "a"})
+			d.running(t, "a")
+			h.failing("store stopped", errBoom)
+			h.failing("store deleting", errBoom)
+			if ended {
+				failed := h.called("store stopped")
+				h.end(v, vmm.ExitPowerOff)
+				waitFor(t, func() bool { return h.called("store stopped") > failed })
+			}
+			if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+				t.Fatalf("ended %v: %v", ended, err)
+			}
+			h.wantFiles(t, nil)
+			h.wantMachines(t, 0)
+			d.wantVMs(t, 0)
+		})
 	}
 }
 
@@ -104,18 +106,19 @@ func TestDeleteThatCannotBeRecorded(t *testing.T) {
 	d.create(t, model.Create{Name: "a"})
 	free := h.full(notGone...)
 	for range 2 {
-		if err := d.Delete(t.Context(), "a", false, nil); !errors.Is(err, errBoom) || strings.Contains(err.Error(), "broken") {
-			t.Errorf("the delete: %v; want the disk's error alone", err)
-		}
+		err := d.Delete(t.Context(), "a", false, nil)
+		claim(t, errors.Is(err, errBoom), "the deletion returned %v, not the disk's error", err)
+		claim(t, err == nil || !strings.Contains(err.Error(), "broken"), "the deletion returned more than the disk's error: %v", err)
 		d.goesAway(t, "a")
 	}
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); fault.KindOf(err) != fault.WrongState {
 		t.Errorf("it was started without its disks: %v", err)
 	}
 	free()
-	if err := d.Delete(t.Context(), "a", false, nil); err != nil || len(d.List()) != 0 {
-		t.Errorf("with room again: %v, %v", err, d.List())
+	if err := d.Delete(t.Context(), "a", false, nil); err != nil {
+		t.Errorf("the deletion with room again: %v", err)
 	}
+	d.wantVMs(t, 0)
 }
 
 // TestChildrenGoAwayByThemselves has forks whose children fail on a disk so full that it cannot be recorded that they are gone: nobody has to delete them.
@@ -157,14 +160,12 @@ func TestChildrenGoAwayByThemselves(t *testing.T) {
 				t.Fatalf("%+v, %v", forked, err)
 			}
 			d.goesAway(t, "x")
-			if after := h.files(); !slices.Equal(before, after) || h.running() != 1 {
-				t.Errorf("before %v, after %v; %d machines", before, after, h.running())
-			}
+			h.wantFiles(t, before)
+			h.wantMachines(t, 1)
 			d.retryCleanups(t.Context()) // too early
 			d.goesAway(t, "x")
-			if got := strings.Count(log.String(), "could not be recorded"); got != 1 || !strings.Contains(log.String(), "boom") {
-				t.Errorf("it was logged %d times: %s", got, log.String())
-			}
+			equal(t, "the number of log lines", strings.Count(log.String(), "could not be recorded"), 1)
+			claim(t, strings.Contains(log.String(), "boom"), "the log does not name the cause: %s", log.String())
 			if c.child == "its disks" { // then the record says so
 				d.die()
 				d = h.daemon()
@@ -172,9 +173,8 @@ func TestChildrenGoAwayByThemselves(t *testing.T) {
 			}
 			free()
 			d = c.then(t, d)
-			if all := d.List(); len(all) != 1 || all[0].ID != v.ID {
-				t.Errorf("there are %v", all)
-			}
+			d.wantVMs(t, 1)
+			equal(t, "the VM that is left", d.List()[0].ID, v.ID)
 			d.goesOn(t, v)
 			d.die()
 			if d = h.daemon(); len(d.List()) != 1 {
@@ -208,14 +208,11 @@ func TestChildOnATrulyFullDisk(t *testing.T) {
 	}
 	h.failing("store stopped", nil)
 	for _, v := range d.List()[1:] { // if there is one: the database may have had room of its own
-		if v.State != model.Deleting || v.LastError == nil || !strings.Contains(v.LastError.Msg, "no space left") {
-			t.Errorf("it is %s, %+v", v.State, v.LastError)
-		}
+		equal(t, "the child, whose deletion cannot be recorded,", v.State, model.Deleting)
+		wantLastError(t, v, "no space left")
 	}
 	free()
 	d.retryCleanups(t.Context())
-	if all := d.List(); len(all) != 1 {
-		t.Errorf("there are %v", all)
-	}
+	d.wantVMs(t, 1)
 	d.goesOn(t, v)
 }

@@ -38,18 +38,20 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := usageOf(t, d)
-	if row := before["vm works"]; row.Own == 0 || row.Reclaimable != 0 {
-		t.Errorf("a running VM: %+v", row)
-	}
-	if row := before["vm rests"]; row.Own == 0 || row.Reclaimable != row.Own || row.Apparent < rests.Spec.DiskSize {
-		t.Errorf("a stopped VM: %+v", row)
-	}
-	if row := before["snapshot night"]; row.Own == 0 || row.Reclaimable != 0 {
-		t.Errorf("a snapshot: %+v", row)
-	}
-	if row, ok := before["cache unfinished"]; !ok || row.Own != 0 || len(before) != 4 {
-		t.Errorf("nothing is unfinished: %+v", before)
-	}
+	running := before["vm works"]
+	claim(t, running.Own > 0, "a running VM takes up no space: %+v", running)
+	equal(t, "the reclaimable space of a running VM", running.Reclaimable, 0)
+	rest := before["vm rests"]
+	claim(t, rest.Own > 0, "a stopped VM takes up no space: %+v", rest)
+	equal(t, "the reclaimable space of a stopped VM", rest.Reclaimable, rest.Own)
+	claim(t, rest.Apparent >= rests.Spec.DiskSize, "a stopped VM appears smaller than its disk: %+v", rest)
+	night := before["snapshot night"]
+	claim(t, night.Own > 0, "a snapshot takes up no space: %+v", night)
+	equal(t, "the reclaimable space of a snapshot", night.Reclaimable, 0)
+	unfinished, ok := before["cache unfinished"]
+	claim(t, ok, "there is no row of unfinished files: %+v", before)
+	equal(t, "the space of unfinished files", unfinished.Own, 0)
+	equal(t, "the number of rows", len(before), 4)
 
 	// Memory that is kept is in the VM's row, and what nobody knows in that of what is unfinished.
 	d.suspend(t, works)
@@ -59,9 +61,10 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := usageOf(t, d)
-	if row := after["vm works"]; kept.Own == 0 || row.Apparent < before["vm works"].Apparent+kept.Apparent || row.Reclaimable != 0 {
-		t.Errorf("a suspended VM, whose memory takes up %+v: %+v, was %+v", kept, row, before["vm works"])
-	}
+	work := after["vm works"]
+	claim(t, kept.Own > 0, "the saved memory takes up no space: %+v", kept)
+	claim(t, work.Apparent >= before["vm works"].Apparent+kept.Apparent, "the row of a suspended VM lacks its memory of %+v: %+v, was %+v", kept, work, before["vm works"])
+	equal(t, "the reclaimable space of a suspended VM", work.Reclaimable, 0)
 	if row := after["cache unfinished"]; row.Own != 64*model.KiB {
 		t.Errorf("what a crash left: %+v", row)
 	}

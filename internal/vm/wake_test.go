@@ -12,9 +12,7 @@ func TestWake(t *testing.T) {
 	t.Parallel()
 	template := func(t *testing.T, h *host) {
 		v := h.withTemplates(t, model.Create{}).started(t, model.Create{})
-		if from(v) != model.FromTemplate {
-			t.Errorf("it went on from %q", from(v))
-		}
+		wantOrigin(t, v, model.FromTemplate)
 	}
 	for name, tt := range map[string]struct {
 		accel string
@@ -24,9 +22,7 @@ func TestWake(t *testing.T) {
 		"template": {vmm.AccelTCG, template, 1},
 		"real CPU": {vmm.AccelKVM, template, 0},
 		"universal": {vmm.AccelTCG, func(t *testing.T, h *host) {
-			if v := h.withTemplates(t, model.Create{}).started(t, model.Create{Image: "other"}); from(v) != model.FromUniversal {
-				t.Errorf("it went on from %q", from(v))
-			}
+			wantOrigin(t, h.withTemplates(t, model.Create{}).started(t, model.Create{Image: "other"}), model.FromUniversal)
 		}, 1},
 		"standby": {vmm.AccelTCG, func(t *testing.T, h *host) { h.withStandby(t, model.Create{}).launch(t, model.Create{}) }, 0},
 		"boot":    {vmm.AccelTCG, func(t *testing.T, h *host) { h.daemon().started(t, model.Create{}) }, 0},
@@ -63,9 +59,7 @@ func TestWake(t *testing.T) {
 			h := newHost(t)
 			h.accel = tt.accel
 			tt.start(t, h)
-			if n := h.called("wake"); n != tt.want {
-				t.Errorf("%d guests were woken, not %d", n, tt.want)
-			}
+			h.wantCalls(t, "wake", tt.want)
 		})
 	}
 }
