@@ -10,7 +10,7 @@ import (
 func TestActivity(t *testing.T) {
 	t.Parallel()
 	var a activity
-	if err := a.quiet(t.Context(), time.Hour); err != nil { // nothing ever happened
+	if err := a.quiet(t.Context(), time.Hour); err != nil { // there was no operation yet
 		t.Error(err)
 	}
 	end := a.begin()
@@ -19,12 +19,12 @@ func TestActivity(t *testing.T) {
 	go func() { errs <- a.quiet(ctx, time.Millisecond) }()
 	select {
 	case err := <-errs:
-		t.Errorf("it was quiet in the middle of an operation: %v", err)
+		t.Errorf("it was quiet during an operation: %v", err)
 	case <-time.After(20 * time.Millisecond):
 	}
 	cancel()
 	if err := <-errs; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("the cancelled wait returned %v", err)
 	}
 	end()
 	end() // counts once
@@ -34,7 +34,7 @@ func TestActivity(t *testing.T) {
 	}
 	other()
 	if a.untilQuiet(time.Hour) <= 0 {
-		t.Error("an hour of quiet at once")
+		t.Error("an hour of quiet has passed at once")
 	}
 	if err := a.quiet(t.Context(), time.Millisecond); err != nil {
 		t.Error(err)

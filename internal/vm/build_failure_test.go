@@ -13,16 +13,17 @@ import (
 	"banger/internal/vmm"
 )
 
-// buildHooks are the moments of making templates: the universal one, and from that the image's.
+// buildHooks are the moments of building templates: the universal one, and from it the image's.
 var buildHooks = []string{
 	"build do prepare/two", "build do vmm", "build do agent", "build save", "build signal", "build undo one",
 	"build do assume", "build exec", "build freeze", "build froze", "build still",
 }
 
-// ofImages are those that only an image's template comes by.
+// ofImages are the hooks that only the build of an image's template reaches.
 var ofImages = []string{"build do assume", "build exec", "build freeze", "build froze"}
 
-// TestBuildFails fails each part of making templates: nothing is left of it, VMs come up all the same, and when the cause is gone it can be done.
+// TestBuildFails makes each part of a build fail. The build leaves nothing, VMs still start, and a
+// later build succeeds.
 func TestBuildFails(t *testing.T) {
 	t.Parallel()
 	for _, hook := range buildHooks {
@@ -35,9 +36,10 @@ func TestBuildFails(t *testing.T) {
 			h.failing(hook, errBoom)
 			made, err := d.BuildTemplate(t.Context(), model.Create{}, nil)
 			if !errors.Is(err, errBoom) {
-				t.Errorf("made %+v, %v", made, err)
+				t.Errorf("the build made %+v and returned %v, not the error of its hook", made, err)
 			}
-			stuck := hook == "build signal" || hook == "build undo one" // what could not be taken away is found at the next start-up
+			// The next daemon removes what the build could not remove.
+			stuck := hook == "build signal" || hook == "build undo one"
 			if !stuck {
 				h.wantNothingLeft(t)
 			}
@@ -45,7 +47,7 @@ func TestBuildFails(t *testing.T) {
 			if slices.Contains(ofImages, hook) {
 				want = model.FromUniversal
 			}
-			if stuck { // the template itself is well
+			if stuck { // the template works
 				want = model.FromUniversal
 			}
 			wantOrigin(t, d.started(t, model.Create{Name: "a"}), want)
@@ -65,7 +67,8 @@ func TestBuildFails(t *testing.T) {
 	}
 }
 
-// TestBuildThatFailsIsTriedAgain by the background, however many starts ask for it, after ever longer whiles.
+// TestBuildThatFailsIsTriedAgain checks that the background retries a failed build after growing
+// delays, however many starts ask for it.
 func TestBuildThatFailsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -74,39 +77,40 @@ func TestBuildThatFailsIsTriedAgain(t *testing.T) {
 	h.failing("build do agent", errBoom)
 	for i, wait := range []time.Duration{0, time.Minute, 4 * time.Minute, 16 * time.Minute, 64 * time.Minute, 4 * time.Hour, 4 * time.Hour} {
 		tries := 2 * i          // one of each kind
-		if wait > time.Minute { // which may pass while a host is very busy
+		if wait > time.Minute { // a minute can pass by itself on a busy host
 			idle := d.busy()
-			d.passes(wait / 2)
+			d.passTime(wait / 2)
 			wantOrigin(t, d.started(t, model.Create{}), "")
 			d.wantWanted(t)
 			d.wantPostponed(t, 2)
-			d.passes(wait - wait/2)
+			d.passTime(wait - wait/2)
 			idle()
 		} else {
-			d.passes(wait)
+			d.passTime(wait)
 		}
 		idle := d.busy()
 		for range 2 {
 			d.started(t, model.Create{})
 		}
-		if got := d.wants(); !slices.Equal(got, []string{"u", "i"}) {
-			t.Fatalf("after %v and %d tries, wanted are %v", wait, tries, got)
+		if got := d.wanted(); !slices.Equal(got, []string{"u", "i"}) {
+			t.Fatalf("after %v and %d builds, the templates to be built are %q", wait, tries, got)
 		}
 		idle()
-		waitFor(t, func() bool { return d.givenUp() == 2 && len(d.wants()) == 0 })
+		waitFor(t, func() bool { return d.postponed() == 2 && len(d.wanted()) == 0 })
 		h.wantCalls(t, "build do agent", tries+2)
 		h.wantStored(t, 0)
 	}
-	d.passes(4 * time.Hour)
+	d.passTime(4 * time.Hour)
 	h.failing("build do agent", nil)
 	idle := d.busy()
 	d.started(t, model.Create{})
 	idle()
-	waitFor(t, func() bool { _, images := d.kinds(t); return len(images) == 1 })
+	waitFor(t, func() bool { _, images := d.templateKinds(t); return len(images) == 1 })
 	wantOrigin(t, d.started(t, model.Create{}), model.FromTemplate)
 }
 
-// TestBuildOnRequest does not mind that it failed a moment ago, and later starts do not either.
+// TestBuildOnRequest checks that a requested build does not wait for the delay of a failed one,
+// and ends that delay.
 func TestBuildOnRequest(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -116,7 +120,7 @@ func TestBuildOnRequest(t *testing.T) {
 	idle := d.busy()
 	d.started(t, model.Create{})
 	idle()
-	waitFor(t, func() bool { return d.givenUp() == 2 })
+	waitFor(t, func() bool { return d.postponed() == 2 })
 	d.busy()
 	h.failing("build do agent", nil)
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
@@ -126,12 +130,13 @@ func TestBuildOnRequest(t *testing.T) {
 	if _, err := d.pruneTemplates(t.Context(), false); err != nil {
 		t.Error(err)
 	}
-	if d.started(t, model.Create{}); !slices.Equal(d.wants(), []string{"u", "i"}) {
-		t.Errorf("wanted are %v", d.wants())
+	if d.started(t, model.Create{}); !slices.Equal(d.wanted(), []string{"u", "i"}) {
+		t.Errorf("wanted are %v", d.wanted())
 	}
 }
 
-// TestUniversalThatDoesNotWork has an image's template be made all the same, by a boot, and the universal one anew.
+// TestUniversalThatDoesNotWork breaks the universal template during a build. The image's template
+// is then built by a boot, and the universal one is built again.
 func TestUniversalThatDoesNotWork(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"build restore", "build do agent", "build do assume"} {
@@ -155,7 +160,7 @@ func TestUniversalThatDoesNotWork(t *testing.T) {
 				errs <- err
 			}()
 			waitFor(t, func() bool { return h.called(hook) > calls })
-			h.failing(hook, nil) // a boot does better
+			h.failing(hook, nil) // the boot succeeds
 			release()
 			if err := <-errs; err != nil {
 				t.Fatal(err)
@@ -173,13 +178,13 @@ func TestUniversalThatDoesNotWork(t *testing.T) {
 			d.wantWanted(t, "u")
 			wantOrigin(t, d.started(t, model.Create{Name: "a"}), model.FromTemplate)
 			idle()
-			waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
+			waitFor(t, func() bool { universal, _ := d.templateKinds(t); return universal == 1 })
 			d.wantPostponed(t, 0)
 		})
 	}
 }
 
-// TestCancelledBuild leaves nothing but what was complete.
+// TestCancelledBuild checks that a cancelled build leaves complete templates only.
 func TestCancelledBuild(t *testing.T) {
 	t.Parallel()
 	for hook, left := range map[string]int{"build do prepare/one": 0, "build do agent": 0, "build do assume": 1, "build exec": 1, "build freeze": 1} {
@@ -207,8 +212,8 @@ func TestCancelledBuild(t *testing.T) {
 	}
 }
 
-// TestTemplatesMachineDies while it is brought up.
-func TestTemplatesMachineDies(t *testing.T) {
+// TestBuildMachineDies ends the machine of a build. The build fails and leaves nothing.
+func TestBuildMachineDies(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"build do agent", "build exec", "build still"} {
 		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
@@ -225,31 +230,32 @@ func TestTemplatesMachineDies(t *testing.T) {
 			}
 			release()
 			if err := <-errs; err == nil {
-				t.Error("it was made of a dead machine")
+				t.Error("a template was made from a machine that has ended")
 			}
 			h.wantNothingLeft(t)
 		})
 	}
 }
 
-// TestBuildRefuses what no VM could be.
+// TestBuildRefuses requests templates of VMs that cannot exist.
 func TestBuildRefuses(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.templates.Off = false
 	d := h.daemon()
 	if _, err := d.BuildTemplate(t.Context(), model.Create{VCPUs: ptr(-1)}, nil); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a bad machine: %v", err)
+		t.Errorf("the build of an invalid VM returned %v", err)
 	}
 	h.failing("ensure image", errBoom)
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); !errors.Is(err, errBoom) {
-		t.Errorf("without an image: %v", err)
+		t.Errorf("the build without an image returned %v", err)
 	}
 	h.wantStored(t, 0)
 	h.wantFiles(t, nil)
 }
 
-// TestBuildOnAFullDisk: there is no template, and VMs are booted.
+// TestBuildOnAFullDisk checks that a build on a full disk leaves nothing, and that VMs boot
+// without a template.
 func TestBuildOnAFullDisk(t *testing.T) {
 	for _, full := range []string{"cache", "state"} {
 		t.Run(full, func(t *testing.T) {
@@ -259,14 +265,14 @@ func TestBuildOnAFullDisk(t *testing.T) {
 			if full == "state" {
 				dir = h.layout.State
 			}
-			fill, free := h.small(dir, 32*model.MiB)
+			fill, free := h.smallFilesystem(dir, 32*model.MiB)
 			d := h.daemon()
 			d.busy()
 			v := d.worker(t, model.Create{Name: "a"})
 			before := h.files()
 			fill(0)
 			if made, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err == nil {
-				t.Errorf("made %+v", made)
+				t.Errorf("the build on a full disk made %+v", made)
 			} else {
 				wantDiskFull(t, err)
 			}
@@ -281,7 +287,7 @@ func TestBuildOnAFullDisk(t *testing.T) {
 				t.Error(err)
 			}
 			wantOrigin(t, d.started(t, model.Create{Name: "c"}), model.FromTemplate)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 		})
 	}
 }

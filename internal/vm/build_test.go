@@ -11,8 +11,8 @@ import (
 	"banger/internal/model"
 )
 
-// TestBuildIsInNobodysWay: VMs start, stop and are forked while a template's guest takes its time.
-func TestBuildIsInNobodysWay(t *testing.T) {
+// TestBuildBlocksNobody starts, stops and forks VMs while the guest of a build hangs.
+func TestBuildBlocksNobody(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.templates.Off = false
@@ -24,7 +24,7 @@ func TestBuildIsInNobodysWay(t *testing.T) {
 	go func() { _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); errs <- err }()
 	waitFor(t, func() bool { return h.called("build do agent") > 0 })
 	v := d.worker(t, model.Create{Name: "a"})
-	d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
+	d.wantFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
 	d.suspend(t, v)
 	d.resume(t, v)
 	if _, err := d.Launch(t.Context(), model.Create{Name: "b"}, func(model.VM) {}, nil); err != nil {
@@ -49,22 +49,22 @@ func TestBuildIsInNobodysWay(t *testing.T) {
 	if _, err := d.Usage(t.Context()); err != nil {
 		t.Error(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context()) // nor is whoever wants one, too, and changes their mind
+	ctx, cancel := context.WithCancel(t.Context()) // for a second build
 	second := make(chan error, 1)
 	go func() { _, err := d.BuildTemplate(ctx, model.Create{}, nil); second <- err }()
 	cancel()
 	if err := <-second; fault.KindOf(err) != fault.Canceled {
-		t.Errorf("the second build: %v", err)
+		t.Errorf("the cancelled build returned %v", err)
 	}
 	release()
 	if err := <-errs; err != nil {
 		t.Error(err)
 	}
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestManyWantATemplate and one is made.
-func TestManyWantATemplate(t *testing.T) {
+// TestConcurrentBuildsMakeOneTemplate requests a template several times at once, while VMs start.
+func TestConcurrentBuildsMakeOneTemplate(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.templates.Off = false
@@ -83,14 +83,15 @@ func TestManyWantATemplate(t *testing.T) {
 	}
 	wg.Wait()
 	idle()
-	waitFor(t, func() bool { return len(d.wants()) == 0 })
+	waitFor(t, func() bool { return len(d.wanted()) == 0 })
 	d.wantTemplates(t, 1, "img")
 	h.wantCalls(t, "build save", 2)
 	d.wantVMs(t, 4)
 }
 
-// TestBuildWritesFirst: what a template's guest has in memory is written before it stands still, so that none that goes on from it has that to do.
-func TestBuildWritesFirst(t *testing.T) {
+// TestBuildSyncsBeforeItFreezes checks that a build writes the guest's cached data to disk before
+// it halts the guest. Otherwise every VM from the template would repeat this work.
+func TestBuildSyncsBeforeItFreezes(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.withTemplates(t, model.Create{})
@@ -101,7 +102,8 @@ func TestBuildWritesFirst(t *testing.T) {
 	claim(t, sync < freeze, "the build synced the disks at %d, after it froze the guest at %d of %q", sync, freeze, h.calls)
 }
 
-// TestKilledInABuild kills the daemon at each moment of making templates: the next one finds all of it and takes it away.
+// TestKilledInABuild kills the daemon at each moment of a build. The next daemon removes what is
+// left.
 func TestKilledInABuild(t *testing.T) {
 	t.Parallel()
 	for _, hook := range append(buildHooks, "build restore") {
@@ -128,7 +130,8 @@ func TestKilledInABuild(t *testing.T) {
 	}
 }
 
-// TestDaemonEndsInABuild: it takes the template in the making along, and waits for no guest.
+// TestDaemonEndsInABuild checks that a daemon that ends during a build removes it, without waiting
+// for its guest.
 func TestDaemonEndsInABuild(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"build do agent", "build exec"} {

@@ -300,7 +300,7 @@ func (h *host) wantOnDisk(t *testing.T, v model.VM, text string) {
 // wantWork checks what the guest of a VM has both in its memory and on its system disk.
 func (h *host) wantWork(t *testing.T, v model.VM, text string) {
 	t.Helper()
-	if got := h.worked(v); got != text {
+	if got := h.workOf(v); got != text {
 		t.Errorf("%s has %q in its memory and on its disk, not %q", v.Spec.Name, got, text)
 	}
 }
@@ -308,7 +308,7 @@ func (h *host) wantWork(t *testing.T, v model.VM, text string) {
 // wantBooted checks that a VM has booted from a disk: its memory has nothing of an earlier run.
 func (h *host) wantBooted(t *testing.T, v model.VM, onDisk string) {
 	t.Helper()
-	if got := h.look(v).Data; got != "" {
+	if got := h.memoryOf(v).Data; got != "" {
 		t.Errorf("%s has not booted: it still has %q in its memory", v.Spec.Name, got)
 	}
 	h.wantOnDisk(t, v, onDisk)
@@ -317,7 +317,7 @@ func (h *host) wantBooted(t *testing.T, v model.VM, onDisk string) {
 // wantGuest checks a guest's identity, and how many identities it had before.
 func (h *host) wantGuest(t *testing.T, v model.VM, name string, forks int) {
 	t.Helper()
-	g := h.look(v)
+	g := h.memoryOf(v)
 	equal(t, "the guest's host name", g.Name, name)
 	equal(t, "the number of identities before that of "+name, g.Forks, forks)
 	claim(t, !g.Frozen, "the processes of %s are frozen", name)
@@ -328,7 +328,7 @@ func (d *daemon) wantPaused(t *testing.T, v model.VM) {
 	t.Helper()
 	d.wantState(t, v.ID, model.Paused)
 	claim(t, d.computer.Halted(v.ID), "the machine of the paused VM %s is not halted", v.Spec.Name)
-	claim(t, d.look(v).Frozen, "the processes of the paused VM %s are not frozen", v.Spec.Name)
+	claim(t, d.memoryOf(v).Frozen, "the processes of the paused VM %s are not frozen", v.Spec.Name)
 }
 
 // wantRunning checks that a VM is recorded as running, and that its machine and processes run.
@@ -336,19 +336,20 @@ func (d *daemon) wantRunning(t *testing.T, v model.VM) {
 	t.Helper()
 	d.wantState(t, v.ID, model.Running)
 	claim(t, !d.computer.Halted(v.ID), "the machine of the running VM %s is halted", v.Spec.Name)
-	claim(t, !d.look(v).Frozen, "the processes of the running VM %s are frozen", v.Spec.Name)
+	claim(t, !d.memoryOf(v).Frozen, "the processes of the running VM %s are frozen", v.Spec.Name)
 }
 
-// goesOn checks that a VM runs with all its work, and that nothing is left of a saved state.
-func (d *daemon) goesOn(t *testing.T, v model.VM) {
+// wantContinues checks that a VM runs with all its work, and that nothing is left of a saved
+// state.
+func (d *daemon) wantContinues(t *testing.T, v model.VM) {
 	t.Helper()
 	d.wantRunning(t, v)
 	d.wantWork(t, v, "work of "+v.Spec.Name)
-	d.nothingSaved(t)
+	d.wantNothingSaved(t)
 }
 
-// nothingSaved checks that no VM has saved memory, and that no file is unfinished.
-func (d *daemon) nothingSaved(t *testing.T) {
+// wantNothingSaved checks that no VM has saved memory, and that no file is unfinished.
+func (d *daemon) wantNothingSaved(t *testing.T) {
 	t.Helper()
 	for _, path := range append(d.files(), d.stored()...) {
 		if name := filepath.Base(path); name == "suspended" || strings.HasPrefix(name, disk.TempPrefix) {
@@ -357,11 +358,11 @@ func (d *daemon) nothingSaved(t *testing.T) {
 	}
 }
 
-// isFork checks that a VM runs with the state of its parent and an identity of its own.
-func (d *daemon) isFork(t *testing.T, child, parent model.VM, work string) {
+// wantFork checks that a VM runs with the state of its parent and an identity of its own.
+func (d *daemon) wantFork(t *testing.T, child, parent model.VM, work string) {
 	t.Helper()
 	d.wantRunning(t, child)
-	g := d.look(child)
+	g := d.memoryOf(child)
 	equal(t, "the host name of the fork "+child.Spec.Name, g.Name, child.Spec.Name)
 	claim(t, g.Forks > 0, "the guest of %s has got no identity of its own", child.Spec.Name)
 	d.wantWork(t, child, work)
@@ -373,8 +374,8 @@ func (d *daemon) isFork(t *testing.T, child, parent model.VM, work string) {
 	equal(t, "the name of the parent of "+child.Spec.Name, child.Parent.Name, parent.Spec.Name)
 }
 
-// isOf checks that a VM's record names the snapshot that it was made from.
-func isOf(t *testing.T, v model.VM, s model.Snapshot) {
+// wantMadeFrom checks that a VM's record names the snapshot that it was made from.
+func wantMadeFrom(t *testing.T, v model.VM, s model.Snapshot) {
 	t.Helper()
 	if v.Parent == nil {
 		t.Errorf("the record of %s names no snapshot", v.Spec.Name)
@@ -385,9 +386,9 @@ func isOf(t *testing.T, v model.VM, s model.Snapshot) {
 	equal(t, "the name of the VM in the snapshot of "+v.Spec.Name, v.Parent.Name, s.VM)
 }
 
-// cannotGoOn checks that a VM whose processes could not be thawed is paused, and can be resumed
-// when thawing works.
-func (d *daemon) cannotGoOn(t *testing.T, v model.VM) {
+// wantPausedUntilThawed checks that a VM that could not be thawed is paused, and that it can be
+// resumed when the thaw works.
+func (d *daemon) wantPausedUntilThawed(t *testing.T, v model.VM) {
 	t.Helper()
 	got, err := d.Get(v.ID)
 	if err != nil {
@@ -398,13 +399,14 @@ func (d *daemon) cannotGoOn(t *testing.T, v model.VM) {
 	d.wantMachines(t, 1)
 	d.failing("thaw", nil)
 	d.resume(t, v)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 	got, _ = d.Get(v.ID)
 	wantNoLastError(t, got)
 }
 
-// goesAway checks that a VM is shown as being deleted, with the reason why it still exists.
-func (d *daemon) goesAway(t *testing.T, ref string) {
+// wantDeletionPending checks that a VM is shown as being deleted, with the reason why it still
+// exists.
+func (d *daemon) wantDeletionPending(t *testing.T, ref string) {
 	t.Helper()
 	v, err := d.Get(ref)
 	if err != nil {
@@ -419,7 +421,7 @@ func (d *daemon) goesAway(t *testing.T, ref string) {
 // wantTemplates checks how many universal templates there are, and the images of the others.
 func (d *daemon) wantTemplates(t *testing.T, universal int, images ...string) {
 	t.Helper()
-	u, i := d.kinds(t)
+	u, i := d.templateKinds(t)
 	equal(t, "the number of universal templates", u, universal)
 	equalLists(t, "the images with a template", i, images)
 }
@@ -427,13 +429,13 @@ func (d *daemon) wantTemplates(t *testing.T, universal int, images ...string) {
 // wantWanted checks which templates are to be built, by their kinds' first letters.
 func (d *daemon) wantWanted(t *testing.T, want ...string) {
 	t.Helper()
-	equalLists(t, "the templates to be built", d.wants(), want)
+	equalLists(t, "the templates to be built", d.wanted(), want)
 }
 
 // wantPostponed checks how many failed templates are not to be built for a while.
 func (d *daemon) wantPostponed(t *testing.T, n int) {
 	t.Helper()
-	equal(t, "the number of postponed templates", d.givenUp(), n)
+	equal(t, "the number of postponed templates", d.postponed(), n)
 }
 
 // wantStandbys checks how many machines are on standby.

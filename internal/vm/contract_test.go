@@ -15,8 +15,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// tap stands for a capability that holds something outside of the VM's directories, such as a network
-// interface. It finds what it holds by the machine's id alone.
+// tap stands for a capability that holds something outside of the VM's directories, such as a
+// network interface. It finds what it holds by the machine's id alone.
 type tap struct {
 	s   *session
 	dir string
@@ -209,7 +209,7 @@ func TestFacts(t *testing.T) {
 	if got := d.fact(t, "a"); got != address {
 		t.Errorf("after its creation the fact is %+v", got)
 	}
-	d.running(t, "a")
+	d.start(t, "a")
 	if got, want := d.fact(t, "a"), (leased{address.Addr, "tap-" + v.ID}); got != want {
 		t.Errorf("while it runs the fact is %+v, not %+v", got, want)
 	}
@@ -231,8 +231,8 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// TestFactIsStoredFirst kills the daemon just after a fact was stored and what it describes was made:
-// the next daemon's cleanup receives the fact.
+// TestFactIsStoredFirst kills the daemon just after a fact was stored and what it describes was
+// made: the next daemon's cleanup receives the fact.
 func TestFactIsStoredFirst(t *testing.T) {
 	h, d := withLease(t)
 	v, dead := d.create(t, model.Create{Name: "a"}), d
@@ -321,8 +321,8 @@ type named struct {
 
 func (n named) Name() string { return n.name }
 
-// TestDriverOfTheRecord changes the default driver while a VM runs: the VM belongs to the driver that
-// started it.
+// TestDriverOfTheRecord changes the default driver while a VM runs: the VM belongs to the driver
+// that started it.
 func TestDriverOfTheRecord(t *testing.T) {
 	with := func(names ...string) func(driver) *vmm.Registry {
 		return func(d driver) *vmm.Registry {

@@ -12,12 +12,12 @@ import (
 	"banger/internal/vmm/fake"
 )
 
-// A crash is made of a copy of the host, taken at the moment of the crash: all files, and the machines with what is in their memories. The daemon that
-// has crashed runs on, as goroutines cannot be killed, but what it does reaches nobody; when it is through, the host is put back.
+// A crash copies the host: its files, and its machines with their memory. Goroutines cannot be
+// killed, so the crashed daemon continues without effect. When it has ended, the copy is put back.
 
-// moment is a host at one moment.
+// moment is the state of a host at one time.
 type moment struct {
-	copies   map[string]string // of folders
+	copies   map[string]string // of directories
 	machines []vmm.Machine
 	memories map[string][]byte // by id
 	halted   map[string]bool
@@ -74,7 +74,8 @@ func (h *host) putBack(then moment) {
 	}
 }
 
-// killedIn does something, kills the daemon in the middle of it, when it has come to a hook, and starts another one.
+// killedIn begins an operation, kills the daemon when the operation reaches a hook, and starts
+// another daemon.
 func (d *daemon) killedIn(hook string, do func(context.Context)) *daemon {
 	d.t.Helper()
 	before := d.called(hook)
@@ -85,7 +86,7 @@ func (d *daemon) killedIn(hook string, do func(context.Context)) *daemon {
 	waitFor(d.t, func() bool {
 		select {
 		case <-over:
-			d.t.Fatalf("it was over before %q", hook)
+			d.t.Fatalf("the operation ended before it reached the hook %q", hook)
 		default:
 		}
 		return d.called(hook) > before
@@ -97,8 +98,8 @@ func (d *daemon) killedIn(hook string, do func(context.Context)) *daemon {
 	})
 }
 
-// killedAt does something and kills the daemon when it has come to the nth hook, whichever that is, then starts another one. "" is the hook when it was
-// over before; then the daemon is the same.
+// killedAt begins an operation, kills the daemon at its nth hook, and starts another daemon. If
+// the operation ends before that hook, killedAt returns "" and the same daemon.
 func (d *daemon) killedAt(n int, do func(context.Context)) (hook string, now *daemon) {
 	d.t.Helper()
 	at := &stopAt{left: n, reached: make(chan struct{}), gate: make(chan struct{})}
@@ -127,7 +128,7 @@ func (d *daemon) killedAt(n int, do func(context.Context)) (hook string, now *da
 	return at.name, now
 }
 
-// killed kills the daemon and starts another one. unwind ends what the killed one was at.
+// killed kills the daemon and starts another one. unwind ends the operations of the killed daemon.
 func (d *daemon) killed(unwind func()) *daemon {
 	d.t.Helper()
 	then := d.remember()
@@ -138,12 +139,13 @@ func (d *daemon) killed(unwind func()) *daemon {
 	return d.daemon()
 }
 
-// TestCrash looks at the crash itself: the host is what it was when the daemon was killed, and not what that did afterwards.
+// TestCrash checks that a crash keeps the host as it was when the daemon was killed, without the
+// daemon's later changes.
 func TestCrash(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	h.work(v, "before")
 	files := h.files()
 	dead := d

@@ -9,8 +9,9 @@ import (
 	"banger/internal/model"
 )
 
-// TestPruneSparesWhatIsLaunched prunes between the making of a VM and its start, when it is stopped like any other.
-func TestPruneSparesWhatIsLaunched(t *testing.T) {
+// TestPruneSparesALaunch prunes while a launched VM exists but has not started, and so is as
+// stopped as any other.
+func TestPruneSparesALaunch(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	type result struct {
@@ -37,9 +38,9 @@ func TestPruneSparesWhatIsLaunched(t *testing.T) {
 	d.wantState(t, "a", model.Running)
 }
 
-// TestLaunchCalledOff has whoever asked for a VM change their mind while it boots: nothing of it stays. Until then it holds up nobody who looks
-// after images.
-func TestLaunchCalledOff(t *testing.T) {
+// TestCancelledLaunch cancels a launch during its boot. Nothing of the VM stays. Until then the
+// launch does not block requests for the images in use.
+func TestCancelledLaunch(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	defer h.hanging("do assume")()
@@ -49,7 +50,7 @@ func TestLaunchCalledOff(t *testing.T) {
 	waitFor(t, func() bool { return h.called("do assume") > 0 })
 	if err := d.References(func(images, _ map[string][]string) error {
 		if len(images) != 1 {
-			t.Errorf("images in use: %v", images)
+			t.Errorf("the launched VM's image is the one in use, not %v", images)
 		}
 		return nil
 	}); err != nil {
@@ -59,10 +60,11 @@ func TestLaunchCalledOff(t *testing.T) {
 	wantKind(t, "the cancelled launch", <-errs, fault.Canceled)
 	h.wantNothingLeft(t)
 	d.wantVMs(t, 0)
-	claim(t, h.called("records []") > 0, "no capability was told that there is no VM any more")
+	claim(t, h.called("records []") > 0, "no capability got the record's removal")
 }
 
-func TestDeleteCallsOffALaunch(t *testing.T) {
+// TestDeleteCancelsALaunch deletes a VM whose launch hangs.
+func TestDeleteCancelsALaunch(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	defer h.hanging("do agent")()
@@ -77,7 +79,8 @@ func TestDeleteCallsOffALaunch(t *testing.T) {
 	d.wantVMs(t, 0)
 }
 
-// TestFailedLaunchStays so that what went wrong can be looked into.
+// TestFailedLaunchStays checks that a VM stays after a failed launch, so that a person can look
+// into the failure.
 func TestFailedLaunchStays(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
@@ -90,7 +93,8 @@ func TestFailedLaunchStays(t *testing.T) {
 	d.wantState(t, v.ID, model.Failed)
 }
 
-// TestVCPUs: how many virtual CPUs a VM has is said by the request, else by the defaults, else it is as many as its guest can be trusted with.
+// TestVCPUs checks where the number of vCPUs comes from: the request, otherwise the defaults,
+// otherwise what the driver recommends for the image.
 func TestVCPUs(t *testing.T) {
 	for _, tt := range []struct {
 		image  string
@@ -131,7 +135,7 @@ func TestVCPUs(t *testing.T) {
 			equal(t, fmt.Sprintf("%+v: the number of vCPUs for another image", tt), changed.VM.Spec.VCPUs, 2)
 		}
 		if _, err := d.Create(t.Context(), model.Create{Image: tt.image, VCPUs: ptr(-1)}, nil); fault.KindOf(err) != fault.Invalid {
-			t.Errorf("less than none: %v", err)
+			t.Errorf("a negative number of vCPUs returned %v", err)
 		}
 	}
 }

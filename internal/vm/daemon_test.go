@@ -15,7 +15,7 @@ import (
 	"banger/internal/vmm/fake"
 )
 
-// session is what one daemon sees of the host. When the daemon is dead, nothing that it does has an effect any more.
+// session is one daemon's view of the host. After the daemon's death, its actions have no effect.
 type session struct {
 	*host
 	dead atomic.Bool
@@ -23,7 +23,8 @@ type session struct {
 
 var errDead = errors.New("the daemon is dead")
 
-// hook is the host's for a machine, told apart by whether it is a VM's or becomes a template. "" is no machine.
+// hook is the host's hook for a machine. Hooks of machines without a VM begin with "build". The id
+// "" stands for no machine.
 func (s *session) hook(ctx context.Context, id, name string) error {
 	if s.dead.Load() {
 		return errDead
@@ -52,7 +53,7 @@ func (h *host) daemon() *daemon {
 	return h.daemonWithin(h.t.Context())
 }
 
-// daemonWithin starts a daemon that is told to end when ctx does.
+// daemonWithin starts a daemon that ends when ctx does.
 func (h *host) daemonWithin(ctx context.Context) *daemon {
 	h.t.Helper()
 	s, err := store.Open(h.t.Context(), h.layout.Database())
@@ -91,7 +92,8 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 	return started
 }
 
-// die ends the daemon the way kill -9 does for the host: nothing is settled. Closing only ends goroutines.
+// die ends the daemon as kill -9 does for the host: it completes nothing. It closes the manager
+// only to end its goroutines.
 func (d *daemon) die() {
 	d.Manager.Close()
 	d.store.Close()
@@ -106,11 +108,11 @@ func (d *daemon) create(t *testing.T, req model.Create) model.VM {
 	return v
 }
 
-// running starts a VM.
-func (d *daemon) running(t *testing.T, ref string) {
+// start starts a VM.
+func (d *daemon) start(t *testing.T, ref string) {
 	t.Helper()
 	if v, err := d.Start(t.Context(), ref, model.Start{}, nil); err != nil || v.State != model.Running {
-		t.Fatalf("%s, %v", v.State, err)
+		t.Fatalf("after the start the VM is %s, not running: %v", v.State, err)
 	}
 }
 
@@ -118,7 +120,7 @@ func (d *daemon) running(t *testing.T, ref string) {
 func (d *daemon) started(t *testing.T, req model.Create) model.VM {
 	t.Helper()
 	v := d.create(t, req)
-	d.running(t, v.ID)
+	d.start(t, v.ID)
 	v, _ = d.Get(v.ID)
 	return v
 }
@@ -127,16 +129,16 @@ func (d *daemon) launch(t *testing.T, req model.Create) model.VM {
 	t.Helper()
 	v, err := d.Launch(t.Context(), req, func(model.VM) {}, nil)
 	if err != nil || v.State != model.Running {
-		t.Fatalf("launched: %s, %v", v.State, err)
+		t.Fatalf("after the launch the VM is %s, not running: %v", v.State, err)
 	}
 	return v
 }
 
-// worker creates and starts a VM whose guest has done something.
+// worker creates and starts a VM whose guest has done some work.
 func (d *daemon) worker(t *testing.T, req model.Create) model.VM {
 	t.Helper()
 	v := d.create(t, req)
-	d.running(t, v.ID)
+	d.start(t, v.ID)
 	d.work(v, "work of "+v.Spec.Name)
 	v, _ = d.Get(v.ID)
 	return v
@@ -145,26 +147,26 @@ func (d *daemon) worker(t *testing.T, req model.Create) model.VM {
 func (d *daemon) pause(t *testing.T, v model.VM) {
 	t.Helper()
 	if got, err := d.Pause(t.Context(), v.ID, nil); err != nil || got.State != model.Paused {
-		t.Fatalf("pausing: %s, %v", got.State, err)
+		t.Fatalf("after the pause the VM is %s: %v", got.State, err)
 	}
 }
 
 func (d *daemon) suspend(t *testing.T, v model.VM) {
 	t.Helper()
 	if got, err := d.Suspend(t.Context(), v.ID, nil); err != nil || got.State != model.Suspended {
-		t.Fatalf("suspending: %s, %v", got.State, err)
+		t.Fatalf("after the suspension the VM is %s: %v", got.State, err)
 	}
 }
 
 func (d *daemon) resume(t *testing.T, v model.VM) {
 	t.Helper()
 	if got, err := d.Resume(t.Context(), v.ID, nil); err != nil || got.State != model.Running {
-		t.Fatalf("resuming: %s, %v", got.State, err)
+		t.Fatalf("after the resume the VM is %s: %v", got.State, err)
 	}
 }
 
-// bring brings a running VM into another state.
-func (d *daemon) bring(t *testing.T, v model.VM, to model.State) {
+// bringTo brings a running VM into another state.
+func (d *daemon) bringTo(t *testing.T, v model.VM, to model.State) {
 	t.Helper()
 	switch to {
 	case model.Paused:
@@ -176,7 +178,7 @@ func (d *daemon) bring(t *testing.T, v model.VM, to model.State) {
 			t.Fatal(err)
 		}
 	case model.Failed:
-		d.bring(t, v, model.Stopped)
+		d.bringTo(t, v, model.Stopped)
 		d.failing("do agent", errBoom)
 		d.Start(t.Context(), v.ID, model.Start{}, nil)
 		d.failing("do agent", nil)
@@ -186,22 +188,22 @@ func (d *daemon) bring(t *testing.T, v model.VM, to model.State) {
 		d.failing("signal", nil)
 	}
 	if got := d.state(t, v.ID); got != to {
-		t.Fatalf("it is %s, not %s", got, to)
+		t.Fatalf("the VM was to be brought to %s, but it is %s", to, got)
 	}
 }
 
-// fork forks a VM and expects that all children come up.
+// fork forks a VM. All children must start.
 func (d *daemon) fork(t *testing.T, v model.VM, req model.Fork) []model.VM {
 	t.Helper()
 	forked, err := d.Fork(t.Context(), v.ID, req, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return born(t, forked)
+	return childrenOf(t, forked)
 }
 
-// born returns children that have all come up.
-func born(t *testing.T, forked model.Forked) (children []model.VM) {
+// childrenOf returns the children of a fork or restore. All of them must have started.
+func childrenOf(t *testing.T, forked model.Forked) (children []model.VM) {
 	t.Helper()
 	for _, c := range forked.Children {
 		if c.VM == nil || c.Error != "" {
@@ -228,7 +230,7 @@ func (d *daemon) restore(t *testing.T, ref string, req model.Restore) []model.VM
 	if err != nil {
 		t.Fatal(err)
 	}
-	return born(t, forked)
+	return childrenOf(t, forked)
 }
 
 func (d *daemon) state(t *testing.T, ref string) model.State {
@@ -240,7 +242,8 @@ func (d *daemon) state(t *testing.T, ref string) model.State {
 	return v.State
 }
 
-// startSteps are the steps of a start here. Each but "template", which does not fail, has a hook that makes it fail.
+// startSteps are the steps of a start in these tests. Each has a hook that makes it fail, except
+// "template", which cannot fail.
 var startSteps = []string{
 	"preflight", "run-dir", "initramfs", "origin", "system-disk", "prepare/one", "prepare/two", "vmm", "agent", "template", "assume", "post-start/one", "post-start/two",
 }

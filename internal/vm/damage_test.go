@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// damages are what can happen to a file, besides other times, which are no damage.
+// damages are what can happen to a file. A change of its times alone is no damage.
 var damages = []struct {
 	name string
 	do   func(*testing.T, string)

@@ -12,10 +12,10 @@ import (
 
 func (d *daemon) find(ref string) (*entry, error) { return d.core.records.find(ref) }
 
-// pool is the manager's templates with what tests may do to them.
+// pool is the manager's template pool, with what tests may do to it.
 func (d *daemon) pool() template.Control { return template.Control{Pool: d.Manager.Templates()} }
 
-// specFor is the complete spec of a VM that would be created by a request.
+// specFor is the complete spec of the VM that a request would create.
 func (d *daemon) specFor(t *testing.T, req model.Create) model.Spec {
 	t.Helper()
 	spec := d.fill(req)

@@ -17,13 +17,14 @@ var childHooks = []string{
 	"do post-start/two", "store running",
 }
 
-// TestCaptureFails fails each part of saving the parent: it goes on, and nothing is left.
+// TestCaptureFails makes each part of saving the parent fail. The parent continues, and nothing is
+// left.
 func TestCaptureFails(t *testing.T) {
 	t.Parallel()
 	for _, state := range []model.State{model.Running, model.Paused} {
 		for _, hook := range []string{"freeze", "froze", "save", "still", "shape"} {
 			if state == model.Paused && strings.HasPrefix(hook, "fr") {
-				continue // its processes are held already
+				continue // its processes are already frozen
 			}
 			t.Run(string(state)+"/"+hook, func(t *testing.T) {
 				t.Parallel()
@@ -49,15 +50,16 @@ func TestCaptureFails(t *testing.T) {
 					d.wantPaused(t, v)
 					d.resume(t, v)
 				}
-				d.goesOn(t, v)
-				d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
+				d.wantContinues(t, v)
+				d.wantFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
 			})
 		}
 	}
 }
 
-// TestParentThatCannotGoOn has a guest that does not let its processes go on after it was saved: there is no fork, and whoever comes next tries again.
-func TestParentThatCannotGoOn(t *testing.T) {
+// TestParentThatCannotBeThawed makes the thaw of a saved parent fail. There is no fork, and the
+// next operation thaws the parent.
+func TestParentThatCannotBeThawed(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -74,11 +76,11 @@ func TestParentThatCannotGoOn(t *testing.T) {
 	if _, err := d.Rename(t.Context(), "b", "a"); err != nil {
 		t.Error(err)
 	}
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 	h.wantFiles(t, before)
 }
 
-// TestForkEndsWithTheParent that dies while it is saved.
+// TestForkEndsWithTheParent ends the parent while it is saved.
 func TestForkEndsWithTheParent(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"freeze", "still"} {
@@ -102,7 +104,8 @@ func TestForkEndsWithTheParent(t *testing.T) {
 	}
 }
 
-// TestChildrenFail fails each part of making a child: nothing of it is left, whatever is to become of the children, and the parent does not mind.
+// TestChildrenFail makes each part of making a child fail. Nothing is left of the children, and
+// the parent is not affected.
 func TestChildrenFail(t *testing.T) {
 	t.Parallel()
 	for i, hook := range childHooks {
@@ -111,13 +114,13 @@ func TestChildrenFail(t *testing.T) {
 			h := newHost(t)
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
-			d.suspend(t, v) // of which a fork needs none of the hooks
+			d.suspend(t, v) // so that saving the parent calls none of the hooks
 			before := h.files()
 			h.failing(hook, errBoom)
 			req := model.Fork{Count: 2, Remove: []model.RemovePolicy{model.RemoveNever, model.RemoveOnStop, model.RemoveOnDetach}[i%3]}
 			forked, err := d.Fork(t.Context(), "a", req, nil)
 			if err != nil || len(forked.Children) != 2 {
-				t.Fatalf("%+v, %v", forked, err)
+				t.Fatalf("two children are to be reported, not %+v, %v", forked, err)
 			}
 			for _, c := range forked.Children {
 				claim(t, c.VM == nil, "the child %s has started", c.Name)
@@ -129,15 +132,16 @@ func TestChildrenFail(t *testing.T) {
 			d.wantVMs(t, 1)
 			h.wantStored(t, 0)
 			for _, child := range d.fork(t, v, req) {
-				d.isFork(t, child, v, "work of a")
+				d.wantFork(t, child, v, "work of a")
 			}
 			d.resume(t, v)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 		})
 	}
 }
 
-// TestStuckChildIsListed has a child whose machine will not end: that stays to be seen, and goes when the cause does.
+// TestStuckChildIsListed has a failed child whose machine survives being killed. The child stays
+// listed until it can be deleted.
 func TestStuckChildIsListed(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -148,7 +152,7 @@ func TestStuckChildIsListed(t *testing.T) {
 	h.failing("signal", errBoom)
 	forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "b"}, nil)
 	if err != nil || forked.Children[0].VM != nil {
-		t.Fatalf("%+v, %v", forked, err)
+		t.Fatalf("the child must fail alone: %+v, %v", forked, err)
 	}
 	d.wantState(t, "b", model.Broken)
 	h.failing("signal", nil)
@@ -157,15 +161,16 @@ func TestStuckChildIsListed(t *testing.T) {
 	}
 	h.wantFiles(t, before)
 	h.wantMachines(t, 1)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestCancelledFork has whoever forks a VM change their mind at each moment: there are no children, and the parent goes on.
+// TestCancelledFork cancels a fork at each moment. There are no children, and the parent
+// continues.
 func TestCancelledFork(t *testing.T) {
 	t.Parallel()
 	for _, hook := range append([]string{"freeze", "froze", "save", "still", "thaw"}, childHooks...) {
 		if strings.HasPrefix(hook, "store") && hook != "store creating" || hook == "do preflight" || hook == "restore" || hook == "do vmm" {
-			continue // they do not look at the context, and those around them stand for them
+			continue // these hooks ignore the context, and their neighbours are tested
 		}
 		t.Run(hook, func(t *testing.T) {
 			t.Parallel()
@@ -189,7 +194,7 @@ func TestCancelledFork(t *testing.T) {
 			got := <-results
 			for _, c := range got.Children {
 				if c.VM != nil {
-					t.Errorf("a child: %+v", c)
+					t.Errorf("the cancelled fork has the child %+v", c)
 				}
 			}
 			claim(t, got.err != nil || len(got.Children) == 2, "the fork reports %d of 2 children", len(got.Children))
@@ -197,12 +202,13 @@ func TestCancelledFork(t *testing.T) {
 			h.wantMachines(t, 1)
 			d.wantVMs(t, 1)
 			h.wantStored(t, 0)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 		})
 	}
 }
 
-// TestParentIsFreeWhileChildrenStart: the fork does not keep it longer than it takes to save it, and it may go away meanwhile.
+// TestParentIsFreeWhileChildrenStart checks that a fork holds its parent only while it saves it.
+// The parent can then even be deleted.
 func TestParentIsFreeWhileChildrenStart(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -224,14 +230,15 @@ func TestParentIsFreeWhileChildrenStart(t *testing.T) {
 		t.Error(err)
 	}
 	release()
-	for _, child := range born(t, <-results) {
-		d.isFork(t, child, v, "work of a")
+	for _, child := range childrenOf(t, <-results) {
+		d.wantFork(t, child, v, "work of a")
 	}
 	d.wantVMs(t, 2)
 	h.wantStored(t, 0)
 }
 
-// TestChildIsDeletedWhileItStarts takes nothing from the others.
+// TestChildIsDeletedWhileItStarts checks that the deletion of a starting child does not affect its
+// siblings.
 func TestChildIsDeletedWhileItStarts(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -249,7 +256,8 @@ func TestChildIsDeletedWhileItStarts(t *testing.T) {
 		results <- forked
 	}()
 	waitFor(t, func() bool { return h.called("do agent") == calls+2 })
-	if err := d.Delete(t.Context(), "a-1", true, nil); err != nil && fault.KindOf(err) != fault.NotFound { // it may take itself away first
+	// The child may remove itself first.
+	if err := d.Delete(t.Context(), "a-1", true, nil); err != nil && fault.KindOf(err) != fault.NotFound {
 		t.Error(err)
 	}
 	release()
@@ -257,42 +265,44 @@ func TestChildIsDeletedWhileItStarts(t *testing.T) {
 	deleted := forked.Children[0]
 	claim(t, deleted.VM == nil, "the deleted child has started: %+v", deleted.VM)
 	claim(t, deleted.Error != "", "the deleted child is reported without an error")
-	d.isFork(t, *forked.Children[1].VM, v, "work of a")
+	d.wantFork(t, *forked.Children[1].VM, v, "work of a")
 	d.wantVMs(t, 2)
 	h.wantMachines(t, 2)
 }
 
-// TestForkWithoutItsImage that was deleted by hand.
+// TestForkWithoutItsImage forks a VM whose image or kernel was deleted by hand.
 func TestForkWithoutItsImage(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	for _, id := range []string{"id-of-img", "id-of-krn"} {
-		h.delete(id, true)
+		h.setGone(id, true)
 		forked, err := d.Fork(t.Context(), "a", model.Fork{}, nil)
 		if err != nil || forked.Children[0].VM != nil {
 			t.Errorf("a fork without %s: %+v, %v", id, forked, err)
 		}
 		d.wantVMs(t, 1)
 		h.wantStored(t, 0)
-		h.delete(id, false)
+		h.setGone(id, false)
 	}
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestForkOnAFullDisk fails for want of room for the parent's copy, or for a child's.
+// TestForkOnAFullDisk fills the disk so that there is no room for the parent's copy, or for a
+// child's.
 func TestForkOnAFullDisk(t *testing.T) {
 	for name, leave := range map[string]model.Bytes{"copy": model.MiB, "child": 7 * model.MiB} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
-			fill, free := h.small(h.layout.State, 48*model.MiB)
+			fill, free := h.smallFilesystem(h.layout.State, 48*model.MiB)
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
-			h.litter(v, 4*model.MiB)
+			h.occupy(v, 4*model.MiB)
 			before := h.files()
 			fill(leave)
-			forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil) // of two, one could use up the room in which to record that the other is gone
+			// Of two children, one could use up the room in which to record the other's removal.
+			forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil)
 			if name == "copy" {
 				wantDiskFull(t, err)
 			} else {
@@ -308,10 +318,10 @@ func TestForkOnAFullDisk(t *testing.T) {
 			d.wantVMs(t, 1)
 			h.wantStored(t, 0)
 			h.wantMachines(t, 1)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 			free()
 			for _, child := range d.fork(t, v, model.Fork{Count: 2}) {
-				d.isFork(t, child, v, "work of a")
+				d.wantFork(t, child, v, "work of a")
 			}
 		})
 	}

@@ -23,24 +23,24 @@ func TestFork(t *testing.T) {
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a", WorkDiskSize: ptr(64 * model.MiB), Labels: map[string]string{"of": "parent"}})
 			if state != model.Running {
-				d.bring(t, v, state)
+				d.bringTo(t, v, state)
 			}
 			before := h.files()
 			var mu sync.Mutex
-			var said []string
+			var reported []string
 			forked, err := d.Fork(t.Context(), "a", model.Fork{Count: 3, Labels: map[string]string{"of": "child"}}, func(e step.Event) {
 				mu.Lock()
 				defer mu.Unlock()
-				said = append(said, fmt.Sprint(e.Step, " ", e.Phase))
+				reported = append(reported, fmt.Sprint(e.Step, " ", e.Phase))
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			claim(t, (forked.Pause > 0) == (state == model.Running), "a parent that is %s was halted for %v", state, forked.Pause)
-			if want := []string{"capture started", "capture done", "pause done", "child done", "child done", "child done"}; !slices.Equal(said, want) {
-				t.Errorf("said %v, not %v", said, want)
+			if want := []string{"capture started", "capture done", "pause done", "child done", "child done", "child done"}; !slices.Equal(reported, want) {
+				t.Errorf("the fork reported %q, not %q", reported, want)
 			}
-			children := born(t, forked)
+			children := childrenOf(t, forked)
 			for i, child := range children {
 				name := fmt.Sprint("a-", i+1)
 				equal(t, "the child's name", child.Spec.Name, name)
@@ -48,7 +48,7 @@ func TestFork(t *testing.T) {
 				equal(t, "the removal policy of "+name, child.Spec.Remove, model.RemoveNever)
 				wantOriginOf(t, child, model.FromFork, v.ID)
 				equal(t, "the name of the origin of "+name, child.Boot.Origin.Name, "a")
-				d.isFork(t, child, v, "work of a")
+				d.wantFork(t, child, v, "work of a")
 				if _, err := os.Stat(h.layout.VM(child.ID).WorkDisk()); err != nil {
 					t.Error(err)
 				}
@@ -56,7 +56,7 @@ func TestFork(t *testing.T) {
 			d.wantState(t, "a", state)
 			h.wantStored(t, 0)
 			h.work(children[0], "of its own")
-			d.isFork(t, children[1], v, "work of a")
+			d.wantFork(t, children[1], v, "work of a")
 			for _, child := range children {
 				if err := d.Delete(t.Context(), child.ID, true, nil); err != nil {
 					t.Error(err)
@@ -66,13 +66,14 @@ func TestFork(t *testing.T) {
 			if state != model.Running {
 				d.resume(t, v)
 			}
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 		})
 	}
 }
 
-// TestForkIsAsItsParentRuns: with what a change has brought about, and without what waits for the next start.
-func TestForkIsAsItsParentRuns(t *testing.T) {
+// TestForkHasTheRunningSpec checks that a fork has the changes that its parent has applied, and
+// not those that wait for its next start.
+func TestForkHasTheRunningSpec(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -82,7 +83,7 @@ func TestForkIsAsItsParentRuns(t *testing.T) {
 		Labels: map[string]string{"of": "parent"}, IdleSuspend: ptr(time.Hour),
 	})
 	if err != nil || !slices.Equal(changed.Applied, []string{"disk_size", "labels", "idle_suspend"}) {
-		t.Fatalf("%+v, %v", changed, err)
+		t.Fatalf("the parent must apply the disk size, the labels and the idle time: %+v, %v", changed, err)
 	}
 	check := func(child model.VM, err error) {
 		t.Helper()
@@ -110,11 +111,11 @@ func TestForkIsAsItsParentRuns(t *testing.T) {
 	h.wantOnDisk(t, got, "work of a")
 	check(got, nil)
 	if got, _ := d.Get("a"); !slices.Equal(got.Pending, []string{"env", "image", "vcpus"}) {
-		t.Errorf("pending for the parent: %v", got.Pending)
+		t.Errorf("the parent has the pending changes %v", got.Pending)
 	}
 }
 
-// TestForkOfAFork and so on, while its ancestors go away.
+// TestForkOfAFork forks forks, and deletes each parent.
 func TestForkOfAFork(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -122,19 +123,20 @@ func TestForkOfAFork(t *testing.T) {
 	parent := d.worker(t, model.Create{Name: "a"})
 	for _, name := range []string{"b", "c", "d"} {
 		child := d.fork(t, parent, model.Fork{Name: name})[0]
-		d.isFork(t, child, parent, h.worked(parent))
+		d.wantFork(t, child, parent, h.workOf(parent))
 		h.work(child, "work of "+name)
 		if err := d.Delete(t.Context(), parent.ID, true, nil); err != nil {
 			t.Error(err)
 		}
 		parent = child
 	}
-	equal(t, "the number of the guest's forks", h.look(parent).Forks, 3)
+	equal(t, "the number of the guest's forks", h.memoryOf(parent).Forks, 3)
 	d.wantVMs(t, 1)
-	d.goesOn(t, parent)
+	d.wantContinues(t, parent)
 }
 
-// TestForkWhileWriting forks a VM that writes to its disk after that was copied for the first time, or does not.
+// TestForkWhileWriting forks a VM whose guest writes to its disk after the first copy, or does
+// not.
 func TestForkWhileWriting(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -172,13 +174,13 @@ func TestForkWhileWriting(t *testing.T) {
 			}()
 			children := d.fork(t, v, model.Fork{Name: "x"})
 			<-done
-			d.isFork(t, children[0], v, work)
+			d.wantFork(t, children[0], v, work)
 			h.wantWork(t, v, work)
 		})
 	}
 }
 
-// TestRemovalOfForks: children go as they were asked to.
+// TestRemovalOfForks checks that each child follows its own removal policy.
 func TestRemovalOfForks(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -195,12 +197,12 @@ func TestRemovalOfForks(t *testing.T) {
 	d.wantState(t, "stays", model.Stopped)
 	h.wantOnDisk(t, stays, "work of a")
 	if _, err := d.Get("goes"); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("goes: %v", err)
+		t.Errorf("the VM with the policy remove-on-stop still exists after its stop: %v", err)
 	}
 	d.die()
 	d = h.daemon()
 	_, err := d.Get(detached.ID)
 	wantKind(t, "getting the detached VM", err, fault.NotFound)
 	h.wantMachines(t, 1)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }

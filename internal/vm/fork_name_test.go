@@ -11,8 +11,9 @@ import (
 	"banger/internal/model"
 )
 
-// TestForkToTakenNames does not even halt the parent when no child could have its name.
-func TestForkToTakenNames(t *testing.T) {
+// TestForkToTakenNamesFreezesNothing checks that a fork does not even freeze the parent when all
+// the names are taken.
+func TestForkToTakenNamesFreezesNothing(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -35,7 +36,7 @@ func TestForkToTakenNames(t *testing.T) {
 	_, err = d.CreateSnapshot(t.Context(), "a", "s", nil)
 	wantKind(t, "a second snapshot of the name", err, fault.Exists)
 	h.wantCalls(t, "freeze", halts)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
 func TestNamesOfForks(t *testing.T) {
@@ -65,7 +66,7 @@ func TestNamesOfForks(t *testing.T) {
 	}
 }
 
-// TestForkWithoutAName gives children random names.
+// TestForkWithoutAName checks that a child without a name gets a random one.
 func TestForkWithoutAName(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -74,11 +75,11 @@ func TestForkWithoutAName(t *testing.T) {
 	child := d.fork(t, v, model.Fork{})[0]
 	claim(t, child.Spec.Name != "", "the child has no name")
 	claim(t, child.Spec.Name != "a", "the child has its parent's name")
-	d.isFork(t, child, v, "work of a")
+	d.wantFork(t, child, v, "work of a")
 }
 
-// TestTakenNames fails the children whose names are taken, and no others.
-func TestTakenNames(t *testing.T) {
+// TestForkToSomeTakenNames checks that only the children whose names are taken fail.
+func TestForkToSomeTakenNames(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -95,16 +96,16 @@ func TestTakenNames(t *testing.T) {
 		claim(t, (c.Error != "") == fails, "child %d has the error %q, but must fail: %v", i+1, c.Error, fails)
 		claim(t, (c.Hint != "") == fails, "child %d has the hint %q, but must fail: %v", i+1, c.Hint, fails)
 		if c.VM != nil {
-			d.isFork(t, *c.VM, v, "work of a")
+			d.wantFork(t, *c.VM, v, "work of a")
 			d.Delete(t.Context(), c.Name, true, nil)
 		}
 	}
 	h.wantFiles(t, before)
 	d.wantVMs(t, 2)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestForksRaceForNames has two forks of one VM and a create ask for the same names.
+// TestForksRaceForNames has several forks of one VM request the same names.
 func TestForksRaceForNames(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -125,18 +126,18 @@ func TestForksRaceForNames(t *testing.T) {
 	for _, forked := range results {
 		for i, c := range forked.Children {
 			if want := fmt.Sprint("b-", i+1); c.Name != want {
-				t.Errorf("%q instead of %q", c.Name, want)
+				t.Errorf("a child is named %q, not %q", c.Name, want)
 			}
 			if c.VM != nil {
 				won[c.Name]++
-				d.isFork(t, *c.VM, v, "work of a")
+				d.wantFork(t, *c.VM, v, "work of a")
 			} else if !strings.Contains(c.Error, "exists") {
-				t.Errorf("%+v", c)
+				t.Errorf("the child %s failed with %q, not because the name exists", c.Name, c.Error)
 			}
 		}
 	}
 	claim(t, maps.Equal(won, map[string]int{"b-1": 1, "b-2": 1}), "each name must be won once, but won are %v", won)
 	d.wantVMs(t, 3)
 	h.wantMachines(t, 3)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }

@@ -19,12 +19,12 @@ import (
 	"banger/internal/vmm"
 )
 
-// guest is what a guest keeps in its memory: it goes where that goes.
+// guest is what a guest has in its memory. It is part of every copy of the memory.
 type guest struct {
 	Assumed, Frozen bool
-	Forks           int    // identities after the first
-	Name            string // of the host that it is
-	Data            string // what its processes have
+	Forks           int    // how many identities it had before
+	Name            string // its host name
+	Data            string // of its processes
 }
 
 // inGuest changes what a guest has in its memory, and returns it.
@@ -47,16 +47,16 @@ func (h *host) inGuest(id string, change func(*guest)) guest {
 	return g
 }
 
-// look returns what a guest has in its memory.
-func (h *host) look(v model.VM) guest {
+// memoryOf returns what a guest has in its memory.
+func (h *host) memoryOf(v model.VM) guest {
 	h.t.Helper()
 	return h.inGuest(v.ID, func(*guest) {})
 }
 
-// workPlace is where on its system disk a guest keeps its work: beyond what mkfs writes.
+// workPlace is where a guest has its work on its system disk: beyond what mkfs writes.
 const workPlace = 50 << 20
 
-// work has a guest do something that is in its memory and on its disk.
+// work makes a guest put a text in its memory and on its disk.
 func (h *host) work(v model.VM, text string) {
 	h.t.Helper()
 	h.inGuest(v.ID, func(g *guest) { g.Data = text })
@@ -70,17 +70,17 @@ func (h *host) work(v model.VM, text string) {
 	}
 }
 
-// worked returns what the guest of a running VM has done, which must be the same in its memory and on its disk.
-func (h *host) worked(v model.VM) string {
+// workOf returns the work of a running VM's guest, which must be the same in memory and on disk.
+func (h *host) workOf(v model.VM) string {
 	h.t.Helper()
-	memory, disk := h.look(v).Data, h.onDisk(v)
+	memory, disk := h.memoryOf(v).Data, h.onDisk(v)
 	if memory != disk {
 		h.t.Errorf("%s has %q in its memory and %q on its disk", v.Spec.Name, memory, disk)
 	}
 	return memory
 }
 
-// onDisk returns what the guest has done, as far as that is on its disk.
+// onDisk returns the part of the guest's work that is on its disk.
 func (h *host) onDisk(v model.VM) string {
 	h.t.Helper()
 	f, err := os.Open(h.layout.VM(v.ID).SystemDisk())
@@ -97,8 +97,8 @@ func (h *host) onDisk(v model.VM) string {
 	return string(text)
 }
 
-// workOn writes to a VM's work disk, and workIn returns what was written.
-func (h *host) workOn(v model.VM, text string) {
+// writeWorkDisk writes to a VM's work disk.
+func (h *host) writeWorkDisk(v model.VM, text string) {
 	h.t.Helper()
 	f, err := os.OpenFile(h.layout.VM(v.ID).WorkDisk(), os.O_WRONLY, 0)
 	if err == nil {
@@ -110,7 +110,8 @@ func (h *host) workOn(v model.VM, text string) {
 	}
 }
 
-func (h *host) workIn(v model.VM) string {
+// readWorkDisk returns what writeWorkDisk has written. It returns "" if there is no work disk.
+func (h *host) readWorkDisk(v model.VM) string {
 	h.t.Helper()
 	f, err := os.Open(h.layout.VM(v.ID).WorkDisk())
 	if errors.Is(err, os.ErrNotExist) {
@@ -128,13 +129,13 @@ func (h *host) workIn(v model.VM) string {
 	return string(text)
 }
 
-// agent is the client of the agent in one guest. The agent behaves as the real one does.
+// agent is the client of the agent in one guest. This stand-in behaves as the real agent does.
 type agent struct {
 	s    *session
 	dial machine.Dialer
 }
 
-// reach waits until the guest answers, and returns whose it is. Then it does what the test asked for.
+// reach waits until the guest answers, and returns the id of its machine. It also calls a hook.
 func (a *agent) reach(ctx context.Context, hook string) (id string, err error) {
 	conn, err := a.dial(ctx)
 	if err != nil {
@@ -226,7 +227,7 @@ func (a *agent) PowerOff(ctx context.Context) error {
 		return err
 	}
 	if a.s.inGuest(id, func(*guest) {}).Frozen {
-		return fault.New(fault.WrongState, "the processes are held")
+		return fault.New(fault.WrongState, "the processes are frozen")
 	}
 	a.s.computer.End(id, vmm.Exit{Reason: vmm.ExitPowerOff})
 	return nil
@@ -237,7 +238,7 @@ func (a *agent) Resize(ctx context.Context, serial string, _ model.Bytes) error 
 	return err
 }
 
-// Upgrade runs commands, which do nothing.
+// Upgrade accepts commands, which do nothing.
 func (a *agent) Upgrade(ctx context.Context, route string) (net.Conn, error) {
 	if route != "/v1/exec" {
 		return nil, errors.ErrUnsupported

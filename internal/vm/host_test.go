@@ -29,10 +29,11 @@ import (
 	"banger/internal/vmm/fake"
 )
 
-// The manager is tested with a real store, real disks and real folders. Only the machine (the fake driver's) and its agent are stand-ins, so that every step can be
-// made to fail, hang or be cut off; end-to-end tests do the same with real machines where that is possible.
+// The manager is tested with a real store, real disks and real directories. Only the machine, from
+// the fake driver, and its agent are stand-ins. So every step can fail, hang or be interrupted.
+// End-to-end tests do the same with real machines where that is possible.
 
-// host is what outlives a daemon: the machines that run, and what each hook is told to do.
+// host is what outlives a daemon: the running machines, and what each hook must do.
 type host struct {
 	t        *testing.T
 	layout   paths.Layout
@@ -41,21 +42,21 @@ type host struct {
 	file     string           // stands for the image, the kernel and the initramfs
 	fail     map[string]error // by hook: "do agent", "undo prepare/cap", ...
 	block    map[string]chan struct{}
-	killAt   *stopAt // at one of the coming hooks, whichever it is; nil for none
+	killAt   *stopAt // at which the daemon is killed; nil for none
 	calls    []string
-	guest    proto.Assume    // what the last guest was told to be
-	records  map[string]bool // ids of VMs that the store has heard of: machines of others are templates in the making
+	guest    proto.Assume    // the last identity that a guest got
+	records  map[string]bool // ids of VMs with a record; other machines belong to templates
 	gone     map[string]bool // images and kernels that were deleted
 
-	answersButton bool            // guests power off by their power button
+	answersButton bool            // guests react to the power button
 	homes         bool            // VMs can have work disks
 	version       string          // of the driver
-	oneCPU        string          // what the driver says about guests with an init
+	oneCPU        string          // why the driver recommends one vCPU for guests with an init
 	accel         string          // of the driver; "" for one of its own
 	templates     template.Config // of the daemons; off unless a test turns them on
 	keeps         bool            // machines that boot are kept as templates
 
-	more    func(*session) []machine.Capability // capabilities besides those that every daemon has; may be nil
+	more    func(*session) []machine.Capability // further capabilities; may be nil
 	drivers func(driver) *vmm.Registry          // of the daemons; nil: the fake driver alone
 }
 
@@ -66,14 +67,14 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	layout := paths.At(t.TempDir(), os.Getuid())
-	t.Cleanup(func() { os.RemoveAll(layout.Runtime) }) // elsewhere when the test's name is long
+	t.Cleanup(func() { os.RemoveAll(layout.Runtime) }) // it is elsewhere if the test's name is long
 	return &host{
 		t: t, layout: layout, computer: fake.NewHost(), file: file, fail: map[string]error{}, block: map[string]chan struct{}{},
 		records: map[string]bool{}, gone: map[string]bool{}, version: "1.0", templates: template.Config{Off: true},
 	}
 }
 
-// hook notes a call and does what the test asked for.
+// hook records a call and does what the test has set for it.
 func (h *host) hook(ctx context.Context, name string) error {
 	h.mu.Lock()
 	h.calls = append(h.calls, name)
@@ -118,13 +119,13 @@ func (h *host) hanging(name string) (release func()) {
 
 // stopAt is a hook that waits.
 type stopAt struct {
-	left    int // hooks up to it
+	left    int // how many hooks come before it
 	name    string
 	reached chan struct{}
 	gate    chan struct{}
 }
 
-// pass returns what the hook has to wait for, if it is to wait. The host's mutex guards it.
+// pass returns the gate to wait for, or nil. The caller holds the host's mutex.
 func (s *stopAt) pass(name string) chan struct{} {
 	if s == nil || s.left == 0 {
 		return nil
@@ -137,7 +138,7 @@ func (s *stopAt) pass(name string) chan struct{} {
 	return s.gate
 }
 
-// reporter makes hooks of the steps that an operation reports.
+// reporter makes a hook of each step that an operation reports.
 func (h *host) reporter() step.Reporter {
 	return func(e step.Event) {
 		_ = h.hook(context.Background(), fmt.Sprintf("report %s %s %s", e.Phase, e.Step, e.Detail))
@@ -158,7 +159,7 @@ func (h *host) called(name string) int {
 
 func (h *host) running() int { return len(h.computer.Running()) }
 
-// end ends a VM's machine as if by itself.
+// end ends a VM's machine as if it had ended by itself.
 func (h *host) end(v model.VM, why vmm.ExitReason) {
 	h.t.Helper()
 	if !h.computer.End(v.ID, vmm.Exit{Reason: why}) {
@@ -166,8 +167,8 @@ func (h *host) end(v model.VM, why vmm.ExitReason) {
 	}
 }
 
-// delete makes an image or a kernel disappear, or come back.
-func (h *host) delete(id string, gone bool) {
+// setGone makes an image or a kernel disappear or return.
+func (h *host) setGone(id string, gone bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.gone[id] = gone
@@ -182,7 +183,8 @@ func (h *host) isGone(id string) error {
 	return nil
 }
 
-// files lists what is below the state and run folders, apart from the database and from logs, which stay to tell why a start failed.
+// files lists the files in the state and runtime directories. It omits the database, and logs,
+// which stay after a failed start.
 func (h *host) files() []string {
 	var found []string
 	for _, root := range []string{h.layout.VMs(), filepath.Dir(h.layout.VM("x").Run)} {
@@ -196,11 +198,11 @@ func (h *host) files() []string {
 	return found
 }
 
-// filesOf lists the files of VMs.
+// filesOf lists the files of some VMs.
 func (h *host) filesOf(vms ...model.VM) (files []string) {
 	for _, path := range h.files() {
 		for _, v := range vms {
-			if !slices.Equal(h.without([]string{path}, v), []string{path}) {
+			if !slices.Equal(h.pathsWithout([]string{path}, v), []string{path}) {
 				files = append(files, path)
 			}
 		}
@@ -208,8 +210,8 @@ func (h *host) filesOf(vms ...model.VM) (files []string) {
 	return files
 }
 
-// without is what is left of a list of paths without those of a VM.
-func (h *host) without(paths []string, v model.VM) []string {
+// pathsWithout returns paths except those of a VM.
+func (h *host) pathsWithout(paths []string, v model.VM) []string {
 	files := h.layout.VM(v.ID)
 	return slices.DeleteFunc(slices.Clone(paths), func(path string) bool {
 		return strings.HasPrefix(path, files.Dir) || strings.HasPrefix(path, files.Run)
@@ -232,8 +234,8 @@ func (h *host) stored() []string {
 	return found
 }
 
-// open lists the files of the host that this process has open, but for the database.
-func (h *host) open() (open []string) {
+// openFiles lists the files of the host that this process has open, except the database.
+func (h *host) openFiles() (open []string) {
 	h.t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -248,23 +250,23 @@ func (h *host) open() (open []string) {
 	return open
 }
 
-// closesAll waits until no file of the host is open any more: disks are synced in the background after a start, and templates looked at.
-func (h *host) closesAll(t *testing.T) {
+// waitClosed waits until no file of the host is open. Starts sync disks and inspect templates in
+// the background.
+func (h *host) waitClosed(t *testing.T) {
 	t.Helper()
-	waitFor(t, func() bool { return len(h.open()) == 0 })
+	waitFor(t, func() bool { return len(h.openFiles()) == 0 })
 }
 
-// held is the file that a capability makes.
+// held is the file that a capability makes for a VM.
 func (h *host) held(v model.VM, capability string) string { return h.heldBy(v.ID, capability) }
 
 func (h *host) heldBy(id, capability string) string {
 	return filepath.Join(h.layout.VM(id).Dir, "held-by-"+capability)
 }
 
-// small makes the host's folder for state, or its cache, a file system with little room. It returns functions that use up what is left, but for some bytes,
-// and give it back. Tests that use it do not run beside others: a process that one of those begins may have a file open, between its fork and
-// its exec, whose room shall be free by now.
-func (h *host) small(dir string, size model.Bytes) (fill func(leave model.Bytes), free func()) {
+// smallFilesystem mounts a small file system. fill uses up its room except for some bytes. Callers
+// cannot be parallel: another test's child process may keep a removed file open until its exec.
+func (h *host) smallFilesystem(dir string, size model.Bytes) (fill func(leave model.Bytes), free func()) {
 	h.t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		h.t.Fatal(err)
@@ -293,8 +295,8 @@ func (h *host) small(dir string, size model.Bytes) (fill func(leave model.Bytes)
 	return fill, func() { os.Remove(filler) }
 }
 
-// litter has a guest write something to its system disk that takes up room on the host.
-func (h *host) litter(v model.VM, size model.Bytes) {
+// occupy makes a guest write to its system disk, which uses up room on the host.
+func (h *host) occupy(v model.VM, size model.Bytes) {
 	h.t.Helper()
 	f, err := os.OpenFile(h.layout.VM(v.ID).SystemDisk(), os.O_WRONLY, 0)
 	if err == nil {
@@ -306,8 +308,8 @@ func (h *host) litter(v model.VM, size model.Bytes) {
 	}
 }
 
-// full makes a disk on which nothing can be stored of what the hooks stand for, and returns what gives it room again.
-func (h *host) full(hooks ...string) (free func()) {
+// fullDisk makes the writes behind some hooks fail, until free is called.
+func (h *host) fullDisk(hooks ...string) (free func()) {
 	for _, hook := range hooks {
 		h.failing(hook, errBoom)
 	}
@@ -325,13 +327,13 @@ func (h *host) command(name string, args ...string) {
 	}
 }
 
-// waitFor waits until something that another goroutine does has happened.
+// waitFor waits until another goroutine has done something.
 func waitFor(t *testing.T, done func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for !done() {
 		if time.Now().After(deadline) {
-			t.Fatal("it did not happen within a minute")
+			t.Fatal("the awaited event did not happen within a minute")
 		}
 		time.Sleep(time.Millisecond)
 	}

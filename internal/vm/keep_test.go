@@ -13,7 +13,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// keeping is a host whose daemons keep machines that boot, and have no time for anything else.
+// keeping is a host whose daemons keep booted machines as templates, and build nothing in the
+// background.
 func keeping(t *testing.T) (*host, *daemon) {
 	t.Helper()
 	h := newHost(t)
@@ -23,13 +24,13 @@ func keeping(t *testing.T) (*host, *daemon) {
 	return h, d
 }
 
-// TestKeep has the second start go on from the machine of the first, which has its own way.
+// TestKeep checks that the second VM starts from the machine of the first one, which continues.
 func TestKeep(t *testing.T) {
 	t.Parallel()
 	h, d := keeping(t)
 	first := d.started(t, model.Create{Name: "a", Env: map[string]string{"SECRET": "1"}})
 	h.work(first, "work of a")
-	waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
+	waitFor(t, func() bool { universal, _ := d.templateKinds(t); return universal == 1 })
 	wantOrigin(t, first, "")
 	h.wantCalls(t, "build do vmm", 0)
 	h.wantMachines(t, 1)
@@ -41,12 +42,12 @@ func TestKeep(t *testing.T) {
 	second := d.started(t, model.Create{Name: "b", Image: "other"})
 	wantOrigin(t, second, model.FromUniversal)
 	h.wantGuest(t, second, "b", 0)
-	equal(t, "what the second guest has of the first one's work", h.look(second).Data, "")
-	d.goesOn(t, first)
+	equal(t, "what the second guest has of the first one's work", h.memoryOf(second).Data, "")
+	d.wantContinues(t, first)
 }
 
-// TestKeepsNot has starts whose machines are not taken.
-func TestKeepsNot(t *testing.T) {
+// TestStartsThatAreNotKept checks which starts do not become templates.
+func TestStartsThatAreNotKept(t *testing.T) {
 	t.Parallel()
 	h, d := keeping(t)
 	h.templates.Off = true
@@ -60,7 +61,7 @@ func TestKeepsNot(t *testing.T) {
 	h.templates.Off = false
 	d = h.daemon()
 	d.busy()
-	d.running(t, v.ID) // with a disk that has been written to
+	d.start(t, v.ID) // with a disk that has been written to
 	cold := d.create(t, model.Create{Name: "b"})
 	if _, err := d.Start(t.Context(), cold.ID, model.Start{Cold: true}, nil); err != nil {
 		t.Fatal(err)
@@ -69,7 +70,8 @@ func TestKeepsNot(t *testing.T) {
 	h.wantStored(t, 0)
 }
 
-// TestKeepFails has the machine not be kept: the start succeeds, and nothing is left.
+// TestKeepFails makes the saving of a booted machine fail. The start succeeds, and nothing is
+// left.
 func TestKeepFails(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"save", "still"} {
@@ -78,28 +80,28 @@ func TestKeepFails(t *testing.T) {
 			h.failing(hook, errBoom)
 			v := d.started(t, model.Create{Name: "a"})
 			h.work(v, "work of a")
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 			h.wantStored(t, 0)
 			h.failing(hook, nil)
 			d.started(t, model.Create{Name: "b"})
-			waitFor(t, func() bool { universal, _ := d.kinds(t); return universal == 1 })
+			waitFor(t, func() bool { universal, _ := d.templateKinds(t); return universal == 1 })
 		})
 	}
 }
 
-// TestKeepOnAFullDisk does without.
+// TestKeepOnAFullDisk checks that a start succeeds when there is no room to keep its machine.
 func TestKeepOnAFullDisk(t *testing.T) {
 	h, d := keeping(t)
-	fill, _ := h.small(h.layout.Cache, 8*model.MiB)
+	fill, _ := h.smallFilesystem(h.layout.Cache, 8*model.MiB)
 	fill(0)
 	v := d.started(t, model.Create{Name: "a"})
 	h.work(v, "work of a")
-	d.goesOn(t, v)
-	h.closesAll(t)
+	d.wantContinues(t, v)
+	h.waitClosed(t)
 	h.wantStored(t, 0)
 }
 
-// TestKilledWhileKeeping leaves nothing half made.
+// TestKilledWhileKeeping checks that a killed daemon leaves no unfinished template.
 func TestKilledWhileKeeping(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"save", "still"} {
@@ -111,13 +113,14 @@ func TestKilledWhileKeeping(t *testing.T) {
 			h.wantMachines(t, 0)
 			h.wantStored(t, 0)
 			d.busy()
-			d.running(t, v.ID)
+			d.start(t, v.ID)
 		})
 	}
 }
 
-// TestEndsWhileKeeping has the machine end while it is kept, and then the daemon: no file stays open.
-func TestEndsWhileKeeping(t *testing.T) {
+// TestMachineEndsWhileItIsKept ends a machine while it is saved, and then the daemon. No file
+// stays open.
+func TestMachineEndsWhileItIsKept(t *testing.T) {
 	t.Parallel()
 	h, d := keeping(t)
 	v := d.create(t, model.Create{Name: "a"})
@@ -130,13 +133,13 @@ func TestEndsWhileKeeping(t *testing.T) {
 	select {
 	case err := <-errs:
 		if err == nil {
-			t.Error("it has started")
+			t.Error("the start succeeded although its machine ended")
 		}
 	case <-time.After(time.Minute):
-		t.Fatal("it does not end")
+		t.Fatal("the start does not end")
 	}
 	d.die()
-	if open := h.open(); slices.ContainsFunc(open, func(path string) bool { return path != h.file }) {
-		t.Errorf("open are %v", open)
+	if open := h.openFiles(); slices.ContainsFunc(open, func(path string) bool { return path != h.file }) {
+		t.Errorf("the ended daemon still has these files open: %v", open)
 	}
 }

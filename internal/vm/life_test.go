@@ -14,7 +14,7 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestPlan starts a VM and compares its timeline: the order of the steps is what a plan promises.
+// TestPlan compares the timeline of a start with the order of steps that the plan promises.
 func TestPlan(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
@@ -24,11 +24,12 @@ func TestPlan(t *testing.T) {
 		got = append(got, span.Name)
 	}
 	if !slices.Equal(got, startSteps) {
-		t.Errorf("got  %v\nwant %v", got, startSteps)
+		t.Errorf("the start had the steps\n%v, not\n%v", got, startSteps)
 	}
 }
 
-func TestLife(t *testing.T) {
+// TestLifecycle creates, starts, stops, restarts and deletes a VM.
+func TestLifecycle(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a", Env: map[string]string{"B": "vm"}})
@@ -50,13 +51,13 @@ func TestLife(t *testing.T) {
 	claim(t, len(got.Entropy) >= 32, "the guest got %d bytes of entropy: at least 32 are wanted", len(got.Entropy))
 	equal(t, "the number of files that capabilities contributed", len(got.Files), 2)
 	equal(t, "the length of the machine id", len(got.MachineID), 32)
-	var said []step.Event
-	if _, err := d.Start(t.Context(), v.ID[:6], model.Start{}, func(e step.Event) { said = append(said, e) }); err != nil {
+	var reported []step.Event
+	if _, err := d.Start(t.Context(), v.ID[:6], model.Start{}, func(e step.Event) { reported = append(reported, e) }); err != nil {
 		t.Errorf("starting again: %v", err)
 	}
-	wantSkipped(t, said)
-	if len(said) > 0 {
-		equal(t, "the reason for skipping", said[0].Detail, "already running")
+	wantSkipped(t, reported)
+	if len(reported) > 0 {
+		equal(t, "the reason for skipping", reported[0].Detail, "already running")
 	}
 	err = d.Delete(t.Context(), "a", false, nil)
 	wantKind(t, "deleting a running VM", err, fault.WrongState)
@@ -76,10 +77,10 @@ func TestLife(t *testing.T) {
 	h.wantFiles(t, nil)
 	h.wantMachines(t, 0)
 	if _, err := d.Get("a"); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("after deletion: %v", err)
+		t.Errorf("looking up the deleted VM returned %v", err)
 	}
-	claim(t, h.called("records [a]") > 0, "no capability was told of the VM")
-	claim(t, h.called("records []") > 0, "no capability was told that the VM is gone")
+	claim(t, h.called("records [a]") > 0, "no capability got the VM's record")
+	claim(t, h.called("records []") > 0, "no capability got the record's removal")
 }
 
 func TestRemoveOnStop(t *testing.T) {
@@ -107,7 +108,8 @@ func TestOneVMInOrderManyInParallel(t *testing.T) {
 			wantEnds(t, "the start", model.Running)(d.Start(t.Context(), name, model.Start{}, nil))
 		})
 	}
-	waitFor(t, func() bool { return h.called("do assume") == 3 }) // three at once; the second start of each waits
+	// Three start at once. The second start of each VM waits.
+	waitFor(t, func() bool { return h.called("do assume") == 3 })
 	release()
 	wg.Wait()
 	h.wantCalls(t, "do assume", 3)
@@ -138,12 +140,13 @@ func TestPrune(t *testing.T) {
 	d.wantVMs(t, 1)
 }
 
-// TestRunningHoldsItsImage has a running VM told to use another image: the one it runs on is in use until it stops.
+// TestRunningHoldsItsImage changes the image of a running VM. The image that the VM runs on is in
+// use until it stops.
 func TestRunningHoldsItsImage(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
 		t.Fatal(err)
 	}
@@ -152,10 +155,10 @@ func TestRunningHoldsItsImage(t *testing.T) {
 		return ids
 	}
 	if got := inUse(); !slices.Equal(got, []string{"id-of-img", "other"}) {
-		t.Errorf("while it runs: %v", got)
+		t.Errorf("while the VM runs, the images in use are %v", got)
 	}
 	d.Stop(t.Context(), "a", nil, nil)
 	if got := inUse(); !slices.Equal(got, []string{"other"}) {
-		t.Errorf("after it stopped: %v", got)
+		t.Errorf("after the VM's stop, the images in use are %v", got)
 	}
 }

@@ -58,7 +58,7 @@ func TestLockHonoursTheContext(t *testing.T) {
 	waitFor(t, func() bool { return l.queue() == 1 })
 	cancel()
 	if err := <-errs; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+		t.Errorf("the cancelled wait returned %v", err)
 	}
 	release()
 	if _, release, err := l.acquire(t.Context(), "after"); err != nil {
@@ -84,7 +84,7 @@ func TestCallOffEndsTheHolder(t *testing.T) {
 	}()
 	<-ctx.Done()
 	if fault.KindOf(context.Cause(ctx)) != fault.Canceled {
-		t.Errorf("called off with %v", context.Cause(ctx))
+		t.Errorf("the holder was cancelled with %v", context.Cause(ctx))
 	}
 	release()
 	<-done
@@ -95,12 +95,12 @@ func TestCallOffSparesOthers(t *testing.T) {
 	ctx, release, _ := l.acquire(t.Context(), "delete")
 	l.callOff(func(h string) bool { return h == "start" })
 	if ctx.Err() != nil {
-		t.Error("a delete was called off")
+		t.Error("a deletion was cancelled, although only starts may be")
 	}
 	release()
 }
 
-func TestClosedLockTurnsEverybodyAway(t *testing.T) {
+func TestClosedLockRefuses(t *testing.T) {
 	var l opLock
 	_, release, _ := l.acquire(t.Context(), "delete")
 	errs := make(chan error)
@@ -113,7 +113,7 @@ func TestClosedLockTurnsEverybodyAway(t *testing.T) {
 	release()
 	wantKind(t, "the operation that waited for a closed lock", <-errs, fault.NotFound)
 	if _, _, err := l.acquire(t.Context(), "late"); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("the late one got %v", err)
+		t.Errorf("an operation on a closed lock got %v", err)
 	}
 }
 
@@ -128,7 +128,7 @@ func TestLockUnderContention(t *testing.T) {
 				if _, release, err := l.acquire(ctx, "op"); err == nil {
 					held++
 					if held != 1 {
-						t.Errorf("%d hold the lock", held)
+						t.Errorf("%d operations hold the lock at once", held)
 					}
 					held--
 					release()

@@ -16,27 +16,27 @@ func TestNamesAndPrefixes(t *testing.T) {
 	wantKind(t, "a second VM of the name", err, fault.Exists)
 	h.wantCalls(t, "ensure image", 1) // for the first one alone
 	if _, err := d.Create(t.Context(), model.Create{Name: "A b"}, nil); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a bad name: %v", err)
+		t.Errorf("creating a VM with an invalid name returned %v", err)
 	}
 	if _, err := d.Rename(t.Context(), v.ID[:4], "new"); err != nil {
 		t.Error(err)
 	}
 	if _, err := d.Get("old"); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("the old name: %v", err)
+		t.Errorf("looking up the old name returned %v", err)
 	}
 	d.create(t, model.Create{Name: "old"})
 	if _, err := d.Rename(t.Context(), "old", "new"); fault.KindOf(err) != fault.Exists {
-		t.Errorf("renaming to a taken name: %v", err)
+		t.Errorf("renaming to a taken name returned %v", err)
 	}
 	other, _ := d.find("old")
 	if err := d.rewrite(t.Context(), other, func(o *model.VM) { o.Spec.Name = v.ID }); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := d.Get(v.ID); err != nil || got.ID != v.ID {
-		t.Errorf("the VM whose id another one is called: %+v, %v", got, err)
+		t.Errorf("an id that is also another VM's name must find its own VM, not %+v, %v", got, err)
 	}
 	if _, err := d.Get(""); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("no name at all: %v", err)
+		t.Errorf("looking up an empty name returned %v", err)
 	}
 	names := map[string]bool{}
 	var mu sync.Mutex

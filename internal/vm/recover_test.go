@@ -12,11 +12,12 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestKilledInEachStep ends the daemon in the middle of each step of a start: the next one takes away what was made.
+// TestKilledInEachStep kills the daemon in each step of a start. The next daemon removes what the
+// start has made.
 func TestKilledInEachStep(t *testing.T) {
 	for _, name := range startSteps {
 		if name == "run-dir" || name == "system-disk" || name == "template" {
-			continue // they have no place to hang; the store's writes around them are the same as elsewhere
+			continue // they have no hook to hang in
 		}
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
@@ -28,7 +29,8 @@ func TestKilledInEachStep(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() { defer close(over); d.Start(ctx, "a", model.Start{}, nil) }()
 			waitFor(t, func() bool { return h.called("do "+name) > 0 })
-			d.store.Close() // from here on nothing of this daemon's becomes durable, and its clean-ups do nothing
+			// From here on this daemon can store nothing, and its cleanups do nothing.
+			d.store.Close()
 			h.failing("signal", errBoom)
 			h.failing("undo one", errBoom)
 			h.failing("undo two", errBoom)
@@ -51,7 +53,7 @@ func TestKilledInEachStep(t *testing.T) {
 			h.wantFiles(t, before)
 			h.wantMachines(t, 0)
 			if _, err := d.Start(t.Context(), v.ID, model.Start{}, nil); err != nil {
-				t.Errorf("starting after recovery: %v", err)
+				t.Errorf("the start after recovery: %v", err)
 			}
 		})
 	}
@@ -62,8 +64,8 @@ func TestRunningSurvivesTheDaemon(t *testing.T) {
 	d := h.daemon()
 	d.create(t, model.Create{Name: "stays"})
 	d.create(t, model.Create{Name: "ends"})
-	thrown := d.create(t, model.Create{Name: "thrown", Remove: model.RemoveOnDetach})
-	for _, name := range []string{"stays", "ends", "thrown"} {
+	detached := d.create(t, model.Create{Name: "detached", Remove: model.RemoveOnDetach})
+	for _, name := range []string{"stays", "ends", "detached"} {
 		if _, err := d.Start(t.Context(), name, model.Start{}, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -79,8 +81,8 @@ func TestRunningSurvivesTheDaemon(t *testing.T) {
 	got, _ := d.Get("ends")
 	equal(t, "the VM whose machine ended", got.State, model.Stopped)
 	wantLastError(t, got, "")
-	if _, err := d.Get(thrown.ID); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("what a client had asked for is kept although the client is gone: %v", err)
+	if _, err := d.Get(detached.ID); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("the VM with the policy remove-on-detach survived its client: %v", err)
 	}
 	h.wantMachines(t, 1)
 	stays, _ := d.Get("stays")
@@ -97,7 +99,8 @@ func TestOrphansAreRemoved(t *testing.T) {
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.store.DeleteVM(t.Context(), v.ID); err != nil { // as when the database was restored from a copy
+	// As if the database had been restored from an old copy.
+	if err := d.store.DeleteVM(t.Context(), v.ID); err != nil {
 		t.Fatal(err)
 	}
 	d.die()
@@ -110,13 +113,13 @@ func TestOrphansAreRemoved(t *testing.T) {
 	h.wantMachines(t, 0)
 }
 
-// TestRecoveryIsNotCutOff ends the daemon while it recovers: what runs is adopted all the same. A record that called it broken would have the
-// next start-up end a machine that is well.
-func TestRecoveryIsNotCutOff(t *testing.T) {
+// TestRecoveryIsNotInterrupted ends the daemon while it recovers. It still adopts running
+// machines: if it recorded them as broken, the next daemon would end them.
+func TestRecoveryIsNotInterrupted(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	d.die()
 	ctx, cancel := context.WithCancel(t.Context())
 	release := h.hanging("adopt")
@@ -131,13 +134,13 @@ func TestRecoveryIsNotCutOff(t *testing.T) {
 	h.wantMachines(t, 1)
 }
 
-// TestAdoptionIsTriedAgain has a daemon that cannot adopt a machine (too many open files, a state of a newer version): it says so, ends nothing,
-// and the next one may.
+// TestAdoptionIsTriedAgain makes an adoption fail, as too many open files would. The daemon
+// reports it and ends nothing, and the next one adopts the machine.
 func TestAdoptionIsTriedAgain(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	d.die()
 	h.failing("adopt", errBoom)
 	d = h.daemon()
@@ -165,17 +168,18 @@ func TestAdoptionIsTriedAgain(t *testing.T) {
 	}
 }
 
-// TestKilledWhileMakingADisk finds what mkfs was at when the daemon died.
+// TestKilledWhileMakingADisk checks that recovery removes the unfinished disk of a killed daemon.
 func TestKilledWhileMakingADisk(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	e, err := d.find("a")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.rewrite(t.Context(), e, func(v *model.VM) { v.State = model.Stopping }); err != nil { // any state in between
+	// Recovery looks into every state between two others.
+	if err := d.rewrite(t.Context(), e, func(v *model.VM) { v.State = model.Stopping }); err != nil {
 		t.Fatal(err)
 	}
 	d.die()
@@ -185,6 +189,6 @@ func TestKilledWhileMakingADisk(t *testing.T) {
 	}
 	h.daemon()
 	if _, err := os.Stat(temp); err == nil {
-		t.Error("it is still there")
+		t.Errorf("the unfinished disk is left: %s", temp)
 	}
 }

@@ -14,7 +14,8 @@ import (
 	"banger/internal/model"
 )
 
-// TestDamagedMemory damages what a suspended VM has kept in each way: it is not resumed, its disks are spared, and its memory can be given up.
+// TestDamagedMemory damages the saved memory of a suspended VM. The VM is not resumed, its disks
+// stay, and a kill discards its memory.
 func TestDamagedMemory(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{"meta.json", "memory", "device"} {
@@ -36,17 +37,18 @@ func TestDamagedMemory(t *testing.T) {
 				d.wantState(t, "a", model.Suspended)
 				h.wantMachines(t, 0)
 				if got, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil || got.State != model.Stopped {
-					t.Fatalf("killed: %s, %v", got.State, err)
+					t.Fatalf("after the kill the VM is %s: %v", got.State, err)
 				}
-				d.nothingSaved(t)
-				d.running(t, "a")
+				d.wantNothingSaved(t)
+				d.start(t, "a")
 				h.wantBooted(t, v, "work of a")
 			})
 		}
 	}
 }
 
-// TestResumeOfSuspendedFails fails each part of going on from memory. As long as the guest has written nothing, it can be tried again.
+// TestResumeOfSuspendedFails makes each part of a resume fail. As long as the guest has written
+// nothing, the resume can be repeated.
 func TestResumeOfSuspendedFails(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{
@@ -78,7 +80,7 @@ func TestResumeOfSuspendedFails(t *testing.T) {
 				}
 				release()
 				if err := <-errs; !errors.Is(err, errBoom) {
-					t.Errorf("got %v", err)
+					t.Errorf("the resume returned %v, not the error of its hook", err)
 				}
 				h.failing(hook, nil)
 				h.wantMachines(t, 0)
@@ -86,39 +88,40 @@ func TestResumeOfSuspendedFails(t *testing.T) {
 					d.wantState(t, "a", model.Failed)
 					got, _ := d.Get("a")
 					wantLastError(t, got, "")
-					d.nothingSaved(t)
-					d.running(t, "a")
+					d.wantNothingSaved(t)
+					d.start(t, "a")
 					h.wantBooted(t, v, "work of a")
 					return
 				}
 				if got := d.state(t, "a"); got != model.Suspended {
-					t.Fatalf("it is %s", got)
+					t.Fatalf("the VM is %s, not suspended", got)
 				}
 				h.wantFiles(t, before)
 				d.resume(t, v)
-				d.goesOn(t, v)
+				d.wantContinues(t, v)
 			})
 		}
 	}
 }
 
-// TestResumeWithoutItsImage, which somebody deleted by hand: it can go on when that is back.
+// TestResumeWithoutItsImage resumes a VM whose image was deleted by hand. It can be resumed when
+// the image is back.
 func TestResumeWithoutItsImage(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	d.suspend(t, v)
-	h.delete("id-of-img", true)
+	h.setGone("id-of-img", true)
 	got, err := d.Resume(t.Context(), "a", nil)
 	wantKind(t, "the resume without an image", err, fault.NotFound)
 	equal(t, "the VM after the failed resume", got.State, model.Suspended)
-	h.delete("id-of-img", false)
+	h.setGone("id-of-img", false)
 	d.resume(t, v)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestCancelledResume has whoever resumes a VM change their mind: a suspended VM stays so, a paused one goes on, because that is quick.
+// TestCancelledResume cancels a resume. The VM stays suspended.
 func TestCancelledResume(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -138,11 +141,12 @@ func TestCancelledResume(t *testing.T) {
 	h.wantMachines(t, 0)
 	release()
 	d.resume(t, v)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestForcedDeleteCallsOffAResume does not wait for a guest that does not answer.
-func TestForcedDeleteCallsOffAResume(t *testing.T) {
+// TestForcedDeleteCancelsAResume checks that a forced deletion does not wait for a guest that does
+// not answer.
+func TestForcedDeleteCancelsAResume(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -162,8 +166,9 @@ func TestForcedDeleteCallsOffAResume(t *testing.T) {
 	d.wantVMs(t, 0)
 }
 
-// TestFailedResumeKeepsWhatIsToBeRemoved: a VM that goes when it stops has not stopped yet.
-func TestFailedResumeKeepsWhatIsToBeRemoved(t *testing.T) {
+// TestFailedResumeIsNoStop checks that a VM with the policy remove-on-stop survives a failed
+// resume: it has not stopped.
+func TestFailedResumeIsNoStop(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -175,5 +180,5 @@ func TestFailedResumeKeepsWhatIsToBeRemoved(t *testing.T) {
 	}
 	h.failing("do agent", nil)
 	d.resume(t, v)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }

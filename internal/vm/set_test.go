@@ -40,7 +40,7 @@ func TestSet(t *testing.T) {
 	h.wantCalls(t, "resize system", 1)
 	got, _ = d.Set(t.Context(), "a", model.Change{VCPUs: ptr(3)})
 	if !slices.Equal(got.VM.Pending, []string{"env", "memory", "vcpus"}) {
-		t.Errorf("all that is pending: %v", got.VM.Pending)
+		t.Errorf("the pending changes are %v", got.VM.Pending)
 	}
 	v, err = d.Restart(t.Context(), "a", nil, nil)
 	if err != nil {
@@ -61,7 +61,7 @@ func TestSetRefuses(t *testing.T) {
 		"a bad variable": {Env: map[string]string{"A B": ""}},
 	} {
 		if _, err := d.Set(t.Context(), "a", change); fault.KindOf(err) != fault.Invalid {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s was not refused: %v", what, err)
 		}
 	}
 	after, _ := d.Get("a")
@@ -88,30 +88,32 @@ func TestAnotherImageGetsAFreshSystemDisk(t *testing.T) {
 	}
 	d.Start(t.Context(), "a", model.Start{}, nil)
 	if third, _ := os.Stat(path); os.SameFile(first, third) {
-		t.Error("the other image lies under the first one's changes")
+		t.Error("the other image lies under the first image's changes")
 	}
 }
 
-// TestStartTakesALargerDisk has a change cut off after the disk's file has grown and before the record has: the VM can be started all the same.
-func TestStartTakesALargerDisk(t *testing.T) {
+// TestStartAcceptsALargerDisk interrupts a change after the disk's file has grown and before the
+// record has. The VM can still be started.
+func TestStartAcceptsALargerDisk(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	h.failing("resize system", errBoom)
 	if _, err := d.Set(t.Context(), "a", model.Change{DiskSize: ptr(96 * model.MiB)}); !errors.Is(err, errBoom) {
-		t.Fatalf("got %v", err)
+		t.Fatalf("the change returned %v, not the error of its hook", err)
 	}
 	wantEnds(t, "the restart", model.Running)(d.Restart(t.Context(), "a", nil, nil))
 	wantSize(t, h.layout.VM(v.ID).SystemDisk(), 96*model.MiB)
 }
 
-// TestSetOnAHungGuest holds up nobody but its own VM: others come up, and images can be pruned.
+// TestSetOnAHungGuest checks that a change that hangs in the guest does not block the pruning of
+// images.
 func TestSetOnAHungGuest(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	release := h.hanging("resize system")
 	errs := make(chan error)
 	go func() {
@@ -127,7 +129,7 @@ func TestSetOnAHungGuest(t *testing.T) {
 	select {
 	case <-free:
 	case <-time.After(5 * time.Second):
-		t.Error("a guest holds up the pruning of images")
+		t.Error("a hung guest blocks the pruning of images")
 	}
 	release()
 	if err := <-errs; err != nil {

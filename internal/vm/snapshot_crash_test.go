@@ -10,8 +10,8 @@ import (
 	"banger/internal/model"
 )
 
-// TestKilledWhileRestoringInto kills the daemon at each moment of a restore in place: nothing leaks, no disk is used with another image than its own, and
-// the restore can be done again.
+// TestKilledWhileRestoringInto kills the daemon in a restore in place. Nothing leaks, no disk is
+// used with the wrong image, and the restore can be repeated.
 func TestKilledWhileRestoringInto(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"shape", "signal", "undo one", "store stopped", "store starting", "restore", "do vmm", "do assume", "store running"} {
@@ -40,19 +40,19 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 				h.wantWork(t, v, "work of a")
 				h.wantFiles(t, before)
 			} else if after := h.files(); slices.Contains(after, h.layout.VM(v.ID).Run) {
-				t.Errorf("left: %v", after)
+				t.Errorf("the runtime directory of a VM that does not run is left: %v", after)
 			}
 			again := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]
 			equal(t, "the VM after a second restore", again.State, model.Running)
 			h.wantWork(t, again, "work of of")
 			h.wantMachines(t, 2)
-			d.goesOn(t, of)
+			d.wantContinues(t, of)
 		})
 	}
 }
 
-// TestRestoreIntoIsAllOrNothing kills the daemon at every single moment of a restore in place. Afterwards the VM has its own disks or the snapshot's, never
-// one of each, and its record says which.
+// TestRestoreIntoIsAllOrNothing kills the daemon at every moment of a restore in place. The VM
+// then has its own disks or the snapshot's, never one of each, and its record says which.
 func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 	t.Parallel()
 	for name, homes := range map[string]struct{ of, a bool }{"two disks": {true, true}, "one less": {false, true}, "one more": {true, false}} {
@@ -71,7 +71,7 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 				for _, one := range []model.VM{of, v} {
 					if one.Spec.WorkDiskSize > 0 {
 						home[one.Spec.Name] = "home of " + one.Spec.Name
-						h.workOn(one, home[one.Spec.Name])
+						h.writeWorkDisk(one, home[one.Spec.Name])
 					}
 				}
 				d.snap(t, of, "s")
@@ -87,7 +87,7 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 				whose := map[string]string{"id-of-img": "of", "id-of-other": "a"}[got.DiskImage]
 				outcomes[whose]++
 				when := fmt.Sprintf("killed at moment %d, %q: ", n, hook)
-				system, work := h.onDisk(got), h.workIn(got)
+				system, work := h.onDisk(got), h.readWorkDisk(got)
 				equal(t, when+"the text on the system disk", system, "work of "+whose)
 				equal(t, when+"the text on the work disk", work, home[whose])
 				equal(t, when+"the image in the spec", got.Spec.ImageID, got.DiskImage)
@@ -97,12 +97,12 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 				_, err = os.Stat(h.layout.VM(v.ID).Restored())
 				claim(t, err != nil, "%srestored disks are left: %v", when, h.files())
 				h.wantStored(t, 1)
-				d.running(t, "a")
+				d.start(t, "a")
 				equal(t, when+"the text on the system disk after a start", h.onDisk(got), "work of "+whose)
-				equal(t, when+"the text on the work disk after a start", h.workIn(got), home[whose])
+				equal(t, when+"the text on the work disk after a start", h.readWorkDisk(got), home[whose])
 				again := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]
-				equal(t, when+"the work after a second restore", h.worked(again), "work of of")
-				equal(t, when+"the text on the work disk after a second restore", h.workIn(again), home["of"])
+				equal(t, when+"the work after a second restore", h.workOf(again), "work of of")
+				equal(t, when+"the text on the work disk after a second restore", h.readWorkDisk(again), home["of"])
 				h.wantMachines(t, 2)
 				d.die()
 				if hook == "" {
@@ -118,7 +118,8 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 	}
 }
 
-// TestKilledInAFirstStart restores a snapshot into a VM that has never run, and kills the daemon as it starts: the VM stays, as it is nobody's child.
+// TestKilledInAFirstStart kills the daemon in a restore into a VM that has never run. The VM
+// stays, because it is no child of a fork.
 func TestKilledInAFirstStart(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -132,6 +133,6 @@ func TestKilledInAFirstStart(t *testing.T) {
 	if _, err := d.Get(v.ID); err != nil {
 		t.Fatal(err)
 	}
-	d.running(t, "b")
+	d.start(t, "b")
 	h.wantOnDisk(t, v, "work of a")
 }

@@ -13,7 +13,7 @@ import (
 	"banger/internal/model"
 )
 
-// TestSnapshot keeps a VM in each state and makes others from that, also when the VM is gone.
+// TestSnapshot saves a VM in each state and makes VMs from the snapshot after the VM is deleted.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
 	for _, state := range []model.State{model.Running, model.Paused, model.Suspended, model.Stopped, model.Failed} {
@@ -24,7 +24,7 @@ func TestSnapshot(t *testing.T) {
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a", WorkDiskSize: ptr(64 * model.MiB), Labels: map[string]string{"of": "parent"}})
 			if state != model.Running {
-				d.bring(t, v, state)
+				d.bringTo(t, v, state)
 			}
 			before := h.files()
 			s := d.snap(t, v, "s")
@@ -58,7 +58,7 @@ func TestSnapshot(t *testing.T) {
 			full := d.restore(t, "s", model.Restore{Fork: model.Fork{Count: 2}})
 			disks := d.restore(t, s.ID[:8], model.Restore{Fork: model.Fork{Name: "disks"}, DisksOnly: true})
 			for _, child := range append(full, disks...) {
-				isOf(t, child, s)
+				wantMadeFrom(t, child, s)
 				equal(t, "the label of "+child.Spec.Name, child.Spec.Labels["of"], "parent")
 				equal(t, "the image of "+child.Spec.Name, child.Spec.ImageID, "id-of-img")
 				equal(t, "the work disk's size of "+child.Spec.Name, child.Spec.WorkDiskSize, 64*model.MiB)
@@ -70,34 +70,35 @@ func TestSnapshot(t *testing.T) {
 			for _, child := range full {
 				if kind == model.SnapshotDisk {
 					if child.State != model.Stopped {
-						t.Errorf("%s is %s", child.Spec.Name, child.State)
+						t.Errorf("%s is %s, not stopped", child.Spec.Name, child.State)
 					}
 					continue
 				}
-				d.isFork(t, child, model.VM{ID: s.VMID, Spec: model.Spec{Name: "a"}}, "work of a")
+				d.wantFork(t, child, model.VM{ID: s.VMID, Spec: model.Spec{Name: "a"}}, "work of a")
 				wantOriginOf(t, child, model.FromSnapshot, s.ID)
 			}
 			for _, child := range disks {
 				if child.State != model.Stopped {
-					t.Errorf("%s is %s", child.Spec.Name, child.State)
+					t.Errorf("%s is %s, not stopped", child.Spec.Name, child.State)
 				}
-				d.running(t, child.ID)
+				d.start(t, child.ID)
 				h.wantGuest(t, child, "disks", 0)
 				h.wantBooted(t, child, "work of a")
 			}
-			if _, err := d.library.Delete(t.Context(), "s"); err != nil { // while VMs that were made of it run
+			if _, err := d.library.Delete(t.Context(), "s"); err != nil { // while its VMs run
 				t.Error(err)
 			}
 			h.wantStored(t, 0)
 			claim(t, h.running() > 0, "the deletion of the snapshot ended the VMs that were made from it")
 			if kind == model.SnapshotFull {
-				d.isFork(t, d.fork(t, full[0], model.Fork{})[0], full[0], "work of a")
+				d.wantFork(t, d.fork(t, full[0], model.Fork{})[0], full[0], "work of a")
 			}
 		})
 	}
 }
 
-func TestSnapshotOfNothing(t *testing.T) {
+// TestSnapshotRefuses requests snapshots of VMs without a state to save, and under bad names.
+func TestSnapshotRefuses(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -114,26 +115,27 @@ func TestSnapshotOfNothing(t *testing.T) {
 	d.Start(t.Context(), "a", model.Start{}, nil)
 	h.failing("do agent", nil)
 	refused("never came up")
-	d.running(t, "a")
-	d.bring(t, v, model.Stopped)
+	d.start(t, "a")
+	d.bringTo(t, v, model.Stopped)
 	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
 		t.Fatal(err)
 	}
 	refused("has not started with its new image")
-	d.running(t, "a")
+	d.start(t, "a")
 	if s := d.snap(t, v, "s"); s.Image != "other" {
-		t.Errorf("%+v", s)
+		t.Errorf("the snapshot of a VM with another image names %s", s.Image)
 	}
 	if _, err := d.CreateSnapshot(t.Context(), "nobody", "s", nil); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("of no VM: %v", err)
+		t.Errorf("the snapshot of an unknown VM returned %v", err)
 	}
 	if _, err := d.CreateSnapshot(t.Context(), "a", "A b", nil); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("under a bad name: %v", err)
+		t.Errorf("the snapshot with an invalid name returned %v", err)
 	}
 }
 
-// TestSnapshotIsAsTheMachineWas: with what a running VM was started as, not with what it is to get.
-func TestSnapshotIsAsTheMachineWas(t *testing.T) {
+// TestSnapshotHasTheRunningSpec checks that a snapshot has the spec that the VM was started with,
+// and not the changes that wait for its next start.
+func TestSnapshotHasTheRunningSpec(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -153,20 +155,20 @@ func TestSnapshotIsAsTheMachineWas(t *testing.T) {
 	}
 }
 
-// TestSnapshotBeforeItsWorkDisk has a stopped VM that is to have a work disk at its next start.
+// TestSnapshotBeforeItsWorkDisk saves a stopped VM that gets a work disk at its next start.
 func TestSnapshotBeforeItsWorkDisk(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.homes = true
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
-	d.bring(t, v, model.Stopped)
+	d.bringTo(t, v, model.Stopped)
 	if _, err := d.Set(t.Context(), "a", model.Change{WorkDiskSize: ptr(64 * model.MiB)}); err != nil {
 		t.Fatal(err)
 	}
 	s := d.snap(t, v, "s")
 	child := d.restore(t, s.ID, model.Restore{})[0]
-	d.running(t, child.ID)
+	d.start(t, child.ID)
 	if _, err := os.Stat(h.layout.VM(child.ID).WorkDisk()); err != nil {
 		t.Errorf("the child has no work disk: %v", err)
 	}
@@ -197,21 +199,22 @@ func TestSnapshotNames(t *testing.T) {
 	equalLists(t, "the listed snapshots", ids, []string{first.ID, second.ID})
 	for ref, want := range map[string]string{"one": first.ID, first.ID: first.ID, first.ID[:15]: first.ID, second.Name: second.ID} {
 		if got, err := d.library.Get(t.Context(), ref); err != nil || got.ID != want {
-			t.Errorf("%s: %+v, %v", ref, got, err)
+			t.Errorf("%q must find %s, not %+v, %v", ref, want, got, err)
 		}
 	}
 	for _, ref := range []string{"", "none", strings.Repeat("0", 16), "../" + first.ID} {
 		if _, err := d.library.Get(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
-			t.Errorf("%q: %v", ref, err)
+			t.Errorf("looking up %q returned %v", ref, err)
 		}
 		if _, err := d.library.Delete(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
-			t.Errorf("deleting %q: %v", ref, err)
+			t.Errorf("deleting %q returned %v", ref, err)
 		}
 	}
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestSnapshotsRaceForAName: one gets it, and nothing is left of the other.
+// TestSnapshotsRaceForAName requests one name for several snapshots. One gets it, and nothing is
+// left of the others.
 func TestSnapshotsRaceForAName(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -240,8 +243,9 @@ func TestSnapshotsRaceForAName(t *testing.T) {
 	}
 }
 
-// TestSnapshotsHoldWhatTheyNeed, also of a VM that is gone, and as long as it cannot be told what they need.
-func TestSnapshotsHoldWhatTheyNeed(t *testing.T) {
+// TestSnapshotsHoldImagesAndKernels checks that snapshots hold their images and kernels, also if
+// their VM is gone. If a snapshot is unreadable, nothing may be deleted.
+func TestSnapshotsHoldImagesAndKernels(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -260,15 +264,15 @@ func TestSnapshotsHoldWhatTheyNeed(t *testing.T) {
 	}
 	equalLists(t, "the users of the image", images["id-of-img"], []string{"snapshot s"})
 	equalLists(t, "the users of the kernel", kernels["id-of-krn"], []string{"snapshot s"})
-	if os.Getuid() != 0 { // whom nothing is hidden from
+	if os.Getuid() != 0 { // root can read everything
 		dir := filepath.Join(h.layout.Snapshots(), s.ID)
 		damage(t, os.Chmod(dir, 0))
 		if _, _, err := inUse(); err == nil {
-			t.Error("what an unreadable snapshot needs may be deleted")
+			t.Error("images may be deleted although a snapshot is unreadable")
 		}
 		damage(t, os.Chmod(dir, 0o700))
 	}
-	h.delete("id-of-img", true) // by hand
+	h.setGone("id-of-img", true) // by hand
 	forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{}, nil)
 	wantNoChildren(t, forked, err, fault.NotFound)
 	claim(t, forked.Children[0].Hint != "", "the child failed without a hint: %s", forked.Children[0].Error)
@@ -283,7 +287,8 @@ func TestSnapshotsHoldWhatTheyNeed(t *testing.T) {
 	}
 }
 
-// TestKilledWhileSnapshotting kills the daemon at each moment of making a snapshot: the VM goes on, and nothing is left of the snapshot.
+// TestKilledWhileSnapshotting kills the daemon at each moment of making a snapshot. The VM
+// continues, and nothing is left of the snapshot.
 func TestKilledWhileSnapshotting(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"sync", "freeze", "froze", "save", "still", "thaw", "shape"} {
@@ -295,7 +300,7 @@ func TestKilledWhileSnapshotting(t *testing.T) {
 			before := h.files()
 			dead := d
 			d = d.killedIn(hook, func(ctx context.Context) { dead.CreateSnapshot(ctx, "a", "s", nil) })
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 			h.wantFiles(t, before)
 			h.wantStored(t, 0)
 			h.wantMachines(t, 1)

@@ -14,7 +14,8 @@ import (
 	"banger/internal/snapshot"
 )
 
-// TestDamagedSnapshot damages each file in each way: nothing is made of it, and it can be deleted.
+// TestDamagedSnapshot damages each file of a snapshot. No VM is made from it, and it can be
+// deleted.
 func TestDamagedSnapshot(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{"meta.json", "memory", "device", "system.ext4"} {
@@ -35,7 +36,7 @@ func TestDamagedSnapshot(t *testing.T) {
 							want = fault.NotFound // nobody knows any more what it was called
 						}
 						if _, err := d.RestoreSnapshot(t.Context(), ref, req, nil); fault.KindOf(err) != want {
-							t.Errorf("%+v of %q: %v", req, ref, err)
+							t.Errorf("the restore %+v of the damaged %q returned %v", req, ref, err)
 						}
 					}
 				}
@@ -43,7 +44,7 @@ func TestDamagedSnapshot(t *testing.T) {
 				d.wantVMs(t, 1)
 				if err := d.References(func(images, _ map[string][]string) error {
 					if !slices.Contains(images["id-of-img"], "snapshot good") {
-						t.Errorf("in use: %v", images)
+						t.Errorf("the whole snapshot does not hold its image: %v", images)
 					}
 					return nil
 				}); err != nil {
@@ -68,22 +69,22 @@ func TestDamagedSnapshot(t *testing.T) {
 					equal(t, "the listed snapshot", got, want)
 					for _, ref := range []string{got.ID, got.ID[:15], got.Name} {
 						if shown, err := d.library.Get(t.Context(), ref); ref != "" && (err != nil || shown != got) {
-							t.Errorf("%q shown as %+v, %v", ref, shown, err)
+							t.Errorf("%q is shown as %+v, %v, not as it is listed", ref, shown, err)
 						}
 					}
 				}
 				if file != "meta.json" {
 					if _, err := d.CreateSnapshot(t.Context(), "a", "s", nil); fault.KindOf(err) != fault.Exists {
-						t.Errorf("another one of its name: %v", err)
+						t.Errorf("another snapshot of the damaged one's name returned %v", err)
 					}
 				}
 				if _, err := d.library.Get(t.Context(), ""); fault.KindOf(err) != fault.NotFound {
-					t.Errorf("without a name: %v", err)
+					t.Errorf("looking up an empty name returned %v", err)
 				}
 				if rows, err := d.Usage(t.Context()); err != nil || !slices.ContainsFunc(rows, func(r model.UsageRow) bool {
 					return r.Kind == model.UsageSnapshot && r.Name == cmp.Or(want.Name, s.ID)
 				}) {
-					t.Errorf("in use: %+v, %v", rows, err)
+					t.Errorf("the disk usage does not list the damaged snapshot: %+v, %v", rows, err)
 				}
 				if _, err := d.library.Delete(t.Context(), cmp.Or(want.Name, s.ID)); err != nil {
 					t.Error(err)
@@ -99,7 +100,7 @@ func TestDamagedSnapshot(t *testing.T) {
 	}
 }
 
-// TestHostileSnapshot has descriptions that are well formed and lie.
+// TestHostileSnapshot has well-formed descriptions that are false.
 func TestHostileSnapshot(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(*snapshot.Meta){
@@ -115,7 +116,7 @@ func TestHostileSnapshot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
-			h.delete("none", true)
+			h.setGone("none", true)
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
 			s := d.snap(t, v, "s")
@@ -145,10 +146,10 @@ func TestHostileSnapshot(t *testing.T) {
 			before := h.files()
 			forked, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{}, nil)
 			if err == nil && forked.Children[0].VM != nil {
-				t.Errorf("it was believed: %+v", forked.Children[0].VM)
+				t.Errorf("a false description made the VM %+v", forked.Children[0].VM)
 			}
 			if _, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{Into: "a", Force: true}, nil); err == nil {
-				t.Error("it was believed for a VM that there is")
+				t.Error("a false description was restored in place")
 			}
 			h.wantFiles(t, before)
 			d.wantVMs(t, 1)

@@ -13,15 +13,16 @@ import (
 	"banger/internal/model"
 )
 
-// TestRestoreOnAnotherMachine has a VMM of another version: the memory is refused before anything changes, the disks are of use.
-func TestRestoreOnAnotherMachine(t *testing.T) {
+// TestRestoreWithAnotherVMM restores with a VMM of another version. The memory is refused before
+// anything changes. The disks can be used.
+func TestRestoreWithAnotherVMM(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	d.snap(t, v, "s")
-	d.bring(t, v, model.Stopped)
-	d.running(t, "a")
+	d.bringTo(t, v, model.Stopped)
+	d.start(t, "a")
 	h.work(v, "more")
 	suspended := d.worker(t, model.Create{Name: "asleep"})
 	d.suspend(t, suspended)
@@ -39,7 +40,7 @@ func TestRestoreOnAnotherMachine(t *testing.T) {
 	claim(t, forked.Children[0].Hint != "", "the child failed without a hint: %s", forked.Children[0].Error)
 	h.wantFiles(t, before)
 	child := d.restore(t, "s", model.Restore{DisksOnly: true})[0]
-	d.running(t, child.ID)
+	d.start(t, child.ID)
 	h.wantOnDisk(t, child, "work of a")
 	got, err := d.Resume(t.Context(), "asleep", nil)
 	wantKind(t, "the resume", err, fault.Unsupported)
@@ -47,7 +48,8 @@ func TestRestoreOnAnotherMachine(t *testing.T) {
 	equal(t, "the VM after the refused resume", got.State, model.Suspended)
 }
 
-// TestRestoredDisksSurviveAFailedStart: they are the user's, although the VM has never run.
+// TestRestoredDisksSurviveAFailedStart checks that failed starts keep restored disks, although the
+// VM has never run.
 func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 	t.Parallel()
 	for name, restore := range map[string]func(*testing.T, *daemon) model.VM{
@@ -87,7 +89,7 @@ func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 				dead.Start(ctx, "x", model.Start{}, nil)
 			})
 			d.wantState(t, "x", model.Failed)
-			d.running(t, "x")
+			d.start(t, "x")
 			if again, err := os.Stat(h.layout.VM(v.ID).WorkDisk()); err != nil {
 				t.Errorf("the restored work disk is gone: %v", err)
 			} else {
@@ -98,7 +100,8 @@ func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 	}
 }
 
-// TestChildrenOfASnapshotFail: nothing is left of them, and nothing is missing from the snapshot.
+// TestChildrenOfASnapshotFail makes each part of a restore fail. Nothing is left of the children,
+// and the snapshot stays whole.
 func TestChildrenOfASnapshotFail(t *testing.T) {
 	t.Parallel()
 	for _, hook := range childHooks {
@@ -108,7 +111,7 @@ func TestChildrenOfASnapshotFail(t *testing.T) {
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
 			s := d.snap(t, v, "s")
-			d.bring(t, v, model.Stopped)
+			d.bringTo(t, v, model.Stopped)
 			before := append(h.files(), h.stored()...)
 			h.failing(hook, errBoom)
 			forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Fork: model.Fork{Count: 2}}, nil)
@@ -119,13 +122,14 @@ func TestChildrenOfASnapshotFail(t *testing.T) {
 			h.wantMachines(t, 0)
 			d.wantVMs(t, 1)
 			child := d.restore(t, "s", model.Restore{})[0]
-			isOf(t, child, s)
-			d.isFork(t, child, v, "work of a")
+			wantMadeFrom(t, child, s)
+			d.wantFork(t, child, v, "work of a")
 		})
 	}
 }
 
-// TestUnfinishedRestore has a disk that cannot be brought to its place for a while: the VM is of no use until it can, and has both disks then.
+// TestUnfinishedRestore has a disk that cannot be moved to its place. The VM cannot start until it
+// can, and then has both disks.
 func TestUnfinishedRestore(t *testing.T) {
 	t.Parallel()
 	for _, restarted := range []bool{false, true} {
@@ -134,39 +138,40 @@ func TestUnfinishedRestore(t *testing.T) {
 			h.homes = true
 			d := h.daemon()
 			of := d.worker(t, model.Create{Name: "of", WorkDiskSize: ptr(64 * model.MiB)})
-			h.workOn(of, "home of of")
+			h.writeWorkDisk(of, "home of of")
 			d.snap(t, of, "s")
 			v := d.worker(t, model.Create{Name: "a", Image: "other"})
-			inTheWay := filepath.Join(h.layout.VM(v.ID).WorkDisk(), "folder")
+			inTheWay := filepath.Join(h.layout.VM(v.ID).WorkDisk(), "directory")
 			damage(t, os.MkdirAll(inTheWay, 0o700))
 			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); err == nil {
-				t.Fatal("it was restored")
+				t.Fatal("a restore without a place for a disk succeeded")
 			}
-			h.delete("id-of-img", true) // which the record names by now
+			h.setGone("id-of-img", true) // which the record names by now
 			if restarted {
 				d.die()
 				d = h.daemon()
 			}
 			for range 2 {
 				if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err == nil || !strings.Contains(err.Error(), "work") {
-					t.Errorf("restarted %v: it was started with half of its disks: %v", restarted, err)
+					t.Errorf("the start with half of the disks returned %v", err)
 				}
 			}
-			h.delete("id-of-img", false)
+			h.setGone("id-of-img", false)
 			damage(t, os.RemoveAll(filepath.Dir(inTheWay)))
-			d.running(t, "a")
+			d.start(t, "a")
 			h.wantOnDisk(t, v, "work of of")
-			equal(t, "the text on the work disk", h.workIn(v), "home of of")
+			equal(t, "the text on the work disk", h.readWorkDisk(v), "home of of")
 			got, _ := d.Get("a")
 			claim(t, len(got.Restoring) == 0, "the restore of %v is still recorded as unfinished", got.Restoring)
 			equal(t, "the image under the disk", got.DiskImage, "id-of-img")
-			d.nothingSaved(t)
+			d.wantNothingSaved(t)
 			d.die()
 		})
 	}
 }
 
-// TestRestoreThatCannotBeRecorded leaves the VM what it was, but for its machine.
+// TestRestoreThatCannotBeRecorded checks that a VM keeps its disks and its spec if its restore
+// cannot be recorded.
 func TestRestoreThatCannotBeRecorded(t *testing.T) {
 	t.Parallel()
 	for _, leftTo := range []string{"the same daemon", "the next daemon"} {
@@ -175,7 +180,7 @@ func TestRestoreThatCannotBeRecorded(t *testing.T) {
 			d := h.daemon()
 			d.snap(t, d.worker(t, model.Create{Name: "of"}), "s")
 			v := d.worker(t, model.Create{Name: "a", Image: "other"})
-			d.bring(t, v, model.Stopped)
+			d.bringTo(t, v, model.Stopped)
 			before := h.files()
 			h.failing("store stopped", errBoom)
 			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil); !errors.Is(err, errBoom) {
@@ -191,24 +196,24 @@ func TestRestoreThatCannotBeRecorded(t *testing.T) {
 			equal(t, "the image under the disk, for "+leftTo+",", got.DiskImage, "id-of-other")
 			equal(t, "the image in the spec, for "+leftTo+",", got.Spec.Image, "other")
 			h.wantOnDisk(t, v, "work of a")
-			d.running(t, "a")
+			d.start(t, "a")
 			h.wantWork(t, d.restore(t, "s", model.Restore{Into: "a", Force: true})[0], "work of of")
 			d.die()
 		})
 	}
 }
 
-// TestSnapshotOnAFullDisk leaves nothing, and whatever was there.
+// TestSnapshotOnAFullDisk checks that a snapshot or restore on a full disk changes nothing.
 func TestSnapshotOnAFullDisk(t *testing.T) {
 	h := newHost(t)
-	fill, free := h.small(h.layout.State, 64*model.MiB)
+	fill, free := h.smallFilesystem(h.layout.State, 64*model.MiB)
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
-	h.litter(v, 4*model.MiB)
+	h.occupy(v, 4*model.MiB)
 	fill(model.MiB)
 	_, err := d.CreateSnapshot(t.Context(), "a", "s", nil)
 	wantDiskFull(t, err)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 	free()
 	d.snap(t, v, "s")
 	other := d.worker(t, model.Create{Name: "other", Image: "other"})

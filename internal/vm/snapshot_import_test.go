@@ -22,7 +22,8 @@ func TestExportAndImport(t *testing.T) {
 	there := newHost(t)
 	there.file = h.file // the same kernel
 	d = there.daemon()
-	for i, want := range []string{"s", "named", ""} { // its own name, one that was asked for, and a random one, since its own is taken by now
+	// Its own name, a requested one, and a random one, because its own is then taken.
+	for i, want := range []string{"s", "named", ""} {
 		name := want
 		if i == 0 {
 			name = ""
@@ -38,14 +39,14 @@ func TestExportAndImport(t *testing.T) {
 			claim(t, s.Name != "s", "the imported snapshot has the taken name %q", s.Name)
 		}
 		child := d.restore(t, s.Name, model.Restore{})[0]
-		isOf(t, child, s)
+		wantMadeFrom(t, child, s)
 		there.wantWork(t, child, "work of a")
 	}
 	if _, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()), "s", nil); fault.KindOf(err) != fault.Exists {
-		t.Errorf("under a name that is taken: %v", err)
+		t.Errorf("the import with a taken name returned %v", err)
 	}
 	if _, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()[:stream.Len()/2]), "", nil); err == nil {
-		t.Error("half of it was taken in")
+		t.Error("half of a snapshot was imported")
 	}
 	there.wantStored(t, 3)
 }

@@ -11,7 +11,7 @@ import (
 	"banger/internal/model"
 )
 
-// TestRestoreInto has a VM in each state become what a snapshot keeps.
+// TestRestoreInto restores a snapshot into a VM in each state.
 func TestRestoreInto(t *testing.T) {
 	t.Parallel()
 	for _, state := range []model.State{model.Running, model.Paused, model.Suspended, model.Stopped, model.Failed, model.Broken} {
@@ -40,15 +40,15 @@ func TestRestoreInto(t *testing.T) {
 					}
 				}
 				if state != model.Running {
-					d.bring(t, v, state)
+					d.bringTo(t, v, state)
 				}
 				policy, _ := d.Get("a")
 				forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", DisksOnly: disksOnly, Force: true}, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
-				got := born(t, forked)[0]
-				isOf(t, got, s)
+				got := childrenOf(t, forked)[0]
+				wantMadeFrom(t, got, s)
 				equal(t, "the id, which a restore keeps,", got.ID, v.ID)
 				equal(t, "the name, which a restore keeps,", got.Spec.Name, "a")
 				equal(t, "the label, which a restore keeps,", got.Spec.Labels["stays"], "1")
@@ -58,31 +58,32 @@ func TestRestoreInto(t *testing.T) {
 				equal(t, "the image under the disk", got.DiskImage, "id-of-img")
 				equal(t, "the work disk's size, which the snapshot has,", got.Spec.WorkDiskSize, model.Bytes(0))
 				if _, err := os.Stat(h.layout.VM(v.ID).WorkDisk()); err == nil {
-					t.Error("it has a work disk that the snapshot does not have")
+					t.Error("the VM has a work disk, which the snapshot does not have")
 				}
 				if disksOnly {
 					equal(t, "a VM that got disks alone", got.State, model.Stopped)
 					wantNoLastError(t, got)
 					h.wantMachines(t, 1)
-					d.running(t, "a")
+					d.start(t, "a")
 				} else {
 					equal(t, "a VM that got memory, too,", got.State, model.Running)
-					equal(t, "what its guest has in its memory", h.look(got).Data, "work of of")
-					equal(t, "its guest's host name", h.look(got).Name, "a")
+					equal(t, "what its guest has in its memory", h.memoryOf(got).Data, "work of of")
+					equal(t, "its guest's host name", h.memoryOf(got).Name, "a")
 				}
 				h.wantOnDisk(t, got, "work of of")
 				h.wantMachines(t, 2)
-				d.nothingSaved(t)
+				d.wantNothingSaved(t)
 				d.snap(t, got, "again")
 				d.restore(t, "again", model.Restore{Fork: model.Fork{Name: "child"}})
-				d.isFork(t, d.fork(t, of, model.Fork{})[0], of, "work of of")
+				d.wantFork(t, d.fork(t, of, model.Fork{})[0], of, "work of of")
 			})
 		}
 	}
 }
 
-// TestRestoreSparesTheLiving restores into a VM in each state. What is not at rest would lose more than its disks.
-func TestRestoreSparesTheLiving(t *testing.T) {
+// TestRestoreRequiresForce restores into VMs that are not at rest. They would lose more than their
+// disks.
+func TestRestoreRequiresForce(t *testing.T) {
 	t.Parallel()
 	for _, state := range []model.State{model.Running, model.Paused, model.Suspended, model.Broken} {
 		t.Run(string(state), func(t *testing.T) {
@@ -93,7 +94,7 @@ func TestRestoreSparesTheLiving(t *testing.T) {
 			d.snap(t, v, "s")
 			h.work(v, "more")
 			if state != model.Running {
-				d.bring(t, v, state)
+				d.bringTo(t, v, state)
 			}
 			before := append(h.files(), h.stored()...)
 			_, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil)
@@ -107,8 +108,9 @@ func TestRestoreSparesTheLiving(t *testing.T) {
 	}
 }
 
-// TestRestoreLooksUnderTheLock: what comes first counts, be it a start or another restore, and not what was when the restore was asked for.
-func TestRestoreLooksUnderTheLock(t *testing.T) {
+// TestRestoreChecksTheStateUnderTheLock starts a VM while a restore waits for its lock. The
+// restore must see that the VM runs.
+func TestRestoreChecksTheStateUnderTheLock(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]func(context.Context, *daemon) error{
 		"start": func(ctx context.Context, d *daemon) error {
@@ -126,7 +128,7 @@ func TestRestoreLooksUnderTheLock(t *testing.T) {
 			d := h.daemon()
 			d.snap(t, d.worker(t, model.Create{Name: "of"}), "s")
 			v := d.worker(t, model.Create{Name: "a"})
-			d.bring(t, v, model.Stopped)
+			d.bringTo(t, v, model.Stopped)
 			e, err := d.find("a")
 			if err != nil {
 				t.Fatal(err)
@@ -153,15 +155,16 @@ func TestRestoreLooksUnderTheLock(t *testing.T) {
 	}
 }
 
-// TestRestoreIntoRefuses before anything changes.
+// TestRestoreIntoRefuses checks that a restore that cannot succeed is refused before anything
+// changes.
 func TestRestoreIntoRefuses(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		spoil func(*testing.T, *host, model.Snapshot)
 		want  fault.Kind
 	}{
-		"no image":  {func(_ *testing.T, h *host, _ model.Snapshot) { h.delete("id-of-img", true) }, fault.NotFound},
-		"no kernel": {func(_ *testing.T, h *host, _ model.Snapshot) { h.delete("id-of-krn", true) }, fault.NotFound},
+		"no image":  {func(_ *testing.T, h *host, _ model.Snapshot) { h.setGone("id-of-img", true) }, fault.NotFound},
+		"no kernel": {func(_ *testing.T, h *host, _ model.Snapshot) { h.setGone("id-of-krn", true) }, fault.NotFound},
 		"damaged memory": {func(t *testing.T, h *host, s model.Snapshot) {
 			damages[2].do(t, filepath.Join(h.layout.Snapshots(), s.ID, "memory"))
 		}, fault.Invalid},
@@ -181,7 +184,7 @@ func TestRestoreIntoRefuses(t *testing.T) {
 			c.spoil(t, h, s)
 			before := append(h.files(), h.stored()...)
 			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); fault.KindOf(err) != c.want {
-				t.Errorf("got %v", err)
+				t.Errorf("the restore returned %v, not the kind %q", err, c.want)
 			}
 			h.wantAllFiles(t, before)
 			got, _ := d.Get("a")
@@ -212,7 +215,7 @@ func TestRestoreRefusesNonsense(t *testing.T) {
 		"a bad name":         {model.Restore{Fork: model.Fork{Name: "A b"}}, fault.Invalid},
 	} {
 		if _, err := d.RestoreSnapshot(t.Context(), "s", c.req, nil); fault.KindOf(err) != c.want {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("the restore %s returned %v, not the kind %q", name, err, c.want)
 		}
 	}
 	d.wantVMs(t, 1)

@@ -13,7 +13,7 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestStandby gives a machine that waits to the VM that comes first.
+// TestStandby checks that the first VM that fits takes the machine on standby.
 func TestStandby(t *testing.T) {
 	t.Parallel()
 	for name, req := range map[string]model.Create{"": {}, "more disk": {DiskSize: 96 * model.MiB, WorkDiskSize: ptr(96 * model.MiB)}} {
@@ -43,21 +43,21 @@ func TestStandby(t *testing.T) {
 			wantOrigin(t, v, model.FromTemplate)
 			d.wantStandbys(t, 0)
 			d.wantRunning(t, v)
-			equal(t, "the guest's host name", h.look(v).Name, "a")
+			equal(t, "the guest's host name", h.memoryOf(v).Name, "a")
 			for path, size := range map[string]model.Bytes{h.layout.VM(v.ID).SystemDisk(): v.Spec.DiskSize, h.layout.VM(v.ID).WorkDisk(): v.Spec.WorkDiskSize} {
 				wantSize(t, path, size)
 			}
 			if grown := h.called("drive"); grown != map[string]int{"": 0, "more disk": 2}[name] {
-				t.Errorf("%d disks have grown", grown)
+				t.Errorf("%d disks have grown in the guest", grown)
 			}
 			second := d.launch(t, model.Create{Name: "b", WorkDiskSize: ptr(64 * model.MiB)})
 			wantOrigin(t, second, model.FromTemplate)
 			claim(t, second.ID != v.ID, "two VMs have the machine %s", v.ID)
 			h.work(v, "work of a")
-			d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
+			d.wantFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
 			d.suspend(t, v)
 			d.resume(t, v)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 			for _, v := range d.List() {
 				if err := d.Delete(t.Context(), v.ID, true, nil); err != nil {
 					t.Error(err)
@@ -69,29 +69,31 @@ func TestStandby(t *testing.T) {
 	}
 }
 
-// TestStandbyIsNotForAll who could have it.
-func TestStandbyIsNotForAll(t *testing.T) {
+// TestStandbyStaysForAVMThatFits launches VMs that do not fit the machine on standby, and starts
+// one that has an id already.
+func TestStandbyStaysForAVMThatFits(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.withStandby(t, model.Create{})
 	for i, req := range []model.Create{{Cold: true}, {VCPUs: ptr(2)}, {Image: "other"}, {DiskSize: 48 * model.MiB}} {
 		req.Name = fmt.Sprint("v-", i)
 		v := d.launch(t, req)
-		equal(t, "the guest's host name", h.look(v).Name, req.Name)
+		equal(t, "the guest's host name", h.memoryOf(v).Name, req.Name)
 		claim(t, d.standbys(t) == 1, "%+v took the machine on standby, which it does not fit", req)
 	}
-	d.create(t, model.Create{Name: "a"}) // which has an id already
-	d.running(t, "a")
+	d.create(t, model.Create{Name: "a"}) // its id is already set
+	d.start(t, "a")
 	if d.standbys(t) != 1 {
-		t.Error("it was taken by a start")
+		t.Error("a start took the machine on standby, although its VM has an id already")
 	}
 }
 
-// TestStandbyFails each part of a launch that goes on from a machine on standby: it boots instead, or nothing is left.
+// TestStandbyFails makes each part of a launch from a machine on standby fail. Either the VM boots
+// instead, or the launch fails and can be undone.
 func TestStandbyFails(t *testing.T) {
 	t.Parallel()
 	for hook, boots := range map[string]bool{
-		"store creating": false, "store stopped": false, "store starting": false, "do preflight": false, "do prepare/two": false, "go on": true, "do agent": true,
+		"store creating": false, "store stopped": false, "store starting": false, "do preflight": false, "do prepare/two": false, "resume": true, "do agent": true,
 		"do post-start/one": false, "store running": false,
 	} {
 		t.Run(hook, func(t *testing.T) {
@@ -111,22 +113,22 @@ func TestStandbyFails(t *testing.T) {
 				results <- result{v, err}
 			}()
 			waitFor(t, func() bool { return h.called(hook) > calls })
-			h.failing(hook, nil) // a boot, and a clean-up, do better
+			h.failing(hook, nil) // a boot and a cleanup succeed
 			release()
 			got := <-results
 			if boots {
 				wantEnds(t, "the launch", model.Running)(got.VM, got.err)
 				wantOrigin(t, got.VM, "")
-				equal(t, "the guest's host name", h.look(got.VM).Name, "a")
+				equal(t, "the guest's host name", h.memoryOf(got.VM).Name, "a")
 				h.wantMachines(t, 1)
 				return
 			}
 			if !errors.Is(got.err, errBoom) {
-				t.Errorf("%s, %v", got.State, got.err)
+				t.Errorf("the launch returned %v, not the error of its hook; the VM is %s", got.err, got.State)
 			}
 			if hook != "store creating" && hook != "store stopped" {
-				if hook == "store starting" { // it may be started yet
-					d.running(t, "a")
+				if hook == "store starting" { // the VM can still be started
+					d.start(t, "a")
 				}
 				if err := d.Delete(t.Context(), "a", true, nil); err != nil {
 					t.Error(err)
@@ -139,7 +141,7 @@ func TestStandbyFails(t *testing.T) {
 	}
 }
 
-// TestStandbyDies while it waits: whoever gets it is booted.
+// TestStandbyDies ends a machine on standby. The VM that takes it boots instead.
 func TestStandbyDies(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -147,10 +149,10 @@ func TestStandbyDies(t *testing.T) {
 	h.computer.End(h.computer.Running()[0].ID, vmm.Exit{Reason: vmm.ExitKilled})
 	v := d.launch(t, model.Create{Name: "a"})
 	wantOrigin(t, v, "")
-	equal(t, "the guest's host name", h.look(v).Name, "a")
+	equal(t, "the guest's host name", h.memoryOf(v).Name, "a")
 }
 
-// TestStandbyEnds with its template, and with the daemon.
+// TestStandbyEnds checks that a machine on standby ends with its template, and with the daemon.
 func TestStandbyEnds(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*testing.T, *daemon){
@@ -178,7 +180,8 @@ func TestStandbyEnds(t *testing.T) {
 	}
 }
 
-// TestFillWithoutATemplate that has gone in the meantime is no reason to give the image up.
+// TestFillWithoutATemplate checks that a template that was removed in the meantime does not
+// postpone its image.
 func TestFillWithoutATemplate(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -192,11 +195,12 @@ func TestFillWithoutATemplate(t *testing.T) {
 	h.wantFiles(t, nil)
 }
 
-// TestKilledWithAStandbyMachine kills the daemon at each moment of a launch that takes one: nothing is left but a VM that says what became of it.
+// TestKilledWithAStandbyMachine kills the daemon at each moment of a launch from a machine on
+// standby. At most the VM is left, and it can be started.
 func TestKilledWithAStandbyMachine(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{
-		"store creating", "store stopped", "records [a]", "store starting", "do preflight", "do prepare/two", "go on", "do agent", "do assume", "store running",
+		"store creating", "store stopped", "records [a]", "store starting", "do preflight", "do prepare/two", "resume", "do agent", "do assume", "store running",
 	} {
 		t.Run(hook, func(t *testing.T) {
 			t.Parallel()
@@ -211,9 +215,9 @@ func TestKilledWithAStandbyMachine(t *testing.T) {
 				_, err := os.Stat(h.layout.VM(v.ID).Run)
 				claim(t, err != nil, "the killed VM, which is %s, still has a runtime directory", v.State)
 				wantNoRuntime(t, v)
-				d.running(t, v.ID)
-				if h.look(v).Name != "a" {
-					t.Errorf("%+v", h.look(v))
+				d.start(t, v.ID)
+				if h.memoryOf(v).Name != "a" {
+					t.Errorf("the guest's identity is %+v", h.memoryOf(v))
 				}
 				if err := d.Delete(t.Context(), v.ID, true, nil); err != nil {
 					t.Error(err)
@@ -225,7 +229,8 @@ func TestKilledWithAStandbyMachine(t *testing.T) {
 	}
 }
 
-// TestLaunchUnderATakenName leaves the machine on standby, or nothing of it.
+// TestLaunchUnderATakenName checks that a launch that is refused keeps the machine on standby, or
+// ends it.
 func TestLaunchUnderATakenName(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -233,7 +238,7 @@ func TestLaunchUnderATakenName(t *testing.T) {
 	d.create(t, model.Create{Name: "a"})
 	before := h.running() - d.standbys(t)
 	if _, err := d.Launch(t.Context(), model.Create{Name: "a"}, func(model.VM) {}, nil); fault.KindOf(err) != fault.Exists {
-		t.Errorf("got %v", err)
+		t.Errorf("the launch with a taken name returned %v", err)
 	}
 	h.wantMachines(t, before+d.standbys(t))
 	d.wantVMs(t, 1)
@@ -243,6 +248,6 @@ func TestLaunchUnderATakenName(t *testing.T) {
 	}
 	d.launch(t, model.Create{Name: "b"})
 	if v, _ := d.Get("b"); len(ids) == 1 && !slices.Contains(ids, v.ID) {
-		t.Errorf("%s was not taken", ids)
+		t.Errorf("the machine on standby, %s, was not taken", ids)
 	}
 }

@@ -22,7 +22,7 @@ import (
 	"banger/internal/vmm/fake"
 )
 
-// recordStore is the store, with a disk that may be full.
+// recordStore is the real store with hooks, so that a disk can be full.
 type recordStore struct {
 	*store.Store
 	s *session
@@ -45,7 +45,7 @@ func (r recordStore) DeleteVM(ctx context.Context, id string) error {
 	return r.Store.DeleteVM(ctx, id)
 }
 
-// driver is the fake one, whose looking at a machine can be made to fail.
+// driver is the fake driver with a hook for its look at a machine.
 type driver struct {
 	*fake.Driver
 	s *session
@@ -62,8 +62,8 @@ func (d driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error) 
 	return d.Driver.Fingerprint(ctx, m)
 }
 
-// options are those of the fake driver. Its guests say on their channel who they are and nothing else: what agents do is the stand-in's
-// business, but one that is halted or gone is not heard.
+// options are those of the fake driver. Its guests only send their machine's id on the channel,
+// because the rest of the agent is a stand-in. A halted guest cannot be heard.
 func (s *session) options() fake.Options {
 	return fake.Options{
 		Agent: func(m vmm.Machine, conn net.Conn) {
@@ -87,11 +87,11 @@ func (s *session) driverInfo() vmm.Info {
 	return info
 }
 
-// driverHook names the driver's moments as the tests do.
+// driverHook translates the fake driver's operations to names of hooks.
 func (s *session) driverHook(op fake.Op, id string) error {
 	name, ok := map[fake.Op]string{
 		fake.OpInfo: "do preflight", fake.OpStarted: "do vmm", fake.OpAdopt: "adopt", fake.OpPowerOff: "power button", fake.OpSignal: "signal", fake.OpResize: "drive",
-		fake.OpPause: "halt", fake.OpResume: "go on", fake.OpSave: "save", fake.OpStill: "still", fake.OpRestore: "restore",
+		fake.OpPause: "halt", fake.OpResume: "resume", fake.OpSave: "save", fake.OpStill: "still", fake.OpRestore: "restore",
 	}[op]
 	if !ok {
 		return nil
@@ -139,7 +139,7 @@ func (k kernels) Initramfs(ctx context.Context, _ model.Kernel) ([]string, error
 	return []string{k.s.file}, k.s.hook(ctx, "", "do initramfs")
 }
 
-// capability makes a file per VM on the host, which is what its clean-up must take away.
+// capability makes a file per VM on the host, which its cleanup must remove.
 type capability struct {
 	s    *session
 	name string

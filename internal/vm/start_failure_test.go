@@ -17,7 +17,8 @@ import (
 	"banger/internal/step"
 )
 
-// TestEachStepFails fails each step's do, and looks that the host is as before and a second start works.
+// TestEachStepFails makes each step of a start fail. The host is then as before, and a second
+// start works.
 func TestEachStepFails(t *testing.T) {
 	for _, name := range startSteps {
 		if name == "template" {
@@ -53,10 +54,10 @@ func TestEachStepFails(t *testing.T) {
 	}
 }
 
-// breakStep makes the step fail, and returns what repairs it.
+// breakStep makes a step fail, until repair is called.
 func (h *host) breakStep(name string, v model.VM) (repair func()) {
 	switch name {
-	case "run-dir": // a file stands where the folder should be
+	case "run-dir": // a file is where the directory must be
 		dir := h.layout.VM(v.ID).Run
 		parent := strings.TrimSuffix(dir, "/"+v.ID)
 		os.RemoveAll(parent)
@@ -72,7 +73,8 @@ func (h *host) breakStep(name string, v model.VM) (repair func()) {
 	return func() { h.failing("do "+name, nil) }
 }
 
-// TestEachUndoFails fails a late step and one undo: the VM is broken and listed, and can be brought to rest when the cause is gone.
+// TestEachUndoFails makes a late step and one undo fail. The VM is listed as broken, and can be
+// started and deleted when the cause is gone.
 func TestEachUndoFails(t *testing.T) {
 	for hook, still := range map[string]string{"signal": "vmm", "undo one": "prepare/one", "undo two": "prepare/two"} {
 		t.Run(hook, func(t *testing.T) {
@@ -90,7 +92,7 @@ func TestEachUndoFails(t *testing.T) {
 			claim(t, got.Runtime != nil, "the record does not name the machine that may be left")
 			wantLastError(t, got, still)
 			if err := d.Delete(t.Context(), "a", true, nil); err == nil {
-				t.Error("a delete that could not take everything away succeeded")
+				t.Error("a deletion that could not remove everything succeeded")
 			}
 			d.wantState(t, "a", model.Broken)
 			h.failing(hook, nil)
@@ -120,12 +122,13 @@ func TestRemoveOnStopWhenTheStartFails(t *testing.T) {
 	h.wantFiles(t, nil)
 }
 
-// TestSilentGuest has no agent that answers: that is an error of the start, not its being called off.
-func TestSilentGuest(t *testing.T) {
+// TestGuestThatDoesNotAnswer has an agent that never answers. The start fails by itself, and is
+// not reported as cancelled.
+func TestGuestThatDoesNotAnswer(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.core.host.BootTimeout = 10 * time.Millisecond
-	var log bytes.Buffer // written by the start alone, which is over when it is read
+	var log bytes.Buffer // only the start writes it, and it is read afterwards
 	d.Log = slog.New(slog.NewTextHandler(&log, nil))
 	d.create(t, model.Create{Name: "a"})
 	defer h.hanging("do agent")()
@@ -134,14 +137,15 @@ func TestSilentGuest(t *testing.T) {
 	wantKind(t, "the start", err, fault.Unavailable)
 	wantLastError(t, v, "did not answer within 10ms")
 	if v.LastError.Log != h.layout.VM(v.ID).ConsoleLog() {
-		t.Errorf("the log is said to be %s", v.LastError.Log)
+		t.Errorf("the record names the log %s, not the console's", v.LastError.Log)
 	}
 	if !strings.Contains(log.String(), "fake console") {
-		t.Errorf("the guest's last words are lost: %s", log.String())
+		t.Errorf("the daemon's log does not show the guest's last output: %s", log.String())
 	}
 }
 
-func TestDeleteCallsOffAStart(t *testing.T) {
+// TestDeleteCancelsAStart deletes a VM whose start hangs.
+func TestDeleteCancelsAStart(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
@@ -150,7 +154,7 @@ func TestDeleteCallsOffAStart(t *testing.T) {
 	go func() { _, err := d.Start(t.Context(), "a", model.Start{}, nil); errs <- err }()
 	waitFor(t, func() bool { return h.called("do agent") > 0 })
 	if err := d.Delete(t.Context(), "a", false, nil); fault.KindOf(err) != fault.WrongState {
-		t.Errorf("without force: %v", err)
+		t.Errorf("the deletion without force returned %v", err)
 	}
 	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
 		t.Error(err)
@@ -160,8 +164,9 @@ func TestDeleteCallsOffAStart(t *testing.T) {
 	h.wantMachines(t, 0)
 }
 
-// TestDeleteCallsOffAllStarts has a restart boot and two starts wait behind it: the delete waits for none of them to boot.
-func TestDeleteCallsOffAllStarts(t *testing.T) {
+// TestDeleteCancelsAllStarts deletes a VM while a restart boots and two starts wait behind it. The
+// deletion waits for none of them to boot.
+func TestDeleteCancelsAllStarts(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
@@ -170,7 +175,7 @@ func TestDeleteCallsOffAllStarts(t *testing.T) {
 	begin := func(f func() error) {
 		wg.Go(func() {
 			if err := f(); fault.KindOf(err) != fault.Canceled {
-				t.Errorf("it ended with %v", err)
+				t.Errorf("a cancelled start or restart returned %v", err)
 			}
 		})
 	}
@@ -188,12 +193,13 @@ func TestDeleteCallsOffAllStarts(t *testing.T) {
 	h.wantCalls(t, "do agent", 1)
 }
 
-// TestCalledOffRestart leaves a VM stopped, and one that goes when it stops is gone.
-func TestCalledOffRestart(t *testing.T) {
+// TestCancelledRestart cancels a restart after its stop. The VM is stopped, and so follows its
+// removal policy.
+func TestCancelledRestart(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a", Remove: model.RemoveOnStop})
-	d.running(t, "a")
+	d.start(t, "a")
 	release := h.hanging("power-off")
 	ctx, cancel := context.WithCancel(t.Context())
 	errs := make(chan error)
@@ -204,7 +210,7 @@ func TestCalledOffRestart(t *testing.T) {
 	wantKind(t, "the cancelled restart", <-errs, fault.Canceled)
 	h.wantFiles(t, nil)
 	d.wantVMs(t, 0)
-	claim(t, h.called("records []") > 0, "no capability was told that the VM is gone")
+	claim(t, h.called("records []") > 0, "no capability got the record's removal")
 }
 
 func TestCancelledStartIsUndone(t *testing.T) {

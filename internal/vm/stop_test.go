@@ -11,7 +11,9 @@ import (
 	"banger/internal/step"
 )
 
-func TestStubbornGuestIsEnded(t *testing.T) {
+// TestStopEndsAGuestThatRefuses stops a VM whose guest neither powers off nor reacts to the power
+// button.
+func TestStopEndsAGuestThatRefuses(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
@@ -24,20 +26,21 @@ func TestStubbornGuestIsEnded(t *testing.T) {
 	h.wantCalls(t, "power button", 1)
 }
 
-// TestHungAgentLeavesTimeForThePowerButton has an agent that takes the request and does nothing.
+// TestHungAgentLeavesTimeForThePowerButton has an agent that accepts the request to power off and
+// does nothing.
 func TestHungAgentLeavesTimeForThePowerButton(t *testing.T) {
 	h := newHost(t)
 	h.answersButton = true
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	defer h.hanging("power-off")()
 	grace := 200 * time.Millisecond
-	var said []step.Event
-	if _, err := d.Stop(t.Context(), "a", &grace, func(e step.Event) { said = append(said, e) }); err != nil {
+	var reported []step.Event
+	if _, err := d.Stop(t.Context(), "a", &grace, func(e step.Event) { reported = append(reported, e) }); err != nil {
 		t.Fatal(err)
 	}
-	wantPoweredOff(t, said)
+	wantPoweredOff(t, reported)
 }
 
 func TestKill(t *testing.T) {

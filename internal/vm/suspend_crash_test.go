@@ -9,7 +9,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestKilledWhilePausing kills the daemon at each moment of a pause, a suspension, and their ends.
+// TestKilledWhilePausing kills the daemon at each moment of a pause, of a suspension, and of their
+// ends.
 func TestKilledWhilePausing(t *testing.T) {
 	t.Parallel()
 	running, suspended := model.Running, model.Suspended
@@ -17,13 +18,13 @@ func TestKilledWhilePausing(t *testing.T) {
 		operation string
 		from      model.State
 		do        func(context.Context, *daemon)
-		hooks     map[string]model.State // at which the daemon is killed, and what the VM is then
+		hooks     map[string]model.State // at which the daemon is killed, with the recovered state
 	}{
 		{"pause", model.Running, func(ctx context.Context, d *daemon) { d.Pause(ctx, "a", nil) }, map[string]model.State{
 			"store pausing": running, "freeze": running, "froze": running, "halt": running, "store paused": running,
 		}},
 		{"resume", model.Paused, func(ctx context.Context, d *daemon) { d.Resume(ctx, "a", nil) }, map[string]model.State{
-			"go on": model.Paused, "thaw": model.Paused, "store running": model.Paused,
+			"resume": model.Paused, "thaw": model.Paused, "store running": model.Paused,
 		}},
 		{"suspend", model.Running, func(ctx context.Context, d *daemon) { d.Suspend(ctx, "a", nil) }, map[string]model.State{
 			"store pausing": running, "freeze": running, "froze": running, "save": running, "still": running, "shape": running, "store suspended": running,
@@ -42,7 +43,7 @@ func TestKilledWhilePausing(t *testing.T) {
 				v := d.worker(t, model.Create{Name: "a"})
 				before := h.files()
 				if c.from != model.Running {
-					d.bring(t, v, c.from)
+					d.bringTo(t, v, c.from)
 				}
 				if hook == "store starting" || hook == "store running" || hook == "store pausing" {
 					before = h.files() // nothing has happened yet
@@ -51,15 +52,15 @@ func TestKilledWhilePausing(t *testing.T) {
 				d = d.killedIn(hook, func(ctx context.Context) { c.do(ctx, dead) })
 				got, err := d.Get("a")
 				if err != nil || got.State != want {
-					t.Fatalf("recovered as %s (%+v), %v", got.State, got.LastError, err)
+					t.Fatalf("recovery made the VM %s (%+v), not %s: %v", got.State, got.LastError, want, err)
 				}
 				switch want {
 				case model.Running:
-					d.goesOn(t, v)
+					d.wantContinues(t, v)
 					h.wantFiles(t, before)
 				case model.Paused:
 					d.resume(t, v)
-					d.goesOn(t, v)
+					d.wantContinues(t, v)
 				case model.Suspended:
 					h.wantMachines(t, 0)
 					wantNoRuntime(t, got)
@@ -68,17 +69,18 @@ func TestKilledWhilePausing(t *testing.T) {
 						claim(t, !slices.Contains(left, path), "the suspended VM still has %s", path)
 					}
 					d.resume(t, v)
-					d.goesOn(t, v)
+					d.wantContinues(t, v)
 				}
-				d.suspend(t, v) // nothing stands in the way of it
+				d.suspend(t, v) // nothing prevents it
 				d.resume(t, v)
-				d.goesOn(t, v)
+				d.wantContinues(t, v)
 			})
 		}
 	}
 }
 
-// TestKilledAfterTheGuestWrote kills the daemon when a guest that has been resumed has already changed its disk: its memory is history.
+// TestKilledAfterTheGuestWrote kills the daemon after a resumed guest has changed its disk. Its
+// saved memory is outdated.
 func TestKilledAfterTheGuestWrote(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -97,13 +99,14 @@ func TestKilledAfterTheGuestWrote(t *testing.T) {
 	wantLastError(t, got, "")
 	wantNoRuntime(t, got)
 	h.wantMachines(t, 0)
-	d.nothingSaved(t)
-	d.running(t, "a")
+	d.wantNothingSaved(t)
+	d.start(t, "a")
 	h.wantBooted(t, v, "work of a")
 }
 
-// TestRecoveryCannotLetItGoOn has a guest that does not answer after the daemon was killed in a suspension.
-func TestRecoveryCannotLetItGoOn(t *testing.T) {
+// TestRecoveryPausesAVMThatCannotBeThawed kills the daemon in a suspension, and makes the thaw
+// fail afterwards.
+func TestRecoveryPausesAVMThatCannotBeThawed(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
@@ -111,10 +114,10 @@ func TestRecoveryCannotLetItGoOn(t *testing.T) {
 	h.failing("thaw", errBoom)
 	dead := d
 	d = d.killedIn("still", func(ctx context.Context) { dead.Suspend(ctx, "a", nil) })
-	d.cannotGoOn(t, v)
+	d.wantPausedUntilThawed(t, v)
 }
 
-// TestKilledAfterItsMachineEnded finds nothing to let go on.
+// TestKilledAfterItsMachineEnded kills the daemon in a pause whose machine has ended.
 func TestKilledAfterItsMachineEnded(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -11,7 +11,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestPauseFails fails each part of a pause: the VM goes on, and can be paused when the cause is gone.
+// TestPauseFails makes each part of a pause fail. The VM continues, and can be paused when the
+// cause is gone.
 func TestPauseFails(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"store pausing", "freeze", "froze", "halt", "store paused"} {
@@ -23,18 +24,19 @@ func TestPauseFails(t *testing.T) {
 			h.failing(hook, errBoom)
 			wantFails(t, "the pause", errBoom, model.Running)(d.Pause(t.Context(), "a", nil))
 			h.failing(hook, nil)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 			d.pause(t, v)
 			d.resume(t, v)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 		})
 	}
 }
 
-// TestResumeFails fails each part of letting a paused VM go on: it stays paused, and can be resumed when the cause is gone.
+// TestResumeFails makes each part of resuming a paused VM fail. The VM stays paused, and can be
+// resumed when the cause is gone.
 func TestResumeFails(t *testing.T) {
 	t.Parallel()
-	for _, hook := range []string{"go on", "thaw", "store running"} {
+	for _, hook := range []string{"resume", "thaw", "store running"} {
 		t.Run(hook, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
@@ -45,21 +47,22 @@ func TestResumeFails(t *testing.T) {
 			wantFails(t, "the resume", errBoom, model.Paused)(d.Resume(t.Context(), "a", nil))
 			h.failing(hook, nil)
 			d.resume(t, v)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 		})
 	}
 }
 
-// suspendHooks are the moments of a suspension up to the one from which on the VM is suspended.
+// suspendHooks are the moments of a suspension before the VM is suspended.
 var suspendHooks = []string{"store pausing", "freeze", "froze", "save", "still", "shape", "store suspended"}
 
-// TestSuspendFails fails each part of a suspension: the VM is as before, and can be suspended when the cause is gone.
+// TestSuspendFails makes each part of a suspension fail. The VM is as before, and can be suspended
+// when the cause is gone.
 func TestSuspendFails(t *testing.T) {
 	t.Parallel()
 	for _, from := range []model.State{model.Running, model.Paused} {
 		for _, hook := range suspendHooks {
 			if from == model.Paused && strings.HasPrefix(hook, "fr") {
-				continue // its processes are held already
+				continue // its processes are already frozen
 			}
 			t.Run(string(from)+"/"+hook, func(t *testing.T) {
 				t.Parallel()
@@ -77,18 +80,18 @@ func TestSuspendFails(t *testing.T) {
 				if from == model.Paused {
 					d.wantPaused(t, v)
 				} else {
-					d.goesOn(t, v)
+					d.wantContinues(t, v)
 				}
 				d.suspend(t, v)
 				d.resume(t, v)
-				d.goesOn(t, v)
+				d.wantContinues(t, v)
 			})
 		}
 	}
 }
 
-// TestUnrecordedPause has a disk on which for a while nothing can be stored at all: a VM whose pause or suspension failed for that is let go on, and not
-// ended, by whatever comes next.
+// TestUnrecordedPause has a disk on which nothing can be stored for a while. A VM whose pause or
+// suspension fails for that reason continues, and the next operation does not end it.
 func TestUnrecordedPause(t *testing.T) {
 	t.Parallel()
 	for name, command := range map[string]func(context.Context, *daemon) error{
@@ -104,24 +107,24 @@ func TestUnrecordedPause(t *testing.T) {
 				h.failing("store "+state, errBoom)
 			}
 			if err := command(t.Context(), d); !errors.Is(err, errBoom) {
-				t.Errorf("got %v", err)
+				t.Errorf("the %s returned %v, not the error of its hook", name, err)
 			}
 			for _, state := range []string{"paused", "suspended", "running"} {
 				h.failing("store "+state, nil)
 			}
 			h.wantMachines(t, 1)
 			claim(t, !h.computer.Halted(v.ID), "the machine is halted after the failed %s", name)
-			claim(t, !h.look(v).Frozen, "the processes are frozen after the failed %s", name)
+			claim(t, !h.memoryOf(v).Frozen, "the processes are frozen after the failed %s", name)
 			if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 				t.Error(err)
 			}
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 		})
 	}
 }
 
-// TestSuspendLeavesSomething fails the clean-up after a suspension: the VM is suspended all the same and keeps its memory, whoever tries again, and it does not
-// go on beside what is left.
+// TestSuspendLeavesSomething makes the cleanup after a suspension fail. The VM is suspended and
+// keeps its memory. It is not resumed before the cleanup succeeds.
 func TestSuspendLeavesSomething(t *testing.T) {
 	t.Parallel()
 	retries := map[string]func(*testing.T, *daemon) *daemon{
@@ -176,7 +179,7 @@ func TestSuspendLeavesSomething(t *testing.T) {
 					h.wantMachines(t, 0)
 				}
 				d.resume(t, v)
-				d.goesOn(t, v)
+				d.wantContinues(t, v)
 				h.wantFiles(t, before)
 				h.wantMachines(t, 1)
 				got, _ := d.Get("a")
@@ -186,7 +189,8 @@ func TestSuspendLeavesSomething(t *testing.T) {
 	}
 }
 
-// TestSuspendedMachineEndsLate has one that would not end with the suspension, and does so later.
+// TestSuspendedMachineEndsLate has a machine that survives the suspension of its VM and ends
+// later.
 func TestSuspendedMachineEndsLate(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -199,10 +203,10 @@ func TestSuspendedMachineEndsLate(t *testing.T) {
 	waitFor(t, func() bool { got, _ := d.Get("a"); return got.Runtime == nil })
 	d.wantState(t, "a", model.Suspended)
 	d.resume(t, v)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestPausedMachineEnds by itself or by a signal.
+// TestPausedMachineEnds ends the machine of a paused VM, and kills a paused VM.
 func TestPausedMachineEnds(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -214,12 +218,13 @@ func TestPausedMachineEnds(t *testing.T) {
 	got, _ := d.Get("a")
 	wantLastError(t, got, "")
 	wantNoRuntime(t, got)
-	d.running(t, "a")
+	d.start(t, "a")
 	d.pause(t, v)
 	wantEnds(t, "the kill", model.Stopped)(d.Kill(t.Context(), "a", syscall.SIGKILL))
 }
 
-// TestMachineEndsWhileItIsSuspended must not leave the memory of a machine that was not halted.
+// TestMachineEndsWhileItIsSuspended checks that no memory is kept of a machine that ended while it
+// was saved.
 func TestMachineEndsWhileItIsSuspended(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"freeze", "still"} {
@@ -234,25 +239,26 @@ func TestMachineEndsWhileItIsSuspended(t *testing.T) {
 			h.end(v, vmm.ExitCrashed)
 			release()
 			if err := <-errs; err == nil {
-				t.Errorf("%s: it was suspended", hook)
+				t.Error("the suspension succeeded although its machine ended")
 			}
 			waitFor(t, func() bool { return d.state(t, "a") == model.Stopped })
-			d.nothingSaved(t)
+			d.wantNothingSaved(t)
 		})
 	}
 }
 
-// TestSuspendOnAFullDisk leaves the VM running.
+// TestSuspendOnAFullDisk checks that a VM that cannot be saved keeps running.
 func TestSuspendOnAFullDisk(t *testing.T) {
 	h := newHost(t)
-	fill, free := h.small(h.layout.State, 32*model.MiB)
+	fill, free := h.smallFilesystem(h.layout.State, 32*model.MiB)
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	before := h.files()
-	for _, leave := range []model.Bytes{0, 4 * model.KiB, 8 * model.KiB} { // not even the database's log may have room
+	// Even the database's log may have no room.
+	for _, leave := range []model.Bytes{0, 4 * model.KiB, 8 * model.KiB} {
 		fill(leave + 1)
 		if _, err := d.Suspend(t.Context(), "a", nil); err == nil {
-			t.Errorf("with %v left it was suspended", leave)
+			t.Errorf("with %v left the VM was suspended", leave)
 			d.Resume(t.Context(), "a", nil)
 		} else {
 			wantDiskFull(t, err)
@@ -261,10 +267,10 @@ func TestSuspendOnAFullDisk(t *testing.T) {
 		if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 			t.Error(err)
 		}
-		d.goesOn(t, v)
+		d.wantContinues(t, v)
 		h.wantFiles(t, before)
 	}
 	d.suspend(t, v)
 	d.resume(t, v)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }

@@ -12,13 +12,13 @@ import (
 	"banger/internal/model"
 )
 
-// TestStatesOfSuspension has what each command does to a VM in each state.
+// TestStatesOfSuspension checks what each command does to a VM in each state.
 func TestStatesOfSuspension(t *testing.T) {
 	t.Parallel()
 	ok, wrong := fault.Kind(""), fault.WrongState
 	type result struct {
 		err fault.Kind
-		now model.State // "" for gone
+		now model.State // "": the VM is deleted
 	}
 	commands := map[string]func(context.Context, *daemon, string) error{
 		"pause":   func(ctx context.Context, d *daemon, id string) error { _, err := d.Pause(ctx, id, nil); return err },
@@ -91,10 +91,10 @@ func TestStatesOfSuspension(t *testing.T) {
 				h := newHost(t)
 				d := h.daemon()
 				v := d.worker(t, model.Create{Name: "a"})
-				d.bring(t, v, state)
+				d.bringTo(t, v, state)
 				began := time.Now()
 				if err := commands[command](t.Context(), d, v.ID); fault.KindOf(err) != want.err {
-					t.Errorf("got %v after %v", err, time.Since(began))
+					t.Errorf("the command returned %v after %v, not the kind %q", err, time.Since(began), want.err)
 				}
 				got, err := d.Get(v.ID)
 				if (err != nil) != (want.now == "") {
@@ -124,7 +124,7 @@ func TestStatesOfSuspension(t *testing.T) {
 					h.wantWork(t, v, "work of a")
 				case model.Stopped:
 					if _, err := os.Stat(h.layout.VM(v.ID).Suspended()); err == nil {
-						t.Error("its memory is still there")
+						t.Error("the stopped VM still has saved memory")
 					}
 				}
 			})

@@ -9,7 +9,8 @@ import (
 	"banger/internal/step"
 )
 
-// TestStopLetsTheGuestPowerOff although it was paused or suspended: only a guest that runs can close its files.
+// TestStopLetsTheGuestPowerOff stops paused and suspended VMs. Only a guest that runs can close
+// its files.
 func TestStopLetsTheGuestPowerOff(t *testing.T) {
 	t.Parallel()
 	for _, state := range []model.State{model.Paused, model.Suspended} {
@@ -17,26 +18,27 @@ func TestStopLetsTheGuestPowerOff(t *testing.T) {
 			h := newHost(t)
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
-			d.bring(t, v, state)
-			var said []step.Event
-			got, err := d.Stop(t.Context(), "a", nil, func(e step.Event) { said = append(said, e) })
+			d.bringTo(t, v, state)
+			var reported []step.Event
+			got, err := d.Stop(t.Context(), "a", nil, func(e step.Event) { reported = append(reported, e) })
 			wantEnds(t, "the stop", model.Stopped)(got, err)
 			h.wantMachines(t, 0)
-			wantPoweredOff(t, said)
-			d.nothingSaved(t)
+			wantPoweredOff(t, reported)
+			d.wantNothingSaved(t)
 		})
 	}
 }
 
-// TestStopWithoutAGuest ends a paused VM whose guest cannot be let go on, and asks nobody when it shall not wait for anybody.
-func TestStopWithoutAGuest(t *testing.T) {
+// TestStopOfAGuestThatCannotBeResumed checks that a paused guest that cannot be resumed is ended,
+// and that a stop without waiting does not resume anything.
+func TestStopOfAGuestThatCannotBeResumed(t *testing.T) {
 	t.Parallel()
 	for _, state := range []model.State{model.Paused, model.Suspended} {
 		t.Run(string(state), func(t *testing.T) {
 			h := newHost(t)
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
-			d.bring(t, v, state)
+			d.bringTo(t, v, state)
 			h.failing("thaw", errBoom)
 			h.failing("restore", errBoom)
 			if state == model.Suspended {
@@ -48,12 +50,13 @@ func TestStopWithoutAGuest(t *testing.T) {
 			}
 			wantEnds(t, "the stop", model.Stopped)(d.Stop(t.Context(), "a", &wait, nil))
 			h.wantMachines(t, 0)
-			d.nothingSaved(t)
+			d.wantNothingSaved(t)
 		})
 	}
 }
 
-// TestRemovalOfSuspended: a suspension is no stop, but its end can be one.
+// TestRemovalOfSuspended checks removal policies: a suspension is no stop, but a suspended VM can
+// be stopped.
 func TestRemovalOfSuspended(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*testing.T, *daemon){
@@ -78,7 +81,7 @@ func TestRemovalOfSuspended(t *testing.T) {
 			h := newHost(t)
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a", Remove: model.RemoveOnDetach})
-			d.bring(t, v, state)
+			d.bringTo(t, v, state)
 			d.die() // and the client with it
 			d = h.daemon()
 			h.wantNothingLeft(t)

@@ -17,8 +17,8 @@ func TestPauseAndResume(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
-	var said []step.Event
-	report := func(e step.Event) { said = append(said, e) }
+	var reported []step.Event
+	report := func(e step.Event) { reported = append(reported, e) }
 	for range 2 {
 		got, err := d.Pause(t.Context(), "a", report)
 		if err != nil {
@@ -27,23 +27,23 @@ func TestPauseAndResume(t *testing.T) {
 		claim(t, got.Runtime != nil, "the record of a paused VM does not name its machine")
 		d.wantPaused(t, v)
 	}
-	wantSkipped(t, said) // the second pause
+	wantSkipped(t, reported) // the second pause
 	_, err := d.Agent("a")
 	wantKind(t, "the agent of a paused VM", err, fault.WrongState)
 	wantHint(t, "the agent of a paused VM", err, "resume")
-	said = nil
+	reported = nil
 	for range 2 {
 		if got, err := d.Resume(t.Context(), "a", report); err != nil || got.State != model.Running {
-			t.Fatalf("%+v, %v", got, err)
+			t.Fatalf("after the resume the VM is %s: %v", got.State, err)
 		}
 	}
-	wantSkipped(t, said) // the second resume
-	d.goesOn(t, v)
+	wantSkipped(t, reported) // the second resume
+	d.wantContinues(t, v)
 	d.pause(t, v)
 	got, err := d.Start(t.Context(), "a", model.Start{}, nil)
 	wantEnds(t, "starting a paused VM", model.Running)(got, err)
 	claim(t, got.Started.Equal(*v.Started), "the paused VM is recorded as started anew at %v", got.Started)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
 func TestSuspendAndResume(t *testing.T) {
@@ -68,15 +68,15 @@ func TestSuspendAndResume(t *testing.T) {
 			claim(t, got.Stopped != nil, "the record of a suspended VM does not say when it stopped")
 			for _, path := range []string{h.layout.VM(v.ID).Run, h.held(v, "one"), h.held(v, "two")} {
 				if _, err := os.Stat(path); err == nil {
-					t.Errorf("%s is still there", path)
+					t.Errorf("the suspended VM still has %s", path)
 				}
 			}
-			var said []step.Event
-			if _, err := d.Suspend(t.Context(), "a", func(e step.Event) { said = append(said, e) }); err != nil {
+			var reported []step.Event
+			if _, err := d.Suspend(t.Context(), "a", func(e step.Event) { reported = append(reported, e) }); err != nil {
 				t.Errorf("suspending it again: %v", err)
 			}
-			wantSkipped(t, said)
-			d.die() // a reboot does not matter
+			wantSkipped(t, reported)
+			d.die() // a reboot makes no difference
 			d = h.daemon()
 			got, err := d.Resume(t.Context(), "a", nil)
 			if err != nil {
@@ -87,13 +87,13 @@ func TestSuspendAndResume(t *testing.T) {
 			claim(t, got.Started.Equal(*v.Started), "the resumed VM is recorded as started anew at %v", got.Started)
 			wantOrigin(t, got, model.FromSuspended)
 			h.wantGuest(t, v, "a", 0)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 			h.wantFiles(t, before)
 		})
 	}
 }
 
-// TestSuspendTwice leaves nothing of the first suspension in the way of the second, whatever became of it.
+// TestSuspendTwice checks that files left of one suspension do not affect the next one.
 func TestSuspendTwice(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -103,17 +103,17 @@ func TestSuspendTwice(t *testing.T) {
 	old := filepath.Join(t.TempDir(), "old")
 	h.command("cp", "-a", h.layout.VM(v.ID).Suspended(), old)
 	d.resume(t, v)
-	h.command("cp", "-a", old, h.layout.VM(v.ID).Suspended()) // the daemon died before it could remove it
+	h.command("cp", "-a", old, h.layout.VM(v.ID).Suspended()) // as if the daemon had died first
 	h.inGuest(v.ID, func(g *guest) { g.Data = "more" })
 	d.suspend(t, v)
 	d.resume(t, v)
-	if got := h.look(v).Data; got != "more" {
-		t.Errorf("it went on with %q", got)
+	if got := h.memoryOf(v).Data; got != "more" {
+		t.Errorf("the VM resumed with %q, which is not its last state", got)
 	}
-	d.nothingSaved(t)
+	d.wantNothingSaved(t)
 }
 
-// TestPausedSurvivesTheDaemon as it is.
+// TestPausedSurvivesTheDaemon checks that another daemon finds a paused VM paused.
 func TestPausedSurvivesTheDaemon(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -124,11 +124,11 @@ func TestPausedSurvivesTheDaemon(t *testing.T) {
 	d = h.daemon()
 	d.wantPaused(t, v)
 	d.resume(t, v)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestPendingSurvivesSuspension changes a running VM and suspends it: it goes on as the machine that it was, with the image and the kernel that it had, which
-// nobody may delete until then.
+// TestPendingSurvivesSuspension changes a running VM and suspends it. It resumes with its old
+// image and kernel, which may not be deleted until then.
 func TestPendingSurvivesSuspension(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -136,7 +136,7 @@ func TestPendingSurvivesSuspension(t *testing.T) {
 	v := d.worker(t, model.Create{Name: "a"})
 	changed, err := d.Set(t.Context(), "a", model.Change{VCPUs: ptr(3), Image: ptr("other"), Kernel: ptr("other-kernel"), Env: map[string]string{"NEW": "1"}})
 	if err != nil || len(changed.Pending) != 4 {
-		t.Fatalf("%+v, %v", changed, err)
+		t.Fatalf("four changes are to be pending, not %v, %v", changed.Pending, err)
 	}
 	inUse := func() (images, kernels []string) {
 		if err := d.References(func(i, k map[string][]string) error {
@@ -162,9 +162,9 @@ func TestPendingSurvivesSuspension(t *testing.T) {
 	check("suspended")
 	d.resume(t, v)
 	check("resumed")
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 	if m := h.computer.Running()[0]; m.VCPUs != 1 {
-		t.Errorf("it goes on with %d CPUs", m.VCPUs)
+		t.Errorf("the resumed machine has %d vCPUs, not 1", m.VCPUs)
 	}
 	first, err := os.Stat(h.layout.VM(v.ID).SystemDisk())
 	if err != nil {
@@ -177,7 +177,7 @@ func TestPendingSurvivesSuspension(t *testing.T) {
 	equalLists(t, "the changes pending after a restart", got.Pending, nil)
 	equal(t, "the image under the disk after a restart", got.DiskImage, "other")
 	if m := h.computer.Running()[0]; m.VCPUs != 3 {
-		t.Errorf("it was started with %d CPUs", m.VCPUs)
+		t.Errorf("the restarted machine has %d vCPUs, not 3", m.VCPUs)
 	}
 	if again, err := os.Stat(h.layout.VM(v.ID).SystemDisk()); err != nil {
 		t.Error(err)
@@ -189,7 +189,8 @@ func TestPendingSurvivesSuspension(t *testing.T) {
 	equalLists(t, "the kernels in use after a restart", kernels, []string{"other-kernel"})
 }
 
-// TestRenamedWhileSuspended tells the guest of its new name at the next start, as for one that runs.
+// TestRenamedWhileSuspended checks that the guest gets a new name at the next start, as the guest
+// of a running VM does.
 func TestRenamedWhileSuspended(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -207,5 +208,5 @@ func TestRenamedWhileSuspended(t *testing.T) {
 		t.Errorf("the restart: %v", err)
 	}
 	equalLists(t, "the changes pending after the restart", got.Pending, nil)
-	equal(t, "the guest's host name after the restart", h.look(v).Name, "b")
+	equal(t, "the guest's host name after the restart", h.memoryOf(v).Name, "b")
 }

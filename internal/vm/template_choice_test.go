@@ -9,9 +9,10 @@ import (
 	"banger/internal/model"
 )
 
-// TestTemplatesComeByThemselves has nobody know of them: the first start boots and has templates made when there is nothing else to do, the second goes on
-// from its image's, and the first of another image from the universal one.
-func TestTemplatesComeByThemselves(t *testing.T) {
+// TestTemplatesAreBuiltInTheBackground starts VMs without a template. The first one boots, the
+// second one starts from its image's template, and the first one of another image starts from the
+// universal template.
+func TestTemplatesAreBuiltInTheBackground(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.templates.Off = false
@@ -23,7 +24,7 @@ func TestTemplatesComeByThemselves(t *testing.T) {
 	h.wantStored(t, 0)
 	h.wantCalls(t, "build do vmm", 0)
 	idle()
-	waitFor(t, func() bool { _, images := d.kinds(t); return len(images) == 1 })
+	waitFor(t, func() bool { _, images := d.templateKinds(t); return len(images) == 1 })
 	d.wantTemplates(t, 1, "img")
 	h.wantCalls(t, "build restore", 1) // the image's template, from the universal one
 	g := h.guest
@@ -47,14 +48,15 @@ func TestTemplatesComeByThemselves(t *testing.T) {
 	third := d.started(t, model.Create{Name: "third", Image: "other"})
 	wantOrigin(t, third, model.FromUniversal)
 	h.wantGuest(t, third, "third", 0)
-	waitFor(t, func() bool { _, images := d.kinds(t); return slices.Equal(images, []string{"img", "other"}) })
+	waitFor(t, func() bool { _, images := d.templateKinds(t); return slices.Equal(images, []string{"img", "other"}) })
 	wantOrigin(t, d.started(t, model.Create{Name: "fourth", Image: "other"}), model.FromTemplate)
 	d.wantTemplates(t, 1, "img", "other")
 	d.wantPostponed(t, 0)
-	h.closesAll(t)
+	h.waitClosed(t)
 }
 
-// TestTemplateFits only machines that are the same in all that matters.
+// TestTemplateFits checks that only VMs whose machines are the same in all that matters start from
+// a template.
 func TestTemplateFits(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -62,10 +64,11 @@ func TestTemplateFits(t *testing.T) {
 		version string
 		want    model.OriginKind
 	}{
-		"the same":       {model.Create{}, "", model.FromTemplate},
-		"environment":    {model.Create{Env: map[string]string{"A": "1"}, User: "me", Workdir: "/x", Labels: map[string]string{"a": "b"}}, "", model.FromTemplate},
-		"more disk":      {model.Create{DiskSize: 96 * model.MiB}, "", model.FromTemplate},
-		"far more disk":  {model.Create{DiskSize: 1100 * model.GiB}, "", model.FromUniversal}, // than every kernel can make of the template's
+		"the same":    {model.Create{}, "", model.FromTemplate},
+		"environment": {model.Create{Env: map[string]string{"A": "1"}, User: "me", Workdir: "/x", Labels: map[string]string{"a": "b"}}, "", model.FromTemplate},
+		"more disk":   {model.Create{DiskSize: 96 * model.MiB}, "", model.FromTemplate},
+		// A file system grows only by a factor that its kernel supports.
+		"far more disk":  {model.Create{DiskSize: 1100 * model.GiB}, "", model.FromUniversal},
 		"less disk":      {model.Create{DiskSize: 48 * model.MiB}, "", model.FromUniversal},
 		"least disk":     {model.Create{DiskSize: model.MinDiskSize}, "", model.FromUniversal},
 		"image":          {model.Create{Image: "other"}, "", model.FromUniversal},
@@ -100,21 +103,21 @@ func TestTemplateFits(t *testing.T) {
 			case c.want == model.FromUniversal:
 				wanted = []string{"i"}
 			}
-			if name == "more disk" { // to grow it takes longer than all the rest
+			if name == "more disk" { // growing a disk takes longer than the rest of a start
 				wanted = []string{"i"}
 			}
 			d.wantWanted(t, wanted...)
 			wantSize(t, h.layout.VM(v.ID).SystemDisk(), v.Spec.DiskSize)
 			if grown := h.called("drive") == 1 && h.called("resize system") == 1; grown != (name == "more disk") {
-				t.Errorf("its disk has grown in the guest: %v", grown)
+				t.Errorf("the disk has grown in the guest: %v", grown)
 			}
-			h.closesAll(t)
+			h.waitClosed(t)
 		})
 	}
 }
 
-// TestTemplateForEachSize has VMs with smaller disks, and with larger ones, get a template of their own: after the first no disk has to grow, nobody
-// boots, and no VM takes another's.
+// TestTemplateForEachSize checks that each combination of disk sizes gets a template of its own.
+// After its first VM no disk has to grow, and no VM boots.
 func TestTemplateForEachSize(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -130,7 +133,7 @@ func TestTemplateForEachSize(t *testing.T) {
 	for i, req := range sizes {
 		d.started(t, req)
 		idle()
-		waitFor(t, func() bool { _, images := d.kinds(t); return len(images) == i+1 && len(d.wants()) == 0 })
+		waitFor(t, func() bool { _, images := d.templateKinds(t); return len(images) == i+1 && len(d.wanted()) == 0 })
 		idle = d.busy()
 	}
 	grown := h.called("drive")
@@ -152,7 +155,8 @@ func TestTemplateForEachSize(t *testing.T) {
 	idle()
 }
 
-// TestRestartWantsNoTemplate of an image: the VM has disks of its own.
+// TestRestartWantsNoTemplate checks that a restart does not request a template of the image,
+// because the VM has its disks.
 func TestRestartWantsNoTemplate(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -161,12 +165,13 @@ func TestRestartWantsNoTemplate(t *testing.T) {
 	d.busy()
 	v := d.started(t, model.Create{Name: "a", DiskSize: 48 * model.MiB})
 	d.forgetWants()
-	d.bring(t, v, model.Stopped)
-	d.running(t, "a")
+	d.bringTo(t, v, model.Stopped)
+	d.start(t, "a")
 	d.wantWanted(t, "u")
 }
 
-// TestTemplateWithAWorkDisk gives a VM copies of both disks, which grow to what it asks for.
+// TestTemplateWithAWorkDisk checks that a VM gets copies of both disks, which grow to the
+// requested sizes.
 func TestTemplateWithAWorkDisk(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -180,8 +185,9 @@ func TestTemplateWithAWorkDisk(t *testing.T) {
 	wantSize(t, h.layout.VM(v.ID).WorkDisk(), 96*model.MiB)
 }
 
-// TestTemplateSparesDisks: a VM that has something on its disks goes on with that.
-func TestTemplateSparesDisks(t *testing.T) {
+// TestTemplateKeepsExistingDisks checks that a start from a template keeps the disks that a VM
+// has.
+func TestTemplateKeepsExistingDisks(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	h.homes = true
@@ -198,14 +204,15 @@ func TestTemplateSparesDisks(t *testing.T) {
 	}
 	wantOrigin(t, got, model.FromUniversal)
 	h.wantOnDisk(t, v, "work of a")
-	d.bring(t, v, model.Stopped)
-	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil { // whose template could bring an empty work disk, too
+	d.bringTo(t, v, model.Stopped)
+	// The other image's template has an empty work disk, too.
+	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.BuildTemplate(t.Context(), model.Create{Image: "other", WorkDiskSize: ptr(64 * model.MiB)}, nil); err != nil {
 		t.Fatal(err)
 	}
-	d.running(t, "a")
+	d.start(t, "a")
 	again, err := os.Stat(h.layout.VM(v.ID).WorkDisk())
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +223,7 @@ func TestTemplateSparesDisks(t *testing.T) {
 	h.wantOnDisk(t, v, "") // the system disk is fresh, for the other image
 }
 
-// TestTemplatesOff neither makes nor uses any.
+// TestTemplatesOff checks that templates that are turned off are neither built nor used.
 func TestTemplatesOff(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

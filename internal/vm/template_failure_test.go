@@ -16,14 +16,15 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestDamagedTemplate damages each file of each kind of template: the VM comes up as if there had been none, and another one is made.
+// TestDamagedTemplate damages each file of each kind of template. The VM starts as if there were
+// none, and another one is built.
 func TestDamagedTemplate(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"u", "i"} {
 		for _, file := range []string{"meta.json", "memory", "device", "system.ext4"} {
 			for _, how := range damages {
 				if file == "system.ext4" && kind == "u" {
-					continue // there is none
+					continue // it has no disk
 				}
 				t.Run(fmt.Sprint(kind, " ", file, " ", how.name), func(t *testing.T) {
 					t.Parallel()
@@ -33,7 +34,7 @@ func TestDamagedTemplate(t *testing.T) {
 						if strings.HasPrefix(filepath.Base(path), kind) {
 							how.do(t, filepath.Join(path, file))
 						} else if kind == "u" {
-							damage(t, os.RemoveAll(path)) // it would be preferred
+							damage(t, os.RemoveAll(path)) // it would be chosen first
 						}
 					}
 					want, wants := model.FromUniversal, []string{"i"}
@@ -46,18 +47,18 @@ func TestDamagedTemplate(t *testing.T) {
 					d.wantWanted(t, wants...)
 					for _, path := range h.stored() {
 						if strings.HasPrefix(filepath.Base(path), kind) {
-							t.Errorf("it is still there: %s", path)
+							t.Errorf("the damaged template is still stored: %s", path)
 						}
 					}
-					h.closesAll(t)
+					h.waitClosed(t)
 				})
 			}
 		}
 	}
 }
 
-// TestTemplateThatDoesNotWork has machines from a template fail in each way: the VM is booted instead, on fresh disks, and another template is made, but
-// a third one only after a while.
+// TestTemplateThatDoesNotWork makes machines from a template fail. The VM boots on fresh disks,
+// and another template is built, but a third one only after a delay.
 func TestTemplateThatDoesNotWork(t *testing.T) {
 	t.Parallel()
 	unavailable := fault.New(fault.Unavailable, "it is gone")
@@ -72,14 +73,15 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 		"no assume":    {"do assume", unavailable, nil},
 		"dies early":   {"do agent", nil, func(h *host, v model.VM) { h.end(v, vmm.ExitCrashed) }},
 		"dies late":    {"do assume", nil, func(h *host, v model.VM) { h.end(v, vmm.ExitPanic) }},
-		"not held":     {"do vmm", nil, func(h *host, v model.VM) { h.inGuest(v.ID, func(g *guest) { g.Frozen = false }) }},
+		"not frozen":   {"do vmm", nil, func(h *host, v model.VM) { h.inGuest(v.ID, func(g *guest) { g.Frozen = false }) }},
 		"writes first": {"do assume", unavailable, func(h *host, v model.VM) { h.work(v, "left over") }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
 			d := h.withTemplates(t, model.Create{})
-			for i, wants := range [][]string{{"u", "i"}, {"u"}} { // what is there already costs nothing to ask for
+			// A request for a template that exists has no effect.
+			for i, wants := range [][]string{{"u", "i"}, {"u"}} {
 				v := d.create(t, model.Create{Name: fmt.Sprint("v-", i)})
 				calls := h.called(c.hook)
 				release := h.hanging(c.hook)
@@ -89,9 +91,9 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 					err error
 				}
 				results := make(chan result, 1)
-				var said []step.Event
+				var reported []step.Event
 				go func() {
-					got, err := d.Start(t.Context(), v.ID, model.Start{}, func(e step.Event) { said = append(said, e) })
+					got, err := d.Start(t.Context(), v.ID, model.Start{}, func(e step.Event) { reported = append(reported, e) })
 					results <- result{got, err}
 				}()
 				waitFor(t, func() bool { return h.called(c.hook) > calls })
@@ -109,12 +111,12 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 				wantNoLastError(t, got.VM)
 				h.wantGuest(t, v, v.Spec.Name, 0)
 				h.wantOnDisk(t, v, "")
-				claim(t, len(said) > 0, "the start reported no step")
+				claim(t, len(reported) > 0, "the start reported no step")
 				h.wantMachines(t, i+1)
-				_, images := d.kinds(t)
+				_, images := d.templateKinds(t)
 				equalLists(t, "the images with a template, after a template has failed,", images, nil)
 				d.wantWanted(t, wants...)
-				if i == 0 { // the background would do the same
+				if i == 0 { // as the background would
 					d.forgetWants()
 					if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 						t.Fatal(err)
@@ -122,16 +124,16 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 				}
 			}
 			d.wantPostponed(t, 1)
-			d.passes(template.FirstRetry)
+			d.passTime(template.FirstRetry)
 			d.started(t, model.Create{Name: "later"})
 			d.wantWanted(t, "u", "i")
 			d.wantPostponed(t, 0)
-			h.closesAll(t)
+			h.waitClosed(t)
 		})
 	}
 }
 
-// TestTemplateVanishes between its choice and its use: the start does not mind.
+// TestTemplateVanishes removes a template between its choice and its use. The VM boots instead.
 func TestTemplateVanishes(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -147,16 +149,17 @@ func TestTemplateVanishes(t *testing.T) {
 	got, err := d.Start(t.Context(), "a", model.Start{}, report)
 	wantEnds(t, "the start", model.Running)(got, err)
 	wantOrigin(t, got, "")
-	equal(t, "the guest's host name", h.look(v).Name, "a")
+	equal(t, "the guest's host name", h.memoryOf(v).Name, "a")
 }
 
-// TestTemplateWithAnotherImage fails the first start of a VM that has got another image: what the template's machine left on the disk is not booted.
+// TestTemplateWithAnotherImage makes the first start with another image fail. The VM does not boot
+// from what the template's machine left on the disk.
 func TestTemplateWithAnotherImage(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.withTemplates(t, model.Create{Image: "other"})
 	v := d.started(t, model.Create{Name: "a", Cold: true})
-	d.bring(t, v, model.Stopped)
+	d.bringTo(t, v, model.Stopped)
 	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
 		t.Fatal(err)
 	}
@@ -175,8 +178,9 @@ func TestTemplateWithAnotherImage(t *testing.T) {
 	h.wantOnDisk(t, v, "")
 }
 
-// TestStartsOwnFaults are not the template's: it stays, and the start fails as it would have without.
-func TestStartsOwnFaults(t *testing.T) {
+// TestFailedStartKeepsTheTemplate makes a start fail for reasons that are not the template's. The
+// start fails as it would without a template, and the template stays.
+func TestFailedStartKeepsTheTemplate(t *testing.T) {
 	t.Parallel()
 	for hook, err := range map[string]error{
 		"do preflight": errBoom, "do prepare/two": errBoom, "do assume": fault.New(fault.Invalid, "a bad user"), "do post-start/one": errBoom, "store running": errBoom,
@@ -190,12 +194,12 @@ func TestStartsOwnFaults(t *testing.T) {
 			h.failing(hook, err)
 			wantFails(t, "the start", err, model.Failed)(d.Start(t.Context(), "a", model.Start{}, nil))
 			h.failing(hook, nil)
-			if _, images := d.kinds(t); len(images) != 1 {
+			if _, images := d.templateKinds(t); len(images) != 1 {
 				t.Error("the template is gone")
 			}
 			h.wantFiles(t, before)
 			h.wantMachines(t, 0)
-			d.running(t, "a")
+			d.start(t, "a")
 			if got, _ := d.Get("a"); originOf(got) != model.FromTemplate {
 				t.Errorf("the next start: %+v", got.Boot)
 			}
@@ -203,7 +207,8 @@ func TestStartsOwnFaults(t *testing.T) {
 	}
 }
 
-// TestCancelledStartFromATemplate keeps the template and nothing else.
+// TestCancelledStartFromATemplate checks that a cancelled start keeps the template and nothing
+// else.
 func TestCancelledStartFromATemplate(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -224,7 +229,8 @@ func TestCancelledStartFromATemplate(t *testing.T) {
 	h.wantCalls(t, "do assume", calls+1)
 }
 
-// TestKilledInAStartFromATemplate leaves what a killed cold boot does: nothing.
+// TestKilledInAStartFromATemplate checks that a start from a template in a killed daemon leaves
+// nothing.
 func TestKilledInAStartFromATemplate(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"do prepare/one", "restore", "do vmm", "do agent", "do assume", "store running"} {
@@ -240,15 +246,15 @@ func TestKilledInAStartFromATemplate(t *testing.T) {
 			h.wantAllFiles(t, before)
 			d.wantState(t, "a", model.Failed)
 			h.wantMachines(t, 0)
-			d.running(t, "a")
+			d.start(t, "a")
 			got, _ := d.Get("a")
 			wantOrigin(t, got, model.FromTemplate)
-			equal(t, "the guest's host name", h.look(v).Name, "a")
+			equal(t, "the guest's host name", h.memoryOf(v).Name, "a")
 		})
 	}
 }
 
-// TestKillOfAStartFromATemplate ends the start, and no boot follows it.
+// TestKillOfAStartFromATemplate checks that a kill ends the start, and that no boot follows it.
 func TestKillOfAStartFromATemplate(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

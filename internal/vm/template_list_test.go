@@ -8,7 +8,8 @@ import (
 	"banger/internal/model"
 )
 
-// TestTemplatesAreDeleted by reference and all at once, which what runs on them does not mind.
+// TestTemplatesAreDeleted deletes templates by reference and all at once. VMs that started from
+// them are not affected.
 func TestTemplatesAreDeleted(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -31,11 +32,11 @@ func TestTemplatesAreDeleted(t *testing.T) {
 	h.work(v, "work of a")
 	for _, ref := range []string{"", "nothing", "../" + made[0].Key} {
 		if _, err := d.deleteTemplate(t.Context(), ref); fault.KindOf(err) != fault.NotFound {
-			t.Errorf("%q: %v", ref, err)
+			t.Errorf("deleting %q returned %v", ref, err)
 		}
 	}
 	if _, err := d.template(t.Context(), "i"); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("one of two: %v", err)
+		t.Errorf("an ambiguous reference returned %v", err)
 	}
 	if got, err := d.deleteTemplate(t.Context(), "other"); err != nil || got.Key != made[1].Key {
 		t.Errorf("%+v, %v", got, err)
@@ -45,24 +46,25 @@ func TestTemplatesAreDeleted(t *testing.T) {
 	}
 	d.wantTemplates(t, 0, "img")
 	wantPruned(t, 0)(d.pruneTemplates(t.Context(), true)) // none is stale
-	h.delete("id-of-img", true)
+	h.setGone("id-of-img", true)
 	pruned, err := d.pruneTemplates(t.Context(), true)
 	wantPruned(t, 1)(pruned, err)
 	claim(t, pruned.Freed > 0, "the prune of a template freed %v", pruned.Freed)
-	h.delete("id-of-img", false)
+	h.setGone("id-of-img", false)
 	if _, err := d.BuildTemplate(t.Context(), model.Create{}, nil); err != nil {
 		t.Error(err)
 	}
 	wantPruned(t, 2)(d.pruneTemplates(t.Context(), false))
 	h.wantStored(t, 0)
-	d.isFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
+	d.wantFork(t, d.fork(t, v, model.Fork{})[0], v, "work of a")
 	d.suspend(t, v)
 	d.resume(t, v)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }
 
-// TestTemplateIsListedWhileItIsMade with all that is known of it by then, whoever has it made, and once when it is there.
-func TestTemplateIsListedWhileItIsMade(t *testing.T) {
+// TestTemplateIsListedWhileItIsBuilt checks that a template is listed once, both while it is
+// built, with all that is known by then, and afterwards.
+func TestTemplateIsListedWhileItIsBuilt(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(d *daemon, req model.Create) (end func()){
 		"background": func(d *daemon, req model.Create) func() {
@@ -107,7 +109,7 @@ func TestTemplateIsListedWhileItIsMade(t *testing.T) {
 				c.release()
 			}
 			end()
-			waitFor(t, func() bool { return !d.pool().IsMaking() && len(d.wants()) == 0 })
+			waitFor(t, func() bool { return !d.pool().IsMaking() && len(d.wanted()) == 0 })
 			for _, was := range seen {
 				is, err := d.template(t.Context(), was.Key)
 				if err != nil {
@@ -120,7 +122,7 @@ func TestTemplateIsListedWhileItIsMade(t *testing.T) {
 				equal(t, "its size while it was built", was.Size, 0)
 				is.Building, is.Size, is.Created, is.LastUsed = was.Building, was.Size, was.Created, was.LastUsed
 				if is != was {
-					t.Errorf("%+v became %+v", was, is)
+					t.Errorf("the template was listed as %+v while it was built, and then as %+v", was, is)
 				}
 			}
 			tpl := seen[1]
@@ -133,11 +135,12 @@ func TestTemplateIsListedWhileItIsMade(t *testing.T) {
 	}
 }
 
-// TestTemplateUses counts the VMs that were forked from a template, also those before a daemon that was killed, and nothing else.
+// TestTemplateUses checks that only VMs that started from a template count as its uses, also those
+// of a killed daemon.
 func TestTemplateUses(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	d := h.withTemplates(t, model.Create{}) // the image's was made from the universal one, which is no use
+	d := h.withTemplates(t, model.Create{}) // a build from the universal one is no use
 	uses := func(want ...int) {             // of the universal one, and of the images'
 		t.Helper()
 		list, err := d.listTemplates(t.Context())
@@ -174,7 +177,7 @@ func TestTemplateUses(t *testing.T) {
 	uses(1, 4)
 	h.failing("do post-start/one", errBoom)
 	if _, err := d.Launch(t.Context(), model.Create{}, func(model.VM) {}, nil); err == nil {
-		t.Error("it started")
+		t.Error("a launch with a failing hook succeeded")
 	}
 	h.failing("do post-start/one", nil)
 	uses(1, 4)
@@ -194,7 +197,8 @@ func TestTemplateUses(t *testing.T) {
 	h.wantStored(t, 0)
 }
 
-// TestTemplatesHaveABudget: what nobody can use goes first, then what was used least recently.
+// TestTemplatesHaveABudget checks that templates that cannot be used are evicted first, then the
+// least recently used ones.
 func TestTemplatesHaveABudget(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -214,12 +218,12 @@ func TestTemplatesHaveABudget(t *testing.T) {
 	for _, tpl := range list {
 		sum += tpl.Size
 	}
-	d.Manager.templates.Budget = sum + list[0].Size/2 // for those four, but not for a fifth
+	d.Manager.templates.Budget = sum + list[0].Size/2 // for these four, but not for a fifth
 	if _, err := d.BuildTemplate(t.Context(), model.Create{Image: "five"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	d.wantTemplates(t, 1, "five", "img", "three") // five was made from the universal one
-	h.delete("id-of-img", true)                   // which was used last but one
+	h.setGone("id-of-img", true)                  // the last but one to be used
 	if _, err := d.BuildTemplate(t.Context(), model.Create{Image: "six"}, nil); err != nil {
 		t.Fatal(err)
 	}

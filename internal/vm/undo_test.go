@@ -9,9 +9,9 @@ import (
 	"banger/internal/model"
 )
 
-// TestMachineThatWillNotEndKeepsItsThings fails a start whose machine then survives being killed: nothing is taken from under it, and the
-// next daemon finds it.
-func TestMachineThatWillNotEndKeepsItsThings(t *testing.T) {
+// TestMachineThatSurvivesAKillKeepsItsFiles fails a start whose machine survives being killed. The
+// machine keeps its files, and the next daemon finds it.
+func TestMachineThatSurvivesAKillKeepsItsFiles(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a"})
@@ -24,7 +24,7 @@ func TestMachineThatWillNotEndKeepsItsThings(t *testing.T) {
 	files := h.layout.VM(v.ID)
 	for _, path := range []string{files.Run, files.SystemDisk(), h.held(v, "one"), h.held(v, "two")} {
 		if _, err := os.Stat(path); err != nil {
-			t.Errorf("taken from under the machine: %v", err)
+			t.Errorf("a machine that still runs has lost a file: %v", err)
 		}
 	}
 	h.failing("signal", nil)
@@ -35,7 +35,7 @@ func TestMachineThatWillNotEndKeepsItsThings(t *testing.T) {
 	h.wantFiles(t, before)
 }
 
-// announcer is a capability that makes something only when the guest has come up.
+// announcer is a capability that makes something only after the guest has started.
 type announcer struct{ h *host }
 
 func (announcer) Name() string { return "announcer" }
@@ -51,7 +51,7 @@ func TestWhatPostStartMadeIsCleanedUp(t *testing.T) {
 	d := h.daemon()
 	d.core.host.Capabilities = append(d.core.host.Capabilities, announcer{h})
 	d.create(t, model.Create{Name: "a"})
-	d.running(t, "a")
+	d.start(t, "a")
 	wantEnds(t, "the stop", model.Stopped)(d.Stop(t.Context(), "a", nil, nil))
 	h.wantCalls(t, "withdraw", 1)
 	h.failing("announce", errBoom)

@@ -12,8 +12,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestUnrecordedEnds has the disk full at the moment when an operation would record how it ended. No VM is stuck for that: when there is room
-// again, each command that would have been possible is.
+// TestUnrecordedEnds fills the disk when an operation records its end. When there is room again,
+// every command works as usual.
 func TestUnrecordedEnds(t *testing.T) {
 	inBetween := map[string]func(*testing.T, *host, *daemon, model.VM){
 		"starting": func(t *testing.T, h *host, d *daemon, v model.VM) {
@@ -24,7 +24,7 @@ func TestUnrecordedEnds(t *testing.T) {
 			h.failing("store error", nil)
 		},
 		"stopping": func(t *testing.T, h *host, d *daemon, v model.VM) {
-			d.running(t, "a")
+			d.start(t, "a")
 			h.failing("store stopped", errBoom)
 			if _, err := d.Stop(t.Context(), "a", nil, nil); !errors.Is(err, errBoom) {
 				t.Errorf("the stop returned %v, not the error of its hook", err)
@@ -32,7 +32,7 @@ func TestUnrecordedEnds(t *testing.T) {
 			h.failing("store stopped", nil)
 		},
 		"running": func(t *testing.T, h *host, d *daemon, v model.VM) {
-			d.running(t, "a")
+			d.start(t, "a")
 			h.failing("store stopped", errBoom)
 			failed := h.called("store stopped")
 			h.end(v, vmm.ExitPowerOff)
@@ -58,7 +58,7 @@ func TestUnrecordedEnds(t *testing.T) {
 				d := h.daemon()
 				bringTo(t, h, d, d.create(t, model.Create{Name: "a"}))
 				if got := d.state(t, "a"); string(got) != state {
-					t.Fatalf("it is %s", got)
+					t.Fatalf("the VM is recorded as %s, not %s", got, state)
 				}
 				if err := command(t, d); err != nil {
 					t.Fatal(err)
@@ -71,14 +71,15 @@ func TestUnrecordedEnds(t *testing.T) {
 	}
 }
 
-// TestDeleteOnAFullDisk: deleting is what makes room, of a VM that runs and of one whose end could not be recorded.
+// TestDeleteOnAFullDisk deletes a running VM, and one whose end could not be recorded. Deleting
+// makes room.
 func TestDeleteOnAFullDisk(t *testing.T) {
 	for _, ended := range []bool{false, true} {
 		t.Run(fmt.Sprint("ended ", ended), func(t *testing.T) {
 			h := newHost(t)
 			d := h.daemon()
 			v := d.create(t, model.Create{Name: "a"})
-			d.running(t, "a")
+			d.start(t, "a")
 			h.failing("store stopped", errBoom)
 			h.failing("store deleting", errBoom)
 			if ended {
@@ -87,7 +88,7 @@ func TestDeleteOnAFullDisk(t *testing.T) {
 				waitFor(t, func() bool { return h.called("store stopped") > failed })
 			}
 			if err := d.Delete(t.Context(), "a", true, nil); err != nil {
-				t.Fatalf("ended %v: %v", ended, err)
+				t.Fatalf("the deletion failed: %v", err)
 			}
 			h.wantFiles(t, nil)
 			h.wantMachines(t, 0)
@@ -96,23 +97,23 @@ func TestDeleteOnAFullDisk(t *testing.T) {
 	}
 }
 
-// notGone are the hooks of all that a deletion writes.
+// notGone are the hooks of all writes of a deletion.
 var notGone = []string{"store deleting", "store broken", "store gone"}
 
-// TestDeleteThatCannotBeRecorded has a disk on which nothing at all can be stored, and a VM at rest, of which deleting frees nothing.
+// TestDeleteThatCannotBeRecorded deletes a VM at rest on a disk on which nothing can be stored.
 func TestDeleteThatCannotBeRecorded(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
-	free := h.full(notGone...)
+	free := h.fullDisk(notGone...)
 	for range 2 {
 		err := d.Delete(t.Context(), "a", false, nil)
 		claim(t, errors.Is(err, errBoom), "the deletion returned %v, not the disk's error", err)
 		claim(t, err == nil || !strings.Contains(err.Error(), "broken"), "the deletion returned more than the disk's error: %v", err)
-		d.goesAway(t, "a")
+		d.wantDeletionPending(t, "a")
 	}
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); fault.KindOf(err) != fault.WrongState {
-		t.Errorf("it was started without its disks: %v", err)
+		t.Errorf("the start of a VM without its disks returned %v", err)
 	}
 	free()
 	if err := d.Delete(t.Context(), "a", false, nil); err != nil {
@@ -121,12 +122,13 @@ func TestDeleteThatCannotBeRecorded(t *testing.T) {
 	d.wantVMs(t, 0)
 }
 
-// TestChildrenGoAwayByThemselves has forks whose children fail on a disk so full that it cannot be recorded that they are gone: nobody has to delete them.
-func TestChildrenGoAwayByThemselves(t *testing.T) {
+// TestFailedChildrenAreDeletedLater forks on a disk so full that the deletion of the failed
+// children cannot be recorded. Nobody has to delete them later.
+func TestFailedChildrenAreDeletedLater(t *testing.T) {
 	t.Parallel()
 	full := append([]string{"store stopped", "store error"}, notGone...)
 	for name, c := range map[string]struct {
-		child string // what fails of it
+		child string // its part that fails
 		fails []string
 		then  func(*testing.T, *daemon) *daemon // when there is room again
 	}{
@@ -154,40 +156,40 @@ func TestChildrenGoAwayByThemselves(t *testing.T) {
 			d.Log = slog.New(slog.NewTextHandler(&log, nil))
 			v := d.worker(t, model.Create{Name: "a"})
 			before := h.files()
-			free := h.full(c.fails...)
+			free := h.fullDisk(c.fails...)
 			forked, err := d.Fork(t.Context(), "a", model.Fork{Name: "x"}, nil)
 			if err != nil || forked.Children[0].VM != nil {
-				t.Fatalf("%+v, %v", forked, err)
+				t.Fatalf("the child must fail alone: %+v, %v", forked, err)
 			}
-			d.goesAway(t, "x")
+			d.wantDeletionPending(t, "x")
 			h.wantFiles(t, before)
 			h.wantMachines(t, 1)
 			d.retryCleanups(t.Context()) // too early
-			d.goesAway(t, "x")
+			d.wantDeletionPending(t, "x")
 			equal(t, "the number of log lines", strings.Count(log.String(), "could not be recorded"), 1)
 			claim(t, strings.Contains(log.String(), "boom"), "the log does not name the cause: %s", log.String())
 			if c.child == "its disks" { // then the record says so
 				d.die()
 				d = h.daemon()
-				d.goesAway(t, "x")
+				d.wantDeletionPending(t, "x")
 			}
 			free()
 			d = c.then(t, d)
 			d.wantVMs(t, 1)
 			equal(t, "the VM that is left", d.List()[0].ID, v.ID)
-			d.goesOn(t, v)
+			d.wantContinues(t, v)
 			d.die()
 			if d = h.daemon(); len(d.List()) != 1 {
-				t.Errorf("with another daemon there are %v", d.List())
+				t.Errorf("another daemon finds the VMs %v, not one", d.List())
 			}
 		})
 	}
 }
 
-// TestChildOnATrulyFullDisk leaves not a byte for the database when a child is to go.
+// TestChildOnATrulyFullDisk leaves no byte for the database when a child is to be deleted.
 func TestChildOnATrulyFullDisk(t *testing.T) {
 	h := newHost(t)
-	fill, free := h.small(h.layout.State, 48*model.MiB)
+	fill, free := h.smallFilesystem(h.layout.State, 48*model.MiB)
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	h.failing("store stopped", errBoom)
@@ -204,15 +206,15 @@ func TestChildOnATrulyFullDisk(t *testing.T) {
 	fill(1)
 	release()
 	if forked := <-over; forked.Children[0].VM != nil {
-		t.Errorf("%+v", forked)
+		t.Errorf("the child has started: %+v", forked)
 	}
 	h.failing("store stopped", nil)
-	for _, v := range d.List()[1:] { // if there is one: the database may have had room of its own
+	for _, v := range d.List()[1:] { // there may be none, if the database still had room
 		equal(t, "the child, whose deletion cannot be recorded,", v.State, model.Deleting)
 		wantLastError(t, v, "no space left")
 	}
 	free()
 	d.retryCleanups(t.Context())
 	d.wantVMs(t, 1)
-	d.goesOn(t, v)
+	d.wantContinues(t, v)
 }

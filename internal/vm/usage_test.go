@@ -10,7 +10,7 @@ import (
 	"banger/internal/model"
 )
 
-// usageOf are the rows of a daemon's things by kind and name.
+// usageOf returns the rows of a daemon's disk usage by kind and name.
 func usageOf(t *testing.T, d *daemon) map[string]model.UsageRow {
 	t.Helper()
 	rows, err := d.Usage(t.Context())
@@ -22,7 +22,7 @@ func usageOf(t *testing.T, d *daemon) map[string]model.UsageRow {
 		named[string(row.Kind)+" "+row.Name] = row
 	}
 	if len(named) != len(rows) {
-		t.Errorf("rows have the same names: %+v", rows)
+		t.Errorf("several rows have the same name: %+v", rows)
 	}
 	return named
 }
@@ -53,7 +53,7 @@ func TestUsage(t *testing.T) {
 	equal(t, "the space of unfinished files", unfinished.Own, 0)
 	equal(t, "the number of rows", len(before), 4)
 
-	// Memory that is kept is in the VM's row, and what nobody knows in that of what is unfinished.
+	// Saved memory is in the VM's row. Unknown files are in the row of unfinished ones.
 	d.suspend(t, works)
 	kept, err := disk.SpaceOf(h.layout.VM(works.ID).Suspended())
 	left := filepath.Join(h.layout.Snapshots(), disk.TempPrefix+"left")
@@ -66,6 +66,6 @@ func TestUsage(t *testing.T) {
 	claim(t, work.Apparent >= before["vm works"].Apparent+kept.Apparent, "the row of a suspended VM lacks its memory of %+v: %+v, was %+v", kept, work, before["vm works"])
 	equal(t, "the reclaimable space of a suspended VM", work.Reclaimable, 0)
 	if row := after["cache unfinished"]; row.Own != 64*model.KiB {
-		t.Errorf("what a crash left: %+v", row)
+		t.Errorf("the row of unfinished files lacks what a crash left: %+v", row)
 	}
 }

@@ -7,7 +7,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestWake: a guest is woken, and so rehearses a command, when an emulator has restored it for somebody who waits for this one machine.
+// TestWake checks which guests are woken, and so rehearse a command: those that an emulator
+// restores for a person who waits for this one machine.
 func TestWake(t *testing.T) {
 	t.Parallel()
 	template := func(t *testing.T, h *host) {
