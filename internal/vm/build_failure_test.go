@@ -75,7 +75,9 @@ func TestBuildThatFailsIsTriedAgain(t *testing.T) {
 	h.templates.Off = false
 	d := h.daemon()
 	h.failing("build do agent", errBoom)
-	for i, wait := range []time.Duration{0, time.Minute, 4 * time.Minute, 16 * time.Minute, 64 * time.Minute, 4 * time.Hour, 4 * time.Hour} {
+	for i, wait := range []time.Duration{
+		0, time.Minute, 4 * time.Minute, 16 * time.Minute, 64 * time.Minute, 4 * time.Hour, 4 * time.Hour,
+	} {
 		tries := 2 * i          // one of each kind
 		if wait > time.Minute { // a minute can pass by itself on a busy host
 			idle := d.busy()
@@ -187,7 +189,10 @@ func TestUniversalThatDoesNotWork(t *testing.T) {
 // TestCancelledBuild checks that a cancelled build leaves complete templates only.
 func TestCancelledBuild(t *testing.T) {
 	t.Parallel()
-	for hook, left := range map[string]int{"build do prepare/one": 0, "build do agent": 0, "build do assume": 1, "build exec": 1, "build freeze": 1} {
+	for hook, left := range map[string]int{
+		"build do prepare/one": 0, "build do agent": 0, "build do assume": 1, "build exec": 1,
+		"build freeze": 1,
+	} {
 		t.Run(strings.TrimPrefix(hook, "build "), func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)

@@ -99,7 +99,8 @@ func TestBuildSyncsBeforeItFreezes(t *testing.T) {
 	defer h.mu.Unlock()
 	sync, freeze := slices.Index(h.calls, "build sync"), slices.Index(h.calls, "build freeze")
 	claim(t, sync >= 0, "the build did not sync the guest's disks: %q", h.calls)
-	claim(t, sync < freeze, "the build synced the disks at %d, after it froze the guest at %d of %q", sync, freeze, h.calls)
+	claim(t, sync < freeze,
+		"the build synced the disks at %d, after it froze the guest at %d of %q", sync, freeze, h.calls)
 }
 
 // TestKilledInABuild kills the daemon at each moment of a build. The next daemon removes what is

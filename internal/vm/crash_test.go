@@ -26,7 +26,9 @@ type moment struct {
 // remember copies the host.
 func (h *host) remember() moment {
 	h.t.Helper()
-	now := moment{copies: map[string]string{}, machines: h.computer.Running(), memories: map[string][]byte{}, halted: map[string]bool{}}
+	now := moment{
+		copies: map[string]string{}, machines: h.computer.Running(), memories: map[string][]byte{}, halted: map[string]bool{},
+	}
 	for _, m := range now.machines {
 		now.memories[m.ID], now.halted[m.ID] = h.computer.Memory(m.ID), h.computer.Halted(m.ID)
 	}

@@ -79,10 +79,12 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 		Layout: h.layout, Store: recordStore{s, life}, Drivers: drivers, Images: images{life}, Kernels: kernels{life},
 		NewAgent:     func(dial machine.Dialer) machine.Agent { return &agent{life, dial} },
 		Capabilities: capabilities,
-		Defaults:     model.Spec{Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone},
-		StopTimeout:  time.Second,
-		Templates:    templates,
-		Log:          slog.New(slog.DiscardHandler),
+		Defaults: model.Spec{
+			Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone,
+		},
+		StopTimeout: time.Second,
+		Templates:   templates,
+		Log:         slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -245,5 +247,6 @@ func (d *daemon) state(t *testing.T, ref string) model.State {
 // startSteps are the steps of a start in these tests. Each has a hook that makes it fail, except
 // "template", which cannot fail.
 var startSteps = []string{
-	"preflight", "run-dir", "initramfs", "origin", "system-disk", "prepare/one", "prepare/two", "vmm", "agent", "template", "assume", "post-start/one", "post-start/two",
+	"preflight", "run-dir", "initramfs", "origin", "system-disk", "prepare/one", "prepare/two", "vmm", "agent",
+	"template", "assume", "post-start/one", "post-start/two",
 }

@@ -13,7 +13,8 @@ import (
 
 // childHooks are the moments of making a child.
 var childHooks = []string{
-	"store creating", "store stopped", "store starting", "do preflight", "do initramfs", "shape", "do prepare/two", "restore", "do vmm", "do agent", "do assume",
+	"store creating", "store stopped", "store starting", "do preflight", "do initramfs", "shape",
+	"do prepare/two", "restore", "do vmm", "do agent", "do assume",
 	"do post-start/two", "store running",
 }
 

@@ -36,10 +36,11 @@ func TestFork(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			claim(t, (forked.Pause > 0) == (state == model.Running), "a parent that is %s was halted for %v", state, forked.Pause)
-			if want := []string{"capture started", "capture done", "pause done", "child done", "child done", "child done"}; !slices.Equal(reported, want) {
-				t.Errorf("the fork reported %q, not %q", reported, want)
-			}
+			claim(t, (forked.Pause > 0) == (state == model.Running),
+				"a parent that is %s was halted for %v", state, forked.Pause)
+			equalLists(t, "the steps that the fork reported", reported, []string{
+				"capture started", "capture done", "pause done", "child done", "child done", "child done",
+			})
 			children := childrenOf(t, forked)
 			for i, child := range children {
 				name := fmt.Sprint("a-", i+1)
@@ -143,7 +144,8 @@ func TestForkWhileWriting(t *testing.T) {
 		age    time.Duration // of the disk when it is copied
 		writes bool
 	}{
-		"quiet": {time.Hour, false}, "written meanwhile": {time.Hour, true}, "just written": {0, false}, "just written, and again": {0, true},
+		"quiet": {time.Hour, false}, "written meanwhile": {time.Hour, true}, "just written": {0, false},
+		"just written, and again": {0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -62,7 +62,8 @@ func TestNamesOfForks(t *testing.T) {
 			Name: "a", Image: "i", VCPUs: 1, Memory: model.GiB, DiskSize: model.GiB, Net: model.NetNone,
 		}}, c.req)
 		equalLists(t, name+": the children's names", got, c.want)
-		claim(t, (c.want == nil) == (fault.KindOf(err) == fault.Invalid), "%s: the request is invalid: %v, but the error is %v", name, c.want == nil, err)
+		claim(t, (c.want == nil) == (fault.KindOf(err) == fault.Invalid),
+			"%s: the request is invalid: %v, but the error is %v", name, c.want == nil, err)
 	}
 }
 

@@ -163,7 +163,8 @@ func (a *agent) Hello(ctx context.Context) (proto.Hello, error) {
 	}
 	g := a.s.inGuest(id, func(*guest) {})
 	return proto.Hello{
-		Generation: proto.Generation, Assumed: g.Assumed, Frozen: g.Frozen, Forks: g.Forks, Uptime: time.Second, Marks: []proto.Mark{{Name: "init", At: time.Millisecond}},
+		Generation: proto.Generation, Assumed: g.Assumed, Frozen: g.Frozen, Forks: g.Forks,
+		Uptime: time.Second, Marks: []proto.Mark{{Name: "init", At: time.Millisecond}},
 	}, nil
 }
 

@@ -243,7 +243,8 @@ func (h *host) openFiles() (open []string) {
 	}
 	for _, fd := range fds {
 		name, err := os.Readlink("/proc/self/fd/" + fd.Name())
-		if err == nil && (strings.HasPrefix(name, h.layout.State) || strings.HasPrefix(name, h.layout.Cache)) && !strings.HasPrefix(name, h.layout.Database()) {
+		ours := strings.HasPrefix(name, h.layout.State) || strings.HasPrefix(name, h.layout.Cache)
+		if err == nil && ours && !strings.HasPrefix(name, h.layout.Database()) {
 			open = append(open, name)
 		}
 	}

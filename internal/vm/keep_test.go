@@ -38,7 +38,8 @@ func TestKeep(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	claim(t, !bytes.Contains(meta, []byte("SECRET")), "the kept machine's description has the first VM's secret: %s", meta)
+	claim(t, !bytes.Contains(meta, []byte("SECRET")),
+		"the kept machine's description has the first VM's secret: %s", meta)
 	second := d.started(t, model.Create{Name: "b", Image: "other"})
 	wantOrigin(t, second, model.FromUniversal)
 	h.wantGuest(t, second, "b", 0)
@@ -61,7 +62,7 @@ func TestStartsThatAreNotKept(t *testing.T) {
 	h.templates.Off = false
 	d = h.daemon()
 	d.busy()
-	d.start(t, v.ID) // with a disk that has been written to
+	d.start(t, v.ID) // its disk has been written to
 	cold := d.create(t, model.Create{Name: "b"})
 	if _, err := d.Start(t.Context(), cold.ID, model.Start{Cold: true}, nil); err != nil {
 		t.Fatal(err)

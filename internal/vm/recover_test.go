@@ -86,7 +86,7 @@ func TestRunningSurvivesTheDaemon(t *testing.T) {
 	}
 	h.wantMachines(t, 1)
 	stays, _ := d.Get("stays")
-	h.end(stays, vmm.ExitPanic) // the adopted machine is watched
+	h.end(stays, vmm.ExitPanic) // the daemon must watch the adopted machine
 	waitFor(t, func() bool { return d.state(t, "stays") == model.Stopped })
 	got, _ = d.Get("stays")
 	wantLastError(t, got, "panic")

@@ -28,8 +28,9 @@ func TestDamagedMemory(t *testing.T) {
 				d.suspend(t, v)
 				how.do(t, filepath.Join(h.layout.VM(v.ID).Suspended(), file))
 				for name, err := range map[string]error{
-					"resume": second(d.Resume(t.Context(), "a", nil)), "start": second(d.Start(t.Context(), "a", model.Start{}, nil)),
-					"stop": second(d.Stop(t.Context(), "a", nil, nil)),
+					"resume": second(d.Resume(t.Context(), "a", nil)),
+					"start":  second(d.Start(t.Context(), "a", model.Start{}, nil)),
+					"stop":   second(d.Stop(t.Context(), "a", nil, nil)),
 				} {
 					claim(t, err != nil, "the %s succeeded with damaged memory", name)
 					wantHint(t, "the "+name, err, "banger vm kill a")
@@ -52,11 +53,12 @@ func TestDamagedMemory(t *testing.T) {
 func TestResumeOfSuspendedFails(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{
-		"store starting", "do preflight", "do initramfs", "shape", "do prepare/two", "restore", "do vmm", "do agent", "thaw", "do post-start/one", "store running",
+		"store starting", "do preflight", "do initramfs", "shape", "do prepare/two", "restore", "do vmm",
+		"do agent", "thaw", "do post-start/one", "store running",
 	} {
 		for _, wrote := range []bool{false, true} {
 			if wrote && hook != "thaw" && hook != "do post-start/one" && hook != "store running" {
-				continue // it has not run yet
+				continue // the guest has not run yet
 			}
 			t.Run(fmt.Sprint(hook, " wrote ", wrote), func(t *testing.T) {
 				t.Parallel()
@@ -73,7 +75,7 @@ func TestResumeOfSuspendedFails(t *testing.T) {
 				waitFor(t, func() bool { return h.called(hook) > calls })
 				if wrote {
 					h.work(v, "work of a")
-					past := time.Now().Add(-time.Hour) // the host's clock was set
+					past := time.Now().Add(-time.Hour) // as if the host's clock had been set
 					if err := os.Chtimes(h.layout.VM(v.ID).SystemDisk(), past, past); err != nil {
 						t.Error(err)
 					}

@@ -25,7 +25,9 @@ func TestSet(t *testing.T) {
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	got, err = d.Set(t.Context(), "a", model.Change{Memory: ptr(model.GiB), DiskSize: ptr(96 * model.MiB), Env: map[string]string{"NEW": "1"}})
+	got, err = d.Set(t.Context(), "a", model.Change{
+		Memory: ptr(model.GiB), DiskSize: ptr(96 * model.MiB), Env: map[string]string{"NEW": "1"},
+	})
 	if err != nil {
 		t.Errorf("changing a running VM: %v", err)
 	}
@@ -48,7 +50,8 @@ func TestSet(t *testing.T) {
 	}
 	equalLists(t, "the changes pending after a restart", v.Pending, nil)
 	equal(t, "the number of vCPUs after a restart", v.Spec.VCPUs, 3)
-	claim(t, maps.Equal(v.Spec.Env, map[string]string{"KEEP": "1", "NEW": "1"}), "the variables after a restart are %v", v.Spec.Env)
+	claim(t, maps.Equal(v.Spec.Env, map[string]string{"KEEP": "1", "NEW": "1"}),
+		"the variables after a restart are %v", v.Spec.Env)
 }
 
 func TestSetRefuses(t *testing.T) {

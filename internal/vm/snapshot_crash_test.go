@@ -14,7 +14,10 @@ import (
 // used with the wrong image, and the restore can be repeated.
 func TestKilledWhileRestoringInto(t *testing.T) {
 	t.Parallel()
-	for _, hook := range []string{"shape", "signal", "undo one", "store stopped", "store starting", "restore", "do vmm", "do assume", "store running"} {
+	for _, hook := range []string{
+		"shape", "signal", "undo one", "store stopped", "store starting", "restore", "do vmm", "do assume",
+		"store running",
+	} {
 		t.Run(hook, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
@@ -24,7 +27,9 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 			v := d.worker(t, model.Create{Name: "a", Image: "other"})
 			before := h.files()
 			dead := d
-			d = d.killedIn(hook, func(ctx context.Context) { dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a", Force: true}, nil) })
+			d = d.killedIn(hook, func(ctx context.Context) {
+				dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a", Force: true}, nil)
+			})
 			got, err := d.Get("a")
 			if err != nil {
 				t.Fatal(err)
@@ -91,9 +96,12 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 				equal(t, when+"the text on the system disk", system, "work of "+whose)
 				equal(t, when+"the text on the work disk", work, home[whose])
 				equal(t, when+"the image in the spec", got.Spec.ImageID, got.DiskImage)
-				claim(t, (got.Spec.WorkDiskSize > 0) == (work != ""), "%sthe spec has a work disk of %v, which holds %q", when, got.Spec.WorkDiskSize, work)
-				claim(t, (got.Parent != nil) == (whose == "of"), "%sthe VM has the disks of %q, but the parent %+v", when, whose, got.Parent)
-				claim(t, len(got.Restoring) == 0, "%sthe restore of %v is still recorded as unfinished", when, got.Restoring)
+				claim(t, (got.Spec.WorkDiskSize > 0) == (work != ""),
+					"%sthe spec has a work disk of %v, which holds %q", when, got.Spec.WorkDiskSize, work)
+				claim(t, (got.Parent != nil) == (whose == "of"),
+					"%sthe VM has the disks of %q, but the parent %+v", when, whose, got.Parent)
+				claim(t, len(got.Restoring) == 0,
+					"%sthe restore of %v is still recorded as unfinished", when, got.Restoring)
 				_, err = os.Stat(h.layout.VM(v.ID).Restored())
 				claim(t, err != nil, "%srestored disks are left: %v", when, h.files())
 				h.wantStored(t, 1)

@@ -41,7 +41,8 @@ func TestSnapshot(t *testing.T) {
 			equal(t, "its number of vCPUs", s.VCPUs, 1)
 			equal(t, "its memory", s.Memory, 512*model.MiB)
 			claim(t, s.Size > 0, "its size is %v", s.Size)
-			claim(t, (s.Driver == "fake") == (kind == model.SnapshotFull), "a %s snapshot names the driver %q", kind, s.Driver)
+			claim(t, (s.Driver == "fake") == (kind == model.SnapshotFull),
+				"a %s snapshot names the driver %q", kind, s.Driver)
 			claim(t, (s.Pause > 0) == (state == model.Running), "it halted a VM that was %s for %v", state, s.Pause)
 			claim(t, !s.Created.After(time.Now()), "it was created in the future: %v", s.Created)
 			h.wantFiles(t, before)
@@ -197,7 +198,9 @@ func TestSnapshotNames(t *testing.T) {
 		ids = append(ids, s.ID)
 	}
 	equalLists(t, "the listed snapshots", ids, []string{first.ID, second.ID})
-	for ref, want := range map[string]string{"one": first.ID, first.ID: first.ID, first.ID[:15]: first.ID, second.Name: second.ID} {
+	for ref, want := range map[string]string{
+		"one": first.ID, first.ID: first.ID, first.ID[:15]: first.ID, second.Name: second.ID,
+	} {
 		if got, err := d.library.Get(t.Context(), ref); err != nil || got.ID != want {
 			t.Errorf("%q must find %s, not %+v, %v", ref, want, got, err)
 		}
@@ -219,7 +222,10 @@ func TestSnapshotsRaceForAName(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	d := h.daemon()
-	vms := []model.VM{d.worker(t, model.Create{Name: "v-1"}), d.worker(t, model.Create{Name: "v-2"}), d.worker(t, model.Create{Name: "v-3"})}
+	var vms []model.VM
+	for _, name := range []string{"v-1", "v-2", "v-3"} {
+		vms = append(vms, d.worker(t, model.Create{Name: name}))
+	}
 	errs := make([]error, len(vms))
 	var wg sync.WaitGroup
 	for i, v := range vms {
@@ -283,7 +289,8 @@ func TestSnapshotsHoldImagesAndKernels(t *testing.T) {
 	if images, kernels, err := inUse(); err != nil {
 		t.Error(err)
 	} else {
-		claim(t, len(images)+len(kernels) == 0, "in use are the images %v and the kernels %v, although no snapshot is left", images, kernels)
+		claim(t, len(images)+len(kernels) == 0,
+			"in use are the images %v and the kernels %v, although no snapshot is left", images, kernels)
 	}
 }
 

@@ -33,7 +33,7 @@ func TestDamagedSnapshot(t *testing.T) {
 					for _, ref := range []string{s.ID, "s"} {
 						want := fault.Invalid
 						if ref == "s" && file == "meta.json" {
-							want = fault.NotFound // nobody knows any more what it was called
+							want = fault.NotFound // its name is lost
 						}
 						if _, err := d.RestoreSnapshot(t.Context(), ref, req, nil); fault.KindOf(err) != want {
 							t.Errorf("the restore %+v of the damaged %q returned %v", req, ref, err)

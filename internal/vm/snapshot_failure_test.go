@@ -146,7 +146,7 @@ func TestUnfinishedRestore(t *testing.T) {
 			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); err == nil {
 				t.Fatal("a restore without a place for a disk succeeded")
 			}
-			h.setGone("id-of-img", true) // which the record names by now
+			h.setGone("id-of-img", true) // the record already names it
 			if restarted {
 				d.die()
 				d = h.daemon()

@@ -14,7 +14,9 @@ import (
 // TestRestoreInto restores a snapshot into a VM in each state.
 func TestRestoreInto(t *testing.T) {
 	t.Parallel()
-	for _, state := range []model.State{model.Running, model.Paused, model.Suspended, model.Stopped, model.Failed, model.Broken} {
+	for _, state := range []model.State{
+		model.Running, model.Paused, model.Suspended, model.Stopped, model.Failed, model.Broken,
+	} {
 		for _, disksOnly := range []bool{false, true} {
 			name := string(state)
 			if disksOnly {

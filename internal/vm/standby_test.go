@@ -93,7 +93,8 @@ func TestStandbyStaysForAVMThatFits(t *testing.T) {
 func TestStandbyFails(t *testing.T) {
 	t.Parallel()
 	for hook, boots := range map[string]bool{
-		"store creating": false, "store stopped": false, "store starting": false, "do preflight": false, "do prepare/two": false, "resume": true, "do agent": true,
+		"store creating": false, "store stopped": false, "store starting": false, "do preflight": false,
+		"do prepare/two": false, "resume": true, "do agent": true,
 		"do post-start/one": false, "store running": false,
 	} {
 		t.Run(hook, func(t *testing.T) {
@@ -200,7 +201,8 @@ func TestFillWithoutATemplate(t *testing.T) {
 func TestKilledWithAStandbyMachine(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{
-		"store creating", "store stopped", "records [a]", "store starting", "do preflight", "do prepare/two", "resume", "do agent", "do assume", "store running",
+		"store creating", "store stopped", "records [a]", "store starting", "do preflight", "do prepare/two",
+		"resume", "do agent", "do assume", "store running",
 	} {
 		t.Run(hook, func(t *testing.T) {
 			t.Parallel()

@@ -90,8 +90,10 @@ func (s *session) driverInfo() vmm.Info {
 // driverHook translates the fake driver's operations to names of hooks.
 func (s *session) driverHook(op fake.Op, id string) error {
 	name, ok := map[fake.Op]string{
-		fake.OpInfo: "do preflight", fake.OpStarted: "do vmm", fake.OpAdopt: "adopt", fake.OpPowerOff: "power button", fake.OpSignal: "signal", fake.OpResize: "drive",
-		fake.OpPause: "halt", fake.OpResume: "resume", fake.OpSave: "save", fake.OpStill: "still", fake.OpRestore: "restore",
+		fake.OpInfo: "do preflight", fake.OpStarted: "do vmm", fake.OpAdopt: "adopt",
+		fake.OpPowerOff: "power button", fake.OpSignal: "signal", fake.OpResize: "drive",
+		fake.OpPause: "halt", fake.OpResume: "resume", fake.OpSave: "save", fake.OpStill: "still",
+		fake.OpRestore: "restore",
 	}[op]
 	if !ok {
 		return nil
@@ -112,7 +114,8 @@ func (i images) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.
 }
 
 func (i images) Get(ref string) (model.Image, error) {
-	img := model.Image{ID: ref, Path: i.s.file, Config: model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}}
+	img := model.Image{ID: ref, Path: i.s.file}
+	img.Config = model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}
 	if ref == "id-of-"+imageWithInit {
 		img.Init = "/sbin/init"
 	}

@@ -27,11 +27,13 @@ func TestKilledWhilePausing(t *testing.T) {
 			"resume": model.Paused, "thaw": model.Paused, "store running": model.Paused,
 		}},
 		{"suspend", model.Running, func(ctx context.Context, d *daemon) { d.Suspend(ctx, "a", nil) }, map[string]model.State{
-			"store pausing": running, "freeze": running, "froze": running, "save": running, "still": running, "shape": running, "store suspended": running,
+			"store pausing": running, "freeze": running, "froze": running, "save": running, "still": running,
+			"shape": running, "store suspended": running,
 			"signal": suspended, "undo two": suspended, "undo one": suspended,
 		}},
 		{"resume", model.Suspended, func(ctx context.Context, d *daemon) { d.Resume(ctx, "a", nil) }, map[string]model.State{
-			"store starting": suspended, "do preflight": suspended, "shape": suspended, "do prepare/one": suspended, "restore": suspended, "do vmm": suspended,
+			"store starting": suspended, "do preflight": suspended, "shape": suspended,
+			"do prepare/one": suspended, "restore": suspended, "do vmm": suspended,
 			"do agent": suspended, "thaw": suspended, "do post-start/two": suspended, "store running": suspended,
 		}},
 	} {

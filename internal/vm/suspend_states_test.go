@@ -61,28 +61,38 @@ func TestStatesOfSuspension(t *testing.T) {
 	}
 	for state, want := range map[model.State]map[string]result{
 		model.Running: {
-			"pause": {ok, model.Paused}, "suspend": {ok, model.Suspended}, "resume": {ok, model.Running}, "snapshot": {ok, model.Running}, "fork": {ok, model.Running},
+			"pause": {ok, model.Paused}, "suspend": {ok, model.Suspended}, "resume": {ok, model.Running},
+			"snapshot": {ok, model.Running}, "fork": {ok, model.Running},
 		},
 		model.Paused: {
-			"pause": {ok, model.Paused}, "suspend": {ok, model.Suspended}, "resume": {ok, model.Running}, "start": {ok, model.Running},
-			"stop": {ok, model.Stopped}, "restart": {ok, model.Running}, "kill": {ok, model.Stopped}, "signal 0": {ok, model.Paused}, "rename": {ok, model.Paused},
-			"delete": {wrong, model.Paused}, "force": {ok, ""}, "prune": {ok, model.Paused}, "stats": {ok, model.Paused}, "set": {wrong, model.Paused},
+			"pause": {ok, model.Paused}, "suspend": {ok, model.Suspended}, "resume": {ok, model.Running},
+			"start": {ok, model.Running},
+			"stop":  {ok, model.Stopped}, "restart": {ok, model.Running}, "kill": {ok, model.Stopped},
+			"signal 0": {ok, model.Paused}, "rename": {ok, model.Paused},
+			"delete": {wrong, model.Paused}, "force": {ok, ""}, "prune": {ok, model.Paused},
+			"stats": {ok, model.Paused}, "set": {wrong, model.Paused},
 			"snapshot": {ok, model.Paused}, "fork": {ok, model.Paused},
 		},
 		model.Suspended: {
-			"pause": {wrong, model.Suspended}, "suspend": {ok, model.Suspended}, "resume": {ok, model.Running}, "start": {ok, model.Running},
-			"stop": {ok, model.Stopped}, "restart": {ok, model.Running}, "kill": {ok, model.Stopped}, "signal 0": {wrong, model.Suspended}, "rename": {ok, model.Suspended},
-			"delete": {wrong, model.Suspended}, "force": {ok, ""}, "prune": {ok, model.Suspended}, "stats": {ok, model.Suspended}, "set": {wrong, model.Suspended},
+			"pause": {wrong, model.Suspended}, "suspend": {ok, model.Suspended}, "resume": {ok, model.Running},
+			"start": {ok, model.Running},
+			"stop":  {ok, model.Stopped}, "restart": {ok, model.Running}, "kill": {ok, model.Stopped},
+			"signal 0": {wrong, model.Suspended}, "rename": {ok, model.Suspended},
+			"delete": {wrong, model.Suspended}, "force": {ok, ""}, "prune": {ok, model.Suspended},
+			"stats": {ok, model.Suspended}, "set": {wrong, model.Suspended},
 			"snapshot": {ok, model.Suspended}, "fork": {ok, model.Suspended},
 		},
 		model.Stopped: {
-			"pause": {wrong, model.Stopped}, "suspend": {wrong, model.Stopped}, "resume": {wrong, model.Stopped}, "snapshot": {ok, model.Stopped}, "fork": {wrong, model.Stopped},
+			"pause": {wrong, model.Stopped}, "suspend": {wrong, model.Stopped},
+			"resume": {wrong, model.Stopped}, "snapshot": {ok, model.Stopped}, "fork": {wrong, model.Stopped},
 		},
 		model.Failed: {
-			"pause": {wrong, model.Failed}, "suspend": {wrong, model.Failed}, "resume": {wrong, model.Failed}, "snapshot": {ok, model.Failed}, "fork": {wrong, model.Failed},
+			"pause": {wrong, model.Failed}, "suspend": {wrong, model.Failed}, "resume": {wrong, model.Failed},
+			"snapshot": {ok, model.Failed}, "fork": {wrong, model.Failed},
 		},
 		model.Broken: {
-			"pause": {wrong, model.Broken}, "suspend": {wrong, model.Broken}, "resume": {wrong, model.Broken}, "snapshot": {wrong, model.Broken}, "fork": {wrong, model.Broken},
+			"pause": {wrong, model.Broken}, "suspend": {wrong, model.Broken}, "resume": {wrong, model.Broken},
+			"snapshot": {wrong, model.Broken}, "fork": {wrong, model.Broken},
 		},
 	} {
 		for command, want := range want {

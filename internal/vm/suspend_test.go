@@ -134,7 +134,9 @@ func TestPendingSurvivesSuspension(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
-	changed, err := d.Set(t.Context(), "a", model.Change{VCPUs: ptr(3), Image: ptr("other"), Kernel: ptr("other-kernel"), Env: map[string]string{"NEW": "1"}})
+	changed, err := d.Set(t.Context(), "a", model.Change{
+		VCPUs: ptr(3), Image: ptr("other"), Kernel: ptr("other-kernel"), Env: map[string]string{"NEW": "1"},
+	})
 	if err != nil || len(changed.Pending) != 4 {
 		t.Fatalf("four changes are to be pending, not %v, %v", changed.Pending, err)
 	}

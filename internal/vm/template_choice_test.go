@@ -44,7 +44,8 @@ func TestTemplatesAreBuiltInTheBackground(t *testing.T) {
 	equal(t, "the second guest's user", doc.User, "app")
 	equal(t, "the second guest's machine id", doc.MachineID, second.ID+second.ID)
 	equal(t, "the number of files that capabilities contributed", len(doc.Files), 2)
-	claim(t, len(doc.Entropy) >= 32, "the second guest got %d bytes of entropy: at least 32 are wanted", len(doc.Entropy))
+	claim(t, len(doc.Entropy) >= 32,
+		"the second guest got %d bytes of entropy: at least 32 are wanted", len(doc.Entropy))
 	third := d.started(t, model.Create{Name: "third", Image: "other"})
 	wantOrigin(t, third, model.FromUniversal)
 	h.wantGuest(t, third, "third", 0)
@@ -127,7 +128,8 @@ func TestTemplateForEachSize(t *testing.T) {
 	d.setUsualWorkDisk(64 * model.MiB)
 	idle := d.busy()
 	sizes := []model.Create{
-		{}, {DiskSize: 48 * model.MiB}, {WorkDiskSize: ptr(48 * model.MiB)}, {DiskSize: model.MinDiskSize, WorkDiskSize: ptr(model.MinDiskSize)},
+		{}, {DiskSize: 48 * model.MiB}, {WorkDiskSize: ptr(48 * model.MiB)},
+		{DiskSize: model.MinDiskSize, WorkDiskSize: ptr(model.MinDiskSize)},
 		{DiskSize: 96 * model.MiB, WorkDiskSize: ptr(96 * model.MiB)}, {WorkDiskSize: ptr(model.Bytes(0))},
 	}
 	for i, req := range sizes {

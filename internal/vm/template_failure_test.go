@@ -183,7 +183,9 @@ func TestTemplateWithAnotherImage(t *testing.T) {
 func TestFailedStartKeepsTheTemplate(t *testing.T) {
 	t.Parallel()
 	for hook, err := range map[string]error{
-		"do preflight": errBoom, "do prepare/two": errBoom, "do assume": fault.New(fault.Invalid, "a bad user"), "do post-start/one": errBoom, "store running": errBoom,
+		"do preflight": errBoom, "do prepare/two": errBoom,
+		"do assume": fault.New(fault.Invalid, "a bad user"), "do post-start/one": errBoom,
+		"store running": errBoom,
 	} {
 		t.Run(hook, func(t *testing.T) {
 			t.Parallel()

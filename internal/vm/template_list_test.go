@@ -27,7 +27,8 @@ func TestTemplatesAreDeleted(t *testing.T) {
 	equal(t, "the template's number of vCPUs", tpl.VCPUs, 1)
 	equal(t, "the template's memory", tpl.Memory, 512*model.MiB)
 	claim(t, tpl.Size > 0, "the template's size is %v", tpl.Size)
-	claim(t, !tpl.LastUsed.Before(tpl.Created.Truncate(1e9)), "the template was used at %v, before it was created at %v", tpl.LastUsed, tpl.Created)
+	claim(t, !tpl.LastUsed.Before(tpl.Created.Truncate(1e9)),
+		"the template was used at %v, before it was created at %v", tpl.LastUsed, tpl.Created)
 	v := d.started(t, model.Create{Name: "a", Image: "other"})
 	h.work(v, "work of a")
 	for _, ref := range []string{"", "nothing", "../" + made[0].Key} {
@@ -117,7 +118,8 @@ func TestTemplateIsListedWhileItIsBuilt(t *testing.T) {
 				}
 				claim(t, !is.Building, "the finished template is listed as being built: %+v", is)
 				claim(t, is.Size != 0, "the finished template has no size")
-				claim(t, !is.Created.Before(was.Created), "the template was finished at %v, before it was begun at %v", is.Created, was.Created)
+				claim(t, !is.Created.Before(was.Created),
+					"the template was finished at %v, before it was begun at %v", is.Created, was.Created)
 				equal(t, "the number of its uses", is.Uses, 0)
 				equal(t, "its size while it was built", was.Size, 0)
 				is.Building, is.Size, is.Created, is.LastUsed = was.Building, was.Size, was.Created, was.LastUsed

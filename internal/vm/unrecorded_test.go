@@ -109,7 +109,8 @@ func TestDeleteThatCannotBeRecorded(t *testing.T) {
 	for range 2 {
 		err := d.Delete(t.Context(), "a", false, nil)
 		claim(t, errors.Is(err, errBoom), "the deletion returned %v, not the disk's error", err)
-		claim(t, err == nil || !strings.Contains(err.Error(), "broken"), "the deletion returned more than the disk's error: %v", err)
+		claim(t, err == nil || !strings.Contains(err.Error(), "broken"),
+			"the deletion returned more than the disk's error: %v", err)
 		d.wantDeletionPending(t, "a")
 	}
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); fault.KindOf(err) != fault.WrongState {

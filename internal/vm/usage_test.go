@@ -57,13 +57,15 @@ func TestUsage(t *testing.T) {
 	d.suspend(t, works)
 	kept, err := disk.SpaceOf(h.layout.VM(works.ID).Suspended())
 	left := filepath.Join(h.layout.Snapshots(), disk.TempPrefix+"left")
-	if err := errors.Join(err, os.MkdirAll(left, 0o700), os.WriteFile(filepath.Join(left, "memory"), make([]byte, 64<<10), 0o600)); err != nil {
+	memory := filepath.Join(left, "memory")
+	if err := errors.Join(err, os.MkdirAll(left, 0o700), os.WriteFile(memory, make([]byte, 64<<10), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	after := usageOf(t, d)
 	work := after["vm works"]
 	claim(t, kept.Own > 0, "the saved memory takes up no space: %+v", kept)
-	claim(t, work.Apparent >= before["vm works"].Apparent+kept.Apparent, "the row of a suspended VM lacks its memory of %+v: %+v, was %+v", kept, work, before["vm works"])
+	claim(t, work.Apparent >= before["vm works"].Apparent+kept.Apparent,
+		"the row of a suspended VM lacks its memory of %+v: %+v, was %+v", kept, work, before["vm works"])
 	equal(t, "the reclaimable space of a suspended VM", work.Reclaimable, 0)
 	if row := after["cache unfinished"]; row.Own != 64*model.KiB {
 		t.Errorf("the row of unfinished files lacks what a crash left: %+v", row)
