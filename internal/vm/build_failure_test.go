@@ -132,9 +132,8 @@ func TestBuildOnRequest(t *testing.T) {
 	if _, err := d.pruneTemplates(t.Context(), false); err != nil {
 		t.Error(err)
 	}
-	if d.started(t, model.Create{}); !slices.Equal(d.wanted(), []string{"u", "i"}) {
-		t.Errorf("wanted are %v", d.wanted())
-	}
+	d.started(t, model.Create{})
+	d.wantWanted(t, "u", "i")
 }
 
 // TestUniversalThatDoesNotWork breaks the universal template during a build. The image's template

@@ -151,7 +151,7 @@ func TestDaemonEndsInABuild(t *testing.T) {
 			h.wantMachines(t, 1)
 			h.wantNoneUnfinished(t)
 			if hook == "build do agent" && len(h.stored()) != 0 {
-				t.Errorf("stored: %v", h.stored())
+				t.Errorf("a template is stored, although its guest did not answer: %v", h.stored())
 			}
 		})
 	}

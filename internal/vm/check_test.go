@@ -163,6 +163,14 @@ func originOf(v model.VM) model.OriginKind {
 	return v.Boot.Origin.Kind
 }
 
+// originName is the name of the VM, snapshot or image that a VM started from; "" if it booted.
+func originName(v model.VM) string {
+	if originOf(v) == "" {
+		return ""
+	}
+	return v.Boot.Origin.Name
+}
+
 // wantOrigin checks what a VM started from. Only a VM without an origin has booted cold.
 func wantOrigin(t *testing.T, v model.VM, kind model.OriginKind) {
 	t.Helper()

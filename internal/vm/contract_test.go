@@ -363,9 +363,8 @@ func TestDriverOfTheRecord(t *testing.T) {
 	h.drivers = with("new")
 	d = h.daemon()
 	got, _ := d.Get("a")
-	if got.State != model.Broken || got.LastError == nil || !strings.Contains(got.LastError.Msg, `"old"`) {
-		t.Errorf("without its driver it is %s, %+v", got.State, got.LastError)
-	}
+	equal(t, "a running VM without its driver", got.State, model.Broken)
+	wantLastError(t, got, `"old"`)
 	if err := d.Delete(t.Context(), "a", true, nil); fault.KindOf(err) != fault.Unsupported {
 		t.Errorf("without its driver, which alone can end its machine, it was deleted: %v", err)
 	}

@@ -48,7 +48,7 @@ func TestFork(t *testing.T) {
 				equal(t, "the label of "+name, child.Spec.Labels["of"], "child")
 				equal(t, "the removal policy of "+name, child.Spec.Remove, model.RemoveNever)
 				wantOriginOf(t, child, model.FromFork, v.ID)
-				equal(t, "the name of the origin of "+name, child.Boot.Origin.Name, "a")
+				equal(t, "the name of the origin of "+name, originName(child), "a")
 				d.wantFork(t, child, v, "work of a")
 				if _, err := os.Stat(h.layout.VM(child.ID).WorkDisk()); err != nil {
 					t.Error(err)

@@ -36,7 +36,7 @@ func TestTemplatesAreBuiltInTheBackground(t *testing.T) {
 
 	second := d.started(t, model.Create{Name: "second"})
 	wantOrigin(t, second, model.FromTemplate)
-	equal(t, "the name of the second VM's template", second.Boot.Origin.Name, "img")
+	equal(t, "the name of the second VM's template", originName(second), "img")
 	claim(t, len(second.Boot.Guest) == 0, "the second VM has the marks of a boot: %v", second.Boot.Guest)
 	h.wantGuest(t, second, "second", 1)
 	doc := h.guest

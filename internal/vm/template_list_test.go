@@ -40,10 +40,10 @@ func TestTemplatesAreDeleted(t *testing.T) {
 		t.Errorf("an ambiguous reference returned %v", err)
 	}
 	if got, err := d.deleteTemplate(t.Context(), "other"); err != nil || got.Key != made[1].Key {
-		t.Errorf("%+v, %v", got, err)
+		t.Errorf("the image's name must delete its template, not %+v, %v", got, err)
 	}
 	if got, err := d.deleteTemplate(t.Context(), made[0].Key[:10]); err != nil || got.Key != made[0].Key {
-		t.Errorf("%+v, %v", got, err)
+		t.Errorf("the beginning of a key must delete its template, not %+v, %v", got, err)
 	}
 	d.wantTemplates(t, 0, "img")
 	wantPruned(t, 0)(d.pruneTemplates(t.Context(), true)) // none is stale
@@ -105,7 +105,7 @@ func TestTemplateIsListedWhileItIsBuilt(t *testing.T) {
 				}
 				seen = append(seen, list[0])
 				if got, err := d.template(t.Context(), list[0].Key[:8]); err != nil || got != list[0] {
-					t.Errorf("%+v, %v", got, err)
+					t.Errorf("the beginning of its key must find the template as listed, not %+v, %v", got, err)
 				}
 				c.release()
 			}
