@@ -27,7 +27,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// What each capability implements is found by asking, so a method whose signature drifts would be forgotten silently.
+// What each capability implements is found by asking, so a method whose signature drifts would be
+// forgotten silently.
 var (
 	_ machine.MachineContributor = UserNetwork{}
 	_ machine.NetworkContributor = UserNetwork{}
@@ -159,7 +160,8 @@ func TestGitIdentity(t *testing.T) {
 	if err := os.WriteFile(file, doc.Files[0].Data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("git", "config", "-f", file, "user.name").Output() // git itself reads it back
+	// git itself reads it back
+	out, err := exec.Command("git", "config", "-f", file, "user.name").Output()
 	if err != nil || string(out) != name+"\n" {
 		t.Errorf("git reads %q, %v", out, err)
 	}
@@ -335,7 +337,8 @@ func TestFirstStartsAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// TestFileSyncFollowsALinkToAFolder: configuration directories are links into a repository as often as not.
+// TestFileSyncFollowsALinkToAFolder: configuration directories are links into a repository as often
+// as not.
 func TestFileSyncFollowsALinkToAFolder(t *testing.T) {
 	dir := t.TempDir()
 	real, link := filepath.Join(dir, "real"), filepath.Join(dir, "link")
@@ -370,8 +373,8 @@ func TestOneUnreadableHostKey(t *testing.T) {
 	}
 }
 
-// TestContributorsArePure calls each contributor twice for a machine that never starts: it returns the
-// same, and changes nothing below the home.
+// TestContributorsArePure calls each contributor twice for a machine that never starts: it returns
+// the same, and changes nothing below the home.
 func TestContributorsArePure(t *testing.T) {
 	testkit.RequireTool(t, "mkfs.ext4")
 	l := layout(t)

@@ -19,14 +19,14 @@ func (l *Launch) assume(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return l.whileItRuns(ctx, func(ctx context.Context) error { return l.Machine.Agent.Thaw(ctx, doc) })
+		return l.Machine.whileItRuns(ctx, func(ctx context.Context) error { return l.Machine.Agent.Thaw(ctx, doc) })
 	}
 	doc, err := l.identity(ctx)
 	if err != nil {
 		return err
 	}
 	l.nameDrives(&doc)
-	return l.whileItRuns(ctx, func(ctx context.Context) error {
+	return l.Machine.whileItRuns(ctx, func(ctx context.Context) error {
 		if l.assumed, err = l.Machine.Agent.Assume(ctx, doc); err != nil || l.order.Identity != Own {
 			return err
 		}

@@ -2,20 +2,16 @@ package machine
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"maps"
 
-	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
 	"banger/internal/step"
 	"banger/internal/vmm"
 )
 
-// Capability is one feature of machines. Its hooks are the optional interfaces below. They are called
-// in the order of Host.Capabilities, cleanups in reverse. Hooks are called concurrently for different
-// machines, and not for one. A capability never reaches whoever calls it.
+// Capability is one feature of machines. Its hooks are the optional interfaces below. They are
+// called in the order of Host.Capabilities, cleanups in reverse. Hooks are called concurrently for
+// different machines, and not for one. A capability never reaches whoever calls it.
 type Capability interface {
 	Name() string // stable: part of step names and of stored records
 }
@@ -154,64 +150,4 @@ type LifeRequest struct {
 type ChangeRequest struct {
 	Old, New model.VM
 	Machine  *Machine // nil unless it runs
-}
-
-// Facts are what capabilities have stored for one machine, by the capability's name. A capability
-// stores a fact before it makes what the fact describes, so that Cleanup finds it after a crash.
-// Facts of machines without a record are in memory only: see Cleaner.
-type Facts map[string]model.Fact
-
-// Load decodes a capability's fact into v and returns its version; 0 if none is stored.
-// A fact that v cannot hold is fault.Internal.
-func (f Facts) Load(capability string, v any) (version int, err error) {
-	stored, ok := f[capability]
-	if !ok {
-		return 0, nil
-	}
-	if err := json.Unmarshal(stored.Data, v); err != nil {
-		return 0, fault.New(fault.Internal, "decoding the fact of %s (version %d): %w", capability, stored.Version, err)
-	}
-	return stored.Version, nil
-}
-
-// With returns the facts with one replaced. An empty fact removes it.
-func (f Facts) With(capability string, stored model.Fact) Facts {
-	changed := maps.Clone(f)
-	if changed == nil {
-		changed = Facts{}
-	}
-	changed[capability] = stored
-	if stored.Version == 0 {
-		delete(changed, capability)
-	}
-	return changed
-}
-
-// FactWriter replaces the fact of the capability that it was given to, and returns when the record
-// is durable. Versions begin at 1; version 0 removes the fact.
-type FactWriter func(ctx context.Context, version int, v any) error
-
-// NewFactWriter returns the writer of one capability, which stores with put.
-func NewFactWriter(capability string, put func(context.Context, string, model.Fact) error) FactWriter {
-	return func(ctx context.Context, version int, v any) error {
-		if version == 0 {
-			return put(ctx, capability, model.Fact{})
-		}
-		data, err := json.Marshal(v)
-		if err != nil {
-			return fmt.Errorf("encoding the fact of %s: %w", capability, err)
-		}
-		return put(ctx, capability, model.Fact{Version: version, Data: data})
-	}
-}
-
-// Cleaners names the capabilities that have something to clean up after a run.
-func (h *Host) Cleaners() []string {
-	var names []string
-	for _, c := range h.Capabilities {
-		if _, ok := c.(Cleaner); ok {
-			names = append(names, c.Name())
-		}
-	}
-	return names
 }

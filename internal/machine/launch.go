@@ -10,85 +10,10 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
-	"banger/internal/guest/proto"
 	"banger/internal/model"
 	"banger/internal/step"
 	"banger/internal/vmm"
 )
-
-// Order says what machine to bring up.
-type Order struct {
-	Subject  Subject
-	Identity Identity
-	Driver   string  // name; "": the default one
-	Source   Source  // nil: Choose decides
-	Choose   Chooser // nil: a boot
-	Answered Keeper  // may be nil
-	Idle     bool    // everything else on the host comes first
-	Journal  Journal // nil: nothing is stored, as for a machine without a record
-	Report   step.Reporter
-}
-
-// Identity says how far the guest is initialised.
-type Identity int
-
-// The identities.
-const (
-	Own       Identity = iota // the guest becomes the subject
-	Anonymous                 // the image and the disks are mounted, and the guest is nobody's
-	None                      // the agent waits, and no disk is mounted
-)
-
-// Chooser finds the best source for a launch whose image, kernel and fingerprint are known.
-type Chooser func(ctx context.Context, l *Launch) Source
-
-// Keeper is called when the agent of a new machine has answered and the guest has no identity yet.
-type Keeper func(ctx context.Context, l *Launch)
-
-// Journal makes durable what a launch is about to have on the host.
-type Journal interface {
-	// Intend stores what finds the VMM again, before it exists.
-	Intend(ctx context.Context, s vmm.State) error
-	// Started stores that the machine exists. The journal has the machine also if it fails.
-	Started(ctx context.Context, m *Machine, info vmm.Info) error
-	// StoreFact stores what a capability is about to make.
-	StoreFact(ctx context.Context, capability string, f model.Fact) error
-}
-
-// noJournal serves machines without a record: a crash leaves their run directory, which leads to
-// them.
-type noJournal struct{}
-
-func (noJournal) Intend(context.Context, vmm.State) error             { return nil }
-func (noJournal) Started(context.Context, *Machine, vmm.Info) error   { return nil }
-func (noJournal) StoreFact(context.Context, string, model.Fact) error { return nil }
-
-// Launch is one machine on its way up. Its fields are set by the steps, in the order of the plan.
-type Launch struct {
-	Subject Subject
-	Source  Source
-	// of the described machine; "" if the source needs none, or the driver restores none
-	Fingerprint string
-	FreshDisks  bool     // the disks were made by this launch
-	Machine     *Machine // nil until the VMM runs
-	Records     []step.Record
-
-	host      *Host
-	order     Order
-	journal   Journal
-	driver    vmm.Driver
-	began     time.Time
-	info      vmm.Info
-	image     model.Image
-	kernel    model.Kernel
-	initramfs []string
-	intended  vmm.State // what finds a VMM that may exist
-	hello     proto.Hello
-	helloAt   time.Time
-	assumed   proto.Assumed
-	ended     error // why the machine could not be ended; what it may use stays then
-	killed    bool  // the user ended the machine
-}
 
 // Deadlines of single steps. What depends on the host's speed has one of the configuration or the
 // driver.
@@ -340,37 +265,44 @@ func (l *Launch) endMachine(ctx context.Context) error {
 	return l.ended
 }
 
-func (l *Launch) startMachine(ctx context.Context) (err error) {
-	m, err := l.Source.make(ctx, l)
-	if m != nil {
-		l.Machine = m
+func (l *Launch) startMachine(ctx context.Context) error {
+	if s, ok := l.Source.(*Standby); ok {
+		return l.takeOver(ctx, s)
 	}
-	if err != nil || !l.order.Idle {
+	start, err := l.Source.starter(l.driver)
+	if err != nil {
 		return err
 	}
-	if err := lowerPriority(l.Machine.Instance.PID()); err != nil {
+	described, err := l.describe(ctx)
+	if err != nil {
+		return err
+	}
+	inst, err := start(ctx, described, func(s vmm.State) error {
+		l.intended = slices.Clone(s)
+		return l.journal.Intend(ctx, s)
+	})
+	if err != nil {
+		return err
+	}
+	l.Machine = l.host.machine(l.driver, inst)
+	if err := l.journal.Started(ctx, l.Machine, l.info); err != nil || !l.order.Idle {
+		return err
+	}
+	if err := lowerPriority(inst.PID()); err != nil {
 		l.host.Log.WarnContext(ctx, "running a machine at the usual priority", "vm", l.Subject.ID, "error", err)
 	}
 	return nil
 }
 
-// create has a driver make the machine.
-func (l *Launch) create(
-	ctx context.Context, start func(vmm.Machine, func(vmm.State) error) (vmm.Instance, error),
-) (*Machine, error) {
-	described, err := l.describe(ctx)
-	if err != nil {
-		return nil, err
+// takeOver makes a machine on standby the launch's own and lets it continue.
+func (l *Launch) takeOver(ctx context.Context, s *Standby) error {
+	if err := l.journal.Started(ctx, s.Machine, l.info); err != nil {
+		return err
 	}
-	inst, err := start(described, func(s vmm.State) error {
-		l.intended = slices.Clone(s)
-		return l.journal.Intend(ctx, s)
-	})
-	if err != nil {
-		return nil, err
+	if s.Machine.CanPause() != nil { // so it was not halted either
+		return nil
 	}
-	m := l.host.machine(l.driver, inst)
-	return m, l.journal.Started(ctx, m, l.info)
+	return s.Machine.Resume(ctx)
 }
 
 func (l *Launch) describe(ctx context.Context) (vmm.Machine, error) {
@@ -391,7 +323,7 @@ func (l *Launch) awaitAgent(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
 		fault.New(fault.Unavailable, "the guest's agent did not answer within %v", timeout))
 	defer cancel()
-	return l.whileItRuns(ctx, func(ctx context.Context) (err error) {
+	return l.Machine.whileItRuns(ctx, func(ctx context.Context) (err error) {
 		hello := l.Machine.Agent.Hello
 		if l.rehearses(has) {
 			hello = l.Machine.Agent.Wake
@@ -420,27 +352,6 @@ func (l *Launch) offer(ctx context.Context) error {
 	return nil
 }
 
-// whileItRuns calls f with a context that also ends when the machine does, so that the end of a VMM
-// is reported at once and as such.
-func (l *Launch) whileItRuns(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		if exit, err := l.Machine.Instance.Wait(ctx); err == nil {
-			cancel(Ended(exit))
-		}
-	}()
-	err := f(ctx)
-	cause := context.Cause(ctx)
-	cancel(nil)
-	<-watched
-	if err != nil && cause != nil {
-		return cause
-	}
-	return err
-}
-
 // postStartStep has no undo if the capability prepares: the undo of preparing removes what both
 // made, and not before the machine has ended.
 func (l *Launch) postStartStep(c Capability, p PostStarter) step.Step {
@@ -452,30 +363,13 @@ func (l *Launch) postStartStep(c Capability, p PostStarter) step.Step {
 		Name:    "post-start/" + c.Name(),
 		Timeout: prepareTimeout,
 		Do: func(ctx context.Context) error {
-			return l.whileItRuns(ctx, func(ctx context.Context) error {
+			return l.Machine.whileItRuns(ctx, func(ctx context.Context) error {
 				return p.PostStart(ctx, PostStartRequest{Subject: l.Subject, StoreFact: l.factWriter(c), Agent: l.Machine.Agent})
 			})
 		},
 		Undo: undo,
 	}
 }
-
-// Restored reports whether the machine was restored and not booted.
-func (l *Launch) Restored() bool { return l.Source != nil && l.Source.Origin() != nil }
-
-// Template is the key of the template that the machine came from; "" for none.
-func (l *Launch) Template() string {
-	if l.Source == nil {
-		return ""
-	}
-	return l.Source.traits().template
-}
-
-// HasInit reports whether the image has an init of its own.
-func (l *Launch) HasInit() bool { return l.image.Init != "" }
-
-// Accel is how the machine's instructions are carried out, as the driver says.
-func (l *Launch) Accel() string { return l.info.Accel }
 
 // TemplateFailed reports whether the launch failed because of its template: the machine did not
 // come up or died, and everything was undone. A machine that the user killed says nothing.

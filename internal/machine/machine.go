@@ -29,7 +29,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -38,33 +37,8 @@ import (
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
-	"banger/internal/paths"
 	"banger/internal/vmm"
 )
-
-// Host is what machines of one BANGER_HOME are made with. Its methods are safe for concurrent use.
-type Host struct {
-	Layout       paths.Layout
-	Drivers      *vmm.Registry
-	Images       Images
-	Kernels      Kernels
-	NewAgent     func(Dialer) Agent
-	Capabilities []Capability  // in the order of their hooks
-	BootTimeout  time.Duration // for an agent to answer; 0 leaves it to the driver (vmm.Info.Grace)
-	Log          *slog.Logger
-}
-
-// Images finds root filesystems by exact id.
-type Images interface {
-	Get(id string) (model.Image, error)
-}
-
-// Kernels finds guest kernels by exact id.
-type Kernels interface {
-	Get(id string) (model.Kernel, error)
-	// Initramfs returns the newc archives that boot the agent under the kernel, in order.
-	Initramfs(ctx context.Context, k model.Kernel) ([]string, error)
-}
 
 // Dialer connects to the host's end of an agent's channel.
 type Dialer func(ctx context.Context) (net.Conn, error)
@@ -111,10 +85,6 @@ type Machine struct {
 	Agent    Agent
 	Driver   vmm.Driver
 	killed   atomic.Bool
-}
-
-func (h *Host) machine(d vmm.Driver, inst vmm.Instance) *Machine {
-	return &Machine{Instance: inst, Agent: h.NewAgent(inst.DialAgent), Driver: d}
 }
 
 const (
@@ -200,6 +170,27 @@ func (m *Machine) pauser() (vmm.Pauser, error) {
 		return nil, fault.New(fault.Unsupported, "the driver %s cannot halt machines", m.Driver.Name())
 	}
 	return p, nil
+}
+
+// whileItRuns calls f with a context that also ends when the machine does, so that the end of a VMM
+// is reported at once and as such.
+func (m *Machine) whileItRuns(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if exit, err := m.Instance.Wait(ctx); err == nil {
+			cancel(Ended(exit))
+		}
+	}()
+	err := f(ctx)
+	cause := context.Cause(ctx)
+	cancel(nil)
+	<-watched
+	if err != nil && cause != nil {
+		return cause
+	}
+	return err
 }
 
 // Ended describes the end of a machine as an error.

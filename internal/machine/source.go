@@ -20,12 +20,15 @@ type Source interface {
 	// Close releases the files. A machine that was restored from them keeps what it needs.
 	Close() error
 
-	// make returns the machine, running.
-	make(ctx context.Context, l *Launch) (*Machine, error)
+	// starter returns what has the driver make the machine. A Standby has none: its machine exists.
+	starter(d vmm.Driver) (starter, error)
 	// check refuses a guest that is not the one that was saved.
 	check(hello proto.Hello) error
 	traits() traits
 }
+
+// starter is vmm.Driver.Start or what takes its place.
+type starter func(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error)
 
 // traits are what steps have to know of a source.
 type traits struct {
@@ -46,8 +49,8 @@ type Boot struct {
 	Forced bool // by the user: the start neither uses nor makes a template
 }
 
-// Saved is the state that restored machines begin with: open files of a saved machine, and where the
-// guest's memory lies in its file.
+// Saved is the state that restored machines begin with: open files of a saved machine, and where
+// the guest's memory lies in its file.
 type Saved struct {
 	Memory, Device *os.File
 	Layout         *vmm.MemoryLayout
@@ -114,14 +117,14 @@ func (s *Saved) Close() error {
 	return errors.Join(errs...)
 }
 
-func (s *Saved) make(ctx context.Context, l *Launch) (*Machine, error) {
-	r, err := Restorer(l.driver)
+func (s *Saved) starter(d vmm.Driver) (starter, error) {
+	r, err := Restorer(d)
 	if err != nil {
 		return nil, err
 	}
-	return l.create(ctx, func(m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
+	return func(ctx context.Context, m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
 		return r.Restore(ctx, m, vmm.Checkpoint{Memory: s.Memory, Device: s.Device, Layout: s.Layout}, intend)
-	})
+	}, nil
 }
 
 // Restorer returns the driver as one that restores machines, or fault.Unsupported.
@@ -134,16 +137,11 @@ func Restorer(d vmm.Driver) (vmm.Restorer, error) {
 }
 
 // Origin, Close and the methods after them implement Source.
-func (Boot) Origin() *model.Origin { return nil }
-func (Boot) Close() error          { return nil }
-func (Boot) traits() traits        { return traits{} }
-func (Boot) make(ctx context.Context, l *Launch) (*Machine, error) {
-	return l.create(ctx, func(m vmm.Machine, intend func(vmm.State) error) (vmm.Instance, error) {
-		return l.driver.Start(ctx, m, intend)
-	})
-}
-
-func (Boot) check(hello proto.Hello) error { return checkNew(hello) }
+func (Boot) Origin() *model.Origin                 { return nil }
+func (Boot) Close() error                          { return nil }
+func (Boot) traits() traits                        { return traits{} }
+func (Boot) starter(d vmm.Driver) (starter, error) { return d.Start, nil }
+func (Boot) check(hello proto.Hello) error         { return checkNew(hello) }
 
 // Origin names the template.
 func (t *Template) Origin() *model.Origin {
@@ -188,15 +186,8 @@ func (s *Standby) traits() traits {
 }
 func (s *Standby) check(hello proto.Hello) error { return checkFrozen(hello) }
 
-// make gives the machine to the launch and lets it continue.
-func (s *Standby) make(ctx context.Context, l *Launch) (*Machine, error) {
-	if err := l.journal.Started(ctx, s.Machine, l.info); err != nil {
-		return s.Machine, err
-	}
-	if s.Machine.CanPause() != nil {
-		return s.Machine, nil
-	}
-	return s.Machine, s.Machine.Resume(ctx)
+func (s *Standby) starter(vmm.Driver) (starter, error) {
+	return nil, fault.New(fault.Internal, "a machine on standby was to be started")
 }
 
 func checkNew(hello proto.Hello) error {

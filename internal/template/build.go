@@ -11,7 +11,6 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/snapshot"
-	"banger/internal/step"
 )
 
 const (
@@ -20,67 +19,36 @@ const (
 	buildTimeout = 10 * time.Minute
 )
 
-// Build makes the templates that a VM with this spec would be restored from, unless they exist. The
-// spec is complete. A template may already be evicted again, or be made once more in the
-// background.
-func (p *Pool) Build(ctx context.Context, spec model.Spec, report step.Reporter) ([]model.Template, error) {
-	if err := p.CheckOn(); err != nil {
-		return nil, err
-	}
-	fingerprint, err := p.fingerprint(ctx, spec)
-	if err != nil {
-		return nil, err
-	}
-	j := job{spec: spec, fingerprint: fingerprint, urgent: true}
-	keys := []string{universalKeyOf(fingerprint), imageKeyOf(fingerprint, spec)}
-	for _, j.key = range keys {
-		end := report.Track("template", j.key)
-		err := p.ensure(ctx, j)
-		end(err)
-		if err != nil {
-			return nil, err
-		}
-	}
-	var made []model.Template
-	for _, j.key = range keys {
-		t, err := p.describe(ctx, j.key)
-		switch {
-		case err == nil:
-			made = append(made, t.Template)
-		case fault.KindOf(err) != fault.NotFound:
-			return made, err
-		case p.wants(j.key):
-			made = append(made, *j.beingMade())
-		}
-	}
-	return made, nil
-}
-
-// CheckOn fails if templates are off.
-func (p *Pool) CheckOn() error {
-	if !p.Off {
-		return nil
-	}
-	return fault.New(fault.Unsupported, "templates are off, or the driver %s cannot save machines", p.host.Drivers.Default().Name()).
-		WithHint("`banger config show` tells where they were turned off")
+// builder makes templates. Its methods are safe for concurrent use.
+type builder struct {
+	shelf  *shelf
+	queue  *queue
+	budget model.Bytes
+	making chan struct{} // holds one element while a template is made
 }
 
 // fingerprint is that of the machine that a VM with this spec would have.
-func (p *Pool) fingerprint(ctx context.Context, spec model.Spec) (string, error) {
-	return p.host.Fingerprint(ctx, machine.Subject{ID: model.NewID(), Spec: spec, Fresh: true})
+func (b *builder) fingerprint(ctx context.Context, spec model.Spec) (string, error) {
+	return b.shelf.host.Fingerprint(ctx, machine.Subject{ID: model.NewID(), Spec: spec, Fresh: true})
+}
+
+// failed removes a template that did not work.
+func (b *builder) failed(ctx context.Context, key string) {
+	b.queue.didNotWork(key)
+	b.shelf.drop(ctx, key)
 }
 
 // build brings a machine up without an identity and saves it.
-func (p *Pool) build(ctx context.Context, j job) (err error) {
+func (b *builder) build(ctx context.Context, j job) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
-	l, err := p.machineFor(ctx, j)
+	l, err := b.machineFor(ctx, j)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.tearDown(ctx, l)) }()
+	defer func() { err = errors.Join(err, b.tearDown(ctx, l)) }()
 	if !j.universal() {
-		if err := p.settle(ctx, l); err != nil {
+		if err := b.settle(ctx, l); err != nil {
 			return err
 		}
 	}
@@ -88,7 +56,7 @@ func (p *Pool) build(ctx context.Context, j job) (err error) {
 	if err := l.Machine.Agent.Close(); err != nil {
 		return err
 	}
-	c, err := p.capture(ctx, j, l, true)
+	c, err := b.capture(ctx, j, l, true)
 	if err != nil {
 		return err
 	}
@@ -98,31 +66,31 @@ func (p *Pool) build(ctx context.Context, j job) (err error) {
 // machineFor brings up the machine that a template is made of. An image's begins with the universal
 // template, if that works. If the machine comes up only by a boot, the universal template is
 // removed and made anew.
-func (p *Pool) machineFor(ctx context.Context, j job) (*machine.Launch, error) {
+func (b *builder) machineFor(ctx context.Context, j job) (*machine.Launch, error) {
 	if j.universal() {
-		return p.bringUp(ctx, j, machine.Boot{})
+		return b.bringUp(ctx, j, machine.Boot{})
 	}
 	universal := j
 	universal.key, universal.urgent = universalKeyOf(j.fingerprint), false
-	from, err := p.open(ctx, universal.key)
+	from, err := b.shelf.open(ctx, universal.key)
 	if err != nil {
-		return p.bringUp(ctx, j, machine.Boot{})
+		return b.bringUp(ctx, j, machine.Boot{})
 	}
-	l, err := p.bringUp(ctx, j, from)
+	l, err := b.bringUp(ctx, j, from)
 	if err == nil || ctx.Err() != nil {
 		return l, err
 	}
-	p.log.WarnContext(ctx, "making a template failed; booting for it instead", "template", j.key, "from", universal.key, "error", err)
-	if l, err = p.bringUp(ctx, j, machine.Boot{}); err != nil {
+	b.shelf.log.WarnContext(ctx, "making a template failed; booting for it instead", "template", j.key, "from", universal.key, "error", err)
+	if l, err = b.bringUp(ctx, j, machine.Boot{}); err != nil {
 		return nil, err // the fault was not the universal template's
 	}
-	p.Failed(ctx, universal.key)
-	p.want(universal)
+	b.failed(ctx, universal.key)
+	b.queue.want(universal)
 	return l, nil
 }
 
 // bringUp brings up a machine without a record. If it fails, nothing is left.
-func (p *Pool) bringUp(ctx context.Context, j job, from machine.Source) (*machine.Launch, error) {
+func (b *builder) bringUp(ctx context.Context, j job, from machine.Source) (*machine.Launch, error) {
 	spec := j.spec
 	spec.Name, spec.Env, spec.Labels = "template", nil, nil
 	o := machine.Order{
@@ -134,24 +102,24 @@ func (p *Pool) bringUp(ctx context.Context, j job, from machine.Source) (*machin
 	if j.universal() {
 		o.Identity = machine.None
 	}
-	l, err := p.host.Launch(ctx, o, time.Now())
+	l, err := b.shelf.host.Launch(ctx, o, time.Now())
 	if err == nil && l.Fingerprint != "" && l.Fingerprint != j.fingerprint {
 		err = fault.New(fault.Unavailable, "the machine has changed since the template was wanted")
 	}
 	if err != nil {
-		return nil, errors.Join(err, p.tearDown(ctx, l))
+		return nil, errors.Join(err, b.tearDown(ctx, l))
 	}
 	return l, nil
 }
 
 // tearDown ends a machine and removes all that was made for it but the template.
-func (p *Pool) tearDown(ctx context.Context, l *machine.Launch) error {
-	return p.host.TearDown(context.WithoutCancel(ctx), machine.Remains{Subject: l.Subject, Machine: l.Machine})
+func (b *builder) tearDown(ctx context.Context, l *machine.Launch) error {
+	return b.shelf.host.TearDown(context.WithoutCancel(ctx), machine.Remains{Subject: l.Subject, Machine: l.Machine})
 }
 
 // settle lets the image's init reach its target, runs one command so that what every command needs
 // is in the guest's memory, writes the disks, and freezes all processes.
-func (p *Pool) settle(ctx context.Context, l *machine.Launch) error {
+func (b *builder) settle(ctx context.Context, l *machine.Launch) error {
 	agent := l.Machine.Agent
 	if l.HasInit() {
 		if err := try(ctx, agent, settleTime, "/bin/sh", "-c", awaitTarget); err != nil {
@@ -212,15 +180,15 @@ type capture struct {
 }
 
 // capture saves a machine, and its disks if the template is to have any.
-func (p *Pool) capture(ctx context.Context, j job, l *machine.Launch, halt bool) (*capture, error) {
-	draft, err := snapshot.Create(p.dir(j.key))
+func (b *builder) capture(ctx context.Context, j job, l *machine.Launch, halt bool) (*capture, error) {
+	draft, err := snapshot.Create(b.shelf.dir(j.key))
 	if err != nil {
 		return nil, err
 	}
 	draft.SumDisks = true
 	c := machine.Capture{Draft: draft, Halt: halt}
 	if !j.universal() {
-		c.Disks = machine.Disks(p.host.Layout.VM(l.Subject.ID))
+		c.Disks = machine.Disks(b.shelf.host.Layout.VM(l.Subject.ID))
 	}
 	done, err := l.Machine.Capture(ctx, c)
 	if err != nil {
@@ -237,4 +205,38 @@ func (p *Pool) capture(ctx context.Context, j job, l *machine.Launch, halt bool)
 func (c *capture) commit(ctx context.Context) error {
 	_, err := c.draft.Commit(ctx, c.meta)
 	return errors.Join(err, c.draft.Discard())
+}
+
+// ensure makes a template unless it exists. One is made at a time.
+func (b *builder) ensure(ctx context.Context, j job) (err error) {
+	select {
+	case b.making <- struct{}{}:
+		defer func() { <-b.making }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := b.ensureAlone(ctx, j); err != nil {
+		return err
+	}
+	b.queue.succeeded(j.name())
+	return nil
+}
+
+func (b *builder) ensureAlone(ctx context.Context, j job) error {
+	if _, err := snapshot.Open(ctx, b.shelf.dir(j.key)); err == nil {
+		return nil
+	} else if fault.KindOf(err) != fault.NotFound {
+		b.shelf.drop(ctx, j.key)
+	}
+	began := time.Now()
+	log := b.shelf.log.With("template", j.key, "image", j.spec.Image, "kernel", j.spec.Kernel)
+	log.InfoContext(ctx, "making a template", "vcpus", j.spec.VCPUs, "memory", j.spec.Memory)
+	b.queue.setUnderWay(j.beingMade())
+	defer b.queue.setUnderWay(nil)
+	if err := b.build(ctx, j); err != nil {
+		return err
+	}
+	log.InfoContext(ctx, "made a template", "took", time.Since(began))
+	b.shelf.evict(ctx, b.budget)
+	return nil
 }

@@ -14,12 +14,12 @@ type Control struct{ *Pool }
 // Wanted lists the kinds of the templates that are to be made, by the first letters of their keys.
 // The first of them may be under way.
 func (c Control) Wanted() (kinds []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.building != "" {
-		kinds = append(kinds, c.building[:1])
+	c.queue.mu.Lock()
+	defer c.queue.mu.Unlock()
+	if c.queue.building != "" {
+		kinds = append(kinds, c.queue.building[:1])
 	}
-	for _, j := range c.wanted {
+	for _, j := range c.queue.wanted {
 		kinds = append(kinds, j.key[:1])
 	}
 	return kinds
@@ -27,16 +27,16 @@ func (c Control) Wanted() (kinds []string) {
 
 // ForgetWanted empties the queue.
 func (c Control) ForgetWanted() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wanted = nil
+	c.queue.mu.Lock()
+	defer c.queue.mu.Unlock()
+	c.queue.wanted = nil
 }
 
 // SetBack counts the jobs that no start will have done for a while.
 func (c Control) SetBack() (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, s := range c.setbacks {
+	c.queue.mu.Lock()
+	defer c.queue.mu.Unlock()
+	for _, s := range c.queue.setbacks {
 		if time.Now().Before(s.until) {
 			n++
 		}
@@ -46,11 +46,11 @@ func (c Control) SetBack() (n int) {
 
 // Pass makes time pass for jobs that are set back. FirstRetry is the shortest such wait.
 func (c Control) Pass(some time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name, s := range c.setbacks {
+	c.queue.mu.Lock()
+	defer c.queue.mu.Unlock()
+	for name, s := range c.queue.setbacks {
 		s.until = s.until.Add(-some)
-		c.setbacks[name] = s
+		c.queue.setbacks[name] = s
 	}
 }
 
@@ -58,15 +58,15 @@ func (c Control) Pass(some time.Duration) {
 const FirstRetry = retryFirst
 
 // IsMaking reports whether a template is being made.
-func (c Control) IsMaking() bool { return c.underWay() != nil }
+func (c Control) IsMaking() bool { return c.queue.underWay() != nil }
 
 // MakeUniversal makes the universal template of a machine with this spec.
 func (c Control) MakeUniversal(ctx context.Context, spec model.Spec) error {
-	fingerprint, err := c.fingerprint(ctx, spec)
+	fingerprint, err := c.builder.fingerprint(ctx, spec)
 	if err != nil {
 		return err
 	}
-	return c.ensure(ctx, job{key: universalKeyOf(fingerprint), spec: spec, fingerprint: fingerprint})
+	return c.builder.ensure(ctx, job{key: universalKeyOf(fingerprint), spec: spec, fingerprint: fingerprint})
 }
 
 // Fill brings machines to standby from the image's template of this spec, in the foreground.
@@ -75,7 +75,7 @@ func (c Control) Fill(ctx context.Context, spec model.Spec) error {
 	if err != nil {
 		return err
 	}
-	return c.fill(ctx, j)
+	return c.standby.fill(ctx, j)
 }
 
 // FillInBackground is Fill as the background does it, which notes a failure.
@@ -88,6 +88,11 @@ func (c Control) FillInBackground(ctx context.Context, spec model.Spec) error {
 }
 
 func (c Control) standbyJob(ctx context.Context, spec model.Spec) (job, error) {
-	fingerprint, err := c.fingerprint(ctx, spec)
+	fingerprint, err := c.builder.fingerprint(ctx, spec)
 	return job{key: imageKeyOf(fingerprint, spec), spec: spec, fingerprint: fingerprint, standby: true}, err
+}
+
+// SetUsual changes the disk sizes that most VMs have.
+func (c Control) SetUsual(workDisk model.Bytes) {
+	c.Usual.WorkDiskSize, c.standby.usual.WorkDiskSize = workDisk, workDisk
 }

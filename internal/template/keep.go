@@ -15,16 +15,16 @@ func (p *Pool) Keep(ctx context.Context, l *machine.Launch) {
 		return
 	}
 	j := job{key: universalKeyOf(l.Fingerprint), spec: l.Subject.Spec, fingerprint: l.Fingerprint}
-	if _, err := os.Stat(p.dir(j.key)); err == nil || p.isSetBack(j) {
+	if _, err := os.Stat(p.shelf.dir(j.key)); err == nil || p.queue.isSetBack(j) {
 		return
 	}
 	select {
-	case p.making <- struct{}{}:
+	case p.builder.making <- struct{}{}:
 	default: // one is being made
 		return
 	}
-	p.setUnderWay(j.beingMade())
-	c, err := p.capture(ctx, j, l, false)
+	p.queue.setUnderWay(j.beingMade())
+	c, err := p.builder.capture(ctx, j, l, false)
 	if err != nil {
 		p.kept(ctx, j, err)
 		return
@@ -34,13 +34,13 @@ func (p *Pool) Keep(ctx context.Context, l *machine.Launch) {
 
 // kept ends what Keep has begun.
 func (p *Pool) kept(ctx context.Context, j job, err error) {
-	defer func() { <-p.making }()
-	p.setUnderWay(nil)
-	log := p.log.With("template", j.key)
+	defer func() { <-p.builder.making }()
+	p.queue.setUnderWay(nil)
+	log := p.shelf.log.With("template", j.key)
 	if err != nil {
 		log.WarnContext(ctx, "a machine that boots could not be kept as a template", "error", err)
 		return
 	}
 	log.InfoContext(ctx, "kept a machine that boots as a template", "vcpus", j.spec.VCPUs, "memory", j.spec.Memory)
-	p.evict(ctx)
+	p.shelf.evict(ctx, p.Budget)
 }

@@ -37,19 +37,10 @@ package template
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"log/slog"
-	"path/filepath"
-	"regexp"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
-	"banger/internal/disk"
 	"banger/internal/machine"
 	"banger/internal/model"
 )
@@ -77,41 +68,25 @@ type Config struct {
 // Its methods are safe for concurrent use.
 type Pool struct {
 	Config
-	host *machine.Host
-	log  *slog.Logger
+	shelf   *shelf
+	queue   *queue
+	builder *builder
+	standby *standby
 
-	making chan struct{} // holds one element while a template is made
-	wake   chan struct{}
-	wg     sync.WaitGroup
-	life   context.Context // ends at Close
-	end    context.CancelFunc
-
-	mu        sync.Mutex
-	wanted    []job              // builds to come, in order
-	building  string             // key of the job that is next or under way
-	beingMade *model.Template    // nil when none is
-	setbacks  map[string]setback // by a job's name
-	ready     map[string][]*machine.Standby
+	wg   sync.WaitGroup
+	life context.Context // ends at Close
+	end  context.CancelFunc
 }
-
-// The first letters of keys.
-const (
-	universalKey = "u"
-	imageKey     = "i"
-)
-
-var keyPattern = regexp.MustCompile(`^[ui][0-9a-f]{24}$`)
 
 // New returns a pool. It is off if the host's default driver cannot restore machines.
 func New(host *machine.Host, cfg Config) *Pool {
 	if _, err := machine.Restorer(host.Drivers.Default()); err != nil {
 		cfg.Off = true
 	}
-	p := &Pool{
-		Config: cfg, host: host, log: host.Log,
-		making: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		setbacks: map[string]setback{}, ready: map[string][]*machine.Standby{},
-	}
+	p := &Pool{Config: cfg, shelf: &shelf{host: host, log: host.Log}, queue: newQueue()}
+	p.builder = &builder{shelf: p.shelf, queue: p.queue, budget: cfg.Budget, making: make(chan struct{}, 1)}
+	p.standby = &standby{builder: p.builder, n: cfg.Standby, usual: cfg.Usual, ready: map[string][]*machine.Standby{}}
+	p.shelf.beforeRemove = p.standby.end
 	p.life, p.end = context.WithCancel(context.Background())
 	return p
 }
@@ -127,53 +102,23 @@ func (p *Pool) Run() {
 func (p *Pool) Close() {
 	p.end()
 	p.wg.Wait()
-	p.endStandby(context.Background(), "")
+	p.standby.end(context.Background(), "")
 }
-
-func keyOf(kind string, parts ...string) string {
-	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
-	return kind + hex.EncodeToString(sum[:12])
-}
-
-func universalKeyOf(fingerprint string) string { return keyOf(universalKey, fingerprint) }
-
-// imageKeyOf is the key of the image's template for VMs with this spec.
-func imageKeyOf(fingerprint string, spec model.Spec) string {
-	size := func(b model.Bytes) string { return strconv.FormatInt(int64(b), 10) }
-	return keyOf(imageKey, fingerprint, spec.ImageID, size(spec.DiskSize), size(spec.WorkDiskSize))
-}
-
-// fitting lists the keys of the image's templates that can serve a VM with this spec, the best
-// first: its own, then that of disks of the usual sizes, if those are smaller. Growing takes no
-// longer than beginning with empty disks and waiting for an init.
-func (p *Pool) fitting(fingerprint string, spec model.Spec) []string {
-	usual := spec
-	usual.DiskSize = min(spec.DiskSize, p.Usual.DiskSize)
-	if p.Usual.WorkDiskSize != 0 { // whether there is a work disk at all is in the fingerprint
-		usual.WorkDiskSize = min(spec.WorkDiskSize, p.Usual.WorkDiskSize)
-	}
-	if spec.DiskSize > disk.GrowsTo(usual.DiskSize) || spec.WorkDiskSize > disk.GrowsTo(usual.WorkDiskSize) {
-		usual = spec
-	}
-	return slices.Compact([]string{imageKeyOf(fingerprint, spec), imageKeyOf(fingerprint, usual)})
-}
-
-func (p *Pool) dir(key string) string { return filepath.Join(p.host.Layout.Templates(), key) }
 
 // Choose is the machine.Chooser of VMs: the best template that there is, or nil for a boot.
 func (p *Pool) Choose(ctx context.Context, l *machine.Launch) machine.Source {
 	if p.Off {
 		return nil
 	}
-	if !hasDisks(p.host, l.Subject) {
-		for _, key := range p.fitting(l.Fingerprint, l.Subject.Spec) {
-			if t, err := p.open(ctx, key); err == nil {
+	if !hasDisks(p.shelf.host, l.Subject) {
+		for _, key := range fitting(l.Fingerprint, l.Subject.Spec, p.Usual) {
+			if t, err := p.shelf.open(ctx, key); err == nil {
 				t.Image = l.Subject.Spec.Image
 				return t
 			}
 		}
 	}
-	if t, err := p.open(ctx, universalKeyOf(l.Fingerprint)); err == nil {
+	if t, err := p.shelf.open(ctx, universalKeyOf(l.Fingerprint)); err == nil {
 		return t
 	}
 	return nil
@@ -197,7 +142,7 @@ func (p *Pool) Started(l *machine.Launch) {
 	j := job{spec: l.Subject.Spec, fingerprint: l.Fingerprint}
 	if !l.Restored() {
 		j.key = universalKeyOf(l.Fingerprint)
-		p.want(j)
+		p.queue.want(j)
 	}
 	_, taken := l.Source.(*machine.Standby)
 	// it had disks of its own, so it could not use the image's template
@@ -206,11 +151,11 @@ func (p *Pool) Started(l *machine.Launch) {
 	}
 	j.key = imageKeyOf(l.Fingerprint, j.spec)
 	if l.Template() != j.key { // one with smaller disks will do, but not for long
-		p.want(j)
+		p.queue.want(j)
 	}
-	if p.Standby > 0 {
+	if p.Config.Standby > 0 {
 		j.standby = true
-		p.want(j)
+		p.queue.want(j)
 	}
 }
 
@@ -221,31 +166,55 @@ func forced(l *machine.Launch) bool {
 
 // Failed removes a template that did not work. It is made again at once. If it does not work again,
 // it is made after a while, like one that could not be made.
-func (p *Pool) Failed(ctx context.Context, key string) {
-	p.mu.Lock()
-	if p.setbacks[key].broke {
-		p.setBackLocked(key)
-	}
-	s := p.setbacks[key]
-	s.broke = true
-	p.setbacks[key] = s
-	p.mu.Unlock()
-	p.drop(ctx, key)
-}
-
-// drop removes a template. Machines that run on its memory keep it until they end.
-func (p *Pool) drop(ctx context.Context, key string) {
-	if err := p.remove(ctx, key); err != nil {
-		p.log.ErrorContext(ctx, "removing a template", "template", key, "error", err)
-	}
-}
+func (p *Pool) Failed(ctx context.Context, key string) { p.builder.failed(ctx, key) }
 
 // served notes a start that has succeeded from a template.
 func (p *Pool) served(key string) {
-	p.mu.Lock()
-	delete(p.setbacks, key)
-	p.mu.Unlock()
-	if err := p.countUse(key); err != nil && !errors.Is(err, errGone) {
-		p.log.Warn("counting the use of a template", "template", key, "error", err)
+	p.queue.served(key)
+	if err := p.shelf.countUse(key); err != nil && !errors.Is(err, errGone) {
+		p.shelf.log.Warn("counting the use of a template", "template", key, "error", err)
+	}
+}
+
+// Take returns a machine on standby for a VM with this spec; nil if there is none. Whoever takes a
+// machine starts it, or gives it to Release.
+func (p *Pool) Take(ctx context.Context, spec model.Spec) *machine.Standby {
+	if p.Off {
+		return nil
+	}
+	return p.standby.take(ctx, spec)
+}
+
+// Release ends a machine that was taken and is not used, and removes its files.
+func (p *Pool) Release(ctx context.Context, m *machine.Standby) error {
+	return p.standby.release(ctx, m)
+}
+
+// work does the wanted jobs, one at a time and in the user's pauses, until ctx ends.
+func (p *Pool) work(ctx context.Context) {
+	for {
+		select {
+		case <-p.queue.wake:
+		case <-ctx.Done():
+			return
+		}
+		for j, ok := p.queue.next(); ok && ctx.Err() == nil; j, ok = p.queue.next() {
+			if err := p.Quiet(ctx, quietTime); err != nil {
+				return
+			}
+			p.do(ctx, j)
+		}
+	}
+}
+
+// do does one job, and notes a failure.
+func (p *Pool) do(ctx context.Context, j job) {
+	do := p.builder.ensure
+	if j.standby {
+		do = p.standby.fill
+	}
+	if err := do(ctx, j); err != nil && ctx.Err() == nil {
+		again := p.queue.setBack(j.name())
+		p.shelf.log.WarnContext(ctx, "a template could not be made; VMs continue to boot", "template", j.key, "again", again, "error", err)
 	}
 }

@@ -1,13 +1,11 @@
 package template
 
 import (
-	"context"
 	"slices"
+	"sync"
 	"time"
 
-	"banger/internal/fault"
 	"banger/internal/model"
-	"banger/internal/snapshot"
 )
 
 // job is a template to be made, or machines to be brought to standby from it.
@@ -55,9 +53,50 @@ const (
 	retryLast   = 4 * time.Hour
 )
 
-// setBackLocked notes that a job failed.
-func (p *Pool) setBackLocked(name string) {
-	s := p.setbacks[name]
+// queue holds the jobs to come, in order, and what went wrong with earlier ones. Its methods are
+// safe for concurrent use.
+type queue struct {
+	wake chan struct{} // holds one element when there may be a job
+
+	mu        sync.Mutex // a leaf
+	wanted    []job
+	building  string             // key of the job that is next or under way
+	beingMade *model.Template    // nil when none is
+	setbacks  map[string]setback // by a job's name
+}
+
+func newQueue() *queue { return &queue{wake: make(chan struct{}, 1), setbacks: map[string]setback{}} }
+
+// setBack notes that a job failed, and returns when it may be tried again.
+func (q *queue) setBack(name string) time.Time {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.setBackLocked(name)
+	return q.setbacks[name].until
+}
+
+// didNotWork notes that a template was made that did not work. The first time it is made again at
+// once. Later it is made after a while, like one that could not be made.
+func (q *queue) didNotWork(key string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.setbacks[key].broke {
+		q.setBackLocked(key)
+	}
+	s := q.setbacks[key]
+	s.broke = true
+	q.setbacks[key] = s
+}
+
+// served notes that a template served a start: earlier failures count no more.
+func (q *queue) served(key string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.setbacks, key)
+}
+
+func (q *queue) setBackLocked(name string) {
+	s := q.setbacks[name]
 	s.n++
 	wait := retryFirst
 	for range s.n - 1 {
@@ -66,142 +105,76 @@ func (p *Pool) setBackLocked(name string) {
 		}
 	}
 	s.until = time.Now().Add(wait)
-	p.setbacks[name] = s
+	q.setbacks[name] = s
 }
 
 // isSetBack reports whether a job failed a short while ago.
-func (p *Pool) isSetBack(j job) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.isSetBackLocked(j)
+func (q *queue) isSetBack(j job) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.isSetBackLocked(j)
 }
 
-func (p *Pool) isSetBackLocked(j job) bool { return time.Now().Before(p.setbacks[j.name()].until) }
+func (q *queue) isSetBackLocked(j job) bool { return time.Now().Before(q.setbacks[j.name()].until) }
 
-// succeeded notes that a job was done. Whether its result works is another matter: see Started.
-func (p *Pool) succeeded(name string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s, ok := p.setbacks[name]; ok {
+// succeeded notes that a job was done. Whether its result works is another matter: see served.
+func (q *queue) succeeded(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if s, ok := q.setbacks[name]; ok {
 		s.until = time.Time{}
-		p.setbacks[name] = s
+		q.setbacks[name] = s
 	}
 }
 
 // want puts a job into the queue, unless it is there or has failed a short while ago.
-func (p *Pool) want(j job) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.isSetBackLocked(j) || p.building == j.key && !j.standby {
+func (q *queue) want(j job) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.isSetBackLocked(j) || q.building == j.key && !j.standby {
 		return
 	}
-	for _, other := range p.wanted {
+	for _, other := range q.wanted {
 		if other.name() == j.name() {
 			return
 		}
 	}
-	p.wanted = append(p.wanted, j)
+	q.wanted = append(q.wanted, j)
 	select {
-	case p.wake <- struct{}{}:
+	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
 // wants reports whether a template is going to be made in the background.
-func (p *Pool) wants(key string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.building == key || slices.ContainsFunc(p.wanted, func(j job) bool { return j.key == key && !j.standby })
+func (q *queue) wants(key string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.building == key || slices.ContainsFunc(q.wanted, func(j job) bool { return j.key == key && !j.standby })
 }
 
 // next takes the first job from the queue.
-func (p *Pool) next() (job, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.wanted) == 0 {
-		p.building = ""
+func (q *queue) next() (job, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.wanted) == 0 {
+		q.building = ""
 		return job{}, false
 	}
-	j := p.wanted[0]
-	p.wanted = p.wanted[1:]
-	p.building = j.key
+	j := q.wanted[0]
+	q.wanted = q.wanted[1:]
+	q.building = j.key
 	return j, true
 }
 
-func (p *Pool) underWay() *model.Template {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.beingMade
+func (q *queue) underWay() *model.Template {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.beingMade
 }
 
-func (p *Pool) setUnderWay(t *model.Template) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.beingMade = t
-}
-
-// work does the wanted jobs, one at a time and in the user's pauses, until ctx ends.
-func (p *Pool) work(ctx context.Context) {
-	for {
-		select {
-		case <-p.wake:
-		case <-ctx.Done():
-			return
-		}
-		for j, ok := p.next(); ok && ctx.Err() == nil; j, ok = p.next() {
-			if err := p.Quiet(ctx, quietTime); err != nil {
-				return
-			}
-			p.do(ctx, j)
-		}
-	}
-}
-
-// do does one job, and notes a failure.
-func (p *Pool) do(ctx context.Context, j job) {
-	do := p.ensure
-	if j.standby {
-		do = p.fill
-	}
-	if err := do(ctx, j); err != nil && ctx.Err() == nil {
-		p.mu.Lock()
-		p.setBackLocked(j.name())
-		again := p.setbacks[j.name()].until
-		p.mu.Unlock()
-		p.log.WarnContext(ctx, "a template could not be made; VMs continue to boot", "template", j.key, "again", again, "error", err)
-	}
-}
-
-// ensure makes a template unless it exists. One is made at a time.
-func (p *Pool) ensure(ctx context.Context, j job) (err error) {
-	select {
-	case p.making <- struct{}{}:
-		defer func() { <-p.making }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if err := p.ensureAlone(ctx, j); err != nil {
-		return err
-	}
-	p.succeeded(j.name())
-	return nil
-}
-
-func (p *Pool) ensureAlone(ctx context.Context, j job) error {
-	if _, err := snapshot.Open(ctx, p.dir(j.key)); err == nil {
-		return nil
-	} else if fault.KindOf(err) != fault.NotFound {
-		p.drop(ctx, j.key)
-	}
-	began := time.Now()
-	log := p.log.With("template", j.key, "image", j.spec.Image, "kernel", j.spec.Kernel)
-	log.InfoContext(ctx, "making a template", "vcpus", j.spec.VCPUs, "memory", j.spec.Memory)
-	p.setUnderWay(j.beingMade())
-	defer p.setUnderWay(nil)
-	if err := p.build(ctx, j); err != nil {
-		return err
-	}
-	log.InfoContext(ctx, "made a template", "took", time.Since(began))
-	p.evict(ctx)
-	return nil
+func (q *queue) setUnderWay(t *model.Template) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.beingMade = t
 }

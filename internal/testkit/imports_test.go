@@ -67,7 +67,7 @@ var mayImport = map[string][]string{
 	"api":         {"fault", "flock", "guest/proto", "model", "paths", "requestid", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "fault", "guest/...", "machine", "model", "paths", "requestid", "step", "vmm/console"},
-	"cli":         {"api", "cli/...", "config", "doctor", "fault", "guest/archive", "guest/proto", "model", "paths", "step", "version"},
+	"cli":         {"api", "cli/...", "config", "doctor", "fault", "guest/archive", "guest/proto", "model", "paths", "step", "version", "vmm"},
 	"testkit":     {},
 }
 

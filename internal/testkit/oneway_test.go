@@ -23,7 +23,7 @@ var oneWay = map[string]string{
 	"internal/machine":          "",
 	"internal/template":         "",
 	"internal/snapshot/library": "",
-	"internal/vm":               "it is being split into machine, template, snapshot/library and vm",
+	"internal/vm":               "",
 
 	"internal/disk":     "",
 	"internal/model":    "",

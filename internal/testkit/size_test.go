@@ -16,9 +16,6 @@ const (
 
 // mayBeLarge holds packages and types above the bounds, each with a reason. Add none.
 var mayBeLarge = map[string]string{
-	"internal/vm":           "it is being split into machine, template, snapshot/library and vm",
-	"internal/vm.Manager":   "it is being split into machine, template, snapshot/library and vm",
-	"internal/vm.templates": "likewise",
 
 	"internal/cli":     "its commands are being reduced to generic ones",
 	"internal/cli.app": "likewise",

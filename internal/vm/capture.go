@@ -91,9 +91,12 @@ func (c *capture) target() (*os.File, error) {
 	return c.draft.Memory()
 }
 
+// capturing is an operation that captures its VM.
+type capturing struct{ *operation }
+
 // capture keeps what the VM is at this moment in a draft, and lets the VM continue. Memory goes to
 // memory, or into the draft if that is nil. A VM at rest has disks only.
-func (op *operation) capture(ctx context.Context, draft *snapshot.Draft, memory *os.File) (*capture, error) {
+func (op capturing) capture(ctx context.Context, draft *snapshot.Draft, memory *os.File) (*capture, error) {
 	v := op.record()
 	c := &capture{
 		parent: model.Parent{VM: v.ID, Name: v.Spec.Name}, kind: model.FromFork,
@@ -116,7 +119,7 @@ func (op *operation) capture(ctx context.Context, draft *snapshot.Draft, memory 
 	return c, nil
 }
 
-func (op *operation) captureDisks(ctx context.Context, c *capture) (err error) {
+func (op capturing) captureDisks(ctx context.Context, c *capture) (err error) {
 	v := op.record()
 	disks := machine.Disks(op.dirs())
 	// it would not fit the image that the snapshot names
@@ -132,7 +135,7 @@ func (op *operation) captureDisks(ctx context.Context, c *capture) (err error) {
 
 // captureMachine saves a machine that exists. While its processes are frozen, a mark in the run
 // directory says so, for whoever recovers the VM if this is cut off.
-func (op *operation) captureMachine(ctx context.Context, c *capture) error {
+func (op capturing) captureMachine(ctx context.Context, c *capture) error {
 	v, held := op.record(), op.dirs().Held()
 	req := machine.Capture{
 		Draft: c.draft, Memory: c.memory, Disks: machine.Disks(op.dirs()), Early: true, Halt: v.State == model.Paused,
@@ -161,7 +164,7 @@ func (op *operation) captureMachine(ctx context.Context, c *capture) error {
 }
 
 // captureSuspended copies the files of a suspended VM, which nobody writes during this operation.
-func (op *operation) captureSuspended(ctx context.Context, c *capture) error {
+func (op capturing) captureSuspended(ctx context.Context, c *capture) error {
 	snap, err := snapshot.Open(ctx, op.dirs().Suspended())
 	if err != nil {
 		return err

@@ -49,5 +49,6 @@ func (d *daemon) rewrite(ctx context.Context, e *entry, change func(*model.VM)) 
 
 // setUsualWorkDisk changes the default size of work disks.
 func (d *daemon) setUsualWorkDisk(size model.Bytes) {
-	d.Manager.Defaults.WorkDiskSize, d.Manager.templates.Usual.WorkDiskSize = size, size
+	d.Manager.Defaults.WorkDiskSize = size
+	d.pool().SetUsual(size)
 }

@@ -26,7 +26,7 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 		e.lock.callOff(func(operation string) bool { return kind(operation).calledOffByDelete() })
 	}
 	_, err = operateOn(ctx, m.core, e, opDelete, func(ctx context.Context, op *operation) (any, error) {
-		if err := op.settleUnrecorded(ctx); err != nil {
+		if err := (repairs{op}).settleUnrecorded(ctx); err != nil {
 			if !force || m.life.Err() != nil {
 				return nil, err
 			}

@@ -91,7 +91,7 @@ func (m *Manager) captureFork(ctx context.Context, ref string, report step.Repor
 			return nil, errors.Join(err, memory.Close())
 		}
 		end := report.Track("capture", op.name())
-		c, err := op.capture(ctx, draft, memory)
+		c, err := capturing{op}.capture(ctx, draft, memory)
 		end(err)
 		if err == nil {
 			report.Report(step.Event{Step: "pause", Phase: step.Done, Detail: op.name(), Duration: c.pause})

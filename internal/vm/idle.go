@@ -96,7 +96,7 @@ func (c *core) suspendUnused(ctx context.Context, id string) error {
 			return nil, nil
 		}
 		defer op.e.left()
-		err := op.suspend(context.WithoutCancel(ctx), nil)
+		err := suspending{op}.suspend(context.WithoutCancel(ctx), nil)
 		op.observe(ctx)
 		return nil, err
 	})

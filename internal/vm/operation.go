@@ -112,8 +112,8 @@ func subjectOf(v model.VM) machine.Subject {
 	return machine.Subject{ID: v.ID, Spec: v.Spec, DiskImage: v.DiskImage, Fresh: v.Fresh(), Facts: v.Facts}
 }
 
-// eachLifeHook calls do for each capability, in order, with the request of the life hooks.
-func (op *operation) lifeRequest(c machine.Capability) machine.LifeRequest {
+// lifeRequest is the request of a capability's life hooks.
+func lifeRequest(op *operation, c machine.Capability) machine.LifeRequest {
 	return machine.LifeRequest{Subject: op.subject(), StoreFact: machine.NewFactWriter(c.Name(), op.storeFact)}
 }
 
@@ -121,7 +121,7 @@ func (op *operation) lifeRequest(c machine.Capability) machine.LifeRequest {
 func (op *operation) created(ctx context.Context) error {
 	for _, c := range op.host.Capabilities {
 		if creator, ok := c.(machine.Creator); ok {
-			if err := within(ctx, lifeTimeout, func(ctx context.Context) error { return creator.Created(ctx, op.lifeRequest(c)) }); err != nil {
+			if err := within(ctx, lifeTimeout, func(ctx context.Context) error { return creator.Created(ctx, lifeRequest(op, c)) }); err != nil {
 				return fmt.Errorf("%s: %w", c.Name(), err)
 			}
 		}

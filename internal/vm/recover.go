@@ -64,7 +64,7 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting, neverBegan(v):
 		// Whoever asked for it is gone with the daemon that served them, or wanted it gone.
 		return r.discard(ctx, op)
-	case v.State == model.Pausing, op.isHeld():
+	case v.State == model.Pausing, repairs{op}.isHeld():
 		return r.abandonPause(ctx, op)
 	case v.State == model.Running, v.State == model.Paused:
 		return r.adopt(ctx, op)
@@ -95,7 +95,7 @@ func neverBegan(v model.VM) bool {
 // restore completes a restore that was cut off, or removes what is left of one that has no record.
 func (r recovery) restore(ctx context.Context, op *operation) error {
 	if len(op.record().Restoring) > 0 {
-		return op.completeRestore(ctx)
+		return repairs{op}.completeRestore(ctx)
 	}
 	return removeAll(op.dirs().Restored())
 }
@@ -156,7 +156,7 @@ func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 	if err := r.adopt(ctx, op); err != nil || op.e.machine() == nil {
 		return err
 	}
-	return op.callOffPause(ctx)
+	return repairs{op}.callOffPause(ctx)
 }
 
 // abandonStart removes what a start made before the daemon died in the middle of it. A VM that was

@@ -23,17 +23,20 @@ func perform[T any](
 ) (result T, err error) {
 	c.deleteUnwanted(ctx)
 	return operate(ctx, c, ref, k, func(ctx context.Context, op *operation) (T, error) {
-		if err := op.repair(ctx); err != nil {
+		if err := (repairs{op}).repair(ctx); err != nil {
 			return result, err
 		}
 		return do(ctx, op)
 	})
 }
 
-// repair completes what an earlier operation could not, usually because the host's disk was full. It
-// settles a VM whose end was not recorded, places the disks of a restore, and thaws a guest that is
-// still frozen after it was saved.
-func (op *operation) repair(ctx context.Context) error {
+// repairs completes what earlier operations could not.
+type repairs struct{ *operation }
+
+// repair completes what an earlier operation could not, usually because the host's disk was full.
+// It settles a VM whose end was not recorded, places the disks of a restore, and thaws a guest that
+// is still frozen after it was saved.
+func (op repairs) repair(ctx context.Context) error {
 	if err := op.settleUnrecorded(ctx); err != nil {
 		return err
 	}
@@ -46,7 +49,7 @@ func (op *operation) repair(ctx context.Context) error {
 
 // settleUnrecorded brings a VM to rest whose last operation, or whose machine's end, could not be
 // recorded. One that was to be paused or suspended runs again.
-func (op *operation) settleUnrecorded(ctx context.Context) error {
+func (op repairs) settleUnrecorded(ctx context.Context) error {
 	v, l := op.e.state()
 	switch v.State {
 	case model.Creating, model.Deleting: // all that is left is to delete it
@@ -73,7 +76,7 @@ func (op *operation) settleUnrecorded(ctx context.Context) error {
 // callOffPause makes a VM run that is between running and paused or suspended. If the guest does
 // not thaw, the VM is paused, so that nothing is lost: it can be resumed when the cause is gone. If
 // the machine does not continue, the VM is stopped.
-func (op *operation) callOffPause(ctx context.Context) error {
+func (op repairs) callOffPause(ctx context.Context) error {
 	v := op.record()
 	if err := op.e.machine().Resume(ctx); err != nil {
 		return errors.Join(fmt.Errorf("continuing it: %w", err), op.settle(ctx, op.failure(v, err)))
@@ -92,14 +95,14 @@ func (op *operation) callOffPause(ctx context.Context) error {
 }
 
 // isHeld reports whether a running VM was not thawed after it had been saved.
-func (op *operation) isHeld() bool {
+func (op repairs) isHeld() bool {
 	v := op.record()
 	_, err := os.Stat(op.dirsOf(v).Held())
 	return v.State == model.Running && err == nil
 }
 
 // thawHeld tries again to let a VM continue that is held.
-func (op *operation) thawHeld(ctx context.Context) {
+func (op repairs) thawHeld(ctx context.Context) {
 	if op.e.machine() == nil || !op.isHeld() {
 		return
 	}
@@ -113,7 +116,7 @@ func (op *operation) thawHeld(ctx context.Context) {
 }
 
 // completeRestore completes a restore that was cut off. The VM cannot be used before.
-func (op *operation) completeRestore(ctx context.Context) error {
+func (op repairs) completeRestore(ctx context.Context) error {
 	v := op.record()
 	if len(v.Restoring) == 0 {
 		return nil
@@ -126,7 +129,7 @@ func (op *operation) completeRestore(ctx context.Context) error {
 
 // placeRestored moves the disks of a restore to their places. It continues where an earlier call
 // was cut off.
-func (op *operation) placeRestored(ctx context.Context, report step.Reporter) error {
+func (op repairs) placeRestored(ctx context.Context, report step.Reporter) error {
 	v, files := op.record(), op.dirs()
 	for _, name := range []string{machine.SystemDisk, machine.WorkDisk} {
 		end := report.Track("place", name)

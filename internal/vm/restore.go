@@ -36,7 +36,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 			return model.Snapshot{}, err
 		}
 		end := report.Track("capture", op.name())
-		c, err := op.capture(ctx, draft, nil)
+		c, err := capturing{op}.capture(ctx, draft, nil)
 		end(err)
 		if err != nil {
 			return model.Snapshot{}, err
@@ -144,10 +144,10 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force
 		if err := mayReplace(op.record(), force); err != nil {
 			return op.record(), err
 		}
-		if err := op.checkRestorable(ctx, c); err != nil {
+		if err := (restoring{op}).checkRestorable(ctx, c); err != nil {
 			return op.record(), err
 		}
-		if err := op.replaceDisks(ctx, c, report); err != nil {
+		if err := (restoring{op}).replaceDisks(ctx, c, report); err != nil {
 			m.observe(ctx)
 			return op.record(), fmt.Errorf("restoring VM %s: %w", op.name(), err)
 		}
@@ -162,8 +162,11 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force
 	})
 }
 
+// restoring is an operation that makes its VM what a capture keeps.
+type restoring struct{ *operation }
+
 // replaceDisks copies the disks beside the VM's own, and then makes the VM what the capture keeps.
-func (op *operation) replaceDisks(ctx context.Context, c *capture, report step.Reporter) error {
+func (op restoring) replaceDisks(ctx context.Context, c *capture, report step.Reporter) error {
 	// where start-up finds what a crash leaves
 	stage := op.library.Dir(disk.TempPrefix + model.NewID())
 	defer os.RemoveAll(stage)
@@ -193,7 +196,7 @@ func mayReplace(v model.VM, force bool) error {
 }
 
 // checkRestorable fails if the VM cannot become what a capture keeps.
-func (op *operation) checkRestorable(ctx context.Context, c *capture) error {
+func (op restoring) checkRestorable(ctx context.Context, c *capture) error {
 	if err := op.checkParts(c.meta.Spec); err != nil {
 		return err
 	}
@@ -214,10 +217,10 @@ func stageDisks(ctx context.Context, disks map[string]string, dir string) error 
 	return err
 }
 
-// replace makes the VM what a capture keeps, whose disks are in stage: all of it or nothing, wherever
-// it is cut off. The turning point is the record. Before, the VM has its own disks. After, it has the
-// capture's, which placeRestored moves to their places now or at the next operation.
-func (op *operation) replace(ctx context.Context, c *capture, stage string, report step.Reporter) error {
+// replace makes the VM what a capture keeps, whose disks are in stage: all of it or nothing,
+// wherever it is cut off. The turning point is the record. Before, the VM has its own disks. After,
+// it has the capture's, which placeRestored moves to their places now or at the next operation.
+func (op restoring) replace(ctx context.Context, c *capture, stage string, report step.Reporter) error {
 	if v := op.record(); v.State != model.Stopped && v.State != model.Failed {
 		if err := op.settle(ctx, nil); err != nil {
 			return err
@@ -247,5 +250,5 @@ func (op *operation) replace(ctx context.Context, c *capture, stage string, repo
 		}
 		return errors.Join(err, removeAll(files.Restored()))
 	}
-	return op.placeRestored(ctx, report)
+	return repairs{op.operation}.placeRestored(ctx, report)
 }

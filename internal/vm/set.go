@@ -28,7 +28,7 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 			return model.Changed{}, err
 		}
 		fields := changedFields(old.Spec, next.Spec)
-		applied, err := op.applyChange(ctx, old, next)
+		applied, err := changing{op}.applyChange(ctx, old, next)
 		if err != nil {
 			return model.Changed{}, fmt.Errorf("changing VM %s: %w", old.Spec.Name, err)
 		}
@@ -41,7 +41,7 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 			if err := m.resolveChange(old.Spec, &next.Spec); err != nil { // deleted meanwhile
 				return err
 			}
-			return op.storeChange(ctx, next.Spec, applied, pending)
+			return changing{op}.storeChange(ctx, next.Spec, applied, pending)
 		})
 		if err != nil {
 			return model.Changed{}, err
@@ -79,7 +79,10 @@ func (c *core) changed(ctx context.Context, old model.VM, change model.Change) (
 	return next, c.resolveChange(old.Spec, &next.Spec)
 }
 
-func (op *operation) storeChange(ctx context.Context, spec model.Spec, applied, pending []string) error {
+// changing is an operation that changes its VM's spec.
+type changing struct{ *operation }
+
+func (op changing) storeChange(ctx context.Context, spec model.Spec, applied, pending []string) error {
 	return op.update(ctx, func(v *model.VM) {
 		v.Spec = spec
 		v.Pending = union(v.Pending, pending)
@@ -209,7 +212,7 @@ func (c *core) resolveChange(old model.Spec, next *model.Spec) error {
 const changeTimeout = time.Minute
 
 // applyChange makes the change take effect as far as that is possible now.
-func (op *operation) applyChange(ctx context.Context, old, next model.VM) (applied []string, err error) {
+func (op changing) applyChange(ctx context.Context, old, next model.VM) (applied []string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, changeTimeout, fault.New(fault.Unavailable, "it was not taken up within %v", changeTimeout))
 	defer cancel()
 	req := machine.ChangeRequest{Old: old, New: next, Machine: op.e.machine()}

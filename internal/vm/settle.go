@@ -138,7 +138,7 @@ func (op *operation) deleted(ctx context.Context) error {
 	var errs []error
 	for _, c := range slices.Backward(op.host.Capabilities) {
 		if d, ok := c.(machine.Deleter); ok {
-			err := within(ctx, lifeTimeout, func(ctx context.Context) error { return d.Deleted(ctx, op.lifeRequest(c)) })
+			err := within(ctx, lifeTimeout, func(ctx context.Context) error { return d.Deleted(ctx, lifeRequest(op, c)) })
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", c.Name(), err))
 			}

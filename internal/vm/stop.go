@@ -17,7 +17,7 @@ import (
 // then ends the machine. A stopped VM is success. Once begun, a stop continues although ctx ends.
 func (m *Manager) Stop(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opStop, func(ctx context.Context, op *operation) (model.VM, error) {
-		if err := op.stop(ctx, timeout, report); err != nil {
+		if err := (stopping{op}).stop(ctx, timeout, report); err != nil {
 			return op.record(), err
 		}
 		v := op.record()
@@ -30,7 +30,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, timeout *time.Duration, 
 // Restart stops the VM if it runs, and starts it.
 func (m *Manager) Restart(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opRestart, func(ctx context.Context, op *operation) (model.VM, error) {
-		if err := op.stop(ctx, timeout, report); err != nil {
+		if err := (stopping{op}).stop(ctx, timeout, report); err != nil {
 			return op.record(), err
 		}
 		defer m.observe(ctx)
@@ -43,7 +43,10 @@ func (m *Manager) Restart(ctx context.Context, ref string, timeout *time.Duratio
 	})
 }
 
-func (op *operation) stop(ctx context.Context, timeout *time.Duration, report step.Reporter) error {
+// stopping is an operation that stops its VM.
+type stopping struct{ *operation }
+
+func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step.Reporter) error {
 	ctx = context.WithoutCancel(ctx)
 	v := op.record()
 	grace := op.StopTimeout
@@ -84,7 +87,7 @@ func (op *operation) stop(ctx context.Context, timeout *time.Duration, report st
 
 // powerOff asks the guest to power off and waits until its machine has ended. The agent is asked
 // first: it knows the image's own way. The power button is for guests whose agent does not answer.
-func (op *operation) powerOff(ctx context.Context, grace time.Duration) error {
+func (op stopping) powerOff(ctx context.Context, grace time.Duration) error {
 	l := op.e.machine()
 	if grace <= 0 || l == nil {
 		return nil
@@ -113,7 +116,7 @@ func (op *operation) powerOff(ctx context.Context, grace time.Duration) error {
 }
 
 // preStop calls the hooks of a VM that is going to stop. Their errors are logged.
-func (op *operation) preStop(ctx context.Context, l *machine.Machine) {
+func (op stopping) preStop(ctx context.Context, l *machine.Machine) {
 	for _, c := range op.host.Capabilities {
 		p, ok := c.(machine.PreStopper)
 		if !ok {

@@ -14,9 +14,12 @@ import (
 	"banger/internal/step"
 )
 
+// suspending is an operation that halts its VM.
+type suspending struct{ *operation }
+
 // suspend saves the machine before anything is given up: up to the record that says "suspended" the
 // VM can continue as if nothing had happened.
-func (op *operation) suspend(ctx context.Context, report step.Reporter) (err error) {
+func (op suspending) suspend(ctx context.Context, report step.Reporter) (err error) {
 	before := op.record()
 	op.sync(ctx)
 	defer func() {
@@ -44,7 +47,7 @@ func (op *operation) suspend(ctx context.Context, report step.Reporter) (err err
 }
 
 // keepMemory saves the VM's machine and leaves it halted. The disks stay the VM's own.
-func (op *operation) keepMemory(ctx context.Context, running bool) error {
+func (op suspending) keepMemory(ctx context.Context, running bool) error {
 	dir := op.dirs().Suspended()
 	// what it was resumed from, if that could not be removed then
 	if err := snapshot.Remove(dir); err != nil {
@@ -129,13 +132,13 @@ func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (
 		default:
 			return v, notRunning(v)
 		}
-		err := op.pause(context.WithoutCancel(ctx))
+		err := suspending{op}.pause(context.WithoutCancel(ctx))
 		m.observe(ctx)
 		return op.record(), err
 	})
 }
 
-func (op *operation) pause(ctx context.Context) error {
+func (op suspending) pause(ctx context.Context) error {
 	l := op.e.machine()
 	if err := l.CanPause(); err != nil {
 		return fmt.Errorf("VM %s: %w", op.name(), err)
@@ -187,7 +190,7 @@ func (m *Manager) Suspend(ctx context.Context, ref string, report step.Reporter)
 		default:
 			return v, notRunning(v)
 		}
-		err := op.suspend(context.WithoutCancel(ctx), report)
+		err := suspending{op}.suspend(context.WithoutCancel(ctx), report)
 		m.observe(ctx)
 		return op.record(), err
 	})

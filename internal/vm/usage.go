@@ -17,14 +17,14 @@ import (
 // what is being made or was left by a crash, which the next start-up removes. A suspended VM's row
 // includes its memory.
 func (m *Manager) Usage(ctx context.Context) ([]model.UsageRow, error) {
-	u := usage{unfinished: model.UsageRow{Kind: model.UsageCache, Name: "unfinished"}}
-	if err := m.vmUsage(&u); err != nil {
+	u := usage{core: m.core, unfinished: model.UsageRow{Kind: model.UsageCache, Name: "unfinished"}}
+	if err := u.addVMs(); err != nil {
 		return nil, err
 	}
-	if err := m.snapshotUsage(ctx, &u); err != nil {
+	if err := u.addSnapshots(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.templateUsage(ctx, &u); err != nil {
+	if err := u.addTemplates(ctx); err != nil {
 		return nil, err
 	}
 	return append(u.rows, u.unfinished), nil
@@ -32,6 +32,7 @@ func (m *Manager) Usage(ctx context.Context) ([]model.UsageRow, error) {
 
 // usage is rows in the making.
 type usage struct {
+	*core
 	rows       []model.UsageRow
 	unfinished model.UsageRow
 }
@@ -65,11 +66,11 @@ func (u *usage) rest(dir string, known map[string]bool) error {
 	return nil
 }
 
-func (c *core) vmUsage(u *usage) error {
+func (u *usage) addVMs() error {
 	known := map[string]bool{}
-	for _, v := range c.records.list() {
+	for _, v := range u.records.list() {
 		known[v.ID] = true
-		row, err := u.add(model.UsageVM, v.Spec.Name, c.Layout.VM(v.ID).Dir)
+		row, err := u.add(model.UsageVM, v.Spec.Name, u.Layout.VM(v.ID).Dir)
 		if err != nil {
 			return err
 		}
@@ -77,26 +78,26 @@ func (c *core) vmUsage(u *usage) error {
 			row.Reclaimable = row.Own
 		}
 	}
-	return u.rest(c.Layout.VMs(), known)
+	return u.rest(u.Layout.VMs(), known)
 }
 
-func (c *core) snapshotUsage(ctx context.Context, u *usage) error {
-	snaps, err := c.library.List(ctx)
+func (u *usage) addSnapshots(ctx context.Context) error {
+	snaps, err := u.library.List(ctx)
 	if err != nil {
 		return err
 	}
 	known := map[string]bool{}
 	for _, s := range snaps {
 		known[s.ID] = true
-		if _, err := u.add(model.UsageSnapshot, cmp.Or(s.Name, s.ID), c.library.Dir(s.ID)); err != nil {
+		if _, err := u.add(model.UsageSnapshot, cmp.Or(s.Name, s.ID), u.library.Dir(s.ID)); err != nil {
 			return err
 		}
 	}
-	return u.rest(c.Layout.Snapshots(), known)
+	return u.rest(u.Layout.Snapshots(), known)
 }
 
-func (c *core) templateUsage(ctx context.Context, u *usage) error {
-	templates, err := c.templates.Stored(ctx)
+func (u *usage) addTemplates(ctx context.Context) error {
+	templates, err := u.templates.Stored(ctx)
 	if err != nil {
 		return err
 	}
@@ -111,5 +112,5 @@ func (c *core) templateUsage(ctx context.Context, u *usage) error {
 			row.Reclaimable = row.Own
 		}
 	}
-	return u.rest(c.Layout.Templates(), known)
+	return u.rest(u.Layout.Templates(), known)
 }
