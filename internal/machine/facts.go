@@ -41,12 +41,15 @@ func (f Facts) With(capability string, stored model.Fact) Facts {
 	return changed
 }
 
+// StoreFact makes a capability's fact durable. An empty fact removes it.
+type StoreFact func(ctx context.Context, capability string, f model.Fact) error
+
 // FactWriter replaces the fact of the capability that it was given to, and returns when the record
 // is durable. Versions begin at 1; version 0 removes the fact.
 type FactWriter func(ctx context.Context, version int, v any) error
 
 // NewFactWriter returns the writer of one capability, which stores with put.
-func NewFactWriter(capability string, put func(context.Context, string, model.Fact) error) FactWriter {
+func NewFactWriter(capability string, put StoreFact) FactWriter {
 	return func(ctx context.Context, version int, v any) error {
 		if version == 0 {
 			return put(ctx, capability, model.Fact{})

@@ -13,7 +13,6 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
-	"banger/internal/model"
 	"banger/internal/vmm"
 )
 
@@ -27,7 +26,7 @@ type Remains struct {
 	State vmm.State
 	// capabilities that may hold something
 	Prepared  []string
-	StoreFact func(context.Context, string, model.Fact) error // nil: without a record
+	StoreFact StoreFact // nil: without a record
 }
 
 // TearDown removes everything of a machine without a record, of which only the id may be known.

@@ -21,9 +21,9 @@ const (
 
 // builder makes templates. Its methods are safe for concurrent use.
 type builder struct {
+	cfg    *Config
 	shelf  *shelf
 	queue  *queue
-	budget model.Bytes
 	making chan struct{} // holds one element while a template is made
 }
 
@@ -237,6 +237,6 @@ func (b *builder) ensureAlone(ctx context.Context, j job) error {
 		return err
 	}
 	log.InfoContext(ctx, "made a template", "took", time.Since(began))
-	b.shelf.evict(ctx, b.budget)
+	b.shelf.evict(ctx, b.cfg.Budget)
 	return nil
 }

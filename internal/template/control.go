@@ -91,8 +91,3 @@ func (c Control) standbyJob(ctx context.Context, spec model.Spec) (job, error) {
 	fingerprint, err := c.builder.fingerprint(ctx, spec)
 	return job{key: imageKeyOf(fingerprint, spec), spec: spec, fingerprint: fingerprint, standby: true}, err
 }
-
-// SetUsual changes the disk sizes that most VMs have.
-func (c Control) SetUsual(workDisk model.Bytes) {
-	c.Usual.WorkDiskSize, c.standby.usual.WorkDiskSize = workDisk, workDisk
-}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -122,4 +123,24 @@ func (p *Pool) CheckOn() error {
 	}
 	return fault.New(fault.Unsupported, "templates are off, or the driver %s cannot save machines", p.shelf.host.Drivers.Default().Name()).
 		WithHint("`banger config show` tells where they were turned off")
+}
+
+// Measure adds what the templates take up. A stale one can be reclaimed.
+func (p *Pool) Measure(ctx context.Context, t *disk.Tally) error {
+	list, err := p.Stored(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, stored := range list {
+		known[stored.Key] = true
+		row, err := t.Add(model.UsageTemplate, stored.Key, stored.Dir)
+		if err != nil {
+			return err
+		}
+		if !stored.Current {
+			row.Reclaimable = row.Own
+		}
+	}
+	return t.AddRest(p.shelf.host.Layout.Templates(), known)
 }

@@ -39,30 +39,10 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"banger/internal/machine"
 	"banger/internal/model"
 )
-
-// Config says what templates a Pool keeps.
-type Config struct {
-	Off bool // make none and use none
-	// of host disk for all templates; the least recently used are removed; 0: no bound
-	Budget model.Bytes
-
-	// Standby is how many machines wait, restored from each template in use.
-	Standby int
-
-	// BuildsOnly keeps no machine that boots for a VM. Tests of background builds set it.
-	BuildsOnly bool
-
-	// Usual has the disk sizes that most VMs have.
-	Usual model.Spec
-
-	// Quiet waits until no operation was under way for d, or ctx ends. Builds begin in such pauses.
-	Quiet func(ctx context.Context, d time.Duration) error
-}
 
 // Pool holds the templates of one home, and the machines on standby.
 // Its methods are safe for concurrent use.
@@ -84,8 +64,8 @@ func New(host *machine.Host, cfg Config) *Pool {
 		cfg.Off = true
 	}
 	p := &Pool{Config: cfg, shelf: &shelf{host: host, log: host.Log}, queue: newQueue()}
-	p.builder = &builder{shelf: p.shelf, queue: p.queue, budget: cfg.Budget, making: make(chan struct{}, 1)}
-	p.standby = &standby{builder: p.builder, n: cfg.Standby, usual: cfg.Usual, ready: map[string][]*machine.Standby{}}
+	p.builder = &builder{cfg: &p.Config, shelf: p.shelf, queue: p.queue, making: make(chan struct{}, 1)}
+	p.standby = &standby{builder: p.builder, ready: map[string][]*machine.Standby{}}
 	p.shelf.beforeRemove = p.standby.end
 	p.life, p.end = context.WithCancel(context.Background())
 	return p

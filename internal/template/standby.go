@@ -13,9 +13,6 @@ import (
 // standby holds the machines that wait for a start. Its methods are safe for concurrent use.
 type standby struct {
 	*builder
-	n     int // machines for each template in use
-	usual model.Spec
-
 	mu    sync.Mutex // a leaf
 	ready map[string][]*machine.Standby
 }
@@ -23,7 +20,7 @@ type standby struct {
 // fill brings as many machines to standby as a template shall have.
 func (s *standby) fill(ctx context.Context, j job) error {
 	for ctx.Err() == nil {
-		if s.count(j.key) >= s.n {
+		if s.count(j.key) >= s.cfg.Standby {
 			s.queue.succeeded(j.name())
 			return nil
 		}
@@ -72,7 +69,7 @@ func (s *standby) standBy(ctx context.Context, j job) (_ *machine.Standby, err e
 
 // take returns a machine on standby for a VM with this spec; nil if there is none.
 func (s *standby) take(ctx context.Context, spec model.Spec) *machine.Standby {
-	if s.n == 0 {
+	if s.cfg.Standby == 0 {
 		return nil
 	}
 	fingerprint, err := s.fingerprint(ctx, spec)
@@ -81,7 +78,7 @@ func (s *standby) take(ctx context.Context, spec model.Spec) *machine.Standby {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, key := range fitting(fingerprint, spec, s.usual) {
+	for _, key := range fitting(fingerprint, spec, s.cfg.Usual) {
 		if waiting := s.ready[key]; len(waiting) > 0 {
 			s.ready[key] = waiting[1:]
 			return waiting[0]

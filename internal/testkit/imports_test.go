@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"requestid":   {},
 
 	"metric": {"step"},
+	"oplock": {"fault"},
 
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"template":         {"disk", "fault", "guest/proto", "machine", "model", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "step"},
 	"vm": {
-		"disk", "fault", "guest/proto", "machine", "model", "paths", "snapshot", "snapshot/library", "step", "template", "vmm",
+		"disk", "fault", "guest/proto", "machine", "model", "oplock", "paths", "snapshot", "snapshot/library", "step", "template", "vmm",
 	},
 
 	// The implementations of the contracts.
@@ -102,7 +103,7 @@ var layers = []struct {
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "testkit"}},
+	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

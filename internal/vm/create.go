@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"time"
 
@@ -47,7 +46,7 @@ type newOperation func(ctx context.Context, op *operation) (model.VM, error)
 // create makes a stopped VM and calls then, as one operation.
 func (m *Manager) create(ctx context.Context, req model.Create, k kind, report step.Reporter, then newOperation) (model.VM, error) {
 	m.deleteUnwanted(ctx) // one may have the name
-	spec := m.fill(req)
+	spec := m.Defaults.Fill(req)
 	if err := checkUnresolved(spec); err != nil {
 		return model.VM{}, err
 	}
@@ -137,7 +136,7 @@ func (op *operation) furnish(ctx context.Context, disks map[string]string) error
 	if err := machine.PlaceDisks(ctx, op.dirs(), disks); err != nil {
 		return err
 	}
-	if err := op.created(ctx); err != nil {
+	if err := op.host.Created(ctx, op.subject(), op.storeFact); err != nil {
 		return err
 	}
 	return op.update(ctx, func(v *model.VM) { v.State = model.Stopped })
@@ -173,39 +172,6 @@ func (c *core) resolve(ctx context.Context, spec *model.Spec, report step.Report
 	return nil
 }
 
-// fill turns a request into a spec with every default in place.
-func (c *core) fill(req model.Create) model.Spec {
-	s := c.Defaults
-	s.Name, s.Remove, s.Labels = req.Name, req.Remove, req.Labels
-	set(&s.Image, req.Image)
-	set(&s.Kernel, req.Kernel)
-	if req.VCPUs != nil {
-		s.VCPUs = *req.VCPUs
-	}
-	set(&s.Memory, req.Memory)
-	set(&s.DiskSize, req.DiskSize)
-	if req.WorkDiskSize != nil {
-		s.WorkDiskSize = *req.WorkDiskSize
-	}
-	set(&s.Net, req.Net)
-	set(&s.Workdir, req.Workdir)
-	set(&s.User, req.User)
-	set(&s.IdleSuspend, req.IdleSuspend)
-	s.Env = maps.Clone(s.Env)
-	if s.Env == nil {
-		s.Env = map[string]string{}
-	}
-	maps.Copy(s.Env, req.Env)
-	return s
-}
-
-func set[T comparable](to *T, v T) {
-	var zero T
-	if v != zero {
-		*to = v
-	}
-}
-
 // usualVCPUs is how many virtual CPUs a VM has if nobody asks for another number.
 const usualVCPUs = 2
 
@@ -238,7 +204,7 @@ func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report st
 	if err := m.templates.CheckOn(); err != nil {
 		return nil, err
 	}
-	spec := m.fill(req)
+	spec := m.Defaults.Fill(req)
 	spec.Name = "template"
 	if err := checkUnresolved(spec); err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ func (d *daemon) pool() template.Control { return template.Control{Pool: d.Manag
 // specFor is the complete spec of the VM that a request would create.
 func (d *daemon) specFor(t *testing.T, req model.Create) model.Spec {
 	t.Helper()
-	spec := d.fill(req)
+	spec := d.Defaults.Fill(req)
 	spec.Name = "template"
 	if err := d.resolve(t.Context(), &spec, nil); err != nil {
 		t.Fatal(err)
@@ -50,5 +50,5 @@ func (d *daemon) rewrite(ctx context.Context, e *entry, change func(*model.VM)) 
 // setUsualWorkDisk changes the default size of work disks.
 func (d *daemon) setUsualWorkDisk(size model.Bytes) {
 	d.Manager.Defaults.WorkDiskSize = size
-	d.pool().SetUsual(size)
+	d.Manager.templates.Usual.WorkDiskSize = size
 }

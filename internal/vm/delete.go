@@ -23,7 +23,7 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 		return stillRuns(v)
 	}
 	if force {
-		e.lock.callOff(func(operation string) bool { return kind(operation).calledOffByDelete() })
+		e.lock.CallOff(func(operation string) bool { return kind(operation).calledOffByDelete() })
 	}
 	_, err = operateOn(ctx, m.core, e, opDelete, func(ctx context.Context, op *operation) (any, error) {
 		if err := (repairs{op}).settleUnrecorded(ctx); err != nil {

@@ -6,12 +6,13 @@ import (
 
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/vmm"
 )
 
 // entry is one VM in memory.
 type entry struct {
-	lock    opLock
+	lock    oplock.Lock
 	standby *machine.Standby // between the VM's creation and its start, which are one operation
 
 	mu       sync.Mutex // guards what follows; writers hold the operation lock too

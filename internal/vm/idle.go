@@ -27,7 +27,7 @@ func (m *Manager) Use(ctx context.Context, ref string) (v model.VM, agent machin
 	if v := e.record(); v.Spec.IdleSuspend == 0 || !e.mayWake() {
 		return v, nil, nil, notRunning(v)
 	}
-	if err := m.wake(ctx, e.record().ID); err != nil {
+	if err := wake(ctx, m.core, e.record().ID); err != nil {
 		return e.record(), nil, nil, err
 	}
 	agent, done, ok := e.use()
@@ -47,8 +47,8 @@ func (e *entry) mayWake() bool {
 }
 
 // wake waits for what is done with the VM, and resumes it if it is suspended then.
-func (m *Manager) wake(ctx context.Context, id string) error {
-	_, err := perform(ctx, m.core, id, opStart, func(ctx context.Context, op *operation) (any, error) {
+func wake(ctx context.Context, c *core, id string) error {
+	_, err := perform(ctx, c, id, opStart, func(ctx context.Context, op *operation) (any, error) {
 		if op.record().State != model.Suspended {
 			return nil, nil
 		}

@@ -23,9 +23,9 @@
 //
 // # Files
 //
-// References between files point one way, which a test checks. From the bottom: lock, activity,
-// contract, entry, records, manager, operation, failure, settle, memory, watch, start, repair, then
-// one file per command, then recover, idle and open.
+// References between files point one way, which a test checks. From the bottom: contract, entry,
+// records, manager, operation, failure, settle, memory, watch, start, repair, then one file per
+// command, then recover, idle and open.
 //
 // # Lock order
 //
@@ -39,7 +39,7 @@
 //   - core.obs: one round of observers at a time, so that they see changes in order.
 //   - records.mu guards the index of entries, entry.mu one entry's fields. Both are never held
 //     during I/O. records.mu may be held when entry.mu is taken.
-//   - opLock.mu, activity.mu, Pool.mu: leaves.
+//   - those inside of packages oplock and template are leaves.
 //
 // core.forking is a semaphore and no lock: it bounds how many children of forks start at a time,
 // and is taken before a child's operation lock.
@@ -54,6 +54,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/paths"
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
@@ -88,7 +89,7 @@ type core struct {
 	records   *records
 	templates *template.Pool
 	library   *library.Library
-	ops       activity
+	ops       oplock.Activity
 
 	refs    sync.RWMutex
 	obs     sync.Mutex

@@ -22,7 +22,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		Layout: cfg.Layout, Drivers: cfg.Drivers, Images: cfg.Images, Kernels: cfg.Kernels, NewAgent: cfg.NewAgent,
 		Capabilities: cfg.Capabilities, BootTimeout: cfg.BootTimeout, Log: cfg.Log,
 	}
-	cfg.Templates.Usual, cfg.Templates.Quiet = cfg.Defaults, c.ops.quiet
+	cfg.Templates.Usual, cfg.Templates.Quiet = cfg.Defaults, c.ops.Quiet
 	c.templates = template.New(c.host, cfg.Templates)
 	c.life, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	m := &Manager{c}

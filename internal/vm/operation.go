@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -45,11 +44,11 @@ type operation struct {
 func operateOn[T any](
 	ctx context.Context, c *core, e *entry, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
-	ctx, release, err := e.lock.acquire(ctx, string(k))
+	ctx, release, err := e.lock.Acquire(ctx, string(k))
 	if err != nil {
 		return result, fmt.Errorf("waiting for VM %s: %w", e.record().Spec.Name, err)
 	}
-	defer c.ops.begin()()
+	defer c.ops.Begin()()
 	defer release()
 	return do(ctx, &operation{core: c, e: e})
 }
@@ -110,30 +109,4 @@ func (op *operation) subject() machine.Subject { return subjectOf(op.record()) }
 
 func subjectOf(v model.VM) machine.Subject {
 	return machine.Subject{ID: v.ID, Spec: v.Spec, DiskImage: v.DiskImage, Fresh: v.Fresh(), Facts: v.Facts}
-}
-
-// lifeRequest is the request of a capability's life hooks.
-func lifeRequest(op *operation, c machine.Capability) machine.LifeRequest {
-	return machine.LifeRequest{Subject: op.subject(), StoreFact: machine.NewFactWriter(c.Name(), op.storeFact)}
-}
-
-// created calls the hooks of a VM that has got its record.
-func (op *operation) created(ctx context.Context) error {
-	for _, c := range op.host.Capabilities {
-		if creator, ok := c.(machine.Creator); ok {
-			if err := within(ctx, lifeTimeout, func(ctx context.Context) error { return creator.Created(ctx, lifeRequest(op, c)) }); err != nil {
-				return fmt.Errorf("%s: %w", c.Name(), err)
-			}
-		}
-	}
-	return nil
-}
-
-// lifeTimeout bounds one hook of a VM's life.
-const lifeTimeout = time.Minute
-
-func within(ctx context.Context, limit time.Duration, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return do(ctx)
 }

@@ -10,7 +10,7 @@ import (
 
 // busy keeps the background from building templates until idle is called, as a user's operation
 // does.
-func (d *daemon) busy() (idle func()) { return d.ops.begin() }
+func (d *daemon) busy() (idle func()) { return d.ops.Begin() }
 
 // withTemplates starts a daemon that has the templates of a VM and builds no others by itself.
 func (h *host) withTemplates(t *testing.T, of model.Create) *daemon {

@@ -117,7 +117,7 @@ func (r *records) forget(e *entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.vms, e.record().ID)
-	e.lock.close()
+	e.lock.Close()
 }
 
 // anyFree fails if all names are taken; "" is a random one.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"reflect"
 	"slices"
 	"time"
 
@@ -27,7 +25,7 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 		if err != nil {
 			return model.Changed{}, err
 		}
-		fields := changedFields(old.Spec, next.Spec)
+		fields := model.ChangedFields(old.Spec, next.Spec)
 		applied, err := changing{op}.applyChange(ctx, old, next)
 		if err != nil {
 			return model.Changed{}, fmt.Errorf("changing VM %s: %w", old.Spec.Name, err)
@@ -69,7 +67,7 @@ func maySet(v model.VM) error {
 // changed is the VM as the change would have it.
 func (c *core) changed(ctx context.Context, old model.VM, change model.Change) (model.VM, error) {
 	next := old
-	next.Spec = apply(old.Spec, change)
+	next.Spec = old.Spec.With(change)
 	if err := c.chooseVCPUs(ctx, old.Spec, &next.Spec); err != nil {
 		return next, err
 	}
@@ -87,7 +85,7 @@ func (op changing) storeChange(ctx context.Context, spec model.Spec, applied, pe
 		v.Spec = spec
 		v.Pending = union(v.Pending, pending)
 		if v.Runtime != nil && v.Runtime.Spec != nil {
-			spec := withFields(*v.Runtime.Spec, spec, applied)
+			spec := v.Runtime.Spec.WithFields(spec, applied)
 			v.Runtime.Spec = &spec
 		}
 	})
@@ -119,40 +117,6 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) (model.VM, error
 		m.observe(ctx)
 		return op.record(), nil
 	})
-}
-
-// apply returns spec with the change made; spec itself stays as it is.
-func apply(spec model.Spec, c model.Change) model.Spec {
-	assign(&spec.VCPUs, c.VCPUs)
-	assign(&spec.Memory, c.Memory)
-	assign(&spec.DiskSize, c.DiskSize)
-	assign(&spec.WorkDiskSize, c.WorkDiskSize)
-	assign(&spec.Net, c.Net)
-	assign(&spec.Workdir, c.Workdir)
-	assign(&spec.User, c.User)
-	assign(&spec.IdleSuspend, c.IdleSuspend)
-	assign(&spec.Kernel, c.Kernel)
-	assign(&spec.Image, c.Image)
-	spec.Env = merge(spec.Env, c.Env)
-	for _, name := range c.UnsetEnv {
-		delete(spec.Env, name)
-	}
-	spec.Labels = merge(spec.Labels, c.Labels)
-	maps.DeleteFunc(spec.Labels, func(_, value string) bool { return value == "" })
-	return spec
-}
-
-func assign[T any](to *T, v *T) {
-	if v != nil {
-		*to = *v
-	}
-}
-
-func merge(base, more map[string]string) map[string]string {
-	merged := map[string]string{}
-	maps.Copy(merged, base)
-	maps.Copy(merged, more)
-	return merged
 }
 
 // chooseVCPUs chooses the number anew, as when the VM was created, if the change leaves it open.
@@ -227,7 +191,7 @@ func (op changing) applyChange(ctx context.Context, old, next model.VM) (applied
 		}
 	}
 	for _, name := range hostFields {
-		if slices.Contains(changedFields(old.Spec, next.Spec), name) {
+		if slices.Contains(model.ChangedFields(old.Spec, next.Spec), name) {
 			applied = append(applied, name)
 		}
 	}
@@ -247,52 +211,6 @@ func (op changing) applyChange(ctx context.Context, old, next model.VM) (applied
 // hostFields are those that neither machine nor guest knows: they take effect when they are
 // recorded.
 var hostFields = []string{"labels", "idle_suspend"}
-
-// changedFields lists the JSON names of the fields in which two specs differ, in the order of the
-// struct. The pinned ids follow their references and are not listed.
-func changedFields(old, next model.Spec) []string {
-	var names []string
-	a, b := reflect.ValueOf(old), reflect.ValueOf(next)
-	for i := range a.NumField() {
-		field := a.Type().Field(i)
-		if field.Name == "ImageID" || field.Name == "KernelID" {
-			continue
-		}
-		if !reflect.DeepEqual(normal(a.Field(i)), normal(b.Field(i))) {
-			names = append(names, jsonName(field))
-		}
-	}
-	return names
-}
-
-// withFields is spec with the named fields of another one.
-func withFields(spec, from model.Spec, names []string) model.Spec {
-	to, v := reflect.ValueOf(&spec).Elem(), reflect.ValueOf(from)
-	for i := range v.NumField() {
-		if slices.Contains(names, jsonName(v.Type().Field(i))) {
-			to.Field(i).Set(v.Field(i))
-		}
-	}
-	return spec
-}
-
-// normal makes a nil map and an empty one the same.
-func normal(v reflect.Value) any {
-	if v.Kind() == reflect.Map && v.Len() == 0 {
-		return nil
-	}
-	return v.Interface()
-}
-
-func jsonName(f reflect.StructField) string {
-	name := f.Tag.Get("json")
-	for i := range name {
-		if name[i] == ',' {
-			return name[:i]
-		}
-	}
-	return name
-}
 
 func union(a, b []string) []string {
 	all := slices.Concat(a, b)

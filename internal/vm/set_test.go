@@ -68,7 +68,7 @@ func TestSetRefuses(t *testing.T) {
 		}
 	}
 	after, _ := d.Get("a")
-	if len(changedFields(before.Spec, after.Spec)) != 0 {
+	if len(model.ChangedFields(before.Spec, after.Spec)) != 0 {
 		t.Errorf("a refused change was made: %+v", after.Spec)
 	}
 }

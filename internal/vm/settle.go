@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 
@@ -107,7 +106,7 @@ func (op *operation) remove(ctx context.Context) error {
 	id := op.record().ID
 	err := op.tearDown(ctx)
 	if err == nil {
-		err = op.deleted(ctx)
+		err = op.host.Deleted(ctx, op.subject(), op.storeFact)
 	}
 	if err == nil {
 		err = removeAll(op.dirs().Dir)
@@ -131,20 +130,6 @@ func (op *operation) remove(ctx context.Context) error {
 	op.records.forget(op.e)
 	op.Log.InfoContext(ctx, "deleted", "vm", id)
 	return nil
-}
-
-// deleted calls the hooks of a VM that is being deleted, in reverse order.
-func (op *operation) deleted(ctx context.Context) error {
-	var errs []error
-	for _, c := range slices.Backward(op.host.Capabilities) {
-		if d, ok := c.(machine.Deleter); ok {
-			err := within(ctx, lifeTimeout, func(ctx context.Context) error { return d.Deleted(ctx, lifeRequest(op, c)) })
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", c.Name(), err))
-			}
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // setUnwanted shows a VM as being deleted whose end cannot be recorded, usually because the host's

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/model"
 	"banger/internal/vmm"
 )
@@ -36,4 +37,32 @@ func (m *Manager) Stats(ctx context.Context, ref string) (model.Stats, error) {
 		stats.Guest = &guest
 	}
 	return stats, nil
+}
+
+// Usage returns what VMs, snapshots and templates take up on the host: a row for each, and one for
+// what is being made or was left by a crash, which the next start-up removes. A suspended VM's row
+// includes its memory.
+func (m *Manager) Usage(ctx context.Context) ([]model.UsageRow, error) {
+	var u disk.Tally
+	known := map[string]bool{}
+	for _, v := range m.List() {
+		known[v.ID] = true
+		row, err := u.Add(model.UsageVM, v.Spec.Name, m.dirsOf(v).Dir)
+		if err != nil {
+			return nil, err
+		}
+		if v.State == model.Stopped || v.State == model.Failed {
+			row.Reclaimable = row.Own
+		}
+	}
+	if err := u.AddRest(m.Layout.VMs(), known); err != nil {
+		return nil, err
+	}
+	if err := m.library.Measure(ctx, &u); err != nil {
+		return nil, err
+	}
+	if err := m.templates.Measure(ctx, &u); err != nil {
+		return nil, err
+	}
+	return u.Rows(), nil
 }

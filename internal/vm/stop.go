@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"banger/internal/fault"
-	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -94,7 +93,7 @@ func (op stopping) powerOff(ctx context.Context, grace time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	op.preStop(ctx, l)
+	op.host.PreStop(ctx, op.machineSubject(), l.Agent)
 	asked := make(chan error, 1)
 	go func() {
 		// one that hangs leaves the rest to the button
@@ -115,19 +114,6 @@ func (op stopping) powerOff(ctx context.Context, grace time.Duration) error {
 	return nil
 }
 
-// preStop calls the hooks of a VM that is going to stop. Their errors are logged.
-func (op stopping) preStop(ctx context.Context, l *machine.Machine) {
-	for _, c := range op.host.Capabilities {
-		p, ok := c.(machine.PreStopper)
-		if !ok {
-			continue
-		}
-		if err := p.PreStop(ctx, machine.PreStopRequest{Subject: op.machineSubject(), Agent: l.Agent}); err != nil {
-			op.logger(op.record()).WarnContext(ctx, "preparing a stop", "capability", c.Name(), "error", err)
-		}
-	}
-}
-
 // Kill sends the VM's VMM a signal. It waits for no other operation, so that it also ends one that
 // hangs. After a signal that ends processes, it returns when the VM has come to rest.
 func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (model.VM, error) {
@@ -136,7 +122,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 		return model.VM{}, err
 	}
 	if e.record().State == model.Suspended && fatal(sig) {
-		return m.giveUpMemory(ctx, e)
+		return giveUpMemory(ctx, m.core, e)
 	}
 	l := e.machine()
 	if l == nil {
@@ -174,8 +160,8 @@ func nothingToKill(v model.VM) error {
 
 // giveUpMemory is what a signal does to a VM without a VMM: it is stopped as if its power had
 // failed.
-func (m *Manager) giveUpMemory(ctx context.Context, e *entry) (model.VM, error) {
-	return operateOn(ctx, m.core, e, opKill, func(ctx context.Context, op *operation) (model.VM, error) {
+func giveUpMemory(ctx context.Context, c *core, e *entry) (model.VM, error) {
+	return operateOn(ctx, c, e, opKill, func(ctx context.Context, op *operation) (model.VM, error) {
 		if v := op.record(); v.State != model.Suspended {
 			return v, fault.New(fault.WrongState, "VM %s is %s by now", v.Spec.Name, v.State)
 		}
@@ -184,7 +170,7 @@ func (m *Manager) giveUpMemory(ctx context.Context, e *entry) (model.VM, error) 
 		}
 		v := op.record()
 		op.removeIfAsked(ctx)
-		m.observe(ctx)
+		c.observe(ctx)
 		return v, nil
 	})
 }

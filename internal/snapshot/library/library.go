@@ -7,6 +7,7 @@
 package library
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -242,4 +243,20 @@ func (l *Library) References(ctx context.Context, use func(name string, spec mod
 		use(name, snap.Meta().Spec)
 		return nil
 	})
+}
+
+// Measure adds what the snapshots take up.
+func (l *Library) Measure(ctx context.Context, t *disk.Tally) error {
+	list, err := l.List(ctx)
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, s := range list {
+		known[s.ID] = true
+		if _, err := t.Add(model.UsageSnapshot, cmp.Or(s.Name, s.ID), l.Dir(s.ID)); err != nil {
+			return err
+		}
+	}
+	return t.AddRest(l.dir, known)
 }

@@ -1,4 +1,7 @@
-package vm
+// Package oplock orders the operations on one thing, and finds pauses between all operations.
+//
+// A Lock is a leaf for its own mutex: nothing else is locked under it.
+package oplock
 
 import (
 	"context"
@@ -8,17 +11,17 @@ import (
 	"banger/internal/fault"
 )
 
-// opLock lets one operation at a time work on a VM, in the order of their requests. It is no mutex
+// Lock lets one operation at a time work on one VM, in the order of their requests. It is no mutex
 // because an operation lasts seconds: waiting honours a context, and a delete calls off the starts
 // that are before it.
-type opLock struct {
+type Lock struct {
 	mu      sync.Mutex
 	holder  *op
 	waiting []*op
 	closed  bool // the VM is deleted, or is going to be: nobody gets the lock any more
 }
 
-// op is one operation that holds or waits for an opLock.
+// op is one operation that holds or waits for an Lock.
 type op struct {
 	name   string
 	cancel context.CancelCauseFunc // calls the operation off
@@ -27,9 +30,9 @@ type op struct {
 
 var errGone = fault.New(fault.NotFound, "the VM was deleted meanwhile")
 
-// acquire waits for the lock. The returned context is ctx's child and also ends when the operation
-// is called off. release must be called once.
-func (l *opLock) acquire(ctx context.Context, name string) (context.Context, func(), error) {
+// Acquire waits for the lock. The returned context is ctx's child and also ends when the operation
+// is called off. The returned function releases the lock and must be called once.
+func (l *Lock) Acquire(ctx context.Context, name string) (context.Context, func(), error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	me := &op{name: name, cancel: cancel, ready: make(chan struct{})}
 	l.mu.Lock()
@@ -63,8 +66,8 @@ func (l *opLock) acquire(ctx context.Context, name string) (context.Context, fun
 	return ctx, func() { l.release(me) }, nil
 }
 
-// callOff ends the context of each operation that holds or waits for the lock, if may allows it.
-func (l *opLock) callOff(may func(operation string) bool) {
+// CallOff ends the context of each operation that holds or waits for the lock, if may allows it.
+func (l *Lock) CallOff(may func(operation string) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := slices.Clone(l.waiting)
@@ -78,8 +81,8 @@ func (l *opLock) callOff(may func(operation string) bool) {
 	}
 }
 
-// close hands the lock to nobody any more; those who wait get errGone.
-func (l *opLock) close() {
+// Close hands the lock to nobody any more; those who wait get errGone.
+func (l *Lock) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
@@ -89,14 +92,21 @@ func (l *opLock) close() {
 	l.waiting = nil
 }
 
-func (l *opLock) holds(o *op) bool {
+// Waiting returns how many operations wait for the lock.
+func (l *Lock) Waiting() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting)
+}
+
+func (l *Lock) holds(o *op) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.holder == o
 }
 
 // release gives the lock to the next in line, or takes o out of the line.
-func (l *opLock) release(o *op) {
+func (l *Lock) release(o *op) {
 	defer o.cancel(nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()

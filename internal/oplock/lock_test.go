@@ -1,4 +1,4 @@
-package vm
+package oplock
 
 import (
 	"context"
@@ -12,8 +12,8 @@ import (
 )
 
 func TestLockServesInOrder(t *testing.T) {
-	var l opLock
-	_, release, err := l.acquire(t.Context(), "first")
+	var l Lock
+	_, release, err := l.Acquire(t.Context(), "first")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +22,7 @@ func TestLockServesInOrder(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 5 {
 		wg.Go(func() {
-			_, release, err := l.acquire(t.Context(), "next")
+			_, release, err := l.Acquire(t.Context(), "next")
 			if err != nil {
 				t.Error(err)
 				return
@@ -32,7 +32,7 @@ func TestLockServesInOrder(t *testing.T) {
 			mu.Unlock()
 			release()
 		})
-		waitFor(t, func() bool { return l.queue() == i+1 })
+		waitFor(t, func() bool { return l.Waiting() == i+1 })
 	}
 	release()
 	wg.Wait()
@@ -40,28 +40,22 @@ func TestLockServesInOrder(t *testing.T) {
 	claim(t, slices.IsSorted(order), "the lock served the operations in the order %v", order)
 }
 
-func (l *opLock) queue() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.waiting)
-}
-
 func TestLockHonoursTheContext(t *testing.T) {
-	var l opLock
-	_, release, _ := l.acquire(t.Context(), "holder")
+	var l Lock
+	_, release, _ := l.Acquire(t.Context(), "holder")
 	ctx, cancel := context.WithCancel(t.Context())
 	errs := make(chan error)
 	go func() {
-		_, _, err := l.acquire(ctx, "waiter")
+		_, _, err := l.Acquire(ctx, "waiter")
 		errs <- err
 	}()
-	waitFor(t, func() bool { return l.queue() == 1 })
+	waitFor(t, func() bool { return l.Waiting() == 1 })
 	cancel()
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Errorf("the cancelled wait returned %v", err)
 	}
 	release()
-	if _, release, err := l.acquire(t.Context(), "after"); err != nil {
+	if _, release, err := l.Acquire(t.Context(), "after"); err != nil {
 		t.Error(err)
 	} else {
 		release()
@@ -69,13 +63,13 @@ func TestLockHonoursTheContext(t *testing.T) {
 }
 
 func TestCallOffEndsTheHolder(t *testing.T) {
-	var l opLock
-	ctx, release, _ := l.acquire(t.Context(), "start")
+	var l Lock
+	ctx, release, _ := l.Acquire(t.Context(), "start")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.callOff(func(h string) bool { return h == "start" })
-		_, release, err := l.acquire(t.Context(), "delete")
+		l.CallOff(func(h string) bool { return h == "start" })
+		_, release, err := l.Acquire(t.Context(), "delete")
 		if err != nil {
 			t.Error(err)
 			return
@@ -91,9 +85,9 @@ func TestCallOffEndsTheHolder(t *testing.T) {
 }
 
 func TestCallOffSparesOthers(t *testing.T) {
-	var l opLock
-	ctx, release, _ := l.acquire(t.Context(), "delete")
-	l.callOff(func(h string) bool { return h == "start" })
+	var l Lock
+	ctx, release, _ := l.Acquire(t.Context(), "delete")
+	l.CallOff(func(h string) bool { return h == "start" })
 	if ctx.Err() != nil {
 		t.Error("a deletion was cancelled, although only starts may be")
 	}
@@ -101,31 +95,31 @@ func TestCallOffSparesOthers(t *testing.T) {
 }
 
 func TestClosedLockRefuses(t *testing.T) {
-	var l opLock
-	_, release, _ := l.acquire(t.Context(), "delete")
+	var l Lock
+	_, release, _ := l.Acquire(t.Context(), "delete")
 	errs := make(chan error)
 	go func() {
-		_, _, err := l.acquire(t.Context(), "waiter")
+		_, _, err := l.Acquire(t.Context(), "waiter")
 		errs <- err
 	}()
-	waitFor(t, func() bool { return l.queue() == 1 })
-	l.close()
+	waitFor(t, func() bool { return l.Waiting() == 1 })
+	l.Close()
 	release()
-	wantKind(t, "the operation that waited for a closed lock", <-errs, fault.NotFound)
-	if _, _, err := l.acquire(t.Context(), "late"); fault.KindOf(err) != fault.NotFound {
+	equal(t, "the error's kind of the operation that waited for a closed lock", fault.KindOf(<-errs), fault.NotFound)
+	if _, _, err := l.Acquire(t.Context(), "late"); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("an operation on a closed lock got %v", err)
 	}
 }
 
 func TestLockUnderContention(t *testing.T) {
-	var l opLock
+	var l Lock
 	held := 0
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
 			for range 20 {
 				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Microsecond)
-				if _, release, err := l.acquire(ctx, "op"); err == nil {
+				if _, release, err := l.Acquire(ctx, "op"); err == nil {
 					held++
 					if held != 1 {
 						t.Errorf("%d operations hold the lock at once", held)
@@ -140,4 +134,25 @@ func TestLockUnderContention(t *testing.T) {
 	wg.Wait()
 	claim(t, l.holder == nil, "the lock is still held by %v", l.holder)
 	equal(t, "the number of operations that still wait", len(l.waiting), 0)
+}
+
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the awaited event did not happen within a minute")
+		}
+	}
+}
+
+func claim(t *testing.T, holds bool, otherwise string, args ...any) {
+	t.Helper()
+	if !holds {
+		t.Errorf(otherwise, args...)
+	}
+}
+
+func equal[T comparable](t *testing.T, what string, got, want T) {
+	t.Helper()
+	claim(t, got == want, "%s is %v, not %v", what, got, want)
 }

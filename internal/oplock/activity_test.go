@@ -1,4 +1,4 @@
-package vm
+package oplock
 
 import (
 	"context"
@@ -9,14 +9,14 @@ import (
 
 func TestActivity(t *testing.T) {
 	t.Parallel()
-	var a activity
-	if err := a.quiet(t.Context(), time.Hour); err != nil { // there was no operation yet
+	var a Activity
+	if err := a.Quiet(t.Context(), time.Hour); err != nil { // there was no operation yet
 		t.Error(err)
 	}
-	end := a.begin()
+	end := a.Begin()
 	ctx, cancel := context.WithCancel(t.Context())
 	errs := make(chan error, 1)
-	go func() { errs <- a.quiet(ctx, time.Millisecond) }()
+	go func() { errs <- a.Quiet(ctx, time.Millisecond) }()
 	select {
 	case err := <-errs:
 		t.Errorf("it was quiet during an operation: %v", err)
@@ -28,7 +28,7 @@ func TestActivity(t *testing.T) {
 	}
 	end()
 	end() // counts once
-	other := a.begin()
+	other := a.Begin()
 	if a.untilQuiet(time.Nanosecond) <= 0 {
 		t.Error("the end of one operation was taken for that of another")
 	}
@@ -36,7 +36,7 @@ func TestActivity(t *testing.T) {
 	if a.untilQuiet(time.Hour) <= 0 {
 		t.Error("an hour of quiet has passed at once")
 	}
-	if err := a.quiet(t.Context(), time.Millisecond); err != nil {
+	if err := a.Quiet(t.Context(), time.Millisecond); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-package vm
+package oplock
 
 import (
 	"context"
@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// activity counts the operations under way, so that background work waits for a pause. The zero
+// Activity counts the operations under way, so that background work waits for a pause. The zero
 // value works.
-type activity struct {
+type Activity struct {
 	mu   sync.Mutex
 	n    int
 	last time.Time // when the last one ended
 }
 
-// begin notes an operation until end is called.
-func (a *activity) begin() (end func()) {
+// Begin notes an operation until end is called.
+func (a *Activity) Begin() (end func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.n++
@@ -27,8 +27,8 @@ func (a *activity) begin() (end func()) {
 	})
 }
 
-// quiet waits until there has been no operation for d, or ctx ends.
-func (a *activity) quiet(ctx context.Context, d time.Duration) error {
+// Quiet waits until there has been no operation for d, or ctx ends.
+func (a *Activity) Quiet(ctx context.Context, d time.Duration) error {
 	for {
 		wait := a.untilQuiet(d)
 		if wait <= 0 {
@@ -44,7 +44,7 @@ func (a *activity) quiet(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (a *activity) untilQuiet(d time.Duration) time.Duration {
+func (a *Activity) untilQuiet(d time.Duration) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.n > 0 {
