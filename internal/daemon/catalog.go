@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"banger/internal/api"
 	"banger/internal/api/server"
@@ -12,6 +13,7 @@ import (
 	"banger/internal/image"
 	"banger/internal/initramfs"
 	"banger/internal/kernel"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -84,19 +86,21 @@ func (s kernels) Ensure(ctx context.Context, ref string, report step.Reporter) (
 
 // Initramfs returns the archives that boot the agent under the kernel: the kernel's modules, then
 // the agent.
-func (s kernels) Initramfs(_ context.Context, k model.Kernel) ([]string, error) {
+func (s kernels) Initramfs(_ context.Context, k model.Kernel) (machine.Initramfs, error) {
 	binary, err := agentBinary()
 	if err != nil {
-		return nil, fault.New(fault.Unavailable, "making the initramfs: %w", err).WithHint("Run `make build`, or install banger again.")
+		return machine.Initramfs{}, fault.New(fault.Unavailable, "making the initramfs: %w", err).WithHint("Run `make build`, or install banger again.")
 	}
 	agent, err := s.initramfs.Agent(binary)
 	if err != nil {
-		return nil, fmt.Errorf("making the initramfs: %w", err)
+		return machine.Initramfs{}, fmt.Errorf("making the initramfs: %w", err)
 	}
-	if k.Modules == "" {
-		return []string{agent}, nil
+	// The archive's name holds the sum of its content.
+	found := machine.Initramfs{Archives: []string{agent}, ID: filepath.Base(agent)}
+	if k.Modules != "" {
+		found.Archives = []string{k.Modules, agent}
 	}
-	return []string{k.Modules, agent}, nil
+	return found, nil
 }
 
 // Pull downloads the kernel, unless it exists and force is unset.

@@ -15,7 +15,15 @@ import (
 type Parts struct {
 	Image     model.Image
 	Kernel    model.Kernel
-	Initramfs []string
+	Initramfs Initramfs
+}
+
+// bootID stands for the content of what a machine boots; "" if it boots nothing.
+func (p Parts) bootID() string {
+	if p.Kernel.ID == "" {
+		return ""
+	}
+	return p.Kernel.ID + " " + p.Initramfs.ID
 }
 
 // consoleMax bounds what is kept of a guest's console: a guest can write there for ever.
@@ -28,7 +36,8 @@ func (h *Host) Describe(ctx context.Context, s Subject, parts Parts) (vmm.Machin
 		ID:        s.ID,
 		RunDir:    files.Run,
 		Kernel:    parts.Kernel.Vmlinux,
-		Initramfs: parts.Initramfs,
+		Initramfs: parts.Initramfs.Archives,
+		BootID:    parts.bootID(),
 		VCPUs:     s.Spec.VCPUs,
 		Memory:    s.Spec.Memory,
 		Drives: []vmm.Drive{
@@ -114,7 +123,7 @@ func (h *Host) CheckShape(ctx context.Context, driver string, s Subject, want st
 }
 
 func shapeOf(ctx context.Context, r vmm.Restorer, m vmm.Machine) (string, error) {
-	m.Kernel, m.Initramfs, m.Cmdline = "", nil, nil
+	m.Kernel, m.BootID, m.Initramfs, m.Cmdline = "", "", nil, nil
 	return r.Fingerprint(ctx, m)
 }
 

@@ -27,11 +27,17 @@ type Images interface {
 	Get(id string) (model.Image, error)
 }
 
+// Initramfs is what a kernel unpacks before it starts the agent.
+type Initramfs struct {
+	Archives []string // paths of newc archives, in order
+	ID       string   // stands for the content of those that are not the kernel's
+}
+
 // Kernels finds guest kernels by exact id.
 type Kernels interface {
 	Get(id string) (model.Kernel, error)
-	// Initramfs returns the newc archives that boot the agent under the kernel, in order.
-	Initramfs(ctx context.Context, k model.Kernel) ([]string, error)
+	// Initramfs returns what boots the agent under the kernel.
+	Initramfs(ctx context.Context, k model.Kernel) (Initramfs, error)
 }
 
 func (h *Host) machine(d vmm.Driver, inst vmm.Instance) *Machine {

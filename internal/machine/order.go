@@ -75,7 +75,7 @@ type Launch struct {
 	info      vmm.Info
 	image     model.Image
 	kernel    model.Kernel
-	initramfs []string
+	initramfs Initramfs
 	intended  vmm.State // what finds a VMM that may exist
 	hello     proto.Hello
 	helloAt   time.Time

@@ -138,8 +138,8 @@ func (k kernels) Get(ref string) (model.Kernel, error) {
 	return model.Kernel{ID: ref, Vmlinux: file}, errors.Join(err, k.s.isGone(ref))
 }
 
-func (k kernels) Initramfs(ctx context.Context, _ model.Kernel) ([]string, error) {
-	return []string{k.s.file}, k.s.hook(ctx, "", "do initramfs")
+func (k kernels) Initramfs(ctx context.Context, _ model.Kernel) (machine.Initramfs, error) {
+	return machine.Initramfs{Archives: []string{k.s.file}, ID: "agent"}, k.s.hook(ctx, "", "do initramfs")
 }
 
 // capability makes a file per VM on the host, which its cleanup must remove.

@@ -16,6 +16,10 @@ type Machine struct {
 	Initramfs []string // paths of newc archives; the kernel unpacks them in this order
 	Cmdline   []string // kernel arguments, in addition to those that the driver needs
 
+	// BootID stands for the content of Kernel and Initramfs, wherever their files lie. Fingerprint
+	// needs it; a machine that boots nothing has none.
+	BootID string
+
 	VCPUs  int
 	Memory model.Bytes
 	Drives []Drive

@@ -25,7 +25,7 @@ func machine(t testing.TB) vmm.Machine {
 		t.Fatal(err)
 	}
 	return vmm.Machine{
-		ID: filepath.Base(filepath.Dir(dir)) + filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel},
+		ID: filepath.Base(filepath.Dir(dir)) + filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel}, BootID: "boots",
 		VCPUs: 1, Memory: model.MiB, Drives: []vmm.Drive{{Name: "image", Path: kernel}, {Name: "system", Path: kernel}},
 		ConsoleLog: filepath.Join(dir, "console.log"), ConsoleMax: model.MiB, VMMLog: filepath.Join(dir, "vmm.log"),
 	}

@@ -180,16 +180,10 @@ func (d *Driver) load(ctx context.Context, m vmm.Machine, from vmm.Checkpoint) (
 // Fingerprint lists what the machine consists of.
 func (d *Driver) Fingerprint(_ context.Context, m vmm.Machine) (string, error) {
 	parts := []string{d.o.Info.Version, fmt.Sprint(m.VCPUs, int64(m.Memory)), strings.Join(m.Cmdline, " ")}
-	for _, path := range append([]string{m.Kernel}, m.Initramfs...) {
-		if path == "" {
-			continue
-		}
-		info, err := os.Stat(path)
-		if err != nil {
-			return "", fmt.Errorf("fingerprinting fake machine %s: %w", m.ID, err)
-		}
-		parts = append(parts, fmt.Sprint(path, info.Size(), info.ModTime().UnixNano()))
+	if m.Kernel != "" && m.BootID == "" {
+		return "", fault.New(fault.Internal, "fingerprinting fake machine %s: its boot files have no identity", m.ID)
 	}
+	parts = append(parts, m.BootID)
 	for _, drive := range m.Drives {
 		parts = append(parts, fmt.Sprint(drive.Name, drive.ReadOnly))
 	}

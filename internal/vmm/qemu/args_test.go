@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func sample() vmm.Machine {
 	return vmm.Machine{
 		ID: "0123456789abcdef", RunDir: "/run/banger/vms/0123456789abcdef",
-		Kernel: "/cache/kernels/k/vmlinux", Initramfs: []string{"/cache/initramfs/a.cpio"}, Cmdline: []string{"quiet", "net.ifnames=0"},
+		Kernel: "/cache/kernels/k/vmlinux", BootID: "boots", Initramfs: []string{"/cache/initramfs/a.cpio"}, Cmdline: []string{"quiet", "net.ifnames=0"},
 		VCPUs: 2, Memory: 512 * model.MiB,
 		Drives: []vmm.Drive{
 			{Name: "image", Path: "/cache/images/debian.ext4", ReadOnly: true},

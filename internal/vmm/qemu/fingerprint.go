@@ -16,9 +16,9 @@ import (
 	"banger/internal/vmm"
 )
 
-// Fingerprint is a hash of the command line of a boot without names, the boot files, QEMU's
-// version and the CPU: see vmm.Restorer. It leaves out the frequency of the TSC, which belongs to
-// the CPU: each measurement differs a little.
+// Fingerprint is a hash of the command line of a boot without names, the identity of the boot
+// files, QEMU's version and the CPU: see vmm.Restorer. It leaves out the frequency of the TSC,
+// which belongs to the CPU: each measurement differs a little.
 func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error) {
 	info, err := d.Info(ctx)
 	if err != nil {
@@ -29,16 +29,10 @@ func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error)
 		return "", err
 	}
 	parts := append(nameless(m, Accel(info.Accel)), info.Version, cpu)
-	for _, path := range append([]string{m.Kernel}, m.Initramfs...) {
-		if path == "" {
-			continue
-		}
-		file, err := os.Stat(path)
-		if err != nil {
-			return "", fault.New(fault.NotFound, "fingerprinting machine %s: %w", m.ID, err)
-		}
-		parts = append(parts, fmt.Sprintf("%s %d %d", path, file.Size(), file.ModTime().UnixNano()))
+	if m.Kernel != "" && m.BootID == "" {
+		return "", fault.New(fault.Internal, "fingerprinting machine %s: its boot files have no identity", m.ID)
 	}
+	parts = append(parts, m.BootID)
 	sum := sha256.New()
 	for _, part := range parts {
 		fmt.Fprintf(sum, "%d %s\n", len(part), part)

@@ -47,7 +47,7 @@ func machine(t testing.TB, g tiny) vmm.Machine {
 		t.Fatal(err)
 	}
 	return vmm.Machine{
-		ID: filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel, kernel}, VCPUs: 1, Memory: 64 * model.MiB,
+		ID: filepath.Base(dir), RunDir: run, Kernel: kernel, Initramfs: []string{kernel, kernel}, BootID: "boots", VCPUs: 1, Memory: 64 * model.MiB,
 		Drives:     []vmm.Drive{{Name: "image", Path: kernel, ReadOnly: true}, {Name: "system", Path: disk}},
 		NICs:       []vmm.NIC{{Kind: vmm.NICUser, MAC: []byte{0x52, 0x54, 0, 1, 2, 3}}},
 		ConsoleLog: filepath.Join(dir, "console.log"), ConsoleMax: 64 * model.KiB, VMMLog: filepath.Join(dir, "vmm.log"),

@@ -25,6 +25,9 @@ func (s *suite) fingerprints() {
 		"MAC":           func(m *vmm.Machine) { m.NICs[0].MAC = []byte{2, 0, 0, 0, 0, 2} },
 		"unset MAC":     func(m *vmm.Machine) { m.NICs[0].MAC = nil },
 		"tap's name":    func(m *vmm.Machine) { m.NICs[0].Tap = "tap2" },
+
+		"kernel's place":    func(m *vmm.Machine) { m.Kernel = other },
+		"initramfs's place": func(m *vmm.Machine) { m.Initramfs = []string{other} },
 	} {
 		if got := s.fingerprint(m, change); got != want {
 			s.Errorf("the fingerprint depends on the machine's %s", name)
@@ -39,8 +42,7 @@ func (s *suite) fingerprints() {
 		"kind of a drive":     func(m *vmm.Machine) { m.Drives[1].ReadOnly = true },
 		"number of cards":     func(m *vmm.Machine) { m.NICs = nil },
 		"kind of a card":      func(m *vmm.Machine) { m.NICs[0].Kind = vmm.NICUser },
-		"kernel":              func(m *vmm.Machine) { m.Kernel = other },
-		"initramfs":           func(m *vmm.Machine) { m.Initramfs = []string{other} },
+		"content to boot":     func(m *vmm.Machine) { m.BootID = "other" },
 		"kernel arguments":    func(m *vmm.Machine) { m.Cmdline = []string{"more"} },
 	} {
 		got := s.fingerprint(m, change)
@@ -49,15 +51,17 @@ func (s *suite) fingerprints() {
 		}
 		seen[got] = name
 	}
-	shape := func(kernel string) string {
-		return s.fingerprint(m, func(m *vmm.Machine) { m.Kernel, m.Initramfs, m.Cmdline, m.Drives = kernel, nil, nil, nil })
+	shape := func(kernel, id string) string {
+		return s.fingerprint(m, func(m *vmm.Machine) {
+			m.Kernel, m.BootID, m.Initramfs, m.Cmdline, m.Drives = kernel, id, nil, nil, nil
+		})
 	}
-	if a, b := shape(""), shape(m.Kernel); a == b {
+	if a, b := shape("", ""), shape(m.Kernel, m.BootID); a == b {
 		s.Errorf("a machine with a kernel and one without have the same fingerprint %s", a)
 	}
-	m.Kernel = filepath.Join(s.TempDir(), "missing")
+	m.BootID = ""
 	if text, err := s.restorer().Fingerprint(s.ctx, m); err == nil {
-		s.Errorf("a machine whose kernel does not exist has a fingerprint: %s", text)
+		s.Errorf("a machine whose boot files have no identity has a fingerprint: %s", text)
 	}
 }
 
