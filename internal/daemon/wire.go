@@ -78,6 +78,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		BootTimeout:  d.cfg.BootTimeout,
 		StopTimeout:  d.cfg.StopTimeout,
 		Templates:    template.Config{Off: !d.cfg.Templates, Budget: d.cfg.TemplateBudget, Standby: d.cfg.Standby},
+		Meter:        d.metrics,
 		Log:          d.component("vm"),
 	})
 	return err

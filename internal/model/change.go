@@ -119,3 +119,10 @@ func jsonName(f reflect.StructField) string {
 	}
 	return name
 }
+
+// For is the spec of a machine, as owned by another VM or by a later state of the same: the name,
+// the labels and the removal policy are the owner's.
+func (s Spec) For(owner Spec) Spec {
+	s.Name, s.Labels, s.Remove = owner.Name, owner.Labels, owner.Remove
+	return s
+}

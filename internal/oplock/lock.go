@@ -1,4 +1,5 @@
-// Package oplock orders the operations on one thing, and finds pauses between all operations.
+// Package oplock orders the operations on one thing, and knows when it is used and when all is
+// quiet.
 //
 // A Lock is a leaf for its own mutex: nothing else is locked under it.
 package oplock

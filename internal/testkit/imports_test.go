@@ -42,7 +42,8 @@ var mayImport = map[string][]string{
 	"template":         {"disk", "fault", "guest/proto", "machine", "model", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "step"},
 	"vm": {
-		"disk", "fault", "guest/proto", "machine", "model", "oplock", "paths", "snapshot", "snapshot/library", "step", "template", "vmm",
+		"disk", "fault", "guest/proto", "machine", "model", "oplock", "paths", "snapshot", "snapshot/library", "step", "template",
+		"vmm", "vmm/console",
 	},
 
 	// The implementations of the contracts.

@@ -65,6 +65,9 @@ func (m *Manager) create(ctx context.Context, req model.Create, k kind, report s
 		n := newVM{vm: v, name: req.Name, kind: k}
 		if k == opStart && !req.Cold {
 			n.standby = m.templates.Take(ctx, resolved)
+			if m.Config.Templates.Standby > 0 {
+				m.Meter.Standby(n.standby != nil)
+			}
 		}
 		made, err := m.enter(ctx, n, func(ctx context.Context, op *operation) (model.VM, error) {
 			m.observe(ctx)

@@ -75,7 +75,12 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 	if h.drivers != nil {
 		drivers = h.drivers(d)
 	}
+	var counts Meter
+	if h.counts {
+		counts = meter{h}
+	}
 	m, err := Open(ctx, Config{
+		Meter:  counts,
 		Layout: h.layout, Store: recordStore{s, life}, Drivers: drivers, Images: images{life}, Kernels: kernels{life},
 		NewAgent:     func(dial machine.Dialer) machine.Agent { return &agent{life, dial} },
 		Capabilities: capabilities,

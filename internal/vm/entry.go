@@ -18,18 +18,8 @@ type entry struct {
 	mu       sync.Mutex // guards what follows; writers hold the operation lock too
 	vm       model.VM
 	live     *machine.Machine // nil unless a machine exists
-	used     use
+	used     oplock.Use
 	unwanted bool // it was to be deleted, which could not be recorded; the deletion is tried again
-}
-
-// use is what an entry knows of how its VM is used. entry.mu guards it.
-type use struct {
-	users   int       // open sessions
-	last    time.Time // when the last one ended, or the CPU was last seen busy
-	leaving bool      // it is being suspended as idle: a new user waits for that and wakes it
-
-	cpu   time.Duration // what the VMM had used up...
-	cpuAt time.Time     // ... at this moment
 }
 
 func (e *entry) record() model.VM {
@@ -98,52 +88,41 @@ func (e *entry) markUnwanted() (before bool) {
 func (e *entry) use() (machine.Agent, func(), bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.vm.State != model.Running || e.live == nil || e.used.leaving {
+	if e.vm.State != model.Running || e.live == nil || !e.used.Begin() {
 		return nil, nil, false
 	}
-	e.used.users++
 	return e.live.Agent, e.unuse, true
 }
 
 func (e *entry) unuse() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.used.users--
-	e.used.last = time.Now()
+	e.used.End(time.Now())
 }
 
 func (e *entry) isLeaving() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.used.leaving
+	return e.used.Leaving()
 }
 
 // leave announces that the VM is going to be suspended, unless somebody uses it.
 func (e *entry) leave() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.used.users > 0 {
-		return false
-	}
-	e.used.leaving = true
-	return true
+	return e.used.Leave()
 }
 
 func (e *entry) left() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.used.leaving = false
+	e.used.Stay()
 }
-
-// idleCPU is the share of one CPU below which a VMM counts as idle. A guest that does nothing takes
-// 1-3 % in emulation.
-const idleCPU = 0.10
 
 // idleFor returns how long the VM has been without use: no session, and little CPU time of its VMM.
 func (e *entry) idleFor(now time.Time) time.Duration {
-	l := e.machine()
 	var cpu time.Duration
-	if l != nil {
+	if l := e.machine(); l != nil {
 		if s, ok := l.Instance.(vmm.Statter); ok {
 			if cost, err := s.Stats(); err == nil {
 				cpu = cost.CPU
@@ -152,15 +131,5 @@ func (e *entry) idleFor(now time.Time) time.Duration {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	u := &e.used
-	share := 0.0
-	if since := now.Sub(u.cpuAt); since > 0 && cpu >= u.cpu && !u.cpuAt.IsZero() {
-		share = float64(cpu-u.cpu) / float64(since)
-	}
-	first := u.cpuAt.IsZero() || cpu < u.cpu // a machine that was not looked at before
-	u.cpu, u.cpuAt = cpu, now
-	if first || u.users > 0 || share > idleCPU {
-		u.last = now
-	}
-	return now.Sub(u.last)
+	return e.used.IdleFor(now, cpu)
 }

@@ -3,13 +3,12 @@ package vm
 import (
 	"context"
 	"errors"
-	"io"
-	"os"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vmm/console"
 )
 
 // failure turns an error into what the record keeps of it.
@@ -44,16 +43,7 @@ const consoleTail = 2 << 10
 // logConsole keeps a guest's last words in the daemon's log: the console's own log is removed with
 // the VM. The log quotes what it holds, so a guest cannot forge lines of it.
 func (c *core) logConsole(ctx context.Context, v model.VM) {
-	f, err := os.Open(c.dirsOf(v).ConsoleLog())
-	if err != nil {
-		return // the machine wrote nothing
+	if tail := console.Tail(c.dirsOf(v).ConsoleLog(), consoleTail); len(tail) > 0 {
+		c.logger(v).WarnContext(ctx, "the guest's last words", "console", string(tail))
 	}
-	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return
-	}
-	tail := make([]byte, min(size, consoleTail))
-	n, _ := f.ReadAt(tail, size-int64(len(tail)))
-	c.logger(v).WarnContext(ctx, "the guest's last words", "console", string(tail[:n]))
 }

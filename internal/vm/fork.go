@@ -37,6 +37,13 @@ func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report s
 		return model.Forked{}, err
 	}
 	forked := m.makeChildren(ctx, c, names, req, report)
+	made := 0
+	for _, child := range forked.Children {
+		if child.VM != nil {
+			made++
+		}
+	}
+	m.Meter.Forked(made, forked.Pause)
 	if err := c.close(); err != nil {
 		m.Log.ErrorContext(ctx, "removing what a fork needed", "error", err)
 	}

@@ -58,6 +58,7 @@ type host struct {
 
 	more    func(*session) []machine.Capability // further capabilities; may be nil
 	drivers func(driver) *vmm.Registry          // of the daemons; nil: the fake driver alone
+	counts  bool                                // what the daemons count is noted: see meter
 }
 
 func newHost(t *testing.T) *host {

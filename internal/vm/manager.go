@@ -76,6 +76,7 @@ type Config struct {
 	// for a guest to power off before its VMM is ended; 10 s when 0
 	StopTimeout time.Duration
 	Templates   template.Config // Usual and Quiet are filled in
+	Meter       Meter           // nil: nothing is counted
 	Log         *slog.Logger
 }
 

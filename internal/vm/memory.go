@@ -51,7 +51,7 @@ func (op *operation) thaw(ctx context.Context) error {
 func (op *operation) machineSubject() machine.Subject {
 	s := op.subject()
 	if rt := op.record().Runtime; rt != nil && rt.Spec != nil {
-		s.Spec = withOwn(*rt.Spec, s.Spec)
+		s.Spec = rt.Spec.For(s.Spec)
 	}
 	return s
 }
@@ -81,10 +81,4 @@ func (op *operation) metaOf(ctx context.Context, at time.Time) (snapshot.Meta, e
 	var err error
 	meta.Fingerprint, err = op.host.Shape(ctx, meta.Driver, subject)
 	return meta, err
-}
-
-// withOwn is a spec whose machine is another VM's, or an earlier one's, and all else own's.
-func withOwn(machine, own model.Spec) model.Spec {
-	machine.Name, machine.Labels, machine.Remove = own.Name, own.Labels, own.Remove
-	return machine
 }

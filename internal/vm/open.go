@@ -17,6 +17,9 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.StopTimeout == 0 {
 		cfg.StopTimeout = defaultStopTimeout
 	}
+	if cfg.Meter == nil {
+		cfg.Meter = noMeter{}
+	}
 	c := &core{Config: cfg, records: &records{vms: map[string]*entry{}}, forking: make(chan struct{}, max(2, runtime.NumCPU()))}
 	c.host = &machine.Host{
 		Layout: cfg.Layout, Drivers: cfg.Drivers, Images: cfg.Images, Kernels: cfg.Kernels, NewAgent: cfg.NewAgent,

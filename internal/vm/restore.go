@@ -239,7 +239,7 @@ func (op restoring) replace(ctx context.Context, c *capture, stage string, repor
 	}
 	err = op.update(ctx, func(v *model.VM) {
 		parent := c.parent
-		v.Spec, v.DiskImage, v.Parent = withOwn(c.meta.Spec, v.Spec), c.meta.Spec.ImageID, &parent
+		v.Spec, v.DiskImage, v.Parent = c.meta.Spec.For(v.Spec), c.meta.Spec.ImageID, &parent
 		v.State, v.LastError, v.Restoring = model.Stopped, nil, slices.Sorted(maps.Keys(c.disks))
 	})
 	if err != nil {

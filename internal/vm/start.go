@@ -82,7 +82,7 @@ func (s *launching) begin(ctx context.Context) error {
 func (s *launching) launch(ctx context.Context) (*machine.Launch, error) {
 	subject := s.subject()
 	if r := s.resumes(); r != nil {
-		subject.Spec = withOwn(r.Spec, subject.Spec)
+		subject.Spec = r.Spec.For(subject.Spec)
 	}
 	l, err := s.host.Launch(ctx, machine.Order{
 		Subject: subject, Driver: s.driver, Source: s.from,
@@ -137,6 +137,7 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 	}
 	s.watch(s.e)
 	s.templates.Started(l)
+	s.Meter.StartDone(countedAs(l.Source), s.record().Boot.Duration, l.Records)
 	switch {
 	case resumed: // its saved memory is history from now on
 		if err := snapshot.Remove(s.dirs().Suspended()); err != nil {
@@ -152,12 +153,26 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 	return nil
 }
 
+// countedAs is what a source is called in the counts of starts.
+func countedAs(from machine.Source) string {
+	if _, ok := from.(*machine.Standby); ok {
+		return "standby"
+	}
+	if o := from.Origin(); o != nil {
+		return string(o.Kind)
+	}
+	return "boot"
+}
+
 // failed records a failed start: error if everything could be undone, stopped if the user called it
 // off, suspended if the VM can still be resumed from its memory, broken if something is left over.
 func (s *launching) failed(ctx context.Context, cause error) error {
 	suspended := s.resumes() != nil && s.memoryIsCurrent(ctx)
 	var failed *step.Error
-	undone := !errors.As(cause, &failed) || failed.Undo == nil
+	if errors.As(cause, &failed) {
+		s.Meter.StartFailed(failed.Step)
+	}
+	undone := failed == nil || failed.Undo == nil
 	err := s.update(ctx, func(v *model.VM) {
 		v.LastError = s.failure(*v, cause)
 		switch {
