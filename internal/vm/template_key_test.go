@@ -11,8 +11,8 @@ import (
 	"banger/internal/step"
 )
 
-// TestTemplateKeysAreByContent moves the files that a machine boots and gives them other times, as a
-// moved home or a linked cache has them: the template of the same content is found.
+// TestTemplateKeysAreByContent moves the files that a machine boots and gives them other times, as
+// a moved home or a linked cache has them: the template of the same content is found.
 func TestTemplateKeysAreByContent(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
