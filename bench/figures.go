@@ -124,7 +124,7 @@ func (b *bench) list(ctx context.Context) ([]row, error) {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			_, err := client.CreateVM(ctx, model.Create{Name: "vm-" + strconv.Itoa(i)}, nil)
+			_, err := client.VMs().Create(ctx, model.Create{Name: "vm-" + strconv.Itoa(i)}, nil)
 			errs <- err
 		})
 	}

@@ -76,28 +76,28 @@ func TestCrashSaving(t *testing.T) {
 }
 
 func forkBox(ctx context.Context, c *api.Client, report step.Reporter) error {
-	_, err := c.ForkVM(ctx, "box", model.Fork{Count: 2, Name: "kid"}, report)
+	_, err := c.VMs().Fork(ctx, "box", model.Fork{Count: 2, Name: "kid"}, report)
 	return err
 }
 
 func snapshotBox(ctx context.Context, c *api.Client, report step.Reporter) error {
-	_, err := c.CreateSnapshot(ctx, api.SnapshotCreate{VM: "box", Name: "kept"}, report)
+	_, err := c.Snapshots().Create(ctx, api.SnapshotCreate{VM: "box", Name: "kept"}, report)
 	return err
 }
 
 func suspendBox(ctx context.Context, c *api.Client, report step.Reporter) error {
-	_, err := c.SuspendVM(ctx, "box", report)
+	_, err := c.VMs().Suspend(ctx, "box", report)
 	return err
 }
 
 func resumeBox(ctx context.Context, c *api.Client, report step.Reporter) error {
-	_, err := c.ResumeVM(ctx, "box", report)
+	_, err := c.VMs().Resume(ctx, "box", report)
 	return err
 }
 
 // buildOther makes templates that the test has not made before.
 func buildOther(ctx context.Context, c *api.Client, report step.Reporter) error {
-	_, err := c.BuildTemplates(ctx, model.Create{VCPUs: new(1), Memory: 192 * model.MiB}, report)
+	_, err := c.Templates().Build(ctx, model.Create{VCPUs: new(1), Memory: 192 * model.MiB}, report)
 	return err
 }
 

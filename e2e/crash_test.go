@@ -50,7 +50,7 @@ func startUntil(t *testing.T, h *testkit.Home, vm, name string) {
 	defer cancel()
 	var mu sync.Mutex
 	var seen []string
-	_, err := client.StartVM(ctx, vm, model.Start{}, func(e step.Event) {
+	_, err := client.VMs().Start(ctx, vm, model.Start{}, func(e step.Event) {
 		mu.Lock()
 		defer mu.Unlock()
 		seen = append(seen, e.Step)

@@ -30,7 +30,7 @@ func TestLookInside(t *testing.T) {
 	for i := range all {
 		all[i] = byte(i)
 	}
-	got, err := client.ExecCall(requestid.With(ctx, "my-request"), "box", api.ExecCall{
+	got, err := client.Guests().Call(requestid.With(ctx, "my-request"), "box", api.ExecCall{
 		Argv: []string{"sh", "-c", "cat; echo $A $PWD >&2; exit 3"}, Env: []string{"A=1"}, Workdir: "/tmp", StdinBase64: all,
 	})
 	if err != nil {
@@ -41,27 +41,27 @@ func TestLookInside(t *testing.T) {
 	if !bytes.Equal(got.Stdout.Bytes(), all) {
 		t.Errorf("the bytes came back as %+v", got.Stdout)
 	}
-	got, err = client.ExecCall(ctx, "box", api.ExecCall{Argv: []string{"sh", "-c", "yes | head -c 3000000"}, MaxOutput: 1 << 20})
+	got, err = client.Guests().Call(ctx, "box", api.ExecCall{Argv: []string{"sh", "-c", "yes | head -c 3000000"}, MaxOutput: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "bytes that were not kept", got.Stdout.Missing, 3_000_000-1<<20)
-	got, err = client.ExecCall(ctx, "box", api.ExecCall{Argv: []string{"sh", "-c", "echo before; sleep 100"}, Timeout: time.Second})
+	got, err = client.Guests().Call(ctx, "box", api.ExecCall{Argv: []string{"sh", "-c", "echo before; sleep 100"}, Timeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "exit code after the timeout", got.Code, api.ExitTimedOut)
 	equal(t, "output before the timeout", got.Stdout.Text, "before\n")
-	got, err = client.ExecCall(ctx, "box", api.ExecCall{Argv: []string{"sh", "-c", "kill -9 $$"}})
+	got, err = client.Guests().Call(ctx, "box", api.ExecCall{Argv: []string{"sh", "-c", "kill -9 $$"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "signal", got.Signal, "SIGKILL")
-	if _, err = client.ExecCall(ctx, "nobody", api.ExecCall{Argv: []string{"x"}}); fault.KindOf(err) != fault.NotFound {
+	if _, err = client.Guests().Call(ctx, "nobody", api.ExecCall{Argv: []string{"x"}}); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("a command in no VM: %v", err)
 	}
 
-	metrics, err := client.Metrics(ctx)
+	metrics, err := client.Daemon().Metrics(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func newHome(t *testing.T) paths.Layout {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if c, err := api.Connect(ctx, layout, false); err == nil {
-			if err := c.Shutdown(ctx); err != nil {
+			if err := c.Daemon().Shutdown(ctx); err != nil {
 				t.Errorf("shutting the daemon down: %v", err)
 			}
 			c.Close()
@@ -78,7 +78,7 @@ func connect(t *testing.T, layout paths.Layout) (*api.Client, int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	status, err := c.Status(testContext(t))
+	status, err := c.Daemon().Status(testContext(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,10 +88,10 @@ func connect(t *testing.T, layout paths.Layout) (*api.Client, int) {
 func TestStartsOnDemandAndStops(t *testing.T) {
 	layout := newHome(t)
 	c, pid := connect(t, layout)
-	if status, err := c.Status(testContext(t)); err != nil || status.Socket != layout.Socket() || status.Driver == "" || status.RSS == 0 {
+	if status, err := c.Daemon().Status(testContext(t)); err != nil || status.Socket != layout.Socket() || status.Driver == "" || status.RSS == 0 {
 		t.Errorf("%+v, %v", status, err)
 	}
-	if vms, err := c.VMs(testContext(t)); err != nil || len(vms) != 0 {
+	if vms, err := c.VMs().List(testContext(t)); err != nil || len(vms) != 0 {
 		t.Errorf("%v, %v", vms, err)
 	}
 	if _, again := connect(t, layout); again != pid {
@@ -100,7 +100,7 @@ func TestStartsOnDemandAndStops(t *testing.T) {
 	if sid, err := getsid(pid); err != nil || sid != pid {
 		t.Errorf("the daemon is in session %d, %v", sid, err)
 	}
-	if err := c.Shutdown(testContext(t)); err != nil {
+	if err := c.Daemon().Shutdown(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) && !zombie(pid) {
@@ -141,7 +141,7 @@ func TestManyClientsStartOneDaemon(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			status, err := c.Status(testContext(t))
+			status, err := c.Daemon().Status(testContext(t))
 			if err != nil {
 				t.Error(err)
 				return
@@ -181,7 +181,7 @@ func TestComesBackAfterAKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitGone(t, pid)
-		if _, err := c.Version(testContext(t)); fault.KindOf(err) != fault.Unavailable {
+		if _, err := c.Daemon().Version(testContext(t)); fault.KindOf(err) != fault.Unavailable {
 			t.Errorf("the client of a dead daemon: %v", err)
 		}
 		var next int
@@ -232,7 +232,7 @@ func TestRestartRace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Shutdown(testContext(t)); err != nil && fault.KindOf(err) != fault.Unavailable {
+		if err := c.Daemon().Shutdown(testContext(t)); err != nil && fault.KindOf(err) != fault.Unavailable {
 			t.Errorf("stopping: %v", err)
 		}
 		c.Close()

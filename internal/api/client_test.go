@@ -90,7 +90,7 @@ func TestOddAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
-			_, err := answering(t, c.text).StartVM(ctx, "box", model.Start{}, func(step.Event) {})
+			_, err := answering(t, c.text).VMs().Start(ctx, "box", model.Start{}, func(step.Event) {})
 			if fault.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v (%s)", err, fault.KindOf(err))
 			}
@@ -206,7 +206,7 @@ func TestForeignDaemon(t *testing.T) {
 	defer unix.Close(fd)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if _, err := Dial(socket).Version(ctx); fault.KindOf(err) != fault.Denied {
+	if _, err := Dial(socket).Daemon().Version(ctx); fault.KindOf(err) != fault.Denied {
 		t.Errorf("a daemon of somebody else: %v", err)
 	}
 }
@@ -224,7 +224,7 @@ func TestTarget(t *testing.T) {
 		"box": "/v1/vms/box/start", "a/b": "/v1/vms/a%2Fb/start", "..": "/v1/vms/%2E%2E/start", "a?b#c d": "/v1/vms/a%3Fb%23c%20d/start",
 		"x@sha256:ab": "/v1/vms/x@sha256:ab/start",
 	} {
-		if got := target("vms", ref, "start", nil); got != want {
+		if got := (resource{name: "vms"}).one(ref, "start", nil); got != want {
 			t.Errorf("%q: %s, want %s", ref, got, want)
 		}
 	}

@@ -70,7 +70,7 @@ func connect(ctx context.Context, layout paths.Layout) (*Client, error) {
 		return nil, err
 	}
 	c := Dial(layout.Socket())
-	c.first = conn
+	c.t.first = conn
 	return c, nil
 }
 

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"context"
-	"net/http"
 	"time"
 	"unicode/utf8"
 
@@ -76,10 +74,4 @@ func (o ExecOutput) Bytes() []byte {
 		return o.Base64
 	}
 	return []byte(o.Text)
-}
-
-// ExecCall runs a command in a running VM to its end and returns its output. If ctx ends, the
-// command ends. Use Exec for streams, a terminal or signals.
-func (c *Client) ExecCall(ctx context.Context, ref string, call ExecCall) (ExecResult, error) {
-	return ask[ExecResult](ctx, c, query{method: http.MethodPost, target: target("vms", ref, "exec", nil), in: call})
 }

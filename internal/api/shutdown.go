@@ -13,8 +13,8 @@ import (
 
 // Shutdown asks the daemon to stop and returns when its process has ended. VMs keep running. It
 // works across API generations.
-func (c *Client) Shutdown(ctx context.Context) error {
-	status, err := c.Status(ctx)
+func (d Daemon) Shutdown(ctx context.Context) error {
+	status, err := d.Status(ctx)
 	if err != nil {
 		return err
 	}
@@ -26,7 +26,7 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	} else {
 		defer unix.Close(fd)
 	}
-	if err := c.call(ctx, query{method: http.MethodPost, target: "/v1/shutdown"}, nil); err != nil {
+	if err := d.t.call(ctx, query{method: http.MethodPost, target: "/v1/shutdown"}, nil); err != nil {
 		return err
 	}
 	if fd < 0 {

@@ -8,8 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
@@ -58,29 +56,8 @@ func (s *Stream) CloseWrite() error {
 // Close ends the stream and what the stream began.
 func (s *Stream) Close() error { return s.conn.Close() }
 
-// Exec runs a command in a running VM. The context bounds the set-up only; Close ends the stream.
-func (c *Client) Exec(ctx context.Context, ref string, req proto.ExecRequest) (*Stream, error) {
-	return c.openStream(ctx, target("vms", ref, "exec", nil), req)
-}
-
-// Run makes a VM and runs a command in it: see type Run. The context bounds the set-up only. To
-// wait for the VM's end, write FrameHangup and read until io.EOF.
-func (c *Client) Run(ctx context.Context, req Run) (*Stream, error) {
-	return c.openStream(ctx, "/v1/run", req)
-}
-
-// SSH connects to the SSH server in a VM's agent. The context bounds the set-up only.
-func (c *Client) SSH(ctx context.Context, ref string) (net.Conn, error) {
-	return c.upgrade(ctx, target("vms", ref, "ssh", nil))
-}
-
-// DialPort connects to a TCP port of a VM's loopback. The context bounds the set-up only. The
-// connection has a CloseWrite.
-func (c *Client) DialPort(ctx context.Context, ref string, port int) (net.Conn, error) {
-	return c.upgrade(ctx, target("vms", ref, "dial", url.Values{"port": {strconv.Itoa(port)}}))
-}
-
-func (c *Client) openStream(ctx context.Context, path string, start any) (*Stream, error) {
+// openStream opens a stream and sends its first frame.
+func (t *transport) openStream(ctx context.Context, path string, start any) (*Stream, error) {
 	payload, err := json.Marshal(start)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the stream's start: %w", err)
@@ -89,7 +66,7 @@ func (c *Client) openStream(ctx context.Context, path string, start any) (*Strea
 		return nil, fault.New(fault.Invalid, "the command, its environment and its options take %d bytes; %d is the most",
 			len(payload), proto.MaxFrame).WithHint("Put long arguments into a file, or pass them by standard input.")
 	}
-	conn, err := c.upgrade(ctx, path)
+	conn, err := t.upgrade(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -102,14 +79,14 @@ func (c *Client) openStream(ctx context.Context, path string, start any) (*Strea
 }
 
 // upgrade opens a stream of bytes on a connection of its own.
-func (c *Client) upgrade(ctx context.Context, path string) (net.Conn, error) {
+func (t *transport) upgrade(ctx context.Context, path string) (net.Conn, error) {
 	req, err := newRequest(ctx, http.MethodPost, path, nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", proto.StreamProtocol)
-	conn, err := c.dial(ctx)
+	conn, err := t.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +97,7 @@ func (c *Client) upgrade(ctx context.Context, path string) (net.Conn, error) {
 	}
 	if err != nil {
 		conn.Close()
-		return nil, c.orCanceled(ctx, err)
+		return nil, orCanceled(ctx, err)
 	}
 	return upgraded, nil
 }

@@ -1,28 +1,26 @@
-// Package api is the daemon's HTTP interface on a unix socket: wire types, the route table, and the
-// Go
-// client. Package api/server serves it.
+// Package api is the daemon's HTTP interface on a unix socket: wire types, the table of operations
+// (operations.go), and the Go client. Package api/server serves it.
+//
+// The client groups its methods by what they are about, one file each: client_vm.go has the calls
+// behind Client.VMs. They share the shapes of requests (resource.go) and one transport
+// (transport.go, dial.go, stream.go).
 //
 // Bodies are JSON. Errors are problem documents (RFC 9457) with a stable kind. An answer of bytes
-// that
-// ends early has its problem in a trailer (TrailerProblem).
+// that ends early has its problem in a trailer (TrailerProblem).
 //
 // A long operation that is requested with "Accept: text/event-stream" answers with server-sent
-// events: any
-// number of "step" events (step.Event), then one "result" (its JSON answer) or one "problem".
+// events: any number of "step" events (step.Event), then one "result" (its JSON answer) or one
+// "problem".
 //
 // Streams of bytes (exec, run, ssh, dial) are upgrades to "banger-stream". Streams of exec and run
-// carry
-// frames of package proto. A Receiver reads them for a program that is not the CLI; exec is also a
-// plain
-// call (ExecCall).
+// carry frames of package proto. A Receiver reads them for a program that is not the CLI; exec is
+// also a plain call (ExecCall).
 //
 // The daemon answers a run (type Run) with FrameEvent frames while the VM starts. One of them has
-// Step
-// EventVM and the VM's name as Detail. After the command's streams are joined, one has Step
-// EventExec, and
-// the frames of the command follow. Until EventExec the client sends only FrameSignal and
-// FrameHangup and
-// leaves its terminal as it is, so that Ctrl-C works and typed-ahead input is kept.
+// Step EventVM and the VM's name as Detail. After the command's streams are joined, one has Step
+// EventExec, and the frames of the command follow. Until EventExec the client sends only
+// FrameSignal and FrameHangup and leaves its terminal as it is, so that Ctrl-C works and
+// typed-ahead input is kept.
 //
 // Each request has an id (HeaderRequestID), which the daemon's log and the request's errors hold.
 package api

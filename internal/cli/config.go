@@ -81,6 +81,6 @@ func (a *app) daemonIsOlder(ctx context.Context, path string) bool {
 		return false
 	}
 	defer client.Close()
-	status, err := client.Status(ctx)
+	status, err := client.Daemon().Status(ctx)
 	return err == nil && status.Started.Before(info.ModTime())
 }

@@ -94,7 +94,7 @@ func runCp(ctx context.Context, o cpOptions, a *app) error {
 // copyOut copies from a VM. The guest writes the stream, so package archive checks all names and
 // modes in it.
 func (a *app) copyOut(ctx context.Context, client *api.Client, src place, dst string, o cpOptions, p *ui.Progress) error {
-	body, err := client.GetFiles(ctx, src.vm, src.path)
+	body, err := client.Guests().GetFiles(ctx, src.vm, src.path)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (a *app) copyIn(ctx context.Context, client *api.Client, src string, dst pl
 		w.Close() // the stream itself tells the reader whether it is complete
 		packed <- err
 	}()
-	err := client.PutFiles(ctx, dst.vm, dst.path, counted(r, src, 0, p.Report))
+	err := client.Guests().PutFiles(ctx, dst.vm, dst.path, counted(r, src, 0, p.Report))
 	r.CloseWithError(errStopped) // the guest may have refused the copy before its end
 	packErr := <-packed
 	switch {

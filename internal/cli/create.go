@@ -56,7 +56,7 @@ func runCreate(ctx context.Context, create model.Create, o createOptions, a *app
 	}
 	var vm model.VM
 	err = a.withProgress("Creating a VM", func(report step.Reporter) error {
-		vm, err = client.CreateVM(ctx, create, report)
+		vm, err = client.VMs().Create(ctx, create, report)
 		return err
 	})
 	if err != nil {

@@ -88,7 +88,7 @@ func runDaemonStop(ctx context.Context, a *app) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
 	defer cancel()
-	return client.Shutdown(ctx)
+	return client.Daemon().Shutdown(ctx)
 }
 
 func newDaemonRestartCmd(a *app) *cobra.Command {
@@ -126,7 +126,7 @@ func newDaemonStatusCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			status, err := client.Status(ctx)
+			status, err := client.Daemon().Status(ctx)
 			switch {
 			case err != nil:
 				return err

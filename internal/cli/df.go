@@ -63,7 +63,7 @@ func runUsage(ctx context.Context, o usageOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	usage, err := client.Usage(ctx)
+	usage, err := client.Daemon().Usage(ctx)
 	switch {
 	case err != nil:
 		return err

@@ -82,7 +82,7 @@ func runExec(ctx context.Context, o execOptions, a *app) error {
 		if err != nil {
 			return 0, err
 		}
-		if sess.Stream, err = client.Exec(ctx, o.name, req); err != nil {
+		if sess.Stream, err = client.Guests().Exec(ctx, o.name, req); err != nil {
 			return 0, a.explainVM(ctx, client, o.name, err)
 		}
 		return sess.Run(ctx, signals)

@@ -111,7 +111,7 @@ func runFork(ctx context.Context, req model.Fork, o forkOptions, a *app) error {
 	}
 	var forked model.Forked
 	err = a.withProgress("Forking "+o.vm, func(report step.Reporter) error {
-		forked, err = client.ForkVM(ctx, o.vm, req, childrenCounted(report, req.Count))
+		forked, err = client.VMs().Fork(ctx, o.vm, req, childrenCounted(report, req.Count))
 		return err
 	})
 	if err != nil {

@@ -29,10 +29,12 @@ func newImageCmd(a *app) *cobra.Command {
 func imageKind() kind[model.Image] {
 	return kind[model.Image]{
 		group: "image", one: "an image", many: "images", arg: "REF", example: "alpine:3", label: "names",
-		none:   "No images yet. The first run makes one, or: banger image pull REF",
-		list:   (*api.Client).Images,
-		get:    (*api.Client).Image,
-		remove: (*api.Client).DeleteImage,
+		none: "No images yet. The first run makes one, or: banger image pull REF",
+		list: func(c *api.Client, ctx context.Context) ([]model.Image, error) { return c.Images().List(ctx) },
+		get: func(c *api.Client, ctx context.Context, ref string) (model.Image, error) {
+			return c.Images().Get(ctx, ref)
+		},
+		remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Images().Delete(ctx, ref) },
 		name:   func(i model.Image) string { return firstName(i.Names, i.ID) },
 		names: func(i model.Image) []string {
 			short := make([]string, len(i.Names))
@@ -67,7 +69,7 @@ banger image pull --force debian:bookworm`,
 	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
 		req.Ref = args[0]
 		return a.makeImage(ctx, "Pulling "+req.Ref, asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
-			return client.PullImage(ctx, req, report)
+			return client.Images().Pull(ctx, req, report)
 		})
 	})
 	cmd.Flags().BoolVar(&req.Force, "force", false, "pull or build again, even if the image exists")
@@ -102,7 +104,7 @@ banger image import --name mine ./rootfs`,
 		content.sparsely()
 		req.File, req.Sparse, req.Directory = content.file, content.sparse, content.directory
 		return a.makeImage(ctx, "Importing "+filepath.Base(args[0]), asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
-			return client.ImportImage(ctx, content.counted(report), req, report)
+			return client.Images().Import(ctx, content.counted(report), req, report)
 		})
 	})
 	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the image; if unset, the name in the archive")

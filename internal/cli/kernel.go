@@ -27,10 +27,12 @@ func newKernelCmd(a *app) *cobra.Command {
 func kernelKind() kind[model.Kernel] {
 	return kind[model.Kernel]{
 		group: "kernel", one: "a kernel", many: "kernels", arg: "NAME", example: "debian", label: "names",
-		none:   "No kernels yet. The first run makes one, or: banger kernel pull debian",
-		list:   (*api.Client).Kernels,
-		get:    (*api.Client).Kernel,
-		remove: (*api.Client).DeleteKernel,
+		none: "No kernels yet. The first run makes one, or: banger kernel pull debian",
+		list: func(c *api.Client, ctx context.Context) ([]model.Kernel, error) { return c.Kernels().List(ctx) },
+		get: func(c *api.Client, ctx context.Context, ref string) (model.Kernel, error) {
+			return c.Kernels().Get(ctx, ref)
+		},
+		remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Kernels().Delete(ctx, ref) },
 		name:   func(k model.Kernel) string { return firstName(k.Names, k.ID) },
 		names:  func(k model.Kernel) []string { return k.Names },
 		about:  func(k model.Kernel) string { return k.Version },
@@ -58,7 +60,7 @@ Prints the kernel's name.`,
 			req.Name = args[0]
 		}
 		return a.makeKernel(ctx, "Pulling kernel "+req.Name, asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
-			return client.PullKernel(ctx, req, report)
+			return client.Kernels().Pull(ctx, req, report)
 		})
 	})
 	cmd.Flags().BoolVar(&req.Force, "force", false, "look for a newer version, even if the kernel exists")
@@ -89,7 +91,7 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 		defer content.Close()
 		req := api.KernelImport{Name: o.name, File: content.file, Archive: true}
 		return a.makeKernel(ctx, "Importing "+filepath.Base(o.path), asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
-			return client.ImportKernel(ctx, content.counted(report), req, report)
+			return client.Kernels().Import(ctx, content.counted(report), req, report)
 		})
 	})
 	cmd.Flags().StringVar(&o.name, "name", "", "`name` of the kernel; if unset, its version")

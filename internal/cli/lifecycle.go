@@ -29,7 +29,7 @@ func newStartCmd(a *app) *cobra.Command {
 
 func runStart(ctx context.Context, names []string, how model.Start, a *app) error {
 	return a.eachVMNoting(ctx, "Starting", names, func(ctx context.Context, t eachVMTask) error {
-		_, err := t.client.StartVM(ctx, t.name, how, t.report)
+		_, err := t.client.VMs().Start(ctx, t.name, how, t.report)
 		return err
 	})
 }
@@ -80,7 +80,7 @@ func runStop(ctx context.Context, names []string, o stopOptions, a *app) error {
 		return err
 	}
 	return a.eachVMNoting(ctx, "Stopping", names, func(ctx context.Context, t eachVMTask) error {
-		_, err := t.client.StopVM(ctx, t.name, req, t.report)
+		_, err := t.client.VMs().Stop(ctx, t.name, req, t.report)
 		return err
 	})
 }
@@ -104,7 +104,7 @@ func runRestart(ctx context.Context, names []string, o stopOptions, a *app) erro
 		return err
 	}
 	return a.eachVM(ctx, "Restarting", names, func(ctx context.Context, t eachVMTask) error {
-		_, err := t.client.RestartVM(ctx, t.name, req, t.report)
+		_, err := t.client.VMs().Restart(ctx, t.name, req, t.report)
 		return err
 	})
 }
@@ -129,7 +129,7 @@ To send a signal to a process in the guest, use ` + "`banger exec NAME -- kill P
 
 func runKill(ctx context.Context, names []string, req api.VMKill, a *app) error {
 	return a.eachVM(ctx, "Ending", names, func(ctx context.Context, t eachVMTask) error {
-		_, err := t.client.KillVM(ctx, t.name, req)
+		_, err := t.client.VMs().Kill(ctx, t.name, req)
 		return err
 	})
 }
@@ -159,7 +159,7 @@ func newDeleteCmd(a *app, name string) *cobra.Command {
 
 func runDelete(ctx context.Context, names []string, req api.VMDelete, a *app) error {
 	return a.eachVM(ctx, "Deleting", names, func(ctx context.Context, t eachVMTask) error {
-		return t.client.DeleteVM(ctx, t.name, req, t.report)
+		return t.client.VMs().Delete(ctx, t.name, req, t.report)
 	})
 }
 
@@ -184,7 +184,7 @@ func runRename(ctx context.Context, name, newName string, a *app) error {
 	if err != nil {
 		return err
 	}
-	vm, err := client.RenameVM(ctx, name, newName)
+	vm, err := client.VMs().Rename(ctx, name, newName)
 	if err != nil {
 		return a.explainVM(ctx, client, name, err)
 	}

@@ -52,7 +52,7 @@ func runLogs(ctx context.Context, o logsOptions, a *app) error {
 	if o.vmm {
 		opts.Source = api.LogVMM
 	}
-	log, err := client.VMLogs(ctx, o.name, opts)
+	log, err := client.VMs().Logs(ctx, o.name, opts)
 	if err != nil {
 		return a.explainVM(ctx, client, o.name, err)
 	}

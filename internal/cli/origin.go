@@ -22,14 +22,14 @@ type relatives struct {
 // are then shown instead of names.
 func relativesOf(ctx context.Context, client *api.Client, vm model.VM) relatives {
 	var r relatives
-	if snaps, err := client.Snapshots(ctx); err == nil {
+	if snaps, err := client.Snapshots().List(ctx); err == nil {
 		r.snapshots = snaps
 	}
-	status, err := client.Status(ctx)
+	status, err := client.Daemon().Status(ctx)
 	if err != nil || len(status.Recommendations) == 0 || vm.Runtime != nil && vm.Runtime.Driver != status.Driver {
 		return r
 	}
-	if image, err := client.Image(ctx, vm.Spec.ImageID); err == nil {
+	if image, err := client.Images().Get(ctx, vm.Spec.ImageID); err == nil {
 		r.advice, r.init = status.Recommendations, image.Init
 	}
 	return r

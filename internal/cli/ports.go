@@ -24,7 +24,7 @@ func newPortsCmd(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ports, err := client.VMPorts(ctx, args[0])
+			ports, err := client.Guests().Ports(ctx, args[0])
 			switch {
 			case err != nil:
 				return a.explainVM(ctx, client, args[0], err)

@@ -30,7 +30,7 @@ func newPruneVMsCmd(a *app) *cobra.Command {
 		long:     "Deletes all VMs in the states stopped and error, with their disks.",
 		example:  "banger vm prune",
 		question: func() string { return "Delete all VMs that are stopped or have failed?" },
-		prune:    (*api.Client).PruneVMs,
+		prune:    func(c *api.Client, ctx context.Context) (model.Pruned, error) { return c.VMs().Prune(ctx) },
 	})
 }
 
@@ -40,7 +40,7 @@ func newImagePruneCmd(a *app) *cobra.Command {
 		long:     "Deletes all images that no VM and no snapshot uses, and the layers that are left from earlier pulls.",
 		example:  "banger image prune",
 		question: func() string { return "Delete all images that nothing uses?" },
-		prune:    (*api.Client).PruneImages,
+		prune:    func(c *api.Client, ctx context.Context) (model.Pruned, error) { return c.Images().Prune(ctx) },
 	})
 }
 
@@ -50,7 +50,7 @@ func newKernelPruneCmd(a *app) *cobra.Command {
 		long:     "Deletes all kernels that no VM and no snapshot uses.",
 		example:  "banger kernel prune",
 		question: func() string { return "Delete all kernels that nothing uses?" },
-		prune:    (*api.Client).PruneKernels,
+		prune:    func(c *api.Client, ctx context.Context) (model.Pruned, error) { return c.Kernels().Prune(ctx) },
 	})
 }
 

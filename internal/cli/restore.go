@@ -53,7 +53,7 @@ func runSnapshotRestore(ctx context.Context, req model.Restore, o snapshotRestor
 	}
 	var made model.Forked
 	err = a.withProgress("Restoring "+o.snapshot, func(report step.Reporter) error {
-		made, err = client.RestoreSnapshot(ctx, o.snapshot, req, api.SnapshotRestore{}, childrenCounted(report, req.Count))
+		made, err = client.Snapshots().Restore(ctx, o.snapshot, req, api.SnapshotRestore{}, childrenCounted(report, req.Count))
 		return err
 	})
 	if err != nil {
@@ -110,7 +110,7 @@ func runVMRestore(ctx context.Context, o vmRestoreOptions, a *app) error {
 	req := model.Restore{Into: o.vm, DisksOnly: o.disksOnly}
 	var made model.Forked
 	err = a.withProgress("Restoring "+o.vm, func(report step.Reporter) error {
-		made, err = client.RestoreSnapshot(ctx, o.snapshot, req, api.SnapshotRestore{Force: o.force}, report)
+		made, err = client.Snapshots().Restore(ctx, o.snapshot, req, api.SnapshotRestore{Force: o.force}, report)
 		return err
 	})
 	if err != nil {

@@ -136,7 +136,7 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 			return 0, err
 		}
 		r.timeline.ask()
-		if r.session.Stream, err = r.client.Run(ctx, req); err != nil {
+		if r.session.Stream, err = r.client.Guests().Run(ctx, req); err != nil {
 			return 0, err
 		}
 		return r.session.Run(ctx, signals)
@@ -212,7 +212,7 @@ func runDetached(ctx context.Context, create model.Create, o runOptions, a *app)
 	var vm model.VM
 	var name string
 	err = a.withProgress("Starting a VM", func(report step.Reporter) error {
-		vm, err = client.LaunchVM(ctx, create, func(e step.Event) {
+		vm, err = client.VMs().Launch(ctx, create, func(e step.Event) {
 			if e.Step == api.EventVM {
 				name = e.Detail
 				return
@@ -238,7 +238,7 @@ func (a *app) noteKept(client *api.Client, name string) {
 	// The command's own context may be cancelled.
 	ctx, cancel := context.WithTimeout(context.Background(), explainTimeout)
 	defer cancel()
-	vm, err := client.VM(ctx, name)
+	vm, err := client.VMs().Get(ctx, name)
 	switch {
 	case err != nil:
 	case vm.State == model.Running:

@@ -90,7 +90,7 @@ func runSet(ctx context.Context, change model.Change, o setOptions, a *app) erro
 	if err != nil {
 		return err
 	}
-	changed, err := client.ChangeVM(ctx, o.name, change)
+	changed, err := client.VMs().Change(ctx, o.name, change)
 	if err != nil {
 		return a.explainVM(ctx, client, o.name, err)
 	}

@@ -35,10 +35,12 @@ func snapshotKind() kind[model.Snapshot] {
 	return kind[model.Snapshot]{
 		group: "snapshot", one: "a snapshot", many: "snapshots", arg: "SNAPSHOT", example: "before-upgrade", label: "names",
 		none: "No snapshots yet. Make one: banger snapshot create VM",
-		list: (*api.Client).Snapshots,
-		get:  (*api.Client).Snapshot,
+		list: func(c *api.Client, ctx context.Context) ([]model.Snapshot, error) { return c.Snapshots().List(ctx) },
+		get: func(c *api.Client, ctx context.Context, ref string) (model.Snapshot, error) {
+			return c.Snapshots().Get(ctx, ref)
+		},
 		remove: func(client *api.Client, ctx context.Context, ref string) error {
-			_, err := client.DeleteSnapshot(ctx, ref)
+			_, err := client.Snapshots().Delete(ctx, ref)
 			return err
 		},
 		name:  snapshotName,
@@ -105,7 +107,7 @@ func runSnapshotCreate(ctx context.Context, o snapshotCreateOptions, a *app) err
 	}
 	var snap model.Snapshot
 	err = a.withProgress("Saving "+o.VM, func(report step.Reporter) error {
-		snap, err = client.CreateSnapshot(ctx, o.SnapshotCreate, report)
+		snap, err = client.Snapshots().Create(ctx, o.SnapshotCreate, report)
 		return err
 	})
 	switch {

@@ -56,7 +56,7 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	body, err := client.ExportSnapshot(ctx, o.snapshot)
+	body, err := client.Snapshots().Export(ctx, o.snapshot)
 	if err != nil {
 		return a.explainSnapshot(ctx, client, o.snapshot, err)
 	}
@@ -190,7 +190,7 @@ func runSnapshotImport(ctx context.Context, o importOptions, a *app) error {
 	}
 	p := a.progress("Importing " + filepath.Base(o.file))
 	defer p.Close()
-	snap, err := client.ImportSnapshot(ctx, counted(file, "read", size, p.Report), o.SnapshotImport)
+	snap, err := client.Snapshots().Import(ctx, counted(file, "read", size, p.Report), o.SnapshotImport)
 	p.Close()
 	switch {
 	case err != nil:

@@ -111,7 +111,7 @@ func runSSH(ctx context.Context, call sshCall, a *app) error {
 	if err != nil {
 		return err
 	}
-	vm, err := client.VM(ctx, call.name)
+	vm, err := client.VMs().Get(ctx, call.name)
 	if err != nil {
 		return a.explainVM(ctx, client, call.name, err)
 	}
@@ -141,7 +141,7 @@ func runSSH(ctx context.Context, call sshCall, a *app) error {
 // wake makes the daemon resume an idle VM, or returns its error. The ProxyCommand would wake the VM
 // too, but its errors would end as OpenSSH's.
 func wake(ctx context.Context, client *api.Client, name string) error {
-	conn, err := client.SSH(ctx, name)
+	conn, err := client.Guests().SSH(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ func runProxy(ctx context.Context, name string, a *app) error {
 	if err != nil {
 		return err
 	}
-	conn, err := client.SSH(ctx, name)
+	conn, err := client.Guests().SSH(ctx, name)
 	if err != nil {
 		return a.explainVM(ctx, client, name, err)
 	}

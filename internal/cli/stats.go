@@ -89,7 +89,7 @@ func runStats(ctx context.Context, o statsOptions, a *app) error {
 func (a *app) collectStats(ctx context.Context, client *api.Client, names []string) ([]model.Stats, error) {
 	named := len(names) > 0
 	if !named {
-		vms, err := client.VMs(ctx)
+		vms, err := client.VMs().List(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +107,7 @@ func (a *app) collectStats(ctx context.Context, client *api.Client, names []stri
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			stats[i], errs[i] = client.VMStats(ctx, name)
+			stats[i], errs[i] = client.VMs().Stats(ctx, name)
 		})
 	}
 	wg.Wait()

@@ -11,7 +11,7 @@ import (
 )
 
 func newPauseCmd(a *app) *cobra.Command {
-	return newHoldCmd(a, "Pausing", (*api.Client).PauseVM, eachVMCmd{
+	return newHoldCmd(a, "Pausing", api.VMs.Pause, eachVMCmd{
 		use:   "pause",
 		short: "Pause VMs, which stay in memory",
 		long: `A paused VM keeps its memory and uses no CPU time. Its processes do not notice the pause, except that the clock jumps.
@@ -22,7 +22,7 @@ Pausing only delays running commands and SSH sessions. They continue when the VM
 }
 
 func newResumeCmd(a *app) *cobra.Command {
-	cmd := newHoldCmd(a, "Resuming", (*api.Client).ResumeVM, eachVMCmd{
+	cmd := newHoldCmd(a, "Resuming", api.VMs.Resume, eachVMCmd{
 		use:    "resume",
 		short:  "Resume paused and suspended VMs",
 		long:   "The processes of each VM continue where they were.",
@@ -33,7 +33,7 @@ func newResumeCmd(a *app) *cobra.Command {
 }
 
 func newSuspendCmd(a *app) *cobra.Command {
-	cmd := newHoldCmd(a, "Suspending", (*api.Client).SuspendVM, eachVMCmd{
+	cmd := newHoldCmd(a, "Suspending", api.VMs.Suspend, eachVMCmd{
 		use:   "suspend",
 		short: "Suspend VMs: save their memory to disk",
 		long: `A suspended VM uses neither memory nor CPU time. When it is resumed, its processes continue where they were, even if the host was rebooted in between.
@@ -48,12 +48,12 @@ banger can suspend a VM that nobody uses: see ` + "`banger vm set --idle-suspend
 }
 
 // newHoldCmd returns a command that halts VMs or lets them continue, which one API call does.
-func newHoldCmd(a *app, title string, call func(*api.Client, context.Context, string, step.Reporter) (model.VM, error),
+func newHoldCmd(a *app, title string, call func(api.VMs, context.Context, string, step.Reporter) (model.VM, error),
 	c eachVMCmd) *cobra.Command {
 	c.example = "banger " + c.use + " web\nbanger " + c.use + " web db"
 	c.run = func(ctx context.Context, names []string) error {
 		return a.eachVMNoting(ctx, title, names, func(ctx context.Context, t eachVMTask) error {
-			_, err := call(t.client, ctx, t.name, t.report)
+			_, err := call(t.client.VMs(), ctx, t.name, t.report)
 			return err
 		})
 	}

@@ -38,10 +38,12 @@ func templateKind() kind[model.Template] {
 	return kind[model.Template]{
 		group: "template", one: "a template", many: "templates", arg: "KEY", example: "alpine:3", label: "keys",
 		none: "No templates yet. banger makes them after the first run, or: banger template build",
-		list: (*api.Client).Templates,
-		get:  (*api.Client).Template,
+		list: func(c *api.Client, ctx context.Context) ([]model.Template, error) { return c.Templates().List(ctx) },
+		get: func(c *api.Client, ctx context.Context, ref string) (model.Template, error) {
+			return c.Templates().Get(ctx, ref)
+		},
 		remove: func(client *api.Client, ctx context.Context, ref string) error {
-			_, err := client.DeleteTemplate(ctx, ref)
+			_, err := client.Templates().Delete(ctx, ref)
 			return err
 		},
 		name:    func(t model.Template) string { return t.Key },
@@ -98,7 +100,7 @@ func explainTemplate(ctx context.Context, client *api.Client, ref string, err er
 	if kind != fault.NotFound && kind != fault.Invalid {
 		return err
 	}
-	templates, listErr := client.Templates(ctx)
+	templates, listErr := client.Templates().List(ctx)
 	if listErr != nil {
 		return err
 	}
@@ -186,7 +188,7 @@ func runTemplateBuild(ctx context.Context, create model.Create, o templateBuildO
 	}
 	var made []model.Template
 	err = a.withProgress("Making templates of "+shortRef(create.Image), func(report step.Reporter) error {
-		made, err = client.BuildTemplates(ctx, create, report)
+		made, err = client.Templates().Build(ctx, create, report)
 		return err
 	})
 	if err != nil {
@@ -214,7 +216,7 @@ func newTemplatePruneCmd(a *app) *cobra.Command {
 			return "Delete the templates that no start will use?"
 		},
 		prune: func(client *api.Client, ctx context.Context) (model.Pruned, error) {
-			return client.PruneTemplates(ctx, opts)
+			return client.Templates().Prune(ctx, opts)
 		},
 	})
 	cmd.Flags().BoolVar(&opts.All, "all", false, "delete all templates")

@@ -23,9 +23,11 @@ const atOnce = 8
 func vmKind() kind[model.VM] {
 	return kind[model.VM]{
 		group: "vm", one: "a VM", many: "VMs", arg: "NAME", example: "web", label: "names",
-		none:  "No VMs yet. Make one: banger run",
-		list:  (*api.Client).VMs,
-		get:   (*api.Client).VM,
+		none: "No VMs yet. Make one: banger run",
+		list: func(c *api.Client, ctx context.Context) ([]model.VM, error) { return c.VMs().List(ctx) },
+		get: func(c *api.Client, ctx context.Context, ref string) (model.VM, error) {
+			return c.VMs().Get(ctx, ref)
+		},
 		name:  func(vm model.VM) string { return vm.Spec.Name },
 		names: func(vm model.VM) []string { return []string{vm.Spec.Name} },
 		about: func(vm model.VM) string { return fmt.Sprintf("%s, %s", vm.State, shortRef(vm.Spec.Image)) },

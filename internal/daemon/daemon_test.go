@@ -79,10 +79,10 @@ func TestRun(t *testing.T) {
 			}
 			c := api.Dial(layout.Socket())
 			defer c.Close()
-			if images, err := c.Images(ctx); err != nil || len(images) != 0 {
+			if images, err := c.Images().List(ctx); err != nil || len(images) != 0 {
 				t.Errorf("images %v, %v", images, err)
 			}
-			if kernels, err := c.Kernels(ctx); err != nil || len(kernels) != 0 {
+			if kernels, err := c.Kernels().List(ctx); err != nil || len(kernels) != 0 {
 				t.Errorf("kernels %v, %v", kernels, err)
 			}
 			end(c, stop)
@@ -101,7 +101,7 @@ func TestRun(t *testing.T) {
 func endByRequest(t *testing.T, c *api.Client) {
 	ctx, cancel := context.WithTimeout(testContext(t), time.Second)
 	defer cancel()
-	if err := c.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := c.Daemon().Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("waiting for the end of a process that lives: %v", err)
 	}
 }

@@ -79,10 +79,10 @@ func TestRequestIDInLog(t *testing.T) {
 func TestJSONLog(t *testing.T) {
 	layout := testLayout(t)
 	c := live(t, layout, "log_format = \"json\"\nlog_level = \"debug\"\n")
-	if _, err := c.Version(requestid.With(testContext(t), "my-id")); err != nil {
+	if _, err := c.Daemon().Version(requestid.With(testContext(t), "my-id")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Version(testContext(t)); err != nil {
+	if _, err := c.Daemon().Version(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.ReadFile(layout.DaemonLog())
@@ -102,10 +102,10 @@ func TestJSONLog(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	layout := testLayout(t)
 	c := live(t, layout, "metrics_listen = \"127.0.0.1:0\"\n")
-	if _, err := c.VMs(testContext(t)); err != nil {
+	if _, err := c.VMs().List(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.Metrics(testContext(t))
+	got, err := c.Daemon().Metrics(testContext(t))
 	if err != nil {
 		t.Fatal(err)
 	}

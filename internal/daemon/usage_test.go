@@ -30,7 +30,7 @@ func TestUsage(t *testing.T) {
 	<-said
 	c := api.Dial(layout.Socket())
 	defer c.Close()
-	u, err := c.Usage(ctx)
+	u, err := c.Daemon().Usage(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}

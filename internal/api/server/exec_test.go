@@ -54,7 +54,7 @@ func TestExecCall(t *testing.T) {
 		echo(req, in, out)
 	})
 	stdin := strings.Repeat("ä\x00\n<&>", 100_000)
-	got, err := w.client.ExecCall(deadline(t), "box", api.ExecCall{
+	got, err := w.client.Guests().Call(deadline(t), "box", api.ExecCall{
 		Argv: []string{"cat"}, Env: []string{"A=1"}, User: "nobody", Workdir: "/tmp", Stdin: stdin,
 	})
 	if err != nil {
@@ -83,7 +83,7 @@ func TestExecCallKeepsBytes(t *testing.T) {
 	for i := range all {
 		all[i] = byte(i)
 	}
-	got, err := w.client.ExecCall(deadline(t), "box", api.ExecCall{Argv: []string{"cat"}, StdinBase64: all})
+	got, err := w.client.Guests().Call(deadline(t), "box", api.ExecCall{Argv: []string{"cat"}, StdinBase64: all})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestExecCallTruncates(t *testing.T) {
 		out.WriteFrame(proto.FrameStderr, []byte("short"))
 		out.WriteJSON(proto.FrameExit, proto.Exit{Code: 137, Signal: "SIGKILL"})
 	})
-	got, err := w.client.ExecCall(deadline(t), "box", api.ExecCall{Argv: []string{"yes"}, MaxOutput: 1000})
+	got, err := w.client.Guests().Call(deadline(t), "box", api.ExecCall{Argv: []string{"yes"}, MaxOutput: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestExecCallsShareABound(t *testing.T) {
 		out.WriteFrame(proto.FrameStdout, []byte("1"))
 		out.WriteJSON(proto.FrameExit, proto.Exit{})
 	})
-	got, err := w.client.ExecCall(deadline(t), "box", api.ExecCall{Argv: []string{"x"}})
+	got, err := w.client.Guests().Call(deadline(t), "box", api.ExecCall{Argv: []string{"x"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestExecCallTimesOut(t *testing.T) {
 			}
 		}
 	})
-	got, err := w.client.ExecCall(deadline(t), "box", api.ExecCall{Argv: []string{"sleep"}, Timeout: 50 * time.Millisecond})
+	got, err := w.client.Guests().Call(deadline(t), "box", api.ExecCall{Argv: []string{"sleep"}, Timeout: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestExecCallEnds(t *testing.T) {
 			defer cancel()
 			ended := make(chan error, 1)
 			go func() {
-				_, err := w.client.ExecCall(ctx, "box", api.ExecCall{Argv: []string{"sleep"}})
+				_, err := w.client.Guests().Call(ctx, "box", api.ExecCall{Argv: []string{"sleep"}})
 				ended <- err
 			}()
 			await(t, "the command's start", begun)
@@ -227,7 +227,7 @@ func TestExecCallRefusals(t *testing.T) {
 		"much output":     {api.ExecCall{Argv: []string{"x"}, MaxOutput: api.MaxExecOutput + 1}, "max_output"},
 		"long arguments":  {api.ExecCall{Argv: []string{"x", strings.Repeat("y", proto.MaxFrame)}}, "bytes"},
 	} {
-		_, err := w.client.ExecCall(deadline(t), "box", c.call)
+		_, err := w.client.Guests().Call(deadline(t), "box", c.call)
 		if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v (%s), want something about %q", what, err, fault.KindOf(err), c.says)
 		}
@@ -258,7 +258,7 @@ func TestExecCallHostileGuest(t *testing.T) {
 			t.Parallel()
 			w := serve(t)
 			w.m.agent.serve = plays(func(_ string, _ *proto.Reader, out *proto.Writer) { c.play(out) })
-			got, err := w.client.ExecCall(deadline(t), "box", api.ExecCall{Argv: []string{"x"}})
+			got, err := w.client.Guests().Call(deadline(t), "box", api.ExecCall{Argv: []string{"x"}})
 			if fault.KindOf(err) != c.kind {
 				t.Errorf("the call ended with %v (%s), want %q", err, fault.KindOf(err), c.kind)
 			}
@@ -277,7 +277,7 @@ func TestAttach(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	w.m.agent.serve = plays(echo)
-	stream, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"cat"}, Stdin: true})
+	stream, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"cat"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +305,7 @@ func TestAttachHangsUp(t *testing.T) {
 			}
 		}
 	})
-	stream, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"cat"}, Stdin: true})
+	stream, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"cat"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ func TestFiles(t *testing.T) {
 	w := serve(t)
 	ctx := deadline(t)
 	w.m.agent.files = bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
-	r, err := w.client.GetFiles(ctx, "box", "/etc")
+	r, err := w.client.Guests().GetFiles(ctx, "box", "/etc")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestFiles(t *testing.T) {
 		stored, err = io.ReadAll(archive)
 		return err
 	}
-	if err := w.client.PutFiles(ctx, "box", "/srv", bytes.NewReader(w.m.agent.files)); err != nil || !bytes.Equal(stored, w.m.agent.files) {
+	if err := w.client.Guests().PutFiles(ctx, "box", "/srv", bytes.NewReader(w.m.agent.files)); err != nil || !bytes.Equal(stored, w.m.agent.files) {
 		t.Errorf("stored %d bytes, %v", len(stored), err)
 	}
 }
@@ -50,7 +50,7 @@ func TestUploadRefused(t *testing.T) {
 	w.m.agent.put = func(string, io.Reader) error { return fault.New(fault.Denied, "read-only file system") }
 	// The body is not read before the guest agrees, so that a refusal arrives however long the
 	// upload is.
-	err := w.client.PutFiles(deadline(t), "box", "/srv", io.LimitReader(endless{}, 64<<20))
+	err := w.client.Guests().PutFiles(deadline(t), "box", "/srv", io.LimitReader(endless{}, 64<<20))
 	if fault.KindOf(err) != fault.Denied {
 		t.Errorf("got %v", err)
 	}
@@ -58,7 +58,7 @@ func TestUploadRefused(t *testing.T) {
 		io.CopyN(io.Discard, r, 1<<20)
 		return fault.New(fault.Unavailable, "no space left on device")
 	}
-	err = w.client.PutFiles(deadline(t), "box", "/srv", io.LimitReader(endless{}, 64<<20))
+	err = w.client.Guests().PutFiles(deadline(t), "box", "/srv", io.LimitReader(endless{}, 64<<20))
 	if fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("halfway: got %v", err)
 	}
@@ -68,7 +68,7 @@ func TestDownloadCutOff(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	w.Manager = withAgent{w.m, broken{}}
-	r, err := w.client.GetFiles(deadline(t), "box", "/etc")
+	r, err := w.client.Guests().GetFiles(deadline(t), "box", "/etc")
 	if err == nil {
 		_, err = io.ReadAll(r)
 		r.Close()
@@ -92,7 +92,7 @@ func writeLog(t *testing.T, w *world, text string) string {
 
 func readLog(t *testing.T, w *world, opts api.VMLogs) string {
 	t.Helper()
-	r, err := w.client.VMLogs(deadline(t), "box", opts)
+	r, err := w.client.VMs().Logs(deadline(t), "box", opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestLogs(t *testing.T) {
 		t.Errorf("vmm: %q", got)
 	}
 
-	r, err := w.client.VMLogs(deadline(t), "box", api.VMLogs{Follow: true, Tail: 1})
+	r, err := w.client.VMs().Logs(deadline(t), "box", api.VMLogs{Follow: true, Tail: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

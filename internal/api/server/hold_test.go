@@ -125,42 +125,45 @@ func TestHoldCalls(t *testing.T) {
 		want string
 		do   func(c *api.Client) error
 	}{
-		{"start cold box", func(c *api.Client) error { _, err := c.StartVM(ctx, "box", model.Start{Cold: true}, nil); return err }},
-		{"pause box", func(c *api.Client) error { _, err := c.PauseVM(ctx, "box", nil); return err }},
-		{"resume box", func(c *api.Client) error { _, err := c.ResumeVM(ctx, "box", nil); return err }},
-		{"suspend box", func(c *api.Client) error { _, err := c.SuspendVM(ctx, "box", nil); return err }},
-		{"snapshot box night", func(c *api.Client) error {
-			_, err := c.CreateSnapshot(ctx, api.SnapshotCreate{VM: "box", Name: "night"}, nil)
+		{"start cold box", func(c *api.Client) error {
+			_, err := c.VMs().Start(ctx, "box", model.Start{Cold: true}, nil)
 			return err
 		}},
-		{"delete snapshot night", func(c *api.Client) error { _, err := c.DeleteSnapshot(ctx, "night"); return err }},
+		{"pause box", func(c *api.Client) error { _, err := c.VMs().Pause(ctx, "box", nil); return err }},
+		{"resume box", func(c *api.Client) error { _, err := c.VMs().Resume(ctx, "box", nil); return err }},
+		{"suspend box", func(c *api.Client) error { _, err := c.VMs().Suspend(ctx, "box", nil); return err }},
+		{"snapshot box night", func(c *api.Client) error {
+			_, err := c.Snapshots().Create(ctx, api.SnapshotCreate{VM: "box", Name: "night"}, nil)
+			return err
+		}},
+		{"delete snapshot night", func(c *api.Client) error { _, err := c.Snapshots().Delete(ctx, "night"); return err }},
 		{`restore night into "" 3 true false`, func(c *api.Client) error {
 			req := model.Restore{Fork: model.Fork{Count: 3}, DisksOnly: true}
-			f, err := c.RestoreSnapshot(ctx, "night", req, api.SnapshotRestore{}, nil)
+			f, err := c.Snapshots().Restore(ctx, "night", req, api.SnapshotRestore{}, nil)
 			if f.Children == nil {
 				t.Error("no children came as null")
 			}
 			return err
 		}},
 		{`restore night into "box" 0 false false`, func(c *api.Client) error {
-			_, err := c.RestoreSnapshot(ctx, "night", model.Restore{Into: "box"}, api.SnapshotRestore{}, nil)
+			_, err := c.Snapshots().Restore(ctx, "night", model.Restore{Into: "box"}, api.SnapshotRestore{}, nil)
 			return err
 		}},
 		{`restore night into "box" 0 false true`, func(c *api.Client) error {
-			_, err := c.RestoreSnapshot(ctx, "night", model.Restore{Into: "box"}, api.SnapshotRestore{Force: true}, nil)
+			_, err := c.Snapshots().Restore(ctx, "night", model.Restore{Into: "box"}, api.SnapshotRestore{Force: true}, nil)
 			return err
 		}},
 		{"build template alpine", func(c *api.Client) error {
-			made, err := c.BuildTemplates(ctx, model.Create{Image: "alpine"}, nil)
+			made, err := c.Templates().Build(ctx, model.Create{Image: "alpine"}, nil)
 			if len(made) != 1 {
 				t.Errorf("made %v", made)
 			}
 			return err
 		}},
-		{"delete template i12", func(c *api.Client) error { _, err := c.DeleteTemplate(ctx, "i12"); return err }},
-		{"prune templates true", func(c *api.Client) error { _, err := c.PruneTemplates(ctx, api.TemplatePrune{}); return err }},
+		{"delete template i12", func(c *api.Client) error { _, err := c.Templates().Delete(ctx, "i12"); return err }},
+		{"prune templates true", func(c *api.Client) error { _, err := c.Templates().Prune(ctx, api.TemplatePrune{}); return err }},
 		{"prune templates false", func(c *api.Client) error {
-			p, err := c.PruneTemplates(ctx, api.TemplatePrune{All: true})
+			p, err := c.Templates().Prune(ctx, api.TemplatePrune{All: true})
 			if p.Removed == nil {
 				t.Error("nothing removed came as null")
 			}
@@ -175,16 +178,16 @@ func TestHoldCalls(t *testing.T) {
 			t.Errorf("the manager was asked %q, want %q", got, call.want)
 		}
 	}
-	if all, err := w.client.Snapshots(ctx); err != nil || all == nil {
+	if all, err := w.client.Snapshots().List(ctx); err != nil || all == nil {
 		t.Errorf("no snapshots came as %#v, %v", all, err)
 	}
-	if all, err := w.client.Templates(ctx); err != nil || all == nil {
+	if all, err := w.client.Templates().List(ctx); err != nil || all == nil {
 		t.Errorf("no templates came as %#v, %v", all, err)
 	}
-	if tpl, err := w.client.Template(ctx, "docker.io/library/alpine:3"); err != nil || tpl.Key != "docker.io/library/alpine:3" {
+	if tpl, err := w.client.Templates().Get(ctx, "docker.io/library/alpine:3"); err != nil || tpl.Key != "docker.io/library/alpine:3" {
 		t.Errorf("a template by its image: %+v, %v", tpl, err)
 	}
-	if s, err := w.client.Snapshot(ctx, "night"); err != nil || s.Name != "night" {
+	if s, err := w.client.Snapshots().Get(ctx, "night"); err != nil || s.Name != "night" {
 		t.Errorf("a snapshot: %+v, %v", s, err)
 	}
 }
@@ -196,7 +199,7 @@ func TestFork(t *testing.T) {
 	steps := 0
 	for _, report := range []step.Reporter{nil, func(step.Event) { steps++ }} {
 		req := model.Fork{Name: "x", Count: 2, Remove: model.RemoveOnStop, Labels: map[string]string{"a": "b"}}
-		f, err := w.client.ForkVM(deadline(t), "box", req, report)
+		f, err := w.client.VMs().Fork(deadline(t), "box", req, report)
 		if err != nil || f.Pause != 9*time.Millisecond || len(f.Children) != 2 {
 			t.Fatalf("forked: %+v, %v", f, err)
 		}
@@ -210,7 +213,7 @@ func TestFork(t *testing.T) {
 	if steps != 2 {
 		t.Errorf("%d steps were reported, not 2", steps)
 	}
-	if _, err := w.client.ForkVM(deadline(t), "nobody", model.Fork{}, nil); fault.KindOf(err) != fault.NotFound {
+	if _, err := w.client.VMs().Fork(deadline(t), "nobody", model.Fork{}, nil); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("a fork of nothing: %v", err)
 	}
 }
@@ -219,7 +222,7 @@ func TestExport(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	for ref, ok := range map[string]bool{"night": true, "damaged": false} {
-		body, err := w.client.ExportSnapshot(deadline(t), ref)
+		body, err := w.client.Snapshots().Export(deadline(t), ref)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +235,7 @@ func TestExport(t *testing.T) {
 			t.Errorf("%s: the reason is %q, %s", ref, err, fault.KindOf(err))
 		}
 	}
-	if _, err := w.client.ExportSnapshot(deadline(t), "gone"); fault.KindOf(err) != fault.NotFound {
+	if _, err := w.client.Snapshots().Export(deadline(t), "gone"); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("an export of nothing: %v", err)
 	}
 	// A client that ignores trailers must not take half of the answer for all of it.
@@ -265,19 +268,19 @@ func (e oneByte) Read(p []byte) (int, error) {
 func TestImport(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
-	s, err := w.client.ImportSnapshot(deadline(t), io.LimitReader(oneByte{'s'}, 4<<20), api.SnapshotImport{Name: "a b&c"})
+	s, err := w.client.Snapshots().Import(deadline(t), io.LimitReader(oneByte{'s'}, 4<<20), api.SnapshotImport{Name: "a b&c"})
 	if err != nil || s.Name != "a b&c" || s.Size != 4*model.MiB {
 		t.Errorf("imported %+v, %v", s, err)
 	}
 	// A refusal comes at once, however much is left to send.
 	began := time.Now()
-	if _, err := w.client.ImportSnapshot(deadline(t), oneByte{'x'}, api.SnapshotImport{}); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) != "export one" {
+	if _, err := w.client.Snapshots().Import(deadline(t), oneByte{'x'}, api.SnapshotImport{}); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) != "export one" {
 		t.Errorf("a foreign file: %v", err)
 	}
 	if took := time.Since(began); took >= bodyTimeout {
 		t.Errorf("the refusal came after %v", took)
 	}
-	if _, err := w.client.ImportSnapshot(deadline(t), strings.NewReader(""), api.SnapshotImport{}); fault.KindOf(err) != fault.Invalid {
+	if _, err := w.client.Snapshots().Import(deadline(t), strings.NewReader(""), api.SnapshotImport{}); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("nothing: %v", err)
 	}
 }
@@ -287,7 +290,7 @@ func TestImport(t *testing.T) {
 func TestProblemOfNamesake(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
-	_, err := w.client.Snapshot(deadline(t), "box")
+	_, err := w.client.Snapshots().Get(deadline(t), "box")
 	var problem *api.Error
 	if !errors.As(err, &problem) || problem.Problem.VM != "" || fault.KindOf(err) != fault.NotFound {
 		t.Errorf("got %v, about VM %q", err, problem.Problem.VM)
@@ -298,12 +301,12 @@ func TestUsage(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	w.usage.Store(&model.DiskUsage{})
-	if u, err := w.client.Usage(deadline(t)); err != nil || u.Rows == nil {
+	if u, err := w.client.Daemon().Usage(deadline(t)); err != nil || u.Rows == nil {
 		t.Errorf("no usage came as %#v, %v", u, err)
 	}
 	box := model.UsageRow{Kind: model.UsageVM, Name: "box", Own: 5}
 	w.usage.Store(&model.DiskUsage{Rows: []model.UsageRow{box}, Total: model.UsageRow{Own: 5}})
-	if u, err := w.client.Usage(deadline(t)); err != nil || len(u.Rows) != 1 || u.Rows[0] != box || u.Total.Own != 5 {
+	if u, err := w.client.Daemon().Usage(deadline(t)); err != nil || len(u.Rows) != 1 || u.Rows[0] != box || u.Total.Own != 5 {
 		t.Errorf("the usage came as %+v, %v", u, err)
 	}
 }

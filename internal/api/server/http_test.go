@@ -32,26 +32,29 @@ func TestCalls(t *testing.T) {
 	}{
 		{"start " + runID, func(c *api.Client) error {
 			var named string
-			v, err := c.LaunchVM(ctx, model.Create{Name: "new"}, func(e step.Event) { named += e.Step + " " + e.Detail })
+			v, err := c.VMs().Launch(ctx, model.Create{Name: "new"}, func(e step.Event) { named += e.Step + " " + e.Detail })
 			if v.State != model.Running || named != "vm new" {
 				t.Errorf("launched: %s, and told of %q", v.State, named)
 			}
 			return err
 		}},
-		{"create new", func(c *api.Client) error { _, err := c.CreateVM(ctx, model.Create{Name: "new"}, nil); return err }},
-		{"start box", func(c *api.Client) error { _, err := c.StartVM(ctx, "box", model.Start{}, nil); return err }},
+		{"create new", func(c *api.Client) error { _, err := c.VMs().Create(ctx, model.Create{Name: "new"}, nil); return err }},
+		{"start box", func(c *api.Client) error { _, err := c.VMs().Start(ctx, "box", model.Start{}, nil); return err }},
 		{"stop box 2s", func(c *api.Client) error {
-			_, err := c.StopVM(ctx, "box", api.VMStop{Timeout: &second}, nil)
+			_, err := c.VMs().Stop(ctx, "box", api.VMStop{Timeout: &second}, nil)
 			return err
 		}},
-		{"stop box", func(c *api.Client) error { _, err := c.StopVM(ctx, "box", api.VMStop{}, nil); return err }},
-		{"restart box", func(c *api.Client) error { _, err := c.RestartVM(ctx, "box", api.VMStop{}, nil); return err }},
-		{"kill box SIGKILL", func(c *api.Client) error { _, err := c.KillVM(ctx, "box", api.VMKill{}); return err }},
-		{"kill box SIGTERM", func(c *api.Client) error { _, err := c.KillVM(ctx, "box", api.VMKill{Signal: "term"}); return err }},
-		{"rename box other", func(c *api.Client) error { _, err := c.RenameVM(ctx, "box", "other"); return err }},
-		{"set box 512M", func(c *api.Client) error { _, err := c.ChangeVM(ctx, "box", model.Change{Memory: &memory}); return err }},
-		{"delete by force new", func(c *api.Client) error { return c.DeleteVM(ctx, "new", api.VMDelete{Force: true}, nil) }},
-		{"delete box", func(c *api.Client) error { return c.DeleteVM(ctx, "box", api.VMDelete{}, nil) }},
+		{"stop box", func(c *api.Client) error { _, err := c.VMs().Stop(ctx, "box", api.VMStop{}, nil); return err }},
+		{"restart box", func(c *api.Client) error { _, err := c.VMs().Restart(ctx, "box", api.VMStop{}, nil); return err }},
+		{"kill box SIGKILL", func(c *api.Client) error { _, err := c.VMs().Kill(ctx, "box", api.VMKill{}); return err }},
+		{"kill box SIGTERM", func(c *api.Client) error { _, err := c.VMs().Kill(ctx, "box", api.VMKill{Signal: "term"}); return err }},
+		{"rename box other", func(c *api.Client) error { _, err := c.VMs().Rename(ctx, "box", "other"); return err }},
+		{"set box 512M", func(c *api.Client) error {
+			_, err := c.VMs().Change(ctx, "box", model.Change{Memory: &memory})
+			return err
+		}},
+		{"delete by force new", func(c *api.Client) error { return c.VMs().Delete(ctx, "new", api.VMDelete{Force: true}, nil) }},
+		{"delete box", func(c *api.Client) error { return c.VMs().Delete(ctx, "box", api.VMDelete{}, nil) }},
 	} {
 		if err := call.do(w.client); err != nil {
 			t.Errorf("%s: %v", call.want, err)
@@ -61,7 +64,7 @@ func TestCalls(t *testing.T) {
 			t.Errorf("the manager was asked %q, want %q", got, call.want)
 		}
 	}
-	if vms, err := w.client.VMs(ctx); err != nil || vms == nil || len(vms) != 0 {
+	if vms, err := w.client.VMs().List(ctx); err != nil || vms == nil || len(vms) != 0 {
 		t.Errorf("an empty list came as %#v, %v", vms, err)
 	}
 }
@@ -75,12 +78,12 @@ func TestDeleteUsed(t *testing.T) {
 		"kept": "banger snapshot delete ims",
 		"both": "banger vm delete box web; banger snapshot delete ims",
 	} {
-		err := w.client.DeleteImage(deadline(t), ref)
+		err := w.client.Images().Delete(deadline(t), ref)
 		if fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "is used by ") || fault.HintOf(err) != "Delete what uses it first: "+hint {
 			t.Errorf("%s: %v, hint %q", ref, err, fault.HintOf(err))
 		}
 	}
-	if err := w.client.DeleteImage(deadline(t), "free"); err != nil {
+	if err := w.client.Images().Delete(deadline(t), "free"); err != nil {
 		t.Error(err)
 	}
 }
@@ -89,29 +92,29 @@ func TestReads(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	ctx := deadline(t)
-	if v, err := w.client.Version(ctx); err != nil || v.Version != "test" {
+	if v, err := w.client.Daemon().Version(ctx); err != nil || v.Version != "test" {
 		t.Errorf("version: %+v, %v", v, err)
 	}
-	if s, err := w.client.Status(ctx); err != nil || s.VMs[model.Running] != 1 || s.Version.Version != "test" {
+	if s, err := w.client.Daemon().Status(ctx); err != nil || s.VMs[model.Running] != 1 || s.Version.Version != "test" {
 		t.Errorf("status: %+v, %v", s, err)
 	}
-	if doc, err := w.client.OpenAPI(ctx); err != nil || !strings.HasPrefix(string(doc), "{") {
+	if doc, err := w.client.Daemon().OpenAPI(ctx); err != nil || !strings.HasPrefix(string(doc), "{") {
 		t.Errorf("openapi: %.20q, %v", doc, err)
 	}
-	if v, err := w.client.VM(ctx, "box"); err != nil || v.ID != testID {
+	if v, err := w.client.VMs().Get(ctx, "box"); err != nil || v.ID != testID {
 		t.Errorf("VM: %+v, %v", v, err)
 	}
-	if s, err := w.client.VMStats(ctx, "box"); err != nil || s.CPU != time.Second {
+	if s, err := w.client.VMs().Stats(ctx, "box"); err != nil || s.CPU != time.Second {
 		t.Errorf("stats: %+v, %v", s, err)
 	}
-	if p, err := w.client.VMPorts(ctx, "box"); err != nil || p == nil {
+	if p, err := w.client.Guests().Ports(ctx, "box"); err != nil || p == nil {
 		t.Errorf("ports: %#v, %v", p, err)
 	}
 	// A reference with slashes is one segment of the path.
-	if i, err := w.client.Image(ctx, "docker.io/library/alpine:3"); err != nil || i.ID != "other" {
+	if i, err := w.client.Images().Get(ctx, "docker.io/library/alpine:3"); err != nil || i.ID != "other" {
 		t.Errorf("image: %+v, %v", i, err)
 	}
-	if _, err := w.client.VM(ctx, ".."); fault.KindOf(err) != fault.NotFound {
+	if _, err := w.client.VMs().Get(ctx, ".."); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("VM ..: %v", err)
 	}
 }
@@ -126,7 +129,7 @@ func TestProblems(t *testing.T) {
 			w.m.start = func(context.Context, step.Reporter) error {
 				return fmt.Errorf("around: %w", fault.New(kind, "because of %s", kind).WithHint("do this"))
 			}
-			_, err := w.client.StartVM(deadline(t), "box", model.Start{}, report)
+			_, err := w.client.VMs().Start(deadline(t), "box", model.Start{}, report)
 			var problem *api.Error
 			if !errors.As(err, &problem) || fault.KindOf(err) != kind || fault.HintOf(err) != "do this" ||
 				err.Error() != "around: because of "+string(kind) {
@@ -152,7 +155,7 @@ func TestFailedStart(t *testing.T) {
 		return &step.Error{Step: "machine", Err: errors.New("no")}
 	}
 	for _, report := range []step.Reporter{nil, func(step.Event) {}} {
-		_, err := w.client.StartVM(deadline(t), "box", model.Start{}, report)
+		_, err := w.client.VMs().Start(deadline(t), "box", model.Start{}, report)
 		var problem *api.Error
 		if !errors.As(err, &problem) {
 			t.Fatal(err)
@@ -178,7 +181,7 @@ func TestSteps(t *testing.T) {
 		return nil
 	}
 	var got []step.Event
-	v, err := w.client.StartVM(deadline(t), "box", model.Start{}, func(e step.Event) { e.Time = time.Time{}; got = append(got, e) })
+	v, err := w.client.VMs().Start(deadline(t), "box", model.Start{}, func(e step.Event) { e.Time = time.Time{}; got = append(got, e) })
 	if err != nil || v.ID != testID {
 		t.Fatal(v, err)
 	}
@@ -201,7 +204,7 @@ func TestManySteps(t *testing.T) {
 		return nil
 	}
 	var started int
-	_, err := w.client.StartVM(deadline(t), "box", model.Start{}, func(e step.Event) {
+	_, err := w.client.VMs().Start(deadline(t), "box", model.Start{}, func(e step.Event) {
 		if e.Phase == step.Started {
 			started++
 		}
@@ -226,7 +229,7 @@ func TestClientGone(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(deadline(t))
 		result := make(chan error, 1)
-		go func() { _, err := w.client.StartVM(ctx, "box", model.Start{}, report); result <- err }()
+		go func() { _, err := w.client.VMs().Start(ctx, "box", model.Start{}, report); result <- err }()
 		await(t, "the start", begun)
 		cancel()
 		await(t, "the manager's notice", ended)
@@ -241,7 +244,7 @@ func TestPanic(t *testing.T) {
 	w := serve(t)
 	for _, report := range []step.Reporter{nil, func(step.Event) {}} {
 		w.m.start = func(context.Context, step.Reporter) error { panic("at the disco") }
-		_, err := w.client.StartVM(deadline(t), "box", model.Start{}, report)
+		_, err := w.client.VMs().Start(deadline(t), "box", model.Start{}, report)
 		if fault.KindOf(err) != fault.Internal || !strings.Contains(err.Error(), "at the disco") {
 			t.Errorf("a panic came as %v", err)
 		}
@@ -249,11 +252,11 @@ func TestPanic(t *testing.T) {
 			r.Report(step.Event{Step: "a", Phase: step.Started})
 			panic("halfway")
 		}
-		if _, err = w.client.StartVM(deadline(t), "box", model.Start{}, report); err == nil {
+		if _, err = w.client.VMs().Start(deadline(t), "box", model.Start{}, report); err == nil {
 			t.Error("a panic halfway came as success")
 		}
 	}
-	if _, err := w.client.Version(deadline(t)); err != nil {
+	if _, err := w.client.Daemon().Version(deadline(t)); err != nil {
 		t.Errorf("after the panics: %v", err)
 	}
 }

@@ -109,7 +109,7 @@ func TestShutdownWaits(t *testing.T) {
 	begun, calledOff := make(chan struct{}), make(chan struct{})
 	w.m.start = stuck(begun, calledOff)
 	result := make(chan error, 1)
-	go func() { _, err := w.client.StartVM(deadline(t), "box", model.Start{}, nil); result <- err }()
+	go func() { _, err := w.client.VMs().Start(deadline(t), "box", model.Start{}, nil); result <- err }()
 	await(t, "the start", begun)
 	ctx, cancel := context.WithCancel(context.Background())
 	down := make(chan error, 1)
@@ -129,7 +129,7 @@ func TestShutdownWaits(t *testing.T) {
 	if err := await(t, "the answer", result); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("the client was told %v", err)
 	}
-	if _, err := w.client.Version(deadline(t)); fault.KindOf(err) != fault.Unavailable {
+	if _, err := w.client.Daemon().Version(deadline(t)); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("after the end: %v", err)
 	}
 }

@@ -74,15 +74,15 @@ func TestRequestIDOfFailures(t *testing.T) {
 	}
 	for what, do := range map[string]func(ctx context.Context) error{
 		"JSON": func(ctx context.Context) error {
-			_, err := w.client.StartVM(ctx, "box", model.Start{}, nil)
+			_, err := w.client.VMs().Start(ctx, "box", model.Start{}, nil)
 			return err
 		},
 		"events": func(ctx context.Context) error {
-			_, err := w.client.StartVM(ctx, "box", model.Start{}, func(step.Event) {})
+			_, err := w.client.VMs().Start(ctx, "box", model.Start{}, func(step.Event) {})
 			return err
 		},
 		"frames": func(ctx context.Context) error {
-			stream, err := w.client.Run(ctx, api.Run{VM: model.Create{Name: "new"}, Exec: proto.ExecRequest{Argv: []string{"x"}}})
+			stream, err := w.client.Guests().Run(ctx, api.Run{VM: model.Create{Name: "new"}, Exec: proto.ExecRequest{Argv: []string{"x"}}})
 			if err != nil {
 				return err
 			}
@@ -110,10 +110,10 @@ func TestRequestIDOfFailures(t *testing.T) {
 func TestDebugRoutes(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
-	if dump, err := w.client.Goroutines(deadline(t)); err != nil || !strings.Contains(string(dump), "server.goroutines(") {
+	if dump, err := w.client.Daemon().Goroutines(deadline(t)); err != nil || !strings.Contains(string(dump), "server.goroutines(") {
 		t.Errorf("the goroutine dump is %.200q, %v", dump, err)
 	}
-	if _, err := w.client.Metrics(deadline(t)); fault.KindOf(err) != fault.Unsupported {
+	if _, err := w.client.Daemon().Metrics(deadline(t)); fault.KindOf(err) != fault.Unsupported {
 		t.Errorf("metrics of a server without any: %v", err)
 	}
 	for path, c := range map[string]struct {

@@ -26,7 +26,7 @@ func runOf(argv ...string) api.Run {
 // started begins a run and reads until the command runs.
 func started(t *testing.T, w *world, req api.Run) *api.Stream {
 	t.Helper()
-	s, err := w.client.Run(deadline(t), req)
+	s, err := w.client.Guests().Run(deadline(t), req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestRun(t *testing.T) {
 		report(step.Event{Step: "machine", Phase: step.Done})
 		return nil
 	}
-	s, err := w.client.Run(deadline(t), runOf("cat"))
+	s, err := w.client.Guests().Run(deadline(t), runOf("cat"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestRunGivenUpWhileStarting(t *testing.T) {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			s, err := w.client.Run(deadline(t), runOf("true"))
+			s, err := w.client.Guests().Run(deadline(t), runOf("true"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -202,7 +202,7 @@ func TestRunFails(t *testing.T) {
 	}
 	fails := func(kind fault.Kind) *api.Error {
 		t.Helper()
-		s, err := w.client.Run(deadline(t), runOf("true"))
+		s, err := w.client.Guests().Run(deadline(t), runOf("true"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,7 +280,7 @@ func TestRunEntrypoint(t *testing.T) {
 	} {
 		req := runOf(c.argv...)
 		req.Entrypoint = c.entrypoint
-		s, err := w.client.Run(deadline(t), req)
+		s, err := w.client.Guests().Run(deadline(t), req)
 		if err != nil {
 			t.Fatal(err)
 		}

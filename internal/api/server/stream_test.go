@@ -98,7 +98,7 @@ func TestExec(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	w.m.agent.serve = cat
-	s, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"cat"}, Stdin: true})
+	s, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"cat"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestExecRefusals(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	// The guest refuses, after the upgrade.
-	s, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"true"}})
+	s, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"true"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,14 +134,14 @@ func TestExecRefusals(t *testing.T) {
 	}
 	// The VM does not run: before the upgrade.
 	w.m.agent = nil
-	if _, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{}); fault.KindOf(err) != fault.WrongState {
+	if _, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{}); fault.KindOf(err) != fault.WrongState {
 		t.Errorf("a VM that does not run: %v", err)
 	}
-	if _, err := w.client.Exec(deadline(t), "nobody", proto.ExecRequest{}); fault.KindOf(err) != fault.NotFound {
+	if _, err := w.client.Guests().Exec(deadline(t), "nobody", proto.ExecRequest{}); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("no VM: %v", err)
 	}
 	// The command does not fit a frame.
-	if _, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{strings.Repeat("x", proto.MaxFrame)}}); fault.KindOf(err) != fault.Invalid {
+	if _, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{strings.Repeat("x", proto.MaxFrame)}}); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("a large request: %v", err)
 	}
 }
@@ -157,7 +157,7 @@ func TestExecBadStart(t *testing.T) {
 		"a frame too large": func(c net.Conn) { c.Write([]byte{1, 0xff, 0xff, 0xff, 0xff}) },
 	} {
 		// The client has no call that sends such frames.
-		conn, err := w.client.SSH(deadline(t), "box/../box")
+		conn, err := w.client.Guests().SSH(deadline(t), "box/../box")
 		if err == nil {
 			conn.Close()
 			t.Fatal("a path was taken for a name")
@@ -210,7 +210,7 @@ func TestExecEnds(t *testing.T) {
 			w := serve(t)
 			gone := make(chan struct{})
 			w.m.agent.serve = idle(gone)
-			s, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"sleep"}})
+			s, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"sleep"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -235,7 +235,7 @@ func TestClientGoneWhileInputIsStuck(t *testing.T) {
 		io.Copy(io.Discard, conn)
 		close(gone)
 	}
-	s, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"sleep"}, Stdin: true})
+	s, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"sleep"}, Stdin: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestDial(t *testing.T) {
 		all, _ := io.ReadAll(conn)
 		conn.Write(bytes.ToUpper(all))
 	}
-	conn, err := w.client.DialPort(deadline(t), "box", 8080)
+	conn, err := w.client.Guests().Dial(deadline(t), "box", 8080)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestDial(t *testing.T) {
 	}
 	w.m.agent.wg.Wait()
 	w.m.agent.serve = nil
-	if _, err := w.client.DialPort(deadline(t), "box", 81); fault.KindOf(err) != fault.Unavailable {
+	if _, err := w.client.Guests().Dial(deadline(t), "box", 81); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("a closed port: %v", err)
 	}
 }
@@ -296,7 +296,7 @@ func TestDialCloses(t *testing.T) {
 		got <- string(all)
 		io.Copy(io.Discard, conn)
 	}
-	conn, err := w.client.SSH(deadline(t), "box")
+	conn, err := w.client.Guests().SSH(deadline(t), "box")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func TestDialCloses(t *testing.T) {
 	}
 
 	w.m.agent.serve = func(_ string, conn net.Conn) { io.WriteString(conn, "bye") }
-	conn, err = w.client.SSH(deadline(t), "box")
+	conn, err = w.client.Guests().SSH(deadline(t), "box")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestManyStreams(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 32 {
 		wg.Go(func() {
-			s, err := w.client.Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"cat"}, Stdin: true})
+			s, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"cat"}, Stdin: true})
 			if err != nil {
 				t.Error(err)
 				return

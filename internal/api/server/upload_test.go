@@ -62,7 +62,7 @@ func TestImportImage(t *testing.T) {
 	}}
 	want := api.ImageImport{Name: "mine", File: "/a b/ü.tar", Directory: true}
 	var steps []string
-	image, err := w.client.ImportImage(deadline(t), bytes.NewReader(sent), want, func(e step.Event) { steps = append(steps, e.Step) })
+	image, err := w.client.Images().Import(deadline(t), bytes.NewReader(sent), want, func(e step.Event) { steps = append(steps, e.Step) })
 	if err != nil || image.ID != "made" {
 		t.Fatalf("the import returned %+v, %v", image, err)
 	}
@@ -107,13 +107,13 @@ func TestImportSparse(t *testing.T) {
 		got = string(data)
 		return err
 	}}
-	if _, err := w.client.ImportImage(deadline(t), api.PackSparse(f, size), api.ImageImport{Sparse: true}, nil); err != nil {
+	if _, err := w.client.Images().Import(deadline(t), api.PackSparse(f, size), api.ImageImport{Sparse: true}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got != "\x00\x00\x00\x00data" {
 		t.Errorf("the end of the file is %q", got)
 	}
-	_, err = w.client.ImportImage(deadline(t), strings.NewReader("not sparse"), api.ImageImport{Sparse: true}, nil)
+	_, err = w.client.Images().Import(deadline(t), strings.NewReader("not sparse"), api.ImageImport{Sparse: true}, nil)
 	if fault.KindOf(err) != fault.Invalid {
 		t.Errorf("content in another form: %v (%s)", err, fault.KindOf(err))
 	}
@@ -143,7 +143,7 @@ func TestImportFails(t *testing.T) {
 				}
 				return c.do()
 			}}
-			_, err := w.client.ImportImage(deadline(t), c.content, api.ImageImport{}, nil)
+			_, err := w.client.Images().Import(deadline(t), c.content, api.ImageImport{}, nil)
 			if fault.KindOf(err) != c.kind {
 				t.Errorf("the import ended with %v (%s), want %s", err, fault.KindOf(err), c.kind)
 			}
@@ -166,7 +166,7 @@ func (e errReader) Read([]byte) (int, error) { return 0, e.err }
 func TestImportIsRefusedEarly(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
-	_, err := w.client.ImportImage(deadline(t), endless{}, api.ImageImport{File: "a\nb"}, nil)
+	_, err := w.client.Images().Import(deadline(t), endless{}, api.ImageImport{File: "a\nb"}, nil)
 	if fault.KindOf(err) != fault.Invalid {
 		t.Errorf("the import ended with %v (%s), want %s", err, fault.KindOf(err), fault.Invalid)
 	}

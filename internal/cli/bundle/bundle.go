@@ -137,21 +137,23 @@ func (b *builder) addJSON(name string, v any, err error) {
 	b.add(name, append(data, '\n'), err)
 }
 
-// ask asks the daemon for a part.
-func ask[T any](ctx context.Context, b *builder, f func(*api.Client, context.Context) (T, error)) (out T, err error) {
+// ask asks the daemon for a part: the group names the client's operations of which f is one.
+func ask[G, T any](
+	ctx context.Context, b *builder, group func(*api.Client) G, f func(G, context.Context) (T, error),
+) (out T, err error) {
 	if b.src.Client == nil {
 		return out, b.src.Absent
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, partTimeout,
 		fault.New(fault.Unavailable, "bangerd gave no answer for %v", partTimeout))
 	defer cancel()
-	return f(b.src.Client, ctx)
+	return f(group(b.src.Client), ctx)
 }
 
 // records reads the records first: what they hold as secrets is removed from all parts.
 func (b *builder) records(ctx context.Context) {
-	vms, vmsErr := ask(ctx, b, (*api.Client).VMs)
-	images, imagesErr := ask(ctx, b, (*api.Client).Images)
+	vms, vmsErr := ask(ctx, b, (*api.Client).VMs, api.VMs.List)
+	images, imagesErr := ask(ctx, b, (*api.Client).Images, api.Images.List)
 	b.scrub = newScrubber(b.src.Layout, b.src.LookupEnv)
 	for i, v := range vms {
 		b.scrub.addEnv(v.Spec.Env)
@@ -182,11 +184,11 @@ func (b *builder) records(ctx context.Context) {
 	}
 	b.addJSON("records/vms.json", vms, vmsErr)
 	b.addJSON("records/images.json", images, imagesErr)
-	kernels, err := ask(ctx, b, (*api.Client).Kernels)
+	kernels, err := ask(ctx, b, (*api.Client).Kernels, api.Kernels.List)
 	b.addJSON("records/kernels.json", kernels, err)
-	snapshots, err := ask(ctx, b, (*api.Client).Snapshots)
+	snapshots, err := ask(ctx, b, (*api.Client).Snapshots, api.Snapshots.List)
 	b.addJSON("records/snapshots.json", snapshots, err)
-	templates, err := ask(ctx, b, (*api.Client).Templates)
+	templates, err := ask(ctx, b, (*api.Client).Templates, api.Templates.List)
 	b.addJSON("records/templates.json", templates, err)
 }
 
@@ -201,7 +203,7 @@ func namesOnly(env map[string]string) map[string]string {
 
 // host adds what this program finds out by itself.
 func (b *builder) host(ctx context.Context) {
-	daemon, err := ask(ctx, b, (*api.Client).Version)
+	daemon, err := ask(ctx, b, (*api.Client).Daemon, api.Daemon.Version)
 	versions := map[string]any{"banger": b.src.Version, "os": runtime.GOOS, "arch": runtime.GOARCH, "kernel": hostKernel()}
 	if err == nil {
 		versions["bangerd"] = daemon
@@ -223,13 +225,13 @@ func hostKernel() string {
 
 // daemon adds what the daemon says of itself.
 func (b *builder) daemon(ctx context.Context) {
-	status, err := ask(ctx, b, (*api.Client).Status)
+	status, err := ask(ctx, b, (*api.Client).Daemon, api.Daemon.Status)
 	b.addJSON("status.json", status, err)
-	usage, err := ask(ctx, b, (*api.Client).Usage)
+	usage, err := ask(ctx, b, (*api.Client).Daemon, api.Daemon.Usage)
 	b.addJSON("usage.json", usage, err)
-	metrics, err := ask(ctx, b, (*api.Client).Metrics)
+	metrics, err := ask(ctx, b, (*api.Client).Daemon, api.Daemon.Metrics)
 	b.add("metrics.txt", metrics, err)
-	goroutines, err := ask(ctx, b, (*api.Client).Goroutines)
+	goroutines, err := ask(ctx, b, (*api.Client).Daemon, api.Daemon.Goroutines)
 	b.add("goroutines.txt", goroutines, err)
 }
 
@@ -254,7 +256,9 @@ func (b *builder) logs(ctx context.Context) {
 		}
 		for _, source := range []api.LogSource{api.LogConsole, api.LogVMM} {
 			name := path.Join("vms", v.ID, string(source)+".log")
-			data, err := ask(ctx, b, func(c *api.Client, ctx context.Context) ([]byte, error) { return b.vmLog(ctx, c, v.ID, source) })
+			data, err := ask(ctx, b, (*api.Client).VMs, func(vms api.VMs, ctx context.Context) ([]byte, error) {
+				return b.vmLog(ctx, vms, v.ID, source)
+			})
 			if fault.KindOf(err) == fault.NotFound {
 				continue // it has never run
 			}
@@ -282,8 +286,8 @@ func (b *builder) daemonLog() ([]byte, error) {
 	return b.tail(io.MultiReader(old, f), maxLog)
 }
 
-func (b *builder) vmLog(ctx context.Context, c *api.Client, id string, source api.LogSource) ([]byte, error) {
-	body, err := c.VMLogs(ctx, id, api.VMLogs{Source: source, Tail: maxVMLines})
+func (b *builder) vmLog(ctx context.Context, vms api.VMs, id string, source api.LogSource) ([]byte, error) {
+	body, err := vms.Logs(ctx, id, api.VMLogs{Source: source, Tail: maxVMLines})
 	if err != nil {
 		return nil, err
 	}
