@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/step"
 )
 
 // answer makes a handler of a function whose result is sent as JSON. A nil result is 204 No
@@ -26,6 +28,69 @@ func answer(f func(r *http.Request) (any, error)) handler {
 		}
 		return writeResult(w, out)
 	}
+}
+
+// answerTo is answer for a function that takes the request's JSON body.
+func answerTo[T any](f func(r *http.Request, in T) (any, error)) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		in, err := decode[T](w, r)
+		if err != nil {
+			return err
+		}
+		out, err := f(r, in)
+		if err != nil {
+			return err
+		}
+		return writeResult(w, out)
+	}
+}
+
+// taking makes an operation of a function that takes the request's JSON body.
+func taking[T any](f func(r *http.Request, in T, report step.Reporter) (any, error)) operation {
+	return func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+		in, err := decode[T](w, r)
+		if err != nil {
+			return nil, err
+		}
+		return f(r, in, report)
+	}
+}
+
+// refOf returns the name in the path of a request about one thing.
+func refOf(r *http.Request) string { return r.PathValue("ref") }
+
+// orEmpty makes sure that a list is never null in JSON.
+func orEmpty[T any](all []T, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	if all == nil {
+		all = []T{}
+	}
+	return all, nil
+}
+
+// pruned makes sure that the list of what was removed is never null in JSON.
+func pruned(p model.Pruned, err error) (any, error) {
+	if p.Removed == nil {
+		p.Removed = []string{}
+	}
+	return p, err
+}
+
+// forked makes sure that the children are never null in JSON.
+func forked(f model.Forked, err error) (any, error) {
+	if f.Children == nil {
+		f.Children = []model.Child{}
+	}
+	return f, err
+}
+
+func required(field, value string) error {
+	if value == "" {
+		return fault.New(fault.Invalid, "field %q is missing", field)
+	}
+	return nil
 }
 
 func writeResult(w http.ResponseWriter, out any) error {

@@ -22,9 +22,9 @@ import (
 const maxExecBytes = 64 << 20
 
 // exec runs a command: as a stream if the client asks for an upgrade, otherwise as a plain call.
-func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
+func (h guestHandlers) exec(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("Upgrade") != "" {
-		return s.execStream(w, r)
+		return h.execStream(w, r)
 	}
 	call, err := decodeUpTo[api.ExecCall](w, r, api.MaxExecBody)
 	if err != nil {
@@ -38,20 +38,20 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	v, agent, unuse, err := s.use(r)
+	v, agent, unuse, err := h.use(r)
 	if err != nil {
 		return err
 	}
 	defer unuse()
-	ctx, done, err := s.Sessions.begin(r.Context(), v.ID)
+	ctx, done, err := h.sessions.begin(r.Context(), v.ID)
 	if err != nil {
 		return err
 	}
 	defer done()
 	one := &execCall{
 		start: start, stdin: stdin, timeout: call.Timeout,
-		stdout: capture{room: int(call.MaxOutput), held: &s.execBytes},
-		stderr: capture{room: int(call.MaxOutput), held: &s.execBytes},
+		stdout: capture{room: int(call.MaxOutput), held: h.execBytes},
+		stderr: capture{room: int(call.MaxOutput), held: h.execBytes},
 	}
 	defer one.stdout.release()
 	defer one.stderr.release()

@@ -66,8 +66,7 @@ func TestUploadRefused(t *testing.T) {
 
 func TestDownloadCutOff(t *testing.T) {
 	t.Parallel()
-	w := serve(t)
-	w.Manager = withAgent{w.m, broken{}}
+	w := serve(t, func(cfg *Config) { cfg.Manager = withAgent{cfg.Manager.(*manager), broken{}} })
 	r, err := w.client.Guests().GetFiles(deadline(t), "box", "/etc")
 	if err == nil {
 		_, err = io.ReadAll(r)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,7 +19,6 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/fault"
-	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -206,63 +204,6 @@ func (m *manager) References(f func(images, kernels map[string][]string) error) 
 	return f(map[string][]string{"img": {"box"}, "kept": {"snapshot ims"}, "both": {"box", "web", "snapshot ims"}}, map[string][]string{"used": {"box"}})
 }
 
-// agent is a guest's agent whose streams are served by serve.
-type agent struct {
-	machine.Agent // nil: an unexpected call panics
-	serve         func(route string, conn net.Conn)
-	files         []byte
-	put           func(path string, archive io.Reader) error
-	vanish        chan struct{}
-	wg            sync.WaitGroup
-}
-
-func newAgent() *agent { return &agent{} }
-
-func (a *agent) Upgrade(_ context.Context, route string) (net.Conn, error) {
-	if a.serve == nil {
-		return nil, fault.New(fault.Unavailable, "nobody listens on that port")
-	}
-	ours, theirs, err := socketpair()
-	if err != nil {
-		return nil, err
-	}
-	a.wg.Add(1)
-	go func() {
-		defer a.wg.Done()
-		defer theirs.Close()
-		a.serve(route, theirs)
-	}()
-	return ours, nil
-}
-
-func (a *agent) GetFiles(context.Context, string) (io.ReadCloser, error) {
-	return io.NopCloser(bytes.NewReader(a.files)), nil
-}
-
-func (a *agent) PutFiles(_ context.Context, path string, archive io.Reader) error {
-	return a.put(path, archive)
-}
-
-func (a *agent) Ports(context.Context) ([]proto.Port, error) { return nil, nil }
-
-// socketpair returns two ends that can be closed by halves.
-func socketpair() (a, b net.Conn, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	var ends [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "pair")
-		ends[i], err = net.FileConn(f)
-		f.Close()
-		if err != nil {
-			return nil, nil, err
-		}
-	}
-	return ends[0], ends[1], nil
-}
-
 type images struct{ Images }
 
 func (images) Get(ref string) (model.Image, error) {
@@ -311,8 +252,9 @@ func (w *world) counted(key string) int {
 	return w.counts[key]
 }
 
-// serve starts a server on a real socket; it is shut down at the end of the test.
-func serve(t *testing.T) *world {
+// serve starts a server on a real socket; it is shut down at the end of the test. The test may
+// change what the server is built from.
+func serve(t *testing.T, changes ...func(*Config)) *world {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "b")
 	if err != nil {
@@ -322,8 +264,9 @@ func serve(t *testing.T) *world {
 	w := &world{m: newManager(), log: &bytes.Buffer{}, shutdown: make(chan struct{}, 1), counts: map[string]int{}}
 	w.logs = &locked{w: w.log}
 	log := slog.New(slog.NewTextHandler(w.logs, nil))
-	w.Server, err = New(Config{
-		Manager: w.m, Library: library{w.m}, Templates: templates{w.m}, Images: images{}, Kernels: kernels{}, Sessions: NewSessions(), Layout: paths.At(dir, os.Getuid()),
+	cfg := Config{
+		Manager: w.m, Library: library{w.m}, Templates: templates{w.m}, Images: images{}, Kernels: kernels{},
+		Sessions: NewSessions(), Layout: paths.At(dir, os.Getuid()),
 		Version:  api.Version{Version: "test", API: api.Generation},
 		Status:   func(context.Context) api.Status { return api.Status{PID: os.Getpid()} },
 		Usage:    func(context.Context) (model.DiskUsage, error) { return *w.usage.Load(), nil },
@@ -334,7 +277,11 @@ func serve(t *testing.T) *world {
 			w.counts[fmt.Sprintf("%s %s %d", method, route, code)]++
 		},
 		Log: log,
-	})
+	}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	w.Server, err = New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -392,24 +339,6 @@ func await[T any](t *testing.T, what string, c <-chan T) T {
 		panic("unreachable")
 	}
 }
-
-// broken is an agent whose downloads fail in the middle.
-type broken struct{ machine.Agent }
-
-func (broken) GetFiles(context.Context, string) (io.ReadCloser, error) {
-	return io.NopCloser(io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), failing{})), nil
-}
-
-type failing struct{}
-
-func (failing) Read([]byte) (int, error) { return 0, io.ErrNoProgress }
-
-type withAgent struct {
-	*manager
-	a machine.Agent
-}
-
-func (m withAgent) Agent(string) (machine.Agent, error) { return m.a, nil }
 
 // stuck is a start that ends only when it is cancelled, and returns the cause.
 func stuck(begun, calledOff chan struct{}) func(context.Context, step.Reporter) error {

@@ -19,29 +19,29 @@ const (
 	tailBytes = 64 << 20 // bytes held to find the last lines; logs are smaller
 )
 
-// vmLogs streams a log unchanged. What a guest wrote is hostile; the program that shows it must
+// logs streams a log unchanged. What a guest wrote is hostile; the program that shows it must
 // make it safe.
-func (s *Server) vmLogs(w http.ResponseWriter, r *http.Request) error {
+func (h vmHandlers) logs(w http.ResponseWriter, r *http.Request) error {
 	q := queryOf(r, "source", "follow", "tail")
 	follow, tail := q.flag("follow"), q.number("tail", 0, maxTail)
 	if q.err != nil {
 		return q.err
 	}
-	v, err := s.Manager.Get(r.PathValue("ref"))
+	v, err := h.vms.Get(refOf(r))
 	if err != nil {
 		return err
 	}
-	file, err := logFile(s.Layout.VM(v.ID), api.LogSource(q.text("source")))
+	file, err := logFile(h.layout.VM(v.ID), api.LogSource(q.text("source")))
 	if err != nil {
 		return err
 	}
-	ctx, done, err := s.Sessions.begin(r.Context(), v.ID)
+	ctx, done, err := h.sessions.begin(r.Context(), v.ID)
 	if err != nil {
 		return err
 	}
 	defer done()
 	// The session has begun, so an end of the VM from here on ends the stream.
-	if v, err := s.Manager.Get(v.ID); !follow || err != nil || !v.State.Live() {
+	if v, err := h.vms.Get(v.ID); !follow || err != nil || !v.State.Live() {
 		done() // without follow, copy what exists and stop
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")

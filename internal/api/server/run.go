@@ -30,7 +30,7 @@ var (
 // runStream is one run: a VM that is made for a command. The request's goroutine goes through the
 // run's parts. A second goroutine, listen, handles what the client sends.
 type runStream struct {
-	s   *Server
+	h   guestHandlers
 	c   *client
 	in  *proto.Reader // from the client; only listen reads it
 	out *proto.Writer // to the client
@@ -41,11 +41,11 @@ type runStream struct {
 
 // run serves a run stream: see api.Run. A VM with RemoveOnDetach is deleted before the stream
 // closes, however the run ends.
-func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
+func (h guestHandlers) run(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
 	}
-	ctx, done, err := s.beginSession(r, "")
+	ctx, done, err := h.beginSession(r, "")
 	if err != nil {
 		return err
 	}
@@ -55,18 +55,18 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer c.Close()
-	one := &runStream{s: s, c: c, in: frames(c), out: proto.NewWriter(c)}
+	one := &runStream{h: h, c: c, in: frames(c), out: proto.NewWriter(c)}
 	ctx, one.cancel = context.WithCancelCause(ctx)
 	defer one.cancel(nil)
 
 	var req api.Run
 	if _, err := readStart(c, one.in, &req); err != nil {
-		c.refuse(s.streamProblem(ctx, err, ""))
+		c.refuse(h.streamProblem(ctx, err, ""))
 		return nil
 	}
 	unwatch, err := c.onHangup(func() { one.cancel(errHangup) })
 	if err != nil {
-		c.refuse(s.streamProblem(ctx, err, ""))
+		c.refuse(h.streamProblem(ctx, err, ""))
 		return nil
 	}
 	defer unwatch()
@@ -92,7 +92,7 @@ func (one *runStream) serve(ctx context.Context, req api.Run) {
 		err = one.command(ctx, v, req)
 	}
 	if err != nil {
-		one.conclude(proto.FrameError, one.s.streamProblem(ctx, err, v.ID))
+		one.conclude(proto.FrameError, one.h.streamProblem(ctx, err, v.ID))
 	}
 	if v.ID != "" && req.VM.Remove == model.RemoveOnDetach {
 		one.remove(ctx, v)
@@ -129,7 +129,7 @@ func (one *runStream) relay(events *queue) {
 }
 
 func (one *runStream) makeVM(ctx context.Context, req api.Run, report step.Reporter) (model.VM, error) {
-	v, err := one.s.Manager.Launch(ctx, req.VM, naming(report), report)
+	v, err := one.h.vms.Launch(ctx, req.VM, naming(report), report)
 	if err != nil {
 		return v, orCause(ctx, err)
 	}
@@ -146,7 +146,7 @@ func naming(report step.Reporter) func(model.VM) {
 // command runs the command and forwards its frames. It returns nil after the command's end was
 // sent.
 func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) error {
-	_, agent, unuse, err := one.s.Manager.Use(ctx, v.ID)
+	_, agent, unuse, err := one.h.agents.Use(ctx, v.ID)
 	if err != nil {
 		return orCause(ctx, err)
 	}
@@ -185,7 +185,7 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 // begin starts the command and connects the client's input to it.
 func (one *runStream) begin(ctx context.Context, agent machine.Agent, v model.VM, req api.Run) (net.Conn, error) {
 	if req.Entrypoint {
-		img, err := one.s.Images.Get(v.Spec.ImageID)
+		img, err := one.h.images.Get(v.Spec.ImageID)
 		if err != nil {
 			return nil, err
 		}
@@ -266,11 +266,11 @@ func (one *runStream) conclude(t proto.FrameType, v any) {
 func (one *runStream) remove(ctx context.Context, v model.VM) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
-	err := one.s.Manager.Delete(ctx, v.ID, true, nil)
+	err := one.h.vms.Delete(ctx, v.ID, true, nil)
 	if err == nil || fault.KindOf(err) == fault.NotFound {
 		return
 	}
-	one.s.Log.ErrorContext(ctx, "deleting the VM of a run", "vm", v.ID, "name", v.Spec.Name, "error", err)
+	one.h.log.ErrorContext(ctx, "deleting the VM of a run", "vm", v.ID, "name", v.Spec.Name, "error", err)
 	one.report(step.Event{Step: api.EventDelete, Phase: step.Failed, Detail: v.Spec.Name, Error: err.Error(), Time: time.Now()})
 }
 

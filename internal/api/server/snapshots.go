@@ -10,16 +10,6 @@ import (
 	"banger/internal/step"
 )
 
-// Holder pauses, resumes, suspends and forks VMs.
-type Holder interface {
-	Pause(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
-	Resume(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
-	Suspend(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
-	Fork(ctx context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error)
-	CreateSnapshot(ctx context.Context, ref, name string, report step.Reporter) (model.Snapshot, error)
-	RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error)
-}
-
 // Library is the part of the stored snapshots that the API uses.
 type Library interface {
 	List(ctx context.Context) ([]model.Snapshot, error)
@@ -29,62 +19,39 @@ type Library interface {
 	Import(ctx context.Context, r io.Reader, name string, report step.Reporter) (model.Snapshot, error)
 }
 
-func (s *Server) holdHandlers() map[string]handler {
-	return map[string]handler{
-		"pauseVM":   s.holding(s.Manager.Pause),
-		"resumeVM":  s.holding(s.Manager.Resume),
-		"suspendVM": s.holding(s.Manager.Suspend),
-		"forkVM": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			req, err := decode[model.Fork](w, r)
-			if err != nil {
-				return nil, err
-			}
-			return forked(s.Manager.Fork(r.Context(), r.PathValue("ref"), req, report))
-		}),
+// Saver makes snapshots of VMs and VMs of snapshots.
+type Saver interface {
+	CreateSnapshot(ctx context.Context, ref, name string, report step.Reporter) (model.Snapshot, error)
+	RestoreSnapshot(ctx context.Context, ref string, req model.Restore, report step.Reporter) (model.Forked, error)
+}
+
+// snapshotHandlers serve the operations on snapshots.
+type snapshotHandlers struct {
+	*core
+	library Library
+	vms     Saver
+}
+
+func (h snapshotHandlers) list(r *http.Request) (any, error) {
+	return orEmpty(h.library.List(r.Context()))
+}
+
+func (h snapshotHandlers) get(r *http.Request) (any, error) {
+	return h.library.Get(r.Context(), refOf(r))
+}
+
+func (h snapshotHandlers) create(r *http.Request, req api.SnapshotCreate, report step.Reporter) (any, error) {
+	if err := required("vm", req.VM); err != nil {
+		return nil, err
 	}
+	return h.vms.CreateSnapshot(r.Context(), req.VM, req.Name, report)
 }
 
-// holding makes a handler of an operation whose only input is the VM.
-func (s *Server) holding(do func(ctx context.Context, ref string, report step.Reporter) (model.VM, error)) handler {
-	return s.steps(func(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-		return do(r.Context(), r.PathValue("ref"), report)
-	})
+func (h snapshotHandlers) delete(r *http.Request) (any, error) {
+	return h.library.Delete(r.Context(), refOf(r))
 }
 
-// forked makes sure that the children are never null in JSON.
-func forked(f model.Forked, err error) (any, error) {
-	if f.Children == nil {
-		f.Children = []model.Child{}
-	}
-	return f, err
-}
-
-func (s *Server) snapshotHandlers() map[string]handler {
-	ref := func(r *http.Request) string { return r.PathValue("ref") }
-	return map[string]handler{
-		"listSnapshots": answer(func(r *http.Request) (any, error) { return list(s.Library.List(r.Context())) }),
-		"getSnapshot":   answer(func(r *http.Request) (any, error) { return s.Library.Get(r.Context(), ref(r)) }),
-		"createSnapshot": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			req, err := decode[api.SnapshotCreate](w, r)
-			if err == nil {
-				err = required("vm", req.VM)
-			}
-			if err != nil {
-				return nil, err
-			}
-			return s.Manager.CreateSnapshot(r.Context(), req.VM, req.Name, report)
-		}),
-		"deleteSnapshot":  answer(func(r *http.Request) (any, error) { return s.Library.Delete(r.Context(), ref(r)) }),
-		"restoreSnapshot": s.steps(s.restoreSnapshot),
-		"exportSnapshot": func(w http.ResponseWriter, r *http.Request) error {
-			w.Header().Set("Content-Type", "application/octet-stream")
-			return s.Library.Export(r.Context(), ref(r), w, nil)
-		},
-		"importSnapshot": s.importSnapshot,
-	}
-}
-
-func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+func (h snapshotHandlers) restore(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
 	q := queryOf(r, "force")
 	force := q.flag("force")
 	if q.err != nil {
@@ -95,16 +62,22 @@ func (s *Server) restoreSnapshot(w http.ResponseWriter, r *http.Request, report 
 		return nil, err
 	}
 	req.Force = force
-	return forked(s.Manager.RestoreSnapshot(r.Context(), r.PathValue("ref"), req, report))
+	return forked(h.vms.RestoreSnapshot(r.Context(), refOf(r), req, report))
 }
 
-func (s *Server) importSnapshot(w http.ResponseWriter, r *http.Request) error {
+func (h snapshotHandlers) export(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "application/octet-stream")
+	return h.library.Export(r.Context(), refOf(r), w, nil)
+}
+
+// receive imports the request's body.
+func (h snapshotHandlers) receive(w http.ResponseWriter, r *http.Request) error {
 	q := queryOf(r, "name")
 	if q.err != nil {
 		return q.err
 	}
 	// Only a reader: see putFiles.
-	snap, err := s.Library.Import(r.Context(), struct{ io.Reader }{r.Body}, q.text("name"), nil)
+	snap, err := h.library.Import(r.Context(), struct{ io.Reader }{r.Body}, q.text("name"), nil)
 	if err == nil {
 		return writeResult(w, snap)
 	}
@@ -114,7 +87,7 @@ func (s *Server) importSnapshot(w http.ResponseWriter, r *http.Request) error {
 		letFinish(w, r)
 		return err
 	}
-	s.fail(w, r, err)
+	h.fail(w, r, err)
 	if rc.Flush() == nil {
 		letFinish(w, r)
 	}

@@ -13,23 +13,27 @@ import (
 
 const heartbeat = 15 * time.Second // after this silence, to notice a dead peer
 
+// operation does the work of a request and returns what is sent as JSON. The reporter is nil if the
+// client wants no steps.
+type operation func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error)
+
 // steps makes a handler of a long operation. It answers with server-sent events if the request
 // accepts them, otherwise with JSON at the end.
-func (s *Server) steps(f func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error)) handler {
+func (c *core) steps(do operation) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if !strings.Contains(r.Header.Get("Accept"), api.MediaSSE) {
-			out, err := f(w, r, nil)
+			out, err := do(w, r, nil)
 			if err != nil {
 				return err
 			}
 			return writeResult(w, out)
 		}
 		events := newEvents(w)
-		defer events.stop() // also if f panics
-		out, err := f(w, r, events.report)
+		defer events.stop() // also if do panics
+		out, err := do(w, r, events.report)
 		name := api.EventResult
 		if err != nil {
-			name, out = api.EventProblem, s.problem(r.Context(), err, vmRef(r))
+			name, out = api.EventProblem, c.problem(r.Context(), err, vmRef(r))
 		}
 		return events.finish(name, out)
 	}

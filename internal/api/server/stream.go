@@ -7,99 +7,28 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"time"
 
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
-	"banger/internal/model"
-	"banger/internal/requestid"
 )
 
 // startTimeout is the time for a client to send the first frame after an upgrade.
 const startTimeout = 10 * time.Second
 
-func (s *Server) streamHandlers() map[string]handler {
-	return map[string]handler{
-		"exec": s.exec,
-		"ssh": func(w http.ResponseWriter, r *http.Request) error {
-			return s.dial(w, r, "/v1/ssh")
-		},
-		"dial": func(w http.ResponseWriter, r *http.Request) error {
-			q := queryOf(r, "port")
-			port := q.number("port", 1, 65535)
-			if q.err == nil && port == 0 {
-				q.err = fault.New(fault.Invalid, "query parameter port is missing")
-			}
-			if q.err != nil {
-				return q.err
-			}
-			return s.dial(w, r, "/v1/dial?port="+strconv.Itoa(port))
-		},
-		"run": s.run,
-	}
-}
-
-// running returns a running VM and its agent.
-func (s *Server) running(r *http.Request) (model.VM, machine.Agent, error) {
-	v, err := s.Manager.Get(r.PathValue("ref"))
-	if err != nil {
-		return v, nil, err
-	}
-	agent, err := s.Manager.Agent(v.ID)
-	return v, agent, err
-}
-
-// use is running for a request that counts as use of the VM until done is called. It wakes a VM
-// that was suspended while idle.
-func (s *Server) use(r *http.Request) (v model.VM, agent machine.Agent, done func(), err error) {
-	return s.Manager.Use(r.Context(), r.PathValue("ref"))
-}
-
-// dial joins the client and a stream of the guest. The connection is upgraded after the guest has
-// agreed, so that a refusal is a problem.
-func (s *Server) dial(w http.ResponseWriter, r *http.Request, route string) error {
-	if err := checkUpgrade(r); err != nil {
-		return err
-	}
-	v, agent, unuse, err := s.use(r)
-	if err != nil {
-		return err
-	}
-	defer unuse()
-	ctx, done, err := s.beginSession(r, v.ID)
-	if err != nil {
-		return err
-	}
-	defer done()
-	setup, cancel := context.WithTimeout(r.Context(), guestTimeout)
-	defer cancel()
-	guest, err := agent.Upgrade(setup, route)
-	if err != nil {
-		return err
-	}
-	defer guest.Close()
-	c, err := upgrade(w)
-	if err != nil {
-		return err
-	}
-	splice(ctx, c, guest, false)
-	return nil
-}
-
 // execStream reads the command, passes it to the guest's agent, and joins the two streams.
-func (s *Server) execStream(w http.ResponseWriter, r *http.Request) error {
+func (h guestHandlers) execStream(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
 	}
-	v, agent, unuse, err := s.use(r)
+	v, agent, unuse, err := h.use(r)
 	if err != nil {
 		return err
 	}
 	defer unuse()
-	ctx, done, err := s.beginSession(r, v.ID)
+	ctx, done, err := h.beginSession(r, v.ID)
 	if err != nil {
 		return err
 	}
@@ -115,14 +44,9 @@ func (s *Server) execStream(w http.ResponseWriter, r *http.Request) error {
 		err = joinExec(ctx, agent, c, start)
 	}
 	if err != nil {
-		c.refuse(s.streamProblem(ctx, err, v.ID))
+		c.refuse(h.streamProblem(ctx, err, v.ID))
 	}
 	return nil
-}
-
-// beginSession enters a session that outlives the request and carries its id.
-func (s *Server) beginSession(r *http.Request, vm string) (ctx context.Context, done func(), err error) {
-	return s.Sessions.begin(requestid.With(s.work, requestid.From(r.Context())), vm)
 }
 
 func joinExec(ctx context.Context, agent machine.Agent, c *client, start []byte) error {

@@ -16,26 +16,38 @@ type Templates interface {
 	Prune(ctx context.Context, stale bool) (model.Pruned, error)
 }
 
-func (s *Server) templateHandlers() map[string]handler {
-	ref := func(r *http.Request) string { return r.PathValue("ref") }
-	return map[string]handler{
-		"listTemplates": answer(func(r *http.Request) (any, error) { return list(s.Templates.List(r.Context())) }),
-		"getTemplate":   answer(func(r *http.Request) (any, error) { return s.Templates.Get(r.Context(), ref(r)) }),
-		"buildTemplates": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			req, err := decode[model.Create](w, r)
-			if err != nil {
-				return nil, err
-			}
-			return list(s.Manager.BuildTemplate(r.Context(), req, report))
-		}),
-		"deleteTemplate": answer(func(r *http.Request) (any, error) { return s.Templates.Delete(r.Context(), ref(r)) }),
-		"pruneTemplates": answer(func(r *http.Request) (any, error) {
-			q := queryOf(r, "all")
-			all := q.flag("all")
-			if q.err != nil {
-				return nil, q.err
-			}
-			return pruned(s.Templates.Prune(r.Context(), !all))
-		}),
+// Builder builds the templates that a VM would start from.
+type Builder interface {
+	BuildTemplate(ctx context.Context, req model.Create, report step.Reporter) ([]model.Template, error)
+}
+
+// templateHandlers serve the operations on templates.
+type templateHandlers struct {
+	templates Templates
+	builder   Builder
+}
+
+func (h templateHandlers) list(r *http.Request) (any, error) {
+	return orEmpty(h.templates.List(r.Context()))
+}
+
+func (h templateHandlers) get(r *http.Request) (any, error) {
+	return h.templates.Get(r.Context(), refOf(r))
+}
+
+func (h templateHandlers) build(r *http.Request, req model.Create, report step.Reporter) (any, error) {
+	return orEmpty(h.builder.BuildTemplate(r.Context(), req, report))
+}
+
+func (h templateHandlers) delete(r *http.Request) (any, error) {
+	return h.templates.Delete(r.Context(), refOf(r))
+}
+
+func (h templateHandlers) prune(r *http.Request) (any, error) {
+	q := queryOf(r, "all")
+	all := q.flag("all")
+	if q.err != nil {
+		return nil, q.err
 	}
+	return pruned(h.templates.Prune(r.Context(), !all))
 }

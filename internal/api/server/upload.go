@@ -18,7 +18,6 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/model"
-	"banger/internal/step"
 )
 
 // Bounds of an upload.
@@ -38,21 +37,14 @@ type upload struct {
 	max model.Bytes
 }
 
-// KernelFiles are the files that a kernel is imported from.
-type KernelFiles struct {
-	Kernel  string // path
-	Config  string // path; "" if the client sent none
-	Modules string // path of a directory named by the version; "" if the client sent none
-}
-
 // uploading wraps an operation whose body may be gigabytes, so that a client gets a refusal before
 // it has sent all.
-func (s *Server) uploading(h handler) handler {
+func (c *core) uploading(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		rc := http.NewResponseController(w)
 		_ = rc.EnableFullDuplex() // without it the refusal comes late
 		if err := h(w, r); err != nil {
-			s.fail(w, r, err)
+			c.fail(w, r, err)
 		}
 		if rc.Flush() == nil {
 			letFinish(w, r)
@@ -61,19 +53,19 @@ func (s *Server) uploading(h handler) handler {
 	}
 }
 
-// newUpload makes the directory for a request's content. The caller closes it.
-func (s *Server) newUpload(w http.ResponseWriter, r *http.Request, limit model.Bytes) (*upload, error) {
+// newUpload makes a directory below dir for a request's content. The caller closes the upload.
+func newUpload(w http.ResponseWriter, r *http.Request, dir string, limit model.Bytes) (*upload, error) {
 	if r.ContentLength > int64(limit) {
 		return nil, tooMuch(limit)
 	}
-	if err := os.MkdirAll(s.Layout.Imports(), 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making a directory for the upload: %w", err)
 	}
-	dir, err := os.MkdirTemp(s.Layout.Imports(), "")
+	own, err := os.MkdirTemp(dir, "")
 	if err != nil {
 		return nil, fmt.Errorf("making a directory for the upload: %w", err)
 	}
-	return &upload{dir: dir, w: w, r: r, max: limit}, nil
+	return &upload{dir: own, w: w, r: r, max: limit}, nil
 }
 
 // close removes what was received.
@@ -262,48 +254,4 @@ func checkFile(name string) error {
 		return fault.New(fault.Invalid, "query parameter file: %.100q is not the name of a file", name)
 	}
 	return nil
-}
-
-func (s *Server) importImage(w http.ResponseWriter, r *http.Request, report step.Reporter) (_ any, err error) {
-	q := queryOf(r, "name", "file", "sparse", "directory")
-	opts := api.ImageImport{
-		Name: q.text("name"), File: q.text("file"), Sparse: q.flag("sparse"), Directory: q.flag("directory"),
-	}
-	if q.err == nil {
-		q.err = checkFile(opts.File)
-	}
-	if q.err != nil {
-		return nil, q.err
-	}
-	u, err := s.newUpload(w, r, maxImageUpload)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, u.close()) }()
-	file, err := u.file("content", opts.Sparse)
-	if err != nil {
-		return nil, err
-	}
-	return s.Images.Import(r.Context(), file, opts, report)
-}
-
-func (s *Server) importKernel(w http.ResponseWriter, r *http.Request, report step.Reporter) (_ any, err error) {
-	q := queryOf(r, "name", "file", "archive")
-	opts := api.KernelImport{Name: q.text("name"), File: q.text("file"), Archive: q.flag("archive")}
-	if q.err == nil {
-		q.err = checkFile(opts.File)
-	}
-	if q.err != nil {
-		return nil, q.err
-	}
-	u, err := s.newUpload(w, r, maxKernelUpload)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, u.close()) }()
-	files, err := u.kernel(opts.Archive)
-	if err != nil {
-		return nil, err
-	}
-	return s.Kernels.Import(r.Context(), files, opts, report)
 }

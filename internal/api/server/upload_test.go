@@ -31,6 +31,11 @@ func (i importer) Import(_ context.Context, path string, req api.ImageImport, re
 	return model.Image{ID: "made"}, i.do(path, req, report)
 }
 
+// importing makes the server's images an importer.
+func importing(do func(path string, req api.ImageImport, report step.Reporter) error) func(*Config) {
+	return func(cfg *Config) { cfg.Images = importer{do: do} }
+}
+
 // uploads lists what is below the directory of uploads.
 func uploads(t *testing.T, l paths.Layout) []string {
 	t.Helper()
@@ -43,13 +48,12 @@ func uploads(t *testing.T, l paths.Layout) []string {
 
 func TestImportImage(t *testing.T) {
 	t.Parallel()
-	w := serve(t)
 	sent := append(bytes.Repeat([]byte("data"), 100_000), make([]byte, 4<<20)...)
 	sent = append(sent, "end"...)
 	var got []byte
 	var disk int64
 	var asked api.ImageImport
-	w.Server.Images = importer{do: func(path string, req api.ImageImport, report step.Reporter) error {
+	w := serve(t, importing(func(path string, req api.ImageImport, report step.Reporter) error {
 		var err error
 		got, err = os.ReadFile(path)
 		var st syscall.Stat_t
@@ -59,7 +63,7 @@ func TestImportImage(t *testing.T) {
 		disk, asked = st.Blocks*512, req
 		report.Report(step.Event{Step: "convert", Phase: step.Started})
 		return err
-	}}
+	}))
 	want := api.ImageImport{Name: "mine", File: "/a b/ü.tar", Directory: true}
 	var steps []string
 	image, err := w.client.Images().Import(deadline(t), bytes.NewReader(sent), want, func(e step.Event) { steps = append(steps, e.Step) })
@@ -86,7 +90,6 @@ func TestImportImage(t *testing.T) {
 // TestImportSparse sends a file without its holes.
 func TestImportSparse(t *testing.T) {
 	t.Parallel()
-	w := serve(t)
 	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +100,7 @@ func TestImportSparse(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got string
-	w.Server.Images = importer{do: func(path string, _ api.ImageImport, _ step.Reporter) error {
+	w := serve(t, importing(func(path string, _ api.ImageImport, _ step.Reporter) error {
 		file, err := os.Open(path)
 		if err != nil {
 			return err
@@ -106,7 +109,7 @@ func TestImportSparse(t *testing.T) {
 		data, err := io.ReadAll(io.NewSectionReader(file, size-8, 100))
 		got = string(data)
 		return err
-	}}
+	}))
 	if _, err := w.client.Images().Import(deadline(t), api.PackSparse(f, size), api.ImageImport{Sparse: true}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -135,14 +138,13 @@ func TestImportFails(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			w := serve(t)
-			w.Server.Images = importer{do: func(string, api.ImageImport, step.Reporter) error {
+			w := serve(t, importing(func(string, api.ImageImport, step.Reporter) error {
 				if c.do == nil {
 					t.Error("the store was asked to import half of the content")
 					return nil
 				}
 				return c.do()
-			}}
+			}))
 			_, err := w.client.Images().Import(deadline(t), c.content, api.ImageImport{}, nil)
 			if fault.KindOf(err) != c.kind {
 				t.Errorf("the import ended with %v (%s), want %s", err, fault.KindOf(err), c.kind)
@@ -203,8 +205,8 @@ func tarOf(t *testing.T, entries ...entry) []byte {
 func receiveKernel(t *testing.T, data []byte, limit model.Bytes) (KernelFiles, string, error) {
 	t.Helper()
 	dir := t.TempDir()
-	s := &Server{Config: Config{Layout: paths.At(dir, os.Getuid())}}
-	u, err := s.newUpload(httptest.NewRecorder(), httptest.NewRequest("POST", "/", io.NopCloser(bytes.NewReader(data))), limit)
+	request := httptest.NewRequest("POST", "/", io.NopCloser(bytes.NewReader(data)))
+	u, err := newUpload(httptest.NewRecorder(), request, dir, limit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,9 +2,7 @@ package server
 
 import (
 	"context"
-	"io"
 	"net/http"
-	"path"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,120 +13,110 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/paths"
 	"banger/internal/step"
 )
+
+// VMs is the part of the VMs that the API uses from outside. A ref is a name, an id, or a unique
+// prefix of an id.
+type VMs interface {
+	List() []model.VM
+	Get(ref string) (model.VM, error)
+	Create(ctx context.Context, req model.Create, report step.Reporter) (model.VM, error)
+	// Launch creates and starts a VM. It returns the VM also with an error, if the VM exists by
+	// then.
+	Launch(ctx context.Context, req model.Create, made func(model.VM), report step.Reporter) (model.VM, error)
+	Start(ctx context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error)
+	Stop(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error)
+	Kill(ctx context.Context, ref string, sig syscall.Signal) (model.VM, error)
+	Restart(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error)
+	Delete(ctx context.Context, ref string, force bool, report step.Reporter) error
+	Rename(ctx context.Context, ref, name string) (model.VM, error)
+	Set(ctx context.Context, ref string, change model.Change) (model.Changed, error)
+	Prune(ctx context.Context) (model.Pruned, error)
+	Stats(ctx context.Context, ref string) (model.Stats, error)
+	Pause(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
+	Resume(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
+	Suspend(ctx context.Context, ref string, report step.Reporter) (model.VM, error)
+	Fork(ctx context.Context, ref string, req model.Fork, report step.Reporter) (model.Forked, error)
+}
 
 // maxStopTimeout bounds the timeout of a stop. A longer one is probably a wrong unit.
 const maxStopTimeout = 24 * time.Hour
 
-func (s *Server) vmHandlers() map[string]handler {
-	ref := func(r *http.Request) string { return r.PathValue("ref") }
-	return map[string]handler{
-		"listVMs": answer(func(*http.Request) (any, error) { return list(s.Manager.List(), nil) }),
-		"createVM": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			q := queryOf(r, "start")
-			start := q.flag("start")
-			if q.err != nil {
-				return nil, q.err
-			}
-			req, err := decode[model.Create](w, r)
-			if err != nil {
-				return nil, err
-			}
-			if start {
-				return s.Manager.Launch(r.Context(), req, naming(report), report)
-			}
-			return s.Manager.Create(r.Context(), req, report)
-		}),
-		"pruneVMs": answer(func(r *http.Request) (any, error) { return pruned(s.Manager.Prune(r.Context())) }),
-		"getVM":    answer(func(r *http.Request) (any, error) { return s.Manager.Get(ref(r)) }),
-		"changeVM": s.changeVM,
-		"deleteVM": s.steps(func(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			q := queryOf(r, "force")
-			force := q.flag("force")
-			if q.err != nil {
-				return nil, q.err
-			}
-			return nil, s.Manager.Delete(r.Context(), ref(r), force, report)
-		}),
-		"startVM": s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-			req, err := decode[model.Start](w, r)
-			if err != nil {
-				return nil, err
-			}
-			return s.Manager.Start(r.Context(), ref(r), req, report)
-		}),
-		"stopVM":    s.stopping(s.Manager.Stop),
-		"restartVM": s.stopping(s.Manager.Restart),
-		"killVM":    s.killVM,
-		"renameVM":  s.renameVM,
-		"vmStats":   answer(s.vmStats),
-		"vmPorts":   answer(s.vmPorts),
-		"vmLogs":    s.vmLogs,
-		"getFiles":  s.getFiles,
-		"putFiles":  s.putFiles,
-	}
+// vmHandlers serve the operations on VMs from outside. The method logs is in logs.go.
+type vmHandlers struct {
+	vms      VMs
+	sessions *Sessions
+	layout   paths.Layout
 }
 
-// list makes sure that a list is never null in JSON.
-func list[T any](all []T, err error) (any, error) {
+func (h vmHandlers) list(*http.Request) (any, error) { return orEmpty(h.vms.List(), nil) }
+
+func (h vmHandlers) get(r *http.Request) (any, error) { return h.vms.Get(refOf(r)) }
+
+func (h vmHandlers) create(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+	q := queryOf(r, "start")
+	start := q.flag("start")
+	if q.err != nil {
+		return nil, q.err
+	}
+	req, err := decode[model.Create](w, r)
 	if err != nil {
 		return nil, err
 	}
-	if all == nil {
-		all = []T{}
+	if start {
+		return h.vms.Launch(r.Context(), req, naming(report), report)
 	}
-	return all, nil
+	return h.vms.Create(r.Context(), req, report)
 }
 
-func pruned(p model.Pruned, err error) (any, error) {
-	if p.Removed == nil {
-		p.Removed = []string{}
-	}
-	return p, err
+func (h vmHandlers) change(r *http.Request, change model.Change) (any, error) {
+	return h.vms.Set(r.Context(), refOf(r), change)
 }
 
-func (s *Server) changeVM(w http.ResponseWriter, r *http.Request) error {
-	change, err := decode[model.Change](w, r)
-	if err != nil {
-		return err
+func (h vmHandlers) delete(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+	q := queryOf(r, "force")
+	force := q.flag("force")
+	if q.err != nil {
+		return nil, q.err
 	}
-	changed, err := s.Manager.Set(r.Context(), r.PathValue("ref"), change)
-	if err != nil {
-		return err
-	}
-	return writeResult(w, changed)
+	return nil, h.vms.Delete(r.Context(), refOf(r), force, report)
 }
 
-type stop func(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error)
+func (h vmHandlers) prune(r *http.Request) (any, error) { return pruned(h.vms.Prune(r.Context())) }
 
-func (s *Server) stopping(do stop) handler {
-	return s.steps(func(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-		req, err := decode[api.VMStop](w, r)
-		if err != nil {
-			return nil, err
-		}
-		if t := req.Timeout; t != nil && (*t < 0 || *t > maxStopTimeout) {
-			return nil, fault.New(fault.Invalid, "field \"timeout\": %v is not between 0 and %v", *t, maxStopTimeout)
-		}
-		return do(r.Context(), r.PathValue("ref"), req.Timeout, report)
-	})
+func (h vmHandlers) start(r *http.Request, how model.Start, report step.Reporter) (any, error) {
+	return h.vms.Start(r.Context(), refOf(r), how, report)
 }
 
-func (s *Server) killVM(w http.ResponseWriter, r *http.Request) error {
-	req, err := decode[api.VMKill](w, r)
-	if err != nil {
-		return err
+func (h vmHandlers) stop(r *http.Request, req api.VMStop, report step.Reporter) (any, error) {
+	if err := checkStop(req); err != nil {
+		return nil, err
 	}
+	return h.vms.Stop(r.Context(), refOf(r), req.Timeout, report)
+}
+
+func (h vmHandlers) restart(r *http.Request, req api.VMStop, report step.Reporter) (any, error) {
+	if err := checkStop(req); err != nil {
+		return nil, err
+	}
+	return h.vms.Restart(r.Context(), refOf(r), req.Timeout, report)
+}
+
+func checkStop(req api.VMStop) error {
+	if t := req.Timeout; t != nil && (*t < 0 || *t > maxStopTimeout) {
+		return fault.New(fault.Invalid, "field \"timeout\": %v is not between 0 and %v", *t, maxStopTimeout)
+	}
+	return nil
+}
+
+func (h vmHandlers) kill(r *http.Request, req api.VMKill) (any, error) {
 	sig, err := parseSignal(req.Signal)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	v, err := s.Manager.Kill(r.Context(), r.PathValue("ref"), sig)
-	if err != nil {
-		return err
-	}
-	return writeResult(w, v)
+	return h.vms.Kill(r.Context(), refOf(r), sig)
 }
 
 // parseSignal reads a signal's name, with or without SIG, or its number. An empty text is SIGKILL.
@@ -147,92 +135,28 @@ func parseSignal(text string) (syscall.Signal, error) {
 	return 0, fault.New(fault.Invalid, "%.40q is not a signal", text).WithHint("Use a name such as TERM or KILL, or a number.")
 }
 
-func (s *Server) renameVM(w http.ResponseWriter, r *http.Request) error {
-	req, err := decode[api.VMRename](w, r)
-	if err != nil {
-		return err
-	}
-	v, err := s.Manager.Rename(r.Context(), r.PathValue("ref"), req.Name)
-	if err != nil {
-		return err
-	}
-	return writeResult(w, v)
+func (h vmHandlers) rename(r *http.Request, req api.VMRename) (any, error) {
+	return h.vms.Rename(r.Context(), refOf(r), req.Name)
 }
 
-func (s *Server) vmStats(r *http.Request) (any, error) {
+func (h vmHandlers) pause(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+	return h.vms.Pause(r.Context(), refOf(r), report)
+}
+
+func (h vmHandlers) resume(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+	return h.vms.Resume(r.Context(), refOf(r), report)
+}
+
+func (h vmHandlers) suspend(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+	return h.vms.Suspend(r.Context(), refOf(r), report)
+}
+
+func (h vmHandlers) fork(r *http.Request, req model.Fork, report step.Reporter) (any, error) {
+	return forked(h.vms.Fork(r.Context(), refOf(r), req, report))
+}
+
+func (h vmHandlers) stats(r *http.Request) (any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), guestTimeout)
 	defer cancel()
-	return s.Manager.Stats(ctx, r.PathValue("ref"))
-}
-
-func (s *Server) vmPorts(r *http.Request) (any, error) {
-	_, agent, err := s.running(r)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), guestTimeout)
-	defer cancel()
-	return list(agent.Ports(ctx))
-}
-
-// guestPath reads the path parameter.
-func guestPath(r *http.Request) (string, error) {
-	const maxPath = 4096 // PATH_MAX of Linux
-	q := queryOf(r, "path")
-	p := q.text("path")
-	switch {
-	case q.err != nil:
-		return "", q.err
-	case !path.IsAbs(p):
-		return "", fault.New(fault.Invalid, "query parameter path: %.100q is not an absolute path", p)
-	case len(p) >= maxPath || strings.ContainsRune(p, 0):
-		return "", fault.New(fault.Invalid, "query parameter path: %.100q... cannot be a path", p)
-	}
-	return p, nil
-}
-
-// getFiles streams files out of the guest. An error in the middle ends the answer: see fail.
-func (s *Server) getFiles(w http.ResponseWriter, r *http.Request) error {
-	p, err := guestPath(r)
-	if err != nil {
-		return err
-	}
-	_, agent, unuse, err := s.use(r)
-	if err != nil {
-		return err
-	}
-	defer unuse()
-	archive, err := agent.GetFiles(r.Context(), p)
-	if err != nil {
-		return err
-	}
-	defer archive.Close()
-	w.Header().Set("Content-Type", "application/x-tar")
-	w.WriteHeader(http.StatusOK)
-	return pump(w, archive)
-}
-
-func (s *Server) putFiles(w http.ResponseWriter, r *http.Request) error {
-	p, err := guestPath(r)
-	if err != nil {
-		return err
-	}
-	_, agent, unuse, err := s.use(r)
-	if err != nil {
-		return err
-	}
-	defer unuse()
-	// The agent gets only a reader, so that it cannot close the body.
-	if err := agent.PutFiles(r.Context(), p, struct{ io.Reader }{r.Body}); err != nil {
-		letFinish(w, r)
-		return err
-	}
-	return writeResult(w, nil)
-}
-
-// letFinish reads the rest of an unwanted body, because a client may read the answer only after it
-// has sent all.
-func letFinish(w http.ResponseWriter, r *http.Request) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	_ = pump(io.Discard, r.Body)
+	return h.vms.Stats(ctx, refOf(r))
 }

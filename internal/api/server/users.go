@@ -1,0 +1,48 @@
+package server
+
+import (
+	"strings"
+
+	"banger/internal/fault"
+)
+
+// Users knows the users of images and kernels.
+type Users interface {
+	// References prevents new users of images and kernels while f runs. The maps hold the users by
+	// the id of what they use.
+	References(f func(images, kernels map[string][]string) error) error
+}
+
+// by returns a function that finds the users of an id.
+func by(users map[string][]string) func(id string) []string {
+	return func(id string) []string { return users[id] }
+}
+
+// unused calls remove, which refuses to remove what is in use. The hint of that refusal says what
+// to delete first.
+func unused(users map[string][]string, remove func(inUse func(id string) []string) error) error {
+	var found []string
+	err := remove(func(id string) []string {
+		found = users[id]
+		return found
+	})
+	if err == nil || len(found) == 0 {
+		return err
+	}
+	var vms, snapshots []string
+	for _, user := range found {
+		if name, ok := strings.CutPrefix(user, "snapshot "); ok { // no VM's name has a space
+			snapshots = append(snapshots, name)
+		} else {
+			vms = append(vms, user)
+		}
+	}
+	var first []string
+	if len(vms) > 0 {
+		first = append(first, "banger vm delete "+strings.Join(vms, " "))
+	}
+	if len(snapshots) > 0 {
+		first = append(first, "banger snapshot delete "+strings.Join(snapshots, " "))
+	}
+	return fault.New(fault.KindOf(err), "%w", err).WithHint("Delete what uses it first: %s", strings.Join(first, "; "))
+}
