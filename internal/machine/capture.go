@@ -26,8 +26,7 @@ type Capture struct {
 	Freeze bool // freeze the guest's processes first
 	// BeforeFreeze is called just before that; it may be nil, and an error fails the capture.
 	BeforeFreeze func() error
-	Halt         bool       // leave the machine halted, and its processes frozen
-	Thaw         proto.Thaw // for the guest's processes, unless the machine is left halted
+	Halt         bool // leave the machine halted, and its processes frozen
 }
 
 // Captured is what a capture did.
@@ -83,9 +82,8 @@ func (m *Machine) Capture(ctx context.Context, c Capture) (done Captured, err er
 		if frozen.IsZero() || c.Halt {
 			return
 		}
-		doc := c.Thaw
-		doc.Entropy, doc.Time = newEntropy(), time.Now()
-		thawErr = m.Thaw(context.WithoutCancel(ctx), doc)
+		// Without networks: this machine was not restored, and configuring a card again takes time.
+		thawErr = m.Thaw(context.WithoutCancel(ctx), proto.Thaw{Entropy: newEntropy(), Time: time.Now()})
 		done.Pause, done.Thawed = time.Since(frozen), thawErr == nil
 	})
 	req.After = thaw

@@ -142,11 +142,7 @@ func (op capturing) captureMachine(ctx context.Context, c *capture) error {
 	}
 	c.nameDisks(req.Disks)
 	if v.State == model.Running {
-		doc, err := op.host.Thaw(ctx, op.machineSubject())
-		if err != nil {
-			return err
-		}
-		req.Freeze, req.Thaw = true, doc
+		req.Freeze = true
 		req.BeforeFreeze = func() error { return os.WriteFile(held, nil, 0o600) }
 	}
 	done, err := op.e.machine().Capture(ctx, req)
