@@ -25,6 +25,9 @@ var oneWay = map[string]string{
 	"internal/snapshot/library": "",
 	"internal/vm":               "",
 
+	"internal/guest/agent":       "",
+	"internal/guest/agent/mount": "",
+
 	"internal/disk":     "",
 	"internal/model":    "",
 	"internal/snapshot": "",

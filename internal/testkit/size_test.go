@@ -20,7 +20,6 @@ var mayBeLarge = map[string]string{
 	"internal/cli":     "its commands are being reduced to generic ones",
 	"internal/cli.app": "likewise",
 
-	"internal/guest/agent.agent": "its services are to become types of their own",
 	"internal/vmm/vmmtest.suite": "it has a method for each claim of the driver contract",
 }
 

@@ -3,104 +3,105 @@ package agent
 import (
 	"context"
 	"log/slog"
-	"os"
-	"slices"
-	"sync"
+	"net/http"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/agent/proc"
-	"banger/internal/guest/channel"
-	"banger/internal/guest/proto"
 )
 
-// agent is the running program. One exists per process.
+// agent is the running program. One exists per process. It holds the state that services share, and
+// the services.
 type agent struct {
-	log     *slog.Logger
-	version string
-	procs   *proc.Table
-	init    bool // runs beside the image's init
+	log       *slog.Logger
+	life      *life
+	marks     *marks
+	settings  *settings
+	cards     *cards
+	drives    *mount.Drives
+	processes *processes
 
-	listener  channel.Listener
-	transport string // of the listener: onSerial or onVsock
-
-	// handedOver is closed when the image's init is to take over process 1. The fields that this
-	// needs are set before.
-	handedOver chan struct{}
-	imageInit  []string
-	successor  *os.File // closing it makes the agent's copy begin
-
-	ending sync.Once // the machine's end may be requested more than once
-
-	// changeMu serialises changes of the machine's identity and of its halted state. It is locked
-	// before mu.
-	changeMu sync.Mutex
-	// spawnMu keeps processes from being started at moments when that would do harm. It is locked
-	// after changeMu.
-	spawnMu     sync.Mutex
-	freezer     halter // set with the first identity
-	haltedCount int    // how many processes Freeze halted
-
-	mu       sync.Mutex
-	phase    phase
-	halted   bool          // all other processes are halted
-	changed  chan struct{} // closed when phase changes; nil while nobody waits
-	forks    int           // identities after the first
-	marks    []proto.Mark
-	identity identity
-	drives   []mounted
+	hello    *helloService
+	assume   *assumeService
+	freeze   *freezeService
+	exec     *execService
+	ssh      *sshService
+	files    *filesService
+	stats    *statsService
+	disk     *diskService
+	power    *powerService
+	handover *handover
 }
 
-// halter halts all processes but the agent: see package freezer.
-type halter interface {
-	// Freeze returns how many processes it halted. After an error, none is halted.
-	Freeze(context.Context) (int, error)
-	Thaw() error
-}
-
-// phase is the progress of assume.
-type phase int
-
-const (
-	unidentified phase = iota // no host has assigned an identity yet
-	assuming
-	assumed
-	frozen  // all other processes are halted; then comes thaw, or assume as a fork
-	spoiled // assume failed half-way; only a new boot helps
-)
-
-// identity is the part of an assumed identity that the agent keeps in memory.
-type identity struct {
-	Env            []string `json:"env"`
-	User           string   `json:"user"`
-	Workdir        string   `json:"workdir"`
-	HostKey        []byte   `json:"host_key"`
-	AuthorizedKeys []string `json:"authorized_keys"`
-
-	Networks []proto.Network `json:"networks"` // how the cards were configured last
-}
-
-// runner starts commands with the settings of the identity.
-func (a *agent) runner() *proc.Runner {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return &proc.Runner{Table: a.procs, Env: a.identity.Env, User: a.identity.User, Workdir: a.identity.Workdir}
-}
-
-// mark records a moment of the boot. A mark that comes with each identity replaces the earlier one.
-func (a *agent) mark(name string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.marks = slices.DeleteFunc(a.marks, func(m proto.Mark) bool { return m.Name == name })
-	a.marks = append(a.marks, proto.Mark{Name: name, At: sinceBoot()})
-}
-
-// sinceBoot is the time since the kernel started, suspended time included.
-func sinceBoot() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return 0
+// newAgent returns an agent that waits for its identity. beside reports whether it serves beside an
+// init.
+func newAgent(log *slog.Logger, version string, beside bool) *agent {
+	a := &agent{
+		log: log, life: &life{}, marks: &marks{}, settings: &settings{}, cards: &cards{}, drives: &mount.Drives{},
+		processes: &processes{log: log, table: proc.NewTable(log)},
 	}
-	return time.Duration(ts.Nano())
+	commands := commands{table: a.processes.table, settings: a.settings}
+	a.hello = &helloService{
+		version: version, beside: beside, life: a.life, marks: a.marks,
+		rehearsal: &rehearsal{log: log, marks: a.marks, processes: a.processes},
+	}
+	a.handover = &handover{
+		log: log, settings: a.settings, cards: a.cards, marks: a.marks, drives: a.drives, processes: a.processes,
+		done: make(chan struct{}),
+	}
+	a.assume = &assumeService{
+		log: log, life: a.life, marks: a.marks, settings: a.settings, cards: a.cards, drives: a.drives,
+		processes: a.processes, handover: a.handover,
+		forks: &forkFinisher{life: a.life, processes: a.processes, hooks: hooks{log, commands}},
+	}
+	a.freeze = &freezeService{log: log, life: a.life, cards: a.cards, processes: a.processes}
+	a.exec = &execService{log, commands}
+	a.ssh = &sshService{log, commands}
+	a.files = &filesService{log}
+	a.stats = &statsService{a.drives}
+	a.disk = &diskService{a.drives}
+	a.power = &powerService{log: log, beside: beside, freeze: a.freeze, drives: a.drives, processes: a.processes}
+	return a
+}
+
+// routes is the table of the agent's routes. Package proto documents each.
+func (a *agent) routes() http.Handler {
+	h := router{a.log, a.life}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/hello", h.plain(a.hello.hello))
+	mux.HandleFunc("GET /v1/stats", h.assumed(h.plain(a.stats.stats)))
+	mux.HandleFunc("GET /v1/ports", h.assumed(h.plain(ports)))
+	mux.HandleFunc("POST /v1/resize", h.assumed(h.plain(a.disk.resize)))
+	mux.HandleFunc("POST /v1/sync", h.assumed(h.plain(a.disk.sync)))
+	mux.HandleFunc("POST /v1/poweroff", h.raw(a.power.powerOff))
+	mux.HandleFunc("POST /v1/assume", h.raw(a.assume.assume))
+	mux.HandleFunc("POST /v1/freeze", h.plain(a.freeze.freeze))
+	mux.HandleFunc("POST /v1/thaw", h.plain(a.freeze.thaw))
+	mux.HandleFunc("GET /v1/files", h.assumed(h.raw(a.files.get)))
+	mux.HandleFunc("PUT /v1/files", h.assumed(h.raw(a.files.put)))
+	mux.HandleFunc("POST /v1/exec", h.stream(a.exec.exec))
+	mux.HandleFunc("POST /v1/ssh", h.stream(a.ssh.ssh))
+	mux.HandleFunc("POST /v1/dial", h.assumed(h.raw(dial)))
+	return mux
+}
+
+// serve answers hosts at the endpoint until ctx ends or the machine is handed over to the image's
+// init.
+func (a *agent) serve(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-a.handover.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	s := sessions{log: a.log, server: &http.Server{
+		Handler:           a.routes(),
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
+	}}
+	s.serve(ctx, a.handover.endpoint)
 }

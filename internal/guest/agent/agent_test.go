@@ -3,7 +3,6 @@ package agent
 import (
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/proto"
 )
 
@@ -122,18 +122,6 @@ func TestWriteFile(t *testing.T) {
 	}
 }
 
-func TestOnlyDirectories(t *testing.T) {
-	root := t.TempDir()
-	os.MkdirAll(filepath.Join(root, "var/lib"), 0o755)
-	os.Symlink("/etc", filepath.Join(root, "var/link"))
-	os.WriteFile(filepath.Join(root, "var/file"), nil, 0o644)
-	for path, want := range map[string]bool{"/var/lib/docker": true, "/new/a": true, "/var/lib": true, "/var/link/docker": false, "/var/link": false, "/var/file": false} {
-		if got := onlyDirectories(root, path); got != want {
-			t.Errorf("%s has only directories: %v, want %v", path, got, want)
-		}
-	}
-}
-
 func TestProcFiles(t *testing.T) {
 	tcp := "  sl  local_address rem_address   st\n" +
 		"   0: 0100007F:1F90 00000000:0000 0A 0\n" +
@@ -177,7 +165,7 @@ func TestIsPress(t *testing.T) {
 
 // TestRoutes asks a machine without an identity over a real connection.
 func TestRoutes(t *testing.T) {
-	a := &agent{log: slog.New(slog.DiscardHandler), version: "test", handedOver: make(chan struct{})}
+	a, _ := testAgent(t)
 	server := httptest.NewServer(a.routes())
 	defer server.Close()
 	for _, tt := range []struct {
@@ -209,7 +197,7 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s %s answers %d, %+v; want %d, %q", tt.method, tt.path, resp.StatusCode, e, tt.status, tt.kind)
 		}
 	}
-	a.phase = assumed
+	a.life.enter(assumed)
 	for path, kind := range map[string]string{
 		"/v1/exec": "invalid", "/v1/dial?port=0": "invalid", "/v1/dial?port=x": "invalid",
 		"/v1/resize?serial=none": "not-found", "/v1/resize?size=-1": "invalid",
@@ -262,11 +250,12 @@ func TestTunnel(t *testing.T) {
 }
 
 func TestHandoverState(t *testing.T) {
-	want := handover{
+	want := handoverState{
 		Transport: onVsock,
 		Identity:  identity{Env: []string{"A=1"}, User: "ada", HostKey: []byte("key"), AuthorizedKeys: []string{"k"}},
+		Networks:  []proto.Network{{Address: "10.0.2.15/24"}},
 		Marks:     []proto.Mark{{Name: "ready", At: 5}},
-		Drives:    []mounted{{Serial: "work", Dev: "/dev/vdc", Target: "/root"}},
+		Drives:    []mount.Drive{{Serial: "work", Dev: "/dev/vdc", Target: "/root"}},
 	}
 	f, err := stateFile(want)
 	if err != nil {
@@ -278,5 +267,23 @@ func TestHandoverState(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the copy reads %+v, want %+v", got, want)
+	}
+}
+
+// TestCardsOfAFork: a fork with its parent's networks does not touch the cards. The card of this
+// test does not exist, so touching it fails.
+func TestCardsOfAFork(t *testing.T) {
+	network := func(address string) []proto.Network {
+		return []proto.Network{{Card: proto.Card{MAC: "02:00:00:00:00:99"}, Address: address}}
+	}
+	c := cards{networks: network("10.0.2.15/24")}
+	if err := c.assign(network("10.0.2.15/24")); err != nil {
+		t.Errorf("assigning the parent's networks returned %v, want no access to a card", err)
+	}
+	if err := c.assign(network("10.0.2.16/24")); err == nil {
+		t.Error("assigning other networks did not look for the card")
+	}
+	if got := c.networks[0].Address; got != "10.0.2.15/24" {
+		t.Errorf("after a failure the cards count as configured with %s", got)
 	}
 }

@@ -4,98 +4,82 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path"
-	"reflect"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/fault"
-	"banger/internal/guest/agent/freezer"
+	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/proto"
 )
 
-// minEntropy is how many bytes make a generator unpredictable: 256 bits.
-const minEntropy = 32
+// assumeService gives the machine its identity.
+type assumeService struct {
+	log       *slog.Logger
+	life      *life
+	marks     *marks
+	settings  *settings
+	cards     *cards
+	drives    *mount.Drives
+	processes *processes
+	forks     *forkFinisher
+	handover  *handover
+}
 
 // assume answers POST /v1/assume. A failed check leaves the machine as it was. A later failure
 // spoils it.
-func (a *agent) assume(w http.ResponseWriter, r *http.Request) {
+func (s *assumeService) assume(w http.ResponseWriter, r *http.Request) error {
 	var doc proto.Assume
-	err := readJSON(r, proto.MaxAssume, &doc)
-	if err == nil {
-		err = check(doc)
+	if err := readJSON(r, proto.MaxAssume, &doc); err != nil {
+		return err
 	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
+	if err := check(doc); err != nil {
+		return err
 	}
-	a.changeMu.Lock()
-	defer a.changeMu.Unlock()
-	fork, err := a.changeIdentity(doc)
+	s.life.change.Lock()
+	defer s.life.change.Unlock()
+	fork, err := s.changeIdentity(doc)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return err
 	}
 	if fork || len(doc.Init) == 0 {
-		reply(w, http.StatusOK, proto.Assumed{Marks: a.allMarks()})
-		return
+		reply(w, http.StatusOK, proto.Assumed{Marks: s.marks.all()})
+		return nil
 	}
-	if err := a.handOver(doc.Init); err != nil {
-		a.fail(w, r, err)
-		return
+	if err := s.handover.begin(doc.Init); err != nil {
+		return err
 	}
-	reply(w, http.StatusOK, proto.Assumed{Handover: true, Marks: a.allMarks()})
+	reply(w, http.StatusOK, proto.Assumed{Handover: true, Marks: s.marks.all()})
 	http.NewResponseController(w).Flush() // returns when the answer is under way
-	close(a.handedOver)
+	close(s.handover.done)
+	return nil
 }
 
 // changeIdentity gives the machine the identity in the document. It reports whether the machine had
-// another one before. The caller holds changeMu.
-func (a *agent) changeIdentity(doc proto.Assume) (fork bool, err error) {
-	switch a.now() {
+// another one before. The caller holds life.change.
+func (s *assumeService) changeIdentity(doc proto.Assume) (fork bool, err error) {
+	switch s.life.now() {
 	case unidentified:
 	case frozen:
 		fork = true
 	default:
 		return false, fault.New(fault.WrongState, "this machine has taken on an identity before")
 	}
-	a.enter(assuming)
-	if err = a.applyIdentity(doc, fork); err == nil && fork {
-		err = a.finishFork(doc)
+	s.life.enter(assuming)
+	if err = s.applyIdentity(doc, fork); err == nil && fork {
+		err = s.forks.finish(doc.Hostname)
 	}
 	if err != nil {
-		a.enter(spoiled)
+		s.life.enter(spoiled)
 		return fork, err
 	}
-	a.mark("assumed")
-	a.enter(assumed)
+	s.marks.add("assumed")
+	s.life.enter(assumed)
 	return fork, nil
-}
-
-func (a *agent) now() phase {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.phase
-}
-
-// enter moves to another phase. The caller holds changeMu.
-func (a *agent) enter(to phase) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.phase = to
-	if a.changed != nil {
-		close(a.changed)
-		a.changed = nil
-	}
-}
-
-func (a *agent) allMarks() []proto.Mark {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return append([]proto.Mark(nil), a.marks...)
 }
 
 // check finds mistakes in the document before anything is done.
@@ -139,7 +123,7 @@ func check(doc proto.Assume) error {
 }
 
 // applyIdentity applies the document in the order of its fields. A fork keeps its root.
-func (a *agent) applyIdentity(doc proto.Assume, fork bool) error {
+func (s *assumeService) applyIdentity(doc proto.Assume, fork bool) error {
 	if err := addEntropy(doc.Entropy); err != nil {
 		return err
 	}
@@ -150,22 +134,18 @@ func (a *agent) applyIdentity(doc proto.Assume, fork bool) error {
 		return err
 	}
 	if !fork {
-		if err := a.makeRoot(doc); err != nil {
+		if err := s.makeRoot(doc); err != nil {
 			return err
 		}
 	}
-	// If the parent had the same networks, the cards are ready. Accessing a card is expensive in
-	// emulation.
-	if !fork || !reflect.DeepEqual(a.identity.Networks, doc.Networks) {
-		if err := configureNetworks(doc.Networks); err != nil {
-			return err
-		}
+	if err := s.cards.assign(doc.Networks); err != nil {
+		return err
 	}
 	for _, m := range doc.Mounts {
-		if a.isMounted(m) {
+		if s.drives.Has(m) {
 			continue
 		}
-		if err := a.mountWork(m); err != nil {
+		if err := s.drives.Mount(m); err != nil {
 			return err
 		}
 	}
@@ -182,44 +162,27 @@ func (a *agent) applyIdentity(doc proto.Assume, fork bool) error {
 			return fmt.Errorf("making the working directory: %w", err)
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.identity = identity{
+	s.settings.set(identity{
 		Env: doc.Env, User: doc.User, Workdir: doc.Workdir,
-		HostKey: doc.HostKey, AuthorizedKeys: doc.AuthorizedKeys, Networks: doc.Networks,
-	}
+		HostKey: doc.HostKey, AuthorizedKeys: doc.AuthorizedKeys,
+	})
 	return nil
 }
 
 // makeRoot builds the root file system and what depends on it.
-func (a *agent) makeRoot(doc proto.Assume) error {
-	if err := a.buildRoot(doc.Root); err != nil {
+func (s *assumeService) makeRoot(doc proto.Assume) error {
+	if err := mount.Root(doc.Root, s.drives, &s.processes.spawn); err != nil {
 		return err
 	}
-	if err := linkDevices(); err != nil {
-		return err
-	}
-	a.makeFreezer()
+	s.processes.chooseFreezer()
 	if len(doc.Init) == 0 {
-		if err := mountAll(cgroupMounts); err != nil {
-			a.log.Warn("no control groups", "error", err)
+		if err := mount.ControlGroups(); err != nil {
+			s.log.Warn("no control groups", "error", err)
 		}
 	}
-	a.mark("root")
+	s.marks.add("root")
 	if err := coverBootID(); err != nil {
-		a.log.Warn("forks of this machine will have its boot id", "error", err)
+		s.log.Warn("forks of this machine will have its boot id", "error", err)
 	}
 	return nil
-}
-
-// makeFreezer chooses the way to halt the commands that start from now on.
-func (a *agent) makeFreezer() {
-	groups, err := freezer.Open()
-	if err != nil {
-		a.log.Warn("no control groups", "error", err)
-		a.freezer = &freezer.Signals{}
-		return
-	}
-	a.procs.UseGroups(groups)
-	a.freezer = groups
 }

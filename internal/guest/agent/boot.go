@@ -4,18 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/agent/link"
-	"banger/internal/guest/agent/proc"
-	"banger/internal/guest/agent/sshd"
+	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/agent/uevent"
 )
 
@@ -23,77 +20,46 @@ import (
 // load order.
 const modulesDir = "/modules"
 
-// Main is the program. It returns the exit status, and never returns as process 1.
-func Main(args []string, version string) int {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	// A small heap suits a small machine: the collector runs early and returns memory.
-	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(64 << 20)
-	a := &agent{log: log, version: version, handedOver: make(chan struct{})}
-	switch {
-	case len(args) > 1 && args[1] == sftpName:
-		return sshd.SFTPMain(args[2:], stdio{os.Stdin, os.Stdout}, os.Stderr)
-	case len(args) > 0 && args[0] == besideName:
-		if err := a.serveBeside(); err != nil {
-			log.Error("serving beside the init", "error", err)
-			return 1
-		}
-		return 0
-	case os.Getpid() == 1:
-		a.bootAndServe()
-		return 0
-	}
-	fmt.Println("banger-agent", version, "- runs as process 1 of a banger VM")
-	return 2
-}
-
-// stdio is standard input and output as one stream.
-type stdio struct {
-	io.Reader
-	io.WriteCloser
-}
-
 // bootAndServe is process 1. If it cannot serve, it ends the machine, because nobody could reach
 // it.
-func (a *agent) bootAndServe() {
+func bootAndServe(log *slog.Logger, version string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	a.mark("init")
-	a.watchSignals(ctx)
-	err := a.boot(ctx)
-	if err == nil {
-		a.mark("ready")
-		go a.watchPowerButton(ctx)
+	a := newAgent(log, version, false)
+	a.marks.add("init")
+	a.power.watchSignals(ctx)
+	var err error
+	if a.handover.endpoint, err = boot(ctx, log, a.marks); err == nil {
+		a.marks.add("ready")
+		go a.power.watchButton(ctx)
 		a.serve(ctx)
 		cancel()
-		err = a.execInit()
+		err = a.handover.execInit()
 	}
-	a.log.Error("process 1 cannot serve", "error", err)
-	a.endMachine()
+	log.Error("process 1 cannot serve", "error", err)
+	a.power.endMachine()
 }
 
 // boot takes the machine from a bare kernel to an open channel. Every start waits for it.
-func (a *agent) boot(ctx context.Context) error {
+func boot(ctx context.Context, log *slog.Logger, marks *marks) (endpoint, error) {
 	unix.Umask(0o022)
-	a.procs = proc.NewTable(a.log)
-	if err := mountAll(kernelMounts); err != nil {
-		return err
+	if err := mount.Kernel(); err != nil {
+		return endpoint{}, err
 	}
 	raiseLimits()
 	events, err := uevent.Open()
 	if err != nil {
-		return err
+		return endpoint{}, err
 	}
 	defer events.Close()
 	if err := loadModules(modulesDir); err != nil {
-		return err
+		return endpoint{}, err
 	}
-	a.mark("modules")
+	marks.add("modules")
 	if err := link.Up("lo"); err != nil {
-		a.log.Warn("no loopback", "error", err)
+		log.Warn("no loopback", "error", err)
 	}
-	a.listener, a.transport, err = listen(ctx, events)
-	return err
+	return listen(ctx, events)
 }
 
 // loadModules loads every module in dir in lexical order. A module that is built into the kernel is

@@ -19,24 +19,22 @@ const dialTime = 10 * time.Second
 
 // dial answers POST /v1/dial. It connects before it answers, so that a refused connection is an
 // error answer.
-func (a *agent) dial(w http.ResponseWriter, r *http.Request) {
+func dial(w http.ResponseWriter, r *http.Request) error {
 	port, err := strconv.ParseUint(r.URL.Query().Get("port"), 10, 16)
 	if err != nil || port == 0 {
-		a.fail(w, r, fault.New(fault.Invalid, "%q is not a port", r.URL.Query().Get("port")))
-		return
+		return fault.New(fault.Invalid, "%q is not a port", r.URL.Query().Get("port"))
 	}
 	target, err := dialLocal(r.Context(), int(port))
 	if err != nil {
-		a.fail(w, r, fault.New(fault.Unavailable, "connecting to port %d in the guest: %w", port, err))
-		return
+		return fault.New(fault.Unavailable, "connecting to port %d in the guest: %w", port, err)
 	}
 	defer target.Close()
 	conn, err := upgrade(w, r)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return err
 	}
 	splice(proto.NewTunnel(conn), target.(*net.TCPConn))
+	return nil
 }
 
 // dialLocal connects to a port of the guest itself: on the loopback addresses first, then on every

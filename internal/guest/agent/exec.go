@@ -2,15 +2,13 @@ package agent
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -22,8 +20,14 @@ import (
 // startTime is how long a client may take to send its command.
 const startTime = 30 * time.Second
 
+// execService runs the host's commands.
+type execService struct {
+	log      *slog.Logger
+	commands commands
+}
+
 // exec serves one exec stream: package proto's frames.
-func (a *agent) exec(conn net.Conn) {
+func (s *execService) exec(conn net.Conn) {
 	defer conn.Close()
 	in, out := proto.NewReader(bufio.NewReaderSize(conn, 32<<10)), proto.NewWriter(conn)
 	conn.SetReadDeadline(time.Now().Add(startTime))
@@ -34,12 +38,12 @@ func (a *agent) exec(conn net.Conn) {
 	}
 	conn.SetReadDeadline(time.Time{})
 	if req.Detach {
-		a.execDetached(req, out)
+		s.execDetached(req, out)
 		return
 	}
 
 	stdin := newInput(out)
-	process, err := a.runner().Start(req, proc.Streams{
+	process, err := s.commands.runner().Start(req, proc.Streams{
 		Stdin:  stdin,
 		Stdout: out.Stream(proto.FrameStdout),
 		Stderr: out.Stream(proto.FrameStderr),
@@ -49,7 +53,7 @@ func (a *agent) exec(conn net.Conn) {
 		return
 	}
 	go func() {
-		a.control(in, stdin, process)
+		s.control(in, stdin, process)
 		stdin.close()
 		process.Hangup() // the end of the stream ends what it began
 	}()
@@ -58,7 +62,7 @@ func (a *agent) exec(conn net.Conn) {
 
 // execDetached starts a command that outlives its stream. Its output goes to the console, whose log
 // the host bounds.
-func (a *agent) execDetached(req proto.ExecRequest, out *proto.Writer) {
+func (s *execService) execDetached(req proto.ExecRequest, out *proto.Writer) {
 	if req.TTY {
 		sendError(out, fault.New(fault.Invalid, "a detached command has no terminal"))
 		return
@@ -68,7 +72,7 @@ func (a *agent) execDetached(req proto.ExecRequest, out *proto.Writer) {
 		sendError(out, fmt.Errorf("opening the console: %w", err))
 		return
 	}
-	process, err := a.runner().Start(req, proc.Streams{Stdin: strings.NewReader(""), Stdout: console, Stderr: console})
+	process, err := s.commands.runner().Start(req, proc.Streams{Stdin: strings.NewReader(""), Stdout: console, Stderr: console})
 	if err != nil {
 		console.Close()
 		refuse(out, err)
@@ -77,7 +81,7 @@ func (a *agent) execDetached(req proto.ExecRequest, out *proto.Writer) {
 	go func() {
 		defer console.Close()
 		exit := process.Wait()
-		a.log.Info("detached command ended", "command", req.Argv, "code", exit.Code)
+		s.log.Info("detached command ended", "command", req.Argv, "code", exit.Code)
 	}()
 	out.WriteJSON(proto.FrameExit, proto.Exit{})
 }
@@ -114,7 +118,7 @@ func sendError(out *proto.Writer, err error) {
 }
 
 // control obeys the frames after the first one until the stream ends or the client hangs up.
-func (a *agent) control(in *proto.Reader, stdin *input, process proc.Process) {
+func (s *execService) control(in *proto.Reader, stdin *input, process proc.Process) {
 	for {
 		t, payload, err := in.ReadFrame()
 		if err != nil {
@@ -134,76 +138,7 @@ func (a *agent) control(in *proto.Reader, stdin *input, process proc.Process) {
 			return
 		}
 		if err != nil {
-			a.log.Debug("exec frame", "type", t, "error", err)
+			s.log.Debug("exec frame", "type", t, "error", err)
 		}
 	}
 }
-
-// input is standard input that has arrived and was not read yet. put never blocks a client within
-// proto.StdinWindow.
-type input struct {
-	out *proto.Writer
-
-	mu     sync.Mutex
-	cond   *sync.Cond
-	buf    bytes.Buffer
-	closed bool
-	taken  int // not acknowledged yet
-}
-
-func newInput(out *proto.Writer) *input {
-	in := &input{out: out}
-	in.cond = sync.NewCond(&in.mu)
-	return in
-}
-
-// put adds a frame's payload. An empty one is the end.
-func (in *input) put(p []byte) {
-	if len(p) == 0 {
-		in.close()
-		return
-	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for in.buf.Len() > 0 && in.buf.Len()+len(p) > proto.StdinWindow && !in.closed {
-		in.cond.Wait()
-	}
-	if !in.closed {
-		in.buf.Write(p)
-		in.cond.Broadcast()
-	}
-}
-
-// Read returns bytes that have arrived. A further Read means that the command took the earlier
-// bytes, so they are acknowledged.
-func (in *input) Read(p []byte) (int, error) {
-	in.acknowledge()
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for in.buf.Len() == 0 && !in.closed {
-		in.cond.Wait()
-	}
-	n, err := in.buf.Read(p) // io.EOF once it is empty and closed
-	in.taken += n
-	in.cond.Broadcast()
-	return n, err
-}
-
-func (in *input) acknowledge() {
-	in.mu.Lock()
-	n := in.taken
-	in.taken = 0
-	in.mu.Unlock()
-	if n > 0 {
-		in.out.WriteFrame(proto.FrameAck, proto.AckPayload(n))
-	}
-}
-
-func (in *input) close() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.closed = true
-	in.cond.Broadcast()
-}
-
-var _ io.Reader = (*input)(nil)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path"
@@ -13,8 +14,11 @@ import (
 	"banger/internal/guest/archive"
 )
 
-// getFiles answers GET /v1/files. After the stream has begun, errors are reported in the stream.
-func (a *agent) getFiles(w http.ResponseWriter, r *http.Request) {
+// filesService copies files into and out of the guest.
+type filesService struct{ log *slog.Logger }
+
+// get answers GET /v1/files. After the stream has begun, errors are reported in the stream.
+func (s *filesService) get(w http.ResponseWriter, r *http.Request) error {
 	name, err := filesPath(r)
 	if err == nil {
 		_, err = os.Lstat(name)
@@ -23,32 +27,31 @@ func (a *agent) getFiles(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		a.fail(w, r, notFound(err))
-		return
+		return notFound(err)
 	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	opts := archive.PackOptions{Owner: true}
 	if err := archive.Pack(r.Context(), w, name, opts); err != nil {
-		a.log.Debug("packing", "path", name, "error", err)
+		s.log.Debug("packing", "path", name, "error", err)
 	}
+	return nil
 }
 
-// putFiles answers PUT /v1/files. Owners are those in the stream.
-func (a *agent) putFiles(w http.ResponseWriter, r *http.Request) {
+// put answers PUT /v1/files. Owners are those in the stream.
+func (s *filesService) put(w http.ResponseWriter, r *http.Request) error {
 	name, err := filesPath(r)
 	if err != nil {
-		a.fail(w, r, err)
-		return
+		return err
 	}
 	err = archive.Unpack(r.Context(), r.Body, name, archive.UnpackOptions{
 		Special: true,
 		Owner:   func(uid, gid int) (int, int) { return uid, gid },
 	})
 	if err != nil {
-		a.fail(w, r, notFound(err))
-		return
+		return notFound(err)
 	}
 	reply(w, http.StatusOK, struct{}{})
+	return nil
 }
 
 // filesPath is the path in the request. A trailing slash has a meaning for package archive, so it

@@ -36,11 +36,12 @@ func (f *fakeHalter) Thaw() error {
 	return nil
 }
 
-func newAgent(t *testing.T) (*agent, *fakeHalter) {
+// testAgent returns an agent without an identity.
+func testAgent(t *testing.T) (*agent, *fakeHalter) {
 	h := &fakeHalter{}
-	a := &agent{log: slog.New(slog.DiscardHandler), freezer: h, handedOver: make(chan struct{})}
-	a.procs = proc.NewTable(a.log)
-	t.Cleanup(a.procs.Close)
+	a := newAgent(slog.New(slog.DiscardHandler), "test", false)
+	a.processes.freezer = h
+	t.Cleanup(a.processes.table.Close)
 	return a, h
 }
 
@@ -49,40 +50,40 @@ func post(body string) *http.Request {
 }
 
 func TestFreeze(t *testing.T) {
-	a, h := newAgent(t)
-	if got, err := a.freeze(post("")); got != (proto.Frozen{}) || err != nil || h.frozen {
+	a, h := testAgent(t)
+	if got, err := a.freeze.freeze(post("")); got != (proto.Frozen{}) || err != nil || h.frozen {
 		t.Errorf("a machine without an identity: %+v, %v", got, err)
 	}
-	a.enter(assumed)
+	a.life.enter(assumed)
 	for range 2 { // once more is the same
-		if got, err := a.freeze(post("")); got != (proto.Frozen{Processes: 7}) || err != nil || !h.frozen || a.now() != frozen {
+		if got, err := a.freeze.freeze(post("")); got != (proto.Frozen{Processes: 7}) || err != nil || !h.frozen || a.life.now() != frozen {
 			t.Errorf("freezing: %+v, %v", got, err)
 		}
 	}
-	hello, err := a.hello(httptest.NewRequest(http.MethodGet, "/v1/hello", nil))
+	hello, err := a.hello.hello(httptest.NewRequest(http.MethodGet, "/v1/hello", nil))
 	if h := hello.(proto.Hello); err != nil || !h.Frozen || !h.Assumed {
 		t.Errorf("hello is %+v, %v", h, err)
 	}
 	for _, body := range []string{"", "{}", `{"entropy":"AAAA","time":"2026-01-01T00:00:00Z"}`} {
-		if _, err := a.thaw(post(body)); fault.KindOf(err) != fault.Invalid || a.now() != frozen {
+		if _, err := a.freeze.thaw(post(body)); fault.KindOf(err) != fault.Invalid || a.life.now() != frozen {
 			t.Errorf("thawing by %s: %v", body, err)
 		}
 	}
-	a.enter(assumed)
-	a.procs.Resume(false)
+	a.life.enter(assumed)
+	a.processes.table.Resume(false)
 	h.fail = errors.New("somebody runs on")
-	if _, err := a.freeze(post("")); !errors.Is(err, h.fail) || a.now() != assumed {
+	if _, err := a.freeze.freeze(post("")); !errors.Is(err, h.fail) || a.life.now() != assumed {
 		t.Errorf("a freeze that fails: %v", err)
 	}
-	if _, err := a.runner().Start(proto.ExecRequest{Argv: []string{"true"}, User: "0:0"}, proc.Streams{}); err != nil && os.Getuid() == 0 {
+	if _, err := a.exec.commands.runner().Start(proto.ExecRequest{Argv: []string{"true"}, User: "0:0"}, proc.Streams{}); err != nil && os.Getuid() == 0 {
 		t.Errorf("a command after that: %v", err)
 	}
-	a.enter(spoiled)
-	if _, err := a.freeze(post("")); fault.KindOf(err) != fault.WrongState {
+	a.life.enter(spoiled)
+	if _, err := a.freeze.freeze(post("")); fault.KindOf(err) != fault.WrongState {
 		t.Errorf("freezing a spoiled machine: %v", err)
 	}
 	valid, _ := json.Marshal(proto.Thaw{Entropy: make([]byte, 32), Time: time.Now()})
-	if _, err := a.thaw(post(string(valid))); fault.KindOf(err) != fault.WrongState {
+	if _, err := a.freeze.thaw(post(string(valid))); fault.KindOf(err) != fault.WrongState {
 		t.Errorf("thawing a spoiled machine: %v", err)
 	}
 }
@@ -98,29 +99,27 @@ func TestAwaitAssumed(t *testing.T) {
 		"unidentified": {unidentified, nil, "no identity yet"},
 		"spoiled":      {spoiled, nil, "only a new start helps"},
 		"running":      {assumed, nil, ""},
-		"saved":        {frozen, func(a *agent) { a.enter(assumed) }, ""},
+		"saved":        {frozen, func(a *agent) { a.life.enter(assumed) }, ""},
 		"forked": {frozen, func(a *agent) {
-			a.enter(assuming)
-			a.mu.Lock()
-			a.forks++
-			a.mu.Unlock()
-			a.enter(assumed)
+			a.life.enter(assuming)
+			a.life.fork()
+			a.life.enter(assumed)
 		}, "forked"},
-		"lost":      {frozen, func(a *agent) { a.enter(spoiled) }, "only a new start helps"},
+		"lost":      {frozen, func(a *agent) { a.life.enter(spoiled) }, "only a new start helps"},
 		"for long":  {frozen, nil, "frozen"},
 		"for long ": {assuming, nil, "still taking on"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a, _ := newAgent(t)
-			a.enter(tt.from)
+			a, _ := testAgent(t)
+			a.life.enter(tt.from)
 			if tt.then != nil {
 				go func() {
 					<-time.After(50 * time.Millisecond)
 					tt.then(a)
 				}()
 			}
-			err := a.awaitAssumed(t.Context())
+			err := a.life.awaitAssumed(t.Context())
 			if tt.want == "" && err != nil || tt.want != "" && (fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("the request returned %v, want %q", err, tt.want)
 			}
@@ -199,12 +198,12 @@ func TestReplaceFile(t *testing.T) {
 }
 
 func TestMark(t *testing.T) {
-	a := &agent{}
+	var m marks
 	for _, name := range []string{"ready", "root", "assumed", "assumed"} {
-		a.mark(name)
+		m.add(name)
 	}
 	var got []string
-	for _, m := range a.allMarks() {
+	for _, m := range m.all() {
 		got = append(got, m.Name)
 	}
 	if !slices.Equal(got, []string{"ready", "root", "assumed"}) {

@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,6 +14,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/agent/freezer"
+	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/agent/proc"
 	"banger/internal/guest/proto"
 )
@@ -37,27 +36,45 @@ const (
 // maxState bounds the document, which holds data of one assume.
 const maxState = 2 * proto.MaxAssume
 
-// handover is the state that the agent as process 1 passes to its copy. It goes through a
+// handoverState is the state that the agent as process 1 passes to its copy. It goes through a
 // descriptor: everybody in the guest can read arguments, and root's programs can read an
 // environment.
-type handover struct {
-	Transport string       `json:"transport"` // of the listener that is handed over
-	Identity  identity     `json:"identity"`
-	Marks     []proto.Mark `json:"marks"`
-	Drives    []mounted    `json:"drives"`
-	Groups    bool         `json:"groups"` // whether there are control groups
+type handoverState struct {
+	Transport string          `json:"transport"` // of the listener that is handed over
+	Identity  identity        `json:"identity"`
+	Networks  []proto.Network `json:"networks"`
+	Marks     []proto.Mark    `json:"marks"`
+	Drives    []mount.Drive   `json:"drives"`
+	Groups    bool            `json:"groups"` // whether there are control groups
 }
 
-// handOver starts the copy that serves after this process has executed init.
-func (a *agent) handOver(init []string) error {
+// handover passes the service to a copy of the agent, and process 1 to the image's init.
+type handover struct {
+	log       *slog.Logger
+	endpoint  endpoint // set when it is open
+	settings  *settings
+	cards     *cards
+	marks     *marks
+	drives    *mount.Drives
+	processes *processes
+
+	// done is closed when the image's init is to take over process 1. The fields that this needs
+	// are set before.
+	done      chan struct{}
+	init      []string
+	successor *os.File // closing it makes the agent's copy begin
+}
+
+// begin starts the copy that serves after this process has executed init. The caller holds
+// life.change.
+func (h *handover) begin(init []string) error {
 	if err := checkInit(init[0]); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	groups, _ := a.freezer.(*freezer.Groups)
-	state, err := stateFile(handover{
-		Transport: a.transport, Identity: a.identity, Marks: a.marks, Drives: a.drives, Groups: groups != nil,
+	groups, drives := h.processes.groups(), h.drives.All()
+	state, err := stateFile(handoverState{
+		Transport: h.endpoint.transport, Identity: h.settings.get(), Networks: h.cards.networks,
+		Marks: h.marks.all(), Drives: drives, Groups: groups != nil,
 	})
 	if err != nil {
 		return err
@@ -74,7 +91,7 @@ func (a *agent) handOver(init []string) error {
 	}
 	defer log.Close()
 
-	descriptors := []uintptr{log.Fd(), log.Fd(), log.Fd(), a.listener.FD(), state.Fd(), wait.Fd(), log.Fd()}
+	descriptors := []uintptr{log.Fd(), log.Fd(), log.Fd(), h.endpoint.FD(), state.Fd(), wait.Fd(), log.Fd()}
 	sys := &syscall.SysProcAttr{Setsid: true}
 	if groups != nil {
 		descriptors[fdGroup] = groups.FD()
@@ -85,18 +102,18 @@ func (a *agent) handOver(init []string) error {
 		defer home.Close()
 		sys.UseCgroupFD, sys.CgroupFD = true, int(home.Fd())
 	}
-	for _, d := range a.drives {
-		descriptors = append(descriptors, d.root.Fd())
+	for _, d := range drives {
+		descriptors = append(descriptors, d.Root.Fd())
 	}
-	_, err = a.procs.Spawn("/proc/self/exe", []string{besideName}, &syscall.ProcAttr{
+	_, err = h.processes.table.Spawn("/proc/self/exe", []string{besideName}, &syscall.ProcAttr{
 		Dir: "/", Files: descriptors, Env: []string{"PATH=" + proc.DefaultPath}, Sys: sys,
 	})
 	if err != nil {
 		release.Close()
 		return err
 	}
-	a.successor = release // closed by execve
-	a.imageInit = init
+	h.successor = release // closed by execve
+	h.init = init
 	return nil
 }
 
@@ -111,7 +128,7 @@ func checkInit(path string) error {
 	return nil
 }
 
-func stateFile(h handover) (*os.File, error) {
+func stateFile(h handoverState) (*os.File, error) {
 	data, err := json.Marshal(h)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the handover: %w", err)
@@ -130,85 +147,28 @@ func stateFile(h handover) (*os.File, error) {
 
 // execInit turns process 1 into the image's init. If that fails, the copy serves a machine without
 // an init.
-func (a *agent) execInit() error {
-	if len(a.imageInit) == 0 {
+func (h *handover) execInit() error {
+	if len(h.init) == 0 {
 		return fmt.Errorf("serving ended")
 	}
 	if err := prepareInit(); err != nil {
-		a.log.Warn("preparing the init", "error", err)
+		h.log.Warn("preparing the init", "error", err)
 	}
 	// Everything that the init starts is then in a group, whether or not the init uses groups.
-	if groups, ok := a.freezer.(*freezer.Groups); ok {
+	if groups := h.processes.groups(); groups != nil {
 		if err := groups.Enter(freezer.Init); err != nil {
-			a.log.Warn("preparing the init", "error", err)
+			h.log.Warn("preparing the init", "error", err)
 		}
 	}
 	signal.Reset()
-	err := unix.Exec(a.imageInit[0], a.imageInit, append(os.Environ(), "PATH="+proc.DefaultPath))
-	a.log.Error("the image's init does not run", "init", a.imageInit[0], "error", err)
-	a.successor.Close()
+	err := unix.Exec(h.init[0], h.init, append(os.Environ(), "PATH="+proc.DefaultPath))
+	h.log.Error("the image's init does not run", "init", h.init[0], "error", err)
+	h.successor.Close()
 	select {} // the copy serves; process 1 must not end
 }
 
-// serveBeside is the agent beside the image's init.
-func (a *agent) serveBeside() error {
-	// The signals are received and dropped. Commands would inherit ignored ones.
-	signal.Notify(make(chan os.Signal, 1),
-		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
-	for fd := fdListener; fd < fdDrive; fd++ {
-		unix.CloseOnExec(fd)
-	}
-	h, err := readState(os.NewFile(fdState, "handover"))
-	if err != nil {
-		return err
-	}
-	for i := range h.Drives {
-		unix.CloseOnExec(fdDrive + i)
-		h.Drives[i].root = os.NewFile(uintptr(fdDrive+i), h.Drives[i].Serial)
-	}
-	a.log = slog.New(slog.NewTextHandler(prefixed{os.Stderr, "banger-agent: "}, nil))
-	a.procs = proc.NewTable(a.log)
-	if a.listener, err = takeOver(h.Transport, fdListener); err != nil {
-		return err
-	}
-	a.transport = h.Transport
-	a.takeOverGroups(h.Groups)
-	a.init, a.phase = true, assumed
-	a.identity, a.marks, a.drives = h.Identity, h.Marks, h.Drives
-	if err := a.procs.Protect(); err != nil { // without the agent the machine is lost
-		a.log.Warn("memory may run out", "error", err)
-	}
-
-	release := os.NewFile(fdGo, "go")
-	if _, err := io.Copy(io.Discard, release); err != nil {
-		return fmt.Errorf("waiting for process 1: %w", err)
-	}
-	release.Close()
-	a.mark("beside")
-	ctx := context.Background()
-	go a.watchPowerButton(ctx)
-	a.serve(ctx)
-	return nil
-}
-
-// takeOverGroups takes over the control groups, if there are any.
-func (a *agent) takeOverGroups(groups bool) {
-	a.freezer = &freezer.Signals{}
-	if !groups {
-		unix.Close(fdGroup)
-		return
-	}
-	g, err := freezer.FromFD(fdGroup, freezer.Agent)
-	if err != nil {
-		a.log.Warn("no control groups", "error", err)
-		return
-	}
-	a.procs.UseGroups(g)
-	a.freezer = g
-}
-
-func readState(f *os.File) (handover, error) {
-	var h handover
+func readState(f *os.File) (handoverState, error) {
+	var h handoverState
 	defer f.Close()
 	data, err := io.ReadAll(io.NewSectionReader(f, 0, maxState))
 	if err == nil {
@@ -218,18 +178,4 @@ func readState(f *os.File) (handover, error) {
 		return h, fmt.Errorf("reading the handover: %w", err)
 	}
 	return h, nil
-}
-
-// prefixed puts a prefix before every write: a write to /dev/kmsg is one message of the kernel's
-// log.
-type prefixed struct {
-	w      io.Writer
-	prefix string
-}
-
-func (p prefixed) Write(b []byte) (int, error) {
-	if _, err := p.w.Write(bytes.Join([][]byte{[]byte(p.prefix), b}, nil)); err != nil {
-		return 0, err
-	}
-	return len(b), nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -88,6 +89,41 @@ func cardOf(n proto.Network) (link.Card, error) {
 		card.MACs = append(card.MACs, mac)
 	}
 	return card, nil
+}
+
+// cards are the machine's network cards. Whoever uses them holds life.change.
+type cards struct {
+	networks []proto.Network // how the cards were configured last
+}
+
+// assign configures the cards for an identity. If a fork's parent had the same networks, the cards
+// are ready. Accessing a card is expensive in emulation.
+func (c *cards) assign(networks []proto.Network) error {
+	if reflect.DeepEqual(c.networks, networks) {
+		return nil
+	}
+	if err := configureNetworks(networks); err != nil {
+		return err
+	}
+	c.networks = networks
+	return nil
+}
+
+// renew configures the cards again. It writes resolv.conf only if the networks differ: the user may
+// have changed it.
+func (c *cards) renew(networks []proto.Network) error {
+	if len(networks) == 0 {
+		return nil
+	}
+	if err := configureNetworks(networks); err != nil {
+		return err
+	}
+	same := reflect.DeepEqual(c.networks, networks)
+	c.networks = networks
+	if same {
+		return nil
+	}
+	return replaceFile("/etc/resolv.conf", resolvConf(networks))
 }
 
 // configureNetworks configures the cards that the documents name and leaves others as they are.

@@ -1,46 +1,53 @@
 package agent
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/agent/proc"
 )
 
 // endGrace is how long processes may take to end after SIGTERM. The host's own deadline is longer.
 const endGrace = 5 * time.Second
 
+// powerService ends the machine.
+type powerService struct {
+	log       *slog.Logger
+	beside    bool // whether this process serves beside the image's init
+	freeze    *freezeService
+	drives    *mount.Drives
+	processes *processes
+	ending    sync.Once // the machine's end may be requested more than once
+}
+
 // powerOff answers POST /v1/poweroff. It answers first, because afterwards the agent is gone.
-func (a *agent) powerOff(w http.ResponseWriter, _ *http.Request) {
+func (s *powerService) powerOff(w http.ResponseWriter, _ *http.Request) error {
 	reply(w, http.StatusOK, struct{}{})
 	http.NewResponseController(w).Flush()
-	if err := a.beginPowerOff(); err != nil {
-		a.log.Error("powering off", "error", err)
+	if err := s.beginPowerOff(); err != nil {
+		s.log.Error("powering off", "error", err)
 	}
+	return nil
 }
 
 // beginPowerOff ends the machine in the way of its process 1.
-func (a *agent) beginPowerOff() error {
-	a.log.Info("powering off")
-	if a.stuckHalted() {
-		a.ending.Do(func() { go a.endMachine() })
-		return nil
-	}
-	if !a.init {
-		a.ending.Do(func() { go a.endMachine() })
+func (s *powerService) beginPowerOff() error {
+	s.log.Info("powering off")
+	if s.freeze.stuckHalted() || !s.beside {
+		s.ending.Do(func() { go s.endMachine() })
 		return nil
 	}
 	name, err := os.ReadFile("/proc/1/comm")
@@ -51,9 +58,9 @@ func (a *agent) beginPowerOff() error {
 		// SIGRTMIN+4 starts poweroff.target (systemd(1), "Signals") without dbus and systemctl.
 		return unix.Kill(1, sigRTMin+4)
 	}
-	if err := a.runPowerOff(); err != nil {
-		a.log.Warn("the image cannot power off by itself", "error", err)
-		a.ending.Do(func() { go a.endMachine() })
+	if err := s.runPowerOff(); err != nil {
+		s.log.Warn("the image cannot power off by itself", "error", err)
+		s.ending.Do(func() { go s.endMachine() })
 	}
 	return nil
 }
@@ -63,12 +70,12 @@ func (a *agent) beginPowerOff() error {
 const sigRTMin = unix.Signal(34)
 
 // runPowerOff runs the image's own command, which fits its init.
-func (a *agent) runPowerOff() error {
+func (s *powerService) runPowerOff() error {
 	for _, path := range []string{"/sbin/poweroff", "/usr/sbin/poweroff", "/bin/poweroff", "/usr/bin/poweroff"} {
 		if info, err := os.Stat(path); err != nil || info.IsDir() {
 			continue
 		}
-		_, err := a.procs.Spawn(path, []string{"poweroff"}, &syscall.ProcAttr{
+		_, err := s.processes.table.Spawn(path, []string{"poweroff"}, &syscall.ProcAttr{
 			Dir: "/", Files: []uintptr{0, 1, 2},
 			Env: []string{"PATH=" + proc.DefaultPath}, Sys: &syscall.SysProcAttr{Setsid: true},
 		})
@@ -79,32 +86,29 @@ func (a *agent) runPowerOff() error {
 
 // endMachine ends all processes and powers the machine off with clean file systems. It does not
 // return.
-func (a *agent) endMachine() {
-	a.endProcesses()
+func (s *powerService) endMachine() {
+	s.endProcesses()
 	unix.Sync()
-	a.mu.Lock()
-	drives := a.drives
-	a.mu.Unlock()
-	for _, d := range drives {
-		if err := remountReadOnly(d.root); err != nil {
-			a.log.Warn("a file system stays writable", "drive", d.Serial, "error", err)
+	for _, d := range s.drives.All() {
+		if err := d.MakeReadOnly(); err != nil {
+			s.log.Warn("a file system stays writable", "drive", d.Serial, "error", err)
 		}
 	}
 	unix.Sync()
 	for {
 		err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-		a.log.Error("switching the machine off", "error", err)
+		s.log.Error("switching the machine off", "error", err)
 		<-time.After(time.Second)
 	}
 }
 
 // endProcesses sends SIGTERM to all processes, waits, and kills the rest. A signal to -1 reaches
 // all processes but process 1 and the sender.
-func (a *agent) endProcesses() {
+func (s *powerService) endProcesses() {
 	if othersGone() {
 		return
 	}
-	if !a.isHalted() { // halted processes can only be killed
+	if !s.processes.isHalted() { // halted processes can only be killed
 		unix.Kill(-1, unix.SIGTERM)
 		unix.Kill(-1, unix.SIGCONT)
 		if awaitOthersGone(endGrace) {
@@ -147,26 +151,9 @@ func othersGone() bool {
 	return true
 }
 
-// remountReadOnly makes the file system of an open root directory read-only, which also empties its
-// journal. Nothing is mounted by path any more, so mount(2) cannot reach it.
-func remountReadOnly(root *os.File) error {
-	fd, err := unix.Fspick(int(root.Fd()), "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
-	if err != nil {
-		return fmt.Errorf("picking the file system: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.FsconfigSetFlag(fd, "ro"); err != nil {
-		return fmt.Errorf("asking for read-only: %w", err)
-	}
-	if err := unix.FsconfigReconfigure(fd); err != nil {
-		return fmt.Errorf("remounting: %w", err)
-	}
-	return nil
-}
-
 // watchSignals keeps process 1 alive and powers off on the usual signals: SIGINT (ctrl-alt-del),
 // SIGPWR (power failure), and SIGUSR2, SIGUSR1, SIGTERM (busybox's poweroff, halt and reboot).
-func (a *agent) watchSignals(ctx context.Context) {
+func (s *powerService) watchSignals(ctx context.Context) {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // makes ctrl-alt-del a signal
 	all := make(chan os.Signal, 8)
 	signal.Notify(all, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGPIPE,
@@ -180,70 +167,25 @@ func (a *agent) watchSignals(ctx context.Context) {
 			case sig := <-all:
 				switch sig {
 				case unix.SIGINT, unix.SIGPWR, unix.SIGUSR1, unix.SIGUSR2, unix.SIGTERM:
-					a.beginPowerOff()
+					s.beginPowerOff()
 				}
 			}
 		}
 	}()
 }
 
-// watchPowerButton waits for the power button (QEMU's system_powerdown), which is a key of an input
+// watchButton waits for the power button (QEMU's system_powerdown), which is a key of an input
 // device. A machine may have no button.
-func (a *agent) watchPowerButton(ctx context.Context) {
+func (s *powerService) watchButton(ctx context.Context) {
 	dev, err := findButton("/sys/class/input")
 	if err == nil {
 		err = awaitPress(ctx, filepath.Join("/dev/input", dev))
 	}
 	if err != nil {
-		a.log.Debug("no power button", "error", err)
+		s.log.Debug("no power button", "error", err)
 		return
 	}
-	if err := a.beginPowerOff(); err != nil {
-		a.log.Error("power button", "error", err)
+	if err := s.beginPowerOff(); err != nil {
+		s.log.Error("power button", "error", err)
 	}
-}
-
-func findButton(class string) (string, error) {
-	names, _ := filepath.Glob(filepath.Join(class, "event*"))
-	for _, path := range names {
-		name, err := os.ReadFile(filepath.Join(path, "device/name"))
-		// The name is set in drivers/acpi/button.c.
-		if err == nil && strings.TrimSpace(string(name)) == "Power Button" {
-			return filepath.Base(path), nil
-		}
-	}
-	return "", fmt.Errorf("looking for the power button: %w", os.ErrNotExist)
-}
-
-// Parts of struct input_event on 64-bit machines (linux/input.h).
-const (
-	eventSize  = 24
-	eventType  = 16
-	eventCode  = 18
-	eventValue = 20
-	evKey      = 1
-	keyPower   = 116
-)
-
-func awaitPress(ctx context.Context, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	defer context.AfterFunc(ctx, func() { f.Close() })()
-	r := bufio.NewReaderSize(f, 64*eventSize)
-	event := make([]byte, eventSize)
-	for {
-		if _, err := io.ReadFull(r, event); err != nil {
-			return errors.Join(err, ctx.Err())
-		}
-		if isPress(event) {
-			return nil
-		}
-	}
-}
-
-func isPress(e []byte) bool {
-	return e[eventType] == evKey && e[eventType+1] == 0 && e[eventCode] == keyPower && e[eventCode+1] == 0 && e[eventValue] == 1
 }

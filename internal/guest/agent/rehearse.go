@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strconv"
 	"syscall"
@@ -10,24 +11,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// rehearsal makes the first command of a restored machine fast.
+type rehearsal struct {
+	log       *slog.Logger
+	marks     *marks
+	processes *processes
+}
+
 // rehearse runs a program that does nothing while the host's next requests are served. In a
 // restored machine under emulation the first command is slower than all later ones; this makes it
-// about as fast. docs/internals/boot.md has the reason. Other users of spawnMu come first.
-func (a *agent) rehearse() {
-	if !a.spawnMu.TryLock() {
+// about as fast. docs/internals/boot.md has the reason. Other users of spawn come first.
+func (s *rehearsal) rehearse() {
+	if !s.processes.spawn.TryLock() {
 		return
 	}
-	defer a.spawnMu.Unlock()
-	if err := a.runNoop(); err != nil {
-		a.log.Debug("no rehearsal", "error", err)
+	defer s.processes.spawn.Unlock()
+	if err := s.runNoop(); err != nil {
+		s.log.Debug("no rehearsal", "error", err)
 		return
 	}
-	a.mark("rehearsed")
+	s.marks.add("rehearsed")
 }
 
 // runNoop starts a program that ends at once. It is the agent's own: no file or user of the guest
 // takes part.
-func (a *agent) runNoop() error {
+func (s *rehearsal) runNoop() error {
 	program, err := newProgram()
 	if err != nil {
 		return fmt.Errorf("making a program: %w", err)
@@ -41,7 +49,7 @@ func (a *agent) runNoop() error {
 	if os.Geteuid() == 0 {
 		attr.Sys.Credential = &syscall.Credential{} // as commands have
 	}
-	_, err = a.procs.Spawn("/proc/self/fd/"+strconv.Itoa(int(fd)), []string{"nothing"}, attr)
+	_, err = s.processes.table.Spawn("/proc/self/fd/"+strconv.Itoa(int(fd)), []string{"nothing"}, attr)
 	return err
 }
 

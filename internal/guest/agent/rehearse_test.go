@@ -22,9 +22,9 @@ func TestNoop(t *testing.T) {
 	if out, err := exec.Command(fmt.Sprintf("/proc/self/fd/%d", program.Fd())).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("it does not end well: %v, %q", err, out)
 	}
-	a, _ := newAgent(t)
-	a.procs.Halt() // as the machine is when it counts
-	if err := a.runNoop(); err != nil {
+	a, _ := testAgent(t)
+	a.processes.table.Halt() // as the machine is when it counts
+	if err := a.hello.rehearsal.runNoop(); err != nil {
 		t.Error(err)
 	}
 }

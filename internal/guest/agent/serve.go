@@ -14,26 +14,6 @@ import (
 // acceptPause is the wait after a failed accept, so that a lasting failure costs no CPU.
 const acceptPause = 100 * time.Millisecond
 
-// serve answers hosts until ctx ends or the machine is handed over to the image's init.
-func (a *agent) serve(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-a.handedOver:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	s := sessions{log: a.log, server: &http.Server{
-		Handler:           a.routes(),
-		ReadHeaderTimeout: 10 * time.Second,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelWarn),
-	}}
-	s.serve(ctx, a.listener)
-}
-
 // sessions serves one host at a time: the newest. A host that comes back may find that the agent
 // has not noticed the end of its last connection. It must not have to wait for that.
 type sessions struct {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"net"
 
 	"golang.org/x/crypto/ssh"
@@ -14,28 +15,32 @@ import (
 // sftpName is argv[0] of the agent as the server of the sftp subsystem.
 const sftpName = "banger-sftp"
 
+// sshService serves SSH.
+type sshService struct {
+	log      *slog.Logger
+	commands commands
+}
+
 // ssh serves one SSH connection.
-func (a *agent) ssh(conn net.Conn) {
-	a.mu.Lock()
-	id := a.identity
-	a.mu.Unlock()
+func (s *sshService) ssh(conn net.Conn) {
+	id := s.commands.settings.get()
 	key, err := ssh.ParsePrivateKey(id.HostKey)
 	if err != nil {
-		a.log.Error("no ssh without a host key", "error", err)
+		s.log.Error("no ssh without a host key", "error", err)
 		conn.Close()
 		return
 	}
-	runner := a.runner()
+	runner := s.commands.runner()
 	err = sshd.Serve(context.Background(), conn, sshd.Config{
 		HostKey:        key,
 		AuthorizedKeys: func() []string { return id.AuthorizedKeys },
 		Lookup:         lookupAccount,
 		Starter:        sshStarter{runner},
 		SFTP:           []string{"/proc/self/exe", sftpName},
-		Log:            a.log,
+		Log:            s.log,
 	})
 	if err != nil {
-		a.log.Debug("ssh", "error", err)
+		s.log.Debug("ssh", "error", err)
 	}
 }
 

@@ -24,29 +24,35 @@ const (
 	onVsock  = "vsock"
 )
 
+// endpoint is the guest's end of a transport.
+type endpoint struct {
+	channel.Listener
+	transport string // onSerial or onVsock
+}
+
 // listen opens the guest's end of the transport that the host chose. The host chooses by a kernel
 // argument and not by the devices that exist: a guest may have a vsock device for other purposes.
-func listen(ctx context.Context, events *uevent.Events) (channel.Listener, string, error) {
+func listen(ctx context.Context, events *uevent.Events) (endpoint, error) {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		return nil, "", fmt.Errorf("reading the kernel's arguments: %w", err)
+		return endpoint{}, fmt.Errorf("reading the kernel's arguments: %w", err)
 	}
 	transport, err := chooseTransport(string(cmdline))
 	if err != nil {
-		return nil, "", err
+		return endpoint{}, err
 	}
 	if transport == onVsock {
 		l, err := vsock.Listen(proto.VsockPort)
-		return l, onVsock, err
+		return endpoint{l, onVsock}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, portDeadline)
 	defer cancel()
 	path, err := serial.Find(ctx, events, proto.PortName)
 	if err != nil {
-		return nil, "", err
+		return endpoint{}, err
 	}
 	l, err := serial.Open(path)
-	return l, onSerial, err
+	return endpoint{l, onSerial}, err
 }
 
 // chooseTransport reads the kernel's arguments. The last one of a name counts, as with the kernel's
@@ -67,13 +73,15 @@ func chooseTransport(cmdline string) (string, error) {
 	return "", fmt.Errorf("choosing a transport: %s=%s is not known to this agent", proto.TransportArgument, value)
 }
 
-// takeOver makes a listener of a descriptor that another process of the agent opened.
-func takeOver(transport string, fd int) (channel.Listener, error) {
+// takeOver makes an endpoint of a descriptor that another process of the agent opened.
+func takeOver(transport string, fd int) (endpoint, error) {
 	switch transport {
 	case onSerial:
-		return serial.FromFD(fd)
+		l, err := serial.FromFD(fd)
+		return endpoint{l, transport}, err
 	case onVsock:
-		return vsock.FromFD(fd)
+		l, err := vsock.FromFD(fd)
+		return endpoint{l, transport}, err
 	}
-	return nil, fmt.Errorf("taking the listener over: %q is no transport", transport)
+	return endpoint{}, fmt.Errorf("taking the listener over: %q is no transport", transport)
 }

@@ -1,4 +1,9 @@
-package agent
+// Package mount builds the root file system of the guest and mounts its drives.
+//
+// The agent calls Kernel in the initramfs and Root once, with the first identity. Afterwards "/" is
+// an overlay of the image and the system disk, and the initramfs is empty. Other drives are mounted
+// with Drives.Mount.
+package mount
 
 import (
 	"errors"
@@ -39,6 +44,12 @@ var rootMounts = []mount{
 var cgroupMounts = []mount{
 	{"cgroup2", "/sys/fs/cgroup", "cgroup2", quiet, "nsdelegate"},
 }
+
+// Kernel mounts the kernel's file systems in the initramfs.
+func Kernel() error { return mountAll(kernelMounts) }
+
+// ControlGroups mounts the control groups.
+func ControlGroups() error { return mountAll(cgroupMounts) }
 
 // mountAll mounts in order. It makes missing targets.
 func mountAll(mounts []mount) error {

@@ -1,10 +1,10 @@
-package agent
+package mount
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -37,55 +37,15 @@ var volumes = []struct{ name, target string }{
 const (
 	// noload: the image is always read-only, so there is no journal to replay into it.
 	imageOptions = "noload"
-	// noinit_itable: initialising a sparse disk's inode tables would write a hundred megabytes of
-	// zeros to the host.
-	diskOptions = "noinit_itable"
-	// no_prefetch_block_bitmaps: reading bitmaps ahead would keep each machine busy for a while.
-	// Older kernels do neither know the option nor read ahead.
-	quietOptions = diskOptions + ",no_prefetch_block_bitmaps"
 	// redirect_dir and metacopy: renaming a directory or changing an owner copies no data up. index
 	// stays off, because it refuses an upper layer whose lower layer is another copy of the image.
 	overlayOptions = "lowerdir=" + imageDir + ",upperdir=" + upperDir + ",workdir=" + workDir +
 		",redirect_dir=on,metacopy=on,index=off"
 )
 
-// mounted is an ext4 drive in use.
-type mounted struct {
-	Serial string `json:"serial"`
-	Dev    string `json:"dev"`
-	Target string `json:"target"` // "" for the system disk, which is below the overlay
-	root   *os.File
-}
-
-// mountDrive mounts a writable ext4 drive and grows its file system to the drive's size.
-func (a *agent) mountDrive(serial, dir string, size int64) (*mounted, error) {
-	dev, err := drive.Open(context.Background(), serial, size)
-	if err != nil {
-		return nil, err
-	}
-	if err := drive.DropCache(dev); err != nil {
-		return nil, err
-	}
-	err = mountOne(mount{dev, dir, "ext4", 0, quietOptions})
-	if errors.Is(err, unix.EINVAL) {
-		err = mountOne(mount{dev, dir, "ext4", 0, diskOptions})
-	}
-	if err != nil {
-		return nil, err
-	}
-	root, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("opening drive %s: %w", serial, err)
-	}
-	m := &mounted{Serial: serial, Dev: dev, root: root}
-	if _, err := drive.Grow(dev, root); err != nil {
-		return nil, err
-	}
-	return m, nil
-}
-
-// buildRoot joins image and system disk, moves into the result and frees the initramfs.
-func (a *agent) buildRoot(spec proto.Root) error {
+// Root joins image and system disk, moves into the result and frees the initramfs. It adds the
+// system disk to drives. It holds spawn while paths change their meaning.
+func Root(spec proto.Root, drives *Drives, spawn sync.Locker) error {
 	dev, err := drive.Open(context.Background(), spec.Image, spec.ImageSize)
 	if err != nil {
 		return err
@@ -96,11 +56,11 @@ func (a *agent) buildRoot(spec proto.Root) error {
 	if err := mountOne(mount{dev, imageDir, "ext4", unix.MS_RDONLY, imageOptions}); err != nil {
 		return err
 	}
-	system, err := a.mountDrive(spec.System, systemDir, spec.SystemSize)
+	system, err := mountDrive(spec.System, systemDir, spec.SystemSize)
 	if err != nil {
 		return err
 	}
-	a.addDrive(system)
+	drives.add(system)
 	if err := makeUpper(); err != nil {
 		return err
 	}
@@ -110,9 +70,12 @@ func (a *agent) buildRoot(spec proto.Root) error {
 	if err := bindVolumes(); err != nil {
 		return err
 	}
-	a.spawnMu.Lock() // paths mean other files afterwards
-	defer a.spawnMu.Unlock()
-	return switchRoot()
+	spawn.Lock()
+	defer spawn.Unlock()
+	if err := switchRoot(); err != nil {
+		return err
+	}
+	return linkDevices()
 }
 
 // makeUpper makes the directories that the overlay needs. The overlay takes the root's attributes

@@ -1,20 +1,14 @@
-package agent
+package mount
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path"
-	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"banger/internal/fault"
-	"banger/internal/guest/agent/drive"
 	"banger/internal/guest/agent/tree"
-	"banger/internal/guest/agent/uevent"
 	"banger/internal/guest/proto"
 )
 
@@ -32,13 +26,13 @@ const (
 // lostFound is the directory that mkfs makes (mklost+found(8)).
 const lostFound = "lost+found"
 
-// mountWork mounts a drive at its target in the new root. If requested, it seeds the drive before.
-func (a *agent) mountWork(m proto.Mount) error {
+// Mount mounts a drive at its target in the new root. If requested, it seeds the drive before.
+func (d *Drives) Mount(m proto.Mount) error {
 	target := path.Clean(m.Target)
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return fmt.Errorf("making %s: %w", target, err)
 	}
-	drive, err := a.mountDrive(m.Serial, stagingDir, m.Size)
+	work, err := mountDrive(m.Serial, stagingDir, m.Size)
 	if err != nil {
 		return err
 	}
@@ -58,8 +52,8 @@ func (a *agent) mountWork(m proto.Mount) error {
 	if err := os.Remove(stagingDir); err != nil {
 		return err
 	}
-	drive.Target = target
-	a.addDrive(drive)
+	work.Target = target
+	d.add(work)
 	return nil
 }
 
@@ -113,72 +107,4 @@ func entries(dir string) ([]string, error) {
 		}
 	}
 	return rest, nil
-}
-
-// isMounted reports whether a fork has a drive mounted at the target. The drive's id may have
-// changed.
-func (a *agent) isMounted(m proto.Mount) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.drives, func(d mounted) bool { return d.Target == path.Clean(m.Target) })
-}
-
-func (a *agent) addDrive(m *mounted) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.drives = append(a.drives, *m)
-}
-
-// growTime bounds waiting for the kernel to see a drive's new size.
-const growTime = 10 * time.Second
-
-// growDrive grows the file system on a mounted drive to the drive's size. It first waits until the
-// drive has size bytes.
-func (a *agent) growDrive(ctx context.Context, serial string, size int64) error {
-	m, err := a.mountedDrive(serial)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, growTime)
-	defer cancel()
-	if err := awaitSize(ctx, m.Dev, size); err != nil {
-		return err
-	}
-	_, err = drive.Grow(m.Dev, m.root)
-	return err
-}
-
-// mountedDrive finds a mounted drive by the id that it has now. A fork's drives may have other ids
-// than the parent's.
-func (a *agent) mountedDrive(id string) (mounted, error) {
-	dev, err := drive.Find(id)
-	if err != nil {
-		return mounted{}, fault.New(fault.NotFound, "%w", err)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	i := slices.IndexFunc(a.drives, func(m mounted) bool { return m.Dev == dev })
-	if i < 0 {
-		return mounted{}, fault.New(fault.NotFound, "drive %s is not mounted", id)
-	}
-	return a.drives[i], nil
-}
-
-// awaitSize waits until a device has that size. A uevent announces the change (genhd.c,
-// set_capacity_and_notify).
-func awaitSize(ctx context.Context, dev string, size int64) error {
-	events, err := uevent.Open()
-	if err != nil {
-		return err
-	}
-	defer events.Close()
-	for {
-		has, err := drive.Size(dev)
-		if err != nil || has >= size {
-			return err
-		}
-		if err := events.Wait(ctx); err != nil {
-			return fault.New(fault.Unavailable, "drive %s has %d of %d bytes: %w", dev, has, size, err)
-		}
-	}
 }
