@@ -43,8 +43,8 @@
 // # Locks
 //
 // The lock change of life comes first. Assume, freeze and thaw hold it from beginning to end. The
-// lock spawn of processes comes second. All other locks guard a few fields, and nobody takes another
-// lock while holding one of them.
+// lock spawn of processes comes second. All other locks guard a few fields, and nobody takes
+// another lock while holding one of them.
 //
 // # Trust
 //

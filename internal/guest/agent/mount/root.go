@@ -71,8 +71,9 @@ func Root(spec proto.Root, drives *Drives, spawn sync.Locker) error {
 		return err
 	}
 	spawn.Lock()
-	defer spawn.Unlock()
-	if err := switchRoot(); err != nil {
+	err = switchRoot()
+	spawn.Unlock()
+	if err != nil {
 		return err
 	}
 	return linkDevices()
