@@ -64,14 +64,14 @@ func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
 	if err := t.Write(a.Out, columns, a.style(a.Out)); err != nil {
 		return err
 	}
-	if a.daemonIsOlder(ctx, file) {
+	if daemonIsOlder(ctx, a, file) {
 		a.note("%s was changed after the daemon started. To apply all changes: banger daemon restart", file)
 	}
 	return nil
 }
 
 // daemonIsOlder reports whether a daemon runs that was started before the file was last written.
-func (a *app) daemonIsOlder(ctx context.Context, path string) bool {
+func daemonIsOlder(ctx context.Context, a *app, path string) bool {
 	info, err := os.Stat(path)
 	if err != nil {
 		return false

@@ -41,13 +41,13 @@ func (c *content) Read(p []byte) (int, error) {
 // counted reports how much has been sent.
 func (c *content) counted(report step.Reporter) io.Reader { return counted(c, "send", c.size, report) }
 
-// openContent opens a file, a directory as a tar, or "-" for standard input.
-func (a *app) openContent(ctx context.Context, name string) (*content, error) {
+// openContent opens a file, a directory as a tar, or "-" for in, which is standard input.
+func openContent(ctx context.Context, in io.Reader, name string) (*content, error) {
 	if name == "-" {
-		if terminal(a.In) != nil {
+		if terminal(in) != nil {
 			return nil, fault.New(fault.Invalid, "standard input is a terminal").WithHint("For example: docker save app | banger image import -")
 		}
-		return &content{ReadCloser: io.NopCloser(a.In)}, nil
+		return &content{ReadCloser: io.NopCloser(in)}, nil
 	}
 	abs, err := filepath.Abs(name)
 	if err != nil {
@@ -98,8 +98,8 @@ type kernelImportOptions struct {
 const maxKernel = 256 << 20
 
 // openKernel opens a kernel with its configuration and modules as a tar: see api.KernelImport.
-func (a *app) openKernel(ctx context.Context, o kernelImportOptions) (*content, error) {
-	kernel, err := a.openContent(ctx, o.path)
+func openKernel(ctx context.Context, in io.Reader, o kernelImportOptions) (*content, error) {
+	kernel, err := openContent(ctx, in, o.path)
 	if err != nil {
 		return nil, err
 	}
@@ -196,8 +196,10 @@ func ofModules(name string) bool {
 // configOf finds a kernel's configuration: in the modules' directory, where it is sent with the
 // modules, or beside the kernel, as /boot/config-VERSION beside /boot/vmlinuz-VERSION.
 func configOf(kernel, modules string) string {
-	if modules != "" && exists(filepath.Join(modules, "config")) {
-		return ""
+	if modules != "" {
+		if _, err := os.Stat(filepath.Join(modules, "config")); err == nil {
+			return ""
+		}
 	}
 	_, version, ok := strings.Cut(filepath.Base(kernel), "-")
 	config := filepath.Join(filepath.Dir(kernel), "config-"+version)

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
-	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/guest/archive"
 	"banger/internal/step"
@@ -80,20 +79,23 @@ func runCp(ctx context.Context, o cpOptions, a *app) error {
 	}
 	p := a.progress("Copying")
 	defer p.Close()
+	c := fileCopy{in: a.In, out: a.Out, owner: o.owner, report: p.Report, skip: func(name, why string) {
+		p.Close() // the note stays, so the live lines must be erased
+		a.note("skipped %s: %s", name, why)
+	}}
 	name := dst.vm
 	if src.vm != "" {
 		name = src.vm
-		err = a.copyOut(ctx, client, src, dst.path, o, p)
+		err = copyOut(ctx, client, src, dst.path, c)
 	} else {
-		err = a.copyIn(ctx, client, src.path, dst, o, p)
+		err = copyIn(ctx, client, src.path, dst, c)
 	}
 	p.Close()
-	return a.explainVM(ctx, client, name, err)
+	return explainVM(ctx, client, name, err)
 }
 
-// copyOut copies from a VM. The guest writes the stream, so package archive checks all names and
-// modes in it.
-func (a *app) copyOut(ctx context.Context, client *api.Client, src place, dst string, o cpOptions, p *ui.Progress) error {
+// copyOut copies from a VM.
+func copyOut(ctx context.Context, client *api.Client, src place, dst string, c fileCopy) error {
 	body, err := client.Guests().GetFiles(ctx, src.vm, src.path)
 	if err != nil {
 		return err
@@ -101,12 +103,33 @@ func (a *app) copyOut(ctx context.Context, client *api.Client, src place, dst st
 	defer body.Close()
 	stop := context.AfterFunc(ctx, func() { body.Close() })
 	defer stop()
-	stream := counted(body, src.vm+":"+src.path, 0, p.Report)
+	return c.receive(ctx, counted(body, src.vm+":"+src.path, 0, c.report), src.path, dst)
+}
+
+// copyIn copies into a VM.
+func copyIn(ctx context.Context, client *api.Client, src string, dst place, c fileCopy) error {
+	return c.send(ctx, src, func(stream io.Reader) error {
+		return client.Guests().PutFiles(ctx, dst.vm, dst.path, counted(stream, src, 0, c.report))
+	})
+}
+
+// fileCopy is a copy of files between this host and a guest. The stream between them is a tar.
+type fileCopy struct {
+	in     io.Reader // the archive to send, if the source is "-"
+	out    io.Writer // for the archive received, if the destination is "-"
+	owner  bool      // preserve owners and groups, by number
+	report step.Reporter
+	skip   func(name, why string) // is called for each file that is not copied
+}
+
+// receive unpacks a guest's stream of the path source to dst, or writes it to out. The guest writes
+// the stream, so package archive checks all names and modes in it.
+func (c fileCopy) receive(ctx context.Context, stream io.Reader, source, dst string) (err error) {
 	if dst == "-" {
-		err = archive.Export(ctx, a.Out, stream, archive.Limits{})
+		err = archive.Export(ctx, c.out, stream, archive.Limits{})
 	} else {
-		opts := archive.UnpackOptions{Source: src.path, Note: a.noteSkipped(p)}
-		if o.owner {
+		opts := archive.UnpackOptions{Source: source, Note: c.skip}
+		if c.owner {
 			opts.Owner = func(uid, gid int) (int, int) { return uid, gid }
 		}
 		err = archive.Unpack(ctx, stream, dst, opts)
@@ -120,21 +143,21 @@ func (a *app) copyOut(ctx context.Context, client *api.Client, src place, dst st
 // errStopped is the error of packing when the reader has stopped.
 var errStopped = errors.New("the reader has stopped")
 
-// copyIn copies into a VM.
-func (a *app) copyIn(ctx context.Context, client *api.Client, src string, dst place, o cpOptions, p *ui.Progress) error {
+// send packs src, or takes the archive from in, while put sends the stream to the guest.
+func (c fileCopy) send(ctx context.Context, src string, put func(io.Reader) error) error {
 	r, w := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
 		var err error
 		if src == "-" {
-			err = archive.Import(ctx, w, a.In, archive.Limits{})
+			err = archive.Import(ctx, w, c.in, archive.Limits{})
 		} else {
-			err = archive.Pack(ctx, w, src, archive.PackOptions{Owner: o.owner, Note: a.noteSkipped(p)})
+			err = archive.Pack(ctx, w, src, archive.PackOptions{Owner: c.owner, Note: c.skip})
 		}
 		w.Close() // the stream itself tells the reader whether it is complete
 		packed <- err
 	}()
-	err := client.Guests().PutFiles(ctx, dst.vm, dst.path, counted(r, src, 0, p.Report))
+	err := put(r)
 	r.CloseWithError(errStopped) // the guest may have refused the copy before its end
 	packErr := <-packed
 	switch {
@@ -144,14 +167,6 @@ func (a *app) copyIn(ctx context.Context, client *api.Client, src string, dst pl
 		return packErr // the guest's error only follows from it
 	}
 	return err
-}
-
-// noteSkipped returns a function that notes a file which was not copied.
-func (a *app) noteSkipped(p *ui.Progress) func(name, why string) {
-	return func(name, why string) {
-		p.Close() // the note stays, so the live lines must be erased
-		a.note("skipped %s: %s", name, why)
-	}
 }
 
 // counted returns a reader that reports how many bytes were read from r. total is 0 if it is not

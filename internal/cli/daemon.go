@@ -217,5 +217,5 @@ func runDaemonLogs(ctx context.Context, o logsOptions, a *app) error {
 	if o.follow {
 		log = &follower{ctx: ctx, path: layout.DaemonLog(), f: f}
 	}
-	return a.copyLog(ctx, log, o.follow)
+	return copyLog(ctx, a, log, o.follow)
 }

@@ -62,7 +62,7 @@ func runDaemonBundle(ctx context.Context, o bundleOptions, now time.Time, a *app
 	if err != nil {
 		return err
 	}
-	src := a.bundleSource(layout, now)
+	src := bundleSource(a, layout, now)
 	switch client, err := a.running(ctx); {
 	case err == nil:
 		defer client.Close()
@@ -80,17 +80,17 @@ func runDaemonBundle(ctx context.Context, o bundleOptions, now time.Time, a *app
 	if err != nil {
 		return err
 	}
-	return a.showBundle(o, entries)
+	return showBundle(a, o, entries)
 }
 
 // bundleSource is what a bundle is made from, but for the daemon.
-func (a *app) bundleSource(layout paths.Layout, now time.Time) bundle.Source {
+func bundleSource(a *app, layout paths.Layout, now time.Time) bundle.Source {
 	return bundle.Source{
 		Layout: layout, LookupEnv: a.lookupEnv, Now: now,
 		Version: api.Version{
 			Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation,
 		},
-		Doctor: func(ctx context.Context) any { return a.checkHost(ctx, layout) },
+		Doctor: func(ctx context.Context) any { return checkHost(ctx, a, layout) },
 		Config: func() (any, error) {
 			cfg, _, err := a.config()
 			if err != nil {
@@ -102,7 +102,7 @@ func (a *app) bundleSource(layout paths.Layout, now time.Time) bundle.Source {
 }
 
 // showBundle lists what is in a bundle and what is not.
-func (a *app) showBundle(o bundleOptions, entries []bundle.Entry) error {
+func showBundle(a *app, o bundleOptions, entries []bundle.Entry) error {
 	info, err := os.Stat(o.file)
 	if err != nil {
 		return fmt.Errorf("looking at the bundle: %w", err)

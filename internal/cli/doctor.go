@@ -36,7 +36,7 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	checks := a.checkHost(ctx, layout)
+	checks := checkHost(ctx, a, layout)
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -52,7 +52,7 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 }
 
 // checkHost does all checks. The check of the configuration is the last one.
-func (a *app) checkHost(ctx context.Context, layout paths.Layout) []doctor.Check {
+func checkHost(ctx context.Context, a *app, layout paths.Layout) []doctor.Check {
 	env := doctor.Host(layout)
 	settings := doctor.Check{Name: "config", Feature: "configuration", Status: doctor.Pass, Summary: "the configuration is valid"}
 	if cfg, file, err := a.config(); err != nil {

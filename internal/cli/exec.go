@@ -59,7 +59,7 @@ banger exec -u nobody -w /tmp -e DEBUG=1 web -- env`,
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `time`, with exit status 124")
 	setExample(flags, "env", "EDITOR=vim")
 	setExample(flags, "timeout", "90s")
-	cmd.ValidArgsFunction = firstArg(a.completeUsable())
+	cmd.ValidArgsFunction = firstArg(completeUsable(a))
 	return cmd
 }
 
@@ -68,22 +68,22 @@ func runExec(ctx context.Context, o execOptions, a *app) error {
 	if o.timeout < 0 {
 		return fault.New(fault.Invalid, "--timeout: %v is negative", o.timeout).WithHint("For example: --timeout 90s")
 	}
-	env, err := a.envList(o.env)
+	env, err := envList(a, o.env)
 	if err != nil {
 		return err
 	}
 	shell := len(o.argv) == 0 && terminal(a.In) != nil && terminal(a.Out) != nil
 	req := proto.ExecRequest{Argv: o.argv, Env: env, User: o.user, Workdir: o.workdir, TTY: o.tty || shell, Stdin: true}
-	sess := a.session(&req)
+	sess := newSession(a, &req)
 	sess.Timeout = o.timeout
 	sess.Grace = 5 * time.Second // only a process must be ended
 	code, err := withSignals(func(signals <-chan os.Signal) (int, error) {
-		client, err := a.connectUnless(ctx, signals)
+		client, err := connectUnless(ctx, a, signals)
 		if err != nil {
 			return 0, err
 		}
 		if sess.Stream, err = client.Guests().Exec(ctx, o.name, req); err != nil {
-			return 0, a.explainVM(ctx, client, o.name, err)
+			return 0, explainVM(ctx, client, o.name, err)
 		}
 		return sess.Run(ctx, signals)
 	})

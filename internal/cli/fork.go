@@ -98,7 +98,7 @@ banger fork --count 4 --name trial --rm web    # trial-1 to trial-4`,
 	})
 	o.add(cmd)
 	cmd.SuggestFor = []string{"clone", "copy"}
-	cmd.ValidArgsFunction = firstArg(a.completeVMs(func(s model.State) bool {
+	cmd.ValidArgsFunction = firstArg(completeVMs(a, func(s model.State) bool {
 		return s == model.Running || s == model.Paused || s == model.Suspended
 	}))
 	return cmd
@@ -115,10 +115,10 @@ func runFork(ctx context.Context, req model.Fork, o forkOptions, a *app) error {
 		return err
 	})
 	if err != nil {
-		return a.explainVM(ctx, client, o.vm, err)
+		return explainVM(ctx, client, o.vm, err)
 	}
-	err = a.printForked(forked, o.json)
-	a.notePause(o.vm, forked.Pause)
+	err = printForked(a, forked, o.json)
+	notePause(a, o.vm, forked.Pause)
 	return err
 }
 
@@ -140,7 +140,7 @@ func childrenCounted(report step.Reporter, count int) step.Reporter {
 }
 
 // printForked prints the names of the VMs that were made, and returns an error for each other VM.
-func (a *app) printForked(forked model.Forked, asJSON bool) error {
+func printForked(a *app, forked model.Forked, asJSON bool) error {
 	if asJSON {
 		if err := ui.JSON(a.Out, forked); err != nil {
 			return err

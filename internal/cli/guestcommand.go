@@ -19,7 +19,7 @@ func exitStatus(code int) error {
 
 // session returns a session on the app's streams for the request. It adds the terminal's size and
 // type to a request with a terminal.
-func (a *app) session(req *proto.ExecRequest) *session.Session {
+func newSession(a *app, req *proto.ExecRequest) *session.Session {
 	s := &session.Session{In: a.In, Out: a.Out, Err: a.Err}
 	s.Nudge = func() {
 		if terminal(a.Err) != nil {
@@ -43,7 +43,7 @@ func (a *app) session(req *proto.ExecRequest) *session.Session {
 
 // connectUnless connects to the daemon unless a signal comes first: starting the daemon takes a
 // moment.
-func (a *app) connectUnless(ctx context.Context, signals <-chan os.Signal) (*api.Client, error) {
+func connectUnless(ctx context.Context, a *app, signals <-chan os.Signal) (*api.Client, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {

@@ -68,7 +68,7 @@ banger image pull --force debian:bookworm`,
 	}
 	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
 		req.Ref = args[0]
-		return a.makeImage(ctx, "Pulling "+req.Ref, asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
+		return makeImage(ctx, a, "Pulling "+req.Ref, asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
 			return client.Images().Pull(ctx, req, report)
 		})
 	})
@@ -96,14 +96,14 @@ banger image import --name mine ./rootfs`,
 		Args: wantArgs("PATH"),
 	}
 	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
-		content, err := a.openContent(ctx, args[0])
+		content, err := openContent(ctx, a.In, args[0])
 		if err != nil {
 			return err
 		}
 		defer content.Close()
 		content.sparsely()
 		req.File, req.Sparse, req.Directory = content.file, content.sparse, content.directory
-		return a.makeImage(ctx, "Importing "+filepath.Base(args[0]), asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
+		return makeImage(ctx, a, "Importing "+filepath.Base(args[0]), asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
 			return client.Images().Import(ctx, content.counted(report), req, report)
 		})
 	})
@@ -114,7 +114,7 @@ banger image import --name mine ./rootfs`,
 }
 
 // makeImage makes an image under a progress view and prints its name.
-func (a *app) makeImage(ctx context.Context, title string, asJSON bool, do maker[model.Image]) error {
+func makeImage(ctx context.Context, a *app, title string, asJSON bool, do maker[model.Image]) error {
 	return imageKind().runMake(ctx, a, title, asJSON, do)
 }
 

@@ -59,7 +59,7 @@ Prints the kernel's name.`,
 		if len(args) > 0 {
 			req.Name = args[0]
 		}
-		return a.makeKernel(ctx, "Pulling kernel "+req.Name, asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
+		return makeKernel(ctx, a, "Pulling kernel "+req.Name, asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
 			return client.Kernels().Pull(ctx, req, report)
 		})
 	})
@@ -84,13 +84,13 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 	}
 	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
 		o.path = args[0]
-		content, err := a.openKernel(ctx, o)
+		content, err := openKernel(ctx, a.In, o)
 		if err != nil {
 			return err
 		}
 		defer content.Close()
 		req := api.KernelImport{Name: o.name, File: content.file, Archive: true}
-		return a.makeKernel(ctx, "Importing "+filepath.Base(o.path), asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
+		return makeKernel(ctx, a, "Importing "+filepath.Base(o.path), asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
 			return client.Kernels().Import(ctx, content.counted(report), req, report)
 		})
 	})
@@ -104,7 +104,7 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 }
 
 // makeKernel makes a kernel under a progress view and prints its name.
-func (a *app) makeKernel(ctx context.Context, title string, asJSON bool, do maker[model.Kernel]) error {
+func makeKernel(ctx context.Context, a *app, title string, asJSON bool, do maker[model.Kernel]) error {
 	return kernelKind().runMake(ctx, a, title, asJSON, do)
 }
 

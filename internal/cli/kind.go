@@ -174,7 +174,7 @@ func (k kind[T]) runDelete(ctx context.Context, refs []string, a *app) error {
 	for i, ref := range refs {
 		errs[i] = k.explained(ctx, client, ref, k.remove(client, ctx, ref))
 	}
-	return a.printOutcomes(refs, errs)
+	return printOutcomes(a, refs, errs)
 }
 
 // complete completes the names of the items that pass accepts; nil accepts all. Names that are

@@ -28,7 +28,7 @@ func newStartCmd(a *app) *cobra.Command {
 }
 
 func runStart(ctx context.Context, names []string, how model.Start, a *app) error {
-	return a.eachVMNoting(ctx, "Starting", names, func(ctx context.Context, t eachVMTask) error {
+	return eachVMNoting(ctx, a, "Starting", names, func(ctx context.Context, t eachVMTask) error {
 		_, err := t.client.VMs().Start(ctx, t.name, how, t.report)
 		return err
 	})
@@ -79,7 +79,7 @@ func runStop(ctx context.Context, names []string, o stopOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.eachVMNoting(ctx, "Stopping", names, func(ctx context.Context, t eachVMTask) error {
+	return eachVMNoting(ctx, a, "Stopping", names, func(ctx context.Context, t eachVMTask) error {
 		_, err := t.client.VMs().Stop(ctx, t.name, req, t.report)
 		return err
 	})
@@ -103,7 +103,7 @@ func runRestart(ctx context.Context, names []string, o stopOptions, a *app) erro
 	if err != nil {
 		return err
 	}
-	return a.eachVM(ctx, "Restarting", names, func(ctx context.Context, t eachVMTask) error {
+	return eachVM(ctx, a, "Restarting", names, func(ctx context.Context, t eachVMTask) error {
 		_, err := t.client.VMs().Restart(ctx, t.name, req, t.report)
 		return err
 	})
@@ -128,7 +128,7 @@ To send a signal to a process in the guest, use ` + "`banger exec NAME -- kill P
 }
 
 func runKill(ctx context.Context, names []string, req api.VMKill, a *app) error {
-	return a.eachVM(ctx, "Ending", names, func(ctx context.Context, t eachVMTask) error {
+	return eachVM(ctx, a, "Ending", names, func(ctx context.Context, t eachVMTask) error {
 		_, err := t.client.VMs().Kill(ctx, t.name, req)
 		return err
 	})
@@ -158,7 +158,7 @@ func newDeleteCmd(a *app, name string) *cobra.Command {
 }
 
 func runDelete(ctx context.Context, names []string, req api.VMDelete, a *app) error {
-	return a.eachVM(ctx, "Deleting", names, func(ctx context.Context, t eachVMTask) error {
+	return eachVM(ctx, a, "Deleting", names, func(ctx context.Context, t eachVMTask) error {
 		return t.client.VMs().Delete(ctx, t.name, req, t.report)
 	})
 }
@@ -172,7 +172,7 @@ func newRenameCmd(a *app) *cobra.Command {
 		Args:    wantArgs("NAME", "NEW-NAME"),
 		RunE:    interruptible(func(ctx context.Context, args []string) error { return runRename(ctx, args[0], args[1], a) }),
 	}
-	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
+	cmd.ValidArgsFunction = firstArg(completeVMs(a, nil))
 	return cmd
 }
 
@@ -186,7 +186,7 @@ func runRename(ctx context.Context, name, newName string, a *app) error {
 	}
 	vm, err := client.VMs().Rename(ctx, name, newName)
 	if err != nil {
-		return a.explainVM(ctx, client, name, err)
+		return explainVM(ctx, client, name, err)
 	}
 	fmt.Fprintln(a.Out, ui.Clean(vm.Spec.Name))
 	return nil

@@ -36,7 +36,7 @@ func newLogsCmd(a *app) *cobra.Command {
 	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` lines")
 	cmd.Flags().BoolVar(&o.vmm, "vmm", false, "show the output of the program that runs the VM instead")
 	setExample(cmd.Flags(), "tail", "20")
-	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
+	cmd.ValidArgsFunction = firstArg(completeVMs(a, nil))
 	return cmd
 }
 
@@ -54,14 +54,14 @@ func runLogs(ctx context.Context, o logsOptions, a *app) error {
 	}
 	log, err := client.VMs().Logs(ctx, o.name, opts)
 	if err != nil {
-		return a.explainVM(ctx, client, o.name, err)
+		return explainVM(ctx, client, o.name, err)
 	}
 	defer log.Close()
-	return a.copyLog(ctx, log, o.follow)
+	return copyLog(ctx, a, log, o.follow)
 }
 
 // copyLog copies a log to standard output. Ctrl-C is the regular end of a log that is followed.
-func (a *app) copyLog(ctx context.Context, log io.Reader, follow bool) error {
+func copyLog(ctx context.Context, a *app, log io.Reader, follow bool) error {
 	out := a.Out
 	if terminal(a.Out) != nil {
 		out = ui.NewFilter(a.Out)

@@ -92,12 +92,12 @@ func TestFilters(t *testing.T) {
 
 func TestParseEnv(t *testing.T) {
 	a := &app{env: []string{"HERE=1", "HERE=2", "EMPTY="}}
-	got, err := a.envList([]string{"A=b=c", "HERE", "EMPTY", "MISSING", "A=last"})
+	got, err := envList(a, []string{"A=b=c", "HERE", "EMPTY", "MISSING", "A=last"})
 	if want := []string{"A=last", "HERE=2", "EMPTY=", "A=last"}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("the environment is %q, %v, want %q", got, err, want)
 	}
 	for _, bad := range []string{"1A=x", "=x", "A-B=x", "A=\x00"} {
-		if _, err := a.parseEnv([]string{bad}); fault.KindOf(err) != fault.Invalid {
+		if _, err := parseEnv(a, []string{bad}); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("the variable %q is not refused: %v", bad, err)
 		}
 	}

@@ -27,7 +27,7 @@ func newPortsCmd(a *app) *cobra.Command {
 			ports, err := client.Guests().Ports(ctx, args[0])
 			switch {
 			case err != nil:
-				return a.explainVM(ctx, client, args[0], err)
+				return explainVM(ctx, client, args[0], err)
 			case asJSON:
 				return ui.JSON(a.Out, append([]proto.Port{}, ports...))
 			}
@@ -39,6 +39,6 @@ func newPortsCmd(a *app) *cobra.Command {
 		}),
 	}
 	addJSON(cmd, &asJSON)
-	cmd.ValidArgsFunction = firstArg(a.completeVMs(inState(model.Running)))
+	cmd.ValidArgsFunction = firstArg(completeVMs(a, inState(model.Running)))
 	return cmd
 }

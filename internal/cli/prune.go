@@ -71,7 +71,7 @@ func newPruneCmd(a *app, o pruneOptions) *cobra.Command {
 
 func runPrune(ctx context.Context, o pruneOptions, a *app) error {
 	if !o.yes && terminal(a.In) != nil && terminal(a.Err) != nil {
-		yes, err := a.confirm(ctx, o.question())
+		yes, err := confirm(ctx, a, o.question())
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func runPrune(ctx context.Context, o pruneOptions, a *app) error {
 
 // confirm asks a question on the terminal. Any answer but yes is no. Its goroutine may outlive ctx,
 // because a read cannot be interrupted; the process ends soon.
-func (a *app) confirm(ctx context.Context, question string) (bool, error) {
+func confirm(ctx context.Context, a *app, question string) (bool, error) {
 	fmt.Fprintf(a.Err, "%s [y/N] ", question)
 	answer := make(chan string, 1)
 	go func() {

@@ -57,9 +57,9 @@ func runSnapshotRestore(ctx context.Context, req model.Restore, o snapshotRestor
 		return err
 	})
 	if err != nil {
-		return a.explainSnapshot(ctx, client, o.snapshot, err)
+		return explainSnapshot(ctx, client, o.snapshot, err)
 	}
-	return a.printForked(made, o.json)
+	return printForked(a, made, o.json)
 }
 
 type vmRestoreOptions struct {
@@ -93,7 +93,7 @@ The snapshot may be of another VM. To make new VMs from a snapshot, use ` + "`ba
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		switch len(args) {
 		case 0:
-			return a.completeVMs(nil)(cmd, args, word)
+			return completeVMs(a, nil)(cmd, args, word)
 		case 1:
 			return snapshotKind().complete(a, nil)(cmd, nil, word) // it may have the VM's name
 		}
@@ -114,7 +114,7 @@ func runVMRestore(ctx context.Context, o vmRestoreOptions, a *app) error {
 		return err
 	})
 	if err != nil {
-		return a.explainSnapshot(ctx, client, o.snapshot, a.explainVM(ctx, client, o.vm, err))
+		return explainSnapshot(ctx, client, o.snapshot, explainVM(ctx, client, o.vm, err))
 	}
-	return a.printForked(made, o.json)
+	return printForked(a, made, o.json)
 }

@@ -122,7 +122,7 @@ type run struct {
 func runRun(ctx context.Context, create model.Create, o runOptions, a *app) error {
 	req := o.request(create, terminal(a.In) != nil && terminal(a.Out) != nil)
 	r := &run{
-		a: a, o: o, session: a.session(&req.Exec), progress: a.progress("Starting a VM"),
+		a: a, o: o, session: newSession(a, &req.Exec), progress: a.progress("Starting a VM"),
 		timeline: &runTimeline{began: a.began},
 	}
 	defer r.progress.Close()
@@ -132,7 +132,7 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *app) erro
 	}
 	r.session.Event, r.session.Started, r.session.Ended = r.take, r.progress.Close, r.timeline.end
 	code, err := withSignals(func(signals <-chan os.Signal) (_ int, err error) {
-		if r.client, err = a.connectUnless(ctx, signals); err != nil {
+		if r.client, err = connectUnless(ctx, a, signals); err != nil {
 			return 0, err
 		}
 		r.timeline.ask()
@@ -169,7 +169,7 @@ func (r *run) finish(code int, err error) error {
 		r.a.note("%s", r.leftover)
 		r.a.hint("banger rm -f " + r.name)
 	case err != nil:
-		r.a.noteKept(r.client, r.name)
+		noteKept(r.a, r.client, r.name)
 	}
 	switch {
 	case err != nil:
@@ -222,7 +222,7 @@ func runDetached(ctx context.Context, create model.Create, o runOptions, a *app)
 		return err
 	})
 	if err != nil {
-		a.noteKept(client, name)
+		noteKept(a, client, name)
 		return err
 	}
 	fmt.Fprintln(a.Out, ui.Clean(vm.Spec.Name))
@@ -231,7 +231,7 @@ func runDetached(ctx context.Context, create model.Create, o runOptions, a *app)
 
 // noteKept notes that a failed command's VM still exists and what can be done with it. The daemon
 // deletes the VM of an interrupted start itself.
-func (a *app) noteKept(client *api.Client, name string) {
+func noteKept(a *app, client *api.Client, name string) {
 	if name == "" {
 		return
 	}

@@ -47,7 +47,7 @@ banger vm set web --idle-suspend 10m`,
 	cmd.Flags().Lookup("label").Usage = "label of the VM, `KEY=VALUE`; KEY= removes the label"
 	cmd.Flags().StringArrayVar(&o.unsetEnv, "unset-env", nil, "remove this environment variable, `NAME`")
 	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
+	cmd.ValidArgsFunction = firstArg(completeVMs(a, nil))
 	return cmd
 }
 
@@ -92,7 +92,7 @@ func runSet(ctx context.Context, change model.Change, o setOptions, a *app) erro
 	}
 	changed, err := client.VMs().Change(ctx, o.name, change)
 	if err != nil {
-		return a.explainVM(ctx, client, o.name, err)
+		return explainVM(ctx, client, o.name, err)
 	}
 	if o.json {
 		return ui.JSON(a.Out, changed)

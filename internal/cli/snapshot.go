@@ -77,7 +77,7 @@ Prints the snapshot's name.`,
 	})
 	addSnapshotName(cmd, &o.Name, "the snapshot's `name`; if unset, a random name")
 	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = firstArg(a.completeVMs(nil))
+	cmd.ValidArgsFunction = firstArg(completeVMs(a, nil))
 	return cmd
 }
 
@@ -112,17 +112,17 @@ func runSnapshotCreate(ctx context.Context, o snapshotCreateOptions, a *app) err
 	})
 	switch {
 	case err != nil:
-		return a.explainVM(ctx, client, o.VM, err)
+		return explainVM(ctx, client, o.VM, err)
 	case o.json:
 		return ui.JSON(a.Out, snap)
 	}
 	fmt.Fprintln(a.Out, ui.Clean(snap.Name))
-	a.notePause(snap.VM, snap.Pause)
+	notePause(a, snap.VM, snap.Pause)
 	return nil
 }
 
 // notePause tells a person for how long a VM was paused.
-func (a *app) notePause(vm string, pause time.Duration) {
+func notePause(a *app, vm string, pause time.Duration) {
 	if pause > 0 && terminal(a.Err) != nil {
 		a.note("paused %s for %s", vm, ui.Duration(pause))
 	}
@@ -208,6 +208,6 @@ func unlessZero[T comparable](value T, text string) string {
 }
 
 // explainSnapshot adds the nearest name to the error of a snapshot that was not found.
-func (a *app) explainSnapshot(ctx context.Context, client *api.Client, ref string, err error) error {
+func explainSnapshot(ctx context.Context, client *api.Client, ref string, err error) error {
 	return snapshotKind().explained(ctx, client, ref, err)
 }

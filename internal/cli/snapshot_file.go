@@ -58,7 +58,7 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 	}
 	body, err := client.Snapshots().Export(ctx, o.snapshot)
 	if err != nil {
-		return a.explainSnapshot(ctx, client, o.snapshot, err)
+		return explainSnapshot(ctx, client, o.snapshot, err)
 	}
 	defer body.Close()
 	p := a.progress("Exporting " + o.snapshot)
@@ -179,7 +179,7 @@ Prints the snapshot's name.`,
 }
 
 func runSnapshotImport(ctx context.Context, o importOptions, a *app) error {
-	file, size, err := a.openImport(o.file)
+	file, size, err := openImport(a.In, o.file)
 	if err != nil {
 		return err
 	}
@@ -203,14 +203,15 @@ func runSnapshotImport(ctx context.Context, o importOptions, a *app) error {
 	return nil
 }
 
-// openImport opens the file to import. The size is 0 if it is not known.
-func (a *app) openImport(name string) (io.ReadCloser, int64, error) {
+// openImport opens the file to import, or "-" for in, which is standard input. The size is 0 if it
+// is not known.
+func openImport(in io.Reader, name string) (io.ReadCloser, int64, error) {
 	if name == "-" {
-		if terminal(a.In) != nil {
+		if terminal(in) != nil {
 			return nil, 0, fault.New(fault.Invalid, "refusing to read a snapshot from a terminal").
 				WithHint("For example: banger snapshot import night.banger")
 		}
-		return io.NopCloser(a.In), 0, nil
+		return io.NopCloser(in), 0, nil
 	}
 	f, err := os.Open(name)
 	if err != nil {

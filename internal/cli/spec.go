@@ -70,14 +70,14 @@ func (s *specFlags) newVM(a *app, flags *pflag.FlagSet) (model.Create, error) {
 	if err != nil {
 		return create, err
 	}
-	return create, a.configure(&create)
+	return create, configure(a, &create)
 }
 
 // resolve returns what the flags ask for.
 func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) {
 	c := s.create
 	var err error
-	if c.Env, err = a.parseEnv(s.env); err != nil {
+	if c.Env, err = parseEnv(a, s.env); err != nil {
 		return c, err
 	}
 	if c.Labels, err = parsePairs("label", s.labels); err != nil {
@@ -125,7 +125,7 @@ func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
 
 // configure sets the properties whose flags are unset, from the configuration file and this
 // command's environment. The daemon knows only the values of its own start.
-func (a *app) configure(c *model.Create) error {
+func configure(a *app, c *model.Create) error {
 	cfg, _, err := a.config()
 	if err != nil {
 		return err
@@ -175,7 +175,7 @@ func parseNet(s string) (model.NetMode, error) {
 
 // parseEnv reads NAME=VALUE. NAME alone copies the variable from here; if it is unset here, it is
 // left out, as docker and podman do.
-func (a *app) parseEnv(list []string) (map[string]string, error) {
+func parseEnv(a *app, list []string) (map[string]string, error) {
 	env := make(map[string]string, len(list))
 	for _, kv := range list {
 		name, value, given := strings.Cut(kv, "=")
@@ -207,8 +207,8 @@ func parsePairs(flag string, list []string) (map[string]string, error) {
 }
 
 // envList returns an environment as the agent takes it, in the order of the flags.
-func (a *app) envList(list []string) ([]string, error) {
-	env, err := a.parseEnv(list)
+func envList(a *app, list []string) ([]string, error) {
+	env, err := parseEnv(a, list)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ banger ssh nobody@web id`,
 			return runSSH(cmd.Context(), call, a)
 		},
 	}
-	cmd.ValidArgsFunction = firstArg(a.completeUsable())
+	cmd.ValidArgsFunction = firstArg(completeUsable(a))
 	return cmd
 }
 
@@ -98,7 +98,7 @@ func vmName(name string) string { return strings.TrimSuffix(name, domain) }
 
 // runSSH replaces this process with ssh. It returns only if it cannot do so.
 func runSSH(ctx context.Context, call sshCall, a *app) error {
-	program, err := a.lookPath("ssh")
+	program, err := lookPath("ssh", a.getenv("PATH"))
 	if err != nil {
 		return fault.New(fault.Unsupported, "there is no program ssh in PATH").
 			WithHint("Install OpenSSH's client (on Debian: apt install openssh-client), or use: banger exec -t %s", call.name)
@@ -113,7 +113,7 @@ func runSSH(ctx context.Context, call sshCall, a *app) error {
 	}
 	vm, err := client.VMs().Get(ctx, call.name)
 	if err != nil {
-		return a.explainVM(ctx, client, call.name, err)
+		return explainVM(ctx, client, call.name, err)
 	}
 	if vm.State != model.Running {
 		if err := wake(ctx, client, vm.Spec.Name); err != nil {
@@ -186,9 +186,9 @@ func sshQuote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
 }
 
-// lookPath is exec.LookPath in the app's environment.
-func (a *app) lookPath(name string) (string, error) {
-	for dir := range strings.SplitSeq(a.getenv("PATH"), ":") {
+// lookPath is exec.LookPath for a given PATH.
+func lookPath(name, path string) (string, error) {
+	for dir := range strings.SplitSeq(path, ":") {
 		if dir == "" {
 			continue // an empty entry means the current directory, where no program is looked for
 		}
@@ -220,7 +220,7 @@ func runProxy(ctx context.Context, name string, a *app) error {
 	}
 	conn, err := client.Guests().SSH(ctx, name)
 	if err != nil {
-		return a.explainVM(ctx, client, name, err)
+		return explainVM(ctx, client, name, err)
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

@@ -43,7 +43,7 @@ CPU, MEM and DISK are CPU time, memory and disk space on the host. The other col
 	}
 	cmd.Flags().BoolVar(&o.watch, "watch", false, "show new values every two seconds until Ctrl-C")
 	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = a.completeVMs(inState(model.Running))
+	cmd.ValidArgsFunction = completeVMs(a, inState(model.Running))
 	return cmd
 }
 
@@ -57,7 +57,7 @@ func runStats(ctx context.Context, o statsOptions, a *app) error {
 	screen := redraw{w: a.Out, live: terminal(a.Out) != nil && o.watch}
 	for {
 		now := time.Now()
-		stats, err := a.collectStats(ctx, client, o.names)
+		stats, err := collectStats(ctx, client, o.names)
 		if err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func runStats(ctx context.Context, o statsOptions, a *app) error {
 }
 
 // collectStats asks for all VMs at the same time, because a guest may take a while to answer.
-func (a *app) collectStats(ctx context.Context, client *api.Client, names []string) ([]model.Stats, error) {
+func collectStats(ctx context.Context, client *api.Client, names []string) ([]model.Stats, error) {
 	named := len(names) > 0
 	if !named {
 		vms, err := client.VMs().List(ctx)
@@ -117,7 +117,7 @@ func (a *app) collectStats(ctx context.Context, client *api.Client, names []stri
 		case err == nil:
 			out = append(out, stats[i])
 		case named || fault.KindOf(err) == fault.Canceled:
-			return nil, a.explainVM(ctx, client, names[i], err)
+			return nil, explainVM(ctx, client, names[i], err)
 		} // otherwise the VM has stopped since it was listed
 	}
 	return out, nil

@@ -52,7 +52,7 @@ func newHoldCmd(a *app, title string, call func(api.VMs, context.Context, string
 	c eachVMCmd) *cobra.Command {
 	c.example = "banger " + c.use + " web\nbanger " + c.use + " web db"
 	c.run = func(ctx context.Context, names []string) error {
-		return a.eachVMNoting(ctx, title, names, func(ctx context.Context, t eachVMTask) error {
+		return eachVMNoting(ctx, a, title, names, func(ctx context.Context, t eachVMTask) error {
 			_, err := call(t.client.VMs(), ctx, t.name, t.report)
 			return err
 		})

@@ -36,7 +36,7 @@ func vmKind() kind[model.VM] {
 }
 
 // explainVM adds the nearest name to the error of a VM that was not found.
-func (a *app) explainVM(ctx context.Context, client *api.Client, ref string, err error) error {
+func explainVM(ctx context.Context, client *api.Client, ref string, err error) error {
 	return vmKind().explained(ctx, client, ref, err)
 }
 
@@ -63,7 +63,7 @@ func newEachVMCmd(a *app, c eachVMCmd) *cobra.Command {
 		Example:           c.example,
 		Args:              wantArgs("NAME..."),
 		RunE:              interruptible(c.run),
-		ValidArgsFunction: a.completeVMs(c.offers),
+		ValidArgsFunction: completeVMs(a, c.offers),
 	}
 }
 
@@ -72,7 +72,7 @@ type eachVMFunc func(context.Context, eachVMTask) error
 
 // eachVM calls do for several VMs at the same time, under one progress view. After an error it
 // continues with the other VMs. It prints the names of the VMs for which do succeeded.
-func (a *app) eachVM(ctx context.Context, title string, names []string, do eachVMFunc) error {
+func eachVM(ctx context.Context, a *app, title string, names []string, do eachVMFunc) error {
 	client, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -89,21 +89,21 @@ func (a *app) eachVM(ctx context.Context, title string, names []string, do eachV
 				if len(names) > 1 {
 					report = prefixed(report, name)
 				}
-				errs[i] = a.explainVM(ctx, client, name, do(ctx, eachVMTask{client, name, report}))
+				errs[i] = explainVM(ctx, client, name, do(ctx, eachVMTask{client, name, report}))
 			})
 		}
 		wg.Wait()
 		return nil
 	})
-	return a.printOutcomes(names, errs)
+	return printOutcomes(a, names, errs)
 }
 
 // eachVMNoting is eachVM for operations that may find nothing to do. It notes at the end for which
 // VMs that was so.
-func (a *app) eachVMNoting(ctx context.Context, title string, names []string, do eachVMFunc) error {
+func eachVMNoting(ctx context.Context, a *app, title string, names []string, do eachVMFunc) error {
 	var mu sync.Mutex
 	var notes []string
-	err := a.eachVM(ctx, title, names, func(ctx context.Context, t eachVMTask) error {
+	err := eachVM(ctx, a, title, names, func(ctx context.Context, t eachVMTask) error {
 		report := t.report
 		t.report = func(e step.Event) {
 			if e.Phase == step.Skipped {
@@ -122,7 +122,7 @@ func (a *app) eachVMNoting(ctx context.Context, title string, names []string, do
 }
 
 // printOutcomes prints each name whose operation succeeded and returns the errors of the others.
-func (a *app) printOutcomes(names []string, errs []error) error {
+func printOutcomes(a *app, names []string, errs []error) error {
 	var failed several
 	for i, err := range errs {
 		switch {
@@ -148,13 +148,13 @@ func prefixed(report step.Reporter, name string) step.Reporter {
 }
 
 // completeVMs completes the names of VMs in a state that pass accepts; nil accepts all.
-func (a *app) completeVMs(pass func(model.State) bool) completer {
+func completeVMs(a *app, pass func(model.State) bool) completer {
 	return vmKind().complete(a, func(vm model.VM) bool { return pass == nil || pass(vm.State) })
 }
 
 // completeUsable completes the names of VMs that can run a command: those that run, and those that
 // a command wakes.
-func (a *app) completeUsable() completer {
+func completeUsable(a *app) completer {
 	return vmKind().complete(a, func(vm model.VM) bool {
 		return vm.State == model.Running || vm.State == model.Suspended && vm.Spec.IdleSuspend > 0
 	})
