@@ -54,7 +54,7 @@ func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
 	for _, r := range cfg.Rows() {
 		t.Rows = append(t.Rows, []string{r.Key, r.Value, r.Origin, r.Doc})
 	}
-	columns := width(a.Out)
+	columns := ui.Columns(a.Out)
 	if columns == 0 {
 		t.Columns = t.Columns[:3] // the meanings are for people only
 		for i := range t.Rows {

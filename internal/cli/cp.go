@@ -2,18 +2,16 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"io"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/openssh"
+	"banger/internal/cli/transfer"
 	"banger/internal/fault"
-	"banger/internal/guest/archive"
-	"banger/internal/step"
 )
 
 type cpOptions struct {
@@ -58,7 +56,7 @@ func parsePlace(s string) place {
 	if !ok || name == "" || strings.Contains(name, "/") {
 		return place{path: s}
 	}
-	return place{vm: vmName(name), path: path}
+	return place{vm: openssh.VMName(name), path: path}
 }
 
 func runCp(ctx context.Context, o cpOptions, a *app) error {
@@ -79,7 +77,7 @@ func runCp(ctx context.Context, o cpOptions, a *app) error {
 	}
 	p := a.progress("Copying")
 	defer p.Close()
-	c := fileCopy{in: a.In, out: a.Out, owner: o.owner, report: p.Report, skip: func(name, why string) {
+	c := transfer.Copy{In: a.In, Out: a.Out, Owner: o.owner, Report: p.Report, Skip: func(name, why string) {
 		p.Close() // the note stays, so the live lines must be erased
 		a.note("skipped %s: %s", name, why)
 	}}
@@ -95,7 +93,7 @@ func runCp(ctx context.Context, o cpOptions, a *app) error {
 }
 
 // copyOut copies from a VM.
-func copyOut(ctx context.Context, client *api.Client, src place, dst string, c fileCopy) error {
+func copyOut(ctx context.Context, client *api.Client, src place, dst string, c transfer.Copy) error {
 	body, err := client.Guests().GetFiles(ctx, src.vm, src.path)
 	if err != nil {
 		return err
@@ -103,97 +101,12 @@ func copyOut(ctx context.Context, client *api.Client, src place, dst string, c f
 	defer body.Close()
 	stop := context.AfterFunc(ctx, func() { body.Close() })
 	defer stop()
-	return c.receive(ctx, counted(body, src.vm+":"+src.path, 0, c.report), src.path, dst)
+	return c.Receive(ctx, transfer.Count(body, src.vm+":"+src.path, 0, c.Report), src.path, dst)
 }
 
 // copyIn copies into a VM.
-func copyIn(ctx context.Context, client *api.Client, src string, dst place, c fileCopy) error {
-	return c.send(ctx, src, func(stream io.Reader) error {
-		return client.Guests().PutFiles(ctx, dst.vm, dst.path, counted(stream, src, 0, c.report))
+func copyIn(ctx context.Context, client *api.Client, src string, dst place, c transfer.Copy) error {
+	return c.Send(ctx, src, func(stream io.Reader) error {
+		return client.Guests().PutFiles(ctx, dst.vm, dst.path, transfer.Count(stream, src, 0, c.Report))
 	})
-}
-
-// fileCopy is a copy of files between this host and a guest. The stream between them is a tar.
-type fileCopy struct {
-	in     io.Reader // the archive to send, if the source is "-"
-	out    io.Writer // for the archive received, if the destination is "-"
-	owner  bool      // preserve owners and groups, by number
-	report step.Reporter
-	skip   func(name, why string) // is called for each file that is not copied
-}
-
-// receive unpacks a guest's stream of the path source to dst, or writes it to out. The guest writes
-// the stream, so package archive checks all names and modes in it.
-func (c fileCopy) receive(ctx context.Context, stream io.Reader, source, dst string) (err error) {
-	if dst == "-" {
-		err = archive.Export(ctx, c.out, stream, archive.Limits{})
-	} else {
-		opts := archive.UnpackOptions{Source: source, Note: c.skip}
-		if c.owner {
-			opts.Owner = func(uid, gid int) (int, int) { return uid, gid }
-		}
-		err = archive.Unpack(ctx, stream, dst, opts)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
-}
-
-// errStopped is the error of packing when the reader has stopped.
-var errStopped = errors.New("the reader has stopped")
-
-// send packs src, or takes the archive from in, while put sends the stream to the guest.
-func (c fileCopy) send(ctx context.Context, src string, put func(io.Reader) error) error {
-	r, w := io.Pipe()
-	packed := make(chan error, 1)
-	go func() {
-		var err error
-		if src == "-" {
-			err = archive.Import(ctx, w, c.in, archive.Limits{})
-		} else {
-			err = archive.Pack(ctx, w, src, archive.PackOptions{Owner: c.owner, Note: c.skip})
-		}
-		w.Close() // the stream itself tells the reader whether it is complete
-		packed <- err
-	}()
-	err := put(r)
-	r.CloseWithError(errStopped) // the guest may have refused the copy before its end
-	packErr := <-packed
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case packErr != nil && !errors.Is(packErr, errStopped):
-		return packErr // the guest's error only follows from it
-	}
-	return err
-}
-
-// counted returns a reader that reports how many bytes were read from r. total is 0 if it is not
-// known.
-func counted(r io.Reader, what string, total int64, report step.Reporter) io.Reader {
-	report.Report(step.Event{Step: what, Phase: step.Started, Unit: "bytes"})
-	return &counter{r: r, what: what, total: total, report: report}
-}
-
-// countEvery is the time between two reports of a counted reader.
-const countEvery = 100 * time.Millisecond
-
-type counter struct {
-	r      io.Reader
-	what   string
-	total  int64
-	report step.Reporter
-	n      int64
-	last   time.Time
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	if now := time.Now(); now.Sub(c.last) >= countEvery {
-		c.last = now
-		c.report.Report(step.Event{Step: c.what, Phase: step.Progress, Done: c.n, Total: c.total, Unit: "bytes", Time: now})
-	}
-	return n, err
 }

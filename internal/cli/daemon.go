@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/logfile"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -210,12 +211,12 @@ func runDaemonLogs(ctx context.Context, o logsOptions, a *app) error {
 		return fmt.Errorf("opening the daemon's log: %w", err)
 	}
 	defer f.Close()
-	if err := seekTail(f, o.tail); err != nil {
+	if err := logfile.SeekTail(f, o.tail); err != nil {
 		return fmt.Errorf("reading the daemon's log: %w", err)
 	}
 	var log io.Reader = f
 	if o.follow {
-		log = &follower{ctx: ctx, path: layout.DaemonLog(), f: f}
+		log = logfile.Follow(ctx, layout.DaemonLog(), f)
 	}
 	return copyLog(ctx, a, log, o.follow)
 }

@@ -1,14 +1,10 @@
 package cli
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"time"
 
@@ -16,6 +12,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/bundle"
+	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
@@ -73,7 +70,7 @@ func runDaemonBundle(ctx context.Context, o bundleOptions, now time.Time, a *app
 		src.Absent = err
 	}
 	var entries []bundle.Entry
-	err = writeNew(o.file, o.force, func(w io.Writer) (err error) {
+	err = transfer.WriteNew(o.file, o.force, func(w io.Writer) (err error) {
 		entries, err = bundle.Write(ctx, w, src)
 		return err
 	})
@@ -118,47 +115,10 @@ func showBundle(a *app, o bundleOptions, entries []bundle.Entry) error {
 		}
 		t.Rows = append(t.Rows, []string{e.Name, size, e.Missing})
 	}
-	if err := t.Write(a.Out, width(a.Out), a.style(a.Out)); err != nil {
+	if err := t.Write(a.Out, ui.Columns(a.Out), a.style(a.Out)); err != nil {
 		return err
 	}
 	a.note("wrote %s, %s", o.file, model.Bytes(info.Size()))
 	a.note("Environment values, credentials and keys are removed. Look through the file before you send it.")
 	return nil
-}
-
-// writeNew makes a file that only its owner can read, which appears when it is complete. An
-// existing file is replaced only with force.
-func writeNew(file string, force bool, write func(io.Writer) error) (err error) {
-	if _, err := os.Lstat(file); err == nil && !force {
-		return taken(file)
-	}
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
-	if err != nil {
-		return fileFault(err)
-	}
-	defer func() { err = errors.Join(err, ignoreGone(os.Remove(f.Name()))) }()
-	out := bufio.NewWriter(f)
-	if err := errors.Join(write(out), out.Flush(), f.Close()); err != nil {
-		return err
-	}
-	if force {
-		return os.Rename(f.Name(), file)
-	}
-	if err := os.Link(f.Name(), file); errors.Is(err, fs.ErrExist) {
-		return taken(file)
-	} else if err == nil {
-		return nil
-	}
-	return os.Rename(f.Name(), file) // a file system without hard links
-}
-
-func taken(file string) error {
-	return fault.New(fault.Exists, "%s exists", file).WithHint("Choose another file, or replace this one with --force.")
-}
-
-func ignoreGone(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }

@@ -74,7 +74,7 @@ func runUsage(ctx context.Context, o usageOptions, a *app) error {
 	if o.verbose {
 		t = usageByName(usage)
 	}
-	return t.Write(a.Out, width(a.Out), a.style(a.Out))
+	return t.Write(a.Out, ui.Columns(a.Out), a.style(a.Out))
 }
 
 // usageKinds are the kinds in the order of their rows, with the names of these.

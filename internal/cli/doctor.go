@@ -67,7 +67,7 @@ func checkHost(ctx context.Context, a *app, layout paths.Layout) []doctor.Check 
 // writeChecks writes a line for each check, with the details and the solution below those that did
 // not pass.
 func writeChecks(a *app, checks []doctor.Check) error {
-	style, columns := a.style(a.Out), min(width(a.Out), maxHelp)
+	style, columns := a.style(a.Out), min(ui.Columns(a.Out), maxHelp)
 	if columns == 0 {
 		columns = maxHelp
 	}
@@ -103,5 +103,5 @@ func writeChecks(a *app, checks []doctor.Check) error {
 
 // indented wraps a text to columns, with indent before all lines but the first.
 func indented(text string, columns int, indent string) string {
-	return strings.ReplaceAll(wrap(text, max(20, columns-len(indent))), "\n", "\n"+indent)
+	return strings.ReplaceAll(ui.Wrap(text, max(20, columns-len(indent))), "\n", "\n"+indent)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 )
@@ -72,7 +73,7 @@ func runExec(ctx context.Context, o execOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	shell := len(o.argv) == 0 && terminal(a.In) != nil && terminal(a.Out) != nil
+	shell := len(o.argv) == 0 && ui.Terminal(a.In) != nil && ui.Terminal(a.Out) != nil
 	req := proto.ExecRequest{Argv: o.argv, Env: env, User: o.user, Workdir: o.workdir, TTY: o.tty || shell, Stdin: true}
 	sess := newSession(a, &req)
 	sess.Timeout = o.timeout

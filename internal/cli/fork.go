@@ -161,7 +161,7 @@ func printForked(a *app, forked model.Forked, asJSON bool) error {
 			fmt.Fprintln(a.Out, name)
 		}
 	}
-	if len(stopped) > 0 && terminal(a.Err) != nil {
+	if len(stopped) > 0 && ui.Terminal(a.Err) != nil {
 		a.note("Not started yet. Start: banger vm start %s", strings.Join(stopped, " "))
 	}
 	if len(failed) == 0 {

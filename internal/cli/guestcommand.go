@@ -6,6 +6,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/session"
+	"banger/internal/cli/ui"
 	"banger/internal/guest/proto"
 )
 
@@ -22,14 +23,14 @@ func exitStatus(code int) error {
 func newSession(a *app, req *proto.ExecRequest) *session.Session {
 	s := &session.Session{In: a.In, Out: a.Out, Err: a.Err}
 	s.Nudge = func() {
-		if terminal(a.Err) != nil {
+		if ui.Terminal(a.Err) != nil {
 			a.note("The command got the signal and still runs. Press Ctrl-C again to end it.")
 		}
 	}
 	if !req.TTY {
 		return s
 	}
-	if f := terminal(a.In); f != nil {
+	if f := ui.Terminal(a.In); f != nil {
 		s.Terminal = session.NewTerminal(f)
 		if size, err := s.Terminal.Size(); err == nil {
 			req.Size = &size

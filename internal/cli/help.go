@@ -24,15 +24,15 @@ func printHelp(a *app, cmd *cobra.Command, top []Group) {
 		fmt.Fprintln(a.Out, cmd.Long)
 		return
 	}
-	columns := width(a.Out)
+	columns := ui.Columns(a.Out)
 	if columns == 0 {
 		columns = plainHelp
 	}
 	columns = min(columns, maxHelp)
 	h := helpText{style: a.style(a.Out)}
-	h.b.WriteString(wrap(cmd.Short, columns) + "\n")
+	h.b.WriteString(ui.Wrap(cmd.Short, columns) + "\n")
 	if cmd.Long != "" {
-		h.b.WriteString("\n" + wrap(cmd.Long, columns) + "\n")
+		h.b.WriteString("\n" + ui.Wrap(cmd.Long, columns) + "\n")
 	}
 	h.section("Usage", usageLine(cmd))
 	if len(cmd.Aliases) > 0 {
@@ -47,7 +47,7 @@ func printHelp(a *app, cmd *cobra.Command, top []Group) {
 		}
 	}
 	h.section("Flags", flagUsages(cmd, columns))
-	h.section("Exit status", wrap(ExitStatus(cmd), columns-2))
+	h.section("Exit status", ui.Wrap(ExitStatus(cmd), columns-2))
 	if !cmd.HasParent() {
 		h.section("More help", "banger COMMAND --help, banger help exit-codes, banger help environment")
 	}
@@ -128,25 +128,4 @@ func dedent(text string) string {
 		lines[i] = line[min(least, len(line)):]
 	}
 	return strings.Join(lines, "\n")
-}
-
-// wrap breaks the lines of a text at columns. Lines that begin with a space stay as they are.
-func wrap(text string, columns int) string {
-	var out []string
-	for line := range strings.SplitSeq(text, "\n") {
-		if strings.HasPrefix(line, " ") || len(line) <= columns {
-			out = append(out, line)
-			continue
-		}
-		var row string
-		for _, word := range strings.Fields(line) {
-			if row != "" && len(row)+1+len(word) > columns {
-				out = append(out, row)
-				row = ""
-			}
-			row = strings.TrimPrefix(row+" "+word, " ")
-		}
-		out = append(out, row)
-	}
-	return strings.Join(out, "\n")
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -96,15 +97,15 @@ banger image import --name mine ./rootfs`,
 		Args: wantArgs("PATH"),
 	}
 	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
-		content, err := openContent(ctx, a.In, args[0])
+		content, err := transfer.Open(ctx, a.In, args[0])
 		if err != nil {
 			return err
 		}
 		defer content.Close()
-		content.sparsely()
-		req.File, req.Sparse, req.Directory = content.file, content.sparse, content.directory
+		content.SkipHoles()
+		req.File, req.Sparse, req.Directory = content.File, content.Sparse, content.Directory
 		return makeImage(ctx, a, "Importing "+filepath.Base(args[0]), asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
-			return client.Images().Import(ctx, content.counted(report), req, report)
+			return client.Images().Import(ctx, content.Counted(report), req, report)
 		})
 	})
 	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the image; if unset, the name in the archive")
@@ -155,8 +156,8 @@ func imagePairs(i model.Image, style ui.Style, now time.Time) [][2]string {
 		{"digest", ui.Clean(i.Digest)},
 		{"size", i.Size.String()},
 		{"init", dash(ui.Clean(i.Init))},
-		{"entrypoint", command(i.Config.Entrypoint)},
-		{"cmd", command(i.Config.Cmd)},
+		{"entrypoint", quoted(i.Config.Entrypoint)},
+		{"cmd", quoted(i.Config.Cmd)},
 		{"workdir", ui.Clean(i.Config.WorkingDir)},
 		{"user", ui.Clean(i.Config.User)},
 		{"env", cleanList(i.Config.Env, "\n            ")},
@@ -173,8 +174,8 @@ func cleanList(list []string, separator string) string {
 	return strings.Join(out, separator)
 }
 
-// command writes an argument list, with quotes around the arguments that need them.
-func command(argv []string) string {
+// quoted writes an argument list, with quotes around the arguments that need them.
+func quoted(argv []string) string {
 	words := make([]string, len(argv))
 	for i, arg := range argv {
 		words[i] = ui.Clean(arg)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -70,7 +71,8 @@ Prints the kernel's name.`,
 }
 
 func newKernelImportCmd(a *app) *cobra.Command {
-	var o kernelImportOptions
+	var files transfer.KernelFiles
+	var name string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "import FILE",
@@ -83,19 +85,19 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 		Args: wantArgs("FILE"),
 	}
 	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
-		o.path = args[0]
-		content, err := openKernel(ctx, a.In, o)
+		files.Path = args[0]
+		content, err := transfer.OpenKernel(ctx, a.In, files)
 		if err != nil {
 			return err
 		}
 		defer content.Close()
-		req := api.KernelImport{Name: o.name, File: content.file, Archive: true}
-		return makeKernel(ctx, a, "Importing "+filepath.Base(o.path), asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
-			return client.Kernels().Import(ctx, content.counted(report), req, report)
+		req := api.KernelImport{Name: name, File: content.File, Archive: true}
+		return makeKernel(ctx, a, "Importing "+filepath.Base(files.Path), asJSON, func(client *api.Client, report step.Reporter) (model.Kernel, error) {
+			return client.Kernels().Import(ctx, content.Counted(report), req, report)
 		})
 	})
-	cmd.Flags().StringVar(&o.name, "name", "", "`name` of the kernel; if unset, its version")
-	cmd.Flags().StringVar(&o.modules, "modules", "",
+	cmd.Flags().StringVar(&name, "name", "", "`name` of the kernel; if unset, its version")
+	cmd.Flags().StringVar(&files.Modules, "modules", "",
 		"`directory` of the kernel's modules, such as /lib/modules/VERSION")
 	setExample(cmd.Flags(), "name", "mine")
 	setExample(cmd.Flags(), "modules", "/lib/modules/6.1.0")

@@ -101,11 +101,11 @@ func (k kind[T]) runList(ctx context.Context, o listOptions, a *app) error {
 			fmt.Fprintln(a.Out, ui.Clean(k.name(item)))
 		}
 		return nil
-	case len(all) == 0 && terminal(a.Out) != nil:
+	case len(all) == 0 && ui.Terminal(a.Out) != nil:
 		a.note("%s", k.none)
 		return nil
 	}
-	return k.table(items, time.Now()).Write(a.Out, width(a.Out), a.style(a.Out))
+	return k.table(items, time.Now()).Write(a.Out, ui.Columns(a.Out), a.style(a.Out))
 }
 
 type showOptions struct {
@@ -268,7 +268,7 @@ func (k kind[T]) runMake(ctx context.Context, a *app, title string, asJSON bool,
 
 // noteMade tells a person how large the result of an operation is and how long it took.
 func (a *app) noteMade(size model.Bytes, took time.Duration) {
-	if terminal(a.Err) != nil {
+	if ui.Terminal(a.Err) != nil {
 		a.note("%s in %s", size, ui.Duration(took))
 	}
 }

@@ -63,7 +63,7 @@ func runLogs(ctx context.Context, o logsOptions, a *app) error {
 // copyLog copies a log to standard output. Ctrl-C is the regular end of a log that is followed.
 func copyLog(ctx context.Context, a *app, log io.Reader, follow bool) error {
 	out := a.Out
-	if terminal(a.Out) != nil {
+	if ui.Terminal(a.Out) != nil {
 		out = ui.NewFilter(a.Out)
 	}
 	_, err := io.Copy(out, log)

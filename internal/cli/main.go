@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"banger/internal/api"
 	"banger/internal/cli/session"
@@ -97,36 +96,16 @@ func (a *app) connect(ctx context.Context) (*api.Client, error) {
 	return api.Connect(ctx, layout, true)
 }
 
-// terminal returns the file behind a stream if that is a terminal, otherwise nil.
-func terminal(stream any) *os.File {
-	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return f
-	}
-	return nil
-}
-
-// width returns the number of columns of a stream's terminal, or 0 if the stream is no terminal.
-func width(stream any) int {
-	f := terminal(stream)
-	if f == nil {
-		return 0
-	}
-	if cols, _, err := term.GetSize(int(f.Fd())); err == nil && cols > 0 {
-		return cols
-	}
-	return 80 // a terminal that does not know its width, such as a serial line
-}
-
 // style returns the style for a stream. It paints only on a terminal, and not if NO_COLOR is set
 // (no-color.org).
 func (a *app) style(stream any) ui.Style {
-	return ui.Style{On: terminal(stream) != nil && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"}
+	return ui.Style{On: ui.Terminal(stream) != nil && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"}
 }
 
 // progress returns a view of a long operation on standard error. The caller closes it before it
 // prints anything else.
 func (a *app) progress(title string) *ui.Progress {
-	cols := func() int { return width(a.Err) }
+	cols := func() int { return ui.Columns(a.Err) }
 	if a.getenv("TERM") == "dumb" {
 		cols = func() int { return 0 }
 	}

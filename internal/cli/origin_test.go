@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -90,32 +88,4 @@ func TestNoBytesOnTerminal(t *testing.T) {
 	p, _ = sitDown(t, "snapshot", "import", "-")
 	p.expect("refusing to read a snapshot from a terminal")
 	p.leaves(64)
-}
-
-// TestWriteWhole replaces a file through a symbolic link. Only the owner may read the new file.
-func TestWriteWhole(t *testing.T) {
-	dir := t.TempDir()
-	path, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
-	if err := os.WriteFile(path, []byte("old"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("file", link); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := writeWhole(link, strings.NewReader("new and longer")); n != 14 || err != nil {
-		t.Fatalf("writing 14 bytes reports %d, %v", n, err)
-	}
-	if data, err := os.ReadFile(path); err != nil || string(data) != "new and longer" {
-		t.Errorf("the file behind the link holds %q, %v", data, err)
-	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.Mode() != 0o600 {
-		t.Errorf("the new file's mode is %v, want a file for its owner only", info.Mode())
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
-		t.Errorf("leftovers beside the file: %v, %v", entries, err)
-	}
 }

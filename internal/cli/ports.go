@@ -35,7 +35,7 @@ func newPortsCmd(a *app) *cobra.Command {
 			for _, p := range ports {
 				t.Rows = append(t.Rows, []string{fmt.Sprint(p.Port), p.Addr})
 			}
-			return t.Write(a.Out, width(a.Out), a.style(a.Out))
+			return t.Write(a.Out, ui.Columns(a.Out), a.style(a.Out))
 		}),
 	}
 	addJSON(cmd, &asJSON)

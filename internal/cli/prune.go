@@ -70,7 +70,7 @@ func newPruneCmd(a *app, o pruneOptions) *cobra.Command {
 }
 
 func runPrune(ctx context.Context, o pruneOptions, a *app) error {
-	if !o.yes && terminal(a.In) != nil && terminal(a.Err) != nil {
+	if !o.yes && ui.Terminal(a.In) != nil && ui.Terminal(a.Err) != nil {
 		yes, err := confirm(ctx, a, o.question())
 		if err != nil {
 			return err

@@ -120,7 +120,7 @@ type run struct {
 // runRun runs a command in a new VM and returns its exit status as an error of type status. If the
 // command is detached, runRun prints the VM's name when the command runs.
 func runRun(ctx context.Context, create model.Create, o runOptions, a *app) error {
-	req := o.request(create, terminal(a.In) != nil && terminal(a.Out) != nil)
+	req := o.request(create, ui.Terminal(a.In) != nil && ui.Terminal(a.Out) != nil)
 	r := &run{
 		a: a, o: o, session: newSession(a, &req.Exec), progress: a.progress("Starting a VM"),
 		timeline: &runTimeline{began: a.began},
@@ -176,7 +176,7 @@ func (r *run) finish(code int, err error) error {
 		return err
 	case r.o.detach && code == 0:
 		fmt.Fprintln(r.a.Out, ui.Clean(r.name))
-	case r.name != "" && !r.o.remove && terminal(r.a.Err) != nil:
+	case r.name != "" && !r.o.remove && ui.Terminal(r.a.Err) != nil:
 		r.a.note("%s is still running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", r.name, r.name, r.name)
 	}
 	return exitStatus(code)

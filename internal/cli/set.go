@@ -106,7 +106,7 @@ func runSet(ctx context.Context, change model.Change, o setOptions, a *app) erro
 	}
 	if len(changed.Pending) > 0 {
 		fmt.Fprintf(a.Out, "%s: at the next start: %s\n", name, fieldNames(changed.Pending))
-		if changed.VM.State == model.Running && terminal(a.Err) != nil {
+		if changed.VM.State == model.Running && ui.Terminal(a.Err) != nil {
 			a.hint(fmt.Sprintf("banger vm restart %s", name))
 		}
 	}

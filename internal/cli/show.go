@@ -206,7 +206,7 @@ func writeSteps(a *app, vm model.VM, rel relatives) error {
 	for _, s := range vm.Boot.Guest {
 		row("guest: ", s)
 	}
-	return t.Write(a.Out, width(a.Out), style)
+	return t.Write(a.Out, ui.Columns(a.Out), style)
 }
 
 func bootTitle(b *model.Boot, rel relatives) string {
@@ -217,7 +217,7 @@ func bootTitle(b *model.Boot, rel relatives) string {
 func writeTimeline(a *app, vm model.VM, rel relatives) error {
 	style := a.style(a.Out)
 	fmt.Fprintf(a.Out, "%s: %s\n\n", style.Bold(ui.Clean(vm.Spec.Name)), bootTitle(vm.Boot, rel))
-	return ui.Timeline(a.Out, min(width(a.Out), 160), style, []ui.Group{
+	return ui.Timeline(a.Out, min(ui.Columns(a.Out), 160), style, []ui.Group{
 		{Name: "host", Bars: bars(vm.Boot.Steps)},
 		{Name: "guest", Bars: bars(vm.Boot.Guest)},
 	})

@@ -123,7 +123,7 @@ func runSnapshotCreate(ctx context.Context, o snapshotCreateOptions, a *app) err
 
 // notePause tells a person for how long a VM was paused.
 func notePause(a *app, vm string, pause time.Duration) {
-	if pause > 0 && terminal(a.Err) != nil {
+	if pause > 0 && ui.Terminal(a.Err) != nil {
 		a.note("paused %s for %s", vm, ui.Duration(pause))
 	}
 }

@@ -5,26 +5,16 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/openssh"
 	"banger/internal/cli/session"
 	"banger/internal/fault"
 	"banger/internal/model"
-	"banger/internal/paths"
 )
-
-// domain is what VM names are below in host names: NAME.vm.
-const domain = ".vm"
-
-// sshValueOptions are the options of ssh(1) that take a value (OpenSSH 9.9, ssh.c, getopt). They
-// are needed to find the VM's name among the arguments.
-const sshValueOptions = "BbcDEeFIiJLlmOoPpQRSWw"
 
 func newSSHCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
@@ -49,7 +39,7 @@ banger ssh nobody@web id`,
 			if len(args) > 0 && (args[0] == "--help" || args[0] == "-h") {
 				return cmd.Help()
 			}
-			call, ok := parseSSH(args)
+			call, ok := openssh.Parse(args)
 			if !ok {
 				return usage(cmd, "%s: NAME is missing", cmd.CommandPath())
 			}
@@ -60,48 +50,12 @@ banger ssh nobody@web id`,
 	return cmd
 }
 
-// sshCall holds the arguments of `banger ssh`.
-type sshCall struct {
-	before []string // options before the name
-	user   string   // with its @, or ""
-	name   string
-	after  []string // all arguments after the name
-}
-
-// parseSSH finds the VM's name: the first argument that is neither an option nor an option's value.
-func parseSSH(args []string) (sshCall, bool) {
-	for i := 0; i < len(args); i++ {
-		arg := args[i]
-		if arg == "--" {
-			i++
-		} else if len(arg) > 1 && arg[0] == '-' {
-			at := strings.IndexAny(arg[1:], sshValueOptions)
-			if at >= 0 && at == len(arg)-2 {
-				i++ // its value is the next argument
-			}
-			continue
-		}
-		if i >= len(args) {
-			break
-		}
-		user, name := "", args[i]
-		if at := strings.LastIndexByte(name, '@'); at >= 0 {
-			user, name = name[:at+1], name[at+1:]
-		}
-		return sshCall{before: args[:i], user: user, name: vmName(name), after: args[i+1:]}, name != ""
-	}
-	return sshCall{before: args}, false
-}
-
-// vmName returns the name of a VM without the domain that OpenSSH and people may append.
-func vmName(name string) string { return strings.TrimSuffix(name, domain) }
-
 // runSSH replaces this process with ssh. It returns only if it cannot do so.
-func runSSH(ctx context.Context, call sshCall, a *app) error {
-	program, err := lookPath("ssh", a.getenv("PATH"))
+func runSSH(ctx context.Context, call openssh.Call, a *app) error {
+	program, err := openssh.Find(a.getenv("PATH"))
 	if err != nil {
 		return fault.New(fault.Unsupported, "there is no program ssh in PATH").
-			WithHint("Install OpenSSH's client (on Debian: apt install openssh-client), or use: banger exec -t %s", call.name)
+			WithHint("Install OpenSSH's client (on Debian: apt install openssh-client), or use: banger exec -t %s", call.Name)
 	}
 	layout, err := a.layout()
 	if err != nil {
@@ -111,9 +65,9 @@ func runSSH(ctx context.Context, call sshCall, a *app) error {
 	if err != nil {
 		return err
 	}
-	vm, err := client.VMs().Get(ctx, call.name)
+	vm, err := client.VMs().Get(ctx, call.Name)
 	if err != nil {
-		return explainVM(ctx, client, call.name, err)
+		return explainVM(ctx, client, call.Name, err)
 	}
 	if vm.State != model.Running {
 		if err := wake(ctx, client, vm.Spec.Name); err != nil {
@@ -125,13 +79,13 @@ func runSSH(ctx context.Context, call sshCall, a *app) error {
 	if err != nil {
 		return fmt.Errorf("finding banger's own program: %w", err)
 	}
-	argv := append([]string{"ssh"}, call.before...)
-	argv = append(argv, sshOptions(layout, self, vm.Spec.Name)...)
-	if !call.namesUser() {
+	argv := append([]string{"ssh"}, call.Before...)
+	argv = append(argv, openssh.Options(layout, self, vm.Spec.Name)...)
+	if !call.NamesUser() {
 		argv = append(argv, "-o", "User=root")
 	}
-	argv = append(argv, call.user+vm.Spec.Name+domain)
-	argv = append(argv, call.after...)
+	argv = append(argv, call.User+vm.Spec.Name+openssh.Domain)
+	argv = append(argv, call.After...)
 	if err := syscall.Exec(program, argv, a.env); err != nil {
 		return fmt.Errorf("running %s: %w", program, err)
 	}
@@ -148,57 +102,6 @@ func wake(ctx context.Context, client *api.Client, name string) error {
 	return conn.Close()
 }
 
-// namesUser reports whether the arguments choose a login name. With OpenSSH the first choice wins,
-// so ours must not come before the user's.
-func (c sshCall) namesUser() bool {
-	after, _ := parseSSH(c.after)
-	return c.user != "" || slices.ContainsFunc(slices.Concat(c.before, after.before), func(arg string) bool {
-		return strings.HasPrefix(arg, "-l") || strings.Contains(strings.ToLower(arg), "user=")
-	})
-}
-
-// sshOptions returns the options with which OpenSSH reaches a VM. They come after the user's own,
-// because with OpenSSH the first value of an option wins.
-func sshOptions(layout paths.Layout, self, name string) []string {
-	var options []string
-	for _, o := range [][2]string{
-		{"ProxyCommand", shellQuote(self) + " vm proxy " + name + domain},
-		{"HostKeyAlias", name + domain},
-		{"UserKnownHostsFile", sshQuote(layout.KnownHosts())},
-		{"GlobalKnownHostsFile", "none"},
-		{"StrictHostKeyChecking", "yes"},
-		{"IdentityFile", sshQuote(layout.SSHKey())},
-		{"IdentitiesOnly", "yes"},
-		{"LogLevel", "ERROR"},
-	} {
-		options = append(options, "-o", o[0]+"="+o[1])
-	}
-	return options
-}
-
-// shellQuote quotes a word for the shell that runs a ProxyCommand, where ssh replaces % sequences.
-func shellQuote(s string) string {
-	return "'" + strings.ReplaceAll(strings.ReplaceAll(s, "'", `'\''`), "%", "%%") + "'"
-}
-
-// sshQuote quotes a word for ssh_config, where ssh replaces % sequences.
-func sshQuote(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
-}
-
-// lookPath is exec.LookPath for a given PATH.
-func lookPath(name, path string) (string, error) {
-	for dir := range strings.SplitSeq(path, ":") {
-		if dir == "" {
-			continue // an empty entry means the current directory, where no program is looked for
-		}
-		if found, err := exec.LookPath(dir + "/" + name); err == nil {
-			return found, nil
-		}
-	}
-	return "", exec.ErrNotFound
-}
-
 // newProxyCmd returns the command that OpenSSH runs as its ProxyCommand. It joins standard input
 // and output to the SSH server in the guest.
 func newProxyCmd(a *app) *cobra.Command {
@@ -208,7 +111,7 @@ func newProxyCmd(a *app) *cobra.Command {
 		Hidden: true,
 		Args:   wantArgs("NAME"),
 		RunE: interruptible(func(ctx context.Context, args []string) error {
-			return runProxy(ctx, vmName(args[0]), a)
+			return runProxy(ctx, openssh.VMName(args[0]), a)
 		}),
 	}
 }
@@ -266,7 +169,7 @@ func runSSHConfig(ctx context.Context, include bool, a *app) error {
 	}
 	client.Close()
 	if include {
-		fmt.Fprintf(a.Out, "Include %s\n", sshQuote(layout.SSHConfig()))
+		fmt.Fprintf(a.Out, "Include %s\n", openssh.Quote(layout.SSHConfig()))
 		return nil
 	}
 	fmt.Fprintln(a.Out, layout.SSHConfig())

@@ -54,7 +54,7 @@ func runStats(ctx context.Context, o statsOptions, a *app) error {
 	}
 	var before []model.Stats
 	var seen time.Time
-	screen := redraw{w: a.Out, live: terminal(a.Out) != nil && o.watch}
+	screen := redraw{w: a.Out, live: ui.Terminal(a.Out) != nil && o.watch}
 	for {
 		now := time.Now()
 		stats, err := collectStats(ctx, client, o.names)
@@ -68,7 +68,7 @@ func runStats(ctx context.Context, o statsOptions, a *app) error {
 		case o.json:
 			err = ui.JSON(&b, stats)
 		default:
-			err = statsTable(stats, cpuShares(before, stats, now.Sub(seen))).Write(&b, width(a.Out), a.style(a.Out))
+			err = statsTable(stats, cpuShares(before, stats, now.Sub(seen))).Write(&b, ui.Columns(a.Out), a.style(a.Out))
 		}
 		if err != nil {
 			return err

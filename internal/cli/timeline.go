@@ -87,5 +87,5 @@ func (t *runTimeline) write(a *app) {
 	style := a.style(a.Err)
 	fmt.Fprintf(a.Err, "%s: %s in all\n\n", style.Bold(ui.Clean(cmp.Or(t.name, "run"))), ui.Duration(now.Sub(t.began)))
 	groups := []ui.Group{client, {Name: "host", Bars: t.steps}, guest}
-	_ = ui.Timeline(a.Err, min(width(a.Err), 160), style, groups) // nobody may read it
+	_ = ui.Timeline(a.Err, min(ui.Columns(a.Err), 160), style, groups) // nobody may read it
 }

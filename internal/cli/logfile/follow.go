@@ -1,7 +1,7 @@
-package cli
+// Package logfile reads the last lines of a log and follows it as it grows.
+package logfile
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -13,8 +13,12 @@ import (
 // and would not follow a replaced file any better.
 const followEvery = 250 * time.Millisecond
 
-// follower reads a file as it grows. If the file is replaced or truncated, as logs are, it reads
-// from the start again.
+// Follow returns a reader of a file as it grows, until ctx ends. If the file is replaced or
+// truncated, as logs are, it reads from the start again. It closes a file that was replaced.
+func Follow(ctx context.Context, path string, f *os.File) io.Reader {
+	return &follower{ctx: ctx, path: path, f: f}
+}
+
 type follower struct {
 	ctx  context.Context
 	path string
@@ -62,36 +66,5 @@ func (r *follower) renew() error {
 	if err == nil && have.Size() < at {
 		_, err = r.f.Seek(0, io.SeekStart)
 	}
-	return err
-}
-
-// seekTail seeks to the first of the last lines of a file; 0 means all lines.
-func seekTail(f *os.File, lines int) error {
-	if lines <= 0 {
-		return nil
-	}
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	buf := make([]byte, 64<<10)
-	for at := end; at > 0; {
-		n := min(at, int64(len(buf)))
-		at -= n
-		if _, err := f.ReadAt(buf[:n], at); err != nil {
-			return err
-		}
-		chunk := buf[:n]
-		if at+n == end {
-			chunk = bytes.TrimSuffix(chunk, []byte("\n")) // the end of the last line
-		}
-		for i := bytes.LastIndexByte(chunk, '\n'); i >= 0; i = bytes.LastIndexByte(chunk[:i], '\n') {
-			if lines--; lines == 0 {
-				_, err := f.Seek(at+int64(i)+1, io.SeekStart)
-				return err
-			}
-		}
-	}
-	_, err = f.Seek(0, io.SeekStart)
 	return err
 }
