@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"banger/internal/cli/command"
 	"banger/internal/model"
 )
 
@@ -56,7 +57,7 @@ func TestBundleHoldsNoSecrets(t *testing.T) {
 	file := filepath.Join(home, "report.tar.gz")
 	var out, errs bytes.Buffer
 	env := []string{"BANGER_HOME=" + home, "DOCKER_CONFIG=" + docker, "PATH=" + os.Getenv("PATH")}
-	if code := Main([]string{"daemon", "bundle", file}, Stdio{In: strings.NewReader(""), Out: &out, Err: &errs}, env); code != 0 {
+	if code := Main([]string{"daemon", "bundle", file}, command.Stdio{In: strings.NewReader(""), Out: &out, Err: &errs}, env); code != 0 {
 		t.Fatalf("exit status %d: %s", code, &errs)
 	}
 	parts := untar(t, file)

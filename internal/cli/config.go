@@ -6,18 +6,19 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 )
 
 // newConfigCmd returns the commands on the configuration.
-func newConfigCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("config", "Show the configuration",
+func newConfigCmd(a *command.App) *cobra.Command {
+	cmd := command.NewGroup("config", "Show the configuration",
 		"banger reads config.toml, then BANGER_* environment variables, then flags. A later value overrides an earlier one.")
 	cmd.AddCommand(newConfigShowCmd(a))
 	return cmd
 }
 
-func newConfigShowCmd(a *app) *cobra.Command {
+func newConfigShowCmd(a *command.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show",
@@ -26,15 +27,15 @@ func newConfigShowCmd(a *app) *cobra.Command {
 
 Settings of new VMs (image to net) take effect at once. The daemon reads the other settings when it starts. To apply them to a running daemon: banger daemon restart`,
 		Example: "banger config show",
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runConfigShow(ctx, asJSON, a) }),
+		Args:    command.WantArgs(),
+		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return runConfigShow(ctx, asJSON, a) }),
 	}
-	addJSON(cmd, &asJSON)
+	command.AddJSON(cmd, &asJSON)
 	return cmd
 }
 
-func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
-	cfg, file, err := a.config()
+func runConfigShow(ctx context.Context, asJSON bool, a *command.App) error {
+	cfg, file, err := a.Config()
 	if err != nil {
 		return err
 	}
@@ -61,22 +62,22 @@ func runConfigShow(ctx context.Context, asJSON bool, a *app) error {
 			t.Rows[i] = t.Rows[i][:3]
 		}
 	}
-	if err := t.Write(a.Out, columns, a.style(a.Out)); err != nil {
+	if err := t.Write(a.Out, columns, a.Style(a.Out)); err != nil {
 		return err
 	}
 	if daemonIsOlder(ctx, a, file) {
-		a.note("%s was changed after the daemon started. To apply all changes: banger daemon restart", file)
+		a.Note("%s was changed after the daemon started. To apply all changes: banger daemon restart", file)
 	}
 	return nil
 }
 
 // daemonIsOlder reports whether a daemon runs that was started before the file was last written.
-func daemonIsOlder(ctx context.Context, a *app, path string) bool {
+func daemonIsOlder(ctx context.Context, a *command.App, path string) bool {
 	info, err := os.Stat(path)
 	if err != nil {
 		return false
 	}
-	client, err := a.running(ctx)
+	client, err := a.Running(ctx)
 	if err != nil {
 		return false
 	}

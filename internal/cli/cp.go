@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/openssh"
 	"banger/internal/cli/transfer"
 	"banger/internal/fault"
@@ -19,7 +20,7 @@ type cpOptions struct {
 	src, dst string
 }
 
-func newCpCmd(a *app) *cobra.Command {
+func newCpCmd(a *command.App) *cobra.Command {
 	var o cpOptions
 	cmd := &cobra.Command{
 		Use:   "cp SRC DST",
@@ -33,8 +34,8 @@ If SRC or DST is -, banger reads or writes a tar archive of a directory's conten
 banger vm cp web:/var/log/app.log .
 banger vm cp web:/root/out/. ./out
 tar c . | banger vm cp - web:/srv`,
-		Args: wantArgs("SRC", "DST"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
+		Args: command.WantArgs("SRC", "DST"),
+		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
 			o.src, o.dst = args[0], args[1]
 			return runCp(ctx, o, a)
 		}),
@@ -59,7 +60,7 @@ func parsePlace(s string) place {
 	return place{vm: openssh.VMName(name), path: path}
 }
 
-func runCp(ctx context.Context, o cpOptions, a *app) error {
+func runCp(ctx context.Context, o cpOptions, a *command.App) error {
 	src, dst := parsePlace(o.src), parsePlace(o.dst)
 	if (src.vm == "") == (dst.vm == "") {
 		return fault.New(fault.Invalid, "one of SRC and DST must be in a VM, the other on this host").
@@ -71,15 +72,15 @@ func runCp(ctx context.Context, o cpOptions, a *app) error {
 				WithHint("Did you mean %s:%s?", p.vm, path.Join("/root", p.path))
 		}
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	p := a.progress("Copying")
+	p := a.Progress("Copying")
 	defer p.Close()
 	c := transfer.Copy{In: a.In, Out: a.Out, Owner: o.owner, Report: p.Report, Skip: func(name, why string) {
 		p.Close() // the note stays, so the live lines must be erased
-		a.note("skipped %s: %s", name, why)
+		a.Note("skipped %s: %s", name, why)
 	}}
 	name := dst.vm
 	if src.vm != "" {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -17,7 +18,7 @@ type createOptions struct {
 	json   bool
 }
 
-func newCreateCmd(a *app) *cobra.Command {
+func newCreateCmd(a *command.App) *cobra.Command {
 	var o createOptions
 	cmd := &cobra.Command{
 		Use:   "create",
@@ -26,9 +27,9 @@ func newCreateCmd(a *app) *cobra.Command {
 
 Prints the VM's name.`,
 		Example: "banger vm create --name dev --memory 2G --vcpu 2\nbanger vm start dev",
-		Args:    wantArgs(),
+		Args:    command.WantArgs(),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, _ []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, _ []string) error {
 		create, err := o.spec.newVM(a, cmd.Flags())
 		if err != nil {
 			return err
@@ -37,25 +38,20 @@ Prints the VM's name.`,
 	})
 	o.spec.add(a, cmd)
 	cmd.Flags().BoolVar(&o.remove, "rm", false, "delete the VM when it stops")
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	return cmd
 }
 
-// addJSON adds the flag of all commands that print a result.
-func addJSON(cmd *cobra.Command, target *bool) {
-	cmd.Flags().BoolVar(target, "json", false, "print the result as JSON, as the API defines it; errors too")
-}
-
-func runCreate(ctx context.Context, create model.Create, o createOptions, a *app) error {
+func runCreate(ctx context.Context, create model.Create, o createOptions, a *command.App) error {
 	if o.remove {
 		create.Remove = model.RemoveOnStop
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	var vm model.VM
-	err = a.withProgress("Creating a VM", func(report step.Reporter) error {
+	err = a.WithProgress("Creating a VM", func(report step.Reporter) error {
 		vm, err = client.VMs().Create(ctx, create, report)
 		return err
 	})

@@ -9,12 +9,12 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/logfile"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
@@ -25,26 +25,26 @@ import (
 const shutdownTimeout = time.Minute
 
 // newDaemonCmd returns the commands on the daemon.
-func newDaemonCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("daemon", "Control the daemon, bangerd",
+func newDaemonCmd(a *command.App) *cobra.Command {
+	cmd := command.NewGroup("daemon", "Control the daemon, bangerd",
 		"Commands start bangerd if it does not run. VMs continue to run when bangerd stops, and it finds them when it starts again.")
 	cmd.AddCommand(newDaemonStartCmd(a), newDaemonStopCmd(a), newDaemonStatusCmd(a), newDaemonRestartCmd(a),
 		newDaemonLogsCmd(a), newDaemonBundleCmd(a))
 	return cmd
 }
 
-func newDaemonStartCmd(a *app) *cobra.Command {
+func newDaemonStartCmd(a *command.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "start",
 		Short: "Start the daemon",
-		Args:  wantArgs(),
-		RunE: interruptible(func(ctx context.Context, _ []string) error {
-			if client, err := a.running(ctx); err == nil {
+		Args:  command.WantArgs(),
+		RunE: command.Interruptible(func(ctx context.Context, _ []string) error {
+			if client, err := a.Running(ctx); err == nil {
 				client.Close()
-				a.note("bangerd is already running")
+				a.Note("bangerd is already running")
 				return nil
 			}
-			client, err := a.connect(ctx)
+			client, err := a.Connect(ctx)
 			if err != nil {
 				return err
 			}
@@ -53,35 +53,20 @@ func newDaemonStartCmd(a *app) *cobra.Command {
 	}
 }
 
-// running returns a client of the running daemon. If none runs, the error is of kind
-// fault.Unavailable.
-func (a *app) running(ctx context.Context) (*api.Client, error) {
-	layout, err := a.layout()
-	if err != nil {
-		return nil, err
-	}
-	return api.Connect(ctx, layout, false)
-}
-
-// absent reports whether an error of running means that no daemon runs.
-func absent(err error) bool {
-	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
-}
-
-func newDaemonStopCmd(a *app) *cobra.Command {
+func newDaemonStopCmd(a *command.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stop",
 		Short: "Stop the daemon, but not the VMs",
 		Long:  "Waits until running operations have finished.",
-		Args:  wantArgs(),
-		RunE:  interruptible(func(ctx context.Context, _ []string) error { return runDaemonStop(ctx, a) }),
+		Args:  command.WantArgs(),
+		RunE:  command.Interruptible(func(ctx context.Context, _ []string) error { return runDaemonStop(ctx, a) }),
 	}
 }
 
-func runDaemonStop(ctx context.Context, a *app) error {
-	client, err := a.running(ctx)
-	if absent(err) {
-		a.note("bangerd is not running")
+func runDaemonStop(ctx context.Context, a *command.App) error {
+	client, err := a.Running(ctx)
+	if command.Absent(err) {
+		a.Note("bangerd is not running")
 		return nil
 	}
 	if err != nil {
@@ -92,17 +77,17 @@ func runDaemonStop(ctx context.Context, a *app) error {
 	return client.Daemon().Shutdown(ctx)
 }
 
-func newDaemonRestartCmd(a *app) *cobra.Command {
+func newDaemonRestartCmd(a *command.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restart",
 		Short: "Stop the daemon and start it again",
 		Long:  "VMs continue to run. The new daemon reads the configuration again.",
-		Args:  wantArgs(),
-		RunE: interruptible(func(ctx context.Context, _ []string) error {
+		Args:  command.WantArgs(),
+		RunE: command.Interruptible(func(ctx context.Context, _ []string) error {
 			if err := runDaemonStop(ctx, a); err != nil {
 				return err
 			}
-			client, err := a.connect(ctx)
+			client, err := a.Connect(ctx)
 			if err != nil {
 				return err
 			}
@@ -111,16 +96,16 @@ func newDaemonRestartCmd(a *app) *cobra.Command {
 	}
 }
 
-func newDaemonStatusCmd(a *app) *cobra.Command {
+func newDaemonStatusCmd(a *command.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of the daemon",
 		Long:  fmt.Sprintf("Does not start the daemon. If it does not run, the exit status is %d.", fault.Unavailable.ExitCode()),
-		Args:  wantArgs(),
-		RunE: interruptible(func(ctx context.Context, _ []string) error {
-			client, err := a.running(ctx)
-			if absent(err) {
+		Args:  command.WantArgs(),
+		RunE: command.Interruptible(func(ctx context.Context, _ []string) error {
+			client, err := a.Running(ctx)
+			if command.Absent(err) {
 				return fault.New(fault.Unavailable, "bangerd is not running").
 					WithHint("Commands start it automatically, or: banger daemon start")
 			}
@@ -134,10 +119,10 @@ func newDaemonStatusCmd(a *app) *cobra.Command {
 			case asJSON:
 				return ui.JSON(a.Out, status)
 			}
-			return ui.Pairs(a.Out, a.style(a.Out), statusPairs(status, a.style(a.Out), time.Now()))
+			return ui.Pairs(a.Out, a.Style(a.Out), statusPairs(status, a.Style(a.Out), time.Now()))
 		}),
 	}
-	addJSON(cmd, &asJSON)
+	command.AddJSON(cmd, &asJSON)
 	return cmd
 }
 
@@ -181,24 +166,24 @@ func countVMs(counts map[model.State]int) string {
 	return strings.Join(parts, ", ")
 }
 
-func newDaemonLogsCmd(a *app) *cobra.Command {
+func newDaemonLogsCmd(a *command.App) *cobra.Command {
 	var o logsOptions
 	cmd := &cobra.Command{
 		Use:     "logs",
 		Short:   "Show the daemon's log",
 		Long:    "The daemon need not run.",
 		Example: "banger daemon logs --tail 20 --follow",
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runDaemonLogs(ctx, o, a) }),
+		Args:    command.WantArgs(),
+		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return runDaemonLogs(ctx, o, a) }),
 	}
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "continue with new entries until Ctrl-C")
 	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` lines")
-	setExample(cmd.Flags(), "tail", "20")
+	command.SetExample(cmd.Flags(), "tail", "20")
 	return cmd
 }
 
-func runDaemonLogs(ctx context.Context, o logsOptions, a *app) error {
-	layout, err := a.layout()
+func runDaemonLogs(ctx context.Context, o logsOptions, a *command.App) error {
+	layout, err := a.Layout()
 	if err != nil {
 		return err
 	}

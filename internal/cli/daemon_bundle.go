@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/bundle"
+	"banger/internal/cli/command"
 	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
@@ -27,7 +28,7 @@ type bundleOptions struct {
 	json  bool
 }
 
-func newDaemonBundleCmd(a *app) *cobra.Command {
+func newDaemonBundleCmd(a *command.App) *cobra.Command {
 	var o bundleOptions
 	cmd := &cobra.Command{
 		Use:   "bundle [FILE]",
@@ -38,33 +39,33 @@ Environment values, registry credentials and private keys are removed. A guest's
 		Example: "banger daemon bundle\nbanger daemon bundle --force /tmp/report.tar.gz",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		now := time.Now()
 		o.file = "banger-bundle-" + now.Format("20060102-150405") + ".tar.gz"
 		if len(args) > 0 {
 			o.file = args[0]
 		}
 		if o.file == "" {
-			return usage(cmd, "%s: FILE is empty", cmd.CommandPath())
+			return command.Usage(cmd, "%s: FILE is empty", cmd.CommandPath())
 		}
 		return runDaemonBundle(ctx, o, now, a)
 	})
 	cmd.Flags().BoolVarP(&o.force, "force", "f", false, "replace FILE if it exists")
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	return cmd
 }
 
-func runDaemonBundle(ctx context.Context, o bundleOptions, now time.Time, a *app) error {
-	layout, err := a.layout()
+func runDaemonBundle(ctx context.Context, o bundleOptions, now time.Time, a *command.App) error {
+	layout, err := a.Layout()
 	if err != nil {
 		return err
 	}
 	src := bundleSource(a, layout, now)
-	switch client, err := a.running(ctx); {
+	switch client, err := a.Running(ctx); {
 	case err == nil:
 		defer client.Close()
 		src.Client = client
-	case absent(err):
+	case command.Absent(err):
 		src.Absent = fault.New(fault.Unavailable, "bangerd is not running")
 	default:
 		src.Absent = err
@@ -81,15 +82,15 @@ func runDaemonBundle(ctx context.Context, o bundleOptions, now time.Time, a *app
 }
 
 // bundleSource is what a bundle is made from, but for the daemon.
-func bundleSource(a *app, layout paths.Layout, now time.Time) bundle.Source {
+func bundleSource(a *command.App, layout paths.Layout, now time.Time) bundle.Source {
 	return bundle.Source{
-		Layout: layout, LookupEnv: a.lookupEnv, Now: now,
+		Layout: layout, LookupEnv: a.LookupEnv, Now: now,
 		Version: api.Version{
 			Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation,
 		},
 		Doctor: func(ctx context.Context) any { return checkHost(ctx, a, layout) },
 		Config: func() (any, error) {
-			cfg, _, err := a.config()
+			cfg, _, err := a.Config()
 			if err != nil {
 				return nil, err
 			}
@@ -99,7 +100,7 @@ func bundleSource(a *app, layout paths.Layout, now time.Time) bundle.Source {
 }
 
 // showBundle lists what is in a bundle and what is not.
-func showBundle(a *app, o bundleOptions, entries []bundle.Entry) error {
+func showBundle(a *command.App, o bundleOptions, entries []bundle.Entry) error {
 	info, err := os.Stat(o.file)
 	if err != nil {
 		return fmt.Errorf("looking at the bundle: %w", err)
@@ -115,10 +116,10 @@ func showBundle(a *app, o bundleOptions, entries []bundle.Entry) error {
 		}
 		t.Rows = append(t.Rows, []string{e.Name, size, e.Missing})
 	}
-	if err := t.Write(a.Out, ui.Columns(a.Out), a.style(a.Out)); err != nil {
+	if err := t.Write(a.Out, ui.Columns(a.Out), a.Style(a.Out)); err != nil {
 		return err
 	}
-	a.note("wrote %s, %s", o.file, model.Bytes(info.Size()))
-	a.note("Environment values, credentials and keys are removed. Look through the file before you send it.")
+	a.Note("wrote %s, %s", o.file, model.Bytes(info.Size()))
+	a.Note("Environment values, credentials and keys are removed. Look through the file before you send it.")
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
 )
@@ -20,15 +21,15 @@ type usageOptions struct {
 }
 
 // newDiskCmd returns the commands on the host's disk.
-func newDiskCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("disk", "Show what banger keeps on this host's disk", "")
+func newDiskCmd(a *command.App) *cobra.Command {
+	cmd := command.NewGroup("disk", "Show what banger keeps on this host's disk", "")
 	cmd.AddCommand(newUsageCmd(a, "usage"))
 	return cmd
 }
 
 // newUsageCmd returns the command under one of its names: "usage" among the disk commands, "df" at
 // the top.
-func newUsageCmd(a *app, name string) *cobra.Command {
+func newUsageCmd(a *command.App, name string) *cobra.Command {
 	var o usageOptions
 	cmd := &cobra.Command{
 		Use:   name,
@@ -44,8 +45,8 @@ func newUsageCmd(a *app, name string) *cobra.Command {
   RECLAIMABLE  the space that the prune commands would free
 
 The row of a suspended VM includes its saved memory.`,
-		Args: wantArgs(),
-		RunE: interruptible(func(ctx context.Context, _ []string) error { return runUsage(ctx, o, a) }),
+		Args: command.WantArgs(),
+		RunE: command.Interruptible(func(ctx context.Context, _ []string) error { return runUsage(ctx, o, a) }),
 	}
 	cmd.Example = "banger df\nbanger df -v"
 	if name == "df" {
@@ -54,12 +55,12 @@ The row of a suspended VM includes its saved memory.`,
 		cmd.Example = "banger disk usage\nbanger disk usage -v"
 	}
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "print a row for each item instead of one for each kind")
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	return cmd
 }
 
-func runUsage(ctx context.Context, o usageOptions, a *app) error {
-	client, err := a.connect(ctx)
+func runUsage(ctx context.Context, o usageOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func runUsage(ctx context.Context, o usageOptions, a *app) error {
 	if o.verbose {
 		t = usageByName(usage)
 	}
-	return t.Write(a.Out, ui.Columns(a.Out), a.style(a.Out))
+	return t.Write(a.Out, ui.Columns(a.Out), a.Style(a.Out))
 }
 
 // usageKinds are the kinds in the order of their rows, with the names of these.

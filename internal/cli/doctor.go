@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/doctor"
 	"banger/internal/fault"
@@ -15,7 +16,7 @@ import (
 
 type doctorOptions struct{ json bool }
 
-func newDoctorCmd(a *app) *cobra.Command {
+func newDoctorCmd(a *command.App) *cobra.Command {
 	var o doctorOptions
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -24,15 +25,15 @@ func newDoctorCmd(a *app) *cobra.Command {
 
 The exit status is 0 if banger can run VMs, even with warnings. Otherwise it is %d.`, fault.Unsupported.ExitCode()),
 		Example: "banger doctor",
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runDoctor(ctx, o, a) }),
+		Args:    command.WantArgs(),
+		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return runDoctor(ctx, o, a) }),
 	}
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	return cmd
 }
 
-func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
-	layout, err := a.layout()
+func runDoctor(ctx context.Context, o doctorOptions, a *command.App) error {
+	layout, err := a.Layout()
 	if err != nil {
 		return err
 	}
@@ -46,16 +47,16 @@ func runDoctor(ctx context.Context, o doctorOptions, a *app) error {
 		err = writeChecks(a, checks)
 	}
 	if err == nil && doctor.Worst(checks) == doctor.Fail {
-		return status(fault.Unsupported.ExitCode()) // the checks gave the reasons
+		return command.Status(fault.Unsupported.ExitCode()) // the checks gave the reasons
 	}
 	return err
 }
 
 // checkHost does all checks. The check of the configuration is the last one.
-func checkHost(ctx context.Context, a *app, layout paths.Layout) []doctor.Check {
+func checkHost(ctx context.Context, a *command.App, layout paths.Layout) []doctor.Check {
 	env := doctor.Host(layout)
 	settings := doctor.Check{Name: "config", Feature: "configuration", Status: doctor.Pass, Summary: "the configuration is valid"}
-	if cfg, file, err := a.config(); err != nil {
+	if cfg, file, err := a.Config(); err != nil {
 		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
 		settings.Fix = "Edit " + file
 	} else {
@@ -66,10 +67,10 @@ func checkHost(ctx context.Context, a *app, layout paths.Layout) []doctor.Check 
 
 // writeChecks writes a line for each check, with the details and the solution below those that did
 // not pass.
-func writeChecks(a *app, checks []doctor.Check) error {
-	style, columns := a.style(a.Out), min(ui.Columns(a.Out), maxHelp)
+func writeChecks(a *command.App, checks []doctor.Check) error {
+	style, columns := a.Style(a.Out), min(ui.Columns(a.Out), command.MaxHelp)
 	if columns == 0 {
-		columns = maxHelp
+		columns = command.MaxHelp
 	}
 	marks := map[doctor.Status]string{
 		doctor.Pass: style.Green("✓"), doctor.Warn: style.Yellow("!"), doctor.Fail: style.Red("✗"),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
@@ -23,7 +24,7 @@ type execOptions struct {
 	argv    []string
 }
 
-func newExecCmd(a *app) *cobra.Command {
+func newExecCmd(a *command.App) *cobra.Command {
 	var o execOptions
 	cmd := &cobra.Command{
 		Use:   "exec NAME [--] [COMMAND [ARG...]]",
@@ -37,14 +38,14 @@ Standard input always goes to the command. In a loop of a shell script, redirect
 banger exec -it web bash
 tar c src | banger exec web -- tar x -C /root
 banger exec -u nobody -w /tmp -e DEBUG=1 web -- env`,
-		Annotations: map[string]string{runsGuest: "yes"},
-		Args:        wantArgs("NAME..."),
+		Annotations: map[string]string{command.RunsGuest: "yes"},
+		Args:        command.WantArgs("NAME..."),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name, o.argv = args[0], args[1:]
 			if len(o.argv) > 0 && o.argv[0] == "--" {
 				o.argv = o.argv[1:]
 			} else if len(o.argv) > 0 && strings.HasPrefix(o.argv[0], "-") {
-				return usage(cmd, "%s is after NAME: flags must be before NAME", o.argv[0])
+				return command.Usage(cmd, "%s is after NAME: flags must be before NAME", o.argv[0])
 			}
 			return runExec(cmd.Context(), o, a)
 		},
@@ -58,14 +59,14 @@ banger exec -u nobody -w /tmp -e DEBUG=1 web -- env`,
 	flags.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
 	flags.BoolP("interactive", "i", false, "has no effect: standard input always goes to the command")
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `time`, with exit status 124")
-	setExample(flags, "env", "EDITOR=vim")
-	setExample(flags, "timeout", "90s")
-	cmd.ValidArgsFunction = firstArg(completeUsable(a))
+	command.SetExample(flags, "env", "EDITOR=vim")
+	command.SetExample(flags, "timeout", "90s")
+	cmd.ValidArgsFunction = command.FirstArg(completeUsable(a))
 	return cmd
 }
 
 // runExec runs a command in a running VM and returns its exit status as an error of type status.
-func runExec(ctx context.Context, o execOptions, a *app) error {
+func runExec(ctx context.Context, o execOptions, a *command.App) error {
 	if o.timeout < 0 {
 		return fault.New(fault.Invalid, "--timeout: %v is negative", o.timeout).WithHint("For example: --timeout 90s")
 	}

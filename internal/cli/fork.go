@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -33,9 +34,9 @@ func (o *childFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&o.remove, "rm", false, "delete each new VM when it stops")
 	flags.StringArrayVar(&o.labels, "label", nil, "label of the new VMs, `KEY=VALUE`, instead of the existing labels")
 	for name, value := range map[string]string{"name": "trial", "count": "4", "label": "team=web"} {
-		setExample(flags, name, value)
+		command.SetExample(flags, name, value)
 	}
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 }
 
 // resolve returns the fork that the flags ask for.
@@ -73,7 +74,7 @@ type forkOptions struct {
 	vm string
 }
 
-func newForkCmd(a *app) *cobra.Command {
+func newForkCmd(a *command.App) *cobra.Command {
 	var o forkOptions
 	cmd := &cobra.Command{
 		Use:   "fork NAME",
@@ -86,9 +87,9 @@ Prints the names of the new VMs. If one VM cannot be made, banger still makes th
 		Example: `banger fork web
 banger fork --name trial web
 banger fork --count 4 --name trial --rm web    # trial-1 to trial-4`,
-		Args: wantArgs("NAME"),
+		Args: command.WantArgs("NAME"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		o.vm = args[0]
 		req, err := o.resolve(cmd.Flags())
 		if err != nil {
@@ -98,19 +99,19 @@ banger fork --count 4 --name trial --rm web    # trial-1 to trial-4`,
 	})
 	o.add(cmd)
 	cmd.SuggestFor = []string{"clone", "copy"}
-	cmd.ValidArgsFunction = firstArg(completeVMs(a, func(s model.State) bool {
+	cmd.ValidArgsFunction = command.FirstArg(completeVMs(a, func(s model.State) bool {
 		return s == model.Running || s == model.Paused || s == model.Suspended
 	}))
 	return cmd
 }
 
-func runFork(ctx context.Context, req model.Fork, o forkOptions, a *app) error {
-	client, err := a.connect(ctx)
+func runFork(ctx context.Context, req model.Fork, o forkOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	var forked model.Forked
-	err = a.withProgress("Forking "+o.vm, func(report step.Reporter) error {
+	err = a.WithProgress("Forking "+o.vm, func(report step.Reporter) error {
 		forked, err = client.VMs().Fork(ctx, o.vm, req, childrenCounted(report, req.Count))
 		return err
 	})
@@ -140,13 +141,13 @@ func childrenCounted(report step.Reporter, count int) step.Reporter {
 }
 
 // printForked prints the names of the VMs that were made, and returns an error for each other VM.
-func printForked(a *app, forked model.Forked, asJSON bool) error {
+func printForked(a *command.App, forked model.Forked, asJSON bool) error {
 	if asJSON {
 		if err := ui.JSON(a.Out, forked); err != nil {
 			return err
 		}
 	}
-	var failed several
+	var failed command.Several
 	var stopped []string
 	for _, child := range forked.Children {
 		if child.VM == nil {
@@ -162,7 +163,7 @@ func printForked(a *app, forked model.Forked, asJSON bool) error {
 		}
 	}
 	if len(stopped) > 0 && ui.Terminal(a.Err) != nil {
-		a.note("Not started yet. Start: banger vm start %s", strings.Join(stopped, " "))
+		a.Note("Not started yet. Start: banger vm start %s", strings.Join(stopped, " "))
 	}
 	if len(failed) == 0 {
 		return nil

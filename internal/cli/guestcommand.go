@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/session"
 	"banger/internal/cli/ui"
 	"banger/internal/guest/proto"
@@ -15,16 +16,16 @@ func exitStatus(code int) error {
 	if code == 0 {
 		return nil
 	}
-	return status(code)
+	return command.Status(code)
 }
 
 // session returns a session on the app's streams for the request. It adds the terminal's size and
 // type to a request with a terminal.
-func newSession(a *app, req *proto.ExecRequest) *session.Session {
+func newSession(a *command.App, req *proto.ExecRequest) *session.Session {
 	s := &session.Session{In: a.In, Out: a.Out, Err: a.Err}
 	s.Nudge = func() {
 		if ui.Terminal(a.Err) != nil {
-			a.note("The command got the signal and still runs. Press Ctrl-C again to end it.")
+			a.Note("The command got the signal and still runs. Press Ctrl-C again to end it.")
 		}
 	}
 	if !req.TTY {
@@ -36,7 +37,7 @@ func newSession(a *app, req *proto.ExecRequest) *session.Session {
 			req.Size = &size
 		}
 	}
-	if name := a.getenv("TERM"); name != "" {
+	if name := a.Getenv("TERM"); name != "" {
 		req.Env = append([]string{"TERM=" + name}, req.Env...) // the user's own --env wins
 	}
 	return s
@@ -44,7 +45,7 @@ func newSession(a *app, req *proto.ExecRequest) *session.Session {
 
 // connectUnless connects to the daemon unless a signal comes first: starting the daemon takes a
 // moment.
-func connectUnless(ctx context.Context, a *app, signals <-chan os.Signal) (*api.Client, error) {
+func connectUnless(ctx context.Context, a *command.App, signals <-chan os.Signal) (*api.Client, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
@@ -53,7 +54,7 @@ func connectUnless(ctx context.Context, a *app, signals <-chan os.Signal) (*api.
 	}
 	connected := make(chan result, 1)
 	go func() {
-		client, err := a.connect(ctx)
+		client, err := a.Connect(ctx)
 		connected <- result{client, err}
 	}()
 	for {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
@@ -17,8 +18,8 @@ import (
 )
 
 // newImageCmd returns the commands on images.
-func newImageCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("image", "Manage images: the root file systems of VMs",
+func newImageCmd(a *command.App) *cobra.Command {
+	cmd := command.NewGroup("image", "Manage images: the root file systems of VMs",
 		"REF is an image's reference, its id, or a unique prefix of its id.")
 	k := imageKind()
 	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), k.listCmd(a), k.showCmd(a),
@@ -51,7 +52,7 @@ func imageKind() kind[model.Image] {
 	}
 }
 
-func newImagePullCmd(a *app) *cobra.Command {
+func newImagePullCmd(a *command.App) *cobra.Command {
 	var req api.ImagePull
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -65,21 +66,21 @@ Prints the image's name.`,
 		Example: `banger image pull alpine:3
 banger image pull ghcr.io/org/app:v2
 banger image pull --force debian:bookworm`,
-		Args: wantArgs("REF"),
+		Args: command.WantArgs("REF"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		req.Ref = args[0]
 		return makeImage(ctx, a, "Pulling "+req.Ref, asJSON, func(client *api.Client, report step.Reporter) (model.Image, error) {
 			return client.Images().Pull(ctx, req, report)
 		})
 	})
 	cmd.Flags().BoolVar(&req.Force, "force", false, "pull or build again, even if the image exists")
-	addJSON(cmd, &asJSON)
+	command.AddJSON(cmd, &asJSON)
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
 }
 
-func newImageImportCmd(a *app) *cobra.Command {
+func newImageImportCmd(a *command.App) *cobra.Command {
 	var req api.ImageImport
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -94,9 +95,9 @@ func newImageImportCmd(a *app) *cobra.Command {
 Archives may be compressed. PATH may be - for standard input. Prints the image's name.`,
 		Example: `docker save app | banger image import -
 banger image import --name mine ./rootfs`,
-		Args: wantArgs("PATH"),
+		Args: command.WantArgs("PATH"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		content, err := transfer.Open(ctx, a.In, args[0])
 		if err != nil {
 			return err
@@ -109,13 +110,13 @@ banger image import --name mine ./rootfs`,
 		})
 	})
 	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the image; if unset, the name in the archive")
-	setExample(cmd.Flags(), "name", "mine:v1")
-	addJSON(cmd, &asJSON)
+	command.SetExample(cmd.Flags(), "name", "mine:v1")
+	command.AddJSON(cmd, &asJSON)
 	return cmd
 }
 
 // makeImage makes an image under a progress view and prints its name.
-func makeImage(ctx context.Context, a *app, title string, asJSON bool, do maker[model.Image]) error {
+func makeImage(ctx context.Context, a *command.App, title string, asJSON bool, do maker[model.Image]) error {
 	return imageKind().runMake(ctx, a, title, asJSON, do)
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
@@ -15,8 +16,8 @@ import (
 )
 
 // newKernelCmd returns the commands on kernels.
-func newKernelCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("kernel", "Manage the kernels that VMs boot",
+func newKernelCmd(a *command.App) *cobra.Command {
+	cmd := command.NewGroup("kernel", "Manage the kernels that VMs boot",
 		"NAME is a kernel's name, its id, or a unique prefix of its id.")
 	k := kernelKind()
 	cmd.AddCommand(newKernelPullCmd(a), newKernelImportCmd(a), k.listCmd(a), k.showCmd(a),
@@ -43,7 +44,7 @@ func kernelKind() kind[model.Kernel] {
 	}
 }
 
-func newKernelPullCmd(a *app) *cobra.Command {
+func newKernelPullCmd(a *command.App) *cobra.Command {
 	var req api.KernelPull
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -55,7 +56,7 @@ Prints the kernel's name.`,
 		Example: "banger kernel pull debian",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		req.Name = "debian"
 		if len(args) > 0 {
 			req.Name = args[0]
@@ -65,12 +66,12 @@ Prints the kernel's name.`,
 		})
 	})
 	cmd.Flags().BoolVar(&req.Force, "force", false, "look for a newer version, even if the kernel exists")
-	addJSON(cmd, &asJSON)
-	cmd.ValidArgsFunction = completeWords("debian")
+	command.AddJSON(cmd, &asJSON)
+	cmd.ValidArgsFunction = command.Words("debian")
 	return cmd
 }
 
-func newKernelImportCmd(a *app) *cobra.Command {
+func newKernelImportCmd(a *command.App) *cobra.Command {
 	var files transfer.KernelFiles
 	var name string
 	var asJSON bool
@@ -82,9 +83,9 @@ func newKernelImportCmd(a *app) *cobra.Command {
 Prints the kernel's name.`,
 		Example: `banger kernel import --name mine ./arch/x86/boot/bzImage
 banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinuz-$(uname -r)`,
-		Args: wantArgs("FILE"),
+		Args: command.WantArgs("FILE"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		files.Path = args[0]
 		content, err := transfer.OpenKernel(ctx, a.In, files)
 		if err != nil {
@@ -99,14 +100,14 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 	cmd.Flags().StringVar(&name, "name", "", "`name` of the kernel; if unset, its version")
 	cmd.Flags().StringVar(&files.Modules, "modules", "",
 		"`directory` of the kernel's modules, such as /lib/modules/VERSION")
-	setExample(cmd.Flags(), "name", "mine")
-	setExample(cmd.Flags(), "modules", "/lib/modules/6.1.0")
-	addJSON(cmd, &asJSON)
+	command.SetExample(cmd.Flags(), "name", "mine")
+	command.SetExample(cmd.Flags(), "modules", "/lib/modules/6.1.0")
+	command.AddJSON(cmd, &asJSON)
 	return cmd
 }
 
 // makeKernel makes a kernel under a progress view and prints its name.
-func makeKernel(ctx context.Context, a *app, title string, asJSON bool, do maker[model.Kernel]) error {
+func makeKernel(ctx context.Context, a *command.App, title string, asJSON bool, do maker[model.Kernel]) error {
 	return kernelKind().runMake(ctx, a, title, asJSON, do)
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -42,12 +43,12 @@ type kind[T any] struct {
 }
 
 // printer prints the details of an item for a person.
-type printer[T any] func(ctx context.Context, a *app, client *api.Client, item T) error
+type printer[T any] func(ctx context.Context, a *command.App, client *api.Client, item T) error
 
 // printPairs returns a printer, made from a function that lists an item's properties.
 func printPairs[T any](pairs func(item T, style ui.Style, now time.Time) [][2]string) printer[T] {
-	return func(_ context.Context, a *app, _ *api.Client, item T) error {
-		style := a.style(a.Out)
+	return func(_ context.Context, a *command.App, _ *api.Client, item T) error {
+		style := a.Style(a.Out)
 		return ui.Pairs(a.Out, style, pairs(item, style, time.Now()))
 	}
 }
@@ -55,23 +56,23 @@ func printPairs[T any](pairs func(item T, style ui.Style, now time.Time) [][2]st
 type listOptions struct{ json, quiet bool }
 
 // listCmd returns the command that lists all items.
-func (k kind[T]) listCmd(a *app) *cobra.Command {
+func (k kind[T]) listCmd(a *command.App) *cobra.Command {
 	var o listOptions
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List " + k.many,
 		Example: "banger " + k.group + " list",
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return k.runList(ctx, o, a) }),
+		Args:    command.WantArgs(),
+		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return k.runList(ctx, o, a) }),
 	}
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print "+k.label+" only")
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
 }
 
-func (k kind[T]) runList(ctx context.Context, o listOptions, a *app) error {
+func (k kind[T]) runList(ctx context.Context, o listOptions, a *command.App) error {
 	keep := func(T) bool { return true }
 	if k.keep != nil {
 		var err error
@@ -79,7 +80,7 @@ func (k kind[T]) runList(ctx context.Context, o listOptions, a *app) error {
 			return err
 		}
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -102,10 +103,10 @@ func (k kind[T]) runList(ctx context.Context, o listOptions, a *app) error {
 		}
 		return nil
 	case len(all) == 0 && ui.Terminal(a.Out) != nil:
-		a.note("%s", k.none)
+		a.Note("%s", k.none)
 		return nil
 	}
-	return k.table(items, time.Now()).Write(a.Out, ui.Columns(a.Out), a.style(a.Out))
+	return k.table(items, time.Now()).Write(a.Out, ui.Columns(a.Out), a.Style(a.Out))
 }
 
 type showOptions struct {
@@ -114,26 +115,26 @@ type showOptions struct {
 }
 
 // showCmd returns the command that shows one item.
-func (k kind[T]) showCmd(a *app) *cobra.Command {
+func (k kind[T]) showCmd(a *command.App) *cobra.Command {
 	var o showOptions
 	cmd := &cobra.Command{
 		Use:     "show " + k.arg,
 		Aliases: []string{"inspect"},
 		Short:   "Show the details of " + k.one,
 		Example: "banger " + k.group + " show " + k.example,
-		Args:    wantArgs(k.arg),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
+		Args:    command.WantArgs(k.arg),
+		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
 			o.ref = args[0]
 			return k.runShow(ctx, o, a)
 		}),
 	}
-	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = firstArg(k.complete(a, nil))
+	command.AddJSON(cmd, &o.json)
+	cmd.ValidArgsFunction = command.FirstArg(k.complete(a, nil))
 	return cmd
 }
 
-func (k kind[T]) runShow(ctx context.Context, o showOptions, a *app) error {
-	client, err := a.connect(ctx)
+func (k kind[T]) runShow(ctx context.Context, o showOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,15 +150,15 @@ func (k kind[T]) runShow(ctx context.Context, o showOptions, a *app) error {
 
 // deleteCmd returns the command that deletes the items named. long says what else a person must
 // know.
-func (k kind[T]) deleteCmd(a *app, long string) *cobra.Command {
+func (k kind[T]) deleteCmd(a *command.App, long string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "delete " + k.arg + "...",
 		Aliases: []string{"rm"},
 		Short:   "Delete " + k.many,
 		Long:    long,
 		Example: "banger " + k.group + " delete " + k.example,
-		Args:    wantArgs(k.arg + "..."),
-		RunE:    interruptible(func(ctx context.Context, args []string) error { return k.runDelete(ctx, args, a) }),
+		Args:    command.WantArgs(k.arg + "..."),
+		RunE:    command.Interruptible(func(ctx context.Context, args []string) error { return k.runDelete(ctx, args, a) }),
 	}
 	cmd.ValidArgsFunction = k.complete(a, nil)
 	return cmd
@@ -165,8 +166,8 @@ func (k kind[T]) deleteCmd(a *app, long string) *cobra.Command {
 
 // runDelete deletes one item after the other and prints the refs of those that it deleted.
 // After an error it continues with the next item.
-func (k kind[T]) runDelete(ctx context.Context, refs []string, a *app) error {
-	client, err := a.connect(ctx)
+func (k kind[T]) runDelete(ctx context.Context, refs []string, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -179,9 +180,9 @@ func (k kind[T]) runDelete(ctx context.Context, refs []string, a *app) error {
 
 // complete completes the names of the items that pass accepts; nil accepts all. Names that are
 // arguments already are not offered again.
-func (k kind[T]) complete(a *app, pass func(T) bool) completer {
+func (k kind[T]) complete(a *command.App, pass func(T) bool) command.Completer {
 	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return a.ask(cmd, func(ctx context.Context, client *api.Client) []cobra.Completion {
+		return a.Ask(cmd, func(ctx context.Context, client *api.Client) []cobra.Completion {
 			items, err := k.list(client, ctx)
 			if err != nil {
 				return nil
@@ -246,12 +247,12 @@ type maker[T any] func(*api.Client, step.Reporter) (T, error)
 
 // runMake makes one item under a progress view that title heads. It prints the item's name, and on
 // a terminal its size and the time that it took.
-func (k kind[T]) runMake(ctx context.Context, a *app, title string, asJSON bool, do maker[T]) error {
-	client, err := a.connect(ctx)
+func (k kind[T]) runMake(ctx context.Context, a *command.App, title string, asJSON bool, do maker[T]) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	p := a.progress(title)
+	p := a.Progress(title)
 	defer p.Close()
 	item, err := do(client, p.Report)
 	p.Close()
@@ -262,13 +263,6 @@ func (k kind[T]) runMake(ctx context.Context, a *app, title string, asJSON bool,
 		return ui.JSON(a.Out, item)
 	}
 	fmt.Fprintln(a.Out, ui.Clean(k.name(item)))
-	a.noteMade(k.size(item), p.Elapsed())
+	a.NoteMade(k.size(item), p.Elapsed())
 	return nil
-}
-
-// noteMade tells a person how large the result of an operation is and how long it took.
-func (a *app) noteMade(size model.Bytes, took time.Duration) {
-	if ui.Terminal(a.Err) != nil {
-		a.note("%s in %s", size, ui.Duration(took))
-	}
 }

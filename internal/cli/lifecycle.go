@@ -8,12 +8,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
 
-func newStartCmd(a *app) *cobra.Command {
+func newStartCmd(a *command.App) *cobra.Command {
 	var how model.Start
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:     "start",
@@ -27,7 +28,7 @@ func newStartCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-func runStart(ctx context.Context, names []string, how model.Start, a *app) error {
+func runStart(ctx context.Context, names []string, how model.Start, a *command.App) error {
 	return eachVMNoting(ctx, a, "Starting", names, func(ctx context.Context, t eachVMTask) error {
 		_, err := t.client.VMs().Start(ctx, t.name, how, t.report)
 		return err
@@ -43,7 +44,7 @@ type stopOptions struct {
 // addTo adds the flags to a command whose run function reads o.
 func (o *stopOptions) addTo(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "`time` that a guest has to power off before its VM is ended")
-	setExample(cmd.Flags(), "timeout", "30s")
+	command.SetExample(cmd.Flags(), "timeout", "30s")
 	cmd.PreRun = func(cmd *cobra.Command, _ []string) { o.set = cmd.Flags().Changed("timeout") }
 }
 
@@ -58,7 +59,7 @@ func (o stopOptions) request() (api.VMStop, error) {
 	return api.VMStop{Timeout: &o.timeout}, nil
 }
 
-func newStopCmd(a *app) *cobra.Command {
+func newStopCmd(a *command.App) *cobra.Command {
 	var o stopOptions
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:   "stop",
@@ -74,7 +75,7 @@ A paused or suspended VM is resumed first, so that its guest can power off.`,
 	return cmd
 }
 
-func runStop(ctx context.Context, names []string, o stopOptions, a *app) error {
+func runStop(ctx context.Context, names []string, o stopOptions, a *command.App) error {
 	req, err := o.request()
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func runStop(ctx context.Context, names []string, o stopOptions, a *app) error {
 	})
 }
 
-func newRestartCmd(a *app) *cobra.Command {
+func newRestartCmd(a *command.App) *cobra.Command {
 	var o stopOptions
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:     "restart",
@@ -98,7 +99,7 @@ func newRestartCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-func runRestart(ctx context.Context, names []string, o stopOptions, a *app) error {
+func runRestart(ctx context.Context, names []string, o stopOptions, a *command.App) error {
 	req, err := o.request()
 	if err != nil {
 		return err
@@ -109,7 +110,7 @@ func runRestart(ctx context.Context, names []string, o stopOptions, a *app) erro
 	})
 }
 
-func newKillCmd(a *app) *cobra.Command {
+func newKillCmd(a *command.App) *cobra.Command {
 	var req api.VMKill
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:   "kill",
@@ -122,12 +123,12 @@ To send a signal to a process in the guest, use ` + "`banger exec NAME -- kill P
 		run:     func(ctx context.Context, names []string) error { return runKill(ctx, names, req, a) },
 	})
 	cmd.Flags().StringVarP(&req.Signal, "signal", "s", "", "`signal` to send, by name or number; KILL if unset")
-	setExample(cmd.Flags(), "signal", "TERM")
-	complete(cmd, "signal", completeWords("KILL", "TERM", "INT", "QUIT", "STOP", "CONT"))
+	command.SetExample(cmd.Flags(), "signal", "TERM")
+	command.CompleteFlag(cmd, "signal", command.Words("KILL", "TERM", "INT", "QUIT", "STOP", "CONT"))
 	return cmd
 }
 
-func runKill(ctx context.Context, names []string, req api.VMKill, a *app) error {
+func runKill(ctx context.Context, names []string, req api.VMKill, a *command.App) error {
 	return eachVM(ctx, a, "Ending", names, func(ctx context.Context, t eachVMTask) error {
 		_, err := t.client.VMs().Kill(ctx, t.name, req)
 		return err
@@ -136,7 +137,7 @@ func runKill(ctx context.Context, names []string, req api.VMKill, a *app) error 
 
 // newDeleteCmd returns the command under one of its names: "delete" among the vm commands, "rm" at
 // the top.
-func newDeleteCmd(a *app, name string) *cobra.Command {
+func newDeleteCmd(a *command.App, name string) *cobra.Command {
 	var req api.VMDelete
 	c := eachVMCmd{
 		use:     name,
@@ -157,30 +158,30 @@ func newDeleteCmd(a *app, name string) *cobra.Command {
 	return cmd
 }
 
-func runDelete(ctx context.Context, names []string, req api.VMDelete, a *app) error {
+func runDelete(ctx context.Context, names []string, req api.VMDelete, a *command.App) error {
 	return eachVM(ctx, a, "Deleting", names, func(ctx context.Context, t eachVMTask) error {
 		return t.client.VMs().Delete(ctx, t.name, req, t.report)
 	})
 }
 
-func newRenameCmd(a *app) *cobra.Command {
+func newRenameCmd(a *command.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "rename NAME NEW-NAME",
 		Short:   "Rename a VM",
 		Long:    "A running guest gets the new name as its host name at its next start.",
 		Example: "banger vm rename web web-1",
-		Args:    wantArgs("NAME", "NEW-NAME"),
-		RunE:    interruptible(func(ctx context.Context, args []string) error { return runRename(ctx, args[0], args[1], a) }),
+		Args:    command.WantArgs("NAME", "NEW-NAME"),
+		RunE:    command.Interruptible(func(ctx context.Context, args []string) error { return runRename(ctx, args[0], args[1], a) }),
 	}
-	cmd.ValidArgsFunction = firstArg(completeVMs(a, nil))
+	cmd.ValidArgsFunction = command.FirstArg(completeVMs(a, nil))
 	return cmd
 }
 
-func runRename(ctx context.Context, name, newName string, a *app) error {
+func runRename(ctx context.Context, name, newName string, a *command.App) error {
 	if err := model.CheckName(newName); err != nil {
 		return fault.New(fault.Invalid, "%w", err).WithHint("For example: banger vm rename %s web-1", name)
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -15,7 +16,7 @@ import (
 
 // newListCmd returns the command under one of its names: "list" among the vm commands, "ps" at the
 // top.
-func newListCmd(a *app, name string) *cobra.Command {
+func newListCmd(a *command.App, name string) *cobra.Command {
 	var filters []string
 	k := vmKind()
 	k.keep = func() (func(model.VM) bool, error) { return parseFilters(filters) }
@@ -30,8 +31,8 @@ func newListCmd(a *app, name string) *cobra.Command {
 	}
 	cmd.Flags().StringArrayVar(&filters, "filter", nil,
 		"list only VMs with this `KEY=VALUE`; KEY is state, name, image, net or label; VALUE may hold * and ?")
-	setExample(cmd.Flags(), "filter", "state=running")
-	complete(cmd, "filter", completeWords("state=running", "state=stopped", "state=paused", "state=suspended", "state=error",
+	command.SetExample(cmd.Flags(), "filter", "state=running")
+	command.CompleteFlag(cmd, "filter", command.Words("state=running", "state=stopped", "state=paused", "state=suspended", "state=error",
 		"name=", "image=", "label=", "net=user", "net=none"))
 	return cmd
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 )
@@ -19,15 +20,15 @@ type logsOptions struct {
 	name   string
 }
 
-func newLogsCmd(a *app) *cobra.Command {
+func newLogsCmd(a *command.App) *cobra.Command {
 	var o logsOptions
 	cmd := &cobra.Command{
 		Use:     "logs NAME",
 		Short:   "Show the console output of a VM",
 		Long:    "On a terminal, banger prints text and colours only. It removes all other control sequences, because the guest could misuse them.",
 		Example: "banger logs -f web\nbanger logs --tail 20 --vmm web",
-		Args:    wantArgs("NAME"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
+		Args:    command.WantArgs("NAME"),
+		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
 			o.name = args[0]
 			return runLogs(ctx, o, a)
 		}),
@@ -35,16 +36,16 @@ func newLogsCmd(a *app) *cobra.Command {
 	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "continue with new output until the VM stops")
 	cmd.Flags().IntVarP(&o.tail, "tail", "n", 0, "print only the last `number` lines")
 	cmd.Flags().BoolVar(&o.vmm, "vmm", false, "show the output of the program that runs the VM instead")
-	setExample(cmd.Flags(), "tail", "20")
-	cmd.ValidArgsFunction = firstArg(completeVMs(a, nil))
+	command.SetExample(cmd.Flags(), "tail", "20")
+	cmd.ValidArgsFunction = command.FirstArg(completeVMs(a, nil))
 	return cmd
 }
 
-func runLogs(ctx context.Context, o logsOptions, a *app) error {
+func runLogs(ctx context.Context, o logsOptions, a *command.App) error {
 	if o.tail < 0 {
 		return fault.New(fault.Invalid, "--tail: %d is negative", o.tail).WithHint("For example: --tail 20")
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func runLogs(ctx context.Context, o logsOptions, a *app) error {
 }
 
 // copyLog copies a log to standard output. Ctrl-C is the regular end of a log that is followed.
-func copyLog(ctx context.Context, a *app, log io.Reader, follow bool) error {
+func copyLog(ctx context.Context, a *command.App, log io.Reader, follow bool) error {
 	out := a.Out
 	if ui.Terminal(a.Out) != nil {
 		out = ui.NewFilter(a.Out)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/command"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -49,7 +50,7 @@ func TestFilters(t *testing.T) {
 }
 
 func TestParseEnv(t *testing.T) {
-	a := &app{env: []string{"HERE=1", "HERE=2", "EMPTY="}}
+	a := &command.App{Env: []string{"HERE=1", "HERE=2", "EMPTY="}}
 	got, err := envList(a, []string{"A=b=c", "HERE", "EMPTY", "MISSING", "A=last"})
 	if want := []string{"A=last", "HERE=2", "EMPTY=", "A=last"}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("the environment is %q, %v, want %q", got, err, want)

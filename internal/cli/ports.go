@@ -6,21 +6,22 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
 )
 
-func newPortsCmd(a *app) *cobra.Command {
+func newPortsCmd(a *command.App) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "ports NAME",
 		Short:   "List the TCP ports on which a VM listens",
 		Long:    "ADDRESS is the guest's address that the port is bound to.",
 		Example: "banger vm ports web",
-		Args:    wantArgs("NAME"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
-			client, err := a.connect(ctx)
+		Args:    command.WantArgs("NAME"),
+		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
+			client, err := a.Connect(ctx)
 			if err != nil {
 				return err
 			}
@@ -35,10 +36,10 @@ func newPortsCmd(a *app) *cobra.Command {
 			for _, p := range ports {
 				t.Rows = append(t.Rows, []string{fmt.Sprint(p.Port), p.Addr})
 			}
-			return t.Write(a.Out, ui.Columns(a.Out), a.style(a.Out))
+			return t.Write(a.Out, ui.Columns(a.Out), a.Style(a.Out))
 		}),
 	}
-	addJSON(cmd, &asJSON)
-	cmd.ValidArgsFunction = firstArg(completeVMs(a, inState(model.Running)))
+	command.AddJSON(cmd, &asJSON)
+	cmd.ValidArgsFunction = command.FirstArg(completeVMs(a, inState(model.Running)))
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -24,7 +25,7 @@ type pruneOptions struct {
 	yes, json bool
 }
 
-func newPruneVMsCmd(a *app) *cobra.Command {
+func newPruneVMsCmd(a *command.App) *cobra.Command {
 	return newPruneCmd(a, pruneOptions{
 		short:    "Delete the VMs that are stopped or have failed",
 		long:     "Deletes all VMs in the states stopped and error, with their disks.",
@@ -34,7 +35,7 @@ func newPruneVMsCmd(a *app) *cobra.Command {
 	})
 }
 
-func newImagePruneCmd(a *app) *cobra.Command {
+func newImagePruneCmd(a *command.App) *cobra.Command {
 	return newPruneCmd(a, pruneOptions{
 		short:    "Delete images that nothing uses",
 		long:     "Deletes all images that no VM and no snapshot uses, and the layers that are left from earlier pulls.",
@@ -44,7 +45,7 @@ func newImagePruneCmd(a *app) *cobra.Command {
 	})
 }
 
-func newKernelPruneCmd(a *app) *cobra.Command {
+func newKernelPruneCmd(a *command.App) *cobra.Command {
 	return newPruneCmd(a, pruneOptions{
 		short:    "Delete kernels that nothing uses",
 		long:     "Deletes all kernels that no VM and no snapshot uses.",
@@ -54,22 +55,22 @@ func newKernelPruneCmd(a *app) *cobra.Command {
 	})
 }
 
-func newPruneCmd(a *app, o pruneOptions) *cobra.Command {
+func newPruneCmd(a *command.App, o pruneOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "prune",
 		Short:   o.short,
 		Long:    o.long + " On a terminal, banger asks first.\n\nPrints the names of what was deleted.",
 		Example: o.example,
-		Args:    wantArgs(),
-		RunE:    interruptible(func(ctx context.Context, _ []string) error { return runPrune(ctx, o, a) }),
+		Args:    command.WantArgs(),
+		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return runPrune(ctx, o, a) }),
 	}
 	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVarP(&o.yes, "force", "f", false, "the same as --yes")
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	return cmd
 }
 
-func runPrune(ctx context.Context, o pruneOptions, a *app) error {
+func runPrune(ctx context.Context, o pruneOptions, a *command.App) error {
 	if !o.yes && ui.Terminal(a.In) != nil && ui.Terminal(a.Err) != nil {
 		yes, err := confirm(ctx, a, o.question())
 		if err != nil {
@@ -79,7 +80,7 @@ func runPrune(ctx context.Context, o pruneOptions, a *app) error {
 			return fault.New(fault.Canceled, "nothing was deleted")
 		}
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,13 +94,13 @@ func runPrune(ctx context.Context, o pruneOptions, a *app) error {
 	for _, name := range pruned.Removed {
 		fmt.Fprintln(a.Out, ui.Clean(name))
 	}
-	a.note("%d deleted, %v freed", len(pruned.Removed), pruned.Freed)
+	a.Note("%d deleted, %v freed", len(pruned.Removed), pruned.Freed)
 	return nil
 }
 
 // confirm asks a question on the terminal. Any answer but yes is no. Its goroutine may outlive ctx,
 // because a read cannot be interrupted; the process ends soon.
-func confirm(ctx context.Context, a *app, question string) (bool, error) {
+func confirm(ctx context.Context, a *command.App, question string) (bool, error) {
 	fmt.Fprintf(a.Err, "%s [y/N] ", question)
 	answer := make(chan string, 1)
 	go func() {

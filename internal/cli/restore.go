@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -18,7 +19,7 @@ type snapshotRestoreOptions struct {
 	snapshot  string
 }
 
-func newSnapshotRestoreCmd(a *app) *cobra.Command {
+func newSnapshotRestoreCmd(a *command.App) *cobra.Command {
 	var o snapshotRestoreOptions
 	cmd := &cobra.Command{
 		Use:   "restore SNAPSHOT",
@@ -30,9 +31,9 @@ To restore an existing VM, use ` + "`banger vm restore`" + `.
 Prints the names of the new VMs.`,
 		Example: `banger snapshot restore before-upgrade
 banger snapshot restore --name trial --count 4 before-upgrade    # trial-1 to trial-4`,
-		Args: wantArgs("SNAPSHOT"),
+		Args: command.WantArgs("SNAPSHOT"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		o.snapshot = args[0]
 		fork, err := o.resolve(cmd.Flags())
 		if err != nil {
@@ -42,17 +43,17 @@ banger snapshot restore --name trial --count 4 before-upgrade    # trial-1 to tr
 	})
 	o.add(cmd)
 	cmd.Flags().BoolVar(&o.disksOnly, "disks-only", false, disksOnlyUsage)
-	cmd.ValidArgsFunction = firstArg(snapshotKind().complete(a, nil))
+	cmd.ValidArgsFunction = command.FirstArg(snapshotKind().complete(a, nil))
 	return cmd
 }
 
-func runSnapshotRestore(ctx context.Context, req model.Restore, o snapshotRestoreOptions, a *app) error {
-	client, err := a.connect(ctx)
+func runSnapshotRestore(ctx context.Context, req model.Restore, o snapshotRestoreOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	var made model.Forked
-	err = a.withProgress("Restoring "+o.snapshot, func(report step.Reporter) error {
+	err = a.WithProgress("Restoring "+o.snapshot, func(report step.Reporter) error {
 		made, err = client.Snapshots().Restore(ctx, o.snapshot, req, api.SnapshotRestore{}, childrenCounted(report, req.Count))
 		return err
 	})
@@ -69,7 +70,7 @@ type vmRestoreOptions struct {
 	json         bool
 }
 
-func newVMRestoreCmd(a *app) *cobra.Command {
+func newVMRestoreCmd(a *command.App) *cobra.Command {
 	var o vmRestoreOptions
 	cmd := &cobra.Command{
 		Use:   "restore NAME SNAPSHOT",
@@ -80,8 +81,8 @@ The present contents of the VM's disks are lost. A VM that is running, paused or
 
 The snapshot may be of another VM. To make new VMs from a snapshot, use ` + "`banger snapshot restore`" + `.`,
 		Example: "banger vm restore web before-upgrade\nbanger vm restore --force --disks-only web before-upgrade",
-		Args:    wantArgs("NAME", "SNAPSHOT"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
+		Args:    command.WantArgs("NAME", "SNAPSHOT"),
+		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
 			o.vm, o.snapshot = args[0], args[1]
 			return runVMRestore(ctx, o, a)
 		}),
@@ -89,7 +90,7 @@ The snapshot may be of another VM. To make new VMs from a snapshot, use ` + "`ba
 	cmd.Flags().BoolVar(&o.disksOnly, "disks-only", false, disksOnlyUsage)
 	cmd.Flags().BoolVarP(&o.force, "force", "f", false,
 		"also restore a VM that is running, paused or suspended, and lose its present memory")
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		switch len(args) {
 		case 0:
@@ -102,14 +103,14 @@ The snapshot may be of another VM. To make new VMs from a snapshot, use ` + "`ba
 	return cmd
 }
 
-func runVMRestore(ctx context.Context, o vmRestoreOptions, a *app) error {
-	client, err := a.connect(ctx)
+func runVMRestore(ctx context.Context, o vmRestoreOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	req := model.Restore{Into: o.vm, DisksOnly: o.disksOnly}
 	var made model.Forked
-	err = a.withProgress("Restoring "+o.vm, func(report step.Reporter) error {
+	err = a.WithProgress("Restoring "+o.vm, func(report step.Reporter) error {
 		made, err = client.Snapshots().Restore(ctx, o.snapshot, req, api.SnapshotRestore{Force: o.force}, report)
 		return err
 	})

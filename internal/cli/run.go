@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/session"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
@@ -38,7 +39,7 @@ Standard input always goes to the command. In a loop of a shell script, redirect
 
 The first Ctrl-C goes to the command. The second Ctrl-C ends the command. If a VM does not respond on a terminal, press Ctrl-] three times within one second to leave it.`
 
-func newRunCmd(a *app) *cobra.Command {
+func newRunCmd(a *command.App) *cobra.Command {
 	var o runOptions
 	cmd := &cobra.Command{
 		Use:   "run [--] [COMMAND [ARG...]]",
@@ -49,7 +50,7 @@ echo hi | banger run --rm -- cat
 banger run --name dev --image debian:bookworm --memory 2G
 banger run -d --name web --image nginx --entrypoint
 banger run --rm --timeout 5m -e CI -w /src -- make test`,
-		Annotations: map[string]string{runsGuest: "yes"},
+		Annotations: map[string]string{command.RunsGuest: "yes"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.argv = args
 			if err := o.check(); err != nil {
@@ -61,7 +62,7 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 			}
 			if o.detach && len(o.argv) == 0 && !o.entrypoint {
 				start := func(ctx context.Context, _ []string) error { return runDetached(ctx, create, o, a) }
-				return interruptible(start)(cmd, args)
+				return command.Interruptible(start)(cmd, args)
 			}
 			return runRun(cmd.Context(), create, o, a)
 		},
@@ -71,7 +72,7 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 	return cmd
 }
 
-func (o *runOptions) add(a *app, cmd *cobra.Command) {
+func (o *runOptions) add(a *command.App, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // the command's flags are its own
 	o.spec.add(a, cmd)
@@ -84,7 +85,7 @@ func (o *runOptions) add(a *app, cmd *cobra.Command) {
 	flags.BoolVar(&o.entrypoint, "entrypoint", false, "run the image's Entrypoint with COMMAND as its arguments")
 	flags.BoolVar(&o.timeline, "timeline", false, "draw on standard error how long each part of the run took")
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the command after this `time`, with exit status 124")
-	setExample(flags, "timeout", "90s")
+	command.SetExample(flags, "timeout", "90s")
 }
 
 // check refuses flags that contradict each other.
@@ -106,7 +107,7 @@ func (o runOptions) check() error {
 
 // run is one `banger run` with a command: its session, and what it learns of its VM on the way.
 type run struct {
-	a        *app
+	a        *command.App
 	o        runOptions
 	client   *api.Client
 	session  *session.Session
@@ -119,11 +120,11 @@ type run struct {
 
 // runRun runs a command in a new VM and returns its exit status as an error of type status. If the
 // command is detached, runRun prints the VM's name when the command runs.
-func runRun(ctx context.Context, create model.Create, o runOptions, a *app) error {
+func runRun(ctx context.Context, create model.Create, o runOptions, a *command.App) error {
 	req := o.request(create, ui.Terminal(a.In) != nil && ui.Terminal(a.Out) != nil)
 	r := &run{
-		a: a, o: o, session: newSession(a, &req.Exec), progress: a.progress("Starting a VM"),
-		timeline: &runTimeline{began: a.began},
+		a: a, o: o, session: newSession(a, &req.Exec), progress: a.Progress("Starting a VM"),
+		timeline: &runTimeline{began: a.Began},
 	}
 	defer r.progress.Close()
 	r.session.Boot = true
@@ -166,8 +167,8 @@ func (r *run) take(e step.Event) {
 func (r *run) finish(code int, err error) error {
 	switch {
 	case r.leftover != "":
-		r.a.note("%s", r.leftover)
-		r.a.hint("banger rm -f " + r.name)
+		r.a.Note("%s", r.leftover)
+		r.a.Hint("banger rm -f " + r.name)
 	case err != nil:
 		noteKept(r.a, r.client, r.name)
 	}
@@ -177,7 +178,7 @@ func (r *run) finish(code int, err error) error {
 	case r.o.detach && code == 0:
 		fmt.Fprintln(r.a.Out, ui.Clean(r.name))
 	case r.name != "" && !r.o.remove && ui.Terminal(r.a.Err) != nil:
-		r.a.note("%s is still running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", r.name, r.name, r.name)
+		r.a.Note("%s is still running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", r.name, r.name, r.name)
 	}
 	return exitStatus(code)
 }
@@ -201,17 +202,17 @@ func (o runOptions) request(create model.Create, atTerminal bool) api.Run {
 }
 
 // runDetached starts a VM and prints its name.
-func runDetached(ctx context.Context, create model.Create, o runOptions, a *app) error {
+func runDetached(ctx context.Context, create model.Create, o runOptions, a *command.App) error {
 	if o.remove {
 		create.Remove = model.RemoveOnStop
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	var vm model.VM
 	var name string
-	err = a.withProgress("Starting a VM", func(report step.Reporter) error {
+	err = a.WithProgress("Starting a VM", func(report step.Reporter) error {
 		vm, err = client.VMs().Launch(ctx, create, func(e step.Event) {
 			if e.Step == api.EventVM {
 				name = e.Detail
@@ -231,7 +232,7 @@ func runDetached(ctx context.Context, create model.Create, o runOptions, a *app)
 
 // noteKept notes that a failed command's VM still exists and what can be done with it. The daemon
 // deletes the VM of an interrupted start itself.
-func noteKept(a *app, client *api.Client, name string) {
+func noteKept(a *command.App, client *api.Client, name string) {
 	if name == "" {
 		return
 	}
@@ -242,8 +243,8 @@ func noteKept(a *app, client *api.Client, name string) {
 	switch {
 	case err != nil:
 	case vm.State == model.Running:
-		a.note("%s is running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", name, name, name)
+		a.Note("%s is running. Use it: banger exec %s -- COMMAND. Remove it: banger rm -f %s", name, name, name)
 	case vm.State == model.Failed || vm.State == model.Broken:
-		a.note("%s is kept. Start it again: banger vm start %s. Remove it: banger rm %s", name, name, name)
+		a.Note("%s is kept. Start it again: banger vm start %s. Remove it: banger rm %s", name, name, name)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -20,7 +21,7 @@ type setOptions struct {
 	name     string
 }
 
-func newSetCmd(a *app) *cobra.Command {
+func newSetCmd(a *command.App) *cobra.Command {
 	var o setOptions
 	cmd := &cobra.Command{
 		Use:   "set NAME",
@@ -32,9 +33,9 @@ Disks can only grow. If you change the image, the VM gets a new system disk; its
 banger vm set web --disk-size 40G
 banger vm set web --env DEBUG=1 --unset-env CI
 banger vm set web --idle-suspend 10m`,
-		Args: wantArgs("NAME"),
+		Args: command.WantArgs("NAME"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		o.name = args[0]
 		change, err := o.change(a, cmd.Flags())
 		if err != nil {
@@ -46,13 +47,13 @@ banger vm set web --idle-suspend 10m`,
 	cmd.Flags().Lookup("name").Hidden = true
 	cmd.Flags().Lookup("label").Usage = "label of the VM, `KEY=VALUE`; KEY= removes the label"
 	cmd.Flags().StringArrayVar(&o.unsetEnv, "unset-env", nil, "remove this environment variable, `NAME`")
-	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = firstArg(completeVMs(a, nil))
+	command.AddJSON(cmd, &o.json)
+	cmd.ValidArgsFunction = command.FirstArg(completeVMs(a, nil))
 	return cmd
 }
 
 // change returns the change that the flags ask for. Flags that are not set change nothing.
-func (o *setOptions) change(a *app, flags *pflag.FlagSet) (model.Change, error) {
+func (o *setOptions) change(a *command.App, flags *pflag.FlagSet) (model.Change, error) {
 	if flags.Changed("name") {
 		return model.Change{}, fault.New(fault.Invalid, "set cannot change a VM's name").
 			WithHint("Use: banger vm rename %s %s", o.name, o.spec.create.Name)
@@ -85,8 +86,8 @@ func (o *setOptions) change(a *app, flags *pflag.FlagSet) (model.Change, error) 
 	return ch, nil
 }
 
-func runSet(ctx context.Context, change model.Change, o setOptions, a *app) error {
-	client, err := a.connect(ctx)
+func runSet(ctx context.Context, change model.Change, o setOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func runSet(ctx context.Context, change model.Change, o setOptions, a *app) erro
 	if len(changed.Pending) > 0 {
 		fmt.Fprintf(a.Out, "%s: at the next start: %s\n", name, fieldNames(changed.Pending))
 		if changed.VM.State == model.Running && ui.Terminal(a.Err) != nil {
-			a.hint(fmt.Sprintf("banger vm restart %s", name))
+			a.Hint(fmt.Sprintf("banger vm restart %s", name))
 		}
 	}
 	return nil

@@ -10,15 +10,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
 
-func newShowCmd(a *app) *cobra.Command {
+func newShowCmd(a *command.App) *cobra.Command {
 	var timeline bool
 	k := vmKind()
-	k.print = func(ctx context.Context, a *app, client *api.Client, vm model.VM) error {
+	k.print = func(ctx context.Context, a *command.App, client *api.Client, vm model.VM) error {
 		return runShow(ctx, vm, timeline, client, a)
 	}
 	cmd := k.showCmd(a)
@@ -29,7 +30,7 @@ func newShowCmd(a *app) *cobra.Command {
 }
 
 // runShow prints a VM for a person.
-func runShow(ctx context.Context, vm model.VM, timeline bool, client *api.Client, a *app) error {
+func runShow(ctx context.Context, vm model.VM, timeline bool, client *api.Client, a *command.App) error {
 	if timeline && vm.Boot == nil {
 		return fault.New(fault.WrongState, "%s has not been started yet", vm.Spec.Name).
 			WithHint("banger vm start %s", vm.Spec.Name)
@@ -38,7 +39,7 @@ func runShow(ctx context.Context, vm model.VM, timeline bool, client *api.Client
 	if timeline {
 		return writeTimeline(a, vm, rel)
 	}
-	if err := ui.Pairs(a.Out, a.style(a.Out), vmPairs(vm, rel, a.style(a.Out), time.Now())); err != nil {
+	if err := ui.Pairs(a.Out, a.Style(a.Out), vmPairs(vm, rel, a.Style(a.Out), time.Now())); err != nil {
 		return err
 	}
 	return writeSteps(a, vm, rel)
@@ -185,11 +186,11 @@ func sortedPairs(m map[string]string) string {
 }
 
 // writeSteps lists the steps of the last start with their durations.
-func writeSteps(a *app, vm model.VM, rel relatives) error {
+func writeSteps(a *command.App, vm model.VM, rel relatives) error {
 	if vm.Boot == nil {
 		return nil
 	}
-	style := a.style(a.Out)
+	style := a.Style(a.Out)
 	fmt.Fprintf(a.Out, "\n%s\n", style.Bold(bootTitle(vm.Boot, rel)))
 	t := ui.Table{Columns: []ui.Column{{Title: "STEP", Min: 8}, {Title: "AT", Right: true}, {Title: "TOOK", Right: true}}}
 	all := slices.Concat(vm.Boot.Steps, vm.Boot.Guest)
@@ -214,8 +215,8 @@ func bootTitle(b *model.Boot, rel relatives) string {
 }
 
 // writeTimeline draws the steps of the last start.
-func writeTimeline(a *app, vm model.VM, rel relatives) error {
-	style := a.style(a.Out)
+func writeTimeline(a *command.App, vm model.VM, rel relatives) error {
+	style := a.Style(a.Out)
 	fmt.Fprintf(a.Out, "%s: %s\n\n", style.Bold(ui.Clean(vm.Spec.Name)), bootTitle(vm.Boot, rel))
 	return ui.Timeline(a.Out, min(ui.Columns(a.Out), 160), style, []ui.Group{
 		{Name: "host", Bars: bars(vm.Boot.Steps)},

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -18,8 +19,8 @@ import (
 )
 
 // newSnapshotCmd returns the commands on snapshots.
-func newSnapshotCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("snapshot", "Manage snapshots: saved states of VMs",
+func newSnapshotCmd(a *command.App) *cobra.Command {
+	cmd := command.NewGroup("snapshot", "Manage snapshots: saved states of VMs",
 		`A snapshot holds the disks of a VM. If the VM was running, paused or suspended, the snapshot holds its memory too.
 
 SNAPSHOT is a snapshot's name, its id, or a unique prefix of its id.`)
@@ -57,7 +58,7 @@ type snapshotCreateOptions struct {
 	json bool
 }
 
-func newSnapshotCreateCmd(a *app) *cobra.Command {
+func newSnapshotCreateCmd(a *command.App) *cobra.Command {
 	var o snapshotCreateOptions
 	cmd := &cobra.Command{
 		Use:   "create VM",
@@ -66,9 +67,9 @@ func newSnapshotCreateCmd(a *app) *cobra.Command {
 
 Prints the snapshot's name.`,
 		Example: "banger snapshot create web\nbanger snapshot create --name before-upgrade web",
-		Args:    wantArgs("VM"),
+		Args:    command.WantArgs("VM"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		o.VM = args[0]
 		if err := checkNameFlag(cmd, o.Name, "before-upgrade"); err != nil {
 			return err
@@ -76,14 +77,14 @@ Prints the snapshot's name.`,
 		return runSnapshotCreate(ctx, o, a)
 	})
 	addSnapshotName(cmd, &o.Name, "the snapshot's `name`; if unset, a random name")
-	addJSON(cmd, &o.json)
-	cmd.ValidArgsFunction = firstArg(completeVMs(a, nil))
+	command.AddJSON(cmd, &o.json)
+	cmd.ValidArgsFunction = command.FirstArg(completeVMs(a, nil))
 	return cmd
 }
 
 func addSnapshotName(cmd *cobra.Command, target *string, usage string) {
 	cmd.Flags().StringVar(target, "name", "", usage)
-	setExample(cmd.Flags(), "name", "before-upgrade")
+	command.SetExample(cmd.Flags(), "name", "before-upgrade")
 }
 
 // checkNameFlag refuses an invalid name before the daemon is asked.
@@ -100,13 +101,13 @@ func checkNameFlag(cmd *cobra.Command, name, example string) error {
 	return nil
 }
 
-func runSnapshotCreate(ctx context.Context, o snapshotCreateOptions, a *app) error {
-	client, err := a.connect(ctx)
+func runSnapshotCreate(ctx context.Context, o snapshotCreateOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	var snap model.Snapshot
-	err = a.withProgress("Saving "+o.VM, func(report step.Reporter) error {
+	err = a.WithProgress("Saving "+o.VM, func(report step.Reporter) error {
 		snap, err = client.Snapshots().Create(ctx, o.SnapshotCreate, report)
 		return err
 	})
@@ -122,9 +123,9 @@ func runSnapshotCreate(ctx context.Context, o snapshotCreateOptions, a *app) err
 }
 
 // notePause tells a person for how long a VM was paused.
-func notePause(a *app, vm string, pause time.Duration) {
+func notePause(a *command.App, vm string, pause time.Duration) {
 	if pause > 0 && ui.Terminal(a.Err) != nil {
-		a.note("paused %s for %s", vm, ui.Duration(pause))
+		a.Note("paused %s for %s", vm, ui.Duration(pause))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
@@ -20,7 +21,7 @@ type exportOptions struct {
 	file     string
 }
 
-func newSnapshotExportCmd(a *app) *cobra.Command {
+func newSnapshotExportCmd(a *command.App) *cobra.Command {
 	var o exportOptions
 	cmd := &cobra.Command{
 		Use:   "export SNAPSHOT",
@@ -30,19 +31,19 @@ func newSnapshotExportCmd(a *app) *cobra.Command {
 The file holds everything that was in the VM's memory, which may include keys and passwords. Only its owner can read it. ` + "`banger snapshot import`" + ` refuses a damaged file.`,
 		Example: `banger snapshot export -o night.banger night
 banger snapshot export night | ssh elsewhere banger snapshot import -`,
-		Args: wantArgs("SNAPSHOT"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
+		Args: command.WantArgs("SNAPSHOT"),
+		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
 			o.snapshot = args[0]
 			return runSnapshotExport(ctx, o, a)
 		}),
 	}
 	cmd.Flags().StringVarP(&o.file, "output", "o", "-", "`file` to write; - means standard output")
-	setExample(cmd.Flags(), "output", "night.banger")
-	cmd.ValidArgsFunction = firstArg(snapshotKind().complete(a, nil))
+	command.SetExample(cmd.Flags(), "output", "night.banger")
+	cmd.ValidArgsFunction = command.FirstArg(snapshotKind().complete(a, nil))
 	return cmd
 }
 
-func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
+func runSnapshotExport(ctx context.Context, o exportOptions, a *command.App) error {
 	switch {
 	case o.file == "":
 		return fault.New(fault.Invalid, "--output is empty")
@@ -50,7 +51,7 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 		return fault.New(fault.Invalid, "refusing to write a snapshot to a terminal").
 			WithHint("For example: banger snapshot export -o %s.banger %[1]s", o.snapshot)
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -59,7 +60,7 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 		return explainSnapshot(ctx, client, o.snapshot, err)
 	}
 	defer body.Close()
-	p := a.progress("Exporting " + o.snapshot)
+	p := a.Progress("Exporting " + o.snapshot)
 	defer p.Close()
 	stream := transfer.Export(ctx, transfer.Count(body, "written", 0, p.Report))
 	if o.file == "-" {
@@ -71,7 +72,7 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *app) error {
 	if err != nil {
 		return err
 	}
-	a.noteMade(model.Bytes(size), p.Elapsed())
+	a.NoteMade(model.Bytes(size), p.Elapsed())
 	return nil
 }
 
@@ -81,7 +82,7 @@ type importOptions struct {
 	json bool
 }
 
-func newSnapshotImportCmd(a *app) *cobra.Command {
+func newSnapshotImportCmd(a *command.App) *cobra.Command {
 	var o importOptions
 	cmd := &cobra.Command{
 		Use:   "import FILE",
@@ -92,9 +93,9 @@ The snapshot's memory can be restored on a host with the same VMM and CPU model.
 
 Prints the snapshot's name.`,
 		Example: "banger snapshot import night.banger\nbanger snapshot import --name trial - < night.banger",
-		Args:    wantArgs("FILE"),
+		Args:    command.WantArgs("FILE"),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, args []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		o.file = args[0]
 		if err := checkNameFlag(cmd, o.Name, "trial"); err != nil {
 			return err
@@ -102,21 +103,21 @@ Prints the snapshot's name.`,
 		return runSnapshotImport(ctx, o, a)
 	})
 	addSnapshotName(cmd, &o.Name, "the snapshot's `name`; if unset, its old name, or a random name if the old one is taken")
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	return cmd
 }
 
-func runSnapshotImport(ctx context.Context, o importOptions, a *app) error {
+func runSnapshotImport(ctx context.Context, o importOptions, a *command.App) error {
 	file, size, err := transfer.OpenSnapshot(a.In, o.file)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	p := a.progress("Importing " + filepath.Base(o.file))
+	p := a.Progress("Importing " + filepath.Base(o.file))
 	defer p.Close()
 	snap, err := client.Snapshots().Import(ctx, transfer.Count(file, "read", size, p.Report), o.SnapshotImport)
 	p.Close()
@@ -127,6 +128,6 @@ func runSnapshotImport(ctx context.Context, o importOptions, a *app) error {
 		return ui.JSON(a.Out, snap)
 	}
 	fmt.Fprintln(a.Out, ui.Clean(snap.Name))
-	a.noteMade(snap.Size, p.Elapsed())
+	a.NoteMade(snap.Size, p.Elapsed())
 	return nil
 }

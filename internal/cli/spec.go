@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"banger/internal/cli/command"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -22,7 +23,7 @@ type specFlags struct {
 	labels []string
 }
 
-func (s *specFlags) add(a *app, cmd *cobra.Command) {
+func (s *specFlags) add(a *command.App, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	c := &s.create
 	s.addShape(a, cmd)
@@ -36,12 +37,12 @@ func (s *specFlags) add(a *app, cmd *cobra.Command) {
 	flags.DurationVar(&c.IdleSuspend, "idle-suspend", 0,
 		"suspend the VM when nobody has used it for this `time`, checked every 5 seconds; using the VM resumes it; 0: never")
 	for name, value := range map[string]string{"env": "EDITOR=vim", "label": "team=web", "idle-suspend": "10m"} {
-		setExample(flags, name, value)
+		command.SetExample(flags, name, value)
 	}
 }
 
 // addShape adds the flags that describe the VM's machine.
-func (s *specFlags) addShape(a *app, cmd *cobra.Command) {
+func (s *specFlags) addShape(a *command.App, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	c := &s.create
 	flags.StringVar(&c.Image, "image", "", "`image` to boot: a registry's reference, or the name of an imported image")
@@ -57,15 +58,15 @@ func (s *specFlags) addShape(a *app, cmd *cobra.Command) {
 	for name, value := range map[string]string{
 		"vcpu": "2", "memory": "512M", "disk-size": "10G", "work-disk-size": "8G", "net": "none",
 	} {
-		setExample(flags, name, value)
+		command.SetExample(flags, name, value)
 	}
-	complete(cmd, "image", imageKind().complete(a, nil))
-	complete(cmd, "kernel", kernelKind().complete(a, nil))
-	complete(cmd, "net", completeWords("user", "none"))
+	command.CompleteFlag(cmd, "image", imageKind().complete(a, nil))
+	command.CompleteFlag(cmd, "kernel", kernelKind().complete(a, nil))
+	command.CompleteFlag(cmd, "net", command.Words("user", "none"))
 }
 
 // newVM returns the VM that the flags ask for, with the configuration in place of unset flags.
-func (s *specFlags) newVM(a *app, flags *pflag.FlagSet) (model.Create, error) {
+func (s *specFlags) newVM(a *command.App, flags *pflag.FlagSet) (model.Create, error) {
 	create, err := s.resolve(a, flags)
 	if err != nil {
 		return create, err
@@ -74,7 +75,7 @@ func (s *specFlags) newVM(a *app, flags *pflag.FlagSet) (model.Create, error) {
 }
 
 // resolve returns what the flags ask for.
-func (s *specFlags) resolve(a *app, flags *pflag.FlagSet) (model.Create, error) {
+func (s *specFlags) resolve(a *command.App, flags *pflag.FlagSet) (model.Create, error) {
 	c := s.create
 	var err error
 	if c.Env, err = parseEnv(a, s.env); err != nil {
@@ -125,8 +126,8 @@ func (s *specFlags) checkGiven(flags *pflag.FlagSet) error {
 
 // configure sets the properties whose flags are unset, from the configuration file and this
 // command's environment. The daemon knows only the values of its own start.
-func configure(a *app, c *model.Create) error {
-	cfg, _, err := a.config()
+func configure(a *command.App, c *model.Create) error {
+	cfg, _, err := a.Config()
 	if err != nil {
 		return err
 	}
@@ -175,13 +176,13 @@ func parseNet(s string) (model.NetMode, error) {
 
 // parseEnv reads NAME=VALUE. NAME alone copies the variable from here; if it is unset here, it is
 // left out, as docker and podman do.
-func parseEnv(a *app, list []string) (map[string]string, error) {
+func parseEnv(a *command.App, list []string) (map[string]string, error) {
 	env := make(map[string]string, len(list))
 	for _, kv := range list {
 		name, value, given := strings.Cut(kv, "=")
 		if !given {
 			var set bool
-			if value, set = a.lookupEnv(name); !set {
+			if value, set = a.LookupEnv(name); !set {
 				continue
 			}
 		}
@@ -207,7 +208,7 @@ func parsePairs(flag string, list []string) (map[string]string, error) {
 }
 
 // envList returns an environment as the agent takes it, in the order of the flags.
-func envList(a *app, list []string) ([]string, error) {
+func envList(a *command.App, list []string) ([]string, error) {
 	env, err := parseEnv(a, list)
 	if err != nil {
 		return nil, err

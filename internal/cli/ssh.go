@@ -10,13 +10,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/openssh"
 	"banger/internal/cli/session"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
 
-func newSSHCmd(a *app) *cobra.Command {
+func newSSHCmd(a *command.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh [SSH-OPTIONS] [USER@]NAME [SSH-OPTIONS] [COMMAND [ARG...]]",
 		Short: "Connect to a VM with OpenSSH",
@@ -31,7 +32,7 @@ To use ssh, scp, rsync or an editor directly, see ` + "`banger ssh-config`.",
 banger ssh web -L 8080:localhost:80
 banger ssh -t web htop
 banger ssh nobody@web id`,
-		Annotations:        map[string]string{runsGuest: "ssh"},
+		Annotations:        map[string]string{command.RunsGuest: "ssh"},
 		DisableFlagParsing: true,
 
 		DisableFlagsInUseLine: true, // all flags are ssh's
@@ -41,27 +42,27 @@ banger ssh nobody@web id`,
 			}
 			call, ok := openssh.Parse(args)
 			if !ok {
-				return usage(cmd, "%s: NAME is missing", cmd.CommandPath())
+				return command.Usage(cmd, "%s: NAME is missing", cmd.CommandPath())
 			}
 			return runSSH(cmd.Context(), call, a)
 		},
 	}
-	cmd.ValidArgsFunction = firstArg(completeUsable(a))
+	cmd.ValidArgsFunction = command.FirstArg(completeUsable(a))
 	return cmd
 }
 
 // runSSH replaces this process with ssh. It returns only if it cannot do so.
-func runSSH(ctx context.Context, call openssh.Call, a *app) error {
-	program, err := openssh.Find(a.getenv("PATH"))
+func runSSH(ctx context.Context, call openssh.Call, a *command.App) error {
+	program, err := openssh.Find(a.Getenv("PATH"))
 	if err != nil {
 		return fault.New(fault.Unsupported, "there is no program ssh in PATH").
 			WithHint("Install OpenSSH's client (on Debian: apt install openssh-client), or use: banger exec -t %s", call.Name)
 	}
-	layout, err := a.layout()
+	layout, err := a.Layout()
 	if err != nil {
 		return err
 	}
-	client, err := a.connect(ctx)
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func runSSH(ctx context.Context, call openssh.Call, a *app) error {
 	}
 	argv = append(argv, call.User+vm.Spec.Name+openssh.Domain)
 	argv = append(argv, call.After...)
-	if err := syscall.Exec(program, argv, a.env); err != nil {
+	if err := syscall.Exec(program, argv, a.Env); err != nil {
 		return fmt.Errorf("running %s: %w", program, err)
 	}
 	return nil
@@ -104,20 +105,20 @@ func wake(ctx context.Context, client *api.Client, name string) error {
 
 // newProxyCmd returns the command that OpenSSH runs as its ProxyCommand. It joins standard input
 // and output to the SSH server in the guest.
-func newProxyCmd(a *app) *cobra.Command {
+func newProxyCmd(a *command.App) *cobra.Command {
 	return &cobra.Command{
 		Use:    "proxy NAME",
 		Short:  "Connect standard input and output to a VM's SSH server, for OpenSSH's ProxyCommand",
 		Hidden: true,
-		Args:   wantArgs("NAME"),
-		RunE: interruptible(func(ctx context.Context, args []string) error {
+		Args:   command.WantArgs("NAME"),
+		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
 			return runProxy(ctx, openssh.VMName(args[0]), a)
 		}),
 	}
 }
 
-func runProxy(ctx context.Context, name string, a *app) error {
-	client, err := a.connect(ctx)
+func runProxy(ctx context.Context, name string, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -136,12 +137,12 @@ func runProxy(ctx context.Context, name string, a *app) error {
 	}()
 	_, err = io.Copy(a.Out, conn)
 	if ctx.Err() != nil {
-		return status(session.ExitInterrupted) // OpenSSH ends its ProxyCommand so
+		return command.Status(session.ExitInterrupted) // OpenSSH ends its ProxyCommand so
 	}
 	return err
 }
 
-func newSSHConfigCmd(a *app) *cobra.Command {
+func newSSHConfigCmd(a *command.App) *cobra.Command {
 	var include bool
 	cmd := &cobra.Command{
 		Use:   "ssh-config",
@@ -151,19 +152,19 @@ func newSSHConfigCmd(a *app) *cobra.Command {
 With --include, banger prints the line to add to ~/.ssh/config.`,
 		Example: `ssh -F "$(banger ssh-config)" web.vm
 banger ssh-config --include >> ~/.ssh/config`,
-		Args: wantArgs(),
-		RunE: interruptible(func(ctx context.Context, _ []string) error { return runSSHConfig(ctx, include, a) }),
+		Args: command.WantArgs(),
+		RunE: command.Interruptible(func(ctx context.Context, _ []string) error { return runSSHConfig(ctx, include, a) }),
 	}
 	cmd.Flags().BoolVar(&include, "include", false, "print an Include line for ~/.ssh/config")
 	return cmd
 }
 
-func runSSHConfig(ctx context.Context, include bool, a *app) error {
-	layout, err := a.layout()
+func runSSHConfig(ctx context.Context, include bool, a *command.App) error {
+	layout, err := a.Layout()
 	if err != nil {
 		return err
 	}
-	client, err := a.connect(ctx) // the daemon writes the file
+	client, err := a.Connect(ctx) // the daemon writes the file
 	if err != nil {
 		return err
 	}

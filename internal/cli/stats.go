@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -27,7 +28,7 @@ type statsOptions struct {
 	names []string
 }
 
-func newStatsCmd(a *app) *cobra.Command {
+func newStatsCmd(a *command.App) *cobra.Command {
 	var o statsOptions
 	cmd := &cobra.Command{
 		Use:   "stats [NAME...]",
@@ -36,19 +37,19 @@ func newStatsCmd(a *app) *cobra.Command {
 
 CPU, MEM and DISK are CPU time, memory and disk space on the host. The other columns are what the guest reports. With --watch, CPU is the share of one CPU since the last sample.`,
 		Example: "banger vm stats\nbanger vm stats --watch web db",
-		RunE: interruptible(func(ctx context.Context, args []string) error {
+		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
 			o.names = args
 			return runStats(ctx, o, a)
 		}),
 	}
 	cmd.Flags().BoolVar(&o.watch, "watch", false, "show new values every two seconds until Ctrl-C")
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	cmd.ValidArgsFunction = completeVMs(a, inState(model.Running))
 	return cmd
 }
 
-func runStats(ctx context.Context, o statsOptions, a *app) error {
-	client, err := a.connect(ctx)
+func runStats(ctx context.Context, o statsOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -68,7 +69,7 @@ func runStats(ctx context.Context, o statsOptions, a *app) error {
 		case o.json:
 			err = ui.JSON(&b, stats)
 		default:
-			err = statsTable(stats, cpuShares(before, stats, now.Sub(seen))).Write(&b, ui.Columns(a.Out), a.style(a.Out))
+			err = statsTable(stats, cpuShares(before, stats, now.Sub(seen))).Write(&b, ui.Columns(a.Out), a.Style(a.Out))
 		}
 		if err != nil {
 			return err

@@ -6,11 +6,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/model"
 	"banger/internal/step"
 )
 
-func newPauseCmd(a *app) *cobra.Command {
+func newPauseCmd(a *command.App) *cobra.Command {
 	return newHoldCmd(a, "Pausing", api.VMs.Pause, eachVMCmd{
 		use:   "pause",
 		short: "Pause VMs, which stay in memory",
@@ -21,7 +22,7 @@ Pausing only delays running commands and SSH sessions. They continue when the VM
 	})
 }
 
-func newResumeCmd(a *app) *cobra.Command {
+func newResumeCmd(a *command.App) *cobra.Command {
 	cmd := newHoldCmd(a, "Resuming", api.VMs.Resume, eachVMCmd{
 		use:    "resume",
 		short:  "Resume paused and suspended VMs",
@@ -32,7 +33,7 @@ func newResumeCmd(a *app) *cobra.Command {
 	return cmd
 }
 
-func newSuspendCmd(a *app) *cobra.Command {
+func newSuspendCmd(a *command.App) *cobra.Command {
 	cmd := newHoldCmd(a, "Suspending", api.VMs.Suspend, eachVMCmd{
 		use:   "suspend",
 		short: "Suspend VMs: save their memory to disk",
@@ -48,7 +49,7 @@ banger can suspend a VM that nobody uses: see ` + "`banger vm set --idle-suspend
 }
 
 // newHoldCmd returns a command that halts VMs or lets them continue, which one API call does.
-func newHoldCmd(a *app, title string, call func(api.VMs, context.Context, string, step.Reporter) (model.VM, error),
+func newHoldCmd(a *command.App, title string, call func(api.VMs, context.Context, string, step.Reporter) (model.VM, error),
 	c eachVMCmd) *cobra.Command {
 	c.example = "banger " + c.use + " web\nbanger " + c.use + " web db"
 	c.run = func(ctx context.Context, names []string) error {

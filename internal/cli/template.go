@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -18,8 +19,8 @@ import (
 )
 
 // newTemplateCmd returns the commands on templates.
-func newTemplateCmd(a *app) *cobra.Command {
-	cmd := newGroupCmd("template", "Manage templates: booted machines from which new VMs are forked",
+func newTemplateCmd(a *command.App) *cobra.Command {
+	cmd := command.NewGroup("template", "Manage templates: booted machines from which new VMs are forked",
 		`banger makes templates automatically, in the background after the first start of an image. Later starts are forked from them, which is faster than a boot.
 
 KEY is a template's key, a unique prefix of the key, or the template's image.`)
@@ -156,7 +157,7 @@ type templateBuildOptions struct {
 	json bool
 }
 
-func newTemplateBuildCmd(a *app) *cobra.Command {
+func newTemplateBuildCmd(a *command.App) *cobra.Command {
 	var o templateBuildOptions
 	cmd := &cobra.Command{
 		Use:   "build",
@@ -167,9 +168,9 @@ The defaults are those of ` + "`banger run`" + `. If the image or the kernel is 
 
 Prints the templates' keys.`,
 		Example: "banger template build --image alpine:3\nbanger template build --image debian:bookworm --vcpu 4 --memory 8G",
-		Args:    wantArgs(),
+		Args:    command.WantArgs(),
 	}
-	cmd.RunE = interruptible(func(ctx context.Context, _ []string) error {
+	cmd.RunE = command.Interruptible(func(ctx context.Context, _ []string) error {
 		create, err := o.spec.newVM(a, cmd.Flags())
 		if err != nil {
 			return err
@@ -177,17 +178,17 @@ Prints the templates' keys.`,
 		return runTemplateBuild(ctx, create, o, a)
 	})
 	o.spec.addShape(a, cmd)
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	return cmd
 }
 
-func runTemplateBuild(ctx context.Context, create model.Create, o templateBuildOptions, a *app) error {
-	client, err := a.connect(ctx)
+func runTemplateBuild(ctx context.Context, create model.Create, o templateBuildOptions, a *command.App) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	var made []model.Template
-	err = a.withProgress("Making templates of "+shortRef(create.Image), func(report step.Reporter) error {
+	err = a.WithProgress("Making templates of "+shortRef(create.Image), func(report step.Reporter) error {
 		made, err = client.Templates().Build(ctx, create, report)
 		return err
 	})
@@ -203,7 +204,7 @@ func runTemplateBuild(ctx context.Context, create model.Create, o templateBuildO
 	return nil
 }
 
-func newTemplatePruneCmd(a *app) *cobra.Command {
+func newTemplatePruneCmd(a *command.App) *cobra.Command {
 	var opts api.TemplatePrune
 	cmd := newPruneCmd(a, pruneOptions{
 		short:   "Delete templates that no start will use",

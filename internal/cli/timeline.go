@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/step"
 )
@@ -65,7 +66,7 @@ func (t *runTimeline) bar(name string, from, to time.Time, failed bool) ui.Bar {
 }
 
 // write draws the timeline to standard error.
-func (t *runTimeline) write(a *app) {
+func (t *runTimeline) write(a *command.App) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -84,7 +85,7 @@ func (t *runTimeline) write(a *app) {
 	if !t.ended.IsZero() {
 		client.Bars = append(client.Bars, t.bar("end", t.ended, now, false))
 	}
-	style := a.style(a.Err)
+	style := a.Style(a.Err)
 	fmt.Fprintf(a.Err, "%s: %s in all\n\n", style.Bold(ui.Clean(cmp.Or(t.name, "run"))), ui.Duration(now.Sub(t.began)))
 	groups := []ui.Group{client, {Name: "host", Bars: t.steps}, guest}
 	_ = ui.Timeline(a.Err, min(ui.Columns(a.Err), 160), style, groups) // nobody may read it

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/guest/proto"
 	"banger/internal/version"
@@ -15,21 +16,21 @@ import (
 
 type versionOptions struct{ json bool }
 
-func newVersionCmd(a *app) *cobra.Command {
+func newVersionCmd(a *command.App) *cobra.Command {
 	var o versionOptions
 	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version of banger",
 		Long:    "The version of the running daemon may differ: see `banger daemon status`.",
 		Example: "banger version",
-		Args:    wantArgs(),
+		Args:    command.WantArgs(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runVersion(cmd.Context(), o, a) },
 	}
-	addJSON(cmd, &o.json)
+	command.AddJSON(cmd, &o.json)
 	return cmd
 }
 
-func runVersion(_ context.Context, o versionOptions, a *app) error {
+func runVersion(_ context.Context, o versionOptions, a *command.App) error {
 	v := api.Version{Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation}
 	if o.json {
 		return ui.JSON(a.Out, v)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
+	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -55,14 +56,14 @@ type eachVMCmd struct {
 	run    func(ctx context.Context, names []string) error
 }
 
-func newEachVMCmd(a *app, c eachVMCmd) *cobra.Command {
+func newEachVMCmd(a *command.App, c eachVMCmd) *cobra.Command {
 	return &cobra.Command{
 		Use:               c.use + " NAME...",
 		Short:             c.short,
 		Long:              c.long,
 		Example:           c.example,
-		Args:              wantArgs("NAME..."),
-		RunE:              interruptible(c.run),
+		Args:              command.WantArgs("NAME..."),
+		RunE:              command.Interruptible(c.run),
 		ValidArgsFunction: completeVMs(a, c.offers),
 	}
 }
@@ -72,13 +73,13 @@ type eachVMFunc func(context.Context, eachVMTask) error
 
 // eachVM calls do for several VMs at the same time, under one progress view. After an error it
 // continues with the other VMs. It prints the names of the VMs for which do succeeded.
-func eachVM(ctx context.Context, a *app, title string, names []string, do eachVMFunc) error {
-	client, err := a.connect(ctx)
+func eachVM(ctx context.Context, a *command.App, title string, names []string, do eachVMFunc) error {
+	client, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
 	errs := make([]error, len(names))
-	_ = a.withProgress(title, func(report step.Reporter) error {
+	_ = a.WithProgress(title, func(report step.Reporter) error {
 		var wg sync.WaitGroup
 		slots := make(chan struct{}, atOnce)
 		for i, name := range names {
@@ -100,7 +101,7 @@ func eachVM(ctx context.Context, a *app, title string, names []string, do eachVM
 
 // eachVMNoting is eachVM for operations that may find nothing to do. It notes at the end for which
 // VMs that was so.
-func eachVMNoting(ctx context.Context, a *app, title string, names []string, do eachVMFunc) error {
+func eachVMNoting(ctx context.Context, a *command.App, title string, names []string, do eachVMFunc) error {
 	var mu sync.Mutex
 	var notes []string
 	err := eachVM(ctx, a, title, names, func(ctx context.Context, t eachVMTask) error {
@@ -116,14 +117,14 @@ func eachVMNoting(ctx context.Context, a *app, title string, names []string, do 
 		return do(ctx, t)
 	})
 	for _, note := range notes {
-		a.note("%s", note)
+		a.Note("%s", note)
 	}
 	return err
 }
 
 // printOutcomes prints each name whose operation succeeded and returns the errors of the others.
-func printOutcomes(a *app, names []string, errs []error) error {
-	var failed several
+func printOutcomes(a *command.App, names []string, errs []error) error {
+	var failed command.Several
 	for i, err := range errs {
 		switch {
 		case err != nil && len(names) > 1 && !errors.Is(err, context.Canceled):
@@ -148,13 +149,13 @@ func prefixed(report step.Reporter, name string) step.Reporter {
 }
 
 // completeVMs completes the names of VMs in a state that pass accepts; nil accepts all.
-func completeVMs(a *app, pass func(model.State) bool) completer {
+func completeVMs(a *command.App, pass func(model.State) bool) command.Completer {
 	return vmKind().complete(a, func(vm model.VM) bool { return pass == nil || pass(vm.State) })
 }
 
 // completeUsable completes the names of VMs that can run a command: those that run, and those that
 // a command wakes.
-func completeUsable(a *app) completer {
+func completeUsable(a *command.App) command.Completer {
 	return vmKind().complete(a, func(vm model.VM) bool {
 		return vm.State == model.Running || vm.State == model.Suspended && vm.Spec.IdleSuspend > 0
 	})

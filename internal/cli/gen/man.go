@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"strings"
 
+	"banger/internal/cli/command"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"banger/internal/cli"
 )
 
 // manPages returns a page in section 1 for each command, in the macros of man(7). The page of a
@@ -53,7 +53,7 @@ func manPage(root, c *cobra.Command) string {
 	if c.Example != "" {
 		fmt.Fprintf(&b, ".SH EXAMPLES\n.nf\n%s\n.fi\n", roff(c.Example))
 	}
-	if text := cli.ExitStatus(c); text != "" {
+	if text := command.ExitStatus(c); text != "" {
 		fmt.Fprintf(&b, ".SH EXIT STATUS\n%s\n", roff(text))
 	}
 	b.WriteString(manTopics(c))

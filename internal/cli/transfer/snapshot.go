@@ -11,8 +11,8 @@ import (
 	"banger/internal/fault"
 )
 
-// Export returns a reader of an export's stream, with better errors. If the export fails, the daemon
-// ends the stream with the reason. If the daemon goes away, the stream ends without one.
+// Export returns a reader of an export's stream. If the export fails, the daemon ends the stream
+// with the reason. If the daemon goes away, the reader returns an error of kind fault.Unavailable.
 func Export(ctx context.Context, stream io.Reader) io.Reader { return exported{ctx, stream} }
 
 type exported struct {

@@ -1,4 +1,4 @@
-package cli
+package command
 
 import (
 	"fmt"
@@ -9,17 +9,17 @@ import (
 	"banger/internal/cli/ui"
 )
 
-// Widths of help, in columns. Lines longer than maxHelp are hard to read.
+// Widths of help, in columns. Lines longer than MaxHelp are hard to read.
 const (
 	plainHelp = 80 // if the output is not a terminal
-	maxHelp   = 100
+	MaxHelp   = 100
 
 	nameColumn = 11 // as long as the longest command's name
 )
 
-// printHelp writes a command's help. It uses no template of cobra's, because text/template keeps
+// PrintHelp writes a command's help. It uses no template of cobra's, because text/template keeps
 // the linker from removing unused code.
-func printHelp(a *app, cmd *cobra.Command, top []Group) {
+func PrintHelp(a *App, cmd *cobra.Command, top []Group) {
 	if cmd.IsAdditionalHelpTopicCommand() {
 		fmt.Fprintln(a.Out, cmd.Long)
 		return
@@ -28,8 +28,8 @@ func printHelp(a *app, cmd *cobra.Command, top []Group) {
 	if columns == 0 {
 		columns = plainHelp
 	}
-	columns = min(columns, maxHelp)
-	h := helpText{style: a.style(a.Out)}
+	columns = min(columns, MaxHelp)
+	h := helpText{style: a.Style(a.Out)}
 	h.b.WriteString(ui.Wrap(cmd.Short, columns) + "\n")
 	if cmd.Long != "" {
 		h.b.WriteString("\n" + ui.Wrap(cmd.Long, columns) + "\n")
@@ -72,9 +72,9 @@ func ExitStatus(cmd *cobra.Command) string {
 	case !cmd.HasParent():
 		return "A command that runs a program in a guest exits with the program's status, or with 125 if banger itself fails. " +
 			"For all other statuses, see: banger help exit-codes"
-	case cmd.Annotations[runsGuest] == "ssh":
+	case cmd.Annotations[RunsGuest] == "ssh":
 		return "The status of ssh, or 125 if banger fails before it runs ssh. See: banger help exit-codes"
-	case cmd.Annotations[runsGuest] != "":
+	case cmd.Annotations[RunsGuest] != "":
 		return "The status of the command, or 128+n if signal n ended it. 125 if banger fails before the command runs, " +
 			"124 if --timeout ends the command, 130 if you interrupt it. See: banger help exit-codes"
 	}
