@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/item"
 	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
@@ -22,33 +23,33 @@ func newImageCmd(a *command.App) *cobra.Command {
 	cmd := command.NewGroup("image", "Manage images: the root file systems of VMs",
 		"REF is an image's reference, its id, or a unique prefix of its id.")
 	k := imageKind()
-	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), k.listCmd(a), k.showCmd(a),
-		k.deleteCmd(a, "An image that a VM or a snapshot uses is not deleted."), newImagePruneCmd(a))
+	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), k.ListCmd(a), k.ShowCmd(a),
+		k.DeleteCmd(a, "An image that a VM or a snapshot uses is not deleted."), newImagePruneCmd(a))
 	return cmd
 }
 
 // imageKind describes images. An image may have several names, or none.
-func imageKind() kind[model.Image] {
-	return kind[model.Image]{
-		group: "image", one: "an image", many: "images", arg: "REF", example: "alpine:3", label: "names",
-		none: "No images yet. The first run makes one, or: banger image pull REF",
-		list: func(c *api.Client, ctx context.Context) ([]model.Image, error) { return c.Images().List(ctx) },
-		get: func(c *api.Client, ctx context.Context, ref string) (model.Image, error) {
+func imageKind() item.Kind[model.Image] {
+	return item.Kind[model.Image]{
+		Group: "image", One: "an image", Many: "images", Arg: "REF", Example: "alpine:3", Label: "names",
+		None: "No images yet. The first run makes one, or: banger image pull REF",
+		List: func(c *api.Client, ctx context.Context) ([]model.Image, error) { return c.Images().List(ctx) },
+		Get: func(c *api.Client, ctx context.Context, ref string) (model.Image, error) {
 			return c.Images().Get(ctx, ref)
 		},
-		remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Images().Delete(ctx, ref) },
-		name:   func(i model.Image) string { return firstName(i.Names, i.ID) },
-		names: func(i model.Image) []string {
+		Remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Images().Delete(ctx, ref) },
+		Name:   func(i model.Image) string { return firstName(i.Names, i.ID) },
+		Names: func(i model.Image) []string {
 			short := make([]string, len(i.Names))
 			for n, name := range i.Names {
 				short[n] = shortRef(name)
 			}
 			return short
 		},
-		about: func(i model.Image) string { return i.Size.String() },
-		size:  func(i model.Image) model.Bytes { return i.Size },
-		table: imageTable,
-		print: printPairs(imagePairs),
+		About: func(i model.Image) string { return i.Size.String() },
+		Size:  func(i model.Image) model.Bytes { return i.Size },
+		Table: imageTable,
+		Print: item.PrintPairs(imagePairs),
 	}
 }
 
@@ -116,8 +117,8 @@ banger image import --name mine ./rootfs`,
 }
 
 // makeImage makes an image under a progress view and prints its name.
-func makeImage(ctx context.Context, a *command.App, title string, asJSON bool, do maker[model.Image]) error {
-	return imageKind().runMake(ctx, a, title, asJSON, do)
+func makeImage(ctx context.Context, a *command.App, title string, asJSON bool, do item.Maker[model.Image]) error {
+	return imageKind().Make(ctx, a, title, asJSON, do)
 }
 
 func firstName(names []string, id string) string {

@@ -9,6 +9,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/item"
 	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/model"
@@ -20,27 +21,27 @@ func newKernelCmd(a *command.App) *cobra.Command {
 	cmd := command.NewGroup("kernel", "Manage the kernels that VMs boot",
 		"NAME is a kernel's name, its id, or a unique prefix of its id.")
 	k := kernelKind()
-	cmd.AddCommand(newKernelPullCmd(a), newKernelImportCmd(a), k.listCmd(a), k.showCmd(a),
-		k.deleteCmd(a, "A kernel that a VM or a snapshot uses is not deleted."), newKernelPruneCmd(a))
+	cmd.AddCommand(newKernelPullCmd(a), newKernelImportCmd(a), k.ListCmd(a), k.ShowCmd(a),
+		k.DeleteCmd(a, "A kernel that a VM or a snapshot uses is not deleted."), newKernelPruneCmd(a))
 	return cmd
 }
 
 // kernelKind describes kernels.
-func kernelKind() kind[model.Kernel] {
-	return kind[model.Kernel]{
-		group: "kernel", one: "a kernel", many: "kernels", arg: "NAME", example: "debian", label: "names",
-		none: "No kernels yet. The first run makes one, or: banger kernel pull debian",
-		list: func(c *api.Client, ctx context.Context) ([]model.Kernel, error) { return c.Kernels().List(ctx) },
-		get: func(c *api.Client, ctx context.Context, ref string) (model.Kernel, error) {
+func kernelKind() item.Kind[model.Kernel] {
+	return item.Kind[model.Kernel]{
+		Group: "kernel", One: "a kernel", Many: "kernels", Arg: "NAME", Example: "debian", Label: "names",
+		None: "No kernels yet. The first run makes one, or: banger kernel pull debian",
+		List: func(c *api.Client, ctx context.Context) ([]model.Kernel, error) { return c.Kernels().List(ctx) },
+		Get: func(c *api.Client, ctx context.Context, ref string) (model.Kernel, error) {
 			return c.Kernels().Get(ctx, ref)
 		},
-		remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Kernels().Delete(ctx, ref) },
-		name:   func(k model.Kernel) string { return firstName(k.Names, k.ID) },
-		names:  func(k model.Kernel) []string { return k.Names },
-		about:  func(k model.Kernel) string { return k.Version },
-		size:   func(k model.Kernel) model.Bytes { return k.Size },
-		table:  kernelTable,
-		print:  printPairs(kernelPairs),
+		Remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Kernels().Delete(ctx, ref) },
+		Name:   func(k model.Kernel) string { return firstName(k.Names, k.ID) },
+		Names:  func(k model.Kernel) []string { return k.Names },
+		About:  func(k model.Kernel) string { return k.Version },
+		Size:   func(k model.Kernel) model.Bytes { return k.Size },
+		Table:  kernelTable,
+		Print:  item.PrintPairs(kernelPairs),
 	}
 }
 
@@ -107,8 +108,8 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 }
 
 // makeKernel makes a kernel under a progress view and prints its name.
-func makeKernel(ctx context.Context, a *command.App, title string, asJSON bool, do maker[model.Kernel]) error {
-	return kernelKind().runMake(ctx, a, title, asJSON, do)
+func makeKernel(ctx context.Context, a *command.App, title string, asJSON bool, do item.Maker[model.Kernel]) error {
+	return kernelKind().Make(ctx, a, title, asJSON, do)
 }
 
 func kernelTable(kernels []model.Kernel, now time.Time) ui.Table {

@@ -9,6 +9,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/item"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -29,8 +30,8 @@ func newStartCmd(a *command.App) *cobra.Command {
 }
 
 func runStart(ctx context.Context, names []string, how model.Start, a *command.App) error {
-	return eachVMNoting(ctx, a, "Starting", names, func(ctx context.Context, t eachVMTask) error {
-		_, err := t.client.VMs().Start(ctx, t.name, how, t.report)
+	return vmKind().EachNoting(ctx, a, "Starting", names, func(ctx context.Context, t item.Task) error {
+		_, err := t.Client.VMs().Start(ctx, t.Name, how, t.Report)
 		return err
 	})
 }
@@ -80,8 +81,8 @@ func runStop(ctx context.Context, names []string, o stopOptions, a *command.App)
 	if err != nil {
 		return err
 	}
-	return eachVMNoting(ctx, a, "Stopping", names, func(ctx context.Context, t eachVMTask) error {
-		_, err := t.client.VMs().Stop(ctx, t.name, req, t.report)
+	return vmKind().EachNoting(ctx, a, "Stopping", names, func(ctx context.Context, t item.Task) error {
+		_, err := t.Client.VMs().Stop(ctx, t.Name, req, t.Report)
 		return err
 	})
 }
@@ -104,8 +105,8 @@ func runRestart(ctx context.Context, names []string, o stopOptions, a *command.A
 	if err != nil {
 		return err
 	}
-	return eachVM(ctx, a, "Restarting", names, func(ctx context.Context, t eachVMTask) error {
-		_, err := t.client.VMs().Restart(ctx, t.name, req, t.report)
+	return vmKind().Each(ctx, a, "Restarting", names, func(ctx context.Context, t item.Task) error {
+		_, err := t.Client.VMs().Restart(ctx, t.Name, req, t.Report)
 		return err
 	})
 }
@@ -129,8 +130,8 @@ To send a signal to a process in the guest, use ` + "`banger exec NAME -- kill P
 }
 
 func runKill(ctx context.Context, names []string, req api.VMKill, a *command.App) error {
-	return eachVM(ctx, a, "Ending", names, func(ctx context.Context, t eachVMTask) error {
-		_, err := t.client.VMs().Kill(ctx, t.name, req)
+	return vmKind().Each(ctx, a, "Ending", names, func(ctx context.Context, t item.Task) error {
+		_, err := t.Client.VMs().Kill(ctx, t.Name, req)
 		return err
 	})
 }
@@ -159,8 +160,8 @@ func newDeleteCmd(a *command.App, name string) *cobra.Command {
 }
 
 func runDelete(ctx context.Context, names []string, req api.VMDelete, a *command.App) error {
-	return eachVM(ctx, a, "Deleting", names, func(ctx context.Context, t eachVMTask) error {
-		return t.client.VMs().Delete(ctx, t.name, req, t.report)
+	return vmKind().Each(ctx, a, "Deleting", names, func(ctx context.Context, t item.Task) error {
+		return t.Client.VMs().Delete(ctx, t.Name, req, t.Report)
 	})
 }
 

@@ -19,8 +19,8 @@ import (
 func newListCmd(a *command.App, name string) *cobra.Command {
 	var filters []string
 	k := vmKind()
-	k.keep = func() (func(model.VM) bool, error) { return parseFilters(filters) }
-	cmd := k.listCmd(a)
+	k.Keep = func() (func(model.VM) bool, error) { return parseFilters(filters) }
+	cmd := k.ListCmd(a)
 	cmd.Long = "Lists all VMs, running or not, oldest first. If several filters have the same key, a VM must match one of them. It must match every key."
 	cmd.Example = "banger ps\nbanger ps --filter state=running\nbanger ps -q --filter label=team=web --filter image='debian:*'"
 	if name == "list" {

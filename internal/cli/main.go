@@ -2,13 +2,16 @@
 // daemon's API, and prints the answer.
 //
 // A command is a constructor (newXCmd), an options struct that its flags fill, and a function
-// runX(ctx, options, app) error. The commands that most kinds of items have (list, show, delete)
-// and the completion of names are made in kind.go, from a description of the kind. Commands that do
-// the same with each VM named are made in vms.go.
+// runX(ctx, options, app) error. The packages below hold what is not one command's own:
 //
-// No command exits the process or prints an error. Main does both in one place, exit.go, which maps
-// errors to exit statuses and prints hints. Standard output carries only the result. Progress,
-// notes and errors go to standard error.
+//   - command: the app, arguments, flags, completion, help, errors and exit statuses
+//   - item: the commands that most kinds of items have (list, show, delete, prune)
+//   - ui: tables, text, colours and progress on terminals
+//   - session: a command in a guest on this terminal
+//   - transfer, openssh, logfile, bundle: files and programs of this host
+//
+// No command exits the process or prints an error. Main does both in one place, command.App.Exit.
+// Standard output carries only the result. Progress, notes and errors go to standard error.
 package cli
 
 import (

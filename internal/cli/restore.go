@@ -43,7 +43,7 @@ banger snapshot restore --name trial --count 4 before-upgrade    # trial-1 to tr
 	})
 	o.add(cmd)
 	cmd.Flags().BoolVar(&o.disksOnly, "disks-only", false, disksOnlyUsage)
-	cmd.ValidArgsFunction = command.FirstArg(snapshotKind().complete(a, nil))
+	cmd.ValidArgsFunction = command.FirstArg(snapshotKind().Complete(a, nil))
 	return cmd
 }
 
@@ -96,7 +96,7 @@ The snapshot may be of another VM. To make new VMs from a snapshot, use ` + "`ba
 		case 0:
 			return completeVMs(a, nil)(cmd, args, word)
 		case 1:
-			return snapshotKind().complete(a, nil)(cmd, nil, word) // it may have the VM's name
+			return snapshotKind().Complete(a, nil)(cmd, nil, word) // it may have the VM's name
 		}
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -10,6 +10,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/item"
 	"banger/internal/cli/session"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
@@ -237,7 +238,7 @@ func noteKept(a *command.App, client *api.Client, name string) {
 		return
 	}
 	// The command's own context may be cancelled.
-	ctx, cancel := context.WithTimeout(context.Background(), explainTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), item.ExplainTimeout)
 	defer cancel()
 	vm, err := client.VMs().Get(ctx, name)
 	switch {

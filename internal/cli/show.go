@@ -19,10 +19,10 @@ import (
 func newShowCmd(a *command.App) *cobra.Command {
 	var timeline bool
 	k := vmKind()
-	k.print = func(ctx context.Context, a *command.App, client *api.Client, vm model.VM) error {
+	k.Print = func(ctx context.Context, a *command.App, client *api.Client, vm model.VM) error {
 		return runShow(ctx, vm, timeline, client, a)
 	}
-	cmd := k.showCmd(a)
+	cmd := k.ShowCmd(a)
 	cmd.Long = "Shows the VM's record and the steps of its last start."
 	cmd.Example = "banger vm show web\nbanger vm show --timeline web\nbanger vm show --json web | jq .state"
 	cmd.Flags().BoolVar(&timeline, "timeline", false, "draw the steps of the last start as bars instead")

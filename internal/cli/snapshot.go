@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/item"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -25,31 +26,31 @@ func newSnapshotCmd(a *command.App) *cobra.Command {
 
 SNAPSHOT is a snapshot's name, its id, or a unique prefix of its id.`)
 	k := snapshotKind()
-	cmd.AddCommand(newSnapshotCreateCmd(a), k.listCmd(a), k.showCmd(a), newSnapshotRestoreCmd(a),
-		k.deleteCmd(a, "VMs that were made from a snapshot stay: they do not need it."),
+	cmd.AddCommand(newSnapshotCreateCmd(a), k.ListCmd(a), k.ShowCmd(a), newSnapshotRestoreCmd(a),
+		k.DeleteCmd(a, "VMs that were made from a snapshot stay: they do not need it."),
 		newSnapshotExportCmd(a), newSnapshotImportCmd(a))
 	return cmd
 }
 
 // snapshotKind describes snapshots.
-func snapshotKind() kind[model.Snapshot] {
-	return kind[model.Snapshot]{
-		group: "snapshot", one: "a snapshot", many: "snapshots", arg: "SNAPSHOT", example: "before-upgrade", label: "names",
-		none: "No snapshots yet. Make one: banger snapshot create VM",
-		list: func(c *api.Client, ctx context.Context) ([]model.Snapshot, error) { return c.Snapshots().List(ctx) },
-		get: func(c *api.Client, ctx context.Context, ref string) (model.Snapshot, error) {
+func snapshotKind() item.Kind[model.Snapshot] {
+	return item.Kind[model.Snapshot]{
+		Group: "snapshot", One: "a snapshot", Many: "snapshots", Arg: "SNAPSHOT", Example: "before-upgrade", Label: "names",
+		None: "No snapshots yet. Make one: banger snapshot create VM",
+		List: func(c *api.Client, ctx context.Context) ([]model.Snapshot, error) { return c.Snapshots().List(ctx) },
+		Get: func(c *api.Client, ctx context.Context, ref string) (model.Snapshot, error) {
 			return c.Snapshots().Get(ctx, ref)
 		},
-		remove: func(client *api.Client, ctx context.Context, ref string) error {
+		Remove: func(client *api.Client, ctx context.Context, ref string) error {
 			_, err := client.Snapshots().Delete(ctx, ref)
 			return err
 		},
-		name:  snapshotName,
-		names: func(s model.Snapshot) []string { return []string{snapshotName(s)} },
-		about: func(s model.Snapshot) string { return strings.TrimPrefix(s.VM+", "+keeps(s), ", ") },
-		size:  func(s model.Snapshot) model.Bytes { return s.Size },
-		table: snapshotTable,
-		print: printPairs(snapshotPairs),
+		Name:  snapshotName,
+		Names: func(s model.Snapshot) []string { return []string{snapshotName(s)} },
+		About: func(s model.Snapshot) string { return strings.TrimPrefix(s.VM+", "+keeps(s), ", ") },
+		Size:  func(s model.Snapshot) model.Bytes { return s.Size },
+		Table: snapshotTable,
+		Print: item.PrintPairs(snapshotPairs),
 	}
 }
 
@@ -210,5 +211,5 @@ func unlessZero[T comparable](value T, text string) string {
 
 // explainSnapshot adds the nearest name to the error of a snapshot that was not found.
 func explainSnapshot(ctx context.Context, client *api.Client, ref string, err error) error {
-	return snapshotKind().explained(ctx, client, ref, err)
+	return snapshotKind().Explained(ctx, client, ref, err)
 }

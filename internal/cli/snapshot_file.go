@@ -39,7 +39,7 @@ banger snapshot export night | ssh elsewhere banger snapshot import -`,
 	}
 	cmd.Flags().StringVarP(&o.file, "output", "o", "-", "`file` to write; - means standard output")
 	command.SetExample(cmd.Flags(), "output", "night.banger")
-	cmd.ValidArgsFunction = command.FirstArg(snapshotKind().complete(a, nil))
+	cmd.ValidArgsFunction = command.FirstArg(snapshotKind().Complete(a, nil))
 	return cmd
 }
 

@@ -60,8 +60,8 @@ func (s *specFlags) addShape(a *command.App, cmd *cobra.Command) {
 	} {
 		command.SetExample(flags, name, value)
 	}
-	command.CompleteFlag(cmd, "image", imageKind().complete(a, nil))
-	command.CompleteFlag(cmd, "kernel", kernelKind().complete(a, nil))
+	command.CompleteFlag(cmd, "image", imageKind().Complete(a, nil))
+	command.CompleteFlag(cmd, "kernel", kernelKind().Complete(a, nil))
 	command.CompleteFlag(cmd, "net", command.Words("user", "none"))
 }
 

@@ -22,6 +22,9 @@ import (
 // watchEvery is the time between two samples of `stats --watch`.
 const watchEvery = 2 * time.Second
 
+// askAtOnce is how many VMs are asked for their statistics at the same time.
+const askAtOnce = 8
+
 type statsOptions struct {
 	json  bool
 	watch bool
@@ -102,7 +105,7 @@ func collectStats(ctx context.Context, client *api.Client, names []string) ([]mo
 	}
 	stats := make([]model.Stats, len(names))
 	errs := make([]error, len(names))
-	slots := make(chan struct{}, atOnce)
+	slots := make(chan struct{}, askAtOnce)
 	var wg sync.WaitGroup
 	for i, name := range names {
 		wg.Go(func() {

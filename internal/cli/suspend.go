@@ -7,6 +7,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/item"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -53,8 +54,8 @@ func newHoldCmd(a *command.App, title string, call func(api.VMs, context.Context
 	c eachVMCmd) *cobra.Command {
 	c.example = "banger " + c.use + " web\nbanger " + c.use + " web db"
 	c.run = func(ctx context.Context, names []string) error {
-		return eachVMNoting(ctx, a, title, names, func(ctx context.Context, t eachVMTask) error {
-			_, err := call(t.client.VMs(), ctx, t.name, t.report)
+		return vmKind().EachNoting(ctx, a, title, names, func(ctx context.Context, t item.Task) error {
+			_, err := call(t.Client.VMs(), ctx, t.Name, t.Report)
 			return err
 		})
 	}

@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/item"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -25,35 +26,35 @@ func newTemplateCmd(a *command.App) *cobra.Command {
 
 KEY is a template's key, a unique prefix of the key, or the template's image.`)
 	k := templateKind()
-	list := k.listCmd(a)
+	list := k.ListCmd(a)
 	list.Long = `Lists the most recently used templates first, after a template that is being made. A template whose image is "any" serves every image.`
-	remove := k.deleteCmd(a, `VMs that were forked from a template stay: they do not need it.
+	remove := k.DeleteCmd(a, `VMs that were forked from a template stay: they do not need it.
 
 The next start that would have used the template boots instead. Then banger makes the template again.`)
-	cmd.AddCommand(list, k.showCmd(a), newTemplateBuildCmd(a), remove, newTemplatePruneCmd(a))
+	cmd.AddCommand(list, k.ShowCmd(a), newTemplateBuildCmd(a), remove, newTemplatePruneCmd(a))
 	return cmd
 }
 
 // templateKind describes templates.
-func templateKind() kind[model.Template] {
-	return kind[model.Template]{
-		group: "template", one: "a template", many: "templates", arg: "KEY", example: "alpine:3", label: "keys",
-		none: "No templates yet. banger makes them after the first run, or: banger template build",
-		list: func(c *api.Client, ctx context.Context) ([]model.Template, error) { return c.Templates().List(ctx) },
-		get: func(c *api.Client, ctx context.Context, ref string) (model.Template, error) {
+func templateKind() item.Kind[model.Template] {
+	return item.Kind[model.Template]{
+		Group: "template", One: "a template", Many: "templates", Arg: "KEY", Example: "alpine:3", Label: "keys",
+		None: "No templates yet. banger makes them after the first run, or: banger template build",
+		List: func(c *api.Client, ctx context.Context) ([]model.Template, error) { return c.Templates().List(ctx) },
+		Get: func(c *api.Client, ctx context.Context, ref string) (model.Template, error) {
 			return c.Templates().Get(ctx, ref)
 		},
-		remove: func(client *api.Client, ctx context.Context, ref string) error {
+		Remove: func(client *api.Client, ctx context.Context, ref string) error {
 			_, err := client.Templates().Delete(ctx, ref)
 			return err
 		},
-		name:    func(t model.Template) string { return t.Key },
-		names:   func(t model.Template) []string { return []string{t.Key} },
-		about:   templateImage,
-		size:    func(t model.Template) model.Bytes { return t.Size },
-		table:   templateTable,
-		print:   printPairs(templatePairs),
-		explain: explainTemplate,
+		Name:    func(t model.Template) string { return t.Key },
+		Names:   func(t model.Template) []string { return []string{t.Key} },
+		About:   templateImage,
+		Size:    func(t model.Template) model.Bytes { return t.Size },
+		Table:   templateTable,
+		Print:   item.PrintPairs(templatePairs),
+		Explain: explainTemplate,
 	}
 }
 
@@ -206,20 +207,20 @@ func runTemplateBuild(ctx context.Context, create model.Create, o templateBuildO
 
 func newTemplatePruneCmd(a *command.App) *cobra.Command {
 	var opts api.TemplatePrune
-	cmd := newPruneCmd(a, pruneOptions{
-		short:   "Delete templates that no start will use",
-		long:    "Deletes the templates whose image or kernel has been deleted.",
-		example: "banger template prune\nbanger template prune --all --yes",
-		question: func() string {
+	cmd := item.Prune{
+		Short:   "Delete templates that no start will use",
+		Long:    "Deletes the templates whose image or kernel has been deleted.",
+		Example: "banger template prune\nbanger template prune --all --yes",
+		Question: func() string {
 			if opts.All {
 				return "Delete all templates?"
 			}
 			return "Delete the templates that no start will use?"
 		},
-		prune: func(client *api.Client, ctx context.Context) (model.Pruned, error) {
+		Delete: func(client *api.Client, ctx context.Context) (model.Pruned, error) {
 			return client.Templates().Prune(ctx, opts)
 		},
-	})
+	}.Cmd(a)
 	cmd.Flags().BoolVar(&opts.All, "all", false, "delete all templates")
 	return cmd
 }

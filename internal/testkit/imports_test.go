@@ -79,6 +79,7 @@ var mayImport = map[string][]string{
 	"cli/bundle":   {"api", "fault", "guest/proto", "model", "paths"},
 	"cli/transfer": {"api", "cli/ui", "fault", "guest/archive", "step"},
 	"cli/command":  {"api", "cli/session", "cli/ui", "config", "fault", "model", "paths", "step"},
+	"cli/item":     {"api", "cli/command", "cli/ui", "fault", "model", "step"},
 	"cli/gen":      {"cli", "cli/command"},
 
 	"testkit": {},
