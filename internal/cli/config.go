@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger/internal/cli/command"
+	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
 )
 
@@ -42,26 +43,8 @@ func runConfigShow(ctx context.Context, asJSON bool, a *command.App) error {
 	if asJSON {
 		return ui.JSON(a.Out, cfg.Rows())
 	}
-	paintOrigin := func(s ui.Style, origin string) string {
-		if origin == "default" {
-			return s.Dim(origin)
-		}
-		return s.Cyan(origin)
-	}
-	t := ui.Table{Columns: []ui.Column{
-		{Title: "KEY", Paint: ui.Style.Bold}, {Title: "VALUE", Min: 10}, {Title: "FROM", Min: 10, Paint: paintOrigin},
-		{Title: "MEANING", Min: 16, Drop: 1, Paint: ui.Style.Dim},
-	}}
-	for _, r := range cfg.Rows() {
-		t.Rows = append(t.Rows, []string{r.Key, r.Value, r.Origin, r.Doc})
-	}
 	columns := ui.Columns(a.Out)
-	if columns == 0 {
-		t.Columns = t.Columns[:3] // the meanings are for people only
-		for i := range t.Rows {
-			t.Rows[i] = t.Rows[i][:3]
-		}
-	}
+	t := render.Settings(cfg.Rows(), columns)
 	if err := t.Write(a.Out, columns, a.Style(a.Out)); err != nil {
 		return err
 	}

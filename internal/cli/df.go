@@ -2,13 +2,12 @@ package cli
 
 import (
 	"context"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/cli/command"
+	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
-	"banger/internal/model"
 )
 
 // ShortFor is the annotation of a command that is short for another command. Its value is the path
@@ -71,61 +70,9 @@ func runUsage(ctx context.Context, o usageOptions, a *command.App) error {
 	case o.json:
 		return ui.JSON(a.Out, usage)
 	}
-	t := usageByKind(usage)
+	t := render.UsageByKind(usage)
 	if o.verbose {
-		t = usageByName(usage)
+		t = render.UsageByName(usage)
 	}
 	return t.Write(a.Out, ui.Columns(a.Out), a.Style(a.Out))
-}
-
-// usageKinds are the kinds in the order of their rows, with the names of these.
-var usageKinds = []struct {
-	kind model.UsageKind
-	name string
-}{
-	{model.UsageVM, "VMs"}, {model.UsageImage, "images"}, {model.UsageKernel, "kernels"}, {model.UsageSnapshot, "snapshots"},
-	{model.UsageTemplate, "templates"}, {model.UsageCache, "caches"},
-}
-
-func usageByKind(u model.DiskUsage) ui.Table {
-	t := usageTable(ui.Column{Title: "KIND", Paint: ui.Style.Bold}, ui.Column{Title: "COUNT", Right: true, Drop: 3})
-	for _, k := range usageKinds {
-		var sum model.UsageRow
-		count := 0
-		for _, row := range u.Rows {
-			if row.Kind == k.kind {
-				sum.Add(row)
-				count++
-			}
-		}
-		t.Rows = append(t.Rows, append([]string{k.name, strconv.Itoa(count)}, usageCells(sum)...))
-	}
-	t.Rows = append(t.Rows, append([]string{"all", ""}, usageCells(u.Total)...))
-	return t
-}
-
-func usageByName(u model.DiskUsage) ui.Table {
-	t := usageTable(ui.Column{Title: "KIND", Drop: 3}, ui.Column{Title: "NAME", Min: 12, Paint: ui.Style.Bold})
-	for _, row := range u.Rows {
-		name := row.Name
-		switch row.Kind {
-		case model.UsageImage:
-			name = shortRef(name)
-		case model.UsageTemplate:
-			name = shortHash(name)
-		}
-		t.Rows = append(t.Rows, append([]string{string(row.Kind), name}, usageCells(row)...))
-	}
-	t.Rows = append(t.Rows, append([]string{"", "all"}, usageCells(u.Total)...))
-	return t
-}
-
-// usageTable returns a table whose last columns are filled by usageCells.
-func usageTable(first ...ui.Column) ui.Table {
-	return ui.Table{Columns: append(first, ui.Column{Title: "SIZE", Right: true, Drop: 2}, ui.Column{Title: "OWN", Right: true},
-		ui.Column{Title: "SHARED", Right: true}, ui.Column{Title: "RECLAIMABLE", Right: true, Drop: 1})}
-}
-
-func usageCells(r model.UsageRow) []string {
-	return []string{r.Apparent.String(), r.Own.String(), r.Shared.String(), r.Reclaimable.String()}
 }

@@ -2,18 +2,15 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
 	"banger/internal/cli/item"
+	"banger/internal/cli/render"
 	"banger/internal/cli/transfer"
-	"banger/internal/cli/ui"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -38,18 +35,18 @@ func imageKind() item.Kind[model.Image] {
 			return c.Images().Get(ctx, ref)
 		},
 		Remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Images().Delete(ctx, ref) },
-		Name:   func(i model.Image) string { return firstName(i.Names, i.ID) },
+		Name:   func(i model.Image) string { return render.FirstName(i.Names, i.ID) },
 		Names: func(i model.Image) []string {
 			short := make([]string, len(i.Names))
 			for n, name := range i.Names {
-				short[n] = shortRef(name)
+				short[n] = render.ShortRef(name)
 			}
 			return short
 		},
 		About: func(i model.Image) string { return i.Size.String() },
 		Size:  func(i model.Image) model.Bytes { return i.Size },
-		Table: imageTable,
-		Print: item.PrintPairs(imagePairs),
+		Table: render.Images,
+		Print: item.PrintPairs(render.Image),
 	}
 }
 
@@ -119,71 +116,4 @@ banger image import --name mine ./rootfs`,
 // makeImage makes an image under a progress view and prints its name.
 func makeImage(ctx context.Context, a *command.App, title string, asJSON bool, do item.Maker[model.Image]) error {
 	return imageKind().Make(ctx, a, title, asJSON, do)
-}
-
-func firstName(names []string, id string) string {
-	if len(names) == 0 {
-		return shortHash(id)
-	}
-	return names[0]
-}
-
-// shortHash returns the first characters of a digest, which are enough for a person.
-func shortHash(id string) string { return id[:min(len(id), 12)] }
-
-func imageTable(images []model.Image, now time.Time) ui.Table {
-	t := ui.Table{Columns: []ui.Column{
-		{Title: "NAME", Min: 16, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim},
-		{Title: "SOURCE", Drop: 4}, {Title: "INIT", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
-	}}
-	for _, i := range images {
-		names := i.Names
-		if len(names) == 0 {
-			names = []string{"-"}
-		}
-		for _, name := range names {
-			t.Rows = append(t.Rows, []string{
-				shortRef(name), shortHash(i.ID), i.Source, dash(i.Init), i.Size.String(), ui.Age(now.Sub(i.Created)),
-			})
-		}
-	}
-	return t
-}
-
-func imagePairs(i model.Image, style ui.Style, now time.Time) [][2]string {
-	return [][2]string{
-		{"name", style.Bold(cleanList(i.Names, ", "))},
-		{"id", i.ID},
-		{"source", ui.Clean(i.Source)},
-		{"digest", ui.Clean(i.Digest)},
-		{"size", i.Size.String()},
-		{"init", dash(ui.Clean(i.Init))},
-		{"entrypoint", quoted(i.Config.Entrypoint)},
-		{"cmd", quoted(i.Config.Cmd)},
-		{"workdir", ui.Clean(i.Config.WorkingDir)},
-		{"user", ui.Clean(i.Config.User)},
-		{"env", cleanList(i.Config.Env, "\n            ")},
-		{"created", moment(&i.Created, now)},
-		{"file", ui.Clean(i.Path)},
-	}
-}
-
-func cleanList(list []string, separator string) string {
-	out := make([]string, len(list))
-	for i, s := range list {
-		out[i] = ui.Clean(s)
-	}
-	return strings.Join(out, separator)
-}
-
-// quoted writes an argument list, with quotes around the arguments that need them.
-func quoted(argv []string) string {
-	words := make([]string, len(argv))
-	for i, arg := range argv {
-		words[i] = ui.Clean(arg)
-		if arg == "" || strings.ContainsAny(arg, " \t\n'\"\\$&|;<>*?()") {
-			words[i] = fmt.Sprintf("%q", arg)
-		}
-	}
-	return strings.Join(words, " ")
 }

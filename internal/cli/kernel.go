@@ -3,15 +3,14 @@ package cli
 import (
 	"context"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
 	"banger/internal/cli/item"
+	"banger/internal/cli/render"
 	"banger/internal/cli/transfer"
-	"banger/internal/cli/ui"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -36,12 +35,12 @@ func kernelKind() item.Kind[model.Kernel] {
 			return c.Kernels().Get(ctx, ref)
 		},
 		Remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Kernels().Delete(ctx, ref) },
-		Name:   func(k model.Kernel) string { return firstName(k.Names, k.ID) },
+		Name:   func(k model.Kernel) string { return render.FirstName(k.Names, k.ID) },
 		Names:  func(k model.Kernel) []string { return k.Names },
 		About:  func(k model.Kernel) string { return k.Version },
 		Size:   func(k model.Kernel) model.Bytes { return k.Size },
-		Table:  kernelTable,
-		Print:  item.PrintPairs(kernelPairs),
+		Table:  render.Kernels,
+		Print:  item.PrintPairs(render.Kernel),
 	}
 }
 
@@ -110,33 +109,4 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 // makeKernel makes a kernel under a progress view and prints its name.
 func makeKernel(ctx context.Context, a *command.App, title string, asJSON bool, do item.Maker[model.Kernel]) error {
 	return kernelKind().Make(ctx, a, title, asJSON, do)
-}
-
-func kernelTable(kernels []model.Kernel, now time.Time) ui.Table {
-	t := ui.Table{Columns: []ui.Column{
-		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim},
-		{Title: "VERSION", Min: 12}, {Title: "ARCH", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
-	}}
-	for _, k := range kernels {
-		t.Rows = append(t.Rows, []string{
-			firstName(k.Names, "-"), shortHash(k.ID), k.Version, k.Arch, k.Size.String(), ui.Age(now.Sub(k.Created)),
-		})
-	}
-	return t
-}
-
-func kernelPairs(k model.Kernel, style ui.Style, now time.Time) [][2]string {
-	return [][2]string{
-		{"name", style.Bold(cleanList(k.Names, ", "))},
-		{"id", k.ID},
-		{"version", ui.Clean(k.Version)},
-		{"source", ui.Clean(k.Source)},
-		{"arch", ui.Clean(k.Arch)},
-		{"size", k.Size.String()},
-		{"created", moment(&k.Created, now)},
-		{"vmlinuz", ui.Clean(k.Vmlinuz)},
-		{"vmlinux", ui.Clean(k.Vmlinux)},
-		{"config", ui.Clean(k.Config)},
-		{"modules", ui.Clean(k.Modules)},
-	}
 }

@@ -2,14 +2,12 @@ package cli
 
 import (
 	"path"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/cli/command"
-	"banger/internal/cli/ui"
+	"banger/internal/cli/render"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -35,41 +33,6 @@ func newListCmd(a *command.App, name string) *cobra.Command {
 	command.CompleteFlag(cmd, "filter", command.Words("state=running", "state=stopped", "state=paused", "state=suspended", "state=error",
 		"name=", "image=", "label=", "net=user", "net=none"))
 	return cmd
-}
-
-func vmTable(vms []model.VM, now time.Time) ui.Table {
-	t := ui.Table{Columns: []ui.Column{
-		{Title: "NAME", Min: 10, Paint: ui.Style.Bold},
-		{Title: "ID", Drop: 5, Paint: ui.Style.Dim},
-		{Title: "STATE", Paint: paintState},
-		{Title: "IMAGE", Min: 12},
-		{Title: "VCPU", Right: true, Drop: 3},
-		{Title: "MEM", Right: true, Drop: 2},
-		{Title: "NET", Drop: 4},
-		{Title: "UPTIME", Drop: 1},
-	}}
-	for _, vm := range vms {
-		t.Rows = append(t.Rows, []string{
-			vm.Spec.Name, shortID(vm.ID), string(vm.State), shortRef(vm.Spec.Image), strconv.Itoa(vm.Spec.VCPUs),
-			vm.Spec.Memory.String(), string(vm.Spec.Net), dash(uptime(vm, now)),
-		})
-	}
-	return t
-}
-
-// shortRef removes Docker Hub's host and its library prefix from a reference, as people write it.
-func shortRef(ref string) string {
-	if rest, ok := strings.CutPrefix(ref, "docker.io/library/"); ok {
-		return rest
-	}
-	return strings.TrimPrefix(ref, "docker.io/")
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 // parseFilters returns a function that reports whether a VM passes all filters. Filters with the
@@ -112,7 +75,7 @@ func filterValues(vm model.VM, key string) []string {
 	case "name":
 		return []string{vm.Spec.Name}
 	case "image":
-		return []string{vm.Spec.Image, shortRef(vm.Spec.Image)}
+		return []string{vm.Spec.Image, render.ShortRef(vm.Spec.Image)}
 	case "net":
 		return []string{string(vm.Spec.Net)}
 	}

@@ -75,9 +75,3 @@ func TestDefaultsInHelp(t *testing.T) {
 	}
 	check(NewCommands())
 }
-
-func TestCommandInQuotes(t *testing.T) {
-	if got, want := quoted([]string{"sh", "-c", "a b", ""}), `sh -c "a b" ""`; got != want {
-		t.Errorf("a command is written as %s, want %s", got, want)
-	}
-}

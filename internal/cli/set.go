@@ -3,12 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"banger/internal/cli/command"
+	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -103,18 +103,13 @@ func runSet(ctx context.Context, change model.Change, o setOptions, a *command.A
 		fmt.Fprintf(a.Out, "%s: nothing to change\n", name)
 	}
 	if len(changed.Applied) > 0 {
-		fmt.Fprintf(a.Out, "%s: now: %s\n", name, fieldNames(changed.Applied))
+		fmt.Fprintf(a.Out, "%s: now: %s\n", name, render.FieldNames(changed.Applied))
 	}
 	if len(changed.Pending) > 0 {
-		fmt.Fprintf(a.Out, "%s: at the next start: %s\n", name, fieldNames(changed.Pending))
+		fmt.Fprintf(a.Out, "%s: at the next start: %s\n", name, render.FieldNames(changed.Pending))
 		if changed.VM.State == model.Running && ui.Terminal(a.Err) != nil {
 			a.Hint(fmt.Sprintf("banger vm restart %s", name))
 		}
 	}
 	return nil
-}
-
-// fieldNames writes the names of the record's fields with spaces.
-func fieldNames(fields []string) string {
-	return ui.Clean(strings.ReplaceAll(strings.Join(fields, ", "), "_", " "))
 }

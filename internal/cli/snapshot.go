@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/cli/command"
 	"banger/internal/cli/item"
+	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -45,12 +44,12 @@ func snapshotKind() item.Kind[model.Snapshot] {
 			_, err := client.Snapshots().Delete(ctx, ref)
 			return err
 		},
-		Name:  snapshotName,
-		Names: func(s model.Snapshot) []string { return []string{snapshotName(s)} },
-		About: func(s model.Snapshot) string { return strings.TrimPrefix(s.VM+", "+keeps(s), ", ") },
+		Name:  render.SnapshotName,
+		Names: func(s model.Snapshot) []string { return []string{render.SnapshotName(s)} },
+		About: func(s model.Snapshot) string { return strings.TrimPrefix(s.VM+", "+render.Keeps(s), ", ") },
 		Size:  func(s model.Snapshot) model.Bytes { return s.Size },
-		Table: snapshotTable,
-		Print: item.PrintPairs(snapshotPairs),
+		Table: render.Snapshots,
+		Print: item.PrintPairs(render.Snapshot),
 	}
 }
 
@@ -128,85 +127,6 @@ func notePause(a *command.App, vm string, pause time.Duration) {
 	if pause > 0 && ui.Terminal(a.Err) != nil {
 		a.Note("paused %s for %s", vm, ui.Duration(pause))
 	}
-}
-
-func snapshotTable(snaps []model.Snapshot, now time.Time) ui.Table {
-	t := ui.Table{Columns: []ui.Column{
-		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 5, Paint: ui.Style.Dim}, {Title: "VM"},
-		{Title: "KEEPS", Paint: paintKeeps}, {Title: "IMAGE", Min: 12, Drop: 3}, {Title: "MEM", Right: true, Drop: 2},
-		{Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
-	}}
-	for _, s := range snaps {
-		t.Rows = append(t.Rows, []string{
-			dash(s.Name), shortID(s.ID), dash(s.VM), keeps(s), dash(shortRef(s.Image)),
-			dash(unlessZero(s.Memory, s.Memory.String())), s.Size.String(), age(s.Created, now),
-		})
-	}
-	return t
-}
-
-// snapshotName returns a snapshot's name, or its id: a damaged snapshot may have lost its name.
-func snapshotName(s model.Snapshot) string { return cmp.Or(s.Name, s.ID) }
-
-func age(t, now time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return ui.Age(now.Sub(t))
-}
-
-func paintKeeps(style ui.Style, cell string) string {
-	if cell == damaged {
-		return style.Red(cell)
-	}
-	return cell
-}
-
-const damaged = "damaged"
-
-// keeps says in words what can be restored from a snapshot.
-func keeps(s model.Snapshot) string {
-	if s.Damaged != "" {
-		return damaged
-	}
-	switch s.Kind {
-	case model.SnapshotFull:
-		return "memory, disks"
-	case model.SnapshotDisk:
-		return "disks"
-	}
-	return ui.Clean(string(s.Kind))
-}
-
-func snapshotPairs(s model.Snapshot, style ui.Style, now time.Time) [][2]string {
-	paused := ""
-	if s.Pause > 0 {
-		paused = "the VM for " + ui.Duration(s.Pause)
-	}
-	return [][2]string{
-		{"name", style.Bold(ui.Clean(s.Name))},
-		{"id", ui.Clean(s.ID)},
-		{"vm", named(s.VM, s.VMID)},
-		{"keeps", paintKeeps(style, keeps(s))},
-		{"damage", ui.Clean(s.Damaged)},
-		{"image", ui.Clean(s.Image)},
-		{"kernel", ui.Clean(s.Kernel)},
-		{"vcpus", unlessZero(s.VCPUs, strconv.Itoa(s.VCPUs))},
-		{"memory", unlessZero(s.Memory, s.Memory.String())},
-		{"driver", ui.Clean(s.Driver)},
-		{"size", s.Size.String()},
-		{"paused", paused},
-		{"created", moment(&s.Created, now)},
-	}
-}
-
-// unlessZero returns text, or "" if value is zero: a damaged snapshot may have lost the value.
-func unlessZero[T comparable](value T, text string) string {
-	var zero T
-	if value == zero {
-		return ""
-	}
-	return text
 }
 
 // explainSnapshot adds the nearest name to the error of a snapshot that was not found.

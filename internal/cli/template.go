@@ -3,16 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
 	"banger/internal/cli/item"
+	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -50,49 +48,12 @@ func templateKind() item.Kind[model.Template] {
 		},
 		Name:    func(t model.Template) string { return t.Key },
 		Names:   func(t model.Template) []string { return []string{t.Key} },
-		About:   templateImage,
+		About:   render.TemplateImage,
 		Size:    func(t model.Template) model.Bytes { return t.Size },
-		Table:   templateTable,
-		Print:   item.PrintPairs(templatePairs),
+		Table:   render.Templates,
+		Print:   item.PrintPairs(render.Template),
 		Explain: explainTemplate,
 	}
-}
-
-func templateTable(templates []model.Template, now time.Time) ui.Table {
-	t := ui.Table{Columns: []ui.Column{
-		{Title: "KEY", Paint: ui.Style.Bold}, {Title: "IMAGE", Min: 12}, {Title: "KERNEL", Drop: 6},
-		{Title: "VCPU", Right: true, Drop: 3}, {Title: "MEM", Right: true, Drop: 2}, {Title: "NET", Drop: 5},
-		{Title: "SIZE", Right: true}, {Title: "USES", Right: true, Drop: 4}, {Title: "USED", Drop: 1},
-	}}
-	if slices.ContainsFunc(templates, func(t model.Template) bool { return t.Standby > 0 }) {
-		t.Columns = append(t.Columns, ui.Column{Title: "STANDBY", Right: true, Drop: 7})
-	}
-	for _, tpl := range templates {
-		used, uses := "not yet", "-"
-		switch {
-		case tpl.Building:
-			used = "being made"
-		case tpl.LastUsed.After(tpl.Created):
-			used = ui.Age(now.Sub(tpl.LastUsed)) + " ago"
-		}
-		if tpl.Uses > 0 {
-			uses = strconv.Itoa(tpl.Uses)
-		}
-		row := []string{
-			shortHash(tpl.Key), templateImage(tpl), tpl.Kernel, strconv.Itoa(tpl.VCPUs), tpl.Memory.String(), string(tpl.Net),
-			tpl.Size.String(), uses, used, strconv.Itoa(tpl.Standby),
-		}
-		t.Rows = append(t.Rows, row[:len(t.Columns)])
-	}
-	return t
-}
-
-// templateImage returns the name of the image that a template serves.
-func templateImage(t model.Template) string {
-	if t.Kind == model.TemplateUniversal {
-		return "any"
-	}
-	return shortRef(t.Image)
 }
 
 // explainTemplate adds the keys to the error of a ref that the list shows as an image but that does
@@ -108,49 +69,14 @@ func explainTemplate(ctx context.Context, client *api.Client, ref string, err er
 	}
 	var keys []string
 	for _, t := range templates {
-		if templateImage(t) == ref || t.Image == ref {
-			keys = append(keys, shortHash(t.Key))
+		if render.TemplateImage(t) == ref || t.Image == ref {
+			keys = append(keys, render.ShortHash(t.Key))
 		}
 	}
 	if len(keys) == 0 {
 		return err
 	}
 	return fault.New(kind, "%w", err).WithHint("Give the key: %s", strings.Join(keys, " or "))
-}
-
-func templatePairs(t model.Template, style ui.Style, now time.Time) [][2]string {
-	image := "any"
-	if t.Kind != model.TemplateUniversal {
-		image = named(t.Image, t.ImageID)
-	}
-	pairs := [][2]string{
-		{"key", style.Bold(ui.Clean(t.Key))},
-		{"image", image},
-		{"kernel", named(t.Kernel, t.KernelID)},
-		{"vcpus", strconv.Itoa(t.VCPUs)},
-		{"memory", t.Memory.String()},
-		{"network", string(t.Net)},
-	}
-	if t.Kind != model.TemplateUniversal {
-		pairs = append(pairs, [2]string{"disk", t.DiskSize.String()}, [2]string{"work disk", workDisk(t.WorkDiskSize)})
-	}
-	pairs = append(pairs, [][2]string{
-		{"size", t.Size.String()},
-		{"created", moment(&t.Created, now)},
-	}...)
-	switch {
-	case t.Building:
-		pairs = append(pairs, [2]string{"state", style.Yellow("being made")})
-	case t.LastUsed.After(t.Created):
-		pairs = append(pairs, [2]string{"last used", moment(&t.LastUsed, now)})
-	}
-	if t.Uses > 0 {
-		pairs = append(pairs, [2]string{"uses", strconv.Itoa(t.Uses)})
-	}
-	if t.Standby > 0 {
-		pairs = append(pairs, [2]string{"on standby", strconv.Itoa(t.Standby)})
-	}
-	return pairs
 }
 
 type templateBuildOptions struct {
@@ -189,7 +115,7 @@ func runTemplateBuild(ctx context.Context, create model.Create, o templateBuildO
 		return err
 	}
 	var made []model.Template
-	err = a.WithProgress("Making templates of "+shortRef(create.Image), func(report step.Reporter) error {
+	err = a.WithProgress("Making templates of "+render.ShortRef(create.Image), func(report step.Reporter) error {
 		made, err = client.Templates().Build(ctx, create, report)
 		return err
 	})

@@ -8,6 +8,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
 	"banger/internal/step"
 )
@@ -88,5 +89,5 @@ func (t *runTimeline) write(a *command.App) {
 	style := a.Style(a.Err)
 	fmt.Fprintf(a.Err, "%s: %s in all\n\n", style.Bold(ui.Clean(cmp.Or(t.name, "run"))), ui.Duration(now.Sub(t.began)))
 	groups := []ui.Group{client, {Name: "host", Bars: t.steps}, guest}
-	_ = ui.Timeline(a.Err, min(ui.Columns(a.Err), 160), style, groups) // nobody may read it
+	_ = ui.Timeline(a.Err, min(ui.Columns(a.Err), render.MaxTimeline), style, groups) // nobody may read it
 }

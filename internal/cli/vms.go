@@ -4,14 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
 	"banger/internal/cli/item"
-	"banger/internal/cli/ui"
+	"banger/internal/cli/render"
 	"banger/internal/model"
 )
 
@@ -26,8 +25,8 @@ func vmKind() item.Kind[model.VM] {
 		},
 		Name:  func(vm model.VM) string { return vm.Spec.Name },
 		Names: func(vm model.VM) []string { return []string{vm.Spec.Name} },
-		About: func(vm model.VM) string { return fmt.Sprintf("%s, %s", vm.State, shortRef(vm.Spec.Image)) },
-		Table: vmTable,
+		About: func(vm model.VM) string { return fmt.Sprintf("%s, %s", vm.State, render.ShortRef(vm.Spec.Image)) },
+		Table: render.VMs,
 	}
 }
 
@@ -76,27 +75,3 @@ func inState(states ...model.State) func(model.State) bool {
 
 // endable accepts the states in which a VM has a machine, live or saved, that can be ended.
 func endable(s model.State) bool { return s.Live() || s == model.Suspended }
-
-// shortID returns the first characters of an id, which are enough for a person.
-func shortID(id string) string { return id[:min(len(id), 8)] }
-
-// uptime returns how long a VM has been running, or "" if it does not run.
-func uptime(vm model.VM, now time.Time) string {
-	if vm.State != model.Running || vm.Started == nil {
-		return ""
-	}
-	return ui.Age(now.Sub(*vm.Started))
-}
-
-// paintState colours a state: green if running, red if ill, dim if at rest, otherwise yellow.
-func paintState(s ui.Style, state string) string {
-	switch model.State(state) {
-	case model.Running:
-		return s.Green(state)
-	case model.Broken, model.Failed:
-		return s.Red(state)
-	case model.Stopped, model.Suspended, model.Paused:
-		return s.Dim(state)
-	}
-	return s.Yellow(state)
-}

@@ -9,10 +9,10 @@ import (
 	"banger/internal/cli/ui"
 )
 
-// Widths of help, in columns. Lines longer than MaxHelp are hard to read.
+// Widths of help, in columns. Lines longer than maxHelp are hard to read.
 const (
 	plainHelp = 80 // if the output is not a terminal
-	MaxHelp   = 100
+	maxHelp   = 100
 
 	nameColumn = 11 // as long as the longest command's name
 )
@@ -28,7 +28,7 @@ func PrintHelp(a *App, cmd *cobra.Command, top []Group) {
 	if columns == 0 {
 		columns = plainHelp
 	}
-	columns = min(columns, MaxHelp)
+	columns = min(columns, maxHelp)
 	h := helpText{style: a.Style(a.Out)}
 	h.b.WriteString(ui.Wrap(cmd.Short, columns) + "\n")
 	if cmd.Long != "" {

@@ -1,8 +1,9 @@
-package cli
+package render
 
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"banger/internal/api"
 	"banger/internal/cli/ui"
@@ -11,7 +12,7 @@ import (
 )
 
 func TestOrigin(t *testing.T) {
-	rel := relatives{snapshots: []model.Snapshot{{ID: "a123456789abcdef", Name: "night", VMID: "1"}, {ID: "b123456789abcdef", Name: "noon", VMID: "1"}}}
+	rel := Relatives{Snapshots: []model.Snapshot{{ID: "a123456789abcdef", Name: "night", VMID: "1"}, {ID: "b123456789abcdef", Name: "noon", VMID: "1"}}}
 	key := "i" + strings.Repeat("1b", 12)
 	for want, b := range map[string]*model.Boot{
 		"":          nil,
@@ -53,12 +54,12 @@ func TestVCPUAdvice(t *testing.T) {
 	vm := model.VM{Spec: model.Spec{VCPUs: 1}}
 	for _, c := range []struct {
 		claim string
-		rel   relatives
+		rel   Relatives
 		want  string
 	}{
-		{"no recommendation", relatives{init: "/sbin/init"}, ""},
-		{"an image without an init", relatives{advice: advice}, ""},
-		{"an image with an init", relatives{advice: advice, init: "/sbin/init"},
+		{"no recommendation", Relatives{Init: "/sbin/init"}, ""},
+		{"an image without an init", Relatives{Advice: advice}, ""},
+		{"an image with an init", Relatives{Advice: advice, Init: "/sbin/init"},
 			"at most 1 for an image with an init: it stalls"},
 	} {
 		if got := c.rel.vcpuAdvice(vm, ui.Style{}); got != c.want {
@@ -67,25 +68,36 @@ func TestVCPUAdvice(t *testing.T) {
 	}
 }
 
-// TestForkTold checks that a fork on a terminal reports the length of the pause.
-func TestForkTold(t *testing.T) {
-	p, _ := sitDown(t, "fork", "--name", "trial", "web")
-	p.expect("trial\r\n")
-	p.expect("paused web for 9ms\r\n")
-	p.leaves(0)
-	p, _ = sitDown(t, "snapshot", "restore", "--name", "still", "--disks-only", "night")
-	p.expect("still\r\n")
-	p.expect("Not started yet. Start: banger vm start still\r\n")
-	p.leaves(0)
+func TestTemplateTable(t *testing.T) {
+	now := time.Now()
+	being := model.Template{Key: "u" + strings.Repeat("0a", 12), Kind: model.TemplateUniversal, Building: true, Created: now, LastUsed: now}
+	ready := model.Template{Key: "i" + strings.Repeat("1b", 12), Kind: model.TemplateImage, Image: "alpine:3", Standby: 2, Created: now, LastUsed: now}
+	for _, c := range []struct {
+		templates []model.Template
+		columns   int
+		last      []string
+	}{
+		{[]model.Template{being}, 9, []string{"being made"}},
+		{[]model.Template{being, ready}, 10, []string{"0", "2"}},
+	} {
+		table := Templates(c.templates, now)
+		if len(table.Columns) != c.columns {
+			t.Errorf("%d columns, want %d: STANDBY is shown only if a machine is on standby", len(table.Columns), c.columns)
+		}
+		for i, row := range table.Rows {
+			if len(row) != c.columns || row[c.columns-1] != c.last[i] {
+				t.Errorf("row %q has not %d cells with %q as the last", row, c.columns, c.last[i])
+			}
+		}
+	}
+	pairs := Template(ready, ui.Style{}, now)
+	if got := pairs[len(pairs)-1]; got != [2]string{"on standby", "2"} {
+		t.Errorf("the last line of the details is %q, want the number on standby", got)
+	}
 }
 
-// TestNoBytesOnTerminal checks that exports are not written to or read from a terminal.
-func TestNoBytesOnTerminal(t *testing.T) {
-	p, _ := sitDown(t, "snapshot", "export", "night")
-	p.expect("refusing to write a snapshot to a terminal")
-	p.expect("banger snapshot export -o night.banger night")
-	p.leaves(64)
-	p, _ = sitDown(t, "snapshot", "import", "-")
-	p.expect("refusing to read a snapshot from a terminal")
-	p.leaves(64)
+func TestCommandInQuotes(t *testing.T) {
+	if got, want := quoted([]string{"sh", "-c", "a b", ""}), `sh -c "a b" ""`; got != want {
+		t.Errorf("a command is written as %s, want %s", got, want)
+	}
 }

@@ -1,0 +1,47 @@
+package render
+
+import (
+	"time"
+
+	"banger/internal/cli/ui"
+	"banger/internal/model"
+)
+
+// Images lists images, with a row for each of their names.
+func Images(images []model.Image, now time.Time) ui.Table {
+	t := ui.Table{Columns: []ui.Column{
+		{Title: "NAME", Min: 16, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim},
+		{Title: "SOURCE", Drop: 4}, {Title: "INIT", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
+	}}
+	for _, i := range images {
+		names := i.Names
+		if len(names) == 0 {
+			names = []string{"-"}
+		}
+		for _, name := range names {
+			t.Rows = append(t.Rows, []string{
+				ShortRef(name), ShortHash(i.ID), i.Source, dash(i.Init), i.Size.String(), ui.Age(now.Sub(i.Created)),
+			})
+		}
+	}
+	return t
+}
+
+// Image lists an image's properties.
+func Image(i model.Image, style ui.Style, now time.Time) [][2]string {
+	return [][2]string{
+		{"name", style.Bold(cleanList(i.Names, ", "))},
+		{"id", i.ID},
+		{"source", ui.Clean(i.Source)},
+		{"digest", ui.Clean(i.Digest)},
+		{"size", i.Size.String()},
+		{"init", dash(ui.Clean(i.Init))},
+		{"entrypoint", quoted(i.Config.Entrypoint)},
+		{"cmd", quoted(i.Config.Cmd)},
+		{"workdir", ui.Clean(i.Config.WorkingDir)},
+		{"user", ui.Clean(i.Config.User)},
+		{"env", cleanList(i.Config.Env, "\n            ")},
+		{"created", moment(&i.Created, now)},
+		{"file", ui.Clean(i.Path)},
+	}
+}

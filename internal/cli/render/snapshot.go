@@ -1,0 +1,75 @@
+package render
+
+import (
+	"cmp"
+	"strconv"
+	"time"
+
+	"banger/internal/cli/ui"
+	"banger/internal/model"
+)
+
+// Snapshots lists snapshots.
+func Snapshots(snaps []model.Snapshot, now time.Time) ui.Table {
+	t := ui.Table{Columns: []ui.Column{
+		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 5, Paint: ui.Style.Dim}, {Title: "VM"},
+		{Title: "KEEPS", Paint: paintKeeps}, {Title: "IMAGE", Min: 12, Drop: 3}, {Title: "MEM", Right: true, Drop: 2},
+		{Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
+	}}
+	for _, s := range snaps {
+		t.Rows = append(t.Rows, []string{
+			dash(s.Name), shortID(s.ID), dash(s.VM), Keeps(s), dash(ShortRef(s.Image)),
+			dash(unlessZero(s.Memory, s.Memory.String())), s.Size.String(), age(s.Created, now),
+		})
+	}
+	return t
+}
+
+// SnapshotName returns a snapshot's name, or its id: a damaged snapshot may have lost its name.
+func SnapshotName(s model.Snapshot) string { return cmp.Or(s.Name, s.ID) }
+
+func paintKeeps(style ui.Style, cell string) string {
+	if cell == damaged {
+		return style.Red(cell)
+	}
+	return cell
+}
+
+const damaged = "damaged"
+
+// Keeps says in words what can be restored from a snapshot.
+func Keeps(s model.Snapshot) string {
+	if s.Damaged != "" {
+		return damaged
+	}
+	switch s.Kind {
+	case model.SnapshotFull:
+		return "memory, disks"
+	case model.SnapshotDisk:
+		return "disks"
+	}
+	return ui.Clean(string(s.Kind))
+}
+
+// Snapshot lists a snapshot's properties.
+func Snapshot(s model.Snapshot, style ui.Style, now time.Time) [][2]string {
+	paused := ""
+	if s.Pause > 0 {
+		paused = "the VM for " + ui.Duration(s.Pause)
+	}
+	return [][2]string{
+		{"name", style.Bold(ui.Clean(s.Name))},
+		{"id", ui.Clean(s.ID)},
+		{"vm", named(s.VM, s.VMID)},
+		{"keeps", paintKeeps(style, Keeps(s))},
+		{"damage", ui.Clean(s.Damaged)},
+		{"image", ui.Clean(s.Image)},
+		{"kernel", ui.Clean(s.Kernel)},
+		{"vcpus", unlessZero(s.VCPUs, strconv.Itoa(s.VCPUs))},
+		{"memory", unlessZero(s.Memory, s.Memory.String())},
+		{"driver", ui.Clean(s.Driver)},
+		{"size", s.Size.String()},
+		{"paused", paused},
+		{"created", moment(&s.Created, now)},
+	}
+}
