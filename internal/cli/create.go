@@ -8,12 +8,13 @@ import (
 
 	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
+	"banger/internal/cli/vmflag"
 	"banger/internal/model"
 	"banger/internal/step"
 )
 
 type createOptions struct {
-	spec   specFlags
+	spec   vmflag.Spec
 	remove bool
 	json   bool
 }
@@ -30,13 +31,13 @@ Prints the VM's name.`,
 		Args:    command.WantArgs(),
 	}
 	cmd.RunE = command.Interruptible(func(ctx context.Context, _ []string) error {
-		create, err := o.spec.newVM(a, cmd.Flags())
+		create, err := o.spec.NewVM(a, cmd.Flags())
 		if err != nil {
 			return err
 		}
 		return runCreate(ctx, create, o, a)
 	})
-	o.spec.add(a, cmd)
+	addSpec(a, cmd, &o.spec)
 	cmd.Flags().BoolVar(&o.remove, "rm", false, "delete the VM when it stops")
 	command.AddJSON(cmd, &o.json)
 	return cmd

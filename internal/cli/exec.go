@@ -10,6 +10,7 @@ import (
 
 	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
+	"banger/internal/cli/vmflag"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 )
@@ -70,7 +71,7 @@ func runExec(ctx context.Context, o execOptions, a *command.App) error {
 	if o.timeout < 0 {
 		return fault.New(fault.Invalid, "--timeout: %v is negative", o.timeout).WithHint("For example: --timeout 90s")
 	}
-	env, err := envList(a, o.env)
+	env, err := vmflag.Env(a, o.env)
 	if err != nil {
 		return err
 	}

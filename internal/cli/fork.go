@@ -4,73 +4,21 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"banger/internal/cli/command"
 	"banger/internal/cli/ui"
+	"banger/internal/cli/vmflag"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
 )
 
-// childFlags are the flags of commands that make VMs from a VM or a snapshot.
-type childFlags struct {
-	name   string
-	count  int
-	remove bool
-	labels []string
-	json   bool
-}
-
-func (o *childFlags) add(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&o.name, "name", "", "the new VM's `name`; with --count, this name followed by -1, -2 and so on")
-	flags.IntVar(&o.count, "count", 1, "`number` of VMs to make")
-	flags.BoolVar(&o.remove, "rm", false, "delete each new VM when it stops")
-	flags.StringArrayVar(&o.labels, "label", nil, "label of the new VMs, `KEY=VALUE`, instead of the existing labels")
-	for name, value := range map[string]string{"name": "trial", "count": "4", "label": "team=web"} {
-		command.SetExample(flags, name, value)
-	}
-	command.AddJSON(cmd, &o.json)
-}
-
-// resolve returns the fork that the flags ask for.
-func (o *childFlags) resolve(flags *pflag.FlagSet) (model.Fork, error) {
-	req := model.Fork{Name: o.name, Count: o.count}
-	if o.count < 1 || o.count > model.MaxForks {
-		return req, fault.New(fault.Invalid, "--count: %d is not between 1 and %d", o.count, model.MaxForks).
-			WithHint("For example: --count 4")
-	}
-	if flags.Changed("name") {
-		longest := o.name
-		if o.count > 1 {
-			longest += "-" + strconv.Itoa(o.count)
-		}
-		if o.name == "" {
-			return req, fault.New(fault.Invalid, "--name is empty")
-		}
-		if err := model.CheckName(longest); err != nil {
-			return req, fault.New(fault.Invalid, "--name: %w", err).WithHint("For example: --name trial")
-		}
-	}
-	if o.remove {
-		req.Remove = model.RemoveOnStop
-	}
-	if !flags.Changed("label") {
-		return req, nil
-	}
-	var err error
-	req.Labels, err = parsePairs("label", o.labels)
-	return req, err
-}
-
 type forkOptions struct {
-	childFlags
+	vmflag.Children
 	vm string
 }
 
@@ -91,13 +39,13 @@ banger fork --count 4 --name trial --rm web    # trial-1 to trial-4`,
 	}
 	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		o.vm = args[0]
-		req, err := o.resolve(cmd.Flags())
+		req, err := o.Resolve(cmd.Flags())
 		if err != nil {
 			return err
 		}
 		return runFork(ctx, req, o, a)
 	})
-	o.add(cmd)
+	o.Add(cmd)
 	cmd.SuggestFor = []string{"clone", "copy"}
 	cmd.ValidArgsFunction = command.FirstArg(completeVMs(a, func(s model.State) bool {
 		return s == model.Running || s == model.Paused || s == model.Suspended
@@ -118,7 +66,7 @@ func runFork(ctx context.Context, req model.Fork, o forkOptions, a *command.App)
 	if err != nil {
 		return explainVM(ctx, client, o.vm, err)
 	}
-	err = printForked(a, forked, o.json)
+	err = printForked(a, forked, o.JSON)
 	notePause(a, o.vm, forked.Pause)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"banger/internal/cli/command"
 	"banger/internal/cli/item"
 	"banger/internal/cli/ui"
+	"banger/internal/cli/vmflag"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -25,7 +26,7 @@ func newStartCmd(a *command.App) *cobra.Command {
 		offers:  func(s model.State) bool { return !s.Live() || s == model.Paused },
 		run:     func(ctx context.Context, names []string) error { return runStart(ctx, names, how, a) },
 	})
-	addCold(cmd, &how.Cold)
+	vmflag.AddCold(cmd, &how.Cold)
 	return cmd
 }
 

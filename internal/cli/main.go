@@ -6,6 +6,8 @@
 //
 //   - command: the app, arguments, flags, completion, help, errors and exit statuses
 //   - item: the commands that most kinds of items have (list, show, delete, prune)
+//   - vmflag: the flags that describe VMs
+//   - render: the tables and details of items, from API types to text
 //   - ui: tables, text, colours and progress on terminals
 //   - session: a command in a guest on this terminal
 //   - transfer, openssh, logfile, bundle: files and programs of this host

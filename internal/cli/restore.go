@@ -7,6 +7,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/vmflag"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -14,7 +15,7 @@ import (
 const disksOnlyUsage = "ignore the snapshot's memory: the VM is stopped, and boots when you start it"
 
 type snapshotRestoreOptions struct {
-	childFlags
+	vmflag.Children
 	disksOnly bool
 	snapshot  string
 }
@@ -35,13 +36,13 @@ banger snapshot restore --name trial --count 4 before-upgrade    # trial-1 to tr
 	}
 	cmd.RunE = command.Interruptible(func(ctx context.Context, args []string) error {
 		o.snapshot = args[0]
-		fork, err := o.resolve(cmd.Flags())
+		fork, err := o.Resolve(cmd.Flags())
 		if err != nil {
 			return err
 		}
 		return runSnapshotRestore(ctx, model.Restore{Fork: fork, DisksOnly: o.disksOnly}, o, a)
 	})
-	o.add(cmd)
+	o.Add(cmd)
 	cmd.Flags().BoolVar(&o.disksOnly, "disks-only", false, disksOnlyUsage)
 	cmd.ValidArgsFunction = command.FirstArg(snapshotKind().Complete(a, nil))
 	return cmd
@@ -60,7 +61,7 @@ func runSnapshotRestore(ctx context.Context, req model.Restore, o snapshotRestor
 	if err != nil {
 		return explainSnapshot(ctx, client, o.snapshot, err)
 	}
-	return printForked(a, made, o.json)
+	return printForked(a, made, o.JSON)
 }
 
 type vmRestoreOptions struct {

@@ -11,8 +11,10 @@ import (
 	"banger/internal/api"
 	"banger/internal/cli/command"
 	"banger/internal/cli/item"
+	"banger/internal/cli/render"
 	"banger/internal/cli/session"
 	"banger/internal/cli/ui"
+	"banger/internal/cli/vmflag"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
@@ -20,7 +22,7 @@ import (
 )
 
 type runOptions struct {
-	spec       specFlags
+	spec       vmflag.Spec
 	remove     bool
 	detach     bool
 	tty        bool
@@ -57,7 +59,7 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 			if err := o.check(); err != nil {
 				return err
 			}
-			create, err := o.spec.newVM(a, cmd.Flags())
+			create, err := o.spec.NewVM(a, cmd.Flags())
 			if err != nil {
 				return err
 			}
@@ -76,8 +78,8 @@ banger run --rm --timeout 5m -e CI -w /src -- make test`,
 func (o *runOptions) add(a *command.App, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // the command's flags are its own
-	o.spec.add(a, cmd)
-	addCold(cmd, &o.spec.create.Cold)
+	addSpec(a, cmd, &o.spec)
+	vmflag.AddCold(cmd, &o.spec.Create.Cold)
 	flags.BoolVar(&o.remove, "rm", false, "delete the VM when the command ends; with -d, when the VM stops")
 	flags.BoolVarP(&o.detach, "detach", "d", false,
 		"print the VM's name and return as soon as the VM and COMMAND run; COMMAND's output goes to the VM's log")
@@ -113,7 +115,7 @@ type run struct {
 	client   *api.Client
 	session  *session.Session
 	progress *ui.Progress
-	timeline *runTimeline
+	timeline *render.Run
 
 	name     string // of the VM, once it is known
 	leftover string // why the daemon could not delete the VM
@@ -125,19 +127,19 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *command.A
 	req := o.request(create, ui.Terminal(a.In) != nil && ui.Terminal(a.Out) != nil)
 	r := &run{
 		a: a, o: o, session: newSession(a, &req.Exec), progress: a.Progress("Starting a VM"),
-		timeline: &runTimeline{began: a.Began},
+		timeline: render.NewRun(a.Began),
 	}
 	defer r.progress.Close()
 	r.session.Boot = true
 	if o.detach {
 		r.session.In = nil
 	}
-	r.session.Event, r.session.Started, r.session.Ended = r.take, r.progress.Close, r.timeline.end
+	r.session.Event, r.session.Started, r.session.Ended = r.take, r.progress.Close, r.timeline.End
 	code, err := withSignals(func(signals <-chan os.Signal) (_ int, err error) {
 		if r.client, err = connectUnless(ctx, a, signals); err != nil {
 			return 0, err
 		}
-		r.timeline.ask()
+		r.timeline.Ask()
 		if r.session.Stream, err = r.client.Guests().Run(ctx, req); err != nil {
 			return 0, err
 		}
@@ -145,14 +147,14 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *command.A
 	})
 	r.progress.Close()
 	if o.timeline {
-		r.timeline.write(a)
+		r.timeline.Write(a.Err, ui.Columns(a.Err), a.Style(a.Err))
 	}
 	return r.finish(code, err)
 }
 
 // take handles an event of the daemon.
 func (r *run) take(e step.Event) {
-	r.timeline.take(e)
+	r.timeline.Take(e)
 	switch {
 	case e.Step == api.EventVM:
 		r.name = e.Detail

@@ -10,12 +10,13 @@ import (
 	"banger/internal/cli/command"
 	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
+	"banger/internal/cli/vmflag"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
 
 type setOptions struct {
-	spec     specFlags
+	spec     vmflag.Spec
 	unsetEnv []string
 	json     bool
 	name     string
@@ -43,7 +44,7 @@ banger vm set web --idle-suspend 10m`,
 		}
 		return runSet(ctx, change, o, a)
 	})
-	o.spec.add(a, cmd)
+	addSpec(a, cmd, &o.spec)
 	cmd.Flags().Lookup("name").Hidden = true
 	cmd.Flags().Lookup("label").Usage = "label of the VM, `KEY=VALUE`; KEY= removes the label"
 	cmd.Flags().StringArrayVar(&o.unsetEnv, "unset-env", nil, "remove this environment variable, `NAME`")
@@ -56,9 +57,9 @@ banger vm set web --idle-suspend 10m`,
 func (o *setOptions) change(a *command.App, flags *pflag.FlagSet) (model.Change, error) {
 	if flags.Changed("name") {
 		return model.Change{}, fault.New(fault.Invalid, "set cannot change a VM's name").
-			WithHint("Use: banger vm rename %s %s", o.name, o.spec.create.Name)
+			WithHint("Use: banger vm rename %s %s", o.name, o.spec.Create.Name)
 	}
-	want, err := o.spec.resolve(a, flags)
+	want, err := o.spec.Resolve(a, flags)
 	if err != nil {
 		return model.Change{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"banger/internal/cli/item"
 	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
+	"banger/internal/cli/vmflag"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -80,7 +81,7 @@ func explainTemplate(ctx context.Context, client *api.Client, ref string, err er
 }
 
 type templateBuildOptions struct {
-	spec specFlags
+	spec vmflag.Spec
 	json bool
 }
 
@@ -98,13 +99,14 @@ Prints the templates' keys.`,
 		Args:    command.WantArgs(),
 	}
 	cmd.RunE = command.Interruptible(func(ctx context.Context, _ []string) error {
-		create, err := o.spec.newVM(a, cmd.Flags())
+		create, err := o.spec.NewVM(a, cmd.Flags())
 		if err != nil {
 			return err
 		}
 		return runTemplateBuild(ctx, create, o, a)
 	})
-	o.spec.addShape(a, cmd)
+	o.spec.AddShape(cmd)
+	completeShape(a, cmd)
 	command.AddJSON(cmd, &o.json)
 	return cmd
 }

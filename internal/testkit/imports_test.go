@@ -80,8 +80,8 @@ var mayImport = map[string][]string{
 	"cli/transfer": {"api", "cli/ui", "fault", "guest/archive", "step"},
 	"cli/command":  {"api", "cli/session", "cli/ui", "config", "fault", "model", "paths", "step"},
 	"cli/item":     {"api", "cli/command", "cli/ui", "fault", "model", "step"},
-	"cli/render":   {"api", "cli/ui", "config", "doctor", "model", "vmm"},
-	"cli/vmflag":   {"cli/command", "fault", "model"},
+	"cli/render":   {"api", "cli/ui", "config", "doctor", "model", "step", "vmm"},
+	"cli/vmflag":   {"cli/command", "cli/render", "config", "fault", "model"},
 	"cli/gen":      {"cli", "cli/command"},
 
 	"testkit": {},

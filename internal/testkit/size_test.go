@@ -16,9 +16,6 @@ const (
 
 // mayBeLarge holds packages and types above the bounds, each with a reason. Add none.
 var mayBeLarge = map[string]string{
-
-	"internal/cli": "its commands are being reduced to generic ones",
-
 	"internal/vmm/vmmtest.suite": "it has a method for each claim of the driver contract",
 }
 

@@ -37,13 +37,13 @@ func bootTitle(b *model.Boot, rel Relatives) string {
 	return fmt.Sprintf("last start %s, %s", ui.Duration(b.Duration), rel.origin(b))
 }
 
-// MaxTimeline is the number of columns past which a timeline is hard to read.
-const MaxTimeline = 160
+// maxTimeline is the number of columns past which a timeline is hard to read.
+const maxTimeline = 160
 
 // Timeline draws the steps of the last start.
 func Timeline(w io.Writer, columns int, style ui.Style, vm model.VM, rel Relatives) error {
 	fmt.Fprintf(w, "%s: %s\n\n", style.Bold(ui.Clean(vm.Spec.Name)), bootTitle(vm.Boot, rel))
-	return ui.Timeline(w, min(columns, MaxTimeline), style, []ui.Group{
+	return ui.Timeline(w, min(columns, maxTimeline), style, []ui.Group{
 		{Name: "host", Bars: bars(vm.Boot.Steps)},
 		{Name: "guest", Bars: bars(vm.Boot.Guest)},
 	})

@@ -1,8 +1,8 @@
 // Package render makes text, tables and lists of properties from what the API returns.
 //
-// Its functions are pure: the time, the style and the width of the output are arguments. Lists of
-// properties are pairs for ui.Pairs. Text that comes from guests, images and registries is cleaned
-// here, except in tables, which clean their cells themselves.
+// Its functions are pure: the time, the style and the width of the output are arguments. Only Run
+// has a state. Lists of properties are pairs for ui.Pairs. Text that comes from guests, images and
+// registries is cleaned here, except in tables, which clean their cells themselves.
 package render
 
 import (

@@ -1,21 +1,20 @@
-package cli
+package render
 
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
 	"banger/internal/api"
-	"banger/internal/cli/command"
-	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
 	"banger/internal/step"
 )
 
-// runTimeline records the times of a run, from this program's start to its end. The daemon runs on
-// the same host, so its times are comparable.
-type runTimeline struct {
+// Run records the times of a run, from this program's start to its end. The daemon runs on the same
+// host, so its times are comparable. Methods may be called concurrently.
+type Run struct {
 	began time.Time
 
 	mu    sync.Mutex
@@ -27,15 +26,18 @@ type runTimeline struct {
 	steps []ui.Bar
 }
 
-// ask records that the daemon was asked.
-func (t *runTimeline) ask() {
+// NewRun returns a timeline that starts when the program began.
+func NewRun(began time.Time) *Run { return &Run{began: began} }
+
+// Ask records that the daemon was asked.
+func (t *Run) Ask() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.asked = time.Now()
 }
 
-// take records what the daemon reports.
-func (t *runTimeline) take(e step.Event) {
+// Take records what the daemon reports.
+func (t *Run) Take(e step.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -51,23 +53,23 @@ func (t *runTimeline) take(e step.Event) {
 	}
 }
 
-// end records that the command has ended.
-func (t *runTimeline) end() {
+// End records that the command has ended.
+func (t *Run) End() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ended = time.Now()
 }
 
-func (t *runTimeline) addLocked(name string, from, to time.Time, failed bool) {
+func (t *Run) addLocked(name string, from, to time.Time, failed bool) {
 	t.steps = append(t.steps, t.bar(name, from, to, failed))
 }
 
-func (t *runTimeline) bar(name string, from, to time.Time, failed bool) ui.Bar {
+func (t *Run) bar(name string, from, to time.Time, failed bool) ui.Bar {
 	return ui.Bar{Name: name, Offset: from.Sub(t.began), Duration: to.Sub(from), Failed: failed}
 }
 
-// write draws the timeline to standard error.
-func (t *runTimeline) write(a *command.App) {
+// Write draws the timeline, unless the daemon was never asked.
+func (t *Run) Write(w io.Writer, columns int, style ui.Style) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -86,8 +88,8 @@ func (t *runTimeline) write(a *command.App) {
 	if !t.ended.IsZero() {
 		client.Bars = append(client.Bars, t.bar("end", t.ended, now, false))
 	}
-	style := a.Style(a.Err)
-	fmt.Fprintf(a.Err, "%s: %s in all\n\n", style.Bold(ui.Clean(cmp.Or(t.name, "run"))), ui.Duration(now.Sub(t.began)))
+	fmt.Fprintf(w, "%s: %s in all\n\n", style.Bold(ui.Clean(cmp.Or(t.name, "run"))), ui.Duration(now.Sub(t.began)))
 	groups := []ui.Group{client, {Name: "host", Bars: t.steps}, guest}
-	_ = ui.Timeline(a.Err, min(ui.Columns(a.Err), render.MaxTimeline), style, groups) // nobody may read it
+	// An error is ignored: the run has succeeded even if nobody reads its timeline.
+	_ = ui.Timeline(w, min(columns, maxTimeline), style, groups)
 }
