@@ -116,7 +116,7 @@ func showBundle(a *command.App, o bundleOptions, entries []bundle.Entry) error {
 		}
 		t.Rows = append(t.Rows, []string{e.Name, size, e.Missing})
 	}
-	if err := t.Write(a.Out, ui.Columns(a.Out), a.Style(a.Out)); err != nil {
+	if err := a.PrintTable(t); err != nil {
 		return err
 	}
 	a.Note("wrote %s, %s", o.file, model.Bytes(info.Size()))

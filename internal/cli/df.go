@@ -74,5 +74,5 @@ func runUsage(ctx context.Context, o usageOptions, a *command.App) error {
 	if o.verbose {
 		t = render.UsageByName(usage)
 	}
-	return t.Write(a.Out, ui.Columns(a.Out), a.Style(a.Out))
+	return a.PrintTable(t)
 }

@@ -36,7 +36,7 @@ func newPortsCmd(a *command.App) *cobra.Command {
 			for _, p := range ports {
 				t.Rows = append(t.Rows, []string{fmt.Sprint(p.Port), p.Addr})
 			}
-			return t.Write(a.Out, ui.Columns(a.Out), a.Style(a.Out))
+			return a.PrintTable(t)
 		}),
 	}
 	command.AddJSON(cmd, &asJSON)

@@ -69,7 +69,7 @@ var mayImport = map[string][]string{
 	"api":         {"fault", "flock", "guest/proto", "model", "paths", "requestid", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "fault", "guest/...", "machine", "model", "paths", "requestid", "step", "vmm/console"},
-	"cli":         {"api", "cli/...", "config", "doctor", "fault", "guest/proto", "model", "paths", "step", "version", "vmm"},
+	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "paths", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.
 	"cli/ui":       {"fault", "model", "step"},

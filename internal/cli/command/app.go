@@ -100,12 +100,17 @@ func (a *App) Style(stream any) ui.Style {
 	return ui.Style{On: ui.Terminal(stream) != nil && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb"}
 }
 
+// PrintTable writes a table to standard output.
+func (a *App) PrintTable(t ui.Table) error {
+	return t.Write(a.Out, ui.Columns(a.Out), a.Style(a.Out))
+}
+
 // Note writes a remark for a person, which no program needs to read.
 func (a *App) Note(format string, args ...any) {
 	fmt.Fprintln(a.Err, ui.Clean(fmt.Sprintf(format, args...)))
 }
 
-// NoteMade tells a person how large the result of an operation is and how long it took.
+// NoteMade notes on a terminal how large the result of an operation is and how long it took.
 func (a *App) NoteMade(size model.Bytes, took time.Duration) {
 	if ui.Terminal(a.Err) != nil {
 		a.Note("%s in %s", size, ui.Duration(took))

@@ -64,5 +64,5 @@ func (k Kind[T]) runList(ctx context.Context, o listOptions, a *command.App) err
 		a.Note("%s", k.None)
 		return nil
 	}
-	return k.Table(items, time.Now()).Write(a.Out, ui.Columns(a.Out), a.Style(a.Out))
+	return a.PrintTable(k.Table(items, time.Now()))
 }
