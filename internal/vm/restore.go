@@ -250,5 +250,5 @@ func (op restoring) replace(ctx context.Context, c *capture, stage string, repor
 		}
 		return errors.Join(err, removeAll(files.Restored()))
 	}
-	return repairs{op.operation}.placeRestored(ctx, report)
+	return repairs(op).placeRestored(ctx, report)
 }
