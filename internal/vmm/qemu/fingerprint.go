@@ -32,7 +32,9 @@ func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error)
 	if m.Kernel != "" && m.BootID == "" {
 		return "", fault.New(fault.Internal, "fingerprinting machine %s: its boot files have no identity", m.ID)
 	}
-	parts = append(parts, m.BootID)
+	if m.Kernel != "" { // a shape stays what it was: snapshots hold it
+		parts = append(parts, m.BootID)
+	}
 	sum := sha256.New()
 	for _, part := range parts {
 		fmt.Fprintf(sum, "%d %s\n", len(part), part)
