@@ -81,6 +81,10 @@ func newDaemonRestartCmd(a *command.App) *cobra.Command {
 		Long:  "VMs continue to run. The new daemon reads the configuration again.",
 		Args:  command.WantArgs(),
 		RunE: command.Interruptible(func(ctx context.Context, _ []string) error {
+			// A daemon that works is not stopped for one that could not start.
+			if _, _, err := a.Config(); err != nil {
+				return err
+			}
 			if err := runDaemonStop(ctx, a); err != nil {
 				return err
 			}

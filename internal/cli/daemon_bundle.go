@@ -35,7 +35,7 @@ func newDaemonBundleCmd(a *command.App) *cobra.Command {
 		Short: "Write one file for a bug report",
 		Long: `Collects versions, doctor's report, the configuration, the daemon's state, log, metrics and goroutines, the records and the logs of the VMs into one tar.gz that its owner only can read. It does not start the daemon; what is missing without it is listed.
 
-Environment values, registry credentials and private keys are removed. A guest's console may hold other things that are private: look through the file before you send it.`,
+Environment values, commands of images, registry credentials and private keys are removed. A guest's console may hold other things that are private: look through the file before you send it.`,
 		Example: "banger daemon bundle\nbanger daemon bundle --force /tmp/report.tar.gz",
 		Args:    cobra.MaximumNArgs(1),
 	}
@@ -47,6 +47,9 @@ Environment values, registry credentials and private keys are removed. A guest's
 		}
 		if o.file == "" {
 			return command.Usage(cmd, "%s: FILE is empty", cmd.CommandPath())
+		}
+		if o.file == "-" {
+			return command.Usage(cmd, "%s: FILE is -; a bundle is written to a file only", cmd.CommandPath())
 		}
 		return runDaemonBundle(ctx, o, now, a)
 	})

@@ -150,6 +150,14 @@ func ask[G, T any](
 	return f(group(b.src.Client), ctx)
 }
 
+// hidden stands for a command: its arguments may hold secrets in any form.
+func hidden(argv []string) []string {
+	if len(argv) == 0 {
+		return nil
+	}
+	return []string{removed}
+}
+
 // records reads the records first: what they hold as secrets is removed from all parts.
 func (b *builder) records(ctx context.Context) {
 	vms, vmsErr := ask(ctx, b, (*api.Client).VMs, api.VMs.List)
@@ -177,6 +185,8 @@ func (b *builder) records(ctx context.Context) {
 			b.scrub.add(value)
 			images[i].Config.Env[j] = name + "=" + removed
 		}
+		images[i].Config.Entrypoint = hidden(image.Config.Entrypoint)
+		images[i].Config.Cmd = hidden(image.Config.Cmd)
 	}
 	b.scrub.seal()
 	if vmsErr == nil {

@@ -158,3 +158,13 @@ func TestTail(t *testing.T) {
 		}
 	}
 }
+
+// TestHidden hides the arguments of an image's command, whatever they are.
+func TestHidden(t *testing.T) {
+	if got := hidden([]string{"server", "--password", "hunter2"}); len(got) != 1 || got[0] != removed {
+		t.Errorf("a command is shown as %q", got)
+	}
+	if got := hidden(nil); got != nil {
+		t.Errorf("no command is shown as %q", got)
+	}
+}

@@ -18,6 +18,10 @@ func WriteNew(file string, force bool, write func(io.Writer) error) (err error) 
 	if _, err := os.Lstat(file); err == nil && !force {
 		return taken(file)
 	}
+	// never replace a device by a file
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return fault.New(fault.Invalid, "%s is not a regular file", file).WithHint("Give the name of a file.")
+	}
 	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
 	if err != nil {
 		return fileFault(err)
