@@ -72,11 +72,11 @@ var mayImport = map[string][]string{
 	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "paths", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.
-	"cli/ui":       {"fault", "model", "step"},
+	"cli/ui":       {"step"},
 	"cli/logfile":  {},
 	"cli/openssh":  {"paths"},
-	"cli/session":  {"api", "fault", "guest/proto", "step"},
-	"cli/bundle":   {"api", "fault", "guest/proto", "model", "paths"},
+	"cli/session":  {"api", "guest/proto", "step"},
+	"cli/bundle":   {"api", "fault", "model", "paths"},
 	"cli/transfer": {"api", "cli/ui", "fault", "guest/archive", "step"},
 	"cli/command":  {"api", "cli/session", "cli/ui", "config", "fault", "model", "paths", "step"},
 	"cli/item":     {"api", "cli/command", "cli/ui", "fault", "model", "step"},
