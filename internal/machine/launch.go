@@ -261,6 +261,7 @@ func (l *Launch) endMachine(ctx context.Context) error {
 	l.ended = l.host.End(ctx, Remains{Subject: l.Subject, Machine: l.Machine, Driver: l.order.Driver, State: l.intended})
 	if l.ended == nil {
 		l.Machine, l.intended = nil, nil
+		l.journal.Ended()
 	}
 	return l.ended
 }

@@ -106,7 +106,8 @@ func (m *Machine) End(ctx context.Context) error {
 	if _, err := m.Instance.Wait(ctx); err != nil {
 		return fmt.Errorf("waiting for the VMM (pid %d) to end: %w", m.Instance.PID(), err)
 	}
-	return m.Close()
+	_ = m.Close() // what it says cannot matter any more
+	return nil
 }
 
 // Close releases the machine without ending it.

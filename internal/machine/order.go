@@ -45,6 +45,8 @@ type Journal interface {
 	Intend(ctx context.Context, s vmm.State) error
 	// Started stores that the machine exists. The journal has the machine also if it fails.
 	Started(ctx context.Context, m *Machine, info vmm.Info) error
+	// Ended is told that the machine was ended by the undo of a step.
+	Ended()
 	// StoreFact stores what a capability is about to make.
 	StoreFact(ctx context.Context, capability string, f model.Fact) error
 }
@@ -55,6 +57,7 @@ type noJournal struct{}
 
 func (noJournal) Intend(context.Context, vmm.State) error             { return nil }
 func (noJournal) Started(context.Context, *Machine, vmm.Info) error   { return nil }
+func (noJournal) Ended()                                              {}
 func (noJournal) StoreFact(context.Context, string, model.Fact) error { return nil }
 
 // Launch is one machine on its way up. Its fields are set by the steps, in the order of the plan.

@@ -106,6 +106,7 @@ func (p *Pool) Build(ctx context.Context, spec model.Spec, report step.Reporter)
 		t, err := p.shelf.describe(ctx, j.key)
 		switch {
 		case err == nil:
+			t.Standby = p.standby.count(j.key)
 			made = append(made, t.Template)
 		case fault.KindOf(err) != fault.NotFound:
 			return made, err

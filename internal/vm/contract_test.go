@@ -303,7 +303,7 @@ func TestLifeHooksFail(t *testing.T) {
 		if err := d.Delete(t.Context(), "a", false, nil); !errors.Is(err, errBoom) {
 			t.Errorf("the deletion returned %v", err)
 		}
-		if got := d.state(t, "a"); got != model.Broken {
+		if got := d.state(t, "a"); got != model.Deleting {
 			t.Errorf("a VM whose lease was not released is %s", got)
 		}
 		h.failing("deleted addr-"+v.ID, nil)
@@ -380,5 +380,42 @@ func TestDriverOfTheRecord(t *testing.T) {
 	}
 	if h.running() != 1 {
 		t.Errorf("%d machines run after the deletion", h.running())
+	}
+}
+
+// TestCancelledLaunchReleasesStandby launches with a context that has ended: the machine on standby
+// that was taken for it is torn down, and nothing of it is left.
+func TestCancelledLaunchReleasesStandby(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	taps := h.withTaps()
+	d := h.withStandby(t, model.Create{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.Launch(ctx, model.Create{Name: "a"}, func(model.VM) {}, nil); err == nil {
+		t.Error("a launch succeeded whose context had ended")
+	}
+	d.die()
+	if left := taps(); len(left) != 0 {
+		t.Errorf("the taps %v are left", left)
+	}
+	if h.running() != 0 {
+		t.Errorf("%d machines still run", h.running())
+	}
+}
+
+// TestDeleteWithFactsOnAFullDisk deletes a VM whose cleanup stores a fact, while nothing can be
+// stored.
+func TestDeleteWithFactsOnAFullDisk(t *testing.T) {
+	h, d := withLease(t)
+	d.started(t, model.Create{Name: "a"})
+	for _, hook := range []string{"store deleting", "store running", "store stopped", "store broken", "store error"} {
+		h.failing(hook, errBoom)
+	}
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Errorf("the deletion returned %v", err)
+	}
+	if left := h.files(); len(left) != 0 {
+		t.Errorf("the files %v are left", left)
 	}
 }

@@ -73,7 +73,7 @@ func (m *Manager) create(ctx context.Context, req model.Create, k kind, report s
 			m.observe(ctx)
 			return then(ctx, op)
 		})
-		if !errors.Is(err, errPartsGone) {
+		if gone := (partsGone{}); !errors.As(err, &gone) {
 			return made, err
 		}
 	}
@@ -89,20 +89,22 @@ type newVM struct {
 	standby *machine.Standby  // whose machine it takes over; nil for none
 }
 
-var errPartsGone = errors.New("its image or kernel was deleted meanwhile")
+// partsGone is the error of a new VM whose image or kernel does not exist.
+type partsGone struct{ error }
+
+func (e partsGone) Unwrap() error { return e.error }
 
 // enter gives a new VM its record and its directory, and calls then, as one operation: nobody else
 // sees the VM before its operation lock is held. If the VM cannot be made, nothing of it is left.
 func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM, error) {
 	if n.standby != nil {
-		n.vm.ID = n.standby.Subject.ID
+		n.vm.ID, n.vm.Facts = n.standby.Subject.ID, n.standby.Subject.Facts
 	}
-	e := &entry{vm: n.vm}
-	return operateOn(ctx, c, e, n.kind, func(ctx context.Context, op *operation) (model.VM, error) {
-		entered := false
+	e, entered := &entry{vm: n.vm}, false
+	v, err := operateOn(ctx, c, e, n.kind, func(ctx context.Context, op *operation) (model.VM, error) {
 		err := c.pinned(func() error {
 			if err := c.checkParts(n.vm.Spec); err != nil {
-				return errors.Join(errPartsGone, err)
+				return partsGone{err}
 			}
 			if err := c.records.add(e, n.name); err != nil {
 				return err
@@ -111,9 +113,6 @@ func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM,
 			return op.update(ctx, func(*model.VM) {})
 		})
 		if !entered {
-			if n.standby != nil {
-				err = errors.Join(err, c.templates.Release(ctx, n.standby))
-			}
 			return model.VM{}, err
 		}
 		if n.standby != nil { // from here on whatever removes the VM ends the machine
@@ -128,6 +127,12 @@ func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM,
 		}
 		return then(ctx, op)
 	})
+	if !entered && n.standby != nil { // also if ctx had ended before the operation began
+		if err := c.templates.Release(ctx, n.standby); err != nil {
+			c.Log.ErrorContext(ctx, "ending a machine on standby that no VM has taken", "vm", e.record().ID, "error", err)
+		}
+	}
+	return v, err
 }
 
 // furnish makes the directory of a VM that has its record, with copies of disks in it, and calls

@@ -91,7 +91,9 @@ func (c *core) suspendIdle(ctx context.Context, now time.Time) {
 
 // suspendUnused suspends a VM unless somebody has begun to use it.
 func (c *core) suspendUnused(ctx context.Context, id string) error {
+	found := false
 	_, err := perform(ctx, c, id, opSuspend, func(ctx context.Context, op *operation) (any, error) {
+		found = true
 		if op.record().State != model.Running || !op.e.leave() {
 			return nil, nil
 		}
@@ -100,7 +102,7 @@ func (c *core) suspendUnused(ctx context.Context, id string) error {
 		op.observe(ctx)
 		return nil, err
 	})
-	if fault.KindOf(err) == fault.NotFound {
+	if !found && fault.KindOf(err) == fault.NotFound { // deleted meanwhile
 		return nil
 	}
 	return err

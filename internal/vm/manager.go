@@ -24,7 +24,7 @@
 // # Files
 //
 // References between files point one way, which a test checks. From the bottom: contract, entry,
-// records, manager, operation, failure, settle, memory, watch, start, repair, then one file per
+// records, manager, operation, settle, memory, watch, start, repair, then one file per
 // command, then recover, idle and open.
 //
 // # Lock order
@@ -119,10 +119,8 @@ func (m *Manager) Get(ref string) (model.VM, error) {
 // List returns all VMs, the oldest first.
 func (m *Manager) List() []model.VM { return m.records.list() }
 
-// Library returns the stored snapshots.
+// Library returns the stored snapshots, and Templates the templates.
 func (m *Manager) Library() *library.Library { return m.library }
-
-// Templates returns the templates.
 func (m *Manager) Templates() *template.Pool { return m.templates }
 
 // Agent returns the agent of a running VM.

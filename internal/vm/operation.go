@@ -36,7 +36,8 @@ func (k kind) calledOffByDelete() bool { return k == opStart || k == opRestart }
 // operation is one under way on one VM, whose operation lock it holds.
 type operation struct {
 	*core
-	e *entry
+	e        *entry
+	removing bool // the VM is being deleted, for which nothing has to be stored
 }
 
 // operateOn runs do while no other operation works on the VM. The context of do also ends when a
@@ -101,7 +102,14 @@ func (op *operation) update(ctx context.Context, change func(*model.VM)) error {
 
 // storeFact stores what a capability is about to make.
 func (op *operation) storeFact(ctx context.Context, capability string, f model.Fact) error {
-	return op.update(ctx, func(v *model.VM) { v.Facts = machine.Facts(v.Facts).With(capability, f) })
+	change := func(v *model.VM) { v.Facts = machine.Facts(v.Facts).With(capability, f) }
+	err := op.update(ctx, change)
+	if err != nil && op.removing { // deleting makes room on a full disk, so it must not need any
+		op.logger(op.record()).WarnContext(ctx, "storing a fact of a VM that is being deleted", "error", err)
+		op.e.show(change)
+		return nil
+	}
+	return err
 }
 
 // subject is the VM as the machine package sees it.

@@ -15,6 +15,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/snapshot/library"
 	"banger/internal/step"
+	"banger/internal/vmm"
 )
 
 // CreateSnapshot keeps a VM at this moment under a name: with its memory if it runs, is paused or
@@ -130,6 +131,9 @@ func (c *capture) checkComplete(s model.Snapshot) error {
 	hasWork, wantsWork, full := c.disks[machine.WorkDisk] != "", spec.WorkDiskSize != 0, s.Kind == model.SnapshotFull
 	if c.disks[machine.SystemDisk] == "" || hasWork && !wantsWork || !hasWork && wantsWork && full {
 		return fault.New(fault.Invalid, "snapshot %s does not have the disks that its VM had", s.Name)
+	}
+	if _, err := vmm.DecodeMemoryLayout(c.meta.Layout); full && err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.Name, err)
 	}
 	if full && c.meta.Fingerprint == "" {
 		return fault.New(fault.Invalid, "snapshot %s does not say what machine its memory is of", s.Name)

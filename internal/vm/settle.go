@@ -8,8 +8,11 @@ import (
 	"syscall"
 	"time"
 
+	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/step"
+	"banger/internal/vmm/console"
 )
 
 // remains is what the record knows of the VM's run.
@@ -100,14 +103,13 @@ func (op *operation) delete(ctx context.Context) error {
 	return op.remove(ctx)
 }
 
-// remove removes what the VM's run made, what its life held, its files and its record. If something
-// stays, so does the record.
+// remove removes what the VM's run made, its files, what its life held, and its record. If
+// something of the first two stays, the VM is broken. Later it is unwanted: it can never be started
+// again.
 func (op *operation) remove(ctx context.Context) error {
+	op.removing = true
 	id := op.record().ID
 	err := op.tearDown(ctx)
-	if err == nil {
-		err = op.host.Deleted(ctx, op.subject(), op.storeFact)
-	}
 	if err == nil {
 		err = removeAll(op.dirs().Dir)
 	}
@@ -123,7 +125,11 @@ func (op *operation) remove(ctx context.Context) error {
 		op.setUnwanted(ctx, err)
 		return err
 	}
-	if err := op.Store.DeleteVM(ctx, id); err != nil {
+	err = op.host.Deleted(ctx, op.subject(), op.storeFact)
+	if err == nil {
+		err = op.Store.DeleteVM(ctx, id)
+	}
+	if err != nil {
 		op.setUnwanted(ctx, err)
 		return err
 	}
@@ -163,4 +169,41 @@ func removeAll(path string) error {
 		return fmt.Errorf("removing what the VM has on the host: %w", err)
 	}
 	return nil
+}
+
+// failure turns an error into what the record keeps of it.
+func (c *core) failure(v model.VM, err error) *model.Failure {
+	f := &model.Failure{Time: time.Now().UTC(), Msg: err.Error(), Hint: fault.HintOf(err)}
+	var failed *step.Error
+	if !errors.As(err, &failed) {
+		return f
+	}
+	f.Step, f.Msg = failed.Step, failed.Err.Error()
+	if failed.Undo != nil {
+		f.Msg += " (left over: " + failed.Undo.Error() + ")"
+	}
+	files := c.dirsOf(v)
+	switch {
+	case failed.Step == "vmm":
+		f.Log = files.VMMLog()
+	case inGuest(failed.Step):
+		f.Log = files.ConsoleLog()
+	default:
+		f.Log = c.Layout.DaemonLog()
+	}
+	return f
+}
+
+// inGuest reports whether a step waits for the guest, so that its console explains a failure.
+func inGuest(step string) bool { return step == "agent" || step == "assume" }
+
+// consoleTail is how much of a console goes to the daemon's log.
+const consoleTail = 2 << 10
+
+// logConsole keeps a guest's last words in the daemon's log: the console's own log is removed with
+// the VM. The log quotes what it holds, so a guest cannot forge lines of it.
+func (c *core) logConsole(ctx context.Context, v model.VM) {
+	if tail := console.Tail(c.dirsOf(v).ConsoleLog(), consoleTail); len(tail) > 0 {
+		c.logger(v).WarnContext(ctx, "the guest's last words", "console", string(tail))
+	}
 }

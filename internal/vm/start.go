@@ -84,15 +84,11 @@ func (s *launching) launch(ctx context.Context) (*machine.Launch, error) {
 	if r := s.resumes(); r != nil {
 		subject.Spec = r.Spec.For(subject.Spec)
 	}
-	l, err := s.host.Launch(ctx, machine.Order{
+	return s.host.Launch(ctx, machine.Order{
 		Subject: subject, Driver: s.driver, Source: s.from,
 		Choose: s.templates.Choose, Answered: s.templates.Keep,
 		Journal: journal{s.operation, subject.Spec.ImageID}, Report: s.report,
 	}, s.began)
-	if err != nil && l.Machine == nil {
-		s.e.setMachine(nil)
-	}
-	return l, err
 }
 
 // journal records what a launch is about to have on the host. image is the one that the machine
@@ -114,6 +110,8 @@ func (j journal) Started(ctx context.Context, m *machine.Machine, info vmm.Info)
 		v.DiskImage = j.image
 	})
 }
+
+func (j journal) Ended() { j.op.e.setMachine(nil) }
 
 func (j journal) StoreFact(ctx context.Context, capability string, f model.Fact) error {
 	return j.op.storeFact(ctx, capability, f)

@@ -93,7 +93,10 @@ func (op stopping) powerOff(ctx context.Context, grace time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	op.host.PreStop(ctx, op.machineSubject(), l.Agent)
+	// so that one that hangs does not cost the power-off
+	hooks, endHooks := context.WithTimeout(ctx, grace/4)
+	op.host.PreStop(hooks, op.machineSubject(), l.Agent)
+	endHooks()
 	asked := make(chan error, 1)
 	go func() {
 		// one that hangs leaves the rest to the button
