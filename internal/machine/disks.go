@@ -120,7 +120,7 @@ type earlyDisks struct {
 	written map[string]int64 // the write times before the copies
 }
 
-// settled is how long a disk must be unwritten before its copy, so that its time tells whether it
+// settled is how long a disk must be unwritten before its copy, so that its time shows whether it
 // was written later: file systems keep times in steps of up to two seconds.
 const settled = 3 * time.Second
 

@@ -211,7 +211,7 @@ func (l *Launch) makeDisks(ctx context.Context) error {
 // find what a machine from a template left there.
 func (l *Launch) removeFreshDisk(context.Context) error {
 	if l.FreshDisks || l.Subject.Fresh {
-		return removeAll(l.host.Layout.VM(l.Subject.ID).SystemDisk())
+		return RemoveAll(l.host.Layout.VM(l.Subject.ID).SystemDisk())
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ type Journal interface {
 	Intend(ctx context.Context, s vmm.State) error
 	// Started stores that the machine exists. The journal has the machine also if it fails.
 	Started(ctx context.Context, m *Machine, info vmm.Info) error
-	// Ended is told that the machine was ended by the undo of a step.
+	// Ended is called when the undo of a step has ended the machine.
 	Ended()
 	// StoreFact stores what a capability is about to make.
 	StoreFact(ctx context.Context, capability string, f model.Fact) error

@@ -39,7 +39,7 @@ func (h *Host) TearDown(ctx context.Context, r Remains) error {
 	if err := h.Release(ctx, r); err != nil {
 		return err
 	}
-	return removeAll(h.Layout.VM(r.ID).Dir)
+	return RemoveAll(h.Layout.VM(r.ID).Dir)
 }
 
 // End ends the machine if there is one, and waits until it is gone.
@@ -71,7 +71,7 @@ func (h *Host) Release(ctx context.Context, r Remains) error {
 	}
 	files := h.Layout.VM(r.ID)
 	if r.Fresh {
-		errs = append(errs, removeAll(files.SystemDisk()))
+		errs = append(errs, RemoveAll(files.SystemDisk()))
 	}
 	errs = append(errs, RemoveUnfinished(files.Dir))
 	// last: while it exists, recovery knows what to look for
@@ -138,7 +138,7 @@ func (h *Host) clean(ctx context.Context, c Capability, req CleanupRequest) erro
 	return nil
 }
 
-func (h *Host) removeRunDir(id string) error { return removeAll(h.Layout.VM(id).Run) }
+func (h *Host) removeRunDir(id string) error { return RemoveAll(h.Layout.VM(id).Run) }
 
 // HasRunDir reports whether a run of the machine may have left something.
 func (h *Host) HasRunDir(id string) bool {
@@ -155,15 +155,15 @@ func RemoveUnfinished(dir string) error {
 	}
 	for _, f := range entries {
 		if strings.HasPrefix(f.Name(), disk.TempPrefix) {
-			err = errors.Join(err, removeAll(filepath.Join(dir, f.Name())))
+			err = errors.Join(err, RemoveAll(filepath.Join(dir, f.Name())))
 		}
 	}
 	return err
 }
 
-// removeAll removes a file or directory. If it is gone already, or cannot exist because a parent is
+// RemoveAll removes a file or directory. If it is gone already, or cannot exist because a parent is
 // no directory, that is success.
-func removeAll(path string) error {
+func RemoveAll(path string) error {
 	if err := os.RemoveAll(path); err != nil && !errors.Is(err, syscall.ENOTDIR) {
 		return fmt.Errorf("removing what the machine has on the host: %w", err)
 	}

@@ -148,7 +148,7 @@ func (op capturing) captureMachine(ctx context.Context, c *capture) error {
 	done, err := op.e.machine().Capture(ctx, req)
 	c.pause = done.Pause
 	if done.Thawed {
-		err = errors.Join(err, removeAll(held))
+		err = errors.Join(err, machine.RemoveAll(held))
 	}
 	if err != nil {
 		return fmt.Errorf("saving VM %s: %w", v.Spec.Name, err)

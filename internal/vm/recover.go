@@ -97,7 +97,7 @@ func (r recovery) restore(ctx context.Context, op *operation) error {
 	if len(op.record().Restoring) > 0 {
 		return repairs{op}.completeRestore(ctx)
 	}
-	return removeAll(op.dirs().Restored())
+	return machine.RemoveAll(op.dirs().Restored())
 }
 
 // discard deletes a VM whatever its state. Not every state may become deleting, but a settled one
@@ -150,7 +150,7 @@ func (r recovery) notAdopted(op *operation, cause error) {
 // for a fork or a snapshot.
 func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 	files := op.dirs()
-	if err := errors.Join(removeAll(files.Suspended()), machine.RemoveUnfinished(files.Dir)); err != nil {
+	if err := errors.Join(machine.RemoveAll(files.Suspended()), machine.RemoveUnfinished(files.Dir)); err != nil {
 		return err
 	}
 	if err := r.adopt(ctx, op); err != nil || op.e.machine() == nil {
@@ -167,7 +167,7 @@ func (r recovery) abandonStart(ctx context.Context, op *operation) error {
 	}
 	suspended := op.memoryIsCurrent(ctx)
 	if !suspended {
-		if err := removeAll(op.dirs().Suspended()); err != nil {
+		if err := machine.RemoveAll(op.dirs().Suspended()); err != nil {
 			return err
 		}
 	}

@@ -82,7 +82,7 @@ func (op repairs) callOffPause(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("continuing it: %w", err), op.settle(ctx, op.failure(v, err)))
 	}
 	thawErr := op.thaw(ctx)
-	err := removeAll(op.dirs().Held())
+	err := machine.RemoveAll(op.dirs().Held())
 	if thawErr == nil {
 		return errors.Join(err, op.update(ctx, func(v *model.VM) { v.State = model.Running }))
 	}
@@ -108,7 +108,7 @@ func (op repairs) thawHeld(ctx context.Context) {
 	}
 	err := op.continueGuest(context.WithoutCancel(ctx))
 	if err == nil {
-		err = removeAll(op.dirs().Held())
+		err = machine.RemoveAll(op.dirs().Held())
 	}
 	if err != nil {
 		op.logger(op.record()).WarnContext(ctx, "thawing a VM that is held", "error", err)
@@ -146,13 +146,13 @@ func (op repairs) placeRestored(ctx context.Context, report step.Reporter) error
 	if err := op.update(ctx, func(v *model.VM) { v.Restoring = nil }); err != nil {
 		return err
 	}
-	return removeAll(files.Restored())
+	return machine.RemoveAll(files.Restored())
 }
 
 // placeDisk makes a file a VM's disk, unless that was done before. An unwanted disk is removed.
 func placeDisk(from, to string, wanted bool) error {
 	if !wanted {
-		return removeAll(to)
+		return machine.RemoveAll(to)
 	}
 	err := os.Rename(from, to)
 	if errors.Is(err, os.ErrNotExist) {

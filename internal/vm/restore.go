@@ -231,7 +231,7 @@ func (op restoring) replace(ctx context.Context, c *capture, stage string, repor
 		}
 	}
 	files := op.dirs()
-	err := removeAll(files.Restored()) // of a restore that did not get as far as its record
+	err := machine.RemoveAll(files.Restored()) // of a restore that did not get as far as its record
 	if err == nil {
 		err = os.Rename(stage, files.Restored())
 	}
@@ -252,7 +252,7 @@ func (op restoring) replace(ctx context.Context, c *capture, stage string, repor
 		if undo := op.update(ctx, func(*model.VM) {}); undo != nil {
 			return errors.Join(err, undo)
 		}
-		return errors.Join(err, removeAll(files.Restored()))
+		return errors.Join(err, machine.RemoveAll(files.Restored()))
 	}
 	return repairs(op).placeRestored(ctx, report)
 }

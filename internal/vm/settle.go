@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"syscall"
 	"time"
 
 	"banger/internal/fault"
@@ -46,7 +44,7 @@ func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 	ctx = context.WithoutCancel(ctx)
 	err := op.tearDown(ctx)
 	if err == nil {
-		err = removeAll(op.dirs().Suspended()) // memory without the machine that it was of
+		err = machine.RemoveAll(op.dirs().Suspended()) // memory without the machine that it was of
 	}
 	if err != nil {
 		return errors.Join(err, op.markBroken(ctx, err))
@@ -111,7 +109,7 @@ func (op *operation) remove(ctx context.Context) error {
 	id := op.record().ID
 	err := op.tearDown(ctx)
 	if err == nil {
-		err = removeAll(op.dirs().Dir)
+		err = machine.RemoveAll(op.dirs().Dir)
 	}
 	if err != nil {
 		// otherwise not even the beginning could be recorded
@@ -160,15 +158,6 @@ func (op *operation) removeIfAsked(ctx context.Context) {
 	if err := op.delete(ctx); err != nil {
 		op.logger(v).ErrorContext(ctx, "deleting a VM that ended", "error", err)
 	}
-}
-
-// removeAll removes a file or directory. If it is gone already, or cannot exist because a parent is
-// no directory, that is success.
-func removeAll(path string) error {
-	if err := os.RemoveAll(path); err != nil && !errors.Is(err, syscall.ENOTDIR) {
-		return fmt.Errorf("removing what the VM has on the host: %w", err)
-	}
-	return nil
 }
 
 // failure turns an error into what the record keeps of it.

@@ -189,7 +189,7 @@ func (s *launching) failed(ctx context.Context, cause error) error {
 	}
 	err = errors.Join(fmt.Errorf("starting VM %s: %w", s.name(), cause), err)
 	if s.resumes() != nil && !suspended {
-		err = errors.Join(err, removeAll(s.dirs().Suspended()))
+		err = errors.Join(err, machine.RemoveAll(s.dirs().Suspended()))
 	}
 	return err
 }

@@ -37,7 +37,7 @@ func (op suspending) suspend(ctx context.Context, report step.Reporter) (err err
 		err = op.update(ctx, func(v *model.VM) { v.State = model.Suspended })
 	}
 	if err != nil {
-		undo := removeAll(op.dirs().Suspended())
+		undo := machine.RemoveAll(op.dirs().Suspended())
 		if before.State == model.Running {
 			undo = errors.Join(undo, op.continueGuest(ctx))
 		}
