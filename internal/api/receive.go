@@ -73,7 +73,7 @@ func lostCommand(err error) error {
 	if !errors.Is(err, io.EOF) {
 		lost = fault.New(fault.Unavailable, "reading from the command: %w", err)
 	}
-	return lost.WithHint("Look into `banger daemon logs`; `banger ps` tells whether the VM still runs.")
+	return lost.WithHint("Look into `banger daemon logs`; `banger ps` shows whether the VM still runs.")
 }
 
 // take handles one frame, and returns how the command ended if the frame says that.

@@ -1,12 +1,9 @@
 // Package daemon wires bangerd together: it opens the home, builds the manager, serves the API, and
-// closes
-// everything in the reverse order. It decides nothing about VMs.
+// closes everything in the reverse order. It decides nothing about VMs.
 //
 // The daemon's log is bounded and has the form and level of the configuration. A handler adds the
-// request's
-// id to each line that was logged with a request's context (log.go). Metrics are served on the
-// API's socket
-// and, if configured, on a loopback port (metrics.go).
+// request's id to each line that was logged with a request's context (log.go). Metrics are served
+// on the API's socket and, if configured, on a loopback port (metrics.go).
 package daemon
 
 import (
