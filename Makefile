@@ -18,7 +18,7 @@ AGENT_VERSION := $(shell git log -1 --format=%h -- cmd/banger-agent internal/gue
 LDFLAGS       := -s -w -X banger/internal/version.build=$(VERSION)
 AGENT_LDFLAGS := -s -w -buildid= -X main.version=$(AGENT_VERSION)
 
-.PHONY: help setup build install demo test unit e2e race fuzz bench lint fmt docs clean
+.PHONY: help setup build install demo test unit e2e race fuzz stress bench lint fmt docs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,10 @@ e2e: build ## run the end-to-end tests; E2E=TestRun selects some
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@script/fuzz
+
+stress: build ## run the storms at full size: about an hour
+	BANGER_STRESS_CYCLES=10000 $(GO) test -count=1 -v -timeout 60m -run '^TestStress' ./internal/vm
+	BANGER_STRESS_VMS=20 BANGER_STRESS_CLIENTS=20 BANGER_STRESS_OPS=1000 E2E='^TestStorm$$' script/test e2e
 
 bench: build ## print a table of measurements; BENCH='-base DIR' compares bin/ with another build
 	@$(GO) run ./bench $(BENCH)
