@@ -18,6 +18,7 @@ import (
 
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/openssh"
 	"banger/internal/paths"
 )
 
@@ -26,7 +27,7 @@ import (
 // host's clients. The host makes the host keys, so they are known before the first connection.
 type SSH struct {
 	layout paths.Layout
-	proxy  string // the command line that connects OpenSSH to a VM, with %h for its host name
+	proxy  string // see openssh.Guest; %h is the VM's host name
 
 	mu     sync.Mutex
 	public map[string]string // VM id to its host key's public half
@@ -41,9 +42,6 @@ func NewSSH(layout paths.Layout, proxy string) *SSH {
 // Name implements machine.Capability.
 func (*SSH) Name() string { return "ssh" }
 
-// domain is what VM names are below in host names.
-const domain = ".vm"
-
 // PrepareHost implements machine.HostPreparer: both keys exist afterwards. They stay with the VM
 // and the user; there is nothing to clean up after a run.
 func (s *SSH) PrepareHost(_ context.Context, req machine.HostRequest) error {
@@ -55,7 +53,7 @@ func (s *SSH) PrepareHost(_ context.Context, req machine.HostRequest) error {
 	if err := ensureKey(s.layout.SSHKey(), "banger"); err != nil {
 		return err
 	}
-	return ensureKey(s.layout.VM(req.ID).HostKey(), req.Spec.Name+domain)
+	return ensureKey(s.layout.VM(req.ID).HostKey(), req.Spec.Name+openssh.Domain)
 }
 
 // ContributeGuest implements machine.GuestContributor.
@@ -95,7 +93,7 @@ func (s *SSH) RecordsChanged(_ context.Context, vms []model.VM) error {
 			key = hostKeyFields(data)
 		}
 		public[v.ID] = key
-		fmt.Fprintf(&b, "%s%s %s\n", v.Spec.Name, domain, key)
+		fmt.Fprintf(&b, "%s%s %s\n", v.Spec.Name, openssh.Domain, key)
 	}
 	s.public = public
 	if b.String() != s.shown {
@@ -117,19 +115,10 @@ func (s *SSH) writeClientFiles(knownHosts string) error {
 	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
 		return fmt.Errorf("making the directory for ssh files: %w", err)
 	}
-	config := fmt.Sprintf(`# Written by banger; changes are lost. Include it from ~/.ssh/config, or: ssh -F %s NAME%s
-Host *%s
-	User root
-	ProxyCommand %s
-	IdentityFile %q
-	IdentitiesOnly yes
-	UserKnownHostsFile %q
-	GlobalKnownHostsFile none
-	StrictHostKeyChecking yes
-`, s.layout.SSHConfig(), domain, domain, s.proxy, s.layout.SSHKey(), s.layout.KnownHosts())
+	guest := openssh.Guest{Proxy: s.proxy, Key: s.layout.SSHKey(), KnownHosts: s.layout.KnownHosts()}
 	return errors.Join(
 		replaceFile(s.layout.KnownHosts(), []byte(knownHosts)),
-		replaceFile(s.layout.SSHConfig(), []byte(config)),
+		replaceFile(s.layout.SSHConfig(), []byte(guest.Config())),
 	)
 }
 

@@ -10,9 +10,9 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
-	"banger/internal/cli/openssh"
 	"banger/internal/cli/transfer"
 	"banger/internal/fault"
+	"banger/internal/openssh"
 )
 
 type cpOptions struct {

@@ -11,10 +11,10 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
-	"banger/internal/cli/openssh"
 	"banger/internal/cli/session"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/openssh"
 )
 
 func newSSHCmd(a *command.App) *cobra.Command {
@@ -22,6 +22,8 @@ func newSSHCmd(a *command.App) *cobra.Command {
 		Use:   "ssh [SSH-OPTIONS] [USER@]NAME [SSH-OPTIONS] [COMMAND [ARG...]]",
 		Short: "Connect to a VM with OpenSSH",
 		Long: `Runs ssh with the options that it needs to reach the VM. The connection goes through the daemon and needs no network in the guest. ssh logs in with banger's own key and checks the VM's host key strictly.
+
+ssh does not read your configuration files. A guest may be hostile, so it gets only what the command line asks for: with -A, for instance, your agent.
 
 All options and the command are passed to ssh. The exit status is that of ssh: 255 if the connection failed or a signal ended the command.
 
@@ -80,13 +82,11 @@ func runSSH(ctx context.Context, call openssh.Call, a *command.App) error {
 	if err != nil {
 		return fmt.Errorf("finding banger's own program: %w", err)
 	}
-	argv := append([]string{"ssh"}, call.Before...)
-	argv = append(argv, openssh.Options(layout, self, vm.Spec.Name)...)
-	if !call.NamesUser() {
-		argv = append(argv, "-o", "User=root")
+	guest := openssh.Guest{
+		Proxy: openssh.Word(self) + " vm proxy " + vm.Spec.Name + openssh.Domain,
+		Key:   layout.SSHKey(), KnownHosts: layout.KnownHosts(),
 	}
-	argv = append(argv, call.User+vm.Spec.Name+openssh.Domain)
-	argv = append(argv, call.After...)
+	argv := append([]string{"ssh"}, call.Args(guest, vm.Spec.Name)...)
 	if err := syscall.Exec(program, argv, a.Env); err != nil {
 		return fmt.Errorf("running %s: %w", program, err)
 	}
@@ -149,13 +149,14 @@ func newSSHConfigCmd(a *command.App) *cobra.Command {
 		Short: "Print the path of an OpenSSH configuration file for VMs",
 		Long: `With this configuration, ssh connects to the VM web under the host name web.vm. So do scp, sftp, rsync and editors. The daemon keeps the file up to date.
 
-With --include, banger prints the line to add to ~/.ssh/config.`,
+With --include, banger prints the lines to add to ~/.ssh/config. They work anywhere in it. The best place is its beginning, because OpenSSH uses the first value of an option: there, banger's lines keep your agent, X11 and shared connections away from VMs. OpenSSH collects the values of LocalForward, RemoteForward, DynamicForward, SendEnv and SetEnv from all places. If you set these for all hosts, write ` + "`Host * !*.vm`" + ` above them.`,
 		Example: `ssh -F "$(banger ssh-config)" web.vm
-banger ssh-config --include >> ~/.ssh/config`,
+banger ssh-config --include | cat - ~/.ssh/config > ~/.ssh/new
+mv ~/.ssh/new ~/.ssh/config`,
 		Args: command.WantArgs(),
 		RunE: command.Interruptible(func(ctx context.Context, _ []string) error { return runSSHConfig(ctx, include, a) }),
 	}
-	cmd.Flags().BoolVar(&include, "include", false, "print an Include line for ~/.ssh/config")
+	cmd.Flags().BoolVar(&include, "include", false, "print the lines to add to ~/.ssh/config")
 	return cmd
 }
 
@@ -170,7 +171,7 @@ func runSSHConfig(ctx context.Context, include bool, a *command.App) error {
 	}
 	client.Close()
 	if include {
-		fmt.Fprintf(a.Out, "Include %s\n", openssh.Quote(layout.SSHConfig()))
+		fmt.Fprint(a.Out, openssh.Include(layout.SSHConfig()))
 		return nil
 	}
 	fmt.Fprintln(a.Out, layout.SSHConfig())

@@ -18,6 +18,7 @@ import (
 	"banger/internal/kernel"
 	"banger/internal/machine"
 	"banger/internal/metric"
+	"banger/internal/openssh"
 	"banger/internal/paths"
 	"banger/internal/store"
 	"banger/internal/template"
@@ -122,17 +123,11 @@ func (d *daemon) proxyCommand() string {
 	if err != nil {
 		program = "banger" // it may be in the PATH of ssh
 	}
-	command := shellWord(program) + " vm proxy %h"
+	command := openssh.Word(program) + " vm proxy %h"
 	if home, _ := d.LookupEnv("BANGER_HOME"); home != "" {
-		command = "env BANGER_HOME=" + shellWord(home) + " " + command
+		command = "env BANGER_HOME=" + openssh.Word(home) + " " + command
 	}
 	return command
-}
-
-// shellWord quotes a word for the shell that runs a ProxyCommand, in which OpenSSH replaces
-// %-sequences.
-func shellWord(s string) string {
-	return "'" + strings.NewReplacer("'", `'\''`, "%", "%%").Replace(s) + "'"
 }
 
 // agentBinary finds the guest's program at each start, so that a new build needs no restart.

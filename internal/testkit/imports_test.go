@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"guest/proto": {},
 	"initramfs":   {},
 	"requestid":   {},
+	"openssh":     {},
 
 	"metric": {"step"},
 	"oplock": {"fault"},
@@ -59,7 +60,7 @@ var mayImport = map[string][]string{
 	"vmm/memory":  {"fault"},
 	"vmm/process": {"fault", "flock"},
 	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "vmm", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
-	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "paths", "vmm"},
+	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},
 
@@ -69,12 +70,11 @@ var mayImport = map[string][]string{
 	"api":         {"fault", "flock", "guest/proto", "model", "paths", "requestid", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "fault", "guest/...", "machine", "model", "paths", "requestid", "step", "vmm/console"},
-	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "paths", "step", "version"},
+	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "openssh", "paths", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.
 	"cli/ui":       {"step"},
 	"cli/logfile":  {},
-	"cli/openssh":  {"paths"},
 	"cli/session":  {"api", "guest/proto", "step"},
 	"cli/bundle":   {"api", "fault", "model", "paths"},
 	"cli/transfer": {"api", "cli/ui", "fault", "guest/archive", "step"},
@@ -118,7 +118,7 @@ var layers = []struct {
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "testkit"}},
+	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "openssh", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

@@ -1,0 +1,122 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// bombs are entries that take as much memory as possible. Compressed, two million of them take a
+// few megabytes.
+var bombs = map[string]func(i int) *tar.Header{
+	"files":       func(i int) *tar.Header { return &tar.Header{Name: fmt.Sprintf("f%07d", i)} },
+	"names":       func(i int) *tar.Header { return &tar.Header{Name: fmt.Sprintf("%07d%0248d", i, 0)} },
+	"directories": func(i int) *tar.Header { return &tar.Header{Name: fmt.Sprintf("d%07d/f", i)} },
+	"symbolic links": func(i int) *tar.Header {
+		return &tar.Header{Name: fmt.Sprintf("l%07d", i), Typeflag: symlink, Linkname: strings.Repeat("t", maxTarget)}
+	},
+	"pending links": func(i int) *tar.Header {
+		return &tar.Header{Name: fmt.Sprintf("h%07d", i), Typeflag: link, Linkname: strings.Repeat("d/", 1000) + "t"}
+	},
+	"replaced pending links": func(int) *tar.Header {
+		return &tar.Header{Name: "h", Typeflag: link, Linkname: strings.Repeat("d/", 1000) + "t"}
+	},
+	"hard links": func(i int) *tar.Header {
+		if i%60_000 == 0 {
+			return &tar.Header{Name: fmt.Sprintf("f%07d", i)}
+		}
+		return &tar.Header{Name: fmt.Sprintf("h%07d", i), Typeflag: link, Linkname: fmt.Sprintf("f%07d", i-i%60_000)}
+	},
+	"attributes": func(i int) *tar.Header {
+		return &tar.Header{Name: fmt.Sprintf("x%07d", i), PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("v", 4000)}}
+	},
+	"small attributes": func(i int) *tar.Header {
+		records := map[string]string{}
+		for k := range 100 {
+			records[fmt.Sprintf("SCHILY.xattr.user.%02d", k)] = "v"
+		}
+		return &tar.Header{Name: fmt.Sprintf("x%07d", i), PAXRecords: records}
+	},
+}
+
+// bomb is a layer of count entries that exists nowhere as a whole. seen receives how many of them
+// were written.
+func bomb(count int, entry func(int) *tar.Header, seen *int) Layer {
+	return Layer{Label: "bomb", Open: func(context.Context) (io.ReadCloser, error) {
+		pr, pw := io.Pipe()
+		go func() {
+			w := tar.NewWriter(pw)
+			for i := range count {
+				hdr := entry(i)
+				hdr.Mode, hdr.ModTime = 0o644, testTime
+				if err := w.WriteHeader(hdr); err != nil {
+					pw.CloseWithError(err)
+					return
+				}
+				*seen = i + 1
+			}
+			pw.CloseWithError(w.Close())
+		}()
+		return pr, nil
+	}}
+}
+
+// watchHeap returns a function that returns the largest size of the heap since, in bytes.
+func watchHeap() func() uint64 {
+	runtime.GC()
+	stop, peak := make(chan struct{}), make(chan uint64)
+	go func() {
+		most := uint64(0)
+		for tick := time.NewTicker(20 * time.Millisecond); ; {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			most = max(most, m.HeapAlloc)
+			select {
+			case <-tick.C:
+			case <-stop:
+				tick.Stop()
+				peak <- most
+				return
+			}
+		}
+	}()
+	return func() uint64 { close(stop); return <-peak }
+}
+
+// BenchmarkBombs shows the largest heap while hostile archives are converted. By default each bomb
+// has as many entries as the limits allow; BANGER_BOMB_ENTRIES is another number.
+func BenchmarkBombs(b *testing.B) {
+	limits := Limits{}.WithDefaults()
+	count := limits.Entries
+	fmt.Sscan(os.Getenv("BANGER_BOMB_ENTRIES"), &count)
+	for name, entry := range bombs {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				out, err := os.Create(filepath.Join(b.TempDir(), "rootfs.ext4"))
+				if err != nil {
+					b.Fatal(err)
+				}
+				seen, peak := 0, watchHeap()
+				_, err = (&Conversion{Limits: limits, Out: out, Whiteouts: true}).Layers(b.Context(), []Layer{bomb(count, entry, &seen)})
+				b.ReportMetric(float64(peak())/1e6, "peak-MB")
+				b.ReportMetric(float64(seen), "entries")
+				b.Logf("%d entries: %.200v", seen, err)
+				out.Close()
+				os.Remove(out.Name())
+			}
+		})
+	}
+}
+
+var _ = fault.Invalid
+var _ = model.MiB
