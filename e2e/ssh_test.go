@@ -153,3 +153,44 @@ func withoutIdentity(t *testing.T, h *testkit.Home) string {
 	}
 	return write(t, h, "tmp/ssh_config", strings.Join(kept, ""), 0o600)
 }
+
+// TestSSHInAnyHome uses OpenSSH's programs with a home whose path has the characters that ssh, its
+// configuration or a shell give a meaning to.
+func TestSSHInAnyHome(t *testing.T) {
+	for _, name := range []string{"ssh", "scp", "sftp", "rsync"} {
+		testkit.RequireTool(t, name)
+	}
+	h := warm(t)
+	home := filepath.Join(h.Dir, "o d", "b,a%r'q")
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(h.Dir, "cache"), filepath.Join(home, "cache")); err != nil {
+		t.Fatal(err)
+	}
+	h.Setenv("BANGER_HOME", home)
+	ok(t, h, "run", "-d", "--name", "box", "--net", "none")
+	equal(t, "the host name over banger ssh", ok(t, h, "ssh", "box", "hostname"), "box\n")
+
+	config := strings.TrimSpace(ok(t, h, "ssh-config"))
+	including := write(t, h, "including", "Host other\n\tUser nobody\n"+ok(t, h, "ssh-config", "--include"), 0o600)
+	from := write(t, h, "files/up", "up and down\n", 0o640)
+	for what, file := range map[string]string{"ssh -F": config, "Include": including} {
+		t.Run(what, func(t *testing.T) {
+			for _, args := range [][]string{
+				{"ssh", "-F", file, "box.vm", "hostname"},
+				{"scp", "-F", file, from, "box.vm:/tmp/scp"},
+				{"sftp", "-F", file, "-b", write(t, h, "batch", "put "+from+" /tmp/sftp\n", 0o600), "box.vm"},
+				{"rsync", "-a", "-e", `ssh -F "` + file + `"`, from, "box.vm:/tmp/rsync"},
+				{"ssh", "-F", file, "box.vm", "cat /tmp/scp /tmp/sftp /tmp/rsync; rm /tmp/scp /tmp/sftp /tmp/rsync"},
+			} {
+				if r := h.RunCmd(t, "", args[0], args[1:]...); r.Code != 0 {
+					t.Fatalf("%q exits with %d: %s", args, r.Code, r.Stderr)
+				} else if args[0] == "ssh" && r.Stdout != "box\n" && r.Stdout != strings.Repeat("up and down\n", 3) {
+					t.Errorf("%q prints %q", args, r.Stdout)
+				}
+			}
+		})
+	}
+	ok(t, h, "rm", "--force", "box")
+}

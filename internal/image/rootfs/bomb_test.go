@@ -118,5 +118,99 @@ func BenchmarkBombs(b *testing.B) {
 	}
 }
 
-var _ = fault.Invalid
-var _ = model.MiB
+// TestBombs checks that each bomb ends at the budget, long before its end, and that the error names
+// the budget.
+func TestBombs(t *testing.T) {
+	limits := Limits{Tree: 2 * model.MiB}.WithDefaults()
+	for name, entry := range bombs {
+		t.Run(name, func(t *testing.T) {
+			const count = 40_000
+			seen := 0
+			_, _, err := convertLayers(t, limits, bomb(count, entry, &seen))
+			if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "the memory for the names, link targets and attributes") {
+				t.Errorf("got %v, want an error that names the budget", err)
+			}
+			const ahead = 2 * hashChunk * hashChunks / 512 // entries that are read ahead
+			if most := int(limits.Tree)/nameCost + ahead; seen > most {
+				t.Errorf("%d of %d entries were read; at most %d fit into the budget", seen, count, most)
+			}
+			if fault.HintOf(err) == "" {
+				t.Error("the error has no hint")
+			}
+		})
+	}
+}
+
+// TestBudgetIsShared checks that the layers of an image share one budget.
+func TestBudgetIsShared(t *testing.T) {
+	limits := Limits{Tree: 2 * model.MiB}.WithDefaults()
+	half := int(limits.Tree) * 3 / 4 / inodeCost
+	for layers, want := range map[int]fault.Kind{1: "", 2: fault.Invalid} {
+		var l []Layer
+		for range layers {
+			l = append(l, bomb(half, bombs["files"], new(int)))
+		}
+		if _, _, err := convertLayers(t, limits, l...); fault.KindOf(err) != want {
+			t.Errorf("%d layers that need 3/4 of the budget each: got %v, want the kind %q", layers, err, want)
+		}
+	}
+}
+
+// TestBudgetIsHonest checks that a tree takes no more memory than was charged for it.
+func TestBudgetIsHonest(t *testing.T) {
+	for name, entry := range bombs {
+		t.Run(name, func(t *testing.T) {
+			c := &Conversion{Limits: Limits{}.WithDefaults()}
+			tree := newTree(c.Limits)
+			before := liveHeap()
+			r, _ := bomb(2000, entry, new(int)).Open(t.Context())
+			defer r.Close()
+			tr := tar.NewReader(r)
+			for i := 0; ; i++ {
+				hdr, err := tr.Next()
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := tree.add(hdr, place{1, i}, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if grown := liveHeap() - before; grown > int64(tree.memory) {
+				t.Errorf("the tree takes %d bytes, but only %d were charged", grown, tree.memory)
+			}
+			runtime.KeepAlive(tree)
+		})
+	}
+}
+
+// liveHeap returns the bytes of all objects that are in use.
+func liveHeap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestManyAttributes checks that a file with thousands of attributes takes a bounded number of
+// steps, and that such files end the conversion.
+func TestManyAttributes(t *testing.T) {
+	records := map[string]string{}
+	for i := range 20_000 {
+		records[fmt.Sprintf("SCHILY.xattr.user.%05d", i)] = "v"
+	}
+	tree := newTree(Limits{}.WithDefaults())
+	n := &inode{}
+	if err := tree.keepXattrs(n, records); err != nil {
+		t.Fatal(err)
+	}
+	if len(n.xattrs) == 0 || len(n.xattrs) > maxXattrs || tree.work == 0 || tree.work > maxXattrs*maxXattrs*maxXattrs {
+		t.Errorf("kept %d attributes in %d steps", len(n.xattrs), tree.work)
+	}
+	tree.work = maxWork
+	if err := tree.keepXattrs(n, records); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("after too many steps: got %v, want an error", err)
+	}
+}

@@ -26,8 +26,8 @@ func (t tarWriter) inode(n *inode, content io.Reader) error {
 	}
 	if len(n.xattrs) > 0 {
 		hdr.PAXRecords = make(map[string]string, len(n.xattrs))
-		for name, value := range n.xattrs {
-			hdr.PAXRecords[xattrRecord+name] = value
+		for _, x := range n.xattrs {
+			hdr.PAXRecords[xattrRecord+x.name] = x.value
 		}
 	}
 	if err := t.w.WriteHeader(&hdr); err != nil {

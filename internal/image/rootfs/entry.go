@@ -2,7 +2,6 @@ package rootfs
 
 import (
 	"archive/tar"
-	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -55,7 +54,7 @@ func (t *Tree) add(hdr *tar.Header, at place, whiteouts bool) (n *inode, replace
 	}
 	if hdr.Typeflag == tar.TypeLink {
 		_, taken := dir.children[name]
-		return nil, taken, t.link(dir, name, clean(hdr.Linkname), at.layer)
+		return nil, taken, t.addLink(dir, name, clean(hdr.Linkname), at.layer)
 	}
 	return t.addFile(hdr, dir, name, at)
 }
@@ -64,7 +63,7 @@ func (t *Tree) addRoot(hdr *tar.Header, at place) (*inode, error) {
 	if hdr.Typeflag != tar.TypeDir {
 		return nil, invalid("the root must be a directory")
 	}
-	n, err := describe(hdr)
+	n, err := t.describe(hdr)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +73,7 @@ func (t *Tree) addRoot(hdr *tar.Header, at place) (*inode, error) {
 }
 
 func (t *Tree) addFile(hdr *tar.Header, dir *inode, name string, at place) (*inode, bool, error) {
-	n, err := describe(hdr)
+	n, err := t.describe(hdr)
 	if err != nil {
 		return nil, false, err
 	}
@@ -96,7 +95,18 @@ func (n *inode) become(o *inode) {
 	n.mode, n.uid, n.gid, n.mtime, n.xattrs = o.mode, o.uid, o.gid, o.mtime, o.xattrs
 }
 
-// link gives the inode at target another name. A missing target may come later in this layer.
+// addLink gives the inode at target another name. A missing target may come later in this layer.
+func (t *Tree) addLink(dir *inode, name, target string, layer int) error {
+	if len(target) > maxPath {
+		return invalid("the hard link's target has %d bytes; %d is the most", len(target), maxPath)
+	}
+	if err := t.charge(nameCost + len(name) + len(target)); err != nil {
+		return err
+	}
+	return t.link(dir, name, target, layer)
+}
+
+// link is addLink for a link that was charged before.
 func (t *Tree) link(dir *inode, name, target string, layer int) error {
 	if err := checkName(dir, name); err != nil {
 		return err
@@ -172,7 +182,7 @@ func (t *Tree) whiteout(dirName, name string, layer int) error {
 }
 
 // describe makes an inode from an entry, or returns why it cannot.
-func describe(hdr *tar.Header) (*inode, error) {
+func (t *Tree) describe(hdr *tar.Header) (*inode, error) {
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
 		return nil, invalid("owner %d:%d is out of range", hdr.Uid, hdr.Gid)
 	}
@@ -180,7 +190,9 @@ func describe(hdr *tar.Header) (*inode, error) {
 		return nil, invalid("negative size")
 	}
 	n := &inode{typ: hdr.Typeflag, mode: hdr.Mode & 0o7777, uid: hdr.Uid, gid: hdr.Gid, mtime: clampTime(hdr.ModTime)}
-	n.xattrs = keepXattrs(hdr.PAXRecords)
+	if err := t.keepXattrs(n, hdr.PAXRecords); err != nil {
+		return nil, err
+	}
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		n.typ, n.size = tar.TypeReg, hdr.Size
@@ -188,6 +200,9 @@ func describe(hdr *tar.Header) (*inode, error) {
 	case tar.TypeSymlink:
 		if hdr.Linkname == "" || len(hdr.Linkname) > maxTarget || strings.IndexByte(hdr.Linkname, 0) >= 0 {
 			return nil, invalid("a symbolic link's target has between 1 and %d bytes, none of them NUL", maxTarget)
+		}
+		if err := t.charge(len(hdr.Linkname)); err != nil {
+			return nil, err
 		}
 		n.target = strings.Clone(hdr.Linkname)
 	case tar.TypeChar, tar.TypeBlock:
@@ -215,35 +230,37 @@ func clampTime(t time.Time) time.Time {
 
 const xattrRecord = "SCHILY.xattr." // in PAX headers, by star, GNU tar and docker
 
-// keepXattrs returns the extended attributes for the image. It drops system.*, because tar has it
-// in another form than ext4; marks of an overlay, which would change the guest's overlay; and those
-// that do not fit in the inode and one block.
-func keepXattrs(records map[string]string) map[string]string {
+// keepXattrs gives an inode the extended attributes for the image. It drops system.*, because tar
+// has it in another form than ext4; marks of an overlay, which would change the guest's overlay; and
+// those that do not fit in the inode and one block.
+func (t *Tree) keepXattrs(n *inode, records map[string]string) error {
 	var names []string
 	for key := range records {
 		if name, ok := strings.CutPrefix(key, xattrRecord); ok && goodXattr(name) {
 			names = append(names, name)
 		}
 	}
-	if len(names) == 0 {
-		return nil
-	}
 	// Attributes that programs need come first.
 	slices.SortFunc(names, func(a, b string) int {
 		return 2*(rank(a)-rank(b)) + strings.Compare(a, b)
 	})
-	kept := map[string]string{}
-	for _, name := range names {
-		kept[name] = records[xattrRecord+name]
-		if !xattrsFit(kept) {
-			delete(kept, name)
+	var kept []xattr
+	for _, name := range names[:min(len(names), maxXattrs)] {
+		if t.work += len(kept) * len(kept); t.work > maxWork {
+			return invalid("the archive's extended attributes take too long to check")
+		}
+		if with := append(kept, xattr{name, records[xattrRecord+name]}); xattrsFit(with) {
+			kept = with
 		}
 	}
-	copied := make(map[string]string, len(kept)) // the values may be parts of a large header
-	for name, value := range kept {
-		copied[strings.Clone(name)] = strings.Clone(value)
+	for i, x := range kept {
+		if err := t.charge(xattrCost + len(x.name) + len(x.value)); err != nil {
+			return err
+		}
+		kept[i] = xattr{strings.Clone(x.name), strings.Clone(x.value)} // they may be parts of a large header
 	}
-	return copied
+	n.xattrs = kept
+	return nil
 }
 
 func rank(name string) int {
@@ -279,18 +296,18 @@ const (
 // xattrsFit reports whether the ext4 writer stores the attributes so that the kernel finds them.
 // The kernel requires a block's attributes in the order of class, length and name. The writer sorts
 // otherwise, so xattrsFit rejects sets for which the orders differ.
-func xattrsFit(xattrs map[string]string) bool {
+func xattrsFit(xattrs []xattr) bool {
 	inodeLeft, blockLeft := xattrInodeRoom, xattrBlockRoom
 	var block []string
-	for _, name := range slices.Sorted(maps.Keys(xattrs)) {
-		_, rest, _ := strings.Cut(name, ".")
-		need := (len(rest)+3)&^3 + 16 + (len(xattrs[name])+3)&^3
+	for _, x := range slices.SortedFunc(slices.Values(xattrs), func(a, b xattr) int { return strings.Compare(a.name, b.name) }) {
+		_, rest, _ := strings.Cut(x.name, ".")
+		need := (len(rest)+3)&^3 + 16 + (len(x.value)+3)&^3
 		switch {
 		case inodeLeft >= need:
 			inodeLeft -= need
 		case blockLeft >= need:
 			blockLeft -= need
-			block = append(block, name)
+			block = append(block, x.name)
 		default:
 			return false
 		}
@@ -315,5 +332,11 @@ func writerLess(a, b string) bool {
 
 // xattrClass is e_name_index of ext4 (fs/ext4/xattr.h).
 func xattrClass(class string) int {
-	return map[string]int{"user": 1, "trusted": 4, "security": 6}[class]
+	switch class {
+	case "user":
+		return 1
+	case "trusted":
+		return 4
+	}
+	return 6 // security
 }

@@ -80,6 +80,11 @@ func memLayers(archives ...[]byte) []Layer {
 // convert merges layers into an ext4 file and returns its path.
 func convert(t testing.TB, limits Limits, archives ...[]byte) (string, *Tree, error) {
 	t.Helper()
+	return convertLayers(t, limits, memLayers(archives...)...)
+}
+
+func convertLayers(t testing.TB, limits Limits, layers ...Layer) (string, *Tree, error) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "rootfs.ext4")
 	out, err := os.Create(path)
 	if err != nil {
@@ -87,7 +92,7 @@ func convert(t testing.TB, limits Limits, archives ...[]byte) (string, *Tree, er
 	}
 	defer out.Close()
 	c := &Conversion{Limits: limits.WithDefaults(), Out: out, Whiteouts: true}
-	tr, err := c.Layers(t.Context(), memLayers(archives...))
+	tr, err := c.Layers(t.Context(), layers)
 	return path, tr, err
 }
 

@@ -18,6 +18,9 @@ type Limits struct {
 	// default.
 	Size    model.Bytes
 	Entries int // in all archives, and files; 2 million by default
+	// Tree bounds the memory for the files of all layers together, without contents: names, link
+	// targets, attributes, waiting hard links. By default 768 MiB, enough for a million files.
+	Tree model.Bytes
 }
 
 // WithDefaults returns the limits with every zero field set.
@@ -34,6 +37,9 @@ func (l Limits) WithDefaults() Limits {
 	if l.Entries <= 0 {
 		l.Entries = 2_000_000
 	}
+	if l.Tree <= 0 {
+		l.Tree = 768 * model.MiB
+	}
 	return l
 }
 
@@ -48,12 +54,25 @@ const (
 	// maxFile is in bytes. The ext4 writer's extent tree is wrong above 42.5 GiB.
 	maxFile = 40 << 30
 	maxID   = 1<<32 - 2 // uid and gid; the next value means "none" (chown(2))
+	// maxXattrs bounds the attributes of a file that are looked at. Their names together have at
+	// most 64 KiB in Linux (XATTR_LIST_MAX), but their order is checked pair by pair.
+	maxXattrs = 100
+)
+
+// What the tree and the ext4 writer keep in memory besides strings, in bytes, by measurement
+// (BenchmarkBombs).
+const (
+	inodeCost = 768
+	dirCost   = 512 // in addition, for the tables of names
+	nameCost  = 160 // of another name of a file
+	xattrCost = 192
 )
 
 // TooLarge is the error for a thing beyond a limit.
 func TooLarge(what string, limit any) error {
 	return fault.New(fault.Invalid, "%s is larger than the limit of %v", what, limit).
-		WithHint("If you trust the image, raise the limit in the configuration.")
+		WithHint("The limit protects this host, and no setting changes it. Use a smaller image. " +
+			"If only the number of its files is too large, import the image as an ext4 file.")
 }
 
 func invalid(format string, args ...any) *fault.Error {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"banger/internal/model"
 )
 
 // Tree is the file system of an image's layers, in memory and without contents. It resolves paths
@@ -22,6 +24,7 @@ type Tree struct {
 	inodes  int                    // inodes made so far, with replaced ones
 	size    int64                  // bytes of all files so far, with replaced ones
 	work    int                    // cost of resolving paths so far; see maxWork
+	memory  model.Bytes            // charged so far, with what was replaced; see Limits.Tree
 	// pending are hard links of the present layer to later entries.
 	pending []pendingLink
 	// made are directories that an entry required; see takeMade.
@@ -36,7 +39,7 @@ type inode struct {
 	mtime        time.Time
 	target       string // of a symbolic link
 	major, minor int64
-	xattrs       map[string]string
+	xattrs       []xattr
 
 	size int64 // of a regular file
 	at   place // of a regular file's content
@@ -51,6 +54,9 @@ type inode struct {
 	opaque   int // the last layer that hid lower layers here
 	touched  int // the last layer with an entry for it or in it
 }
+
+// xattr is an extended attribute.
+type xattr struct{ name, value string }
 
 // entry is a name in a directory.
 type entry struct {
@@ -191,6 +197,13 @@ func (t *Tree) put(dir *inode, name string, n *inode, layer int) error {
 	if t.inodes++; t.inodes > t.limits.Entries {
 		return TooLarge("the number of files in the image", t.limits.Entries)
 	}
+	cost := inodeCost + len(name)
+	if n.isDir() {
+		cost += dirCost
+	}
+	if err := t.charge(cost); err != nil {
+		return err
+	}
 	name = strings.Clone(name) // it may be a part of a large header
 	dir.touch(layer)
 	n.parent, n.name = dir, name
@@ -198,6 +211,15 @@ func (t *Tree) put(dir *inode, name string, n *inode, layer int) error {
 		n.children, n.length, n.touched = map[string]entry{}, dir.length+1+len(name), layer
 	}
 	dir.children[name] = entry{n, layer}
+	return nil
+}
+
+// charge counts bytes of memory that the tree is about to keep. It is never undone, so that an
+// archive that replaces its own files for ever ends, too.
+func (t *Tree) charge(bytes int) error {
+	if t.memory += model.Bytes(bytes); t.memory > t.limits.Tree {
+		return TooLarge("the memory for the names, link targets and attributes of the image's files", t.limits.Tree)
+	}
 	return nil
 }
 
