@@ -15,6 +15,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/image/rootfs"
+	"banger/internal/model"
 )
 
 // Files that identify the format of an image archive.
@@ -60,8 +61,11 @@ type part struct {
 	target   string // of a link
 }
 
-// maxArchiveFiles bounds the files of an image archive, which has a few per layer.
-const maxArchiveFiles = 10_000
+// Bounds of the files of an image archive, which has a few per layer.
+const (
+	maxArchiveFiles = 10_000
+	maxArchiveNames = 4 << 20 // bytes of all names and link targets
+)
 
 func (a archiveFiles) open(name string) (io.ReadCloser, error) {
 	p, ok := a.parts[clean(name)]
@@ -79,7 +83,7 @@ func indexArchive(ctx context.Context, f *os.File, limits Limits) (archiveFiles,
 	a := archiveFiles{f, map[string]part{}}
 	r := io.NewSectionReader(f, 0, 1<<62)
 	tr := tar.NewReader(r) // reads headers and skips contents
-	for {
+	for names := 0; ; {
 		if err := ctx.Err(); err != nil {
 			return a, err
 		}
@@ -92,6 +96,9 @@ func indexArchive(ctx context.Context, f *os.File, limits Limits) (archiveFiles,
 		}
 		if len(a.parts) >= maxArchiveFiles {
 			return a, rootfs.TooLarge("the number of the archive's files", maxArchiveFiles)
+		}
+		if names += len(hdr.Name) + len(hdr.Linkname); names > maxArchiveNames {
+			return a, rootfs.TooLarge("the names of the archive's files", model.Bytes(maxArchiveNames))
 		}
 		name := clean(hdr.Name)
 		switch hdr.Typeflag {

@@ -74,7 +74,7 @@ func (s *Store) download(ctx context.Context, src blobSource, count *rootfs.Prog
 	defer f.Close()
 	transfer, stall, stop := newStallGuard(ctx)
 	defer stop()
-	body, err := src.open(transfer)
+	body, err := src.open(withLayer(transfer))
 	if err != nil {
 		return registryError(transfer, src.from.ref, err)
 	}

@@ -34,11 +34,14 @@ func newTransport() http.RoundTripper {
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: headerTimeout,
+
+		MaxResponseHeaderBytes: 256 << 10,
 	}
 }
 
 // guard protects the traffic with registries. It allows plain HTTP only to loopback addresses, and
-// only if the registry is on one, so that no registry redirects banger to local services.
+// only if the registry is on one, so that no registry redirects banger to local services. Every
+// answer is a bounded document, unless it is a layer that was asked for by withLayer.
 type guard struct {
 	next     http.RoundTripper
 	loopback bool
@@ -51,7 +54,34 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 			r.URL.Host).
 			WithHint("Give the registry a TLS certificate, or reach it through a tunnel on 127.0.0.1.")
 	}
-	return g.next.RoundTrip(r)
+	resp, err := g.next.RoundTrip(r)
+	if err != nil || carriesLayer(r, resp) {
+		return resp, err
+	}
+	resp.Body = documentBody{&document{r: resp.Body, what: "the answer of " + clip(r.URL.Host)}, resp.Body}
+	return resp, nil
+}
+
+// documentBody is the body of an answer that is read into memory.
+type documentBody struct {
+	io.Reader
+	io.Closer
+}
+
+type layerKey struct{}
+
+// withLayer allows answers without a bound in requests for blobs. The caller bounds what it reads.
+func withLayer(ctx context.Context) context.Context { return context.WithValue(ctx, layerKey{}, true) }
+
+// carriesLayer reports whether an answer is a layer. Requests for tokens and redirects have the
+// context of the request that led to them, so the first request must be for a blob.
+func carriesLayer(r *http.Request, resp *http.Response) bool {
+	first := r
+	for first.Response != nil && first.Response.Request != nil {
+		first = first.Response.Request
+	}
+	return r.Context().Value(layerKey{}) != nil && resp.StatusCode == http.StatusOK &&
+		strings.HasPrefix(first.URL.Path, "/v2/") && strings.Contains(first.URL.Path, "/blobs/")
 }
 
 // isLoopback accepts addresses and the name localhost (RFC 6761, section 6.3).

@@ -1,9 +1,9 @@
 // Package openssh knows how OpenSSH's client reaches a VM: the arguments of ssh(1), and the options
 // and configuration files that banger gives it.
 //
-// A guest is hostile. So everything that the client would share with it is off: the
-// agent, X11, commands on the host, tunnels, shared connections. A person can ask for each of them on
-// the command line.
+// A guest is hostile. So everything that the client would share with it is off: the agent, X11,
+// commands on the host, tunnels, shared connections. A person can ask for each of them on the
+// command line.
 package openssh
 
 import (

@@ -210,7 +210,7 @@ func TestHostileNames(t *testing.T) {
 				"Include":    settings(t, Include(file), "web.vm"),
 				"banger ssh": settings(t, "", call.Args(g, "web")...),
 			} {
-				// ssh -G shows the first file after ssh replaced % sequences, and the second before.
+				// ssh -G replaces % sequences in the first file, but not in the second.
 				for _, line := range []string{"userknownhostsfile " + dir + "/known_hosts", "identityfile " + strings.ReplaceAll(dir, "%", "%%") + "/id"} {
 					if !strings.Contains(got, "\n"+line+"\n") {
 						t.Errorf("%s lacks %q", how, line)

@@ -231,8 +231,8 @@ func clampTime(t time.Time) time.Time {
 const xattrRecord = "SCHILY.xattr." // in PAX headers, by star, GNU tar and docker
 
 // keepXattrs gives an inode the extended attributes for the image. It drops system.*, because tar
-// has it in another form than ext4; marks of an overlay, which would change the guest's overlay; and
-// those that do not fit in the inode and one block.
+// has it in another form than ext4; marks of an overlay, which would change the guest's; and those
+// that do not fit in the inode and one block.
 func (t *Tree) keepXattrs(n *inode, records map[string]string) error {
 	var names []string
 	for key := range records {
@@ -257,7 +257,7 @@ func (t *Tree) keepXattrs(n *inode, records map[string]string) error {
 		if err := t.charge(xattrCost + len(x.name) + len(x.value)); err != nil {
 			return err
 		}
-		kept[i] = xattr{strings.Clone(x.name), strings.Clone(x.value)} // they may be parts of a large header
+		kept[i] = xattr{strings.Clone(x.name), strings.Clone(x.value)} // parts of a large header
 	}
 	n.xattrs = kept
 	return nil

@@ -56,7 +56,7 @@ const (
 	maxID   = 1<<32 - 2 // uid and gid; the next value means "none" (chown(2))
 	// maxXattrs bounds the attributes of a file that are looked at. Their names together have at
 	// most 64 KiB in Linux (XATTR_LIST_MAX), but their order is checked pair by pair.
-	maxXattrs = 100
+	maxXattrs = 32
 )
 
 // What the tree and the ext4 writer keep in memory besides strings, in bytes, by measurement
