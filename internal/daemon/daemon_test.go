@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -166,16 +165,6 @@ func TestLock(t *testing.T) {
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != strconv.Itoa(os.Getpid())+"\n" {
 		t.Errorf("the lock file holds %q, %v", text, err)
-	}
-}
-
-// TestShellWord has a shell read the words after ssh's replacement of %% by %.
-func TestShellWord(t *testing.T) {
-	for _, word := range []string{"plain", "with space", "it's", `a"b\c`, "$HOME `id` ;", "100%", "%h"} {
-		out, err := exec.Command("sh", "-c", "printf %s "+strings.ReplaceAll(shellWord(word), "%%", "%")).Output()
-		if err != nil || string(out) != word {
-			t.Errorf("%q came as %q, %v", word, out, err)
-		}
 	}
 }
 

@@ -217,10 +217,16 @@ func TestHostileNames(t *testing.T) {
 					}
 				}
 			}
-			out, err := exec.Command("sh", "-c", "printf %s "+strings.ReplaceAll(Word(dir), "%%", "%")).Output()
-			if err != nil || string(out) != dir {
-				t.Errorf("a shell reads %q, %v", out, err)
-			}
 		})
+	}
+}
+
+// TestWord has a shell read the words after ssh's replacement of %% by %.
+func TestWord(t *testing.T) {
+	for _, word := range []string{"plain", "with space", "it's", `a"b\c`, "$HOME `id` ;", "100%", "%h"} {
+		out, err := exec.Command("sh", "-c", "printf %s "+strings.ReplaceAll(Word(word), "%%", "%")).Output()
+		if err != nil || string(out) != word {
+			t.Errorf("%q came as %q, %v", word, out, err)
+		}
 	}
 }
