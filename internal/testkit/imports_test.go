@@ -66,7 +66,7 @@ var mayImport = map[string][]string{
 
 	// The surfaces.
 	"config":      {"fault", "model", "paths"},
-	"doctor":      {"config", "fault", "model", "paths", "vmm", "vmm/qemu"},
+	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmm", "vmm/qemu"},
 	"api":         {"fault", "flock", "guest/proto", "model", "paths", "requestid", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "fault", "guest/...", "machine", "model", "paths", "requestid", "step", "vmm/console"},
