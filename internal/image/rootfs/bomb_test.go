@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ var bombs = map[string]func(i int) *tar.Header{
 
 // bomb is a layer of count entries that exists nowhere as a whole. seen receives how many of them
 // were written.
-func bomb(count int, entry func(int) *tar.Header, seen *int) Layer {
+func bomb(count int, entry func(int) *tar.Header, seen *atomic.Int64) Layer {
 	return Layer{Label: "bomb", Open: func(context.Context) (io.ReadCloser, error) {
 		pr, pw := io.Pipe()
 		go func() {
@@ -62,7 +63,7 @@ func bomb(count int, entry func(int) *tar.Header, seen *int) Layer {
 					pw.CloseWithError(err)
 					return
 				}
-				*seen = i + 1
+				seen.Store(int64(i + 1))
 			}
 			pw.CloseWithError(w.Close())
 		}()
@@ -101,11 +102,12 @@ func BenchmarkBombs(b *testing.B) {
 		for budget, tree := range map[string]model.Bytes{"no budget": model.TiB, "16 MiB": 16 * model.MiB} {
 			b.Run(name+"/"+budget, func(b *testing.B) {
 				for b.Loop() {
-					seen, peak := 0, watchHeap()
+					var seen atomic.Int64
+					peak := watchHeap()
 					_, _, err := convertLayers(b, Limits{Tree: tree}, bomb(count, entry, &seen))
 					b.ReportMetric(float64(peak())/1e6, "peak-MB")
-					b.ReportMetric(float64(seen), "entries")
-					b.Logf("%d entries: %.200v", seen, err)
+					b.ReportMetric(float64(seen.Load()), "entries")
+					b.Logf("%d entries: %.200v", seen.Load(), err)
 				}
 			})
 		}
@@ -119,14 +121,14 @@ func TestBombs(t *testing.T) {
 	for name, entry := range bombs {
 		t.Run(name, func(t *testing.T) {
 			const count = 40_000
-			seen := 0
+			var seen atomic.Int64
 			_, _, err := convertLayers(t, limits, bomb(count, entry, &seen))
 			if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "the memory for the names, link targets and attributes") {
 				t.Errorf("got %v, want an error that names the budget", err)
 			}
 			const ahead = 2 * hashChunk * hashChunks / 512 // entries that are read ahead
-			if most := int(limits.Tree)/nameCost + ahead; seen > most {
-				t.Errorf("%d of %d entries were read; at most %d fit into the budget", seen, count, most)
+			if most := int64(limits.Tree)/nameCost + ahead; seen.Load() > most {
+				t.Errorf("%d of %d entries were read; at most %d fit into the budget", seen.Load(), count, most)
 			}
 			if fault.HintOf(err) == "" {
 				t.Error("the error has no hint")
@@ -142,7 +144,7 @@ func TestBudgetIsShared(t *testing.T) {
 	for layers, want := range map[int]fault.Kind{1: "", 2: fault.Invalid} {
 		var l []Layer
 		for range layers {
-			l = append(l, bomb(half, bombs["files"], new(int)))
+			l = append(l, bomb(half, bombs["files"], new(atomic.Int64)))
 		}
 		if _, _, err := convertLayers(t, limits, l...); fault.KindOf(err) != want {
 			t.Errorf("%d layers that need 3/4 of the budget each: got %v, want the kind %q", layers, err, want)
@@ -157,7 +159,7 @@ func TestBudgetIsHonest(t *testing.T) {
 			c := &Conversion{Limits: Limits{}.WithDefaults()}
 			tree := newTree(c.Limits)
 			before := liveHeap()
-			r, _ := bomb(2000, entry, new(int)).Open(t.Context())
+			r, _ := bomb(2000, entry, new(atomic.Int64)).Open(t.Context())
 			defer r.Close()
 			tr := tar.NewReader(r)
 			for i := 0; ; i++ {
