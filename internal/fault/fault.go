@@ -40,10 +40,14 @@ type Error struct {
 	Err  error  // the cause, if any
 }
 
-// New returns an error of the given kind. The format takes %w like fmt.Errorf.
+// New returns an error of the given kind. The format takes %w like fmt.Errorf, also several times.
 func New(kind Kind, format string, args ...any) *Error {
 	wrapped := fmt.Errorf(format, args...)
-	return &Error{Kind: kind, Msg: wrapped.Error(), Err: errors.Unwrap(wrapped)}
+	cause := errors.Unwrap(wrapped)
+	if _, several := wrapped.(interface{ Unwrap() []error }); several {
+		cause = wrapped
+	}
+	return &Error{Kind: kind, Msg: wrapped.Error(), Err: cause}
 }
 
 // WithHint sets the hint and returns the same error.

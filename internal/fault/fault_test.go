@@ -24,6 +24,18 @@ func TestWrappingKeepsKindAndHint(t *testing.T) {
 	}
 }
 
+// TestSeveralCauses wraps two errors at once. Neither they nor their hints are lost.
+func TestSeveralCauses(t *testing.T) {
+	cause := errors.New("cause")
+	err := New(Unavailable, "sending: %w; then: %w", New(NotFound, "gone").WithHint("look"), cause)
+	if !errors.Is(err, cause) || !errors.Is(err, &Error{Kind: NotFound}) {
+		t.Errorf("a cause of %q is lost", err)
+	}
+	if KindOf(err) != Unavailable || HintOf(err) != "look" {
+		t.Errorf("kind %s, hint %q", KindOf(err), HintOf(err))
+	}
+}
+
 func TestJoinedErrorsHaveTheFirstKind(t *testing.T) {
 	err := errors.Join(New(Exists, "taken").WithHint("other name"), New(Internal, "clean-up"))
 	if KindOf(err) != Exists || HintOf(err) != "other name" {
