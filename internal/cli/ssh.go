@@ -83,8 +83,7 @@ func runSSH(ctx context.Context, call openssh.Call, a *command.App) error {
 		return fmt.Errorf("finding banger's own program: %w", err)
 	}
 	guest := openssh.Guest{
-		Proxy: openssh.Word(self) + " vm proxy " + vm.Spec.Name + openssh.Domain,
-		Key:   layout.SSHKey(), KnownHosts: layout.KnownHosts(),
+		Proxy: openssh.Proxy(self, vm.Spec.Name+openssh.Domain), Key: layout.SSHKey(), KnownHosts: layout.KnownHosts(),
 	}
 	argv := append([]string{"ssh"}, call.Args(guest, vm.Spec.Name)...)
 	if err := syscall.Exec(program, argv, a.Env); err != nil {

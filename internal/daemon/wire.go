@@ -122,7 +122,7 @@ func (d *daemon) proxyCommand() string {
 	if err != nil {
 		program = "banger" // it may be in the PATH of ssh
 	}
-	command := openssh.Word(program) + " vm proxy %h"
+	command := openssh.Proxy(program, "%h")
 	if home, _ := d.LookupEnv("BANGER_HOME"); home != "" {
 		command = "env BANGER_HOME=" + openssh.Word(home) + " " + command
 	}

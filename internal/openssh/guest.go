@@ -10,7 +10,7 @@ const Domain = ".vm"
 
 // Guest is what OpenSSH needs to reach the VMs of a home.
 type Guest struct {
-	Proxy      string // shell command for ProxyCommand, see Word; OpenSSH replaces its % sequences
+	Proxy      string // see the function Proxy; OpenSSH replaces its % sequences
 	Key        string // file of the private key
 	KnownHosts string // file of the host keys
 }
@@ -68,6 +68,12 @@ func pattern(path string) string {
 		return r
 	}, path) + `"`
 }
+
+// viaProxy is the command of banger that connects OpenSSH to a VM.
+const viaProxy = " vm proxy "
+
+// Proxy returns the shell command with which a banger program connects OpenSSH to a host name.
+func Proxy(program, host string) string { return Word(program) + viaProxy + host }
 
 // Word quotes a word for the shell that runs a ProxyCommand, where OpenSSH replaces % sequences.
 func Word(s string) string {

@@ -12,7 +12,7 @@ func Shared(settings string) (options []string, ours bool) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		switch name {
 		case "proxycommand":
-			ours = strings.Contains(value, " vm proxy ")
+			ours = strings.Contains(value, viaProxy)
 		case "forwardagent", "forwardx11", "permitlocalcommand", "tunnel", "controlmaster":
 			if value == "no" || value == "false" {
 				continue
