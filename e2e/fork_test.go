@@ -166,14 +166,7 @@ func checkClock(t *testing.T, h *testkit.Home, name string) {
 // sees another's files. BANGER_STRESS=100 needs a quiet host.
 func TestForkMany(t *testing.T) {
 	h := warm(t)
-	count := 12
-	if text := os.Getenv("BANGER_STRESS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		count = n
-	}
+	count := testkit.Number(t, "BANGER_STRESS", 12)
 	ok(t, h, "daemon", "start")
 	before := h.Snapshot(t)
 	ok(t, h, "run", "-d", "--name", "seed", "--memory", "256M", "--vcpu", "1")

@@ -15,23 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/testkit"
 )
-
-// fromEnv returns a number from the environment, or a small one for a usual run of the tests.
-func fromEnv(t *testing.T, name string, usual int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return usual
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("%s is %q, not a positive number", name, text)
-	}
-	return n
-}
 
 // storm sends random operations to a few VMs from several clients at once.
 type storm struct {
@@ -79,19 +66,14 @@ func (s *storm) run(t *testing.T) {
 func (s *storm) send(t *testing.T, line string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	out, err := s.h.Command(ctx, "sh", "-c", filepath.Join(s.h.Bin, "banger")+" "+line+" </dev/null").CombinedOutput()
-	status := 0
-	if err != nil {
-		status = -1
-		if exit, ok := err.(interface{ ExitCode() int }); ok {
-			status = exit.ExitCode()
-		}
-	}
+	cmd := s.h.Command(ctx, "sh", "-c", filepath.Join(s.h.Bin, "banger")+" "+line+" </dev/null")
+	out, _ := cmd.CombinedOutput()
+	status := cmd.ProcessState.ExitCode() // -1 if a signal ended it, or it did not run
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counts[fmt.Sprintf("%s: %d", strings.Fields(strings.TrimPrefix(line, "vm "))[0], status)]++
-	const invalid, internal = 64, 70 // see banger help exit-codes
-	if ctx.Err() != nil || status == invalid || status == internal || status < 0 || strings.Contains(string(out), "panic") {
+	ours := status == fault.Invalid.ExitCode() || status == fault.Internal.ExitCode()
+	if ctx.Err() != nil || ours || status < 0 || strings.Contains(string(out), "panic") {
 		s.bad = append(s.bad, fmt.Sprintf("banger %s: exit %d: %s", line, status, out))
 	}
 }
@@ -137,19 +119,12 @@ func (s *storm) disturb(every time.Duration, stop <-chan struct{}) map[string]in
 
 // pids finds the home's processes of a program.
 func (s *storm) pids(program string) (pids []int) {
-	links, _ := filepath.Glob("/proc/[0-9]*/exe")
-	for _, link := range links {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
-		target, linkErr := os.Readlink(link)
-		if err != nil || linkErr != nil || filepath.Base(target) != program {
-			continue
-		}
-		cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(link), "cmdline"))
-		environ, _ := os.ReadFile(filepath.Join(filepath.Dir(link), "environ"))
-		if strings.Contains(string(cmdline), s.h.Dir+"/") || strings.Contains(string(environ), "BANGER_HOME="+s.h.Dir+"\x00") {
+	for pid := range s.h.Processes() {
+		if target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && filepath.Base(target) == program {
 			pids = append(pids, pid)
 		}
 	}
+	slices.Sort(pids)
 	return pids
 }
 
@@ -164,10 +139,10 @@ func TestStorm(t *testing.T) {
 	ok(t, h, "run", "--rm", "--memory", "128M", "--", "true")
 	every := max(4*time.Second, 5*time.Since(began)) // something succeeds between two kills
 	s := &storm{
-		h: h, clients: fromEnv(t, "BANGER_STRESS_CLIENTS", 4), total: fromEnv(t, "BANGER_STRESS_OPS", 60),
-		seed: uint64(fromEnv(t, "BANGER_STRESS_SEED", int(time.Now().Unix()))), counts: map[string]int{},
+		h: h, clients: testkit.Number(t, "BANGER_STRESS_CLIENTS", 4), total: testkit.Number(t, "BANGER_STRESS_OPS", 60),
+		seed: uint64(testkit.Number(t, "BANGER_STRESS_SEED", int(time.Now().Unix()))), counts: map[string]int{},
 	}
-	for i := range fromEnv(t, "BANGER_STRESS_VMS", 3) {
+	for i := range testkit.Number(t, "BANGER_STRESS_VMS", 3) {
 		s.names = append(s.names, "box-"+strconv.Itoa(i))
 	}
 	t.Logf("%d VMs, %d clients, %d operations, BANGER_STRESS_SEED=%d", len(s.names), s.clients, s.total, s.seed)
@@ -225,15 +200,12 @@ func (s *storm) audit(t *testing.T) {
 		strangers = slices.DeleteFunc(s.dirs(t, "state", "vms"), func(id string) bool { return slices.Contains(ids, id) })
 		return slices.Equal(machines, running) && len(strangers) == 0
 	}
-	for deadline := time.Now().Add(3 * time.Minute); !agree() && time.Now().Before(deadline); {
-		time.Sleep(100 * time.Millisecond)
-	}
-	if !slices.Equal(machines, running) {
-		t.Errorf("run directories of %q; %q have a machine", machines, running)
-	}
-	if len(strangers) > 0 {
-		t.Errorf("the directories of %q have no record", strangers)
-	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("run directories of %q; %q have a machine; the directories of %q have no record", machines, running, strangers)
+		}
+	}()
+	testkit.WaitFor(t, 3*time.Minute, "directories and records agree", agree)
 }
 
 // dirs lists the machines that have a directory below a path of the home.

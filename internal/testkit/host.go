@@ -110,6 +110,9 @@ func (h *Home) files(t testing.TB) []string {
 	return names
 }
 
+// Processes returns the command lines of the home's processes by pid, except this one's.
+func (h *Home) Processes() map[int]string { return processesIn(h.Dir) }
+
 // processesIn finds the processes with a directory in their command line, environment or working
 // directory, except this one.
 func processesIn(dir string) map[int]string {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -28,4 +29,19 @@ func RequireTool(t testing.TB, name string) {
 	t.Helper()
 	_, err := exec.LookPath(name)
 	Require(t, name, err == nil, "no program of that name in PATH")
+}
+
+// Number returns the positive number in an environment variable that makes a test larger, or usual
+// if the variable is unset.
+func Number(t testing.TB, variable string, usual int) int {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s is %q, not a positive number", variable, text)
+	}
+	return n
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"banger/internal/model"
+	"banger/internal/testkit"
 )
 
 // load is what a process holds that lives through many VMs.
@@ -43,14 +44,7 @@ func (d *daemon) measure(t *testing.T) load {
 // TestStressCycles creates, starts, stops and deletes VMs many times, several at once. The daemon
 // then holds no more than after the first tenth. BANGER_STRESS_CYCLES sets the number.
 func TestStressCycles(t *testing.T) {
-	cycles := 200
-	if text := os.Getenv("BANGER_STRESS_CYCLES"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 10 {
-			t.Fatalf("BANGER_STRESS_CYCLES is %q, not a number from 10", text)
-		}
-		cycles = n
-	}
+	cycles := max(testkit.Number(t, "BANGER_STRESS_CYCLES", 200), 10)
 	d := newHost(t).daemon()
 	d.cycle(t, cycles/10)
 	first := d.measure(t)
