@@ -2,7 +2,9 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strconv"
@@ -17,7 +19,16 @@ import (
 func SaveByQEMU(ctx context.Context, in vmm.Instance, req vmm.SaveRequest) (vmm.Saved, error) {
 	denied := func(context.Context, memory.Region, *os.File, *os.File) (copier, error) { return nil, unix.EPERM }
 	s := &saving{in: in.(*instance), req: req, read: denied}
-	return s.save(ctx)
+	return s.run(ctx)
+}
+
+// SaveUnread is a Save that calls f when it would read the memory, and then cannot read it.
+func SaveUnread(ctx context.Context, in vmm.Instance, req vmm.SaveRequest, f func() error) (vmm.Saved, error) {
+	unread := func(context.Context, memory.Region, *os.File, *os.File) (copier, error) {
+		return nil, errors.Join(io.ErrUnexpectedEOF, f())
+	}
+	s := &saving{in: in.(*instance), req: req, read: unread}
+	return s.run(ctx)
 }
 
 var instructionPointer = regexp.MustCompile(`\b[ER]IP=([0-9a-f]{1,16})\b`)

@@ -81,13 +81,56 @@ func (in *instance) command(ctx context.Context, name string, args any) error {
 func (in *instance) ask(ctx context.Context, name string, args, answer any) error {
 	select {
 	case <-in.proc.Done():
-		return fault.New(fault.WrongState, "the machine has ended")
+		return over(in.proc)
 	default:
 	}
 	if in.monitor == nil {
 		return fault.New(fault.Unavailable, "sending %s to QEMU: %w", name, in.monitorErr)
 	}
-	return in.monitor.Execute(ctx, name, args, answer)
+	if err := in.monitor.Execute(ctx, name, args, answer); err != nil {
+		return in.explain(name, err)
+	}
+	return nil
+}
+
+// goneTimeout bounds the wait for the end of a process. Its memory and its monitor end first.
+const goneTimeout = time.Second
+
+// explain replaces the error of a command if the reason is that the machine has ended, that this
+// process has closed the instance, or that QEMU takes no commands any more.
+func (in *instance) explain(name string, err error) error {
+	select {
+	case <-in.closed: // after the end, if the machine has ended
+	case <-in.monitor.Done():
+		if !endsSoon(in.proc) {
+			return fault.New(fault.Unavailable, "%w", err)
+		}
+	default:
+		return err
+	}
+	return fmt.Errorf("sending %s to QEMU: %w", name, over(in.proc))
+}
+
+// endsSoon waits for the end of a process that shows signs of it, and reports whether it came.
+func endsSoon(proc *process.Process) bool {
+	enough := time.NewTimer(goneTimeout)
+	defer enough.Stop()
+	select {
+	case <-proc.Done():
+		return true
+	case <-enough.C:
+		return false
+	}
+}
+
+// over returns why an instance that has ended or was closed does nothing any more.
+func over(proc *process.Process) error {
+	select {
+	case <-proc.Done(): // a machine that has ended is closed as well
+		return fault.New(fault.WrongState, "the machine has ended")
+	default:
+		return errClosed
+	}
 }
 
 // deaf reports whether QEMU takes no commands.

@@ -55,7 +55,7 @@ func (in *instance) locked(ctx context.Context, do func(running bool) error) err
 	case in.runLock <- struct{}{}:
 		defer func() { <-in.runLock }()
 	case <-in.closed:
-		return errClosed
+		return over(in.proc)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -26,9 +26,18 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, e
 	ctx, cancel := in.whileOpen(ctx)
 	defer cancel()
 	s := &saving{in: in, req: req, read: readMemory(in.PID())}
+	return s.run(ctx)
+}
+
+// run saves the machine. If the first sign of its end is that its memory cannot be read, the error
+// is that the machine has ended.
+func (s *saving) run(ctx context.Context) (vmm.Saved, error) {
 	saved, err := s.save(ctx)
+	if fault.KindOf(err) == fault.Internal && endsSoon(s.in.proc) {
+		err = fault.New(fault.WrongState, "%w: %w", over(s.in.proc), err)
+	}
 	if err != nil {
-		return vmm.Saved{}, fmt.Errorf("saving machine %s: %w", in.s.ID, err)
+		return vmm.Saved{}, fmt.Errorf("saving machine %s: %w", s.in.s.ID, err)
 	}
 	return saved, nil
 }
@@ -41,7 +50,7 @@ func (in *instance) whileOpen(ctx context.Context) (context.Context, func()) {
 		defer close(idle)
 		select {
 		case <-in.closed:
-			cancel(errClosed)
+			cancel(over(in.proc))
 		case <-ctx.Done():
 		}
 	}()

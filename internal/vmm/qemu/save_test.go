@@ -179,6 +179,35 @@ func TestCloseWhileSaving(t *testing.T) {
 	}
 }
 
+// TestSaveOfAMachineThatEnds kills QEMU in a Save, which then reports that the machine has ended,
+// whatever the driver has noticed of it.
+func TestSaveOfAMachineThatEnds(t *testing.T) {
+	kill := func(in vmm.Instance) error { return in.Signal(syscall.SIGKILL) }
+	for name, end := range map[string]func(vmm.Instance) error{
+		"killed":             kill,
+		"killed and noticed": func(in vmm.Instance) error { return errors.Join(kill(in), second(in.Wait(deadline(t)))) },
+		"killed and closed": func(in vmm.Instance) error {
+			return errors.Join(kill(in), second(in.Wait(deadline(t))), in.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := start(t, machine(t, tiny{then: off}))
+			req := request(t, t.TempDir())
+			req.Before = func(context.Context) error { return end(in) }
+			if _, err := in.(vmm.Saver).Save(deadline(t), req); fault.KindOf(err) != fault.WrongState {
+				t.Errorf("the save fails with %v (%s), not because the machine has ended", err, fault.KindOf(err))
+			}
+		})
+	}
+	in := start(t, machine(t, tiny{then: off}))
+	if _, err := qemu.SaveUnread(deadline(t), in, request(t, t.TempDir()), func() error { return kill(in) }); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("a save that cannot read the memory any more fails with %v (%s)", err, fault.KindOf(err))
+	}
+}
+
+// second returns the error of a call whose result does not matter.
+func second[T any](_ T, err error) error { return err }
+
 // TestPauseWhileSaving pauses a machine that is halted for a Save. It stays halted after the Save.
 func TestPauseWhileSaving(t *testing.T) {
 	in := start(t, machine(t, tiny{then: off})).(interface {
