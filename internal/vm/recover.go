@@ -60,6 +60,11 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		r.logger(op.record()).ErrorContext(ctx, "recovering", "error", err)
 	}
 	v := op.record()
+	if v.State != model.Suspended && !v.State.Between() && v.State != model.Broken { // outdated
+		if err := snapshot.Remove(op.dirs().Suspended()); err != nil {
+			r.logger(v).ErrorContext(ctx, "removing outdated memory", "error", err)
+		}
+	}
 	switch {
 	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting, neverBegan(v):
 		// Whoever asked for it is gone with the daemon that served them, or wanted it gone.
@@ -70,6 +75,8 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		return r.adopt(ctx, op)
 	case v.State == model.Starting:
 		return r.abandonStart(ctx, op)
+	case v.State == model.Suspended && !machine.MayExist(op.dirs().Suspended()): // given up
+		return op.settle(ctx, nil)
 	case v.State == model.Suspended && v.Runtime != nil:
 		return op.endSuspended(ctx)
 	case v.State.Live():

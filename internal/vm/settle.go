@@ -9,6 +9,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/snapshot"
 	"banger/internal/step"
 	"banger/internal/vmm/console"
 )
@@ -44,7 +45,7 @@ func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 	ctx = context.WithoutCancel(ctx)
 	err := op.tearDown(ctx)
 	if err == nil {
-		err = machine.RemoveAll(op.dirs().Suspended()) // memory without the machine that it was of
+		err = snapshot.Remove(op.dirs().Suspended()) // at once: half a memory would look damaged
 	}
 	if err != nil {
 		return errors.Join(err, op.markBroken(ctx, err))
