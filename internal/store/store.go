@@ -39,6 +39,7 @@ var migrations = []string{
 		created INTEGER NOT NULL, -- nanoseconds since the epoch
 		doc     TEXT NOT NULL     -- model.VM as JSON
 	) STRICT`,
+	`CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT`,
 }
 
 // Open opens the database at path, creates it if it is missing, and updates its schema. It rejects

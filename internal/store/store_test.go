@@ -75,6 +75,34 @@ func TestNamesAreUnique(t *testing.T) {
 	}
 }
 
+// TestMeta also opens a database from before the table.
+func TestMeta(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	if _, err := s.db.ExecContext(ctx, "DROP TABLE meta; PRAGMA user_version = 1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutVM(ctx, record("a", "one")); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, path)
+	for _, want := range []string{"", "x", "y"} {
+		if want != "" {
+			if err := s.SetMeta(ctx, HomeKey, want); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := s.Meta(ctx, HomeKey); err != nil || got != want {
+			t.Errorf("Meta: got %q, %v, want %q", got, err, want)
+		}
+	}
+	if vms, err := s.VMs(ctx); err != nil || len(vms) != 1 {
+		t.Errorf("after the migration: got the records %v, %v, want one", vms, err)
+	}
+}
+
 func TestRefusesWhatItCannotRead(t *testing.T) {
 	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "db")
