@@ -42,9 +42,11 @@ var mayImport = map[string][]string{
 	"machine":          {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmm"},
 	"template":         {"disk", "fault", "guest/proto", "machine", "model", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "step"},
+	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "vmm"},
+	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
 	"vm": {
 		"disk", "fault", "guest/proto", "machine", "model", "oplock", "paths", "snapshot", "snapshot/library", "step", "template",
-		"vmm", "vmm/console",
+		"vm/...", "vmm", "vmm/console",
 	},
 
 	// The implementations of the contracts.
@@ -112,6 +114,7 @@ var layers = []struct {
 	{"surfaces", []string{"cli", "api/server", "api/openapi", "doctor"}},
 	{"implementations of contracts", []string{"capability", "guest", "vmm/vmmtest"}},
 	{"virtual machines with records", []string{"vm"}},
+	{"parts of their operations", []string{"vm/moment", "vm/explain"}},
 	{"templates", []string{"template"}},
 	{"saved machines by name", []string{"snapshot/library"}},
 	{"machines without records", []string{"machine"}},

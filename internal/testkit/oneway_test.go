@@ -24,6 +24,8 @@ var oneWay = map[string]string{
 	"internal/template":         "",
 	"internal/snapshot/library": "",
 	"internal/vm":               "",
+	"internal/vm/explain":       "",
+	"internal/vm/moment":        "",
 
 	"internal/guest/agent":       "",
 	"internal/guest/agent/mount": "",

@@ -15,8 +15,8 @@ import (
 // A crash copies the host: its files, and its machines with their memory. Goroutines cannot be
 // killed, so the crashed daemon continues without effect. When it has ended, the copy is put back.
 
-// moment is the state of a host at one time.
-type moment struct {
+// crashPoint is the state of a host at one time.
+type crashPoint struct {
 	copies   map[string]string // of directories
 	machines []vmm.Machine
 	memories map[string][]byte // by id
@@ -24,9 +24,9 @@ type moment struct {
 }
 
 // remember copies the host.
-func (h *host) remember() moment {
+func (h *host) remember() crashPoint {
 	h.t.Helper()
-	now := moment{
+	now := crashPoint{
 		copies: map[string]string{}, machines: h.computer.Running(), memories: map[string][]byte{}, halted: map[string]bool{},
 	}
 	for _, m := range now.machines {
@@ -43,7 +43,7 @@ func (h *host) remember() moment {
 }
 
 // putBack makes the host what it was.
-func (h *host) putBack(then moment) {
+func (h *host) putBack(then crashPoint) {
 	h.t.Helper()
 	for _, m := range h.computer.Running() {
 		if _, ran := then.memories[m.ID]; !ran {

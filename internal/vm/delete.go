@@ -9,6 +9,7 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vm/explain"
 )
 
 // Delete removes a VM and everything that is its own. One that runs, or is coming up, is deleted
@@ -19,8 +20,8 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 	if err != nil {
 		return err
 	}
-	if v := e.record(); !force && (v.State == model.Starting || hasMemory(v)) {
-		return stillRuns(v)
+	if v := e.record(); !force && (v.State == model.Starting || explain.HasMemory(v)) {
+		return explain.StillRuns(v)
 	}
 	if force {
 		e.lock.CallOff(func(operation string) bool { return kind(operation).calledOffByDelete() })
@@ -34,8 +35,8 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 			// with the VM.
 			m.logger(op.record()).WarnContext(ctx, "deleting a VM that could not be settled", "error", err)
 		}
-		if v := op.record(); !force && hasMemory(v) {
-			return nil, stillRuns(v) // started while we waited
+		if v := op.record(); !force && explain.HasMemory(v) {
+			return nil, explain.StillRuns(v) // started while we waited
 		}
 		end := report.Track("delete", op.name())
 		err := op.delete(ctx)
@@ -44,19 +45,6 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 		return nil, err
 	})
 	return err
-}
-
-// hasMemory reports whether something would be lost with a VM's memory.
-func hasMemory(v model.VM) bool {
-	return v.State == model.Running || v.State == model.Paused || v.State == model.Suspended
-}
-
-func stillRuns(v model.VM) error {
-	f := fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
-	if v.State == model.Suspended {
-		return f.WithHint("`banger resume %s` lets it continue; with --force it is deleted, and its memory with it", v.Spec.Name)
-	}
-	return f.WithHint("stop it first, or delete it with --force")
 }
 
 // Prune deletes all VMs that are stopped or failed to start.

@@ -14,6 +14,8 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vm/explain"
+	"banger/internal/vm/moment"
 )
 
 // Fork makes new VMs from a running, paused or suspended one, all from the same moment. Each child
@@ -44,7 +46,7 @@ func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report s
 		}
 	}
 	m.Meter.Forked(made, forked.Pause)
-	if err := c.close(); err != nil {
+	if err := c.Close(); err != nil {
 		m.Log.ErrorContext(ctx, "removing what a fork needed", "error", err)
 	}
 	m.observe(ctx)
@@ -82,14 +84,14 @@ func childNames(parent model.VM, req model.Fork) ([]string, error) {
 }
 
 // captureFork saves the parent. Other operations on it wait no longer than that.
-func (m *Manager) captureFork(ctx context.Context, ref string, report step.Reporter) (*capture, error) {
-	return perform(ctx, m.core, ref, opFork, func(ctx context.Context, op *operation) (*capture, error) {
+func (m *Manager) captureFork(ctx context.Context, ref string, report step.Reporter) (*moment.Capture, error) {
+	return perform(ctx, m.core, ref, opFork, func(ctx context.Context, op *operation) (*moment.Capture, error) {
 		switch v := op.record(); v.State {
 		case model.Running, model.Paused, model.Suspended:
 		default:
-			return nil, notRunning(v)
+			return nil, explain.NotRunning(v)
 		}
-		memory, err := memoryFile()
+		memory, err := moment.Memory()
 		if err != nil {
 			return nil, err
 		}
@@ -98,19 +100,19 @@ func (m *Manager) captureFork(ctx context.Context, ref string, report step.Repor
 			return nil, errors.Join(err, memory.Close())
 		}
 		end := report.Track("capture", op.name())
-		c, err := capturing{op}.capture(ctx, draft, memory)
+		c, err := moment.Of(ctx, op.captured(), draft, memory)
 		end(err)
 		if err == nil {
-			report.Report(step.Event{Step: "pause", Phase: step.Done, Detail: op.name(), Duration: c.pause})
+			report.Report(step.Event{Step: "pause", Phase: step.Done, Detail: op.name(), Duration: c.Pause})
 		}
 		return c, err
 	})
 }
 
 // makeChildren makes the children side by side, as many at a time as the host has CPUs for.
-func (c *core) makeChildren(ctx context.Context, from *capture, names []string, req model.Fork, report step.Reporter) model.Forked {
-	from.alone = len(names) == 1
-	forked := model.Forked{Pause: from.pause, Children: make([]model.Child, len(names))}
+func (c *core) makeChildren(ctx context.Context, from *moment.Capture, names []string, req model.Fork, report step.Reporter) model.Forked {
+	from.Alone = len(names) == 1
+	forked := model.Forked{Pause: from.Pause, Children: make([]model.Child, len(names))}
 	var wg sync.WaitGroup
 	for i, name := range names {
 		wg.Go(func() {
@@ -136,7 +138,7 @@ func (c *core) makeChildren(ctx context.Context, from *capture, names []string, 
 
 // makeChild makes one VM from a capture, and starts it if the capture has memory. If that fails,
 // nothing of the VM is left.
-func (c *core) makeChild(ctx context.Context, from *capture, name string, req model.Fork) (model.VM, error) {
+func (c *core) makeChild(ctx context.Context, from *moment.Capture, name string, req model.Fork) (model.VM, error) {
 	select {
 	case c.forking <- struct{}{}:
 		defer func() { <-c.forking }()
@@ -154,8 +156,8 @@ func (c *core) makeChild(ctx context.Context, from *capture, name string, req mo
 
 // child describes the VM that is made from a capture. Until it has its disks it is being created,
 // so that nobody ever starts half of it.
-func (c *core) child(from *capture, name string, req model.Fork) newVM {
-	spec, parent := from.meta.Spec, from.parent
+func (c *core) child(from *moment.Capture, name string, req model.Fork) newVM {
+	spec, parent := from.Meta.Spec, from.Parent
 	spec.Remove = req.Remove
 	if req.Labels != nil {
 		spec.Labels = maps.Clone(req.Labels)
@@ -163,14 +165,14 @@ func (c *core) child(from *capture, name string, req model.Fork) newVM {
 	v := model.VM{
 		ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC(), Parent: &parent, DiskImage: spec.ImageID,
 	}
-	if from.memory != nil {
-		v.Runtime = &model.Runtime{Driver: from.meta.Driver, Fork: true}
+	if from.HasMemory() {
+		v.Runtime = &model.Runtime{Driver: from.Meta.Driver, Fork: true}
 	}
-	return newVM{vm: v, name: name, kind: opStart, disks: from.disks}
+	return newVM{vm: v, name: name, kind: opStart, disks: from.Disks}
 }
 
-func (op *operation) startChild(ctx context.Context, from *capture) error {
-	source, err := from.source()
+func (op *operation) startChild(ctx context.Context, from *moment.Capture) error {
+	source, err := from.Source()
 	if err != nil {
 		return err
 	}
@@ -180,5 +182,5 @@ func (op *operation) startChild(ctx context.Context, from *capture) error {
 		}
 		return nil
 	}
-	return op.start(ctx, source, from.meta.Driver, nil)
+	return op.start(ctx, source, from.Meta.Driver, nil)
 }

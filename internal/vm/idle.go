@@ -7,6 +7,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/vm/explain"
 )
 
 const (
@@ -25,14 +26,14 @@ func (m *Manager) Use(ctx context.Context, ref string) (v model.VM, agent machin
 		return e.record(), agent, done, nil
 	}
 	if v := e.record(); v.Spec.IdleSuspend == 0 || !e.mayWake() {
-		return v, nil, nil, notRunning(v)
+		return v, nil, nil, explain.NotRunning(v)
 	}
 	if err := wake(ctx, m.core, e.record().ID); err != nil {
 		return e.record(), nil, nil, err
 	}
 	agent, done, ok := e.use()
 	if !ok {
-		return e.record(), nil, nil, notRunning(e.record())
+		return e.record(), nil, nil, explain.NotRunning(e.record())
 	}
 	return e.record(), agent, done, nil
 }

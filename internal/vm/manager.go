@@ -8,7 +8,7 @@
 //   - An operation is a start, a stop, a delete and so on. It holds the entry's operation lock from
 //     beginning to end. Operations on one VM queue in order, and different VMs proceed in parallel.
 //   - A VM is settled when nothing of a run is left on the host.
-//   - A capture is a VM at one moment, from which other VMs are made.
+//   - A capture is a VM at one moment, from which other VMs are made: see package moment.
 //
 // # Invariants
 //
@@ -51,13 +51,13 @@ import (
 	"sync"
 	"time"
 
-	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/oplock"
 	"banger/internal/paths"
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
+	"banger/internal/vm/explain"
 	"banger/internal/vmm"
 )
 
@@ -131,7 +131,7 @@ func (m *Manager) Agent(ref string) (machine.Agent, error) {
 	}
 	v, l := e.state()
 	if v.State != model.Running || l == nil {
-		return nil, notRunning(v)
+		return nil, explain.NotRunning(v)
 	}
 	return l.Agent, nil
 }
@@ -161,16 +161,3 @@ func (c *core) pinned(do func() error) error {
 func (c *core) logger(v model.VM) *slog.Logger { return c.Log.With("vm", v.ID, "name", v.Spec.Name) }
 
 func (c *core) dirsOf(v model.VM) paths.VM { return c.Layout.VM(v.ID) }
-
-func notRunning(v model.VM) error {
-	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State)
-	switch v.State {
-	case model.Stopped, model.Failed:
-		return f.WithHint("start it with `banger vm start %s`", v.Spec.Name)
-	case model.Starting:
-		return f.WithHint("wait until it has come up")
-	case model.Paused, model.Suspended:
-		return f.WithHint("resume it with `banger vm resume %s`", v.Spec.Name)
-	}
-	return f
-}

@@ -10,6 +10,7 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/snapshot"
+	"banger/internal/vm/moment"
 )
 
 // suspension is what a suspended VM's memory says of itself besides what it is.
@@ -81,4 +82,9 @@ func (op *operation) metaOf(ctx context.Context, at time.Time) (snapshot.Meta, e
 	var err error
 	meta.Fingerprint, err = op.host.Shape(ctx, meta.Driver, subject)
 	return meta, err
+}
+
+// captured is the VM as package moment sees it.
+func (op *operation) captured() moment.VM {
+	return moment.VM{Record: op.record(), Files: op.dirs(), Machine: op.e.machine(), Meta: op.metaOf}
 }

@@ -9,6 +9,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/vm/explain"
 )
 
 // records is the index of all entries.
@@ -81,14 +82,9 @@ func (r *records) checkNameFree(name string) error {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if e := r.byNameLocked(name); e != nil {
-		return nameTaken(e.record())
+		return explain.NameTaken(e.record())
 	}
 	return nil
-}
-
-func nameTaken(v model.VM) error {
-	return fault.New(fault.Exists, "a VM named %q exists already (%s)", v.Spec.Name, v.State).
-		WithHint("choose another name, or delete it with `banger vm delete %s`", v.Spec.Name)
 }
 
 // add enters a new entry under a name, or under a random one for "". Its operation lock is held.
@@ -98,7 +94,7 @@ func (r *records) add(e *entry, name string) error {
 	if name == "" {
 		name = model.NewName(func(n string) bool { return r.byNameLocked(n) != nil })
 	} else if other := r.byNameLocked(name); other != nil {
-		return nameTaken(other.record())
+		return explain.NameTaken(other.record())
 	}
 	e.show(func(v *model.VM) { v.Spec.Name = name })
 	r.vms[e.record().ID] = e

@@ -15,7 +15,8 @@ import (
 	"banger/internal/model"
 	"banger/internal/snapshot/library"
 	"banger/internal/step"
-	"banger/internal/vmm"
+	"banger/internal/vm/explain"
+	"banger/internal/vm/moment"
 )
 
 // CreateSnapshot keeps a VM at this moment under a name: with its memory if it runs, is paused or
@@ -37,16 +38,16 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 			return model.Snapshot{}, err
 		}
 		end := report.Track("capture", op.name())
-		c, err := capturing{op}.capture(ctx, draft, nil)
+		c, err := moment.Of(ctx, op.captured(), draft, nil)
 		end(err)
 		if err != nil {
 			return model.Snapshot{}, err
 		}
 		end = report.Track("store", "")
 		v := op.record()
-		stored, err := m.library.Store(ctx, c.draft, c.meta, library.Label{Name: name, VM: v.Spec.Name, VMID: v.ID, Pause: c.pause})
+		stored, err := m.library.Store(ctx, c.Draft, c.Meta, library.Label{Name: name, VM: v.Spec.Name, VMID: v.ID, Pause: c.Pause})
 		end(err)
-		return stored, errors.Join(err, c.close())
+		return stored, errors.Join(err, c.Close())
 	})
 }
 
@@ -63,12 +64,12 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 	if err != nil {
 		return model.Forked{}, err
 	}
-	defer c.close()
+	defer c.Close()
 	if req.Into != "" {
 		v, err := m.restoreInto(ctx, req.Into, c, req.Force, report)
 		return model.Forked{Children: []model.Child{{Name: v.Spec.Name, VM: &v}}}, err
 	}
-	names, err := childNames(model.VM{Spec: c.meta.Spec}, req.Fork)
+	names, err := childNames(model.VM{Spec: c.Meta.Spec}, req.Fork)
 	if err != nil {
 		return model.Forked{}, err
 	}
@@ -87,13 +88,13 @@ func (c *core) checkInto(req model.Restore) error {
 		return err
 	}
 	if v := e.record(); !v.State.Between() {
-		return mayReplace(v, req.Force)
+		return explain.MayReplace(v, req.Force)
 	}
 	return nil
 }
 
 // captureOf opens a stored snapshot to make VMs of it. All of it is checked first.
-func (c *core) captureOf(ctx context.Context, ref string, disksOnly bool, report step.Reporter) (*capture, error) {
+func (c *core) captureOf(ctx context.Context, ref string, disksOnly bool, report step.Reporter) (*moment.Capture, error) {
 	s, snap, err := c.library.Open(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -104,48 +105,14 @@ func (c *core) captureOf(ctx context.Context, ref string, disksOnly bool, report
 	if err != nil {
 		return nil, err
 	}
-	from := &capture{
-		parent: model.Parent{VM: s.VMID, Name: s.VM, Snapshot: s.ID}, meta: snap.Meta(),
-		kind: model.FromSnapshot, disks: machine.SavedDisks(snap),
-	}
-	if err := from.checkComplete(s); err != nil {
-		return nil, err
-	}
-	if s.Kind == model.SnapshotFull && !disksOnly {
-		if from.memory, err = snap.OpenMemory(); err != nil {
-			return nil, err
-		}
-		from.openDevice = snap.OpenDevice
-	}
-	return from, nil
-}
-
-// checkComplete fails if a stored snapshot lacks what its VM had. A missing work disk of a snapshot
-// without memory is made at the next start.
-func (c *capture) checkComplete(s model.Snapshot) error {
-	spec := c.meta.Spec
-	spec.Name = "unnamed" // the VM's own name does not matter
-	if err := spec.Validate(); err != nil {
-		return fault.New(fault.Invalid, "snapshot %s: %w", s.Name, err)
-	}
-	hasWork, wantsWork, full := c.disks[machine.WorkDisk] != "", spec.WorkDiskSize != 0, s.Kind == model.SnapshotFull
-	if c.disks[machine.SystemDisk] == "" || hasWork && !wantsWork || !hasWork && wantsWork && full {
-		return fault.New(fault.Invalid, "snapshot %s does not have the disks that its VM had", s.Name)
-	}
-	if _, err := vmm.DecodeMemoryLayout(c.meta.Layout); full && err != nil {
-		return fmt.Errorf("snapshot %s: %w", s.Name, err)
-	}
-	if full && c.meta.Fingerprint == "" {
-		return fault.New(fault.Invalid, "snapshot %s does not say what machine its memory is of", s.Name)
-	}
-	return nil
+	return moment.Stored(s, snap, disksOnly)
 }
 
 // restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was
 // before is lost, but not before everything that can be missing is there.
-func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force bool, report step.Reporter) (model.VM, error) {
+func (m *Manager) restoreInto(ctx context.Context, ref string, c *moment.Capture, force bool, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opStart, func(ctx context.Context, op *operation) (model.VM, error) {
-		if err := mayReplace(op.record(), force); err != nil {
+		if err := explain.MayReplace(op.record(), force); err != nil {
 			return op.record(), err
 		}
 		if err := (restoring{op}).checkRestorable(ctx, c); err != nil {
@@ -156,12 +123,12 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force
 			return op.record(), fmt.Errorf("restoring VM %s: %w", op.name(), err)
 		}
 		defer m.observe(ctx)
-		c.alone = true
-		source, err := c.source()
+		c.Alone = true
+		source, err := c.Source()
 		if err != nil || source == nil {
 			return op.record(), err
 		}
-		err = op.start(context.WithoutCancel(ctx), source, c.meta.Driver, report)
+		err = op.start(context.WithoutCancel(ctx), source, c.Meta.Driver, report)
 		return op.record(), err
 	})
 }
@@ -170,12 +137,12 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *capture, force
 type restoring struct{ *operation }
 
 // replaceDisks copies the disks beside the VM's own, and then makes the VM what the capture keeps.
-func (op restoring) replaceDisks(ctx context.Context, c *capture, report step.Reporter) error {
+func (op restoring) replaceDisks(ctx context.Context, c *moment.Capture, report step.Reporter) error {
 	// where start-up finds what a crash leaves
 	stage := op.library.Dir(disk.TempPrefix + model.NewID())
 	defer os.RemoveAll(stage)
 	end := report.Track("disks", "")
-	err := stageDisks(ctx, c.disks, stage)
+	err := stageDisks(ctx, c.Disks, stage)
 	end(err)
 	if err != nil {
 		return err
@@ -184,32 +151,17 @@ func (op restoring) replaceDisks(ctx context.Context, c *capture, report step.Re
 	return op.replace(context.WithoutCancel(ctx), c, stage, report)
 }
 
-// mayReplace refuses a VM that has more to lose than its disks, unless that is wanted.
-func mayReplace(v model.VM, force bool) error {
-	switch v.State {
-	case model.Stopped, model.Failed:
-		return nil
-	case model.Running, model.Paused, model.Suspended, model.Broken:
-		if force {
-			return nil
-		}
-		return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State).
-			WithHint("stop it first, or restore with --force")
-	}
-	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
-}
-
 // checkRestorable fails if the VM cannot become what a capture keeps.
-func (op restoring) checkRestorable(ctx context.Context, c *capture) error {
-	if err := op.checkParts(c.meta.Spec); err != nil {
+func (op restoring) checkRestorable(ctx context.Context, c *moment.Capture) error {
+	if err := op.checkParts(c.Meta.Spec); err != nil {
 		return err
 	}
-	if c.memory == nil {
+	if !c.HasMemory() {
 		return nil
 	}
 	subject := op.subject()
-	subject.Spec = c.meta.Spec
-	return op.host.CheckShape(ctx, c.meta.Driver, subject, c.meta.Fingerprint)
+	subject.Spec = c.Meta.Spec
+	return op.host.CheckShape(ctx, c.Meta.Driver, subject, c.Meta.Fingerprint)
 }
 
 // stageDisks makes a directory with copies of disks.
@@ -224,7 +176,7 @@ func stageDisks(ctx context.Context, disks map[string]string, dir string) error 
 // replace makes the VM what a capture keeps, whose disks are in stage: all of it or nothing,
 // wherever it is cut off. The turning point is the record. Before, the VM has its own disks. After,
 // it has the capture's, which placeRestored moves to their places now or at the next operation.
-func (op restoring) replace(ctx context.Context, c *capture, stage string, report step.Reporter) error {
+func (op restoring) replace(ctx context.Context, c *moment.Capture, stage string, report step.Reporter) error {
 	if v := op.record(); v.State != model.Stopped && v.State != model.Failed {
 		if err := op.settle(ctx, nil); err != nil {
 			return err
@@ -242,9 +194,9 @@ func (op restoring) replace(ctx context.Context, c *capture, stage string, repor
 		return err
 	}
 	err = op.update(ctx, func(v *model.VM) {
-		parent := c.parent
-		v.Spec, v.DiskImage, v.Parent = c.meta.Spec.For(v.Spec), c.meta.Spec.ImageID, &parent
-		v.State, v.LastError, v.Restoring = model.Stopped, nil, slices.Sorted(maps.Keys(c.disks))
+		parent := c.Parent
+		v.Spec, v.DiskImage, v.Parent = c.Meta.Spec.For(v.Spec), c.Meta.Spec.ImageID, &parent
+		v.State, v.LastError, v.Restoring = model.Stopped, nil, slices.Sorted(maps.Keys(c.Disks))
 	})
 	if err != nil {
 		// A failed write may have had its effect: the record is put right before its disks are

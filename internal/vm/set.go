@@ -11,6 +11,7 @@ import (
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/vm/explain"
 )
 
 // Set changes a VM's spec and returns what has taken effect and what will at the next start. Either
@@ -18,7 +19,7 @@ import (
 func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (model.Changed, error) {
 	return perform(ctx, m.core, ref, opSet, func(ctx context.Context, op *operation) (model.Changed, error) {
 		old := op.record()
-		if err := maySet(old); err != nil {
+		if err := explain.MaySet(old); err != nil {
 			return model.Changed{}, err
 		}
 		next, err := m.changed(ctx, old, change)
@@ -49,21 +50,6 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 	})
 }
 
-// maySet refuses a VM whose guest cannot take anything up and would not take it up later.
-func maySet(v model.VM) error {
-	switch {
-	case v.State == model.Suspended:
-		return fault.New(fault.WrongState, "VM %s is suspended: its memory knows the machine as it is", v.Spec.Name).
-			WithHint("resume it first, or stop it")
-	case v.State == model.Paused:
-		return fault.New(fault.WrongState, "VM %s is paused: its guest cannot take anything up", v.Spec.Name).
-			WithHint("resume it first, or stop it")
-	case v.State.Between(), v.State == model.Broken:
-		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
-	}
-	return nil
-}
-
 // changed is the VM as the change would have it.
 func (c *core) changed(ctx context.Context, old model.VM, change model.Change) (model.VM, error) {
 	next := old
@@ -71,7 +57,7 @@ func (c *core) changed(ctx context.Context, old model.VM, change model.Change) (
 	if err := c.chooseVCPUs(ctx, old.Spec, &next.Spec); err != nil {
 		return next, err
 	}
-	if err := checkChange(old.Spec, next.Spec); err != nil {
+	if err := explain.CheckChange(old.Spec, next.Spec); err != nil {
 		return next, err
 	}
 	return next, c.resolveChange(old.Spec, &next.Spec)
@@ -133,23 +119,6 @@ func (c *core) chooseVCPUs(ctx context.Context, old model.Spec, next *model.Spec
 		next.VCPUs = c.vcpusFor(ctx, img)
 	}
 	return err
-}
-
-func checkChange(old, next model.Spec) error {
-	if err := next.Validate(); err != nil {
-		return fault.New(fault.Invalid, "%w", err)
-	}
-	if next.DiskSize < old.DiskSize {
-		return shrinks("disk size", old.DiskSize, next.DiskSize)
-	}
-	if next.WorkDiskSize < old.WorkDiskSize {
-		return shrinks("work disk size", old.WorkDiskSize, next.WorkDiskSize)
-	}
-	return nil
-}
-
-func shrinks(what string, old, next model.Bytes) error {
-	return fault.New(fault.Invalid, "%s: %v is less than the present %v, and disks only grow", what, next, old)
 }
 
 // resolveChange pins an image or kernel that the change names, without making one: a change is

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/snapshot"
-	"banger/internal/step"
+	"banger/internal/vm/explain"
 	"banger/internal/vmm/console"
 )
 
@@ -161,31 +160,10 @@ func (op *operation) removeIfAsked(ctx context.Context) {
 	}
 }
 
-// failure turns an error into what the record keeps of it.
+// failure turns an error into what the VM's record keeps of it.
 func (c *core) failure(v model.VM, err error) *model.Failure {
-	f := &model.Failure{Time: time.Now().UTC(), Msg: err.Error(), Hint: fault.HintOf(err)}
-	var failed *step.Error
-	if !errors.As(err, &failed) {
-		return f
-	}
-	f.Step, f.Msg = failed.Step, failed.Err.Error()
-	if failed.Undo != nil {
-		f.Msg += " (left over: " + failed.Undo.Error() + ")"
-	}
-	files := c.dirsOf(v)
-	switch {
-	case failed.Step == "vmm":
-		f.Log = files.VMMLog()
-	case inGuest(failed.Step):
-		f.Log = files.ConsoleLog()
-	default:
-		f.Log = c.Layout.DaemonLog()
-	}
-	return f
+	return explain.Failure(c.Layout, v, err)
 }
-
-// inGuest reports whether a step waits for the guest, so that its console explains a failure.
-func inGuest(step string) bool { return step == "agent" || step == "assume" }
 
 // consoleTail is how much of a console goes to the daemon's log.
 const consoleTail = 2 << 10

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -133,10 +134,10 @@ func TestHostileSnapshot(t *testing.T) {
 			}
 			memory, err := draft.Memory()
 			damage(t, err)
-			damage(t, copyFile(t.Context(), snap.OpenMemory, memory))
+			damage(t, copyInto(t, snap.OpenMemory, memory))
 			device, err := os.OpenFile(draft.Device(), os.O_CREATE|os.O_WRONLY, 0o600)
 			damage(t, err)
-			damage(t, errors.Join(copyFile(t.Context(), snap.OpenDevice, device), device.Close()))
+			damage(t, errors.Join(copyInto(t, snap.OpenDevice, device), device.Close()))
 			from, _ := snap.DiskPath(machine.SystemDisk)
 			damage(t, draft.CloneDisk(t.Context(), machine.SystemDisk, from))
 			_, err = draft.Commit(t.Context(), meta)
@@ -160,4 +161,14 @@ func TestHostileSnapshot(t *testing.T) {
 			}
 		})
 	}
+}
+
+// copyInto copies a file of a snapshot.
+func copyInto(t *testing.T, open func() (*os.File, error), to *os.File) error {
+	from, err := open()
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return disk.CloneFile(t.Context(), from, to)
 }

@@ -11,6 +11,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/snapshot"
 	"banger/internal/step"
+	"banger/internal/vm/explain"
 	"banger/internal/vmm"
 )
 
@@ -184,7 +185,7 @@ func (s *launching) failed(ctx context.Context, cause error) error {
 			v.State, v.Runtime = model.Failed, nil
 		}
 	})
-	if failed != nil && inGuest(failed.Step) && ctx.Err() == nil {
+	if failed != nil && explain.InGuest(failed.Step) && ctx.Err() == nil {
 		s.logConsole(ctx, s.record())
 	}
 	err = errors.Join(fmt.Errorf("starting VM %s: %w", s.name(), cause), err)

@@ -10,6 +10,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vm/explain"
 )
 
 // Stop asks the guest to power off, waits for timeout (nil: the configured one; 0: not at all), and
@@ -129,7 +130,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	}
 	l := e.machine()
 	if l == nil {
-		return e.record(), nothingToKill(e.record())
+		return e.record(), explain.NothingToKill(e.record())
 	}
 	if fatal(sig) {
 		l.MarkKilled()
@@ -148,17 +149,6 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	}
 	m.ended(e, l, exit)
 	return e.record(), nil
-}
-
-func nothingToKill(v model.VM) error {
-	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State)
-	switch v.State {
-	case model.Starting:
-		return f.WithHint("to call its start off, delete it with `banger vm delete --force %s`", v.Spec.Name)
-	case model.Stopped, model.Failed:
-		return f.WithHint("there is nothing to kill; to delete it: `banger vm delete %s`", v.Spec.Name)
-	}
-	return f
 }
 
 // giveUpMemory is what a signal does to a VM without a VMM: it is stopped as if its power had

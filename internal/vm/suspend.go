@@ -12,6 +12,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/snapshot"
 	"banger/internal/step"
+	"banger/internal/vm/explain"
 )
 
 // suspending is an operation that halts its VM.
@@ -130,7 +131,7 @@ func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (
 			return v, nil
 		case model.Running:
 		default:
-			return v, notRunning(v)
+			return v, explain.NotRunning(v)
 		}
 		err := suspending{op}.pause(context.WithoutCancel(ctx))
 		m.observe(ctx)
@@ -188,7 +189,7 @@ func (m *Manager) Suspend(ctx context.Context, ref string, report step.Reporter)
 			return op.record(), err
 		case model.Running, model.Paused:
 		default:
-			return v, notRunning(v)
+			return v, explain.NotRunning(v)
 		}
 		err := suspending{op}.suspend(context.WithoutCancel(ctx), report)
 		m.observe(ctx)

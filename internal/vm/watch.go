@@ -2,11 +2,10 @@ package vm
 
 import (
 	"context"
-	"time"
 
-	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/vm/explain"
 	"banger/internal/vmm"
 )
 
@@ -42,27 +41,11 @@ func (op *operation) settleEnded(ctx context.Context, exit vmm.Exit) {
 		}
 		return
 	}
-	if err := op.settle(ctx, op.exitFailure(v, exit)); err != nil {
+	if err := op.settle(ctx, explain.Exit(op.Layout, v, exit)); err != nil {
 		op.logger(v).ErrorContext(ctx, "settling a VM whose machine ended", "error", err)
 		return
 	}
 	op.logger(v).InfoContext(ctx, "machine ended", "reason", exit.Reason, "detail", exit.Detail)
 	op.removeIfAsked(ctx)
 	op.observe(ctx)
-}
-
-// exitFailure is what the record keeps of an end that nobody asked for; nil for one that the guest
-// or the user wanted.
-func (c *core) exitFailure(v model.VM, exit vmm.Exit) *model.Failure {
-	switch exit.Reason {
-	case vmm.ExitPowerOff, vmm.ExitReboot, vmm.ExitShutdown, vmm.ExitKilled:
-		return nil
-	}
-	err := machine.Ended(exit)
-	files := c.dirsOf(v)
-	f := &model.Failure{Time: time.Now().UTC(), Msg: err.Error(), Hint: fault.HintOf(err), Log: files.ConsoleLog()}
-	if exit.Reason == vmm.ExitCrashed {
-		f.Log = files.VMMLog()
-	}
-	return f
 }

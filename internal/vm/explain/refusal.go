@@ -1,0 +1,102 @@
+// Package explain words what a user reads of a VM: why an operation is refused, and what a record
+// keeps of a failure. Its functions look at what they are given, and change nothing.
+package explain
+
+import (
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// NotRunning refuses what only a running VM can do.
+func NotRunning(v model.VM) error {
+	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State)
+	switch v.State {
+	case model.Stopped, model.Failed:
+		return f.WithHint("start it with `banger vm start %s`", v.Spec.Name)
+	case model.Starting:
+		return f.WithHint("wait until it has come up")
+	case model.Paused, model.Suspended:
+		return f.WithHint("resume it with `banger vm resume %s`", v.Spec.Name)
+	}
+	return f
+}
+
+// NothingToKill refuses a signal to a VM without a VMM.
+func NothingToKill(v model.VM) error {
+	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State)
+	switch v.State {
+	case model.Starting:
+		return f.WithHint("to call its start off, delete it with `banger vm delete --force %s`", v.Spec.Name)
+	case model.Stopped, model.Failed:
+		return f.WithHint("there is nothing to kill; to delete it: `banger vm delete %s`", v.Spec.Name)
+	}
+	return f
+}
+
+// MaySet refuses a VM whose guest cannot take anything up and would not take it up later.
+func MaySet(v model.VM) error {
+	switch {
+	case v.State == model.Suspended:
+		return fault.New(fault.WrongState, "VM %s is suspended: its memory knows the machine as it is", v.Spec.Name).
+			WithHint("resume it first, or stop it")
+	case v.State == model.Paused:
+		return fault.New(fault.WrongState, "VM %s is paused: its guest cannot take anything up", v.Spec.Name).
+			WithHint("resume it first, or stop it")
+	case v.State.Between(), v.State == model.Broken:
+		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+	}
+	return nil
+}
+
+// CheckChange refuses a spec that the VM cannot get.
+func CheckChange(old, next model.Spec) error {
+	if err := next.Validate(); err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	if next.DiskSize < old.DiskSize {
+		return shrinks("disk size", old.DiskSize, next.DiskSize)
+	}
+	if next.WorkDiskSize < old.WorkDiskSize {
+		return shrinks("work disk size", old.WorkDiskSize, next.WorkDiskSize)
+	}
+	return nil
+}
+
+func shrinks(what string, old, next model.Bytes) error {
+	return fault.New(fault.Invalid, "%s: %v is less than the present %v, and disks only grow", what, next, old)
+}
+
+// HasMemory reports whether something would be lost with a VM's memory.
+func HasMemory(v model.VM) bool {
+	return v.State == model.Running || v.State == model.Paused || v.State == model.Suspended
+}
+
+// StillRuns refuses to delete a VM without force.
+func StillRuns(v model.VM) error {
+	f := fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+	if v.State == model.Suspended {
+		return f.WithHint("`banger resume %s` lets it continue; with --force it is deleted, and its memory with it", v.Spec.Name)
+	}
+	return f.WithHint("stop it first, or delete it with --force")
+}
+
+// MayReplace refuses a VM that has more to lose than its disks, unless that is wanted.
+func MayReplace(v model.VM, force bool) error {
+	switch v.State {
+	case model.Stopped, model.Failed:
+		return nil
+	case model.Running, model.Paused, model.Suspended, model.Broken:
+		if force {
+			return nil
+		}
+		return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State).
+			WithHint("stop it first, or restore with --force")
+	}
+	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+}
+
+// NameTaken refuses a name that v has.
+func NameTaken(v model.VM) error {
+	return fault.New(fault.Exists, "a VM named %q exists already (%s)", v.Spec.Name, v.State).
+		WithHint("choose another name, or delete it with `banger vm delete %s`", v.Spec.Name)
+}

@@ -1,0 +1,219 @@
+// Package moment keeps a VM as it is at one moment, so that other VMs can be made from it: forks,
+// stored snapshots, and VMs that are restored from these.
+//
+// A Capture begins in one of two ways. Of saves a VM, whose operation lock the caller holds. Stored
+// opens a snapshot. Each child gets a Source with descriptors of its own.
+package moment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/snapshot"
+	"banger/internal/vmm"
+)
+
+// VM is what Of captures.
+type VM struct {
+	Record  model.VM
+	Files   paths.VM
+	Machine *machine.Machine // nil unless one exists
+	// Meta describes the machine. at is the moment that is kept.
+	Meta func(ctx context.Context, at time.Time) (snapshot.Meta, error)
+}
+
+// Capture is a VM at one moment.
+type Capture struct {
+	Parent model.Parent
+	Meta   snapshot.Meta
+	Pause  time.Duration     // that the VM's processes stood still
+	Alone  bool              // only one VM is made of it
+	Disks  map[string]string // path by name
+	Draft  *snapshot.Draft   // holds what is not a stored snapshot's; nil if all is
+
+	kind model.OriginKind
+	// for forks; nil in a capture that is to be stored, and in one of disks only
+	memory     *os.File
+	openDevice func() (*os.File, error)
+}
+
+// HasMemory reports whether children start from the VM's memory, and not with disks only.
+func (c *Capture) HasMemory() bool { return c.memory != nil }
+
+// Close releases the files, and removes the draft.
+func (c *Capture) Close() error {
+	var err error
+	if c.memory != nil {
+		err = c.memory.Close()
+	}
+	if c.Draft != nil {
+		err = errors.Join(err, c.Draft.Discard())
+	}
+	return err
+}
+
+// Source is what one child starts from, with descriptors of its own; nil if there are disks only.
+func (c *Capture) Source() (machine.Source, error) {
+	if c.memory == nil {
+		return nil, nil
+	}
+	f := &machine.Fork{
+		From:  model.Origin{Kind: c.kind, Of: c.Parent.VM, Name: c.Parent.Name},
+		Shape: c.Meta.Fingerprint, Alone: c.Alone,
+	}
+	if c.Parent.Snapshot != "" {
+		f.From.Of = c.Parent.Snapshot
+	}
+	var err error
+	if f.Layout, err = vmm.DecodeMemoryLayout(c.Meta.Layout); err != nil {
+		return nil, err
+	}
+	if f.Memory, err = os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(c.memory.Fd())), os.O_RDWR, 0); err != nil {
+		return nil, fmt.Errorf("opening the memory for a fork: %w", err)
+	}
+	if f.Device, err = c.openDevice(); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the devices' state for a fork: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+func (c *Capture) deviceInDraft() (*os.File, error) { return os.Open(c.Draft.Device()) }
+
+// keepDisks copies disks into the draft.
+func (c *Capture) keepDisks(ctx context.Context, disks map[string]string) error {
+	c.nameDisks(disks)
+	return machine.CloneDisks(ctx, disks, c.Draft)
+}
+
+func (c *Capture) nameDisks(disks map[string]string) {
+	for name := range disks {
+		c.Disks[name] = c.Draft.DiskPath(name)
+	}
+}
+
+// target is where the memory goes. A draft closes its own file.
+func (c *Capture) target() (*os.File, error) {
+	if c.memory != nil {
+		return c.memory, nil
+	}
+	return c.Draft.Memory()
+}
+
+// Of keeps what a VM is at this moment in a draft, and lets the VM continue. Memory goes to memory,
+// or into the draft if that is nil. A VM at rest has disks only.
+func Of(ctx context.Context, vm VM, draft *snapshot.Draft, memory *os.File) (*Capture, error) {
+	v := vm.Record
+	c := &Capture{
+		Parent: model.Parent{VM: v.ID, Name: v.Spec.Name}, kind: model.FromFork,
+		memory: memory, Disks: map[string]string{}, Draft: draft,
+	}
+	var err error
+	switch v.State {
+	case model.Running, model.Paused:
+		err = c.saveMachine(ctx, vm)
+	case model.Suspended:
+		err = c.copySuspended(ctx, vm)
+	case model.Stopped, model.Failed:
+		err = c.copyDisks(ctx, vm)
+	default:
+		err = fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *Capture) copyDisks(ctx context.Context, vm VM) (err error) {
+	v := vm.Record
+	disks := machine.Disks(vm.Files)
+	// it would not fit the image that the snapshot names
+	if disks[machine.SystemDisk] == "" || v.DiskImage != v.Spec.ImageID {
+		return fault.New(fault.WrongState, "VM %s has not run with image %s yet: there is nothing to keep", v.Spec.Name, v.Spec.Image).
+			WithHint("start it first: `banger vm start %s`", v.Spec.Name)
+	}
+	if c.Meta, err = vm.Meta(ctx, time.Now()); err != nil {
+		return err
+	}
+	return c.keepDisks(ctx, disks)
+}
+
+// saveMachine saves a machine that exists. While its processes are frozen, a mark in the run
+// directory says so, for whoever recovers the VM if this is cut off.
+func (c *Capture) saveMachine(ctx context.Context, vm VM) error {
+	v, held := vm.Record, vm.Files.Held()
+	req := machine.Capture{
+		Draft: c.Draft, Memory: c.memory, Disks: machine.Disks(vm.Files), Early: true, Halt: v.State == model.Paused,
+	}
+	c.nameDisks(req.Disks)
+	if v.State == model.Running {
+		req.Freeze = true
+		req.BeforeFreeze = func() error { return os.WriteFile(held, nil, 0o600) }
+	}
+	done, err := vm.Machine.Capture(ctx, req)
+	c.Pause = done.Pause
+	if done.Thawed {
+		err = errors.Join(err, machine.RemoveAll(held))
+	}
+	if err != nil {
+		return fmt.Errorf("saving VM %s: %w", v.Spec.Name, err)
+	}
+	c.openDevice = c.deviceInDraft
+	c.Meta, err = vm.Meta(ctx, done.At)
+	c.Meta.Layout = done.Layout
+	return err
+}
+
+// copySuspended copies the files of a suspended VM, which nobody writes during this operation.
+func (c *Capture) copySuspended(ctx context.Context, vm VM) error {
+	snap, err := snapshot.Open(ctx, vm.Files.Suspended())
+	if err != nil {
+		return err
+	}
+	memory, err := c.target()
+	if err != nil {
+		return err
+	}
+	if err := copyFile(ctx, snap.OpenMemory, memory); err != nil {
+		return err
+	}
+	device, err := os.OpenFile(c.Draft.Device(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(copyFile(ctx, snap.OpenDevice, device), device.Close()); err != nil {
+		return err
+	}
+	c.Meta, c.openDevice = snap.Meta(), c.deviceInDraft
+	return c.keepDisks(ctx, machine.Disks(vm.Files))
+}
+
+// copyFile copies a file of a snapshot, without its holes.
+func copyFile(ctx context.Context, open func() (*os.File, error), to *os.File) error {
+	from, err := open()
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return disk.CloneFile(ctx, from, to)
+}
+
+// Memory is memory without a name: when nobody uses it any more, nothing of it is left.
+func Memory() (*os.File, error) {
+	fd, err := unix.MemfdCreate("banger-fork", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("making memory for a fork: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "fork"), nil
+}
