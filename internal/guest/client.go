@@ -100,9 +100,14 @@ func (c *Client) Redial() {
 // Otherwise many callers with short deadlines would never hear from a guest that boots slowly.
 const connectTime = 10 * time.Minute
 
+// maxSessions is how many sessions one call may use up. A session can end unnoticed between two
+// calls. A guest that ends each session at once must not keep the host busy.
+const maxSessions = 3
+
 // open opens a stream to the agent. If there is no session, it connects first.
 func (c *Client) open(ctx context.Context) (net.Conn, error) {
-	for {
+	var last error
+	for range maxSessions {
 		session, err := c.connected(ctx)
 		if err != nil {
 			return nil, err
@@ -112,10 +117,12 @@ func (c *Client) open(ctx context.Context) (net.Conn, error) {
 			return conn, nil
 		}
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, fault.New(fault.Unavailable, "waiting for the guest's agent: %w", context.Cause(ctx))
 		}
-		c.drop(session) // it ended unnoticed
+		c.drop(session)
+		last = err
 	}
+	return nil, fault.New(fault.Unavailable, "the guest's agent ends each session: %w", last)
 }
 
 // connected returns the live session, or makes one. Callers at the same time share the attempt.

@@ -151,7 +151,13 @@ func (x *exchange) Close() error {
 }
 
 // Read reads the answer's body.
-func (x *exchange) Read(p []byte) (int, error) { return x.resp.Body.Read(p) }
+func (x *exchange) Read(p []byte) (int, error) {
+	n, err := x.resp.Body.Read(p)
+	if err != nil && err != io.EOF {
+		err = fault.New(fault.Unavailable, "reading the answer: %w", err)
+	}
+	return n, err
+}
 
 // call sends in as JSON and decodes the answer into out. If nil, there is no body or the answer is
 // ignored.
