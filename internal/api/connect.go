@@ -16,6 +16,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/flock"
+	"banger/internal/home"
 	"banger/internal/paths"
 )
 
@@ -42,7 +43,7 @@ func Connect(ctx context.Context, layout paths.Layout, start bool) (*Client, err
 		fault.New(fault.Unavailable, "starting bangerd: it is not ready after %v", startTimeout).
 			WithHint("Look into %s.", layout.DaemonLog()))
 	defer cancel()
-	if err := PrivateDir(layout.Runtime); err != nil {
+	if err := home.PrivateDir(layout.Runtime); err != nil {
 		return nil, err
 	}
 	unlock, err := lockStart(ctx, filepath.Join(layout.Runtime, "start.lock"))
@@ -68,6 +69,9 @@ func connect(ctx context.Context, layout paths.Layout) (*Client, error) {
 	conn, err := dialDaemon(ctx, layout.Socket())
 	if err != nil {
 		return nil, err
+	}
+	if err := home.CheckClient(layout); err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
 	c := Dial(layout.Socket())
 	c.t.first = conn

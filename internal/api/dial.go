@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/home"
 )
 
 // dialDaemon connects to the socket and checks who listens there. In a directory like /tmp, anybody
@@ -24,7 +25,7 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 			return nil, fault.New(fault.Denied, "connecting to bangerd: %w", err).WithHint("It answers to its own user and root only.")
 		}
 		if errors.Is(err, syscall.ENOTDIR) {
-			return nil, unusableHome(fault.Denied, fmt.Errorf("connecting to bangerd: %w", err))
+			return nil, home.Unusable(fault.Denied, fmt.Errorf("connecting to bangerd: %w", err))
 		}
 		return nil, fault.New(fault.Unavailable, "connecting to bangerd: %w", err).WithHint("Start it with `banger daemon start`.")
 	}

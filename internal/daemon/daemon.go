@@ -19,6 +19,7 @@ import (
 	"banger/internal/api/server"
 	"banger/internal/config"
 	"banger/internal/guest/proto"
+	"banger/internal/home"
 	"banger/internal/metric"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -48,16 +49,13 @@ func Run(ctx context.Context, opts Options) (err error) {
 			err = told
 		}
 	}()
-	if err := os.MkdirAll(opts.Layout.State, 0o700); err != nil {
-		return fmt.Errorf("making the state directory: %w", err)
-	}
 	waiting, cancel := context.WithTimeout(ctx, lockTimeout)
-	lock, err := lockHome(waiting, opts.Layout.Lock())
+	held, err := home.Acquire(waiting, opts.Layout)
 	cancel()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.release()) }()
+	defer func() { err = errors.Join(err, held.Release()) }()
 
 	cfg, err := config.Load(opts.Layout.ConfigFile(), opts.LookupEnv, nil)
 	if err != nil {
@@ -76,11 +74,11 @@ func Run(ctx context.Context, opts Options) (err error) {
 		Options: opts, cfg: cfg, log: log, began: began, shutdown: shutdown,
 		metrics: metric.New(version.String(), runtime.Version(), began),
 	}
-	if err := d.open(ctx); err != nil {
+	if err := d.open(ctx, held); err != nil {
 		log.ErrorContext(ctx, "bangerd cannot start", "error", err)
 		return errors.Join(err, d.close())
 	}
-	err = d.serve(ctx, func() { _ = lock.say(stopping) })
+	err = d.serve(ctx, held.Stopping)
 	err = errors.Join(err, d.close())
 	log.Info("bangerd ends", "error", err)
 	return err

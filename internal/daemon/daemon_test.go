@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -124,47 +123,6 @@ func TestReadyReportsErrors(t *testing.T) {
 		if _, err := OpenReady(fd); err == nil {
 			t.Errorf("file descriptor %d was taken", fd)
 		}
-	}
-}
-
-func TestLock(t *testing.T) {
-	path := filepath.Join(testLayout(t).Config, "lock")
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	first, err := lockHome(testContext(t), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = lockHome(testContext(t), path)
-	if fault.KindOf(err) != fault.Locked || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
-		t.Errorf("a second lock: %v", err)
-	}
-	// A stopping holder is waited for.
-	if err := first.say(stopping); err != nil {
-		t.Fatal(err)
-	}
-	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := lockHome(short, path); fault.KindOf(err) != fault.Locked {
-		t.Errorf("waiting for one that does not end: %v", err)
-	}
-	got := make(chan error, 1)
-	go func() {
-		second, err := lockHome(testContext(t), path)
-		if err == nil {
-			err = second.release()
-		}
-		got <- err
-	}()
-	if err := first.release(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-got; err != nil {
-		t.Errorf("waiting for one that ends: %v", err)
-	}
-	if text, err := os.ReadFile(path); err != nil || string(text) != strconv.Itoa(os.Getpid())+"\n" {
-		t.Errorf("the lock file holds %q, %v", text, err)
 	}
 }
 

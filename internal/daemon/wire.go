@@ -12,6 +12,7 @@ import (
 	"banger/internal/capability"
 	"banger/internal/config"
 	"banger/internal/guest"
+	"banger/internal/home"
 	"banger/internal/image"
 	"banger/internal/initramfs"
 	"banger/internal/kernel"
@@ -43,14 +44,20 @@ type daemon struct {
 }
 
 // open builds the parts. After an error, close takes down those that were built.
-func (d *daemon) open(ctx context.Context) (err error) {
+func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
+	if err := home.CheckDatabase(d.Layout); err != nil {
+		return err
+	}
+	if d.store, err = store.Open(ctx, d.Layout.Database()); err != nil {
+		return err
+	}
+	if err := held.Claim(ctx, d.Layout, d.store, store.HomeKey); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(d.Layout.Imports()); err != nil { // remains of a crash
 		return fmt.Errorf("removing unfinished uploads: %w", err)
 	}
 	if d.driver, err = d.newDriver(d.cfg); err != nil {
-		return err
-	}
-	if d.store, err = store.Open(ctx, d.Layout.Database()); err != nil {
 		return err
 	}
 	imageStore, err := image.Open(d.Layout.Images(), d.Layout.Blobs(), d.component("image"), image.Options{})

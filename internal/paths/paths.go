@@ -102,13 +102,21 @@ func shortRuntime(key string, uid int) string {
 	return filepath.Join(os.TempDir(), "banger-"+strconv.Itoa(uid)+"-"+hex.EncodeToString(sum[:4]))
 }
 
-// ConfigFile and the methods after it name files and directories. The daemon holds Lock, and serves
-// the API on Socket.
+// Roots returns the directories that belong to one home alone. Homes may share a configuration.
+func (l Layout) Roots() []string { return []string{l.State, l.Cache, l.Runtime} }
+
+// LockIn returns the file in a root whose lock the daemon holds.
+func LockIn(root string) string { return filepath.Join(root, "lock") }
+
+// MarkIn returns the file in a root that holds the home's id.
+func MarkIn(root string) string { return filepath.Join(root, "home-id") }
+
+// ConfigFile and the methods after it name files and directories. The daemon serves the API on
+// Socket.
 func (l Layout) ConfigFile() string { return filepath.Join(l.Config, "config.toml") }
 
 func (l Layout) Database() string   { return filepath.Join(l.State, "banger.db") }
 func (l Layout) DaemonLog() string  { return filepath.Join(l.State, "bangerd.log") }
-func (l Layout) Lock() string       { return filepath.Join(l.State, "lock") }
 func (l Layout) Socket() string     { return filepath.Join(l.Runtime, "bangerd.sock") }
 func (l Layout) SSHDir() string     { return filepath.Join(l.State, "ssh") }
 func (l Layout) SSHKey() string     { return filepath.Join(l.SSHDir(), "id_ed25519") }

@@ -120,7 +120,7 @@ func fillCache(bin, cache string) error {
 		return fmt.Errorf("keeping the cache: %w: %s", err, out)
 	}
 	// Homes share these files by hard links, but they must not share a lock.
-	return os.RemoveAll(filepath.Join(cache, "images", "lock"))
+	return errors.Join(os.RemoveAll(filepath.Join(cache, "images", "lock")), os.RemoveAll(filepath.Join(cache, "lock")))
 }
 
 // SourceRoot returns the directory of go.mod.

@@ -32,6 +32,7 @@ var mayImport = map[string][]string{
 
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
+	"home":          {"fault", "flock", "model", "paths"},
 	"guest/archive": {"fault"},
 	"guest/channel": {"fault", "guest/proto"}, // also the transports below it
 	"guest/agent":   {"fault", "guest/..."},
@@ -69,9 +70,9 @@ var mayImport = map[string][]string{
 	// The surfaces.
 	"config":      {"fault", "model", "paths"},
 	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmm", "vmm/qemu"},
-	"api":         {"fault", "flock", "guest/proto", "model", "paths", "requestid", "step"},
+	"api":         {"fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
-	"api/server":  {"api", "fault", "guest/...", "machine", "model", "paths", "requestid", "step", "vmm/console"},
+	"api/server":  {"api", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "step", "vmm/console"},
 	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "openssh", "paths", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.
@@ -121,7 +122,7 @@ var layers = []struct {
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "openssh", "testkit"}},
+	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "home", "openssh", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

@@ -9,12 +9,13 @@ import (
 	"os"
 
 	"banger/internal/api"
+	"banger/internal/home"
 )
 
-// Listen listens on the socket for programs of this user and of root. The caller holds the home's
-// lock, so an existing socket belongs to a daemon that died.
+// Listen listens on the socket for programs of this user and of root. The caller holds the
+// runtime directory's lock, so an existing socket belongs to a daemon that died.
 func Listen(socket, dir string, log *slog.Logger) (net.Listener, error) {
-	if err := api.PrivateDir(dir); err != nil {
+	if err := home.PrivateDir(dir); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {

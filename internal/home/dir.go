@@ -1,4 +1,4 @@
-package api
+package home
 
 import (
 	"errors"
@@ -20,7 +20,7 @@ func PrivateDir(dir string) error {
 		err = os.Mkdir(dir, 0o700)
 	}
 	if err != nil && !os.IsExist(err) {
-		return unusableHome(fault.Denied, fmt.Errorf("making the runtime directory: %w", err))
+		return Unusable(fault.Denied, fmt.Errorf("making the runtime directory: %w", err))
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
@@ -41,9 +41,9 @@ func PrivateDir(dir string) error {
 	return checkAncestors(dir)
 }
 
-// unusableHome adds a kind and a hint to an error that says that a directory cannot be made here.
+// Unusable adds a kind and a hint to an error that says that a directory cannot be made here.
 // Other errors stay as they are.
-func unusableHome(kind fault.Kind, err error) error {
+func Unusable(kind fault.Kind, err error) error {
 	for _, known := range []error{fs.ErrPermission, fs.ErrNotExist, syscall.ENOTDIR, syscall.EROFS} {
 		if errors.Is(err, known) {
 			return fault.New(kind, "%w", err).WithHint("Set BANGER_HOME to a directory that you may write to.")

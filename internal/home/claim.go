@@ -1,0 +1,203 @@
+package home
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/paths"
+)
+
+// Records is the part of the database that Claim needs.
+type Records interface {
+	Meta(ctx context.Context, key string) (string, error)
+	SetMeta(ctx context.Context, key, value string) error
+	VMs(ctx context.Context) ([]model.VM, error)
+}
+
+// Claim checks that database and roots belong to one home, and marks the roots that have no mark
+// yet. key is the key of the id in the database. The caller holds the locks. If a root belongs to
+// another home, nothing has changed, and the error names both homes.
+func (h *Held) Claim(ctx context.Context, layout paths.Layout, db Records, key string) error {
+	c := claim{layout: layout}
+	if err := c.look(ctx, db, key); err != nil {
+		return err
+	}
+	for _, check := range []func() error{c.checkState, c.checkCache, c.checkRuntime} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return c.mark(ctx, db, key)
+}
+
+// claim is what was found in a home's roots, and the id that the home will have.
+type claim struct {
+	layout              paths.Layout
+	id                  string
+	database            string // the id in the database
+	state, cache, run   mark
+	records             []model.VM
+	dirs, runs, unknown []string // ids: VM directories, run directories, dirs without a record
+}
+
+func (c *claim) look(ctx context.Context, db Records, key string) (err error) {
+	if c.database, err = db.Meta(ctx, key); err != nil {
+		return err
+	}
+	if c.records, err = db.VMs(ctx); err != nil {
+		return err
+	}
+	for _, root := range []struct {
+		dir  string
+		mark *mark
+	}{{c.layout.State, &c.state}, {c.layout.Cache, &c.cache}, {c.layout.Runtime, &c.run}} {
+		if *root.mark, err = readMark(root.dir); err != nil {
+			return err
+		}
+	}
+	if c.dirs, err = machines(c.layout.VMs()); err != nil {
+		return err
+	}
+	c.runs, err = machines(filepath.Join(c.layout.Runtime, "vms"))
+	for _, id := range c.dirs {
+		if !slices.ContainsFunc(c.records, func(v model.VM) bool { return v.ID == id }) {
+			c.unknown = append(c.unknown, id)
+		}
+	}
+	return err
+}
+
+// checkState compares the database with the state directory, and chooses the home's id.
+func (c *claim) checkState() error {
+	proven := c.database != "" && c.database == c.state.ID
+	switch {
+	case c.database != "" && c.state.ID != "" && !proven:
+		return lostDatabase(c.layout, len(c.dirs), "the database %s belongs to another home (id %s) than its directory %s (id %s)",
+			c.layout.Database(), c.database, c.layout.State, c.state.ID)
+	case !proven && len(c.dirs) > 0 && len(c.unknown) == len(c.dirs):
+		return lostDatabase(c.layout, len(c.dirs), "the database %s knows none of the VMs in %s", c.layout.Database(), c.layout.VMs())
+	}
+	c.id = c.database
+	if c.id == "" {
+		c.id = c.state.ID
+	}
+	if c.id == "" || c.state.copied(c.layout.State) && c.state.alive(c.state.Root) {
+		if i := slices.IndexFunc(c.records, func(v model.VM) bool { return v.State.Live() }); c.id != "" && i >= 0 {
+			return fault.New(fault.WrongState, "the state directory %s is a copy of %s with the running VM %q: the machine belongs to the original",
+				c.layout.State, c.state.Root, c.records[i].Spec.Name).
+				WithHint("Stop all VMs of the original and its daemon, and copy the directory again.")
+		}
+		c.id = model.NewID()
+	}
+	return nil
+}
+
+// checkCache adopts a cache that was copied, or whose home is gone: a cache holds no machines.
+func (c *claim) checkCache() error {
+	if c.ours(c.cache) || c.cache.copied(c.layout.Cache) || !c.cache.alive(c.cache.State) {
+		return nil
+	}
+	return c.foreign("cache", c.layout.Cache, c.cache).
+		WithHint("Set BANGER_HOME or XDG_CACHE_HOME to another directory. If the other home is out of use: rm %s", paths.MarkIn(c.layout.Cache))
+}
+
+// checkRuntime adopts a runtime directory only if no machine of another home can be in it.
+func (c *claim) checkRuntime() error {
+	dir := c.layout.Runtime
+	hint := func(e *fault.Error) error {
+		return e.WithHint("Set BANGER_HOME or XDG_RUNTIME_DIR to another directory. If all VMs of the other home have ended: rm -r %s", dir)
+	}
+	switch {
+	case c.ours(c.run):
+		return nil
+	case c.run.ID != "" && !c.run.copied(dir) && (c.run.alive(c.run.State) || len(c.runs) > 0):
+		return hint(c.foreign("runtime", dir, c.run))
+	case filepath.Dir(dir) == filepath.Dir(c.layout.State): // it is below the same BANGER_HOME
+		return nil
+	}
+	for _, id := range c.runs {
+		known := func(v model.VM) bool { return v.ID == id }
+		if !slices.Contains(c.dirs, id) && !slices.ContainsFunc(c.records, known) {
+			return hint(fault.New(fault.WrongState, "the runtime directory %s has the machine %s, which the state directory %s does not know: it may belong to another home",
+				dir, id, c.layout.State))
+		}
+	}
+	if conn, err := net.Dial("unix", c.layout.Socket()); err == nil {
+		conn.Close()
+		return hint(fault.New(fault.Locked, "another bangerd, which does not belong to the state directory %s, listens on %s", c.layout.State, c.layout.Socket()))
+	}
+	return nil
+}
+
+// ours reports whether a mark names this home. A second state with the same id is another home.
+func (c *claim) ours(m mark) bool {
+	return m.ID == c.id && (same(m.State, c.layout.State) || !m.alive(m.State))
+}
+
+func (c *claim) foreign(what, dir string, m mark) *fault.Error {
+	if same(m.State, c.layout.State) {
+		return fault.New(fault.WrongState, "the %s directory %s belongs to another home (id %s), whose state directory %s was lost or replaced",
+			what, dir, m.ID, m.State)
+	}
+	return fault.New(fault.WrongState, "the %s directory %s belongs to another home, whose state directory is %s; this home's one is %s",
+		what, dir, m.State, c.layout.State)
+}
+
+// mark stores the id. The order lets a claim that was cut off be repeated: without a mark, the
+// state follows the database.
+func (c *claim) mark(ctx context.Context, db Records, key string) error {
+	if c.id != c.database {
+		if c.state.ID != "" && c.state.ID != c.id {
+			if err := os.Remove(paths.MarkIn(c.layout.State)); err != nil {
+				return fmt.Errorf("renewing the home's id: %w", err)
+			}
+		}
+		if err := db.SetMeta(ctx, key, c.id); err != nil {
+			return err
+		}
+	}
+	state, err := real(c.layout.State)
+	if err != nil {
+		return err
+	}
+	for _, root := range c.layout.Roots() {
+		dir, err := real(root)
+		if err != nil {
+			return err
+		}
+		if err := writeMark(root, mark{ID: c.id, Root: dir, State: state}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// machines returns the ids of the machines that have a directory in dir.
+func machines(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("looking for VMs: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() && model.IsID(e.Name()) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// lostDatabase is the error of a state directory whose database is missing, or is not its own.
+func lostDatabase(layout paths.Layout, vms int, format string, args ...any) error {
+	return fault.New(fault.WrongState, "%s; the directories of %d VMs are in %s, and nothing was changed",
+		fmt.Sprintf(format, args...), vms, layout.VMs()).
+		WithHint("If you have the right database, move it to %s. Otherwise rebuild the records from what lies beside the disks: banger daemon recover", layout.Database())
+}

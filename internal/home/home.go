@@ -1,0 +1,81 @@
+// Package home keeps the directories of one home together and the directories of two homes apart.
+//
+// A home is a set of roots: state, cache and runtime directory. With XDG variables, two homes can
+// share one root by accident. The other home's machines would then look like orphans.
+//
+// A home has a random id. The database holds it, and each root has a mark: a small file with the
+// id, the root's own path, and the path of the home's state. Claim compares them before the daemon
+// touches anything. The paths tell a copied root from one that is shared, and name the other home.
+//
+// A daemon holds a lock in each root while it runs. The kernel releases the locks when the process
+// ends for any reason. Lock order: state, cache, runtime.
+package home
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"banger/internal/paths"
+)
+
+// Held holds the locks of all roots of a home.
+type Held struct{ locks []*lock }
+
+// Acquire makes missing roots, and takes the locks of all. If another daemon holds one and is not
+// stopping, the error is of kind fault.Locked.
+func Acquire(ctx context.Context, layout paths.Layout) (*Held, error) {
+	for _, root := range []struct{ name, dir string }{{"state", layout.State}, {"cache", layout.Cache}} {
+		if err := os.MkdirAll(root.dir, 0o700); err != nil {
+			return nil, fmt.Errorf("making the %s directory: %w", root.name, err)
+		}
+	}
+	if err := PrivateDir(layout.Runtime); err != nil {
+		return nil, err
+	}
+	h := &Held{}
+	for _, root := range layout.Roots() {
+		l, err := acquire(ctx, root)
+		if err != nil {
+			return nil, errors.Join(err, h.Release())
+		}
+		h.locks = append(h.locks, l)
+	}
+	return h, nil
+}
+
+// Stopping notes in the lock files that the holder is about to end. A new daemon then waits for it.
+func (h *Held) Stopping() {
+	for _, l := range h.locks {
+		_ = l.say(stopping)
+	}
+}
+
+// Release releases the locks, that of the state last, because others wait for it.
+func (h *Held) Release() error {
+	var errs []error
+	for i := len(h.locks) - 1; i >= 0; i-- {
+		errs = append(errs, h.locks[i].release())
+	}
+	h.locks = nil
+	return errors.Join(errs...)
+}
+
+// CheckDatabase refuses a home whose database is missing beside directories of VMs. A new database
+// would know none of them, and it would be in the way of the lost one.
+func CheckDatabase(layout paths.Layout) error {
+	info, err := os.Stat(layout.Database())
+	if err == nil && info.Size() > 0 {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("looking for the database: %w", err)
+	}
+	ids, err := machines(layout.VMs())
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	return lostDatabase(layout, len(ids), "the database %s is missing or empty", layout.Database())
+}
