@@ -29,7 +29,7 @@ var transitions = map[State][]State{
 	Running:   {Stopping, Stopped, Pausing, Deleting, Broken},
 	Pausing:   {Paused, Running, Suspended, Stopped, Broken},
 	Paused:    {Running, Pausing, Stopping, Stopped, Deleting, Broken},
-	Suspended: {Starting, Stopped, Deleting, Broken},
+	Suspended: {Starting, Pausing, Stopped, Deleting, Broken},
 	Stopping:  {Stopped, Running, Broken},
 	Deleting:  {Broken},
 	Broken:    {Stopped, Deleting},

@@ -27,6 +27,7 @@ type VM struct {
 	DiskImage string   `json:"disk_image,omitempty"`
 	Network   *Network `json:"network,omitempty"` // set while it runs
 	// Restoring names the disks ("system", "work") of a restored snapshot until all are in place.
+	// It is stored before the VM's machine is ended. From then on the restore is completed.
 	Restoring []string `json:"restoring,omitempty"`
 	// Facts are what capabilities keep, by their names.
 	Facts map[string]Fact `json:"facts,omitempty"`
@@ -96,6 +97,7 @@ type Runtime struct {
 	Prepared []string `json:"prepared,omitempty"` // capabilities prepared, in order
 	Spec     *Spec    `json:"spec,omitempty"`     // the started machine's spec
 	Fork     bool     `json:"fork,omitempty"`     // forked from a VM or a snapshot
+	Resumed  bool     `json:"resumed,omitempty"`  // started from the VM's own saved memory
 }
 
 // Network is a running VM's network as the host sees it.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"time"
 
+	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -20,15 +21,21 @@ type suspension struct {
 }
 
 // memoryIsCurrent reports whether a suspended VM can still be resumed after a start of it was cut
-// off: not once its guest has written to a disk.
-func (op *operation) memoryIsCurrent(ctx context.Context) bool {
+// off: not once its guest has written to a disk. An error means that nobody can tell now.
+func (op *operation) memoryIsCurrent(ctx context.Context) (bool, error) {
 	snap, err := snapshot.Open(ctx, op.dirs().Suspended())
+	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Invalid {
+		return false, nil
+	}
 	if err != nil {
-		return false
+		return false, err
 	}
 	var then suspension
+	if json.Unmarshal(snap.Meta().Extra, &then) != nil {
+		return false, nil
+	}
 	now, err := machine.WriteTimes(machine.Disks(op.dirs()))
-	return err == nil && json.Unmarshal(snap.Meta().Extra, &then) == nil && maps.Equal(now, then.Written)
+	return maps.Equal(now, then.Written), err
 }
 
 // continueGuest lets a halted machine and its processes continue.

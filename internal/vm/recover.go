@@ -76,7 +76,14 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	case v.State == model.Starting:
 		return r.abandonStart(ctx, op)
 	case v.State == model.Suspended && !machine.MayExist(op.dirs().Suspended()): // given up
-		return op.settle(ctx, nil)
+		if v.Runtime == nil {
+			return op.settle(ctx, nil)
+		}
+		// A suspension was called off, and the record could not be put right.
+		if err := op.update(ctx, func(v *model.VM) { v.State = model.Pausing }); err != nil {
+			return err
+		}
+		return r.abandonPause(ctx, op)
 	case v.State == model.Suspended && v.Runtime != nil:
 		return op.endSuspended(ctx)
 	case v.State.Live():
@@ -102,7 +109,7 @@ func neverBegan(v model.VM) bool {
 // restore completes a restore that was cut off, or removes what is left of one that has no record.
 func (r recovery) restore(ctx context.Context, op *operation) error {
 	if len(op.record().Restoring) > 0 {
-		return repairs{op}.completeRestore(ctx)
+		return repairs{op}.completeRestore(ctx, nil)
 	}
 	return machine.RemoveAll(op.dirs().Restored())
 }
@@ -169,25 +176,10 @@ func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 // abandonStart removes what a start made before the daemon died in the middle of it. A VM that was
 // being resumed stays suspended, unless its guest has written to a disk since.
 func (r recovery) abandonStart(ctx context.Context, op *operation) error {
-	if err := op.tearDown(ctx); err != nil {
-		return errors.Join(err, op.markBroken(ctx, err))
+	why := &model.Failure{
+		Time: time.Now().UTC(), Msg: "the daemon ended in the middle of the start", Log: r.Layout.DaemonLog(), Hint: "start it again",
 	}
-	suspended := op.memoryIsCurrent(ctx)
-	if !suspended {
-		if err := machine.RemoveAll(op.dirs().Suspended()); err != nil {
-			return err
-		}
-	}
-	return op.update(ctx, func(v *model.VM) {
-		v.State, v.Runtime = model.Failed, nil
-		if suspended {
-			v.State = model.Suspended
-		}
-		v.LastError = &model.Failure{
-			Time: time.Now().UTC(), Msg: "the daemon ended in the middle of the start", Log: r.Layout.DaemonLog(),
-			Hint: "start it again",
-		}
-	})
+	return ending{op}.abandonStart(ctx, why, model.Failed)
 }
 
 // removeOrphans tears down machines that carry a VM's id and have no record: template builds and

@@ -40,7 +40,7 @@ func (op repairs) repair(ctx context.Context) error {
 	if err := op.settleUnrecorded(ctx); err != nil {
 		return err
 	}
-	if err := op.completeRestore(ctx); err != nil {
+	if err := op.completeRestore(ctx, nil); err != nil {
 		return err
 	}
 	op.thawHeld(ctx)
@@ -67,6 +67,9 @@ func (op repairs) settleUnrecorded(ctx context.Context) error {
 		return fault.New(fault.Unavailable, "VM %s: the daemon is ending", v.Spec.Name)
 	}
 	op.logger(v).WarnContext(ctx, "settling a VM whose last operation could not record its end", "state", v.State)
+	if v.State == model.Starting { // what it was to resume from stays
+		return ending(op).abandonStart(ctx, v.LastError, model.Stopped)
+	}
 	if v.State == model.Pausing && l != nil { // which is as well as before
 		return op.callOffPause(context.WithoutCancel(ctx))
 	}
@@ -115,13 +118,19 @@ func (op repairs) thawHeld(ctx context.Context) {
 	}
 }
 
-// completeRestore completes a restore that was cut off. The VM cannot be used before.
-func (op repairs) completeRestore(ctx context.Context) error {
+// completeRestore completes a restore that has its record. The VM cannot be used before.
+func (op repairs) completeRestore(ctx context.Context, report step.Reporter) error {
 	v := op.record()
 	if len(v.Restoring) == 0 {
 		return nil
 	}
-	if err := op.placeRestored(context.WithoutCancel(ctx), nil); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	if v.State != model.Stopped && v.State != model.Failed {
+		if err := op.settle(ctx, nil); err != nil {
+			return fmt.Errorf("ending what VM %s was before its restore: %w", v.Spec.Name, err)
+		}
+	}
+	if err := op.placeRestored(ctx, report); err != nil {
 		return fmt.Errorf("completing the restore of VM %s: %w", v.Spec.Name, err)
 	}
 	return nil
@@ -143,7 +152,9 @@ func (op repairs) placeRestored(ctx context.Context, report step.Reporter) error
 	if err := disk.SyncDir(files.Dir); err != nil {
 		return err
 	}
-	if err := op.update(ctx, func(v *model.VM) { v.Restoring = nil }); err != nil {
+	if err := op.update(ctx, func(v *model.VM) {
+		v.State, v.LastError, v.Restoring = model.Stopped, nil, nil
+	}); err != nil {
 		return err
 	}
 	return machine.RemoveAll(files.Restored())

@@ -118,15 +118,20 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *moment.Capture
 		if err := (restoring{op}).checkRestorable(ctx, c); err != nil {
 			return op.record(), err
 		}
-		if err := (restoring{op}).replaceDisks(ctx, c, report); err != nil {
-			m.observe(ctx)
-			return op.record(), fmt.Errorf("restoring VM %s: %w", op.name(), err)
+		c.Alone = true
+		source, err := c.Source() // while nothing is lost
+		if err != nil {
+			return op.record(), err
 		}
 		defer m.observe(ctx)
-		c.Alone = true
-		source, err := c.Source()
-		if err != nil || source == nil {
-			return op.record(), err
+		if err := (restoring{op}).replaceDisks(ctx, c, report); err != nil {
+			if source != nil {
+				err = errors.Join(err, source.Close())
+			}
+			return op.record(), fmt.Errorf("restoring VM %s: %w", op.name(), err)
+		}
+		if source == nil {
+			return op.record(), nil
 		}
 		err = op.start(context.WithoutCancel(ctx), source, c.Meta.Driver, report)
 		return op.record(), err
@@ -174,14 +179,9 @@ func stageDisks(ctx context.Context, disks map[string]string, dir string) error 
 }
 
 // replace makes the VM what a capture keeps, whose disks are in stage: all of it or nothing,
-// wherever it is cut off. The turning point is the record. Before, the VM has its own disks. After,
-// it has the capture's, which placeRestored moves to their places now or at the next operation.
+// wherever it is cut off. The turning point is the record. Before, the VM continues as it was.
+// After, completeRestore ends its machine and places the disks, now or at the next operation.
 func (op restoring) replace(ctx context.Context, c *moment.Capture, stage string, report step.Reporter) error {
-	if v := op.record(); v.State != model.Stopped && v.State != model.Failed {
-		if err := op.settle(ctx, nil); err != nil {
-			return err
-		}
-	}
 	files := op.dirs()
 	err := machine.RemoveAll(files.Restored()) // of a restore that did not get as far as its record
 	if err == nil {
@@ -193,18 +193,19 @@ func (op restoring) replace(ctx context.Context, c *moment.Capture, stage string
 	if err != nil {
 		return err
 	}
+	before := op.record()
 	err = op.update(ctx, func(v *model.VM) {
 		parent := c.Parent
 		v.Spec, v.DiskImage, v.Parent = c.Meta.Spec.For(v.Spec), c.Meta.Spec.ImageID, &parent
-		v.State, v.LastError, v.Restoring = model.Stopped, nil, slices.Sorted(maps.Keys(c.Disks))
+		v.Restoring = slices.Sorted(maps.Keys(c.Disks))
 	})
 	if err != nil {
 		// A failed write may have had its effect: the record is put right before its disks are
 		// removed.
-		if undo := op.update(ctx, func(*model.VM) {}); undo != nil {
+		if undo := op.update(ctx, func(v *model.VM) { *v = before }); undo != nil {
 			return errors.Join(err, undo)
 		}
 		return errors.Join(err, machine.RemoveAll(files.Restored()))
 	}
-	return repairs(op).placeRestored(ctx, report)
+	return repairs(op).completeRestore(ctx, report)
 }

@@ -106,6 +106,98 @@ func TestResumeOfSuspendedFails(t *testing.T) {
 	}
 }
 
+// TestResumeAndItsCleanupFail makes a resume fail, and the removal of what it made. The memory
+// stays until the rest is gone. It is of use unless the guest wrote to a disk meanwhile.
+func TestResumeAndItsCleanupFail(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		cleanup       string
+		wrote, killed bool
+	}{
+		{"undo one", false, false}, {"undo one", false, true}, {"signal", false, false}, {"signal", false, true},
+		{"undo one", true, false}, {"signal", true, true},
+	} {
+		t.Run(fmt.Sprintf("%s wrote %v killed %v", c.cleanup, c.wrote, c.killed), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			d.suspend(t, v)
+			h.failing("do agent", errBoom)
+			h.failing(c.cleanup, errBoom)
+			if _, err := d.Resume(t.Context(), "a", nil); !errors.Is(err, errBoom) {
+				t.Errorf("the resume returned %v, not the error of its hook", err)
+			}
+			h.failing("do agent", nil)
+			d.wantState(t, "a", model.Suspended)
+			if c.wrote {
+				h.occupy(v, model.MiB)
+			}
+			if c.killed {
+				d.die()
+				d = h.daemon()
+				d.wantState(t, "a", model.Suspended)
+			}
+			if _, err := d.Resume(t.Context(), "a", nil); !errors.Is(err, errBoom) {
+				t.Errorf("a resume returned %v, although the old run still has the disks", err)
+			}
+			h.failing(c.cleanup, nil)
+			if !c.wrote {
+				d.resume(t, v)
+				d.wantContinues(t, v)
+				return
+			}
+			if got, err := d.Resume(t.Context(), "a", nil); err == nil || got.State != model.Stopped {
+				t.Fatalf("a resume from outdated memory made the VM %s: %v", got.State, err)
+			}
+			d.wantNothingSaved(t)
+			d.start(t, "a")
+			h.wantBooted(t, v, "work of a")
+		})
+	}
+}
+
+// TestResumeKilledInItsCleanup kills the daemon while it removes what a failed resume made, and
+// makes the next daemon's removal fail. The memory stays.
+func TestResumeKilledInItsCleanup(t *testing.T) {
+	t.Parallel()
+	for _, hook := range []string{"signal", "undo two", "undo one", "store suspended"} {
+		t.Run(hook, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			d.suspend(t, v)
+			h.failing("do agent", errBoom)
+			h.failing("undo one", errBoom)
+			dead := d
+			d = d.killedIn(hook, func(ctx context.Context) { dead.Resume(ctx, "a", nil) })
+			h.failing("do agent", nil)
+			d.wantState(t, "a", model.Suspended)
+			h.failing("undo one", nil)
+			d.resume(t, v)
+			d.wantContinues(t, v)
+		})
+	}
+}
+
+// TestResumeWhoseEndCannotBeRecorded makes a resume fail on a full disk. The memory stays.
+func TestResumeWhoseEndCannotBeRecorded(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	d.suspend(t, v)
+	free := h.fullDisk("do agent", "store suspended")
+	if _, err := d.Resume(t.Context(), "a", nil); !errors.Is(err, errBoom) {
+		t.Errorf("the resume returned %v, not the error of its hook", err)
+	}
+	d.wantState(t, "a", model.Starting)
+	free()
+	d.resume(t, v)
+	d.wantContinues(t, v)
+}
+
 // TestResumeWithoutItsImage resumes a VM whose image was deleted by hand. It can be resumed when
 // the image is back.
 func TestResumeWithoutItsImage(t *testing.T) {

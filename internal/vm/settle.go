@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/snapshot"
@@ -16,7 +17,8 @@ import (
 // remains is what the record knows of the VM's run.
 func (op *operation) remains() machine.Remains {
 	v, l := op.e.state()
-	r := machine.Remains{Subject: subjectOf(v), Machine: l, StoreFact: op.storeFact}
+	// with what the machine was started as: the VM's own spec may be another one by now
+	r := machine.Remains{Subject: op.machineSubject(), Machine: l, StoreFact: op.storeFact}
 	switch {
 	case v.Runtime != nil:
 		r.Driver, r.State, r.Prepared = v.Runtime.Driver, v.Runtime.State, v.Runtime.Prepared
@@ -68,15 +70,67 @@ func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 	})
 }
 
+// ending is an operation that brings its VM to rest after a start.
+type ending struct{ *operation }
+
+// endStart brings a VM to rest whose start did not succeed. Memory that the VM was to resume from
+// is kept as long as it fits the disks. left is what could not be removed of the run: nil for
+// nothing. If memory is kept all the same, endSuspended looks at both again before a resume.
+func (op ending) endStart(ctx context.Context, why *model.Failure, left error, rest model.State) error {
+	ctx = context.WithoutCancel(ctx)
+	resumed := machine.MayExist(op.dirs().Suspended())
+	current, unknown := false, error(nil)
+	if resumed {
+		current, unknown = op.memoryIsCurrent(ctx)
+	}
+	keep := current || unknown != nil
+	err := op.update(ctx, func(v *model.VM) {
+		v.LastError = why
+		switch {
+		case keep:
+			v.State = model.Suspended
+		case left != nil:
+			v.State = model.Broken
+		default:
+			v.State = rest
+		}
+		if left == nil && unknown == nil {
+			v.Runtime = nil
+		} else if v.Runtime != nil {
+			v.Runtime.Resumed = resumed
+		}
+	})
+	if err == nil && resumed && !keep {
+		err = machine.RemoveAll(op.dirs().Suspended())
+	}
+	return errors.Join(unknown, err)
+}
+
+// abandonStart ends a start that nobody completes any more.
+func (op ending) abandonStart(ctx context.Context, why *model.Failure, rest model.State) error {
+	left := op.tearDown(ctx)
+	return errors.Join(left, op.endStart(ctx, why, left, rest))
+}
+
 // endSuspended removes what a VM still has on the host whose memory is kept. If something stays,
 // the VM is suspended all the same, and its Runtime says that something is left: it is not resumed
 // before that is gone, because the old machine may still have its disks.
 func (op *operation) endSuspended(ctx context.Context) error {
-	if err := op.tearDown(ctx); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	err := op.tearDown(ctx)
+	current := true
+	if v := op.record(); err == nil && v.Runtime != nil && v.Runtime.Resumed {
+		current, err = op.memoryIsCurrent(ctx)
+	}
+	if err != nil {
 		failure := op.failure(op.record(), err)
 		failure.Hint = "its memory is kept; banger tries again every so often, and when it is resumed"
 		return errors.Join(fmt.Errorf("it is suspended, but not all of its run could be removed: %w", err),
 			op.update(ctx, func(v *model.VM) { v.LastError = failure }))
+	}
+	if !current {
+		why := fault.New(fault.Unavailable, "its guest wrote to a disk after a resume that failed, so its memory is of no use")
+		return errors.Join(why, op.settle(ctx, op.failure(op.record(), why)))
 	}
 	now := time.Now().UTC()
 	return op.update(ctx, func(v *model.VM) { v.Runtime, v.Network, v.LastError, v.Stopped = nil, nil, nil, &now })

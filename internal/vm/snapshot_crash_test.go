@@ -2,11 +2,13 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"testing"
 
+	"banger/internal/machine"
 	"banger/internal/model"
 )
 
@@ -105,6 +107,10 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 				_, err = os.Stat(h.layout.VM(v.ID).Restored())
 				claim(t, err != nil, "%srestored disks are left: %v", when, h.files())
 				h.wantStored(t, 1)
+				if whose == "a" {
+					equal(t, when+"the state of the VM with its own disks", got.State, model.Running)
+					d.wantContinues(t, v)
+				}
 				d.start(t, "a")
 				equal(t, when+"the text on the system disk after a start", h.onDisk(got), "work of "+whose)
 				equal(t, when+"the text on the work disk after a start", h.readWorkDisk(got), home[whose])
@@ -124,6 +130,95 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRestoreIntoKeepsMemoryOrReplacesIt kills the daemon at every moment of a restore in place of
+// a VM whose memory matters. Either the VM is as it was, with its memory, or it has the snapshot's
+// disks.
+func TestRestoreIntoKeepsMemoryOrReplacesIt(t *testing.T) {
+	t.Parallel()
+	for _, from := range []model.State{model.Paused, model.Suspended} {
+		t.Run(string(from), func(t *testing.T) {
+			t.Parallel()
+			outcomes := map[string]int{}
+			for n := 1; ; n++ {
+				h := newHost(t)
+				d := h.daemon()
+				of := d.worker(t, model.Create{Name: "of"})
+				d.snap(t, of, "s")
+				v := d.worker(t, model.Create{Name: "a", Image: "other"})
+				d.bringTo(t, v, from)
+				dead := d
+				hook, d := d.killedAt(n, func(ctx context.Context) {
+					dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a", Force: true}, h.reporter())
+				})
+				got, err := d.Get("a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				when := fmt.Sprintf("killed at moment %d, %q: ", n, hook)
+				outcomes[got.DiskImage]++
+				if got.DiskImage == "id-of-other" {
+					equal(t, when+"the state of the VM with its own disks", got.State, from)
+					d.resume(t, v)
+					d.wantContinues(t, v)
+				} else {
+					equal(t, when+"the text on the disk", h.onDisk(got), "work of of")
+					claim(t, !machine.MayExist(h.layout.VM(v.ID).Suspended()), "%sthe memory of before the restore is left", when)
+					d.start(t, "a")
+				}
+				d.die()
+				if hook == "" {
+					break
+				}
+			}
+			claim(t, outcomes["id-of-other"] > 0, "no kill left the VM as it was: %v", outcomes)
+			claim(t, outcomes["id-of-img"] > 0, "no kill left the VM the snapshot's disks: %v", outcomes)
+		})
+	}
+}
+
+// TestRestoreIntoThatCannotBeRecorded checks that a VM continues whose restore could not be
+// recorded.
+func TestRestoreIntoThatCannotBeRecorded(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	d.snap(t, v, "s")
+	h.failing("store running", errBoom)
+	if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); !errors.Is(err, errBoom) {
+		t.Errorf("the restore returned %v, not the error of the store", err)
+	}
+	h.failing("store running", nil)
+	d.wantContinues(t, v)
+	d.suspend(t, v)
+	d.resume(t, v)
+	d.wantContinues(t, v)
+}
+
+// TestRestoreIntoCompletesWhenTheMachineEnds restores into a VM whose machine does not end. The
+// next operation completes the restore.
+func TestRestoreIntoCompletesWhenTheMachineEnds(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	of := d.worker(t, model.Create{Name: "of"})
+	d.snap(t, of, "s")
+	v := d.worker(t, model.Create{Name: "a"})
+	h.failing("signal", errBoom)
+	if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil); !errors.Is(err, errBoom) {
+		t.Errorf("the restore returned %v, not the error of the signal", err)
+	}
+	d.wantState(t, "a", model.Broken)
+	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); !errors.Is(err, errBoom) {
+		t.Errorf("the start returned %v, although the old machine has the disks", err)
+	}
+	h.failing("signal", nil)
+	d.start(t, "a")
+	h.wantBooted(t, v, "work of of")
+	got, _ := d.Get("a")
+	wantNoLastError(t, got)
 }
 
 // TestKilledInAFirstStart kills the daemon in a restore into a VM that has never run. The VM

@@ -73,7 +73,7 @@ func (s *launching) begin(ctx context.Context) error {
 		}
 		v.Runtime = &model.Runtime{
 			Driver: cmp.Or(s.driver, s.Drivers.Default().Name()), Prepared: s.host.Cleaners(), Spec: &spec,
-			Fork: v.Runtime != nil && v.Runtime.Fork,
+			Fork: v.Runtime != nil && v.Runtime.Fork, Resumed: s.resumes() != nil,
 		}
 		v.LastError, v.Boot, v.Network = nil, nil, nil
 	})
@@ -166,33 +166,21 @@ func countedAs(from machine.Source) string {
 // failed records a failed start: error if everything could be undone, stopped if the user called it
 // off, suspended if the VM can still be resumed from its memory, broken if something is left over.
 func (s *launching) failed(ctx context.Context, cause error) error {
-	suspended := s.resumes() != nil && s.memoryIsCurrent(ctx)
 	var failed *step.Error
+	var left error
 	if errors.As(cause, &failed) {
 		s.Meter.StartFailed(failed.Step)
+		left = failed.Undo
 	}
-	undone := failed == nil || failed.Undo == nil
-	err := s.update(ctx, func(v *model.VM) {
-		v.LastError = s.failure(*v, cause)
-		switch {
-		case !undone:
-			v.State = model.Broken
-		case suspended:
-			v.State, v.Runtime = model.Suspended, nil
-		case ctx.Err() != nil:
-			v.State, v.Runtime = model.Stopped, nil
-		default:
-			v.State, v.Runtime = model.Failed, nil
-		}
-	})
+	rest := model.Failed
+	if ctx.Err() != nil {
+		rest = model.Stopped
+	}
+	err := ending{s.operation}.endStart(ctx, s.failure(s.record(), cause), left, rest)
 	if failed != nil && explain.InGuest(failed.Step) && ctx.Err() == nil {
 		s.logConsole(ctx, s.record())
 	}
-	err = errors.Join(fmt.Errorf("starting VM %s: %w", s.name(), cause), err)
-	if s.resumes() != nil && !suspended {
-		err = errors.Join(err, machine.RemoveAll(s.dirs().Suspended()))
-	}
-	return err
+	return errors.Join(fmt.Errorf("starting VM %s: %w", s.name(), cause), err)
 }
 
 // bringUp starts a VM that is at rest. If the start fails and the VM was made to be removed when it
