@@ -45,7 +45,7 @@ func newHome(t *testing.T) paths.Layout {
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	t.Setenv("BANGER_HOME", home)
-	layout := paths.At(home, os.Geteuid())
+	layout := paths.At(home)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -189,6 +189,45 @@ func TestComesBackAfterAKill(t *testing.T) {
 			t.Fatalf("daemon %d answers although it was killed", pid)
 		}
 		pid = next
+	}
+}
+
+// TestLostSocket removes the socket of a running daemon. Clients get the same daemon again, and a
+// daemon without a socket can be stopped.
+func TestLostSocket(t *testing.T) {
+	layout := newHome(t)
+	_, pid := connect(t, layout)
+	if err := os.Remove(layout.Socket()); err != nil {
+		t.Fatal(err)
+	}
+	if _, still := connect(t, layout); still != pid {
+		t.Errorf("after its socket was removed, daemon %d was replaced by %d", pid, still)
+	}
+	if err := os.RemoveAll(layout.Runtime); err != nil {
+		t.Fatal(err)
+	}
+	c, err := api.Await(testContext(t), layout)
+	if err != nil {
+		t.Fatalf("after the runtime directory was removed: %v", err)
+	}
+	c.Close()
+	for _, name := range []string{paths.LockIn(layout.Runtime), paths.MarkIn(layout.Runtime)} {
+		if _, err := os.Stat(name); err != nil {
+			t.Errorf("the runtime directory is incomplete: %v", err)
+		}
+	}
+	if err := os.Remove(layout.Socket()); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := api.Terminate(testContext(t), layout); err != nil || !found {
+		t.Errorf("ending a daemon without a socket: found %v, %v", found, err)
+	}
+	waitGone(t, pid)
+	if found, err := api.Terminate(testContext(t), layout); err != nil || found {
+		t.Errorf("ending no daemon: found %v, %v", found, err)
+	}
+	if _, err := api.Await(testContext(t), layout); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("waiting for no daemon: %v", err)
 	}
 }
 

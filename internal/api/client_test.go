@@ -179,7 +179,7 @@ func TestForeignDaemon(t *testing.T) {
 }
 
 func TestConnectWithoutStart(t *testing.T) {
-	layout := paths.At(shortDir(t), os.Getuid())
+	layout := paths.At(shortDir(t))
 	_, err := Connect(context.Background(), layout, false)
 	if fault.KindOf(err) != fault.Unavailable || !strings.Contains(fault.HintOf(err), "daemon start") {
 		t.Errorf("%v", err)

@@ -28,6 +28,11 @@ const (
 	ReadyLine = "ready"
 
 	startTimeout = 30 * time.Second
+
+	// socketTimeout is for a daemon to make a lost socket anew. Each daemon looks more often.
+	socketTimeout = 5 * time.Second
+	socketPoll    = 50 * time.Millisecond
+
 	maxReadyLine = 64 << 10
 )
 
@@ -59,10 +64,51 @@ func Connect(ctx context.Context, layout paths.Layout, start bool) (*Client, err
 		return nil, fault.New(fault.Unavailable, "starting bangerd: %w", err).
 			WithHint("Run `make build`, or install bangerd next to banger.")
 	}
-	if err := spawn(ctx, program, layout); err != nil {
+	err = spawn(ctx, program, layout)
+	if fault.KindOf(err) == fault.Locked {
+		return awaitSocket(ctx, layout, err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return connect(ctx, layout)
+}
+
+// Await returns a client of the home's daemon, which may be about to listen. If no daemon holds the
+// home's lock, it returns the error of Connect at once.
+func Await(ctx context.Context, layout paths.Layout) (*Client, error) {
+	c, err := connect(ctx, layout)
+	if err == nil || !nobodyListens(err) {
+		return c, err
+	}
+	pid, lockErr := home.Holder(layout)
+	if lockErr != nil || pid == 0 {
+		return nil, errors.Join(err, lockErr)
+	}
+	return awaitSocket(ctx, layout, fault.New(fault.Unavailable, "bangerd (process %d) is at work, but it does not listen on %s", pid, layout.Socket()).
+		WithHint("Look into %s. `banger daemon restart` ends this process and starts another one; VMs continue to run.", layout.DaemonLog()))
+}
+
+// awaitSocket waits for the socket of a daemon that is at work already: it starts, or it makes a
+// lost socket anew. If it does not listen in time, the error is busy.
+func awaitSocket(ctx context.Context, layout paths.Layout, busy error) (*Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, socketTimeout)
+	defer cancel()
+	ticker := time.NewTicker(socketPoll)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, busy
+		case <-ticker.C:
+		}
+		if pid, err := home.Holder(layout); err == nil && pid == 0 {
+			return nil, busy
+		}
+		if c, err := connect(ctx, layout); err == nil || !nobodyListens(err) {
+			return c, err
+		}
+	}
 }
 
 func connect(ctx context.Context, layout paths.Layout) (*Client, error) {

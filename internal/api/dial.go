@@ -11,12 +11,13 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/home"
+	"banger/internal/socket"
 )
 
 // dialDaemon connects to the socket and checks who listens there. In a directory like /tmp, anybody
 // could have created a socket of that name first.
-func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
-	conn, err := dialUnix(ctx, socket)
+func dialDaemon(ctx context.Context, path string) (net.Conn, error) {
+	conn, err := dialUnix(ctx, path)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -31,7 +32,7 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 	}
 	peer, err := PeerOf(conn)
 	if err == nil && !peer.trusted() {
-		err = fault.New(fault.Denied, "the program that listens on %s belongs to user %d", socket, peer.UID)
+		err = fault.New(fault.Denied, "the program that listens on %s belongs to user %d", path, peer.UID)
 	}
 	if err != nil {
 		conn.Close()
@@ -42,11 +43,10 @@ func dialDaemon(ctx context.Context, socket string) (net.Conn, error) {
 
 // dialUnix connects. The kernel answers EAGAIN while the queue of waiting clients is full
 // (connect(2)). It cannot report when there is room, so dialUnix asks again, less and less often.
-func dialUnix(ctx context.Context, socket string) (net.Conn, error) {
+func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 	const atMost = 50 * time.Millisecond
 	for pause := time.Millisecond; ; pause = min(2*pause, atMost) {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "unix", socket)
+		conn, err := socket.Dial(ctx, path)
 		if !errors.Is(err, syscall.EAGAIN) {
 			return conn, err
 		}

@@ -9,6 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
+	"banger/internal/home"
+	"banger/internal/paths"
 )
 
 // Shutdown asks the daemon to stop and returns when its process has ended. VMs keep running. It
@@ -33,6 +35,32 @@ func (d Daemon) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	return waitPidfd(ctx, fd)
+}
+
+// Terminate ends a daemon that does not listen, for instance because its socket was removed. The
+// home's lock names its process. found is false if there is none. It returns when the process has
+// ended.
+func Terminate(ctx context.Context, layout paths.Layout) (found bool, err error) {
+	pid, err := home.Holder(layout)
+	if err != nil || pid == 0 {
+		return false, err
+	}
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	if err != nil {
+		return true, fmt.Errorf("ending bangerd (process %d): %w", pid, err)
+	}
+	defer unix.Close(fd)
+	// The pidfd belongs to the holder only if the same process still holds the lock.
+	if now, err := home.Holder(layout); err != nil || now != pid {
+		return false, err
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return true, fmt.Errorf("ending bangerd (process %d): %w", pid, err)
+	}
+	return true, waitPidfd(ctx, fd)
 }
 
 // waitPidfd returns when the process or ctx has ended. An eventfd makes the end of ctx wake the

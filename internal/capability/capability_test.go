@@ -52,7 +52,7 @@ func subject(v model.VM) machine.Subject {
 }
 
 func layout(t *testing.T) paths.Layout {
-	l := paths.At(t.TempDir(), os.Getuid())
+	l := paths.At(t.TempDir())
 	if err := os.MkdirAll(l.VM(id).Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

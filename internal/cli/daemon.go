@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/cli/command"
 	"banger/internal/cli/logfile"
 	"banger/internal/cli/render"
@@ -62,16 +63,28 @@ func newDaemonStopCmd(a *command.App) *cobra.Command {
 
 func runDaemonStop(ctx context.Context, a *command.App) error {
 	client, err := a.Running(ctx)
+	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
 	if command.Absent(err) {
-		a.Note("bangerd is not running")
-		return nil
+		found, err := terminateDaemon(ctx, a)
+		if err == nil && !found {
+			a.Note("bangerd is not running")
+		}
+		return err
 	}
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
-	defer cancel()
 	return client.Daemon().Shutdown(ctx)
+}
+
+// terminateDaemon ends a daemon that does not listen, if there is one.
+func terminateDaemon(ctx context.Context, a *command.App) (found bool, err error) {
+	layout, err := a.Layout()
+	if err != nil {
+		return false, err
+	}
+	return api.Terminate(ctx, layout)
 }
 
 func newDaemonRestartCmd(a *command.App) *cobra.Command {
@@ -107,8 +120,7 @@ func newDaemonStatusCmd(a *command.App) *cobra.Command {
 		RunE: command.Interruptible(func(ctx context.Context, _ []string) error {
 			client, err := a.Running(ctx)
 			if command.Absent(err) {
-				return fault.New(fault.Unavailable, "bangerd is not running").
-					WithHint("Commands start it automatically, or: banger daemon start")
+				client, err = awaitDaemon(ctx, a)
 			}
 			if err != nil {
 				return err
@@ -125,6 +137,20 @@ func newDaemonStatusCmd(a *command.App) *cobra.Command {
 	}
 	command.AddJSON(cmd, &asJSON)
 	return cmd
+}
+
+// awaitDaemon returns a client of a daemon that does not listen yet, or makes a lost socket anew.
+func awaitDaemon(ctx context.Context, a *command.App) (*api.Client, error) {
+	layout, err := a.Layout()
+	if err != nil {
+		return nil, err
+	}
+	client, err := api.Await(ctx, layout)
+	if command.Absent(err) {
+		return nil, fault.New(fault.Unavailable, "bangerd is not running").
+			WithHint("Commands start it automatically, or: banger daemon start")
+	}
+	return client, err
 }
 
 func newDaemonLogsCmd(a *command.App) *cobra.Command {

@@ -21,6 +21,7 @@ import (
 	"banger/internal/api/server"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/home"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -39,14 +40,14 @@ type fakeDaemon struct {
 }
 
 // startFake serves a fake daemon for a new BANGER_HOME until the test ends.
-func startFake(t testing.TB) (home string, d *fakeDaemon) {
+func startFake(t testing.TB) (dir string, d *fakeDaemon) {
 	t.Helper()
-	home, err := os.MkdirTemp("", "b") // the path of t.TempDir may be too long for a socket
+	dir, err := os.MkdirTemp("", "b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(home) })
-	d = &fakeDaemon{layout: paths.At(home, os.Getuid()), vms: fakeVMs(time.Now())}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	d = &fakeDaemon{layout: paths.At(dir), vms: fakeVMs(time.Now())}
 	discard := slog.New(slog.DiscardHandler)
 	d.server, err = server.New(server.Config{
 		Manager: fakeManager{d}, Library: fakeLibrary{fakeManager{d}}, Templates: fakeTemplatePool{fakeManager{d}}, Images: fakeImages{}, Kernels: fakeKernels{}, Sessions: server.NewSessions(), Layout: d.layout,
@@ -68,7 +69,7 @@ func startFake(t testing.TB) (home string, d *fakeDaemon) {
 	if err := os.WriteFile(d.layout.DaemonLog(), []byte("one\ntwo\nthree\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := server.Listen(d.layout.Socket(), d.layout.Runtime, discard)
+	l, err := server.Listen(d.layout.Socket(), func() error { return home.PrivateDir(d.layout.Runtime) }, discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +84,7 @@ func startFake(t testing.TB) (home string, d *fakeDaemon) {
 		<-served
 		os.RemoveAll(d.layout.Runtime)
 	})
-	return home, d
+	return dir, d
 }
 
 // gone are the names of the VMs that were deleted.

@@ -78,15 +78,14 @@ func Run(ctx context.Context, opts Options) (err error) {
 		log.ErrorContext(ctx, "bangerd cannot start", "error", err)
 		return errors.Join(err, d.close())
 	}
-	err = d.serve(ctx, held.Stopping)
+	err = d.serve(ctx, held)
 	err = errors.Join(err, d.close())
 	log.Info("bangerd ends", "error", err)
 	return err
 }
 
-// serve answers requests until ctx ends, and then waits for those under way. It calls leaving when
-// it begins to stop.
-func (d *daemon) serve(ctx context.Context, leaving func()) (err error) {
+// serve answers requests until ctx ends, and then waits for those under way.
+func (d *daemon) serve(ctx context.Context, held *home.Held) (err error) {
 	metrics := d.metrics.Handler(d.metricSource())
 	s, err := server.New(server.Config{
 		Manager: d.manager, Library: d.manager.Library(), Templates: d.manager.Templates(), Images: d.images, Kernels: d.kernels, Sessions: d.sessions, Layout: d.Layout,
@@ -104,7 +103,7 @@ func (d *daemon) serve(ctx context.Context, leaving func()) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopMetrics()) }()
-	l, err := server.Listen(d.Layout.Socket(), d.Layout.Runtime, d.log)
+	l, err := server.Listen(d.Layout.Socket(), held.KeepRuntime, d.log)
 	if err != nil {
 		return err
 	}
@@ -120,7 +119,7 @@ func (d *daemon) serve(ctx context.Context, leaving func()) (err error) {
 	case <-ctx.Done():
 	}
 	d.log.Info("bangerd is stopping")
-	leaving()
+	held.Stopping()
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	return errors.Join(err, s.Shutdown(draining, undoTimeout), <-served)

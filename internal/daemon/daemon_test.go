@@ -38,7 +38,7 @@ func testLayout(t *testing.T) paths.Layout {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return paths.At(dir, os.Geteuid())
+	return paths.At(dir)
 }
 
 // testReady returns a Ready and the text that is read from its other end.

@@ -51,7 +51,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if d.store, err = store.Open(ctx, d.Layout.Database()); err != nil {
 		return err
 	}
-	if err := held.Claim(ctx, d.Layout, d.store, store.HomeKey); err != nil {
+	if err := held.Claim(ctx, d.store, store.HomeKey); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(d.Layout.Imports()); err != nil { // remains of a crash

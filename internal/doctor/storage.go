@@ -131,20 +131,6 @@ func notWritable(env Env, dir string) string {
 	}
 }
 
-// maxSocket is sizeof(sockaddr_un.sun_path) without the final NUL (unix(7)).
-const maxSocket = 107
-
-func checkSocketPath(env Env) Check {
-	c := Check{Name: "socket-path", Feature: "reaching VMs"}
-	longest := filepath.Join(env.Layout.VM("0123456789abcdef").Run, "agent.sock")
-	summary := fmt.Sprintf("%d of at most %d characters, in %s", len(longest), maxSocket, env.Layout.Runtime)
-	if len(longest) > maxSocket {
-		return c.fail(summary, "The kernel does not allow longer paths of sockets.",
-			"Set BANGER_HOME or XDG_RUNTIME_DIR to a directory with a shorter path.")
-	}
-	return c.pass(summary)
-}
-
 // tmpNeeded is the space in the temporary directory that making the default image uses.
 const tmpNeeded = 2 * model.GiB
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/socket"
 )
 
 // Records is the part of the database that Claim needs.
@@ -25,17 +25,21 @@ type Records interface {
 // Claim checks that database and roots belong to one home, and marks the roots that have no mark
 // yet. key is the key of the id in the database. The caller holds the locks. If a root belongs to
 // another home, nothing has changed, and the error names both homes.
-func (h *Held) Claim(ctx context.Context, layout paths.Layout, db Records, key string) error {
-	c := claim{layout: layout}
+func (h *Held) Claim(ctx context.Context, db Records, key string) error {
+	c := claim{layout: h.layout}
 	if err := c.look(ctx, db, key); err != nil {
 		return err
 	}
-	for _, check := range []func() error{c.checkState, c.checkCache, c.checkRuntime} {
-		if err := check(); err != nil {
-			return err
-		}
+	if err := c.checkState(); err != nil {
+		return err
 	}
-	return c.mark(ctx, db, key)
+	if err := c.checkCache(); err != nil {
+		return err
+	}
+	if err := c.checkRuntime(ctx); err != nil {
+		return err
+	}
+	return h.mark(ctx, &c, db, key)
 }
 
 // claim is what was found in a home's roots, and the id that the home will have.
@@ -110,7 +114,7 @@ func (c *claim) checkCache() error {
 }
 
 // checkRuntime adopts a runtime directory only if no machine of another home can be in it.
-func (c *claim) checkRuntime() error {
+func (c *claim) checkRuntime(ctx context.Context) error {
 	dir := c.layout.Runtime
 	hint := func(e *fault.Error) error {
 		return e.WithHint("Set BANGER_HOME or XDG_RUNTIME_DIR to another directory. If all VMs of the other home have ended: rm -r %s", dir)
@@ -130,7 +134,7 @@ func (c *claim) checkRuntime() error {
 				dir, id, c.layout.State))
 		}
 	}
-	if conn, err := net.Dial("unix", c.layout.Socket()); err == nil {
+	if conn, err := socket.Dial(ctx, c.layout.Socket()); err == nil {
 		conn.Close()
 		return hint(fault.New(fault.Locked, "another bangerd, which does not belong to the state directory %s, listens on %s", c.layout.State, c.layout.Socket()))
 	}
@@ -153,7 +157,7 @@ func (c *claim) foreign(what, dir string, m mark) *fault.Error {
 
 // mark stores the id. The order lets a claim that was cut off be repeated: without a mark, the
 // state follows the database.
-func (c *claim) mark(ctx context.Context, db Records, key string) error {
+func (h *Held) mark(ctx context.Context, c *claim, db Records, key string) error {
 	if c.id != c.database {
 		if c.state.ID != "" && c.state.ID != c.id {
 			if err := os.Remove(paths.MarkIn(c.layout.State)); err != nil {
@@ -164,20 +168,25 @@ func (c *claim) mark(ctx context.Context, db Records, key string) error {
 			return err
 		}
 	}
-	state, err := real(c.layout.State)
-	if err != nil {
-		return err
-	}
-	for _, root := range c.layout.Roots() {
-		dir, err := real(root)
-		if err != nil {
-			return err
-		}
-		if err := writeMark(root, mark{ID: c.id, Root: dir, State: state}); err != nil {
+	h.id = c.id
+	for _, root := range h.layout.Roots() {
+		if err := h.markRoot(root); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (h *Held) markRoot(root string) error {
+	state, err := real(h.layout.State)
+	if err != nil {
+		return err
+	}
+	dir, err := real(root)
+	if err != nil {
+		return err
+	}
+	return writeMark(root, mark{ID: h.id, Root: dir, State: state})
 }
 
 // machines returns the ids of the machines that have a directory in dir.

@@ -39,7 +39,7 @@ type site struct {
 }
 
 func newSite(dir string) *site {
-	return &site{Layout: paths.At(dir, os.Geteuid()), db: &database{meta: map[string]string{}}}
+	return &site{Layout: paths.At(dir), db: &database{meta: map[string]string{}}}
 }
 
 // xdgSites returns two homes that share their runtime directory.
@@ -62,7 +62,7 @@ func (s *site) start(t *testing.T) error {
 	if err := CheckDatabase(s.Layout); err != nil {
 		return err
 	}
-	return held.Claim(testContext(t), s.Layout, s.db, "home")
+	return held.Claim(testContext(t), s.db, "home")
 }
 
 func (s *site) mustStart(t *testing.T) {

@@ -17,25 +17,32 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 
+	"banger/internal/fault"
 	"banger/internal/paths"
 )
 
-// Held holds the locks of all roots of a home.
-type Held struct{ locks []*lock }
+// Held holds the locks of all roots of a home. It is safe for concurrent use.
+type Held struct {
+	layout paths.Layout
+	mu     sync.Mutex
+	locks  []*lock
+	id     string // after Claim
+}
 
 // Acquire makes missing roots, and takes the locks of all. If another daemon holds one and is not
 // stopping, the error is of kind fault.Locked.
 func Acquire(ctx context.Context, layout paths.Layout) (*Held, error) {
 	for _, root := range []struct{ name, dir string }{{"state", layout.State}, {"cache", layout.Cache}} {
 		if err := os.MkdirAll(root.dir, 0o700); err != nil {
-			return nil, fmt.Errorf("making the %s directory: %w", root.name, err)
+			return nil, Unusable(fault.Denied, fmt.Errorf("making the %s directory: %w", root.name, err))
 		}
 	}
 	if err := PrivateDir(layout.Runtime); err != nil {
 		return nil, err
 	}
-	h := &Held{}
+	h := &Held{layout: layout}
 	for _, root := range layout.Roots() {
 		l, err := acquire(ctx, root)
 		if err != nil {
@@ -48,6 +55,8 @@ func Acquire(ctx context.Context, layout paths.Layout) (*Held, error) {
 
 // Stopping notes in the lock files that the holder is about to end. A new daemon then waits for it.
 func (h *Held) Stopping() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for _, l := range h.locks {
 		_ = l.say(stopping)
 	}
@@ -55,12 +64,40 @@ func (h *Held) Stopping() {
 
 // Release releases the locks, that of the state last, because others wait for it.
 func (h *Held) Release() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	var errs []error
 	for i := len(h.locks) - 1; i >= 0; i-- {
 		errs = append(errs, h.locks[i].release())
 	}
 	h.locks = nil
 	return errors.Join(errs...)
+}
+
+// KeepRuntime makes the runtime directory again if it was removed, and takes its lock. A socket may
+// be made or removed in the directory only after this.
+func (h *Held) KeepRuntime() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := PrivateDir(h.layout.Runtime); err != nil {
+		return err
+	}
+	last := len(h.locks) - 1
+	if last < 0 {
+		return errors.New("the locks of the home were released")
+	}
+	if h.locks[last].isCurrent() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killedGrace)
+	defer cancel()
+	l, err := acquire(ctx, h.layout.Runtime)
+	if err != nil {
+		return err
+	}
+	err = h.locks[last].release()
+	h.locks[last] = l
+	return errors.Join(err, h.markRoot(h.layout.Runtime))
 }
 
 // CheckDatabase refuses a home whose database is missing beside directories of VMs. A new database

@@ -33,24 +33,32 @@ func acquire(ctx context.Context, root string) (*lock, error) {
 	for {
 		f, err := openLock(paths.LockIn(root))
 		if err != nil {
-			return nil, fmt.Errorf("locking %s: %w", root, err)
+			return nil, Unusable(fault.Denied, fmt.Errorf("locking %s: %w", root, err))
 		}
 		if err := awaitLock(ctx, f, root); err != nil {
 			f.Close()
 			return nil, err
 		}
-		// The file may have been removed meanwhile, with the root or by hand.
-		if named, err := os.Stat(f.Name()); err == nil {
-			if held, err := f.Stat(); err == nil && os.SameFile(named, held) {
-				l := &lock{f: f}
-				return l, l.say("")
-			}
+		l := &lock{f: f}
+		if l.isCurrent() {
+			return l, l.say("")
 		}
 		f.Close()
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// isCurrent reports whether the root still has this lock file. It may have been removed, alone or
+// with the root.
+func (l *lock) isCurrent() bool {
+	named, err := os.Lstat(l.f.Name())
+	if err != nil {
+		return false
+	}
+	held, err := l.f.Stat()
+	return err == nil && os.SameFile(named, held)
 }
 
 // openLock opens a lock file. Roots that were copied by hard links must not share a lock, so a file
@@ -113,6 +121,28 @@ func holder(f *os.File) (pid string, leaving bool) {
 		return "unknown", false
 	}
 	return words[0], len(words) > 1 && words[1] == stopping
+}
+
+// Holder returns the process of the daemon that holds the home's lock, or 0 if there is none. It
+// asks the lock, so a file that a killed daemon left names nobody.
+func Holder(layout paths.Layout) (pid int, err error) {
+	f, err := os.Open(paths.LockIn(layout.State))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("looking for the home's daemon: %w", err)
+	}
+	defer f.Close()
+	if free, err := flock.TryLock(f); free || err != nil {
+		return 0, err
+	}
+	name, _ := holder(f)
+	if pid, err = strconv.Atoi(name); err != nil || pid <= 0 {
+		return 0, fault.New(fault.Unavailable, "the lock %s is held, but it names no process", f.Name()).
+			WithHint("Try again. If this lasts, look for a bangerd with: fuser %s", f.Name())
+	}
+	return pid, nil
 }
 
 // say writes who holds the lock and the holder's state. A shorter text would leave the end of a

@@ -5,12 +5,7 @@
 package paths
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"unicode"
 
@@ -25,21 +20,16 @@ type Layout struct {
 	Runtime string // sockets and pid files; may be lost at a reboot
 }
 
-// socketRoom is the length of the longest socket name below Runtime.
-const socketRoom = len("/vms/0123456789abcdef/agent.sock")
-
-// maxSocket is sizeof(sockaddr_un.sun_path) without the final NUL (unix(7)).
-const maxSocket = 107
-
 // FromEnv returns the layout for an environment and the caller's uid. getenv is os.Getenv, or a
-// test's.
+// test's. Nothing depends on a temporary directory, in which others could take a name first.
 func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 	if home := getenv("BANGER_HOME"); home != "" {
 		abs, err := filepath.Abs(home)
 		if err != nil {
-			return Layout{}, fmt.Errorf("BANGER_HOME %q: %w", home, err)
+			return Layout{}, fault.New(fault.Invalid, "BANGER_HOME %q is relative, and the working directory is not known: %w", home, err).
+				WithHint("Set BANGER_HOME to an absolute path.")
 		}
-		return At(abs, uid).usable()
+		return At(abs).usable()
 	}
 	if uid == 0 {
 		return Layout{Config: "/etc/banger", State: "/var/lib/banger", Cache: "/var/cache/banger", Runtime: "/run/banger"}, nil
@@ -48,6 +38,10 @@ func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 	if home == "" {
 		return Layout{}, fault.New(fault.Invalid,
 			"neither BANGER_HOME nor HOME is set").WithHint("Set BANGER_HOME to a directory of your own.")
+	}
+	if !filepath.IsAbs(home) {
+		return Layout{}, fault.New(fault.Invalid, "HOME is %q, which is no absolute path", home).
+			WithHint("Set HOME to your home directory, or BANGER_HOME to a directory of your own.")
 	}
 	xdg := func(name, fallback string) string {
 		if dir := getenv(name); filepath.IsAbs(dir) { // XDG ignores relative ones
@@ -63,7 +57,7 @@ func FromEnv(getenv func(string) string, uid int) (Layout, error) {
 	if dir := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
 		l.Runtime = filepath.Join(dir, "banger")
 	} else {
-		l.Runtime = shortRuntime(l.State, uid)
+		l.Runtime = filepath.Join(l.State, "run")
 	}
 	return l.usable()
 }
@@ -80,26 +74,14 @@ func (l Layout) usable() (Layout, error) {
 	return l, nil
 }
 
-// At returns the layout below one directory. If sockets below home would have too long names, the
-// runtime directory is below the temporary directory.
-func At(home string, uid int) Layout {
-	l := Layout{
+// At returns the layout below one directory.
+func At(home string) Layout {
+	return Layout{
 		Config:  filepath.Join(home, "config"),
 		State:   filepath.Join(home, "state"),
 		Cache:   filepath.Join(home, "cache"),
 		Runtime: filepath.Join(home, "run"),
 	}
-	if len(l.Runtime)+socketRoom > maxSocket {
-		l.Runtime = shortRuntime(home, uid)
-	}
-	return l
-}
-
-// shortRuntime returns a short runtime directory for each key. Whoever creates it must check its
-// owner and mode 0700, because everybody can write to the temporary directory.
-func shortRuntime(key string, uid int) string {
-	sum := sha256.Sum256([]byte(key))
-	return filepath.Join(os.TempDir(), "banger-"+strconv.Itoa(uid)+"-"+hex.EncodeToString(sum[:4]))
 }
 
 // Roots returns the directories that belong to one home alone. Homes may share a configuration.

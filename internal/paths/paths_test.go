@@ -1,7 +1,6 @@
 package paths
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -34,6 +33,7 @@ func TestFromEnv(t *testing.T) {
 func TestUnusable(t *testing.T) {
 	for _, env := range []map[string]string{
 		{"BANGER_HOME": `/b/a "b"`}, {"BANGER_HOME": "/b/a\nb"}, {"BANGER_HOME": "/b/\x7f"}, {"HOME": `/h"`}, {"HOME": "/h", "XDG_CACHE_HOME": "/c\t"},
+		{"HOME": "h"}, {"HOME": "./h"},
 	} {
 		if l, err := FromEnv(func(k string) string { return env[k] }, 7); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
 			t.Errorf("environment %q: got %+v, %v, want an error", env, l, err)
@@ -46,15 +46,20 @@ func TestUnusable(t *testing.T) {
 	}
 }
 
-func TestSocketsFit(t *testing.T) {
-	for _, home := range []string{"/b", "/" + strings.Repeat("long/", 40)} {
-		a, b := At(home, 7), At(home+"x", 7)
-		sock := filepath.Join(a.VM("0123456789abcdef").Run, "agent.sock")
-		if len(sock) > maxSocket {
-			t.Errorf("the socket name %s has %d characters, which is too long", sock, len(sock))
+// TestNothingOutside resolves homes with a long path, and without XDG_RUNTIME_DIR. The temporary
+// directory does not matter, and everything is below the home.
+func TestNothingOutside(t *testing.T) {
+	t.Setenv("TMPDIR", "/nonexistent")
+	long := "/" + strings.Repeat("long/", 40)
+	for _, env := range []map[string]string{{"BANGER_HOME": long}, {"HOME": long, "TMPDIR": "/nonexistent"}} {
+		l, err := FromEnv(func(k string) string { return env[k] }, 7)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if a.Runtime == b.Runtime {
-			t.Error("two homes share sockets")
+		for _, dir := range append(l.Roots(), l.Config) {
+			if !strings.HasPrefix(dir, long) {
+				t.Errorf("environment %v: %s is outside of the home", env, dir)
+			}
 		}
 	}
 }

@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"guest/proto": {},
 	"initramfs":   {},
 	"requestid":   {},
+	"socket":      {},
 	"openssh":     {},
 
 	"metric": {"step"},
@@ -32,9 +33,9 @@ var mayImport = map[string][]string{
 
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
-	"home":          {"fault", "flock", "model", "paths"},
+	"home":          {"fault", "flock", "model", "paths", "socket"},
 	"guest/archive": {"fault"},
-	"guest/channel": {"fault", "guest/proto"}, // also the transports below it
+	"guest/channel": {"fault", "guest/proto", "socket"}, // also the transports below it
 	"guest/agent":   {"fault", "guest/..."},
 
 	// The core and its contracts. It knows no driver, no store and no API.
@@ -62,7 +63,7 @@ var mayImport = map[string][]string{
 	"vmm/console": {},
 	"vmm/memory":  {"fault"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "vmm", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "socket", "vmm", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},
@@ -70,9 +71,9 @@ var mayImport = map[string][]string{
 	// The surfaces.
 	"config":      {"fault", "model", "paths"},
 	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmm", "vmm/qemu"},
-	"api":         {"fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "step"},
+	"api":         {"fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
-	"api/server":  {"api", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "step", "vmm/console"},
+	"api/server":  {"api", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
 	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "openssh", "paths", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.
@@ -122,7 +123,7 @@ var layers = []struct {
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "home", "openssh", "testkit"}},
+	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "home", "openssh", "socket", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

@@ -67,7 +67,7 @@ func newHost(t *testing.T) *host {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	layout := paths.At(t.TempDir(), os.Getuid())
+	layout := paths.At(t.TempDir())
 	t.Cleanup(func() { os.RemoveAll(layout.Runtime) }) // it is elsewhere if the test's name is long
 	return &host{
 		t: t, layout: layout, computer: fake.NewHost(), file: file, fail: map[string]error{}, block: map[string]chan struct{}{},

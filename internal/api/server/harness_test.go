@@ -19,6 +19,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/fault"
+	"banger/internal/home"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -266,7 +267,7 @@ func serve(t *testing.T, changes ...func(*Config)) *world {
 	log := slog.New(slog.NewTextHandler(w.logs, nil))
 	cfg := Config{
 		Manager: w.m, Library: library{w.m}, Templates: templates{w.m}, Images: images{}, Kernels: kernels{},
-		Sessions: NewSessions(), Layout: paths.At(dir, os.Getuid()),
+		Sessions: NewSessions(), Layout: paths.At(dir),
 		Version:  api.Version{Version: "test", API: api.Generation},
 		Status:   func(context.Context) api.Status { return api.Status{PID: os.Getpid()} },
 		Usage:    func(context.Context) (model.DiskUsage, error) { return *w.usage.Load(), nil },
@@ -286,7 +287,7 @@ func serve(t *testing.T, changes ...func(*Config)) *world {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "s", "sock")
-	l, err := Listen(socket, filepath.Dir(socket), log)
+	l, err := Listen(socket, func() error { return home.PrivateDir(filepath.Dir(socket)) }, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
+	"banger/internal/home"
 	"banger/internal/model"
 	"banger/internal/testkit"
 )
@@ -81,24 +84,88 @@ func TestListen(t *testing.T) {
 	defer os.RemoveAll(dir)
 	log := slog.New(slog.DiscardHandler)
 	socket := filepath.Join(dir, "run", "sock")
-	for range 2 { // the second time over the first one's remains
-		l, err := Listen(socket, filepath.Dir(socket), log)
+	prepare := func() error { return home.PrivateDir(filepath.Dir(socket)) }
+	// A crash has left a socket.
+	if err := errors.Join(prepare(), os.WriteFile(socket, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l, err := Listen(socket, prepare, log)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.(*listener).SetUnlinkOnClose(false) // as after a crash
 		for p, mode := range map[string]os.FileMode{socket: 0o600, filepath.Dir(socket): 0o700} {
 			if info, err := os.Stat(p); err != nil || info.Mode().Perm() != mode {
 				t.Errorf("%s: mode %v, %v", p, info.Mode(), err)
 			}
 		}
-		l.Close()
+		if err := l.Close(); err != nil {
+			t.Errorf("closing: %v", err)
+		}
+		if _, err := os.Stat(socket); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after the end, the socket is still there: %v", err)
+		}
 	}
 	if err := os.Chmod(filepath.Dir(socket), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(socket, filepath.Dir(socket), log); fault.KindOf(err) != fault.Denied {
+	if _, err := Listen(socket, prepare, log); fault.KindOf(err) != fault.Denied {
 		t.Errorf("listening in a directory that is open to others: %v", err)
+	}
+}
+
+// TestLostSocket removes the socket, and its directory, while the listener works.
+func TestLostSocket(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "run")
+	socket := filepath.Join(dir, "sock")
+	l, err := Listen(socket, func() error { return home.PrivateDir(dir) }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, lost := range []string{socket, dir} {
+		if err := os.RemoveAll(lost); err != nil {
+			t.Fatal(err)
+		}
+		testkit.WaitFor(t, time.Minute, "the socket is back after "+filepath.Base(lost)+" was removed", func() bool {
+			conn, err := net.Dial("unix", socket)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+		if conn, err := l.Accept(); err != nil {
+			t.Errorf("accepting on the new socket: %v", err)
+		} else {
+			conn.Close()
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("closing: %v", err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accepting after the end: %v", err)
+	}
+}
+
+// TestReplacedSocket ends a listener whose path names another socket. That one stays.
+func TestReplacedSocket(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "sock")
+	l, err := Listen(socket, func() error { return nil }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(dir, "other")
+	if err := errors.Join(os.WriteFile(other, nil, 0o600), os.Rename(other, socket)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("closing: %v", err)
+	}
+	if _, err := os.Stat(socket); err != nil {
+		t.Errorf("the other file was removed: %v", err)
 	}
 }
 

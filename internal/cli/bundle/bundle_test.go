@@ -20,7 +20,7 @@ import (
 func source(t *testing.T) Source {
 	home := t.TempDir()
 	return Source{
-		Layout:    paths.At(home, os.Getuid()),
+		Layout:    paths.At(home),
 		LookupEnv: func(name string) (string, bool) { return home, name == "HOME" },
 		Absent:    errors.New("bangerd is not running"), Now: time.Unix(0, 0).UTC(),
 		Doctor: func(context.Context) any { return []string{"fine"} },

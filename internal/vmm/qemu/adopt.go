@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/socket"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/qmp"
@@ -98,8 +98,7 @@ func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*i
 func openMonitor(ctx context.Context, path string, seen *witness) (*qmp.Client, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, greetTimeout, fmt.Errorf("no answer after %v", greetTimeout))
 	defer cancel()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", path)
+	conn, err := socket.Dial(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to QEMU's monitor: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/socket"
 	"banger/internal/vmm/qemu/defect"
 )
 
@@ -36,8 +37,7 @@ func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
 }
 
 func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", runPath(in.s, agentSocket))
+	conn, err := socket.Dial(ctx, runPath(in.s, agentSocket))
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "connecting to the agent of machine %s: %w", in.s.ID, err)
 	}

@@ -68,9 +68,9 @@ func args(m vmm.Machine, h host) []string {
 		"-smp", strconv.Itoa(m.VCPUs), "-m", mib)
 	list = append(list, contentArgs(m, h, mib)...)
 	list = append(list,
-		"-chardev", socket("qmp", qmpFD), "-mon", "chardev=qmp,mode=control",
-		"-chardev", socket("console", consoleFD), "-serial", "chardev:console",
-		"-chardev", socket("agent", agentFD), "-device", "virtio-serial-device",
+		"-chardev", socketOn("qmp", qmpFD), "-mon", "chardev=qmp,mode=control",
+		"-chardev", socketOn("console", consoleFD), "-serial", "chardev:console",
+		"-chardev", socketOn("agent", agentFD), "-device", "virtio-serial-device",
 		"-device", "virtserialport,chardev=agent,name="+proto.PortName,
 		"-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng",
 	)
@@ -120,7 +120,7 @@ func cmdline(m vmm.Machine, h host) string {
 	return strings.Join(append(list, m.Cmdline...), " ")
 }
 
-func socket(id string, fd int) string {
+func socketOn(id string, fd int) string {
 	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
 }
 

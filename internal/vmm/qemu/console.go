@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"banger/internal/socket"
 	"banger/internal/vmm/console"
 )
 
@@ -31,8 +32,7 @@ func (in *instance) openConsole(ctx context.Context) error {
 		close(in.seen.consoleEnd)
 		return err
 	}
-	var dialer net.Dialer
-	in.serial, err = dialer.DialContext(ctx, "unix", runPath(in.s, consoleSocket))
+	in.serial, err = socket.Dial(ctx, runPath(in.s, consoleSocket))
 	if err != nil {
 		in.log.Warn("the console cannot be reached", "error", err)
 		close(in.seen.consoleEnd)

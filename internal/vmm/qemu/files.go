@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/socket"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 )
@@ -154,7 +155,8 @@ func listen(path string) (*os.File, error) {
 	if err := unix.Fchmod(fd, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("making the socket %s: %w", path, err), f.Close())
 	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	bind := func(short string) error { return unix.Bind(fd, &unix.SockaddrUnix{Name: short}) }
+	if err := socket.Reach(path, bind); err != nil {
 		return nil, errors.Join(fmt.Errorf("making the socket %s: %w", path, err), f.Close())
 	}
 	if err := unix.Listen(fd, backlog); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"banger/internal/fault"
+	"banger/internal/socket"
 )
 
 // Dialer is the host's end: the VMM's unix socket behind the port. It implements channel.Dialer.
@@ -15,8 +16,7 @@ type Dialer struct {
 // Dial connects to the socket. It succeeds as soon as the VMM runs, whether or not an agent reads
 // the port.
 func (d Dialer) Dial(ctx context.Context) (net.Conn, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", d.Path)
+	conn, err := socket.Dial(ctx, d.Path)
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "connecting to the agent's port: %w", err)
 	}

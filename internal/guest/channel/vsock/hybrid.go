@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"banger/internal/socket"
 )
 
 // Hybrid is the host's end on Firecracker, which connects a unix socket to vsock ports of the
@@ -28,8 +30,7 @@ const maxAnswer = len("OK 4294967295\n")
 func (h Hybrid) Dial(ctx context.Context) (net.Conn, error) { return persist(ctx, h.attempt) }
 
 func (h Hybrid) attempt(ctx context.Context) (net.Conn, error) {
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", h.Path)
+	conn, err := socket.Dial(ctx, h.Path)
 	if err != nil {
 		return nil, err
 	}

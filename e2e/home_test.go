@@ -1,0 +1,202 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/testkit"
+)
+
+// TestHomeDatabaseLost moves the database of a home with VMs away. The daemon does not start,
+// removes nothing, and works again when the database is back.
+func TestHomeDatabaseLost(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "vm", "create", "--name", "keep")
+	vm := decode[model.VM](t, h, "vm", "show", "keep")
+	dir := filepath.Join(h.Dir, "state", "vms", vm.ID)
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("mkdir elsewhere && mv state/banger.db* elsewhere"))
+	for range 2 {
+		r := fails(t, h, []string{"vm", "list"}, "banger.db", "state/vms", "banger daemon recover")
+		equal(t, "exit status", r.Code, fault.WrongState.ExitCode())
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Errorf("the VM's directory: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(h.Dir, "state", "banger.db")); err == nil {
+		t.Error("a new database is in the way of the lost one")
+	}
+	must(t, h.Shell("mv elsewhere/* state"))
+	has(t, ok(t, h, "vm", "list"), "keep")
+	ok(t, h, "vm", "delete", "keep")
+}
+
+// TestHomesStayApart runs two homes of one user with one XDG_RUNTIME_DIR. The second home is
+// refused, and the first one's machine and daemon stay.
+func TestHomesStayApart(t *testing.T) {
+	h := warm(t)
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can be somebody else")
+	const uid = 4242
+	must(t, h.Shell("mkdir xdg xdg/run xdg/a xdg/b && ln -s ../../cache xdg/cache-banger && mkdir -p xdg/cache && mv cache xdg/cache/banger && rm xdg/cache-banger"))
+	h.Chown(t, uid)
+	xdg := func(name string) string { return filepath.Join(h.Dir, "xdg", name) }
+	h.Setenv("BANGER_HOME", "")
+	h.Setenv("XDG_RUNTIME_DIR", xdg("run"))
+	h.Setenv("XDG_CACHE_HOME", xdg("cache"))
+	h.Setenv("XDG_STATE_HOME", xdg("a"))
+	t.Cleanup(func() {
+		h.Setenv("XDG_STATE_HOME", xdg("a"))
+		h.Setenv("XDG_CACHE_HOME", xdg("cache"))
+		h.Banger(t, "vm", "delete", "--force", "first")
+		h.Banger(t, "daemon", "stop")
+	})
+	ok(t, h, "run", "-d", "--name", "first")
+	machine := machinePID(t, h, "first")
+	pid := daemonPID(t, h)
+
+	second := func(what string, code int) {
+		t.Helper()
+		h.Setenv("XDG_STATE_HOME", xdg("b"))
+		h.Setenv("XDG_CACHE_HOME", xdg("cache-b"))
+		defer h.Setenv("XDG_CACHE_HOME", xdg("cache"))
+		defer h.Setenv("XDG_STATE_HOME", xdg("a"))
+		r := fails(t, h, []string{"vm", "list"}, xdg("a/banger"), "hint:")
+		equal(t, "exit status "+what, r.Code, code)
+		r = h.RunCmd(t, "", filepath.Join(h.Bin, "bangerd"))
+		has(t, r.Stderr, xdg("a/banger"))
+		if r.Code == 0 {
+			t.Errorf("a second daemon %s", what)
+		}
+	}
+	second("beside a daemon", fault.WrongState.ExitCode())
+	equal(t, "the first home's daemon", daemonPID(t, h), pid)
+	ok(t, h, "daemon", "stop")
+	second("beside a machine", fault.WrongState.ExitCode())
+	ok(t, h, "exec", "first", "--", "true")
+	equal(t, "the first home's machine", machinePID(t, h, "first"), machine)
+}
+
+// TestHomeSocketLost removes the socket of a running daemon.
+func TestHomeSocketLost(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "vm", "list")
+	pid := daemonPID(t, h)
+	socket := filepath.Join(h.Dir, "run", "bangerd.sock")
+	for _, args := range [][]string{{"daemon", "status"}, {"vm", "list"}, {"daemon", "start"}} {
+		must(t, os.Remove(socket))
+		ok(t, h, args...)
+		equal(t, "the daemon after "+strings.Join(args, " "), daemonPID(t, h), pid)
+	}
+	must(t, os.Remove(socket))
+	ok(t, h, "daemon", "restart")
+	if next := daemonPID(t, h); next == pid {
+		t.Error("a daemon without a socket was not restarted")
+	}
+	must(t, os.Remove(socket))
+	r := code(t, h, 0, "daemon", "stop")
+	if strings.Contains(r.Stderr, "not running") {
+		t.Errorf("daemon stop said: %s", r.Stderr)
+	}
+	r = code(t, h, fault.Unavailable.ExitCode(), "daemon", "status")
+	has(t, r.Stderr, "not running")
+}
+
+// TestHomeLongPath uses a home whose path is too long for a socket, under several names and
+// temporary directories. All of them reach one daemon, and nothing is made elsewhere.
+func TestHomeLongPath(t *testing.T) {
+	h := warm(t)
+	long := filepath.Join(h.Dir, strings.Repeat("long", 30))
+	must(t, h.Shell("mkdir "+long+" && mv cache "+long+" && ln -s "+long+" short"))
+	before := names(t, os.TempDir())
+	h.Setenv("BANGER_HOME", long)
+	h.Setenv("TMPDIR", filepath.Join(h.Dir, "none"))
+	ok(t, h, "run", "-d", "--name", "v")
+	pid := daemonPID(t, h)
+	for name, value := range map[string]string{"TMPDIR": "/", "BANGER_HOME": filepath.Join(h.Dir, "short")} {
+		h.Setenv(name, value)
+		equal(t, "the daemon with another "+name, daemonPID(t, h), pid)
+		ok(t, h, "exec", "v", "--", "true")
+	}
+	killDaemonIn(t, h, pid, long)
+	ok(t, h, "exec", "v", "--", "true")
+	ok(t, h, "vm", "delete", "--force", "v")
+	ok(t, h, "daemon", "stop")
+	if _, err := os.Stat(filepath.Join(h.Dir, "none")); err == nil {
+		t.Error("the missing temporary directory was made")
+	}
+	for name := range names(t, os.TempDir()) {
+		if strings.HasPrefix(name, "banger-") && !before[name] {
+			t.Errorf("%s was made in the temporary directory", name)
+		}
+	}
+}
+
+// TestHomeUnusable tries homes that cannot be used. Each one has its exit status and a hint, and
+// leaves nothing behind.
+func TestHomeUnusable(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can be somebody else")
+	for name, c := range map[string]struct {
+		env  map[string]string
+		make string
+		code int
+		says string
+	}{
+		"no home":         {env: map[string]string{"BANGER_HOME": "", "HOME": "/nonexistent"}, code: fault.Denied.ExitCode(), says: "/nonexistent"},
+		"a relative HOME": {env: map[string]string{"BANGER_HOME": "", "HOME": "some/where"}, code: fault.Invalid.ExitCode(), says: "HOME"},
+		"read-only home":  {make: "chmod 500 .", code: fault.Denied.ExitCode(), says: "permission denied"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := testkit.NewHome(t, bin)
+			if c.make != "" {
+				must(t, h.Shell(c.make))
+			}
+			h.Chown(t, 4242)
+			for key, value := range c.env {
+				h.Setenv(key, value)
+			}
+			before := names(t, os.TempDir())
+			r := fails(t, h, []string{"vm", "list"}, c.says, "hint:")
+			equal(t, "exit status", r.Code, c.code)
+			for name := range names(t, os.TempDir()) {
+				if strings.HasPrefix(name, "banger-") && !before[name] {
+					t.Errorf("%s was made in the temporary directory", name)
+				}
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// names returns the names in a directory.
+func names(t *testing.T, dir string) map[string]bool {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	all := map[string]bool{}
+	for _, e := range entries {
+		all[e.Name()] = true
+	}
+	return all
+}
+
+// killDaemonIn ends the daemon of a home that is not at h.Dir like a crash.
+func killDaemonIn(t *testing.T, h *testkit.Home, pid int, home string) {
+	t.Helper()
+	must(t, h.Shell("kill -9 "+strconv.Itoa(pid)))
+	testkit.WaitFor(t, 10*time.Second, "the daemon is gone", func() bool {
+		return h.Shell("flock -n "+paths.LockIn(paths.At(home).State)+" true") == nil
+	})
+}
