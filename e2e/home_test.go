@@ -83,6 +83,31 @@ func TestHomesStayApart(t *testing.T) {
 	equal(t, "the first home's machine", machinePID(t, h, "first"), machine)
 }
 
+// TestHomeInheritsNothing starts the daemon and a VM under a lock of the caller, and in a command
+// substitution.
+func TestHomeInheritsNothing(t *testing.T) {
+	h := warm(t)
+	banger := filepath.Join(h.Bin, "banger")
+	must(t, h.Shell("( exec 9>lk; flock 9; "+banger+" run -d --name v )"))
+	if err := h.Shell("flock -n lk true"); err != nil {
+		t.Errorf("the daemon or the VMM holds the caller's lock: %v", err)
+	}
+	ok(t, h, "vm", "delete", "--force", "v")
+	ok(t, h, "daemon", "stop")
+	began := time.Now()
+	must(t, h.Shell("x=$( { exec 5>&1; "+banger+" ps >/dev/null; } )"))
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("the substitution ended after %v", took)
+	}
+	// bangerd itself gives up what it inherits.
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("( exec 9>lk; flock 9; "+filepath.Join(h.Bin, "bangerd")+" >/dev/null 2>&1 & )"))
+	testkit.WaitFor(t, time.Minute, "the daemon is ready", func() bool { return h.Banger(t, "daemon", "status").Code == 0 })
+	if err := h.Shell("flock -n lk true"); err != nil {
+		t.Errorf("a daemon that a person started holds the caller's lock: %v", err)
+	}
+}
+
 // TestHomeSocketLost removes the socket of a running daemon.
 func TestHomeSocketLost(t *testing.T) {
 	h := warm(t)

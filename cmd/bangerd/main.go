@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"banger/internal/daemon"
+	"banger/internal/descriptor"
 	"banger/internal/fault"
 	"banger/internal/paths"
 	"banger/internal/version"
@@ -47,6 +48,9 @@ func run() int {
 }
 
 func start(opts daemon.Options, readyFD int) (err error) {
+	if err := descriptor.Close(readyFD); err != nil {
+		return fmt.Errorf("closing inherited files: %w", err)
+	}
 	if readyFD != 0 {
 		if opts.Ready, err = daemon.OpenReady(readyFD); err != nil {
 			return err

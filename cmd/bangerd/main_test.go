@@ -231,6 +231,39 @@ func TestLostSocket(t *testing.T) {
 	}
 }
 
+// TestInheritsNothing starts the daemon with a lock and a pipe of the caller.
+func TestInheritsNothing(t *testing.T) {
+	layout := newHome(t)
+	dir := t.TempDir()
+	held, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := syscall.Dup(int(held.Fd())) // without O_CLOEXEC
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(fd, syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	connect(t, layout)
+	cmd := exec.Command("bangerd", "--foreground") // it inherits the descriptor, too
+	if err := cmd.Run(); err == nil {
+		t.Error("a second daemon was not refused")
+	}
+	if err := errors.Join(held.Close(), syscall.Close(fd)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := os.Open(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if err := syscall.Flock(int(again.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		t.Errorf("the caller's lock is still held: %v", err)
+	}
+}
+
 func waitGone(t *testing.T, pid int) {
 	t.Helper()
 	p, err := os.FindProcess(pid)

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"banger/internal/descriptor"
 	"banger/internal/fault"
 	"banger/internal/flock"
 	"banger/internal/home"
@@ -145,6 +146,9 @@ func lockStart(ctx context.Context, path string) (unlock func(), err error) {
 // spawn starts the daemon in a session of its own and returns when it is ready. The daemon reports
 // its start on a pipe, so nothing is polled, and a daemon that ends early is noticed at once.
 func spawn(ctx context.Context, program string, layout paths.Layout) error {
+	if err := descriptor.Keep(); err != nil { // they may hold a lock of the caller, or a pipe
+		return fmt.Errorf("starting bangerd: %w", err)
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("starting bangerd: %w", err)

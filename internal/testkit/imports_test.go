@@ -14,7 +14,7 @@ import (
 // stands for packages below it without a key. "x/..." is x and all packages below it.
 var mayImport = map[string][]string{
 	"cmd/banger":       {"cli"},
-	"cmd/bangerd":      {"daemon", "fault", "paths", "version"},
+	"cmd/bangerd":      {"daemon", "descriptor", "fault", "paths", "version"},
 	"cmd/banger-agent": {"guest/agent"},
 
 	// These import nothing.
@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"initramfs":   {},
 	"requestid":   {},
 	"socket":      {},
+	"descriptor":  {},
 	"openssh":     {},
 
 	"metric": {"step"},
@@ -71,7 +72,7 @@ var mayImport = map[string][]string{
 	// The surfaces.
 	"config":      {"fault", "model", "paths"},
 	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmm", "vmm/qemu"},
-	"api":         {"fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
+	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
 	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "openssh", "paths", "step", "version"},
@@ -123,7 +124,7 @@ var layers = []struct {
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "flock", "home", "openssh", "socket", "testkit"}},
+	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 
