@@ -303,7 +303,9 @@ func fakeImage() model.Image {
 		Config: model.ImageConfig{Entrypoint: []string{"echo", "an image"}, Cmd: []string{"says"}, Env: []string{"PATH=/bin", "TOKEN=planted-image-env"}}}
 }
 
-func (fakeImages) List() ([]model.Image, error)                                { return []model.Image{fakeImage()}, nil }
+func (fakeImages) List() ([]model.Image, error)          { return []model.Image{fakeImage()}, nil }
+func (f fakeImages) ByID(id string) (model.Image, error) { return f.Get(id) }
+
 func (fakeImages) Get(string) (model.Image, error)                             { return fakeImage(), nil }
 func (fakeImages) Delete(context.Context, string, func(string) []string) error { return nil }
 func (fakeImages) Prune(context.Context, func(string) []string) (model.Pruned, error) {

@@ -24,7 +24,7 @@ type images struct{ *image.Store }
 // Ensure returns the image that ref means. It makes a missing image first.
 func (s images) Ensure(ctx context.Context, ref string, report step.Reporter) (model.Image, error) {
 	img, err := s.Get(ref)
-	if fault.KindOf(err) != fault.NotFound {
+	if fault.KindOf(err) != fault.NotFound || image.IDLike(ref) {
 		return img, err
 	}
 	return s.Store.Pull(ctx, ref, image.PullOptions{IfMissing: true}, report)

@@ -48,7 +48,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"debian:bookworm", "alpine", "../x", "a/../../b", "localhost:5000/x@sha256:0", "\x00", "A"} {
 		f.Add(seed)
 	}
-	s := &Store{dir: "/images"}
+	s := &Store{names: "/images/names"}
 	f.Fuzz(func(t *testing.T, text string) {
 		ref, err := Parse(text)
 		if err != nil {
@@ -57,8 +57,8 @@ func FuzzParse(f *testing.F) {
 		if again, err := Parse(ref.Name); err != nil || again.Name != ref.Name {
 			t.Errorf("%q is %q, which is %q, %v", text, ref.Name, again.Name, err)
 		}
-		if dir := filepath.Dir(s.nameFile(ref.Name)); dir != "/images/names" || len(filepath.Base(s.nameFile(ref.Name))) > unix.NAME_MAX {
-			t.Errorf("the name %q is stored outside its directory, at %s", text, s.nameFile(ref.Name))
+		if dir := filepath.Dir(s.names.file(ref.Name)); dir != "/images/names" || len(filepath.Base(s.names.file(ref.Name))) > unix.NAME_MAX {
+			t.Errorf("the name %q is stored outside its directory, at %s", text, s.names.file(ref.Name))
 		}
 	})
 }

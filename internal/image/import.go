@@ -60,7 +60,7 @@ func (s *Store) Import(ctx context.Context, path string, opts ImportOptions, rep
 		im.file = opts.File
 	}
 	if opts.Name != "" {
-		ref, err := Parse(opts.Name)
+		ref, err := ParseNew(opts.Name)
 		if err != nil {
 			return model.Image{}, err
 		}
@@ -290,7 +290,7 @@ func (im *importer) nameFor(inside string) string {
 		return im.name
 	}
 	for _, name := range []string{inside, nameOf(im.file)} {
-		if ref, err := Parse(name); err == nil {
+		if ref, err := ParseNew(name); err == nil {
 			return ref.Name
 		}
 	}

@@ -85,11 +85,11 @@ func (s *Store) tagLocked(id string, names ...string) (model.Image, error) {
 		if name == "" {
 			continue
 		}
-		if err := writeFile(s.nameFile(name), id+"\n"); err != nil {
+		if err := writeFile(s.names.file(name), id+"\n"); err != nil {
 			return model.Image{}, fmt.Errorf("naming image %s %s: %w", short(id), name, disk.NoSpace(err, s.dir))
 		}
 	}
-	all, err := s.names()
+	all, err := s.names.all()
 	if err != nil {
 		return model.Image{}, err
 	}

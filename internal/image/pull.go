@@ -34,7 +34,7 @@ const parallelLayers = 3
 // fetches only layers that the cache lacks. Callers of the same image share the work, within a
 // process and between processes.
 func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions, report step.Reporter) (model.Image, error) {
-	parsed, err := Parse(ref)
+	parsed, err := ParseNew(ref)
 	if err != nil {
 		return model.Image{}, err
 	}

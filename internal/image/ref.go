@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"banger/internal/fault"
+	"banger/internal/model"
 )
 
 // Ref is a parsed image name.
@@ -67,6 +68,30 @@ func Parse(s string) (Ref, error) {
 		return Ref{}, invalid("image name %q is too long", clip(full))
 	}
 	return Ref{Name: full, ref: ref}, nil
+}
+
+// ParseNew is Parse for a name that an image is to get. It refuses names that read as ids. Older
+// versions accepted such names, and Parse still does, so that they can be deleted.
+func ParseNew(s string) (Ref, error) {
+	ref, err := Parse(s)
+	if err == nil && IDLike(familiar(ref.Name)) {
+		return Ref{}, invalid("image name %q reads as an id: it has only hexadecimal digits, %s", clip(s), idRule).
+			WithHint("Choose another name, such as mine:v1.")
+	}
+	return ref, err
+}
+
+const idRule = "12 or more, or any number after sha256:"
+
+// IDLike reports whether ref can be taken for an id: see model.IDLike. "sha256:" and 3 or more
+// digits are one, too.
+func IDLike(ref string) bool {
+	return model.IDLike(ref) || strings.HasPrefix(ref, "sha256:") && idPattern.MatchString(ref)
+}
+
+// familiar is the shortest form of a full name.
+func familiar(full string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(full, hubAlias+"/library/"), ":"+name.DefaultTag)
 }
 
 // idPattern is an image's id, or a beginning of one.

@@ -38,7 +38,7 @@ func (s *Store) Delete(ref string, inUse InUse) (Removal, error) {
 		return Removal{}, err
 	}
 	if parsed, err := Parse(ref); err == nil && len(img.Names) > 1 && slices.Contains(img.Names, parsed.Name) {
-		if err := os.Remove(s.nameFile(parsed.Name)); err != nil {
+		if err := os.Remove(s.names.file(parsed.Name)); err != nil {
 			return Removal{}, fmt.Errorf("deleting the name %s: %w", parsed.Name, err)
 		}
 		return Removal{Names: []string{parsed.Name}}, nil
@@ -55,7 +55,7 @@ func (s *Store) Delete(ref string, inUse InUse) (Removal, error) {
 // removes it.
 func (s *Store) removeLocked(img model.Image, done *Removal) error {
 	for _, name := range img.Names {
-		if err := os.Remove(s.nameFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(s.names.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("deleting the name %s: %w", name, err)
 		}
 		done.Names = append(done.Names, name)
@@ -102,7 +102,7 @@ func (s *Store) Prune(inUse InUse, all bool) (Removal, error) {
 
 // pruneNamesLocked removes names of missing images.
 func (s *Store) pruneNamesLocked(done *Removal) error {
-	names, err := s.names()
+	names, err := s.names.all()
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (s *Store) pruneNamesLocked(done *Removal) error {
 		if _, err := os.Stat(filepath.Join(s.dir, id)); !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.Remove(s.nameFile(name)); err != nil {
+		if err := os.Remove(s.names.file(name)); err != nil {
 			errs = append(errs, fmt.Errorf("deleting the name %s: %w", name, err))
 			continue
 		}

@@ -34,7 +34,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,6 +62,7 @@ type Options struct {
 // Store is the images of one cache. It is safe for concurrent use, also by several processes.
 type Store struct {
 	dir, blobs string
+	names      names
 	log        *slog.Logger
 	opts       Options
 	locks      locks
@@ -98,7 +98,9 @@ func Open(dir, blobs string, log *slog.Logger, opts Options) (*Store, error) {
 	if opts.Transport == nil {
 		opts.Transport = newTransport()
 	}
-	s := &Store{dir: dir, blobs: blobs, log: log.With("component", "image"), opts: opts, locks: locks{filepath.Join(dir, lockFile)}}
+	s := &Store{
+		dir: dir, blobs: blobs, names: names(filepath.Join(dir, namesDir)), log: log.With("component", "image"), opts: opts, locks: locks{filepath.Join(dir, lockFile)},
+	}
 	for _, d := range []string{
 		filepath.Join(dir, tempDir), filepath.Join(dir, namesDir), filepath.Join(blobs, tempDir), filepath.Join(blobs, "sha256"),
 	} {
@@ -126,7 +128,7 @@ func (s *Store) List() ([]model.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
-	names, err := s.names()
+	names, err := s.names.all()
 	if err != nil {
 		return nil, err
 	}
@@ -150,20 +152,38 @@ func (s *Store) List() ([]model.Image, error) {
 	return images, nil
 }
 
-// Get returns the image with a name in any form, an id, or a unique beginning of an id (at least 3
-// digits). A name is tried before an id. It returns fault.NotFound if there is none.
+// Get returns the image that a person's ref means: an id, a name in any form, or a unique beginning
+// of an id (at least 3 digits). A ref that reads as an id never means a name. It returns
+// fault.NotFound if there is none.
 func (s *Store) Get(ref string) (model.Image, error) {
-	names, err := s.names()
+	names, err := s.names.all()
 	if err != nil {
 		return model.Image{}, err
 	}
 	parsed, perr := Parse(ref)
 	id, ok := names[parsed.Name]
-	if perr != nil || !ok {
+	if perr != nil || !ok || IDLike(ref) {
 		if id, err = s.byPrefix(ref, perr); err != nil {
 			return model.Image{}, err
 		}
 	}
+	return s.load(id, ref, names)
+}
+
+// ByID returns the image with exactly this id: no name and no beginning of an id counts.
+func (s *Store) ByID(id string) (model.Image, error) {
+	if !isID(id) {
+		return model.Image{}, notFound(id)
+	}
+	names, err := s.names.all()
+	if err != nil {
+		return model.Image{}, err
+	}
+	return s.load(id, short(id), names)
+}
+
+// load reads the image with an id, which errors call ref.
+func (s *Store) load(id, ref string, names map[string]string) (model.Image, error) {
 	r, err := s.read(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return model.Image{}, notFound(ref)
@@ -200,7 +220,11 @@ func (s *Store) byPrefix(ref string, parseErr error) (string, error) {
 }
 
 func notFound(ref string) error {
-	return fault.New(fault.NotFound, "there is no image %q", ref).
+	missing := fault.New(fault.NotFound, "there is no image %q", ref)
+	if IDLike(ref) || isID(ref) {
+		return missing.WithHint("`banger image list` prints the images.")
+	}
+	return missing.
 		WithHint("`banger image list` prints the images; `banger image pull %s` gets this one.", ref)
 }
 
@@ -238,31 +262,4 @@ func (s *Store) finish(r record, names map[string]string) model.Image {
 	}
 	slices.Sort(img.Names)
 	return img
-}
-
-// names reads all names with their ids.
-func (s *Store) names() (map[string]string, error) {
-	files, err := os.ReadDir(filepath.Join(s.dir, namesDir))
-	if err != nil {
-		return nil, fmt.Errorf("listing the names of images: %w", err)
-	}
-	names := make(map[string]string, len(files))
-	for _, f := range files {
-		name, err := url.PathUnescape(f.Name())
-		if err != nil || strings.HasPrefix(f.Name(), disk.TempPrefix) {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join(s.dir, namesDir, f.Name()))
-		if err != nil {
-			continue // deleted meanwhile
-		}
-		if id := strings.TrimSpace(string(data)); isID(id) {
-			names[name] = id
-		}
-	}
-	return names, nil
-}
-
-func (s *Store) nameFile(name string) string {
-	return filepath.Join(s.dir, namesDir, url.PathEscape(name))
 }

@@ -147,7 +147,7 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, s.blobPath(strings.Repeat("0", 64)), []byte("of no image"))
-	write(t, s.nameFile("docker.io/library/lost:latest"), []byte(strings.Repeat("0", 64)))
+	write(t, s.names.file("docker.io/library/lost:latest"), []byte(strings.Repeat("0", 64)))
 	inUse := func(id string) []string {
 		if id == used.ID {
 			return []string{"vm"}

@@ -97,10 +97,31 @@ func (s *Store) List() ([]model.Kernel, error) {
 	return kernels, err
 }
 
-// Get returns a kernel by a name, an id, or a unique beginning of an id.
+// Get returns the kernel that a person's ref means: an id, a name, or a unique beginning of an id.
+// A ref that reads as an id never means a name.
 func (s *Store) Get(ref string) (model.Kernel, error) {
 	r, err := s.get(ref)
 	return r.Kernel, err
+}
+
+// ByID returns the kernel with exactly this id: no name and no beginning of an id counts.
+func (s *Store) ByID(id string) (model.Kernel, error) {
+	names, err := s.names()
+	if err != nil {
+		return model.Kernel{}, err
+	}
+	if !idPattern.MatchString(id) {
+		return model.Kernel{}, notFound(id)
+	}
+	r, err := s.load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return model.Kernel{}, notFound(id)
+	}
+	if err != nil {
+		return model.Kernel{}, fmt.Errorf("reading kernel %.12s: %w", id, err)
+	}
+	r.Names = append([]string{}, names[id]...)
+	return r.Kernel, nil
 }
 
 func (s *Store) get(ref string) (record, error) {
@@ -110,7 +131,7 @@ func (s *Store) get(ref string) (record, error) {
 	}
 	var found []record
 	for _, r := range records {
-		if slices.Contains(r.Names, ref) || r.ID == ref {
+		if r.ID == ref || !model.IDLike(ref) && slices.Contains(r.Names, ref) {
 			return r, nil
 		}
 		if len(ref) >= minPrefix && strings.HasPrefix(r.ID, ref) {
@@ -121,11 +142,15 @@ func (s *Store) get(ref string) (record, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return record{}, fault.New(fault.NotFound, "there is no kernel %q", ref).
-			WithHint("`banger kernel list` prints the kernels; `banger kernel pull debian` gets one.")
+		return record{}, notFound(ref)
 	}
 	return record{}, fault.New(fault.Invalid, "the ids of %[2]d kernels begin with %[1]q", ref, len(found)).
 		WithHint("Give more of the id, or a name.")
+}
+
+func notFound(ref string) error {
+	return fault.New(fault.NotFound, "there is no kernel %q", ref).
+		WithHint("`banger kernel list` prints the kernels; `banger kernel pull debian` gets one.")
 }
 
 // records reads the store.
@@ -211,9 +236,13 @@ func (s *Store) names() (map[string][]string, error) {
 	return names, nil
 }
 
-// CheckName returns why s cannot be a kernel's name, or nil.
+// CheckName returns why s cannot be a new name of a kernel, or nil.
 func CheckName(s string) error {
-	if !namePattern.MatchString(s) || idPattern.MatchString(s) {
+	if model.IDLike(s) {
+		return fault.New(fault.Invalid, "%.80q cannot be a kernel's name: it reads as an id, "+
+			"because it has only hexadecimal digits, 12 or more", s)
+	}
+	if !namePattern.MatchString(s) {
 		return fault.New(fault.Invalid,
 			"%q cannot be a kernel's name: lower-case letters, digits, '.', '_' and '-', at most 63", s)
 	}

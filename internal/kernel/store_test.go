@@ -180,3 +180,28 @@ func listDir(t *testing.T, dir string) []string {
 	}
 	return names
 }
+
+// TestIDIsNoName claims that an id leads to its own kernel only, whatever names kernels have.
+func TestIDIsNoName(t *testing.T) {
+	s := openForTest(t)
+	pinned, other := importForTest(t, s, "6.1.1", "pinned"), importForTest(t, s, "6.1.2", "other")
+	for _, name := range []string{pinned.ID, pinned.ID[:12], strings.Repeat("a", 63)} {
+		if err := CheckName(name); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("the name %s, which reads as an id: %v", name, err)
+		}
+	}
+	if err := s.setName(pinned.ID[:12], other.ID); err != nil { // an older version has accepted it
+		t.Fatal(err)
+	}
+	if k, err := s.Get(pinned.ID[:12]); err != nil || k.ID != pinned.ID {
+		t.Errorf("an id that is also an old name finds %.12s, %v; want %.12s", k.ID, err, pinned.ID)
+	}
+	if k, err := s.ByID(pinned.ID); err != nil || k.ID != pinned.ID || len(k.Names) != 1 {
+		t.Errorf("ByID = %.12s %v, %v; want %.12s with its name", k.ID, k.Names, err, pinned.ID)
+	}
+	for _, ref := range []string{"pinned", pinned.ID[:12], "", strings.Repeat("0", 64)} {
+		if k, err := s.ByID(ref); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("ByID(%q) finds %.12s, %v; only a whole id counts", ref, k.ID, err)
+		}
+	}
+}

@@ -70,10 +70,10 @@ func (h *Host) Fingerprint(ctx context.Context, s Subject) (string, error) {
 		return "", err
 	}
 	var parts Parts
-	if parts.Image, err = h.Images.Get(s.Spec.ImageID); err != nil {
+	if parts.Image, err = h.Images.ByID(s.Spec.ImageID); err != nil {
 		return "", err
 	}
-	if parts.Kernel, err = h.Kernels.Get(s.Spec.KernelID); err != nil {
+	if parts.Kernel, err = h.Kernels.ByID(s.Spec.KernelID); err != nil {
 		return "", err
 	}
 	if parts.Initramfs, err = h.Kernels.Initramfs(ctx, parts.Kernel); err != nil {

@@ -22,9 +22,9 @@ type Host struct {
 	Log          *slog.Logger
 }
 
-// Images finds root filesystems by exact id.
+// Images finds root filesystems by exact id: a name never decides what a recorded machine boots.
 type Images interface {
-	Get(id string) (model.Image, error)
+	ByID(id string) (model.Image, error)
 }
 
 // Initramfs is what a kernel unpacks before it starts the agent.
@@ -35,7 +35,7 @@ type Initramfs struct {
 
 // Kernels finds guest kernels by exact id.
 type Kernels interface {
-	Get(id string) (model.Kernel, error)
+	ByID(id string) (model.Kernel, error)
 	// Initramfs returns what boots the agent under the kernel.
 	Initramfs(ctx context.Context, k model.Kernel) (Initramfs, error)
 }

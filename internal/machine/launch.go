@@ -111,10 +111,10 @@ func (l *Launch) preflight(ctx context.Context) (err error) {
 	if l.info, err = l.driver.Info(ctx); err != nil {
 		return err
 	}
-	if l.image, err = l.host.Images.Get(spec.ImageID); err != nil {
+	if l.image, err = l.host.Images.ByID(spec.ImageID); err != nil {
 		return fmt.Errorf("image %s: %w", spec.Image, err)
 	}
-	if l.kernel, err = l.host.Kernels.Get(spec.KernelID); err != nil {
+	if l.kernel, err = l.host.Kernels.ByID(spec.KernelID); err != nil {
 		return fmt.Errorf("kernel %s: %w", spec.Kernel, err)
 	}
 	if l.order.Identity != Own {

@@ -62,12 +62,12 @@ func TestBytesAsTextAndJSON(t *testing.T) {
 }
 
 func TestCheckName(t *testing.T) {
-	for _, good := range []string{"a", "web-1", "quiet-otter", "0a", strings.Repeat("a", 63)} {
+	for _, good := range []string{"a", "web-1", "quiet-otter", "0a", "deadbeefcaf", strings.Repeat("z", 63)} {
 		if err := CheckName(good); err != nil {
 			t.Errorf("the good name %q was rejected: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "-a", "a-", "A", "a_b", "a.b", "a b", "../x", "a\n", "a\x00", "ö", "localhost", "123", strings.Repeat("a", 64)} {
+	for _, bad := range []string{"", "-a", "a-", "A", "a_b", "a.b", "a b", "../x", "a\n", "a\x00", "ö", "localhost", "123", "deadbeefcafe", strings.Repeat("a", 64), strings.Repeat("z", 64)} {
 		if CheckName(bad) == nil {
 			t.Errorf("the bad name %q was accepted", bad)
 		}

@@ -18,8 +18,24 @@ var namePattern = sync.OnceValue(func() *regexp.Regexp {
 // reservedNames have another meaning where a VM's name may stand.
 var reservedNames = map[string]bool{"localhost": true, "all": true, "host": true, "gateway": true}
 
-// CheckName returns why s cannot be a VM's name, or nil.
+// minIDLike is the length from which hex digits read as an id. A shorter name wins over an id that
+// begins with it.
+const minIDLike = 12
+
+// IDLike reports whether people and programs may take s for an id or the beginning of one: it has
+// only hexadecimal digits, 12 or more. No new name is like that, so that an id means one thing.
+func IDLike(s string) bool { return len(s) >= minIDLike && strings.Trim(s, "0123456789abcdef") == "" }
+
+// CheckName returns why s cannot be the name of a new VM or snapshot, or nil.
 func CheckName(s string) error {
+	if IDLike(s) {
+		return fmt.Errorf("name %.80q reads as an id: it has only hexadecimal digits, %d or more", s, minIDLike)
+	}
+	return checkHostName(s)
+}
+
+// checkHostName is CheckName for names that exist. Older versions accepted names like ids.
+func checkHostName(s string) error {
 	switch {
 	case s == "":
 		return fmt.Errorf("a VM's name must not be empty")

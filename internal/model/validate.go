@@ -24,12 +24,20 @@ const (
 
 var envName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`) })
 
+// ValidateNew is Validate for a VM that gets its name now.
+func (s Spec) ValidateNew() error {
+	if IDLike(s.Name) {
+		return CheckName(s.Name)
+	}
+	return s.Validate()
+}
+
 // Validate returns everything that is wrong with the spec, joined, or nil. It does not check that
 // the image and the kernel exist.
 func (s Spec) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if err := CheckName(s.Name); err != nil {
+	if err := checkHostName(s.Name); err != nil {
 		errs = append(errs, err)
 	}
 	if s.VCPUs < 1 || s.VCPUs > MaxVCPUs {

@@ -121,13 +121,13 @@ func describe(key string, spec model.Spec, created time.Time) model.Template {
 
 // current reports whether a template's image and kernel still exist.
 func (s *shelf) current(t model.Template) bool {
-	if _, err := s.host.Kernels.Get(t.KernelID); err != nil {
+	if _, err := s.host.Kernels.ByID(t.KernelID); err != nil {
 		return false
 	}
 	if t.ImageID == "" {
 		return true
 	}
-	_, err := s.host.Images.Get(t.ImageID)
+	_, err := s.host.Images.ByID(t.ImageID)
 	return err == nil
 }
 

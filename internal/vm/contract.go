@@ -41,6 +41,8 @@ func (noMeter) Standby(bool)                                   {}
 // Images finds root filesystems.
 type Images interface {
 	machine.Images
+	// Get returns the image that ref, which a person wrote, means.
+	Get(ref string) (model.Image, error)
 	// Ensure returns the image that ref means, after making it (pull, build) if it is missing.
 	Ensure(ctx context.Context, ref string, report step.Reporter) (model.Image, error)
 }
@@ -48,6 +50,8 @@ type Images interface {
 // Kernels finds guest kernels.
 type Kernels interface {
 	machine.Kernels
+	// Get returns the kernel that ref, which a person wrote, means.
+	Get(ref string) (model.Kernel, error)
 	// Ensure returns the kernel that ref means, after making it if it is missing.
 	Ensure(ctx context.Context, ref string, report step.Reporter) (model.Kernel, error)
 }

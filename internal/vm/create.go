@@ -152,11 +152,11 @@ func (op *operation) furnish(ctx context.Context, disks map[string]string) error
 
 // checkParts fails if the image or the kernel of a complete spec is missing.
 func (c *core) checkParts(spec model.Spec) error {
-	if _, err := c.Images.Get(spec.ImageID); err != nil {
+	if _, err := c.Images.ByID(spec.ImageID); err != nil {
 		return fault.New(fault.KindOf(err), "image %s (%.12s): %w", spec.Image, spec.ImageID, err).
 			WithHint("its disks hold changes to that very image, so another one does not do")
 	}
-	if _, err := c.Kernels.Get(spec.KernelID); err != nil {
+	if _, err := c.Kernels.ByID(spec.KernelID); err != nil {
 		return fmt.Errorf("kernel %s (%.12s): %w", spec.Kernel, spec.KernelID, err)
 	}
 	return nil
@@ -188,7 +188,7 @@ const usualVCPUs = 2
 func checkUnresolved(spec model.Spec) error {
 	spec.Name = cmp.Or(spec.Name, "unnamed")
 	spec.VCPUs = cmp.Or(spec.VCPUs, usualVCPUs)
-	if err := spec.Validate(); err != nil {
+	if err := spec.ValidateNew(); err != nil {
 		return fault.New(fault.Invalid, "%w", err)
 	}
 	return nil

@@ -45,7 +45,7 @@ func (r *records) find(ref string) (*entry, error) {
 	if e, ok := r.vms[ref]; ok {
 		return e, nil
 	}
-	if e := r.byNameLocked(ref); e != nil {
+	if e := r.byNameLocked(ref); e != nil && !model.IDLike(ref) {
 		return e, nil
 	}
 	var found []*entry

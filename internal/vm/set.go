@@ -110,11 +110,11 @@ func (c *core) chooseVCPUs(ctx context.Context, old model.Spec, next *model.Spec
 	if next.VCPUs != 0 {
 		return nil
 	}
-	ref := next.ImageID
+	find, ref := c.Images.ByID, next.ImageID
 	if next.Image != old.Image {
-		ref = next.Image
+		find, ref = c.Images.Get, next.Image
 	}
-	img, err := c.Images.Get(ref)
+	img, err := find(ref)
 	if err == nil {
 		next.VCPUs = c.vcpusFor(ctx, img)
 	}

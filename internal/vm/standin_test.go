@@ -113,6 +113,8 @@ func (i images) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.
 	return img, i.s.hook(ctx, "", "ensure image")
 }
 
+func (i images) ByID(id string) (model.Image, error) { return i.Get(id) }
+
 func (i images) Get(ref string) (model.Image, error) {
 	img := model.Image{ID: ref, Path: i.s.file}
 	img.Config = model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}
@@ -127,6 +129,8 @@ type kernels struct{ s *session }
 func (k kernels) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.Kernel, error) {
 	return model.Kernel{ID: "id-of-" + ref}, k.s.hook(ctx, "", "ensure kernel")
 }
+
+func (k kernels) ByID(id string) (model.Kernel, error) { return k.Get(id) }
 
 // Get returns a kernel with a file of its own.
 func (k kernels) Get(ref string) (model.Kernel, error) {

@@ -207,6 +207,8 @@ func (m *manager) References(f func(images, kernels map[string][]string) error) 
 
 type images struct{ Images }
 
+func (i images) ByID(id string) (model.Image, error) { return i.Get(id) }
+
 func (images) Get(ref string) (model.Image, error) {
 	if ref == "docker.io/library/alpine:3" {
 		return model.Image{ID: "other", Names: []string{ref}}, nil

@@ -15,6 +15,7 @@ import (
 type Images interface {
 	List() ([]model.Image, error)
 	Get(ref string) (model.Image, error)
+	ByID(id string) (model.Image, error)
 	Pull(ctx context.Context, req api.ImagePull, report step.Reporter) (model.Image, error)
 	// Import makes an image of the file at path, which it may read but not keep.
 	Import(ctx context.Context, path string, req api.ImageImport, report step.Reporter) (model.Image, error)

@@ -185,7 +185,7 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 // begin starts the command and connects the client's input to it.
 func (one *runStream) begin(ctx context.Context, agent machine.Agent, v model.VM, req api.Run) (net.Conn, error) {
 	if req.Entrypoint {
-		img, err := one.h.images.Get(v.Spec.ImageID)
+		img, err := one.h.images.ByID(v.Spec.ImageID)
 		if err != nil {
 			return nil, err
 		}

@@ -174,7 +174,8 @@ func (l *Library) each(ctx context.Context, visit func(id string, snap *snapshot
 	return nil
 }
 
-// Get returns the snapshot that ref means: a name, an id, or the beginning of one id.
+// Get returns the snapshot that ref means: an id, a name, or the beginning of one id. A ref that
+// reads as an id never means a name.
 func (l *Library) Get(ctx context.Context, ref string) (model.Snapshot, error) {
 	list, err := l.List(ctx)
 	if err != nil {
@@ -182,7 +183,7 @@ func (l *Library) Get(ctx context.Context, ref string) (model.Snapshot, error) {
 	}
 	var found []model.Snapshot
 	for _, s := range list {
-		if ref != "" && (s.ID == ref || s.Name == ref) {
+		if ref != "" && (s.ID == ref || s.Name == ref && !model.IDLike(ref)) {
 			return s, nil
 		}
 		if ref != "" && strings.HasPrefix(s.ID, ref) {
