@@ -37,6 +37,11 @@ func (i Images) Import(
 	return upload[model.Image](ctx, i.resource, query, content, report)
 }
 
+// Tag gives an image a name. If another image has the name, the name moves.
+func (i Images) Tag(ctx context.Context, ref, name string) (model.Image, error) {
+	return act[model.Image](ctx, i.resource, ref, "tag", Tag{Name: name}, nil)
+}
+
 // Delete deletes an image that no VM uses.
 func (i Images) Delete(ctx context.Context, ref string) error {
 	_, err := remove[struct{}](ctx, i.resource, ref)

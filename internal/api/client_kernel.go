@@ -36,6 +36,11 @@ func (k Kernels) Import(
 	return upload[model.Kernel](ctx, k.resource, query, content, report)
 }
 
+// Tag gives a kernel a name. If another kernel has the name, the name moves.
+func (k Kernels) Tag(ctx context.Context, ref, name string) (model.Kernel, error) {
+	return act[model.Kernel](ctx, k.resource, ref, "tag", Tag{Name: name}, nil)
+}
+
 // Delete deletes a kernel that no VM uses.
 func (k Kernels) Delete(ctx context.Context, ref string) error {
 	_, err := remove[struct{}](ctx, k.resource, ref)

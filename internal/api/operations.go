@@ -215,6 +215,8 @@ func imageOperations() []Operation {
 			Summary: "Delete the images that no VM uses", Response: model.Pruned{}},
 		{ID: "getImage", Method: http.MethodGet, Path: "/v1/images/{ref}", Permission: PermRead, Kind: KindJSON,
 			Summary: "One image", Response: model.Image{}},
+		{ID: "tagImage", Method: http.MethodPost, Path: "/v1/images/{ref}/tag", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Give an image a name. If another image has the name, the name moves", Request: Tag{}, Response: model.Image{}},
 		{ID: "deleteImage", Method: http.MethodDelete, Path: "/v1/images/{ref}", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete an image that no VM uses"},
 	}
@@ -232,6 +234,8 @@ func kernelOperations() []Operation {
 			Summary: "Delete the kernels that no VM uses", Response: model.Pruned{}},
 		{ID: "getKernel", Method: http.MethodGet, Path: "/v1/kernels/{ref}", Permission: PermRead, Kind: KindJSON,
 			Summary: "One kernel", Response: model.Kernel{}},
+		{ID: "tagKernel", Method: http.MethodPost, Path: "/v1/kernels/{ref}/tag", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Give a kernel a name. If another kernel has the name, the name moves", Request: Tag{}, Response: model.Kernel{}},
 		{ID: "deleteKernel", Method: http.MethodDelete, Path: "/v1/kernels/{ref}", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete a kernel that no VM uses"},
 	}

@@ -144,13 +144,19 @@ type ImagePull struct {
 // ImageImport says how to import an image: the query of the request. The body is a docker-archive,
 // an OCI layout or a root file system as a tar (compressed or not), or an ext4 file.
 type ImageImport struct {
-	// If unset, the name that the archive holds, or one made of file.
+	// If unset, the name that the archive holds, or one made of file. Such a name takes nothing
+	// from another image and is none of banger's own ones; the answer's notices say so.
 	Name string `query:"name"`
 	// What the client calls the content; errors and progress show it.
 	File string `query:"file"`
 	// The content is a tar made of a directory with a root file system.
 	Sparse    bool `query:"sparse"` // the body is the content in the form of PackSparse
 	Directory bool `query:"directory"`
+}
+
+// Tag gives an image or a kernel a name.
+type Tag struct {
+	Name string `json:"name"`
 }
 
 // KernelPull asks for a distribution's kernel.
@@ -163,7 +169,8 @@ type KernelPull struct {
 // ELF vmlinux. With archive it is a tar that holds "kernel" and optionally "config" and
 // "modules/VERSION/...".
 type KernelImport struct {
-	Name string `query:"name"` // the kernel's version if unset
+	// If unset, the kernel's version, unless another kernel has it as a name: see the notices.
+	Name string `query:"name"`
 	// What the client calls the kernel; errors and progress show it.
 	File    string `query:"file"`
 	Archive bool   `query:"archive"` // the body is a tar

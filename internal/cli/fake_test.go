@@ -306,7 +306,12 @@ func fakeImage() model.Image {
 func (fakeImages) List() ([]model.Image, error)          { return []model.Image{fakeImage()}, nil }
 func (f fakeImages) ByID(id string) (model.Image, error) { return f.Get(id) }
 
-func (fakeImages) Get(string) (model.Image, error)                             { return fakeImage(), nil }
+func (fakeImages) Get(string) (model.Image, error) { return fakeImage(), nil }
+func (fakeImages) Tag(_ context.Context, ref, name string) (model.Image, error) {
+	i := fakeImage()
+	i.Notices = []model.Notice{model.NameMoved("image", name, i.ID, strings.Repeat("0", 64))}
+	return i, nil
+}
 func (fakeImages) Delete(context.Context, string, func(string) []string) error { return nil }
 func (fakeImages) Prune(context.Context, func(string) []string) (model.Pruned, error) {
 	return model.Pruned{}, nil
@@ -353,8 +358,12 @@ func fakeKernel() model.Kernel {
 		Arch: "amd64", Size: 60 * model.MiB, Vmlinux: "/vmlinux", Created: time.Now().Add(-26 * time.Hour)}
 }
 
-func (fakeKernels) List() ([]model.Kernel, error)                               { return []model.Kernel{fakeKernel()}, nil }
-func (fakeKernels) Get(string) (model.Kernel, error)                            { return fakeKernel(), nil }
+func (fakeKernels) List() ([]model.Kernel, error)          { return []model.Kernel{fakeKernel()}, nil }
+func (fakeKernels) Get(string) (model.Kernel, error)       { return fakeKernel(), nil }
+func (f fakeKernels) ByID(id string) (model.Kernel, error) { return f.Get(id) }
+func (fakeKernels) Tag(context.Context, string, string) (model.Kernel, error) {
+	return fakeKernel(), nil
+}
 func (fakeKernels) Delete(context.Context, string, func(string) []string) error { return nil }
 func (fakeKernels) Prune(context.Context, func(string) []string) (model.Pruned, error) {
 	return model.Pruned{}, nil

@@ -20,7 +20,7 @@ func newImageCmd(a *command.App) *cobra.Command {
 	cmd := command.NewGroup("image", "Manage images: the root file systems of VMs",
 		"REF is an image's reference, its id, or a unique prefix of its id.")
 	k := imageKind()
-	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), k.ListCmd(a), k.ShowCmd(a),
+	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), k.ListCmd(a), k.ShowCmd(a), k.TagCmd(a, "NAME", "3f9a0c71b2de debian:bookworm"),
 		k.DeleteCmd(a, "An image that a VM or a snapshot uses is not deleted."), newImagePruneCmd(a))
 	return cmd
 }
@@ -43,8 +43,12 @@ func imageKind() item.Kind[model.Image] {
 			}
 			return short
 		},
-		About: func(i model.Image) string { return i.Size.String() },
-		Size:  func(i model.Image) model.Bytes { return i.Size },
+		About:   func(i model.Image) string { return i.Size.String() },
+		Size:    func(i model.Image) model.Bytes { return i.Size },
+		Notices: func(i model.Image) []model.Notice { return i.Notices },
+		Tag: func(c *api.Client, ctx context.Context, ref, name string) (model.Image, error) {
+			return c.Images().Tag(ctx, ref, name)
+		},
 		Table: render.Images,
 		Print: item.PrintPairs(render.Image),
 	}
@@ -90,7 +94,11 @@ func newImageImportCmd(a *command.App) *cobra.Command {
   an OCI layout, as a directory or a tar archive
   a root file system, as a directory, a tar archive or an ext4 file
 
-Archives may be compressed. PATH may be - for standard input. Prints the image's name.`,
+Archives may be compressed. PATH may be - for standard input.
+
+A name in an archive never replaces the name of another image, and is never debian:SUITE. In such a case banger says so, and the image has no name. To give it one, use --name or ` + "`banger image tag`" + `.
+
+Prints the image's name, or its id.`,
 		Example: `docker save app | banger image import -
 banger image import --name mine ./rootfs`,
 		Args: command.WantArgs("PATH"),
@@ -107,7 +115,7 @@ banger image import --name mine ./rootfs`,
 			return client.Images().Import(ctx, content.Counted(report), req, report)
 		})
 	})
-	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the image; if unset, the name in the archive")
+	cmd.Flags().StringVar(&req.Name, "name", "", "`name` of the image, which another image may lose; if unset, the name in the archive, unless another image has it")
 	command.SetExample(cmd.Flags(), "name", "mine:v1")
 	command.AddJSON(cmd, &asJSON)
 	return cmd

@@ -20,7 +20,7 @@ func newKernelCmd(a *command.App) *cobra.Command {
 	cmd := command.NewGroup("kernel", "Manage the kernels that VMs boot",
 		"NAME is a kernel's name, its id, or a unique prefix of its id.")
 	k := kernelKind()
-	cmd.AddCommand(newKernelPullCmd(a), newKernelImportCmd(a), k.ListCmd(a), k.ShowCmd(a),
+	cmd.AddCommand(newKernelPullCmd(a), newKernelImportCmd(a), k.ListCmd(a), k.ShowCmd(a), k.TagCmd(a, "NEWNAME", "6.1.0-43-cloud-amd64 debian"),
 		k.DeleteCmd(a, "A kernel that a VM or a snapshot uses is not deleted."), newKernelPruneCmd(a))
 	return cmd
 }
@@ -34,13 +34,17 @@ func kernelKind() item.Kind[model.Kernel] {
 		Get: func(c *api.Client, ctx context.Context, ref string) (model.Kernel, error) {
 			return c.Kernels().Get(ctx, ref)
 		},
-		Remove: func(c *api.Client, ctx context.Context, ref string) error { return c.Kernels().Delete(ctx, ref) },
-		Name:   func(k model.Kernel) string { return render.FirstName(k.Names, k.ID) },
-		Names:  func(k model.Kernel) []string { return k.Names },
-		About:  func(k model.Kernel) string { return k.Version },
-		Size:   func(k model.Kernel) model.Bytes { return k.Size },
-		Table:  render.Kernels,
-		Print:  item.PrintPairs(render.Kernel),
+		Remove:  func(c *api.Client, ctx context.Context, ref string) error { return c.Kernels().Delete(ctx, ref) },
+		Name:    func(k model.Kernel) string { return render.FirstName(k.Names, k.ID) },
+		Names:   func(k model.Kernel) []string { return k.Names },
+		About:   func(k model.Kernel) string { return k.Version },
+		Size:    func(k model.Kernel) model.Bytes { return k.Size },
+		Notices: func(k model.Kernel) []model.Notice { return k.Notices },
+		Tag: func(c *api.Client, ctx context.Context, ref, name string) (model.Kernel, error) {
+			return c.Kernels().Tag(ctx, ref, name)
+		},
+		Table: render.Kernels,
+		Print: item.PrintPairs(render.Kernel),
 	}
 }
 
@@ -97,7 +101,7 @@ banger kernel import --name host --modules /lib/modules/$(uname -r) /boot/vmlinu
 			return client.Kernels().Import(ctx, content.Counted(report), req, report)
 		})
 	})
-	cmd.Flags().StringVar(&name, "name", "", "`name` of the kernel; if unset, its version")
+	cmd.Flags().StringVar(&name, "name", "", "`name` of the kernel, which another kernel may lose; if unset, its version, unless another kernel has that name")
 	cmd.Flags().StringVar(&files.Modules, "modules", "",
 		"`directory` of the kernel's modules, such as /lib/modules/VERSION")
 	command.SetExample(cmd.Flags(), "name", "mine")

@@ -129,5 +129,6 @@ func runSnapshotImport(ctx context.Context, o importOptions, a *command.App) err
 	}
 	fmt.Fprintln(a.Out, ui.Clean(snap.Name))
 	a.NoteMade(snap.Size, p.Elapsed())
+	a.Notices(snap.Notices)
 	return nil
 }

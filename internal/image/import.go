@@ -42,8 +42,10 @@ const (
 
 // ImportOptions are the options of Import.
 type ImportOptions struct {
-	File   string // the file's name in errors, steps and the default name; its path if unset
-	Name   string // by default the archive's name for it, or the file's name
+	File string // the file's name in errors, steps and the default name; its path if unset
+	// Name is what the image is called, also if another image has the name. By default the archive
+	// or the file's name suggests one, which takes nothing from another image.
+	Name   string
 	Format Format
 	Select string // the image's name in an archive of several
 	Dir    bool   // the file is a tar that was made of a directory for this import
@@ -60,7 +62,7 @@ func (s *Store) Import(ctx context.Context, path string, opts ImportOptions, rep
 		im.file = opts.File
 	}
 	if opts.Name != "" {
-		ref, err := ParseNew(opts.Name)
+		ref, err := parseTag(opts.Name)
 		if err != nil {
 			return model.Image{}, err
 		}
@@ -282,17 +284,19 @@ func (im *importer) install(ctx context.Context, b *staging, r record, inside st
 		r.Image.Init = im.opts.Init
 	}
 	r.Image.Created = time.Now().UTC()
-	return im.store.install(ctx, b, r, im.nameFor(inside))
+	return im.store.install(ctx, b, r, im.claim(inside))
 }
 
-func (im *importer) nameFor(inside string) string {
+// claim returns the name that the caller wants, otherwise what the archive calls the image, or one
+// made of the file's name.
+func (im *importer) claim(inside string) claim {
 	if im.name != "" {
-		return im.name
+		return claim{im.name, true}
 	}
-	for _, name := range []string{inside, nameOf(im.file)} {
-		if ref, err := ParseNew(name); err == nil {
-			return ref.Name
+	for _, suggested := range []string{inside, nameOf(im.file)} {
+		if ref, err := parseTag(suggested); err == nil {
+			return claim{name: ref.Name}
 		}
 	}
-	return ""
+	return claim{}
 }

@@ -15,7 +15,7 @@ import (
 
 // install moves a finished image from its staging directory to its place and names it. If the same
 // image exists, the new one is dropped.
-func (s *Store) install(ctx context.Context, b *staging, r record, names ...string) (model.Image, error) {
+func (s *Store) install(ctx context.Context, b *staging, r record, c claim) (model.Image, error) {
 	if err := finishStaging(b, r); err != nil {
 		return model.Image{}, fmt.Errorf("installing image %s: %w", short(r.Image.ID), disk.NoSpace(err, s.dir))
 	}
@@ -31,7 +31,7 @@ func (s *Store) install(ctx context.Context, b *staging, r record, names ...stri
 			return model.Image{}, fmt.Errorf("installing image %s: %w", short(r.Image.ID), err)
 		}
 	}
-	return s.tagLocked(r.Image.ID, names...)
+	return s.tagLocked(r.Image.ID, c)
 }
 
 // finishStaging writes the record and syncs the staging directory.
@@ -66,47 +66,11 @@ func syncFile(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// tag gives names to an existing image.
-func (s *Store) tag(ctx context.Context, id string, names ...string) (model.Image, error) {
-	unlock, err := s.locks.lock(ctx, global)
-	if err != nil {
-		return model.Image{}, err
+// namedFirst moves a name to the front, so that the caller prints a name that the user gave.
+func namedFirst(img model.Image, name string) model.Image {
+	if i := slices.Index(img.Names, name); i > 0 {
+		img.Names = slices.Insert(slices.Delete(img.Names, i, i+1), 0, name)
 	}
-	defer unlock()
-	return s.tagLocked(id, names...)
-}
-
-func (s *Store) tagLocked(id string, names ...string) (model.Image, error) {
-	r, err := s.read(id)
-	if err != nil {
-		return model.Image{}, fmt.Errorf("reading image %s: %w", short(id), err)
-	}
-	for _, name := range names {
-		if name == "" {
-			continue
-		}
-		if err := writeFile(s.names.file(name), id+"\n"); err != nil {
-			return model.Image{}, fmt.Errorf("naming image %s %s: %w", short(id), name, disk.NoSpace(err, s.dir))
-		}
-	}
-	all, err := s.names.all()
-	if err != nil {
-		return model.Image{}, err
-	}
-	return namedFirst(s.finish(r, all), names...), nil
-}
-
-// namedFirst sorts the given names first, so that the caller prints a name that the user gave.
-func namedFirst(img model.Image, names ...string) model.Image {
-	slices.SortStableFunc(img.Names, func(a, b string) int {
-		switch known := slices.Contains(names, a); {
-		case known == slices.Contains(names, b):
-			return 0
-		case known:
-			return -1
-		}
-		return 1
-	})
 	return img
 }
 

@@ -42,7 +42,7 @@ func (im *importer) fromArchive(ctx context.Context, b *staging, f files, format
 	}
 	defer unlock()
 	if _, err := im.store.read(a.id); err == nil {
-		return im.store.tag(ctx, a.id, im.nameFor(a.name))
+		return im.store.tag(ctx, a.id, im.claim(a.name))
 	}
 	out, err := os.OpenFile(b.path(rootfsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {

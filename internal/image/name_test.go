@@ -69,3 +69,91 @@ func TestIDIsNoName(t *testing.T) {
 		}
 	}
 }
+
+// TestArchiveNamesReplaceNothing claims that a name in a file takes nothing from another image, and
+// is none of banger's own names.
+func TestArchiveNamesReplaceNothing(t *testing.T) {
+	s := newStore(t, Options{})
+	mine := importFile(t, s, "mine", "team/app:1")
+	other := makeImage(t, tarLayer(t, file{name: "etc/os-release", body: "other"}))
+	for i, name := range []string{"team/app:1", "debian:bookworm", "debian:sid"} {
+		path := filepath.Join(t.TempDir(), "x.tar")
+		dockerArchive(t, path, map[string]v1.Image{name: other})
+		img, err := s.Import(t.Context(), path, ImportOptions{}, nil)
+		if err != nil {
+			t.Fatalf("an archive with the name %s: %v", name, err)
+		}
+		if len(img.Names) != 0 || img.ID == mine.ID {
+			t.Errorf("an archive with the name %s: image %.12s with the names %v; want another image without a name", name, img.ID, img.Names)
+		}
+		if len(img.Notices) != 1 || !strings.Contains(img.Notices[0].Text, name) || !strings.Contains(img.Notices[0].Hint, "banger image tag "+short(img.ID)+" "+name) {
+			t.Errorf("an archive with the name %s: the notices are %+v; want one with the way out", name, img.Notices)
+		}
+		if got, err := s.Get(name); i == 0 && got.ID != mine.ID || i > 0 && fault.KindOf(err) != fault.NotFound {
+			t.Errorf("after the import, %s names %.12s, %v", name, got.ID, err)
+		}
+		if _, err := s.Delete(img.ID, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := write(t, filepath.Join(t.TempDir(), "app.tar"), makeTar(t, file{name: "f", body: "file"}))
+	importFile(t, s, "first", "app")
+	if img, err := s.Import(t.Context(), path, ImportOptions{}, nil); err != nil || len(img.Names) != 0 || len(img.Notices) != 1 {
+		t.Errorf("a file whose name is an image's: %v %+v, %v; want no name and a notice", img.Names, img.Notices, err)
+	}
+}
+
+// TestNameMoves claims that a name that a person gives moves, that banger says so, and that it can
+// be moved back.
+func TestNameMoves(t *testing.T) {
+	s := newStore(t, Options{})
+	first := importFile(t, s, "1", DefaultName)
+	second := importFile(t, s, "2", DefaultName)
+	if len(first.Notices) != 0 {
+		t.Errorf("a free name has the notices %+v", first.Notices)
+	}
+	if len(second.Notices) != 1 || !strings.Contains(second.Notices[0].Text, short(second.ID)) || !strings.Contains(second.Notices[0].Text, short(first.ID)) {
+		t.Errorf("a moved name has the notices %+v; want one with both ids", second.Notices)
+	}
+	if got, err := s.Get(DefaultName); err != nil || got.ID != second.ID {
+		t.Errorf("%s names %.12s, %v; want the image that got the name", DefaultName, got.ID, err)
+	}
+	back, err := s.Tag(t.Context(), first.ID, DefaultName)
+	if err != nil || back.ID != first.ID || len(back.Notices) != 1 {
+		t.Fatalf("moving the name back: %.12s %+v, %v", back.ID, back.Notices, err)
+	}
+	if got, err := s.Get(DefaultName); err != nil || got.ID != first.ID || len(got.Notices) != 0 {
+		t.Errorf("%s names %.12s with the notices %+v, %v; want the first image", DefaultName, got.ID, got.Notices, err)
+	}
+	if again, err := s.Tag(t.Context(), first.ID, DefaultName); err != nil || len(again.Notices) != 0 {
+		t.Errorf("giving an image the name that it has: %+v, %v", again.Notices, err)
+	}
+	for name, kind := range map[string]fault.Kind{
+		"No Name": fault.Invalid, second.ID: fault.Invalid, "app@sha256:" + second.ID: fault.Invalid, "": fault.Invalid,
+	} {
+		if _, err := s.Tag(t.Context(), first.ID, name); fault.KindOf(err) != kind {
+			t.Errorf("the name %q: %v", name, err)
+		}
+	}
+	if _, err := s.Tag(t.Context(), "none", "x"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("naming an image that is not there: %v", err)
+	}
+}
+
+func TestFamiliar(t *testing.T) {
+	for full, want := range map[string]string{
+		"docker.io/library/alpine:latest":   "alpine",
+		"docker.io/library/alpine:3":        "alpine:3",
+		"docker.io/team/app:1":              "team/app:1",
+		"registry.example/app:latest":       "registry.example/app",
+		"debian:bookworm":                   "debian:bookworm",
+		"docker.io/library/debian:bookworm": "docker.io/library/debian:bookworm",
+	} {
+		if got := familiar(full); got != want {
+			t.Errorf("familiar(%q) = %q; want %q", full, got, want)
+		}
+		if ref, err := Parse(familiar(full)); err != nil || ref.Name != full {
+			t.Errorf("the short form of %s means %s, %v", full, ref.Name, err)
+		}
+	}
+}

@@ -76,7 +76,7 @@ func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.
 	}
 	defer unlock()
 	if _, err := s.read(id); err == nil {
-		return s.tag(ctx, id, ref.Name)
+		return s.tag(ctx, id, claim{ref.Name, true})
 	}
 	blobs, err := s.fetchLayers(ctx, r, report)
 	defer closeAll(blobs)
@@ -91,7 +91,7 @@ func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.
 	for _, l := range r.manifest.Layers {
 		rec.Blobs = append(rec.Blobs, l.Digest.Hex)
 	}
-	return s.makeImage(ctx, rec, layers, report, ref.Name)
+	return s.makeImage(ctx, rec, layers, report, claim{ref.Name, true})
 }
 
 // resolve asks the registry for a name's image for this platform, and checks it against the limits.
@@ -225,7 +225,7 @@ func closeAll(files []*os.File) {
 // makeImage converts layers to a file system and installs it. The caller holds the lock on the
 // image's id.
 func (s *Store) makeImage(
-	ctx context.Context, rec record, layers []rootfs.Layer, report step.Reporter, names ...string,
+	ctx context.Context, rec record, layers []rootfs.Layer, report step.Reporter, c claim,
 ) (_ model.Image, err error) {
 	b, err := s.locks.newStaging(ctx, s.dir)
 	if err != nil {
@@ -237,11 +237,11 @@ func (s *Store) makeImage(
 		return model.Image{}, err
 	}
 	defer out.Close()
-	c := &rootfs.Conversion{Limits: s.opts.Limits, Out: out, Report: report, Whiteouts: true}
-	t, err := c.Layers(ctx, layers)
+	conversion := &rootfs.Conversion{Limits: s.opts.Limits, Out: out, Report: report, Whiteouts: true}
+	t, err := conversion.Layers(ctx, layers)
 	if err != nil {
 		return model.Image{}, disk.NoSpace(err, b.path(rootfsFile))
 	}
 	rec.Image.Init, rec.Image.Created = t.Init(), time.Now().UTC()
-	return s.install(ctx, b, rec, names...)
+	return s.install(ctx, b, rec, c)
 }

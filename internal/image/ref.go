@@ -91,7 +91,11 @@ func IDLike(ref string) bool {
 
 // familiar is the shortest form of a full name.
 func familiar(full string) string {
-	return strings.TrimSuffix(strings.TrimPrefix(full, hubAlias+"/library/"), ":"+name.DefaultTag)
+	short := strings.TrimPrefix(strings.TrimPrefix(full, hubAlias+"/"), "library/")
+	if strings.HasPrefix(short, builtPrefix) && !strings.HasPrefix(full, builtPrefix) {
+		return full // the short form is another image
+	}
+	return strings.TrimSuffix(short, ":"+name.DefaultTag)
 }
 
 // idPattern is an image's id, or a beginning of one.

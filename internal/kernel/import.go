@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,12 +21,13 @@ type ImportOptions struct {
 	Path       string // of a bzImage or an ELF vmlinux for x86-64
 	ModulesDir string // its /lib/modules/<version>; "" if nothing is a module
 	ConfigPath string // its configuration; "" to search for it
-	Name       string // "" for the kernel's version
-	Replace    bool   // take the name from another kernel
+	// Name is what the kernel is called, also if another kernel has the name. By default that is
+	// the kernel's version, which takes nothing from another kernel.
+	Name string
 }
 
 // Import stores a kernel from a file. If guests cannot run on it, it returns fault.Unsupported with
-// all that is missing. If another kernel has the name, it returns fault.Exists.
+// all that is missing.
 func (s *Store) Import(ctx context.Context, o ImportOptions, report step.Reporter) (model.Kernel, error) {
 	if o.Name != "" {
 		if err := CheckName(o.Name); err != nil {
@@ -51,27 +53,75 @@ func (s *Store) Import(ctx context.Context, o ImportOptions, report step.Reporte
 	if err != nil {
 		return model.Kernel{}, err
 	}
-	name := o.Name
-	if name == "" {
-		if name = strings.ToLower(k.Version); CheckName(name) != nil {
-			return s.Get(k.ID)
-		}
+	if o.Name != "" {
+		return s.name(k, o.Name)
 	}
-	return s.name(k, name, o.Replace)
+	return s.nameByVersion(k)
 }
 
-// name gives the kernel a name and returns the kernel with all its names.
-func (s *Store) name(k model.Kernel, name string, replace bool) (model.Kernel, error) {
-	other, err := s.get(name)
-	if err == nil && slices.Contains(other.Names, name) && other.ID != k.ID && !replace {
-		return model.Kernel{}, fault.New(fault.Exists, "the name %s belongs to kernel %s (%s)",
-			name, other.ID[:12], other.Version).
-			WithHint("Choose another one with --name, or delete that kernel first.")
+// Tag gives a kernel a name. If another kernel has the name, the name moves.
+func (s *Store) Tag(ctx context.Context, ref, name string) (model.Kernel, error) {
+	if err := CheckName(name); err != nil {
+		return model.Kernel{}, err
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return model.Kernel{}, err
+	}
+	defer unlock()
+	k, err := s.Get(ref)
+	if err != nil {
+		return model.Kernel{}, err
+	}
+	return s.name(k, name)
+}
+
+// name gives the kernel a name that a person asked for. It returns the kernel with all its names.
+func (s *Store) name(k model.Kernel, name string) (model.Kernel, error) {
+	before, err := s.named(name)
+	if err != nil {
+		return model.Kernel{}, err
 	}
 	if err := s.setName(name, k.ID); err != nil {
 		return model.Kernel{}, err
 	}
-	return s.Get(k.ID)
+	k, err = s.ByID(k.ID)
+	if before != "" && before != k.ID {
+		k.Notices = append(k.Notices, model.NameMoved("kernel", name, k.ID, before))
+	}
+	return k, err
+}
+
+// nameByVersion gives the kernel its version as its name. The version stands in the file and is
+// nobody's wish. So it takes nothing from another kernel. A version is never the name Debian.
+func (s *Store) nameByVersion(k model.Kernel) (model.Kernel, error) {
+	name := strings.ToLower(k.Version)
+	before, err := s.named(name)
+	switch {
+	case err != nil:
+		return model.Kernel{}, err
+	case CheckName(name) != nil || before == k.ID:
+		return s.ByID(k.ID)
+	case before == "":
+		return s.name(k, name)
+	}
+	k, err = s.ByID(k.ID)
+	k.Notices = append(k.Notices, model.NameKept("kernel", name, k.ID, fmt.Sprintf("it names %.12s", before)))
+	return k, err
+}
+
+// named returns the id that a name refers to, or "".
+func (s *Store) named(name string) (string, error) {
+	names, err := s.names()
+	if err != nil {
+		return "", err
+	}
+	for id, all := range names {
+		if slices.Contains(all, name) {
+			return id, nil
+		}
+	}
+	return "", nil
 }
 
 // findConfig reads the given configuration, or searches where distributions put it:

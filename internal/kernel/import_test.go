@@ -178,14 +178,6 @@ func TestImportArguments(t *testing.T) {
 	if _, err := s.Import(t.Context(), ImportOptions{Path: good, Name: "mine"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	other := writeFile(t, filepath.Join(dir, "other"), fakeKernel{version: "6.2.0", config: fullConfig()}.vmlinux())
-	if _, err := s.Import(t.Context(), ImportOptions{Path: other, Name: "mine"}, nil); fault.KindOf(err) != fault.Exists {
-		t.Errorf("a name of another kernel: got %v, want fault.Exists", err)
-	}
-	k, err := s.Import(t.Context(), ImportOptions{Path: other, Name: "mine", Replace: true}, nil)
-	if got, _ := s.Get("mine"); err != nil || got.ID != k.ID || k.Version != "6.2.0" {
-		t.Errorf("replacing a name: %v", err)
-	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.Import(gone, ImportOptions{Path: good}, nil); !errors.Is(err, context.Canceled) {

@@ -51,7 +51,7 @@ func (s *Store) Pull(ctx context.Context, name string, report step.Reporter) (mo
 	if err != nil {
 		return model.Kernel{}, fmt.Errorf("pulling kernel %s: %w", name, err)
 	}
-	return s.name(k, name, true)
+	return s.name(k, name)
 }
 
 func (s *Store) pull(ctx context.Context, a apt, meta string) (model.Kernel, error) {

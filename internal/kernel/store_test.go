@@ -32,7 +32,7 @@ func importForTest(t *testing.T, s *Store, version string, names ...string) mode
 	var k model.Kernel
 	for _, name := range names {
 		var err error
-		if k, err = s.Import(t.Context(), ImportOptions{Path: file, Name: name, Replace: true}, nil); err != nil {
+		if k, err = s.Import(t.Context(), ImportOptions{Path: file, Name: name}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -203,5 +203,48 @@ func TestIDIsNoName(t *testing.T) {
 		if k, err := s.ByID(ref); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("ByID(%q) finds %.12s, %v; only a whole id counts", ref, k.ID, err)
 		}
+	}
+}
+
+// TestVersionReplacesNothing claims that a kernel's version, which its file chooses, takes no name.
+func TestVersionReplacesNothing(t *testing.T) {
+	s := openForTest(t)
+	mine := importForTest(t, s, "6.1.1", "6.1.2")
+	file := writeFile(t, filepath.Join(t.TempDir(), "vmlinux"), fakeKernel{version: "6.1.2", config: fullConfig()}.vmlinux())
+	k, err := s.Import(t.Context(), ImportOptions{Path: file}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(k.Names) != 0 || len(k.Notices) != 1 || !strings.Contains(k.Notices[0].Hint, "banger kernel tag") {
+		t.Errorf("the kernel has the names %v and the notices %+v; want no name, and the way out", k.Names, k.Notices)
+	}
+	if got, err := s.Get("6.1.2"); err != nil || got.ID != mine.ID {
+		t.Errorf("after the import, the name finds %.12s, %v; want %.12s", got.ID, err, mine.ID)
+	}
+	if isVersion(Debian) {
+		t.Errorf("a kernel of version %s is possible, and would take that name", Debian)
+	}
+}
+
+// TestNameMoves claims that a name that a person gives moves, that banger says so, and that it can
+// be moved back.
+func TestNameMoves(t *testing.T) {
+	s := openForTest(t)
+	first, second := importForTest(t, s, "6.1.1", "mine"), importForTest(t, s, "6.1.2", "mine")
+	if len(first.Notices) != 0 || len(second.Notices) != 1 || !strings.Contains(second.Notices[0].Text, first.ID[:12]) {
+		t.Errorf("the notices are %+v for a free name and %+v for a moved one", first.Notices, second.Notices)
+	}
+	if k, err := s.Get("mine"); err != nil || k.ID != second.ID {
+		t.Errorf("the moved name finds %.12s, %v", k.ID, err)
+	}
+	back, err := s.Tag(t.Context(), first.ID, "mine")
+	if k, getErr := s.Get("mine"); err != nil || getErr != nil || k.ID != first.ID || len(back.Notices) != 1 {
+		t.Errorf("moved back, the name finds %.12s, %v, %v; the notices are %+v", k.ID, err, getErr, back.Notices)
+	}
+	if _, err := s.Tag(t.Context(), first.ID, second.ID); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("the name that is another kernel's id: %v", err)
+	}
+	if _, err := s.Tag(t.Context(), "none", "x"); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("naming a kernel that is not there: %v", err)
 	}
 }

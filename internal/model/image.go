@@ -15,6 +15,8 @@ type Image struct {
 	Init    string      `json:"init,omitempty"`   // path of its init, "" if it has none
 	Created time.Time   `json:"created"`          // when this host made it
 	Path    string      `json:"path,omitempty"`   // of the ext4 file on the host
+	// Notices are about the operation that returns the image.
+	Notices []Notice `json:"notices,omitempty"`
 }
 
 // ImageConfig is the part of an OCI image configuration that a VM uses (OCI image-spec, config.md).
@@ -44,4 +46,6 @@ type Kernel struct {
 	Modules string `json:"modules,omitempty"`
 
 	Warnings []string `json:"warnings,omitempty"` // what the import could not check
+	// Notices are about the operation that returns the kernel.
+	Notices []Notice `json:"notices,omitempty"`
 }

@@ -17,19 +17,23 @@ type Snapshot struct {
 	Name string `json:"name"` //
 	VM   string `json:"vm"`   // the saved VM's name
 	// VMID is the saved VM's id. That VM may be deleted, or belong to another host.
-	VMID    string        `json:"vm_id"`
-	Kind    SnapshotKind  `json:"kind"`                       //
-	Created time.Time     `json:"created"`                    //
-	Image   string        `json:"image"`                      // the VM's image reference
-	Kernel  string        `json:"kernel"`                     // the kernel's name
-	VCPUs   int           `json:"vcpus"`                      //
-	Memory  Bytes         `json:"memory"`                     // of the VM
-	Driver  string        `json:"driver,omitempty"`           // restores the memory; "": none
-	Size    Bytes         `json:"size"`                       // bytes used on the host
-	Pause   time.Duration `json:"pause" format:"nanoseconds"` // how long the VM stood still
+	VMID     string        `json:"vm_id"`
+	Kind     SnapshotKind  `json:"kind"`                       //
+	Created  time.Time     `json:"created"`                    //
+	Image    string        `json:"image"`                      // the VM's image reference
+	ImageID  string        `json:"image_id"`                   // the image's id
+	Kernel   string        `json:"kernel"`                     // the kernel's name
+	KernelID string        `json:"kernel_id"`                  // the kernel's id
+	VCPUs    int           `json:"vcpus"`                      //
+	Memory   Bytes         `json:"memory"`                     // of the VM
+	Driver   string        `json:"driver,omitempty"`           // restores the memory; "": none
+	Size     Bytes         `json:"size"`                       // bytes used on the host
+	Pause    time.Duration `json:"pause" format:"nanoseconds"` // how long the VM stood still
 	// Damaged is why the snapshot is unusable. Fields that cannot be read, even Name, are then
 	// empty.
 	Damaged string `json:"damaged,omitempty"`
+	// Notices are about the import that returns the snapshot.
+	Notices []Notice `json:"notices,omitempty"`
 }
 
 // TemplateKind is how far a template's machine had started.

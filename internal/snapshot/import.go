@@ -44,15 +44,22 @@ func (l Limits) withDefaults() Limits {
 // pageSize is the unit of zeros that an import leaves as a hole.
 const pageSize = 4096
 
+// Incoming says how to import a snapshot. The zero value works.
+type Incoming struct {
+	Limits   Limits
+	Progress Progress
+	// Check refuses a snapshot by its description, before anything is made.
+	Check func(Meta) error
+	// Label returns Meta.Extra, after all was checked and before dir appears.
+	Label func(Meta) (json.RawMessage, error)
+}
+
 // Import makes the snapshot at dir from a stream of Export, with which r must end. dir appears only
-// after all was checked; label, if set, then returns Meta.Extra. A bad stream fails with
-// fault.Invalid, an existing dir with Exists, a full disk with Unavailable.
-func Import(
-	ctx context.Context, r io.Reader, dir string, limits Limits, progress Progress, label func(Meta) (json.RawMessage, error),
-) (*Snapshot, error) {
-	in := &importer{
-		r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), limits: limits.withDefaults(), meter: meter{report: progress}, label: label,
-	}
+// after all was checked. A bad stream fails with fault.Invalid, an existing dir with Exists, a full
+// disk with Unavailable.
+func Import(ctx context.Context, r io.Reader, dir string, how Incoming) (*Snapshot, error) {
+	how.Limits = how.Limits.withDefaults()
+	in := &importer{r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), how: how, meter: meter{report: how.Progress}}
 	s, err := in.run(ctx, dir)
 	if err != nil {
 		return nil, fmt.Errorf("importing snapshot: %w", disk.NoSpace(err, dir))
@@ -61,11 +68,10 @@ func Import(
 }
 
 type importer struct {
-	r      *bufio.Reader
-	hash   hash.Hash // of all input so far
-	limits Limits
-	meter  meter
-	label  func(Meta) (json.RawMessage, error)
+	r     *bufio.Reader
+	hash  hash.Hash // of all input so far
+	how   Incoming
+	meter meter
 
 	dec   *zstd.Decoder
 	draft *Draft
@@ -87,6 +93,11 @@ func (in *importer) run(ctx context.Context, dir string) (_ *Snapshot, err error
 	if err != nil {
 		return nil, err
 	}
+	if in.how.Check != nil {
+		if err := in.how.Check(meta.clone()); err != nil {
+			return nil, err
+		}
+	}
 	if in.draft, err = Create(dir); err != nil {
 		return nil, err
 	}
@@ -103,8 +114,8 @@ func (in *importer) run(ctx context.Context, dir string) (_ *Snapshot, err error
 		return nil, err
 	}
 	in.meter.finish()
-	if in.label != nil {
-		if meta.Extra, err = in.label(meta.clone()); err != nil {
+	if in.how.Label != nil {
+		if meta.Extra, err = in.how.Label(meta.clone()); err != nil {
 			return nil, err
 		}
 	}
@@ -133,8 +144,8 @@ func (in *importer) header() error {
 	if binary.BigEndian.Uint32(rest[4:]) != 0 {
 		return damaged("its header is wrong")
 	}
-	if data > uint64(in.limits.Data) {
-		return tooLarge("its content", in.limits.Data)
+	if data > uint64(in.how.Limits.Data) {
+		return tooLarge("its content", in.how.Limits.Data)
 	}
 	in.meter.total = int64(data)
 	return nil
@@ -157,12 +168,12 @@ func (in *importer) description() (Meta, error) {
 	if err != nil {
 		return Meta{}, err
 	}
-	if meta.Memory != nil && meta.Memory.Size > in.limits.Memory {
-		return Meta{}, tooLarge("its memory", in.limits.Memory)
+	if meta.Memory != nil && meta.Memory.Size > in.how.Limits.Memory {
+		return Meta{}, tooLarge("its memory", in.how.Limits.Memory)
 	}
 	for _, d := range meta.Disks {
-		if d.Size > in.limits.Disk {
-			return Meta{}, tooLarge("its disk "+d.Name, in.limits.Disk)
+		if d.Size > in.how.Limits.Disk {
+			return Meta{}, tooLarge("its disk "+d.Name, in.how.Limits.Disk)
 		}
 	}
 	return meta, nil

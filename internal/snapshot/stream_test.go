@@ -36,7 +36,7 @@ func exported(t testing.TB, s *Snapshot) []byte {
 func refused(t testing.TB, stream io.Reader, limits Limits, kind fault.Kind) error {
 	t.Helper()
 	parent := t.TempDir()
-	_, err := Import(t.Context(), stream, filepath.Join(parent, "a"), limits, nil, nil)
+	_, err := Import(t.Context(), stream, filepath.Join(parent, "a"), Incoming{Limits: limits})
 	if fault.KindOf(err) != kind {
 		t.Errorf("got %v of kind %q, want %q", err, fault.KindOf(err), kind)
 	}
@@ -53,7 +53,7 @@ func TestExportImport(t *testing.T) {
 	for what, run := range map[string]func(Progress) error{
 		"export": func(p Progress) error { return Export(t.Context(), from, &out, p) },
 		"import": func(p Progress) error {
-			_, err := Import(t.Context(), iotest.OneByteReader(bytes.NewReader(exported(t, from))), filepath.Join(parent, "b"), Limits{}, p, nil)
+			_, err := Import(t.Context(), iotest.OneByteReader(bytes.NewReader(exported(t, from))), filepath.Join(parent, "b"), Incoming{Progress: p})
 			return err
 		},
 	} {
@@ -93,7 +93,7 @@ func TestExportImport(t *testing.T) {
 	if err := errors.Join(err, err2); err != nil || ub.Allocated > ua.Allocated+64*model.KiB {
 		t.Errorf("after export and import the usage %+v is %+v, %v", ua, ub, err)
 	}
-	if _, err := Import(t.Context(), bytes.NewReader(out.Bytes()), to.Dir(), Limits{}, nil, nil); fault.KindOf(err) != fault.Exists {
+	if _, err := Import(t.Context(), bytes.NewReader(out.Bytes()), to.Dir(), Incoming{}); fault.KindOf(err) != fault.Exists {
 		t.Errorf("importing over a snapshot: got %v, want fault.Exists", err)
 	}
 	if got := entries(t, parent); len(got) != 2 {
@@ -131,7 +131,7 @@ func small(t testing.TB, dir string) *Snapshot {
 func TestImportWithoutDiskSums(t *testing.T) {
 	dir := t.TempDir()
 	from := small(t, filepath.Join(dir, "a"))
-	to, err := Import(t.Context(), bytes.NewReader(exported(t, from)), filepath.Join(dir, "b"), Limits{}, nil, nil)
+	to, err := Import(t.Context(), bytes.NewReader(exported(t, from)), filepath.Join(dir, "b"), Incoming{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestImportCutOff(t *testing.T) {
 	stream := exported(t, small(t, filepath.Join(t.TempDir(), "a")))
 	parent := t.TempDir()
 	for n := range stream {
-		_, err := Import(t.Context(), bytes.NewReader(stream[:n]), filepath.Join(parent, "a"), Limits{}, nil, nil)
+		_, err := Import(t.Context(), bytes.NewReader(stream[:n]), filepath.Join(parent, "a"), Incoming{})
 		if fault.KindOf(err) != fault.Invalid {
 			t.Fatalf("a stream cut off after %d of %d bytes: got %v", n, len(stream), err)
 		}
@@ -162,7 +162,7 @@ func TestImportEveryByte(t *testing.T) {
 	for i := range stream {
 		bad := bytes.Clone(stream)
 		bad[i] ^= 1 << (i % 8)
-		_, err := Import(t.Context(), bytes.NewReader(bad), filepath.Join(parent, "a"), Limits{}, nil, nil)
+		_, err := Import(t.Context(), bytes.NewReader(bad), filepath.Join(parent, "a"), Incoming{})
 		if fault.KindOf(err) != fault.Invalid {
 			t.Fatalf("a bit of byte %d of %d flipped: %v", i, len(stream), err)
 		}
@@ -250,7 +250,7 @@ func describe(t testing.TB, m Meta) []byte {
 
 func TestImportRefused(t *testing.T) {
 	good, _ := goodScript(t)
-	if _, err := Import(t.Context(), bytes.NewReader(good.bytes()), filepath.Join(t.TempDir(), "a"), Limits{}, nil, nil); err != nil {
+	if _, err := Import(t.Context(), bytes.NewReader(good.bytes()), filepath.Join(t.TempDir(), "a"), Incoming{}); err != nil {
 		t.Fatalf("the good stream was rejected: %v", err)
 	}
 	end := good.blocks[4]
@@ -333,7 +333,7 @@ func TestImportLimits(t *testing.T) {
 		t.Run(name, func(t *testing.T) { refused(t, bytes.NewReader(s.bytes()), l, fault.Invalid) })
 	}
 	limits := Limits{Memory: 2*chunkSize + 100, Disk: 5000, Data: 10 * chunkSize}
-	if _, err := Import(t.Context(), bytes.NewReader(s.bytes()), filepath.Join(t.TempDir(), "a"), limits, nil, nil); err != nil {
+	if _, err := Import(t.Context(), bytes.NewReader(s.bytes()), filepath.Join(t.TempDir(), "a"), Incoming{Limits: limits}); err != nil {
 		t.Errorf("a snapshot exactly at the limits was rejected: %v", err)
 	}
 }
@@ -350,7 +350,7 @@ func TestImportBrokenReader(t *testing.T) {
 	parent := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Import(ctx, bytes.NewReader(s.bytes()), filepath.Join(parent, "a"), Limits{}, nil, nil); fault.KindOf(err) != fault.Canceled {
+	if _, err := Import(ctx, bytes.NewReader(s.bytes()), filepath.Join(parent, "a"), Incoming{}); fault.KindOf(err) != fault.Canceled {
 		t.Errorf("canceled: %v", err)
 	}
 	if got := entries(t, parent); len(got) != 0 {
@@ -364,7 +364,7 @@ func TestImportFull(t *testing.T) {
 	testkit.Require(t, "root", err == nil, fmt.Sprintf("mounting a tmpfs: %v", err))
 	defer unix.Unmount(parent, unix.MNT_DETACH)
 	stream := exported(t, commit(t, filepath.Join(t.TempDir(), "a")))
-	_, err = Import(t.Context(), bytes.NewReader(stream), filepath.Join(parent, "a"), Limits{}, nil, nil)
+	_, err = Import(t.Context(), bytes.NewReader(stream), filepath.Join(parent, "a"), Incoming{})
 	if fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("got %v with hint %q, want an error about a full disk", err, fault.HintOf(err))
 	}
@@ -460,7 +460,7 @@ func FuzzImport(f *testing.F) {
 		data := script{magic: streamMagic, version: streamVersion, data: uint64(limits.Data), meta: sealMeta(inner)}.bytes()
 		data = append(data[:len(data)-sha256.Size], blocks...)
 		sum := sha256.Sum256(data)
-		s, err := Import(t.Context(), bytes.NewReader(append(data, sum[:]...)), dir, limits, nil, nil)
+		s, err := Import(t.Context(), bytes.NewReader(append(data, sum[:]...)), dir, Incoming{Limits: limits})
 		if err != nil && fault.KindOf(err) != fault.Invalid {
 			t.Errorf("error %v of kind %q", err, fault.KindOf(err))
 		}
@@ -522,7 +522,7 @@ func BenchmarkImport(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "b")
 	b.SetBytes(size)
 	for b.Loop() {
-		if _, err := Import(b.Context(), bytes.NewReader(stream), dir, Limits{}, nil, nil); err != nil {
+		if _, err := Import(b.Context(), bytes.NewReader(stream), dir, Incoming{}); err != nil {
 			b.Fatal(err)
 		}
 		if err := Remove(dir); err != nil {

@@ -33,6 +33,7 @@ func TestExportAndImport(t *testing.T) {
 			t.Fatal(err)
 		}
 		claim(t, s.Name != "", "the imported snapshot has no name")
+		claim(t, (len(s.Notices) == 1) == (want == ""), "the notices of the import are %+v", s.Notices)
 		if want != "" {
 			equal(t, "the imported snapshot's name", s.Name, want)
 		} else {

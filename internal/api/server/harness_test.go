@@ -216,6 +216,10 @@ func (images) Get(ref string) (model.Image, error) {
 	return model.Image{ID: ref, Config: model.ImageConfig{Entrypoint: []string{"/entry"}, Cmd: []string{"default"}}}, nil
 }
 
+func (images) Tag(_ context.Context, ref, name string) (model.Image, error) {
+	return model.Image{ID: ref, Names: []string{name}}, nil
+}
+
 func (images) List() ([]model.Image, error) { return nil, nil }
 
 func (images) Delete(_ context.Context, ref string, inUse func(string) []string) error {
@@ -226,6 +230,14 @@ func (images) Delete(_ context.Context, ref string, inUse func(string) []string)
 }
 
 type kernels struct{ Kernels }
+
+func (kernels) ByID(string) (model.Kernel, error) {
+	return model.Kernel{}, fault.New(fault.NotFound, "no such kernel")
+}
+
+func (kernels) Tag(_ context.Context, ref, name string) (model.Kernel, error) {
+	return model.Kernel{ID: ref, Names: []string{name}}, nil
+}
 
 // world is a server under test and a client of it.
 type world struct {

@@ -272,6 +272,9 @@ func TestImport(t *testing.T) {
 	if err != nil || s.Name != "a b&c" || s.Size != 4*model.MiB {
 		t.Errorf("imported %+v, %v", s, err)
 	}
+	if len(s.Notices) != 1 || !strings.Contains(s.Notices[0].Text, "kernel") {
+		t.Errorf("the notices are %+v; want one about the missing kernel", s.Notices)
+	}
 	// A refusal comes at once, however much is left to send.
 	began := time.Now()
 	if _, err := w.client.Snapshots().Import(deadline(t), oneByte{'x'}, api.SnapshotImport{}); fault.KindOf(err) != fault.Invalid || fault.HintOf(err) != "export one" {

@@ -83,6 +83,15 @@ func TestDeleteUsed(t *testing.T) {
 			t.Errorf("%s: %v, hint %q", ref, err, fault.HintOf(err))
 		}
 	}
+	if i, err := w.client.Images().Tag(deadline(t), "free", "a/b:c"); err != nil || i.ID != "free" || i.Names[0] != "a/b:c" {
+		t.Errorf("a tagged image is %+v, %v", i, err)
+	}
+	if k, err := w.client.Kernels().Tag(deadline(t), "free", "mine"); err != nil || k.ID != "free" || k.Names[0] != "mine" {
+		t.Errorf("a tagged kernel is %+v, %v", k, err)
+	}
+	if _, err := w.client.Images().Tag(deadline(t), "free", ""); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("an empty name: %v", err)
+	}
 	if err := w.client.Images().Delete(deadline(t), "free"); err != nil {
 		t.Error(err)
 	}

@@ -19,6 +19,8 @@ type Images interface {
 	Pull(ctx context.Context, req api.ImagePull, report step.Reporter) (model.Image, error)
 	// Import makes an image of the file at path, which it may read but not keep.
 	Import(ctx context.Context, path string, req api.ImageImport, report step.Reporter) (model.Image, error)
+	// Tag gives an image a name, which another image may lose.
+	Tag(ctx context.Context, ref, name string) (model.Image, error)
 	Delete(ctx context.Context, ref string, inUse func(id string) []string) error
 	Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error)
 }
@@ -63,6 +65,13 @@ func (h imageHandlers) receive(w http.ResponseWriter, r *http.Request, report st
 		return nil, err
 	}
 	return h.images.Import(r.Context(), file, opts, report)
+}
+
+func (h imageHandlers) tag(r *http.Request, req api.Tag) (any, error) {
+	if err := required("name", req.Name); err != nil {
+		return nil, err
+	}
+	return h.images.Tag(r.Context(), refOf(r), req.Name)
 }
 
 func (h imageHandlers) delete(r *http.Request) (any, error) {

@@ -14,8 +14,11 @@ import (
 type Kernels interface {
 	List() ([]model.Kernel, error)
 	Get(ref string) (model.Kernel, error)
+	ByID(id string) (model.Kernel, error)
 	Pull(ctx context.Context, req api.KernelPull, report step.Reporter) (model.Kernel, error)
 	Import(ctx context.Context, files KernelFiles, req api.KernelImport, report step.Reporter) (model.Kernel, error)
+	// Tag gives a kernel a name, which another kernel may lose.
+	Tag(ctx context.Context, ref, name string) (model.Kernel, error)
 	Delete(ctx context.Context, ref string, inUse func(id string) []string) error
 	Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error)
 }
@@ -65,6 +68,13 @@ func (h kernelHandlers) receive(w http.ResponseWriter, r *http.Request, report s
 		return nil, err
 	}
 	return h.kernels.Import(r.Context(), files, opts, report)
+}
+
+func (h kernelHandlers) tag(r *http.Request, req api.Tag) (any, error) {
+	if err := required("name", req.Name); err != nil {
+		return nil, err
+	}
+	return h.kernels.Tag(r.Context(), refOf(r), req.Name)
 }
 
 func (h kernelHandlers) delete(r *http.Request) (any, error) {

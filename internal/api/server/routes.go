@@ -19,7 +19,7 @@ func (s *Server) handlers() map[string]handler {
 	}
 	images := imageHandlers{images: s.Images, users: s.Manager, dir: s.Layout.Imports()}
 	kernels := kernelHandlers{kernels: s.Kernels, users: s.Manager, dir: s.Layout.Imports()}
-	snapshots := snapshotHandlers{core: s.core, library: s.Library, vms: s.Manager}
+	snapshots := snapshotHandlers{core: s.core, library: s.Library, vms: s.Manager, images: s.Images, kernels: s.Kernels}
 	templates := templateHandlers{templates: s.Templates, builder: s.Manager}
 	return map[string]handler{
 		"version":  answer(daemon.version),
@@ -58,6 +58,7 @@ func (s *Server) handlers() map[string]handler {
 		"getImage":    answer(images.get),
 		"pullImage":   s.steps(taking(images.pull)),
 		"importImage": s.uploading(s.steps(images.receive)),
+		"tagImage":    answerTo(images.tag),
 		"deleteImage": answer(images.delete),
 		"pruneImages": answer(images.prune),
 
@@ -65,6 +66,7 @@ func (s *Server) handlers() map[string]handler {
 		"getKernel":    answer(kernels.get),
 		"pullKernel":   s.steps(taking(kernels.pull)),
 		"importKernel": s.uploading(s.steps(kernels.receive)),
+		"tagKernel":    answerTo(kernels.tag),
 		"deleteKernel": answer(kernels.delete),
 		"pruneKernels": answer(kernels.prune),
 

@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 
 	"banger/internal/api"
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -30,6 +32,8 @@ type snapshotHandlers struct {
 	*core
 	library Library
 	vms     Saver
+	images  Images
+	kernels Kernels
 }
 
 func (h snapshotHandlers) list(r *http.Request) (any, error) {
@@ -79,6 +83,7 @@ func (h snapshotHandlers) receive(w http.ResponseWriter, r *http.Request) error 
 	// Only a reader: see putFiles.
 	snap, err := h.library.Import(r.Context(), struct{ io.Reader }{r.Body}, q.text("name"), nil)
 	if err == nil {
+		snap.Notices = append(snap.Notices, h.missing(snap)...)
 		return writeResult(w, snap)
 	}
 	// Gigabytes may follow, so the client gets the refusal before it has sent them.
@@ -92,4 +97,23 @@ func (h snapshotHandlers) receive(w http.ResponseWriter, r *http.Request) error 
 		letFinish(w, r)
 	}
 	return nil
+}
+
+// missing returns a notice for each part that a snapshot needs and that is not here. Only the very
+// image and kernel count, whatever others have their names.
+func (h snapshotHandlers) missing(s model.Snapshot) []model.Notice {
+	var notices []model.Notice
+	part := func(kind, name, id string, err error) {
+		if fault.KindOf(err) == fault.NotFound {
+			notices = append(notices, model.Notice{
+				Text: fmt.Sprintf("the snapshot needs the %s %s with the id %.12s, which is not here", kind, name, id),
+				Hint: fmt.Sprintf("Nothing can be made of the snapshot before that very %s is here: see `banger %[1]s pull --help` and `banger %[1]s import --help`", kind),
+			})
+		}
+	}
+	_, err := h.images.ByID(s.ImageID)
+	part("image", s.Image, s.ImageID, err)
+	_, err = h.kernels.ByID(s.KernelID)
+	part("kernel", s.Kernel, s.KernelID, err)
+	return notices
 }

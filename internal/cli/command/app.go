@@ -117,6 +117,16 @@ func (a *App) NoteMade(size model.Bytes, took time.Duration) {
 	}
 }
 
+// Notices writes what a person should know about an operation that has succeeded.
+func (a *App) Notices(notices []model.Notice) {
+	for _, n := range notices {
+		a.Note("%s", n.Text)
+		if n.Hint != "" {
+			a.Hint(n.Hint)
+		}
+	}
+}
+
 // Hint writes to standard error what a person can do.
 func (a *App) Hint(text string) {
 	fmt.Fprintf(a.Err, "%s %s\n", a.Style(a.Err).Yellow(" hint:"), ui.CleanLines(text, "       "))

@@ -31,6 +31,10 @@ type Kind[T any] struct {
 	Names func(T) []string // all that completion offers
 	About func(T) string   // the explanation beside a name in completion
 	Size  func(T) model.Bytes
+	// Notices are about the operation that returned the item.
+	Notices func(T) []model.Notice
+	// Tag gives an item a name.
+	Tag func(client *api.Client, ctx context.Context, ref, name string) (T, error)
 
 	Keep  func() (func(T) bool, error) // reads the filter flags of list; nil: list all
 	Table func(items []T, now time.Time) ui.Table

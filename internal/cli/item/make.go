@@ -32,5 +32,6 @@ func (k Kind[T]) Make(ctx context.Context, a *command.App, title string, asJSON 
 	}
 	fmt.Fprintln(a.Out, ui.Clean(k.Name(item)))
 	a.NoteMade(k.Size(item), p.Elapsed())
+	a.Notices(k.Notices(item))
 	return nil
 }

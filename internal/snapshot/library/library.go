@@ -110,7 +110,7 @@ func describe(s *snapshot.Snapshot) (model.Snapshot, error) {
 func summary(id string, meta snapshot.Meta, label Label) model.Snapshot {
 	return model.Snapshot{
 		ID: id, Name: label.Name, VM: label.VM, VMID: label.VMID, Kind: meta.Kind, Created: meta.Created,
-		Image: meta.Spec.Image, Kernel: meta.Spec.Kernel, VCPUs: meta.Spec.VCPUs, Memory: meta.Spec.Memory,
+		Image: meta.Spec.Image, ImageID: meta.Spec.ImageID, Kernel: meta.Spec.Kernel, KernelID: meta.Spec.KernelID, VCPUs: meta.Spec.VCPUs, Memory: meta.Spec.Memory,
 		Driver: meta.Driver, Pause: label.Pause,
 	}
 }

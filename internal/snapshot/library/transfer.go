@@ -1,9 +1,9 @@
 package library
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 
 	"banger/internal/fault"
@@ -22,7 +22,8 @@ func (l *Library) Export(ctx context.Context, ref string, w io.Writer, report st
 }
 
 // Import stores an exported snapshot under a name. For "" it keeps the name that it had, or gets a
-// random one if that is taken. The stream is hostile: nothing of it is believed unchecked.
+// random one if that is taken, and a notice says so. The stream is hostile: nothing of it is
+// believed unchecked, and its description is checked before anything is made.
 func (l *Library) Import(ctx context.Context, r io.Reader, name string, report step.Reporter) (model.Snapshot, error) {
 	if name != "" {
 		if err := model.CheckName(name); err != nil {
@@ -34,41 +35,70 @@ func (l *Library) Import(ctx context.Context, r io.Reader, name string, report s
 	}
 	unlock := func() {}
 	defer func() { unlock() }()
-	relabel := func(meta snapshot.Meta) (json.RawMessage, error) {
-		l.naming.Lock() // until Import has returned, when the snapshot has its name
-		unlock = l.naming.Unlock
-		return l.relabel(ctx, meta, name)
-	}
-	snap, err := snapshot.Import(ctx, r, l.Dir(model.NewID()), snapshot.Limits{}, progress(report, "import"), relabel)
+	var notices []model.Notice
+	snap, err := snapshot.Import(ctx, r, l.Dir(model.NewID()), snapshot.Incoming{
+		Progress: progress(report, "import"),
+		Check: func(meta snapshot.Meta) error {
+			_, err := foreignLabel(meta)
+			return err
+		},
+		Label: func(meta snapshot.Meta) (json.RawMessage, error) {
+			label, err := foreignLabel(meta)
+			if err != nil {
+				return nil, err
+			}
+			l.naming.Lock() // until Import has returned, when the snapshot has its name
+			unlock = l.naming.Unlock
+			label.Name, notices, err = l.nameImported(ctx, label.Name, name)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(label)
+		},
+	})
 	if err != nil {
 		return model.Snapshot{}, err
 	}
-	return describe(snap)
+	s, err := describe(snap)
+	s.Notices = notices
+	return s, err
 }
 
-// relabel checks the label of an imported snapshot and gives it a free name.
-func (l *Library) relabel(ctx context.Context, meta snapshot.Meta, name string) (json.RawMessage, error) {
+// foreignLabel returns the label of a description that somebody else wrote, if all that this
+// package and its callers use of the description is valid.
+func foreignLabel(meta snapshot.Meta) (Label, error) {
 	var label Label
 	if err := json.Unmarshal(meta.Extra, &label); err != nil {
-		return nil, fault.New(fault.Invalid, "the snapshot does not say whose it is: %w", err)
-	}
-	if model.CheckName(label.VM) != nil || !model.IsID(label.VMID) || model.CheckName(label.Name) != nil || label.Pause < 0 {
-		return nil, fault.New(fault.Invalid, "the snapshot's label is none of ours")
+		return label, fault.New(fault.Invalid, "the snapshot does not say whose it is: %w", err)
 	}
 	spec := meta.Spec
 	spec.Name = label.VM
+	if !model.IsID(label.VMID) || label.Pause < 0 {
+		return label, fault.New(fault.Invalid, "the snapshot's label is none of ours")
+	}
 	if err := spec.Validate(); err != nil {
-		return nil, fault.New(fault.Invalid, "the VM of the snapshot: %w", err)
+		return label, fault.New(fault.Invalid, "the VM of the snapshot: %w", err)
 	}
-	free, err := l.FreeName(ctx, cmp.Or(name, label.Name))
-	if fault.KindOf(err) == fault.Exists && name == "" {
-		free, err = l.FreeName(ctx, "")
+	return label, nil
+}
+
+// nameImported chooses the name of an imported snapshot. Its own name replaces nothing.
+func (l *Library) nameImported(ctx context.Context, own, asked string) (string, []model.Notice, error) {
+	if asked != "" {
+		free, err := l.FreeName(ctx, asked)
+		return free, nil, err
 	}
-	if err != nil {
-		return nil, err
+	if model.CheckName(own) == nil {
+		free, err := l.FreeName(ctx, own)
+		if fault.KindOf(err) != fault.Exists {
+			return free, nil, err
+		}
 	}
-	label.Name = free
-	return json.Marshal(label)
+	free, err := l.FreeName(ctx, "")
+	return free, []model.Notice{{
+		Text: fmt.Sprintf("the snapshot does not keep the name %q, which is taken or not allowed here: it is called %s", own, free),
+		Hint: "To choose its name, import it with --name",
+	}}, err
 }
 
 func progress(report step.Reporter, name string) func(done, total int64) {
