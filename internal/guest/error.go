@@ -2,6 +2,7 @@ package guest
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -20,8 +21,18 @@ func replyError(status int, body []byte) error {
 	if status < 400 || json.Unmarshal(body, &e) != nil || !known(fault.Kind(e.Kind)) {
 		return fault.New(fault.Unavailable, "the agent answers with status %d", status)
 	}
-	return GuestError(e)
+	err := GuestError(e)
+	var f *fault.Error
+	if e.Full && errors.As(err, &f) {
+		return f.WithHint("%s", fullHint)
+	}
+	return err
 }
+
+// fullHint is for a guest that has filled one of its disks. The host writes it: a guest's text
+// is never shown as advice.
+const fullHint = "A disk of the VM is full. Remove files in the VM, or enlarge the disk: " +
+	"`banger vm set VM --disk-size SIZE` for /, --work-disk-size for /root."
 
 // GuestError makes a fault of an error that a guest sent, in an answer or in a FrameError.
 func GuestError(e proto.Error) error {

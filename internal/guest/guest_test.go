@@ -359,6 +359,14 @@ func TestPutRefused(t *testing.T) {
 	}
 }
 
+func TestFullDisk(t *testing.T) {
+	c, _ := newClient(t, answer(409, proto.Error{Kind: "wrong-state", Msg: "no space left on device", Full: true}))
+	_, err := c.Hello(deadline(t, 20*time.Second))
+	if fault.HintOf(err) != fullHint {
+		t.Errorf("a full disk of the guest has the hint %q, want %q", fault.HintOf(err), fullHint)
+	}
+}
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

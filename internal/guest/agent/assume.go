@@ -70,6 +70,12 @@ func (s *assumeService) changeIdentity(doc proto.Assume) (fork bool, err error) 
 		return false, fault.New(fault.WrongState, "this machine has taken on an identity before")
 	}
 	s.life.enter(assuming)
+	s.drives.LendReserves()
+	defer func() {
+		if err := s.drives.KeepReserves(); err != nil {
+			s.log.Warn("a full disk may keep the next start from working", "error", err)
+		}
+	}()
 	if err = s.applyIdentity(doc, fork); err == nil && fork {
 		err = s.forks.finish(doc.Hostname)
 	}

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 )
@@ -66,13 +68,16 @@ func (h router) assumed(f http.HandlerFunc) http.HandlerFunc {
 
 // fail sends an error answer.
 func (h router) fail(w http.ResponseWriter, r *http.Request, err error) {
-	kind := fault.KindOf(err)
+	kind, full := fault.KindOf(err), errors.Is(err, unix.ENOSPC)
+	if full {
+		kind = fault.WrongState // of the guest's disks
+	}
 	log := h.log
 	if id := r.Header.Get(proto.HeaderRequestID); id != "" {
 		log = log.With("request", id)
 	}
 	log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	reply(w, kind.HTTPStatus(), proto.Error{Kind: string(kind), Msg: err.Error()})
+	reply(w, kind.HTTPStatus(), proto.Error{Kind: string(kind), Msg: err.Error(), Full: full})
 }
 
 func reply(w http.ResponseWriter, status int, v any) {

@@ -252,6 +252,7 @@ type Port struct {
 type Error struct {
 	Kind string `json:"kind"` // one of package fault's kinds
 	Msg  string `json:"message"`
+	Full bool   `json:"full,omitempty"` // the reason is a full disk of the guest
 }
 
 func (e *Error) Error() string { return e.Msg }

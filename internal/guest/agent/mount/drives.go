@@ -88,12 +88,42 @@ func (d Drive) MakeReadOnly() error {
 type Drives struct {
 	mu   sync.Mutex
 	list []Drive
+	lent reserves
 }
 
 func (d *Drives) add(m *Drive) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.list = append(d.list, *m)
+	d.lendLocked(*m)
+}
+
+func (d *Drives) lendLocked(m Drive) {
+	if d.lent == nil {
+		d.lent = reserves{}
+	}
+	d.lent.lend(m.Dev, m.Root)
+}
+
+// LendReserves makes the reserves of all drives usable that have little other room, also of those
+// that are added until KeepReserves: see reserve.go.
+func (d *Drives) LendReserves() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, m := range d.list {
+		d.lendLocked(m)
+	}
+}
+
+// KeepReserves undoes LendReserves.
+func (d *Drives) KeepReserves() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for _, m := range d.list {
+		errs = append(errs, d.lent.keep(m.Dev, m.Root))
+	}
+	return errors.Join(errs...)
 }
 
 // All returns a copy of the list.

@@ -3,6 +3,16 @@
 // The agent calls Kernel in the initramfs and Root once, with the first identity. Afterwards "/" is
 // an overlay of the image and the system disk, and the initramfs is empty. Other drives are mounted
 // with Drives.Mount.
+//
+// # Full disks
+//
+// A guest may fill its disks to the last block and the last inode. A start must work all the same:
+// the overlay makes a directory in its work directory, and files of the identity are written. For
+// this time Drives.LendReserves lends two reserves:
+//
+//   - ext4 never gives the last 16 MB to programs, not even to root's (fs/ext4/super.c,
+//     ext4_set_resv_clusters). The kernel lets root change this number while it runs.
+//   - The system disk has some empty files, whose inodes become free.
 package mount
 
 import (

@@ -64,7 +64,10 @@ func Root(spec proto.Root, drives *Drives, spawn sync.Locker) error {
 	if err := makeUpper(); err != nil {
 		return err
 	}
-	if err := mountOne(mount{"overlay", rootDir, "overlay", 0, overlayOptions}); err != nil {
+	if unix.Mkdirat(int(system.Root.Fd()), spareDir, 0o700) == nil {
+		makeSpares(system.Root)
+	}
+	if err := mountOverlay(); err != nil {
 		return err
 	}
 	if err := bindVolumes(); err != nil {
@@ -100,6 +103,22 @@ func makeUpper() error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// mountOverlay joins image and system disk. If the work directory cannot be made, the kernel mounts
+// the overlay read-only and reports no error.
+func mountOverlay() error {
+	if err := mountOne(mount{"overlay", rootDir, "overlay", 0, overlayOptions}); err != nil {
+		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(rootDir, &st); err != nil {
+		return fmt.Errorf("looking at the overlay: %w", err)
+	}
+	if st.Flags&unix.ST_RDONLY != 0 {
+		return fmt.Errorf("mounting the overlay: no room for its work directory: %w", unix.ENOSPC)
 	}
 	return nil
 }
