@@ -61,7 +61,7 @@ func checkHost(ctx context.Context, a *command.App, layout paths.Layout) []docto
 		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
 		settings.Fix = "Edit " + file
 	} else {
-		env.QEMU = cfg.QEMU
+		env.QEMU, env.Unconfined = cfg.QEMU, cfg.Confine == "off"
 	}
 	return append(doctor.Run(ctx, env), settings)
 }

@@ -104,7 +104,9 @@ func fakeVMs(now time.Time) []model.VM {
 		Spec: model.Spec{Name: "web", Image: "docker.io/library/nginx:1.27", ImageID: strings.Repeat("ab", 32), Kernel: "debian", KernelID: strings.Repeat("cd", 32),
 			VCPUs: 2, Memory: model.GiB, DiskSize: 10 * model.GiB, WorkDiskSize: 8 * model.GiB, Net: model.NetUser, Env: map[string]string{"A": "1", "B": "2"},
 			Labels: map[string]string{"team": "blue"}},
-		Runtime: &model.Runtime{Driver: "qemu", Accel: "tcg", PID: 4242},
+		Runtime: &model.Runtime{Driver: "qemu", Accel: "tcg", PID: 4242, Protection: model.Protection{
+			{Name: model.LayerFiles, On: true}, {Name: model.LayerCalls, On: true}, {Name: model.LayerMemory, Note: "QEMU is old"},
+		}},
 		Network: &model.Network{Mode: model.NetUser, Addr: "10.0.2.15"},
 		Pending: []string{"memory"},
 		Boot: &model.Boot{Duration: 2310 * ms, Cold: true,

@@ -39,6 +39,7 @@ type Config struct {
 	// The program that runs VMs.
 	Driver      string        // "auto" or a driver's name
 	Accel       string        // "auto", "kvm" or "tcg"
+	Confine     string        // "auto" or "off"
 	QEMU        string        // path or name; "" for the usual name
 	BootTimeout time.Duration // 0: the driver's own
 	StopTimeout time.Duration

@@ -67,6 +67,9 @@ var driverKeys = []key{
 		name: "accel", def: "auto", at: func(c *Config) any { return &c.Accel }, choices: []string{"auto", "kvm", "tcg"},
 		doc: "How guest instructions run: kvm (by the CPU) or tcg (emulated). auto: kvm where it works, otherwise tcg.",
 	}, {
+		name: "confine", def: "auto", at: func(c *Config) any { return &c.Confine }, choices: []string{"auto", "off"},
+		doc: "Whether the programs that run VMs may use only their own files. auto: as far as the kernel can. off: not at all; for finding faults.",
+	}, {
 		name: "qemu", def: "", at: func(c *Config) any { return &c.QEMU },
 		check: func(c *Config) error { return checkProgram(c.QEMU) },
 		doc:   "QEMU program: an absolute path, or a name to find in PATH. Empty: the program for this host's architecture.",

@@ -19,7 +19,9 @@ func defaults(cfg *config.Config) model.Spec {
 
 // newDriver makes the configured driver. There is only one, so auto means that one.
 func (d *daemon) newDriver(cfg *config.Config) (vmm.Driver, error) {
-	q := qemu.New(qemu.Config{Binary: cfg.QEMU, Accel: qemu.Accel(cfg.Accel), Log: d.component("qemu")})
+	q := qemu.New(qemu.Config{
+		Binary: cfg.QEMU, Accel: qemu.Accel(cfg.Accel), Unconfined: cfg.Confine == "off", Log: d.component("qemu"),
+	})
 	if cfg.Driver != "auto" && cfg.Driver != q.Name() {
 		return nil, fault.New(fault.Invalid, "there is no VMM driver %q", cfg.Driver).
 			WithHint("Set driver to \"auto\" in %s.", d.Layout.ConfigFile())

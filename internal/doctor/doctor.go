@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/vmm"
 )
@@ -43,6 +44,8 @@ type Env struct {
 	Arch   string // GOARCH
 	TmpDir string // from os.TempDir
 	QEMU   string // path in the configuration; "": find it in PATH
+	// Unconfined is whether the configuration turns the protection of VMMs off.
+	Unconfined bool
 
 	Now func() time.Time
 	// ReadFile reads a small file below /proc, /sys or /etc.
@@ -61,6 +64,8 @@ type Env struct {
 	ClockSync func() (synced, known bool)
 	// KVM is the driver's own probe.
 	KVM func() (works bool, why string)
+	// Protection is what VMMs are started with here, unless the configuration turns it off.
+	Protection func() model.Protection
 	// Recommendations returns the driver's recommendations. qemu is the configuration's path of
 	// QEMU.
 	Recommendations func(ctx context.Context, qemu string) ([]vmm.Recommendation, error)
@@ -109,7 +114,7 @@ const outputTimeout = 10 * time.Second
 // Run runs all checks and returns them in the order in which a person should read them.
 func Run(ctx context.Context, env Env) []Check {
 	host := readOSRelease(env)
-	checks := []Check{checkArch(env), checkCPU(env), checkKVM(env, host), checkQEMU(ctx, env, host)}
+	checks := []Check{checkArch(env), checkCPU(env), checkKVM(env, host), checkQEMU(ctx, env, host), checkProtection(env)}
 	checks = append(checks, checkRecommendations(ctx, env)...)
 	for _, t := range tools {
 		if !t.rootless || env.UID != 0 {

@@ -86,6 +86,7 @@ func goodHost() *host {
 		Limit:           func(Resource) (uint64, uint64, error) { return 4096, Unlimited, nil },
 		ClockSync:       func() (bool, bool) { return true, true },
 		KVM:             func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
+		Protection:      func() model.Protection { return model.Protection{{Name: model.LayerFiles, On: true}} },
 		Recommendations: func(context.Context, string) ([]vmm.Recommendation, error) { return nil, nil },
 	}
 	return h
@@ -171,6 +172,13 @@ func TestVerdicts(t *testing.T) {
 		}, []verdict{{"kvm", Warn, "", "modprobe kvm_amd"}}},
 		{"not in the group kvm", func(h *host) { h.stats["/dev/kvm"] = Entry{}; h.env.KVM = noKVM("may not be opened") }, []verdict{
 			{"kvm", Warn, "may not be opened", "sudo usermod -aG kvm alice, then log in again"}}},
+		{"no Landlock", func(h *host) {
+			h.env.Protection = func() model.Protection {
+				return model.Protection{{Name: model.LayerFiles, Note: "the kernel has no Landlock"}, {Name: model.LayerCalls, On: true}}
+			}
+		}, []verdict{{"protection", Warn, "not kept from: files (the kernel has no Landlock)", "*"}}},
+		{"unconfined", func(h *host) { h.env.Unconfined = true }, []verdict{
+			{"protection", Warn, "turns it off", "Remove the key confine from the configuration."}}},
 		{"kvm is broken", func(h *host) { h.env.KVM = noKVM("makes no virtual machine") }, []verdict{{"kvm", Warn, "makes no virtual machine", ""}}},
 
 		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "no program", "sudo apt install qemu-system-x86"}}},

@@ -18,6 +18,7 @@ import (
 
 	"banger/internal/paths"
 	"banger/internal/vmm"
+	"banger/internal/vmm/confine"
 	"banger/internal/vmm/qemu"
 )
 
@@ -32,7 +33,7 @@ func Host(layout paths.Layout) Env {
 	return Env{
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
 		Now: time.Now, ReadFile: readSmall, Stat: stat, Tool: findTool, Output: output, FileSystem: fileSystem,
-		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Recommendations: recommendations,
+		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: confine.Available, Recommendations: recommendations,
 	}
 }
 

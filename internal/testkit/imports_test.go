@@ -63,15 +63,16 @@ var mayImport = map[string][]string{
 	"vmm/vmmtest": {"fault", "guest/...", "initramfs", "model", "testkit", "vmm"},
 	"vmm/console": {},
 	"vmm/memory":  {"fault"},
+	"vmm/confine": {"fault", "model"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "socket", "vmm", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "socket", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},
 
 	// The surfaces.
 	"config":      {"fault", "model", "paths"},
-	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmm", "vmm/qemu"},
+	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmm", "vmm/confine", "vmm/qemu"},
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
@@ -124,7 +125,7 @@ var layers = []struct {
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "disk", "initramfs", "guest/archive", "guest/channel", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
+	{"mechanisms", []string{"oplock", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

@@ -108,6 +108,7 @@ func (j journal) Started(ctx context.Context, m *machine.Machine, info vmm.Info)
 	j.op.e.setMachine(m)
 	return j.op.update(ctx, func(v *model.VM) {
 		v.Runtime.State, v.Runtime.PID, v.Runtime.Accel = m.Instance.State(), m.Instance.PID(), info.Accel
+		v.Runtime.Protection = vmm.ProtectionOf(m.Instance)
 		v.DiskImage = j.image
 	})
 }

@@ -27,9 +27,9 @@
 // There is one way for each question:
 //
 //   - What a Driver or an Instance can do is an optional interface, found by type assertion.
-//     A Driver may be a Finder and a Restorer. An Instance may be a Pauser, a Saver, a Resizer and
-//     a Statter. The Instances of a Restorer are Savers: so the Driver shows before anything
-//     starts whether its machines can be saved.
+//     A Driver may be a Finder and a Restorer. An Instance may be a Pauser, a Saver, a Resizer, a
+//     Statter and Confined. The Instances of a Restorer are Savers: so the Driver shows before
+//     anything starts whether its machines can be saved.
 //   - What no interface can express is a Feature in Info: the kinds of network cards, for example.
 //   - Advice for choosing a default is a Recommendation in Info.
 package vmm
@@ -122,6 +122,20 @@ type Statter interface {
 type Stats struct {
 	CPU    time.Duration // user and system time of the VMM since its start
 	Memory model.Bytes   // proportional set size of the VMM
+}
+
+// Confined is implemented by instances whose driver confines their VMM.
+type Confined interface {
+	// Protection is what the VMM was started with; nil if that is not known.
+	Protection() model.Protection
+}
+
+// ProtectionOf returns what an instance's VMM was started with; nil if that is not known.
+func ProtectionOf(in Instance) model.Protection {
+	if c, ok := in.(Confined); ok {
+		return c.Protection()
+	}
+	return nil
 }
 
 // Finder is implemented by drivers that can find a machine without its State.

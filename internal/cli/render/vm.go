@@ -35,7 +35,7 @@ func VMs(vms []model.VM, now time.Time) ui.Table {
 func VM(vm model.VM, rel Relatives, style ui.Style, now time.Time) [][2]string {
 	pairs := append(specPairs(vm, rel, style, now), historyPairs(vm, rel, now)...)
 	if r := vm.Runtime; r != nil {
-		pairs = append(pairs, [2]string{"runs on", runsOn(r)})
+		pairs = append(pairs, [2]string{"runs on", runsOn(r)}, [2]string{"protection", protection(r.Protection, style)})
 	}
 	if len(vm.Pending) > 0 {
 		pairs = append(pairs, [2]string{"next start", style.Yellow("changes " + FieldNames(vm.Pending))})
@@ -145,6 +145,21 @@ func runsOn(r *model.Runtime) string {
 		text += fmt.Sprintf(", process %d", r.PID)
 	}
 	return ui.Clean(text)
+}
+
+// protection lists what a VMM is kept from, and what it is not kept from.
+func protection(p model.Protection, style ui.Style) string {
+	var on, off []string
+	for _, name := range p.On() {
+		on = append(on, string(name))
+	}
+	for _, l := range p.Missing() {
+		off = append(off, fmt.Sprintf("no %s: %s", l.Name, ui.Clean(l.Note)))
+	}
+	if len(off) > 0 {
+		on = append(on, style.Yellow(strings.Join(off, "; ")))
+	}
+	return strings.Join(on, ", ")
 }
 
 // uptime returns how long a VM has been running, or "" if it does not run.

@@ -211,7 +211,7 @@ func copyFile(ctx context.Context, open func() (*os.File, error), to *os.File) e
 
 // Memory is memory without a name: when nobody uses it any more, nothing of it is left.
 func Memory() (*os.File, error) {
-	fd, err := unix.MemfdCreate("banger-fork", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("banger-fork", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("making memory for a fork: %w", err)
 	}

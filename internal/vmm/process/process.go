@@ -75,6 +75,9 @@ type Spec struct {
 	Env   []string
 	Dir   string
 	Files []*os.File // its descriptors from 0 on; nothing else is inherited
+	// Within calls its argument, which only starts the process, in a thread from which the process
+	// inherits what it needs. Nil: any thread will do.
+	Within func(start func() error) error
 }
 
 // Spawn starts a process in a session of its own.
@@ -88,12 +91,21 @@ func Spawn(s Spec) (*Process, error) {
 		files[i] = f.Fd()
 	}
 	pidfd := -1
-	pid, _, err := syscall.StartProcess(s.Path, append([]string{s.Path}, s.Args...), &syscall.ProcAttr{
-		Dir:   s.Dir,
-		Env:   s.Env,
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
-	})
+	var pid int
+	start := func() (err error) {
+		pid, _, err = syscall.StartProcess(s.Path, append([]string{s.Path}, s.Args...), &syscall.ProcAttr{
+			Dir:   s.Dir,
+			Env:   s.Env,
+			Files: files,
+			Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+		})
+		return err
+	}
+	if s.Within == nil {
+		err = start()
+	} else {
+		err = s.Within(start)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.Path, err)
 	}
@@ -103,6 +115,8 @@ func Spawn(s Spec) (*Process, error) {
 			return nil, errors.Join(err, syscall.Kill(pid, syscall.SIGKILL), reap(pid))
 		}
 	}
+	// A core dump would hold the guest's memory. An error means that the process has ended.
+	_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
 	id := ID{PID: pid, Boot: boot}
 	if stat, err := readStat(pid); err == nil { // a child that was not reaped always has a stat
 		id.Start = stat.start

@@ -19,6 +19,7 @@ type host struct {
 	initrd string // path of the one initramfs
 
 	restored bool // QEMU inherits the memory and the state of the devices
+	readOnly bool // QEMU opens the memory for reading only
 }
 
 // The descriptors that QEMU inherits after standard error.
@@ -92,12 +93,16 @@ func machineType(h host) string {
 }
 
 // contentArgs describes what the memory holds at first. A restored machine maps its memory file
-// privately. QEMU opens the file for writing, but no device of this machine writes to it (a balloon
-// would: see package defect). The machine runs as soon as its state is loaded.
+// privately. Older versions of QEMU open the file for writing (see package defect), but no device
+// of this machine writes to it. The machine runs as soon as its state is loaded.
 func contentArgs(m vmm.Machine, h host, mib string) []string {
 	if h.restored {
+		share := ",share=off"
+		if h.readOnly {
+			share += ",readonly=on,rom=off"
+		}
 		return []string{
-			"-object", "memory-backend-file,id=mem,size=" + mib + ",mem-path=" + inherited(memoryFD) + ",share=off",
+			"-object", "memory-backend-file,id=mem,size=" + mib + ",mem-path=" + inherited(memoryFD) + share,
 			"-global", "migration.send-configuration=off", "-incoming", "fd:" + strconv.Itoa(deviceFD),
 		}
 	}

@@ -33,7 +33,8 @@ func TestArgsGolden(t *testing.T) {
 		"tcg": {accel: TCG, tscKHz: 2596120, initrd: "/cache/initramfs/a.cpio"},
 		"kvm": {accel: KVM, initrd: "/proc/self/fd/7"},
 
-		"restored": {accel: TCG, tscKHz: 2596120, restored: true},
+		"restored":  {accel: TCG, tscKHz: 2596120, restored: true},
+		"read-only": {accel: KVM, restored: true, readOnly: true},
 	} {
 		var lines strings.Builder
 		for _, arg := range args(sample(), h) {

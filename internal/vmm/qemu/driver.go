@@ -72,6 +72,9 @@ type Config struct {
 	Accel  Accel  // if unset, Auto
 	Log    *slog.Logger
 
+	// Unconfined starts QEMU with its own filter of system calls only: see package confine.
+	Unconfined bool
+
 	// BootPatience is how long a guest that boots in emulation may be silent before its machine is
 	// reset. If unset, it is defect.BootPatience.
 	BootPatience time.Duration

@@ -48,5 +48,5 @@ func At(ctx context.Context, in vmm.Instance) (uint64, error) {
 
 // HostAddress returns where the process of a machine has an address of its guest.
 func HostAddress(ctx context.Context, in vmm.Instance, guest int64) (uint64, error) {
-	return in.(*instance).hostAddress(ctx, guest)
+	return hostAddress(ctx, in.(*instance), guest)
 }

@@ -45,10 +45,14 @@ var (
 	_ vmm.Resizer  = (*instance)(nil)
 	_ vmm.Statter  = (*instance)(nil)
 	_ vmm.Saver    = (*instance)(nil)
+	_ vmm.Confined = (*instance)(nil)
 )
 
 func (in *instance) State() vmm.State { return slices.Clone(in.encoded) }
 func (in *instance) PID() int         { return in.proc.ID().PID }
+
+// Protection is what QEMU was started with: see vmm.Confined.
+func (in *instance) Protection() model.Protection { return in.s.Protection }
 
 // DriveID returns the name: it is the serial number that the command line gives to the drive.
 func (in *instance) DriveID(name string) string { return name }
@@ -79,6 +83,11 @@ func (in *instance) command(ctx context.Context, name string, args any) error {
 
 // ask runs a command of the monitor. If answer is not nil, it stores the result there.
 func (in *instance) ask(ctx context.Context, name string, args, answer any) error {
+	return asking(in, name, func() error { return in.monitor.Execute(ctx, name, args, answer) })
+}
+
+// asking calls do, which runs a command of the monitor.
+func asking(in *instance, name string, do func() error) error {
 	select {
 	case <-in.proc.Done():
 		return over(in.proc)
@@ -87,7 +96,7 @@ func (in *instance) ask(ctx context.Context, name string, args, answer any) erro
 	if in.monitor == nil {
 		return fault.New(fault.Unavailable, "sending %s to QEMU: %w", name, in.monitorErr)
 	}
-	if err := in.monitor.Execute(ctx, name, args, answer); err != nil {
+	if err := do(); err != nil {
 		return in.explain(name, err)
 	}
 	return nil

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strconv"
+	"sync"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -62,7 +64,7 @@ func (s *saving) region(ctx context.Context) (memory.Region, *os.File, error) {
 	if err := s.in.ask(ctx, "query-memory-size-summary", nil, &size); err != nil {
 		return memory.Region{}, nil, err
 	}
-	addr, err := s.in.hostAddress(ctx, 0)
+	addr, err := hostAddress(ctx, s.in, 0)
 	if err != nil {
 		return memory.Region{}, nil, err
 	}
@@ -85,7 +87,7 @@ func (s *saving) region(ctx context.Context) (memory.Region, *os.File, error) {
 var hostAddressLine = regexp.MustCompile(`^Host virtual address for 0x[0-9a-f]+ .* is 0x([0-9a-f]{1,16})\s*$`)
 
 // hostAddress returns where QEMU's process has an address of the guest.
-func (in *instance) hostAddress(ctx context.Context, guest int64) (uint64, error) {
+func hostAddress(ctx context.Context, in *instance, guest int64) (uint64, error) {
 	var text string
 	line := map[string]any{"command-line": fmt.Sprintf("gpa2hva %#x", guest)}
 	if err := in.ask(ctx, "human-monitor-command", line, &text); err != nil {
@@ -109,10 +111,12 @@ type physical struct {
 	in   *instance
 	size int64
 	out  *os.File
+	from *os.File // the end of a pipe; QEMU has the other end
+	lent *loan
 }
 
 // newPhysical returns that way of copying a region. why is the reason why the better way failed.
-func newPhysical(in *instance, r memory.Region, out *os.File, why error) (copier, error) {
+func newPhysical(ctx context.Context, in *instance, r memory.Region, out *os.File, why error) (copier, error) {
 	if r.Size > lowMemory { // pmemsave writes one region, and empties the file before
 		return nil, fault.New(fault.Denied, "%w", why).
 			WithHint("allow it with `sysctl kernel.yama.ptrace_scope=0`, or stop the VM and start it again")
@@ -120,13 +124,42 @@ func newPhysical(in *instance, r memory.Region, out *os.File, why error) (copier
 	if err := out.Truncate(0); err != nil {
 		return nil, fmt.Errorf("emptying the memory's file: %w", err)
 	}
-	return &physical{in: in, size: r.Size, out: out}, nil
+	from, to, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making a pipe for the guest's memory: %w", err)
+	}
+	defer to.Close()
+	lent, err := lend(ctx, in, to)
+	if err != nil {
+		return nil, errors.Join(err, from.Close())
+	}
+	return &physical{in: in, size: r.Size, out: out, from: from, lent: lent}, nil
 }
 
+// Last copies what QEMU writes into the pipe.
 func (p *physical) Last(ctx context.Context) error {
-	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.out.Fd())
-	return p.in.ask(ctx, "pmemsave", map[string]any{"val": 0, "size": p.size, "filename": path}, nil)
+	defer p.from.Close()
+	defer context.AfterFunc(ctx, func() { _ = p.from.Close() })()
+	var copied error
+	var group sync.WaitGroup
+	group.Go(func() {
+		if _, copied = io.CopyN(io.NewOffsetWriter(p.out, 0), p.from, p.size); copied != nil {
+			_ = p.from.Close() // QEMU must not wait for a reader
+		}
+	})
+	err := p.in.ask(ctx, "pmemsave", map[string]any{"val": 0, "size": p.size, "filename": p.lent.path}, nil)
+	if err != nil {
+		_ = p.from.Close()
+	}
+	group.Wait()
+	if err == nil && copied != nil {
+		err = fmt.Errorf("copying the guest's memory: %w", copied)
+	}
+	return err
 }
 
 // Close makes holes of zero pages.
-func (p *physical) Close() error { return memory.Dig(p.out) }
+func (p *physical) Close() error {
+	_ = p.from.Close() // again, after Last
+	return errors.Join(p.lent.back(context.Background()), memory.Dig(p.out))
+}

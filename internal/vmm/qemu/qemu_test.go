@@ -6,8 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -92,6 +92,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(daemonEnv) != "" {
 		daemon()
 	}
+	if standsIn(os.Args[1:]) {
+		os.Exit(0)
+	}
 	code := m.Run()
 	if archive, err := guest(); err == nil {
 		_ = os.RemoveAll(filepath.Dir(archive))
@@ -110,31 +113,33 @@ func TestDriver(t *testing.T) {
 	})
 }
 
-// tap makes a tap in a network namespace of its own. The goroutine keeps its thread, which ends
-// with it: only processes that it starts are in the namespace.
+// netnsEnv is set in a copy of the test's program that runs in a network namespace of its own.
+const netnsEnv = "BANGER_TEST_QEMU_NETNS"
+
+// tap makes a tap. Because it must not be one of the host, the test runs again in a network
+// namespace of its own, and tap skips here.
 func tap(t testing.TB) string {
 	t.Helper()
 	testkit.Require(t, "root", os.Geteuid() == 0, "a network namespace has to be made")
 	tun, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	testkit.Require(t, "tun", err == nil, "there is no /dev/net/tun")
 	defer tun.Close()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
+	if os.Getenv(netnsEnv) == "" {
+		again := exec.Command(os.Args[0], "-test.run=^TestDriver$/^features$")
+		again.Env = append(os.Environ(), netnsEnv+"=yes")
+		again.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		if out, err := again.CombinedOutput(); err != nil {
+			t.Fatalf("in a network namespace: %v\n%s", err, out)
+		}
+		t.Skip("passed in a network namespace of its own")
 	}
-	// The namespace of a descriptor of /dev/net/tun is that of the thread that opened it.
-	inside, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer inside.Close()
 	const name = "tap0"
 	req, err := unix.NewIfreq(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	fd := int(inside.Fd())
+	fd := int(tun.Fd())
 	if err := errors.Join(unix.IoctlIfreq(fd, unix.TUNSETIFF, req), unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/vmm"
@@ -57,7 +59,7 @@ func (in *instance) loaded(ctx context.Context, logEnd int64) error {
 // inherit adds a checkpoint's files to those of a process. It opens them again, because processes
 // that inherit the same open file share its offset.
 func (f *files) inherit(from *vmm.Checkpoint, size model.Bytes) error {
-	memory, err := reopen(from.Memory, os.O_RDWR) // as QEMU will
+	memory, err := reopen(from.Memory, os.O_RDONLY)
 	if err != nil {
 		return fmt.Errorf("opening the checkpoint's memory: %w", err)
 	}
@@ -89,23 +91,31 @@ const (
 	maxDevice = 64 << 20 // bytes; a state has about 30 KB
 )
 
-// seal adds the mark and the checksum to a state, and returns its size.
-func seal(path string) (model.Bytes, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+// seal writes a state with the mark and the checksum, and returns the size.
+func seal(state, to *os.File) (model.Bytes, error) {
+	data, err := io.ReadAll(io.NewSectionReader(state, 0, maxDevice))
 	if err != nil {
 		return 0, fmt.Errorf("sealing the devices' state: %w", err)
 	}
-	defer f.Close()
-	state, err := io.ReadAll(io.LimitReader(f, maxDevice))
+	sum := sha256.Sum256(data)
+	n, err := to.Write(slices.Concat(data, []byte(sealMark), sum[:]))
 	if err != nil {
 		return 0, fmt.Errorf("sealing the devices' state: %w", err)
 	}
-	sum := sha256.Sum256(state)
-	n, err := f.Write(append([]byte(sealMark), sum[:]...))
-	if err != nil {
-		return 0, fmt.Errorf("sealing the devices' state: %w", err)
-	}
-	return model.Bytes(len(state) + n), nil
+	return model.Bytes(n), nil
+}
+
+// sealMemory makes a memfd unchangeable, so that no machine that is restored from it can change the
+// memory of another one. A file cannot be sealed: an error does not matter.
+func sealMemory(f *os.File) {
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	_, _ = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+}
+
+// isSealed reports whether nobody can write to a file.
+func isSealed(f *os.File) bool {
+	seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
+	return err == nil && seals&unix.F_SEAL_WRITE != 0
 }
 
 // checkSeal refuses a state that has changed since it was saved.

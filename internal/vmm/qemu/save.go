@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +60,9 @@ func (in *instance) whileOpen(ctx context.Context) (context.Context, func()) {
 type saving struct {
 	in     *instance
 	req    vmm.SaveRequest
-	device string // absolute: QEMU has a working directory of its own
+	device *os.File
+	state  *os.File // of the devices, in memory
+	lent   *loan    // of state
 	read   readFunc
 	memory copier
 	pause  time.Duration
@@ -70,20 +71,15 @@ type saving struct {
 }
 
 func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
-	if s.device, err = filepath.Abs(s.req.Device); err != nil {
-		return vmm.Saved{}, err
-	}
-	if err := s.create(); err != nil {
-		return vmm.Saved{}, err
-	}
 	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(s.device))
-			if s.halted {
-				err = errors.Join(err, s.in.cont(ctx))
-			}
+		if err != nil && s.halted {
+			err = errors.Join(err, s.in.cont(ctx))
 		}
+		err = s.release(ctx, err)
 	}()
+	if err := s.create(ctx); err != nil {
+		return vmm.Saved{}, err
+	}
 	if err := s.begin(ctx); err != nil {
 		return vmm.Saved{}, err
 	}
@@ -95,10 +91,11 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 	if err := errors.Join(err, s.memory.Close()); err != nil {
 		return vmm.Saved{}, err
 	}
-	size, err := seal(s.device)
+	size, err := seal(s.state, s.device)
 	if err != nil {
 		return vmm.Saved{}, err
 	}
+	sealMemory(s.req.Memory)
 	var st unix.Stat_t
 	if err := unix.Fstat(int(s.req.Memory.Fd()), &st); err != nil {
 		return vmm.Saved{}, fmt.Errorf("measuring the memory's file: %w", err)
@@ -106,13 +103,40 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 	return vmm.Saved{Pause: s.pause, Memory: model.Bytes(st.Blocks * 512), Device: size, Layout: s.layout}, nil
 }
 
-// create creates the file that QEMU will write to, because QEMU would choose another mode.
-func (s *saving) create() error {
-	f, err := os.OpenFile(s.device, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// create creates the file of the devices' state, and memory that QEMU writes the state to.
+func (s *saving) create(ctx context.Context) (err error) {
+	fd, err := unix.MemfdCreate("devices", unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("making memory for the devices' state: %w", err)
+	}
+	s.state = os.NewFile(uintptr(fd), "devices")
+	if s.lent, err = lend(ctx, s.in, s.state); err != nil {
+		return err
+	}
+	s.device, err = os.OpenFile(s.req.Device, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("creating the file of the devices' state: %w", err)
 	}
-	return f.Close()
+	return nil
+}
+
+// release closes what create has opened. After an error, the file goes, too.
+func (s *saving) release(ctx context.Context, err error) error {
+	if s.device != nil {
+		_ = s.device.Close()
+		if err != nil {
+			err = errors.Join(err, os.Remove(s.req.Device))
+		}
+	}
+	if s.lent != nil {
+		if err := s.lent.back(ctx); err != nil {
+			s.in.log.Warn("QEMU keeps a file open", "error", err)
+		}
+	}
+	if s.state != nil {
+		_ = s.state.Close()
+	}
+	return err
 }
 
 // begin does the part of copying the memory that can be done while the machine runs.
@@ -128,7 +152,7 @@ func (s *saving) begin(ctx context.Context) error {
 	s.memory, err = s.read(ctx, region, base, s.req.Memory)
 	if memory.Denied(err) {
 		s.in.log.Warn("this process may not read the guest's memory: QEMU writes all of it while the machine is halted", "error", err)
-		s.memory, err = newPhysical(s.in, region, s.req.Memory, err)
+		s.memory, err = newPhysical(ctx, s.in, region, s.req.Memory, err)
 	}
 	return err
 }
@@ -160,7 +184,7 @@ func (s *saving) halt(ctx context.Context) error {
 func (s *saving) still(ctx context.Context) error {
 	// In spite of its name, every QEMU has this command. It saves everything except RAM. With
 	// "live": false it does not touch the drives (qapi/migration.json).
-	state := map[string]any{"filename": s.device, "live": false}
+	state := map[string]any{"filename": s.lent.path, "live": false}
 	if err := s.in.ask(ctx, "xen-save-devices-state", state, nil); err != nil {
 		return err
 	}

@@ -95,15 +95,18 @@ func TestSaveToFullDisk(t *testing.T) {
 	powersOff(t, in)
 }
 
-// TestSaveCannotEnd removes the file of a Save that shall leave the machine halted. The Save
-// fails, so the machine continues.
+// TestSaveCannotEnd closes the memory's file of a Save that shall leave the machine halted. The
+// Save fails, so the machine continues.
 func TestSaveCannotEnd(t *testing.T) {
 	in := start(t, machine(t, tiny{then: off}))
 	req := request(t, t.TempDir())
 	req.Halt = true
-	req.Still = func(context.Context) error { return os.Remove(req.Device) }
-	if _, err := in.(vmm.Saver).Save(deadline(t), req); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a save whose file is removed does not fail as such: %v", err)
+	req.Still = func(context.Context) error { return req.Memory.Close() }
+	if _, err := in.(vmm.Saver).Save(deadline(t), req); !errors.Is(err, unix.EBADF) {
+		t.Errorf("a save whose file is closed does not fail as such: %v", err)
+	}
+	if _, err := os.Stat(req.Device); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a failed save leaves the state of the devices: %v", err)
 	}
 	powersOff(t, in)
 }

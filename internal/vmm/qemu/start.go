@@ -37,6 +37,13 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 		return nil, err
 	}
 	h.initrd, h.restored = initrd(m), from != nil
+	if h.restored {
+		p, err := d.program(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		h.readOnly = !defect.WritesBase(p.version)
+	}
 	if err := check(m, h); err != nil {
 		return nil, err
 	}
@@ -51,6 +58,7 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 		f.close()
 	}()
 	s := intended(m)
+	s.Protection = d.protection(h, f)
 	encoded, err := s.encode()
 	if err != nil {
 		return nil, err
@@ -61,7 +69,10 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	proc, err := process.Spawn(process.Spec{Path: path, Args: args(m, h), Env: []string{"LC_ALL=C"}, Dir: "/", Files: f.list})
+	proc, err := process.Spawn(process.Spec{
+		Path: path, Args: args(m, h), Env: []string{"LC_ALL=C"}, Dir: "/", Files: f.list,
+		Within: func(start func() error) error { return d.confined(m, h, f, path, start) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -139,6 +150,8 @@ func startError(how, said string) error {
 		return fails(fault.Unavailable).WithHint("give the VM less memory, or the host more")
 	case says("Failed to get \"write\" lock"), says("Failed to get shared \"write\" lock"):
 		return fails(fault.Locked).WithHint("another process uses one of the VM's disks")
+	case says("Permission denied"):
+		return fails(fault.Denied).WithHint("if this QEMU needs files outside /usr, set confine to off in the configuration")
 	case says("not compiled into this binary"):
 		return fails(fault.Unsupported).WithHint("this QEMU was built without that kind of network: install another one")
 	}

@@ -24,6 +24,8 @@ type state struct {
 	VMMLog     string      `json:"vmm_log"`
 	// Process is nil if it was only intended. Then the lock in RunDir leads to the process.
 	Process *process.ID `json:"process,omitempty"`
+	// Protection is nil if an older version started the machine.
+	Protection model.Protection `json:"protection,omitempty"`
 }
 
 func intended(m vmm.Machine) state {

@@ -13,6 +13,7 @@
 //	ports not followed while halted  all              query-chardev     see agentport.go
 //	restoring drops the disk cache   all              avoided           see option.go
 //	a balloon damages a shared base  all              avoided           has no balloon
+//	a shared base is opened to write <8.2             version           seals it, if it is a memfd
 //	an event precedes the greeting   all              first message     accepts it (package qmp)
 //	-no-reboot cannot be changed     <6.0             set-action fails  logs it, does not reset
 //	pmemsave empties its file        all              avoided           saves up to 3 GiB by it

@@ -19,6 +19,14 @@ func TestMixesUpCPUs(t *testing.T) {
 	}
 }
 
+func TestWritesBase(t *testing.T) {
+	for version, want := range map[string]bool{"7.2.22 (Debian 1:7.2+dfsg-7)": true, "8.1.5": true, "8.2.0": false, "9.0": false, "10.0.2": false} {
+		if got := WritesBase(version); got != want {
+			t.Errorf("QEMU %q counts as one that opens a shared base for writing: %v, not %v", version, got, want)
+		}
+	}
+}
+
 func TestPortAbandoned(t *testing.T) {
 	for filename, want := range map[string]bool{
 		"disconnected:unix:/run/agent.sock,server=on":  true,

@@ -13,8 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxLine bounds one message, in bytes. The largest one that banger asks for has less than 100 KB.
@@ -93,10 +96,19 @@ func (c *Client) Close() error {
 // Execute runs a command. args is encoded as its arguments, unless it is nil. The result is stored
 // in reply, unless that is nil. If QEMU refuses the command, the error is an *Error.
 func (c *Client) Execute(ctx context.Context, command string, args, reply any) error {
+	return c.execute(ctx, command, args, nil, reply)
+}
+
+// Give runs a command that takes an open file and no arguments.
+func (c *Client) Give(ctx context.Context, command string, f *os.File, reply any) error {
+	return c.execute(ctx, command, nil, f, reply)
+}
+
+func (c *Client) execute(ctx context.Context, command string, args any, f *os.File, reply any) error {
 	answer := make(chan message, 1)
 	id := c.expect(answer)
 	defer c.forget(id)
-	if err := c.send(ctx, id, command, args); err != nil {
+	if err := c.send(ctx, id, command, args, f); err != nil {
 		return fmt.Errorf("sending %s to QEMU: %w", command, err)
 	}
 	select {
@@ -141,7 +153,7 @@ func (c *Client) forget(id uint64) {
 	delete(c.pending, id)
 }
 
-func (c *Client) send(ctx context.Context, id uint64, command string, args any) error {
+func (c *Client) send(ctx context.Context, id uint64, command string, args any, f *os.File) error {
 	line, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
@@ -157,7 +169,23 @@ func (c *Client) send(ctx context.Context, id uint64, command string, args any) 
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
-	_, err = c.conn.Write(append(line, '\n'))
+	return c.write(append(line, '\n'), f)
+}
+
+// write sends a line, and an open file with it (unix(7), SCM_RIGHTS).
+func (c *Client) write(line []byte, f *os.File) error {
+	if f == nil {
+		_, err := c.conn.Write(line)
+		return err
+	}
+	conn, ok := c.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("only a unix socket carries open files")
+	}
+	n, _, err := conn.WriteMsgUnix(line, unix.UnixRights(int(f.Fd())), nil)
+	if err == nil && n < len(line) {
+		_, err = conn.Write(line[n:])
+	}
 	return err
 }
 

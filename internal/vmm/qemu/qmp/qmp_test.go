@@ -6,13 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -184,4 +187,66 @@ func FuzzRead(f *testing.F) {
 		}()
 		<-c.Done()
 	})
+}
+
+// TestGive sends an open file with a command.
+func TestGive(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "monitor")
+		conn, err := net.FileConn(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = conn.(*net.UnixConn)
+	}
+	defer ends[1].Close()
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	defer to.Close()
+	go func() {
+		fmt.Fprintln(ends[1], greeting)
+		line, oob := make([]byte, 4096), make([]byte, 4096)
+		for id := 1; ; id++ {
+			_, n, _, _, err := ends[1].ReadMsgUnix(line, oob)
+			if err != nil {
+				return
+			}
+			if messages, err := unix.ParseSocketControlMessage(oob[:n]); err == nil && len(messages) == 1 {
+				if fds, err := unix.ParseUnixRights(&messages[0]); err == nil && len(fds) == 1 {
+					_, _ = unix.Write(fds[0], []byte("mine"))
+					_ = unix.Close(fds[0])
+				}
+			}
+			fmt.Fprintf(ends[1], "{\"return\": {\"fd\": 12}, \"id\": %d}\n", id)
+		}
+	}()
+	c, err := Open(ctx(t), ends[0], func(Event) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var reply struct{ FD int }
+	if err := c.Give(ctx(t), "add-fd", to, &reply); err != nil || reply.FD != 12 {
+		t.Errorf("the answer to a command with a file is %+v, %v", reply, err)
+	}
+	_ = to.Close()
+	if got, err := io.ReadAll(from); err != nil || string(got) != "mine" {
+		t.Errorf("the other end does not have the file: %q, %v", got, err)
+	}
+	piped, err := Open(ctx(t), serve(t, greeting, nil), func(Event) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer piped.Close()
+	if err := piped.Give(ctx(t), "add-fd", from, nil); err == nil {
+		t.Error("a connection that carries no files gave one")
+	}
 }

@@ -1,0 +1,129 @@
+package confine
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/model"
+)
+
+// TestRun checks that only what start does is confined, and that the thread ends.
+func TestRun(t *testing.T) {
+	t.Log(Available())
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var inside, allowed, call error
+	err := Policy{Read: []string{file + "-missing"}}.Run(func() error {
+		_, inside = os.ReadFile(file)
+		call = unix.Chmod(file, 0o600)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (Policy{Write: []string{file}}).Run(func() error {
+		allowed = os.WriteFile(file, []byte("y"), 0)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range Available() {
+		if l.Name == model.LayerFiles && l.On && !errors.Is(inside, fs.ErrPermission) {
+			t.Errorf("a file that no rule allows can be read: %v", inside)
+		}
+		if l.Name == model.LayerCalls && l.On && !errors.Is(call, fs.ErrPermission) {
+			t.Errorf("a call that no VMM needs is allowed: %v", call)
+		}
+	}
+	if allowed != nil {
+		t.Errorf("a file that a rule allows cannot be written: %v", allowed)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != "y" {
+		t.Errorf("the process is confined itself: %q, %v", data, err)
+	}
+	if status, err := os.ReadFile("/proc/self/status"); err != nil || !bytes.Contains(status, []byte("\nSeccomp:\t0\n")) {
+		t.Errorf("the first thread has a filter: %v", err)
+	}
+	broken := errors.New("broken")
+	if err := (Policy{}).Run(func() error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("the error of start is lost: %v", err)
+	}
+	if err := (Policy{Write: []string{file + "-missing"}}).Run(func() error { t.Error("it starts"); return nil }); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a missing file that must be written is no error: %v", err)
+	}
+}
+
+// TestOnThread checks that no confined thread stays, and that the first one is never confined.
+func TestOnThread(t *testing.T) {
+	for range 50 {
+		tid := 0
+		onThread(func() { tid = unix.Gettid() })
+		if tid == unix.Getpid() {
+			t.Fatal("it ran in the first thread of the process")
+		}
+		for i := 0; unix.Tgkill(unix.Getpid(), tid, 0) != unix.ESRCH; i++ {
+			if i > 1e6 {
+				t.Fatalf("thread %d stays", tid)
+			}
+		}
+	}
+}
+
+// TestOlderKernels checks which rights are asked from older versions of Landlock: an unknown one
+// would be refused.
+func TestOlderKernels(t *testing.T) {
+	for version, want := range map[int][2]uint64{1: {0x1fff, 0}, 2: {0x3fff, 0}, 3: {0x7fff, 0}, 4: {0x7fff, 0}, 5: {0xffff, 0}, 6: {0xffff, 3}, 9: {0xffff, 3}} {
+		rights, scopes := handled(version)
+		if rights != want[0] || scopes != want[1] {
+			t.Errorf("version %d: %#x, %#x, not %#x, %#x", version, rights, scopes, want[0], want[1])
+		}
+	}
+	none := (&ruleset{fd: -1}).enter()
+	if len(none.On()) != 0 || len(none) != 3 || none[0].Note == "" || none[1].Note != none[0].Note {
+		t.Errorf("without Landlock, layers count as on or do not say why not: %+v", none)
+	}
+}
+
+// TestFilterSize checks the bounds of classic BPF: a jump reaches 255 instructions.
+func TestFilterSize(t *testing.T) {
+	for _, n := range []Network{None, Internet} {
+		if code := filter(n); len(code) == 0 || len(code) > 4096 || code[len(code)-1].Code != unix.BPF_RET|unix.BPF_K {
+			t.Errorf("the filter for the network %d has %d instructions, or does not end with a return", n, len(code))
+		}
+	}
+}
+
+// BenchmarkRun compares starts of a program with and without confinement.
+func BenchmarkRun(b *testing.B) {
+	start := func() error {
+		pid, err := syscall.ForkExec("/bin/true", []string{"true"}, nil)
+		if err == nil {
+			_, err = syscall.Wait4(pid, nil, 0, nil)
+		}
+		return err
+	}
+	policy := Policy{Read: []string{"/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"}, Write: []string{"/dev/null"}}
+	b.Run("free", func(b *testing.B) {
+		for b.Loop() {
+			if err := start(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("confined", func(b *testing.B) {
+		for b.Loop() {
+			if err := policy.Run(start); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
