@@ -24,6 +24,7 @@ func run() int {
 	foreground := flag.Bool("foreground", false, "write the log to standard error too")
 	readyFD := flag.Int("ready-fd", 0, "report on this file descriptor how the start went")
 	showVersion := flag.Bool("version", false, "print the version")
+	recover := flag.String("recover", "", "serve `banger daemon recover`: \"plan\" or \"do\"")
 	flag.Parse()
 	if *showVersion {
 		fmt.Println(version.String())
@@ -32,6 +33,9 @@ func run() int {
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "bangerd: unknown argument %q\n", flag.Arg(0))
 		return fault.Invalid.ExitCode()
+	}
+	if *recover != "" {
+		return rescue(*recover)
 	}
 	opts := daemon.Options{LookupEnv: os.LookupEnv}
 	if *foreground {
@@ -65,4 +69,16 @@ func start(opts daemon.Options, readyFD int) (err error) {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process
 	return daemon.Run(ctx, opts)
+}
+
+// rescue serves `banger daemon recover`. It writes the result, or the problem, to standard output.
+func rescue(mode string) int {
+	layout, err := paths.FromEnv(os.Getenv, os.Geteuid())
+	if err == nil {
+		syscall.Umask(0o077)
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		err = daemon.Recover(ctx, layout, mode, os.Stdout)
+	}
+	return fault.KindOf(err).ExitCode()
 }

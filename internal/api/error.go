@@ -72,6 +72,7 @@ func titles() map[fault.Kind]string {
 		fault.Denied:      "Not allowed",
 		fault.Unsupported: "Not supported here",
 		fault.Unavailable: "Not available",
+		fault.Damaged:     "Damaged",
 		fault.Canceled:    "Canceled",
 		fault.Internal:    "Internal error",
 	}

@@ -27,7 +27,7 @@ func newDaemonCmd(a *command.App) *cobra.Command {
 	cmd := command.NewGroup("daemon", "Control the daemon, bangerd",
 		"Commands start bangerd if it does not run. VMs continue to run when bangerd stops, and it finds them when it starts again.")
 	cmd.AddCommand(newDaemonStartCmd(a), newDaemonStopCmd(a), newDaemonStatusCmd(a), newDaemonRestartCmd(a),
-		newDaemonLogsCmd(a), newDaemonBundleCmd(a))
+		newDaemonLogsCmd(a), newDaemonBundleCmd(a), newDaemonRecoverCmd(a))
 	return cmd
 }
 

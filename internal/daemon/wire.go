@@ -23,6 +23,7 @@ import (
 	"banger/internal/store"
 	"banger/internal/template"
 	"banger/internal/vm"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -36,6 +37,7 @@ type daemon struct {
 	shutdown func() // begins to stop the daemon
 
 	store    *store.Store
+	records  *vmdir.Keeper // over the store
 	driver   vmm.Driver
 	images   images
 	kernels  kernels
@@ -60,6 +62,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if d.driver, err = d.newDriver(d.cfg); err != nil {
 		return err
 	}
+	d.records = vmdir.Keep(d.store, d.Layout, d.component("store"))
 	imageStore, err := image.Open(d.Layout.Images(), d.Layout.Blobs(), d.component("image"), image.Options{})
 	if err != nil {
 		return err
@@ -73,7 +76,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	d.sessions = server.NewSessions()
 	d.manager, err = vm.Open(ctx, vm.Config{
 		Layout:  d.Layout,
-		Store:   d.store,
+		Store:   d.records,
 		Drivers: vmm.NewRegistry(d.driver),
 		Images:  d.images,
 		Kernels: d.kernels,
@@ -110,6 +113,9 @@ func (d *daemon) close() error {
 	var errs []error
 	if d.manager != nil {
 		errs = append(errs, d.manager.Close())
+	}
+	if d.records != nil {
+		errs = append(errs, d.records.Close())
 	}
 	if d.store != nil {
 		errs = append(errs, d.store.Close())

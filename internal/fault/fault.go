@@ -28,8 +28,10 @@ const (
 	Unsupported Kind = "unsupported" // this host, driver or image cannot do that
 	// Unavailable means that something needed does not answer: the daemon, a registry, the guest.
 	Unavailable Kind = "unavailable"
-	Canceled    Kind = "canceled" // the caller gave up
-	Internal    Kind = "internal" // everything else
+	// Damaged means that what banger or another program has stored cannot be read.
+	Damaged  Kind = "damaged"
+	Canceled Kind = "canceled" // the caller gave up
+	Internal Kind = "internal" // everything else
 )
 
 // Error is an error with a kind. New makes one; errors.As, KindOf and HintOf read one.
@@ -132,6 +134,8 @@ func (k Kind) ExitCode() int {
 		return 0
 	case Invalid:
 		return 64
+	case Damaged:
+		return 65
 	case NotFound:
 		return 66
 	case Exists:

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-var kinds = []Kind{NotFound, Exists, Invalid, WrongState, Locked, Denied, Unsupported, Unavailable, Canceled, Internal}
+var kinds = []Kind{NotFound, Exists, Invalid, WrongState, Locked, Denied, Unsupported, Unavailable, Damaged, Canceled, Internal}
 
 func TestWrappingKeepsKindAndHint(t *testing.T) {
 	cause := errors.New("cause")

@@ -43,6 +43,12 @@ func readMark(root string) (mark, error) {
 	return m, nil
 }
 
+// ID returns the id of the home to which a root belongs, or "" if the root has no mark.
+func ID(root string) (string, error) {
+	m, err := readMark(root)
+	return m.ID, err
+}
+
 // parseMark reads lines of a name and a value. It ignores names of newer versions.
 func parseMark(r io.Reader) (mark, error) {
 	var m mark

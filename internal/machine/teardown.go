@@ -13,6 +13,7 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -29,14 +30,22 @@ type Remains struct {
 	StoreFact StoreFact // nil: without a record
 }
 
-// TearDown removes everything of a machine without a record, of which only the id may be known.
-// It is idempotent.
+// TearDown removes everything of a machine without a record, of which only the id may be known. If
+// the record of a user's VM is lost, the VM's directory is moved to the lost ones. It is
+// idempotent.
 func (h *Host) TearDown(ctx context.Context, r Remains) error {
+	isUsers := vmdir.IsUsers(h.Layout.VM(r.ID))
+	r.Fresh = r.Fresh && !isUsers
 	if err := h.End(ctx, r); err != nil {
 		return err
 	}
 	r.Prepared = h.Cleaners()
 	if err := h.Release(ctx, r); err != nil {
+		return err
+	}
+	if isUsers {
+		to, err := vmdir.Lose(h.Layout, r.ID)
+		h.Log.WarnContext(ctx, "moving the directory of a VM whose record is lost", "vm", r.ID, "to", to, "error", err)
 		return err
 	}
 	return RemoveAll(h.Layout.VM(r.ID).Dir)

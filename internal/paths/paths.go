@@ -112,6 +112,9 @@ func (l Layout) Imports() string    { return filepath.Join(l.Cache, "imports") }
 func (l Layout) Templates() string  { return filepath.Join(l.Cache, "templates") }
 func (l Layout) Snapshots() string  { return filepath.Join(l.State, "snapshots") }
 func (l Layout) VMs() string        { return filepath.Join(l.State, "vms") }
+func (l Layout) Lost() string       { return filepath.Join(l.State, "lost") }
+func (l Layout) Backups() string    { return filepath.Join(l.State, "backups") }
+func (l Layout) Damaged() string    { return filepath.Join(l.State, "damaged") }
 
 // VM names the files of one VM.
 func (l Layout) VM(id string) VM {
@@ -128,6 +131,7 @@ func (v VM) SystemDisk() string { return filepath.Join(v.Dir, "system.ext4") }
 func (v VM) WorkDisk() string   { return filepath.Join(v.Dir, "work.ext4") }
 func (v VM) ConsoleLog() string { return filepath.Join(v.Dir, "console.log") }
 func (v VM) VMMLog() string     { return filepath.Join(v.Dir, "vmm.log") }
+func (v VM) Record() string     { return filepath.Join(v.Dir, "record.json") }
 func (v VM) HostKey() string    { return filepath.Join(v.Dir, "ssh_host_ed25519_key") }
 
 // Held exists while a running VM is being saved, until it certainly runs again.

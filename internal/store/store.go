@@ -61,7 +61,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	db.SetMaxOpenConns(1)
 	s := &Store{db: db, dir: filepath.Dir(path)}
 	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, damaged(err)), db.Close())
 	}
 	return s, os.Chmod(path, 0o600)
 }
@@ -145,30 +145,64 @@ func isFull(dir string) bool {
 // VMs returns all records, oldest first. It fails if one record is unreadable, because the caller
 // removes what no record names.
 func (s *Store) VMs(ctx context.Context) ([]model.VM, error) {
+	var vms []model.VM
+	err := s.each(ctx, func(id, doc string) error {
+		v, err := decode(id, doc)
+		vms = append(vms, v)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return vms, nil
+}
+
+// each calls do with each row, the oldest first, until an error.
+func (s *Store) each(ctx context.Context, do func(id, doc string) error) error {
 	rows, err := s.db.QueryContext(ctx, "SELECT id, doc FROM vms ORDER BY created, id")
 	if err != nil {
-		return nil, fmt.Errorf("reading the records: %w", err)
+		return fmt.Errorf("reading the records: %w", damaged(err))
 	}
 	defer rows.Close()
-	var vms []model.VM
 	for rows.Next() {
 		var id, doc string
 		if err := rows.Scan(&id, &doc); err != nil {
-			return nil, fmt.Errorf("reading the records: %w", err)
+			return fmt.Errorf("reading the records: %w", damaged(err))
 		}
-		var v model.VM
-		if err := json.Unmarshal([]byte(doc), &v); err != nil {
-			return nil, fmt.Errorf("decoding the record of VM %s: %w", id, err)
+		if err := do(id, doc); err != nil {
+			return err
 		}
-		if v.ID != id {
-			return nil, fmt.Errorf("the record of VM %s has the id %q", id, v.ID)
-		}
-		vms = append(vms, v)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("reading the records: %w", err)
+		return fmt.Errorf("reading the records: %w", damaged(err))
 	}
-	return vms, nil
+	return nil
+}
+
+func decode(id, doc string) (model.VM, error) {
+	var v model.VM
+	if err := json.Unmarshal([]byte(doc), &v); err != nil {
+		return v, isDamaged("decoding the record of VM %s: %w", id, err)
+	}
+	if v.ID != id {
+		return v, isDamaged("the record of VM %s has the id %q", id, v.ID)
+	}
+	return v, nil
+}
+
+// damaged adds a kind and a hint to an error of a file that SQLite cannot read. It returns other
+// errors unchanged.
+func damaged(err error) error {
+	var failed *sqlite.Error
+	if errors.As(err, &failed) && (failed.Code()&0xff == sqlite3.SQLITE_CORRUPT || failed.Code()&0xff == sqlite3.SQLITE_NOTADB) {
+		return isDamaged("the database is damaged: %w", err)
+	}
+	return err
+}
+
+func isDamaged(format string, args ...any) error {
+	return fault.New(fault.Damaged, format, args...).
+		WithHint("Nothing was changed. `banger daemon recover --dry-run` shows what can be recovered.")
 }
 
 // DeleteVM removes a record. A missing record is no error.

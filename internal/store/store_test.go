@@ -114,8 +114,8 @@ func TestRefusesWhatItCannotRead(t *testing.T) {
 		if _, err := s.db.Exec(stmt); err != nil {
 			t.Fatal(err)
 		}
-		if vms, err := s.VMs(ctx); err == nil {
-			t.Errorf("after %q the records were read as %+v", stmt, vms)
+		if vms, err := s.VMs(ctx); fault.KindOf(err) != fault.Damaged || !strings.Contains(fault.HintOf(err), "daemon recover") {
+			t.Errorf("after %q: got %+v, %v, hint %q; want fault.Damaged", stmt, vms, err, fault.HintOf(err))
 		}
 		if _, err := s.db.Exec("DELETE FROM vms"); err != nil {
 			t.Fatal(err)

@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	// The core and its contracts. It knows no driver, no store and no API.
 	"vmm": {"fault", "model"},
 
-	"machine":          {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmm"},
+	"machine":          {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmdir", "vmm"},
 	"template":         {"disk", "fault", "guest/proto", "machine", "model", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "step"},
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "vmm"},
@@ -55,6 +55,8 @@ var mayImport = map[string][]string{
 	// The implementations of the contracts.
 	"disk":        {"fault", "model"},
 	"store":       {"fault", "model"},
+	"vmdir":       {"disk", "fault", "model", "paths"},
+	"rescue":      {"disk", "fault", "home", "model", "paths", "store", "vmdir"},
 	"snapshot":    {"disk", "fault", "model"},
 	"image":       {"disk", "fault", "guest/archive", "image/rootfs", "model", "paths", "step"},
 	"kernel":      {"disk", "fault", "initramfs", "model", "paths", "step"},
@@ -123,7 +125,8 @@ var layers = []struct {
 	{"saved machines by name", []string{"snapshot/library"}},
 	{"machines without records", []string{"machine"}},
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
-	{"stores", []string{"image", "kernel", "snapshot", "store"}},
+	{"recovery of records", []string{"rescue"}},
+	{"stores", []string{"image", "kernel", "snapshot", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
 	{"mechanisms", []string{"oplock", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},

@@ -2,6 +2,8 @@ package vm
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +11,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -111,6 +114,33 @@ func TestOrphansAreRemoved(t *testing.T) {
 	h.daemon()
 	h.wantFiles(t, []string{foreign})
 	h.wantMachines(t, 0)
+}
+
+// TestOrphanOfAUserIsKept loses the record of a VM whose directory has a copy of the record. The
+// directory is moved with everything in it; the machine and the run directory are removed.
+func TestOrphanOfAUserIsKept(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.start(t, "a")
+	v, _ := d.Get("a")
+	k := vmdir.Keep(d.store, h.layout, slog.New(slog.DiscardHandler))
+	if err := errors.Join(k.PutVM(t.Context(), v), k.Close(), d.store.DeleteVM(t.Context(), v.ID)); err != nil {
+		t.Fatal(err)
+	}
+	d.die()
+	h.daemon()
+	h.wantNothingLeft(t)
+	lost, err := vmdir.Lost(h.layout)
+	if err != nil || len(lost) != 1 || lost[0].ID != v.ID {
+		t.Fatalf("lost directories: %v, %v", lost, err)
+	}
+	if _, err := os.Stat(lost[0].Files().SystemDisk()); err != nil {
+		t.Errorf("the system disk: %v", err)
+	}
+	if _, err := vmdir.Read(lost[0].Files(), v.ID); err != nil {
+		t.Errorf("the copy of the record: %v", err)
+	}
 }
 
 // TestRecoveryIsNotInterrupted ends the daemon while it recovers. It still adopts running

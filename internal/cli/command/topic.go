@@ -25,6 +25,7 @@ All other commands exit with:
 
   0      success
   %d     the input is invalid: a flag, a name, a size
+  %d     stored data is damaged: a record, the database
   %d     the item does not exist
   %d     the name is taken
   %d     the VM's present state does not allow this
@@ -34,7 +35,7 @@ All other commands exit with:
   %d     another operation holds a lock on the item
   %d     permission denied
   %d    interrupted`, ExitFailed,
-			fault.Invalid.ExitCode(), fault.NotFound.ExitCode(), fault.Exists.ExitCode(), fault.WrongState.ExitCode(),
+			fault.Invalid.ExitCode(), fault.Damaged.ExitCode(), fault.NotFound.ExitCode(), fault.Exists.ExitCode(), fault.WrongState.ExitCode(),
 			fault.Unavailable.ExitCode(), fault.Internal.ExitCode(), fault.Unsupported.ExitCode(), fault.Locked.ExitCode(),
 			fault.Denied.ExitCode(), fault.Canceled.ExitCode()),
 	}

@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"banger/internal/api"
+	"banger/internal/cli/command"
+	"banger/internal/cli/render"
+	"banger/internal/cli/ui"
+	"banger/internal/model"
+)
+
+type recoverOptions struct {
+	dryRun bool
+	json   bool
+}
+
+func newDaemonRecoverCmd(a *command.App) *cobra.Command {
+	var o recoverOptions
+	cmd := &cobra.Command{
+		Use:   "recover",
+		Short: "Bring the records of VMs back after the database was lost or damaged",
+		Long: `The daemon must be stopped. Records come from the copies beside the disks of the VMs and from the newest backup of the database that is whole. VMs whose directories are among the lost ones come back, too.
+
+Nothing is removed. A damaged database is moved to "damaged" in the state directory. A directory whose copy is damaged is listed and left alone. If another VM has a VM's name, the VM gets a new name.
+
+A VM that runs is stopped when the daemon starts next. Its disks stay.`,
+		Example: "banger daemon recover --dry-run\nbanger daemon recover",
+		Args:    command.WantArgs(),
+		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return runDaemonRecover(ctx, o, a) }),
+	}
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print what would be done, and change nothing")
+	command.AddJSON(cmd, &o.json)
+	return cmd
+}
+
+func runDaemonRecover(ctx context.Context, o recoverOptions, a *command.App) error {
+	mode := api.RecoverDo
+	if o.dryRun {
+		mode = api.RecoverPlan
+	}
+	result, err := api.Recover(ctx, mode)
+	switch {
+	case err != nil:
+		return err
+	case o.json:
+		return ui.JSON(a.Out, result)
+	}
+	return showRescue(a, result)
+}
+
+func showRescue(a *command.App, result model.Rescue) error {
+	if len(result.VMs) > 0 {
+		if err := a.PrintTable(render.Rescue(result)); err != nil {
+			return err
+		}
+	}
+	for _, line := range render.RescueNotes(result) {
+		a.Note("%s", line)
+	}
+	return nil
+}

@@ -1,0 +1,270 @@
+// Package rescue brings records back after the loss of the database, or of a part of it.
+//
+// Each VM's directory holds a copy of its record (package vmdir), and the daemon keeps backups of
+// the database (package store). A plan is made from what is found, without changing anything; then
+// it is carried out. Nothing is ever removed: a damaged database and directories that belong to no
+// record are moved aside. The caller holds the home's lock.
+package rescue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/home"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/store"
+	"banger/internal/vmdir"
+)
+
+// plan is what there is to do.
+type plan struct {
+	layout paths.Layout
+	home   string // the home's id; "" if it has none yet
+	result model.Rescue
+
+	fresh   bool              // a new database replaces the present one
+	records []model.VM        // to be stored; in a new database these are all
+	back    map[string]string // id to the lost directory that becomes the VM's again
+	lose    []string          // ids of directories that are moved to the lost ones
+
+	present map[string]bool     // ids that have a record in the present database
+	taken   map[string]bool     // names
+	dirs    map[string]paths.VM // id to the VM's directory, wherever it is now
+}
+
+// makePlan looks at the home and changes nothing.
+func makePlan(ctx context.Context, layout paths.Layout) (*plan, error) {
+	p := &plan{
+		layout: layout, back: map[string]string{},
+		present: map[string]bool{}, taken: map[string]bool{}, dirs: map[string]paths.VM{},
+	}
+	var err error
+	if p.home, err = home.ID(layout.State); err != nil {
+		return nil, err
+	}
+	found, err := p.inspect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.findDirs(found); err != nil {
+		return nil, err
+	}
+	for _, v := range found.VMs {
+		p.keep(v)
+	}
+	old, err := p.backup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range p.missing(old) {
+		p.recover(id, old[id], slices.Contains(found.Unreadable, id))
+	}
+	return p, nil
+}
+
+// inspect finds the present database's records.
+func (p *plan) inspect(ctx context.Context) (store.Found, error) {
+	found, err := store.Inspect(ctx, p.layout.Database())
+	switch fault.KindOf(err) {
+	case "":
+		p.result.Database = model.DatabaseWhole
+		if found.Home != "" && p.home != "" && found.Home != p.home {
+			p.result.Database, found = model.DatabaseForeign, store.Found{}
+		} else if len(found.Unreadable) > 0 {
+			p.result.Database = model.DatabaseDamaged
+		}
+	case fault.NotFound:
+		p.result.Database = model.DatabaseMissing
+	case fault.Damaged:
+		p.result.Database, found = model.DatabaseDamaged, store.Found{}
+	default:
+		return found, err
+	}
+	p.fresh = p.result.Database != model.DatabaseWhole
+	return found, nil
+}
+
+// findDirs finds the directories of VMs. A lost one counts if its VM has no other.
+func (p *plan) findDirs(found store.Found) error {
+	ids, err := vmdir.IDs(p.layout)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		p.dirs[id] = p.layout.VM(id)
+	}
+	lost, err := vmdir.Lost(p.layout)
+	if err != nil {
+		return err
+	}
+	for _, l := range lost {
+		known := slices.ContainsFunc(found.VMs, func(v model.VM) bool { return v.ID == l.ID })
+		if _, ok := p.dirs[l.ID]; !ok && (known || vmdir.IsUsers(l.Files())) {
+			p.dirs[l.ID], p.back[l.ID] = l.Files(), l.Dir
+		}
+	}
+	return nil
+}
+
+// keep takes over a record of the present database.
+func (p *plan) keep(v model.VM) {
+	p.present[v.ID], p.taken[v.Spec.Name] = true, true
+	p.result.Kept++
+	if p.fresh {
+		p.records = append(p.records, v)
+	}
+}
+
+// backup returns the records of the newest backup that is whole, if the database is not.
+func (p *plan) backup(ctx context.Context) (map[string]model.VM, error) {
+	records := map[string]model.VM{}
+	if !p.fresh {
+		return records, nil
+	}
+	backups, err := store.Backups(p.layout.Backups())
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range slices.Backward(backups) {
+		found, err := store.Inspect(ctx, path)
+		if err != nil || len(found.Unreadable) > 0 || found.Home != p.home && found.Home != "" {
+			continue // an older one may be whole
+		}
+		p.result.Backup = path
+		for _, v := range found.VMs {
+			records[v.ID] = v
+		}
+		break
+	}
+	return records, nil
+}
+
+// missing lists the VMs without a record, those of a backup included.
+func (p *plan) missing(old map[string]model.VM) []string {
+	var ids []string
+	for id := range p.dirs {
+		ids = append(ids, id)
+	}
+	for id := range old {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return p.present[id] })
+}
+
+// recover plans for one VM without a record. old is its record in a backup, if it has one.
+// hadRecord is whether the present database has a record of it that cannot be read.
+func (p *plan) recover(id string, old model.VM, hadRecord bool) {
+	r := model.RescuedVM{ID: id}
+	files, ok := p.dirs[id]
+	if !ok {
+		if outlives(old) {
+			r.Outcome, r.Name = model.Vanished, old.Spec.Name
+			r.Detail = "the backup has its record, but its directory is gone"
+			p.result.VMs = append(p.result.VMs, r)
+		}
+		return
+	}
+	c, err := vmdir.Read(files, id)
+	switch {
+	case err == nil:
+		r.Outcome = model.Rebuilt
+		p.add(r, rebuilt(c, files))
+	case outlives(old):
+		r.Outcome = model.Restored
+		if fault.KindOf(err) != fault.NotFound {
+			r.Detail = err.Error()
+		}
+		p.add(r, atRest(old, files))
+	case fault.KindOf(err) != fault.NotFound:
+		r.Outcome, r.Dir, r.Detail = model.Unclear, files.Dir, err.Error()
+		delete(p.back, id)
+		p.result.VMs = append(p.result.VMs, r)
+	case hadRecord, p.fresh && hasDisk(files):
+		r.Outcome, r.Dir, r.Detail = model.Orphaned, p.layout.Lost(), "nothing says which VM this was"
+		p.lose = append(p.lose, id)
+		p.result.VMs = append(p.result.VMs, r)
+	}
+}
+
+// add plans a record, under another name if the name is taken.
+func (p *plan) add(r model.RescuedVM, v model.VM) {
+	r.Name, r.Dir = v.Spec.Name, p.layout.VM(v.ID).Dir
+	if p.taken[v.Spec.Name] {
+		r.Was = v.Spec.Name
+		r.Name = p.freeName(v.Spec.Name)
+	}
+	v.Spec.Name = r.Name
+	p.taken[r.Name] = true
+	p.records = append(p.records, v)
+	p.result.VMs = append(p.result.VMs, r)
+}
+
+// freeName returns a name like another one that no VM has.
+func (p *plan) freeName(name string) string {
+	const most = 58 // of 63 characters: the number has room
+	if len(name) > most {
+		name = name[:most]
+	}
+	for n := 2; ; n++ {
+		if free := name + "-" + strconv.Itoa(n); !p.taken[free] {
+			return free
+		}
+	}
+}
+
+// rebuilt is the record that a copy stands for. The VM counts as started if it has a disk: then a
+// failed start does not remove its disks.
+func rebuilt(c vmdir.Copy, files paths.VM) model.VM {
+	v := atRest(c.VM, files)
+	if hasDisk(files) {
+		written := c.Written
+		if written.IsZero() {
+			written = v.Created
+		}
+		v.Started = &written
+	}
+	return v
+}
+
+// atRest is a record whose machine has ended. If saved memory is there, the state is that of an
+// interrupted start: the daemon then checks whether the memory still fits the disks.
+func atRest(v model.VM, files paths.VM) model.VM {
+	v.State, v.Runtime, v.Network, v.LastError, v.Pending = model.Stopped, nil, nil, nil, nil
+	if exists(files.Suspended()) {
+		v.State = model.Starting
+	}
+	return v
+}
+
+// outlives reports whether a record of a backup is that of a VM that was complete and was not to be
+// removed.
+func outlives(v model.VM) bool {
+	return v.ID != "" && v.State != model.Creating && v.State != model.Deleting && v.Spec.Remove != model.RemoveOnDetach
+}
+
+func hasDisk(files paths.VM) bool { return exists(files.SystemDisk()) || exists(files.WorkDisk()) }
+
+// exists reports whether a path exists, or cannot be looked at.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// stamp names what is moved aside at a time.
+func stamp(now time.Time) string { return now.UTC().Format("20060102T150405.000000000Z") }
+
+// describe adds to an error what was under way.
+func describe(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}

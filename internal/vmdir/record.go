@@ -1,0 +1,155 @@
+// Package vmdir keeps in each VM's directory a copy of what its record says of the VM itself. If
+// the database is lost, package rescue rebuilds the records from these copies.
+//
+// The copy also proves what a directory holds. A VM's directory has a copy before the VM's first
+// start. Directories of template builds, of standby machines and of VMs that were never completed
+// have none: nothing in them is a user's.
+//
+// A copy is written without waiting for the disk, because starts wait for it. Keeper syncs it
+// later. When the daemon starts, Keeper compares all copies with the records, and writes a copy
+// anew if it differs.
+package vmdir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/paths"
+)
+
+// version is the version of Copy's format.
+const version = 1
+
+// maxCopy bounds the size of a copy. An environment of the largest size fits many times.
+const maxCopy = 1 << 20
+
+// Copy is the copy of a record.
+type Copy struct {
+	Version int       `json:"version"`
+	Written time.Time `json:"written"`
+	VM      model.VM  `json:"vm"` // without what is true for the moment only
+}
+
+// copyOf returns the copy of a record without its time.
+func copyOf(v model.VM) Copy {
+	return Copy{Version: version, VM: model.VM{
+		ID: v.ID, Spec: v.Spec, Created: v.Created, Parent: v.Parent, DiskImage: v.DiskImage, Restoring: v.Restoring, Facts: v.Facts,
+	}}
+}
+
+// isKept reports whether a VM has a copy. A VM without one would not outlive the daemon: recovery
+// deletes it.
+func isKept(v model.VM) bool {
+	neverBegan := v.Started == nil && v.Runtime != nil && v.Runtime.Fork
+	return v.State != model.Creating && v.State != model.Deleting && v.Spec.Remove != model.RemoveOnDetach && !neverBegan
+}
+
+// Read returns the copy in a VM's directory. Without one, the error is fault.NotFound. If the copy
+// cannot be read or is not of the VM with that id, the error is fault.Damaged.
+func Read(files paths.VM, id string) (Copy, error) {
+	f, err := os.Open(files.Record())
+	if errors.Is(err, fs.ErrNotExist) {
+		return Copy{}, fault.New(fault.NotFound, "reading the copy of a record: %w", err)
+	}
+	if err != nil {
+		return Copy{}, fault.New(fault.Damaged, "reading the copy of a record: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxCopy+1))
+	if err != nil {
+		return Copy{}, fault.New(fault.Damaged, "reading the copy of a record: %w", err)
+	}
+	c, err := Decode(data)
+	if err != nil {
+		return Copy{}, fmt.Errorf("reading %s: %w", files.Record(), err)
+	}
+	if c.VM.ID != id {
+		return Copy{}, fault.New(fault.Damaged, "reading %s: it is the copy of VM %s", files.Record(), c.VM.ID)
+	}
+	return c, nil
+}
+
+// Decode decodes and checks a copy. Its errors are fault.Damaged, or fault.Unsupported for a newer
+// format.
+func Decode(data []byte) (Copy, error) {
+	var c Copy
+	if len(data) > maxCopy {
+		return c, fault.New(fault.Damaged, "the copy of a record has more than %d bytes", maxCopy)
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return Copy{}, fault.New(fault.Damaged, "decoding the copy of a record: %w", err)
+	}
+	switch {
+	case c.Version > version:
+		return Copy{}, fault.New(fault.Unsupported, "the copy of a record has version %d; this banger reads up to %d", c.Version, version)
+	case c.Version < 1:
+		return Copy{}, fault.New(fault.Damaged, "the copy of a record has no version")
+	case !model.IsID(c.VM.ID):
+		return Copy{}, fault.New(fault.Damaged, "the copy of a record has the id %.40q", c.VM.ID)
+	case c.VM.Created.IsZero():
+		return Copy{}, fault.New(fault.Damaged, "the copy of a record has no creation time")
+	}
+	if err := c.VM.Spec.Validate(); err != nil {
+		return Copy{}, fault.New(fault.Damaged, "the copy of a record: %w", err)
+	}
+	written := c.Written
+	c = copyOf(c.VM)
+	c.Written = written
+	return c, nil
+}
+
+// IsUsers reports whether a directory is or may be that of a user's VM.
+func IsUsers(files paths.VM) bool {
+	_, err := os.Lstat(files.Record())
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// write writes a copy under a temporary name, and renames it. The VM's directory must exist.
+func write(files paths.VM, c Copy) (err error) {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("encoding the copy of a record: %w", err)
+	}
+	if len(data) > maxCopy {
+		return fmt.Errorf("writing the copy of a record: it has %d bytes", len(data))
+	}
+	f, err := os.CreateTemp(files.Dir, disk.TempPrefix+"record-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("writing the copy of a record: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("writing the copy of a record: %w", err), os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(append(data, '\n'))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), files.Record())
+}
+
+// syncCopy makes a copy last. A copy that is gone needs none.
+func syncCopy(files paths.VM) error {
+	f, err := os.Open(files.Record())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("syncing the copy of a record: %w", err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("syncing the copy of a record: %w", err)
+	}
+	return disk.SyncDir(filepath.Dir(files.Record()))
+}
