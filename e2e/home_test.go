@@ -205,6 +205,30 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// TestHomeOwners uses a home, and a configuration, that somebody else can change. The first command
+// and the daemon refuse them.
+func TestHomeOwners(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can give files away")
+	for name, c := range map[string]struct{ make, path, hint string }{
+		"somebody's configuration": {`mkdir -p config && echo 'qemu = "/bin/false"' >config/config.toml && chown 4242 config/config.toml`, "config/config.toml", "chown"},
+		"everybody's directory":    {"mkdir -m 700 state && chmod 777 .", "", "chmod"},
+		"somebody's state":         {"mkdir -m 700 state && chown 4242 state", "state", "chown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := testkit.NewHome(t, bin)
+			must(t, h.Shell(c.make))
+			for _, program := range []string{"banger", "bangerd"} {
+				r := h.RunCmd(t, "", filepath.Join(h.Bin, program), map[string][]string{"banger": {"vm", "list"}}[program]...)
+				equal(t, program+": exit status", r.Code, fault.Denied.ExitCode())
+				has(t, r.Stderr, filepath.Join(h.Dir, c.path), c.hint)
+			}
+			if _, err := os.Stat(filepath.Join(h.Dir, "state", "banger.db")); err == nil {
+				t.Error("a database was made")
+			}
+		})
+	}
+}
+
 // names returns the names in a directory.
 func names(t *testing.T, dir string) map[string]bool {
 	t.Helper()

@@ -49,6 +49,9 @@ func Connect(ctx context.Context, layout paths.Layout, start bool) (*Client, err
 		fault.New(fault.Unavailable, "starting bangerd: it is not ready after %v", startTimeout).
 			WithHint("Look into %s.", layout.DaemonLog()))
 	defer cancel()
+	if err := home.CheckOwners(layout); err != nil {
+		return nil, err
+	}
 	if err := home.PrivateDir(layout.Runtime); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/home"
 	"banger/internal/model"
 )
 
@@ -126,6 +127,9 @@ func read(path string) ([]byte, error) {
 		return nil, unreadable(err)
 	}
 	defer f.Close()
+	if err := home.CheckFile(f); err != nil {
+		return nil, err
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, unreadable(err)

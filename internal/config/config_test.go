@@ -139,6 +139,31 @@ optional = true
 	}
 }
 
+// TestWriters reads files that somebody else could have written.
+func TestWriters(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	load := func() error {
+		_, err := config.Load(path, func(string) (string, bool) { return "", false }, nil)
+		return err
+	}
+	if err := errors.Join(os.WriteFile(path, []byte("vcpus = 2\n"), 0o644), load()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := load(); fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), path) || !strings.Contains(fault.HintOf(err), "chmod") {
+		t.Errorf("a file that everybody may write to: %v (hint %q)", err, fault.HintOf(err))
+	}
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can give files away")
+	if err := errors.Join(os.Chmod(path, 0o644), os.Chown(path, 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	if err := load(); fault.KindOf(err) != fault.Denied || !strings.Contains(err.Error(), path) || !strings.Contains(fault.HintOf(err), "chown") {
+		t.Errorf("a file of somebody else: %v (hint %q)", err, fault.HintOf(err))
+	}
+}
+
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name, file string

@@ -38,7 +38,7 @@ func PrivateDir(dir string) error {
 		return fault.New(fault.Denied, "the runtime directory %s is open to others (mode %#o)", dir, info.Mode().Perm()).
 			WithHint("If all files in it are yours: chmod 700 %s", dir)
 	}
-	return checkAncestors(dir)
+	return checkAncestors("runtime", dir)
 }
 
 // Unusable adds a kind and a hint to an error that says that a directory cannot be made here.
@@ -50,33 +50,4 @@ func Unusable(kind fault.Kind, err error) error {
 		}
 	}
 	return err
-}
-
-// checkAncestors refuses a directory above dir in which everybody may rename the files of others:
-// world-writable without the sticky bit.
-func checkAncestors(dir string) error {
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return fmt.Errorf("looking at the runtime directory: %w", err)
-	}
-	for up := filepath.Dir(real); ; up = filepath.Dir(up) {
-		info, err := os.Lstat(up)
-		if err != nil {
-			return fmt.Errorf("looking at the runtime directory: %w", err)
-		}
-		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
-			return fault.New(fault.Denied, "the runtime directory %s is below %s, where everybody may rename and remove", dir, up).
-				WithHint("Set BANGER_HOME to a directory of your own, or: chmod o-w %s", up)
-		}
-		if up == filepath.Dir(up) {
-			return nil
-		}
-	}
-}
-
-func ownerOf(info fs.FileInfo) int {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return int(st.Uid)
-	}
-	return -1
 }

@@ -34,6 +34,9 @@ type Held struct {
 // Acquire makes missing roots, and takes the locks of all. If another daemon holds one and is not
 // stopping, the error is of kind fault.Locked.
 func Acquire(ctx context.Context, layout paths.Layout) (*Held, error) {
+	if err := CheckOwners(layout); err != nil {
+		return nil, err
+	}
 	for _, root := range []struct{ name, dir string }{{"state", layout.State}, {"cache", layout.Cache}} {
 		if err := os.MkdirAll(root.dir, 0o700); err != nil {
 			return nil, Unusable(fault.Denied, fmt.Errorf("making the %s directory: %w", root.name, err))

@@ -125,8 +125,14 @@ func real(dir string) (string, error) {
 	return path, nil
 }
 
-// CheckClient refuses to use a daemon that serves another home through a shared runtime directory.
+// CheckClient refuses to use a daemon that serves another home through a shared runtime directory,
+// and a home that others may change. It takes a few system calls, because every command calls it.
 func CheckClient(layout paths.Layout) error {
+	for _, d := range directories(layout) {
+		if err := checkDir(d); err != nil {
+			return err
+		}
+	}
 	m, err := readMark(layout.Runtime)
 	if err != nil || m.ID == "" || same(m.State, layout.State) {
 		return err

@@ -73,7 +73,7 @@ var mayImport = map[string][]string{
 	"image/rootfs": {"disk", "fault", "model", "step"},
 
 	// The surfaces.
-	"config":      {"fault", "model", "paths"},
+	"config":      {"fault", "home", "model", "paths"},
 	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmm", "vmm/confine", "vmm/qemu"},
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},

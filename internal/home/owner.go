@@ -1,0 +1,124 @@
+package home
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"banger/internal/fault"
+	"banger/internal/paths"
+)
+
+// CheckOwners refuses a home that somebody else could change: they would choose the programs that
+// banger runs. It looks at the directories that exist and at those above them, and makes none.
+func CheckOwners(layout paths.Layout) error {
+	for _, d := range directories(layout) {
+		if err := checkDir(d); err != nil {
+			return err
+		}
+		if err := checkAncestors(d.name, existing(d.path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// directory is a directory of a home and its name in errors.
+type directory struct{ name, path string }
+
+// directories returns what only the home's user may change. Below BANGER_HOME, that directory
+// itself is one of them.
+func directories(layout paths.Layout) []directory {
+	all := []directory{
+		{"state", layout.State}, {"cache", layout.Cache}, {"runtime", layout.Runtime}, {"configuration", layout.Config},
+	}
+	if top := filepath.Dir(layout.State); top == filepath.Dir(layout.Cache) && top == filepath.Dir(layout.Config) {
+		all = append(all, directory{"home", top})
+	}
+	return all
+}
+
+// checkDir refuses a directory that belongs to somebody else, or that others may write to.
+func checkDir(d directory) error {
+	info, err := os.Stat(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return Unusable(fault.Denied, fmt.Errorf("looking at the %s directory: %w", d.name, err))
+	}
+	return checkOwner("the "+d.name+" directory "+d.path, d.path, info, os.Geteuid())
+}
+
+// CheckFile refuses an open configuration file that somebody else could have written.
+func CheckFile(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("looking at %s: %w", f.Name(), err)
+	}
+	return checkOwner("the configuration file "+f.Name(), f.Name(), info, os.Geteuid())
+}
+
+// checkOwner checks a file or directory for the user me.
+func checkOwner(what, path string, info fs.FileInfo, me int) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("looking at %s: the system does not report an owner", path)
+	}
+	mode := info.Mode().Perm()
+	// Many distributions give each user a group of that user alone, with the same number, and make
+	// files that this group may write to.
+	ownGroup := me != 0 && int(st.Gid) == me
+	switch {
+	case int(st.Uid) != me && st.Uid != 0:
+		return fault.New(fault.Denied, "%s belongs to user %d, who could make banger run anything", what, st.Uid).
+			WithHint("If you trust its contents: sudo chown -R %d %s. Otherwise set BANGER_HOME to a directory of your own.", me, path)
+	case mode&0o002 != 0, mode&0o020 != 0 && !ownGroup:
+		return fault.New(fault.Denied, "%s may be changed by others (mode %#o)", what, mode).
+			WithHint("If you trust its contents: chmod go-w %s", path)
+	}
+	return nil
+}
+
+// existing returns a path, or the nearest directory above it that exists.
+func existing(path string) string {
+	for path != filepath.Dir(path) {
+		if _, err := os.Stat(path); err == nil {
+			break
+		}
+		path = filepath.Dir(path)
+	}
+	return path
+}
+
+// checkAncestors refuses a directory at or above which everybody may rename the files of others:
+// world-writable without the sticky bit. The directory must exist.
+func checkAncestors(name, dir string) error {
+	path, err := real(dir)
+	if err != nil {
+		return err
+	}
+	for up := path; ; up = filepath.Dir(up) {
+		info, err := os.Lstat(up)
+		if err != nil {
+			return fmt.Errorf("looking at the %s directory: %w", name, err)
+		}
+		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return fault.New(fault.Denied, "the %s directory %s is in %s, where everybody may rename and remove", name, dir, up).
+				WithHint("Set BANGER_HOME to a directory of your own, or: chmod o-w %s", up)
+		}
+		if up == filepath.Dir(up) {
+			return nil
+		}
+	}
+}
+
+func ownerOf(info fs.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid)
+	}
+	return -1
+}
