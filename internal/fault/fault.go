@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"syscall"
 )
 
 // Kind is the class of an error. The set is closed: a caller may switch over all of it.
@@ -71,7 +72,8 @@ func (e *Error) Is(target error) bool {
 }
 
 // KindOf returns the kind of the outermost fault in err's chain. Without one, it returns Canceled
-// for an ended context, Unavailable for a passed deadline, "" for nil, and otherwise Internal.
+// for an ended context, Unavailable for a passed deadline and for a host that has run out of
+// something, "" for nil, and otherwise Internal.
 func KindOf(err error) Kind {
 	var e *Error
 	switch {
@@ -81,23 +83,39 @@ func KindOf(err error) Kind {
 		return e.Kind
 	case errors.Is(err, context.Canceled):
 		return Canceled
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), IsShortage(err):
 		return Unavailable
 	}
 	return Internal
 }
 
-// HintOf returns the first hint in err's chain, or "".
+// HintOf returns the first hint in err's chain, or "". A host that has run out of something has a
+// hint of its own.
 func HintOf(err error) string {
-	for err != nil {
+	for inner := err; inner != nil; {
 		var e *Error
-		if !errors.As(err, &e) {
-			return ""
+		if !errors.As(inner, &e) {
+			break
 		}
 		if e.Hint != "" {
 			return e.Hint
 		}
-		err = e.Err
+		inner = e.Err
+	}
+	return shortage(err)
+}
+
+// IsShortage reports whether an error comes from a host that has run out of something.
+func IsShortage(err error) bool { return shortage(err) != "" }
+
+// shortage returns what a person can do if the host has run out of something that any operation
+// needs. For other errors it returns "".
+func shortage(err error) string {
+	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return "Too many files and connections are open. End some commands, or start bangerd with a higher limit (ulimit -n)."
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "Free some space on the file system of banger's files, for example with `banger vm delete` or `banger image prune`."
 	}
 	return ""
 }

@@ -325,15 +325,31 @@ func (d *Draft) Discard() error {
 	if d.done {
 		return nil
 	}
-	remove := os.RemoveAll
-	if d.temp == d.dir {
-		remove = Remove
+	var err error
+	switch {
+	case d.temp == d.dir:
+		err = Remove(d.temp)
+	case !d.removeFiles():
+		err = os.RemoveAll(d.temp)
 	}
-	if err := remove(d.temp); err != nil {
+	if err != nil {
 		return fmt.Errorf("discarding a draft: %w", err)
 	}
 	d.close()
 	return nil
+}
+
+// removeFiles removes the draft's directory and the files in it that a draft has. Unlike
+// os.RemoveAll, it works while no more files can be opened. It reports whether nothing is left.
+func (d *Draft) removeFiles() bool {
+	names := []string{memoryFile, deviceFile, metaFile}
+	for _, disk := range d.disks {
+		names = append(names, diskFile(disk))
+	}
+	for _, name := range names {
+		_ = unix.Unlinkat(int(d.directory.Fd()), name, 0) // what stays keeps its directory
+	}
+	return os.Remove(d.temp) == nil
 }
 
 func (d *Draft) close() {

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/api"
 	"banger/internal/socket"
 )
@@ -22,9 +24,13 @@ const lookEvery = 2 * time.Second
 // listener makes it anew. prepare makes the directory private, and fails unless the caller holds
 // the directory's lock. So an existing socket belongs to a daemon that died.
 func Listen(path string, prepare func() error, log *slog.Logger) (net.Listener, error) {
-	l := &listener{path: path, prepare: prepare, uid: os.Geteuid(), log: log, closed: make(chan struct{})}
-	if err := l.renew(); err != nil {
+	spare, err := openSpare()
+	if err != nil {
 		return nil, err
+	}
+	l := &listener{path: path, prepare: prepare, uid: os.Geteuid(), log: log, spare: spare, closed: make(chan struct{})}
+	if err := l.renew(); err != nil {
+		return nil, errors.Join(err, spare.Close())
 	}
 	l.watching.Go(l.watch)
 	return l, nil
@@ -37,6 +43,7 @@ type listener struct {
 	prepare func() error
 	uid     int
 	log     *slog.Logger
+	spare   *spare
 
 	mu       sync.Mutex
 	current  *net.UnixListener
@@ -128,8 +135,12 @@ func (l *listener) Accept() (net.Conn, error) {
 			if replaced {
 				continue
 			}
-			return nil, err
+			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+				l.turnAway(current, err)
+			}
+			return nil, err // net/http waits a moment and tries again after a shortage
 		}
+		l.spare.refill()
 		peer, err := api.PeerOf(conn)
 		if err == nil && (peer.UID == l.uid || peer.UID == 0) {
 			return &peerConn{UnixConn: conn, peer: peer}, nil
@@ -149,7 +160,7 @@ func (l *listener) Close() error {
 	}
 	l.isClosed = true
 	close(l.closed)
-	err := l.current.Close()
+	err := errors.Join(l.current.Close(), l.spare.Close())
 	l.mu.Unlock()
 	l.watching.Wait()
 	if there {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -199,4 +200,53 @@ func TestShutdownWaits(t *testing.T) {
 	if _, err := w.client.Daemon().Version(deadline(t)); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("after the end: %v", err)
 	}
+}
+
+// TestTurnAway: a client that cannot be served because no descriptor is left hears so, and one that
+// comes later is served.
+func TestTurnAway(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	accepting, err := Listen(socket, func() error { return nil }, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := accepting.(*listener)
+	defer l.Close()
+	type reply struct {
+		text string
+		err  error
+	}
+	replies := make(chan reply)
+	for range 3 {
+		go func() {
+			text, err := ask(socket)
+			replies <- reply{text, err}
+		}()
+	}
+	for range 3 {
+		var got reply
+		for waiting := true; waiting; {
+			l.turnAway(l.current, unix.EMFILE)
+			select {
+			case got = <-replies:
+				waiting = false
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		if got.err != nil || !strings.HasPrefix(got.text, "HTTP/1.1 503 ") || !strings.Contains(got.text, "too many open files") {
+			t.Errorf("a client for which no descriptor is left gets %q, %v", got.text, got.err)
+		}
+	}
+	go ask(socket)
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatalf("a later client: %v", err)
+	}
+	conn.Close()
 }

@@ -49,12 +49,15 @@ func takesTrailers(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // problem describes err, with the request's id and what the VM's record says about the failure. It
-// logs an internal error, because the log is where a bug report is followed up.
+// logs an internal error, because the log is where a bug report is followed up, and a shortage of
+// the host, because it concerns all clients.
 func (c *core) problem(ctx context.Context, err error, ref string) *api.Problem {
 	p := api.ProblemOf(err)
 	p.RequestID = requestid.From(ctx)
 	if p.Kind == string(fault.Internal) {
 		c.log.ErrorContext(ctx, "internal error", "ref", ref, "error", err)
+	} else if fault.IsShortage(err) {
+		c.log.WarnContext(ctx, "the host has run out of something", "ref", ref, "error", err)
 	}
 	if ref == "" {
 		return p
