@@ -56,6 +56,7 @@ fuzz: ## run each fuzz target for FUZZTIME (10s)
 
 stress: build ## run the storms at full size: about an hour
 	BANGER_STRESS_CYCLES=10000 $(GO) test -count=1 -v -timeout 60m -run '^TestStress' ./internal/vm
+	BANGER_STRESS_DISK=16 $(GO) test -count=1 -timeout 30m -run '^TestFullDisk$$' ./internal/vm
 	BANGER_STRESS_VMS=20 BANGER_STRESS_CLIENTS=20 BANGER_STRESS_OPS=1000 E2E='^TestStorm$$' script/test e2e
 
 bench: build ## print a table of measurements; BENCH='-base DIR' compares bin/ with another build

@@ -93,6 +93,13 @@ func (l *Lock) Close() {
 	l.waiting = nil
 }
 
+// Busy reports whether an operation holds the lock.
+func (l *Lock) Busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.holder != nil
+}
+
 // Waiting returns how many operations wait for the lock.
 func (l *Lock) Waiting() int {
 	l.mu.Lock()

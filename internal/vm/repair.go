@@ -198,7 +198,8 @@ func (c *core) retry(ctx context.Context, needed func(*entry) bool, do func(cont
 	}
 }
 
-// retryCleanups removes what suspended VMs have left, and what is left of deleted ones.
+// retryCleanups removes what suspended VMs have left, and what is left of deleted ones. It brings
+// VMs to rest whose last operation could not record its end.
 func (c *core) retryCleanups(ctx context.Context) {
 	c.deleteUnwanted(ctx)
 	leftover := func(e *entry) bool {
@@ -210,4 +211,23 @@ func (c *core) retryCleanups(ctx context.Context) {
 			op.logger(op.record()).WarnContext(ctx, "removing what a suspended VM left", "error", err)
 		}
 	})
+	var stuck []*entry
+	for _, e := range c.records.entries() {
+		if !e.lock.Busy() && e.isBetween() {
+			stuck = append(stuck, e)
+		}
+	}
+	isStuck := func(e *entry) bool { return slices.Contains(stuck, e) && e.isBetween() }
+	c.retry(ctx, isStuck, func(ctx context.Context, op *operation) {
+		if err := (repairs{op}).repair(ctx); err != nil {
+			op.logger(op.record()).WarnContext(ctx, "settling a VM whose last operation could not record its end", "error", err)
+		}
+		op.observe(ctx)
+	})
+}
+
+// isBetween reports whether the record shows an operation that changes what runs.
+func (e *entry) isBetween() bool {
+	state := e.record().State
+	return state.Between() && state != model.Creating && state != model.Deleting
 }
