@@ -32,6 +32,9 @@ func (u *Use) End(now time.Time) {
 	u.last = now
 }
 
+// Touch counts as a use that begins and ends now.
+func (u *Use) Touch(now time.Time) { u.last = now }
+
 // Leave announces that the thing is going to be suspended, unless it has users. A new user waits
 // for that and wakes it.
 func (u *Use) Leave() bool {

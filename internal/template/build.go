@@ -133,8 +133,7 @@ func (b *builder) settle(ctx context.Context, l *machine.Launch) error {
 	if err := l.Machine.Sync(ctx); err != nil {
 		return err
 	}
-	_, err := agent.Freeze(ctx)
-	return err
+	return l.Machine.Freeze(ctx)
 }
 
 // awaitTarget is a shell script that ends when systemd has reached its default target, and at once
@@ -237,6 +236,7 @@ func (b *builder) ensureAlone(ctx context.Context, j job) error {
 		return err
 	}
 	log.InfoContext(ctx, "made a template", "took", time.Since(began))
+	b.shelf.markUsed(ctx, j.key)
 	b.shelf.evict(ctx, b.cfg.Budget)
 	return nil
 }

@@ -100,6 +100,13 @@ func (e *entry) unuse() {
 	e.used.End(time.Now())
 }
 
+// usedNow counts as use of the VM at this moment.
+func (e *entry) usedNow() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.used.Touch(time.Now())
+}
+
 func (e *entry) isLeaving() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

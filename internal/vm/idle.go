@@ -74,19 +74,20 @@ func (c *core) background(every time.Duration, do func(ctx context.Context, now 
 	})
 }
 
-// suspendIdle suspends the VMs that nobody uses and that are to be suspended then.
+// suspendIdle suspends the VMs that nobody uses and that are to be suspended then, all at once: one
+// whose guest does not answer must not delay the others. It returns when it has begun.
 func (c *core) suspendIdle(ctx context.Context, now time.Time) {
-	for _, v := range c.records.list() {
-		if v.Spec.IdleSuspend == 0 || v.State != model.Running {
+	for _, e := range c.records.entries() {
+		v := e.record()
+		if v.Spec.IdleSuspend == 0 || v.State != model.Running || e.lock.Busy() || e.idleFor(now) < v.Spec.IdleSuspend {
 			continue
 		}
-		e, err := c.records.find(v.ID)
-		if err != nil || e.idleFor(now) < v.Spec.IdleSuspend {
-			continue
-		}
-		if err := c.suspendUnused(ctx, v.ID); err != nil {
-			c.logger(v).WarnContext(ctx, "suspending an idle VM", "error", err)
-		}
+		c.wg.Go(func() {
+			if err := c.suspendUnused(ctx, v.ID); err != nil {
+				c.logger(v).WarnContext(ctx, "suspending an idle VM; it is tried again later", "error", err)
+				e.usedNow() // a guest that does not answer would be saved again and again
+			}
+		})
 	}
 }
 

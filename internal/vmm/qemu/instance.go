@@ -81,13 +81,21 @@ func (in *instance) command(ctx context.Context, name string, args any) error {
 	return nil
 }
 
+const (
+	// monitorTimeout bounds a command of the monitor. Without it, a QEMU that stands still would
+	// keep operations on its VM waiting for ever. Halting may have to wait for a slow disk.
+	monitorTimeout = time.Minute
+	// dumpTimeout bounds a command that writes the guest's memory.
+	dumpTimeout = 30 * time.Minute
+)
+
 // ask runs a command of the monitor. If answer is not nil, it stores the result there.
 func (in *instance) ask(ctx context.Context, name string, args, answer any) error {
-	return asking(in, name, func() error { return in.monitor.Execute(ctx, name, args, answer) })
+	return asking(ctx, in, monitorTimeout, name, func(ctx context.Context) error { return in.monitor.Execute(ctx, name, args, answer) })
 }
 
-// asking calls do, which runs a command of the monitor.
-func asking(in *instance, name string, do func() error) error {
+// asking calls do, which runs a command of the monitor within a time.
+func asking(ctx context.Context, in *instance, limit time.Duration, name string, do func(context.Context) error) error {
 	select {
 	case <-in.proc.Done():
 		return over(in.proc)
@@ -96,7 +104,10 @@ func asking(in *instance, name string, do func() error) error {
 	if in.monitor == nil {
 		return fault.New(fault.Unavailable, "sending %s to QEMU: %w", name, in.monitorErr)
 	}
-	if err := do(); err != nil {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fault.New(fault.Unavailable, "QEMU did not answer within %v", limit).
+		WithHint("It may stand still. `banger vm kill` ends it."))
+	defer cancel()
+	if err := do(ctx); err != nil {
 		return in.explain(name, err)
 	}
 	return nil

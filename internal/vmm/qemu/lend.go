@@ -20,7 +20,8 @@ func lend(ctx context.Context, in *instance, f *os.File) (*loan, error) {
 		Set int64 `json:"fdset-id"`
 		FD  int   `json:"fd"`
 	}
-	if err := asking(in, "add-fd", func() error { return in.monitor.Give(ctx, "add-fd", f, &lent) }); err != nil {
+	give := func(ctx context.Context) error { return in.monitor.Give(ctx, "add-fd", f, &lent) }
+	if err := asking(ctx, in, monitorTimeout, "add-fd", give); err != nil {
 		return nil, fmt.Errorf("giving QEMU an open file: %w", err)
 	}
 	return &loan{in: in, set: lent.Set, path: inherited(lent.FD)}, nil

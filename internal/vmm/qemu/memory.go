@@ -147,7 +147,10 @@ func (p *physical) Last(ctx context.Context) error {
 			_ = p.from.Close() // QEMU must not wait for a reader
 		}
 	})
-	err := p.in.ask(ctx, "pmemsave", map[string]any{"val": 0, "size": p.size, "filename": p.lent.path}, nil)
+	const dump = "pmemsave"
+	err := asking(ctx, p.in, dumpTimeout, dump, func(ctx context.Context) error {
+		return p.in.monitor.Execute(ctx, dump, map[string]any{"val": 0, "size": p.size, "filename": p.lent.path}, nil)
+	})
 	if err != nil {
 		_ = p.from.Close()
 	}

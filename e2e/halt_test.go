@@ -1,0 +1,184 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/testkit"
+)
+
+// hostileGuest is an archive of an image whose init and only program is testdata/hostile.
+func hostileGuest(t *testing.T) string {
+	t.Helper()
+	program, err := build("hostile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := addLayer(t, empty.Image, dir("sbin"), dir("etc"), dir("dev"), dir("proc"), dir("sys"), dir("root"), dir("tmp"),
+		file("sbin/init", program, 0o755), file("etc/inittab", "\n", 0o644))
+	tag, err := name.NewTag("hostile:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "hostile.tar")
+	if err := tarball.WriteToFile(path, tag, image); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// within runs commands at once. Each must end within a time, with an exit status, and say why.
+func within(t *testing.T, h *testkit.Home, most time.Duration, want int, lines ...string) {
+	t.Helper()
+	var commands sync.WaitGroup
+	for _, line := range lines {
+		commands.Go(func() {
+			began := time.Now()
+			r := h.Banger(t, strings.Fields(line)...)
+			if took := time.Since(began); took > most {
+				t.Errorf("banger %s took %v", line, took)
+			}
+			if r.Code != want && r.Code != 125 {
+				t.Errorf("banger %s: exit %d, not %d: %s", line, r.Code, want, r.Stderr)
+			}
+			if want != 0 && r.Stderr == "" {
+				t.Errorf("banger %s does not say why it failed", line)
+			}
+		})
+	}
+	commands.Wait()
+}
+
+// saving tries operations that wait for the guest several times. make stress includes them.
+func saving(t *testing.T, h *testkit.Home) {
+	t.Helper()
+	if testkit.Number(t, "BANGER_STRESS_HALTS", 0) == 0 {
+		return
+	}
+	for _, line := range []string{"pause box", "suspend box", "snapshot create box", "fork box", "vm set --disk-size 20G box"} {
+		within(t, h, 4*time.Minute, fault.Unavailable.ExitCode(), line)
+	}
+}
+
+// TestHaltedAgent: the guest's root halts the agent. Each call to the VM ends. Other VMs, the
+// daemon's end, and stopping this VM are not affected.
+func TestHaltedAgent(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "image", "import", hostileGuest(t), "--name", "hostile:1")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--image", "hostile:1", "--memory", "128M")
+	ok(t, h, "run", "-d", "--name", "other", "--memory", "128M")
+	ok(t, h, "exec", "box", "--", "/sbin/init")
+	client, _ := h.Start(t, "exec", "box", "--", "/sbin/init", "halt")
+	silent := func() bool {
+		r := h.Banger(t, "vm", "stats", "box", "--json")
+		return r.Code == 0 && !strings.Contains(r.Stdout, `"guest"`)
+	}
+	testkit.WaitFor(t, time.Minute, "the agent is halted", silent)
+	bounded := make(chan struct{})
+	go func() {
+		defer close(bounded)
+		within(t, h, time.Minute, fault.Unavailable.ExitCode(), "exec box -- /sbin/init", "vm ports box")
+		saving(t, h)
+	}()
+	for range 3 { // meanwhile
+		within(t, h, 20*time.Second, 0, "exec other -- true", "ps", "vm show box", "logs box")
+	}
+	<-bounded
+	_ = client.Process.Kill()
+	equal(t, "state", show(t, h, "box").State, model.Running)
+	began := time.Now()
+	ok(t, h, "daemon", "stop")
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("daemon stop took %v", took)
+	}
+	equal(t, "state under another daemon", show(t, h, "box").State, model.Running)
+	within(t, h, time.Minute, 0, "stop --timeout 2s box")
+	equal(t, "state", show(t, h, "box").State, model.Stopped)
+	ok(t, h, "start", "box")
+	ok(t, h, "exec", "box", "--", "/sbin/init")
+	ok(t, h, "rm", "--force", "box", "other")
+	h.CheckNoLeaks(t, before)
+}
+
+// TestHaltedVMM: a VMM stands still. Each call to its VM ends, and it can be killed.
+func TestHaltedVMM(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+	ok(t, h, "run", "-d", "--name", "other", "--memory", "128M")
+	vmm := machinePID(t, h, "box")
+	if err := syscall.Kill(vmm, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(vmm, syscall.SIGCONT)
+	bounded := make(chan struct{})
+	go func() {
+		defer close(bounded)
+		within(t, h, time.Minute, fault.Unavailable.ExitCode(), "exec box -- true", "vm ports box")
+		saving(t, h)
+	}()
+	for range 3 {
+		within(t, h, 20*time.Second, 0, "exec other -- true", "ps", "vm show box", "vm stats box", "logs box")
+	}
+	<-bounded
+	within(t, h, time.Minute, 0, "vm kill box")
+	testkit.WaitFor(t, time.Minute, "the VM is stopped", func() bool { return show(t, h, "box").State == model.Stopped })
+	ok(t, h, "start", "box")
+	ok(t, h, "exec", "box", "--", "true")
+	ok(t, h, "rm", "--force", "box", "other")
+	h.CheckNoLeaks(t, before)
+}
+
+// TestGuestClock: the guest's root moves the clock by an hour. Commands, forks and suspension work,
+// and banger sets the clock when the machine continues.
+func TestGuestClock(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+	for i, jump := range []string{"+1 hour", "-1 hour"} {
+		off := func(vm string) time.Duration {
+			t.Helper()
+			seconds := strings.TrimSpace(ok(t, h, "exec", vm, "--", "date", "+%s"))
+			var unix int64
+			if _, err := fmt.Sscan(seconds, &unix); err != nil {
+				t.Fatal(err)
+			}
+			return time.Until(time.Unix(unix, 0)).Round(time.Minute).Abs()
+		}
+		move := func() {
+			t.Helper()
+			ok(t, h, "exec", "box", "--", "sh", "-c", "date -s \"$(date -d '"+jump+"' +'%F %T')\" >/dev/null")
+			equal(t, "how far the clock is off after "+jump, off("box"), time.Hour)
+		}
+		move()
+		ok(t, h, "exec", "--timeout", "1m", "box", "--", "sleep", "0.1")
+		child := fmt.Sprintf("child-%d", i)
+		ok(t, h, "fork", "--name", child, "box")
+		equal(t, "how far the clock of a fork is off after "+jump, off(child), 0)
+		ok(t, h, "rm", "--force", child)
+		move()
+		ok(t, h, "suspend", "box")
+		ok(t, h, "resume", "box")
+		equal(t, "how far the clock is off after a suspension and "+jump, off("box"), 0)
+		move()
+		ok(t, h, "pause", "box")
+		ok(t, h, "resume", "box")
+		equal(t, "how far the clock is off after a pause and "+jump, off("box"), 0)
+	}
+	ok(t, h, "rm", "--force", "box")
+	h.CheckNoLeaks(t, before)
+}
