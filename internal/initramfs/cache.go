@@ -116,7 +116,8 @@ func (c *Cache) Unused(unused time.Duration) ([]string, error) {
 	var paths []string
 	for _, e := range entries {
 		info, err := e.Info()
-		if err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) >= unused+markEvery {
+		// A mark from a time when the clock was ahead is as old as it is far away.
+		if err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()).Abs() >= unused+markEvery {
 			paths = append(paths, filepath.Join(c.dir, e.Name()))
 		}
 	}
@@ -157,7 +158,7 @@ func (c *Cache) once(name string, write func(io.Writer) error) (string, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, create(path, write)
 		}
-		if now := time.Now(); err == nil && now.Sub(info.ModTime()) > markEvery {
+		if now := time.Now(); err == nil && now.Sub(info.ModTime()).Abs() > markEvery {
 			err = os.Chtimes(path, now, now)
 		}
 		return nil, err

@@ -196,6 +196,10 @@ func (d *Draft) commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 	if err := d.writeMeta(meta); err != nil {
 		return nil, err
 	}
+	d.hook("described")
+	if err := d.orderTimes(meta); err != nil {
+		return nil, err
+	}
 	if err := d.directory.Sync(); err != nil {
 		return nil, err
 	}
@@ -281,6 +285,39 @@ func (d *Draft) writeMeta(meta Meta) error {
 	}
 	_, err = f.Write(data)
 	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// orderTimes makes the description the file that changed last: see untouched. It is not if the
+// host's clock was set back while the files were synced.
+func (d *Draft) orderTimes(meta Meta) error {
+	const tries = 3 // the clock may be set back again
+	for range tries {
+		sealed, err := d.directory.sealed()
+		if err != nil {
+			return err
+		}
+		late := 0
+		for _, f := range meta.files() {
+			open, info, err := d.directory.openAny(f.name, unix.O_RDONLY)
+			if err != nil {
+				return err
+			}
+			if changed(info).After(sealed) {
+				late++
+				err = d.directory.restoreTime(f, open, info)
+			}
+			if err := errors.Join(err, open.Close()); err != nil {
+				return err
+			}
+		}
+		if late == 0 {
+			return nil
+		}
+		if err := d.directory.seal(); err != nil {
+			return err
+		}
+	}
+	return fault.New(fault.Unavailable, "the clock of the host is set back again and again")
 }
 
 // publish renames the directory to dir durably, or not at all.

@@ -318,3 +318,35 @@ func TestFull(t *testing.T) {
 		}
 	})
 }
+
+// TestClockSetBack: the clock is set back while a snapshot is made, so that a file looks as if it
+// had changed after the description was written. The snapshot is good.
+func TestClockSetBack(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a")
+	src := filepath.Join(t.TempDir(), "src")
+	if err := os.WriteFile(src, noise(1, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, err := Create(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CloneDisk(t.Context(), "system", src); err != nil {
+		t.Fatal(err)
+	}
+	d.hook = func(phase string) {
+		if phase != "described" {
+			return
+		}
+		time.Sleep(20 * time.Millisecond) // more than the granularity of file times
+		if err := os.Chmod(d.DiskPath("system"), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := d.Commit(t.Context(), testMeta); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), dir); err != nil {
+		t.Errorf("the snapshot cannot be opened: %v", err)
+	}
+}

@@ -42,5 +42,6 @@ func (p *Pool) kept(ctx context.Context, j job, err error) {
 		return
 	}
 	log.InfoContext(ctx, "kept a machine that boots as a template", "vcpus", j.spec.VCPUs, "memory", j.spec.Memory)
+	p.shelf.markUsed(ctx, j.key)
 	p.shelf.evict(ctx, p.Budget)
 }

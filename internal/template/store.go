@@ -22,6 +22,7 @@ type shelf struct {
 	host         *machine.Host
 	log          *slog.Logger
 	beforeRemove func(ctx context.Context, key string) // ends what depends on a template
+	marks        marks
 }
 
 func (s *shelf) dir(key string) string { return filepath.Join(s.host.Layout.Templates(), key) }
@@ -44,11 +45,15 @@ func (s *shelf) open(ctx context.Context, key string) (*machine.Template, error)
 	if t.Disks = machine.SavedDisks(snap); len(t.Disks) > 0 {
 		t.Mounted = snap.Meta().Spec
 	}
-	now := time.Now()
-	if err := os.Chtimes(dir, now, now); err != nil { // the least recently used is evicted first
+	s.markUsed(ctx, key)
+	return t, nil
+}
+
+// markUsed makes a template the one that was used last. The least recently used is evicted first.
+func (s *shelf) markUsed(ctx context.Context, key string) {
+	if err := s.marks.set(s.dir(key)); err != nil {
 		s.log.WarnContext(ctx, "noting the use of a template", "template", key, "error", err)
 	}
-	return t, nil
 }
 
 // remove removes a template. Machines that run on its memory keep it until they end.

@@ -1,8 +1,11 @@
 package vm
 
 import (
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -239,4 +242,34 @@ func TestTemplatesHaveABudget(t *testing.T) {
 	} else {
 		equal(t, "the image of the template that is left", list[0].Image, "seven")
 	}
+}
+
+// TestTemplatesAfterAClockThatWasAhead: the templates on disk have marks of use from the future. A
+// new one is kept all the same, and the least recently used one is evicted.
+func TestTemplatesAfterAClockThatWasAhead(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.withTemplates(t, model.Create{})
+	list, err := d.listTemplates(t.Context())
+	if err != nil || len(list) != 2 {
+		t.Fatalf("two templates are to be listed, not %+v, %v", list, err)
+	}
+	var sum model.Bytes
+	for i, tpl := range list {
+		sum += tpl.Size
+		ahead := time.Now().Add(time.Hour + time.Duration(i)*time.Second)
+		if tpl.Kind == model.TemplateUniversal {
+			ahead = ahead.Add(time.Minute)
+		}
+		if err := os.Chtimes(filepath.Join(h.layout.Templates(), tpl.Key), ahead, ahead); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.die()
+	d = h.daemon()
+	d.Manager.templates.Budget = sum + list[0].Size/2
+	if _, err := d.BuildTemplate(t.Context(), model.Create{Image: "new"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	d.wantTemplates(t, 1, "new")
 }
