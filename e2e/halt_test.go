@@ -97,13 +97,19 @@ func TestHaltedAgent(t *testing.T) {
 	}
 	<-bounded
 	_ = client.Process.Kill()
-	equal(t, "state", show(t, h, "box").State, model.Running)
+	lives := func() { // it is paused if it could not be thawed after a pause that failed
+		t.Helper()
+		if state := show(t, h, "box").State; state != model.Running && state != model.Paused {
+			t.Errorf("the VM is %s", state)
+		}
+	}
+	lives()
 	began := time.Now()
 	ok(t, h, "daemon", "stop")
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("daemon stop took %v", took)
 	}
-	equal(t, "state under another daemon", show(t, h, "box").State, model.Running)
+	lives()
 	within(t, h, time.Minute, 0, "stop --timeout 2s box")
 	equal(t, "state", show(t, h, "box").State, model.Stopped)
 	ok(t, h, "start", "box")

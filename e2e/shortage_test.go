@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -70,7 +72,8 @@ func TestDescriptors(t *testing.T) {
 			switch missing := r.Code == fault.NotFound.ExitCode(); {
 			case r.Code == 0:
 				worked++
-			case missing && (strings.HasPrefix(line, "rm") || strings.Contains(line, "delete")): // it was not made
+			case missing && (strings.HasPrefix(line, "rm") || strings.Contains(line, "delete")):
+				// it was not made before
 			default:
 				refused++
 				if !strings.Contains(r.Stderr, "too many open files") && !strings.Contains(r.Stderr, "descriptor") {
@@ -96,4 +99,66 @@ func TestDescriptors(t *testing.T) {
 	has(t, ok(t, h, "daemon", "logs"), "too many open files")
 	h.CheckNoLeaks(t, before)
 	ok(t, h, "rm", "--force", "box")
+}
+
+// TestFullDisk fills the file system of the VMs. Operations work, or they say that the disk is
+// full. With room again, the VM has all its files, and everything works.
+func TestFullDisk(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can mount a small file system")
+	h := warm(t)
+	state := filepath.Join(h.Dir, "state")
+	if err := errors.Join(os.Mkdir(state, 0o700), unix.Mount("tmpfs", state, "tmpfs", 0, "mode=700,size=512m")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // after the test's own end, before the home's, which has registered earlier
+		h.Banger(t, "daemon", "stop")
+		if err := unix.Unmount(state, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "128M", "--disk-size", "1G")
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo work >/root/kept; echo more >/opt/kept; sync")
+	filler := filepath.Join(state, "filler")
+	for _, leave := range []int64{0, 64 << 10, 4 << 20} {
+		var st unix.Statfs_t
+		if err := unix.Statfs(state, &st); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Create(filler)
+		if err == nil {
+			err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave), f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{
+			"ps", "exec box -- cat /root/kept", "vm create --name other --memory 128M", "vm set box --memory 192M", "snapshot create box --name s",
+			"fork box --name child", "suspend box", "resume box", "stop --timeout 2s box", "start box",
+		} {
+			r := h.Banger(t, strings.Fields(line)...)
+			state := r.Code == fault.WrongState.ExitCode() // the command before was refused
+			full := r.Code == fault.Unavailable.ExitCode() && strings.Contains(strings.ToLower(r.Stderr), "space")
+			if r.Code != 0 && !state && !full {
+				t.Errorf("with %d KiB left, banger %s: exit %d: %s", leave>>10, line, r.Code, r.Stderr)
+			}
+		}
+		if err := os.Remove(filler); err != nil {
+			t.Fatal(err)
+		}
+		testkit.WaitFor(t, time.Minute, "the VM is settled", func() bool { return !show(t, h, "box").State.Between() })
+		ok(t, h, "start", "box")
+		equal(t, fmt.Sprintf("the files after %d KiB were left", leave>>10), ok(t, h, "exec", "box", "--", "cat", "/root/kept", "/opt/kept"), "work\nmore\n")
+		for _, v := range vms(t, h) {
+			if v.Spec.Name != "box" {
+				ok(t, h, "rm", "--force", v.ID)
+			}
+		}
+		for _, s := range decode[[]model.Snapshot](t, h, "snapshot", "list") {
+			ok(t, h, "snapshot", "delete", s.ID)
+		}
+	}
+	ok(t, h, "rm", "--force", "box")
+	if left, err := os.ReadDir(filepath.Join(state, "vms")); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
 }
