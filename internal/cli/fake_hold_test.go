@@ -149,6 +149,7 @@ func fakeSnapshots() []model.Snapshot {
 	s := model.Snapshot{Image: "docker.io/library/nginx:1.27", Kernel: "debian", VCPUs: 2, Memory: model.GiB, Created: time.Now().Add(-26 * time.Hour)}
 	full, disk := s, s
 	full.ID, full.Name, full.VM, full.VMID, full.Kind = "a123456789abcdef", "night", "web", "0123456789abcdef", model.SnapshotFull
+	full.Sealed, full.Env, full.Disks = true, 2, []model.SnapshotDrive{{Name: "system", Size: 8 * model.GiB}, {Name: "work", Size: 4 * model.GiB}}
 	full.Driver, full.Size, full.Pause = "qemu", 120*model.MiB, 14*time.Millisecond
 	disk.ID, disk.Name, disk.VM, disk.VMID, disk.Kind, disk.Size = "b123456789abcdef", "clean", "old", "c123456789abcdef", model.SnapshotDisk, 8*model.MiB
 	bad := model.Snapshot{ID: "d123456789abcdef", Size: 4 * model.MiB, Damaged: "opening snapshot /s/d123456789abcdef: meta.json: wrong sum"}
@@ -201,7 +202,11 @@ func (m fakeManager) RestoreSnapshot(ctx context.Context, ref string, req model.
 		return model.Forked{Children: []model.Child{{Name: v.Spec.Name, VM: &v}}}, err
 	}
 	like := model.VM{State: state, Spec: model.Spec{Name: s.VM, Image: s.Image, Kernel: s.Kernel, VCPUs: s.VCPUs, Memory: s.Memory}}
-	return m.children(like, req.Fork, model.Origin{Kind: model.FromSnapshot, Of: s.ID, Name: s.Name}, parent, report), nil
+	forked := m.children(like, req.Fork, model.Origin{Kind: model.FromSnapshot, Of: s.ID, Name: s.Name}, parent, report)
+	if req.TrustMemory {
+		forked.Notices = []model.Notice{{Text: "the memory is trusted", Hint: "Do not"}}
+	}
+	return forked, nil
 }
 
 // exportMark is the start of a fake export.
@@ -233,7 +238,7 @@ func (m fakeLibrary) Import(ctx context.Context, r io.Reader, name string, _ ste
 	}
 	own, _, _ := strings.Cut(string(rest), "\n")
 	s, err := m.Get(ctx, own)
-	s.Name = cmpOr(name, "plucky-pika")
+	s.Name, s.Sealed = cmpOr(name, "plucky-pika"), false
 	return s, err
 }
 

@@ -110,6 +110,7 @@ func printForked(a *command.App, forked model.Forked, asJSON bool) error {
 			fmt.Fprintln(a.Out, name)
 		}
 	}
+	a.Notices(forked.Notices)
 	if len(stopped) > 0 && ui.Terminal(a.Err) != nil {
 		a.Note("Not started yet. Start: banger vm start %s", strings.Join(stopped, " "))
 	}

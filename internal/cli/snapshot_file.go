@@ -10,6 +10,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/render"
 	"banger/internal/cli/transfer"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
@@ -89,9 +90,9 @@ func newSnapshotImportCmd(a *command.App) *cobra.Command {
 		Short: "Add a snapshot from an exported file",
 		Long: `FILE is a file that ` + "`banger snapshot export`" + ` wrote, or - for standard input. A damaged file is refused.
 
-The snapshot's memory can be restored on a host with the same VMM and CPU model. Its disks can be restored on every host that has the VM's image and kernel.
+Its disks can be restored on every host that has the VM's image and kernel. Its memory can be restored on a host with the same VMM and CPU model. If another home made the snapshot, a restore uses the memory only with --trust-memory.
 
-Prints the snapshot's name.`,
+Prints the snapshot's name. On standard error, banger lists what the snapshot holds, and whether the image or the kernel is missing.`,
 		Example: "banger snapshot import night.banger\nbanger snapshot import --name trial - < night.banger",
 		Args:    command.WantArgs("FILE"),
 	}
@@ -129,6 +130,10 @@ func runSnapshotImport(ctx context.Context, o importOptions, a *command.App) err
 	}
 	fmt.Fprintln(a.Out, ui.Clean(snap.Name))
 	a.NoteMade(snap.Size, p.Elapsed())
+	a.Note("it holds %s", render.Incoming(snap))
 	a.Notices(snap.Notices)
+	if !snap.Sealed && snap.Kind == model.SnapshotFull {
+		a.Note("it is not of this home: a restore uses its disks only, unless you add --trust-memory")
+	}
 	return nil
 }

@@ -47,6 +47,9 @@ type Restore struct {
 	Into      string `json:"into,omitempty"`       // restore into this VM; make no new ones
 	DisksOnly bool   `json:"disks_only,omitempty"` // restore disks only; the VMs are stopped
 	Force     bool   `json:"-"`                    // overwrite a VM that is not stopped
+	// TrustMemory uses the memory and device state of a snapshot that this home did not make. The
+	// VMM loads what somebody else wrote. A defect in its loader gives them the VMM's rights.
+	TrustMemory bool `json:"trust_memory,omitempty"`
 }
 
 // MaxForks is the largest number of children in one request.
@@ -57,6 +60,7 @@ type Forked struct {
 	// Pause is how long the parent stood still, in nanoseconds; 0 if it was paused already.
 	Pause    time.Duration `json:"pause" format:"nanoseconds"`
 	Children []Child       `json:"children"` // in the order of their numbers
+	Notices  []Notice      `json:"notices,omitempty"`
 }
 
 // Child is one child of a fork.

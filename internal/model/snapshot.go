@@ -32,8 +32,19 @@ type Snapshot struct {
 	// Damaged is why the snapshot is unusable. Fields that cannot be read, even Name, are then
 	// empty.
 	Damaged string `json:"damaged,omitempty"`
+	// Sealed is whether this home made it. Otherwise a restore uses only the disks, unless the
+	// caller trusts the memory.
+	Sealed bool            `json:"sealed"`
+	Disks  []SnapshotDrive `json:"disks,omitempty"`
+	Env    int             `json:"env,omitempty"` // number of the VM's own environment variables
 	// Notices are about the import that returns the snapshot.
 	Notices []Notice `json:"notices,omitempty"`
+}
+
+// SnapshotDrive is a disk of a snapshot.
+type SnapshotDrive struct {
+	Name string `json:"name"`
+	Size Bytes  `json:"size"` // of the disk, not of what it takes up
 }
 
 // TemplateKind is how far a template's machine had started.

@@ -111,6 +111,7 @@ func (l Layout) Initramfs() string  { return filepath.Join(l.Cache, "initramfs")
 func (l Layout) Imports() string    { return filepath.Join(l.Cache, "imports") } // uploads
 func (l Layout) Templates() string  { return filepath.Join(l.Cache, "templates") }
 func (l Layout) Snapshots() string  { return filepath.Join(l.State, "snapshots") }
+func (l Layout) SealKey() string    { return filepath.Join(l.State, "seal.key") }
 func (l Layout) VMs() string        { return filepath.Join(l.State, "vms") }
 func (l Layout) Lost() string       { return filepath.Join(l.State, "lost") }
 func (l Layout) Backups() string    { return filepath.Join(l.State, "backups") }

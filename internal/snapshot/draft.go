@@ -24,12 +24,17 @@ type Draft struct {
 	// SumDisks makes Commit take sums of the disks too, so that Verify can check them. Commit then
 	// reads all their data; use it for snapshots that live long.
 	SumDisks bool
+	// Digest makes it take digests of memory and disks, too, which costs a SHA-256 of their data.
+	Digest bool
+	// Seal, if set, returns the seal of a complete description.
+	Seal func(Meta) (*Seal, error)
 
 	dir, temp string
 	directory directory // holds the lock against CleanTemp; closed when done
 	memory    *os.File  // nil until Memory is called
 	disks     []string  // names
 	done      bool      // committed or discarded
+	filled    *Meta     // what Fill has found
 
 	// want holds the sums that Commit requires, in the order of Meta.files; nil if it requires
 	// none.
@@ -165,6 +170,18 @@ func (d *Draft) newDisk(name string, flag int) (*os.File, error) {
 	return f, nil
 }
 
+// Fill syncs all files and takes their sums, which may take long. Commit does it otherwise. The
+// files must not change any more.
+func (d *Draft) Fill(ctx context.Context) error {
+	var meta Meta
+	d.list(&meta)
+	if err := d.fill(ctx, meta); err != nil {
+		return fmt.Errorf("keeping snapshot %s: %w", d.dir, disk.NoSpace(err, d.dir))
+	}
+	d.filled = &meta
+	return nil
+}
+
 // Commit takes sums, syncs all files, fills in the second part of meta, and renames the directory
 // to dir. After an error nothing is at dir, and Discard removes the rest. It fails with
 // fault.Exists if another draft came first, and with fault.Unavailable on a full file system.
@@ -181,16 +198,13 @@ func (d *Draft) commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 		return nil, errors.New("the draft was committed or discarded already")
 	}
 	d.list(&meta)
-	if err := d.fill(ctx, meta); err != nil {
+	if d.filled != nil {
+		meta.Memory, meta.Device, meta.Disks = d.filled.Memory, d.filled.Device, d.filled.Disks
+	} else if err := d.fill(ctx, meta); err != nil {
 		return nil, err
 	}
-	if err := meta.check(); err != nil {
-		return nil, fault.New(fault.Invalid, "%w", err)
-	}
-	for i, f := range meta.files() {
-		if d.want != nil && d.want[i].Sum != "" && d.want[i].Sum != f.Sum {
-			return nil, damaged("the sum of its %s is wrong", f.name)
-		}
+	if err := d.complete(&meta); err != nil {
+		return nil, err
 	}
 	d.hook("filled")
 	if err := d.writeMeta(meta); err != nil {
@@ -209,6 +223,27 @@ func (d *Draft) commit(ctx context.Context, meta Meta) (*Snapshot, error) {
 	}
 	d.close()
 	return &Snapshot{dir: d.dir, meta: meta}, nil
+}
+
+// complete checks a description whose files are known, and seals it.
+func (d *Draft) complete(meta *Meta) error {
+	if err := meta.check(); err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	for i, f := range meta.files() {
+		if d.want == nil {
+			break
+		}
+		if want := d.want[i]; want.Sum != "" && want.Sum != f.Sum || want.Digest != "" && want.Digest != f.Digest {
+			return damaged("the sum of its %s is wrong", f.name)
+		}
+	}
+	if d.Seal == nil {
+		return nil
+	}
+	var err error
+	meta.Seal, err = d.Seal(meta.clone())
+	return err
 }
 
 // list fills in what the draft has.
@@ -259,7 +294,9 @@ func (d *Draft) fillOne(ctx context.Context, f file, open *os.File) error {
 	case f.name == deviceFile:
 		f.Sum, err = hashFile(open, int64(f.Size))
 	case f.disk == "" || d.SumDisks:
-		f.Sum, err = sumFile(ctx, open, int64(f.Size))
+		var found sums
+		found, err = sumFile(ctx, open, int64(f.Size), d.Digest)
+		f.Sum, f.Digest = found.sum, found.digest
 	}
 	if err := errors.Join(err, <-synced); err != nil {
 		return err

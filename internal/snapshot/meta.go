@@ -55,6 +55,9 @@ type Meta struct {
 	Layout json.RawMessage `json:"layout,omitempty"`
 	// Extra is the owner's; this package does not interpret it.
 	Extra json.RawMessage `json:"extra,omitempty"`
+	// Seal proves which home made the snapshot; see package seal. Commit sets it if Draft.Seal is
+	// set. An imported snapshot keeps its own.
+	Seal *Seal `json:"seal,omitempty"`
 
 	Version int                `json:"version"`
 	Kind    model.SnapshotKind `json:"kind"`             // full if there is memory
@@ -69,9 +72,18 @@ type File struct {
 	// Sum is the SHA-256 of the device's state, or what sumFile returns for memory and disks; "" if
 	// none was taken. It shows damage, not forgery: who can change the file can change the sum.
 	Sum string `json:"sum,omitempty"`
+	// Digest is the digest of memory or a disk, as sumFile returns it; "" if none was taken. Nobody
+	// can make another file with the same digest.
+	Digest string `json:"digest,omitempty"`
 	// Modified is the file's modification time, in nanoseconds since 1970. If it differs, for
 	// example in a copy, Open reads the whole file before it reports damage.
 	Modified int64 `json:"modified,omitempty"`
+}
+
+// Seal is a home's proof that it made a snapshot.
+type Seal struct {
+	Statement json.RawMessage `json:"statement,omitempty"` // what the home says about the snapshot
+	MAC       string          `json:"mac,omitempty"`       // of the statement, in hex
 }
 
 // Disk is a disk of a snapshot.
@@ -93,7 +105,7 @@ func encodeMeta(m Meta) ([]byte, error) {
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "describing the snapshot: %w", err)
 	}
-	data := sealMeta(inner)
+	data := frameMeta(inner)
 	if len(data) > maxMeta {
 		return nil, fault.New(fault.Invalid, "the snapshot's description has %d bytes; at most %d are allowed",
 			len(data), maxMeta)
@@ -101,7 +113,7 @@ func encodeMeta(m Meta) ([]byte, error) {
 	return data, nil
 }
 
-func sealMeta(inner []byte) []byte {
+func frameMeta(inner []byte) []byte {
 	sum := sha256.Sum256(inner)
 	return []byte(metaHead + hex.EncodeToString(sum[:]) + metaMid + string(inner) + metaTail)
 }
@@ -165,6 +177,9 @@ func (m Meta) check() error {
 		if !isSum(f.Sum) && (f.Sum != "" || f.disk == "") {
 			return fmt.Errorf("the sum of %s is not a SHA-256", f.name)
 		}
+		if f.Digest != "" && !isSum(f.Digest) {
+			return fmt.Errorf("the digest of %s is not a SHA-256", f.name)
+		}
 	}
 	for _, d := range m.Disks {
 		if err := checkDiskName(d.Name); err != nil {
@@ -210,7 +225,32 @@ func (m Meta) clone() Meta {
 	}
 	m.Disks = append([]Disk(nil), m.Disks...)
 	m.Extra, m.Layout = bytes.Clone(m.Extra), bytes.Clone(m.Layout)
+	if m.Seal != nil {
+		m.Seal = &Seal{bytes.Clone(m.Seal.Statement), m.Seal.MAC}
+	}
 	return m
+}
+
+// Bare returns a copy of the description without what a copy of the snapshot may change: the
+// owner's Extra, times of files, and the seal.
+func (m Meta) Bare() Meta {
+	m = m.clone()
+	m.Extra, m.Seal = nil, nil
+	for _, f := range m.files() {
+		f.Modified = 0
+	}
+	return m
+}
+
+// Digested reports whether the description determines the content of every file, so that nobody can
+// exchange one. The sum of the device's state is a digest.
+func (m Meta) Digested() bool {
+	for _, f := range m.files() {
+		if f.Digest == "" && f.name != deviceFile {
+			return false
+		}
+	}
+	return true
 }
 
 func isSum(s string) bool { return len(s) == sumLen && strings.Trim(s, "0123456789abcdef") == "" }

@@ -92,7 +92,7 @@ func FuzzMeta(f *testing.F) {
 	f.Add([]byte(`{"version":1,"disks":[{"name":"../x"}],"memory":{"size":1e99}}`))
 	f.Fuzz(func(t *testing.T, inner []byte) {
 		// Try the bytes as they are, and with a right sum around them.
-		for _, data := range [][]byte{inner, sealMeta(inner)} {
+		for _, data := range [][]byte{inner, frameMeta(inner)} {
 			m, err := decodeMeta(data)
 			if err != nil {
 				if fault.KindOf(err) != fault.Invalid {

@@ -18,8 +18,8 @@
 //
 // Snapshots are not trusted. One may come through Import, or somebody put its directory there. So
 // everything is checked before it is used, all sizes are bounded, links are not followed, and files
-// that other users can write are rejected. Sums find accidents, not forgeries: whoever chooses a
-// machine's memory decides what its guest does.
+// that other users can write are rejected. Sums find accidents, not forgeries. Digests and a seal
+// find forgeries, too: see package seal.
 //
 // Sums of large files are expensive, so Open relies on times. Commit and Open write the description
 // after they have checked the files. A file is unchanged if its modification time is the recorded
@@ -197,12 +197,12 @@ func (d directory) restoreTime(f file, open *os.File, seen fs.FileInfo) error {
 
 // verify reads a file and compares its sum.
 func verify(ctx context.Context, f file, open *os.File) error {
-	var sum string
+	var found sums
 	var err error
 	if f.name == deviceFile {
-		sum, err = hashFile(open, int64(f.Size))
+		found.sum, err = hashFile(open, int64(f.Size))
 	} else {
-		sum, err = sumFile(ctx, open, int64(f.Size))
+		found, err = sumFile(ctx, open, int64(f.Size), f.Digest != "")
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return damaged("%w", err)
@@ -210,7 +210,7 @@ func verify(ctx context.Context, f file, open *os.File) error {
 	if err != nil {
 		return err
 	}
-	if sum != f.Sum {
+	if found != (sums{f.Sum, f.Digest}) {
 		return wrongSum(open)
 	}
 	return nil

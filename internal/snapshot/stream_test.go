@@ -457,7 +457,7 @@ func FuzzImport(f *testing.F) {
 	dir := filepath.Join(parent, "a")
 	limits := Limits{Memory: 64 * model.MiB, Disk: 64 * model.MiB, Data: 16 * model.MiB}
 	f.Fuzz(func(t *testing.T, inner, blocks []byte) {
-		data := script{magic: streamMagic, version: streamVersion, data: uint64(limits.Data), meta: sealMeta(inner)}.bytes()
+		data := script{magic: streamMagic, version: streamVersion, data: uint64(limits.Data), meta: frameMeta(inner)}.bytes()
 		data = append(data[:len(data)-sha256.Size], blocks...)
 		sum := sha256.Sum256(data)
 		s, err := Import(t.Context(), bytes.NewReader(append(data, sum[:]...)), dir, Incoming{Limits: limits})

@@ -85,29 +85,46 @@ func readAt(f *os.File, p []byte, offset int64) error {
 // accidents only: somebody can make another file with the same sum.
 type summer struct {
 	list []byte
+	// strong is the list for the digest, which has each chunk's SHA-256 instead; nil without one.
+	strong []byte
 }
 
 func (s *summer) add(offset int64, data []byte) {
 	s.list = binary.BigEndian.AppendUint64(s.list, uint64(offset))
 	s.list = binary.BigEndian.AppendUint32(s.list, crc32.Checksum(data, castagnoli))
+	if s.strong != nil {
+		hash := sha256.Sum256(data)
+		s.strong = append(binary.BigEndian.AppendUint64(s.strong, uint64(offset)), hash[:]...)
+	}
 }
+
+// sums are the sum of a file and, if it was wanted, the digest.
+type sums struct{ sum, digest string }
 
 func (s *summer) sum() string {
 	sum := sha256.Sum256(s.list)
 	return hex.EncodeToString(sum[:])
 }
 
-// sumFile returns the sum of the first size bytes of f.
-func sumFile(ctx context.Context, f *os.File, size int64) (string, error) {
+// sumFile returns the sums of the first size bytes of f.
+func sumFile(ctx context.Context, f *os.File, size int64, digest bool) (sums, error) {
 	var s summer
+	if digest {
+		s.strong = binary.BigEndian.AppendUint64(nil, uint64(size))
+	}
 	err := chunks(ctx, f, size, func(offset int64, data []byte) error {
 		s.add(offset, data)
 		return nil
 	})
 	if err != nil {
-		return "", err
+		return sums{}, err
 	}
-	return s.sum(), nil
+	found := sums{sum: s.sum()}
+	if digest {
+		strong := sha256.Sum256(s.strong)
+		found.digest = hex.EncodeToString(strong[:])
+	}
+	return found, nil
 }
 
 // hashFile returns the SHA-256 of the first size bytes of f, which is at most maxDevice long.

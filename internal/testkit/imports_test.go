@@ -44,7 +44,8 @@ var mayImport = map[string][]string{
 
 	"machine":          {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmdir", "vmm"},
 	"template":         {"disk", "fault", "guest/proto", "machine", "model", "snapshot", "step"},
-	"snapshot/library": {"disk", "fault", "model", "snapshot", "step"},
+	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
+	"snapshot/seal":    {"disk", "fault", "snapshot"},
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "vmm"},
 	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
 	"vm": {
@@ -123,6 +124,7 @@ var layers = []struct {
 	{"parts of their operations", []string{"vm/moment", "vm/explain"}},
 	{"templates", []string{"template"}},
 	{"saved machines by name", []string{"snapshot/library"}},
+	{"whose saved machines are", []string{"snapshot/seal"}},
 	{"machines without records", []string{"machine"}},
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
 	{"recovery of records", []string{"rescue"}},

@@ -97,7 +97,7 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 			use(kernels, machine.KernelID, v.Spec.Name)
 		}
 	}
-	if err := m.library.References(context.Background(), func(name string, spec model.Spec) {
+	if err := m.library.References(func(name string, spec model.Spec) {
 		use(images, spec.ImageID, "snapshot "+name)
 		use(kernels, spec.KernelID, "snapshot "+name)
 	}); err != nil {
@@ -115,13 +115,12 @@ func (c *core) machineSpec(v model.VM) (*model.Spec, error) {
 	if v.State != model.Suspended {
 		return nil, nil
 	}
-	snap, err := snapshot.Open(context.Background(), c.dirsOf(v).Suspended())
+	meta, err := snapshot.ReadMeta(c.dirsOf(v).Suspended()) // to read the memory takes long
 	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Invalid {
 		return nil, nil // it will never be resumed
 	}
 	if err != nil {
 		return nil, err
 	}
-	spec := snap.Meta().Spec
-	return &spec, nil
+	return &meta.Spec, nil
 }

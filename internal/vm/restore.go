@@ -29,7 +29,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 	}
 	return perform(ctx, m.core, ref, opSnapshot, func(ctx context.Context, op *operation) (model.Snapshot, error) {
 		// before the VM has to stand still for it
-		if _, err := m.library.FreeName(ctx, name); err != nil {
+		if _, err := m.library.FreeName(name); err != nil {
 			return model.Snapshot{}, err
 		}
 		op.sync(ctx)
@@ -60,7 +60,7 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 	if err := m.checkInto(req); err != nil {
 		return model.Forked{}, err
 	}
-	c, err := m.captureOf(ctx, ref, req.DisksOnly, report)
+	c, notices, err := m.captureOf(ctx, ref, req, report)
 	if err != nil {
 		return model.Forked{}, err
 	}
@@ -75,6 +75,7 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 	}
 	m.deleteUnwanted(ctx) // one may have a name that is asked for
 	forked := m.makeChildren(ctx, c, names, req.Fork, report)
+	forked.Notices = notices
 	m.observe(ctx)
 	return forked, nil
 }
@@ -94,18 +95,23 @@ func (c *core) checkInto(req model.Restore) error {
 }
 
 // captureOf opens a stored snapshot to make VMs of it. All of it is checked first.
-func (c *core) captureOf(ctx context.Context, ref string, disksOnly bool, report step.Reporter) (*moment.Capture, error) {
+func (c *core) captureOf(ctx context.Context, ref string, req model.Restore, report step.Reporter) (*moment.Capture, []model.Notice, error) {
 	s, snap, err := c.library.Open(ctx, ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	memory, notices, err := library.MayUseMemory(s, req)
+	if err != nil {
+		return nil, nil, err
 	}
 	end := report.Track("verify", s.Name)
 	err = snap.Verify(ctx)
 	end(err)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return moment.Stored(s, snap, disksOnly)
+	from, err := moment.Stored(s, snap, !memory)
+	return from, notices, err
 }
 
 // restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was

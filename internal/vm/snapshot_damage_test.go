@@ -102,7 +102,7 @@ func TestDamagedSnapshot(t *testing.T) {
 	}
 }
 
-// TestHostileSnapshot has well-formed descriptions that are false.
+// TestHostileSnapshot has well-formed descriptions that are false, and a request that trusts them.
 func TestHostileSnapshot(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(*snapshot.Meta){
@@ -146,11 +146,11 @@ func TestHostileSnapshot(t *testing.T) {
 			damage(t, snapshot.Remove(path))
 			damage(t, os.Rename(path+"-lies", path))
 			before := h.files()
-			forked, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{}, nil)
+			forked, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{TrustMemory: true}, nil)
 			if err == nil && forked.Children[0].VM != nil {
 				t.Errorf("a false description made the VM %+v", forked.Children[0].VM)
 			}
-			if _, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{Into: "a", Force: true}, nil); err == nil {
+			if _, err := d.RestoreSnapshot(t.Context(), s.ID, model.Restore{Into: "a", Force: true, TrustMemory: true}, nil); err == nil {
 				t.Error("a false description was restored in place")
 			}
 			h.wantFiles(t, before)

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"banger/internal/fault"
@@ -39,7 +40,8 @@ func TestExportAndImport(t *testing.T) {
 		} else {
 			claim(t, s.Name != "s", "the imported snapshot has the taken name %q", s.Name)
 		}
-		child := d.restore(t, s.Name, model.Restore{})[0]
+		claim(t, !s.Sealed, "the snapshot of another home counts as this home's own")
+		child := d.restore(t, s.Name, model.Restore{TrustMemory: true})[0]
 		wantMadeFrom(t, child, s)
 		there.wantWork(t, child, "work of a")
 	}
@@ -50,4 +52,56 @@ func TestExportAndImport(t *testing.T) {
 		t.Error("half of a snapshot was imported")
 	}
 	there.wantStored(t, 3)
+}
+
+// TestForeignMemory restores a snapshot that another home made. Its memory is used only by a
+// request that trusts it.
+func TestForeignMemory(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	claim(t, d.snap(t, v, "s").Sealed, "the home does not know its own snapshot")
+	var stream bytes.Buffer
+	if err := d.library.Export(t.Context(), "s", &stream, nil); err != nil {
+		t.Fatal(err)
+	}
+	back, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()), "back", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim(t, back.Sealed, "the home does not know its own snapshot that comes back")
+	equal(t, "the state of a VM of it", d.restore(t, "back", model.Restore{})[0].State, model.Running)
+
+	there := newHost(t)
+	there.file = h.file // the same kernel
+	d = there.daemon()
+	s, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()), "s", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim(t, !s.Sealed, "the snapshot of another home counts as this home's own")
+	forked, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Fork: model.Fork{Name: "cold"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := childrenOf(t, forked)[0]
+	equal(t, "the state of a VM of another home's snapshot", child.State, model.Stopped)
+	there.wantOnDisk(t, child, "work of a")
+	claim(t, len(forked.Notices) == 1 && strings.Contains(forked.Notices[0].Hint, "--trust-memory"), "the notices are %+v; want one with the way out", forked.Notices)
+
+	for _, name := range []string{"stopped", "running"} {
+		into := d.create(t, model.Create{Name: name})
+		if name == "running" {
+			into = d.worker(t, model.Create{Name: "worker"})
+		}
+		before := into.State
+		_, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: into.ID, Force: true}, nil)
+		claim(t, fault.KindOf(err) == fault.Invalid && strings.Contains(fault.HintOf(err), "--disks-only"), "a restore in place into a %s VM returned %v", name, err)
+		equal(t, "the state of the "+name+" VM after it", d.state(t, into.ID), before)
+		disksOnly := d.restore(t, "s", model.Restore{Into: into.ID, Force: true, DisksOnly: true})[0]
+		equal(t, "the state after a restore of disks only", disksOnly.State, model.Stopped)
+		trusting := d.restore(t, "s", model.Restore{Into: into.ID, Force: true, TrustMemory: true})[0]
+		equal(t, "the state after a restore that trusts the memory", trusting.State, model.Running)
+	}
 }

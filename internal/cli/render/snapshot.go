@@ -2,7 +2,9 @@ package render
 
 import (
 	"cmp"
+	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"banger/internal/cli/ui"
@@ -13,12 +15,12 @@ import (
 func Snapshots(snaps []model.Snapshot, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 5, Paint: ui.Style.Dim}, {Title: "VM"},
-		{Title: "KEEPS", Paint: paintKeeps}, {Title: "IMAGE", Min: 12, Drop: 3}, {Title: "MEM", Right: true, Drop: 2},
+		{Title: "KEEPS", Paint: paintKeeps}, {Title: "SEALED", Drop: 4}, {Title: "IMAGE", Min: 12, Drop: 3}, {Title: "MEM", Right: true, Drop: 2},
 		{Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
 	}}
 	for _, s := range snaps {
 		t.Rows = append(t.Rows, []string{
-			dash(s.Name), shortID(s.ID), dash(s.VM), Keeps(s), dash(ShortRef(s.Image)),
+			dash(s.Name), shortID(s.ID), dash(s.VM), Keeps(s), yesNo(s.Sealed), dash(ShortRef(s.Image)),
 			dash(unlessZero(s.Memory, s.Memory.String())), s.Size.String(), age(s.Created, now),
 		})
 	}
@@ -62,14 +64,59 @@ func Snapshot(s model.Snapshot, style ui.Style, now time.Time) [][2]string {
 		{"id", ui.Clean(s.ID)},
 		{"vm", named(s.VM, s.VMID)},
 		{"keeps", paintKeeps(style, Keeps(s))},
+		{"sealed", sealed(s)},
 		{"damage", ui.Clean(s.Damaged)},
-		{"image", ui.Clean(s.Image)},
-		{"kernel", ui.Clean(s.Kernel)},
+		{"image", named(s.Image, ShortHash(s.ImageID))},
+		{"kernel", named(s.Kernel, ShortHash(s.KernelID))},
 		{"vcpus", unlessZero(s.VCPUs, strconv.Itoa(s.VCPUs))},
 		{"memory", unlessZero(s.Memory, s.Memory.String())},
+		{"disks", ui.Clean(drives(s.Disks))},
+		{"env", unlessZero(s.Env, strconv.Itoa(s.Env)+" variables")},
 		{"driver", ui.Clean(s.Driver)},
 		{"size", s.Size.String()},
 		{"paused", paused},
 		{"created", moment(&s.Created, now)},
 	}
+}
+
+// sealed says what the seal means for a restore.
+func sealed(s model.Snapshot) string {
+	switch {
+	case s.Damaged != "":
+		return ""
+	case s.Sealed:
+		return "yes: this home made it"
+	case s.Kind == model.SnapshotFull:
+		return "no: a restore uses its disks only, unless you add --trust-memory"
+	}
+	return "no: this home did not make it"
+}
+
+func drives(disks []model.SnapshotDrive) string {
+	var list []string
+	for _, d := range disks {
+		list = append(list, d.Name+" "+d.Size.String())
+	}
+	return strings.Join(list, ", ")
+}
+
+// Incoming lists what a snapshot from elsewhere says of its VM.
+func Incoming(s model.Snapshot) string {
+	var parts []string
+	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
+	add("VM %s", s.VM)
+	add("image %s (%.12s)", ShortRef(s.Image), s.ImageID)
+	add("kernel %s (%.12s)", s.Kernel, s.KernelID)
+	add("%d vCPUs", s.VCPUs)
+	add("%v of memory", s.Memory)
+	add("disks %s", drives(s.Disks))
+	add("%d environment variables", s.Env)
+	return strings.Join(parts, ", ")
+}
+
+func yesNo(yes bool) string {
+	if yes {
+		return "yes"
+	}
+	return "no"
 }

@@ -69,7 +69,7 @@ func named(ref, id string) string {
 	if id == "" {
 		return ui.Clean(ref)
 	}
-	return fmt.Sprintf("%s (%s)", ui.Clean(ref), id[:min(len(id), 12)])
+	return fmt.Sprintf("%s (%s)", ui.Clean(ref), ui.Clean(id[:min(len(id), 12)]))
 }
 
 // moment writes a time as its age and its date.

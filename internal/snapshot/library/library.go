@@ -23,11 +23,13 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/snapshot"
+	"banger/internal/snapshot/seal"
 )
 
 // Library holds the stored snapshots of one home.
 type Library struct {
 	dir    string
+	key    *seal.Key
 	naming sync.Mutex
 }
 
@@ -39,12 +41,32 @@ type Label struct {
 	Pause time.Duration `json:"pause"`
 }
 
-// Open returns the library in a directory, which is made if it is missing.
-func Open(dir string) (*Library, error) {
+// Open returns the library in a directory, which is made if it is missing. keyFile holds the key of
+// its seals. When the key is made, the library's snapshots are of a version without seals, and get
+// them.
+func Open(ctx context.Context, dir, keyFile string) (*Library, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory of snapshots: %w", err)
 	}
-	return &Library{dir: dir}, nil
+	l := &Library{dir: dir}
+	var err error
+	l.key, err = seal.Open(keyFile, func(key *seal.Key) error { return l.sealAll(ctx, key) })
+	return l, err
+}
+
+// sealAll seals the snapshots without a seal. A damaged one stays without: its disks can be used
+// if they are whole.
+func (l *Library) sealAll(ctx context.Context, key *seal.Key) error {
+	return l.eachMeta(func(id string, meta snapshot.Meta, err error) error {
+		if err != nil || meta.Seal != nil {
+			return nil
+		}
+		err = snapshot.PutSeal(ctx, l.Dir(id), func(meta snapshot.Meta) (*snapshot.Seal, error) { return key.SealHere(meta, id) })
+		if kind := fault.KindOf(err); kind == fault.Invalid || kind == fault.NotFound {
+			return nil
+		}
+		return err
+	})
 }
 
 // Dir is where the snapshot with an id lies, or will lie.
@@ -55,33 +77,40 @@ func (l *Library) Draft() (*snapshot.Draft, error) { return snapshot.Create(l.Di
 
 // Store makes a draft a stored snapshot under a name; "" is a random one.
 func (l *Library) Store(ctx context.Context, draft *snapshot.Draft, meta snapshot.Meta, label Label) (model.Snapshot, error) {
+	draft.SumDisks, draft.Digest, draft.Seal = true, true, l.key.Seal
+	if err := draft.Fill(ctx); err != nil { // before the lock: it reads all
+		return model.Snapshot{}, err
+	}
 	l.naming.Lock()
 	defer l.naming.Unlock()
 	var err error
-	if label.Name, err = l.FreeName(ctx, label.Name); err != nil {
+	if label.Name, err = l.FreeName(label.Name); err != nil {
 		return model.Snapshot{}, err
 	}
 	if meta.Extra, err = json.Marshal(label); err != nil {
 		return model.Snapshot{}, fmt.Errorf("describing the snapshot: %w", err)
 	}
-	draft.SumDisks = true
 	snap, err := draft.Commit(ctx, meta)
 	if err != nil {
 		return model.Snapshot{}, err
 	}
-	return describe(snap)
+	return l.describe(snap)
 }
 
 // FreeName returns name if no snapshot has it, and a random free one for "". A name that is free
-// now may be taken a moment later: Store decides.
-func (l *Library) FreeName(ctx context.Context, name string) (string, error) {
-	list, err := l.List(ctx)
+// now may be taken a moment later: Store decides. It reads descriptions only.
+func (l *Library) FreeName(name string) (string, error) {
+	names := map[string]bool{}
+	err := l.eachMeta(func(_ string, meta snapshot.Meta, err error) error {
+		if err == nil { // otherwise it has lost its name
+			names[labelOf(meta).Name] = true
+		}
+		return nil
+	})
 	if err != nil {
 		return "", err
 	}
-	taken := func(name string) bool {
-		return slices.ContainsFunc(list, func(s model.Snapshot) bool { return s.Name == name })
-	}
+	taken := func(name string) bool { return names[name] }
 	if name == "" {
 		return model.NewName(taken), nil
 	}
@@ -92,7 +121,16 @@ func (l *Library) FreeName(ctx context.Context, name string) (string, error) {
 	return name, nil
 }
 
-func describe(s *snapshot.Snapshot) (model.Snapshot, error) {
+// labelOf returns the label in a description, or none rather than half of one.
+func labelOf(meta snapshot.Meta) Label {
+	var label Label
+	if json.Unmarshal(meta.Extra, &label) != nil {
+		return Label{}
+	}
+	return label
+}
+
+func (l *Library) describe(s *snapshot.Snapshot) (model.Snapshot, error) {
 	meta := s.Meta()
 	var label Label
 	if err := json.Unmarshal(meta.Extra, &label); err != nil {
@@ -102,17 +140,23 @@ func describe(s *snapshot.Snapshot) (model.Snapshot, error) {
 	if err != nil {
 		return model.Snapshot{}, err
 	}
-	found := summary(filepath.Base(s.Dir()), meta, label)
+	found := l.summary(filepath.Base(s.Dir()), meta, label)
 	found.Size = usage.Allocated
 	return found, nil
 }
 
-func summary(id string, meta snapshot.Meta, label Label) model.Snapshot {
-	return model.Snapshot{
+func (l *Library) summary(id string, meta snapshot.Meta, label Label) model.Snapshot {
+	spec := meta.Spec
+	s := model.Snapshot{
 		ID: id, Name: label.Name, VM: label.VM, VMID: label.VMID, Kind: meta.Kind, Created: meta.Created,
-		Image: meta.Spec.Image, ImageID: meta.Spec.ImageID, Kernel: meta.Spec.Kernel, KernelID: meta.Spec.KernelID, VCPUs: meta.Spec.VCPUs, Memory: meta.Spec.Memory,
-		Driver: meta.Driver, Pause: label.Pause,
+		Image: spec.Image, ImageID: spec.ImageID, Kernel: spec.Kernel, KernelID: spec.KernelID,
+		VCPUs: spec.VCPUs, Memory: spec.Memory, Env: len(spec.Env),
+		Driver: meta.Driver, Pause: label.Pause, Sealed: l.key.Made(meta, id),
 	}
+	for _, d := range meta.Disks {
+		s.Disks = append(s.Disks, model.SnapshotDrive{Name: d.Name, Size: d.Size})
+	}
+	return s
 }
 
 // describeDamaged returns what can be read of a damaged snapshot.
@@ -120,11 +164,7 @@ func (l *Library) describeDamaged(id string, damage error) model.Snapshot {
 	s := model.Snapshot{ID: id}
 	dir := l.Dir(id)
 	if meta, err := snapshot.ReadMeta(dir); err == nil {
-		var label Label
-		if json.Unmarshal(meta.Extra, &label) != nil {
-			label = Label{} // rather than half of one
-		}
-		s = summary(id, meta, label)
+		s = l.summary(id, meta, labelOf(meta))
 	}
 	if space, err := disk.SpaceOf(dir); err == nil {
 		s.Size = space.Own + space.Shared
@@ -140,7 +180,7 @@ func (l *Library) List(ctx context.Context) ([]model.Snapshot, error) {
 	err := l.each(ctx, func(id string, snap *snapshot.Snapshot, err error) error {
 		var s model.Snapshot
 		if err == nil {
-			s, err = describe(snap)
+			s, err = l.describe(snap)
 		}
 		if err != nil {
 			s = l.describeDamaged(id, err)
@@ -155,6 +195,15 @@ func (l *Library) List(ctx context.Context) ([]model.Snapshot, error) {
 // each visits the stored snapshots, also those that cannot be opened. One that is deleted meanwhile
 // is left out.
 func (l *Library) each(ctx context.Context, visit func(id string, snap *snapshot.Snapshot, err error) error) error {
+	return eachIn(l, func(dir string) (*snapshot.Snapshot, error) { return snapshot.Open(ctx, dir) }, visit)
+}
+
+// eachMeta is each for descriptions: it reads no other files.
+func (l *Library) eachMeta(visit func(id string, meta snapshot.Meta, err error) error) error {
+	return eachIn(l, snapshot.ReadMeta, visit)
+}
+
+func eachIn[T any](l *Library, open func(dir string) (T, error), visit func(id string, opened T, err error) error) error {
 	entries, err := os.ReadDir(l.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("listing snapshots: %w", err)
@@ -163,11 +212,11 @@ func (l *Library) each(ctx context.Context, visit func(id string, snap *snapshot
 		if !model.IsID(entry.Name()) {
 			continue
 		}
-		snap, err := snapshot.Open(ctx, l.Dir(entry.Name()))
+		opened, err := open(l.Dir(entry.Name()))
 		if _, gone := os.Lstat(l.Dir(entry.Name())); err != nil && errors.Is(gone, os.ErrNotExist) {
 			continue
 		}
-		if err := visit(entry.Name(), snap, err); err != nil {
+		if err := visit(entry.Name(), opened, err); err != nil {
 			return err
 		}
 	}
@@ -209,7 +258,7 @@ func (l *Library) Open(ctx context.Context, ref string) (model.Snapshot, *snapsh
 	}
 	snap, err := snapshot.Open(ctx, l.Dir(s.ID))
 	if err == nil {
-		s, err = describe(snap)
+		s, err = l.describe(snap)
 	}
 	if err != nil {
 		return s, nil, fault.New(fault.KindOf(err), "%w", err).
@@ -227,21 +276,18 @@ func (l *Library) Delete(ctx context.Context, ref string) (model.Snapshot, error
 	return s, snapshot.Remove(l.Dir(s.ID))
 }
 
-// References calls use with the specs that stored snapshots need images and kernels for. A snapshot
-// that cannot be read fails the call: it might need anything. A damaged one needs nothing any more.
-func (l *Library) References(ctx context.Context, use func(name string, spec model.Spec)) error {
-	return l.each(ctx, func(id string, snap *snapshot.Snapshot, err error) error {
+// References calls use with the specs that stored snapshots need images and kernels for. It reads
+// only descriptions, because callers hold a lock. A description that cannot be read fails the call:
+// it might need anything. A damaged one needs nothing any more.
+func (l *Library) References(use func(name string, spec model.Spec)) error {
+	return l.eachMeta(func(id string, meta snapshot.Meta, err error) error {
 		if fault.KindOf(err) == fault.Invalid {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		name := id
-		if s, err := describe(snap); err == nil {
-			name = s.Name
-		}
-		use(name, snap.Meta().Spec)
+		use(cmp.Or(labelOf(meta).Name, id), meta.Spec)
 		return nil
 	})
 }

@@ -29,7 +29,7 @@ func (l *Library) Import(ctx context.Context, r io.Reader, name string, report s
 		if err := model.CheckName(name); err != nil {
 			return model.Snapshot{}, fault.New(fault.Invalid, "%w", err)
 		}
-		if _, err := l.FreeName(ctx, name); err != nil { // now, rather than after all of the stream
+		if _, err := l.FreeName(name); err != nil { // now, rather than after all of the stream
 			return model.Snapshot{}, err
 		}
 	}
@@ -49,7 +49,7 @@ func (l *Library) Import(ctx context.Context, r io.Reader, name string, report s
 			}
 			l.naming.Lock() // until Import has returned, when the snapshot has its name
 			unlock = l.naming.Unlock
-			label.Name, notices, err = l.nameImported(ctx, label.Name, name)
+			label.Name, notices, err = l.nameImported(label.Name, name)
 			if err != nil {
 				return nil, err
 			}
@@ -59,7 +59,7 @@ func (l *Library) Import(ctx context.Context, r io.Reader, name string, report s
 	if err != nil {
 		return model.Snapshot{}, err
 	}
-	s, err := describe(snap)
+	s, err := l.describe(snap)
 	s.Notices = notices
 	return s, err
 }
@@ -83,18 +83,18 @@ func foreignLabel(meta snapshot.Meta) (Label, error) {
 }
 
 // nameImported chooses the name of an imported snapshot. Its own name replaces nothing.
-func (l *Library) nameImported(ctx context.Context, own, asked string) (string, []model.Notice, error) {
+func (l *Library) nameImported(own, asked string) (string, []model.Notice, error) {
 	if asked != "" {
-		free, err := l.FreeName(ctx, asked)
+		free, err := l.FreeName(asked)
 		return free, nil, err
 	}
 	if model.CheckName(own) == nil {
-		free, err := l.FreeName(ctx, own)
+		free, err := l.FreeName(own)
 		if fault.KindOf(err) != fault.Exists {
 			return free, nil, err
 		}
 	}
-	free, err := l.FreeName(ctx, "")
+	free, err := l.FreeName("")
 	return free, []model.Notice{{
 		Text: fmt.Sprintf("the snapshot does not keep the name %q, which is taken or not allowed here: it is called %s", own, free),
 		Hint: "To choose its name, import it with --name",

@@ -1,0 +1,249 @@
+package library
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/snapshot"
+)
+
+func open(t *testing.T, home string) *Library {
+	t.Helper()
+	l, err := Open(t.Context(), filepath.Join(home, "snapshots"), filepath.Join(home, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// spec is a valid one.
+func spec() model.Spec {
+	return model.Spec{
+		Name: "web", Image: "debian:bookworm", ImageID: strings.Repeat("ab", 32), Kernel: "debian", KernelID: strings.Repeat("cd", 32), VCPUs: 2,
+		Memory: 256 * model.MiB, DiskSize: model.GiB, WorkDiskSize: model.GiB, Net: model.NetNone, Remove: model.RemoveNever,
+		Env: map[string]string{"A": "b"},
+	}
+}
+
+// draft is a snapshot with memory and one disk.
+func draft(t *testing.T, l *Library) *snapshot.Draft {
+	t.Helper()
+	d, err := l.Draft()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Discard() })
+	memory, err := d.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := memory.WriteString("memory"); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := errors.Join(os.WriteFile(d.Device(), []byte("device"), 0o600), os.WriteFile(disk, []byte("disk"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CloneDisk(t.Context(), "system", disk); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func store(t *testing.T, l *Library, name string) model.Snapshot {
+	t.Helper()
+	s, err := l.Store(t.Context(), draft(t, l), snapshot.Meta{Spec: spec()}, Label{Name: name, VM: "web", VMID: model.NewID(), Pause: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func export(t *testing.T, l *Library, ref string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	if err := l.Export(t.Context(), ref, &out, nil); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// TestSealed claims that a home knows its own snapshots, wherever they were meanwhile.
+func TestSealed(t *testing.T) {
+	home, other := t.TempDir(), open(t, t.TempDir())
+	l := open(t, home)
+	s := store(t, l, "mine")
+	if !s.Sealed || s.Env != 1 || len(s.Disks) != 1 || s.ImageID != spec().ImageID {
+		t.Errorf("the stored snapshot is %+v; want a sealed one with its spec", s)
+	}
+	stream := export(t, l, "mine")
+	foreign, err := other.Import(t.Context(), bytes.NewReader(stream), "", nil)
+	if err != nil || foreign.Sealed || foreign.Name != "mine" {
+		t.Errorf("the snapshot of another home is %+v, %v; want one without a valid seal", foreign, err)
+	}
+	l = open(t, home)
+	back, err := l.Import(t.Context(), bytes.NewReader(export(t, other, "mine")), "back", nil)
+	if err != nil || !back.Sealed {
+		t.Errorf("a snapshot that was with another home came back as %+v, %v; want a sealed one", back, err)
+	}
+	list, err := l.List(t.Context())
+	if err != nil || len(list) != 2 || !list[0].Sealed || !list[1].Sealed {
+		t.Errorf("the list is %+v, %v; want two sealed snapshots", list, err)
+	}
+}
+
+// TestUnsealedAreAdoptedOnce claims that snapshots of a version without seals count as the home's
+// own, and that imported ones without a seal never do.
+func TestUnsealedAreAdoptedOnce(t *testing.T) {
+	home := t.TempDir()
+	l := open(t, home)
+	old, err := l.Draft()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Discard()
+	d := draft(t, l) // commits as an older version did
+	d.SumDisks = true
+	snap, err := d.Commit(t.Context(), snapshot.Meta{Spec: spec(), Extra: []byte(`{"name":"old","vm":"web","vm_id":"0123456789abcdef"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := l.Get(t.Context(), "old"); err != nil || s.Sealed {
+		t.Fatalf("without a seal, the snapshot is %+v, %v", s, err)
+	}
+	stream := export(t, l, "old")
+	if err := os.Remove(filepath.Join(home, "key")); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, home)
+	if s, err := l.Get(t.Context(), "old"); err != nil || !s.Sealed {
+		t.Errorf("the first start with seals makes it %+v, %v; want a sealed snapshot", s, err)
+	}
+	opened, err := snapshot.Open(t.Context(), snap.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := opened.Verify(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for name, sent := range map[string][]byte{"unsealed": stream, "adopted": export(t, l, "old")} {
+		if s, err := l.Import(t.Context(), bytes.NewReader(sent), name, nil); err != nil || s.Sealed {
+			t.Errorf("imported, it is %+v, %v; want one without a valid seal", s, err)
+		}
+	}
+	// A lost key makes nobody's snapshots the home's own.
+	if err := os.Remove(filepath.Join(home, "key")); err != nil {
+		t.Fatal(err)
+	}
+	list, err := open(t, home).List(t.Context())
+	if err != nil || len(list) != 3 {
+		t.Fatal(list, err)
+	}
+	for _, s := range list {
+		if s.Sealed {
+			t.Errorf("after the loss of the key, %s counts as the home's own", s.Name)
+		}
+	}
+}
+
+// TestImportChecksFirst claims that a snapshot whose VM cannot be is refused before anything is
+// made.
+func TestImportChecksFirst(t *testing.T) {
+	l := open(t, t.TempDir())
+	bad := spec()
+	bad.VCPUs = -1
+	d := draft(t, l)
+	if _, err := l.Store(t.Context(), d, snapshot.Meta{Spec: bad}, Label{Name: "bad", VM: "web", VMID: model.NewID()}); err != nil {
+		t.Fatal(err)
+	}
+	stream := export(t, l, "bad")
+	there := open(t, t.TempDir())
+	// The stream ends after its description, so a later check would report that it is cut off.
+	_, err := there.Import(t.Context(), bytes.NewReader(stream[:len(stream)-60]), "", nil)
+	if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "vcpus") {
+		t.Errorf("the import returned %v; want the reason that the VM cannot be", err)
+	}
+	if left, err := os.ReadDir(there.Dir("")); err != nil || len(left) != 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// TestNamingDoesNotWait claims that neither a name nor a look at what snapshots need reads all of
+// a snapshot, and that a new snapshot's files are read without the lock on names.
+func TestNamingDoesNotWait(t *testing.T) {
+	l := open(t, t.TempDir())
+	s := store(t, l, "mine")
+	memory := filepath.Join(l.Dir(s.ID), "memory")
+	if err := os.Chtimes(memory, time.Now(), time.Now()); err != nil { // Open now reads it
+		t.Fatal(err)
+	}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := snapshot.Open(canceled, l.Dir(s.ID)); err == nil {
+		t.Fatal("the snapshot is opened without reading it, so this test shows nothing")
+	}
+	if err := os.Chmod(memory, 0); err != nil {
+		t.Fatal(err)
+	}
+	needed := ""
+	if err := l.References(func(name string, spec model.Spec) { needed = name + " " + spec.ImageID }); err != nil || needed != "mine "+spec().ImageID {
+		t.Errorf("the references are %q, %v", needed, err)
+	}
+	if _, err := l.FreeName("mine"); fault.KindOf(err) != fault.Exists {
+		t.Errorf("the taken name: %v", err)
+	}
+	l.naming.Lock() // held by somebody else
+	done := make(chan error, 1)
+	d := draft(t, l)
+	go func() { done <- d.Fill(context.Background()) }()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	l.naming.Unlock()
+}
+
+func TestLabelsOfStrangers(t *testing.T) {
+	good := Label{Name: "n", VM: "web", VMID: "0123456789abcdef"}
+	for name, change := range map[string]func(*Label, *model.Spec){
+		"a VM's name":       func(l *Label, _ *model.Spec) { l.VM = "../x" },
+		"no id":             func(l *Label, _ *model.Spec) { l.VMID = "" },
+		"a bad id":          func(l *Label, _ *model.Spec) { l.VMID = "../../etc/passwd" },
+		"a negative pause":  func(l *Label, _ *model.Spec) { l.Pause = -1 },
+		"a bad environment": func(_ *Label, s *model.Spec) { s.Env = map[string]string{"A=B": ""} },
+		"huge memory":       func(_ *Label, s *model.Spec) { s.Memory = 2 * model.MaxMemory },
+	} {
+		label, sp := good, spec()
+		change(&label, &sp)
+		if _, err := foreignLabel(snapshot.Meta{Spec: sp, Extra: encoded(t, label)}); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := foreignLabel(snapshot.Meta{Spec: spec(), Extra: encoded(t, good)}); err != nil {
+		t.Errorf("the good label: %v", err)
+	}
+	l := open(t, t.TempDir())
+	for _, own := range []string{"0123456789abcdef", "../x", "", "a\nb"} {
+		name, notices, err := l.nameImported(own, "")
+		if err != nil || model.CheckName(name) != nil || len(notices) != 1 {
+			t.Errorf("a snapshot that calls itself %q is called %q, %+v, %v; want a random name and a notice", own, name, notices, err)
+		}
+	}
+}
+
+func encoded(t *testing.T, label Label) []byte {
+	t.Helper()
+	data, err := json.Marshal(label)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
