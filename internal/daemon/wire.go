@@ -38,6 +38,7 @@ type daemon struct {
 
 	store    *store.Store
 	records  *vmdir.Keeper // over the store
+	endTopUp func()        // ends what secureRecords began
 	driver   vmm.Driver
 	images   images
 	kernels  kernels
@@ -50,12 +51,13 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if err := home.CheckDatabase(d.Layout); err != nil {
 		return err
 	}
-	if d.store, err = store.Open(ctx, d.Layout.Database()); err != nil {
+	if d.store, err = openStore(ctx, d.Layout); err != nil {
 		return err
 	}
 	if err := held.Claim(ctx, d.store, store.HomeKey); err != nil {
 		return err
 	}
+	d.secureRecords(ctx)
 	if err := os.RemoveAll(d.Layout.Imports()); err != nil { // remains of a crash
 		return fmt.Errorf("removing unfinished uploads: %w", err)
 	}
@@ -113,6 +115,9 @@ func (d *daemon) close() error {
 	var errs []error
 	if d.manager != nil {
 		errs = append(errs, d.manager.Close())
+	}
+	if d.endTopUp != nil {
+		d.endTopUp()
 	}
 	if d.records != nil {
 		errs = append(errs, d.records.Close())

@@ -115,12 +115,16 @@ func (l Layout) SealKey() string    { return filepath.Join(l.State, "seal.key") 
 func (l Layout) VMs() string        { return filepath.Join(l.State, "vms") }
 func (l Layout) Lost() string       { return filepath.Join(l.State, "lost") }
 func (l Layout) Backups() string    { return filepath.Join(l.State, "backups") }
+func (l Layout) Reserve() string    { return filepath.Join(l.State, "reserve") }
 func (l Layout) Damaged() string    { return filepath.Join(l.State, "damaged") }
 
 // VM names the files of one VM.
 func (l Layout) VM(id string) VM {
 	return VM{Dir: filepath.Join(l.VMs(), id), Run: filepath.Join(l.Runtime, "vms", id)}
 }
+
+// Doomed returns the file that exists while a VM is to be deleted and its record cannot say so.
+func (l Layout) Doomed(id string) string { return filepath.Join(l.VMs(), id+".deleted") }
 
 // VM names the directories of one VM.
 type VM struct {

@@ -43,7 +43,7 @@ func (p *plan) carryOut(ctx context.Context, now time.Time) error {
 		return err
 	}
 	if !p.fresh {
-		return p.addRecords(ctx, p.layout.Database())
+		return p.addRecords(ctx, p.layout.Database(), store.Options{Backups: p.layout.Backups(), Reserve: p.layout.Reserve()})
 	}
 	return p.replaceDatabase(ctx, now)
 }
@@ -71,8 +71,8 @@ func (p *plan) moveDirs() error {
 	return describe("recovering", disk.SyncDir(p.layout.VMs()))
 }
 
-func (p *plan) addRecords(ctx context.Context, path string) error {
-	s, err := store.Open(ctx, path)
+func (p *plan) addRecords(ctx context.Context, path string, opts store.Options) error {
+	s, err := store.OpenWith(ctx, path, opts)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (p *plan) replaceDatabase(ctx context.Context, now time.Time) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
 	made := filepath.Join(temp, "banger.db")
-	if err := p.addRecords(ctx, made); err != nil {
+	if err := p.addRecords(ctx, made, store.Options{}); err != nil {
 		return err
 	}
 	if err := p.moveAside(now); err != nil {

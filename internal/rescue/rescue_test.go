@@ -301,6 +301,46 @@ func TestWhatNeedsCare(t *testing.T) {
 	}
 }
 
+// TestBackupHelps rebuilds from a backup what has no whole copy. Newer copies count more.
+func TestBackupHelps(t *testing.T) {
+	h := newHome(t)
+	running := vmOf(0, "torn")
+	running.State, running.Runtime = model.Running, &model.Runtime{Driver: "qemu"}
+	h.add(running, vmOf(1, "old"), vmOf(2, "vanished"), vmOf(3, "bare"))
+	h.backUp()
+	h.add(vmOf(1, "new"))
+	h.remove(h.layout.Database())
+	h.write(h.layout.VM(idOf(0)).Record(), "{")
+	h.remove(h.layout.VM(idOf(3)).Record())
+	if err := os.RemoveAll(h.layout.VM(idOf(2)).Dir); err != nil {
+		t.Fatal(err)
+	}
+	newest := filepath.Join(h.layout.Backups(), "banger-9.db")
+	h.write(newest, "a damaged backup, which is long enough for SQLite to notice\n")
+	r := h.run(false)
+	h.want(r, model.DatabaseMissing, 0, "a restored torn", "b rebuilt new", "c gone vanished", "d restored bare")
+	if r.Backup == "" || r.Backup == newest {
+		t.Errorf("the backup that was used is %q", r.Backup)
+	}
+	if v := h.records()[idOf(0)]; v.State != model.Stopped || v.Runtime != nil {
+		t.Errorf("the record from the backup is %+v", v)
+	}
+}
+
+func (h *site) backUp() {
+	h.t.Helper()
+	s, err := store.OpenWith(h.t.Context(), h.layout.Database(), store.Options{Backups: h.layout.Backups()})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := s.Backup(h.t.Context(), time.Now()); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // TestRecordIsAdded has a whole database that knows only one VM of two, as after a start with the
 // wrong one.
 func TestRecordIsAdded(t *testing.T) {

@@ -22,7 +22,7 @@ func (s *Store) Meta(ctx context.Context, key string) (string, error) {
 
 // SetMeta sets the value of a key.
 func (s *Store) SetMeta(ctx context.Context, key, value string) error {
-	_, err := s.db.ExecContext(ctx, `INSERT INTO meta (key, value) VALUES (?, ?)
+	err := s.write(ctx, `INSERT INTO meta (key, value) VALUES (?, ?)
 		ON CONFLICT (key) DO UPDATE SET value = excluded.value`, key, value)
 	if err != nil {
 		return fmt.Errorf("storing %s of the home: %w", key, s.noSpace(err))

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
@@ -27,8 +28,16 @@ import (
 
 // Store is an open database. It is safe for concurrent use.
 type Store struct {
-	dir string
-	db  *sql.DB
+	dir     string
+	db      *sql.DB
+	backups string // a directory; "": the database has none
+	reserve reserve
+}
+
+// Options say what a database has besides its file.
+type Options struct {
+	Backups string // the directory of the backups; "": none are made
+	Reserve string // the file of the reserve; "": there is none
 }
 
 // migrations change a database from version i to i+1. A released migration never changes.
@@ -44,7 +53,11 @@ var migrations = []string{
 
 // Open opens the database at path, creates it if it is missing, and updates its schema. It rejects
 // a database of a newer banger with fault.Unsupported.
-func Open(ctx context.Context, path string) (*Store, error) {
+func Open(ctx context.Context, path string) (*Store, error) { return OpenWith(ctx, path, Options{}) }
+
+// OpenWith is Open for a database with backups and a reserve. Before it updates the schema, it
+// makes a backup.
+func OpenWith(ctx context.Context, path string, opts Options) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("making the database's directory: %w", err)
 	}
@@ -59,8 +72,12 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	}
 	// SQLite has one writer. Reads are rare, because the manager keeps the records in memory.
 	db.SetMaxOpenConns(1)
-	s := &Store{db: db, dir: filepath.Dir(path)}
-	if err := s.migrate(ctx); err != nil {
+	s := &Store{db: db, dir: filepath.Dir(path), backups: opts.Backups, reserve: reserve{path: opts.Reserve}}
+	err = s.migrate(ctx)
+	for err != nil && s.isFull(err) && s.reserve.release() { // opening makes a file, too
+		err = s.migrate(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, damaged(err)), db.Close())
 	}
 	return s, os.Chmod(path, 0o600)
@@ -75,6 +92,11 @@ func (s *Store) migrate(ctx context.Context) error {
 		return fault.New(fault.Unsupported, "its schema has version %d; this banger reads up to %d",
 			version, len(migrations)).
 			WithHint("A newer banger has used this directory. Run that version, or set BANGER_HOME to another directory.")
+	}
+	if s.backups != "" && version > 0 && version < len(migrations) {
+		if _, err := s.backup(ctx, time.Now(), fmt.Sprintf("schema%d", version)); err != nil {
+			return err
+		}
 	}
 	for ; version < len(migrations); version++ {
 		if err := s.step(ctx, version); err != nil {
@@ -109,7 +131,7 @@ func (s *Store) PutVM(ctx context.Context, v model.VM) error {
 	if err != nil {
 		return fmt.Errorf("encoding the record of VM %s: %w", v.ID, err)
 	}
-	_, err = s.db.ExecContext(ctx, `INSERT INTO vms (id, name, created, doc) VALUES (?, ?, ?, ?)
+	err = s.write(ctx, `INSERT INTO vms (id, name, created, doc) VALUES (?, ?, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET name = excluded.name, doc = excluded.doc`,
 		v.ID, v.Spec.Name, v.Created.UnixNano(), string(doc))
 	var failed *sqlite.Error
@@ -122,18 +144,40 @@ func (s *Store) PutVM(ctx context.Context, v model.VM) error {
 	return nil
 }
 
-// noSpace adds a kind and a hint to an error of a full disk. It returns other errors unchanged.
-// SQLite calls it a failed write if it cannot enlarge the file that readers share.
-func (s *Store) noSpace(err error) error {
-	var failed *sqlite.Error
-	if !errors.As(err, &failed) {
-		return err
+// write changes the database. On a full disk it first begins the WAL anew, which makes room in it,
+// and then releases the reserve, a step at a time.
+func (s *Store) write(ctx context.Context, statement string, args ...any) error {
+	_, err := s.db.ExecContext(ctx, statement, args...)
+	for more := s.isFull(err); more && s.isFull(err); more = s.reserve.release() {
+		if _, full := s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(RESTART)"); full != nil {
+			continue
+		}
+		_, err = s.db.ExecContext(ctx, statement, args...)
 	}
-	if code := failed.Code() & 0xff; code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR && isFull(s.dir) {
+	return err
+}
+
+// Replenish makes the reserve whole again if there is room for it.
+func (s *Store) Replenish() error { return s.reserve.replenish() }
+
+// noSpace adds a kind and a hint to an error of a full disk. It returns other errors unchanged.
+func (s *Store) noSpace(err error) error {
+	if s.isFull(err) {
 		return fault.New(fault.Unavailable, "no space left: %w", err).
 			WithHint("Free some space in BANGER_HOME, for example with `banger vm delete` or `banger image prune`.")
 	}
 	return err
+}
+
+// isFull reports whether an error means that the disk is full. SQLite calls it a failed write if it
+// cannot enlarge the file that readers share.
+func (s *Store) isFull(err error) bool {
+	var failed *sqlite.Error
+	if !errors.As(err, &failed) {
+		return false
+	}
+	code := failed.Code() & 0xff
+	return code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR && isFull(s.dir)
 }
 
 // isFull reports whether a file system has no room for two more pages.
@@ -207,7 +251,7 @@ func isDamaged(format string, args ...any) error {
 
 // DeleteVM removes a record. A missing record is no error.
 func (s *Store) DeleteVM(ctx context.Context, id string) error {
-	if _, err := s.db.ExecContext(ctx, "DELETE FROM vms WHERE id = ?", id); err != nil {
+	if err := s.write(ctx, "DELETE FROM vms WHERE id = ?", id); err != nil {
 		return fmt.Errorf("deleting the record of VM %s: %w", id, s.noSpace(err))
 	}
 	return nil

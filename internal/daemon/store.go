@@ -1,0 +1,52 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"banger/internal/paths"
+	"banger/internal/store"
+)
+
+// topUp is how often the daemon looks whether there is room for the database's reserve again.
+const topUp = 30 * time.Second
+
+func openStore(ctx context.Context, layout paths.Layout) (*store.Store, error) {
+	return store.OpenWith(ctx, layout.Database(), store.Options{Backups: layout.Backups(), Reserve: layout.Reserve()})
+}
+
+// secureRecords backs the database up, before this daemon changes a record, and keeps its reserve
+// whole. Errors are logged: on a full disk, the daemon must start so that VMs can be deleted.
+func (d *daemon) secureRecords(ctx context.Context) {
+	began := time.Now()
+	made, err := d.store.Backup(ctx, began)
+	if err != nil {
+		d.log.WarnContext(ctx, "backing up the records", "error", err)
+	} else if made {
+		d.log.InfoContext(ctx, "backed up the records", "took", time.Since(began))
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { d.keepReserve(ctx) })
+	d.endTopUp = func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// keepReserve makes the reserve whole again whenever there is room for it, until ctx ends.
+func (d *daemon) keepReserve(ctx context.Context) {
+	tick := time.NewTicker(topUp)
+	defer tick.Stop()
+	for {
+		if err := d.store.Replenish(); err != nil {
+			d.log.WarnContext(ctx, "keeping space for records", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
