@@ -37,6 +37,7 @@ type Keeper struct {
 	mu      sync.Mutex
 	written map[string]sum  // by id; of the copies that are known to be right
 	dirty   map[string]bool // ids whose copies are not synced
+	doomed  map[string]bool // ids whose deletion is noted: see doom
 	timer   *time.Timer     // nil if nothing is dirty
 	closed  bool
 	syncing sync.WaitGroup
@@ -46,30 +47,44 @@ type sum [sha256.Size]byte
 
 // Keep returns a Keeper over a store.
 func Keep(store Store, layout paths.Layout, log *slog.Logger) *Keeper {
-	return &Keeper{store: store, layout: layout, log: log, written: map[string]sum{}, dirty: map[string]bool{}}
+	return &Keeper{store: store, layout: layout, log: log, written: map[string]sum{}, dirty: map[string]bool{}, doomed: map[string]bool{}}
 }
 
 // PutVM stores a record, and its copy if what the copy holds has changed.
 func (k *Keeper) PutVM(ctx context.Context, v model.VM) error {
-	if err := k.store.PutVM(ctx, v); err != nil {
+	err := k.store.PutVM(ctx, v)
+	if v.State == model.Deleting {
+		if err != nil {
+			k.doom(ctx, v.ID)
+		}
+		k.remove(ctx, v.ID) // half a VM must not be rebuilt
 		return err
 	}
-	switch {
-	case v.State == model.Deleting: // half a VM must not be rebuilt
-		k.remove(ctx, v.ID)
-	case isKept(v):
+	if err == nil {
+		k.spare(ctx, v.ID)
+	}
+	if err == nil && isKept(v) {
 		k.keep(ctx, v)
 	}
-	return nil
+	return err
 }
 
-// VMs returns all records, and brings their copies up to date.
+// VMs returns all records, and brings their copies up to date. A VM whose deletion could not be
+// recorded is being deleted.
 func (k *Keeper) VMs(ctx context.Context) ([]model.VM, error) {
 	vms, err := k.store.VMs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range vms {
+	if err := k.findDoomed(); err != nil {
+		return nil, err
+	}
+	k.spareUnknown(ctx, vms)
+	for i, v := range vms {
+		if k.isDoomed(v.ID) {
+			vms[i].State = model.Deleting
+			continue
+		}
 		if !isKept(v) {
 			continue
 		}
@@ -87,6 +102,7 @@ func (k *Keeper) DeleteVM(ctx context.Context, id string) error {
 		return err
 	}
 	k.forget(id)
+	k.spare(ctx, id)
 	return nil
 }
 
