@@ -3,10 +3,13 @@ package daemon
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"banger/internal/disk"
 	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/vmdir"
 )
 
 // unusedInitramfs is the time since the last use after which a prune removes an archive that boots
@@ -28,7 +31,11 @@ func (d *daemon) usage(ctx context.Context) (model.DiskUsage, error) {
 	if err != nil {
 		return model.DiskUsage{}, err
 	}
-	rows = append(append(rows, images...), kernels...)
+	lost, err := lostUsage(d.Layout)
+	if err != nil {
+		return model.DiskUsage{}, err
+	}
+	rows = slices.Concat(rows, images, kernels, lost)
 	var sorted model.DiskUsage
 	for _, kind := range usageKinds() {
 		for _, row := range rows {
@@ -45,7 +52,25 @@ func (d *daemon) usage(ctx context.Context) (model.DiskUsage, error) {
 func usageKinds() []model.UsageKind {
 	return []model.UsageKind{
 		model.UsageVM, model.UsageImage, model.UsageKernel, model.UsageSnapshot, model.UsageTemplate, model.UsageCache,
+		model.UsageLost,
 	}
+}
+
+// lostUsage has a row for each directory of a VM without a record. No prune removes one.
+func lostUsage(layout paths.Layout) ([]model.UsageRow, error) {
+	lost, err := vmdir.Lost(layout)
+	if err != nil {
+		return nil, err
+	}
+	var rows []model.UsageRow
+	for _, l := range lost {
+		space, err := disk.SpaceOf(l.Dir)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, space.Row(model.UsageLost, filepath.Base(l.Dir)))
+	}
+	return rows, nil
 }
 
 // inUse returns functions that find the users of an image or kernel. If a snapshot is damaged, the

@@ -19,8 +19,11 @@ import (
 func TestUsage(t *testing.T) {
 	layout := testLayout(t)
 	left := filepath.Join(layout.Snapshots(), "somebody-elses")
-	if err := errors.Join(os.MkdirAll(left, 0o700), os.WriteFile(filepath.Join(left, "memory"), make([]byte, 32<<10), 0o600)); err != nil {
-		t.Fatal(err)
+	const lost = "0123456789abcdef"
+	for _, dir := range []string{left, filepath.Join(layout.Lost(), lost)} {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "memory"), make([]byte, 32<<10), 0o600)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ready, said := testReady(t)
 	ctx, stop := context.WithCancel(testContext(t))
@@ -45,7 +48,10 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, row, ok)
 		}
 	}
-	if total != u.Total || len(u.Rows) != 3 || names["unfinished"].Own != 32*model.KiB {
+	if row := names[lost]; row.Kind != model.UsageLost || row.Own != 32*model.KiB || row.Reclaimable != 0 {
+		t.Errorf("the lost directory: %+v", row)
+	}
+	if total != u.Total || len(u.Rows) != 4 || names["unfinished"].Own != 32*model.KiB {
 		t.Errorf("%+v", u)
 	}
 	stop()

@@ -52,6 +52,8 @@ type Env struct {
 	ReadFile func(name string) ([]byte, error)
 	// Stat returns errors for which errors.Is finds fs.ErrNotExist and fs.ErrPermission.
 	Stat func(name string) (Entry, error)
+	// Lost lists the directories of VMs without a record.
+	Lost func() ([]string, error)
 	// Tool finds a program, and Output returns what a program prints.
 	Tool   func(name string) (path string, err error)
 	Output func(ctx context.Context, name string, args ...string) ([]byte, error)
@@ -124,7 +126,7 @@ func Run(ctx context.Context, env Env) []Check {
 	checks = append(checks, checkSubIDs(env)...)
 	checks = append(checks, checkSpace(env)...)
 	checks = append(checks, checkSSH(ctx, env)...)
-	return append(checks, checkNetworkFileSystem(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
+	return append(checks, checkLost(env), checkNetworkFileSystem(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
 		checkMemory(env), checkClock(env, host), checkLimit(env, OpenFiles), checkLimit(env, Processes))
 }
 

@@ -24,6 +24,7 @@ type host struct {
 	stats map[string]Entry
 	tools map[string]string
 	disks map[string]FileSystem // by directory; "" for all others
+	lost  []string
 }
 
 const debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n"
@@ -84,6 +85,7 @@ func goodHost() *host {
 			return h.disks[""], nil
 		},
 		Limit:           func(Resource) (uint64, uint64, error) { return 4096, Unlimited, nil },
+		Lost:            func() ([]string, error) { return h.lost, nil },
 		ClockSync:       func() (bool, bool) { return true, true },
 		KVM:             func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
 		Protection:      func() model.Protection { return model.Protection{{Name: model.LayerFiles, On: true}} },
@@ -181,6 +183,8 @@ func TestVerdicts(t *testing.T) {
 			{"protection", Warn, "turns it off", "Remove the key confine from the configuration."}}},
 		{"kvm is broken", func(h *host) { h.env.KVM = noKVM("makes no virtual machine") }, []verdict{{"kvm", Warn, "makes no virtual machine", ""}}},
 
+		{"a lost VM", func(h *host) { h.lost = []string{state + "/lost/0123456789abcdef"} }, []verdict{
+			{"lost-vms", Warn, "/lost/0123456789abcdef", "*"}}},
 		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "no program", "sudo apt install qemu-system-x86"}}},
 		{"a qemu that the configuration names", func(h *host) { h.env.QEMU = "/opt/qemu" }, []verdict{{"qemu", Fail, "no program /opt/qemu", "Correct the key qemu in the configuration."}}},
 		{"old qemu", qemuSays("QEMU emulator version 4.2.1 (Debian)"), []verdict{{"qemu", Fail, "version 4.2.1", "*"}}},

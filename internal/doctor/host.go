@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/paths"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 	"banger/internal/vmm/confine"
 	"banger/internal/vmm/qemu"
@@ -32,8 +33,19 @@ func Host(layout paths.Layout) Env {
 	}
 	return Env{
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
-		Now: time.Now, ReadFile: readSmall, Stat: stat, Tool: findTool, Output: output, FileSystem: fileSystem,
+		Now: time.Now, ReadFile: readSmall, Stat: stat, Lost: lost(layout), Tool: findTool, Output: output, FileSystem: fileSystem,
 		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: confine.Available, Recommendations: recommendations,
+	}
+}
+
+func lost(layout paths.Layout) func() ([]string, error) {
+	return func() ([]string, error) {
+		all, err := vmdir.Lost(layout)
+		var dirs []string
+		for _, l := range all {
+			dirs = append(dirs, l.Dir)
+		}
+		return dirs, err
 	}
 }
 

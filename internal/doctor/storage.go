@@ -45,6 +45,21 @@ func checkSpace(env Env) []Check {
 	return checks
 }
 
+// checkLost lists the directories of VMs whose records are lost. The daemon removes none of them.
+func checkLost(env Env) Check {
+	c := Check{Name: "lost-vms", Feature: "disks of VMs"}
+	dirs, err := env.Lost()
+	switch {
+	case err != nil:
+		return c.warn("cannot list lost VMs", err.Error(), "")
+	case len(dirs) == 0:
+		return c.pass("no VM has lost its record")
+	}
+	return c.warn(fmt.Sprintf("VMs without a record: %d, in %s", len(dirs), env.Layout.Lost()),
+		strings.Join(dirs, "\n"),
+		"To get them back: banger daemon stop; banger daemon recover. If you do not need one, remove its directory.")
+}
+
 // round drops the fraction of a large size.
 func round(b model.Bytes) model.Bytes {
 	for _, unit := range []model.Bytes{model.TiB, model.GiB, model.MiB} {

@@ -85,6 +85,7 @@ type UsageKind string
 // The things that use space.
 const (
 	UsageVM       UsageKind = "vm"
+	UsageLost     UsageKind = "lost" // directories of VMs without a record
 	UsageImage    UsageKind = "image"
 	UsageKernel   UsageKind = "kernel"
 	UsageSnapshot UsageKind = "snapshot"

@@ -75,7 +75,7 @@ var mayImport = map[string][]string{
 
 	// The surfaces.
 	"config":      {"fault", "home", "model", "paths"},
-	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmm", "vmm/confine", "vmm/qemu"},
+	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmdir", "vmm", "vmm/confine", "vmm/qemu"},
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},

@@ -13,7 +13,7 @@ var usageKinds = []struct {
 	name string
 }{
 	{model.UsageVM, "VMs"}, {model.UsageImage, "images"}, {model.UsageKernel, "kernels"}, {model.UsageSnapshot, "snapshots"},
-	{model.UsageTemplate, "templates"}, {model.UsageCache, "caches"},
+	{model.UsageTemplate, "templates"}, {model.UsageCache, "caches"}, {model.UsageLost, "lost VMs"},
 }
 
 // UsageByKind sums up the disk usage of each kind of item.
@@ -27,6 +27,9 @@ func UsageByKind(u model.DiskUsage) ui.Table {
 				sum.Add(row)
 				count++
 			}
+		}
+		if k.kind == model.UsageLost && count == 0 { // as on nearly every host
+			continue
 		}
 		t.Rows = append(t.Rows, append([]string{k.name, strconv.Itoa(count)}, usageCells(sum)...))
 	}
