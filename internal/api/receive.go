@@ -16,7 +16,7 @@ import (
 // ErrOutput marks an error of a writer that takes a command's output.
 var ErrOutput = errors.New("writing the command's output")
 
-// FrameReader is the source of a Receiver: a *Stream or a *proto.Reader.
+// FrameReader is the source of a Receiver, such as a *Stream.
 type FrameReader interface {
 	ReadFrame() (proto.FrameType, []byte, error)
 }
@@ -27,11 +27,9 @@ type Receiver struct {
 	Stdout, Stderr io.Writer    // receive the command's output
 	Stdin          *proto.Stdin // the sender of its input, for acknowledgements
 
-	Started func() error               // called before the first output, and at EventExec
-	Event   func(step.Event)           // receives the events of a run stream
-	Ended   func()                     // called once, at the command's end
-	Failure func(payload []byte) error // decodes a FrameError; FrameErr if unset
-	Early   bool                       // return at the command's end, not at the stream's
+	Started func() error     // called before the first output, and at EventExec
+	Event   func(step.Event) // receives the events of a run stream
+	Ended   func()           // called once, at the command's end
 }
 
 // result is how a command ended.
@@ -60,9 +58,6 @@ func (r *Receiver) Receive(frames FrameReader) (proto.Exit, error) {
 			ended = told
 			if r.Ended != nil {
 				r.Ended()
-			}
-			if r.Early {
-				return ended.exit, ended.err
 			}
 		}
 	}
@@ -100,11 +95,7 @@ func (r *Receiver) take(kind proto.FrameType, payload []byte) (*result, error) {
 		exit.Code &= 0xff
 		return &result{exit: exit}, nil
 	case proto.FrameError:
-		failure := r.Failure
-		if failure == nil {
-			failure = FrameErr
-		}
-		return &result{err: failure(payload)}, nil
+		return &result{err: FrameErr(payload)}, nil
 	}
 	return nil, nil // frames of other types are for newer clients
 }

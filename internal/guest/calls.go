@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/relay"
 	"banger/internal/model"
 )
 
@@ -47,7 +48,7 @@ func (c *Client) hello(ctx context.Context, query string) (proto.Hello, error) {
 	return h, nil
 }
 
-func name(s string) string { return Clean(s[:min(len(s), maxName)]) }
+func name(s string) string { return relay.Clean(s[:min(len(s), maxName)]) }
 
 func marks(in []proto.Mark) []proto.Mark {
 	out := make([]proto.Mark, 0, min(len(in), maxMarks))

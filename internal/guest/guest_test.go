@@ -19,6 +19,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/guest/channel"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/relay"
 )
 
 // fake is a guest whose agent answers as the test wants. Every dial is a new raw stream, as after a
@@ -179,7 +180,7 @@ func TestHostileAnswers(t *testing.T) {
 			if fault.KindOf(err) != tt.want || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("the answer is %v: %v; want %v with %q", fault.KindOf(err), err, tt.want, tt.text)
 			}
-			if len(err.Error()) > 2*maxMessage || strings.IndexFunc(err.Error(), unicode.IsControl) >= 0 && tt.want != fault.Unavailable {
+			if len(err.Error()) > 2*relay.MaxMessage || strings.IndexFunc(err.Error(), unicode.IsControl) >= 0 && tt.want != fault.Unavailable {
 				t.Errorf("message %q", err)
 			}
 		})
@@ -283,9 +284,12 @@ func TestExec(t *testing.T) {
 	}{
 		"works": {func(_ *proto.Reader, out *proto.Writer) {
 			out.WriteFrame(proto.FrameStdout, []byte("a"))
-			out.WriteFrame(200, []byte("a frame of the future"))
 			out.WriteJSON(proto.FrameExit, proto.Exit{Code: 3})
 		}, proto.Exit{Code: 3}, "", "a"},
+		"foreign frame": {func(_ *proto.Reader, out *proto.Writer) {
+			out.WriteFrame(200, []byte("x"))
+			out.WriteJSON(proto.FrameExit, proto.Exit{Code: 3})
+		}, proto.Exit{}, fault.Unavailable, ""},
 		"error": {func(_ *proto.Reader, out *proto.Writer) {
 			out.WriteJSON(proto.FrameError, proto.Error{Kind: "invalid", Msg: "no"})
 		}, proto.Exit{}, fault.Invalid, ""},
@@ -295,9 +299,8 @@ func TestExec(t *testing.T) {
 		"no error": {func(_ *proto.Reader, out *proto.Writer) { out.WriteFrame(proto.FrameError, nil) }, proto.Exit{}, fault.Unavailable, ""},
 		"acks": {func(_ *proto.Reader, out *proto.Writer) {
 			out.WriteFrame(proto.FrameAck, []byte{0xff, 0xff, 0xff, 0xff})
-			out.WriteFrame(proto.FrameAck, []byte{1})
 			out.WriteJSON(proto.FrameExit, proto.Exit{})
-		}, proto.Exit{}, "", ""},
+		}, proto.Exit{}, fault.Unavailable, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -377,7 +380,7 @@ func FuzzReplyError(f *testing.F) {
 	f.Add(500, []byte("{\"kind\":\"internal\",\"message\":\"\\u001b[0m\xff\"}"))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		err := replyError(status, body)
-		if err == nil || !known(fault.KindOf(err)) || len(err.Error()) > maxMessage+100 || strings.IndexFunc(err.Error(), unicode.IsControl) >= 0 {
+		if err == nil || !known(fault.KindOf(err)) || len(err.Error()) > 1<<10+100 || strings.IndexFunc(err.Error(), unicode.IsControl) >= 0 {
 			t.Errorf("a hostile answer made the error %q", err)
 		}
 	})

@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"home":          {"fault", "flock", "model", "paths", "socket"},
 	"guest/archive": {"fault"},
 	"guest/channel": {"fault", "guest/proto", "socket"}, // also the transports below it
+	"guest/relay":   {"fault", "guest/proto"},
 	"guest/agent":   {"fault", "guest/..."},
 
 	// The core and its contracts. It knows no driver, no store and no API.
@@ -130,7 +131,7 @@ var layers = []struct {
 	{"recovery of records", []string{"rescue"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
+	{"mechanisms", []string{"oplock", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

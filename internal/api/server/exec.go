@@ -3,16 +3,14 @@ package server
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"banger/internal/api"
 	"banger/internal/fault"
-	"banger/internal/guest"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/relay"
 	"banger/internal/machine"
 	"banger/internal/model"
 )
@@ -34,10 +32,6 @@ func (h guestHandlers) exec(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	start, err := encodeStart(req)
-	if err != nil {
-		return err
-	}
 	v, agent, unuse, err := h.use(r)
 	if err != nil {
 		return err
@@ -49,7 +43,7 @@ func (h guestHandlers) exec(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer done()
 	one := &execCall{
-		start: start, stdin: stdin, timeout: call.Timeout,
+		request: req, stdin: stdin, timeout: call.Timeout,
 		stdout: capture{room: int(call.MaxOutput), held: h.execBytes},
 		stderr: capture{room: int(call.MaxOutput), held: h.execBytes},
 	}
@@ -57,7 +51,7 @@ func (h guestHandlers) exec(w http.ResponseWriter, r *http.Request) error {
 	defer one.stderr.release()
 	result, err := one.run(ctx, agent)
 	if err != nil {
-		return orCause(ctx, err)
+		return lost(orCause(ctx, err), v.Spec.Name)
 	}
 	return writeResult(w, result)
 }
@@ -99,7 +93,7 @@ func checkExecCall(call *api.ExecCall) (proto.ExecRequest, []byte, error) {
 
 // execCall is one plain call.
 type execCall struct {
-	start          []byte // the payload of the first frame
+	request        proto.ExecRequest
 	stdin          []byte
 	timeout        time.Duration
 	stdout, stderr capture
@@ -107,30 +101,25 @@ type execCall struct {
 
 // run runs the command to its end, or until its time is over.
 func (one *execCall) run(ctx context.Context, agent machine.Agent) (*api.ExecResult, error) {
-	conn, err := openExec(ctx, agent, one.start)
+	command, err := openExec(ctx, agent, one.request)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer command.Close()
 	ctx, cancel := context.WithTimeoutCause(ctx, one.timeout, errTimedOut)
 	defer cancel()
-	out := proto.NewWriter(conn)
 	ended := make(chan struct{})
 	defer close(ended)
-	stop := context.AfterFunc(ctx, func() { hangUp(out, conn, ended) })
+	stop := context.AfterFunc(ctx, func() { hangUp(command, ended) })
 	defer stop()
-	stdin := proto.NewStdin(out)
-	defer stdin.Close()
+	stdin := command.Stdin()
 	if len(one.stdin) > 0 {
 		go func() {
-			_, _ = stdin.Write(one.stdin) // Receive notices the guest's end
+			_, _ = stdin.Write(one.stdin) // Collect notices the guest's end
 			_ = stdin.Close()
 		}()
 	}
-	receiver := api.Receiver{
-		Stdout: &one.stdout, Stderr: &one.stderr, Stdin: stdin, Failure: guest.ParseError, Early: true,
-	}
-	exit, err := receiver.Receive(frames(conn))
+	exit, err := command.Collect(&one.stdout, &one.stderr, stdin)
 	timedOut := errors.Is(context.Cause(ctx), errTimedOut)
 	switch {
 	case timedOut:
@@ -139,49 +128,48 @@ func (one *execCall) run(ctx context.Context, agent machine.Agent) (*api.ExecRes
 		return nil, err
 	}
 	return &api.ExecResult{
-		Code: exit.Code, Signal: signalOf(exit), TimedOut: timedOut,
+		Code: exit.Code, Signal: exit.Signal, TimedOut: timedOut,
 		Stdout: one.stdout.result(), Stderr: one.stderr.result(),
 	}, nil
 }
 
-// openExec passes a command to the guest's agent and returns the command's stream.
-func openExec(ctx context.Context, agent machine.Agent, start []byte) (net.Conn, error) {
+// openExec passes a command to the guest's agent.
+func openExec(ctx context.Context, agent machine.Agent, req proto.ExecRequest) (*relay.Command, error) {
+	if err := checkSize(req); err != nil {
+		return nil, err
+	}
 	setup, cancel := context.WithTimeout(ctx, guestTimeout)
 	defer cancel()
 	conn, err := agent.Upgrade(setup, "/v1/exec")
 	if err != nil {
 		return nil, err
 	}
-	if err := proto.NewWriter(conn).WriteFrame(proto.FrameStart, start); err != nil {
-		err = fault.New(fault.Unavailable, "handing the command to the guest: %w", err)
+	command, err := relay.Start(conn, req)
+	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return conn, nil
+	return command, nil
+}
+
+// lost adds to the error of a guest that is gone where its user finds more.
+func lost(err error, name string) error {
+	if !errors.Is(err, relay.ErrLost) {
+		return err
+	}
+	return fault.New(fault.Unavailable, "%w", err).WithHint("`banger vm logs %s` may show why.", name)
 }
 
 // hangUp asks the guest to end a command and cuts the stream off after a grace time. The request
 // has a goroutine of its own, because a guest that reads nothing blocks it until the cut.
-func hangUp(out *proto.Writer, conn net.Conn, ended <-chan struct{}) {
-	go func() { _ = out.WriteFrame(proto.FrameHangup, nil) }()
+func hangUp(command *relay.Command, ended <-chan struct{}) {
+	go func() { _ = command.HangUp() }()
 	grace := time.NewTimer(hangupGrace)
 	defer grace.Stop()
 	select {
 	case <-ended:
 	case <-grace.C:
 	}
-	conn.Close()
-}
-
-// signalOf returns the name of the signal that ended a command, or "" if the guest sent no valid
-// name.
-func signalOf(exit proto.Exit) string {
-	const longest = 16
-	name := exit.Signal
-	bad := func(r rune) bool { return !('A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '+' || r == '-') }
-	if len(name) > longest || !strings.HasPrefix(name, "SIG") || strings.ContainsFunc(name, bad) {
-		return ""
-	}
-	return name
+	command.Close()
 }
 
 // capture keeps the beginning of an output and counts the rest.

@@ -242,17 +242,20 @@ func TestExecCallHostileGuest(t *testing.T) {
 		kind fault.Kind
 	}{
 		"a signal that is none": {func(out *proto.Writer) {
-			out.WriteJSON(proto.FrameExit, proto.Exit{Code: 1 << 20, Signal: "SIG\x1b[2J"})
+			out.WriteJSON(proto.FrameExit, proto.Exit{Code: 1, Signal: "SIG\x1b[2J"})
 		}, ""},
+		"a status that is none": {func(out *proto.Writer) {
+			out.WriteJSON(proto.FrameExit, proto.Exit{Code: 1 << 20})
+		}, fault.Unavailable},
 		"an end without a word": {func(*proto.Writer) {}, fault.Unavailable},
-		"no status":             {func(out *proto.Writer) { out.WriteFrame(proto.FrameExit, []byte("{")) }, fault.Internal},
+		"no status":             {func(out *proto.Writer) { out.WriteFrame(proto.FrameExit, []byte("{")) }, fault.Unavailable},
 		"an error": {func(out *proto.Writer) {
 			out.WriteJSON(proto.FrameError, proto.Error{Kind: "denied", Msg: "no\x1b[2J"})
 		}, fault.Denied},
 		"an unknown frame": {func(out *proto.Writer) {
 			out.WriteFrame(99, nil)
 			out.WriteJSON(proto.FrameExit, proto.Exit{})
-		}, ""},
+		}, fault.Unavailable},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

@@ -89,7 +89,7 @@ func (h guestHandlers) join(w http.ResponseWriter, r *http.Request, route string
 	if err != nil {
 		return err
 	}
-	splice(ctx, c, guest, false)
+	splice(ctx, c, guest)
 	return nil
 }
 

@@ -33,6 +33,7 @@ type manager struct {
 	vms   map[string]model.VM // by id
 
 	agent   *agent
+	other   machine.Agent // instead of agent, if set
 	start   func(ctx context.Context, report step.Reporter) error
 	remove  func(ctx context.Context) error
 	create  func(ctx context.Context, req model.Create, report step.Reporter) error
@@ -197,6 +198,9 @@ func (m *manager) Agent(ref string) (machine.Agent, error) {
 	}
 	if m.agent == nil {
 		return nil, fault.New(fault.WrongState, "VM %s is not running", v.Spec.Name).WithHint("start it")
+	}
+	if m.other != nil {
+		return m.other, nil
 	}
 	return m.agent, nil
 }

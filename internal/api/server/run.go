@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/relay"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -35,8 +35,8 @@ type runStream struct {
 	in  *proto.Reader // from the client; only listen reads it
 	out *proto.Writer // to the client
 
-	cancel context.CancelCauseFunc      // ends the run, with the reason
-	guest  atomic.Pointer[proto.Writer] // to the command, after it was started
+	cancel  context.CancelCauseFunc       // ends the run, with the reason
+	started atomic.Pointer[relay.Command] // the command; nil before it was started
 }
 
 // run serves a run stream: see api.Run. A VM with RemoveOnDetach is deleted before the stream
@@ -60,7 +60,7 @@ func (h guestHandlers) run(w http.ResponseWriter, r *http.Request) error {
 	defer one.cancel(nil)
 
 	var req api.Run
-	if _, err := readStart(c, one.in, &req); err != nil {
+	if err := readStart(c, one.in, &req); err != nil {
 		c.refuse(h.streamProblem(ctx, err, ""))
 		return nil
 	}
@@ -143,7 +143,7 @@ func naming(report step.Reporter) func(model.VM) {
 	}
 }
 
-// command runs the command and forwards its frames. It returns nil after the command's end was
+// command runs the command and passes its output on. It returns nil after the command's end was
 // sent.
 func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) error {
 	_, agent, unuse, err := one.h.agents.Use(ctx, v.ID)
@@ -151,11 +151,11 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 		return orCause(ctx, err)
 	}
 	defer unuse()
-	guest, err := one.begin(ctx, agent, v, req)
+	command, err := one.begin(ctx, agent, v, req)
 	if err != nil {
 		return orCause(ctx, err)
 	}
-	defer guest.Close()
+	defer command.Close()
 	timedOut := func() bool { return errors.Is(context.Cause(ctx), errTimedOut) }
 	if req.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -164,26 +164,25 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 	}
 	ended := make(chan struct{})
 	defer close(ended)
-	stop := context.AfterFunc(ctx, func() { hangUp(one.guest.Load(), guest, ended) })
+	stop := context.AfterFunc(ctx, func() { hangUp(command, ended) })
 	defer stop()
-	told, err := one.forward(guest, timedOut)
+	exit, err := command.Output(one.c)
 	switch {
-	case told:
-		return nil
 	case timedOut():
 		one.conclude(proto.FrameExit, proto.Exit{Code: api.ExitTimedOut})
 		return nil
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil:
-		return fault.New(fault.Unavailable, "the VM went away before the command ended: %w", err).
-			WithHint("`banger vm logs %s` may tell why.", v.Spec.Name)
+	case err == nil:
+		one.send(proto.FrameExit, exit)
+		return nil
+	case errors.Is(err, relay.ErrClient):
+		one.cancel(errHangup)
+		return errHangup
 	}
-	return nil
+	return lost(orCause(ctx, err), v.Spec.Name)
 }
 
 // begin starts the command and connects the client's input to it.
-func (one *runStream) begin(ctx context.Context, agent machine.Agent, v model.VM, req api.Run) (net.Conn, error) {
+func (one *runStream) begin(ctx context.Context, agent machine.Agent, v model.VM, req api.Run) (*relay.Command, error) {
 	if req.Entrypoint {
 		img, err := one.h.images.ByID(v.Spec.ImageID)
 		if err != nil {
@@ -191,39 +190,13 @@ func (one *runStream) begin(ctx context.Context, agent machine.Agent, v model.VM
 		}
 		req.Exec.Argv = argv(img.Config, req.Exec.Argv)
 	}
-	start, err := encodeStart(req.Exec)
+	command, err := openExec(ctx, agent, req.Exec)
 	if err != nil {
 		return nil, err
 	}
-	guest, err := openExec(ctx, agent, start)
-	if err != nil {
-		return nil, err
-	}
-	one.guest.Store(proto.NewWriter(guest))
+	one.started.Store(command)
 	one.report(step.Event{Step: api.EventExec, Phase: step.Done, Time: time.Now()})
-	return guest, nil
-}
-
-// forward passes the command's frames on until its end was sent.
-func (one *runStream) forward(guest net.Conn, timedOut func() bool) (told bool, err error) {
-	in := frames(guest)
-	for {
-		t, payload, err := in.ReadFrame()
-		if err != nil {
-			return false, err
-		}
-		last := t == proto.FrameExit || t == proto.FrameError
-		if last && timedOut() {
-			return false, nil
-		}
-		if err := one.out.WriteFrame(t, payload); err != nil {
-			one.cancel(errHangup)
-			return last, err
-		}
-		if last {
-			return true, nil
-		}
-	}
+	return command, nil
 }
 
 // listen handles the client's frames until the client closes. Before the command runs, a client can
@@ -231,14 +204,16 @@ func (one *runStream) forward(guest net.Conn, timedOut func() bool) (told bool, 
 func (one *runStream) listen() {
 	for {
 		t, payload, err := one.in.ReadFrame()
-		switch guest := one.guest.Load(); {
+		switch command := one.started.Load(); {
 		case err != nil || t == proto.FrameHangup:
 			one.cancel(errHangup)
 			if err != nil {
 				return
 			}
-		case guest != nil:
-			guest.WriteFrame(t, payload) // forward notices a guest that is gone
+		case command != nil:
+			if err := command.WriteFrame(t, payload); err != nil {
+				one.cancel(err)
+			}
 		case t == proto.FrameSignal:
 			one.cancel(errInterrupted)
 		case t != proto.FrameResize: // the request holds the size for a later command

@@ -17,10 +17,9 @@ const bufferSize = 128 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
-// splice copies bytes both ways until both directions or ctx have ended. With oneLife the guest's
-// end ends the stream; otherwise each direction ends by itself, as with TCP. It returns after its
-// goroutines and closes both connections.
-func splice(ctx context.Context, c *client, guest net.Conn, oneLife bool) {
+// splice copies bytes both ways until both directions or ctx have ended. Each direction ends by
+// itself, as with TCP. It returns after its goroutines and closes both connections.
+func splice(ctx context.Context, c *client, guest net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
@@ -31,33 +30,22 @@ func splice(ctx context.Context, c *client, guest net.Conn, oneLife bool) {
 	defer c.Close()
 	defer guest.Close()
 
-	watch := func() (unwatch func()) {
-		unwatch, err := c.onHangup(cancel)
-		if err != nil { // out of file descriptors: leave no command behind
-			cancel()
-			return func() {}
-		}
-		return unwatch
-	}
-	if oneLife {
-		defer watch()()
-	}
 	down := make(chan struct{})
 	go func() {
 		defer close(down)
 		pump(c, guest)
 		c.CloseWrite()
-		if oneLife {
-			guest.Close()
-			c.SetReadDeadline(time.Now().Add(linger))
-		}
 	}()
 	if err := pump(guest, c); err != nil {
 		pump(io.Discard, c) // so that the client can finish sending
 	} else {
 		closeWrite(guest)
-		if !oneLife { // after the delivery of what the client sent
-			defer watch()()
+		// after the delivery of what the client sent
+		unwatch, err := c.onHangup(cancel)
+		if err != nil { // out of file descriptors: leave no stream behind
+			cancel()
+		} else {
+			defer unwatch()
 		}
 	}
 	<-down

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,13 +13,14 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
-	"banger/internal/machine"
+	"banger/internal/guest/relay"
+	"banger/internal/model"
 )
 
 // startTimeout is the time for a client to send the first frame after an upgrade.
 const startTimeout = 10 * time.Second
 
-// execStream reads the command, passes it to the guest's agent, and joins the two streams.
+// execStream reads the command, passes it to the guest's agent, and joins the client to it.
 func (h guestHandlers) execStream(w http.ResponseWriter, r *http.Request) error {
 	if err := checkUpgrade(r); err != nil {
 		return err
@@ -38,39 +40,88 @@ func (h guestHandlers) execStream(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	defer c.Close()
+	in := frames(c)
 	var req proto.ExecRequest
-	start, err := readStart(c, proto.NewReader(c), &req)
-	if err == nil {
-		err = joinExec(ctx, agent, c, start)
+	var command *relay.Command
+	if err = readStart(c, in, &req); err == nil {
+		command, err = openExec(ctx, agent, req)
 	}
 	if err != nil {
 		c.refuse(h.streamProblem(ctx, err, v.ID))
+		return nil
 	}
+	defer command.Close()
+	h.joinExec(ctx, v, command, c, in)
 	return nil
 }
 
-func joinExec(ctx context.Context, agent machine.Agent, c *client, start []byte) error {
-	guest, err := openExec(ctx, agent, start)
-	if err != nil {
-		return err
+// joinExec joins the client and a command until the command has ended or one of them is gone.
+func (h guestHandlers) joinExec(ctx context.Context, v model.VM, command *relay.Command, c *client, in *proto.Reader) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {
+		command.Close()
+		c.SetDeadline(time.Now().Add(linger))
+	})
+	defer stop()
+	unwatch, err := c.onHangup(func() { cancel(errHangup) })
+	if err != nil { // out of file descriptors: leave no command behind
+		c.refuse(h.streamProblem(ctx, err, v.ID))
+		return
 	}
-	defer guest.Close()
-	splice(ctx, c, guest, true)
-	return nil
+	listening := make(chan struct{})
+	go func() {
+		defer close(listening)
+		if err := passInput(command, in); err != nil {
+			cancel(err)
+			_ = pump(io.Discard, c) // so that the client can finish sending
+		}
+	}()
+	exit, err := command.Output(c)
+	out := proto.NewWriter(c)
+	switch {
+	case err == nil:
+		_ = out.WriteJSON(proto.FrameExit, exit)
+	case !errors.Is(err, relay.ErrClient):
+		problem := h.streamProblem(ctx, lost(orCause(ctx, err), v.Spec.Name), v.ID)
+		c.SetWriteDeadline(time.Now().Add(linger))
+		_ = out.WriteJSON(proto.FrameError, problem)
+	}
+	command.Close()
+	c.CloseWrite() // the client sees the end and closes, which ends passInput
+	c.SetReadDeadline(time.Now().Add(linger))
+	<-listening
+	unwatch()
 }
 
-// readStart decodes the first frame of a stream into out and returns its payload.
-func readStart(c *client, in *proto.Reader, out any) ([]byte, error) {
+// passInput passes the client's frames to a command until the client sends no more.
+func passInput(command *relay.Command, in *proto.Reader) error {
+	for {
+		kind, payload, err := in.ReadFrame()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fault.New(fault.Invalid, "reading the client's frames: %w", err)
+		}
+		if err := command.WriteFrame(kind, payload); err != nil {
+			return err
+		}
+	}
+}
+
+// readStart decodes the first frame of a stream into out.
+func readStart(c *client, in *proto.Reader, out any) error {
 	c.SetReadDeadline(time.Now().Add(startTimeout))
 	t, payload, err := in.ReadFrame()
 	c.SetReadDeadline(time.Time{})
 	switch {
 	case err != nil:
-		return nil, fault.New(fault.Invalid, "reading the stream's first frame: %w", err)
+		return fault.New(fault.Invalid, "reading the stream's first frame: %w", err)
 	case t != proto.FrameStart:
-		return nil, fault.New(fault.Invalid, "the stream's first frame has type %d, not %d", t, proto.FrameStart)
+		return fault.New(fault.Invalid, "the stream's first frame has type %d, not %d", t, proto.FrameStart)
 	}
-	return payload, decodeStrict(payload, out)
+	return decodeStrict(payload, out)
 }
 
 // refuse ends a stream with an error and waits a moment for the client to read it.
@@ -87,13 +138,14 @@ func frames(r io.Reader) *proto.Reader {
 	return proto.NewReader(bufio.NewReaderSize(r, proto.MaxFrame))
 }
 
-func encodeStart(req proto.ExecRequest) ([]byte, error) {
+// checkSize refuses a command that does not fit into a frame.
+func checkSize(req proto.ExecRequest) error {
 	payload, err := json.Marshal(req)
 	if err != nil {
-		return nil, fmt.Errorf("encoding the command: %w", err)
+		return fmt.Errorf("encoding the command: %w", err)
 	}
 	if len(payload) > proto.MaxFrame {
-		return nil, fault.New(fault.Invalid, "the command takes %d bytes; %d is the most", len(payload), proto.MaxFrame)
+		return fault.New(fault.Invalid, "the command takes %d bytes; %d is the most", len(payload), proto.MaxFrame)
 	}
-	return payload, nil
+	return nil
 }

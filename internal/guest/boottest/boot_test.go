@@ -3,6 +3,7 @@ package boottest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -235,8 +236,8 @@ func (s *stream) exit() proto.Exit {
 			s.t.Fatal(err)
 		}
 		if kind == proto.FrameExit {
-			e, err := guest.ParseExit(payload)
-			if err != nil {
+			var e proto.Exit
+			if err := json.Unmarshal(payload, &e); err != nil {
 				s.t.Fatal(err)
 			}
 			return e

@@ -35,8 +35,9 @@ const (
 // the stream.
 const FrameEvent FrameType = 32
 
-// A frame is its type, the payload's length as four bytes in network order, and the payload.
-const frameHeader = 5
+// HeaderSize is the length of a frame's header, bytes. A frame is its type, the payload's length as
+// four bytes in network order, and the payload.
+const HeaderSize = 5
 
 // Writer writes frames. It is safe for concurrent use: frames do not mix.
 type Writer struct {
@@ -105,15 +106,15 @@ func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
 // is io.EOF between frames and io.ErrUnexpectedEOF within one. A length over MaxFrame is an error
 // before anything is allocated.
 func (r *Reader) ReadFrame() (FrameType, []byte, error) {
-	var head [frameHeader]byte
+	var head [HeaderSize]byte
 	if _, err := io.ReadFull(r.r, head[:]); err != nil {
 		return 0, nil, err
 	}
-	n := binary.BigEndian.Uint32(head[1:])
-	if n > MaxFrame {
-		return 0, nil, fmt.Errorf("frame of %d bytes is larger than %d", n, MaxFrame)
+	n, err := payloadSize(head[:])
+	if err != nil {
+		return 0, nil, err
 	}
-	if cap(r.buf) < int(n) {
+	if cap(r.buf) < n {
 		r.buf = make([]byte, n)
 	}
 	payload := r.buf[:n]
@@ -124,4 +125,26 @@ func (r *Reader) ReadFrame() (FrameType, []byte, error) {
 		return 0, nil, err
 	}
 	return FrameType(head[0]), payload, nil
+}
+
+// payloadSize reads the length of the payload from a header.
+func payloadSize(head []byte) (int, error) {
+	n := binary.BigEndian.Uint32(head[1:HeaderSize])
+	if n > MaxFrame {
+		return 0, fmt.Errorf("frame of %d bytes is larger than %d", n, MaxFrame)
+	}
+	return int(n), nil
+}
+
+// Cut returns the frame at the beginning of b without a copy, and the frame's size with its header.
+// The size is 0 if b holds only a part of the frame.
+func Cut(b []byte) (t FrameType, payload []byte, size int, err error) {
+	if len(b) < HeaderSize {
+		return 0, nil, 0, nil
+	}
+	n, err := payloadSize(b)
+	if err != nil || len(b) < HeaderSize+n {
+		return 0, nil, 0, err
+	}
+	return FrameType(b[0]), b[HeaderSize : HeaderSize+n], HeaderSize + n, nil
 }

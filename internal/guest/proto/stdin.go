@@ -15,10 +15,15 @@ const StdinWindow = 256 << 10
 // ErrStdinClosed is returned by a Stdin after Close.
 var ErrStdinClosed = errors.New("standard input is closed")
 
+// frameWriter takes whole frames: a Writer, or one who checks them first.
+type frameWriter interface {
+	WriteFrame(t FrameType, payload []byte) error
+}
+
 // Stdin sends a command's standard input within StdinWindow. The goroutine that reads the stream
 // passes FrameAck frames to Ack. All methods are safe for concurrent use.
 type Stdin struct {
-	w *Writer
+	w frameWriter
 
 	mu     sync.Mutex
 	cond   *sync.Cond
@@ -27,7 +32,7 @@ type Stdin struct {
 }
 
 // NewStdin returns a Stdin that sends frames through w.
-func NewStdin(w *Writer) *Stdin {
+func NewStdin(w frameWriter) *Stdin {
 	s := &Stdin{w: w, room: StdinWindow}
 	s.cond = sync.NewCond(&s.mu)
 	return s
