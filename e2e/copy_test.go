@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"banger/internal/testkit"
 )
 
 // TestCopy copies both ways and checks modes, times, links and odd names.
@@ -60,7 +62,43 @@ func TestCopy(t *testing.T) {
 			t.Errorf("%q, %v", data, err)
 		}
 	})
+	t.Run("what root in the guest prepared", func(t *testing.T) { hostileTree(t, h) })
 	ok(t, h, "rm", "--force", "box")
+}
+
+// hostileTree copies a tree that root in the guest made to harm the host's user.
+func hostileTree(t *testing.T, h *testkit.Home) {
+	ok(t, h, "exec", "box", "--", "sh", "-c", `mkdir -p /tmp/trap/sub && cd /tmp/trap && umask 0 &&
+		printf x > tool && chmod 6777 tool && chmod 1777 sub && ln -s /etc/passwd sub/link && mknod disk b 8 0 && mkfifo pipe`)
+	here := filepath.Join(h.Dir, "here")
+	if err := os.Mkdir(here, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const list = `cd "$1" && find . ! -type l -printf "%p %m %y\n" -o -printf "%p -> %l\n" | sort`
+	want := ". 755 d\n./sub 755 d\n./sub/link -> /etc/passwd\n./tool 755 f\n"
+
+	notes := code(t, h, 0, "vm", "cp", "box:/tmp/trap", here).Stderr
+	for _, name := range []string{"trap/disk", "trap/pipe"} {
+		if !strings.Contains(notes, "skipped "+name) {
+			t.Errorf("the copy does not say that it skipped %s: %q", name, notes)
+		}
+	}
+	equal(t, "the copy in a directory", run(t, h, "sh", "-c", list, "sh", filepath.Join(here, "trap")), want)
+
+	// A program that trusts the archive, as root's tar does, gets the same.
+	archive := ok(t, h, "vm", "cp", "box:/tmp/trap", "-")
+	file := write(t, h, "trap.tar", archive, 0o600)
+	out := filepath.Join(h.Dir, "out")
+	if err := os.Mkdir(out, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, h, "tar", "-x", "-p", "-f", file, "-C", out)
+	equal(t, "the copy by tar", run(t, h, "sh", "-c", list, "sh", filepath.Join(out, "trap")), want)
+
+	// A file of 2 TiB that takes no room in the guest takes none here.
+	ok(t, h, "exec", "box", "--", "truncate", "-s", "2T", "/tmp/trap/large")
+	fails(t, h, []string{"vm", "cp", "box:/tmp/trap", here}, "bytes in files")
+	fails(t, h, []string{"vm", "cp", "box:/tmp/trap", "-"}, "bytes in files")
 }
 
 // withoutSizes drops the sizes of directories, which depend on the file system.

@@ -27,7 +27,9 @@ func newCpCmd(a *command.App) *cobra.Command {
 		Short: "Copy files into or out of a VM",
 		Long: `One of SRC and DST is a path in a VM, written as NAME:PATH. The other is a path on this host. If a local name has a colon, write ./ before it.
 
-Directories are copied with all that is in them. Modes, times and symbolic links are preserved, as with cp -a. SRC/. copies the contents of a directory, without the directory itself. In the guest, the copies belong to root. On this host, they belong to you.
+Directories are copied with all that is in them. Modes, times and symbolic links are preserved, as with cp -a. SRC/. copies the contents of a directory, without the directory itself. In the guest, the copies belong to root.
+
+On this host, the copies belong to you. Your umask applies to their modes, and setuid and setgid bits are removed, because the guest is not trusted. A copy out of a VM ends with an error if the guest sends a name with "..", a device, a file with holes, or anything else that no copy has.
 
 If SRC or DST is -, banger reads or writes a tar archive of a directory's contents.`,
 		Example: `banger vm cp ./src web:/root

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/guest/archive"
 )
 
 // guestPath reads the path parameter.
@@ -26,7 +27,8 @@ func guestPath(r *http.Request) (string, error) {
 	return p, nil
 }
 
-// getFiles streams files out of the guest. An error in the middle ends the answer: see fail.
+// getFiles streams files out of the guest. The client gets only what archive.Clean lets through. An
+// error in the middle ends the answer: see fail.
 func (h guestHandlers) getFiles(w http.ResponseWriter, r *http.Request) error {
 	p, err := guestPath(r)
 	if err != nil {
@@ -37,14 +39,13 @@ func (h guestHandlers) getFiles(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer unuse()
-	archive, err := agent.GetFiles(r.Context(), p)
+	stream, err := agent.GetFiles(r.Context(), p)
 	if err != nil {
 		return err
 	}
-	defer archive.Close()
+	defer stream.Close()
 	w.Header().Set("Content-Type", "application/x-tar")
-	w.WriteHeader(http.StatusOK)
-	return pump(w, archive)
+	return archive.Clean(r.Context(), w, stream, archive.CleanOptions{Source: p})
 }
 
 func (h guestHandlers) putFiles(w http.ResponseWriter, r *http.Request) error {

@@ -1,24 +1,42 @@
 package server
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"banger/internal/api"
 	"banger/internal/fault"
+	"banger/internal/guest/archive"
 	"banger/internal/model"
 )
+
+// packed returns a file as the agent in a guest packs it.
+func packed(t *testing.T, content []byte) []byte {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "etc")
+	if err := os.WriteFile(file, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var stream bytes.Buffer
+	if err := archive.Pack(t.Context(), &stream, file, archive.PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return stream.Bytes()
+}
 
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	ctx := deadline(t)
-	w.m.agent.files = bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	w.m.agent.files = packed(t, bytes.Repeat([]byte("0123456789abcdef"), 1<<16))
 	r, err := w.client.Guests().GetFiles(ctx, "box", "/etc")
 	if err != nil {
 		t.Fatal(err)
@@ -36,6 +54,53 @@ func TestFiles(t *testing.T) {
 	}
 	if err := w.client.Guests().PutFiles(ctx, "box", "/srv", bytes.NewReader(w.m.agent.files)); err != nil || !bytes.Equal(stored, w.m.agent.files) {
 		t.Errorf("stored %d bytes, %v", len(stored), err)
+	}
+}
+
+// TestHostileFiles has the guest send archives that no copy is. The client gets an error, and
+// nothing that it would take for a complete archive.
+func TestHostileFiles(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	for what, h := range map[string]*tar.Header{
+		"a way out":        {Typeflag: tar.TypeReg, Name: "../etc"},
+		"an absolute name": {Typeflag: tar.TypeReg, Name: "/etc"},
+		"a device":         {Typeflag: tar.TypeBlock, Name: "etc", Devmajor: 8},
+		"another name":     {Typeflag: tar.TypeReg, Name: ".bashrc"},
+		"holes":            {Typeflag: tar.TypeGNUSparse, Name: "etc"},
+	} {
+		var stream bytes.Buffer
+		tw := tar.NewWriter(&stream)
+		kind := h.Typeflag
+		if kind == tar.TypeGNUSparse { // package tar does not write it
+			h.Typeflag, h.Format = tar.TypeReg, tar.FormatGNU
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if kind == tar.TypeGNUSparse {
+			raw := stream.Bytes()
+			raw[156] = kind
+			sum := -int64(tar.TypeReg) + int64(kind)
+			old, _ := strconv.ParseInt(strings.Trim(string(raw[148:156]), " \x00"), 8, 64)
+			copy(raw[148:], fmt.Sprintf("%06o\x00 ", old+sum))
+		}
+		if err := tw.Close(); err != nil {
+			t.Fatal(err)
+		}
+		w.m.agent.files = stream.Bytes()
+		r, err := w.client.Guests().GetFiles(deadline(t), "box", "/etc")
+		var got []byte
+		if err == nil {
+			got, err = io.ReadAll(r)
+			r.Close()
+		}
+		if fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: the copy ends with %v of kind %q, want invalid", what, err, fault.KindOf(err))
+		}
+		if len(got) != 0 {
+			t.Errorf("%s: the client gets %d bytes", what, len(got))
+		}
 	}
 }
 

@@ -3,7 +3,12 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
 
 	"banger/internal/guest/archive"
 	"banger/internal/step"
@@ -19,12 +24,17 @@ type Copy struct {
 }
 
 // Receive unpacks a guest's stream of the path source to dst, or writes it to out. The guest writes
-// the stream, so package archive checks all names and modes in it.
-func (c Copy) Receive(ctx context.Context, stream io.Reader, source, dst string) (err error) {
+// the stream, so package archive checks all names and modes in it. The user's umask holds for the
+// copies: a guest must not decide who else on this host may write to them.
+func (c Copy) Receive(ctx context.Context, stream io.Reader, source, dst string) error {
+	mask, err := umask()
+	if err != nil {
+		return err
+	}
 	if dst == "-" {
-		err = archive.Export(ctx, c.Out, stream, archive.Limits{})
+		err = archive.Export(ctx, c.Out, stream, archive.CleanOptions{Source: source, Umask: mask, Note: c.Skip})
 	} else {
-		opts := archive.UnpackOptions{Source: source, Note: c.Skip}
+		opts := archive.UnpackOptions{Source: source, Umask: mask, Note: c.Skip}
 		if c.Owner {
 			opts.Owner = func(uid, gid int) (int, int) { return uid, gid }
 		}
@@ -34,6 +44,25 @@ func (c Copy) Receive(ctx context.Context, stream io.Reader, source, dst string)
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// umask returns this process's umask. umask(2) can only be read by changing it, also for files that
+// are made meanwhile.
+func umask() (fs.FileMode, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, fmt.Errorf("reading the umask: %w", err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if text, ok := strings.CutPrefix(line, "Umask:"); ok {
+			mask, err := strconv.ParseUint(strings.TrimSpace(text), 8, 9)
+			if err != nil {
+				return 0, fmt.Errorf("reading the umask: %w", err)
+			}
+			return fs.FileMode(mask), nil
+		}
+	}
+	return 0, errors.New("reading the umask: /proc/self/status does not have it")
 }
 
 // errStopped is the error of packing when the reader has stopped.

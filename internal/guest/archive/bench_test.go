@@ -1,6 +1,7 @@
 package archive_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -56,6 +57,33 @@ func BenchmarkCopy(b *testing.B) {
 			b.SetBytes(total)
 			for b.Loop() {
 				archive.Pack(context.Background(), io.Discard, src, archive.PackOptions{})
+			}
+		})
+	}
+}
+
+// BenchmarkClean passes a packed tree on.
+func BenchmarkClean(b *testing.B) {
+	for _, tt := range []struct {
+		name        string
+		files, size int
+	}{{"one file of 64 MiB", 1, 64 << 20}, {"5000 files of 4 KiB", 5000, 4 << 10}} {
+		src := filepath.Join(b.TempDir(), "src")
+		for i := range tt.files {
+			d := filepath.Join(src, fmt.Sprint(i/100))
+			os.MkdirAll(d, 0o755)
+			os.WriteFile(filepath.Join(d, fmt.Sprint(i)), make([]byte, tt.size), 0o644)
+		}
+		var packed bytes.Buffer
+		if err := archive.Pack(context.Background(), &packed, src, archive.PackOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(tt.name, func(b *testing.B) {
+			b.SetBytes(int64(tt.files) * int64(tt.size))
+			for b.Loop() {
+				if err := archive.Clean(context.Background(), io.Discard, bytes.NewReader(packed.Bytes()), archive.CleanOptions{}); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}

@@ -43,7 +43,11 @@ func TestForeignTar(t *testing.T) {
 	}
 
 	var plain bytes.Buffer
-	if err := archive.Export(ctx, &plain, &stream, archive.Limits{}); err != nil {
+	stream.Reset()
+	if err := archive.Pack(ctx, &stream, src+"/.", archive.PackOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.Export(ctx, &plain, &stream, archive.CleanOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "out")
@@ -117,7 +121,7 @@ func TestConvertBroken(t *testing.T) {
 	ctx := context.Background()
 	whole := foreign(t, header{file, "t", "", strings.Repeat("x", 2000)})
 	var out bytes.Buffer
-	if err := archive.Export(ctx, &out, bytes.NewReader(whole), archive.Limits{}); fault.KindOf(err) != fault.Invalid {
+	if err := archive.Export(ctx, &out, bytes.NewReader(whole), archive.CleanOptions{}); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("exporting a stream without its end: %v", err)
 	}
 	if err := archive.Import(ctx, &out, bytes.NewReader(whole[:1000]), archive.Limits{}); fault.KindOf(err) != fault.Invalid {

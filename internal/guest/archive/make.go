@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strings"
 	"time"
 	"unsafe"
 
@@ -94,8 +93,8 @@ func timespecs(t time.Time) [2]unix.Timespec {
 }
 
 func (u *unpacker) symlink(parent dir, name string, h *tar.Header) error {
-	if h.Linkname == "" || len(h.Linkname) > maxTarget || strings.ContainsRune(h.Linkname, 0) {
-		return badArchive("a symbolic link to %s", quoted(h.Linkname))
+	if err := checkTarget(h.Linkname); err != nil {
+		return err
 	}
 	if err := replace(parent, name); err != nil {
 		return err

@@ -56,7 +56,7 @@ func (p *packer) end(err error) error {
 	if err != nil {
 		records = map[string]string{recordError: note(err.Error()), recordKind: string(fault.KindOf(err))}
 	}
-	last := p.global(records)
+	last := writeGlobal(p.tw, records)
 	if last == nil {
 		last = p.tw.Close()
 	}
@@ -286,9 +286,5 @@ func (p *packer) skip(full, why string) error {
 	if p.opts.Note != nil {
 		p.opts.Note(full, why)
 	}
-	return p.global(map[string]string{recordSkipped: note(full) + "\t" + note(why)})
-}
-
-func (p *packer) global(records map[string]string) error {
-	return p.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Format: tar.FormatPAX, PAXRecords: records})
+	return writeGlobal(p.tw, map[string]string{recordSkipped: note(full) + "\t" + note(why)})
 }

@@ -11,41 +11,6 @@ import (
 	"time"
 )
 
-// Export turns a stream of Pack's into a tar for any program: it drops the global headers. An
-// incomplete stream is an error, and the output up to it is not a valid tar.
-func Export(ctx context.Context, w io.Writer, r io.Reader, limits Limits) error {
-	tr := tar.NewReader(bufio.NewReaderSize(stopReader{ctx, r}, bufSize))
-	out := bufio.NewWriterSize(w, bufSize)
-	tw := tar.NewWriter(out)
-	m := newMeter(limits)
-	u := &unpacker{meter: m, trail: []step{{}}} // reads global headers only
-	for {
-		h, err := tr.Next()
-		switch {
-		case errors.Is(err, io.EOF):
-			return badArchive("it ends before it is complete")
-		case err != nil:
-			return explain("reading", "the archive", streamError(err))
-		}
-		if h.Typeflag == tar.TypeXGlobalHeader {
-			done, err := u.global(h.PAXRecords)
-			if err != nil {
-				return err
-			}
-			if done {
-				return errors.Join(tw.Close(), out.Flush())
-			}
-			continue
-		}
-		if err := m.add(h.Size); err != nil {
-			return err
-		}
-		if err := copyEntry(tw, tr, h); err != nil {
-			return err
-		}
-	}
-}
-
 // Import turns any tar into a stream of a directory's contents, for Unpack. It adds directories
 // that the tar omits. It skips devices and pipes, as Pack does, and refuses names that lead out of
 // the tree.
@@ -122,7 +87,7 @@ func (in *importer) entry(tr *tar.Reader, h *tar.Header) error {
 	default:
 		return badArchive("%s is neither a file, a directory nor a link", quoted(h.Name))
 	}
-	err = copyEntry(in.tw, tr, out)
+	err = copyEntry(in.tw, tr, out, in.buf)
 	if err != nil {
 		in.broken = err // possibly within an entry
 	}
@@ -160,11 +125,14 @@ func below(name string) (string, error) {
 }
 
 // copyEntry passes on an entry and its content.
-func copyEntry(tw *tar.Writer, tr *tar.Reader, h *tar.Header) error {
+func copyEntry(tw *tar.Writer, tr *tar.Reader, h *tar.Header, buf []byte) error {
 	if err := tw.WriteHeader(h); err != nil {
 		return explain("copying", quoted(h.Name), err)
 	}
-	if _, err := io.Copy(struct{ io.Writer }{tw}, tr); err != nil {
+	if h.Size == 0 {
+		return nil
+	}
+	if _, err := io.CopyBuffer(struct{ io.Writer }{tw}, struct{ io.Reader }{tr}, buf); err != nil {
 		return explain("copying", quoted(h.Name), streamError(err))
 	}
 	return nil

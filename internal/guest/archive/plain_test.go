@@ -59,7 +59,7 @@ func TestImportThenExport(t *testing.T) {
 	}
 
 	var plain bytes.Buffer
-	if err := Export(ctx, &plain, &stream, Limits{}); err != nil {
+	if err := Export(ctx, &plain, &stream, CleanOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	var names []string
@@ -100,7 +100,7 @@ func TestImportRefuses(t *testing.T) {
 }
 
 func TestExportKnowsAnIncompleteStream(t *testing.T) {
-	if err := Export(context.Background(), io.Discard, bytes.NewReader(plainTar(t)), Limits{}); err == nil {
+	if err := Export(context.Background(), io.Discard, bytes.NewReader(plainTar(t)), CleanOptions{}); err == nil {
 		t.Error("a stream without its end mark was taken for complete")
 	}
 	var stream bytes.Buffer
@@ -108,7 +108,7 @@ func TestExportKnowsAnIncompleteStream(t *testing.T) {
 	if packErr == nil {
 		t.Fatal("packing nothing succeeded")
 	}
-	err := Export(context.Background(), io.Discard, &stream, Limits{})
+	err := Export(context.Background(), io.Discard, &stream, CleanOptions{})
 	var f *fault.Error
 	if !errors.As(err, &f) {
 		t.Errorf("the packer's error did not come through: %v", err)

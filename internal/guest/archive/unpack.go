@@ -99,40 +99,21 @@ func streamError(err error) error {
 	return err
 }
 
-// kindOfEnd returns the kind of an error that ended packing at the other end. Kinds that do not
-// concern the user become that end's internal error.
-func kindOfEnd(said string) fault.Kind {
-	switch kind := fault.Kind(said); kind {
-	case fault.Invalid, fault.NotFound, fault.Denied, fault.WrongState, fault.Unsupported:
-		return kind
-	}
-	return fault.Unavailable
-}
-
 // global handles a message of the other end. It reports whether it was the last one.
 func (u *unpacker) global(records map[string]string) (done bool, err error) {
 	if err := u.meter.add(0); err != nil {
 		return false, err
 	}
-	if msg, ok := records[recordError]; ok {
-		return true, fault.New(kindOfEnd(records[recordKind]), "%s", note(msg))
+	g, err := parseGlobal(records, len(u.trail) == 0)
+	if g.name != "" && u.opts.Note != nil {
+		u.opts.Note(g.name, g.why)
 	}
-	if text, ok := records[recordSkipped]; ok && u.opts.Note != nil {
-		name, why, _ := strings.Cut(text, "\t")
-		u.opts.Note(note(name), note(why))
-	}
-	if _, ok := records[recordEnd]; !ok {
-		return false, nil
-	}
-	if len(u.trail) == 0 {
-		return true, badArchive("it is empty")
-	}
-	return true, nil
+	return g.done, errors.Join(err, g.reported)
 }
 
 // entry makes the entry of h.
 func (u *unpacker) entry(h *tar.Header) error {
-	if h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.size"] != "" {
+	if sparse(h) {
 		return badArchive("%s is sparse", quoted(h.Name))
 	}
 	parts, err := components(h.Name)
