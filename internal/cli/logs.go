@@ -25,7 +25,7 @@ func newLogsCmd(a *command.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "logs NAME",
 		Short:   "Show the console output of a VM",
-		Long:    "On a terminal, banger prints text and colours only. It removes all other control sequences, because the guest could misuse them.",
+		Long:    "On a terminal, banger prints text and colours only. It removes all other control sequences, because the guest could misuse them. It shows text that the guest conceals, and removes invisible characters. If the output is no terminal, the bytes pass unchanged.",
 		Example: "banger logs -f web\nbanger logs --tail 20 --vmm web",
 		Args:    command.WantArgs("NAME"),
 		RunE: command.Interruptible(func(ctx context.Context, args []string) error {
@@ -65,7 +65,9 @@ func runLogs(ctx context.Context, o logsOptions, a *command.App) error {
 func copyLog(ctx context.Context, a *command.App, log io.Reader, follow bool) error {
 	out := a.Out
 	if ui.Terminal(a.Out) != nil {
-		out = ui.NewFilter(a.Out)
+		filter := ui.NewFilter(a.Out)
+		defer filter.Close()
+		out = filter
 	}
 	_, err := io.Copy(out, log)
 	switch {

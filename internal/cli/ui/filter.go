@@ -2,18 +2,23 @@ package ui
 
 import (
 	"io"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
-// Filter is a writer for a terminal that passes text and its colours only. It removes all other
-// control sequences: for the cursor, the title, the clipboard, and answers that would look as if
-// they were typed. It is for text that a guest wrote.
+// Filter is a writer for a terminal that passes text and its colours only. It is for text that a
+// guest wrote. It removes all other control sequences: for the cursor, the title, the clipboard, and
+// answers that would look as if they were typed. No line can hide: concealed and blinking text is
+// shown, invisible characters are removed, and a carriage return does not lead back over the line.
 type Filter struct {
 	w      io.Writer
 	state  filterState
 	params []byte // of the control sequence that is being read
 	rest   []byte // the start of an incomplete character
 	out    []byte
+	cr     bool // a carriage return waits for the character after it
+	styled bool // a style other than the terminal's own may be set
 }
 
 type filterState int
@@ -51,6 +56,21 @@ func (f *Filter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Close ends the style that the text left behind. It does not close the writer below.
+func (f *Filter) Close() error {
+	f.out = f.out[:0]
+	if f.cr {
+		f.cr = false
+		f.out = append(f.out, '\n')
+	}
+	if f.styled {
+		f.styled = false
+		f.out = append(f.out, "\x1b[m"...)
+	}
+	_, err := f.w.Write(f.out)
+	return err
+}
+
 func (f *Filter) take(r rune, raw []byte) {
 	switch f.state {
 	case inText:
@@ -85,7 +105,7 @@ func (f *Filter) take(r rune, raw []byte) {
 func (f *Filter) csi(r rune) {
 	switch {
 	case r == 'm' && len(f.params) <= maxParams:
-		f.out = append(append(append(f.out, "\x1b["...), f.params...), 'm')
+		f.style()
 		f.state = inText
 	case r >= 0x40 && r <= 0x7e:
 		f.state = inText
@@ -98,15 +118,72 @@ func (f *Filter) csi(r rune) {
 	}
 }
 
+// style passes on the styles in a control sequence that show text.
+func (f *Filter) style() {
+	given := strings.Split(string(f.params), ";")
+	var kept []string
+	for i := 0; i < len(given); i++ {
+		n := min(1+colourArgs(given[i:]), len(given)-i)
+		if shows(given[i]) && n == 1+colourArgs(given[i:]) {
+			kept = append(kept, given[i:i+n]...)
+		}
+		i += n - 1
+	}
+	if len(kept) == 0 {
+		return
+	}
+	f.styled = true
+	f.out = append(append(append(f.out, "\x1b["...), strings.Join(kept, ";")...), 'm')
+}
+
+// colourArgs returns how many of the parameters after the first one belong to it: 38;5;N and
+// 38;2;R;G;B set a colour (ITU-T T.416, 13.1.8).
+func colourArgs(params []string) int {
+	if len(params) < 2 || params[0] != "38" && params[0] != "48" && params[0] != "58" {
+		return 0
+	}
+	return map[string]int{"5": 2, "2": 4}[params[1]]
+}
+
+// shows reports whether a style shows text. Among the other ones are blinking and concealed text
+// (ECMA-48, 8.3.117).
+func shows(param string) bool {
+	code, _, sub := strings.Cut(param, ":")
+	if param == "" {
+		return true // 0, the terminal's own style
+	}
+	n, err := strconv.Atoi(code)
+	switch {
+	case err != nil:
+	case sub: // underlines and colours; a terminal may take any other one for several styles
+		return n == 4 || n == 38 || n == 48 || n == 58
+	case n <= 4, n == 7, n == 9, n >= 21 && n <= 49, n == 53, n == 55, n == 58, n == 59, n >= 90 && n <= 97, n >= 100 && n <= 107:
+		return true
+	}
+	return false
+}
+
 func (f *Filter) text(r rune, raw []byte) {
+	if r == '\r' {
+		f.cr = true
+		return
+	}
+	if f.cr { // on its own it would let new text replace the line
+		f.cr = false
+		if r != '\n' {
+			f.out = append(f.out, '\n')
+		} else {
+			f.out = append(f.out, '\r')
+		}
+	}
 	switch {
 	case r == 0x1b:
 		f.state = inEscape
-	case r == '\n', r == '\t', r == '\r':
+	case r == '\n', r == '\t':
 		f.out = append(f.out, raw...)
 	case r == utf8.RuneError && len(raw) == 1:
 		f.out = append(f.out, "\uFFFD"...)
-	case r < ' ', r >= 0x7f && r < 0xa0, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+	case deceptive(r):
 	default:
 		f.out = append(f.out, raw...)
 	}

@@ -5,11 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"unicode"
 )
 
-// JSON writes v as indented JSON. It escapes the control and format characters above U+001F, which
-// encoding/json does not, because the output may go to a terminal.
+// JSON writes v as indented JSON. It escapes the characters that deceptive reports, because the output
+// may go to a terminal. encoding/json escapes only those below U+0020.
 func JSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -29,10 +28,10 @@ func escapeControls(text []byte) []byte {
 		switch {
 		case r == '\n':
 			out = append(out, '\n')
-		case r > 0xffff && unicode.Is(unicode.Cf, r):
+		case r > 0xffff && deceptive(r):
 			r -= 0x10000
 			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
-		case r >= 0x7f && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r)):
+		case r >= 0x7f && deceptive(r):
 			out = fmt.Appendf(out, `\u%04x`, r)
 		default:
 			out = append(out, string(r)...)

@@ -2,15 +2,15 @@ package ui
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 )
 
-// Clean makes a line of foreign text safe to print. It removes control characters (C0, C1, DEL),
-// bidirectional overrides and other invisible format characters. Line breaks and tabs become
-// spaces, and bytes that are not UTF-8 become U+FFFD.
+// Clean makes a line of foreign text safe to print. It removes the characters that deceptive reports.
+// Line breaks and tabs become spaces, and bytes that are not UTF-8 become U+FFFD.
 func Clean(s string) string {
 	if printable(s) {
 		return s
@@ -19,11 +19,24 @@ func Clean(s string) string {
 		switch {
 		case r == '\n', r == '\t', r == '\r':
 			return ' '
-		case unicode.IsControl(r), unicode.Is(unicode.Cf, r), r == '\u2028', r == '\u2029':
+		case deceptive(r):
 			return -1
 		}
 		return r
 	}, strings.ToValidUTF8(s, "\uFFFD"))
+}
+
+// deceptive reports whether a character controls the terminal, hides or moves other characters, or
+// is invisible itself: controls (C0, C1, DEL), bidirectional overrides, zero-width characters,
+// fillers, tags and variation selectors (Unicode, Default_Ignorable_Code_Point).
+func deceptive(r rune) bool {
+	switch {
+	case r < 0x7f:
+		return r < ' '
+	case unicode.IsControl(r), r == '\u2028', r == '\u2029':
+		return true
+	}
+	return unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
 func printable(s string) bool {
@@ -119,6 +132,8 @@ func Fit(s string, width int) string {
 // 3h".
 func Duration(d time.Duration) string {
 	switch {
+	case d == math.MinInt64: // has no positive counterpart
+		return Duration(d + 1)
 	case d < 0:
 		return "-" + Duration(-d)
 	case d == 0:

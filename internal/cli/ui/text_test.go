@@ -3,6 +3,7 @@ package ui
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -12,17 +13,18 @@ import (
 
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain":             "plain",
-		"ünïcödé 猫":         "ünïcödé 猫",
-		"a\x1b[31mb":        "a[31mb",
-		"a\u009b31mb":       "a31mb",
-		"a\nb\tc\rd":        "a b c d",
-		"\u202eabc\u2066":   "abc",
-		"bad\xff":           "bad\uFFFD",
-		"bell\a\x00\x7f":    "bell",
-		"zero\u200bwidth":   "zerowidth",
-		"tag\U000E0041":     "tag",
-		"line\u2028\u2029x": "linex",
+		"plain":                "plain",
+		"ünïcödé 猫":            "ünïcödé 猫",
+		"a\x1b[31mb":           "a[31mb",
+		"a\u009b31mb":          "a31mb",
+		"a\nb\tc\rd":           "a b c d",
+		"\u202eabc\u2066":      "abc",
+		"bad\xff":              "bad\uFFFD",
+		"bell\a\x00\x7f":       "bell",
+		"zero\u200bwidth":      "zerowidth",
+		"tag\U000E0041":        "tag",
+		"line\u2028\u2029x":    "linex",
+		"a\u3164\ufe0fb\u034f": "ab",
 	} {
 		if got := Clean(in); got != want {
 			t.Errorf("Clean(%q) = %q, want %q", in, got, want)
@@ -38,7 +40,7 @@ func FuzzClean(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string, width int) {
 		clean := Clean(s)
 		for _, r := range clean {
-			if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			if deceptive(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
 				t.Fatalf("Clean(%q) has %U", s, r)
 			}
 		}
@@ -81,6 +83,7 @@ func TestDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", 15 * time.Microsecond: "15µs", 12 * time.Millisecond: "12ms", 2419 * time.Millisecond: "2.41s", 59990 * time.Millisecond: "59.9s",
 		185 * time.Second: "3m 5s", 7200 * time.Second: "2h", 123 * time.Hour: "5d 3h", -time.Second: "-1.00s",
+		math.MaxInt64: "106751d 23h", math.MinInt64: "-106751d 23h", -math.MaxInt64: "-106751d 23h",
 	} {
 		if got := Duration(d); got != want {
 			t.Errorf("Duration(%d) = %q, want %q", d, got, want)
@@ -89,6 +92,31 @@ func TestDuration(t *testing.T) {
 	if got := Age(-time.Hour); got != "0s" {
 		t.Errorf("the age of a future time is %q, want 0s", got)
 	}
+}
+
+// FuzzDuration: every time has a short text. Times come from guests.
+func FuzzDuration(f *testing.F) {
+	f.Add(int64(math.MinInt64))
+	f.Add(int64(-1))
+	f.Add(int64(59_999_999_999))
+	f.Fuzz(func(t *testing.T, n int64) {
+		if text := Duration(time.Duration(n)); text == "" || len(text) > 16 {
+			t.Errorf("Duration(%d) = %q", n, text)
+		}
+		if text := Age(time.Duration(n)); text == "" || len(text) > 16 {
+			t.Errorf("Age(%d) = %q", n, text)
+		}
+		var b bytes.Buffer
+		bars := []Bar{{Name: "a", Offset: time.Duration(n), Duration: time.Duration(n)}, {Name: "b", Offset: math.MaxInt64, Duration: time.Second}}
+		if err := Timeline(&b, 80, Style{}, []Group{{Name: "g", Bars: bars}}); err != nil {
+			t.Error(err)
+		}
+		for line := range strings.Lines(b.String()) {
+			if Width(strings.TrimSuffix(line, "\n")) > 80 {
+				t.Errorf("the timeline of %d has the line %q", n, line)
+			}
+		}
+	})
 }
 
 func TestClosest(t *testing.T) {
@@ -131,6 +159,13 @@ func TestFilter(t *testing.T) {
 		"\x1b[" + strings.Repeat("1;", 40) + "mx": "x",
 		"\x1b[5nx":                                "x",
 		"tab\t\r\n\x00\x08\x7f":                   "tab\t\r\n",
+		"\x1b[8mhidden\x1b[28m":                   "hidden\x1b[28m",
+		"\x1b[31;8;5m\x1b[0;08mx":                 "\x1b[31m\x1b[0mx",
+		"\x1b[8:1mx\x1b[m":                        "x\x1b[m",
+		"\x1b[38;5;8m\x1b[48;2;8;8;8;8;1mx":       "\x1b[38;5;8m\x1b[48;2;8;8;8;1mx",
+		"\x1b[0:8;4:3;38;2;8mx\x1b[38;5mx":        "\x1b[4:3mxx",
+		"evil\rgood\r\r\n":                        "evil\ngood\r\n",
+		"a\u202eb\u200bc\u2066d\U000e0041e\u3164": "abcde",
 	} {
 		var whole, bits bytes.Buffer
 		NewFilter(&whole).Write([]byte(in))
@@ -147,6 +182,20 @@ func TestFilter(t *testing.T) {
 	}
 }
 
+// TestFilterClose: the style of a log ends with the log.
+func TestFilterClose(t *testing.T) {
+	for in, want := range map[string]string{
+		"x": "x", "\x1b[7mx": "\x1b[7mx\x1b[m", "\x1b[8mx": "x", "x\r": "x\n",
+	} {
+		var b bytes.Buffer
+		f := NewFilter(&b)
+		f.Write([]byte(in))
+		if err := f.Close(); err != nil || b.String() != want {
+			t.Errorf("%q becomes %q, %v, want %q", in, b.String(), err, want)
+		}
+	}
+}
+
 func FuzzFilter(f *testing.F) {
 	f.Add([]byte("a\x1b[31mb\x1b]0;x\a"), 3)
 	f.Fuzz(func(t *testing.T, in []byte, cut int) {
@@ -158,6 +207,11 @@ func FuzzFilter(f *testing.F) {
 		}
 		w.Write(in[:at])
 		w.Write(in[at:])
+		for _, r := range strings.ReplaceAll(strings.ReplaceAll(out.String(), "\r\n", ""), "\x1b[", "") {
+			if deceptive(r) && r != '\n' && r != '\t' {
+				t.Fatalf("%q let %U through", in, r)
+			}
+		}
 		for part := range strings.SplitSeq(out.String(), "\x1b[") {
 			if strings.ContainsAny(part, "\x1b\a\x08\u009b\u009d") {
 				t.Fatalf("%q let %q through", in, out.String())
@@ -167,6 +221,11 @@ func FuzzFilter(f *testing.F) {
 			end := strings.TrimLeft(part, "0123456789;:")
 			if !strings.HasPrefix(end, "m") {
 				t.Fatalf("%q let %q through", in, out.String())
+			}
+			for _, param := range strings.Split(part[:len(part)-len(end)], ";") {
+				if code := strings.TrimLeft(param, "0"); (code == "8" || strings.HasPrefix(code, "8:")) && !strings.Contains(part, "38;") && !strings.Contains(part, "48;") && !strings.Contains(part, "58;") {
+					t.Fatalf("%q conceals text by %q", in, out.String())
+				}
 			}
 		}
 	})

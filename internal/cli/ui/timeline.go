@@ -32,7 +32,9 @@ func Timeline(w io.Writer, width int, style Style, groups []Group) error {
 	}
 	names, ends, total := 0, 0, time.Duration(0)
 	for _, g := range groups {
-		for _, bar := range g.Bars {
+		for i := range g.Bars {
+			g.Bars[i].bound()
+			bar := g.Bars[i]
 			names = max(names, Width(Clean(bar.Name)))
 			ends = max(ends, Width(Duration(bar.Duration)))
 			total = max(total, bar.Offset+bar.Duration)
@@ -63,6 +65,14 @@ func Timeline(w io.Writer, width int, style Style, groups []Group) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// longestBar keeps sums of times within their type. Some times come from guests.
+const longestBar = 100 * 365 * 24 * time.Hour
+
+func (b *Bar) bound() {
+	b.Offset = min(max(b.Offset, -longestBar), longestBar)
+	b.Duration = min(max(b.Duration, 0), longestBar)
 }
 
 // stretch draws a bar in room columns, at least one wide.
