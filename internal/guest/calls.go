@@ -104,10 +104,10 @@ func filesError(what, path string, err error) error {
 }
 
 // GetFiles returns a tar stream of path in the guest. The stream is hostile input. Closing it ends
-// it, and so does the end of ctx.
+// it, and so does the end of ctx. The stream fails if the guest is silent for too long.
 func (c *Client) GetFiles(ctx context.Context, path string) (io.ReadCloser, error) {
 	route := "/v1/files?" + url.Values{"path": {path}}.Encode()
-	x, err := c.send(ctx, http.MethodGet, route, nil, nil)
+	x, err := c.sendFor(ctx, http.MethodGet, route, nil, nil, c.silence)
 	if err != nil {
 		return nil, filesError("reading", path, err)
 	}
@@ -118,10 +118,11 @@ func (c *Client) GetFiles(ctx context.Context, path string) (io.ReadCloser, erro
 	return x, nil
 }
 
-// PutFiles unpacks a tar stream at path in the guest.
+// PutFiles unpacks a tar stream at path in the guest. It waits for the archive for as long as the
+// archive's reader does, and not for a guest that is silent for too long.
 func (c *Client) PutFiles(ctx context.Context, path string, archive io.Reader) error {
 	route := "/v1/files?" + url.Values{"path": {path}}.Encode()
-	x, err := c.send(ctx, http.MethodPut, route, nil, archive)
+	x, err := c.sendFor(ctx, http.MethodPut, route, nil, archive, c.silence)
 	if err != nil {
 		return filesError("writing", path, err)
 	}

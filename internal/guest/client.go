@@ -30,6 +30,7 @@ type Client struct {
 	services map[string]channel.Handler // fixed after New
 
 	observe func(route string, took time.Duration)
+	silence time.Duration // see maxSilence
 
 	connecting singleflight.Group
 	serving    sync.WaitGroup // of streams that the guest opened
@@ -53,7 +54,7 @@ func WithService(name string, handle channel.Handler) Option {
 
 // New returns a Client that reaches the agent's channel through dial. Nothing is dialled yet.
 func New(dial func(context.Context) (net.Conn, error), log *slog.Logger, options ...Option) *Client {
-	c := &Client{dial: dial, log: log, services: make(map[string]channel.Handler)}
+	c := &Client{dial: dial, log: log, services: make(map[string]channel.Handler), silence: maxSilence}
 	c.ended, c.end = context.WithCancel(context.Background())
 	for _, option := range options {
 		option(c)

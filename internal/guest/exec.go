@@ -43,3 +43,6 @@ func (c *Client) Exec(ctx context.Context, req proto.ExecRequest, streams IO) (p
 	}
 	return exit, err
 }
+
+// ParseExit reads the payload of the frame that ends a command, for a caller of Upgrade.
+func ParseExit(payload []byte) (proto.Exit, error) { return relay.ParseExit(payload) }

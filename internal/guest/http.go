@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -25,7 +24,7 @@ const maxHead = 64 << 10
 // exchange is one request and its answer. It speaks HTTP/1.1 itself, one request per stream:
 // net/http's client reads a response's head without our bounds and does not hand connections over.
 type exchange struct {
-	conn net.Conn
+	conn *watched
 	head *headReader
 	r    *bufio.Reader
 	resp *http.Response
@@ -55,14 +54,23 @@ func (h *headReader) Read(p []byte) (int, error) {
 // send opens a stream, sends the request and reads the answer's head. The end of ctx ends the
 // exchange. The log line carries the id of the API request in ctx; the agent gets it, too.
 func (c *Client) send(ctx context.Context, method, route string, header http.Header, body io.Reader) (*exchange, error) {
+	return c.sendFor(ctx, method, route, header, body, 0)
+}
+
+// sendFor is send to a guest that may be silent for patience at a time; 0 means until ctx ends.
+func (c *Client) sendFor(
+	ctx context.Context, method, route string, header http.Header, body io.Reader, patience time.Duration,
+) (*exchange, error) {
 	start := time.Now()
-	x, err := c.exchange(ctx, method, route, header, body)
+	x, err := c.exchange(ctx, method, route, header, body, patience)
 	c.log.DebugContext(ctx, "agent request", "method", method, "route", route, "took", time.Since(start), "error", err)
 	return x, err
 }
 
-func (c *Client) exchange(ctx context.Context, method, route string, header http.Header, body io.Reader) (*exchange, error) {
-	conn, err := c.open(ctx)
+func (c *Client) exchange(
+	ctx context.Context, method, route string, header http.Header, body io.Reader, patience time.Duration,
+) (*exchange, error) {
+	conn, err := c.openWatched(ctx, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -102,11 +110,8 @@ func (x *exchange) roundTrip(req *http.Request) error {
 	if req.Body != nil {
 		req.Body = body
 	}
-	go func() {
-		if err := req.Write(x.conn); err != nil {
-			x.conn.SetReadDeadline(time.Unix(1, 0)) // no answer will come to half a request
-		}
-	}()
+	x.conn.sending.Store(req.Body != nil)
+	go func() { x.conn.sent(req.Write(x.conn)) }()
 	resp, err := http.ReadResponse(x.r, req)
 	if failed := body.failed(); err != nil && failed != nil {
 		return fmt.Errorf("reading what to send: %w", failed)

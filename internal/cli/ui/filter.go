@@ -7,10 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// Filter is a writer for a terminal that passes text and its colours only. It is for text that a
-// guest wrote. It removes all other control sequences: for the cursor, the title, the clipboard, and
-// answers that would look as if they were typed. No line can hide: concealed and blinking text is
-// shown, invisible characters are removed, and a carriage return does not lead back over the line.
+// Filter is a writer for a terminal that passes a guest's text and its colours only. It removes all
+// other control sequences. No line can hide: concealed and blinking text is shown, invisible
+// characters are removed, and a carriage return does not lead back over the line.
 type Filter struct {
 	w      io.Writer
 	state  filterState

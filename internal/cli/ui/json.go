@@ -7,8 +7,8 @@ import (
 	"io"
 )
 
-// JSON writes v as indented JSON. It escapes the characters that deceptive reports, because the output
-// may go to a terminal. encoding/json escapes only those below U+0020.
+// JSON writes v as indented JSON. The output may go to a terminal, so JSON escapes the characters
+// that deceptive reports. encoding/json escapes only those below U+0020.
 func JSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// Clean makes a line of foreign text safe to print. It removes the characters that deceptive reports.
-// Line breaks and tabs become spaces, and bytes that are not UTF-8 become U+FFFD.
+// Clean makes a line of foreign text safe to print. It removes the characters that deceptive
+// reports. Line breaks and tabs become spaces, and bytes that are not UTF-8 become U+FFFD.
 func Clean(s string) string {
 	if printable(s) {
 		return s

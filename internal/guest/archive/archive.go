@@ -17,9 +17,11 @@
 //
 // A received stream is hostile. Unpack writes only to the place that the caller named. It opens the
 // directories on the way to an entry one by one, and never through a symbolic link (openat(2),
-// O_NOFOLLOW). So "..", absolute names and links lead nowhere. Clean and Export pass a stream on to
-// other programs, which trust it: they let only what Pack can make through. os.Root would not do: it follows
+// O_NOFOLLOW). So "..", absolute names and links lead nowhere. os.Root would not do: it follows
 // links that stay inside, and so reaches neighbours of the tree that is being made.
+//
+// Clean and Export pass a stream on to other programs, which trust it. They let only what Pack can
+// make through.
 package archive
 
 import (

@@ -31,10 +31,9 @@ type CleanOptions struct {
 	Note func(name, why string)
 }
 
-// Clean passes a hostile stream of Pack's on. The result is a stream that holds what Pack can make
-// and nothing else: plain names in Pack's order, files, directories and links, permission bits
-// without setuid, setgid and sticky, no holes, no attributes. It ends with an error at the first
-// entry that Pack cannot make. An error that the other end reports becomes a part of the result.
+// Clean passes a hostile stream of Pack's on. The result holds what Pack can make, without setuid,
+// setgid and sticky bits. It ends with an error at the first entry that Pack cannot make. An error
+// that the other end reports becomes a part of the result.
 func Clean(ctx context.Context, w io.Writer, r io.Reader, opts CleanOptions) error {
 	c := newCleaner(ctx, w, r, opts)
 	reported, err := c.all()
@@ -63,10 +62,9 @@ func Export(ctx context.Context, w io.Writer, r io.Reader, opts CleanOptions) er
 	return c.close()
 }
 
-// cleaner checks a stream as far as that is possible without a file system. A tar program may
-// unpack the result, so no entry may be below a link. Pack writes a directory before its contents
-// and the names of a directory in order. With this order, the open directories are enough to know
-// that each name comes once and that only directories hold others.
+// cleaner checks a stream without a file system. Pack writes a directory before its contents, and
+// the names of a directory in order. In this order, the open directories are enough to know that
+// each name comes once and that only directories, and no links, hold others.
 type cleaner struct {
 	opts  CleanOptions
 	tr    *tar.Reader

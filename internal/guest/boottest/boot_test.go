@@ -3,7 +3,6 @@ package boottest
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -236,8 +235,8 @@ func (s *stream) exit() proto.Exit {
 			s.t.Fatal(err)
 		}
 		if kind == proto.FrameExit {
-			var e proto.Exit
-			if err := json.Unmarshal(payload, &e); err != nil {
+			e, err := guest.ParseExit(payload)
+			if err != nil {
 				s.t.Fatal(err)
 			}
 			return e

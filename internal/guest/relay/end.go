@@ -19,8 +19,8 @@ var (
 	errNotAnError = errors.New("no error")
 )
 
-// parseExit reads a FrameExit's payload.
-func parseExit(payload []byte) (proto.Exit, error) {
+// ParseExit reads a FrameExit's payload.
+func ParseExit(payload []byte) (proto.Exit, error) {
 	var e proto.Exit
 	if err := json.Unmarshal(payload, &e); err != nil || e.Code < 0 || e.Code > 255 {
 		return proto.Exit{}, broken(errNotAnExit)

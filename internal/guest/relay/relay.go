@@ -128,7 +128,7 @@ func (c *Command) take(kind proto.FrameType, payload []byte) *end {
 		}
 		return &end{err: broken(errors.New("it acknowledges input that it did not get"))}
 	case proto.FrameExit:
-		exit, err := parseExit(payload)
+		exit, err := ParseExit(payload)
 		return &end{exit, err}
 	case proto.FrameError:
 		return &end{err: parseError(payload)}
