@@ -76,7 +76,7 @@ var driverKeys = []key{
 	}, {
 		name: "boot_timeout", def: "0s", at: func(c *Config) any { return &c.BootTimeout },
 		check: func(c *Config) error { return between(c.BootTimeout, 0, time.Hour) },
-		doc:   "Time in which a guest must answer after its start. 0s: the driver chooses; it allows more in emulation.",
+		doc:   "Time in which a guest must answer after its start, or when a template is made. On a slow or busy host it is longer. 0s: the driver chooses; it allows more in emulation.",
 	}, {
 		name: "stop_timeout", def: "10s", at: func(c *Config) any { return &c.StopTimeout },
 		check: func(c *Config) error { return between(c.StopTimeout, time.Second, time.Hour) },

@@ -11,20 +11,25 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/step"
 	"banger/internal/vmm"
 )
 
-// Deadlines of single steps. What depends on the host's speed has one of the configuration or the
-// driver.
+// Nominal deadlines of single steps: see package pace. The agent's has one of the configuration or
+// the driver.
 const (
 	lookTimeout    = 10 * time.Second
 	prepareTimeout = time.Minute
-	vmmTimeout     = 30 * time.Second
+	vmmTimeout     = 2 * time.Minute // longer than any wait of a driver in it
 	keepTimeout    = 10 * time.Second
 	// an emulated guest may have an init to start, and a work disk to fill
 	assumeTimeout = 2 * time.Minute
 )
+
+func stepDeadline(ctx context.Context, nominal time.Duration) (context.Context, context.CancelFunc) {
+	return pace.Context(ctx, nominal, "result")
+}
 
 // Launch brings a machine up and closes the order's source. If a step fails, or ctx ends before the
 // last one, everything that was made is removed and the error is a *step.Error.
@@ -37,7 +42,7 @@ func (h *Host) Launch(ctx context.Context, o Order, began time.Time) (*Launch, e
 	if s, ok := l.Source.(*Standby); ok {
 		l.Machine = s.Machine // the undo of every step ends it first
 	}
-	runner := step.Runner{Log: h.Log.With("vm", o.Subject.ID, "name", o.Subject.Spec.Name), Report: o.Report}
+	runner := step.Runner{Log: h.Log.With("vm", o.Subject.ID, "name", o.Subject.Spec.Name), Report: o.Report, Deadline: stepDeadline}
 	var err error
 	l.Records, err = runner.Run(ctx, l.plan())
 	if l.Source == nil {
@@ -310,19 +315,29 @@ func (l *Launch) describe(ctx context.Context) (vmm.Machine, error) {
 	return l.host.Describe(ctx, l.Subject, Parts{l.image, l.kernel, l.initramfs})
 }
 
-// awaitAgent waits for the guest's agent, as long as the machine exists to run it. A boot takes far
-// longer than a restore, so a template that needs a quarter of a boot's time is broken.
+// answerTimeout is the nominal time in which the agent answers: that of the configuration or of the
+// driver. A restore takes far less than a boot, and after a template that does not answer follows a
+// boot.
+func answerTimeout(l *Launch) time.Duration {
+	if l.host.BootTimeout > 0 {
+		return l.host.BootTimeout
+	}
+	if l.Template() != "" && l.order.Identity == Own {
+		return max(l.info.Grace/4, min(l.info.Grace, restoreFloor))
+	}
+	return l.info.Grace
+}
+
+// restoreFloor is the shortest nominal time for a restored agent to answer, unless the driver's for
+// a boot is shorter.
+const restoreFloor = 20 * time.Second
+
+// awaitAgent waits for the guest's agent, as long as the machine exists to run it.
 func (l *Launch) awaitAgent(ctx context.Context) error {
-	timeout := l.host.BootTimeout
-	if timeout == 0 || l.order.Identity != Own {
-		timeout = l.info.Grace
-	}
 	has := l.Source.traits()
-	if has.template != "" && l.order.Identity == Own {
-		timeout /= 4
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
-		fault.New(fault.Unavailable, "the guest's agent did not answer within %v", timeout))
+	ctx, cancel := pace.Cause(ctx, answerTimeout(l), func(waited time.Duration) error {
+		return fault.New(fault.Unavailable, "the guest's agent did not answer within %v", waited)
+	})
 	defer cancel()
 	return l.Machine.whileItRuns(ctx, func(ctx context.Context) (err error) {
 		hello := l.Machine.Agent.Hello
@@ -370,23 +385,4 @@ func (l *Launch) postStartStep(c Capability, p PostStarter) step.Step {
 		},
 		Undo: undo,
 	}
-}
-
-// TemplateFailed reports whether the launch failed because of its template: the machine did not
-// come up or died, and everything was undone. A machine that the user killed says nothing.
-func (l *Launch) TemplateFailed(err error) bool {
-	var failed *step.Error
-	if l.Template() == "" || !errors.As(err, &failed) || failed.Undo != nil || l.killed {
-		return false
-	}
-	switch failed.Step {
-	case "system-disk": // the template's disks are missing if it is being removed at this moment
-		return len(l.Source.traits().disks) > 0
-	case "vmm", "agent":
-		return true
-	case "assume":
-		kind := fault.KindOf(failed.Err)
-		return kind == fault.Unavailable || kind == fault.Internal
-	}
-	return false
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"banger/internal/pace"
 )
 
-// lifeTimeout bounds one hook of a VM's life.
+// lifeTimeout is the nominal time of one hook of a VM's life.
 const lifeTimeout = time.Minute
 
 // Created calls the hooks of a VM that has got its record, up to the first error.
@@ -38,7 +40,7 @@ func (h *Host) Deleted(ctx context.Context, s Subject, store StoreFact) error {
 func life(
 	ctx context.Context, c Capability, s Subject, store StoreFact, hook func(context.Context, LifeRequest) error,
 ) error {
-	ctx, cancel := context.WithTimeout(ctx, lifeTimeout)
+	ctx, cancel := pace.Context(ctx, lifeTimeout, "result")
 	defer cancel()
 	if err := hook(ctx, LifeRequest{Subject: s, StoreFact: NewFactWriter(c.Name(), store)}); err != nil {
 		return fmt.Errorf("%s: %w", c.Name(), err)

@@ -37,6 +37,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/vmm"
 )
 
@@ -87,6 +88,7 @@ type Machine struct {
 	killed   atomic.Bool
 }
 
+// Nominal times: see package pace.
 const (
 	killTimeout = 20 * time.Second // for a VMM to be gone after SIGKILL
 	holdTimeout = 20 * time.Second // for a guest to freeze or thaw its processes
@@ -101,7 +103,7 @@ func (m *Machine) End(ctx context.Context) error {
 	if err := m.Instance.Signal(syscall.SIGKILL); err != nil {
 		return fmt.Errorf("ending the VMM: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	ctx, cancel := pace.Context(ctx, killTimeout, "end of the VMM")
 	defer cancel()
 	if _, err := m.Instance.Wait(ctx); err != nil {
 		return fmt.Errorf("waiting for the VMM (pid %d) to end: %w", m.Instance.PID(), err)
@@ -115,14 +117,14 @@ func (m *Machine) Close() error { return errors.Join(m.Agent.Close(), m.Instance
 
 // Sync has a running guest write what it has in memory.
 func (m *Machine) Sync(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	ctx, cancel := pace.Context(ctx, syncTimeout, "answer to a sync")
 	defer cancel()
 	return m.Agent.Sync(ctx)
 }
 
 // Freeze halts the guest's processes.
 func (m *Machine) Freeze(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	ctx, cancel := pace.Context(ctx, holdTimeout, "answer to a freeze")
 	defer cancel()
 	if _, err := m.Agent.Freeze(ctx); err != nil {
 		return fmt.Errorf("freezing the guest's processes: %w", err)
@@ -132,7 +134,7 @@ func (m *Machine) Freeze(ctx context.Context) error {
 
 // Thaw lets the processes of a running machine continue. doc says what changed meanwhile.
 func (m *Machine) Thaw(ctx context.Context, doc proto.Thaw) error {
-	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	ctx, cancel := pace.Context(ctx, holdTimeout, "answer to a thaw")
 	defer cancel()
 	if err := m.Agent.Thaw(ctx, doc); err != nil {
 		return fmt.Errorf("thawing the guest's processes: %w", err)

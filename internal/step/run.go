@@ -46,6 +46,9 @@ type Runner struct {
 	Log         *slog.Logger
 	Report      Reporter
 	UndoTimeout time.Duration // for each Undo; 0 means 30 s
+	// Deadline makes the context of a Do or an Undo; nil is context.WithTimeout. The error that it
+	// ends with wraps context.DeadlineExceeded.
+	Deadline func(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc)
 }
 
 const defaultUndoTimeout = 30 * time.Second
@@ -70,7 +73,7 @@ func (r Runner) do(ctx context.Context, s Step) (Record, error) {
 	r.Report.Report(Event{Step: s.Name, Phase: Started, Time: rec.Start})
 	if s.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, overdue(s.Timeout))
+		ctx, cancel = r.deadline(ctx, s.Timeout)
 		defer cancel()
 	}
 	err := ctx.Err()
@@ -89,6 +92,13 @@ func (r Runner) do(ctx context.Context, s Step) (Record, error) {
 	r.Report.Report(e)
 	r.log(ctx, "step", "step", s.Name, "took", rec.Duration, "error", rec.Error)
 	return rec, err
+}
+
+func (r Runner) deadline(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if r.Deadline != nil {
+		return r.Deadline(ctx, timeout)
+	}
+	return context.WithTimeoutCause(ctx, timeout, overdue(timeout))
 }
 
 // overdue is the cause of a step's context that ended at the step's deadline. It counts as a
@@ -111,7 +121,7 @@ func (r Runner) undo(ctx context.Context, steps []Step) error {
 			continue
 		}
 		start := time.Now()
-		undoCtx, cancel := context.WithTimeout(ctx, timeout)
+		undoCtx, cancel := r.deadline(ctx, timeout)
 		err := guard(s.Undo, undoCtx)
 		cancel()
 		e := Event{Step: s.Name, Phase: Undone, Duration: time.Since(start)}

@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/snapshot"
 )
 
+// Nominal times: see package pace.
 const (
 	settleTime   = 5 * time.Minute  // for an image's init to reach its target
 	warmUpTime   = 20 * time.Second // for one command to run in the guest
@@ -32,15 +35,27 @@ func (b *builder) fingerprint(ctx context.Context, spec model.Spec) (string, err
 	return b.shelf.host.Fingerprint(ctx, machine.Subject{ID: model.NewID(), Spec: spec, Fresh: true})
 }
 
-// failed removes a template that did not work.
-func (b *builder) failed(ctx context.Context, key string) {
+// failed judges the template of a launch that failed, and returns the blame. Proof removes it, and
+// so does doubt that repeats before the template serves a start.
+func (b *builder) failed(ctx context.Context, l *machine.Launch, err error) machine.Blame {
+	key := l.Template()
+	blame, witness := l.Blame(err)
+	switch {
+	case blame == machine.NoBlame:
+		return blame
+	case blame == machine.Doubt && b.queue.doubt(key, witness) < maxDoubts:
+		b.shelf.log.WarnContext(ctx, "a template did not serve a start, which proves nothing against it", "template", key, "error", err)
+		return blame
+	}
+	b.shelf.log.WarnContext(ctx, "a template does not work and is removed", "template", key, "error", err)
 	b.queue.didNotWork(key)
 	b.shelf.drop(ctx, key)
+	return blame
 }
 
 // build brings a machine up without an identity and saves it.
 func (b *builder) build(ctx context.Context, j job) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	ctx, cancel := pace.Context(ctx, buildTimeout, "template")
 	defer cancel()
 	l, err := b.machineFor(ctx, j)
 	if err != nil {
@@ -65,7 +80,7 @@ func (b *builder) build(ctx context.Context, j job) (err error) {
 
 // machineFor brings up the machine that a template is made of. An image's begins with the universal
 // template, if that works. If the machine comes up only by a boot, the universal template is
-// removed and made anew.
+// judged: see failed.
 func (b *builder) machineFor(ctx context.Context, j job) (*machine.Launch, error) {
 	if j.universal() {
 		return b.bringUp(ctx, j, machine.Boot{})
@@ -81,15 +96,18 @@ func (b *builder) machineFor(ctx context.Context, j job) (*machine.Launch, error
 		return l, err
 	}
 	b.shelf.log.WarnContext(ctx, "making a template failed; booting for it instead", "template", j.key, "from", universal.key, "error", err)
-	if l, err = b.bringUp(ctx, j, machine.Boot{}); err != nil {
-		return nil, err // the fault was not the universal template's
+	booted, bootErr := b.bringUp(ctx, j, machine.Boot{})
+	if bootErr != nil {
+		return nil, bootErr // the fault was not the universal template's
 	}
-	b.failed(ctx, universal.key)
-	b.queue.want(universal)
-	return l, nil
+	b.failed(ctx, l, err)
+	if _, err := os.Stat(b.shelf.dir(universal.key)); err != nil {
+		b.queue.want(universal)
+	}
+	return booted, nil
 }
 
-// bringUp brings up a machine without a record. If it fails, nothing is left.
+// bringUp brings up a machine without a record. If it fails, nothing is left but the launch.
 func (b *builder) bringUp(ctx context.Context, j job, from machine.Source) (*machine.Launch, error) {
 	spec := j.spec
 	spec.Name, spec.Env, spec.Labels = "template", nil, nil
@@ -107,7 +125,7 @@ func (b *builder) bringUp(ctx context.Context, j job, from machine.Source) (*mac
 		err = fault.New(fault.Unavailable, "the machine has changed since the template was wanted")
 	}
 	if err != nil {
-		return nil, errors.Join(err, b.tearDown(ctx, l))
+		return l, errors.Join(err, b.tearDown(ctx, l))
 	}
 	return l, nil
 }
@@ -145,7 +163,7 @@ systemctl is-system-running --wait`
 // try runs a command in the guest and waits for its end. How it ended does not matter: the command
 // need not even exist.
 func try(ctx context.Context, agent machine.Agent, limit time.Duration, argv ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := pace.Context(ctx, limit, "end of the command")
 	defer cancel()
 	conn, err := agent.Upgrade(ctx, "/v1/exec")
 	if err != nil {

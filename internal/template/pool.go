@@ -144,9 +144,12 @@ func forced(l *machine.Launch) bool {
 	return ok && b.Forced
 }
 
-// Failed removes a template that did not work. It is made again at once. If it does not work again,
-// it is made after a while, like one that could not be made.
-func (p *Pool) Failed(ctx context.Context, key string) { p.builder.failed(ctx, key) }
+// Failed judges the template of a VM's launch that failed, and reports whether a boot may succeed
+// instead. A template that is removed is made again at once. If it does not work again, it is made
+// after a while, like one that could not be made.
+func (p *Pool) Failed(ctx context.Context, l *machine.Launch, err error) bool {
+	return p.builder.failed(ctx, l, err) != machine.NoBlame
+}
 
 // served notes a start that has succeeded from a template.
 func (p *Pool) served(key string) {

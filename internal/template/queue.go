@@ -43,7 +43,12 @@ type setback struct {
 	n     int       // failures to make it
 	until time.Time // no start has it made before
 	broke bool      // one was made that did not work
+
+	doubts []string // starts that it did not serve, without proof against it: see builder.failed
 }
+
+// maxDoubts is how many starts a template may not serve in a row before it is removed.
+const maxDoubts = 3
 
 // A failure may have a cause that passes, such as a full disk, or one that stays, such as an init
 // that never comes up. So the wait before the next try grows by a factor with each failure.
@@ -84,8 +89,21 @@ func (q *queue) didNotWork(key string) {
 		q.setBackLocked(key)
 	}
 	s := q.setbacks[key]
-	s.broke = true
+	s.broke, s.doubts = true, nil
 	q.setbacks[key] = s
+}
+
+// doubt notes that a template did not serve a start, and returns how many it did not serve in a
+// row. A witness, which may be at fault itself, counts once.
+func (q *queue) doubt(key, witness string) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.setbacks[key]
+	if witness == "" || !slices.Contains(s.doubts, witness) {
+		s.doubts = append(s.doubts, witness)
+	}
+	q.setbacks[key] = s
+	return len(s.doubts)
 }
 
 // served notes that a template served a start: earlier failures count no more.

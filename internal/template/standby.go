@@ -8,6 +8,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/pace"
 )
 
 // standby holds the machines that wait for a start. Its methods are safe for concurrent use.
@@ -40,7 +41,7 @@ func (s *standby) fill(ctx context.Context, j job) error {
 
 // standBy brings one machine to standby: restored, warmed up, frozen and halted.
 func (s *standby) standBy(ctx context.Context, j job) (_ *machine.Standby, err error) {
-	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	ctx, cancel := pace.Context(ctx, buildTimeout, "machine on standby")
 	defer cancel()
 	from, err := s.shelf.open(ctx, j.key)
 	if err != nil {

@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 
 	"metric": {"step"},
 	"oplock": {"fault"},
+	"pace":   {"fault"},
 
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
@@ -43,8 +44,8 @@ var mayImport = map[string][]string{
 	// The core and its contracts. It knows no driver, no store and no API.
 	"vmm": {"fault", "model"},
 
-	"machine":          {"disk", "fault", "guest/proto", "model", "paths", "snapshot", "step", "vmdir", "vmm"},
-	"template":         {"disk", "fault", "guest/proto", "machine", "model", "snapshot", "step"},
+	"machine":          {"disk", "fault", "guest/proto", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
+	"template":         {"disk", "fault", "guest/proto", "machine", "model", "pace", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "vmm"},
@@ -69,7 +70,7 @@ var mayImport = map[string][]string{
 	"vmm/memory":  {"fault"},
 	"vmm/confine": {"fault", "model"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "paths", "socket", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "pace", "paths", "socket", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},
@@ -131,7 +132,7 @@ var layers = []struct {
 	{"recovery of records", []string{"rescue"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
+	{"mechanisms", []string{"oplock", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

@@ -24,8 +24,8 @@ type launching struct {
 	began  time.Time
 }
 
-// start starts a VM that is at rest. It closes the source. If a template turns out to be broken, it
-// is removed and the VM boots instead.
+// start starts a VM that is at rest. It closes the source. If a template does not serve the start,
+// the VM boots instead.
 func (op *operation) start(ctx context.Context, from machine.Source, driver string, report step.Reporter) error {
 	s := &launching{operation: op, from: from, driver: driver, report: report, began: time.Now()}
 	if err := s.begin(ctx); err != nil {
@@ -38,9 +38,7 @@ func (op *operation) start(ctx context.Context, from machine.Source, driver stri
 		s.from, op.e.standby = sb, nil
 	}
 	l, err := s.launch(ctx)
-	if err != nil && ctx.Err() == nil && l.TemplateFailed(err) {
-		op.logger(op.record()).WarnContext(ctx, "a template does not work; booting instead", "template", l.Template(), "error", err)
-		op.templates.Failed(ctx, l.Template())
+	if err != nil && ctx.Err() == nil && op.templates.Failed(ctx, l, err) {
 		s.from = machine.Boot{}
 		l, err = s.launch(ctx)
 	}

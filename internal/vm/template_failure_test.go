@@ -57,24 +57,20 @@ func TestDamagedTemplate(t *testing.T) {
 	}
 }
 
-// TestTemplateThatDoesNotWork makes machines from a template fail. The VM boots on fresh disks,
-// and another template is built, but a third one only after a delay.
+// TestTemplateThatDoesNotWork makes machines from a template fail in ways that prove something
+// against it. The VM boots on fresh disks, and another template is built. A third one is built only
+// after a delay.
 func TestTemplateThatDoesNotWork(t *testing.T) {
 	t.Parallel()
-	unavailable := fault.New(fault.Unavailable, "it is gone")
 	for name, c := range map[string]struct {
 		hook string
 		fail error
 		do   func(*host, model.VM) // while the hook hangs
 	}{
-		"no restore":   {"restore", errBoom, nil},
-		"no machine":   {"do vmm", errBoom, nil},
-		"no agent":     {"do agent", errBoom, nil},
-		"no assume":    {"do assume", unavailable, nil},
-		"dies early":   {"do agent", nil, func(h *host, v model.VM) { h.end(v, vmm.ExitCrashed) }},
-		"dies late":    {"do assume", nil, func(h *host, v model.VM) { h.end(v, vmm.ExitPanic) }},
-		"not frozen":   {"do vmm", nil, func(h *host, v model.VM) { h.inGuest(v.ID, func(g *guest) { g.Frozen = false }) }},
-		"writes first": {"do assume", unavailable, func(h *host, v model.VM) { h.work(v, "left over") }},
+		"no restore": {"restore", errBoom, nil},
+		"no machine": {"do vmm", errBoom, nil},
+		"no agent":   {"do agent", errBoom, nil},
+		"not frozen": {"do vmm", nil, func(h *host, v model.VM) { h.inGuest(v.ID, func(g *guest) { g.Frozen = false }) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -131,6 +127,104 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 			h.waitClosed(t)
 		})
 	}
+}
+
+// TestTemplateInDoubt makes starts from a template fail without proof against it: a deadline
+// passes, the machine ends, or the image's identity step fails. The VM boots on fresh disks. Only
+// doubt that repeats without a success in between removes the template.
+func TestTemplateInDoubt(t *testing.T) {
+	t.Parallel()
+	unavailable := fault.New(fault.Unavailable, "it is gone")
+	late := fault.New(fault.Unavailable, "no result within 1m: %w", context.DeadlineExceeded)
+	for name, c := range map[string]struct {
+		hook string
+		fail error
+		do   func(*host, model.VM) // while the hook hangs
+	}{
+		"late restore":  {"restore", late, nil},
+		"no room":       {"restore", fmt.Errorf("writing: %w", syscall.ENOSPC), nil},
+		"late greeting": {"do vmm", late, nil},
+		"late agent":    {"do agent", late, nil},
+		"no assume":     {"do assume", unavailable, nil},
+		"dies early":    {"do agent", nil, func(h *host, v model.VM) { h.end(v, vmm.ExitCrashed) }},
+		"dies late":     {"do assume", nil, func(h *host, v model.VM) { h.end(v, vmm.ExitPanic) }},
+		"writes first":  {"do assume", unavailable, func(h *host, v model.VM) { h.work(v, "left over") }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.withTemplates(t, model.Create{})
+			n := 0
+			fails := func() {
+				t.Helper()
+				n++
+				v := d.create(t, model.Create{Name: fmt.Sprint("v-", n)})
+				calls := h.called(c.hook)
+				release := h.hanging(c.hook)
+				h.failing(c.hook, c.fail)
+				errs := make(chan error, 1)
+				go func() { errs <- second(d.Start(t.Context(), v.ID, model.Start{}, nil)) }()
+				waitFor(t, func() bool { return h.called(c.hook) > calls })
+				if c.do != nil {
+					c.do(h, v)
+				}
+				h.failing(c.hook, nil)
+				release()
+				if err := <-errs; err != nil {
+					t.Fatalf("start %d: %v", n, err)
+				}
+				got, _ := d.Get(v.ID)
+				wantOrigin(t, got, "")
+				h.wantOnDisk(t, v, "")
+			}
+			fails()
+			fails()
+			d.wantTemplates(t, 1, "img")
+			wantOrigin(t, d.started(t, model.Create{Name: "good"}), model.FromTemplate)
+			fails()
+			fails()
+			d.wantTemplates(t, 1, "img")
+			fails()
+			d.wantTemplates(t, 1)
+			h.waitClosed(t)
+		})
+	}
+}
+
+// TestHostileImageKeepsTheUniversalTemplate makes the identity step of one image fail again and
+// again in machines from the universal template. The template stays for others. If the step fails
+// with several images, the template is at fault.
+func TestHostileImageKeepsTheUniversalTemplate(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.withTemplates(t, model.Create{})
+	n := 0
+	fails := func(image string) {
+		t.Helper()
+		n++
+		v := d.create(t, model.Create{Name: fmt.Sprint("v-", n), Image: image})
+		calls := h.called("do assume")
+		release := h.hanging("do assume")
+		h.failing("do assume", fault.New(fault.Unavailable, "it is gone"))
+		errs := make(chan error, 1)
+		go func() { errs <- second(d.Start(t.Context(), v.ID, model.Start{}, nil)) }()
+		waitFor(t, func() bool { return h.called("do assume") > calls })
+		h.failing("do assume", nil)
+		release()
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		fails("hostile")
+	}
+	d.wantTemplates(t, 1, "img")
+	wantOrigin(t, d.started(t, model.Create{Name: "b", Image: "friendly"}), model.FromUniversal)
+	for _, image := range []string{"hostile", "second", "third"} {
+		d.wantTemplates(t, 1, "img")
+		fails(image)
+	}
+	d.wantTemplates(t, 0, "img")
 }
 
 // TestTemplateVanishes removes a template between its choice and its use. The VM boots instead.

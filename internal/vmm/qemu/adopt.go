@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/pace"
 	"banger/internal/socket"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/qmp"
 )
 
+// Nominal times: see package pace.
 const (
 	// adoptTimeout bounds the wait for a process between its fork and its exec, and for the
 	// monitor of a machine that is adopted. A QEMU that was stopped by a signal never answers.
@@ -40,7 +42,7 @@ func (d *Driver) Find(ctx context.Context, runDir string) (vmm.Instance, error) 
 }
 
 func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, adoptTimeout, fmt.Errorf("no answer after %v", adoptTimeout))
+	ctx, cancel := pace.Context(ctx, adoptTimeout, "answer")
 	defer cancel()
 	if s.Process == nil {
 		id, err := process.Holder(ctx, runPath(s, lockName))
@@ -96,7 +98,7 @@ func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*i
 }
 
 func openMonitor(ctx context.Context, path string, seen *witness) (*qmp.Client, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, greetTimeout, fmt.Errorf("no answer after %v", greetTimeout))
+	ctx, cancel := pace.Context(ctx, greetTimeout, "answer")
 	defer cancel()
 	conn, err := socket.Dial(ctx, path)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"banger/internal/pace"
 	"banger/internal/vmm/qemu/defect"
 )
 
@@ -46,7 +47,7 @@ func (w bootWatch) fallsSilent(patience time.Duration) bool {
 // reset makes the machine boot again, unless it is paused. As long as -no-reboot holds, a reset
 // would end QEMU; versions before 6.0 cannot change it.
 func (w bootWatch) reset(cause string) {
-	ctx, cancel := context.WithTimeout(context.Background(), greetTimeout)
+	ctx, cancel := pace.Context(context.Background(), greetTimeout, "answer")
 	defer cancel()
 	err := w.locked(ctx, func(running bool) error {
 		if !running {

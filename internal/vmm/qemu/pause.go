@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/pace"
 )
 
 var errClosed = fault.New(fault.Canceled, "the instance is closed")
@@ -80,7 +81,7 @@ func (in *instance) status(ctx context.Context) (runState, error) {
 
 // cont undoes a halt, even if ctx has ended. If the machine has ended, this is no error.
 func (in *instance) cont(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), contTimeout)
+	ctx, cancel := pace.Context(context.WithoutCancel(ctx), contTimeout, "answer")
 	defer cancel()
 	err := in.ask(ctx, "cont", nil, nil)
 	select {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"banger/internal/fault"
+	"banger/internal/pace"
 	"banger/internal/vmm"
 )
 
@@ -55,7 +56,7 @@ var versionLine = regexp.MustCompile(`^QEMU emulator version ([^\r\n]{1,100})`)
 
 // ask runs the program for its version and for the networks that it was built with.
 func (p *program) ask(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := pace.Context(ctx, askTimeout, "answer")
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

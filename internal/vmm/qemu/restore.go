@@ -15,6 +15,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/vmm"
 )
 
@@ -33,7 +34,7 @@ const loadPoll = 50 * time.Millisecond
 
 // loaded waits until a restored machine runs, which it does by itself.
 func (in *instance) loaded(ctx context.Context, logEnd int64) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, greetTimeout, fmt.Errorf("the machine does not run after %v", greetTimeout))
+	ctx, cancel := pace.Context(ctx, greetTimeout, "restored machine that runs")
 	defer cancel()
 	poll := time.NewTicker(loadPoll)
 	defer poll.Stop()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/pace"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/defect"
@@ -104,7 +105,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 		}
 		defer in.Close()
 	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	end, cancel := pace.Context(context.WithoutCancel(ctx), endTimeout, "end")
 	defer cancel()
 	if ctx.Err() == nil && (in == nil || in.deaf()) { // QEMU ends: its message is better
 		brief, cancel := context.WithTimeout(end, time.Second)
@@ -113,6 +114,9 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	}
 	if status, ok := proc.Status(); ok {
 		err = startError("ended "+statusText(status), lastLines(s.VMMLog, f.logEnd))
+		if status.Signaled() { // by the kernel or a person, whatever the machine was to be
+			err = fault.New(fault.Unavailable, "%w", err)
+		}
 	}
 	return nil, errors.Join(err, proc.Signal(syscall.SIGKILL), proc.Wait(end))
 }
