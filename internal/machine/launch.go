@@ -45,11 +45,14 @@ func (h *Host) Launch(ctx context.Context, o Order, began time.Time) (*Launch, e
 	runner := step.Runner{Log: h.Log.With("vm", o.Subject.ID, "name", o.Subject.Spec.Name), Report: o.Report, Deadline: stepDeadline}
 	var err error
 	l.Records, err = runner.Run(ctx, l.plan())
+	var failed *step.Error
+	if l.killed && errors.As(err, &failed) {
+		failed.Err = ErrKilled
+	}
 	if l.Source == nil {
 		return l, err
 	}
 	_ = l.Source.Close() // files that were only read
-	var failed *step.Error
 	// it existed before the step whose undo would end it
 	if l.Source.traits().prepared && errors.As(err, &failed) {
 		failed.Undo = errors.Join(failed.Undo, l.tearDown(context.WithoutCancel(ctx)))

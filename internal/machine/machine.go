@@ -95,8 +95,15 @@ const (
 	syncTimeout = 30 * time.Second // for a guest to write what it has in memory
 )
 
-// MarkKilled notes that the user ends the machine, so that its end says nothing against a template.
+// MarkKilled notes that the user ends the machine. So its end says nothing against a template, and
+// what meets it fails with ErrKilled.
 func (m *Machine) MarkKilled() { m.killed.Store(true) }
+
+// Killed reports whether the user has ended the machine.
+func (m *Machine) Killed() bool { return m.killed.Load() }
+
+// ErrKilled is the error of what met the end of a machine that the user has killed.
+var ErrKilled = fault.New(fault.Canceled, "the machine was killed meanwhile")
 
 // End ends the VMM and waits until it is gone. A machine that has ended already is success.
 func (m *Machine) End(ctx context.Context) error {
@@ -187,13 +194,36 @@ func (m *Machine) whileItRuns(ctx context.Context, f func(context.Context) error
 		}
 	}()
 	err := f(ctx)
+	if lostConnection(err) { // most likely its other end is ending
+		soon := time.NewTimer(goneTimeout)
+		select {
+		case <-watched:
+		case <-soon.C:
+		}
+		soon.Stop()
+	}
 	cause := context.Cause(ctx)
 	cancel(nil)
 	<-watched
-	if err != nil && cause != nil {
+	switch {
+	case err != nil && m.Killed():
+		return ErrKilled
+	case err != nil && cause != nil:
 		return cause
 	}
 	return err
+}
+
+// goneTimeout is how long a VMM may take to end after its connections.
+const goneTimeout = time.Second
+
+func lostConnection(err error) bool {
+	for _, lost := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET, syscall.ECONNREFUSED, net.ErrClosed} {
+		if errors.Is(err, lost) {
+			return true
+		}
+	}
+	return false
 }
 
 // Ended describes the end of a machine as an error.

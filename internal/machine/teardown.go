@@ -10,9 +10,11 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/pace"
 	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
@@ -53,16 +55,18 @@ func (h *Host) TearDown(ctx context.Context, r Remains) error {
 
 // End ends the machine if there is one, and waits until it is gone.
 func (h *Host) End(ctx context.Context, r Remains) error {
-	m := r.Machine
+	m, err := r.Machine, error(nil)
 	if m == nil {
-		var err error
 		if m, err = h.find(ctx, r); fault.KindOf(err) == fault.NotFound {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("looking for the VMM: %w", err)
 		}
 	}
-	return m.End(ctx)
+	if err = m.End(ctx); err != nil && r.Machine == nil {
+		_ = m.Close() // whoever tries again looks for it again
+	}
+	return err
 }
 
 // Release removes what the run of a machine that has ended holds on the host, and its run
@@ -134,12 +138,17 @@ func (h *Host) driver(name string) (vmm.Driver, error) {
 	return h.Drivers.Named(name)
 }
 
+// cleanTimeout is the nominal time for one capability's cleanup.
+const cleanTimeout = 30 * time.Second
+
 // clean cleans up one capability. A failure is logged with its name and returned.
 func (h *Host) clean(ctx context.Context, c Capability, req CleanupRequest) error {
 	cleaner, ok := c.(Cleaner)
 	if !ok {
 		return nil
 	}
+	ctx, cancel := pace.Context(ctx, cleanTimeout, "end of the cleanup")
+	defer cancel()
 	if err := cleaner.Cleanup(ctx, req); err != nil {
 		h.Log.ErrorContext(ctx, "cleaning up", "vm", req.ID, "capability", c.Name(), "error", err)
 		return fmt.Errorf("cleaning up %s: %w", c.Name(), err)

@@ -18,6 +18,8 @@ const (
 	// try again.
 	Broken State = "broken"
 	Failed State = "error" // a start failed and left nothing; it can be started again
+	// Recovering is shown and never stored: the daemon has started, and finds out what is true.
+	Recovering State = "recovering"
 )
 
 // transitions holds which state may follow which. Every change of a VM's state is checked by it.
@@ -48,7 +50,7 @@ func (s State) May(to State) bool {
 // Live reports whether a VMM process may exist for a VM in this state.
 func (s State) Live() bool {
 	switch s {
-	case Starting, Running, Pausing, Paused, Stopping, Deleting, Broken:
+	case Starting, Running, Pausing, Paused, Stopping, Deleting, Broken, Recovering:
 		return true
 	}
 	return false

@@ -51,7 +51,7 @@ var mayImport = map[string][]string{
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "vmm"},
 	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
 	"vm": {
-		"disk", "fault", "guest/proto", "machine", "model", "oplock", "paths", "snapshot", "snapshot/library", "step", "template",
+		"disk", "fault", "guest/proto", "machine", "model", "oplock", "pace", "paths", "snapshot", "snapshot/library", "step", "template",
 		"vm/...", "vmm", "vmm/console",
 	},
 

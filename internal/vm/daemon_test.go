@@ -82,14 +82,14 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 	m, err := Open(ctx, Config{
 		Meter:  counts,
 		Layout: h.layout, Store: recordStore{s, life}, Drivers: drivers, Images: images{life}, Kernels: kernels{life},
-		NewAgent:     func(dial machine.Dialer) machine.Agent { return &agent{life, dial} },
+		NewAgent:     life.newAgent,
 		Capabilities: capabilities,
 		Defaults: model.Spec{
 			Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone,
 		},
-		StopTimeout: time.Second,
-		Templates:   templates,
-		Log:         slog.New(slog.DiscardHandler),
+		StopTimeout: time.Second, RecoverTimeout: h.recoverTimeout,
+		Templates: templates,
+		Log:       slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		h.t.Fatal(err)

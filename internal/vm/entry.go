@@ -20,12 +20,45 @@ type entry struct {
 	live     *machine.Machine // nil unless a machine exists
 	used     oplock.Use
 	unwanted bool // it was to be deleted, which could not be recorded; the deletion is tried again
+	// recovery has not settled it yet, and holds its operation lock
+	recovering bool
+	wants      *model.Spec // what a change is going to record; nil without one
 }
 
 func (e *entry) record() model.VM {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.vm
+}
+
+// shown is the record as users see it.
+func (e *entry) shown() model.VM {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	v := e.vm
+	if e.recovering {
+		v.State = model.Recovering
+	}
+	return v
+}
+
+func (e *entry) recovered() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.recovering = false
+}
+
+// want notes what a change is going to record, so that its image and kernel stay.
+func (e *entry) want(spec *model.Spec) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.wants = spec
+}
+
+func (e *entry) wanted() *model.Spec {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.wants
 }
 
 func (e *entry) setRecord(v model.VM) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"banger/internal/fault"
@@ -133,6 +134,12 @@ func (h *host) readWorkDisk(v model.VM) string {
 type agent struct {
 	s    *session
 	dial machine.Dialer
+	once sync.Once
+}
+
+func (s *session) newAgent(dial machine.Dialer) machine.Agent {
+	s.agents.Add(1)
+	return &agent{s: s, dial: dial}
 }
 
 // reach waits until the guest answers, and returns the id of its machine. It also calls a hook.
@@ -270,4 +277,7 @@ func (a *agent) Stats(ctx context.Context) (proto.Stats, error) {
 	return proto.Stats{}, err
 }
 
-func (a *agent) Close() error { return nil }
+func (a *agent) Close() error {
+	a.once.Do(func() { a.s.agents.Add(-1) })
+	return nil
+}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,6 +60,9 @@ type host struct {
 	more    func(*session) []machine.Capability // further capabilities; may be nil
 	drivers func(driver) *vmm.Registry          // of the daemons; nil: the fake driver alone
 	counts  bool                                // what the daemons count is noted: see meter
+
+	recoverTimeout time.Duration // of the daemons
+	agents         atomic.Int64  // clients of agents that are not closed
 }
 
 func newHost(t *testing.T) *host {
@@ -72,6 +76,7 @@ func newHost(t *testing.T) *host {
 	return &host{
 		t: t, layout: layout, computer: fake.NewHost(), file: file, fail: map[string]error{}, block: map[string]chan struct{}{},
 		records: map[string]bool{}, gone: map[string]bool{}, version: "1.0", templates: template.Config{Off: true},
+		recoverTimeout: time.Minute,
 	}
 }
 

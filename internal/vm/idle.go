@@ -15,12 +15,31 @@ const (
 	retryAfter = 30 * time.Second // between two tries of a cleanup that failed
 )
 
+// Agent returns the agent of a running VM.
+func (m *Manager) Agent(ref string) (machine.Agent, error) {
+	e, err := m.records.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.awaitRecovery(context.Background(), e); err != nil {
+		return nil, err
+	}
+	v, l := e.state()
+	if v.State != model.Running || l == nil {
+		return nil, explain.NotRunning(v)
+	}
+	return l.Agent, nil
+}
+
 // Use returns the agent of a running VM and counts as use of it until done is called. A VM that was
 // suspended as idle is woken.
 func (m *Manager) Use(ctx context.Context, ref string) (v model.VM, agent machine.Agent, done func(), err error) {
 	e, err := m.records.find(ref)
 	if err != nil {
 		return model.VM{}, nil, nil, err
+	}
+	if err := m.awaitRecovery(ctx, e); err != nil {
+		return e.shown(), nil, nil, err
 	}
 	if agent, done, ok := e.use(); ok {
 		return e.record(), agent, done, nil

@@ -82,7 +82,13 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 			in[id] = append(in[id], user)
 		}
 	}
-	for _, v := range m.List() {
+	for _, e := range m.records.entries() {
+		if next := e.wanted(); next != nil {
+			use(images, next.ImageID, next.Name)
+			use(kernels, next.KernelID, next.Name)
+		}
+	}
+	for _, v := range m.records.list((*entry).record) {
 		use(images, v.Spec.ImageID, v.Spec.Name)
 		use(kernels, v.Spec.KernelID, v.Spec.Name)
 		machine, err := m.machineSpec(v)

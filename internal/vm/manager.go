@@ -57,7 +57,6 @@ import (
 	"banger/internal/paths"
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
-	"banger/internal/vm/explain"
 	"banger/internal/vmm"
 )
 
@@ -75,9 +74,11 @@ type Config struct {
 	BootTimeout time.Duration // for the guest's agent to answer; 0 leaves it to the driver
 	// for a guest to power off before its VMM is ended; 10 s when 0
 	StopTimeout time.Duration
-	Templates   template.Config // Usual and Quiet are filled in
-	Meter       Meter           // nil: nothing is counted
-	Log         *slog.Logger
+	// for the VMs to be recovered before Open returns; the rest are shown as recovering. 2 s when 0
+	RecoverTimeout time.Duration
+	Templates      template.Config // Usual and Quiet are filled in
+	Meter          Meter           // nil: nothing is counted
+	Log            *slog.Logger
 }
 
 // Manager holds all VMs of one BANGER_HOME. Its methods are safe for concurrent use.
@@ -103,6 +104,7 @@ type core struct {
 
 const (
 	defaultStopTimeout = 10 * time.Second
+	defaultRecoverTime = 2 * time.Second
 	storeTimeout       = 10 * time.Second // for writing one record
 	killTimeout        = 20 * time.Second // for a VMM to be gone after a signal
 )
@@ -113,35 +115,22 @@ func (m *Manager) Get(ref string) (model.VM, error) {
 	if err != nil {
 		return model.VM{}, err
 	}
-	return e.record(), nil
+	return e.shown(), nil
 }
 
 // List returns all VMs, the oldest first.
-func (m *Manager) List() []model.VM { return m.records.list() }
+func (m *Manager) List() []model.VM { return m.records.list((*entry).shown) }
 
 // Library returns the stored snapshots, and Templates the templates.
 func (m *Manager) Library() *library.Library { return m.library }
 func (m *Manager) Templates() *template.Pool { return m.templates }
-
-// Agent returns the agent of a running VM.
-func (m *Manager) Agent(ref string) (machine.Agent, error) {
-	e, err := m.records.find(ref)
-	if err != nil {
-		return nil, err
-	}
-	v, l := e.state()
-	if v.State != model.Running || l == nil {
-		return nil, explain.NotRunning(v)
-	}
-	return l.Agent, nil
-}
 
 // observe shows the observers what VMs there are. Their errors are logged: a stale known_hosts file
 // is no reason to fail a start.
 func (c *core) observe(ctx context.Context) {
 	c.obs.Lock()
 	defer c.obs.Unlock()
-	vms := c.records.list()
+	vms := c.records.list((*entry).record)
 	for _, capability := range c.host.Capabilities {
 		if o, ok := capability.(machine.Observer); ok {
 			if err := o.RecordsChanged(context.WithoutCancel(ctx), vms); err != nil {

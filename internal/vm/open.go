@@ -17,6 +17,9 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.StopTimeout == 0 {
 		cfg.StopTimeout = defaultStopTimeout
 	}
+	if cfg.RecoverTimeout == 0 {
+		cfg.RecoverTimeout = defaultRecoverTime
+	}
 	if cfg.Meter == nil {
 		cfg.Meter = noMeter{}
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/paths"
 )
 
@@ -64,6 +66,20 @@ func operate[T any](
 	}
 	return operateOn(ctx, c, e, k, do)
 }
+
+// awaitRecovery waits until a VM is settled after the daemon's start. That is bounded.
+func (c *core) awaitRecovery(ctx context.Context, e *entry) error {
+	if e.shown().State != model.Recovering {
+		return nil
+	}
+	ctx, cancel := pace.Context(ctx, recoveryTimeout, "answer from VM "+e.record().Spec.Name+", which is being recovered")
+	defer cancel()
+	_, err := operateOn(ctx, c, e, opSettle, func(context.Context, *operation) (any, error) { return nil, nil })
+	return err
+}
+
+// recoveryTimeout is the nominal time that a command waits for a VM to be recovered.
+const recoveryTimeout = time.Minute
 
 // record returns the VM's record.
 func (op *operation) record() model.VM { return op.e.record() }

@@ -18,12 +18,12 @@ type records struct {
 	vms map[string]*entry // by id
 }
 
-// list returns all records, the oldest first.
-func (r *records) list() []model.VM {
+// list returns all records as seen by look, the oldest first.
+func (r *records) list(look func(*entry) model.VM) []model.VM {
 	entries := r.entries()
 	vms := make([]model.VM, 0, len(entries))
 	for _, e := range entries {
-		vms = append(vms, e.record())
+		vms = append(vms, look(e))
 	}
 	slices.SortFunc(vms, func(a, b model.VM) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"banger/internal/fault"
@@ -29,29 +31,70 @@ func (r recovery) run(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	entries := make([]*entry, len(stored))
 	for i, v := range stored {
-		entries[i] = &entry{vm: v}
+		entries[i] = &entry{vm: v, recovering: true}
 		r.records.adopt(entries[i])
 	}
-	// not the index: adopted machines may end, and their VMs be deleted, from here on
-	for _, e := range entries {
-		v := e.record()
-		_, err := operateOn(ctx, r.core, e, opSettle, func(ctx context.Context, op *operation) (any, error) {
-			return nil, r.one(ctx, op)
-		})
-		if err != nil {
-			r.logger(v).ErrorContext(ctx, "recovering", "state", v.State, "error", err)
-		}
-	}
-	if err := r.removeOrphans(ctx); err != nil {
-		r.Log.ErrorContext(ctx, "removing what no record names", "error", err)
+	// Now: soon there are machines without a record that are none of a crash.
+	orphans, err := r.orphans()
+	if err != nil {
+		r.Log.ErrorContext(ctx, "looking for what no record names", "error", err)
 	}
 	for _, dir := range []string{r.Layout.Templates(), r.Layout.Snapshots()} {
 		if err := snapshot.CleanTemp(dir); err != nil {
 			r.Log.ErrorContext(ctx, "removing unfinished snapshots", "error", err)
 		}
 	}
-	r.observe(ctx)
+	r.inBackground(ctx, entries, orphans)
 	return nil
+}
+
+// sideBySide is how many VMs are recovered at a time. Most of the time is spent waiting for VMMs.
+const sideBySide = 32
+
+// inBackground recovers VMs side by side, and removes orphans. It returns when all is done, and no
+// later than RecoverTimeout: a VMM that does not answer keeps nobody from the other VMs. Before it
+// returns, the operation lock of each VM that is not settled is held.
+func (r recovery) inBackground(ctx context.Context, entries []*entry, orphans []string) {
+	slots := make(chan struct{}, sideBySide)
+	within := func(do func()) {
+		slots <- struct{}{}
+		defer func() { <-slots }()
+		do()
+	}
+	var locked, all sync.WaitGroup
+	for _, e := range entries {
+		v := e.record()
+		locked.Add(1)
+		all.Go(func() {
+			_, err := operateOn(ctx, r.core, e, opSettle, func(ctx context.Context, op *operation) (_ any, err error) {
+				defer e.recovered()
+				locked.Done()
+				within(func() { err = r.one(ctx, op) })
+				return nil, err
+			})
+			if err != nil {
+				r.logger(v).ErrorContext(ctx, "recovering", "state", v.State, "error", err)
+			}
+		})
+	}
+	for _, id := range orphans {
+		all.Go(func() { within(func() { r.removeOrphan(ctx, id) }) })
+	}
+	done := make(chan struct{})
+	r.wg.Go(func() {
+		all.Wait()
+		r.observe(ctx)
+		close(done)
+	})
+	locked.Wait()
+	enough := time.NewTimer(r.RecoverTimeout)
+	defer enough.Stop()
+	select {
+	case <-done:
+	case <-enough.C:
+		r.observe(ctx)
+		r.Log.WarnContext(ctx, "some VMs are not recovered yet; the others can be used")
+	}
 }
 
 // one recovers one VM. The rules are in the order of the cases.
@@ -182,9 +225,9 @@ func (r recovery) abandonStart(ctx context.Context, op *operation) error {
 	return ending{op}.abandonStart(ctx, why, model.Failed)
 }
 
-// removeOrphans tears down machines that carry a VM's id and have no record: template builds and
-// standby machines that a crash cut off.
-func (r recovery) removeOrphans(ctx context.Context) error {
+// orphans lists the machines that carry a VM's id and have no record: template builds and standby
+// machines that a crash cut off.
+func (r recovery) orphans() (ids []string, _ error) {
 	var errs []error
 	for _, dir := range []string{filepath.Dir(r.Layout.VM("x").Run), r.Layout.VMs()} {
 		entries, err := os.ReadDir(dir)
@@ -194,14 +237,17 @@ func (r recovery) removeOrphans(ctx context.Context) error {
 		}
 		for _, entry := range entries {
 			id := entry.Name()
-			if !model.IsID(id) || r.records.has(id) {
-				continue
-			}
-			r.Log.WarnContext(ctx, "tearing down a machine that has no record", "vm", id)
-			if err := r.host.TearDown(ctx, machine.Remains{Subject: machine.Subject{ID: id, Fresh: true}}); err != nil {
-				errs = append(errs, fmt.Errorf("tearing down %s, which no record names: %w", id, err))
+			if model.IsID(id) && !r.records.has(id) && !slices.Contains(ids, id) {
+				ids = append(ids, id)
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return ids, errors.Join(errs...)
+}
+
+func (r recovery) removeOrphan(ctx context.Context, id string) {
+	r.Log.WarnContext(ctx, "tearing down a machine that has no record", "vm", id)
+	if err := r.host.TearDown(ctx, machine.Remains{Subject: machine.Subject{ID: id, Fresh: true}}); err != nil {
+		r.Log.ErrorContext(ctx, "tearing down a machine that has no record", "vm", id, "error", err)
+	}
 }

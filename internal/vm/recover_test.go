@@ -3,13 +3,17 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/vmdir"
 	"banger/internal/vmm"
@@ -221,4 +225,110 @@ func TestKilledWhileMakingADisk(t *testing.T) {
 	if _, err := os.Stat(temp); err == nil {
 		t.Errorf("the unfinished disk is left: %s", temp)
 	}
+}
+
+// TestSilentVMMsKeepNobodyWaiting starts a daemon whose VMMs do not answer, as after a SIGSTOP. The
+// daemon serves, shows what it does not know yet, and looks for all machines at once. Operations
+// wait for the machine.
+func TestSilentVMMsKeepNobodyWaiting(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	const n = 8
+	var vms []model.VM
+	for i := range n {
+		vms = append(vms, d.worker(t, model.Create{Name: fmt.Sprint("v-", i)}))
+	}
+	stopped := d.create(t, model.Create{Name: "at-rest"})
+	d.die()
+	h.recoverTimeout = 10 * time.Millisecond
+	release := h.hanging("adopt")
+	calls := h.called("adopt")
+	d = h.daemon()
+	waitFor(t, func() bool { return h.called("adopt") == calls+n })
+	for _, v := range d.List() {
+		want := model.Recovering
+		if v.ID == stopped.ID {
+			waitFor(t, func() bool { return d.state(t, v.ID) == model.Stopped })
+			continue
+		}
+		equal(t, "the state of a VM whose VMM does not answer", v.State, want)
+	}
+	d.start(t, "at-rest") // the others do not matter to it
+	used := make(chan error, 3)
+	go func() {
+		_, _, done, err := d.Use(t.Context(), vms[0].ID)
+		if err == nil {
+			done()
+		}
+		used <- err
+	}()
+	go func() { used <- second(d.Pause(t.Context(), vms[1].ID, nil)) }()
+	go func() { used <- second(d.Kill(t.Context(), vms[2].ID, syscall.SIGKILL)) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, _, _, err := d.Use(ctx, vms[3].ID); err == nil {
+		t.Error("a VM that is not recovered can be used")
+	}
+	if err := d.References(func(images, _ map[string][]string) error {
+		equal(t, "the number of users of the image", len(images["id-of-img"]), n+1)
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	release()
+	for range 3 {
+		if err := <-used; err != nil {
+			t.Errorf("an operation that waited failed: %v", err)
+		}
+	}
+	d.wantState(t, vms[1].ID, model.Paused)
+	d.wantState(t, vms[2].ID, model.Stopped)
+	for _, v := range vms[3:] {
+		waitFor(t, func() bool { return d.state(t, v.ID) == model.Running })
+	}
+	d.deleteAll(t)
+}
+
+// TestOrphansOfACrashOnly checks that a machine that is made while orphans are still being removed
+// is none of them.
+func TestOrphansOfACrashOnly(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.started(t, model.Create{Name: "a"})
+	if err := d.store.DeleteVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	d.die()
+	h.recoverTimeout = 10 * time.Millisecond
+	release := h.hanging("undo one")
+	calls := h.called("undo one")
+	d = h.daemon()
+	waitFor(t, func() bool { return h.called("undo one") > calls })
+	d.started(t, model.Create{Name: "b"})
+	release()
+	waitFor(t, func() bool { return !machine.MayExist(h.layout.VM(v.ID).Dir) })
+	d.wantState(t, "b", model.Running)
+	h.wantMachines(t, 1)
+}
+
+// TestRetriesHoldNothing tries again and again to end a machine that does not end. Each try looks
+// for the machine, and releases what it opened.
+func TestRetriesHoldNothing(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	h.failing("signal", errBoom)
+	if _, err := d.Suspend(t.Context(), v.ID, nil); err == nil {
+		t.Fatal("the machine has ended")
+	}
+	d.die()
+	d = h.daemon()
+	before := h.agents.Load()
+	for range 10 {
+		d.retryCleanups(t.Context())
+	}
+	equal(t, "the number of open clients after ten tries", h.agents.Load(), before)
+	h.failing("signal", nil)
+	d.resume(t, v)
+	d.wantContinues(t, v)
 }

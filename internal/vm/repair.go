@@ -13,11 +13,12 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vm/explain"
 )
 
 // perform is operate for a user's command. Before the command it repairs what earlier operations
 // could not complete: see operation.repair. VMs that are to be deleted go first: one may have a
-// name that is wanted again.
+// name that is wanted again. If a kill ends the machine meanwhile, the error says so.
 func perform[T any](
 	ctx context.Context, c *core, ref string, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
@@ -26,7 +27,12 @@ func perform[T any](
 		if err := (repairs{op}).repair(ctx); err != nil {
 			return result, err
 		}
-		return do(ctx, op)
+		l := op.e.machine()
+		result, err := do(ctx, op)
+		if err != nil && l != nil && l.Killed() && op.e.machine() == l {
+			err = explain.Killed(op.record(), err)
+		}
+		return result, err
 	})
 }
 

@@ -22,10 +22,19 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 		if err := explain.MaySet(old); err != nil {
 			return model.Changed{}, err
 		}
-		next, err := m.changed(ctx, old, change)
+		var next model.VM
+		// Pinned until the new image and kernel are wanted. Applying may wait for a guest, and
+		// nobody else shall.
+		err := m.pinned(func() (err error) {
+			if next, err = m.changed(ctx, old, change); err == nil {
+				op.e.want(&next.Spec)
+			}
+			return err
+		})
 		if err != nil {
 			return model.Changed{}, err
 		}
+		defer op.e.want(nil)
 		fields := model.ChangedFields(old.Spec, next.Spec)
 		applied, err := changing{op}.applyChange(ctx, old, next)
 		if err != nil {
@@ -35,14 +44,7 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 			applied = fields // it matters at the next start only
 		}
 		pending := slices.DeleteFunc(slices.Clone(fields), func(f string) bool { return slices.Contains(applied, f) })
-		// Pinned only now: applying may wait for a guest, and nobody else shall.
-		err = m.pinned(func() error {
-			if err := m.resolveChange(old.Spec, &next.Spec); err != nil { // deleted meanwhile
-				return err
-			}
-			return changing{op}.storeChange(ctx, next.Spec, applied, pending)
-		})
-		if err != nil {
+		if err := (changing{op}).storeChange(ctx, next.Spec, applied, pending); err != nil {
 			return model.Changed{}, err
 		}
 		m.observe(ctx)

@@ -32,6 +32,10 @@ func (op *operation) start(ctx context.Context, from machine.Source, driver stri
 		if from != nil {
 			_ = from.Close()
 		}
+		if op.e.standby != nil { // whose machine nobody will take over
+			op.e.standby = nil
+			err = errors.Join(err, op.tearDown(context.WithoutCancel(ctx)))
+		}
 		return err
 	}
 	if sb := op.e.standby; sb != nil {
@@ -171,13 +175,23 @@ func (s *launching) failed(ctx context.Context, cause error) error {
 		s.Meter.StartFailed(failed.Step)
 		left = failed.Undo
 	}
-	rest := model.Failed
+	rest, why := model.Failed, s.failure(s.record(), cause)
 	if ctx.Err() != nil {
 		rest = model.Stopped
 	}
-	err := ending{s.operation}.endStart(ctx, s.failure(s.record(), cause), left, rest)
-	if failed != nil && explain.InGuest(failed.Step) && ctx.Err() == nil {
-		s.logConsole(ctx, s.record())
+	killed := errors.Is(cause, machine.ErrKilled)
+	if killed { // as if a VM that runs had been killed
+		rest = model.Stopped
+		if left == nil {
+			why = nil
+		}
+	}
+	err := ending{s.operation}.endStart(ctx, why, left, rest)
+	if failed != nil && explain.InGuest(failed.Step) && ctx.Err() == nil && !killed {
+		s.logConsole(ctx, s.record(), s.began)
+	}
+	if killed {
+		return errors.Join(explain.Killed(s.record(), cause), err)
 	}
 	return errors.Join(fmt.Errorf("starting VM %s: %w", s.name(), cause), err)
 }

@@ -125,6 +125,9 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	if err != nil {
 		return model.VM{}, err
 	}
+	if err := m.awaitRecovery(ctx, e); err != nil {
+		return e.shown(), err
+	}
 	if e.record().State == model.Suspended && fatal(sig) {
 		return giveUpMemory(ctx, m.core, e)
 	}

@@ -369,6 +369,6 @@ func TestKillOfAStartFromATemplate(t *testing.T) {
 	if err := <-errs; err == nil {
 		t.Error("the start succeeded although its VM was killed")
 	}
-	d.wantState(t, "a", model.Failed)
+	d.wantState(t, "a", model.Stopped)
 	h.wantMachines(t, 0)
 }

@@ -33,6 +33,11 @@ func NothingToKill(v model.VM) error {
 	return f
 }
 
+// Killed is the error of an operation that met a kill of its VM. err is what it saw of that.
+func Killed(v model.VM, err error) error {
+	return fault.New(fault.Canceled, "VM %s was killed meanwhile (%w)", v.Spec.Name, err)
+}
+
 // MaySet refuses a VM whose guest cannot take anything up and would not take it up later.
 func MaySet(v model.VM) error {
 	switch {
