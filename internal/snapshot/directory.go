@@ -94,6 +94,25 @@ func checkOwner(info fs.FileInfo, path string) error {
 	return nil
 }
 
+// replaceMeta replaces the description by a rename. The directory may be a copy whose files are
+// hard links, so nothing is written in place.
+func (d directory) replaceMeta(data []byte) error {
+	name := disk.TempPrefix + metaFile + "-" + model.NewID()
+	f, _, err := d.open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = unix.Renameat(int(d.Fd()), name, int(d.Fd()), metaFile)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(filepath.Join(d.Name(), name)))
+	}
+	return d.Sync()
+}
+
 // Remove removes the snapshot at dir, even a damaged one. It renames the directory and then removes
 // the files. CleanTemp removes what a crash leaves. A missing snapshot is no error.
 func Remove(dir string) error {

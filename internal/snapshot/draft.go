@@ -329,7 +329,7 @@ func (d *Draft) writeMeta(meta Meta) error {
 func (d *Draft) orderTimes(meta Meta) error {
 	const tries = 3 // the clock may be set back again
 	for range tries {
-		sealed, err := d.directory.sealed()
+		vouched, err := d.directory.vouched()
 		if err != nil {
 			return err
 		}
@@ -339,7 +339,7 @@ func (d *Draft) orderTimes(meta Meta) error {
 			if err != nil {
 				return err
 			}
-			if changed(info).After(sealed) {
+			if changed(info).After(vouched) {
 				late++
 				err = d.directory.restoreTime(f, open, info)
 			}
@@ -350,7 +350,7 @@ func (d *Draft) orderTimes(meta Meta) error {
 		if late == 0 {
 			return nil
 		}
-		if err := d.directory.seal(); err != nil {
+		if err := d.directory.vouch(meta); err != nil {
 			return err
 		}
 	}

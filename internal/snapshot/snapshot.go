@@ -73,27 +73,27 @@ func open(ctx context.Context, dir string) (*Snapshot, error) {
 		return nil, err
 	}
 	s := &Snapshot{dir: dir, meta: meta}
-	sealed, err := d.sealed()
+	vouched, err := d.vouched()
 	if err != nil {
 		return nil, err
 	}
 	stale := false
 	for _, f := range meta.files() {
-		reread, err := d.check(ctx, f, sealed)
+		reread, err := d.check(ctx, f, vouched)
 		if err != nil {
 			return nil, err
 		}
 		stale = stale || reread
 	}
 	if stale {
-		return s, d.seal()
+		return s, d.vouch(meta)
 	}
 	return s, nil
 }
 
-// sealed returns the time when all files were last known to be right: the change time of the
+// vouched returns the time when all files were last known to be right: the change time of the
 // description, which is written last.
-func (d directory) sealed() (time.Time, error) {
+func (d directory) vouched() (time.Time, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(d.Fd()), metaFile, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return time.Time{}, &fs.PathError{Op: "looking at", Path: filepath.Join(d.Name(), metaFile), Err: err}
@@ -101,19 +101,24 @@ func (d directory) sealed() (time.Time, error) {
 	return time.Unix(st.Ctim.Unix()), nil
 }
 
-// seal records that all files are right now.
-func (d directory) seal() error {
-	if err := unix.UtimesNanoAt(int(d.Fd()), metaFile, nil, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "setting the time of", Path: filepath.Join(d.Name(), metaFile), Err: err}
+// vouch records that all files are right now.
+func (d directory) vouch(meta Meta) error {
+	data, err := encodeMeta(meta)
+	if err != nil {
+		return err
+	}
+	if err := d.replaceMeta(data); err != nil {
+		return fmt.Errorf("noting that %s is right: %w", d.Name(), err)
 	}
 	return nil
 }
 
 func changed(info fs.FileInfo) time.Time { return time.Unix(info.Sys().(*syscall.Stat_t).Ctim.Unix()) }
 
-// untouched reports whether the times of a file say that it has not changed since the seal.
-func untouched(f file, info fs.FileInfo, sealed time.Time) bool {
-	return info.ModTime().UnixNano() == f.Modified && !changed(info).After(sealed)
+// untouched reports whether the times of a file say that it has not changed since somebody
+// vouched for it.
+func untouched(f file, info fs.FileInfo, vouched time.Time) bool {
+	return info.ModTime().UnixNano() == f.Modified && !changed(info).After(vouched)
 }
 
 // ReadMeta returns the checked description of the snapshot at dir. It ignores all other files, so
@@ -145,7 +150,7 @@ func (d directory) readMeta() (Meta, error) {
 
 // check checks one file as Open does. It reports whether it had to read the file because its times
 // are wrong.
-func (d directory) check(ctx context.Context, f file, sealed time.Time) (reread bool, err error) {
+func (d directory) check(ctx context.Context, f file, vouched time.Time) (reread bool, err error) {
 	open, info, err := d.openSized(f, unix.O_RDONLY)
 	if err != nil {
 		return false, err
@@ -154,7 +159,7 @@ func (d directory) check(ctx context.Context, f file, sealed time.Time) (reread 
 	switch {
 	case f.name == deviceFile:
 		return false, verify(ctx, f, open)
-	case untouched(f, info, sealed):
+	case untouched(f, info, vouched):
 		return false, nil
 	case f.Sum == "":
 		return false, damaged("%s was changed", open.Name())
@@ -187,6 +192,9 @@ func (d directory) restoreTime(f file, open *os.File, seen fs.FileInfo) error {
 	}
 	if !info.ModTime().Equal(seen.ModTime()) || !changed(info).Equal(changed(seen)) {
 		return damaged("%s is being written", open.Name())
+	}
+	if info.ModTime().UnixNano() == f.Modified && !changed(info).After(time.Now()) {
+		return nil // setting it would only make a home with hard links to the file read it again
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, unix.NsecToTimespec(f.Modified)}
 	if err := unix.UtimesNanoAt(int(d.Fd()), f.name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -250,7 +258,7 @@ func (s *Snapshot) openChecked(f file, flags int) (*os.File, error) {
 		return nil, err
 	}
 	defer d.Close()
-	sealed, err := d.sealed()
+	vouched, err := d.vouched()
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +266,7 @@ func (s *Snapshot) openChecked(f file, flags int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.name == memoryFile && !untouched(f, info, sealed) {
+	if f.name == memoryFile && !untouched(f, info, vouched) {
 		open.Close()
 		return nil, damaged("%s was changed", open.Name())
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"banger/internal/fault"
@@ -23,6 +25,7 @@ type shelf struct {
 	log          *slog.Logger
 	beforeRemove func(ctx context.Context, key string) // ends what depends on a template
 	marks        marks
+	counting     sync.Mutex // held while a file of uses is opened
 }
 
 func (s *shelf) dir(key string) string { return filepath.Join(s.host.Layout.Templates(), key) }
@@ -137,13 +140,13 @@ func (s *shelf) current(t model.Template) bool {
 }
 
 // uses is a file whose size is the number of VMs that were restored from a template. So counting is
-// one write, without a lock and without reading. It is not synced, which a start would wait for.
+// one write, without reading. It is not synced, which a start would wait for.
 func (s *shelf) uses(key string) string { return filepath.Join(s.dir(key), "uses") }
 
 var errGone = errors.New("the template was removed meanwhile")
 
 func (s *shelf) countUse(key string) error {
-	f, err := os.OpenFile(s.uses(key), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := s.openUses(key)
 	if errors.Is(err, os.ErrNotExist) {
 		return errGone
 	}
@@ -152,6 +155,36 @@ func (s *shelf) countUse(key string) error {
 	}
 	_, err = f.Write([]byte{'.'})
 	return errors.Join(err, f.Close())
+}
+
+// openUses opens the file for one more use. In a cache that was copied with hard links, the file is
+// another home's, too. Then the home first replaces it by one of its own.
+func (s *shelf) openUses(key string) (*os.File, error) {
+	s.counting.Lock()
+	defer s.counting.Unlock()
+	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE
+	f, err := os.OpenFile(s.uses(key), flags, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if info.Sys().(*syscall.Stat_t).Nlink < 2 { // os.File.Stat returns this type on Linux
+		return f, nil
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	own := s.uses(key) + ".new" // only its size counts
+	if f, err = os.OpenFile(own, flags|os.O_TRUNC, 0o600); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(f.Truncate(info.Size()), os.Rename(own, s.uses(key))); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // prune removes all templates, or only the stale ones, whose image or kernel is gone.
