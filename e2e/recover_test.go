@@ -1,11 +1,16 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/model"
+	"banger/internal/testkit"
 )
 
 // TestLostDatabase moves the database away. Without it the daemon refuses to start, and no file of
@@ -57,5 +62,55 @@ func moveDatabase(t *testing.T, from, to string) {
 		if err := os.Rename(file, filepath.Join(to, filepath.Base(file))); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestDeleteOnFullDisk stops and deletes VMs on a disk without a free byte, and kills the daemon
+// after a deletion. Neither comes back.
+func TestDeleteOnFullDisk(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can mount a small file system")
+	h := warm(t)
+	state := filepath.Join(h.Dir, "state")
+	if err := errors.Join(os.Mkdir(state, 0o700), unix.Mount("tmpfs", state, "tmpfs", 0, "mode=700,size=256m")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.Banger(t, "daemon", "stop")
+		if err := unix.Unmount(state, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	ok(t, h, "vm", "create", "--name", "z")
+	ok(t, h, "run", "-d", "--name", "v", "--memory", "128M")
+	fill := func() {
+		t.Helper()
+		f, err := os.OpenFile(filepath.Join(state, "filler"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for err == nil {
+			_, err = f.Write(make([]byte, 4096))
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	fill()
+	ok(t, h, "stop", "--timeout", "5s", "v")
+	equal(t, "state of v", show(t, h, "v").State, model.Stopped)
+	fill()
+	ok(t, h, "rm", "z")
+	fill()
+	must(t, syscall.Kill(daemonPID(t, h), syscall.SIGKILL))
+	awaitDeath(t, h)
+	ok(t, h, "daemon", "start") // the disk is still full
+	ok(t, h, "rm", "v")
+	must(t, syscall.Kill(daemonPID(t, h), syscall.SIGKILL))
+	awaitDeath(t, h)
+	must(t, os.Remove(filepath.Join(state, "filler")))
+	equal(t, "VMs after the deletions", len(vms(t, h)), 0)
+	if left, err := os.ReadDir(filepath.Join(state, "vms")); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
 	}
 }

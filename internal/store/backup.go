@@ -42,10 +42,14 @@ func Backups(dir string) ([]string, error) {
 
 // Backup writes a backup of the database, unless the newest one holds the same, and reports
 // whether it did. The caller has read all records: a damaged database must not replace a backup.
+// One without records must not either.
 func (s *Store) Backup(ctx context.Context, now time.Time) (made bool, err error) {
 	content, err := s.content(ctx)
 	if err != nil {
 		return false, fmt.Errorf("backing up the database: %w", err)
+	}
+	if content == "" {
+		return false, nil
 	}
 	return s.backup(ctx, now, content)
 }
@@ -97,14 +101,15 @@ func (s *Store) writeBackup(ctx context.Context, path string) error {
 	return syncPath(path)
 }
 
-// content stands for all records and values.
+// content stands for all records and values. Without a record it is "".
 func (s *Store) content(ctx context.Context) (string, error) {
-	h := sha256.New()
+	h, records := sha256.New(), 0
 	err := s.each(ctx, func(id, doc string) error {
+		records++
 		fmt.Fprintf(h, "%q %q\n", id, doc)
 		return nil
 	})
-	if err != nil {
+	if err != nil || records == 0 {
 		return "", err
 	}
 	home, err := s.Meta(ctx, HomeKey)

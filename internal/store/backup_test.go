@@ -32,6 +32,9 @@ func TestBackupsAreMadeOfChanges(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "backups")
 	s := openWith(t, filepath.Join(t.TempDir(), "db"), Options{Backups: dir})
 	now := time.Unix(1000, 0)
+	if made, err := s.Backup(t.Context(), now); err != nil || made {
+		t.Errorf("without a record, a backup was made: %v, %v", made, err)
+	}
 	for n := range 5 {
 		if err := s.PutVM(t.Context(), record("a", "name-"+strconv.Itoa(n))); err != nil {
 			t.Fatal(err)
@@ -65,6 +68,9 @@ func TestBackupsAreMadeOfChanges(t *testing.T) {
 func TestInterruptedBackup(t *testing.T) {
 	dir := t.TempDir()
 	s := openWith(t, filepath.Join(t.TempDir(), "db"), Options{Backups: dir})
+	if err := s.PutVM(t.Context(), record("a", "one")); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, backupTemp), []byte("half of it"), 0o600); err != nil {
 		t.Fatal(err)
 	}

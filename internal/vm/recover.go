@@ -135,6 +135,8 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 			op.removeIfAsked(ctx)
 		}
 		return err
+	case !machine.MayExist(op.dirs().Dir):
+		r.showMissing(op)
 	case r.host.HasRunDir(v.ID): // it had got a machine on standby, and no start
 		return op.tearDown(ctx)
 	case v.Started != nil:
@@ -200,6 +202,14 @@ func (r recovery) adopt(ctx context.Context, op *operation) error {
 func (r recovery) notAdopted(op *operation, cause error) {
 	failure := r.failure(op.record(), cause)
 	failure.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
+	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Broken, failure })
+}
+
+// showMissing shows a stopped VM as broken whose directory somebody has removed. What is stored
+// stays: the directory may come back.
+func (r recovery) showMissing(op *operation) {
+	failure := r.failure(op.record(), fmt.Errorf("its directory %s is missing", op.dirs().Dir))
+	failure.Hint = "stop the daemon and put the directory back, or delete the VM"
 	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Broken, failure })
 }
 

@@ -120,6 +120,29 @@ func TestOrphansAreRemoved(t *testing.T) {
 	h.wantMachines(t, 0)
 }
 
+// TestMissingDirectory takes the directory of a stopped VM away, and puts it back.
+func TestMissingDirectory(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	d.die()
+	dir, away := h.layout.VM(v.ID).Dir, t.TempDir()+"/away"
+	if err := os.Rename(dir, away); err != nil {
+		t.Fatal(err)
+	}
+	d = h.daemon()
+	d.wantState(t, "a", model.Broken)
+	got, _ := d.Get("a")
+	wantLastError(t, got, dir)
+	d.die()
+	if err := os.Rename(away, dir); err != nil {
+		t.Fatal(err)
+	}
+	d = h.daemon()
+	d.wantState(t, "a", model.Stopped)
+	d.start(t, "a")
+}
+
 // TestOrphanOfAUserIsKept loses the record of a VM whose directory has a copy of the record. The
 // directory is moved with everything in it; the machine and the run directory are removed.
 func TestOrphanOfAUserIsKept(t *testing.T) {

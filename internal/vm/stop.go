@@ -73,8 +73,11 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 	default:
 		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
 	}
-	if err := op.update(ctx, func(v *model.VM) { v.State = model.Stopping }); err != nil {
-		return err
+	stopping := func(v *model.VM) { v.State = model.Stopping }
+	if err := op.update(ctx, stopping); err != nil {
+		// A stop needs no space: after a crash, a running VM whose machine has ended is stopped.
+		op.logger(v).WarnContext(ctx, "stopping a VM without having recorded it", "error", err)
+		op.e.show(stopping)
 	}
 	end := report.Track("power-off", "")
 	err := op.powerOff(ctx, grace)

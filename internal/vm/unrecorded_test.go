@@ -12,6 +12,20 @@ import (
 	"banger/internal/vmm"
 )
 
+// TestStopNeedsNoSpace stops a VM although the beginning of the stop cannot be recorded.
+func TestStopNeedsNoSpace(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.start(t, "a")
+	h.failing("store stopping", errBoom)
+	if _, err := d.Stop(t.Context(), "a", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	d.wantState(t, "a", model.Stopped)
+	h.wantMachines(t, 0)
+}
+
 // TestUnrecordedEnds fills the disk when an operation records its end. When there is room again,
 // every command works as usual.
 func TestUnrecordedEnds(t *testing.T) {
