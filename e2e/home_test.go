@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -168,14 +169,20 @@ func TestHomeLongPath(t *testing.T) {
 func TestHomeUnusable(t *testing.T) {
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can be somebody else")
 	for name, c := range map[string]struct {
-		env  map[string]string
-		make string
-		code int
-		says string
+		env   map[string]string
+		make  string
+		after string // when the home belongs to the user
+		code  int
+		says  string
 	}{
 		"no home":         {env: map[string]string{"BANGER_HOME": "", "HOME": "/nonexistent"}, code: fault.Denied.ExitCode(), says: "/nonexistent"},
 		"a relative HOME": {env: map[string]string{"BANGER_HOME": "", "HOME": "some/where"}, code: fault.Invalid.ExitCode(), says: "HOME"},
-		"read-only home":  {make: "chmod 500 .", code: fault.Denied.ExitCode(), says: "permission denied"},
+		"root's database": {make: "mkdir -m 700 state && echo >state/banger.db", after: "chown 0 state/banger.db && chmod 600 state/banger.db",
+			code: fault.Denied.ExitCode(), says: "banger.db"},
+		"root's log": {make: "mkdir -m 700 state && echo >state/bangerd.log", after: "chown 0 state/bangerd.log && chmod 600 state/bangerd.log",
+			code: fault.Denied.ExitCode(), says: "bangerd.log"},
+		"damaged database": {make: "mkdir -m 700 state && head -c 8192 /dev/zero | tr '\\0' x >state/banger.db", code: fault.Damaged.ExitCode(), says: "damaged"},
+		"read-only home":   {make: "chmod 500 .", code: fault.Denied.ExitCode(), says: "permission denied"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := testkit.NewHome(t, bin)
@@ -183,6 +190,11 @@ func TestHomeUnusable(t *testing.T) {
 				must(t, h.Shell(c.make))
 			}
 			h.Chown(t, 4242)
+			if c.after != "" {
+				if out, err := exec.Command("sh", "-c", "cd "+h.Dir+" && "+c.after).CombinedOutput(); err != nil {
+					t.Fatalf("%s: %v: %s", c.after, err, out)
+				}
+			}
 			for key, value := range c.env {
 				h.Setenv(key, value)
 			}

@@ -231,6 +231,20 @@ func TestLostSocket(t *testing.T) {
 	}
 }
 
+// TestOtherRuntimeDirectory connects with another XDG_RUNTIME_DIR than that of the daemon.
+func TestOtherRuntimeDirectory(t *testing.T) {
+	layout := newHome(t)
+	_, pid := connect(t, layout)
+	other := layout
+	other.Runtime = filepath.Join(t.TempDir(), "banger")
+	if _, same := connect(t, other); same != pid {
+		t.Errorf("another runtime directory has daemon %d instead of %d", same, pid)
+	}
+	if _, err := os.Stat(other.Runtime); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the other runtime directory: got %v, want that it was not made", err)
+	}
+}
+
 // TestInheritsNothing starts the daemon with a lock and a pipe of the caller.
 func TestInheritsNothing(t *testing.T) {
 	layout := newHome(t)

@@ -115,8 +115,18 @@ func awaitSocket(ctx context.Context, layout paths.Layout, busy error) (*Client,
 	}
 }
 
+// connect connects to a daemon that listens. A daemon that was started with another XDG_RUNTIME_DIR
+// is found by the home's mark.
 func connect(ctx context.Context, layout paths.Layout) (*Client, error) {
 	conn, err := dialDaemon(ctx, layout.Socket())
+	if nobodyListens(err) {
+		if dir := home.RuntimeElsewhere(layout); dir != "" {
+			layout.Runtime = dir
+			if there, thereErr := dialDaemon(ctx, layout.Socket()); thereErr == nil {
+				conn, err = there, nil
+			}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +147,7 @@ func nobodyListens(err error) bool {
 func lockStart(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("locking the start of bangerd: %w", err)
+		return nil, home.Unusable(fault.Denied, fmt.Errorf("locking the start of bangerd: %w", err))
 	}
 	if err := flock.Lock(ctx, f); err != nil {
 		f.Close()

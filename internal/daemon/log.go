@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 
 	"banger/internal/config"
+	"banger/internal/fault"
+	"banger/internal/home"
 	"banger/internal/requestid"
 	"banger/internal/vmm/console"
 )
@@ -22,7 +24,7 @@ func openLog(opts Options, cfg *config.Config) (*slog.Logger, func() error, erro
 	path := opts.Layout.DaemonLog()
 	file, err := console.Open(path, maxLog)
 	if err != nil {
-		return nil, nil, fmt.Errorf("opening the daemon's log: %w", err)
+		return nil, nil, home.Unusable(fault.Denied, fmt.Errorf("opening the daemon's log: %w", err))
 	}
 	if crash, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err == nil {
 		_ = debug.SetCrashOutput(crash, debug.CrashOptions{}) // it duplicates the descriptor

@@ -186,7 +186,11 @@ func (h *Held) markRoot(root string) error {
 	if err != nil {
 		return err
 	}
-	return writeMark(root, mark{ID: h.id, Root: dir, State: state})
+	run, err := real(h.layout.Runtime)
+	if err != nil {
+		return err
+	}
+	return writeMark(root, mark{ID: h.id, Root: dir, State: state, Runtime: run})
 }
 
 // machines returns the ids of the machines that have a directory in dir.

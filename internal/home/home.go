@@ -106,12 +106,17 @@ func (h *Held) KeepRuntime() error {
 // CheckDatabase refuses a home whose database is missing beside directories of VMs. A new database
 // would know none of them, and it would be in the way of the lost one.
 func CheckDatabase(layout paths.Layout) error {
-	info, err := os.Stat(layout.Database())
-	if err == nil && info.Size() > 0 {
-		return nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("looking for the database: %w", err)
+	f, err := os.OpenFile(layout.Database(), os.O_RDWR, 0)
+	if err == nil {
+		info, err := f.Stat()
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("looking at the database: %w", err)
+		}
+		if info.Size() > 0 {
+			return nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return Unusable(fault.Denied, fmt.Errorf("opening the database: %w", err))
 	}
 	ids, err := machines(layout.VMs())
 	if err != nil || len(ids) == 0 {

@@ -20,9 +20,12 @@ type mark struct {
 	ID    string
 	Root  string // the path of the root when it was marked
 	State string // the path of the home's state directory
+
+	// Runtime is the path of the home's runtime directory, or "" in a mark of an earlier version.
+	Runtime string
 }
 
-// maxMark bounds a mark, bytes: two paths.
+// maxMark bounds a mark, bytes: three paths.
 const maxMark = 16 << 10
 
 // readMark returns the mark of a root, or the zero mark if it has none.
@@ -62,6 +65,8 @@ func parseMark(r io.Reader) (mark, error) {
 			m.Root = value
 		case "state":
 			m.State = value
+		case "runtime":
+			m.Runtime = value
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -83,7 +88,7 @@ func writeMark(root string, m mark) error {
 	if err != nil {
 		return fmt.Errorf("storing the home's id: %w", err)
 	}
-	_, err = fmt.Fprintf(f, "id %s\nroot %s\nstate %s\n", m.ID, m.Root, m.State)
+	_, err = fmt.Fprintf(f, "id %s\nroot %s\nstate %s\nruntime %s\n", m.ID, m.Root, m.State, m.Runtime)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), paths.MarkIn(root))
@@ -123,6 +128,16 @@ func real(dir string) (string, error) {
 		return "", fmt.Errorf("looking at %s: %w", dir, err)
 	}
 	return path, nil
+}
+
+// RuntimeElsewhere returns the runtime directory of this home's daemon if it was started with
+// another one, and otherwise "". A login session has XDG_RUNTIME_DIR, and a scheduled job has none.
+func RuntimeElsewhere(layout paths.Layout) string {
+	m, err := readMark(layout.State)
+	if err != nil || !filepath.IsAbs(m.Runtime) || m.copied(layout.State) || same(m.Runtime, layout.Runtime) {
+		return ""
+	}
+	return m.Runtime
 }
 
 // CheckClient refuses to use a daemon that serves another home through a shared runtime directory,
