@@ -82,7 +82,13 @@ func FuzzMeta(f *testing.F) {
 	good := testMeta
 	good.Version, good.Kind = version, model.SnapshotDisk
 	good.Disks = []Disk{{"system", File{Size: 1}}}
-	for _, m := range []Meta{good, {}, {Version: version + 1}} {
+	sum := strings.Repeat("ab", sumLen/2)
+	sealed := good
+	sealed.Disks = []Disk{{"system", File{Size: 1, Sum: sum, Digest: sum}}}
+	sealed.Seal = &Seal{Statement: json.RawMessage(`{"purpose":"<x>","meta":{"spec":{"env":{"A":"B"}}}}`), MAC: sum}
+	empty := sealed
+	empty.Seal = &Seal{}
+	for _, m := range []Meta{good, sealed, empty, {}, {Version: version + 1}} {
 		data, err := encodeMeta(m)
 		if err != nil {
 			f.Fatal(err)
@@ -90,6 +96,7 @@ func FuzzMeta(f *testing.F) {
 		f.Add(data[len(metaHead)+sumLen+len(metaMid) : len(data)-len(metaTail)])
 	}
 	f.Add([]byte(`{"version":1,"disks":[{"name":"../x"}],"memory":{"size":1e99}}`))
+	f.Add([]byte(`{"version":1,"kind":"disk","created":"2026-01-01T00:00:00Z","disks":[{"name":"a","size":1,"digest":"x"}],"seal":{"statement":null,"mac":"\u0000"}}`))
 	f.Fuzz(func(t *testing.T, inner []byte) {
 		// Try the bytes as they are, and with a right sum around them.
 		for _, data := range [][]byte{inner, frameMeta(inner)} {

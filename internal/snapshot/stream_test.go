@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -450,6 +451,9 @@ func FuzzImport(f *testing.F) {
 	add(s)
 	meta.Memory, meta.Device, meta.Kind = nil, nil, model.SnapshotDisk
 	disk := script{meta: describe(f, meta), blocks: []scriptBlock{plain(1, 0, make([]byte, 5000)), {block: block{file: endOfFiles}}}}
+	add(disk)
+	meta.Seal, meta.Disks[0].Digest = &Seal{Statement: json.RawMessage(`{"meta":{}}`), MAC: meta.Disks[0].Sum}, meta.Disks[0].Sum
+	disk.meta = describe(f, meta) // its digest is wrong
 	add(disk)
 	disk.blocks = disk.blocks[1:]
 	add(disk)
