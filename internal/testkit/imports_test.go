@@ -69,8 +69,9 @@ var mayImport = map[string][]string{
 	"vmm/console": {},
 	"vmm/memory":  {"fault"},
 	"vmm/confine": {"fault", "model"},
+	"vmm/output":  {"vmm/console", "vmm/process"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "pace", "paths", "socket", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "pace", "paths", "socket", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},

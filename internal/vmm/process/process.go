@@ -8,6 +8,7 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,7 @@ type Process struct {
 // Spec describes a process to be started.
 type Spec struct {
 	Path  string
+	Name  string   // its first argument; if unset, Path
 	Args  []string // without the program's name
 	Env   []string
 	Dir   string
@@ -93,7 +95,7 @@ func Spawn(s Spec) (*Process, error) {
 	pidfd := -1
 	var pid int
 	start := func() (err error) {
-		pid, _, err = syscall.StartProcess(s.Path, append([]string{s.Path}, s.Args...), &syscall.ProcAttr{
+		pid, _, err = syscall.StartProcess(s.Path, append([]string{cmp.Or(s.Name, s.Path)}, s.Args...), &syscall.ProcAttr{
 			Dir:   s.Dir,
 			Env:   s.Env,
 			Files: files,

@@ -55,7 +55,7 @@ func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("adopting machine %s: %w", s.ID, err)
 	}
-	in, err := d.attach(ctx, s, proc)
+	in, err := d.attach(ctx, s, proc, nil)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("adopting machine %s: %w", s.ID, err), proc.Close())
 	}
@@ -71,9 +71,10 @@ func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 	return in, nil
 }
 
-// attach makes the Instance of a process. Without an error, the Instance owns the process. If the
-// monitor does not answer, the Instance has none, and monitorErr holds the reason.
-func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*instance, error) {
+// attach makes the Instance of a process. Without an error, the Instance owns the process, and the
+// writer of its log: nil if the machine is adopted. If the monitor does not answer, the Instance
+// has none, and monitorErr holds the reason.
+func (d *Driver) attach(ctx context.Context, s state, proc, writer *process.Process) (*instance, error) {
 	encoded, err := s.encode()
 	if err != nil {
 		return nil, err
@@ -83,6 +84,7 @@ func (d *Driver) attach(ctx context.Context, s state, proc *process.Process) (*i
 		s:       s,
 		encoded: encoded,
 		proc:    proc,
+		writer:  writer,
 		runLock: make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		closed:  make(chan struct{}),

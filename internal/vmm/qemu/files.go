@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"banger/internal/socket"
 	"banger/internal/vmm"
+	"banger/internal/vmm/output"
 	"banger/internal/vmm/process"
 )
 
@@ -24,11 +26,11 @@ const (
 	consoleSocket = "console.sock" // the longest
 )
 
-// QEMU appends to its log by itself, so the log has its last words even if no daemon watches. A
-// guest can make QEMU complain without end. So a log larger than maxVMMLog is emptied at a start
-// and every logPeriod.
+// Package output bounds QEMU's log. Where it cannot, and for a machine that an older version
+// started, QEMU appends to the log by itself: then a log larger than maxVMMLog is emptied at a
+// start and every logPeriod.
 const (
-	maxVMMLog = 1 << 20
+	maxVMMLog = output.Max
 	logPeriod = 10 * time.Second
 )
 
@@ -48,7 +50,7 @@ func boundLog(path string) error {
 type files struct {
 	list   []*os.File // descriptors from 0 on
 	made   []string
-	logEnd int64 // where in the VMM's log this run begins
+	output *output.Output // nil: the machine has it
 }
 
 // openFiles makes them. from is nil for a machine that boots. An error leaves nothing.
@@ -65,11 +67,13 @@ func openFiles(m vmm.Machine, from *vmm.Checkpoint) (_ *files, err error) {
 		return nil, fmt.Errorf("opening standard input: %w", err)
 	}
 	f.list = append(f.list, null)
-	log, err := f.openLog(m.VMMLog)
-	if err != nil {
+	if err := boundLog(m.VMMLog); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("bounding the VMM's log: %w", err)
+	}
+	if f.output, err = output.Open(m.VMMLog); err != nil {
 		return nil, err
 	}
-	f.list = append(f.list, log, log)
+	f.list = append(f.list, f.output.File, f.output.File)
 	lock, err := process.Lock(filepath.Join(m.RunDir, lockName))
 	if err != nil {
 		return nil, err
@@ -106,10 +110,15 @@ func initrd(m vmm.Machine) string {
 	return inherited(initrdFD)
 }
 
-// close closes our copies.
+// close closes our copies, and waits for the writer of a log that no machine has got.
 func (f *files) close() {
 	for _, file := range f.list {
 		_ = file.Close() // the log is there twice
+	}
+	if f.output != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+		defer cancel()
+		_ = f.output.Close(ctx)
 	}
 }
 
@@ -122,21 +131,6 @@ func (f *files) remove() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (f *files) openLog(path string) (*os.File, error) {
-	log, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening the VMM's log: %w", err)
-	}
-	err = boundLog(path)
-	if err == nil {
-		f.logEnd, err = log.Seek(0, io.SeekEnd)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening the VMM's log: %w", err), log.Close())
-	}
-	return log, nil
 }
 
 // listen makes a listening unix socket that only its owner may connect to. Linux takes the mode of

@@ -24,6 +24,7 @@ type instance struct {
 	s       state
 	encoded vmm.State
 	proc    *process.Process
+	writer  *process.Process // of QEMU's log; nil if it is not a child of this process
 
 	monitor    *qmp.Client // nil if it did not answer
 	monitorErr error       // why
@@ -223,6 +224,9 @@ func (in *instance) Close() error {
 		}
 		in.agent.close()
 		_ = in.proc.Close()
+		if in.writer != nil {
+			_ = in.writer.Close()
+		}
 	})
 	in.group.Wait()
 	return nil
@@ -258,12 +262,15 @@ func (in *instance) watch() {
 	close(in.ended)
 }
 
-// lastWords waits until the readers of the console and the monitor have read all that is left.
+// lastWords waits until the readers of log, console and monitor have read all that is left.
 // They reach the end by themselves, because the process has closed the other end.
 func (in *instance) lastWords() {
 	enough := time.NewTimer(endTimeout)
 	defer enough.Stop()
 	readers := []<-chan struct{}{in.seen.consoleEnd}
+	if in.writer != nil {
+		readers = append(readers, in.writer.Done())
+	}
 	if in.monitor != nil {
 		readers = append(readers, in.monitor.Done())
 	}

@@ -18,6 +18,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/vmm"
 	"banger/internal/vmm/console"
+	"banger/internal/vmm/output"
 	"banger/internal/vmm/qemu"
 )
 
@@ -285,6 +286,33 @@ func TestBrokenQEMU(t *testing.T) {
 		if _, err := driver(t).Adopt(deadline(t), state); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("%s: a failed start leaves a process: %v", script, err)
 		}
+	}
+}
+
+// TestVMMLogIsBounded starts a program that complains without end. Nobody but the log's writer
+// reads it, as if no daemon ran.
+func TestVMMLogIsBounded(t *testing.T) {
+	m := machine(t, tiny{})
+	path := filepath.Join(t.TempDir(), "qemu")
+	script := "#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8; do yes complaint | head -c 1000000; done >&2 2>/dev/null\nsleep 0.2\necho last words >&2\nexit 3\n"
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := qemu.New(qemu.Config{Binary: path, Accel: qemu.TCG}).Start(deadline(t), m, ignore)
+	if err == nil || !strings.Contains(err.Error(), "last words") {
+		t.Errorf("the error does not have the last words: %v", err)
+	}
+	var size int64
+	for _, p := range []string{m.VMMLog, console.Old(m.VMMLog)} {
+		if info, err := os.Stat(p); err == nil {
+			size += info.Size()
+		}
+	}
+	if size > output.Max || size < output.Max/4 {
+		t.Errorf("the VMM's log has %d bytes, not up to %d", size, output.Max)
+	}
+	if log, err := os.ReadFile(m.VMMLog); err != nil || !bytes.HasSuffix(log, []byte("last words\n")) {
+		t.Errorf("the log does not end with the last words: %.100q, %v", log, err)
 	}
 }
 

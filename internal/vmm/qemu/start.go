@@ -83,24 +83,26 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 // up waits until a process that was just started is a machine. A restored machine must run, too.
 // If this fails, up ends the process.
 func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *files, h host) (vmm.Instance, error) {
+	_ = f.output.File.Close()
 	for _, file := range f.list[qmpFD:] {
 		_ = file.Close() // so that connecting to a QEMU that has died fails at once
 	}
 	id := proc.ID()
 	s.Process = &id
-	in, err := d.attach(ctx, s, proc)
+	in, err := d.attach(ctx, s, proc, f.output.Writer)
 	if err != nil {
 		defer proc.Close()
 	} else {
 		err = in.monitorErr
 		if err == nil && h.restored {
-			err = in.loaded(ctx, f.logEnd)
+			err = in.loaded(ctx, f.output.End)
 		}
 		if err == nil && !h.restored && h.accel == TCG {
 			in.agent.heard = make(chan struct{})
 			in.group.Go(func() { bootWatch{in}.run(cmp.Or(d.cfg.BootPatience, defect.BootPatience)) })
 		}
 		if err == nil {
+			f.output = nil
 			return in, nil
 		}
 		defer in.Close()
@@ -113,12 +115,20 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 		cancel()
 	}
 	if status, ok := proc.Status(); ok {
-		err = startError("ended "+statusText(status), lastLines(s.VMMLog, f.logEnd))
+		written(end, f.output.Writer)
+		err = startError("ended "+statusText(status), lastLines(s.VMMLog, f.output.End))
 		if status.Signaled() { // by the kernel or a person, whatever the machine was to be
 			err = fault.New(fault.Unavailable, "%w", err)
 		}
 	}
 	return nil, errors.Join(err, proc.Signal(syscall.SIGKILL), proc.Wait(end))
+}
+
+// written waits until the writer of a VMM's log has written the last words. Nil: there is none.
+func written(ctx context.Context, writer *process.Process) {
+	if writer != nil {
+		_ = writer.Wait(ctx)
+	}
 }
 
 // host collects what the command line depends on.
@@ -172,6 +182,9 @@ func lastLines(path string, from int64) string {
 	}
 	defer f.Close()
 	if info, err := f.Stat(); err == nil {
+		if from > info.Size() { // a new file of the log was begun
+			from = 0
+		}
 		from = max(from, info.Size()-most)
 	}
 	data, err := io.ReadAll(io.NewSectionReader(f, from, most))
