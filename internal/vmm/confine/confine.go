@@ -64,7 +64,7 @@ const (
 // confined. If the thread does not get the protection of Available, start is not called.
 func (p Policy) Run(start func() error) error {
 	want := Available()
-	files, err := newRuleset(p)
+	files, err := newRuleset(p, landlockVersion())
 	if err != nil {
 		return fmt.Errorf("confining a program: %w", err)
 	}
@@ -162,7 +162,7 @@ func dropCapabilities(keep []int) error {
 // process lives. It confines a thread to find out.
 var Available = sync.OnceValue(func() model.Protection {
 	var protection model.Protection
-	files, err := newRuleset(Policy{})
+	files, err := newRuleset(Policy{}, landlockVersion())
 	if err == nil {
 		defer files.close()
 		onThread(func() { protection, err = Policy{}.enter(files) })

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -91,6 +92,56 @@ func TestOlderKernels(t *testing.T) {
 	if len(none.On()) != 0 || len(none) != 3 || none[0].Note == "" || none[1].Note != none[0].Note {
 		t.Errorf("without Landlock, layers count as on or do not say why not: %+v", none)
 	}
+}
+
+// TestOlderLandlock confines a thread as a kernel with each older version would, down to a kernel
+// without Landlock. The layers that are left hold.
+func TestOlderLandlock(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for version := landlockVersion(); version >= 0; version-- {
+		rules, err := newRuleset(Policy{Read: []string{"/usr"}, Write: []string{os.DevNull}}, version)
+		if err != nil {
+			t.Fatalf("version %d: %v", version, err)
+		}
+		var got model.Protection
+		var opened, allowed, changed, sent error
+		onThread(func() {
+			if got, err = (Policy{}).enter(rules); err != nil {
+				return
+			}
+			opened, allowed = opens(file), opens(os.DevNull)
+			changed = unix.Truncate(file, 0)
+			sent = unix.Tgkill(os.Getppid(), os.Getppid(), unix.SIGURG) // by default ignored
+		})
+		rules.close()
+		if err != nil {
+			t.Fatalf("version %d: %v", version, err)
+		}
+		on := got.On()
+		if want := version >= 1; slices.Contains(on, model.LayerFiles) != want || errors.Is(opened, unix.EACCES) != want {
+			t.Errorf("version %d: %v, and opening a file that no rule allows: %v", version, on, opened)
+		}
+		if want := version >= versionScopes; slices.Contains(on, model.LayerSignals) != want || errors.Is(sent, unix.EPERM) != want {
+			t.Errorf("version %d: %v, and signalling another process: %v", version, on, sent)
+		}
+		if slices.Contains(on, model.LayerCalls) && !errors.Is(changed, unix.EPERM) {
+			t.Errorf("version %d: cutting a file by its name: %v", version, changed)
+		}
+		if allowed != nil {
+			t.Errorf("version %d: opening a file that a rule allows: %v", version, allowed)
+		}
+	}
+}
+
+func opens(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return err
 }
 
 // TestFilterSize checks the bounds of classic BPF: a jump reaches 255 instructions.

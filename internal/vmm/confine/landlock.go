@@ -60,9 +60,9 @@ type ruleset struct {
 	rights  uint64
 }
 
-// newRuleset makes the rules of a policy.
-func newRuleset(p Policy) (_ *ruleset, err error) {
-	r := &ruleset{fd: -1, version: landlockVersion()}
+// newRuleset makes the rules of a policy for a version of Landlock.
+func newRuleset(p Policy, version int) (_ *ruleset, err error) {
+	r := &ruleset{fd: -1, version: version}
 	if r.version == 0 {
 		return r, nil
 	}

@@ -2,7 +2,9 @@ package confine
 
 import (
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -40,12 +42,38 @@ func (p *program) ifAny(mask uint32) { p.add(unix.BPF_JMP|unix.BPF_JSET|unix.BPF
 // ifAbove begins a block of one instruction that runs if the loaded value is at least k.
 func (p *program) ifAbove(k uint32) { p.add(unix.BPF_JMP|unix.BPF_JGE|unix.BPF_K, k, 0, 1) }
 
-// onCall adds the block that decides on a system call. The block must end with a return.
+// onCall adds the block that decides if the loaded value, such as a system call, is nr. The block
+// must end with a return.
 func (p *program) onCall(nr uint32, block func(*program)) {
 	var body program
 	block(&body)
 	p.add(unix.BPF_JMP|unix.BPF_JEQ|unix.BPF_K, nr, 0, uint8(len(body)))
 	*p = append(*p, body...)
+}
+
+// refuseAll refuses all of the calls, and allows all others. When a filter is installed, the kernel
+// walks through it once for each call that there is. So the program looks up a bit in one of a few
+// words, and does not compare the call with each of them.
+func (p *program) refuseAll(calls []uint32) {
+	const width = 32 // bits of a word
+	words := map[uint32]uint32{}
+	for _, nr := range calls {
+		words[nr/width] |= 1 << (nr % width)
+	}
+	p.add(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_K, 5, 0, 0) // the loaded call's word
+	for _, i := range slices.Sorted(maps.Keys(words)) {
+		p.onCall(i, func(p *program) {
+			p.load(offCall)
+			p.add(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, width-1, 0, 0)
+			p.add(unix.BPF_MISC|unix.BPF_TAX, 0, 0, 0)
+			p.add(unix.BPF_LD|unix.BPF_IMM, words[i], 0, 0)
+			p.add(unix.BPF_ALU|unix.BPF_RSH|unix.BPF_X, 0, 0, 0)
+			p.ifAny(1)
+			p.refuse(unix.EPERM)
+			p.allow()
+		})
+	}
+	p.allow()
 }
 
 // need refuses the call unless the loaded value is one of values.

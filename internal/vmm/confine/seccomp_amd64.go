@@ -94,15 +94,11 @@ func filter(network Network) program {
 		p.ifEqual(nr)
 		p.refuse(unix.ENOENT)
 	}
-	for _, nr := range refused {
-		p.ifEqual(nr)
-		p.refuse(unix.EPERM)
-	}
 	for _, nr := range absent {
 		p.ifEqual(nr)
 		p.refuse(unix.ENOSYS)
 	}
-	p.allow()
+	p.refuseAll(refused)
 	return p
 }
 
