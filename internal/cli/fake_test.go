@@ -19,6 +19,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/api/server"
+	"banger/internal/api/session"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/home"
@@ -50,7 +51,7 @@ func startFake(t testing.TB) (dir string, d *fakeDaemon) {
 	d = &fakeDaemon{layout: paths.At(dir), vms: fakeVMs(time.Now())}
 	discard := slog.New(slog.DiscardHandler)
 	d.server, err = server.New(server.Config{
-		Manager: fakeManager{d}, Library: fakeLibrary{fakeManager{d}}, Templates: fakeTemplatePool{fakeManager{d}}, Images: fakeImages{}, Kernels: fakeKernels{}, Sessions: server.NewSessions(), Layout: d.layout,
+		Manager: fakeManager{d}, Library: fakeLibrary{fakeManager{d}}, Templates: fakeTemplatePool{fakeManager{d}}, Images: fakeImages{}, Kernels: fakeKernels{}, Sessions: session.NewSet(), Layout: d.layout,
 		Version: api.Version{Version: "v1.2.3", API: api.Generation},
 		Status: func(context.Context) api.Status {
 			return api.Status{PID: os.Getpid(), Started: time.Now().Add(-time.Hour), Driver: "qemu", Accel: "tcg",

@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"banger/internal/api/server"
+	"banger/internal/api/session"
 	"banger/internal/capability"
 	"banger/internal/config"
 	"banger/internal/guest"
@@ -42,7 +42,7 @@ type daemon struct {
 	driver   vmm.Driver
 	images   images
 	kernels  kernels
-	sessions *server.Sessions
+	sessions *session.Set
 	manager  *vm.Manager
 }
 
@@ -75,7 +75,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	}
 	d.images = images{imageStore}
 	d.kernels = kernels{Store: kernelStore, initramfs: initramfs.New(d.Layout.Initramfs())}
-	d.sessions = server.NewSessions()
+	d.sessions = session.NewSet()
 	d.manager, err = vm.Open(ctx, vm.Config{
 		Layout:  d.Layout,
 		Store:   d.records,

@@ -80,8 +80,9 @@ var mayImport = map[string][]string{
 	"config":      {"fault", "home", "model", "paths"},
 	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmdir", "vmm", "vmm/confine", "vmm/qemu"},
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
+	"api/session": {"fault", "model"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
-	"api/server":  {"api", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
+	"api/server":  {"api", "api/session", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
 	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "openssh", "paths", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.
@@ -133,7 +134,7 @@ var layers = []struct {
 	{"recovery of records", []string{"rescue"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "testkit"}},
+	{"mechanisms", []string{"oplock", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "api/session", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

@@ -37,7 +37,7 @@ func (h guestHandlers) exec(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer unuse()
-	ctx, done, err := h.sessions.begin(r.Context(), v.ID)
+	ctx, done, err := h.sessions.Begin(r.Context(), v.ID)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (h guestHandlers) exec(w http.ResponseWriter, r *http.Request) error {
 	defer one.stderr.release()
 	result, err := one.run(ctx, agent)
 	if err != nil {
-		return lost(orCause(ctx, err), v.Spec.Name)
+		return h.whyLost(ctx, v, err)
 	}
 	return writeResult(w, result)
 }
@@ -149,14 +149,6 @@ func openExec(ctx context.Context, agent machine.Agent, req proto.ExecRequest) (
 		return nil, errors.Join(err, conn.Close())
 	}
 	return command, nil
-}
-
-// lost adds to the error of a guest that is gone where its user finds more.
-func lost(err error, name string) error {
-	if !errors.Is(err, relay.ErrLost) {
-		return err
-	}
-	return fault.New(fault.Unavailable, "%w", err).WithHint("`banger vm logs %s` may show why.", name)
 }
 
 // hangUp asks the guest to end a command and cuts the stream off after a grace time. The request

@@ -178,7 +178,7 @@ func TestExecCallEnds(t *testing.T) {
 		"the VM stops": {func(w *world, _ func()) {
 			w.Sessions.RecordsChanged(context.Background(), []model.VM{{ID: testID, State: model.Stopped}})
 		}, fault.Unavailable},
-		"the daemon ends": {func(w *world, _ func()) { w.Sessions.end(errStopping) }, fault.Unavailable},
+		"the daemon ends": {func(w *world, _ func()) { w.Sessions.End(errStopping) }, fault.Unavailable},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -324,5 +324,65 @@ func TestAttachHangsUp(t *testing.T) {
 	await(t, "the guest's notice", gone)
 	if err := await(t, "the end of Attach", ended); fault.KindOf(err) != fault.Canceled {
 		t.Errorf("Attach ended with %v", err)
+	}
+}
+
+// TestVMEndsUnderCommand ends the VM of a command. The guest's connection is gone first, and then
+// the record shows the end. The client hears what happened, and the log has it.
+func TestVMEndsUnderCommand(t *testing.T) {
+	t.Parallel()
+	crashed := stopped()
+	crashed[0].Spec.Name, crashed[0].LastError = "box", &model.Failure{Msg: "the machine ended (panic)"}
+	plain := stopped()
+	plain[0].Spec.Name = "box"
+	for what, c := range map[string]struct {
+		ask     func(w *world) error
+		records []model.VM
+		says    string
+		hint    string
+	}{
+		"killed": {func(w *world) error { _, err := w.client.VMs().Kill(t.Context(), "box", api.VMKill{}); return err }, plain, "VM box was killed meanwhile", ""},
+		"stopped": {func(w *world) error {
+			_, err := w.client.VMs().Stop(t.Context(), "box", api.VMStop{}, nil)
+			return err
+		}, plain, "VM box was stopped meanwhile", ""},
+		"crashed":     {nil, crashed, "VM box has ended meanwhile: the machine ended (panic)", "vm logs box"},
+		"powered off": {nil, plain, "VM box has ended meanwhile: it is stopped", ""},
+		"agent gone":  {nil, nil, "the connection to the guest ended before the command did", "vm logs box"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := serve(t)
+			begun, vanish := make(chan struct{}), make(chan struct{})
+			w.m.agent.serve = plays(func(string, *proto.Reader, *proto.Writer) {
+				close(begun)
+				<-vanish
+			})
+			stream, err := w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"sleep"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stream.Close()
+			await(t, "the command's start", begun)
+			if c.ask != nil {
+				if err := c.ask(w); err != nil {
+					t.Fatal(err)
+				}
+			}
+			close(vanish)
+			if c.records != nil {
+				time.AfterFunc(100*time.Millisecond, func() { w.Sessions.RecordsChanged(context.Background(), c.records) })
+			}
+			_, err = stream.Attach(deadline(t), api.Streams{})
+			if err == nil || !strings.HasPrefix(err.Error(), c.says) || fault.KindOf(err) != fault.Unavailable {
+				t.Errorf("the command ends with %v of kind %q, want %q", err, fault.KindOf(err), c.says)
+			}
+			if hint := fault.HintOf(err); !strings.Contains(hint, c.hint) {
+				t.Errorf("the hint is %q, want %q in it", hint, c.hint)
+			}
+			if log := w.logged(); !strings.Contains(log, "a command or a copy ended early") || !strings.Contains(log, c.says) {
+				t.Errorf("the log does not have the end of the command:\n%s", log)
+			}
+		})
 	}
 }

@@ -34,18 +34,26 @@ func (h guestHandlers) getFiles(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, agent, unuse, err := h.use(r)
+	v, agent, unuse, err := h.use(r)
 	if err != nil {
 		return err
 	}
 	defer unuse()
-	stream, err := agent.GetFiles(r.Context(), p)
+	ctx, done, err := h.sessions.Begin(r.Context(), v.ID)
 	if err != nil {
 		return err
 	}
+	defer done()
+	stream, err := agent.GetFiles(ctx, p)
+	if err != nil {
+		return h.whyLost(ctx, v, err)
+	}
 	defer stream.Close()
 	w.Header().Set("Content-Type", "application/x-tar")
-	return archive.Clean(r.Context(), w, stream, archive.CleanOptions{Source: p})
+	if err := archive.Clean(ctx, w, stream, archive.CleanOptions{Source: p}); err != nil {
+		return h.whyLost(ctx, v, err)
+	}
+	return nil
 }
 
 func (h guestHandlers) putFiles(w http.ResponseWriter, r *http.Request) error {
@@ -53,15 +61,20 @@ func (h guestHandlers) putFiles(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	_, agent, unuse, err := h.use(r)
+	v, agent, unuse, err := h.use(r)
 	if err != nil {
 		return err
 	}
 	defer unuse()
-	// The agent gets only a reader, so that it cannot close the body.
-	if err := agent.PutFiles(r.Context(), p, struct{ io.Reader }{r.Body}); err != nil {
-		letFinish(w, r)
+	ctx, done, err := h.sessions.Begin(r.Context(), v.ID)
+	if err != nil {
 		return err
+	}
+	defer done()
+	// The agent gets only a reader, so that it cannot close the body.
+	if err := agent.PutFiles(ctx, p, struct{ io.Reader }{r.Body}); err != nil {
+		letFinish(w, r)
+		return h.whyLost(ctx, v, err)
 	}
 	return writeResult(w, nil)
 }

@@ -15,6 +15,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/archive"
+	"banger/internal/machine"
 	"banger/internal/model"
 )
 
@@ -101,6 +102,47 @@ func TestHostileFiles(t *testing.T) {
 		if len(got) != 0 {
 			t.Errorf("%s: the client gets %d bytes", what, len(got))
 		}
+	}
+}
+
+// dying is an agent whose machine ends while files are copied.
+type dying struct {
+	machine.Agent
+	begun  chan struct{}
+	vanish chan struct{}
+}
+
+func (d dying) GetFiles(context.Context, string) (io.ReadCloser, error) { return io.NopCloser(d), nil }
+
+func (d dying) Read([]byte) (int, error) {
+	close(d.begun)
+	<-d.vanish
+	return 0, io.ErrUnexpectedEOF
+}
+
+// TestVMEndsUnderCopy kills the VM of a copy. The client hears that, and nothing of streams.
+func TestVMEndsUnderCopy(t *testing.T) {
+	t.Parallel()
+	w := serve(t)
+	d := dying{begun: make(chan struct{}), vanish: make(chan struct{})}
+	w.m.other = d
+	ended := make(chan error, 1)
+	go func() {
+		r, err := w.client.Guests().GetFiles(deadline(t), "box", "/etc")
+		if err == nil {
+			_, err = io.ReadAll(r)
+			r.Close()
+		}
+		ended <- err
+	}()
+	await(t, "the copy", d.begun)
+	if _, err := w.client.VMs().Kill(deadline(t), "box", api.VMKill{}); err != nil {
+		t.Fatal(err)
+	}
+	close(d.vanish)
+	w.Sessions.RecordsChanged(context.Background(), []model.VM{{ID: testID, Spec: model.Spec{Name: "box"}, State: model.Stopped}})
+	if err := await(t, "the end of the copy", ended); err == nil || err.Error() != "VM box was killed meanwhile" {
+		t.Errorf("the copy ends with %v, want that the VM was killed", err)
 	}
 }
 

@@ -6,10 +6,10 @@ import (
 	"strconv"
 	"sync/atomic"
 
+	"banger/internal/api/session"
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
-	"banger/internal/requestid"
 )
 
 // Agents reaches the agents of running VMs.
@@ -27,7 +27,7 @@ type guestHandlers struct {
 	vms       VMs
 	agents    Agents
 	images    Images
-	sessions  *Sessions
+	sessions  *session.Set
 	work      context.Context // of sessions; the daemon's end ends it
 	execBytes *atomic.Int64   // output that plain exec calls hold
 }
@@ -97,9 +97,4 @@ func (h guestHandlers) join(w http.ResponseWriter, r *http.Request, route string
 // It wakes a VM that was suspended while idle.
 func (h guestHandlers) use(r *http.Request) (v model.VM, agent machine.Agent, done func(), err error) {
 	return h.agents.Use(r.Context(), refOf(r))
-}
-
-// beginSession enters a session that outlives the request and carries its id.
-func (h guestHandlers) beginSession(r *http.Request, vm string) (ctx context.Context, done func(), err error) {
-	return h.sessions.begin(requestid.With(h.work, requestid.From(r.Context())), vm)
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/api"
+	"banger/internal/api/session"
 	"banger/internal/fault"
 	"banger/internal/home"
 	"banger/internal/machine"
@@ -285,7 +286,7 @@ func serve(t *testing.T, changes ...func(*Config)) *world {
 	log := slog.New(slog.NewTextHandler(w.logs, nil))
 	cfg := Config{
 		Manager: w.m, Library: library{w.m}, Templates: templates{w.m}, Images: images{}, Kernels: kernels{},
-		Sessions: NewSessions(), Layout: paths.At(dir),
+		Sessions: session.NewSet(), Layout: paths.At(dir),
 		Version:  api.Version{Version: "test", API: api.Generation},
 		Status:   func(context.Context) api.Status { return api.Status{PID: os.Getpid()} },
 		Usage:    func(context.Context) (model.DiskUsage, error) { return *w.usage.Load(), nil },

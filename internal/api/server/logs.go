@@ -35,7 +35,7 @@ func (h vmHandlers) logs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, done, err := h.sessions.begin(r.Context(), v.ID)
+	ctx, done, err := h.sessions.Begin(r.Context(), v.ID)
 	if err != nil {
 		return err
 	}

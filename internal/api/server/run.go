@@ -89,6 +89,7 @@ func (h guestHandlers) run(w http.ResponseWriter, r *http.Request) error {
 func (one *runStream) serve(ctx context.Context, req api.Run) {
 	v, err := one.bringUp(ctx, req)
 	if err == nil {
+		one.h.sessions.Belongs(ctx, v.ID)
 		err = one.command(ctx, v, req)
 	}
 	if err != nil {
@@ -153,7 +154,7 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 	defer unuse()
 	command, err := one.begin(ctx, agent, v, req)
 	if err != nil {
-		return orCause(ctx, err)
+		return one.h.whyLost(ctx, v, err)
 	}
 	defer command.Close()
 	timedOut := func() bool { return errors.Is(context.Cause(ctx), errTimedOut) }
@@ -178,7 +179,7 @@ func (one *runStream) command(ctx context.Context, v model.VM, req api.Run) erro
 		one.cancel(errHangup)
 		return errHangup
 	}
-	return lost(orCause(ctx, err), v.Spec.Name)
+	return one.h.whyLost(ctx, v, err)
 }
 
 // begin starts the command and connects the client's input to it.

@@ -126,7 +126,7 @@ func TestRunEnds(t *testing.T) {
 		"the client closes":  {func(_ *world, s *api.Stream) { s.Close() }, ""},
 		"the client's half":  {func(_ *world, s *api.Stream) { s.CloseWrite() }, fault.Canceled},
 		"hangup":             {func(_ *world, s *api.Stream) { s.WriteFrame(proto.FrameHangup, nil) }, fault.Canceled},
-		"the daemon ends":    {func(w *world, _ *api.Stream) { w.Sessions.end(errStopping) }, fault.Unavailable},
+		"the daemon ends":    {func(w *world, _ *api.Stream) { w.Sessions.End(errStopping) }, fault.Unavailable},
 		"the guest vanishes": {func(w *world, _ *api.Stream) { close(w.m.agent.vanish) }, fault.Unavailable},
 	} {
 		t.Run(what, func(t *testing.T) {

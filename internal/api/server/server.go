@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"banger/internal/api"
+	"banger/internal/api/session"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -44,7 +45,7 @@ type Config struct {
 	Templates Templates
 	Images    Images
 	Kernels   Kernels
-	Sessions  *Sessions // the manager has it as an observer
+	Sessions  *session.Set // the manager has it as an observer
 	Layout    paths.Layout
 	Version   api.Version
 	Status    func(context.Context) api.Status // without the VMs
@@ -113,7 +114,7 @@ func (s *Server) Serve(l net.Listener) error {
 // Shutdown stops accepting, ends the sessions and waits for operations under way. If ctx ends
 // first, it cancels them and gives them a grace time to undo their work.
 func (s *Server) Shutdown(ctx context.Context, grace time.Duration) error {
-	s.Sessions.end(errStopping)
+	s.Sessions.End(errStopping)
 	err := s.drain(ctx)
 	if err == nil {
 		s.endWork(errStopping)
@@ -133,5 +134,5 @@ func (s *Server) drain(ctx context.Context) error {
 	if err := s.http.Shutdown(ctx); err != nil {
 		return err
 	}
-	return s.Sessions.wait(ctx)
+	return s.Sessions.Wait(ctx)
 }

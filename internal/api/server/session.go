@@ -2,102 +2,55 @@ package server
 
 import (
 	"context"
-	"sync"
+	"errors"
+	"io"
+	"net/http"
+	"time"
 
+	"banger/internal/api/session"
 	"banger/internal/fault"
+	"banger/internal/guest/relay"
 	"banger/internal/model"
+	"banger/internal/requestid"
 )
 
-// Sessions are the operations that may last longer than their request. As an observer of the
-// manager, Sessions learns which VMs have ended. It is made before the manager and the server,
-// which both use it.
-type Sessions struct {
-	mu    sync.Mutex
-	open  map[*session]struct{}
-	ended error // why new sessions are refused; nil if they are not
-	idle  chan struct{}
+// beginSession enters a session that outlives the request and carries its id.
+func (h guestHandlers) beginSession(r *http.Request, vm string) (ctx context.Context, done func(), err error) {
+	return h.sessions.Begin(requestid.With(h.work, requestid.From(r.Context())), vm)
 }
 
-type session struct {
-	vm     string // id; "" before the VM exists
-	cancel context.CancelCauseFunc
-}
+// fateTime is how long the record of a VM may take to show the end of its machine.
+const fateTime = 3 * time.Second
 
-// NewSessions returns an empty set.
-func NewSessions() *Sessions { return &Sessions{open: map[*session]struct{}{}} }
-
-// begin enters a session. Its context ends with the parent, the VM, the daemon, or with done.
-func (s *Sessions) begin(parent context.Context, vm string) (ctx context.Context, done func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended != nil {
-		return nil, nil, s.ended
-	}
-	ctx, cancel := context.WithCancelCause(parent)
-	one := &session{vm: vm, cancel: cancel}
-	s.open[one] = struct{}{}
-	return ctx, func() { s.leave(one) }, nil
-}
-
-func (s *Sessions) leave(one *session) {
-	one.cancel(nil)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.open, one)
-	if len(s.open) == 0 && s.idle != nil {
-		close(s.idle)
-		s.idle = nil
-	}
-}
-
-// Name and RecordsChanged make Sessions an observer of the manager.
-func (s *Sessions) Name() string { return "sessions" }
-
-// RecordsChanged ends the sessions of VMs that are no longer running.
-func (s *Sessions) RecordsChanged(_ context.Context, vms []model.VM) error {
-	states := make(map[string]model.State, len(vms))
-	for _, v := range vms {
-		states[v.ID] = v.State
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for one := range s.open {
-		if one.vm == "" || states[one.vm].Live() {
-			continue
+// whyLost explains the error of a command or a copy by what has become of its VM, and logs it. The
+// connection of a machine that ends is gone a moment before the VM's record shows it.
+func (h guestHandlers) whyLost(ctx context.Context, v model.VM, err error) error {
+	gone := errors.Is(err, relay.ErrLost) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if gone && ctx.Err() == nil {
+		wait := time.NewTimer(fateTime)
+		defer wait.Stop()
+		select {
+		case <-ctx.Done():
+		case <-wait.C:
 		}
-		one.cancel(fault.New(fault.Unavailable, "the VM has ended"))
 	}
-	return nil
+	err = h.cause(ctx, v, err, gone)
+	if kind := fault.KindOf(err); kind == fault.Unavailable {
+		h.log.WarnContext(ctx, "a command or a copy ended early", "vm", v.ID, "name", v.Spec.Name, "error", err)
+	}
+	return err
 }
 
-// end ends all sessions and refuses new ones.
-func (s *Sessions) end(why error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended == nil {
-		s.ended = why
+// cause returns the end of the session or of the VM rather than the error that this end led to.
+func (h guestHandlers) cause(ctx context.Context, v model.VM, err error, gone bool) error {
+	if cause := orCause(ctx, err); ctx.Err() != nil {
+		return cause
 	}
-	for one := range s.open {
-		one.cancel(why)
+	if why := h.sessions.Expected(ctx); gone && why != "" {
+		return session.Ended(v, why)
 	}
-}
-
-// wait returns when no session is left, or when ctx ends.
-func (s *Sessions) wait(ctx context.Context) error {
-	s.mu.Lock()
-	if len(s.open) == 0 {
-		s.mu.Unlock()
-		return nil
+	if gone {
+		return fault.New(fault.Unavailable, "%w", err).WithHint("`banger vm logs %s` may show why.", v.Spec.Name)
 	}
-	if s.idle == nil {
-		s.idle = make(chan struct{})
-	}
-	idle := s.idle
-	s.mu.Unlock()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return err
 }

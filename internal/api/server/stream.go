@@ -44,7 +44,9 @@ func (h guestHandlers) execStream(w http.ResponseWriter, r *http.Request) error 
 	var req proto.ExecRequest
 	var command *relay.Command
 	if err = readStart(c, in, &req); err == nil {
-		command, err = openExec(ctx, agent, req)
+		if command, err = openExec(ctx, agent, req); err != nil {
+			err = h.whyLost(ctx, v, err)
+		}
 	}
 	if err != nil {
 		c.refuse(h.streamProblem(ctx, err, v.ID))
@@ -83,7 +85,7 @@ func (h guestHandlers) joinExec(ctx context.Context, v model.VM, command *relay.
 	case err == nil:
 		_ = out.WriteJSON(proto.FrameExit, exit)
 	case !errors.Is(err, relay.ErrClient):
-		problem := h.streamProblem(ctx, lost(orCause(ctx, err), v.Spec.Name), v.ID)
+		problem := h.streamProblem(ctx, h.whyLost(ctx, v, err), v.ID)
 		c.SetWriteDeadline(time.Now().Add(linger))
 		_ = out.WriteJSON(proto.FrameError, problem)
 	}

@@ -202,7 +202,7 @@ func TestExecEnds(t *testing.T) {
 		"the client closes":       func(_ *world, s *api.Stream) { s.Close() },
 		"the VM ends":             func(w *world, _ *api.Stream) { w.Sessions.RecordsChanged(context.Background(), nil) },
 		"the VM stops":            func(w *world, _ *api.Stream) { w.Sessions.RecordsChanged(context.Background(), stopped()) },
-		"the daemon ends":         func(w *world, _ *api.Stream) { w.Sessions.end(errStopping) },
+		"the daemon ends":         func(w *world, _ *api.Stream) { w.Sessions.End(errStopping) },
 		"the operations time out": func(w *world, _ *api.Stream) { w.endWork(errStopping) },
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -251,7 +251,7 @@ func TestClientGoneWhileInputIsStuck(t *testing.T) {
 	// The session is over although the guest has not read a byte.
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if err := w.Sessions.wait(ctx); err != nil {
+	if err := w.Sessions.Wait(ctx); err != nil {
 		t.Error("the session goes on without its client")
 	}
 	close(taken)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/api"
+	"banger/internal/api/session"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -47,8 +48,15 @@ const maxStopTimeout = 24 * time.Hour
 // vmHandlers serve the operations on VMs from outside. The method logs is in logs.go.
 type vmHandlers struct {
 	vms      VMs
-	sessions *Sessions
+	sessions *session.Set
 	layout   paths.Layout
+}
+
+// expect notes why sessions of the VM may end now.
+func (h vmHandlers) expect(r *http.Request, why string) {
+	if v, err := h.vms.Get(refOf(r)); err == nil {
+		h.sessions.Expect(v.ID, why)
+	}
 }
 
 func (h vmHandlers) list(*http.Request) (any, error) { return orEmpty(h.vms.List(), nil) }
@@ -81,6 +89,9 @@ func (h vmHandlers) delete(_ http.ResponseWriter, r *http.Request, report step.R
 	if q.err != nil {
 		return nil, q.err
 	}
+	if force {
+		h.expect(r, "deleted")
+	}
 	return nil, h.vms.Delete(r.Context(), refOf(r), force, report)
 }
 
@@ -94,6 +105,7 @@ func (h vmHandlers) stop(r *http.Request, req api.VMStop, report step.Reporter) 
 	if err := checkStop(req); err != nil {
 		return nil, err
 	}
+	h.expect(r, "stopped")
 	return h.vms.Stop(r.Context(), refOf(r), req.Timeout, report)
 }
 
@@ -101,6 +113,7 @@ func (h vmHandlers) restart(r *http.Request, req api.VMStop, report step.Reporte
 	if err := checkStop(req); err != nil {
 		return nil, err
 	}
+	h.expect(r, "restarted")
 	return h.vms.Restart(r.Context(), refOf(r), req.Timeout, report)
 }
 
@@ -116,6 +129,7 @@ func (h vmHandlers) kill(r *http.Request, req api.VMKill) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.expect(r, "killed")
 	return h.vms.Kill(r.Context(), refOf(r), sig)
 }
 
@@ -148,6 +162,7 @@ func (h vmHandlers) resume(_ http.ResponseWriter, r *http.Request, report step.R
 }
 
 func (h vmHandlers) suspend(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+	h.expect(r, "suspended")
 	return h.vms.Suspend(r.Context(), refOf(r), report)
 }
 
