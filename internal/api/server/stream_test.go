@@ -14,6 +14,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/relay"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -341,22 +342,49 @@ func TestManyStreams(t *testing.T) {
 	wg.Wait()
 }
 
+// BenchmarkExecThroughput passes a command's output from one socket to another. It compares with a
+// copy of the same bytes that looks at none of them.
 func BenchmarkExecThroughput(b *testing.B) {
-	ours, theirs, err := socketpair()
+	const chunk = 32 << 10 // what the agent reads from a pipe
+	for what, pass := range map[string]func(to, from net.Conn) error{
+		"parsed": func(to, from net.Conn) error {
+			command, err := relay.Start(from, proto.ExecRequest{})
+			if err != nil {
+				return err
+			}
+			_, err = command.Output(to)
+			return err
+		},
+		"unparsed": func(to, from net.Conn) error { return pump(to, from) },
+	} {
+		b.Run(what, func(b *testing.B) {
+			from, agent := pair(b)
+			to, client := pair(b)
+			go func() {
+				out := proto.NewWriter(agent)
+				for range b.N {
+					out.WriteFrame(proto.FrameStdout, make([]byte, chunk))
+				}
+				out.WriteJSON(proto.FrameExit, proto.Exit{})
+				closeWrite(agent)
+			}()
+			go io.Copy(io.Discard, struct{ io.Reader }{agent})
+			go io.Copy(io.Discard, struct{ io.Reader }{client})
+			b.SetBytes(chunk)
+			b.ReportAllocs()
+			if err := pass(to, from); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+func pair(b *testing.B) (net.Conn, net.Conn) {
+	b.Helper()
+	x, y, err := socketpair()
 	if err != nil {
 		b.Fatal(err)
 	}
-	go func() {
-		defer theirs.Close()
-		chunk := make([]byte, proto.MaxFrame)
-		out := proto.NewWriter(theirs)
-		for range b.N {
-			out.WriteFrame(proto.FrameStdout, chunk)
-		}
-	}()
-	b.SetBytes(proto.MaxFrame)
-	if err := pump(io.Discard, ours); err != nil {
-		b.Fatal(err)
-	}
-	ours.Close()
+	b.Cleanup(func() { x.Close(); y.Close() })
+	return x, y
 }

@@ -66,7 +66,7 @@ func (c *Command) Close() error { return c.conn.Close() }
 func (c *Command) HangUp() error { return c.out.WriteFrame(proto.FrameHangup, nil) }
 
 // buffers hold what was read from guests: a few of the largest frames.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 2*(proto.HeaderSize+proto.MaxFrame)); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, 4*(proto.HeaderSize+proto.MaxFrame)); return &b }}
 
 // Output passes output and acknowledgements to the client until the agent reports the command's
 // end. The caller tells the client how the command ended. The client gets whole frames only.
