@@ -65,8 +65,8 @@ func moveDatabase(t *testing.T, from, to string) {
 	}
 }
 
-// TestDeleteOnFullDisk stops and deletes VMs on a disk without a free byte, and kills the daemon
-// after a deletion. Neither comes back.
+// TestDeleteOnFullDisk stops and deletes VMs on a disk without a free byte, with and without the
+// reserve, and kills the daemon after each deletion. No VM comes back.
 func TestDeleteOnFullDisk(t *testing.T) {
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can mount a small file system")
 	h := warm(t)
@@ -106,6 +106,13 @@ func TestDeleteOnFullDisk(t *testing.T) {
 	awaitDeath(t, h)
 	ok(t, h, "daemon", "start") // the disk is still full
 	ok(t, h, "rm", "v")
+	must(t, syscall.Kill(daemonPID(t, h), syscall.SIGKILL))
+	awaitDeath(t, h)
+	must(t, os.Remove(filepath.Join(state, "filler")))
+	ok(t, h, "vm", "create", "--name", "w")
+	must(t, os.Truncate(filepath.Join(state, "reserve"), 0))
+	fill()
+	h.Banger(t, "rm", "w") // may be unable to record it
 	must(t, syscall.Kill(daemonPID(t, h), syscall.SIGKILL))
 	awaitDeath(t, h)
 	must(t, os.Remove(filepath.Join(state, "filler")))

@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
 	"vm": {
 		"disk", "fault", "guest/proto", "machine", "model", "oplock", "pace", "paths", "snapshot", "snapshot/library", "step", "template",
-		"vm/...", "vmm", "vmm/console",
+		"vm/...", "vmdir", "vmm", "vmm/console",
 	},
 
 	// The implementations of the contracts.

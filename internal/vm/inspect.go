@@ -10,6 +10,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/snapshot"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -102,6 +103,14 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 			use(images, machine.ImageID, v.Spec.Name)
 			use(kernels, machine.KernelID, v.Spec.Name)
 		}
+	}
+	lost, err := vmdir.LostSpecs(m.Layout) // these VMs may be brought back
+	if err != nil {
+		return err
+	}
+	for _, spec := range lost {
+		use(images, spec.ImageID, "lost VM "+spec.Name)
+		use(kernels, spec.KernelID, "lost VM "+spec.Name)
 	}
 	if err := m.library.References(func(name string, spec model.Spec) {
 		use(images, spec.ImageID, "snapshot "+name)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -156,7 +157,7 @@ func TestOrphanOfAUserIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.die()
-	h.daemon()
+	d = h.daemon()
 	h.wantNothingLeft(t)
 	lost, err := vmdir.Lost(h.layout)
 	if err != nil || len(lost) != 1 || lost[0].ID != v.ID {
@@ -167,6 +168,17 @@ func TestOrphanOfAUserIsKept(t *testing.T) {
 	}
 	if _, err := vmdir.Read(lost[0].Files(), v.ID); err != nil {
 		t.Errorf("the copy of the record: %v", err)
+	}
+	err = d.References(func(images, kernels map[string][]string) error {
+		for what, users := range map[string][]string{"image": images[v.Spec.ImageID], "kernel": kernels[v.Spec.KernelID]} {
+			if !slices.Contains(users, "lost VM a") {
+				t.Errorf("a prune would remove the %s of the lost VM, which has the users %q", what, users)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,0 +1,59 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"testing"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/home"
+	"banger/internal/model"
+)
+
+func TestRecoverRefuses(t *testing.T) {
+	layout := testLayout(t)
+	recovered := func(mode string) (api.Recovered, error) {
+		t.Helper()
+		var out bytes.Buffer
+		err := Recover(testContext(t), layout, mode, &out)
+		var answer api.Recovered
+		if jsonErr := json.Unmarshal(out.Bytes(), &answer); jsonErr != nil {
+			t.Fatalf("%q: %v", out.String(), jsonErr)
+		}
+		if (err == nil) != (answer.Problem == nil) || (err == nil) != (answer.Result != nil) {
+			t.Errorf("the error is %v, the answer %+v", err, answer)
+		}
+		return answer, err
+	}
+	if _, err := recovered(api.RecoverDo); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("without a state directory: %v", err)
+	}
+	if err := os.MkdirAll(layout.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := recovered("other"); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("with an unknown mode: %v", err)
+	}
+	held, err := home.Acquire(context.Background(), layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{api.RecoverPlan, api.RecoverDo} {
+		if _, err := recovered(mode); fault.KindOf(err) != fault.Locked {
+			t.Errorf("%s beside a daemon: %v", mode, err)
+		}
+	}
+	if err := held.Release(); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := recovered(api.RecoverPlan)
+	if err != nil || answer.Result.Database != model.DatabaseMissing {
+		t.Errorf("%+v, %v", answer, err)
+	}
+	if _, err := os.Stat(layout.Database()); err == nil {
+		t.Error("a plan has made a database")
+	}
+}
