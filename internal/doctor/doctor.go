@@ -66,8 +66,9 @@ type Env struct {
 	ClockSync func() (synced, known bool)
 	// KVM is the driver's own probe.
 	KVM func() (works bool, why string)
-	// Protection is what VMMs are started with here, unless the configuration turns it off.
-	Protection func() model.Protection
+	// Protection is what VMMs are started with here, unless the configuration turns it off. qemu is
+	// the configuration's path of QEMU.
+	Protection func(ctx context.Context, qemu string) model.Protection
 	// Recommendations returns the driver's recommendations. qemu is the configuration's path of
 	// QEMU.
 	Recommendations func(ctx context.Context, qemu string) ([]vmm.Recommendation, error)
@@ -116,7 +117,7 @@ const outputTimeout = 10 * time.Second
 // Run runs all checks and returns them in the order in which a person should read them.
 func Run(ctx context.Context, env Env) []Check {
 	host := readOSRelease(env)
-	checks := []Check{checkArch(env), checkCPU(env), checkKVM(env, host), checkQEMU(ctx, env, host), checkProtection(env)}
+	checks := []Check{checkArch(env), checkCPU(env), checkKVM(env, host), checkQEMU(ctx, env, host), checkProtection(ctx, env)}
 	checks = append(checks, checkRecommendations(ctx, env)...)
 	for _, t := range tools {
 		if !t.rootless || env.UID != 0 {

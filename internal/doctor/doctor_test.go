@@ -88,7 +88,7 @@ func goodHost() *host {
 		Lost:            func() ([]string, error) { return h.lost, nil },
 		ClockSync:       func() (bool, bool) { return true, true },
 		KVM:             func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
-		Protection:      func() model.Protection { return model.Protection{{Name: model.LayerFiles, On: true}} },
+		Protection:      protects(model.Layer{Name: model.LayerFiles, On: true}),
 		Recommendations: func(context.Context, string) ([]vmm.Recommendation, error) { return nil, nil },
 	}
 	return h
@@ -143,6 +143,10 @@ func (want verdict) compare(t *testing.T, got Check) {
 	}
 }
 
+func protects(list ...model.Layer) func(context.Context, string) model.Protection {
+	return func(context.Context, string) model.Protection { return list }
+}
+
 func noKVM(why string) func() (bool, string) { return func() (bool, string) { return false, why } }
 
 func TestVerdicts(t *testing.T) {
@@ -175,10 +179,11 @@ func TestVerdicts(t *testing.T) {
 		{"not in the group kvm", func(h *host) { h.stats["/dev/kvm"] = Entry{}; h.env.KVM = noKVM("may not be opened") }, []verdict{
 			{"kvm", Warn, "may not be opened", "sudo usermod -aG kvm alice, then log in again"}}},
 		{"no Landlock", func(h *host) {
-			h.env.Protection = func() model.Protection {
-				return model.Protection{{Name: model.LayerFiles, Note: "the kernel has no Landlock"}, {Name: model.LayerCalls, On: true}}
-			}
-		}, []verdict{{"protection", Warn, "not kept from: files (the kernel has no Landlock)", "*"}}},
+			h.env.Protection = protects(model.Layer{Name: model.LayerFiles, Note: "the kernel has no Landlock"}, model.Layer{Name: model.LayerCalls, On: true})
+		}, []verdict{{"protection", Warn, "its VMM: files (the kernel has no Landlock)", "*"}}},
+		{"an old QEMU and templates", func(h *host) {
+			h.env.Protection = protects(model.Layer{Name: model.LayerFiles, On: true}, model.Layer{Name: model.LayerMemory, Note: "QEMU is old"})
+		}, []verdict{{"protection", Warn, "its VMM: memory (QEMU is old)", "Install QEMU 8.2 or newer."}}},
 		{"unconfined", func(h *host) { h.env.Unconfined = true }, []verdict{
 			{"protection", Warn, "turns it off", "Remove the key confine from the configuration."}}},
 		{"kvm is broken", func(h *host) { h.env.KVM = noKVM("makes no virtual machine") }, []verdict{{"kvm", Warn, "makes no virtual machine", ""}}},

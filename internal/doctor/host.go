@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/vmdir"
 	"banger/internal/vmm"
@@ -34,7 +35,7 @@ func Host(layout paths.Layout) Env {
 	return Env{
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
 		Now: time.Now, ReadFile: readSmall, Stat: stat, Lost: lost(layout), Tool: findTool, Output: output, FileSystem: fileSystem,
-		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: confine.Available, Recommendations: recommendations,
+		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: protection, Recommendations: recommendations,
 	}
 }
 
@@ -80,6 +81,15 @@ func readSmall(name string) ([]byte, error) {
 func recommendations(ctx context.Context, program string) ([]vmm.Recommendation, error) {
 	info, err := qemu.New(qemu.Config{Binary: program}).Info(ctx)
 	return info.Recommendations, err
+}
+
+// protection asks the driver. Without QEMU it is what any program gets.
+func protection(ctx context.Context, program string) model.Protection {
+	list, err := qemu.New(qemu.Config{Binary: program}).Protection(ctx)
+	if err != nil {
+		return confine.Available()
+	}
+	return list
 }
 
 func stat(name string) (Entry, error) {

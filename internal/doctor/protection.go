@@ -1,18 +1,23 @@
 package doctor
 
 import (
+	"context"
 	"fmt"
 	"strings"
+
+	"banger/internal/model"
 )
 
 // checkProtection reports what keeps a guest that has taken over its VMM from the host.
-func checkProtection(env Env) Check {
+func checkProtection(ctx context.Context, env Env) Check {
 	c := Check{Name: "protection", Feature: "VMs that cannot harm this host"}
 	if env.Unconfined {
 		return c.warn("the configuration turns it off",
 			"A guest that takes over its VMM can do what you can do.", "Remove the key confine from the configuration.")
 	}
-	protection := env.Protection()
+	ctx, cancel := context.WithTimeout(ctx, outputTimeout)
+	defer cancel()
+	protection := env.Protection(ctx, env.QEMU)
 	var on, missing []string
 	for _, name := range protection.On() {
 		on = append(on, string(name))
@@ -27,6 +32,9 @@ func checkProtection(env Env) Check {
 	if len(missing) == 0 {
 		return c.pass(summary)
 	}
-	return c.warn(summary,
-		"A guest that takes over its VMM is not kept from: "+strings.Join(missing, ", ")+".", "Use a newer kernel, with Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock).")
+	fix := "Use a newer kernel, with Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock)."
+	if len(missing) == 1 && protection.Missing()[0].Name == model.LayerMemory {
+		fix = "Install QEMU 8.2 or newer."
+	}
+	return c.warn(summary, "Not protected from a guest that takes over its VMM: "+strings.Join(missing, ", ")+".", fix)
 }

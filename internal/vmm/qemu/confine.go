@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/vmm"
 	"banger/internal/vmm/confine"
+	"banger/internal/vmm/qemu/defect"
 )
 
 // hostFiles are what QEMU needs of every host: programs, libraries and firmware, and a few files of
@@ -25,16 +27,29 @@ var ownFiles = []string{"../share/qemu", "../share/seabios", "../lib", "../lib64
 
 const resolvConf = "/etc/resolv.conf"
 
+// Protection is what this host's QEMU gets for a machine that is restored from a file.
+func (d *Driver) Protection(ctx context.Context) (model.Protection, error) {
+	info, err := d.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d.layers(!defect.WritesBase(info.Version)), nil
+}
+
 // protection is what QEMU will be started with.
 func (d *Driver) protection(h host, f *files) model.Protection {
+	return d.layers(!h.restored || h.readOnly || isSealed(f.list[memoryFD]))
+}
+
+func (d *Driver) layers(memory bool) model.Protection {
 	if d.cfg.Unconfined {
 		return confine.Off("the configuration turns it off")
 	}
-	memory := model.Layer{Name: model.LayerMemory, On: true}
-	if h.restored && !h.readOnly && !isSealed(f.list[memoryFD]) {
-		memory = model.Layer{Name: model.LayerMemory, Note: "QEMU before 8.2 opens the saved memory for writing"}
+	layer := model.Layer{Name: model.LayerMemory, On: memory}
+	if !memory {
+		layer.Note = "QEMU before 8.2 opens the saved memory for writing"
 	}
-	return append(slices.Clone(confine.Available()), memory)
+	return append(slices.Clone(confine.Available()), layer)
 }
 
 // confined calls start in a thread that leaves to QEMU, the program at path, only what the machine
