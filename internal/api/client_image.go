@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"io"
+	"net/http"
 
 	"banger/internal/model"
 	"banger/internal/step"
@@ -35,6 +36,11 @@ func (i Images) Import(
 	query := options{}.text("name", req.Name).text("file", req.File).
 		flag("sparse", req.Sparse).flag("directory", req.Directory)
 	return upload[model.Image](ctx, i.resource, query, content, report)
+}
+
+// Change changes an image's settings.
+func (i Images) Change(ctx context.Context, ref string, change model.ImageChange) (model.Image, error) {
+	return ask[model.Image](ctx, i.t, query{method: http.MethodPatch, target: i.one(ref, "", nil), in: change})
 }
 
 // Tag gives an image a name. If another image has the name, the name moves.

@@ -215,6 +215,8 @@ func imageOperations() []Operation {
 			Summary: "Delete the images that no VM uses", Response: model.Pruned{}},
 		{ID: "getImage", Method: http.MethodGet, Path: "/v1/images/{ref}", Permission: PermRead, Kind: KindJSON,
 			Summary: "One image", Response: model.Image{}},
+		{ID: "changeImage", Method: http.MethodPatch, Path: "/v1/images/{ref}", Permission: PermWrite, Kind: KindJSON,
+			Summary: "Change whether VMs start from templates of an image", Request: model.ImageChange{}, Response: model.Image{}},
 		{ID: "tagImage", Method: http.MethodPost, Path: "/v1/images/{ref}/tag", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Give an image a name. If another image has the name, the name moves", Request: Tag{}, Response: model.Image{}},
 		{ID: "deleteImage", Method: http.MethodDelete, Path: "/v1/images/{ref}", Permission: PermWrite, Kind: KindJSON,

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -51,7 +52,7 @@ func startFake(t testing.TB) (dir string, d *fakeDaemon) {
 	d = &fakeDaemon{layout: paths.At(dir), vms: fakeVMs(time.Now())}
 	discard := slog.New(slog.DiscardHandler)
 	d.server, err = server.New(server.Config{
-		Manager: fakeManager{d}, Library: fakeLibrary{fakeManager{d}}, Templates: fakeTemplatePool{fakeManager{d}}, Images: fakeImages{}, Kernels: fakeKernels{}, Sessions: session.NewSet(), Layout: d.layout,
+		Manager: fakeManager{d}, Library: fakeLibrary{fakeManager{d}}, Templates: fakeTemplatePool{fakeManager{d}}, Images: fakeImages{&atomic.Value{}}, Kernels: fakeKernels{}, Sessions: session.NewSet(), Layout: d.layout,
 		Version: api.Version{Version: "v1.2.3", API: api.Generation},
 		Status: func(context.Context) api.Status {
 			return api.Status{PID: os.Getpid(), Started: time.Now().Add(-time.Hour), Driver: "qemu", Accel: "tcg",
@@ -298,7 +299,25 @@ func (m fakeManager) References(f func(images, kernels map[string][]string) erro
 	return f(nil, nil)
 }
 
-type fakeImages struct{}
+// fakeImages are one image. mode is that of its templates.
+type fakeImages struct{ mode *atomic.Value }
+
+func (f fakeImages) Describe(context.Context, string) (model.Image, error) {
+	i, mode := fakeImage(), f.mode.Load()
+	i.Template = &model.ImageTemplate{Mode: model.TemplateAuto, Shared: []string{"/etc/app/key"}, Cut: true}
+	if mode != nil {
+		i.Template = &model.ImageTemplate{Mode: mode.(model.TemplateMode)}
+	}
+	return i, nil
+}
+
+func (f fakeImages) Change(ctx context.Context, ref string, change model.ImageChange) (model.Image, error) {
+	if change.Template == "maybe" {
+		return model.Image{}, fault.New(fault.Invalid, "%q is not auto, on or off", change.Template)
+	}
+	f.mode.Store(change.Template)
+	return f.Describe(ctx, ref)
+}
 
 func fakeImage() model.Image {
 	return model.Image{ID: strings.Repeat("ab", 32), Names: []string{"docker.io/library/nginx:1.27"}, Source: "registry", Digest: "sha256:1234",

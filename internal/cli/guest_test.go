@@ -43,6 +43,8 @@ func (fakeAgent) Thaw(context.Context, proto.Thaw) error       { return nil }
 func (fakeAgent) PowerOff(context.Context) error               { return nil }
 func (fakeAgent) Close() error                                 { return nil }
 
+func (fakeAgent) Writes(context.Context) (proto.Writes, error) { return proto.Writes{}, nil }
+
 func (fakeAgent) GetFiles(ctx context.Context, path string) (io.ReadCloser, error) {
 	if _, err := os.Lstat(path); err != nil {
 		return nil, fault.New(fault.NotFound, "%w", err)

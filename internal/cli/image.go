@@ -20,7 +20,7 @@ func newImageCmd(a *command.App) *cobra.Command {
 	cmd := command.NewGroup("image", "Manage images: the root file systems of VMs",
 		"REF is an image's reference, its id, or a unique prefix of its id.")
 	k := imageKind()
-	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), k.ListCmd(a), k.ShowCmd(a), k.TagCmd(a, "NAME", "3f9a0c71b2de debian:bookworm"),
+	cmd.AddCommand(newImagePullCmd(a), newImageImportCmd(a), k.ListCmd(a), k.ShowCmd(a), k.TagCmd(a, "NAME", "3f9a0c71b2de debian:bookworm"), newImageSetCmd(a),
 		k.DeleteCmd(a, "An image that a VM or a snapshot uses is not deleted."), newImagePruneCmd(a))
 	return cmd
 }

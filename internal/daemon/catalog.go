@@ -19,7 +19,57 @@ import (
 )
 
 // images adapts the image store to the manager and the API.
-type images struct{ *image.Store }
+type images struct {
+	*image.Store
+	settings image.Templates
+	made     func() madeTemplates // is set when the manager is there
+}
+
+// madeTemplates is the part of the templates that an image's settings decide on.
+type madeTemplates interface {
+	Keys(ctx context.Context, imageID string) ([]string, error)
+	Forget(ctx context.Context, imageID string) error
+}
+
+// Describe is Get with what is known of the image's templates.
+func (s images) Describe(ctx context.Context, ref string) (model.Image, error) {
+	img, err := s.Get(ref)
+	if err != nil {
+		return img, err
+	}
+	t, err := s.settings.Template(img.ID)
+	if err != nil {
+		return img, err
+	}
+	if t.Keys, err = s.made().Keys(ctx, img.ID); err != nil {
+		return img, err
+	}
+	img.Template = &t
+	return img, nil
+}
+
+// Change changes an image's settings. Templates that are refused from now on are removed.
+func (s images) Change(ctx context.Context, ref string, change model.ImageChange) (model.Image, error) {
+	switch change.Template {
+	case model.TemplateAuto, model.TemplateOn, model.TemplateOff:
+	default:
+		return model.Image{}, fault.New(fault.Invalid, "template: %q is not auto, on or off", change.Template)
+	}
+	img, err := s.Describe(ctx, ref)
+	if err != nil {
+		return img, err
+	}
+	forget := change.Template != model.TemplateOn && change.Template != img.Template.Mode
+	if err := s.settings.SetTemplate(ctx, img.ID, model.ImageTemplate{Mode: change.Template}); err != nil {
+		return img, err
+	}
+	if forget { // auto judges the next boot, and off uses none
+		if err := s.made().Forget(ctx, img.ID); err != nil {
+			return img, err
+		}
+	}
+	return s.Describe(ctx, img.ID)
+}
 
 // Ensure returns the image that ref means. It makes a missing image first.
 func (s images) Ensure(ctx context.Context, ref string, report step.Reporter) (model.Image, error) {

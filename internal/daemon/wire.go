@@ -73,7 +73,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if err != nil {
 		return err
 	}
-	d.images = images{imageStore}
+	d.images = images{imageStore, image.Templates{Store: imageStore}, func() madeTemplates { return d.manager.Templates() }}
 	d.kernels = kernels{Store: kernelStore, initramfs: initramfs.New(d.Layout.Initramfs())}
 	d.sessions = session.NewSet()
 	d.manager, err = vm.Open(ctx, vm.Config{
@@ -89,7 +89,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 		Defaults:     defaults(d.cfg),
 		BootTimeout:  d.cfg.BootTimeout,
 		StopTimeout:  d.cfg.StopTimeout,
-		Templates:    template.Config{Off: !d.cfg.Templates, Budget: d.cfg.TemplateBudget, Standby: d.cfg.Standby},
+		Templates:    template.Config{Off: !d.cfg.Templates, Budget: d.cfg.TemplateBudget, Standby: d.cfg.Standby, Notes: d.images.settings},
 		Meter:        d.metrics,
 		Log:          d.component("vm"),
 	})

@@ -58,6 +58,26 @@ func marks(in []proto.Mark) []proto.Mark {
 	return out
 }
 
+// Writes returns what was written in the guest since it got its identity.
+func (c *Client) Writes(ctx context.Context) (proto.Writes, error) {
+	var w proto.Writes
+	if err := c.call(ctx, http.MethodGet, "/v1/writes", nil, &w); err != nil {
+		return proto.Writes{}, err
+	}
+	bound := func(list []string) (kept []string) {
+		for _, path := range list[:min(len(list), proto.MaxWrites)] {
+			if len(path) <= proto.MaxWritePath {
+				kept = append(kept, path)
+			}
+		}
+		return kept
+	}
+	paths := bound(w.Paths)
+	w.More = w.More || len(paths) < len(w.Paths)
+	w.Paths, w.Renewed = paths, bound(w.Renewed)
+	return w, nil
+}
+
 // Sync returns when the guest's earlier writes are on its drives.
 func (c *Client) Sync(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/sync", nil, nil)

@@ -28,7 +28,7 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 	if !reply.Handover {
 		return reply, nil
 	}
-	reply.Marks, err = c.awaitHandover(ctx)
+	reply.Marks, err = awaitHandover(ctx, c)
 	return reply, err
 }
 
@@ -38,7 +38,7 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 const firstPatience = time.Second
 
 // awaitHandover waits until the agent beside the init answers, and returns its marks.
-func (c *Client) awaitHandover(ctx context.Context) ([]proto.Mark, error) {
+func awaitHandover(ctx context.Context, c *Client) ([]proto.Mark, error) {
 	for patience := firstPatience; ; patience *= 2 {
 		c.Redial()
 		h, err := c.helloWithin(ctx, patience)

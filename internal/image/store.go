@@ -8,13 +8,15 @@
 //
 //	images/<id>/rootfs.ext4    the file system
 //	images/<id>/image.json     its description
+//	images/<id>/template.json  the settings of its templates; missing until one is set
 //	images/names/<name>        the id of a full name (see Ref); the name is escaped as in a URL
 //	images/tmp/                images that are being made
 //	images/lock                the locks between processes; empty
 //	blobs/sha256/<digest>      layers as they came from registries
 //	blobs/tmp/
 //
-// An image appears by one rename of a complete, synced directory and never changes. A name also
+// An image appears by one rename of a complete, synced directory. Only template.json changes
+// later. A name also
 // changes by one rename. A crash leaves directories in tmp. Open and Prune remove those whose lock
 // is free.
 //

@@ -61,6 +61,8 @@ type Agent interface {
 	// Resize grows a drive's file system, once the guest sees the drive have that size.
 	Resize(ctx context.Context, serial string, size model.Bytes) error
 	Stats(ctx context.Context) (proto.Stats, error)
+	// Writes returns what was written since the guest got its identity.
+	Writes(ctx context.Context) (proto.Writes, error)
 	// Sync returns when what was written before is on the drives.
 	Sync(ctx context.Context) error
 	// Freeze halts all processes. An agent that is too old fails with fault.Unsupported.

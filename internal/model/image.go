@@ -17,6 +17,37 @@ type Image struct {
 	Path    string      `json:"path,omitempty"`   // of the ext4 file on the host
 	// Notices are about the operation that returns the image.
 	Notices []Notice `json:"notices,omitempty"`
+	// Template is set in the answer about one image.
+	Template *ImageTemplate `json:"template,omitempty"`
+}
+
+// TemplateMode says whether VMs of an image may start from a template of the image.
+type TemplateMode string
+
+// The modes.
+const (
+	TemplateAuto TemplateMode = "auto" // unless its first boot wrote what VMs must not share
+	TemplateOn   TemplateMode = "on"   // whatever its first boot writes
+	TemplateOff  TemplateMode = "off"  // never
+)
+
+// ImageTemplate is what banger knows of an image's templates.
+type ImageTemplate struct {
+	Mode TemplateMode `json:"mode"`
+	// Shared are files that its first boot wrote, and that all VMs from a template would share.
+	Shared []string `json:"shared,omitempty"`
+	Cut    bool     `json:"cut,omitempty"`  // there are more such files
+	Keys   []string `json:"keys,omitempty"` // of the templates that there are now
+}
+
+// Refused reports whether no template of the image is made and used.
+func (t ImageTemplate) Refused() bool {
+	return t.Mode == TemplateOff || t.Mode != TemplateOn && (len(t.Shared) > 0 || t.Cut)
+}
+
+// ImageChange changes an image's settings.
+type ImageChange struct {
+	Template TemplateMode `json:"template"` // auto judges the next first boot anew
 }
 
 // ImageConfig is the part of an OCI image configuration that a VM uses (OCI image-spec, config.md).

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/firstboot"
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -66,6 +67,9 @@ func (b *builder) build(ctx context.Context, j job) (err error) {
 		if err := b.settle(ctx, l); err != nil {
 			return err
 		}
+		if err := b.judge(ctx, j, l); err != nil {
+			return err
+		}
 	}
 	// so that the guest waits for a host when it is restored
 	if err := l.Machine.Agent.Close(); err != nil {
@@ -74,6 +78,9 @@ func (b *builder) build(ctx context.Context, j job) (err error) {
 	c, err := b.capture(ctx, j, l, true)
 	if err != nil {
 		return err
+	}
+	if err := b.permit(j); err != nil { // turned off meanwhile
+		return errors.Join(err, c.draft.Discard())
 	}
 	return c.commit(ctx)
 }
@@ -245,6 +252,9 @@ func (b *builder) ensureAlone(ctx context.Context, j job) error {
 	} else if fault.KindOf(err) != fault.NotFound {
 		b.shelf.drop(ctx, j.key)
 	}
+	if err := b.permit(j); err != nil {
+		return err
+	}
 	began := time.Now()
 	log := b.shelf.log.With("template", j.key, "image", j.spec.Image, "kernel", j.spec.Kernel)
 	log.InfoContext(ctx, "making a template", "vcpus", j.spec.VCPUs, "memory", j.spec.Memory)
@@ -256,5 +266,50 @@ func (b *builder) ensureAlone(ctx context.Context, j job) error {
 	log.InfoContext(ctx, "made a template", "took", time.Since(began))
 	b.shelf.markUsed(ctx, j.key)
 	b.shelf.evict(ctx, b.cfg.Budget)
+	return nil
+}
+
+// noteOf returns what is known of an image's templates. Without notes, nothing is against them.
+func (b *builder) noteOf(imageID string) model.ImageTemplate {
+	if b.cfg.Notes == nil {
+		return model.ImageTemplate{Mode: model.TemplateAuto}
+	}
+	note, err := b.cfg.Notes.Template(imageID)
+	if err != nil { // then it is not known whether the user has turned them off
+		b.shelf.log.Error("reading what is known of an image's templates", "image", imageID, "error", err)
+		note.Mode = model.TemplateOff
+	}
+	return note
+}
+
+// permit fails if no template of the job's image is to be made.
+func (b *builder) permit(j job) error {
+	if j.universal() {
+		return nil
+	}
+	note := b.noteOf(j.spec.ImageID)
+	if !note.Refused() {
+		return nil
+	}
+	return refused(j.spec.Image, note)
+}
+
+// judge looks what the boot of an image wrote. If VMs must not share that, it notes so and fails.
+func (b *builder) judge(ctx context.Context, j job, l *machine.Launch) error {
+	written, err := l.Machine.Agent.Writes(ctx)
+	if err != nil {
+		return fmt.Errorf("looking what the boot wrote: %w", err)
+	}
+	v := firstboot.Judge(written)
+	note := b.noteOf(j.spec.ImageID)
+	note.Shared, note.Cut = v.Shared, v.Cut
+	if b.cfg.Notes != nil && !v.Harmless() {
+		if err := b.cfg.Notes.SetTemplate(ctx, j.spec.ImageID, note); err != nil {
+			return err
+		}
+	}
+	if note.Refused() {
+		return refused(j.spec.Image, note)
+	}
 	return nil
 }

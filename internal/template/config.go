@@ -7,6 +7,12 @@ import (
 	"banger/internal/model"
 )
 
+// Notes keeps what is known of images' templates, beside the images. It is safe for concurrent use.
+type Notes interface {
+	Template(imageID string) (model.ImageTemplate, error)
+	SetTemplate(ctx context.Context, imageID string, t model.ImageTemplate) error
+}
+
 // Config says what templates a Pool keeps.
 type Config struct {
 	Off bool // make none and use none
@@ -21,6 +27,9 @@ type Config struct {
 
 	// Usual has the disk sizes that most VMs have.
 	Usual model.Spec
+
+	// Notes keeps what is known of images' templates; nil keeps nothing.
+	Notes Notes
 
 	// Quiet waits until no operation was under way for d, or ctx ends. Builds begin in such pauses.
 	Quiet func(ctx context.Context, d time.Duration) error

@@ -145,3 +145,28 @@ func (p *Pool) Measure(ctx context.Context, t *disk.Tally) error {
 	}
 	return t.AddRest(p.shelf.host.Layout.Templates(), known)
 }
+
+// Keys lists the templates of an image.
+func (p *Pool) Keys(ctx context.Context, imageID string) (keys []string, _ error) {
+	list, err := p.shelf.list(ctx)
+	for _, t := range list {
+		if t.ImageID == imageID {
+			keys = append(keys, t.Key)
+		}
+	}
+	return keys, err
+}
+
+// Forget removes the templates of an image.
+func (p *Pool) Forget(ctx context.Context, imageID string) error {
+	keys, err := p.Keys(ctx, imageID)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if err := p.shelf.remove(ctx, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}

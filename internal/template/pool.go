@@ -196,7 +196,14 @@ func (p *Pool) do(ctx context.Context, j job) {
 	if j.standby {
 		do = p.standby.fill
 	}
+	if b := p.builder; b.permit(j) != nil { // looked into again at each start, which is cheap
+		return
+	}
 	if err := do(ctx, j); err != nil && ctx.Err() == nil {
+		if p.builder.permit(j) != nil {
+			p.shelf.log.InfoContext(ctx, "no template is made of an image", "image", j.spec.Image, "error", err)
+			return
+		}
 		again := p.queue.setBack(j.name())
 		p.shelf.log.WarnContext(ctx, "a template could not be made; VMs continue to boot", "template", j.key, "again", again, "error", err)
 	}

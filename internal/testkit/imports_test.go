@@ -31,7 +31,9 @@ var mayImport = map[string][]string{
 
 	"metric": {"step"},
 	"oplock": {"fault"},
-	"pace":   {"fault"},
+
+	"firstboot": {"guest/proto"},
+	"pace":      {"fault"},
 
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
@@ -45,7 +47,7 @@ var mayImport = map[string][]string{
 	"vmm": {"fault", "model"},
 
 	"machine":          {"disk", "fault", "guest/proto", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
-	"template":         {"disk", "fault", "guest/proto", "machine", "model", "pace", "snapshot", "step"},
+	"template":         {"disk", "fault", "firstboot", "guest/proto", "machine", "model", "pace", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "vmm"},
@@ -134,7 +136,7 @@ var layers = []struct {
 	{"recovery of records", []string{"rescue"}},
 	{"stores", []string{"image", "kernel", "snapshot", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "api/session", "testkit"}},
+	{"mechanisms", []string{"oplock", "firstboot", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "api/session", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

@@ -277,6 +277,13 @@ func (a *agent) Stats(ctx context.Context) (proto.Stats, error) {
 	return proto.Stats{}, err
 }
 
+func (a *agent) Writes(ctx context.Context) (proto.Writes, error) {
+	_, err := a.reach(ctx, "writes")
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	return a.s.writes, err
+}
+
 func (a *agent) Close() error {
 	a.once.Do(func() { a.s.agents.Add(-1) })
 	return nil

@@ -62,6 +62,7 @@ type host struct {
 	counts  bool                                // what the daemons count is noted: see meter
 
 	recoverTimeout time.Duration // of the daemons
+	writes         proto.Writes  // what boots wrote
 	agents         atomic.Int64  // clients of agents that are not closed
 }
 

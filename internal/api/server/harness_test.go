@@ -212,6 +212,12 @@ func (m *manager) References(f func(images, kernels map[string][]string) error) 
 
 type images struct{ Images }
 
+func (i images) Describe(_ context.Context, ref string) (model.Image, error) { return i.Get(ref) }
+
+func (i images) Change(_ context.Context, ref string, change model.ImageChange) (model.Image, error) {
+	return model.Image{ID: ref, Template: &model.ImageTemplate{Mode: change.Template}}, nil
+}
+
 func (i images) ByID(id string) (model.Image, error) { return i.Get(id) }
 
 func (images) Get(ref string) (model.Image, error) {

@@ -21,6 +21,9 @@ type Images interface {
 	Import(ctx context.Context, path string, req api.ImageImport, report step.Reporter) (model.Image, error)
 	// Tag gives an image a name, which another image may lose.
 	Tag(ctx context.Context, ref, name string) (model.Image, error)
+	// Describe is Get with what is known of the image's templates, which Change changes.
+	Describe(ctx context.Context, ref string) (model.Image, error)
+	Change(ctx context.Context, ref string, change model.ImageChange) (model.Image, error)
 	Delete(ctx context.Context, ref string, inUse func(id string) []string) error
 	Prune(ctx context.Context, inUse func(id string) []string) (model.Pruned, error)
 }
@@ -34,7 +37,13 @@ type imageHandlers struct {
 
 func (h imageHandlers) list(*http.Request) (any, error) { return orEmpty(h.images.List()) }
 
-func (h imageHandlers) get(r *http.Request) (any, error) { return h.images.Get(refOf(r)) }
+func (h imageHandlers) get(r *http.Request) (any, error) {
+	return h.images.Describe(r.Context(), refOf(r))
+}
+
+func (h imageHandlers) change(r *http.Request, req model.ImageChange) (any, error) {
+	return h.images.Change(r.Context(), refOf(r), req)
+}
 
 func (h imageHandlers) pull(r *http.Request, req api.ImagePull, report step.Reporter) (any, error) {
 	if err := required("ref", req.Ref); err != nil {

@@ -59,6 +59,7 @@ func (s *Server) handlers() map[string]handler {
 		"pullImage":   s.steps(taking(images.pull)),
 		"importImage": s.uploading(s.steps(images.receive)),
 		"tagImage":    answerTo(images.tag),
+		"changeImage": answerTo(images.change),
 		"deleteImage": answer(images.delete),
 		"pruneImages": answer(images.prune),
 

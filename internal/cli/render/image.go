@@ -43,5 +43,34 @@ func Image(i model.Image, style ui.Style, now time.Time) [][2]string {
 		{"env", cleanList(i.Config.Env, "\n            ")},
 		{"created", moment(&i.Created, now)},
 		{"file", ui.Clean(i.Path)},
+		{"template", imageTemplate(i.Template)},
 	}
+}
+
+// imageTemplate says which template VMs of an image start from, and why.
+func imageTemplate(t *model.ImageTemplate) string {
+	const indent = "\n            "
+	switch {
+	case t == nil:
+		return ""
+	case t.Mode == model.TemplateOff:
+		return "off: VMs start from the universal template, or boot"
+	case t.Refused():
+		text := "none: its first boot wrote what its VMs must not share"
+		for _, file := range t.Shared {
+			text += indent + "  " + ui.Clean(file)
+		}
+		if t.Cut {
+			text += indent + "  and more"
+		}
+		return text
+	}
+	text := string(t.Mode) + ": none yet"
+	if len(t.Keys) > 0 {
+		text = string(t.Mode) + ": " + cleanList(t.Keys, ", ")
+	}
+	if len(t.Shared) > 0 {
+		text += indent + "its VMs share " + cleanList(t.Shared, ", ")
+	}
+	return text
 }

@@ -29,6 +29,7 @@ type agent struct {
 	files    *filesService
 	stats    *statsService
 	disk     *diskService
+	writes   *writesService
 	power    *powerService
 	handover *handover
 }
@@ -60,6 +61,7 @@ func newAgent(log *slog.Logger, version string, beside bool) *agent {
 	a.files = &filesService{log}
 	a.stats = &statsService{a.drives}
 	a.disk = &diskService{a.drives}
+	a.writes = &writesService{a.marks}
 	a.power = &powerService{log: log, beside: beside, freeze: a.freeze, drives: a.drives, processes: a.processes}
 	return a
 }
@@ -73,6 +75,7 @@ func (a *agent) routes() http.Handler {
 	mux.HandleFunc("GET /v1/ports", h.assumed(h.plain(ports)))
 	mux.HandleFunc("POST /v1/resize", h.assumed(h.plain(a.disk.resize)))
 	mux.HandleFunc("POST /v1/sync", h.assumed(h.plain(a.disk.sync)))
+	mux.HandleFunc("GET /v1/writes", h.assumed(h.plain(a.writes.writes)))
 	mux.HandleFunc("POST /v1/poweroff", h.raw(a.power.powerOff))
 	mux.HandleFunc("POST /v1/assume", h.raw(a.assume.assume))
 	mux.HandleFunc("POST /v1/freeze", h.plain(a.freeze.freeze))

@@ -21,6 +21,7 @@ func (f *forkFinisher) finish(hostname string) error {
 	if err := renewBootID(); err != nil {
 		return err
 	}
+	renewSeed()
 	generation := strconv.Itoa(forks)
 	if err := writeAtomically(generationFile, generation+"\n", 0o644); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -89,8 +90,10 @@ func writeIdentity(doc proto.Assume) error {
 		return nil
 	}
 	names := []string{"/etc/machine-id"}
-	if _, err := os.Lstat(transientID); err == nil {
-		names = append(names, transientID)
+	for _, name := range []string{transientID, busID} {
+		if info, err := os.Lstat(name); err == nil && info.Mode().IsRegular() {
+			names = append(names, name)
+		}
 	}
 	for _, name := range names {
 		if err := replaceFile(name, []byte(strings.ToLower(doc.MachineID)+"\n")); err != nil {
@@ -102,6 +105,24 @@ func writeIdentity(doc proto.Assume) error {
 
 // transientID is systemd's machine id while it cannot write /etc (machine-id(5)).
 const transientID = "/run/machine-id"
+
+// busID is D-Bus's copy of the machine id, if it is not a link (dbus-uuidgen(1)).
+const busID = "/var/lib/dbus/machine-id"
+
+// seedFile is what systemd seeds the random generator with at the next boot
+// (systemd-random-seed.service(8)).
+const seedFile = "/var/lib/systemd/random-seed"
+
+// renewSeed replaces the seed that a machine shares with the one that it was restored from. Without
+// it, the next boot has the host's entropy all the same, so a failure does not matter.
+func renewSeed() {
+	if info, err := os.Lstat(seedFile); err != nil || !info.Mode().IsRegular() {
+		return
+	}
+	seed := make([]byte, 512)
+	rand.Read(seed) // never fails
+	_ = writeAtomically(seedFile, string(seed), 0o600)
+}
 
 // hosts returns the image's /etc/hosts with our lines first. They replace those of an earlier
 // identity. The host name has an address of its own, so that it resolves without a network

@@ -105,6 +105,24 @@ type Frozen struct {
 	Processes int `json:"processes"` // how many were halted
 }
 
+// Writes is the answer to writes: what was written since the machine got its identity, below /etc,
+// /var/lib and /root. Directories and empty files are left out.
+type Writes struct {
+	Paths []string `json:"paths"`          // at most MaxWrites
+	More  bool     `json:"more,omitempty"` // there are more, or the search took too long
+	// Renewed are files that the image's fork hooks make anew: see WritesRenewed. A directory ends
+	// with a slash.
+	Renewed []string `json:"renewed,omitempty"`
+}
+
+// Bounds on Writes, and the beginning of a line in a fork hook that names a file that it makes
+// anew.
+const (
+	MaxWrites     = 256
+	MaxWritePath  = 1024 // bytes; a longer path counts as More
+	WritesRenewed = "# regenerates "
+)
+
 // Thaw wakes a machine after a pause. The agent applies entropy, time and networks before any
 // process continues. Thawing a machine that is not frozen, or thawing twice, is harmless.
 type Thaw struct {

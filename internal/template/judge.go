@@ -1,0 +1,23 @@
+package template
+
+import (
+	"fmt"
+	"strings"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// refused says why an image has no template.
+func refused(image string, note model.ImageTemplate) error {
+	if note.Mode == model.TemplateOff {
+		return fault.New(fault.Unsupported, "the templates of image %s are turned off", image).
+			WithHint("`banger image set --template=auto %s` turns them on", image)
+	}
+	what := fmt.Sprintf("%q", note.Shared)
+	if note.Cut {
+		what = strings.TrimPrefix(what+" and more", "[] and ")
+	}
+	return fault.New(fault.Unsupported, "the first boot of image %s wrote what its VMs must not share: %s", image, what).
+		WithHint("see docs/forks.md; `banger image set --template=on %s` lets its VMs share that", image)
+}
