@@ -49,6 +49,16 @@ func TestLostDatabase(t *testing.T) {
 	ok(t, h, "vm", "start", "box")
 	equal(t, "/root", ok(t, h, "exec", "box", "--", "cat", "/root/notes"), "mine\n")
 	equal(t, "/", ok(t, h, "exec", "box", "--", "cat", "/etc/notes"), "theirs\n")
+
+	pid := machinePID(t, h, "box") // a running VM continues
+	ok(t, h, "daemon", "stop")
+	moveDatabase(t, state, t.TempDir())
+	ok(t, h, "daemon", "recover")
+	equal(t, "pid of the machine", machinePID(t, h, "box"), pid)
+	equal(t, "output", ok(t, h, "exec", "box", "--", "cat", "/root/notes"), "mine\n")
+	has(t, ok(t, h, "ps"), "box")
+	ok(t, h, "stop", "box")
+	ok(t, h, "start", "box")
 	ok(t, h, "rm", "--force", "box")
 }
 

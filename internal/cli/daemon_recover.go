@@ -26,7 +26,7 @@ func newDaemonRecoverCmd(a *command.App) *cobra.Command {
 
 Nothing is removed. A damaged database is moved to "damaged" in the state directory. A directory whose copy is damaged is listed and left alone. If another VM has a VM's name, the VM gets a new name.
 
-A VM that runs is stopped when the daemon starts next. Its disks stay.`,
+VMs that run continue to run.`,
 		Example: "banger daemon recover --dry-run\nbanger daemon recover",
 		Args:    command.WantArgs(),
 		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return runDaemonRecover(ctx, o, a) }),

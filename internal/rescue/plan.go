@@ -182,7 +182,7 @@ func (p *plan) recover(id string, old model.VM, hadRecord bool) {
 		if fault.KindOf(err) != fault.NotFound {
 			r.Detail = err.Error()
 		}
-		p.add(r, atRest(old, files))
+		p.add(r, settled(old, files))
 	case fault.KindOf(err) != fault.NotFound:
 		r.Outcome, r.Dir, r.Detail = model.Unclear, files.Dir, err.Error()
 		delete(p.back, id)
@@ -223,8 +223,8 @@ func (p *plan) freeName(name string) string {
 // rebuilt is the record that a copy stands for. The VM counts as started if it has a disk: then a
 // failed start does not remove its disks.
 func rebuilt(c vmdir.Copy, files paths.VM) model.VM {
-	v := atRest(c.VM, files)
-	if hasDisk(files) {
+	v := settled(c.VM, files)
+	if v.Started == nil && hasDisk(files) {
 		written := c.Written
 		if written.IsZero() {
 			written = v.Created
@@ -234,12 +234,16 @@ func rebuilt(c vmdir.Copy, files paths.VM) model.VM {
 	return v
 }
 
-// atRest is a record whose machine has ended. If saved memory is there, the state is that of an
-// interrupted start: the daemon then checks whether the memory still fits the disks.
-func atRest(v model.VM, files paths.VM) model.VM {
-	v.State, v.Runtime, v.Network, v.LastError, v.Pending = model.Stopped, nil, nil, nil, nil
-	if exists(files.Suspended()) {
-		v.State = model.Starting
+// settled is a record in a state that the daemon can recover from, however old it is. If the record
+// leads to a machine, the daemon adopts it, or finds that it has ended. If saved memory is there,
+// the state is that of an interrupted start: the daemon checks whether the memory fits the disks.
+func settled(v model.VM, files paths.VM) model.VM {
+	v.LastError, v.Pending = nil, nil
+	switch {
+	case exists(files.Suspended()):
+		v.State, v.Runtime, v.Network = model.Starting, nil, nil
+	case !vmdir.IsUp(v):
+		v.State, v.Runtime, v.Network = model.Stopped, nil, nil
 	}
 	return v
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -178,6 +179,32 @@ func TestLostDatabaseIsRebuilt(t *testing.T) {
 	h.want(h.run(false), model.DatabaseWhole, 2)
 }
 
+// TestRunningVMsKeepTheirMachines rebuilds the records of a running VM, and of one whose copy is
+// older than its saved memory.
+func TestRunningVMsKeepTheirMachines(t *testing.T) {
+	h := newHome(t)
+	runs, suspended := vmOf(0, "runs"), vmOf(1, "suspended")
+	for _, v := range []*model.VM{&runs, &suspended} {
+		started := time.Unix(77, 0).UTC()
+		v.State, v.Started = model.Running, &started
+		v.Runtime = &model.Runtime{Driver: "qemu", State: []byte("where it is"), Prepared: []string{"net"}}
+	}
+	h.add(runs, suspended)
+	if err := os.Mkdir(h.layout.VM(idOf(1)).Suspended(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.remove(h.layout.Database())
+	h.want(h.run(false), model.DatabaseMissing, 0, "a rebuilt runs", "b rebuilt suspended")
+	got := h.records()
+	v := got[idOf(0)]
+	if v.State != model.Running || !reflect.DeepEqual(v.Runtime, runs.Runtime) || !v.Started.Equal(*runs.Started) {
+		t.Errorf("the running VM's record is %+v, with %+v", v, v.Runtime)
+	}
+	if v := got[idOf(1)]; v.State != model.Starting || v.Runtime != nil {
+		t.Errorf("the suspended VM's record is %+v, with %+v", v, v.Runtime)
+	}
+}
+
 // TestDamagedDatabaseIsMovedAside also checks that nothing that was in the database is lost.
 func TestDamagedDatabaseIsMovedAside(t *testing.T) {
 	h := newHome(t)
@@ -305,7 +332,7 @@ func TestWhatNeedsCare(t *testing.T) {
 func TestBackupHelps(t *testing.T) {
 	h := newHome(t)
 	running := vmOf(0, "torn")
-	running.State, running.Runtime = model.Running, &model.Runtime{Driver: "qemu"}
+	running.State, running.Runtime = model.Stopping, &model.Runtime{Driver: "qemu", State: []byte("x")}
 	h.add(running, vmOf(1, "old"), vmOf(2, "vanished"), vmOf(3, "bare"))
 	h.backUp()
 	h.add(vmOf(1, "new"))

@@ -22,9 +22,9 @@ type Store interface {
 	DeleteVM(ctx context.Context, id string) error
 }
 
-// syncDelay is the time from the writing of a copy to its sync, so that a burst of starts does not
-// wait for the disk.
-const syncDelay = 2 * time.Second
+// delay is the time from a change to what need not be done at once: writing where a running machine
+// is, and syncing copies. So a burst of starts does not wait for the disk.
+const delay = 2 * time.Second
 
 // Keeper is a Store that also keeps the copies of the records. A copy that cannot be written is
 // logged and fails nothing: the record is in the database, and the next change tries again. It is
@@ -34,20 +34,25 @@ type Keeper struct {
 	layout paths.Layout
 	log    *slog.Logger
 
-	mu      sync.Mutex
-	written map[string]sum  // by id; of the copies that are known to be right
-	dirty   map[string]bool // ids whose copies are not synced
-	doomed  map[string]bool // ids whose deletion is noted: see doom
-	timer   *time.Timer     // nil if nothing is dirty
+	mu      sync.Mutex          // held while a copy is written, but not while one is synced
+	written map[string]sums     // by id; of the copies that are known to be right
+	pending map[string]model.VM // records whose copies are written later
+	dirty   map[string]bool     // ids whose copies are not synced
+	doomed  map[string]bool     // ids whose deletion is noted: see doom
+	timer   *time.Timer         // nil if nothing is pending or dirty
 	closed  bool
-	syncing sync.WaitGroup
+	working sync.WaitGroup
 }
 
-type sum [sha256.Size]byte
+// sums stand for what a copy holds.
+type sums struct{ lasting, all [sha256.Size]byte }
 
 // Keep returns a Keeper over a store.
 func Keep(store Store, layout paths.Layout, log *slog.Logger) *Keeper {
-	return &Keeper{store: store, layout: layout, log: log, written: map[string]sum{}, dirty: map[string]bool{}, doomed: map[string]bool{}}
+	return &Keeper{
+		store: store, layout: layout, log: log,
+		written: map[string]sums{}, pending: map[string]model.VM{}, dirty: map[string]bool{}, doomed: map[string]bool{},
+	}
 }
 
 // PutVM stores a record, and its copy if what the copy holds has changed.
@@ -89,7 +94,7 @@ func (k *Keeper) VMs(ctx context.Context) ([]model.VM, error) {
 			continue
 		}
 		if c, err := Read(k.layout.VM(v.ID), v.ID); err == nil {
-			k.know(v.ID, sumOf(c))
+			k.know(v.ID, sumsOf(c))
 		}
 		k.keep(ctx, v)
 	}
@@ -106,33 +111,45 @@ func (k *Keeper) DeleteVM(ctx context.Context, id string) error {
 	return nil
 }
 
-// Close syncs the copies that are not synced yet.
+// Close writes and syncs what is left.
 func (k *Keeper) Close() error {
 	k.mu.Lock()
 	k.closed = true
 	if k.timer != nil && k.timer.Stop() {
-		k.syncing.Done()
+		k.working.Done()
 	}
 	k.mu.Unlock()
-	k.syncing.Wait()
-	return k.sync()
+	k.working.Wait()
+	return k.catchUp()
 }
 
-// keep writes the copy of a record if it has changed.
+// keep writes the copy of a record, now or later, if it has changed.
 func (k *Keeper) keep(ctx context.Context, v model.VM) {
-	c := copyOf(v)
-	now := sumOf(c)
-	if k.knows(v.ID, now) {
-		return
+	now := sumsOf(copyOf(v))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known, ok := k.written[v.ID]
+	delete(k.pending, v.ID)
+	switch {
+	case !ok || known.lasting != now.lasting:
+		k.writeLocked(ctx, v, now)
+	case known.all != now.all:
+		k.pending[v.ID] = v
+		k.laterLocked()
 	}
-	k.forget(v.ID)
+}
+
+func (k *Keeper) writeLocked(ctx context.Context, v model.VM, now sums) {
+	delete(k.written, v.ID)
+	c := copyOf(v)
 	c.Written = time.Now().UTC()
 	if err := write(k.layout.VM(v.ID), c); err != nil {
 		k.log.WarnContext(ctx, "keeping a copy of a record", "vm", v.ID, "error", err)
 		return
 	}
-	k.know(v.ID, now)
-	k.syncLater(v.ID)
+	k.written[v.ID] = now
+	k.dirty[v.ID] = true
+	k.laterLocked()
 }
 
 func (k *Keeper) remove(ctx context.Context, id string) {
@@ -142,24 +159,20 @@ func (k *Keeper) remove(ctx context.Context, id string) {
 	}
 }
 
-// sumOf stands for what a copy holds, without its time.
-func sumOf(c Copy) sum {
-	c.Written = time.Time{}
-	data, err := json.Marshal(c)
+// sumsOf leaves out the time of a copy.
+func sumsOf(c Copy) sums {
+	return sums{sumOf(lasting(c.VM)), sumOf(c.VM)}
+}
+
+func sumOf(v model.VM) [sha256.Size]byte {
+	data, err := json.Marshal(v)
 	if err != nil { // write reports it
-		return sum{}
+		return [sha256.Size]byte{}
 	}
 	return sha256.Sum256(data)
 }
 
-func (k *Keeper) knows(id string, s sum) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	known, ok := k.written[id]
-	return ok && known == s
-}
-
-func (k *Keeper) know(id string, s sum) {
+func (k *Keeper) know(id string, s sums) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.written[id] = s
@@ -169,30 +182,31 @@ func (k *Keeper) forget(id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.written, id)
+	delete(k.pending, id)
 	delete(k.dirty, id)
 }
 
-func (k *Keeper) syncLater(id string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.dirty[id] = true
+func (k *Keeper) laterLocked() {
 	if k.timer != nil || k.closed {
 		return
 	}
-	k.syncing.Add(1)
-	k.timer = time.AfterFunc(syncDelay, func() {
-		defer k.syncing.Done()
-		if err := k.sync(); err != nil {
+	k.working.Add(1)
+	k.timer = time.AfterFunc(delay, func() {
+		defer k.working.Done()
+		if err := k.catchUp(); err != nil {
 			k.log.Warn("keeping copies of records", "error", err)
 		}
 	})
 }
 
-// sync syncs the copies that were written since the last call.
-func (k *Keeper) sync() error {
+// catchUp writes the pending copies, and syncs all copies that are not synced.
+func (k *Keeper) catchUp() error {
 	k.mu.Lock()
+	for _, v := range k.pending {
+		k.writeLocked(context.Background(), v, sumsOf(copyOf(v)))
+	}
 	dirty := k.dirty
-	k.dirty, k.timer = map[string]bool{}, nil
+	k.pending, k.dirty, k.timer = map[string]model.VM{}, map[string]bool{}, nil
 	k.mu.Unlock()
 	var errs []error
 	for id := range dirty {

@@ -6,8 +6,8 @@
 // have none: nothing in them is a user's.
 //
 // A copy is written without waiting for the disk, because starts wait for it. Keeper syncs it
-// later. When the daemon starts, Keeper compares all copies with the records, and writes a copy
-// anew if it differs.
+// later, and writes later what leads to a running machine. When the daemon starts, Keeper compares
+// all copies with the records, and writes a copy anew if it differs.
 package vmdir
 
 import (
@@ -36,14 +36,28 @@ const maxCopy = 1 << 20
 type Copy struct {
 	Version int       `json:"version"`
 	Written time.Time `json:"written"`
-	VM      model.VM  `json:"vm"` // without what is true for the moment only
+	VM      model.VM  `json:"vm"` // with what lasts, and with what leads to a running machine
 }
 
 // copyOf returns the copy of a record without its time.
 func copyOf(v model.VM) Copy {
-	return Copy{Version: version, VM: model.VM{
+	c := Copy{Version: version, VM: lasting(v)}
+	if IsUp(v) {
+		c.VM.State, c.VM.Started, c.VM.Runtime, c.VM.Network = v.State, v.Started, v.Runtime, v.Network
+	}
+	return c
+}
+
+// lasting is what a record says of the VM whether it runs or not.
+func lasting(v model.VM) model.VM {
+	return model.VM{
 		ID: v.ID, Spec: v.Spec, Created: v.Created, Parent: v.Parent, DiskImage: v.DiskImage, Restoring: v.Restoring, Facts: v.Facts,
-	}}
+	}
+}
+
+// IsUp reports whether a record leads to a machine that shall continue.
+func IsUp(v model.VM) bool {
+	return (v.State == model.Running || v.State == model.Paused) && v.Runtime != nil && len(v.Runtime.State) > 0
 }
 
 // isKept reports whether a VM has a copy. A VM without one would not outlive the daemon: recovery
@@ -98,7 +112,11 @@ func Decode(data []byte) (Copy, error) {
 	case c.VM.Created.IsZero():
 		return Copy{}, fault.New(fault.Damaged, "the copy of a record has no creation time")
 	}
-	if err := c.VM.Spec.Validate(); err != nil {
+	err := c.VM.Spec.Validate()
+	if rt := c.VM.Runtime; err == nil && rt != nil && rt.Spec != nil {
+		err = rt.Spec.Validate()
+	}
+	if err != nil {
 		return Copy{}, fault.New(fault.Damaged, "the copy of a record: %w", err)
 	}
 	written := c.Written

@@ -71,7 +71,7 @@ func TestCopyHoldsWhatLasts(t *testing.T) {
 	k, _, files := newKeeper(t)
 	now := time.Now()
 	v := record()
-	v.State, v.Started, v.Runtime, v.Boot = model.Running, &now, &model.Runtime{Driver: "qemu"}, &model.Boot{}
+	v.State, v.Started, v.Runtime, v.Boot = model.Starting, &now, &model.Runtime{Driver: "qemu", State: []byte("x")}, &model.Boot{}
 	put(t, k, v)
 	c, err := Read(files, id)
 	if err != nil {
@@ -117,6 +117,57 @@ func TestCopyIsWrittenOnlyWhenItChanges(t *testing.T) {
 	put(t, k, v)
 	if c, err := Read(files, id); err != nil || c.VM.Spec.Name != "two" {
 		t.Errorf("after a rename the copy has the name %q, %v", c.VM.Spec.Name, err)
+	}
+}
+
+// TestMachineIsWrittenLater checks that a start writes no copy, and that the copy leads to the
+// machine in the end.
+func TestMachineIsWrittenLater(t *testing.T) {
+	k, m, files := newKeeper(t)
+	v := record()
+	put(t, k, v)
+	before, err := os.Stat(files.Record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(5, 0).UTC()
+	v.State, v.Started, v.Runtime = model.Running, &now, &model.Runtime{Driver: "qemu", State: []byte("x")}
+	put(t, k, v)
+	if after, err := os.Stat(files.Record()); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the start has written the copy: %v", err)
+	}
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Read(files, id)
+	if err != nil || !IsUp(c.VM) || string(c.VM.Runtime.State) != "x" || !c.VM.Started.Equal(now) {
+		t.Errorf("the copy is %+v, %v", c.VM, err)
+	}
+	again := Keep(m, k.layout, k.log)
+	v.State, v.Runtime = model.Stopped, nil
+	put(t, again, v)
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Read(files, id); err != nil || IsUp(c.VM) {
+		t.Errorf("after the stop, the copy is %+v, %v", c.VM, err)
+	}
+}
+
+// TestPendingCopyOfADeletedVM deletes a VM before its copy is written.
+func TestPendingCopyOfADeletedVM(t *testing.T) {
+	k, _, files := newKeeper(t)
+	v := record()
+	put(t, k, v)
+	v.State, v.Runtime = model.Running, &model.Runtime{State: []byte("x")}
+	put(t, k, v)
+	v.State = model.Deleting
+	put(t, k, v)
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if IsUsers(files) {
+		t.Error("the copy has come back")
 	}
 }
 
@@ -174,7 +225,7 @@ func TestStartHealsCopies(t *testing.T) {
 				t.Fatal(err)
 			}
 			c, err := Read(files, id)
-			if err != nil || sumOf(c) != sumOf(copyOf(record())) {
+			if err != nil || sumsOf(c) != sumsOf(copyOf(record())) {
 				t.Errorf("the copy is %+v, %v", c, err)
 			}
 		})
@@ -285,7 +336,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("a decoded copy cannot be encoded: %v", err)
 		}
 		again, err := Decode(encoded)
-		if err != nil || sumOf(again) != sumOf(c) {
+		if err != nil || sumsOf(again) != sumsOf(c) {
 			t.Errorf("a copy changes: %v\n%s", err, encoded)
 		}
 	})
