@@ -3,6 +3,7 @@ package confine
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -97,22 +98,24 @@ func TestOlderKernels(t *testing.T) {
 // TestOlderLandlock confines a thread as a kernel with each older version would, down to a kernel
 // without Landlock. The layers that are left hold.
 func TestOlderLandlock(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+	dir := t.TempDir()
+	file, image := filepath.Join(dir, "file"), filepath.Join(dir, "image")
+	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o600), os.WriteFile(image, []byte("x"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for version := landlockVersion(); version >= 0; version-- {
-		rules, err := newRuleset(Policy{Read: []string{"/usr"}, Write: []string{os.DevNull}}, version)
+		rules, err := newRuleset(Policy{Read: []string{image}, Write: []string{os.DevNull}}, version)
 		if err != nil {
 			t.Fatalf("version %d: %v", version, err)
 		}
 		var got model.Protection
-		var opened, allowed, changed, sent error
+		var opened, allowed, changed, emptied, sent error
 		onThread(func() {
 			if got, err = (Policy{}).enter(rules); err != nil {
 				return
 			}
-			opened, allowed = opens(file), opens(os.DevNull)
+			opened, allowed = opens(file, unix.O_RDONLY), opens(os.DevNull, unix.O_RDWR|unix.O_TRUNC)
+			emptied = errors.Join(opens(image, unix.O_RDONLY), denied(opens(image, unix.O_RDONLY|unix.O_TRUNC)), denied(opens(image, unix.O_ACCMODE|unix.O_TRUNC)))
 			changed = unix.Truncate(file, 0)
 			sent = unix.Tgkill(os.Getppid(), os.Getppid(), unix.SIGURG) // by default ignored
 		})
@@ -130,18 +133,29 @@ func TestOlderLandlock(t *testing.T) {
 		if slices.Contains(on, model.LayerCalls) && !errors.Is(changed, unix.EPERM) {
 			t.Errorf("version %d: cutting a file by its name: %v", version, changed)
 		}
+		if size, err := os.Stat(image); slices.Contains(on, model.LayerCalls) && (emptied != nil || err != nil || size.Size() != 1) {
+			t.Errorf("version %d: emptying a file that may be read: %v, %v, %v", version, emptied, size, err)
+		}
 		if allowed != nil {
 			t.Errorf("version %d: opening a file that a rule allows: %v", version, allowed)
 		}
 	}
 }
 
-func opens(path string) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func opens(path string, flag int) error {
+	fd, err := unix.Open(path, flag|unix.O_CLOEXEC, 0)
 	if err == nil {
 		_ = unix.Close(fd)
 	}
 	return err
+}
+
+// denied returns an error unless err is a refusal.
+func denied(err error) error {
+	if errors.Is(err, unix.EACCES) {
+		return nil
+	}
+	return fmt.Errorf("not refused: %v", err)
 }
 
 // TestFilterSize checks the bounds of classic BPF: a jump reaches 255 instructions.

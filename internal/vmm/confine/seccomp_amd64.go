@@ -54,9 +54,9 @@ var refused = []uint32{
 }
 
 // absent are calls that programs replace by others if the kernel does not have them. The filter
-// cannot see the arguments of clone3 and of requests to io_uring.
+// cannot see the arguments of clone3 and openat2, and requests to io_uring.
 var absent = []uint32{
-	unix.SYS_CLONE3, unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_ENTER, unix.SYS_IO_URING_REGISTER,
+	unix.SYS_CLONE3, unix.SYS_OPENAT2, unix.SYS_IO_URING_SETUP, unix.SYS_IO_URING_ENTER, unix.SYS_IO_URING_REGISTER,
 }
 
 // newNamespaces are the flags of clone(2) that make namespaces.
@@ -78,6 +78,8 @@ func filter(network Network) program {
 		p.ifEqual(nr)
 		p.allow()
 	}
+	p.onCall(unix.SYS_OPENAT, opening(2))
+	p.onCall(unix.SYS_OPEN, opening(1))
 	p.onCall(unix.SYS_FCNTL, except(1, unix.F_SETOWN, unix.F_SETSIG, unix.F_SETOWN_EX))
 	// A program signals its own threads: QEMU its virtual CPUs, Go's runtime its own, abort itself.
 	p.onCall(unix.SYS_TGKILL, only(2, uint32(unix.SIGUSR1), uint32(unix.SIGUSR2), uint32(unix.SIGABRT), uint32(unix.SIGURG)))
@@ -100,6 +102,22 @@ func filter(network Network) program {
 	}
 	p.refuseAll(refused)
 	return p
+}
+
+// opening refuses to open a file in a way that empties it without the right to write it. Before its
+// version 3, Landlock asks for no right to empty a file, and for no right at all with the mode 3,
+// which neither reads nor writes.
+func opening(flags int) func(*program) {
+	return func(p *program) {
+		p.loadArg(flags)
+		p.add(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.O_ACCMODE|unix.O_TRUNC, 0, 0)
+		p.ifEqual(unix.O_RDONLY | unix.O_TRUNC)
+		p.refuse(unix.EACCES)
+		p.add(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, unix.O_ACCMODE, 0, 0)
+		p.ifEqual(unix.O_ACCMODE)
+		p.refuse(unix.EACCES)
+		p.allow()
+	}
 }
 
 // sockets allows TCP, UDP and echo requests over IPv4 and IPv6, or nothing. So no unix socket can
