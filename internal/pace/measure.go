@@ -47,7 +47,7 @@ func spin() (cpu, wall time.Duration) {
 	runtime.LockOSThread() // whose CPU time is measured
 	defer runtime.UnlockOSThread()
 	began, before := time.Now(), threadTime()
-	work(workSteps)
+	runtime.KeepAlive(work(workSteps)) // the compiler may not drop it
 	wall = time.Since(began)
 	return threadTime() - before, wall
 }
