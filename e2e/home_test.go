@@ -234,6 +234,8 @@ func TestHomeOwners(t *testing.T) {
 				equal(t, program+": exit status", r.Code, fault.Denied.ExitCode())
 				has(t, r.Stderr, filepath.Join(h.Dir, c.path), c.hint)
 			}
+			r := h.Banger(t, "doctor")
+			has(t, r.Stdout, c.hint+" ")
 			if _, err := os.Stat(filepath.Join(h.Dir, "state", "banger.db")); err == nil {
 				t.Error("a database was made")
 			}

@@ -52,6 +52,8 @@ type Env struct {
 	ReadFile func(name string) ([]byte, error)
 	// Stat returns errors for which errors.Is finds fs.ErrNotExist and fs.ErrPermission.
 	Stat func(name string) (Entry, error)
+	// Owners reports whether somebody else could change banger's directories.
+	Owners func() error
 	// Lost lists the directories of VMs without a record.
 	Lost func() ([]string, error)
 	// Tool finds a program, and Output returns what a program prints.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/vmm"
@@ -19,12 +20,13 @@ import (
 
 // host is a fake host: its files, tools and file systems by name.
 type host struct {
-	env   Env
-	files map[string]string
-	stats map[string]Entry
-	tools map[string]string
-	disks map[string]FileSystem // by directory; "" for all others
-	lost  []string
+	env    Env
+	files  map[string]string
+	stats  map[string]Entry
+	tools  map[string]string
+	disks  map[string]FileSystem // by directory; "" for all others
+	lost   []string
+	owners error
 }
 
 const debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n"
@@ -85,6 +87,7 @@ func goodHost() *host {
 			return h.disks[""], nil
 		},
 		Limit:           func(Resource) (uint64, uint64, error) { return 4096, Unlimited, nil },
+		Owners:          func() error { return h.owners },
 		Lost:            func() ([]string, error) { return h.lost, nil },
 		ClockSync:       func() (bool, bool) { return true, true },
 		KVM:             func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
@@ -252,6 +255,8 @@ func TestVerdicts(t *testing.T) {
 		}, []verdict{{"space-state", Warn, "permission", ""}, {"local-disk", Warn, "", ""}, {"reflink", Warn, "", ""}, {"tmpdir", Warn, "", ""}}},
 		{"directories of another user", func(h *host) { h.stats[state] = Entry{Dir: true}; h.stats[cache] = Entry{Writable: true} }, []verdict{
 			{"directories", Fail, state + " is not writable; " + cache + " is not a directory", "*"}}},
+		{"directories that others may change", func(h *host) { h.owners = fault.New(fault.Denied, "it is open").WithHint("close it") }, []verdict{
+			{"directories", Fail, "it is open", "close it"}}},
 		{"no home", func(h *host) { delete(h.stats, "/home/alice") }, []verdict{{"directories", Fail, "/ is not writable", "*"}}},
 		{"no temporary directory", func(h *host) { delete(h.stats, "/tmp") }, []verdict{{"tmpdir", Fail, "cannot be accessed", "*"}}},
 		{"a file as temporary directory", func(h *host) { h.stats["/tmp"] = Entry{Writable: true} }, []verdict{{"tmpdir", Fail, "not a directory", "*"}}},

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/home"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/vmdir"
@@ -35,7 +36,8 @@ func Host(layout paths.Layout) Env {
 	return Env{
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
 		Now: time.Now, ReadFile: readSmall, Stat: stat, Lost: lost(layout), Tool: findTool, Output: output, FileSystem: fileSystem,
-		Limit: limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: protection, Recommendations: recommendations,
+		Owners: func() error { return home.CheckOwners(layout) },
+		Limit:  limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: protection, Recommendations: recommendations,
 	}
 }
 

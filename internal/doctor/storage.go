@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"banger/internal/fault"
 	"banger/internal/model"
 )
 
@@ -111,7 +112,7 @@ func checkReflink(env Env) Check {
 	return c.pass(fsys.Type + " has no reflinks; disks are copied without their holes")
 }
 
-// checkWritable checks whether the caller can use or make banger's directories.
+// checkWritable checks whether the caller, and nobody else, can use or make banger's directories.
 func checkWritable(env Env) Check {
 	c := Check{Name: "directories", Feature: "everything"}
 	l := env.Layout
@@ -124,6 +125,9 @@ func checkWritable(env Env) Check {
 	if len(bad) > 0 {
 		return c.fail(strings.Join(bad, "; "), "banger keeps its files there.",
 			"Make the user who runs banger the owner of these directories, or set BANGER_HOME to a directory of this user.")
+	}
+	if err := env.Owners(); err != nil {
+		return c.fail(err.Error(), "The daemon does not start.", fault.HintOf(err))
 	}
 	return c.pass(strings.Join([]string{l.State, l.Cache, l.Runtime}, ", "))
 }

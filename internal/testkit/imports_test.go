@@ -80,7 +80,7 @@ var mayImport = map[string][]string{
 
 	// The surfaces.
 	"config":      {"fault", "home", "model", "paths"},
-	"doctor":      {"config", "fault", "model", "openssh", "paths", "vmdir", "vmm", "vmm/confine", "vmm/qemu"},
+	"doctor":      {"config", "fault", "home", "model", "openssh", "paths", "vmdir", "vmm", "vmm/confine", "vmm/qemu"},
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/session": {"fault", "model"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
