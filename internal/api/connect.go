@@ -85,11 +85,15 @@ func Await(ctx context.Context, layout paths.Layout) (*Client, error) {
 	if err == nil || !nobodyListens(err) {
 		return c, err
 	}
-	pid, lockErr := home.Holder(layout)
-	if lockErr != nil || pid == 0 {
+	daemon, lockErr := home.Holder(layout)
+	switch {
+	case lockErr != nil || daemon.PID == 0:
 		return nil, errors.Join(err, lockErr)
+	case daemon.Stopping:
+		return nil, fault.New(fault.Unavailable, "bangerd (process %d) is stopping", daemon.PID).
+			WithHint("It waits for operations under way. Commands start it again when it has ended.")
 	}
-	return awaitSocket(ctx, layout, fault.New(fault.Unavailable, "bangerd (process %d) is at work, but it does not listen on %s", pid, layout.Socket()).
+	return awaitSocket(ctx, layout, fault.New(fault.Unavailable, "bangerd (process %d) is at work, but it does not listen on %s", daemon.PID, layout.Socket()).
 		WithHint("Look into %s. `banger daemon restart` ends this process and starts another one; VMs continue to run.", layout.DaemonLog()))
 }
 
@@ -106,7 +110,7 @@ func awaitSocket(ctx context.Context, layout paths.Layout, busy error) (*Client,
 			return nil, busy
 		case <-ticker.C:
 		}
-		if pid, err := home.Holder(layout); err == nil && pid == 0 {
+		if daemon, err := home.Holder(layout); err == nil && daemon.PID == 0 {
 			return nil, busy
 		}
 		if c, err := connect(ctx, layout); err == nil || !nobodyListens(err) {

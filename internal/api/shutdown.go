@@ -38,13 +38,14 @@ func (d Daemon) Shutdown(ctx context.Context) error {
 }
 
 // Terminate ends a daemon that does not listen, for instance because its socket was removed. The
-// home's lock names its process. found is false if there is none. It returns when the process has
-// ended.
+// home's lock names its process. found is false if there is none. A daemon that is stopping gets no
+// signal, because a second one would cut its end short. It returns when the process has ended.
 func Terminate(ctx context.Context, layout paths.Layout) (found bool, err error) {
-	pid, err := home.Holder(layout)
-	if err != nil || pid == 0 {
+	daemon, err := home.Holder(layout)
+	if err != nil || daemon.PID == 0 {
 		return false, err
 	}
+	pid := daemon.PID
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
 		return false, nil
@@ -54,8 +55,12 @@ func Terminate(ctx context.Context, layout paths.Layout) (found bool, err error)
 	}
 	defer unix.Close(fd)
 	// The pidfd belongs to the holder only if the same process still holds the lock.
-	if now, err := home.Holder(layout); err != nil || now != pid {
+	now, err := home.Holder(layout)
+	if err != nil || now.PID != pid {
 		return false, err
+	}
+	if now.Stopping {
+		return true, waitPidfd(ctx, fd)
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return true, fmt.Errorf("ending bangerd (process %d): %w", pid, err)

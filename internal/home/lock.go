@@ -123,26 +123,33 @@ func holder(f *os.File) (pid string, leaving bool) {
 	return words[0], len(words) > 1 && words[1] == stopping
 }
 
-// Holder returns the process of the daemon that holds the home's lock, or 0 if there is none. It
-// asks the lock, so a file that a killed daemon left names nobody.
-func Holder(layout paths.Layout) (pid int, err error) {
+// Process is the process of a home's daemon.
+type Process struct {
+	PID      int // 0 if there is none
+	Stopping bool
+}
+
+// Holder returns the process that holds the home's lock. It asks the lock, so a file that a killed
+// daemon left names nobody.
+func Holder(layout paths.Layout) (Process, error) {
 	f, err := os.Open(paths.LockIn(layout.State))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return Process{}, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("looking for the home's daemon: %w", err)
+		return Process{}, fmt.Errorf("looking for the home's daemon: %w", err)
 	}
 	defer f.Close()
 	if free, err := flock.TryLock(f); free || err != nil {
-		return 0, err
+		return Process{}, err
 	}
-	name, _ := holder(f)
-	if pid, err = strconv.Atoi(name); err != nil || pid <= 0 {
-		return 0, fault.New(fault.Unavailable, "the lock %s is held, but it names no process", f.Name()).
+	name, leaving := holder(f)
+	pid, err := strconv.Atoi(name)
+	if err != nil || pid <= 0 {
+		return Process{}, fault.New(fault.Unavailable, "the lock %s is held, but it names no process", f.Name()).
 			WithHint("Try again. If this lasts, look for a bangerd with: fuser %s", f.Name())
 	}
-	return pid, nil
+	return Process{PID: pid, Stopping: leaving}, nil
 }
 
 // say writes who holds the lock and the holder's state. A shorter text would leave the end of a

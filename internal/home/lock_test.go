@@ -93,3 +93,26 @@ func TestLockIsNoLink(t *testing.T) {
 		t.Errorf("the link's target holds %q, %v", text, err)
 	}
 }
+
+// TestHolder asks for the daemon before, during and after its life, and while it stops.
+func TestHolder(t *testing.T) {
+	s := newSite(t.TempDir())
+	is := func(when string, want Process) {
+		t.Helper()
+		if got, err := Holder(s.Layout); err != nil || got != want {
+			t.Errorf("%s: got %+v, %v, want %+v", when, got, err, want)
+		}
+	}
+	is("before", Process{})
+	held, err := Acquire(testContext(t), s.Layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	is("during", Process{PID: os.Getpid()})
+	held.Stopping()
+	is("stopping", Process{PID: os.Getpid(), Stopping: true})
+	if err := held.Release(); err != nil {
+		t.Fatal(err)
+	}
+	is("after", Process{})
+}
