@@ -17,6 +17,24 @@ type Pauser interface {
 	Resume(ctx context.Context) error
 }
 
+// Halt is why a machine is halted.
+type Halt string
+
+// The reasons for a halt.
+const (
+	NotHalted Halt = ""
+	Halted    Halt = "paused" // by Pause, or for a Save
+	// HaltedFull: the host had no room for a write of the guest. The write waits, and is tried
+	// again when the machine is resumed: the guest sees no error.
+	HaltedFull Halt = "full"
+)
+
+// HaltReporter is implemented by instances that can report whether their machine is halted. Their
+// machines halt by themselves if the host has no room for a write.
+type HaltReporter interface {
+	Halted(ctx context.Context) (Halt, error)
+}
+
 // Saver is implemented by instances whose state can be saved, so that a Restorer makes machines of
 // it.
 type Saver interface {

@@ -27,9 +27,9 @@
 // There is one way for each question:
 //
 //   - What a Driver or an Instance can do is an optional interface, found by type assertion.
-//     A Driver may be a Finder and a Restorer. An Instance may be a Pauser, a Saver, a Resizer, a
-//     Statter and Confined. The Instances of a Restorer are Savers: so the Driver shows before
-//     anything starts whether its machines can be saved.
+//     A Driver may be a Finder and a Restorer. An Instance may be a Pauser, a HaltReporter, a
+//     Saver, a Resizer, a Statter and Confined. The Instances of a Restorer are Savers: so the
+//     Driver shows before anything starts whether its machines can be saved.
 //   - What no interface can express is a Feature in Info: the kinds of network cards, for example.
 //   - Advice for choosing a default is a Recommendation in Info.
 package vmm

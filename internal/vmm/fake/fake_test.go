@@ -42,7 +42,8 @@ func keeper(host *fake.Host) func(vmm.Machine, net.Conn) {
 			return ids
 		}
 		for lines := bufio.NewScanner(conn); lines.Scan(); {
-			answer := vmmtest.Answer(lines.Text(), string(host.Memory(m.ID)), keep, drives)
+			write := func() string { host.Write(m.ID); return "written" }
+			answer := vmmtest.Answer(lines.Text(), string(host.Memory(m.ID)), keep, drives, write)
 			if _, err := fmt.Fprintln(conn, answer); err != nil {
 				return
 			}
@@ -83,6 +84,11 @@ func conforms(t *testing.T, o fake.Options) {
 		Machine: machine,
 		Reboot:  rebooting,
 		Echo:    machine,
+		Full: func(t testing.TB) (vmm.Machine, func()) {
+			m := machine(t)
+			host.SetFull(m.ID, true)
+			return m, func() { host.SetFull(m.ID, false) }
+		},
 	})
 	if left := host.Running(); len(left) != 0 {
 		t.Errorf("the suite leaves machines that run: %+v", left)

@@ -24,6 +24,7 @@ type Host struct {
 	mu       sync.Mutex
 	started  int
 	machines map[string]*machine // those that run, by run directory
+	full     map[string]bool     // whether there is no room for what a machine writes, by its id
 }
 
 // machine is a fake machine that was started.
@@ -36,12 +37,13 @@ type machine struct {
 	saving  bool
 	runs    chan struct{} // closed while the machine is not halted
 	halted  bool
+	stuck   bool      // it was halted because there was no room for a write
 	pressed *vmm.Exit // how it ends when it continues: the power button of a halted machine
 	memory  []byte    // what its guest keeps there
 }
 
 // NewHost returns a host without machines.
-func NewHost() *Host { return &Host{machines: map[string]*machine{}} }
+func NewHost() *Host { return &Host{machines: map[string]*machine{}, full: map[string]bool{}} }
 
 // Running returns the descriptions of the machines that run, ordered by id.
 func (h *Host) Running() []vmm.Machine {
@@ -99,6 +101,48 @@ func (h *Host) Halted(id string) bool {
 	return m != nil && m.halted
 }
 
+// SetFull makes the host have no room for what the machine of a VM writes, or room again.
+func (h *Host) SetFull(id string, full bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.full[id] = full
+}
+
+// Write plays a guest that writes to its drives. Without room the machine halts, and the write is
+// tried again when the machine is resumed. Write returns when there was room, or no such machine
+// runs.
+func (h *Host) Write(id string) {
+	for {
+		h.mu.Lock()
+		m := h.findLocked(id)
+		if m == nil || !h.full[id] {
+			h.mu.Unlock()
+			return
+		}
+		m.stuck = true
+		h.haltLocked(m, true)
+		runs := m.runs
+		h.mu.Unlock()
+		select {
+		case <-runs:
+		case <-m.ended:
+		}
+	}
+}
+
+// haltOf returns whether and why a machine is halted.
+func (h *Host) haltOf(m *machine) vmm.Halt {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case m.halted && m.stuck:
+		return vmm.HaltedFull
+	case m.halted:
+		return vmm.Halted
+	}
+	return vmm.NotHalted
+}
+
 func (h *Host) findLocked(id string) *machine {
 	for _, m := range h.machines {
 		if m.ID == id {
@@ -112,7 +156,14 @@ func (h *Host) findLocked(id string) *machine {
 func (h *Host) halt(m *machine, halted bool) (before bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.haltLocked(m, halted)
+}
+
+func (h *Host) haltLocked(m *machine, halted bool) (before bool) {
 	before = m.halted
+	if !halted {
+		m.stuck = false
+	}
 	switch m.halted = halted; {
 	case halted && !before:
 		m.runs = make(chan struct{})

@@ -25,10 +25,11 @@ type instance struct {
 }
 
 var (
-	_ vmm.Instance = (*instance)(nil)
-	_ vmm.Resizer  = (*instance)(nil)
-	_ vmm.Statter  = (*instance)(nil)
-	_ vmm.Saver    = (*instance)(nil)
+	_ vmm.HaltReporter = (*instance)(nil)
+	_ vmm.Instance     = (*instance)(nil)
+	_ vmm.Resizer      = (*instance)(nil)
+	_ vmm.Statter      = (*instance)(nil)
+	_ vmm.Saver        = (*instance)(nil)
 )
 
 func (in *instance) State() vmm.State {

@@ -22,6 +22,14 @@ func (in *instance) Pause(ctx context.Context) error { return in.halt(ctx, OpPau
 // Resume continues the machine.
 func (in *instance) Resume(ctx context.Context) error { return in.halt(ctx, OpResume, false) }
 
+// Halted reports whether and why the machine is halted.
+func (in *instance) Halted(ctx context.Context) (vmm.Halt, error) {
+	if err := errors.Join(ctx.Err(), in.alive()); err != nil {
+		return vmm.NotHalted, err
+	}
+	return in.d.host.haltOf(in.m), nil
+}
+
 func (in *instance) halt(ctx context.Context, op Op, halted bool) error {
 	if err := errors.Join(in.d.o.Fail(op, in.m.ID), ctx.Err(), in.alive()); err != nil {
 		return err

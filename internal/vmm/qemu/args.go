@@ -129,12 +129,16 @@ func socketOn(id string, fd int) string {
 	return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
 }
 
+// writeError is what QEMU does if a write to a drive fails: it halts the machine if the host's disk
+// is full, and reports other errors to the guest.
+const writeError = ",werror=enospc"
+
 // nodeName is the name of a drive's block node.
 func nodeName(drive string) string { return "disk-" + drive }
 
 // driveArgs describes a drive. Writes go to the page cache, a guest's flush goes to the disk. QEMU
-// locks the file: many readers or one writer. If the host's disk is full, the guest gets an I/O
-// error: the alternative is a machine that stops without a reason.
+// locks the file: many readers or one writer. If the host's disk is full, QEMU halts the machine:
+// see vmm.HaltedFull.
 func driveArgs(d vmm.Drive) []string {
 	node := "driver=raw,node-name=" + nodeName(d.Name)
 	if d.ReadOnly {
@@ -148,7 +152,7 @@ func driveArgs(d vmm.Drive) []string {
 	}
 	device := "virtio-blk-device,drive=" + nodeName(d.Name) + ",serial=" + d.Name
 	if !d.ReadOnly {
-		device += ",werror=report"
+		device += writeError
 	}
 	return []string{"-blockdev", node, "-device", device}
 }

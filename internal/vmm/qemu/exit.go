@@ -84,10 +84,17 @@ func (w *witness) event(e qmp.Event) {
 	case "RESUME":
 		notify(w.resumed)
 	case "BLOCK_IO_ERROR":
-		if !w.ioFail { // the guest can cause any number
-			w.log.Warn("a drive failed; the guest sees I/O errors", "data", printable(string(e.Data)))
+		var data struct {
+			Action string `json:"action"` // "report" or "stop"
 		}
-		w.ioFail = true
+		_ = json.Unmarshal(e.Data, &data) // without an action, all of it is logged
+		switch {
+		case data.Action == "stop":
+			w.log.Warn("the host's disk is full: the machine is halted")
+		case !w.ioFail: // the guest can cause any number
+			w.log.Warn("a drive failed; the guest sees I/O errors", "data", printable(string(e.Data)))
+			w.ioFail = true
+		}
 	default:
 		w.log.Debug("QEMU event", "event", printable(e.Name))
 	}

@@ -42,6 +42,9 @@ func (d *Driver) Fingerprint(ctx context.Context, m vmm.Machine) (string, error)
 	return "qemu-" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
+// oldWriteError stands for writeError in a fingerprint. The guest does not see the difference.
+const oldWriteError = ",werror=report"
+
 // nameless is the command line of a machine, without its names, addresses, and the files of its
 // drives.
 func nameless(m vmm.Machine, accel Accel) []string {
@@ -53,7 +56,11 @@ func nameless(m vmm.Machine, accel Accel) []string {
 	for i := range m.NICs {
 		m.NICs[i].MAC, m.NICs[i].Tap = nil, ""
 	}
-	return args(m, host{accel: accel})
+	list := args(m, host{accel: accel})
+	for i, arg := range list { // what was saved by versions that had this option must stay usable
+		list[i] = strings.Replace(arg, writeError, oldWriteError, 1)
+	}
+	return list
 }
 
 // hostCPU is the host's cpuModel. It does not change while the host is up, so it is read once.

@@ -42,11 +42,12 @@ type instance struct {
 }
 
 var (
-	_ vmm.Instance = (*instance)(nil)
-	_ vmm.Resizer  = (*instance)(nil)
-	_ vmm.Statter  = (*instance)(nil)
-	_ vmm.Saver    = (*instance)(nil)
-	_ vmm.Confined = (*instance)(nil)
+	_ vmm.Confined     = (*instance)(nil)
+	_ vmm.HaltReporter = (*instance)(nil)
+	_ vmm.Instance     = (*instance)(nil)
+	_ vmm.Resizer      = (*instance)(nil)
+	_ vmm.Statter      = (*instance)(nil)
+	_ vmm.Saver        = (*instance)(nil)
 )
 
 func (in *instance) State() vmm.State { return slices.Clone(in.encoded) }
@@ -155,7 +156,7 @@ func over(proc *process.Process) error {
 }
 
 // deaf reports whether QEMU takes no commands.
-func (in *instance) deaf() bool {
+func deaf(in *instance) bool {
 	if in.monitor == nil {
 		return true
 	}

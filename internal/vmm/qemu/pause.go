@@ -8,6 +8,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/pace"
+	"banger/internal/vmm"
 )
 
 var errClosed = fault.New(fault.Canceled, "the instance is closed")
@@ -70,7 +71,22 @@ func (in *instance) locked(ctx context.Context, do func(running bool) error) err
 // runState is QEMU's answer to query-status (qapi/run-state.json of QEMU 7.2).
 type runState struct {
 	Running bool   `json:"running"` // its vCPUs run
-	Status  string `json:"status"`  // "running", "paused", "inmigrate", ...
+	Status  string `json:"status"`  // "running", "paused", "io-error", "inmigrate", ...
+}
+
+// Halted reports whether and why the machine is halted: see vmm.HaltReporter. A machine that loads
+// its state or has just ended is not halted.
+func (in *instance) Halted(ctx context.Context) (vmm.Halt, error) {
+	s, err := in.status(ctx)
+	switch {
+	case err != nil:
+		return vmm.NotHalted, fmt.Errorf("asking machine %s for its state: %w", in.s.ID, err)
+	case s.Status == "io-error":
+		return vmm.HaltedFull, nil
+	case s.Status == "paused":
+		return vmm.Halted, nil
+	}
+	return vmm.NotHalted, nil
 }
 
 func (in *instance) status(ctx context.Context) (runState, error) {

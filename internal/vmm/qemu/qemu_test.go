@@ -109,8 +109,31 @@ func TestDriver(t *testing.T) {
 		Reboot:  func(t testing.TB) vmm.Machine { return machine(t, tiny{then: reboot}) },
 		Booted:  booted,
 		Echo:    linux,
+		Full:    full,
 		Tap:     tap,
 	})
+}
+
+// full returns a machine whose drive "system" is on a file system of 1 MiB, and a function that
+// makes the file system larger.
+func full(t testing.TB) (vmm.Machine, func()) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "a file system has to be mounted")
+	m := linux(t)
+	dir := filepath.Join(m.RunDir, "small")
+	if err := errors.Join(os.Mkdir(dir, 0o700), unix.Mount("small", dir, "tmpfs", 0, "size=1M")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	path := filepath.Join(dir, "disk.img")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 8<<20)); err != nil {
+		t.Fatal(err)
+	}
+	m.Drives[1].Path = path
+	return m, func() {
+		if err := unix.Mount("small", dir, "tmpfs", unix.MS_REMOUNT, "size=16M"); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // netnsEnv is set in a copy of the test's program that runs in a network namespace of its own.

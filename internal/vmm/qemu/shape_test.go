@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"testing"
 
 	"banger/internal/model"
@@ -32,6 +33,9 @@ func TestShapeIsStable(t *testing.T) {
 	cpu, err := hostCPU()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if old := "virtio-blk-device,drive=disk-system,serial=system,werror=report"; !slices.Contains(nameless(m, TCG), old) {
+		t.Errorf("a shape does not have the option %s, which shapes have since the first version", old)
 	}
 	sum := sha256.New()
 	for _, part := range append(nameless(m, Accel(info.Accel)), info.Version, cpu) {

@@ -109,7 +109,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	}
 	end, cancel := pace.Context(context.WithoutCancel(ctx), endTimeout, "end")
 	defer cancel()
-	if ctx.Err() == nil && (in == nil || in.deaf()) { // QEMU ends: its message is better
+	if ctx.Err() == nil && (in == nil || deaf(in)) { // QEMU ends: its message is better
 		brief, cancel := context.WithTimeout(end, time.Second)
 		_ = proc.Wait(brief)
 		cancel()

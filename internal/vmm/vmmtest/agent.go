@@ -82,9 +82,12 @@ func again(ctx context.Context, conn net.Conn, line string) {
 }
 
 // Answer is what the guest of an Echo machine answers to a line. kept is the word that it has in
-// its memory, which keep changes. drives are the ids of its drives, as it sees them.
-func Answer(line, kept string, keep func(word string), drives func() []string) string {
+// its memory, which keep changes. drives are the ids of its drives, as it sees them. write writes
+// to its drive "system" and returns "written", or an error.
+func Answer(line, kept string, keep func(word string), drives func() []string, write func() string) string {
 	switch word, keeps := strings.CutPrefix(line, "keep "); {
+	case line == "write":
+		keep(write())
 	case keeps:
 		keep(word)
 	case line == "kept":

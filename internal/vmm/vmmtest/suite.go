@@ -35,6 +35,9 @@ type Harness struct {
 	// Echo returns a machine like that of Machine, whose guest answers the lines that come in on
 	// the agent's channel: see Answer. If there can be none, it skips the test.
 	Echo func(t testing.TB) vmm.Machine
+	// Full returns a machine like that of Echo, whose drive "system" is on a file system without
+	// room, and a function that makes room. If there can be none, it skips the test.
+	Full func(t testing.TB) (m vmm.Machine, makeRoom func())
 	// Tap returns the name of a tap that a machine may use if the same goroutine starts it. Nil:
 	// any name will do.
 	Tap func(t testing.TB) string
@@ -67,6 +70,7 @@ func Run(t *testing.T, h Harness) {
 		{"drive ids", (*suite).driveIDs},
 		{"pause and resume", (*suite).pause},
 		{"adopt what is halted", (*suite).pauseAdopted},
+		{"a full host", (*suite).fullHost},
 		{"save and restore", (*suite).saveAndRestore},
 		{"memory layout", (*suite).memoryLayout},
 		{"save what is halted", (*suite).saveHalted},

@@ -6,6 +6,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -95,6 +96,9 @@ func serve(path string) {
 			fmt.Fprintln(f, "kept", kept)
 			continue
 		}
+		if lines.Text() == "write" {
+			kept = write()
+		}
 		if word, ok := strings.CutPrefix(lines.Text(), "keep "); ok {
 			kept = word
 		}
@@ -113,6 +117,25 @@ func serials() (list []string) {
 	}
 	sort.Strings(list)
 	return list
+}
+
+// write writes 4 MiB to the drive "system", past the kernel's cache. It returns "written", or an
+// error.
+func write() string {
+	drives, _ := filepath.Glob("/sys/block/vd*")
+	for _, drive := range drives {
+		if name, err := os.ReadFile(filepath.Join(drive, "serial")); err != nil || strings.TrimSpace(string(name)) != "system" {
+			continue
+		}
+		f, err := os.OpenFile("/dev/"+filepath.Base(drive), os.O_WRONLY|os.O_SYNC, 0)
+		must(err)
+		defer f.Close()
+		if _, err := f.Write(bytes.Repeat([]byte("written "), 512<<10)); err != nil {
+			return err.Error()
+		}
+		return "written"
+	}
+	return "no drive"
 }
 
 // size returns the size in bytes of the drive with a serial number. If there is none, it returns
