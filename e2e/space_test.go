@@ -1,8 +1,18 @@
 package e2e
 
 import (
+	"crypto/md5"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/testkit"
 )
 
 // TestFullGuest fills both disks of a VM to the last byte. The VM starts again, its disks were
@@ -27,4 +37,88 @@ func TestFullGuest(t *testing.T) {
 	ok(t, h, "start", "f")
 	sh("dd if=/dev/zero of=/more bs=1M count=8")
 	ok(t, h, "rm", "--force", "f")
+}
+
+// TestFullHost lets a guest fill the host's file system: up to the floor, or, without a floor, to
+// the end. The VM is held with the reason, also by a new daemon. Another VM continues. With space
+// again, the guest has lost nothing and has seen no error.
+func TestFullHost(t *testing.T) {
+	for _, tt := range []struct{ name, reserve, reason string }{
+		{"floor", "32M", "floor"},
+		{"no floor", "0", "full"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := warm(t)
+			resize := smallState(t, h)
+			h.Setenv("BANGER_DISK_RESERVE", tt.reserve)
+			ok(t, h, "run", "-d", "--name", "other", "--work-disk-size", "0")
+			ok(t, h, "run", "-d", "--name", "web")
+			ok(t, h, "exec", "web", "--", "sh", "-c", `setsid sh -c '
+				yes 0123456789abcdef | head -c 130M >/root/big && sync && touch /root/done' >/dev/null 2>&1 &`)
+			isHeld := func() bool { return show(t, h, "web").Held != nil }
+			testkit.WaitFor(t, 5*time.Minute, "the VM to be held", isHeld)
+			if held := show(t, h, "web").Held; string(held.Reason) != tt.reason || held.Free >= held.Resume {
+				t.Errorf("the VM is held with %+v, want the reason %s and less space than it needs", held, tt.reason)
+			}
+			r := code(t, h, 0, "ps")
+			matches(t, r.Stdout, `(?m)^web .* held `)
+			has(t, r.Stderr, "web is held: the host")
+			has(t, ok(t, h, "vm", "show", "web"), "held: the host")
+			fails(t, h, []string{"exec", "web", "--", "true"}, "VM web is held", "banger df")
+			if tt.reserve != "0" {
+				fails(t, h, []string{"run", "--rm", "--", "true"}, "the floor is 32M", "banger prune")
+				has(t, h.Banger(t, "doctor").Stdout, "the floor is 32M")
+			}
+
+			if err := syscall.Kill(daemonPID(t, h), syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			testkit.WaitFor(t, 5*time.Minute, "the VM to be held by a new daemon", func() bool {
+				r := h.Banger(t, "vm", "show", "web") // the first one may still meet the old daemon
+				return r.Code == 0 && strings.Contains(r.Stdout, "held: the host")
+			})
+			equal(t, "a command in another VM", ok(t, h, "exec", "other", "--", "echo", "works"), "works\n")
+
+			resize("400M")
+			testkit.WaitFor(t, 5*time.Minute, "the VM to continue", func() bool { return !isHeld() })
+			sh := func(line string) string { return ok(t, h, "exec", "web", "--", "sh", "-c", line) }
+			testkit.WaitFor(t, 5*time.Minute, "the guest to finish", func() bool { return sh("ls /root") == "big\ndone\n" })
+			equal(t, "the sum of the file", sh("echo 3 >/proc/sys/vm/drop_caches; md5sum </root/big | cut -c-32"), sumOfYes(130<<20)+"\n")
+			equal(t, "errors that the guest saw", sh("dmesg | grep -ci 'i/o error' || true"), "0\n")
+			ok(t, h, "stop", "web")
+			ok(t, h, "rm", "--force", "web", "other")
+		})
+	}
+}
+
+// sumOfYes is the MD5 sum of the first n bytes of `yes 0123456789abcdef`.
+func sumOfYes(n int) string {
+	const line = "0123456789abcdef\n"
+	return fmt.Sprintf("%x", md5.Sum([]byte(strings.Repeat(line, n/len(line)+1)[:n])))
+}
+
+// smallState puts the state of a home on a file system of its own, which the returned function
+// resizes.
+func smallState(t *testing.T, h *testkit.Home) (resize func(size string)) {
+	t.Helper()
+	testkit.Require(t, "root", os.Geteuid() == 0, "a file system has to be mounted")
+	dir := filepath.Join(h.Dir, "state")
+	mount := func(flags uintptr, size string) {
+		t.Helper()
+		if err := unix.Mount("small", dir, "tmpfs", flags, "mode=0700,size="+size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mount(0, "120M")
+	t.Cleanup(func() {
+		h.Banger(t, "rm", "--force", "web", "other")
+		h.Banger(t, "daemon", "stop")
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return func(size string) { mount(unix.MS_REMOUNT, size) }
 }

@@ -16,6 +16,7 @@ type Operation struct {
 	Permission Permission
 	Kind       OperationKind
 	Summary    string
+	NeedsRoom  bool // it is refused while the host has less free space than the floor
 
 	Query    any // a struct with query tags; nil for none
 	Request  any // the JSON body, or the first frame of a stream; nil for none
@@ -98,7 +99,7 @@ func vmOperations() []Operation {
 	return []Operation{
 		{ID: "listVMs", Method: http.MethodGet, Path: "/v1/vms", Permission: PermRead, Kind: KindJSON,
 			Summary: "All VMs, oldest first", Response: []model.VM{}},
-		{ID: "createVM", Method: http.MethodPost, Path: "/v1/vms", Permission: PermWrite, Kind: KindSteps,
+		{ID: "createVM", Method: http.MethodPost, Path: "/v1/vms", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Make a VM, and start it if asked. A missing image or kernel is made first",
 			Query:   VMCreate{}, Request: model.Create{}, Response: model.VM{}},
 		{ID: "pruneVMs", Method: http.MethodPost, Path: "/v1/vms/prune", Permission: PermWrite, Kind: KindJSON,
@@ -109,13 +110,13 @@ func vmOperations() []Operation {
 			Summary: "Change a VM; the answer says which changes apply now", Request: model.Change{}, Response: model.Changed{}},
 		{ID: "deleteVM", Method: http.MethodDelete, Path: one, Permission: PermWrite, Kind: KindSteps,
 			Summary: "Delete a VM and everything that belongs to it", Query: VMDelete{}},
-		{ID: "startVM", Method: http.MethodPost, Path: one + "/start", Permission: PermWrite, Kind: KindSteps,
+		{ID: "startVM", Method: http.MethodPost, Path: one + "/start", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Start a VM and wait until it can run commands", Request: model.Start{}, Response: model.VM{}},
 		{ID: "stopVM", Method: http.MethodPost, Path: one + "/stop", Permission: PermWrite, Kind: KindSteps,
 			Summary: "Ask the guest to power off, wait, then end the machine", Request: VMStop{}, Response: model.VM{}},
 		{ID: "killVM", Method: http.MethodPost, Path: one + "/kill", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Send a signal to the VMM", Request: VMKill{}, Response: model.VM{}},
-		{ID: "restartVM", Method: http.MethodPost, Path: one + "/restart", Permission: PermWrite, Kind: KindSteps,
+		{ID: "restartVM", Method: http.MethodPost, Path: one + "/restart", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Stop and start a VM", Request: VMStop{}, Response: model.VM{}},
 		{ID: "renameVM", Method: http.MethodPost, Path: one + "/rename", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Rename a VM", Request: VMRename{}, Response: model.VM{}},
@@ -138,11 +139,11 @@ func holdOperations() []Operation {
 	return []Operation{
 		{ID: "pauseVM", Method: http.MethodPost, Path: one + "/pause", Permission: PermWrite, Kind: KindSteps,
 			Summary: "Halt a VM in memory", Response: model.VM{}},
-		{ID: "resumeVM", Method: http.MethodPost, Path: one + "/resume", Permission: PermWrite, Kind: KindSteps,
+		{ID: "resumeVM", Method: http.MethodPost, Path: one + "/resume", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Resume a paused or suspended VM", Response: model.VM{}},
-		{ID: "suspendVM", Method: http.MethodPost, Path: one + "/suspend", Permission: PermWrite, Kind: KindSteps,
+		{ID: "suspendVM", Method: http.MethodPost, Path: one + "/suspend", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Save a VM's memory on disk and end its machine", Response: model.VM{}},
-		{ID: "forkVM", Method: http.MethodPost, Path: one + "/fork", Permission: PermWrite, Kind: KindSteps,
+		{ID: "forkVM", Method: http.MethodPost, Path: one + "/fork", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Make VMs from the present state of this one; each child succeeds or fails by itself",
 			Request: model.Fork{}, Response: model.Forked{}},
 	}
@@ -153,19 +154,19 @@ func snapshotOperations() []Operation {
 	return []Operation{
 		{ID: "listSnapshots", Method: http.MethodGet, Path: "/v1/snapshots", Permission: PermRead, Kind: KindJSON,
 			Summary: "All snapshots, oldest first", Response: []model.Snapshot{}},
-		{ID: "createSnapshot", Method: http.MethodPost, Path: "/v1/snapshots", Permission: PermWrite, Kind: KindSteps,
+		{ID: "createSnapshot", Method: http.MethodPost, Path: "/v1/snapshots", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Save the present state of a VM, which keeps running", Request: SnapshotCreate{}, Response: model.Snapshot{}},
 		{ID: "getSnapshot", Method: http.MethodGet, Path: one, Permission: PermRead, Kind: KindJSON,
 			Summary: "One snapshot", Response: model.Snapshot{}},
 		{ID: "deleteSnapshot", Method: http.MethodDelete, Path: one, Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete a snapshot; VMs that were made from it stay", Response: model.Snapshot{}},
-		{ID: "restoreSnapshot", Method: http.MethodPost, Path: one + "/restore", Permission: PermWrite, Kind: KindSteps,
+		{ID: "restoreSnapshot", Method: http.MethodPost, Path: one + "/restore", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Make VMs from a snapshot, or restore one VM in place",
 			Query:   SnapshotRestore{}, Request: model.Restore{}, Response: model.Forked{}},
 		{ID: "exportSnapshot", Method: http.MethodGet, Path: one + "/export", Permission: PermWrite, Kind: KindBytes,
 			Summary: "A snapshot as one compressed stream with checksums. If the snapshot turns out to be damaged, the stream ends with a problem " +
 				"in the trailer Banger-Problem, or is cut off if the request has no TE: trailers"},
-		{ID: "importSnapshot", Method: http.MethodPost, Path: "/v1/snapshots/import", Permission: PermWrite, Kind: KindUpload,
+		{ID: "importSnapshot", Method: http.MethodPost, Path: "/v1/snapshots/import", Permission: PermWrite, Kind: KindUpload, NeedsRoom: true,
 			Summary: "Store an exported snapshot", Query: SnapshotImport{}, Response: model.Snapshot{}},
 	}
 }
@@ -175,7 +176,7 @@ func templateOperations() []Operation {
 	return []Operation{
 		{ID: "listTemplates", Method: http.MethodGet, Path: "/v1/templates", Permission: PermRead, Kind: KindJSON,
 			Summary: "All templates, the most recently used first", Response: []model.Template{}},
-		{ID: "buildTemplates", Method: http.MethodPost, Path: "/v1/templates", Permission: PermWrite, Kind: KindSteps,
+		{ID: "buildTemplates", Method: http.MethodPost, Path: "/v1/templates", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Build the templates that such a VM would start from, unless they exist",
 			Request: model.Create{}, Response: []model.Template{}},
 		{ID: "pruneTemplates", Method: http.MethodPost, Path: "/v1/templates/prune", Permission: PermWrite, Kind: KindJSON,
@@ -198,7 +199,7 @@ func streamOperations() []Operation {
 			Summary: "Connect to the SSH server of a guest's agent"},
 		{ID: "dial", Method: http.MethodPost, Path: one + "/dial", Permission: PermWrite, Kind: KindRaw,
 			Summary: "Connect to a TCP port of a guest's loopback", Query: Port{}},
-		{ID: "run", Method: http.MethodPost, Path: "/v1/run", Permission: PermWrite, Kind: KindFrames,
+		{ID: "run", Method: http.MethodPost, Path: "/v1/run", Permission: PermWrite, Kind: KindFrames, NeedsRoom: true,
 			Summary: "Make a VM, start it and run a command in it", Request: Run{}},
 	}
 }
@@ -207,9 +208,9 @@ func imageOperations() []Operation {
 	return []Operation{
 		{ID: "listImages", Method: http.MethodGet, Path: "/v1/images", Permission: PermRead, Kind: KindJSON,
 			Summary: "All images, oldest first", Response: []model.Image{}},
-		{ID: "pullImage", Method: http.MethodPost, Path: "/v1/images/pull", Permission: PermWrite, Kind: KindSteps,
+		{ID: "pullImage", Method: http.MethodPost, Path: "/v1/images/pull", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Make an image from a registry or a Debian suite", Request: ImagePull{}, Response: model.Image{}},
-		{ID: "importImage", Method: http.MethodPost, Path: "/v1/images/import", Permission: PermWrite, Kind: KindImport,
+		{ID: "importImage", Method: http.MethodPost, Path: "/v1/images/import", Permission: PermWrite, Kind: KindImport, NeedsRoom: true,
 			Summary: "Make an image of the request's body", Query: ImageImport{}, Response: model.Image{}},
 		{ID: "pruneImages", Method: http.MethodPost, Path: "/v1/images/prune", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete the images that no VM uses", Response: model.Pruned{}},
@@ -228,9 +229,9 @@ func kernelOperations() []Operation {
 	return []Operation{
 		{ID: "listKernels", Method: http.MethodGet, Path: "/v1/kernels", Permission: PermRead, Kind: KindJSON,
 			Summary: "All kernels, oldest first", Response: []model.Kernel{}},
-		{ID: "pullKernel", Method: http.MethodPost, Path: "/v1/kernels/pull", Permission: PermWrite, Kind: KindSteps,
+		{ID: "pullKernel", Method: http.MethodPost, Path: "/v1/kernels/pull", Permission: PermWrite, Kind: KindSteps, NeedsRoom: true,
 			Summary: "Download a distribution's kernel", Request: KernelPull{}, Response: model.Kernel{}},
-		{ID: "importKernel", Method: http.MethodPost, Path: "/v1/kernels/import", Permission: PermWrite, Kind: KindImport,
+		{ID: "importKernel", Method: http.MethodPost, Path: "/v1/kernels/import", Permission: PermWrite, Kind: KindImport, NeedsRoom: true,
 			Summary: "Make a kernel of the request's body", Query: KernelImport{}, Response: model.Kernel{}},
 		{ID: "pruneKernels", Method: http.MethodPost, Path: "/v1/kernels/prune", Permission: PermWrite, Kind: KindJSON,
 			Summary: "Delete the kernels that no VM uses", Response: model.Pruned{}},

@@ -61,7 +61,7 @@ func checkHost(ctx context.Context, a *command.App, layout paths.Layout) []docto
 		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
 		settings.Fix = "Edit " + file
 	} else {
-		env.QEMU, env.Unconfined = cfg.QEMU, cfg.Confine == "off"
+		env.QEMU, env.Unconfined, env.Reserve = cfg.QEMU, cfg.Confine == "off", cfg.DiskReserve
 	}
 	return append(doctor.Run(ctx, env), settings)
 }

@@ -50,6 +50,8 @@ type Config struct {
 	TemplateBudget model.Bytes // 0: no limit
 	Standby        int
 
+	DiskReserve model.Reserve // of the host's file system; below it, VMs that write are held
+
 	LogLevel  slog.Level
 	LogFormat string // "text" or "json"
 

@@ -97,6 +97,10 @@ var otherKeys = []key{
 		check: func(c *Config) error { return between(c.Standby, 0, maxStandby) },
 		doc:   "Number of machines that wait for the next run, for each template in use. Each machine uses memory.",
 	}, {
+		name: "disk_reserve", def: "auto", at: func(c *Config) any { return &c.DiskReserve },
+		doc: "Space that stays free on the host's file system, such as 5G or 10%. With less, VMs that write are held, and nothing new starts. " +
+			"auto: 2G, or 5% of a small file system. 0: no reserve.",
+	}, {
 		name: "log_level", def: "info", at: func(c *Config) any { return &c.LogLevel },
 		choices: []string{"debug", "info", "warn", "error"},
 		doc:     "Lowest level of the messages in the daemon's log.",

@@ -19,6 +19,8 @@ func parse(dst any, text string) (err error) {
 		*p = model.NetMode(text)
 	case *model.Bytes:
 		*p, err = model.ParseBytes(text)
+	case *model.Reserve:
+		*p, err = model.ParseReserve(text)
 	case *int:
 		if *p, err = strconv.Atoi(text); err != nil {
 			err = fmt.Errorf("%.100q is not a whole number", text)
@@ -51,6 +53,8 @@ func (k key) text(c *Config) string {
 			return "0"
 		}
 		return exact(*p)
+	case *model.Reserve:
+		return p.String()
 	case *int:
 		return strconv.Itoa(*p)
 	case *bool:
@@ -79,6 +83,8 @@ func (k key) kind() string {
 	switch k.at(&Config{}).(type) {
 	case *model.Bytes:
 		return "size"
+	case *model.Reserve:
+		return "size or percent"
 	case *int:
 		return "number"
 	case *bool:
@@ -100,7 +106,7 @@ func (k key) accepts(t valueType) error {
 		if t != booleanValue {
 			return fmt.Errorf("must be true or false without quotes, not %s", t)
 		}
-	case *model.Bytes:
+	case *model.Bytes, *model.Reserve:
 		if t != stringValue && t != integerValue {
 			return fmt.Errorf("must be a size such as %q, not %s", k.def, t)
 		}

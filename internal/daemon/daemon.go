@@ -92,7 +92,7 @@ func (d *daemon) serve(ctx context.Context, held *home.Held) (err error) {
 		Version: api.Version{
 			Version: version.String(), API: api.Generation, GoVersion: runtime.Version(), Generation: proto.Generation,
 		},
-		Status: d.status, Usage: d.usage, Shutdown: d.shutdown, Log: d.component("api"),
+		Status: d.status, Usage: d.usage, Shutdown: d.shutdown, Room: d.space.Check, Log: d.component("api"),
 		Count: d.metrics.Request, Metrics: metrics,
 	})
 	if err != nil {

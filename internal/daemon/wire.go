@@ -20,6 +20,7 @@ import (
 	"banger/internal/metric"
 	"banger/internal/openssh"
 	"banger/internal/paths"
+	"banger/internal/space"
 	"banger/internal/store"
 	"banger/internal/template"
 	"banger/internal/vm"
@@ -44,6 +45,8 @@ type daemon struct {
 	kernels  kernels
 	sessions *session.Set
 	manager  *vm.Manager
+	space    *space.Guard
+	endSpace func() // ends the guard's work; nil until it has begun
 }
 
 // open builds the parts. After an error, close takes down those that were built.
@@ -76,6 +79,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	d.images = images{imageStore, image.Templates{Store: imageStore}, func() madeTemplates { return d.manager.Templates() }}
 	d.kernels = kernels{Store: kernelStore, initramfs: initramfs.New(d.Layout.Initramfs())}
 	d.sessions = session.NewSet()
+	d.space = d.newGuard()
 	d.manager, err = vm.Open(ctx, vm.Config{
 		Layout:  d.Layout,
 		Store:   d.records,
@@ -91,8 +95,12 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 		StopTimeout:  d.cfg.StopTimeout,
 		Templates:    template.Config{Off: !d.cfg.Templates, Budget: d.cfg.TemplateBudget, Standby: d.cfg.Standby, Notes: d.images.settings},
 		Meter:        d.metrics,
+		Room:         d.space,
 		Log:          d.component("vm"),
 	})
+	if err == nil {
+		d.guardSpace(ctx)
+	}
 	return err
 }
 
@@ -113,6 +121,9 @@ func (d *daemon) capabilities() []machine.Capability {
 // close takes down what open has built, in the reverse order.
 func (d *daemon) close() error {
 	var errs []error
+	if d.endSpace != nil {
+		d.endSpace()
+	}
 	if d.manager != nil {
 		errs = append(errs, d.manager.Close())
 	}

@@ -47,6 +47,9 @@ type Env struct {
 	// Unconfined is whether the configuration turns the protection of VMMs off.
 	Unconfined bool
 
+	// Reserve of the file system, below which banger starts nothing.
+	Reserve model.Reserve
+
 	Now func() time.Time
 	// ReadFile reads a small file below /proc, /sys or /etc.
 	ReadFile func(name string) ([]byte, error)
@@ -86,6 +89,7 @@ type Entry struct {
 type FileSystem struct {
 	Type    string // "ext4", "nfs"; "0x1234" for an unknown type
 	Free    uint64 // bytes, for the caller
+	Size    uint64 // bytes
 	Reflink Answer // whether files can share blocks
 	NoExec  bool   // mounted with noexec
 	NoDev   bool   // mounted with nodev

@@ -247,6 +247,11 @@ func TestVerdicts(t *testing.T) {
 			{"reflink", Pass, "ext4 has no reflinks", ""}}},
 		{"a nearly full disk", func(h *host) { h.disks[""] = FileSystem{Type: "xfs", Free: 3 << 30, Reflink: Unknown} }, []verdict{
 			{"space-state", Warn, "less than 5G", "*"}, {"space-cache", Warn, "", "*"}, {"reflink", Pass, "may clone", ""}}},
+		{"below the floor", func(h *host) {
+			h.env.Reserve, _ = model.ParseReserve("5%")
+			h.disks[""] = FileSystem{Type: "ext4", Free: 3 << 30, Size: 100 << 30}
+		}, []verdict{
+			{"space-state", Fail, "the floor is 5G", "*"}}},
 		{"state on nfs", func(h *host) { h.disks[state] = FileSystem{Type: "nfs", Free: 1 << 40} }, []verdict{{"local-disk", Fail, "(nfs)", "*"}}},
 		{"cache on 9p", func(h *host) { h.disks[cache] = FileSystem{Type: "9p", Free: 1 << 40} }, []verdict{{"local-disk", Warn, "(9p)", "*"}}},
 		{"state on fuse", func(h *host) { h.disks[state] = FileSystem{Type: "fuse", Free: 1 << 40} }, []verdict{{"local-disk", Warn, "FUSE", "*"}}},

@@ -152,7 +152,7 @@ func fileSystem(dir string) (FileSystem, error) {
 		if !ok {
 			found = FileSystem{Type: fmt.Sprintf("0x%x", magic), Reflink: Unknown}
 		}
-		found.Free = st.Bavail * uint64(st.Bsize)
+		found.Free, found.Size = st.Bavail*uint64(st.Bsize), st.Blocks*uint64(st.Bsize)
 		found.NoExec, found.NoDev = st.Flags&unix.ST_NOEXEC != 0, st.Flags&unix.ST_NODEV != 0
 		return found, nil
 	}

@@ -32,7 +32,11 @@ func checkSpace(env Env) []Check {
 		free := model.Bytes(min(fsys.Free, 1<<62))
 		summary := fmt.Sprintf("%v free at %s", round(free), part.dir)
 		fix := "Free some space, for example with `banger image prune`, or set BANGER_HOME to a directory on a larger disk."
+		floor := env.Reserve.Of(model.Bytes(min(fsys.Size, 1<<62)))
 		switch need := spaceNeeded[part.name]; {
+		case part.name == "state" && free < floor:
+			c = c.fail(fmt.Sprintf("%s, the floor is %v", summary, round(floor)),
+				"VMs that write are held, and nothing starts that needs space. The setting disk_reserve is the floor.", fix)
 		case free < need.fail:
 			c = c.fail(summary, fmt.Sprintf("banger needs at least %v.", need.fail), fix)
 		case free < need.warn:

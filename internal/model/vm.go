@@ -29,6 +29,8 @@ type VM struct {
 	// Restoring names the disks ("system", "work") of a restored snapshot until all are in place.
 	// It is stored before the VM's machine is ended. From then on the restore is completed.
 	Restoring []string `json:"restoring,omitempty"`
+	// Held is why banger has halted a running VM for lack of disk space. It is not stored.
+	Held *Hold `json:"held,omitempty"`
 	// Facts are what capabilities keep, by their names.
 	Facts map[string]Fact `json:"facts,omitempty"`
 }

@@ -31,6 +31,10 @@ type Config struct {
 	// Notes keeps what is known of images' templates; nil keeps nothing.
 	Notes Notes
 
+	// Room returns an error if the host has too little space for templates. They only save time.
+	// Nil: there is always room.
+	Room func() error
+
 	// Quiet waits until no operation was under way for d, or ctx ends. Builds begin in such pauses.
 	Quiet func(ctx context.Context, d time.Duration) error
 }

@@ -11,7 +11,7 @@ import (
 // that boots. That takes a tenth of a second. A boot in the background would take seconds from the
 // user's next commands. A guest that has looked at disks with content is not kept.
 func (p *Pool) Keep(ctx context.Context, l *machine.Launch) {
-	if p.Off || p.BuildsOnly || l.Fingerprint == "" || l.Restored() || forced(l) || !l.FreshDisks {
+	if p.Off || p.BuildsOnly || l.Fingerprint == "" || l.Restored() || forced(l) || !l.FreshDisks || p.Room() != nil {
 		return
 	}
 	j := job{key: universalKeyOf(l.Fingerprint), spec: l.Subject.Spec, fingerprint: l.Fingerprint}

@@ -31,8 +31,9 @@
 //
 // # Locks
 //
-// Pool.making is held while a template is made. It is taken before Pool.mu. Pool.mu is a leaf and
-// is never held during I/O. shelf.counting is a leaf that is held while one small file is opened.
+// builder.making is held while a template is made. Pool.mu and the mutexes of queue and standby are
+// leaves and are never held during I/O. shelf.counting is a leaf that is held while one small file
+// is opened.
 package template
 
 import (
@@ -56,12 +57,18 @@ type Pool struct {
 	wg   sync.WaitGroup
 	life context.Context // ends at Close
 	end  context.CancelFunc
+
+	mu     sync.Mutex         // a leaf
+	endJob context.CancelFunc // of the background job under way; nil if there is none
 }
 
 // New returns a pool. It is off if the host's default driver cannot restore machines.
 func New(host *machine.Host, cfg Config) *Pool {
 	if _, err := machine.Restorer(host.Drivers.Default()); err != nil {
 		cfg.Off = true
+	}
+	if cfg.Room == nil {
+		cfg.Room = func() error { return nil }
 	}
 	p := &Pool{Config: cfg, shelf: &shelf{host: host, log: host.Log}, queue: newQueue()}
 	p.builder = &builder{cfg: &p.Config, shelf: p.shelf, queue: p.queue, making: make(chan struct{}, 1)}
@@ -190,6 +197,23 @@ func (p *Pool) work(ctx context.Context) {
 	}
 }
 
+// GiveWay ends the background job under way and the machines on standby, because the host lacks
+// space.
+func (p *Pool) GiveWay(ctx context.Context) {
+	p.mu.Lock()
+	if p.endJob != nil {
+		p.endJob()
+	}
+	p.mu.Unlock()
+	p.standby.end(ctx, "")
+}
+
+func (p *Pool) setJob(end context.CancelFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.endJob = end
+}
+
 // do does one job, and notes a failure.
 func (p *Pool) do(ctx context.Context, j job) {
 	do := p.builder.ensure
@@ -199,7 +223,15 @@ func (p *Pool) do(ctx context.Context, j job) {
 	if b := p.builder; b.permit(j) != nil { // looked into again at each start, which is cheap
 		return
 	}
-	if err := do(ctx, j); err != nil && ctx.Err() == nil {
+	jobCtx, end := context.WithCancel(ctx)
+	defer end()
+	p.setJob(end)
+	defer p.setJob(nil)
+	err := p.Room()
+	if err == nil {
+		err = do(jobCtx, j)
+	}
+	if err != nil && ctx.Err() == nil {
 		if p.builder.permit(j) != nil {
 			p.shelf.log.InfoContext(ctx, "no template is made of an image", "image", j.spec.Image, "error", err)
 			return

@@ -51,11 +51,14 @@ var mayImport = map[string][]string{
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "vmm"},
+	"vm/room":          {"fault", "model"},
 	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
 	"vm": {
 		"disk", "fault", "guest/proto", "machine", "model", "oplock", "pace", "paths", "snapshot", "snapshot/library", "step", "template",
 		"vm/...", "vmdir", "vmm", "vmm/console",
 	},
+
+	"space": {"disk", "fault", "model", "vmm"},
 
 	// The implementations of the contracts.
 	"disk":        {"fault", "model"},
@@ -127,14 +130,14 @@ var layers = []struct {
 	{"surfaces", []string{"cli", "api/server", "api/openapi", "doctor"}},
 	{"implementations of contracts", []string{"capability", "guest", "vmm/vmmtest"}},
 	{"virtual machines with records", []string{"vm"}},
-	{"parts of their operations", []string{"vm/moment", "vm/explain"}},
+	{"parts of their operations", []string{"vm/moment", "vm/explain", "vm/room"}},
 	{"templates", []string{"template"}},
 	{"saved machines by name", []string{"snapshot/library"}},
 	{"whose saved machines are", []string{"snapshot/seal"}},
 	{"machines without records", []string{"machine"}},
 	{"drivers", []string{"vmm/qemu", "vmm/fake"}},
 	{"recovery of records", []string{"rescue"}},
-	{"stores", []string{"image", "kernel", "snapshot", "store", "vmdir"}},
+	{"stores", []string{"image", "kernel", "snapshot", "space", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
 	{"mechanisms", []string{"oplock", "firstboot", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "api/session", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},

@@ -88,6 +88,7 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 			Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone,
 		},
 		StopTimeout: time.Second, RecoverTimeout: h.recoverTimeout,
+		Room:      h.room,
 		Templates: templates,
 		Log:       slog.New(slog.DiscardHandler),
 	})

@@ -26,6 +26,7 @@ import (
 	"banger/internal/step"
 	"banger/internal/template"
 	"banger/internal/testkit"
+	"banger/internal/vm/room"
 	"banger/internal/vmm"
 	"banger/internal/vmm/fake"
 )
@@ -60,6 +61,7 @@ type host struct {
 	more    func(*session) []machine.Capability // further capabilities; may be nil
 	drivers func(driver) *vmm.Registry          // of the daemons; nil: the fake driver alone
 	counts  bool                                // what the daemons count is noted: see meter
+	room    room.Room                           // of the daemons; may be nil
 
 	recoverTimeout time.Duration // of the daemons
 	writes         proto.Writes  // what boots wrote

@@ -8,6 +8,7 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/vm/explain"
+	"banger/internal/vm/room"
 )
 
 const (
@@ -28,6 +29,9 @@ func (m *Manager) Agent(ref string) (machine.Agent, error) {
 	if v.State != model.Running || l == nil {
 		return nil, explain.NotRunning(v)
 	}
+	if err := room.CheckNotHeld(v, m.Room); err != nil {
+		return nil, err
+	}
 	return l.Agent, nil
 }
 
@@ -40,6 +44,9 @@ func (m *Manager) Use(ctx context.Context, ref string) (v model.VM, agent machin
 	}
 	if err := m.awaitRecovery(ctx, e); err != nil {
 		return e.shown(), nil, nil, err
+	}
+	if err := room.CheckNotHeld(e.record(), m.Room); err != nil {
+		return e.record(), nil, nil, err
 	}
 	if agent, done, ok := e.use(); ok {
 		return e.record(), agent, done, nil
@@ -94,8 +101,12 @@ func (c *core) background(every time.Duration, do func(ctx context.Context, now 
 }
 
 // suspendIdle suspends the VMs that nobody uses and that are to be suspended then, all at once: one
-// whose guest does not answer must not delay the others. It returns when it has begun.
+// whose guest does not answer must not delay the others. It returns when it has begun. Without room
+// for their memory, they stay.
 func (c *core) suspendIdle(ctx context.Context, now time.Time) {
+	if c.Room.Check() != nil {
+		return
+	}
 	for _, e := range c.records.entries() {
 		v := e.record()
 		if v.Spec.IdleSuspend == 0 || v.State != model.Running || e.lock.Busy() || e.idleFor(now) < v.Spec.IdleSuspend {

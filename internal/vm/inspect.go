@@ -10,6 +10,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/snapshot"
+	"banger/internal/vm/room"
 	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
@@ -33,7 +34,7 @@ func (m *Manager) Stats(ctx context.Context, ref string) (model.Stats, error) {
 			stats.CPU, stats.Memory = cost.CPU, cost.Memory
 		}
 	}
-	if v.State == model.Paused {
+	if v.State == model.Paused || room.CheckNotHeld(v, m.Room) != nil {
 		return stats, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, guestStatsTimeout)

@@ -57,6 +57,7 @@ import (
 	"banger/internal/paths"
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
+	"banger/internal/vm/room"
 	"banger/internal/vmm"
 )
 
@@ -78,6 +79,7 @@ type Config struct {
 	RecoverTimeout time.Duration
 	Templates      template.Config // Usual and Quiet are filled in
 	Meter          Meter           // nil: nothing is counted
+	Room           room.Room       // nil: there is always room
 	Log            *slog.Logger
 }
 
@@ -115,11 +117,13 @@ func (m *Manager) Get(ref string) (model.VM, error) {
 	if err != nil {
 		return model.VM{}, err
 	}
-	return e.shown(), nil
+	return room.Shown(e.shown(), m.Room), nil
 }
 
 // List returns all VMs, the oldest first.
-func (m *Manager) List() []model.VM { return m.records.list((*entry).shown) }
+func (m *Manager) List() []model.VM {
+	return m.records.list(func(e *entry) model.VM { return room.Shown(e.shown(), m.Room) })
+}
 
 // Library returns the stored snapshots, and Templates the templates.
 func (m *Manager) Library() *library.Library { return m.library }

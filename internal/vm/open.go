@@ -9,6 +9,7 @@ import (
 	"banger/internal/machine"
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
+	"banger/internal/vm/room"
 )
 
 // Open reads the records, brings them and the host together again (recover.go), and returns the
@@ -23,12 +24,15 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Meter == nil {
 		cfg.Meter = noMeter{}
 	}
+	if cfg.Room == nil {
+		cfg.Room = room.Unlimited{}
+	}
 	c := &core{Config: cfg, records: &records{vms: map[string]*entry{}}, forking: make(chan struct{}, max(2, runtime.NumCPU()))}
 	c.host = &machine.Host{
 		Layout: cfg.Layout, Drivers: cfg.Drivers, Images: cfg.Images, Kernels: cfg.Kernels, NewAgent: cfg.NewAgent,
 		Capabilities: cfg.Capabilities, BootTimeout: cfg.BootTimeout, Log: cfg.Log,
 	}
-	cfg.Templates.Usual, cfg.Templates.Quiet = cfg.Defaults, c.ops.Quiet
+	cfg.Templates.Usual, cfg.Templates.Quiet, cfg.Templates.Room = cfg.Defaults, c.ops.Quiet, cfg.Room.Check
 	c.templates = template.New(c.host, cfg.Templates)
 	c.life, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	m := &Manager{c}

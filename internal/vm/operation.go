@@ -35,6 +35,15 @@ const (
 // calledOffByDelete reports whether a forced delete ends an operation of this kind.
 func (k kind) calledOffByDelete() bool { return k == opStart || k == opRestart }
 
+// needsGuest reports whether an operation on a running VM needs a guest that answers.
+func (k kind) needsGuest() bool {
+	switch k {
+	case opStart, opPause, opSuspend, opFork, opSnapshot, opSet:
+		return true
+	}
+	return false
+}
+
 // operation is one under way on one VM, whose operation lock it holds.
 type operation struct {
 	*core

@@ -14,6 +14,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
+	"banger/internal/vm/room"
 )
 
 // perform is operate for a user's command. Before the command it repairs what earlier operations
@@ -27,10 +28,18 @@ func perform[T any](
 		if err := (repairs{op}).repair(ctx); err != nil {
 			return result, err
 		}
+		if k.needsGuest() {
+			if err := room.CheckNotHeld(op.record(), c.Room); err != nil {
+				return result, err
+			}
+		}
 		l := op.e.machine()
 		result, err := do(ctx, op)
 		if err != nil && l != nil && l.Killed() && op.e.machine() == l {
 			err = explain.Killed(op.record(), err)
+		}
+		if err != nil && k.needsGuest() {
+			err = room.Explain(op.record(), c.Room, err)
 		}
 		return result, err
 	})

@@ -97,6 +97,11 @@ func (op stopping) powerOff(ctx context.Context, grace time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
+	if op.Room.Held(op.record().ID) != nil { // only a guest that runs can power off
+		if err := l.Resume(ctx); err != nil {
+			return err
+		}
+	}
 	// so that one that hangs does not cost the power-off
 	hooks, endHooks := context.WithTimeout(ctx, grace/4)
 	op.host.PreStop(hooks, op.machineSubject(), l.Agent)

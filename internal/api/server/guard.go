@@ -117,6 +117,9 @@ func (s *Server) serve(op api.Operation, h handler) http.Handler {
 		if err == nil && !actor.May(op.Permission) {
 			err = fault.New(fault.Denied, "user %d may not do that", actor.UID)
 		}
+		if err == nil && op.NeedsRoom && s.Room != nil {
+			err = s.Room()
+		}
 		if err == nil {
 			err = h(w, r)
 		}

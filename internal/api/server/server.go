@@ -50,7 +50,8 @@ type Config struct {
 	Version   api.Version
 	Status    func(context.Context) api.Status // without the VMs
 	Usage     func(context.Context) (model.DiskUsage, error)
-	Shutdown  func() // begins to stop the daemon; returns at once
+	Shutdown  func()       // begins to stop the daemon; returns at once
+	Room      func() error // refuses operations that need space; may be nil
 
 	Count   func(route, method string, code int) // counts a request that was answered; may be nil
 	Metrics http.Handler                         // answers with the metrics; may be nil

@@ -38,6 +38,7 @@ type Kind[T any] struct {
 
 	Keep  func() (func(T) bool, error) // reads the filter flags of list; nil: list all
 	Table func(items []T, now time.Time) ui.Table
+	Note  func(T) string // what list says about an item besides its row; nil, or "": nothing
 	Print Printer[T]
 	// Explain adds a hint to an error about ref; nil: nearestName.
 	Explain func(ctx context.Context, client *api.Client, ref string, err error) error

@@ -64,5 +64,13 @@ func (k Kind[T]) runList(ctx context.Context, o listOptions, a *command.App) err
 		a.Note("%s", k.None)
 		return nil
 	}
-	return a.PrintTable(k.Table(items, time.Now()))
+	if err := a.PrintTable(k.Table(items, time.Now())); err != nil || k.Note == nil {
+		return err
+	}
+	for _, item := range items {
+		if note := k.Note(item); note != "" {
+			a.Note("%s", note)
+		}
+	}
+	return nil
 }

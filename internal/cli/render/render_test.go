@@ -45,6 +45,27 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// TestHeld: a VM that is held is shown as held, with the reason and the numbers.
+func TestHeld(t *testing.T) {
+	vm := model.VM{Spec: model.Spec{Name: "web"}, State: model.Running, Held: &model.Hold{
+		Reason: model.HeldAtFloor, Free: 1200 * model.MiB, Floor: 2 * model.GiB, Resume: 2560 * model.MiB,
+	}}
+	const why = "the host has 1.2G free, the floor is 2G; the VM continues with 2.5G"
+	if got := VMs([]model.VM{vm}, time.Now()).Rows[0][2]; got != "held" {
+		t.Errorf("the state of a VM that is held is listed as %q, want held", got)
+	}
+	if got := Hold(vm); got != "web is held: "+why {
+		t.Errorf("the note on a VM that is held is %q", got)
+	}
+	if got := VM(vm, Relatives{}, ui.Style{}, time.Now())[2][1]; got != "held: "+why {
+		t.Errorf("the state of a VM that is held is shown as %q", got)
+	}
+	vm.Held.Reason, vm.Held.Free = model.HeldFull, 0
+	if got := Hold(vm); got != "web is held: the host's disk is full: 0B is free, the VM continues with 2.5G" {
+		t.Errorf("the note on a VM on a full host is %q", got)
+	}
+}
+
 // TestVCPUAdvice checks that a VM shows the driver's recommendation only if it concerns the VM.
 func TestVCPUAdvice(t *testing.T) {
 	advice := []api.Recommendation{

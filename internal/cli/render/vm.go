@@ -24,11 +24,19 @@ func VMs(vms []model.VM, now time.Time) ui.Table {
 	}}
 	for _, vm := range vms {
 		t.Rows = append(t.Rows, []string{
-			vm.Spec.Name, shortID(vm.ID), string(vm.State), ShortRef(vm.Spec.Image), strconv.Itoa(vm.Spec.VCPUs),
+			vm.Spec.Name, shortID(vm.ID), shownState(vm), ShortRef(vm.Spec.Image), strconv.Itoa(vm.Spec.VCPUs),
 			vm.Spec.Memory.String(), string(vm.Spec.Net), dash(uptime(vm, now)),
 		})
 	}
 	return t
+}
+
+// Hold says why a VM is held; "" if it is not.
+func Hold(vm model.VM) string {
+	if vm.Held == nil {
+		return ""
+	}
+	return ui.Clean(vm.Spec.Name) + " is held: " + vm.Held.String()
 }
 
 // VM lists a VM's properties, without its steps.
@@ -46,7 +54,10 @@ func VM(vm model.VM, rel Relatives, style ui.Style, now time.Time) [][2]string {
 // specPairs lists what the VM is.
 func specPairs(vm model.VM, rel Relatives, style ui.Style, now time.Time) [][2]string {
 	s := vm.Spec
-	state := paintState(style, string(vm.State))
+	state := paintState(style, shownState(vm))
+	if vm.Held != nil {
+		state += ": " + vm.Held.String()
+	}
 	if up := uptime(vm, now); up != "" {
 		state += ", up " + up
 	}
@@ -171,6 +182,14 @@ func uptime(vm model.VM, now time.Time) string {
 }
 
 // paintState colours a state: green if running, red if ill, dim if at rest, otherwise yellow.
+// shownState is the word for what a VM does. One that is held runs by its record, and does not.
+func shownState(vm model.VM) string {
+	if vm.Held != nil {
+		return "held"
+	}
+	return string(vm.State)
+}
+
 func paintState(s ui.Style, state string) string {
 	switch model.State(state) {
 	case model.Running:

@@ -1,0 +1,37 @@
+package server
+
+import (
+	"errors"
+	"testing"
+
+	"banger/internal/api"
+	"banger/internal/fault"
+	"banger/internal/model"
+)
+
+// TestNoRoom: without space on the host, operations that need it are refused before they begin,
+// and those that make space or look work.
+func TestNoRoom(t *testing.T) {
+	full := fault.New(fault.Unavailable, "the host has 1G free, the floor is 2G").WithHint("banger df")
+	w := serve(t, func(c *Config) { c.Room = func() error { return full } })
+	ctx := deadline(t)
+	for name, do := range map[string]func() error{
+		"create":  func() error { _, err := w.client.VMs().Create(ctx, model.Create{Name: "a"}, nil); return err },
+		"start":   func() error { _, err := w.client.VMs().Start(ctx, "box", model.Start{}, nil); return err },
+		"suspend": func() error { _, err := w.client.VMs().Suspend(ctx, "box", nil); return err },
+		"fork":    func() error { _, err := w.client.VMs().Fork(ctx, "box", model.Fork{}, nil); return err },
+	} {
+		if err := do(); fault.KindOf(err) != full.Kind || fault.HintOf(err) != full.Hint {
+			t.Errorf("%s without room: %v with the hint %q, want %v with the hint %q", name, err, fault.HintOf(err), full, full.Hint)
+		}
+	}
+	if calls := w.m.noted(); len(calls) != 0 {
+		t.Errorf("operations that were refused reached the manager: %q", calls)
+	}
+	_, listErr := w.client.VMs().List(ctx)
+	_, stopErr := w.client.VMs().Stop(ctx, "box", api.VMStop{}, nil)
+	deleteErr := w.client.VMs().Delete(ctx, "box", api.VMDelete{Force: true}, nil)
+	if err := errors.Join(listErr, stopErr, deleteErr); err != nil {
+		t.Errorf("listing, stopping or deleting without room: %v", err)
+	}
+}

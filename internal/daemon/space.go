@@ -1,0 +1,92 @@
+package daemon
+
+import (
+	"context"
+	"time"
+
+	"banger/internal/machine"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/space"
+	"banger/internal/vm"
+	"banger/internal/vmm"
+)
+
+// newGuard makes the guard of the file system that has the disks of VMs. Templates and machines on
+// standby give way first.
+func (d *daemon) newGuard() *space.Guard {
+	return space.New(space.Config{
+		Dir: d.Layout.State, Reserve: d.cfg.DiskReserve, Log: d.component("space"),
+		GiveWay: func(ctx context.Context) { d.manager.Templates().GiveWay(ctx) },
+	})
+}
+
+// guardSpace begins to guard the file system, until close.
+func (d *daemon) guardSpace(ctx context.Context) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.space.Run(ctx, guarded{vm.Guarded{Manager: d.manager}, d.Layout})
+	}()
+	d.endSpace = func() { cancel(); <-done }
+}
+
+// releaseTimeout bounds the wait for the guest of a VM that was held.
+const releaseTimeout = 5 * time.Second
+
+// guarded adapts the manager to the guard.
+type guarded struct {
+	vm.Guarded
+	layout paths.Layout
+}
+
+type thawer = func(context.Context) error
+
+// Halted reports whether and why the machine of a VM is halted.
+func (g guarded) Halted(ctx context.Context, id string) (halt vmm.Halt, err error) {
+	err = g.With(ctx, id, func(m *machine.Machine, _ thawer) error {
+		if r, ok := m.Instance.(vmm.HaltReporter); ok {
+			halt, err = r.Halted(ctx)
+		}
+		return err
+	})
+	return halt, err
+}
+
+// Hold halts the machine of a VM. Its guest does not notice, and its record stays.
+func (g guarded) Hold(ctx context.Context, id string) error {
+	return g.With(ctx, id, func(m *machine.Machine, _ thawer) error { return m.Pause(ctx) })
+}
+
+// Release lets a machine that was held continue, and sets the guest's clock. A guest that is stuck
+// again at once does not answer.
+func (g guarded) Release(ctx context.Context, id string) error {
+	return g.With(ctx, id, func(m *machine.Machine, thaw thawer) error {
+		if err := m.Resume(ctx); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+		defer cancel()
+		if err := thaw(ctx); err != nil {
+			g.Log.WarnContext(ctx, "setting the clock of a VM that was held", "vm", id, "error", err)
+		}
+		return nil
+	})
+}
+
+// Running lists the VMs that run, with their disks.
+func (g guarded) Running() []space.VM {
+	var list []space.VM
+	for _, v := range g.List() {
+		if v.State != model.Running {
+			continue
+		}
+		guarded := space.VM{ID: v.ID, Name: v.Spec.Name}
+		for _, path := range machine.Disks(g.layout.VM(v.ID)) {
+			guarded.Disks = append(guarded.Disks, path)
+		}
+		list = append(list, guarded)
+	}
+	return list
+}

@@ -1,0 +1,144 @@
+package space
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"banger/internal/disk"
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// Run guards the file system until ctx ends.
+func (g *Guard) Run(ctx context.Context, machines Machines) {
+	w := watch{Guard: g, machines: machines, sizes: map[string]model.Bytes{}}
+	for ctx.Err() == nil {
+		next := w.look(ctx)
+		select {
+		case <-g.After(next):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// watch is a Guard at work. It is used by one goroutine.
+type watch struct {
+	*Guard
+	machines Machines
+	sizes    map[string]model.Bytes // what the VMs' disks used when there was last enough space
+	looked   time.Time              // when the machines were looked at
+	wasLow   bool
+}
+
+// look looks once, and returns the time to the next look.
+func (w *watch) look(ctx context.Context) time.Duration {
+	l, err := w.measure()
+	if err != nil {
+		w.Log.WarnContext(ctx, "guarding the free space", "error", err)
+		return farLook
+	}
+	if low := l.low(); low != w.wasLow {
+		w.wasLow = low
+		if low {
+			w.Log.WarnContext(ctx, "the host's free space is below the floor: VMs that write are held", "free", l.free, "floor", l.floor)
+			w.GiveWay(ctx)
+		}
+	}
+	running := map[string]bool{}
+	now := w.Now()
+	due := now.Sub(w.looked) >= machineLook
+	if due {
+		w.looked = now
+	}
+	var group sync.WaitGroup
+	for _, v := range w.machines.Running() {
+		running[v.ID] = true
+		grew := w.grew(v, l)
+		switch held := w.Held(v.ID) != nil; {
+		case !held && grew && l.low():
+			group.Go(func() { w.hold(ctx, v) })
+		case held || due:
+			group.Go(func() { w.settle(ctx, v, l) })
+		}
+	}
+	group.Wait()
+	w.keepOnly(running)
+	for id := range w.sizes {
+		if !running[id] {
+			delete(w.sizes, id)
+		}
+	}
+	return w.interval(l)
+}
+
+// interval is the time in which guests cannot write more than what is above the floor.
+func (w *watch) interval(l level) time.Duration {
+	above := max(l.free-l.floor, 0)
+	far := time.Duration(above/(assumedRate/model.Bytes(time.Second/time.Millisecond))) * time.Millisecond
+	return min(max(far, nearLook), farLook)
+}
+
+// grew reports whether a VM has written since there was enough space. A VM that is new is counted
+// from now on.
+func (w *watch) grew(v VM, l level) bool {
+	var size model.Bytes
+	for _, path := range v.Disks {
+		if _, used, err := disk.Usage(path); err == nil {
+			size += used
+		}
+	}
+	before, known := w.sizes[v.ID]
+	if !l.low() || !known {
+		w.sizes[v.ID] = size
+		return false
+	}
+	return size > before+slack
+}
+
+// hold halts a VM that writes.
+func (w *watch) hold(ctx context.Context, v VM) {
+	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	defer cancel()
+	if err := w.machines.Hold(ctx, v.ID); err != nil { // the next look tries again
+		w.Log.WarnContext(ctx, "holding a VM that writes", "vm", v.ID, "name", v.Name, "error", err)
+		return
+	}
+	w.setHeld(v.ID, model.HeldAtFloor)
+	w.Log.WarnContext(ctx, "a VM is held: it writes, and the host's free space is below the floor", "vm", v.ID, "name", v.Name)
+}
+
+// settle compares a VM's hold with its machine, and continues the machine if there is space.
+func (w *watch) settle(ctx context.Context, v VM, l level) {
+	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	defer cancel()
+	halt, err := w.machines.Halted(ctx, v.ID)
+	switch {
+	case err != nil:
+		if fault.KindOf(err) != fault.Locked {
+			w.Log.DebugContext(ctx, "looking whether a machine is halted", "vm", v.ID, "error", err)
+		}
+		return
+	case halt == vmm.NotHalted:
+		w.forget(v.ID)
+		return
+	}
+	if w.Held(v.ID) == nil {
+		reason := model.HeldAtFloor // by an earlier daemon
+		if halt == vmm.HaltedFull {
+			reason = model.HeldFull
+		}
+		w.setHeld(v.ID, reason)
+		w.Log.WarnContext(ctx, "a VM is held", "vm", v.ID, "name", v.Name, "reason", reason, "free", l.free)
+	}
+	if !l.enough() {
+		return
+	}
+	if err := w.machines.Release(ctx, v.ID); err != nil {
+		w.Log.WarnContext(ctx, "continuing a VM that was held", "vm", v.ID, "name", v.Name, "error", err)
+		return
+	}
+	w.forget(v.ID)
+	w.Log.InfoContext(ctx, "a VM that was held continues", "vm", v.ID, "name", v.Name, "free", l.free)
+}

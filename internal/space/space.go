@@ -1,0 +1,194 @@
+// Package space keeps a part of the host's file system free, however much the guests write.
+//
+// # Words
+//
+//   - The floor is the free space that banger leaves to the host. Below the floor, nothing begins
+//     that needs space, and VMs that write are held.
+//   - A VM is held while banger has halted its machine for lack of space. Its record says
+//     "running". It continues when there is a quarter more than the floor.
+//
+// # How
+//
+// A Guard looks at the file system and at the VMs that run. Far from the floor it looks every ten
+// seconds, and more often the less space is left: a guest that writes 1 GiB/s cannot go far below
+// the floor. Below the floor it halts each VM whose disks grow. VMs that do not write continue.
+//
+// A guest may be faster than a look. Then the file system is full, and the VMM halts the machine
+// instead of failing the write (vmm.HaltedFull). The Guard finds such machines and continues them
+// in the same way.
+//
+// # What a crash leaves
+//
+// Nothing is stored. A new daemon's Guard finds the machines that are halted although their VMs
+// run, and holds them until there is space.
+//
+// # Locks
+//
+// Guard.mu is a leaf and is never held during I/O.
+package space
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// VM is a VM that runs.
+type VM struct {
+	ID, Name string
+	Disks    []string // paths of the files that grow as its guest writes
+}
+
+// Machines are the VMs of one home.
+type Machines interface {
+	// Running returns the VMs whose records say that they run.
+	Running() []VM
+	// Halted reports whether and why the VM's machine is halted. If an operation is under way on
+	// the VM, the error is fault.Locked.
+	Halted(ctx context.Context, id string) (vmm.Halt, error)
+	// Hold halts the machine of a VM that runs.
+	Hold(ctx context.Context, id string) error
+	// Release lets it continue.
+	Release(ctx context.Context, id string) error
+}
+
+// Config is what a Guard is made from.
+type Config struct {
+	Dir     string // on the file system that is guarded
+	Reserve model.Reserve
+	// GiveWay is called when the free space has fallen below the floor: what only saves time goes
+	// first. It may be nil.
+	GiveWay func(context.Context)
+	Log     *slog.Logger
+
+	// Tests replace these.
+	Statfs func(dir string) (free, total model.Bytes, err error)
+	Now    func() time.Time
+	After  func(time.Duration) <-chan time.Time
+}
+
+// Guard guards one file system. Its methods are safe for concurrent use.
+type Guard struct {
+	Config
+
+	mu   sync.Mutex
+	held map[string]model.Hold // by id; what Held returns has the present numbers
+	last level
+}
+
+// level is the result of a look at the file system.
+type level struct{ free, floor, resume model.Bytes }
+
+func (l level) low() bool    { return l.free < l.floor }
+func (l level) enough() bool { return l.free >= l.resume }
+
+const (
+	farLook  = 10 * time.Second
+	nearLook = 250 * time.Millisecond
+	// machineLook is the time between two looks at machines that are not expected to be halted.
+	machineLook = 2 * time.Second
+	// assumedRate is how fast guests may write, in bytes per second, for the time to the next look.
+	assumedRate = model.GiB
+	// slack is how much a VM may write below the floor: an idle system writes a little.
+	slack = model.MiB
+	// without a floor, a VM continues when there is so much, or a share of a small file system.
+	fullRoom, fullShare = 64 * model.MiB, 16
+	// one VM's halt or continuation may wait for its disks
+	holdTimeout = 30 * time.Second
+)
+
+// New returns a Guard.
+func New(cfg Config) *Guard {
+	if cfg.Statfs == nil {
+		cfg.Statfs = statfs
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.After == nil {
+		cfg.After = time.After
+	}
+	if cfg.GiveWay == nil {
+		cfg.GiveWay = func(context.Context) {}
+	}
+	return &Guard{Config: cfg, held: map[string]model.Hold{}}
+}
+
+// statfs returns the space that programs without privileges may use.
+func statfs(dir string) (free, total model.Bytes, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("measuring the file system of %s: %w", dir, err)
+	}
+	return model.Bytes(st.Bavail) * model.Bytes(st.Bsize), model.Bytes(st.Blocks) * model.Bytes(st.Bsize), nil
+}
+
+// measure looks at the file system.
+func (g *Guard) measure() (level, error) {
+	free, total, err := g.Statfs(g.Dir)
+	if err != nil {
+		return level{}, err
+	}
+	l := level{free: free, floor: g.Reserve.Of(total)}
+	if l.resume = l.floor + l.floor/4; l.floor == 0 {
+		l.resume = min(fullRoom, total/fullShare)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.last = l
+	return l, nil
+}
+
+// Check refuses what needs space while there is less than the floor. A file system that cannot be
+// measured refuses nothing.
+func (g *Guard) Check() error {
+	l, err := g.measure()
+	if err != nil || !l.low() {
+		return nil
+	}
+	return fault.New(fault.Unavailable, "the host has %v free at %s, the floor is %v", l.free, g.Dir, l.floor).
+		WithHint("`banger df` shows what takes the space, and `banger prune` removes what nothing uses. disk_reserve is the floor.")
+}
+
+// Held returns why a VM is held, with the present numbers; nil if it is not.
+func (g *Guard) Held(id string) *model.Hold {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	h, ok := g.held[id]
+	if !ok {
+		return nil
+	}
+	h.Free, h.Floor, h.Resume = g.last.free, g.last.floor, g.last.resume
+	return &h
+}
+
+func (g *Guard) setHeld(id string, reason model.HoldReason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held[id] = model.Hold{Reason: reason, Since: g.Now().UTC()}
+}
+
+func (g *Guard) forget(id string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.held, id)
+}
+
+// keepOnly forgets the holds of VMs that do not run any more.
+func (g *Guard) keepOnly(running map[string]bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id := range g.held {
+		if !running[id] {
+			delete(g.held, id)
+		}
+	}
+}

@@ -1,0 +1,234 @@
+package space
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/vmm"
+)
+
+// host is a file system with machines, and a clock.
+type host struct {
+	t     *testing.T
+	guard *Guard
+	watch watch
+	free  model.Bytes
+	now   time.Time
+	gave  int // how often others had to give way
+
+	mu    sync.Mutex
+	vms   map[string]VM
+	halts map[string]vmm.Halt
+	busy  bool // an operation is under way on every VM
+}
+
+const total = 100 * model.GiB // so the floor is 2 GiB, and VMs continue with 2.5 GiB
+
+func newHost(t *testing.T, reserve string, names ...string) *host {
+	t.Helper()
+	r, err := model.ParseReserve(reserve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, free: total, now: time.Unix(1e9, 0), vms: map[string]VM{}, halts: map[string]vmm.Halt{}}
+	for _, name := range names {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h.vms[name] = VM{ID: name, Name: name, Disks: []string{path}}
+	}
+	h.restart(r)
+	return h
+}
+
+// restart gives the host a new guard, as a new daemon has it.
+func (h *host) restart(r model.Reserve) {
+	h.guard = New(Config{
+		Dir: "/state", Reserve: r, Log: slog.New(slog.DiscardHandler),
+		GiveWay: func(context.Context) { h.gave++ },
+		Statfs:  func(string) (model.Bytes, model.Bytes, error) { return h.free, total, nil },
+		Now:     func() time.Time { return h.now },
+	})
+	h.watch = watch{Guard: h.guard, machines: h, sizes: map[string]model.Bytes{}}
+}
+
+func (h *host) look() time.Duration {
+	h.now = h.now.Add(farLook)
+	return h.watch.look(h.t.Context())
+}
+
+// write makes a VM's disk use more space.
+func (h *host) write(name string, n model.Bytes) {
+	h.t.Helper()
+	f, err := os.OpenFile(h.vms[name].Disks[0], os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(make([]byte, n)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// wantHeld checks which VMs are halted, and that the guard reports these as held.
+func (h *host) wantHeld(when string, want ...string) {
+	h.t.Helper()
+	if got := slices.Sorted(maps.Keys(h.halts)); !slices.Equal(got, want) {
+		h.t.Errorf("%s, the halted VMs are %q, want %q", when, got, want)
+	}
+	for name := range h.vms {
+		if held := h.guard.Held(name) != nil; held != slices.Contains(want, name) {
+			h.t.Errorf("%s, the guard reports that %s is held: %v", when, name, held)
+		}
+	}
+}
+
+func (h *host) Running() []VM {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Values(h.vms))
+}
+
+func (h *host) Halted(_ context.Context, id string) (vmm.Halt, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.busy {
+		return vmm.NotHalted, fault.New(fault.Locked, "busy")
+	}
+	return h.halts[id], nil
+}
+
+func (h *host) Hold(_ context.Context, id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.busy {
+		return fault.New(fault.Locked, "busy")
+	}
+	h.halts[id] = vmm.Halted
+	return nil
+}
+
+func (h *host) Release(_ context.Context, id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.halts, id)
+	return nil
+}
+
+func TestFloor(t *testing.T) {
+	h := newHost(t, "auto", "writer", "reader")
+	h.look()
+	h.write("writer", 8*model.MiB)
+	h.look()
+	h.wantHeld("above the floor")
+	if err := h.guard.Check(); err != nil {
+		t.Errorf("above the floor, work is refused: %v", err)
+	}
+
+	h.free = 2*model.GiB - 1
+	h.look()
+	h.wantHeld("below the floor, before anybody writes")
+	h.write("writer", 2*model.MiB)
+	h.write("reader", 4*model.KiB)
+	h.look()
+	h.wantHeld("below the floor", "writer")
+	if h.gave != 1 {
+		t.Errorf("others gave way %d times, want once", h.gave)
+	}
+	if held := h.guard.Held("writer"); held.Free != h.free || held.Floor != 2*model.GiB || held.Resume != 2560*model.MiB || held.Reason != model.HeldAtFloor {
+		t.Errorf("the hold has wrong numbers: %+v", held)
+	}
+	if err := h.guard.Check(); fault.KindOf(err) != fault.Unavailable || fault.HintOf(err) == "" {
+		t.Errorf("below the floor, work is not refused as unavailable with a hint: %v", err)
+	}
+
+	h.free = 2*model.GiB + 1
+	h.look()
+	h.wantHeld("a little above the floor", "writer")
+	h.free = 3 * model.GiB
+	h.look()
+	h.wantHeld("with enough space")
+}
+
+// TestFullHost: machines that halted by themselves are held, and continue when there is space.
+func TestFullHost(t *testing.T) {
+	for _, reserve := range []string{"auto", "0"} {
+		h := newHost(t, reserve, "stuck", "other")
+		h.halts["stuck"] = vmm.HaltedFull
+		h.free = 0
+		h.look()
+		h.wantHeld("on a full host", "stuck")
+		if held := h.guard.Held("stuck"); held.Reason != model.HeldFull {
+			t.Errorf("the reason is %q, want %q", held.Reason, model.HeldFull)
+		}
+		h.free = 3 * model.GiB
+		h.look()
+		h.wantHeld("with enough space")
+	}
+}
+
+// TestNewDaemon: a daemon that starts below the floor finds what an earlier one has halted.
+func TestNewDaemon(t *testing.T) {
+	h := newHost(t, "2G", "writer", "other")
+	h.free = model.GiB
+	h.look()
+	h.write("writer", 2*model.MiB)
+	h.look()
+	h.restart(h.guard.Reserve)
+	h.look()
+	h.wantHeld("after a restart", "writer")
+	delete(h.vms, "writer")
+	delete(h.halts, "writer")
+	h.look()
+	if h.guard.Held("writer") != nil {
+		t.Error("a VM that was stopped is still held")
+	}
+}
+
+// TestBusy: a machine that is halted by an operation is not held.
+func TestBusy(t *testing.T) {
+	h := newHost(t, "auto", "forked")
+	h.halts["forked"], h.busy = vmm.Halted, true
+	h.look()
+	if h.guard.Held("forked") != nil {
+		t.Error("a VM counts as held while an operation is under way on it")
+	}
+}
+
+func TestInterval(t *testing.T) {
+	h := newHost(t, "2G")
+	for free, want := range map[model.Bytes]time.Duration{
+		total: farLook, 7 * model.GiB: 5 * time.Second, 3 * model.GiB: time.Second, 2 * model.GiB: nearLook, 0: nearLook,
+	} {
+		h.free = free
+		if got := h.look(); got < want-time.Second/10 || got > want+time.Second/10 {
+			t.Errorf("with %v free, the next look is after %v, want %v", free, got, want)
+		}
+	}
+}
+
+func TestRunEnds(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	h := newHost(t, "auto", "a")
+	looks := make(chan time.Time)
+	h.guard.After = func(time.Duration) <-chan time.Time { return looks }
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); h.guard.Run(ctx, h) }()
+	looks <- h.now
+	looks <- h.now
+	cancel()
+	<-done
+}

@@ -1,0 +1,180 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/machine"
+	"banger/internal/model"
+)
+
+// noRoom is a host without space, for the VMs that a test holds.
+type noRoom struct {
+	mu   sync.Mutex
+	held map[string]bool
+}
+
+func (r *noRoom) Check() error { return errors.New("no room") }
+
+func (r *noRoom) Held(id string) *model.Hold {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.held[id] {
+		return nil
+	}
+	return &model.Hold{Reason: model.HeldAtFloor, Free: model.MiB, Floor: model.GiB}
+}
+
+func (r *noRoom) set(id string, held bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held[id] = held
+}
+
+func withMachine(d *daemon, v model.VM, do func(*machine.Machine, func(context.Context) error) error) error {
+	return Guarded{d.Manager}.With(d.t.Context(), v.ID, do)
+}
+
+func pauseMachine(m *machine.Machine, _ func(context.Context) error) error {
+	return m.Pause(context.Background())
+}
+
+// hold holds a VM as the guard of the free space does.
+func hold(t *testing.T, d *daemon, r *noRoom, v model.VM) {
+	t.Helper()
+	if err := withMachine(d, v, pauseMachine); err != nil {
+		t.Fatal(err)
+	}
+	r.set(v.ID, true)
+}
+
+// TestHeld holds a VM: whatever needs its guest is refused with the numbers, also by a new daemon,
+// until the VM is released.
+func TestHeld(t *testing.T) {
+	r := &noRoom{held: map[string]bool{}}
+	h := newHost(t)
+	h.room = r
+	d := h.daemon()
+	v := d.started(t, model.Create{Name: "a"})
+	hold(t, d, r, v)
+	claim(t, h.computer.Halted(v.ID), "the machine of a VM that is held is not halted")
+	d.die()
+	d = h.daemon()
+	claim(t, h.computer.Halted(v.ID), "a new daemon has continued the machine")
+	v, _ = d.Get("a")
+	equal(t, "the state of a VM that is held", v.State, model.Running)
+	claim(t, v.Held != nil && d.List()[0].Held != nil, "a VM that is held is not shown as held")
+
+	ctx := t.Context()
+	for name, do := range map[string]func() error{
+		"exec":     func() error { _, _, _, err := d.Use(ctx, "a"); return err },
+		"agent":    func() error { _, err := d.Agent("a"); return err },
+		"pause":    func() error { _, err := d.Pause(ctx, "a", nil); return err },
+		"resume":   func() error { _, err := d.Resume(ctx, "a", nil); return err },
+		"suspend":  func() error { _, err := d.Suspend(ctx, "a", nil); return err },
+		"fork":     func() error { _, err := d.Fork(ctx, "a", model.Fork{}, nil); return err },
+		"snapshot": func() error { _, err := d.CreateSnapshot(ctx, "a", "s", nil); return err },
+	} {
+		err := do()
+		wantKind(t, name+" of a VM that is held", err, fault.WrongState)
+		wantHint(t, name+" of a VM that is held", err, "banger df")
+	}
+	claim(t, h.computer.Halted(v.ID), "a command that was refused has continued the machine")
+
+	if err := withMachine(d, v, func(m *machine.Machine, thaw func(context.Context) error) error {
+		return errors.Join(m.Resume(ctx), thaw(ctx))
+	}); err != nil {
+		t.Error(err)
+	}
+	r.set(v.ID, false)
+	claim(t, !h.computer.Halted(v.ID), "the machine of a VM that was released is halted")
+	equal(t, "how often the guest's clock was set", h.called("thaw"), 1)
+	if _, done, err := use(d, "a"); err != nil {
+		t.Errorf("a VM that was released cannot be used: %v", err)
+	} else {
+		done()
+	}
+}
+
+func use(d *daemon, ref string) (model.VM, func(), error) {
+	v, _, done, err := d.Use(d.t.Context(), ref)
+	return v, done, err
+}
+
+// TestHeldEnds: a VM that is held can be stopped in order, killed and deleted.
+func TestHeldEnds(t *testing.T) {
+	r := &noRoom{held: map[string]bool{}}
+	h := newHost(t)
+	h.room = r
+	d := h.daemon()
+	for name, end := range map[string]func(ref string) error{
+		"stop":   func(ref string) error { _, err := d.Stop(t.Context(), ref, nil, nil); return err },
+		"kill":   func(ref string) error { _, err := d.Kill(t.Context(), ref, syscall.SIGKILL); return err },
+		"delete": func(ref string) error { return d.Delete(t.Context(), ref, true, nil) },
+	} {
+		v := d.started(t, model.Create{Name: name})
+		hold(t, d, r, v)
+		if err := end(name); err != nil {
+			t.Errorf("%s of a VM that is held: %v", name, err)
+		}
+		h.wantMachines(t, 0)
+	}
+	equal(t, "how many guests powered off", h.called("power-off"), 1)
+}
+
+// TestHoldWaitsForNobody: a VM with an operation under way is neither looked at nor held.
+func TestHoldWaitsForNobody(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.started(t, model.Create{Name: "a"})
+	release := h.hanging("freeze")
+	paused := make(chan error)
+	go func() { _, err := d.Pause(t.Context(), "a", nil); paused <- err }()
+	waitFor(t, func() bool { return h.called("freeze") > 0 })
+	began := time.Now()
+	wantKind(t, "holding a VM that is being paused", withMachine(d, v, pauseMachine), fault.Locked)
+	t.Logf("the guard waited %v", time.Since(began))
+	release()
+	if err := <-paused; err != nil {
+		t.Error(err)
+	}
+	wantKind(t, "holding a paused VM", withMachine(d, v, pauseMachine), fault.WrongState)
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestIdleStaysWithoutRoom: below the floor, no idle VM is suspended, because its memory needs
+// space.
+func TestIdleStaysWithoutRoom(t *testing.T) {
+	h := newHost(t)
+	h.room = &noRoom{held: map[string]bool{}}
+	d := h.daemon()
+	v := d.started(t, model.Create{Name: "a", IdleSuspend: time.Minute})
+	d.suspendIdle(t.Context(), time.Now().Add(time.Hour))
+	d.wantState(t, v.ID, model.Running)
+}
+
+// TestTemplatesGiveWay: without room, machines on standby end, and no template is made.
+func TestTemplatesGiveWay(t *testing.T) {
+	r := &noRoom{held: map[string]bool{}}
+	h := newHost(t)
+	d := h.withStandby(t, model.Create{})
+	h.wantMachines(t, 1)
+	d.Templates().GiveWay(t.Context())
+	h.wantMachines(t, 0)
+	d.die()
+
+	h.room = r
+	d = h.daemon()
+	if err := d.pool().FillInBackground(t.Context(), d.specFor(t, model.Create{})); err != nil {
+		t.Error(err)
+	}
+	h.wantMachines(t, 0)
+	equal(t, "the number of jobs that are set back", d.pool().SetBack(), 1)
+}
