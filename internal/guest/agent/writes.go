@@ -5,11 +5,13 @@ import (
 	"io/fs"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/fault"
 	"banger/internal/guest/proto"
 )
 
@@ -28,16 +30,16 @@ const (
 // written lists the directories of the search. The volumes have file systems of their own.
 var written = []string{"/etc", "/var/lib", "/var/lib/docker", "/var/lib/containerd", "/root"}
 
-// writes answers GET /v1/writes. The image's files are older than the identity, and a change gives
-// a file the time of the change (inode(7), st_ctime), which only a change of the clock could forge.
+// writes answers GET /v1/writes, also while the processes are frozen. The image's files are older
+// than the identity, and a change gives a file the time of the change (inode(7), st_ctime), which
+// only a change of the clock could forge.
 func (s *writesService) writes(*http.Request) (any, error) {
-	since := time.Now().Add(-clockTick)
-	for _, m := range s.marks.all() {
-		if m.Name == "assumed" {
-			since = since.Add(m.At - sinceBoot())
-		}
+	all := s.marks.all()
+	i := slices.IndexFunc(all, func(m proto.Mark) bool { return m.Name == "assumed" })
+	if i < 0 {
+		return nil, fault.New(fault.WrongState, "this machine has no identity yet")
 	}
-	w := writtenSince(since, written...)
+	w := writtenSince(time.Now().Add(all[i].At-sinceBoot()-clockTick), written...)
 	w.Renewed = renewed(hooksDir)
 	return w, nil
 }
