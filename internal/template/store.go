@@ -154,7 +154,8 @@ func (s *shelf) countUse(key string) error {
 		return err
 	}
 	_, err = f.Write([]byte{'.'})
-	return errors.Join(err, f.Close())
+	// A new file has given the directory the time of a clock that may have been set back.
+	return errors.Join(err, f.Close(), s.marks.set(s.dir(key)))
 }
 
 // openUses opens the file for one more use. In a cache that was copied with hard links, the file is
