@@ -80,8 +80,9 @@ func (h *Home) CheckNoLeaks(t testing.TB, before Host) {
 }
 
 // expected files come and go with the daemon, or belong to the home and not to a VM: logs, the
-// user's key, directories of all VMs. TestSSH checks the content of known_hosts and ssh_config.
-var expected = regexp.MustCompile(`^(state/bangerd\.log.*|state/banger\.db-(wal|shm)|state/ssh/.*|state/vms|run/vms)$`)
+// user's key, directories of all VMs, copies of the database. TestSSH checks the content of
+// known_hosts and ssh_config.
+var expected = regexp.MustCompile(`^(state/bangerd\.log.*|state/banger\.db-(wal|shm)|state/backups(/.*)?|state/ssh/.*|state/vms|run/vms)$`)
 
 // files lists the home's files and directories without the cache, because a cache is not a leak.
 func (h *Home) files(t testing.TB) []string {
