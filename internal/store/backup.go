@@ -72,7 +72,7 @@ func (s *Store) backup(ctx context.Context, now time.Time, content string) (made
 	if err := s.writeBackup(ctx, temp); err != nil {
 		return false, errors.Join(err, ignoreMissing(os.Remove(temp)))
 	}
-	path := filepath.Join(s.backups, backupPrefix+now.UTC().Format(backupTime)+"-"+content+backupSuffix)
+	path := filepath.Join(s.backups, backupPrefix+backupMoment(now, backups)+"-"+content+backupSuffix)
 	if err := os.Rename(temp, path); err != nil {
 		return false, err
 	}
@@ -80,6 +80,19 @@ func (s *Store) backup(ctx context.Context, now time.Time, content string) (made
 		err = errors.Join(err, os.Remove(old))
 	}
 	return true, errors.Join(err, syncPath(s.backups))
+}
+
+// backupMoment is the time in the name of a new backup. It is later than that of all others, also
+// if the host's clock was set back. Otherwise an old backup would pass for the newest.
+func backupMoment(now time.Time, backups []string) string {
+	for _, path := range backups {
+		name := strings.TrimPrefix(filepath.Base(path), backupPrefix)
+		made, err := time.Parse(backupTime, name[:min(len(name), len(backupTime))])
+		if err == nil && !now.After(made) {
+			now = made.Add(time.Millisecond)
+		}
+	}
+	return now.UTC().Format(backupTime)
 }
 
 // writeBackup writes the present database to a file, and syncs it.

@@ -144,3 +144,27 @@ func BenchmarkBackup(b *testing.B) {
 		})
 	}
 }
+
+// TestBackupsAfterAClockThatWasSetBack: the newest backup is the last in the list, whatever the
+// clock shows.
+func TestBackupsAfterAClockThatWasSetBack(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "backups")
+	s := openWith(t, filepath.Join(t.TempDir(), "db"), Options{Backups: dir})
+	now := time.Unix(100_000, 0)
+	for n := range 5 {
+		if n == 2 {
+			now = now.Add(-time.Hour)
+		}
+		if err := s.PutVM(t.Context(), record("a", "name-"+strconv.Itoa(n))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Backup(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		all := backups(t, dir)
+		found, err := Inspect(t.Context(), all[len(all)-1])
+		if want := "name-" + strconv.Itoa(n); err != nil || len(found.VMs) != 1 || found.VMs[0].Spec.Name != want {
+			t.Errorf("the newest backup holds %+v, %v; want %s", found.VMs, err, want)
+		}
+	}
+}
