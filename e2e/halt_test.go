@@ -148,6 +148,38 @@ func TestHaltedVMM(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
+// TestHaltedDaemon: the daemon stands still for longer than its deadlines for clients. What clients
+// have sent meanwhile is answered afterwards.
+func TestHaltedDaemon(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+	pid := daemonPID(t, h)
+	before := descriptors(t, pid)
+	var commands []*testkit.Background
+	for i := range 8 {
+		if i == 4 { // the others are under way
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			defer syscall.Kill(pid, syscall.SIGCONT)
+		}
+		_, command := h.Start(t, "exec", "box", "--", "sh", "-c", "echo done")
+		commands = append(commands, command)
+	}
+	time.Sleep(13 * time.Second)
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	for i, command := range commands {
+		if code := command.Wait(t); code != 0 || command.Output() != "done\n" {
+			t.Errorf("command %d: exit %d: %s", i, code, command.Output())
+		}
+	}
+	equal(t, "pid of the daemon", daemonPID(t, h), pid)
+	testkit.WaitFor(t, time.Minute, "no descriptor has leaked", func() bool { return descriptors(t, pid) <= before+2 })
+	ok(t, h, "rm", "--force", "box")
+}
+
 // TestGuestClock: the guest's root moves the clock by an hour. Commands, forks and suspension work,
 // and banger sets the clock when the machine continues.
 func TestGuestClock(t *testing.T) {

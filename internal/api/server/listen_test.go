@@ -250,3 +250,38 @@ func TestTurnAway(t *testing.T) {
 	}
 	conn.Close()
 }
+
+// TestLateRead: what a client has sent before a deadline is read also after the deadline. Nothing
+// else is.
+func TestLateRead(t *testing.T) {
+	t.Parallel()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "end")
+		conn, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		ends[i] = conn.(*net.UnixConn)
+	}
+	c := &peerConn{UnixConn: ends[0]}
+	if _, err := ends[1].Write([]byte("sent")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	if n, err := c.Read(buf); err != nil || string(buf[:n]) != "sent" {
+		t.Errorf("after the deadline, %q is read, %v; want what was sent before", buf[:n], err)
+	}
+	if n, err := c.Read(buf); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("with nothing left, %d bytes are read, %v; want the deadline", n, err)
+	}
+}
