@@ -286,7 +286,27 @@ func TestBrokenQEMU(t *testing.T) {
 		if _, err := driver(t).Adopt(deadline(t), state); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("%s: a failed start leaves a process: %v", script, err)
 		}
+		if n := writers(t); n != 0 {
+			t.Errorf("%s: a failed start leaves %d writers of its log", script, n)
+		}
 	}
+}
+
+// writers counts the children of this process, zombies too, that write logs.
+func writers(t *testing.T) int {
+	t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, path := range stats {
+		text, _ := os.ReadFile(path) // it may have ended
+		if _, rest, ok := strings.Cut(string(text), "(banger-output) "); ok && strings.Fields(rest)[1] == strconv.Itoa(os.Getpid()) {
+			n++
+		}
+	}
+	return n
 }
 
 // TestVMMLogIsBounded starts a program that complains without end. Nobody but the log's writer

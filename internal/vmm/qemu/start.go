@@ -121,7 +121,9 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 			err = fault.New(fault.Unavailable, "%w", err)
 		}
 	}
-	return nil, errors.Join(err, proc.Signal(syscall.SIGKILL), proc.Wait(end))
+	err = errors.Join(err, proc.Signal(syscall.SIGKILL), proc.Wait(end))
+	written(end, f.output.Writer) // the instance stops watching it
+	return nil, err
 }
 
 // written waits until the writer of a VMM's log has written the last words. Nil: there is none.
