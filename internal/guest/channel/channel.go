@@ -31,6 +31,10 @@ const (
 	writeTimeout = 5 * time.Minute  // for one write: the other side may be paused for a while
 	openTimeout  = 5 * time.Minute  // for the answer to an opened stream; then the session ends
 	closeTimeout = 10 * time.Second // for the other side to close, too; then we reset
+
+	// agentCloseTimeout is longer than closeTimeout. A reset drops what the host has not read yet,
+	// such as a command's exit status. A daemon that was halted for a moment must still get it.
+	agentCloseTimeout = 5 * time.Minute
 )
 
 // Session is a set of streams over one raw connection. Its methods are safe for concurrent use.
@@ -52,6 +56,7 @@ func newSession(raw io.ReadWriteCloser, r io.Reader, agent bool, generation int)
 	start := yamux.Client
 	if agent {
 		start = yamux.Server
+		cfg.StreamCloseTimeout = agentCloseTimeout
 	}
 	s := &Session{ledger: newLedger(), generation: generation}
 	var err error

@@ -346,3 +346,73 @@ func TestAcceptEnds(t *testing.T) {
 		t.Error("accepted nobody")
 	}
 }
+
+// halting is a host's raw connection whose reads wait while the host is halted.
+type halting struct {
+	net.Conn
+	running sync.RWMutex // held for writing while the host is halted
+}
+
+func (h *halting) Read(p []byte) (int, error) {
+	h.running.RLock()
+	h.running.RUnlock()
+	return h.Conn.Read(p)
+}
+
+// TestHaltedHost halts the host for longer than it takes it to reset a stream, while the agent ends
+// one. The host gets all that the agent has sent.
+func TestHaltedHost(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it waits for longer than closeTimeout")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan *Session, 1)
+	go func() {
+		raw, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if s, err := Accept(context.Background(), raw); err == nil {
+			accepted <- s
+		}
+	}()
+	raw, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := &halting{Conn: raw}
+	h, err := Connect(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	agent := <-accepted
+	defer agent.Close()
+	ours, err := h.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := agent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.running.Lock()
+	for range 2 { // the first write may reach a read that was under way
+		if _, err := theirs.Write([]byte("done")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	theirs.Close()
+	time.Sleep(closeTimeout + 2*time.Second)
+	host.running.Unlock()
+	time.Sleep(time.Second) // the session takes everything in before the reader comes
+	got, err := io.ReadAll(ours)
+	if string(got) != "donedone" || err != nil {
+		t.Errorf("after the halt the host reads %q, %v, want all that was sent", got, err)
+	}
+}
