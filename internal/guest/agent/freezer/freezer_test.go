@@ -3,6 +3,7 @@ package freezer
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -209,13 +210,26 @@ func TestSignals(t *testing.T) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Start()
 	testkit.Require(t, "namespace", err == nil, fmt.Sprint(err))
-	if err := cmd.Wait(); err != nil {
+	err = cmd.Wait()
+	testkit.Require(t, "namespace", cmd.ProcessState.ExitCode() != exitNoMountPoint,
+		"/ is no mount point, as in a chroot: no other /proc can be mounted there without the host seeing it")
+	if err != nil {
 		t.Errorf("the test in a namespace of its own failed: %v: %s", err, out.String())
 	}
 }
 
+// exitNoMountPoint is the exit status of a test that the mount namespace does not fit.
+const exitNoMountPoint = 3
+
+// errNoMountPoint is why / cannot be kept from the host's mount namespace.
+var errNoMountPoint = errors.New("/ is no mount point")
+
 func signalsMain() int {
-	if err := signalsInit(); err != nil {
+	err := signalsInit()
+	if errors.Is(err, errNoMountPoint) {
+		return exitNoMountPoint
+	}
+	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
@@ -223,7 +237,11 @@ func signalsMain() int {
 }
 
 func signalsInit() error {
-	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+	err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, "")
+	if err == unix.EINVAL {
+		return errNoMountPoint
+	}
+	if err != nil {
 		return err
 	}
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
