@@ -13,7 +13,8 @@ import (
 
 // Run guards the file system until ctx ends.
 func (g *Guard) Run(ctx context.Context, machines Machines) {
-	w := watch{Guard: g, machines: machines, sizes: map[string]model.Bytes{}}
+	w := newWatch(g, machines)
+	defer w.group.Wait()
 	for ctx.Err() == nil {
 		next := w.look(ctx)
 		select {
@@ -23,13 +24,36 @@ func (g *Guard) Run(ctx context.Context, machines Machines) {
 	}
 }
 
-// watch is a Guard at work. It is used by one goroutine.
+// watch is a Guard at work. Its looks are made by one goroutine.
 type watch struct {
 	*Guard
 	machines Machines
+	group    sync.WaitGroup         // of the work on VMs, which no look waits for
+	busy     map[string]bool        // VMs that are worked on; guarded by Guard.mu
 	sizes    map[string]model.Bytes // what the VMs' disks used when there was last enough space
 	looked   time.Time              // when the machines were looked at
 	wasLow   bool
+}
+
+func newWatch(g *Guard, machines Machines) *watch {
+	return &watch{Guard: g, machines: machines, sizes: map[string]model.Bytes{}, busy: map[string]bool{}}
+}
+
+// work does something about a VM, unless something is being done about it: a VMM that does not
+// answer must not delay the look at the others.
+func (w *watch) work(id string, do func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.busy[id] {
+		return
+	}
+	w.busy[id] = true
+	w.group.Go(func() {
+		do()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.busy, id)
+	})
 }
 
 // look looks once, and returns the time to the next look.
@@ -52,18 +76,16 @@ func (w *watch) look(ctx context.Context) time.Duration {
 	if due {
 		w.looked = now
 	}
-	var group sync.WaitGroup
 	for _, v := range w.machines.Running() {
 		running[v.ID] = true
 		grew := w.grew(v, l)
 		switch held := w.Held(v.ID) != nil; {
 		case !held && grew && l.low():
-			group.Go(func() { w.hold(ctx, v) })
+			w.work(v.ID, func() { w.hold(ctx, v) })
 		case held || due:
-			group.Go(func() { w.settle(ctx, v, l) })
+			w.work(v.ID, func() { w.settle(ctx, v, l) })
 		}
 	}
-	group.Wait()
 	w.keepOnly(running)
 	for id := range w.sizes {
 		if !running[id] {
@@ -113,7 +135,9 @@ func (w *watch) hold(ctx context.Context, v VM) {
 func (w *watch) settle(ctx context.Context, v VM, l level) {
 	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
 	defer cancel()
-	halt, err := w.machines.Halted(ctx, v.ID)
+	answer, stop := context.WithTimeout(ctx, answerTimeout)
+	halt, err := w.machines.Halted(answer, v.ID)
+	stop()
 	switch {
 	case err != nil:
 		if fault.KindOf(err) != fault.Locked {

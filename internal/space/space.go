@@ -103,6 +103,8 @@ const (
 	fullRoom, fullShare = 64 * model.MiB, 16
 	// one VM's halt or continuation may wait for its disks
 	holdTimeout = 30 * time.Second
+	// a VMM tells at once whether its machine is halted, or not at all
+	answerTimeout = 2 * time.Second
 )
 
 // New returns a Guard.

@@ -15,6 +15,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/testkit"
 	"banger/internal/vmm"
 )
 
@@ -22,7 +23,7 @@ import (
 type host struct {
 	t     *testing.T
 	guard *Guard
-	watch watch
+	watch *watch
 	free  model.Bytes
 	now   time.Time
 	gave  int // how often others had to give way
@@ -30,7 +31,8 @@ type host struct {
 	mu    sync.Mutex
 	vms   map[string]VM
 	halts map[string]vmm.Halt
-	busy  bool // an operation is under way on every VM
+	busy  bool   // an operation is under way on every VM
+	hung  string // a VM whose VMM does not answer
 }
 
 const total = 100 * model.GiB // so the floor is 2 GiB, and VMs continue with 2.5 GiB
@@ -61,11 +63,12 @@ func (h *host) restart(r model.Reserve) {
 		Statfs:  func(string) (model.Bytes, model.Bytes, error) { return h.free, total, nil },
 		Now:     func() time.Time { return h.now },
 	})
-	h.watch = watch{Guard: h.guard, machines: h, sizes: map[string]model.Bytes{}}
+	h.watch = newWatch(h.guard, h)
 }
 
 func (h *host) look() time.Duration {
 	h.now = h.now.Add(farLook)
+	defer h.watch.group.Wait()
 	return h.watch.look(h.t.Context())
 }
 
@@ -110,7 +113,11 @@ func (h *host) Halted(_ context.Context, id string) (vmm.Halt, error) {
 	return h.halts[id], nil
 }
 
-func (h *host) Hold(_ context.Context, id string) error {
+func (h *host) Hold(ctx context.Context, id string) error {
+	if id == h.hung {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.busy {
@@ -205,6 +212,26 @@ func TestBusy(t *testing.T) {
 	if h.guard.Held("forked") != nil {
 		t.Error("a VM counts as held while an operation is under way on it")
 	}
+}
+
+// TestHungVMM: a VMM that does not answer does not keep the others from being held.
+func TestHungVMM(t *testing.T) {
+	h := newHost(t, "auto", "hung", "writer")
+	h.hung = "hung"
+	ctx, cancel := context.WithCancel(t.Context())
+	h.watch.look(ctx)
+	h.watch.group.Wait()
+	h.free = model.GiB
+	h.write("hung", 2*model.MiB)
+	h.watch.look(ctx)
+	h.write("writer", 2*model.MiB)
+	h.watch.look(ctx)
+	testkit.WaitFor(t, 10*time.Second, "the other VM to be held", func() bool { return h.guard.Held("writer") != nil })
+	if h.guard.Held("hung") != nil {
+		t.Error("a VM counts as held although its VMM does not answer")
+	}
+	cancel()
+	h.watch.group.Wait()
 }
 
 func TestInterval(t *testing.T) {
