@@ -16,13 +16,13 @@ import (
 // slowCalls are the system calls that wait for a disk.
 const slowCalls = "fsync,fdatasync,sync_file_range,pwrite64,pwritev,pwritev2,ftruncate,fallocate,copy_file_range,renameat,renameat2,unlinkat"
 
-// TestSlowDisk runs the daemon and its VMMs on a disk that needs some milliseconds for each change.
-// Everything works, and no template is thrown away. BANGER_STRESS_SLOW makes it ten times slower.
+// TestSlowDisk runs the daemon and its VMMs on a disk that needs two milliseconds for each change.
+// Everything works, and no template is thrown away. BANGER_STRESS_SLOW makes it slower.
 func TestSlowDisk(t *testing.T) {
 	testkit.RequireTool(t, "strace")
-	delay := 5000 // microseconds
+	delay := 2000 // microseconds
 	if testkit.Number(t, "BANGER_STRESS_SLOW", 0) != 0 {
-		delay *= 10
+		delay *= 25
 	}
 	h := forking(t, "0")
 	ctx, cancel := context.WithCancel(context.Background())
