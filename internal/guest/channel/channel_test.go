@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -350,12 +351,13 @@ func TestAcceptEnds(t *testing.T) {
 // halting is a host's raw connection whose reads wait while the host is halted.
 type halting struct {
 	net.Conn
-	running sync.RWMutex // held for writing while the host is halted
+	halt atomic.Pointer[chan struct{}] // closed when the host continues; nil before it is halted
 }
 
 func (h *halting) Read(p []byte) (int, error) {
-	h.running.RLock()
-	h.running.RUnlock()
+	if over := h.halt.Load(); over != nil {
+		<-*over
+	}
 	return h.Conn.Read(p)
 }
 
@@ -401,7 +403,8 @@ func TestHaltedHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host.running.Lock()
+	over := make(chan struct{})
+	host.halt.Store(&over)
 	for range 2 { // the first write may reach a read that was under way
 		if _, err := theirs.Write([]byte("done")); err != nil {
 			t.Fatal(err)
@@ -409,7 +412,7 @@ func TestHaltedHost(t *testing.T) {
 	}
 	theirs.Close()
 	time.Sleep(closeTimeout + 2*time.Second)
-	host.running.Unlock()
+	close(over)
 	time.Sleep(time.Second) // the session takes everything in before the reader comes
 	got, err := io.ReadAll(ours)
 	if string(got) != "donedone" || err != nil {
