@@ -44,6 +44,7 @@ func (b *builder) failed(ctx context.Context, l *machine.Launch, err error) mach
 	switch {
 	case blame == machine.NoBlame:
 		return blame
+	case blame == machine.Doubt && b.isDamaged(ctx, key): // which is proof
 	case blame == machine.Doubt && b.queue.doubt(key, witness) < maxDoubts:
 		b.shelf.log.WarnContext(ctx, "a template did not serve a start, which proves nothing against it", "template", key, "error", err)
 		return blame
@@ -52,6 +53,16 @@ func (b *builder) failed(ctx context.Context, l *machine.Launch, err error) mach
 	b.queue.didNotWork(key)
 	b.shelf.drop(ctx, key)
 	return blame
+}
+
+// isDamaged reports whether a template is not what was saved. A start does not check that, because
+// it takes as long as reading all of it.
+func (b *builder) isDamaged(ctx context.Context, key string) bool {
+	snap, err := snapshot.Open(ctx, b.shelf.dir(key))
+	if err == nil {
+		err = snap.Verify(ctx)
+	}
+	return fault.KindOf(err) == fault.Invalid
 }
 
 // build brings a machine up without an identity and saves it.

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -189,6 +190,36 @@ func TestTemplateInDoubt(t *testing.T) {
 			h.waitClosed(t)
 		})
 	}
+}
+
+// TestDamageIsProof damages a disk of a template in a way that a start does not notice before the
+// guest uses it. One failure is enough to remove the template.
+func TestDamageIsProof(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.withTemplates(t, model.Create{})
+	for _, path := range h.stored() {
+		if strings.HasPrefix(filepath.Base(path), "i") {
+			disk := filepath.Join(path, "system.ext4")
+			info, err := os.Stat(disk)
+			damage(t, err)
+			damage(t, errors.Join(os.Truncate(disk, 0), os.Truncate(disk, info.Size())))
+		}
+	}
+	v := d.create(t, model.Create{Name: "a"})
+	calls := h.called("do assume")
+	release := h.hanging("do assume")
+	h.failing("do assume", fault.New(fault.Unavailable, "it cannot be mounted"))
+	errs := make(chan error, 1)
+	go func() { errs <- second(d.Start(t.Context(), v.ID, model.Start{}, nil)) }()
+	waitFor(t, func() bool { return h.called("do assume") > calls })
+	h.failing("do assume", nil)
+	release()
+	if err := <-errs; err != nil {
+		t.Fatal(err)
+	}
+	d.wantTemplates(t, 1)
+	h.waitClosed(t)
 }
 
 // TestHostileImageKeepsTheUniversalTemplate makes the identity step of one image fail again and
