@@ -109,7 +109,7 @@ type Frozen struct {
 // /var/lib and /root. Directories and empty files are left out.
 type Writes struct {
 	Paths []string `json:"paths"`          // at most MaxWrites
-	More  bool     `json:"more,omitempty"` // there are more, or the search took too long
+	More  bool     `json:"more,omitempty"` // there are more, or there is too much to search
 	// Renewed are files that the image's fork hooks make anew: see WritesRenewed. A directory ends
 	// with a slash.
 	Renewed []string `json:"renewed,omitempty"`
