@@ -71,7 +71,7 @@ func TestSuspend(t *testing.T) {
 		}
 		cut := begin()
 		ok(t, h, "suspend", "box")
-		if r := <-cut; r.Code == 0 || !strings.Contains(r.Stderr, "the connection ended before the command did") {
+		if r := <-cut; r.Code == 0 || !strings.Contains(r.Stderr, "was suspended meanwhile") {
 			t.Errorf("after a suspension: %d, %q, %s", r.Code, r.Stdout, r.Stderr)
 		}
 		ok(t, h, "resume", "box")
