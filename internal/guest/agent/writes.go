@@ -22,23 +22,21 @@ type writesService struct{ marks *marks }
 const (
 	maxVisited = 200_000  // files and directories
 	maxHook    = 64 << 10 // bytes of a hook that are read
-	// the file system's clock may be behind by a tick, and a tick has at most 10 ms
-	clockTick = 20 * time.Millisecond
 )
 
 // written lists the directories of the search. The volumes have file systems of their own.
 var written = []string{"/etc", "/var/lib", "/var/lib/docker", "/var/lib/containerd", "/root"}
 
-// writes answers GET /v1/writes, also while the processes are frozen. The image's files are older
-// than the identity, and a change gives a file the time of the change (inode(7), st_ctime), which
-// only a change of the clock could forge.
+// writes answers GET /v1/writes, also while the processes are frozen. The image's files and those
+// that the agent wrote for the identity are older. A change gives a file the time of the change
+// (inode(7), st_ctime). The init starts more than a tick of that clock after the identity.
 func (s *writesService) writes(*http.Request) (any, error) {
 	all := s.marks.all()
 	i := slices.IndexFunc(all, func(m proto.Mark) bool { return m.Name == "assumed" })
 	if i < 0 {
 		return nil, fault.New(fault.WrongState, "this machine has no identity yet")
 	}
-	w := writtenSince(time.Now().Add(all[i].At-sinceBoot()-clockTick), written...)
+	w := writtenSince(time.Now().Add(all[i].At-sinceBoot()), written...)
 	w.Renewed = renewed(hooksDir)
 	return w, nil
 }
