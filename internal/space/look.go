@@ -67,7 +67,7 @@ func (w *watch) look(ctx context.Context) time.Duration {
 		w.wasLow = low
 		if low {
 			w.Log.WarnContext(ctx, "the host's free space is below the floor: VMs that write are held", "free", l.free, "floor", l.floor)
-			w.GiveWay(ctx)
+			w.group.Go(func() { w.GiveWay(ctx) }) // a machine on standby may be long to end
 		}
 	}
 	running := map[string]bool{}

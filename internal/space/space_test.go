@@ -234,6 +234,30 @@ func TestHungVMM(t *testing.T) {
 	h.watch.group.Wait()
 }
 
+// TestGivingWayHangs: VMs that write are held although a machine on standby is long to end.
+func TestGivingWayHangs(t *testing.T) {
+	h := newHost(t, "auto", "writer")
+	asked, ended := make(chan struct{}), make(chan struct{})
+	h.guard.GiveWay = func(context.Context) {
+		close(asked)
+		<-ended
+	}
+	h.look()
+	h.free = model.GiB
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		h.watch.look(t.Context())
+		h.write("writer", 2*model.MiB)
+		h.watch.look(t.Context())
+	}()
+	testkit.WaitFor(t, 10*time.Second, "the VM to be held", func() bool { return h.guard.Held("writer") != nil })
+	<-asked
+	close(ended)
+	<-looked
+	h.watch.group.Wait()
+}
+
 func TestInterval(t *testing.T) {
 	h := newHost(t, "2G")
 	for free, want := range map[model.Bytes]time.Duration{
