@@ -124,7 +124,9 @@ func (w *watch) hold(ctx context.Context, v VM) {
 	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
 	defer cancel()
 	if err := w.machines.Hold(ctx, v.ID); err != nil { // the next look tries again
-		w.Log.WarnContext(ctx, "holding a VM that writes", "vm", v.ID, "name", v.Name, "error", err)
+		if fault.KindOf(err) != fault.Locked {
+			w.Log.WarnContext(ctx, "holding a VM that writes", "vm", v.ID, "name", v.Name, "error", err)
+		}
 		return
 	}
 	w.setHeld(v.ID, model.HeldAtFloor)

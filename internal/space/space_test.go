@@ -1,6 +1,7 @@
 package space
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"maps"
@@ -212,6 +213,28 @@ func TestBusy(t *testing.T) {
 	if h.guard.Held("forked") != nil {
 		t.Error("a VM counts as held while an operation is under way on it")
 	}
+}
+
+// TestHoldWaitsInSilence: a VM on which an operation is under way is held later, and no look warns
+// of it.
+func TestHoldWaitsInSilence(t *testing.T) {
+	h := newHost(t, "auto", "writer")
+	h.look()
+	var log bytes.Buffer
+	h.guard.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	h.free = model.GiB
+	h.look()
+	h.write("writer", 2*model.MiB)
+	log.Reset()
+	h.busy = true
+	h.look()
+	h.look()
+	if log.Len() > 0 {
+		t.Errorf("the looks at a busy VM warn:\n%s", &log)
+	}
+	h.busy = false
+	h.look()
+	h.wantHeld("after the operation", "writer")
 }
 
 // TestHungVMM: a VMM that does not answer does not keep the others from being held.
