@@ -46,8 +46,14 @@ func Lock(ctx context.Context, f *os.File) error {
 }
 
 // TryLock takes the exclusive lock on an open file if it is free, and reports whether it was.
-func TryLock(f *os.File) (free bool, err error) {
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+func TryLock(f *os.File) (free bool, err error) { return try(f, unix.LOCK_EX) }
+
+// TryShared is TryLock for a lock that others may share. A look at who holds the exclusive lock
+// uses it, so that two looks do not take each other for the holder.
+func TryShared(f *os.File) (free bool, err error) { return try(f, unix.LOCK_SH) }
+
+func try(f *os.File, how int) (free bool, err error) {
+	err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil
 	}

@@ -19,7 +19,7 @@ func open(t *testing.T, path string) *os.File {
 	return f
 }
 
-func try(t *testing.T, f *os.File) bool {
+func tryLock(t *testing.T, f *os.File) bool {
 	t.Helper()
 	free, err := TryLock(f)
 	if err != nil {
@@ -46,7 +46,7 @@ func TestLockWaits(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Fatal(err)
 	}
-	if try(t, third) {
+	if tryLock(t, third) {
 		t.Error("TryLock took a lock that is held")
 	}
 }
@@ -56,7 +56,7 @@ func TestLockWaits(t *testing.T) {
 func TestLockIsGivenUp(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	first, second, third := open(t, path), open(t, path), open(t, path)
-	if !try(t, first) {
+	if !tryLock(t, first) {
 		t.Fatal("a new lock is not free")
 	}
 	why := errors.New("why")

@@ -140,7 +140,7 @@ func Holder(layout paths.Layout) (Process, error) {
 		return Process{}, fmt.Errorf("looking for the home's daemon: %w", err)
 	}
 	defer f.Close()
-	if free, err := flock.TryLock(f); free || err != nil {
+	if free, err := flock.TryShared(f); free || err != nil {
 		return Process{}, err
 	}
 	name, leaving := holder(f)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/flock"
 	"banger/internal/paths"
 )
 
@@ -115,4 +116,27 @@ func TestHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("after", Process{})
+}
+
+// TestHoldersLookAtOnce: someone who looks for the daemon is not taken for it.
+func TestHoldersLookAtOnce(t *testing.T) {
+	s := newSite(t.TempDir())
+	held, err := Acquire(testContext(t), s.Layout)
+	if err == nil {
+		err = held.Release()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(paths.LockIn(s.State))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if free, err := flock.TryShared(f); !free || err != nil {
+		t.Fatalf("the first look: %v, %v", free, err)
+	}
+	if got, err := Holder(s.Layout); err != nil || got != (Process{}) {
+		t.Errorf("a look beside another one: got %+v, %v, want no process", got, err)
+	}
 }
