@@ -41,7 +41,12 @@ func acquire(ctx context.Context, root string) (*lock, error) {
 		}
 		l := &lock{f: f}
 		if l.isCurrent() {
-			return l, l.say("")
+			err := l.say("")
+			if err == nil || l.sayNothing() == nil { // a full disk is no reason not to start
+				return l, nil
+			}
+			f.Close()
+			return nil, err
 		}
 		f.Close()
 		if ctx.Err() != nil {
@@ -112,7 +117,7 @@ func busy(pid, root string) error {
 		WithHint("Use that one, end it with `banger daemon stop` or kill %s, or set BANGER_HOME to another directory.", pid)
 }
 
-// holder reads who holds the lock. The file may be empty for a moment.
+// holder reads who holds the lock. The file may be empty for a moment, or while the disk is full.
 func holder(f *os.File) (pid string, leaving bool) {
 	const most = 64
 	data, err := io.ReadAll(io.NewSectionReader(f, 0, most))
@@ -152,18 +157,18 @@ func Holder(layout paths.Layout) (Process, error) {
 	return Process{PID: pid, Stopping: leaving}, nil
 }
 
-// say writes who holds the lock and the holder's state. A shorter text would leave the end of a
-// longer one, so the file is truncated first.
+// say writes who holds the lock and the holder's state. All texts have the same size and replace
+// each other in place, which needs no space on most filesystems.
 func (l *lock) say(state string) error {
-	text := strings.TrimSpace(strconv.Itoa(os.Getpid())+" "+state) + "\n"
-	if err := l.f.Truncate(0); err != nil {
-		return fmt.Errorf("writing the lock file: %w", err)
-	}
+	text := fmt.Sprintf("%-10d %-8s\n", os.Getpid(), state)
 	if _, err := l.f.WriteAt([]byte(text), 0); err != nil {
 		return fmt.Errorf("writing the lock file: %w", err)
 	}
 	return nil
 }
+
+// sayNothing empties the lock file, so that it does not name an earlier holder.
+func (l *lock) sayNothing() error { return l.f.Truncate(0) }
 
 // release releases the lock. The file stays: if it were removed, two daemons could lock two files
 // of one name.

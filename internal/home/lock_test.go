@@ -3,6 +3,7 @@ package home
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -10,9 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
 	"banger/internal/flock"
 	"banger/internal/paths"
+	"banger/internal/testkit"
 )
 
 func testContext(t *testing.T) context.Context {
@@ -54,7 +58,7 @@ func TestLock(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Errorf("waiting for one that ends: %v", err)
 	}
-	if text, err := os.ReadFile(paths.LockIn(root)); err != nil || string(text) != strconv.Itoa(os.Getpid())+"\n" {
+	if text, err := os.ReadFile(paths.LockIn(root)); err != nil || strings.TrimSpace(string(text)) != strconv.Itoa(os.Getpid()) {
 		t.Errorf("the lock file holds %q, %v", text, err)
 	}
 }
@@ -138,5 +142,38 @@ func TestHoldersLookAtOnce(t *testing.T) {
 	}
 	if got, err := Holder(s.Layout); err != nil || got != (Process{}) {
 		t.Errorf("a look beside another one: got %+v, %v, want no process", got, err)
+	}
+}
+
+// TestLockOnFullDisk takes the lock of a root that has no room: a new lock, and one that an earlier
+// daemon left while it was stopping. Neither may name the earlier daemon.
+func TestLockOnFullDisk(t *testing.T) {
+	root := t.TempDir()
+	err := unix.Mount("tmpfs", root, "tmpfs", 0, "mode=700,size=65536")
+	testkit.Require(t, "root", err == nil, fmt.Sprintf("mounting a tmpfs: %v", err))
+	t.Cleanup(func() { unix.Unmount(root, unix.MNT_DETACH) })
+	fill := func() {
+		if err := os.WriteFile(filepath.Join(root, "filler"), make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+			t.Fatalf("filling the disk: %v", err)
+		}
+	}
+	fill()
+	l, err := acquire(testContext(t), root)
+	if err != nil {
+		t.Fatalf("a new lock on a full disk: %v", err)
+	}
+	if pid, _ := holder(l.f); pid != "unknown" {
+		t.Errorf("the empty lock file names %s", pid)
+	}
+	if err := errors.Join(os.Remove(filepath.Join(root, "filler")), l.say(stopping), l.release()); err != nil {
+		t.Fatal(err)
+	}
+	fill()
+	if l, err = acquire(testContext(t), root); err != nil {
+		t.Fatalf("a lock on a full disk: %v", err)
+	}
+	defer l.release()
+	if pid, leaving := holder(l.f); pid != strconv.Itoa(os.Getpid()) || leaving {
+		t.Errorf("the lock file names %s, stopping %v", pid, leaving)
 	}
 }
