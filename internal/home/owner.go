@@ -69,14 +69,11 @@ func checkOwner(what, path string, info fs.FileInfo, me int) error {
 		return fmt.Errorf("looking at %s: the system does not report an owner", path)
 	}
 	mode := info.Mode().Perm()
-	// Many distributions give each user a group of that user alone, with the same number, and make
-	// files that this group may write to.
-	ownGroup := me != 0 && int(st.Gid) == me
 	switch {
 	case int(st.Uid) != me && st.Uid != 0:
 		return fault.New(fault.Denied, "%s belongs to user %d, who could make banger run anything", what, st.Uid).
 			WithHint("If you trust its contents: sudo chown -R %d %s. Otherwise set BANGER_HOME to a directory of your own.", me, path)
-	case mode&0o002 != 0, mode&0o020 != 0 && !ownGroup:
+	case mode&0o002 != 0, mode&0o020 != 0 && !isOwnGroup(info, me):
 		return fault.New(fault.Denied, "%s may be changed by others (mode %#o)", what, mode).
 			WithHint("If you trust its contents: chmod go-w %s", path)
 	}
@@ -94,8 +91,8 @@ func existing(path string) string {
 	return path
 }
 
-// checkAncestors refuses a directory at or above which everybody may rename the files of others:
-// world-writable without the sticky bit. The directory must exist.
+// checkAncestors refuses a directory at or above which somebody else may rename the user's files.
+// The directory must exist.
 func checkAncestors(name, dir string) error {
 	path, err := real(dir)
 	if err != nil {
@@ -106,14 +103,46 @@ func checkAncestors(name, dir string) error {
 		if err != nil {
 			return fmt.Errorf("looking at the %s directory: %w", name, err)
 		}
-		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
-			return fault.New(fault.Denied, "the %s directory %s is in %s, where everybody may rename and remove", name, dir, up).
-				WithHint("Set BANGER_HOME to a directory of your own, or: chmod o-w %s", up)
+		if err := checkAncestor(fmt.Sprintf("the %s directory %s is in %s", name, dir, up), up, info, os.Geteuid()); err != nil {
+			return err
 		}
 		if up == filepath.Dir(up) {
 			return nil
 		}
 	}
+}
+
+// unmapped is the owner that a user namespace shows for users that it does not have.
+const unmapped = 65534
+
+// checkAncestor checks one directory for the user me. Its owner may rename all that is in it. With
+// the sticky bit, others that may write to it rename only what is theirs.
+func checkAncestor(what, path string, info fs.FileInfo, me int) error {
+	owner, mode := ownerOf(info), info.Mode().Perm()
+	sticky := info.Mode()&fs.ModeSticky != 0
+	switch {
+	case owner != me && owner != 0 && !(path == "/" && owner == unmapped):
+		return fault.New(fault.Denied, "%s, where user %d may rename and remove", what, owner).
+			WithHint("Set BANGER_HOME to a directory of your own that is not in it. If it is meant for all users: sudo chown root %s", path)
+	case mode&0o002 != 0 && !sticky:
+		return fault.New(fault.Denied, "%s, where everybody may rename and remove", what).
+			WithHint("Set BANGER_HOME to a directory of your own, or: chmod o-w %s", path)
+	case mode&0o020 != 0 && !sticky && !isOwnGroup(info, me):
+		return fault.New(fault.Denied, "%s, where the group %d may rename and remove", what, groupOf(info)).
+			WithHint("Set BANGER_HOME to a directory of your own, or: chmod g-w %s", path)
+	}
+	return nil
+}
+
+// isOwnGroup reports whether a file's group is the user's own. Many distributions give each user a
+// group of that user alone, with the same number, and make files that this group may write to.
+func isOwnGroup(info fs.FileInfo, me int) bool { return me != 0 && groupOf(info) == me }
+
+func groupOf(info fs.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Gid)
+	}
+	return -1
 }
 
 func ownerOf(info fs.FileInfo) int {

@@ -29,6 +29,17 @@ func TestOwners(t *testing.T) {
 		"in a sticky directory": {func(_ *site, top string) error { return os.Chmod(filepath.Dir(top), 0o777|os.ModeSticky) }, nil, "", false},
 		"in everybody's directory": {func(_ *site, top string) error { return os.Chmod(filepath.Dir(top), 0o777) },
 			func(_ *site, top string) string { return filepath.Dir(top) }, "chmod o-w", false},
+		"in somebody's directory": {func(_ *site, top string) error { return os.Chown(filepath.Dir(top), nobody, nobody) },
+			func(_ *site, top string) string { return filepath.Dir(top) }, "BANGER_HOME", true},
+		"in somebody's sticky directory": {func(_ *site, top string) error {
+			return errors.Join(os.Chown(filepath.Dir(top), nobody, nobody), os.Chmod(filepath.Dir(top), 0o777|os.ModeSticky))
+		}, func(_ *site, top string) string { return filepath.Dir(top) }, "BANGER_HOME", true},
+		"in a group's directory": {func(_ *site, top string) error {
+			return errors.Join(os.Chown(filepath.Dir(top), -1, nobody), os.Chmod(filepath.Dir(top), 0o775))
+		}, func(_ *site, top string) string { return filepath.Dir(top) }, "chmod g-w", true},
+		"in a group's sticky directory": {func(_ *site, top string) error {
+			return errors.Join(os.Chown(filepath.Dir(top), -1, nobody), os.Chmod(filepath.Dir(top), 0o775|os.ModeSticky))
+		}, nil, "", true},
 		"everybody's home": {func(_ *site, top string) error { return os.Chmod(top, 0o777|os.ModeSticky) },
 			func(_ *site, top string) string { return top }, "chmod go-w", false},
 		"everybody's state": {func(s *site, _ string) error { return os.Chmod(s.State, 0o707) },
@@ -106,6 +117,40 @@ func TestOwnGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := checkOwner("it", dir, info, alice); (err != nil) != c.refused {
+			t.Errorf("%+v: got %v", c, err)
+		}
+	}
+}
+
+// TestAncestors checks directories above a home of alice.
+func TestAncestors(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can give files away")
+	const alice, bob, staff = 4242, 4343, 50
+	for _, c := range []struct {
+		path     string // as which the directory is checked
+		uid, gid int
+		mode     os.FileMode
+		refused  bool
+	}{
+		{"/home/alice", alice, alice, 0o775, false},
+		{"/home/alice", alice, staff, 0o775, true},
+		{"/home/bob", bob, bob, 0o755, true},
+		{"/home", 0, 0, 0o755, false},
+		{"/tmp", 0, 0, 0o777 | os.ModeSticky, false},
+		{"/srv", 0, staff, 0o775 | os.ModeSetgid, true},
+		{"/home", unmapped, unmapped, 0o755, true},
+		{"/", unmapped, unmapped, 0o755, false},
+		{"/", unmapped, unmapped, 0o777, true},
+	} {
+		dir := t.TempDir()
+		if err := errors.Join(os.Chown(dir, c.uid, c.gid), os.Chmod(dir, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := checkAncestor("it", c.path, info, alice); (err != nil) != c.refused {
 			t.Errorf("%+v: got %v", c, err)
 		}
 	}
