@@ -116,6 +116,8 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		return r.abandonPause(ctx, op)
 	case v.State == model.Running, v.State == model.Paused:
 		return r.adopt(ctx, op)
+	case (v.State == model.Starting || !v.State.Live()) && !machine.MayExist(op.dirs().Dir):
+		r.showMissing(op)
 	case v.State == model.Starting:
 		return r.abandonStart(ctx, op)
 	case v.State == model.Suspended && !machine.MayExist(op.dirs().Suspended()): // given up
@@ -135,8 +137,6 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 			op.removeIfAsked(ctx)
 		}
 		return err
-	case !machine.MayExist(op.dirs().Dir):
-		r.showMissing(op)
 	case r.host.HasRunDir(v.ID): // it had got a machine on standby, and no start
 		return op.tearDown(ctx)
 	case v.Started != nil:
@@ -205,8 +205,8 @@ func (r recovery) notAdopted(op *operation, cause error) {
 	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Broken, failure })
 }
 
-// showMissing shows a stopped VM as broken whose directory somebody has removed. What is stored
-// stays: the directory may come back.
+// showMissing shows a VM as broken whose directory is missing. What is stored stays: the directory
+// may come back, with the VM's memory in it.
 func (r recovery) showMissing(op *operation) {
 	failure := r.failure(op.record(), fmt.Errorf("its directory %s is missing", op.dirs().Dir))
 	failure.Hint = "stop the daemon and put the directory back, or delete the VM"

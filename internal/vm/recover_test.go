@@ -121,27 +121,50 @@ func TestOrphansAreRemoved(t *testing.T) {
 	h.wantMachines(t, 0)
 }
 
-// TestMissingDirectory takes the directory of a stopped VM away, and puts it back.
+// TestMissingDirectory takes the directory of a VM away that has no machine, and puts it back. The
+// VM is what it was.
 func TestMissingDirectory(t *testing.T) {
-	h := newHost(t)
-	d := h.daemon()
-	v := d.create(t, model.Create{Name: "a"})
-	d.die()
-	dir, away := h.layout.VM(v.ID).Dir, t.TempDir()+"/away"
-	if err := os.Rename(dir, away); err != nil {
-		t.Fatal(err)
+	for state, want := range map[model.State]model.State{
+		model.Stopped: model.Stopped, model.Suspended: model.Suspended, model.Starting: model.Suspended,
+	} {
+		t.Run(string(state), func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			d.bringTo(t, v, want)
+			if state == model.Starting { // a resume that had hardly begun
+				stored, err := d.store.VMs(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				stored[0].State = state
+				if err := d.store.PutVM(t.Context(), stored[0]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d.die()
+			dir, away := h.layout.VM(v.ID).Dir, t.TempDir()+"/away"
+			if err := os.Rename(dir, away); err != nil {
+				t.Fatal(err)
+			}
+			d = h.daemon()
+			d.wantState(t, "a", model.Broken)
+			got, _ := d.Get("a")
+			wantLastError(t, got, dir)
+			d.die()
+			if err := os.Rename(away, dir); err != nil {
+				t.Fatal(err)
+			}
+			d = h.daemon()
+			d.wantState(t, "a", want)
+			if want == model.Suspended {
+				d.resume(t, v)
+				d.wantContinues(t, v)
+				return
+			}
+			d.start(t, "a")
+		})
 	}
-	d = h.daemon()
-	d.wantState(t, "a", model.Broken)
-	got, _ := d.Get("a")
-	wantLastError(t, got, dir)
-	d.die()
-	if err := os.Rename(away, dir); err != nil {
-		t.Fatal(err)
-	}
-	d = h.daemon()
-	d.wantState(t, "a", model.Stopped)
-	d.start(t, "a")
 }
 
 // TestOrphanOfAUserIsKept loses the record of a VM whose directory has a copy of the record. The
