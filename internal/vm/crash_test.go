@@ -23,11 +23,17 @@ type crashPoint struct {
 	halted   map[string]bool
 }
 
+// losePower makes the next crash one of the host: no machine outlives it.
+func (h *host) losePower() { h.unplugged = true }
+
 // remember copies the host.
 func (h *host) remember() crashPoint {
 	h.t.Helper()
 	now := crashPoint{
 		copies: map[string]string{}, machines: h.computer.Running(), memories: map[string][]byte{}, halted: map[string]bool{},
+	}
+	if h.unplugged {
+		now.machines, h.unplugged = nil, false
 	}
 	for _, m := range now.machines {
 		now.memories[m.ID], now.halted[m.ID] = h.computer.Memory(m.ID), h.computer.Halted(m.ID)

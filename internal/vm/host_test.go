@@ -37,18 +37,19 @@ import (
 
 // host is what outlives a daemon: the running machines, and what each hook must do.
 type host struct {
-	t        *testing.T
-	layout   paths.Layout
-	mu       sync.Mutex
-	computer *fake.Host
-	file     string           // stands for the image, the kernel and the initramfs
-	fail     map[string]error // by hook: "do agent", "undo prepare/cap", ...
-	block    map[string]chan struct{}
-	killAt   *stopAt // at which the daemon is killed; nil for none
-	calls    []string
-	guest    proto.Assume    // the last identity that a guest got
-	records  map[string]bool // ids of VMs with a record; other machines belong to templates
-	gone     map[string]bool // images and kernels that were deleted
+	t         *testing.T
+	layout    paths.Layout
+	mu        sync.Mutex
+	computer  *fake.Host
+	file      string           // stands for the image, the kernel and the initramfs
+	fail      map[string]error // by hook: "do agent", "undo prepare/cap", ...
+	block     map[string]chan struct{}
+	killAt    *stopAt // at which the daemon is killed; nil for none
+	unplugged bool    // the next crash ends the machines, too
+	calls     []string
+	guest     proto.Assume    // the last identity that a guest got
+	records   map[string]bool // ids of VMs with a record; other machines belong to templates
+	gone      map[string]bool // images and kernels that were deleted
 
 	answersButton bool            // guests react to the power button
 	homes         bool            // VMs can have work disks

@@ -133,9 +133,7 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		return op.endSuspended(ctx)
 	case v.State.Live():
 		err := op.settle(ctx, nil)
-		if err == nil {
-			op.removeIfAsked(ctx)
-		}
+		op.removeIfAsked(ctx)
 		return err
 	case r.host.HasRunDir(v.ID): // it had got a machine on standby, and no start
 		return op.tearDown(ctx)
@@ -178,13 +176,7 @@ func (r recovery) adopt(ctx context.Context, op *operation) error {
 	v := op.record()
 	m, err := r.host.Adopt(ctx, v.Runtime.Driver, v.Runtime.State)
 	if fault.KindOf(err) == fault.NotFound {
-		err := op.settle(ctx, &model.Failure{
-			Time: time.Now().UTC(), Msg: "the machine ended while no daemon was there to see it", Log: op.dirs().VMMLog(),
-		})
-		if err == nil {
-			op.removeIfAsked(ctx)
-		}
-		return err
+		return r.ended(ctx, op)
 	}
 	if err != nil {
 		err = fmt.Errorf("looking for the VMM: %w", err)
@@ -195,6 +187,32 @@ func (r recovery) adopt(ctx context.Context, op *operation) error {
 	r.watch(op.e)
 	r.logger(v).InfoContext(ctx, "adopted", "pid", m.Instance.PID())
 	return nil
+}
+
+// ended settles a VM whose machine is gone. If a suspension has saved all of the memory, and only
+// its record is missing, the VM is suspended.
+func (r recovery) ended(ctx context.Context, op *operation) error {
+	if op.record().State == model.Pausing {
+		current, err := op.memoryIsCurrent(ctx)
+		switch {
+		case err != nil: // the next start-up looks again
+			r.notAdopted(op, err)
+			return err
+		case current:
+			if err := op.update(ctx, func(v *model.VM) { v.State = model.Suspended }); err != nil {
+				return err
+			}
+			return op.endSuspended(ctx)
+		case !machine.MayExist(op.dirs().Dir):
+			r.showMissing(op)
+			return nil
+		}
+	}
+	err := op.settle(ctx, &model.Failure{
+		Time: time.Now().UTC(), Msg: "the machine ended while no daemon was there to see it", Log: op.dirs().VMMLog(),
+	})
+	op.removeIfAsked(ctx)
+	return err
 }
 
 // notAdopted shows a VM as broken whose machine may well run. What is stored stays: it is as true
@@ -214,16 +232,14 @@ func (r recovery) showMissing(op *operation) {
 }
 
 // abandonPause lets a VM continue whose pausing or suspending was cut off, or that was being saved
-// for a fork or a snapshot.
+// for a fork or a snapshot. Saved memory is removed only if the machine is there, which has it too.
 func (r recovery) abandonPause(ctx context.Context, op *operation) error {
-	files := op.dirs()
-	if err := errors.Join(machine.RemoveAll(files.Suspended()), machine.RemoveUnfinished(files.Dir)); err != nil {
-		return err
-	}
 	if err := r.adopt(ctx, op); err != nil || op.e.machine() == nil {
 		return err
 	}
-	return repairs{op}.callOffPause(ctx)
+	files := op.dirs()
+	err := errors.Join(snapshot.Remove(files.Suspended()), machine.RemoveUnfinished(files.Dir))
+	return errors.Join(err, repairs{op}.callOffPause(ctx))
 }
 
 // abandonStart removes what a start made before the daemon died in the middle of it. A VM that was

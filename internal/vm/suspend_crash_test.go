@@ -81,6 +81,40 @@ func TestKilledWhilePausing(t *testing.T) {
 	}
 }
 
+// TestPowerLossWhileSuspending ends daemon and machine at each moment of a suspension. As soon as
+// all of the memory is saved, it is kept.
+func TestPowerLossWhileSuspending(t *testing.T) {
+	t.Parallel()
+	for hook, want := range map[string]model.State{
+		"store pausing": model.Stopped, "freeze": model.Stopped, "save": model.Stopped, "still": model.Stopped, "shape": model.Stopped,
+		"store suspended": model.Suspended, "signal": model.Suspended, "undo two": model.Suspended, "undo one": model.Suspended,
+	} {
+		t.Run(hook, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			h.losePower()
+			dead := d
+			d = d.killedIn(hook, func(ctx context.Context) { dead.Suspend(ctx, "a", nil) })
+			got, err := d.Get("a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "the VM after the power loss", got.State, want)
+			h.wantMachines(t, 0)
+			wantNoRuntime(t, got)
+			if want == model.Stopped {
+				d.wantNothingSaved(t)
+				d.start(t, "a")
+				return
+			}
+			d.resume(t, v)
+			d.wantContinues(t, v)
+		})
+	}
+}
+
 // TestKilledAfterTheGuestWrote kills the daemon after a resumed guest has changed its disk. Its
 // saved memory is outdated.
 func TestKilledAfterTheGuestWrote(t *testing.T) {
