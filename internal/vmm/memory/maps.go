@@ -6,24 +6,24 @@ import (
 	"os"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
 )
 
-// Backing is what the regions of a guest's memory map.
-type Backing int
+// Backing is what the regions of a guest's memory map: a file, each region at its offset, or
+// Nothing. Some file systems, such as btrfs, have another device in their answer to stat(2).
+type Backing struct{ Device, Inode uint64 }
 
-// The backings.
-const (
-	Nothing Backing = iota
-	File            // one file, each region at its offset
-)
+// Nothing is the Backing of memory that maps no file.
+var Nothing Backing
 
 // Look returns what the regions of a process map. Each must be a private mapping, and all must map
 // the same. Otherwise the error is fault.Unsupported.
 func Look(pid int, regions []Region) (Backing, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/maps")
 	if err != nil {
-		return 0, fmt.Errorf("finding the guest's memory: %w", err)
+		return Nothing, fmt.Errorf("finding the guest's memory: %w", err)
 	}
 	return backing(data, regions)
 }
@@ -40,7 +40,7 @@ func backing(maps []byte, regions []Region) (Backing, error) {
 	for line := range bytes.Lines(maps) {
 		m, err := parseMapping(line)
 		if err != nil {
-			return 0, err
+			return Nothing, err
 		}
 		list = append(list, m)
 	}
@@ -48,14 +48,18 @@ func backing(maps []byte, regions []Region) (Backing, error) {
 	for _, r := range regions {
 		m := cover(list, r)
 		if m == nil || first != nil && (m.device != first.device || m.inode != first.inode) {
-			return 0, fault.New(fault.Unsupported, "the guest's memory at %#x is not one private mapping", r.Addr)
+			return Nothing, fault.New(fault.Unsupported, "the guest's memory at %#x is not one private mapping", r.Addr)
 		}
 		first = m
 	}
-	if first != nil && first.inode != 0 {
-		return File, nil
+	if first == nil || first.inode == 0 {
+		return Nothing, nil
 	}
-	return Nothing, nil
+	var major, minor uint32
+	if n, _ := fmt.Sscanf(first.device, "%x:%x", &major, &minor); n != 2 {
+		return Nothing, fmt.Errorf("%.20q is not a device of a process's maps", first.device)
+	}
+	return Backing{Device: unix.Mkdev(major, minor), Inode: first.inode}, nil
 }
 
 // cover returns the first of the mappings that together are one private mapping of a region. The

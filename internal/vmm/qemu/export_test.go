@@ -50,3 +50,16 @@ func At(ctx context.Context, in vmm.Instance) (uint64, error) {
 func HostAddress(ctx context.Context, in vmm.Instance, guest int64) (uint64, error) {
 	return hostAddress(ctx, in.(*instance), guest)
 }
+
+// OpenBase opens what a process has in the place of its memory file, as a Save does. from is the
+// file of the start; nil if an older version started the machine, which maps mapped.
+func OpenBase(pid int, from *os.File, mapped memory.Backing) (*os.File, error) {
+	if from == nil {
+		return openBase(pid, nil, mapped)
+	}
+	id, err := identify(from)
+	if err != nil {
+		return nil, err
+	}
+	return openBase(pid, id, mapped)
+}

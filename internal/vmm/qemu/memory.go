@@ -76,12 +76,8 @@ func (s *saving) region(ctx context.Context) (memory.Region, *os.File, error) {
 	if err != nil || backing == memory.Nothing {
 		return region, nil, err
 	}
-	// The file from which it was restored may have lost its name.
-	base, err := os.Open(fmt.Sprintf("/proc/%d/fd/%d", s.in.PID(), memoryFD))
-	if err != nil {
-		return region, nil, fmt.Errorf("opening the memory that the machine was restored from: %w", err)
-	}
-	return region, base, nil
+	base, err := openBase(s.in.PID(), s.in.s.Base, backing)
+	return region, base, err
 }
 
 var hostAddressLine = regexp.MustCompile(`^Host virtual address for 0x[0-9a-f]+ .* is 0x([0-9a-f]{1,16})\s*$`)

@@ -60,6 +60,11 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	}()
 	s := intended(m)
 	s.Protection = d.protection(h, f)
+	if h.restored {
+		if s.Base, err = identify(f.list[memoryFD]); err != nil {
+			return nil, err
+		}
+	}
 	encoded, err := s.encode()
 	if err != nil {
 		return nil, err

@@ -26,6 +26,9 @@ type state struct {
 	Process *process.ID `json:"process,omitempty"`
 	// Protection is nil if an older version started the machine.
 	Protection model.Protection `json:"protection,omitempty"`
+	// Base is the memory file that the machine was restored from. It is nil if the machine booted,
+	// or if an older version started it.
+	Base *fileID `json:"base,omitempty"`
 }
 
 func intended(m vmm.Machine) state {
