@@ -43,7 +43,8 @@ var refused = []uint32{
 
 	// Rarely used parts of the kernel, and ways around this filter.
 	unix.SYS_BPF, unix.SYS_USERFAULTFD, unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_SHMGET, unix.SYS_SHMAT,
-	unix.SYS_MSGGET, unix.SYS_SEMGET, unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK, unix.SYS_SOCKETPAIR, unix.SYS_MODIFY_LDT,
+	unix.SYS_SHMCTL, unix.SYS_SHMDT, unix.SYS_MSGGET, unix.SYS_MSGRCV, unix.SYS_MSGSND, unix.SYS_MSGCTL, unix.SYS_SEMGET,
+	unix.SYS_SEMOP, unix.SYS_SEMTIMEDOP, unix.SYS_SEMCTL, unix.SYS_MQ_OPEN, unix.SYS_MQ_UNLINK, unix.SYS_SOCKETPAIR, unix.SYS_MODIFY_LDT,
 	unix.SYS_PERSONALITY, unix.SYS_MEMFD_SECRET,
 
 	// What only root may do.

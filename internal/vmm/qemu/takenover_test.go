@@ -191,6 +191,11 @@ var attempts = []attempt{
 	{"loading a BPF program", model.LayerCalls, true, func(targets) error { return call(unix.SYS_BPF, 0) }},
 	{"making a userfaultfd", model.LayerCalls, true, func(targets) error { return call(unix.SYS_USERFAULTFD, 0) }},
 	{"using the kernel's keys", model.LayerCalls, true, func(targets) error { return call(unix.SYS_KEYCTL, 0) }},
+	{"finding the message queues of other programs", model.LayerCalls, false, func(targets) error {
+		var info [256]byte
+		const ipcInfo = 3
+		return call(unix.SYS_MSGCTL, 0, ipcInfo, uintptr(unsafe.Pointer(&info)))
+	}},
 	{"making an io_uring", model.LayerCalls, true, func(targets) error {
 		var params [120]byte
 		return call(unix.SYS_IO_URING_SETUP, 8, uintptr(unsafe.Pointer(&params)))
