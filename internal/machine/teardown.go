@@ -53,6 +53,27 @@ func (h *Host) TearDown(ctx context.Context, r Remains) error {
 	return RemoveAll(h.Layout.VM(r.ID).Dir)
 }
 
+// CheckUnrecorded refuses to go on if one of the machines without a record runs and is a user's:
+// then the database is older than the VM. TearDown would end the machine.
+func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
+	for _, id := range ids {
+		c, err := vmdir.Read(h.Layout.VM(id), id)
+		if err != nil || !vmdir.IsUp(c.VM) {
+			continue
+		}
+		m, err := h.Adopt(ctx, c.VM.Runtime.Driver, c.VM.Runtime.State)
+		if fault.KindOf(err) == fault.NotFound {
+			continue
+		}
+		if err == nil {
+			err = m.Close()
+		}
+		return errors.Join(fault.New(fault.WrongState, "VM %s (%s) runs and has no record: the database is older than the VM", c.VM.Spec.Name, id).
+			WithHint("Nothing was ended. If you have the newer database, put it back. Otherwise add the missing records: banger daemon recover"), err)
+	}
+	return nil
+}
+
 // End ends the machine if there is one, and waits until it is gone.
 func (h *Host) End(ctx context.Context, r Remains) error {
 	m, err := r.Machine, error(nil)

@@ -56,9 +56,18 @@ func (h *host) daemon() *daemon {
 // daemonWithin starts a daemon that ends when ctx does.
 func (h *host) daemonWithin(ctx context.Context) *daemon {
 	h.t.Helper()
-	s, err := store.Open(h.t.Context(), h.layout.Database())
+	d, err := h.tryDaemon(ctx)
 	if err != nil {
 		h.t.Fatal(err)
+	}
+	return d
+}
+
+func (h *host) tryDaemon(ctx context.Context) (*daemon, error) {
+	h.t.Helper()
+	s, err := store.Open(h.t.Context(), h.layout.Database())
+	if err != nil {
+		return nil, err
 	}
 	life := &session{host: h}
 	capabilities := []machine.Capability{capability{life, "one"}, capability{life, "two"}}
@@ -93,11 +102,11 @@ func (h *host) daemonWithin(ctx context.Context) *daemon {
 		Log:       slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
-		h.t.Fatal(err)
+		return nil, errors.Join(err, s.Close())
 	}
 	started := &daemon{m, life, s}
 	h.t.Cleanup(started.die)
-	return started
+	return started, nil
 }
 
 // die ends the daemon as kill -9 does for the host: it completes nothing. It closes the manager

@@ -39,6 +39,9 @@ func (r recovery) run(ctx context.Context) error {
 	if err != nil {
 		r.Log.ErrorContext(ctx, "looking for what no record names", "error", err)
 	}
+	if err := r.host.CheckUnrecorded(ctx, orphans); err != nil {
+		return err
+	}
 	for _, dir := range []string{r.Layout.Templates(), r.Layout.Snapshots()} {
 		if err := snapshot.CleanTemp(dir); err != nil {
 			r.Log.ErrorContext(ctx, "removing unfinished snapshots", "error", err)
@@ -87,11 +90,9 @@ func (r recovery) inBackground(ctx context.Context, entries []*entry, orphans []
 		close(done)
 	})
 	locked.Wait()
-	enough := time.NewTimer(r.RecoverTimeout)
-	defer enough.Stop()
 	select {
 	case <-done:
-	case <-enough.C:
+	case <-time.After(r.RecoverTimeout):
 		r.observe(ctx)
 		r.Log.WarnContext(ctx, "some VMs are not recovered yet; the others can be used")
 	}

@@ -16,6 +16,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/store"
 	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
@@ -168,7 +169,8 @@ func TestMissingDirectory(t *testing.T) {
 }
 
 // TestOrphanOfAUserIsKept loses the record of a VM whose directory has a copy of the record. The
-// directory is moved with everything in it; the machine and the run directory are removed.
+// directory is moved with everything in it; the run directory is removed. While the machine runs,
+// the daemon does not start.
 func TestOrphanOfAUserIsKept(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
@@ -180,6 +182,12 @@ func TestOrphanOfAUserIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.die()
+	files := h.files()
+	_, err := h.tryDaemon(t.Context())
+	claim(t, fault.KindOf(err) == fault.WrongState, "the start of the daemon gave %v", err)
+	h.wantFiles(t, files)
+	h.wantMachines(t, 1)
+	h.end(v, vmm.ExitCrashed)
 	d = h.daemon()
 	h.wantNothingLeft(t)
 	lost, err := vmdir.Lost(h.layout)
@@ -203,6 +211,36 @@ func TestOrphanOfAUserIsKept(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// TestOlderDatabase puts a database back that is older than a running VM. The VM continues when its
+// record is added from the copy.
+func TestOlderDatabase(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	stored, err := d.store.VMs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := vmdir.Keep(d.store, h.layout, slog.New(slog.DiscardHandler))
+	if err := errors.Join(k.PutVM(t.Context(), stored[0]), k.Close(), d.store.DeleteVM(t.Context(), v.ID)); err != nil {
+		t.Fatal(err)
+	}
+	d.die()
+	_, err = h.tryDaemon(t.Context())
+	claim(t, fault.KindOf(err) == fault.WrongState, "the start of the daemon gave %v", err)
+	s, err := store.Open(t.Context(), h.layout.Database())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := vmdir.Read(h.layout.VM(v.ID), v.ID)
+	if err := errors.Join(err, s.PutVM(t.Context(), c.VM), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	d = h.daemon()
+	d.wantRunning(t, v)
+	h.wantWork(t, v, "work of a")
 }
 
 // TestRecoveryIsNotInterrupted ends the daemon while it recovers. It still adopts running
