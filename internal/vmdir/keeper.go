@@ -26,9 +26,12 @@ type Store interface {
 // is, and syncing copies. So a burst of starts does not wait for the disk.
 const delay = 2 * time.Second
 
+// retryAfter is the time until a copy is written again that could not be.
+const retryAfter = 30 * time.Second
+
 // Keeper is a Store that also keeps the copies of the records. A copy that cannot be written is
-// logged and fails nothing: the record is in the database, and the next change tries again. It is
-// safe for concurrent use; calls for one VM must not overlap.
+// logged and fails nothing: the record is in the database, and Keeper tries again. It is safe for
+// concurrent use; calls for one VM must not overlap.
 type Keeper struct {
 	store  Store
 	layout paths.Layout
@@ -37,7 +40,7 @@ type Keeper struct {
 	mu      sync.Mutex          // held while a copy is written, but not while one is synced
 	written map[string]sums     // by id; of the copies that are known to be right
 	pending map[string]model.VM // records whose copies are written later
-	dirty   map[string]bool     // ids whose copies are not synced
+	dirty   map[string]model.VM // records whose copies are not synced
 	doomed  map[string]bool     // ids whose deletion is noted: see doom
 	timer   *time.Timer         // nil if nothing is pending or dirty
 	closed  bool
@@ -51,7 +54,7 @@ type sums struct{ lasting, all [sha256.Size]byte }
 func Keep(store Store, layout paths.Layout, log *slog.Logger) *Keeper {
 	return &Keeper{
 		store: store, layout: layout, log: log,
-		written: map[string]sums{}, pending: map[string]model.VM{}, dirty: map[string]bool{}, doomed: map[string]bool{},
+		written: map[string]sums{}, pending: map[string]model.VM{}, dirty: map[string]model.VM{}, doomed: map[string]bool{},
 	}
 }
 
@@ -115,9 +118,7 @@ func (k *Keeper) DeleteVM(ctx context.Context, id string) error {
 func (k *Keeper) Close() error {
 	k.mu.Lock()
 	k.closed = true
-	if k.timer != nil && k.timer.Stop() {
-		k.working.Done()
-	}
+	k.endTimerLocked()
 	k.mu.Unlock()
 	k.working.Wait()
 	return k.catchUp()
@@ -135,7 +136,7 @@ func (k *Keeper) keep(ctx context.Context, v model.VM) {
 		k.writeLocked(ctx, v, now)
 	case known.all != now.all:
 		k.pending[v.ID] = v
-		k.laterLocked()
+		k.laterLocked(delay)
 	}
 }
 
@@ -145,11 +146,15 @@ func (k *Keeper) writeLocked(ctx context.Context, v model.VM, now sums) {
 	c.Written = time.Now().UTC()
 	if err := write(k.layout.VM(v.ID), c); err != nil {
 		k.log.WarnContext(ctx, "keeping a copy of a record", "vm", v.ID, "error", err)
+		if !errors.Is(err, fs.ErrNotExist) { // there is a directory
+			k.pending[v.ID] = v
+			k.laterLocked(retryAfter)
+		}
 		return
 	}
 	k.written[v.ID] = now
-	k.dirty[v.ID] = true
-	k.laterLocked()
+	k.dirty[v.ID] = v
+	k.laterLocked(delay)
 }
 
 func (k *Keeper) remove(ctx context.Context, id string) {
@@ -186,12 +191,12 @@ func (k *Keeper) forget(id string) {
 	delete(k.dirty, id)
 }
 
-func (k *Keeper) laterLocked() {
+func (k *Keeper) laterLocked(after time.Duration) {
 	if k.timer != nil || k.closed {
 		return
 	}
 	k.working.Add(1)
-	k.timer = time.AfterFunc(delay, func() {
+	k.timer = time.AfterFunc(after, func() {
 		defer k.working.Done()
 		if err := k.catchUp(); err != nil {
 			k.log.Warn("keeping copies of records", "error", err)
@@ -199,18 +204,47 @@ func (k *Keeper) laterLocked() {
 	})
 }
 
-// catchUp writes the pending copies, and syncs all copies that are not synced.
+func (k *Keeper) endTimerLocked() {
+	if k.timer != nil && k.timer.Stop() {
+		k.working.Done()
+	}
+	k.timer = nil
+}
+
+// catchUp writes the pending copies, and syncs all copies that are not synced. What fails is
+// pending again.
 func (k *Keeper) catchUp() error {
 	k.mu.Lock()
-	for _, v := range k.pending {
+	k.endTimerLocked()
+	pending := k.pending
+	k.pending = map[string]model.VM{}
+	for _, v := range pending {
 		k.writeLocked(context.Background(), v, sumsOf(copyOf(v)))
 	}
 	dirty := k.dirty
-	k.pending, k.dirty, k.timer = map[string]model.VM{}, map[string]bool{}, nil
+	k.dirty = map[string]model.VM{}
 	k.mu.Unlock()
 	var errs []error
-	for id := range dirty {
-		errs = append(errs, syncCopy(k.layout.VM(id)))
+	for _, v := range dirty {
+		if err := syncCopy(k.layout.VM(v.ID)); err != nil {
+			errs = append(errs, err)
+			k.writeAgain(v)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// writeAgain has a copy written again that could not be synced: a second sync would report success.
+// It does nothing if the VM is gone or has a newer copy.
+func (k *Keeper) writeAgain(v model.VM) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if known, ok := k.written[v.ID]; !ok || known != sumsOf(copyOf(v)) {
+		return
+	}
+	delete(k.written, v.ID)
+	if _, newer := k.pending[v.ID]; !newer {
+		k.pending[v.ID] = v
+	}
+	k.laterLocked(retryAfter)
 }

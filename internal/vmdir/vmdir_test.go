@@ -3,6 +3,7 @@ package vmdir
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -117,6 +118,50 @@ func TestCopyIsWrittenOnlyWhenItChanges(t *testing.T) {
 	put(t, k, v)
 	if c, err := Read(files, id); err != nil || c.VM.Spec.Name != "two" {
 		t.Errorf("after a rename the copy has the name %q, %v", c.VM.Spec.Name, err)
+	}
+}
+
+// TestFailedCopyIsWrittenAgain puts a directory in the way of a copy. Once it is gone, the copy is
+// written without a change of the record.
+func TestFailedCopyIsWrittenAgain(t *testing.T) {
+	k, _, files := newKeeper(t)
+	if err := os.Mkdir(files.Record(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, k, record())
+	if err := k.catchUp(); err != nil { // it fails again, which the log says
+		t.Fatal(err)
+	}
+	if k.timer == nil {
+		t.Error("nothing will write the copy")
+	}
+	if err := os.Remove(files.Record()); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.catchUp(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(files, id); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUnsyncedCopyIsWrittenAgain makes the sync of a copy fail.
+func TestUnsyncedCopyIsWrittenAgain(t *testing.T) {
+	k, _, files := newKeeper(t)
+	put(t, k, record())
+	err := errors.Join(os.Remove(files.Record()), os.Symlink(files.Record(), files.Record()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.catchUp(); err == nil {
+		t.Fatal("the copy was synced")
+	}
+	if err := k.catchUp(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(files, id); err != nil {
+		t.Error(err)
 	}
 }
 
