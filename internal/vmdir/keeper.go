@@ -89,6 +89,9 @@ func (k *Keeper) VMs(ctx context.Context) ([]model.VM, error) {
 	}
 	k.spareUnknown(ctx, vms)
 	for i, v := range vms {
+		if err := removeUnfinished(k.layout.VM(v.ID)); err != nil {
+			k.log.WarnContext(ctx, "looking after the copies of records", "vm", v.ID, "error", err)
+		}
 		if k.isDoomed(v.ID) {
 			vms[i].State = model.Deleting
 			continue

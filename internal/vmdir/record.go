@@ -131,7 +131,12 @@ func IsUsers(files paths.VM) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// write writes a copy under a temporary name, and renames it. The VM's directory must exist.
+// tempName is the name of an unfinished copy. It has no disk.TempPrefix: a cleanup of the VM's
+// directory removes files with that prefix, while a timer may be writing a copy.
+const tempName = ".record-unfinished"
+
+// write writes a copy under a temporary name, and renames it. The VM's directory must exist. Two
+// copies of one VM must not be written at a time.
 func write(files paths.VM, c Copy) (err error) {
 	data, err := json.Marshal(c)
 	if err != nil {
@@ -140,7 +145,7 @@ func write(files paths.VM, c Copy) (err error) {
 	if len(data) > maxCopy {
 		return fmt.Errorf("writing the copy of a record: it has %d bytes", len(data))
 	}
-	f, err := os.CreateTemp(files.Dir, disk.TempPrefix+"record-*") // mode 0600
+	f, err := os.OpenFile(filepath.Join(files.Dir, tempName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing the copy of a record: %w", err)
 	}
@@ -154,6 +159,14 @@ func write(files paths.VM, c Copy) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), files.Record())
+}
+
+// removeUnfinished removes what a crash has left of a copy.
+func removeUnfinished(files paths.VM) error {
+	if err := os.Remove(filepath.Join(files.Dir, tempName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing an unfinished copy of a record: %w", err)
+	}
+	return nil
 }
 
 // syncCopy makes a copy last. A copy that is gone needs none.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -162,6 +163,26 @@ func TestUnsyncedCopyIsWrittenAgain(t *testing.T) {
 	}
 	if _, err := Read(files, id); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnfinishedCopyIsRemoved leaves an unfinished copy, as a crash does. Only a start of the
+// daemon removes it: other cleanups must not, so that they cannot disturb a copy.
+func TestUnfinishedCopyIsRemoved(t *testing.T) {
+	k, m, files := newKeeper(t)
+	put(t, k, record())
+	left := filepath.Join(files.Dir, tempName)
+	if strings.HasPrefix(tempName, disk.TempPrefix) {
+		t.Errorf("a cleanup would remove %s while it is written", tempName)
+	}
+	if err := os.WriteFile(left, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Keep(m, k.layout, k.log).VMs(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the unfinished copy is still there: %v", err)
 	}
 }
 
