@@ -134,8 +134,12 @@ func (p *plan) backup(ctx context.Context) (map[string]model.VM, error) {
 	}
 	for _, path := range slices.Backward(backups) {
 		found, err := store.Inspect(ctx, path)
-		if err != nil || len(found.Unreadable) > 0 || found.Home != p.home && found.Home != "" {
+		foreign := found.Home != "" && p.home != "" && found.Home != p.home
+		if err != nil || len(found.Unreadable) > 0 || foreign {
 			continue // an older one may be whole
+		}
+		if p.home == "" { // the state has lost its mark
+			p.home = found.Home
 		}
 		p.result.Backup = path
 		for _, v := range found.VMs {

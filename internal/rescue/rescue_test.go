@@ -354,6 +354,23 @@ func TestBackupHelps(t *testing.T) {
 	}
 }
 
+// TestBackupWithoutAMark loses the mark of the state with the database. The backup counts, and the
+// new database has its id.
+func TestBackupWithoutAMark(t *testing.T) {
+	h := newHome(t)
+	h.add(vmOf(0, "one"))
+	h.setHome("0123456789abcdef")
+	h.backUp()
+	h.remove(h.layout.Database())
+	h.remove(h.layout.VM(idOf(0)).Record())
+	r := h.run(false)
+	h.want(r, model.DatabaseMissing, 0, "a restored one")
+	found, err := store.Inspect(t.Context(), h.layout.Database())
+	if err != nil || found.Home != "0123456789abcdef" {
+		t.Errorf("the new database has %+v, %v", found, err)
+	}
+}
+
 func (h *site) backUp() {
 	h.t.Helper()
 	s, err := store.OpenWith(h.t.Context(), h.layout.Database(), store.Options{Backups: h.layout.Backups()})
