@@ -71,7 +71,7 @@ func makePlan(ctx context.Context, layout paths.Layout) (*plan, error) {
 
 // inspect finds the present database's records.
 func (p *plan) inspect(ctx context.Context) (store.Found, error) {
-	found, err := store.Inspect(ctx, p.layout.Database())
+	found, err := store.Inspect(ctx, p.layout.Database(), p.room()...)
 	switch fault.KindOf(err) {
 	case "":
 		p.result.Database = model.DatabaseWhole
@@ -90,6 +90,10 @@ func (p *plan) inspect(ctx context.Context) (store.Found, error) {
 	p.fresh = p.result.Database != model.DatabaseWhole
 	return found, nil
 }
+
+// room lists where copies of a database can be made. The temporary directory may be missing, and
+// the state's disk may be full.
+func (p *plan) room() []string { return []string{p.layout.State, os.TempDir()} }
 
 // findDirs finds the directories of VMs. A lost one counts if its VM has no other.
 func (p *plan) findDirs(found store.Found) error {
@@ -133,7 +137,7 @@ func (p *plan) backup(ctx context.Context) (map[string]model.VM, error) {
 		return nil, err
 	}
 	for _, path := range slices.Backward(backups) {
-		found, err := store.Inspect(ctx, path)
+		found, err := store.Inspect(ctx, path, p.room()...)
 		foreign := found.Home != "" && p.home != "" && found.Home != p.home
 		if err != nil || len(found.Unreadable) > 0 || foreign {
 			continue // an older one may be whole

@@ -16,8 +16,8 @@ import (
 	"banger/internal/vmdir"
 )
 
-// tempName begins the name of the directory in which a database is made.
-const tempName = disk.TempPrefix + "recover-"
+// tempName begins the names of the directories in which a database is made or looked at.
+const tempName = store.InspectTemp
 
 // Run brings back the records that can be found, or with dryRun says what it would do. It may be
 // interrupted at any moment and run again.
@@ -49,6 +49,9 @@ func (p *plan) carryOut(ctx context.Context, now time.Time) error {
 }
 
 func (p *plan) moveDirs() error {
+	if err := removeTemp(p.layout.State); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(p.layout.VMs(), 0o700); err != nil {
 		return describe("recovering", err)
 	}
@@ -93,9 +96,6 @@ func (p *plan) addRecords(ctx context.Context, path string, opts store.Options) 
 // replaceDatabase makes a complete new database beside the old one, moves the old one aside, and
 // renames the new one.
 func (p *plan) replaceDatabase(ctx context.Context, now time.Time) (err error) {
-	if err := removeTemp(p.layout.State); err != nil {
-		return err
-	}
 	temp, err := os.MkdirTemp(p.layout.State, tempName)
 	if err != nil {
 		return describe("making a new database", err)

@@ -96,7 +96,7 @@ func (h *site) run(dryRun bool) model.Rescue {
 // records returns the records in the database by id; nil without a database.
 func (h *site) records() map[string]model.VM {
 	h.t.Helper()
-	found, err := store.Inspect(h.t.Context(), h.layout.Database())
+	found, err := store.Inspect(h.t.Context(), h.layout.Database(), h.t.TempDir())
 	if err != nil {
 		return nil
 	}
@@ -234,11 +234,11 @@ func TestForeignDatabase(t *testing.T) {
 	}
 	r := h.run(false)
 	h.want(r, model.DatabaseForeign, 0, "a rebuilt one")
-	found, err := store.Inspect(t.Context(), h.layout.Database())
+	found, err := store.Inspect(t.Context(), h.layout.Database(), t.TempDir())
 	if err != nil || found.Home != "0123456789abcdef" || len(found.VMs) != 1 {
 		t.Errorf("the new database has %+v, %v", found, err)
 	}
-	if old, err := store.Inspect(t.Context(), filepath.Join(r.Aside, "banger.db")); err != nil || len(old.VMs) != 1 {
+	if old, err := store.Inspect(t.Context(), filepath.Join(r.Aside, "banger.db"), t.TempDir()); err != nil || len(old.VMs) != 1 {
 		t.Errorf("the foreign database has %+v, %v", old, err)
 	}
 }
@@ -354,6 +354,24 @@ func TestBackupHelps(t *testing.T) {
 	}
 }
 
+// TestRecoveryWithoutATemporaryDirectory has no directory for temporary files, or no state
+// directory that can be written.
+func TestRecoveryWithoutATemporaryDirectory(t *testing.T) {
+	h := newHome(t)
+	h.add(vmOf(0, "one"))
+	files := h.files()
+	t.Setenv("TMPDIR", "/nonexistent")
+	h.want(h.run(true), model.DatabaseWhole, 1)
+	if got := h.files(); !slices.Equal(got, files) {
+		t.Errorf("the state has %q, not %q", got, files)
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	found, err := store.Inspect(t.Context(), h.layout.Database(), "/proc/self/fdinfo", os.TempDir())
+	if err != nil || len(found.VMs) != 1 {
+		t.Errorf("found %+v, %v", found, err)
+	}
+}
+
 // TestBackupWithoutAMark loses the mark of the state with the database. The backup counts, and the
 // new database has its id.
 func TestBackupWithoutAMark(t *testing.T) {
@@ -365,7 +383,7 @@ func TestBackupWithoutAMark(t *testing.T) {
 	h.remove(h.layout.VM(idOf(0)).Record())
 	r := h.run(false)
 	h.want(r, model.DatabaseMissing, 0, "a restored one")
-	found, err := store.Inspect(t.Context(), h.layout.Database())
+	found, err := store.Inspect(t.Context(), h.layout.Database(), t.TempDir())
 	if err != nil || found.Home != "0123456789abcdef" {
 		t.Errorf("the new database has %+v, %v", found, err)
 	}

@@ -51,7 +51,7 @@ func TestBackupsAreMadeOfChanges(t *testing.T) {
 		t.Fatalf("the backups are %v", all)
 	}
 	for i, path := range all {
-		found, err := Inspect(t.Context(), path)
+		found, err := Inspect(t.Context(), path, t.TempDir())
 		if want := "name-" + strconv.Itoa(5-keptBackups+i); err != nil || len(found.VMs) != 1 || found.VMs[0].Spec.Name != want {
 			t.Errorf("backup %d holds %+v, %v; want %s", i, found.VMs, err, want)
 		}
@@ -108,7 +108,7 @@ func TestBackupBeforeMigration(t *testing.T) {
 	if len(all) != 1 || !strings.HasSuffix(all[0], "-schema1.db") {
 		t.Fatalf("the backups are %v", all)
 	}
-	if found, err := Inspect(t.Context(), all[0]); err != nil || len(found.VMs) != 1 {
+	if found, err := Inspect(t.Context(), all[0], t.TempDir()); err != nil || len(found.VMs) != 1 {
 		t.Errorf("the backup holds %+v, %v", found, err)
 	}
 }
@@ -162,7 +162,7 @@ func TestBackupsAfterAClockThatWasSetBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		all := backups(t, dir)
-		found, err := Inspect(t.Context(), all[len(all)-1])
+		found, err := Inspect(t.Context(), all[len(all)-1], t.TempDir())
 		if want := "name-" + strconv.Itoa(n); err != nil || len(found.VMs) != 1 || found.VMs[0].Spec.Name != want {
 			t.Errorf("the newest backup holds %+v, %v; want %s", found.VMs, err, want)
 		}

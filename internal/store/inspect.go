@@ -24,25 +24,23 @@ type Found struct {
 // it.
 func Files(path string) []string { return []string{path, path + "-wal", path + "-shm"} }
 
-// Inspect reads a database without changing it: it reads a copy in a temporary directory. Without
-// a database, the error is fault.NotFound. If it is damaged, the error is fault.Damaged, and if it
-// is newer than this banger, fault.Unsupported.
-func Inspect(ctx context.Context, path string) (found Found, err error) {
+// InspectTemp begins the name of the directory in which Inspect makes its copy.
+const InspectTemp = ".tmp-recover-"
+
+// Inspect reads a database without changing it: it reads a copy in the first of dirs that has room
+// for one. Without dirs, that is os.TempDir. Its errors are fault.NotFound, fault.Damaged, or
+// fault.Unsupported for a database of a newer banger.
+func Inspect(ctx context.Context, path string, dirs ...string) (found Found, err error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 { // SQLite's empty one
 		return found, fault.New(fault.NotFound, "there is no database at %s", path)
 	}
-	temp, err := os.MkdirTemp("", "banger-recover-*")
+	temp, err := copyTo(dirs, path)
 	if err != nil {
 		return found, fmt.Errorf("inspecting %s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	copied := filepath.Join(temp, "banger.db")
-	for i, file := range Files(path)[:2] { // SQLite makes the third from these
-		if err := copyFile(file, Files(copied)[i]); err != nil {
-			return found, fmt.Errorf("inspecting %s: %w", path, err)
-		}
-	}
+	copied := filepath.Join(temp, copyName)
 	s, err := Open(ctx, copied)
 	if err != nil {
 		return found, fmt.Errorf("inspecting %s: %w", path, err)
@@ -75,6 +73,32 @@ func (s *Store) check(ctx context.Context) error {
 		return isDamaged("the database is damaged: %.200s", result)
 	}
 	return nil
+}
+
+// copyName is the name of a copy.
+const copyName = "banger.db"
+
+// copyTo copies a database to a new directory in the first of dirs in which that works.
+func copyTo(dirs []string, path string) (temp string, err error) {
+	if len(dirs) == 0 {
+		dirs = []string{os.TempDir()}
+	}
+	var errs []error
+	for _, dir := range dirs {
+		temp, err := os.MkdirTemp(dir, InspectTemp+"*")
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for i, file := range Files(path)[:2] { // SQLite makes the third from these
+			err = errors.Join(err, copyFile(file, Files(filepath.Join(temp, copyName))[i]))
+		}
+		if err == nil {
+			return temp, nil
+		}
+		errs = append(errs, err, os.RemoveAll(temp))
+	}
+	return "", errors.Join(errs...)
 }
 
 // copyFile copies a file that may be missing.

@@ -25,7 +25,7 @@ func TestInspectChangesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, err := Inspect(t.Context(), path)
+	found, err := Inspect(t.Context(), path, t.TempDir())
 	if err != nil || len(found.VMs) != 1 || found.VMs[0].Spec.Name != "one" || !slices.Equal(found.Unreadable, []string{"b"}) {
 		t.Errorf("found %+v, %v", found, err)
 	}
@@ -69,7 +69,7 @@ func TestInspectDamage(t *testing.T) {
 			if err := os.WriteFile(path, c.data, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Inspect(t.Context(), path); fault.KindOf(err) != c.want {
+			if _, err := Inspect(t.Context(), path, t.TempDir()); fault.KindOf(err) != c.want {
 				t.Errorf("got %v (%s), want %q", err, fault.KindOf(err), c.want)
 			}
 			if got, err := os.ReadFile(path); err != nil || len(got) != len(c.data) {
