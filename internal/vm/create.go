@@ -45,7 +45,7 @@ type newOperation func(ctx context.Context, op *operation) (model.VM, error)
 
 // create makes a stopped VM and calls then, as one operation.
 func (m *Manager) create(ctx context.Context, req model.Create, k kind, report step.Reporter, then newOperation) (model.VM, error) {
-	m.deleteUnwanted(ctx) // one may have the name
+	m.deleteUnwanted(ctx, req.Name) // one may have the name
 	spec := m.Defaults.Fill(req)
 	if err := checkUnresolved(spec); err != nil {
 		return model.VM{}, err

@@ -30,7 +30,7 @@ func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report s
 	if err != nil {
 		return model.Forked{}, err
 	}
-	m.deleteUnwanted(ctx)                            // one may have a name that is asked for
+	m.deleteUnwanted(ctx, names...)                  // one may have a name that is asked for
 	if err := m.records.anyFree(names); err != nil { // before the parent has to stand still for it
 		return model.Forked{}, err
 	}

@@ -18,12 +18,12 @@ import (
 )
 
 // perform is operate for a user's command. Before the command it repairs what earlier operations
-// could not complete: see operation.repair. VMs that are to be deleted go first: one may have a
-// name that is wanted again. If a kill ends the machine meanwhile, the error says so.
+// could not complete: see repairs.repair. If the VM is to be deleted, that comes first. If a kill
+// ends the machine meanwhile, the error says so.
 func perform[T any](
 	ctx context.Context, c *core, ref string, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
-	c.deleteUnwanted(ctx)
+	c.deleteUnwanted(ctx, ref)
 	return operate(ctx, c, ref, k, func(ctx context.Context, op *operation) (T, error) {
 		if err := (repairs{op}).repair(ctx); err != nil {
 			return result, err
@@ -187,10 +187,21 @@ func placeDisk(from, to string, wanted bool) error {
 	return err
 }
 
-// deleteUnwanted tries again to delete the VMs whose deletion could not be recorded. The caller
+// deleteUnwanted tries again to delete the VMs that refs mean, if their deletion could not be
+// recorded: a name may be wanted again. No command waits for the VMM of another VM. The caller
 // holds no operation lock.
-func (c *core) deleteUnwanted(ctx context.Context) {
-	c.retry(ctx, (*entry).isUnwanted, func(ctx context.Context, op *operation) {
+func (c *core) deleteUnwanted(ctx context.Context, refs ...string) {
+	var meant []*entry
+	for _, ref := range refs {
+		if e, err := c.records.find(ref); err == nil {
+			meant = append(meant, e)
+		}
+	}
+	c.retryDeletions(ctx, meant)
+}
+
+func (c *core) retryDeletions(ctx context.Context, entries []*entry) {
+	c.retry(ctx, entries, (*entry).isUnwanted, func(ctx context.Context, op *operation) {
 		if op.remove(ctx) == nil { // a failure was logged when it came first
 			op.observe(ctx)
 		}
@@ -198,8 +209,10 @@ func (c *core) deleteUnwanted(ctx context.Context) {
 }
 
 // retry does something about each VM that needs it.
-func (c *core) retry(ctx context.Context, needed func(*entry) bool, do func(context.Context, *operation)) {
-	for _, e := range c.records.entries() {
+func (c *core) retry(
+	ctx context.Context, entries []*entry, needed func(*entry) bool, do func(context.Context, *operation),
+) {
+	for _, e := range entries {
 		if !needed(e) {
 			continue
 		}
@@ -216,12 +229,12 @@ func (c *core) retry(ctx context.Context, needed func(*entry) bool, do func(cont
 // retryCleanups removes what suspended VMs have left, and what is left of deleted ones. It brings
 // VMs to rest whose last operation could not record its end.
 func (c *core) retryCleanups(ctx context.Context) {
-	c.deleteUnwanted(ctx)
+	c.retryDeletions(ctx, c.records.entries())
 	leftover := func(e *entry) bool {
 		v := e.record()
 		return v.State == model.Suspended && v.Runtime != nil
 	}
-	c.retry(ctx, leftover, func(ctx context.Context, op *operation) {
+	c.retry(ctx, c.records.entries(), leftover, func(ctx context.Context, op *operation) {
 		if err := op.endSuspended(ctx); err != nil {
 			op.logger(op.record()).WarnContext(ctx, "removing what a suspended VM left", "error", err)
 		}
@@ -232,8 +245,7 @@ func (c *core) retryCleanups(ctx context.Context) {
 			stuck = append(stuck, e)
 		}
 	}
-	isStuck := func(e *entry) bool { return slices.Contains(stuck, e) && e.isBetween() }
-	c.retry(ctx, isStuck, func(ctx context.Context, op *operation) {
+	c.retry(ctx, stuck, (*entry).isBetween, func(ctx context.Context, op *operation) {
 		if err := (repairs{op}).repair(ctx); err != nil {
 			op.logger(op.record()).WarnContext(ctx, "settling a VM whose last operation could not record its end", "error", err)
 		}

@@ -73,7 +73,7 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 	if err != nil {
 		return model.Forked{}, err
 	}
-	m.deleteUnwanted(ctx) // one may have a name that is asked for
+	m.deleteUnwanted(ctx, names...) // one may have a name that is asked for
 	forked := m.makeChildren(ctx, c, names, req.Fork, report)
 	forked.Notices = notices
 	m.observe(ctx)

@@ -84,6 +84,7 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) (model.VM, error
 	if err := model.CheckName(name); err != nil {
 		return model.VM{}, fault.New(fault.Invalid, "%w", err)
 	}
+	m.deleteUnwanted(ctx, name) // which may have the name
 	return perform(ctx, m.core, ref, opRename, func(ctx context.Context, op *operation) (model.VM, error) {
 		v := op.record()
 		if v.Spec.Name == name {

@@ -1,11 +1,13 @@
 package vm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -147,8 +149,19 @@ func TestFailedChildrenAreDeletedLater(t *testing.T) {
 		fails []string
 		then  func(*testing.T, *daemon) *daemon // when there is room again
 	}{
-		"in time":     {"its disks", full, func(t *testing.T, d *daemon) *daemon { d.retryCleanups(t.Context()); return d }},
-		"operation":   {"its disks", full, func(t *testing.T, d *daemon) *daemon { d.pause(t, d.List()[0]); d.resume(t, d.List()[0]); return d }},
+		"in time": {"its disks", full, func(t *testing.T, d *daemon) *daemon { d.retryCleanups(t.Context()); return d }},
+		"rename": {"its disks", full, func(t *testing.T, d *daemon) *daemon {
+			for _, name := range []string{"x", "a"} {
+				damage(t, second(d.Rename(t.Context(), d.List()[0].ID, name)))
+			}
+			return d
+		}},
+		"start of it": {"its disks", full, func(t *testing.T, d *daemon) *daemon {
+			if err := second(d.Start(t.Context(), "x", model.Start{}, nil)); fault.KindOf(err) != fault.NotFound {
+				t.Errorf("the start of a VM that is to be deleted returned %v", err)
+			}
+			return d
+		}},
 		"next daemon": {"its disks", full, func(t *testing.T, d *daemon) *daemon { d.die(); return d.daemon() }},
 		"fork": {"its disks", full, func(t *testing.T, d *daemon) *daemon {
 			d.fork(t, d.List()[0], model.Fork{Name: "x"})
@@ -234,4 +247,33 @@ func TestChildOnATrulyFullDisk(t *testing.T) {
 	d.retryCleanups(t.Context())
 	d.wantVMs(t, 1)
 	d.wantContinues(t, v)
+}
+
+// TestHungDeletionDelaysNobody: no command waits for the end of another VM that is to be deleted.
+func TestHungDeletionDelaysNobody(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	d.create(t, model.Create{Name: "x"})
+	free := h.fullDisk(notGone...)
+	if err := d.Delete(t.Context(), "x", false, nil); !errors.Is(err, errBoom) {
+		t.Fatalf("the deletion returned %v", err)
+	}
+	free()
+	failed := h.called("store gone")
+	release := h.hanging("store gone")
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.retryCleanups(context.Background())
+	}()
+	waitFor(t, func() bool { return h.called("store gone") > failed })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	damage(t, second(d.Start(ctx, "a", model.Start{}, nil)))
+	damage(t, second(d.Create(ctx, model.Create{Name: "b"}, nil)))
+	d.wantDeletionPending(t, "x")
+	release()
+	<-ended
+	d.wantVMs(t, 2)
 }
