@@ -283,7 +283,7 @@ func (m fakeManager) Stats(_ context.Context, ref string) (model.Stats, error) {
 		Guest: &proto.Stats{MemTotal: 1 << 30, MemUsed: 256 << 20, Load: [3]float64{0.25}, Processes: 12, NetRxBytes: 2048, NetTxBytes: 512}}, err
 }
 
-func (m fakeManager) Agent(ref string) (machine.Agent, error) {
+func (m fakeManager) Agent(_ context.Context, ref string) (machine.Agent, error) {
 	v, err := m.Get(ref)
 	if err == nil && v.State != model.Running {
 		hint := "Start it: banger vm start %s"

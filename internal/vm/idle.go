@@ -16,13 +16,14 @@ const (
 	retryAfter = 30 * time.Second // between two tries of a cleanup that failed
 )
 
-// Agent returns the agent of a running VM.
-func (m *Manager) Agent(ref string) (machine.Agent, error) {
+// Agent returns the agent of a running VM. If the VM is being recovered, it waits as long as ctx
+// allows.
+func (m *Manager) Agent(ctx context.Context, ref string) (machine.Agent, error) {
 	e, err := m.records.find(ref)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.awaitRecovery(context.Background(), e); err != nil {
+	if err := m.awaitRecovery(ctx, e); err != nil {
 		return nil, err
 	}
 	v, l := e.state()

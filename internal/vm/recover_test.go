@@ -365,6 +365,9 @@ func TestSilentVMMsKeepNobodyWaiting(t *testing.T) {
 	if _, _, _, err := d.Use(ctx, vms[3].ID); err == nil {
 		t.Error("a VM that is not recovered can be used")
 	}
+	if _, err := d.Agent(ctx, vms[3].ID); err == nil {
+		t.Error("a VM that is not recovered has an agent")
+	}
 	if err := d.References(func(images, _ map[string][]string) error {
 		equal(t, "the number of users of the image", len(images["id-of-img"]), n+1)
 		return nil

@@ -73,7 +73,7 @@ func TestHeld(t *testing.T) {
 	ctx := t.Context()
 	for name, do := range map[string]func() error{
 		"exec":     func() error { _, _, _, err := d.Use(ctx, "a"); return err },
-		"agent":    func() error { _, err := d.Agent("a"); return err },
+		"agent":    func() error { _, err := d.Agent(t.Context(), "a"); return err },
 		"pause":    func() error { _, err := d.Pause(ctx, "a", nil); return err },
 		"resume":   func() error { _, err := d.Resume(ctx, "a", nil); return err },
 		"suspend":  func() error { _, err := d.Suspend(ctx, "a", nil); return err },

@@ -28,7 +28,7 @@ func TestPauseAndResume(t *testing.T) {
 		d.wantPaused(t, v)
 	}
 	wantSkipped(t, reported) // the second pause
-	_, err := d.Agent("a")
+	_, err := d.Agent(t.Context(), "a")
 	wantKind(t, "the agent of a paused VM", err, fault.WrongState)
 	wantHint(t, "the agent of a paused VM", err, "resume")
 	reported = nil

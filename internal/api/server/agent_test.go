@@ -88,4 +88,4 @@ type withAgent struct {
 	a machine.Agent
 }
 
-func (m withAgent) Agent(string) (machine.Agent, error) { return m.a, nil }
+func (m withAgent) Agent(context.Context, string) (machine.Agent, error) { return m.a, nil }

@@ -14,7 +14,7 @@ import (
 
 // Agents reaches the agents of running VMs.
 type Agents interface {
-	Agent(ref string) (machine.Agent, error)
+	Agent(ctx context.Context, ref string) (machine.Agent, error)
 	// Use is Agent and counts as use of the VM until done is called. It wakes a VM that was
 	// suspended while idle.
 	Use(ctx context.Context, ref string) (v model.VM, agent machine.Agent, done func(), err error)
@@ -37,12 +37,12 @@ func (h guestHandlers) ports(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent, err := h.agents.Agent(v.ID)
+	ctx, cancel := context.WithTimeout(r.Context(), guestTimeout)
+	defer cancel()
+	agent, err := h.agents.Agent(ctx, v.ID)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), guestTimeout)
-	defer cancel()
 	return orEmpty(agent.Ports(ctx))
 }
 

@@ -192,7 +192,7 @@ func (m *manager) Stats(_ context.Context, ref string) (model.Stats, error) {
 	return model.Stats{ID: v.ID, Name: v.Spec.Name, CPU: time.Second}, err
 }
 
-func (m *manager) Agent(ref string) (machine.Agent, error) {
+func (m *manager) Agent(_ context.Context, ref string) (machine.Agent, error) {
 	v, err := m.Get(ref)
 	if err != nil {
 		return nil, err

@@ -8,22 +8,22 @@ import (
 )
 
 // Use is Agent: this manager counts no use.
-func (m *manager) Use(_ context.Context, ref string) (model.VM, machine.Agent, func(), error) {
-	return useOf(m, ref)
+func (m *manager) Use(ctx context.Context, ref string) (model.VM, machine.Agent, func(), error) {
+	return useOf(ctx, m, ref)
 }
 
-func (m withAgent) Use(_ context.Context, ref string) (model.VM, machine.Agent, func(), error) {
-	return useOf(m, ref)
+func (m withAgent) Use(ctx context.Context, ref string) (model.VM, machine.Agent, func(), error) {
+	return useOf(ctx, m, ref)
 }
 
-func useOf(m interface {
+func useOf(ctx context.Context, m interface {
 	Get(ref string) (model.VM, error)
-	Agent(ref string) (machine.Agent, error)
+	Agent(ctx context.Context, ref string) (machine.Agent, error)
 }, ref string) (model.VM, machine.Agent, func(), error) {
 	v, err := m.Get(ref)
 	if err != nil {
 		return v, nil, nil, err
 	}
-	a, err := m.Agent(v.ID)
+	a, err := m.Agent(ctx, v.ID)
 	return v, a, func() {}, err
 }
