@@ -2,6 +2,7 @@ package vm
 
 import (
 	"cmp"
+	"errors"
 	"os"
 	"slices"
 	"testing"
@@ -160,7 +161,7 @@ func (d *daemon) withRoomFor(
 	}
 	list, err := d.Library().List(t.Context())
 	for _, s := range list {
-		err = second(d.Library().Delete(t.Context(), s.ID))
+		err = errors.Join(err, second(d.Library().Delete(t.Context(), s.ID)))
 	}
 	if err != nil {
 		t.Error(err)
