@@ -2,6 +2,7 @@ package model
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -163,4 +164,34 @@ func contains(all []State, s State) bool {
 		}
 	}
 	return false
+}
+
+func TestNamesOfForks(t *testing.T) {
+	long := strings.Repeat("x", 62)
+	for name, c := range map[string]struct {
+		req  Fork
+		want []string // nil: refused
+	}{
+		"one":           {Fork{}, []string{""}},
+		"one by name":   {Fork{Name: "b"}, []string{"b"}},
+		"one of one":    {Fork{Name: "b", Count: 1}, []string{"b"}},
+		"many":          {Fork{Count: 2}, []string{"a-1", "a-2"}},
+		"many by name":  {Fork{Name: "b", Count: 2}, []string{"b-1", "b-2"}},
+		"none":          {Fork{Count: -1}, nil},
+		"too many":      {Fork{Count: MaxForks + 1}, nil},
+		"a bad name":    {Fork{Name: "A b"}, nil},
+		"a long name":   {Fork{Name: long}, []string{long}},
+		"a longer name": {Fork{Name: long, Count: 2}, nil},
+		"a bad policy":  {Fork{Remove: "some day"}, nil},
+	} {
+		got, err := c.req.Names(Spec{
+			Name: "a", Image: "i", VCPUs: 1, Memory: GiB, DiskSize: GiB, Net: NetNone,
+		})
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: the children's names are %q, want %q", name, got, c.want)
+		}
+		if (c.want == nil) != (err != nil) {
+			t.Errorf("%s: the request is invalid: %v, but the error is %v", name, c.want == nil, err)
+		}
+	}
 }

@@ -1,6 +1,9 @@
 package model
 
 import (
+	"cmp"
+	"fmt"
+	"strconv"
 	"time"
 
 	"banger/internal/guest/proto"
@@ -39,6 +42,37 @@ type Fork struct {
 	Count  int               `json:"count,omitempty"` // 0 means 1
 	Remove RemovePolicy      `json:"remove,omitempty"`
 	Labels map[string]string `json:"labels,omitempty"` // replace the parent's
+}
+
+// Names returns the names that the children of a VM with this spec shall have; "" is a random one.
+// It fails if the request is invalid.
+func (f Fork) Names(parent Spec) ([]string, error) {
+	count := max(f.Count, 1)
+	if f.Count < 0 || count > MaxForks {
+		return nil, fmt.Errorf("count: %d is not between 1 and %d", f.Count, MaxForks)
+	}
+	asked := parent
+	// the parent's own name and policy are not asked for
+	asked.Name, asked.Remove = "unnamed", f.Remove
+	if err := asked.Validate(); err != nil {
+		return nil, err
+	}
+	names := make([]string, count)
+	if count == 1 {
+		names[0] = f.Name
+	}
+	for i := range names {
+		if count > 1 {
+			names[i] = cmp.Or(f.Name, parent.Name) + "-" + strconv.Itoa(i+1)
+		}
+		if names[i] == "" {
+			continue
+		}
+		if err := CheckName(names[i]); err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
 // Restore asks for VMs that continue from a stored snapshot.

@@ -1,12 +1,10 @@
 package vm
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"strconv"
 	"sync"
 	"time"
 
@@ -26,9 +24,9 @@ func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report s
 	if err != nil {
 		return model.Forked{}, err
 	}
-	names, err := childNames(parent, req)
+	names, err := req.Names(parent.Spec)
 	if err != nil {
-		return model.Forked{}, err
+		return model.Forked{}, fault.New(fault.Invalid, "%w", err)
 	}
 	m.deleteUnwanted(ctx, names...)                  // one may have a name that is asked for
 	if err := m.records.anyFree(names); err != nil { // before the parent has to stand still for it
@@ -51,36 +49,6 @@ func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report s
 	}
 	m.observe(ctx)
 	return forked, nil
-}
-
-// childNames are the names that the children shall have; "" is a random one.
-func childNames(parent model.VM, req model.Fork) ([]string, error) {
-	count := max(req.Count, 1)
-	if req.Count < 0 || count > model.MaxForks {
-		return nil, fault.New(fault.Invalid, "count: %d is not between 1 and %d", req.Count, model.MaxForks)
-	}
-	asked := parent.Spec
-	// the parent's own name and policy are not asked for
-	asked.Name, asked.Remove = "unnamed", req.Remove
-	if err := asked.Validate(); err != nil {
-		return nil, fault.New(fault.Invalid, "%w", err)
-	}
-	names := make([]string, count)
-	if count == 1 {
-		names[0] = req.Name
-	}
-	for i := range names {
-		if count > 1 {
-			names[i] = cmp.Or(req.Name, parent.Spec.Name) + "-" + strconv.Itoa(i+1)
-		}
-		if names[i] == "" {
-			continue
-		}
-		if err := model.CheckName(names[i]); err != nil {
-			return nil, fault.New(fault.Invalid, "%w", err)
-		}
-	}
-	return names, nil
 }
 
 // captureFork saves the parent. Other operations on it wait no longer than that.

@@ -39,34 +39,6 @@ func TestForkToTakenNamesFreezesNothing(t *testing.T) {
 	d.wantContinues(t, v)
 }
 
-func TestNamesOfForks(t *testing.T) {
-	t.Parallel()
-	long := strings.Repeat("x", 62)
-	for name, c := range map[string]struct {
-		req  model.Fork
-		want []string // nil: refused
-	}{
-		"one":           {model.Fork{}, []string{""}},
-		"one by name":   {model.Fork{Name: "b"}, []string{"b"}},
-		"one of one":    {model.Fork{Name: "b", Count: 1}, []string{"b"}},
-		"many":          {model.Fork{Count: 2}, []string{"a-1", "a-2"}},
-		"many by name":  {model.Fork{Name: "b", Count: 2}, []string{"b-1", "b-2"}},
-		"none":          {model.Fork{Count: -1}, nil},
-		"too many":      {model.Fork{Count: model.MaxForks + 1}, nil},
-		"a bad name":    {model.Fork{Name: "A b"}, nil},
-		"a long name":   {model.Fork{Name: long}, []string{long}},
-		"a longer name": {model.Fork{Name: long, Count: 2}, nil},
-		"a bad policy":  {model.Fork{Remove: "some day"}, nil},
-	} {
-		got, err := childNames(model.VM{Spec: model.Spec{
-			Name: "a", Image: "i", VCPUs: 1, Memory: model.GiB, DiskSize: model.GiB, Net: model.NetNone,
-		}}, c.req)
-		equalLists(t, name+": the children's names", got, c.want)
-		claim(t, (c.want == nil) == (fault.KindOf(err) == fault.Invalid),
-			"%s: the request is invalid: %v, but the error is %v", name, c.want == nil, err)
-	}
-}
-
 // TestForkWithoutAName checks that a child without a name gets a random one.
 func TestForkWithoutAName(t *testing.T) {
 	t.Parallel()

@@ -69,9 +69,9 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 		v, err := m.restoreInto(ctx, req.Into, c, req.Force, report)
 		return model.Forked{Children: []model.Child{{Name: v.Spec.Name, VM: &v}}}, err
 	}
-	names, err := childNames(model.VM{Spec: c.Meta.Spec}, req.Fork)
+	names, err := req.Names(c.Meta.Spec)
 	if err != nil {
-		return model.Forked{}, err
+		return model.Forked{}, fault.New(fault.Invalid, "%w", err)
 	}
 	m.deleteUnwanted(ctx, names...) // one may have a name that is asked for
 	forked := m.makeChildren(ctx, c, names, req.Fork, report)
