@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -59,7 +60,7 @@ func checkHost(ctx context.Context, a *command.App, layout paths.Layout) []docto
 	settings := doctor.Check{Name: "config", Feature: "configuration", Status: doctor.Pass, Summary: "the configuration is valid"}
 	if cfg, file, err := a.Config(); err != nil {
 		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
-		settings.Fix = "Edit " + file
+		settings.Fix = cmp.Or(fault.HintOf(err), "Edit "+file)
 	} else {
 		env.QEMU, env.Unconfined, env.Reserve = cfg.QEMU, cfg.Confine == "off", cfg.DiskReserve
 	}

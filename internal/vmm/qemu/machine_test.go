@@ -255,6 +255,7 @@ func TestDriveInUse(t *testing.T) {
 // TestBrokenQEMU starts programs that are not QEMU.
 func TestBrokenQEMU(t *testing.T) {
 	m := machine(t, tiny{})
+	before := writers(t) // of machines that earlier tests have let go
 	for script, want := range map[string]string{
 		"echo 'it is' >&2; echo 'broken' >&2; exit 3": "it ended with status 3: it is; broken",
 		"exit 0":                               "it ended with status 0: it printed nothing",
@@ -286,7 +287,7 @@ func TestBrokenQEMU(t *testing.T) {
 		if _, err := driver(t).Adopt(deadline(t), state); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("%s: a failed start leaves a process: %v", script, err)
 		}
-		if n := writers(t); n != 0 {
+		if n := writers(t) - before; n > 0 {
 			t.Errorf("%s: a failed start leaves %d writers of its log", script, n)
 		}
 	}
