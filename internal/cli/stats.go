@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
-	"strings"
 	"sync"
 	"time"
 
@@ -59,7 +56,7 @@ func runStats(ctx context.Context, o statsOptions, a *command.App) error {
 	}
 	var before []model.Stats
 	var seen time.Time
-	screen := redraw{w: a.Out, live: ui.Terminal(a.Out) != nil && o.watch}
+	screen := ui.NewRedraw(a.Out, o.watch)
 	for {
 		now := time.Now()
 		stats, err := collectStats(ctx, client, o.names)
@@ -78,7 +75,7 @@ func runStats(ctx context.Context, o statsOptions, a *command.App) error {
 		if err != nil {
 			return err
 		}
-		if err := screen.show(b.Bytes()); err != nil || !o.watch {
+		if err := screen.Show(b.Bytes()); err != nil || !o.watch {
 			return err
 		}
 		before, seen = stats, now
@@ -126,22 +123,4 @@ func collectStats(ctx context.Context, client *api.Client, names []string) ([]mo
 		} // otherwise the VM has stopped since it was listed
 	}
 	return out, nil
-}
-
-// redraw overwrites the last text on a terminal. Elsewhere it writes one text below the other.
-type redraw struct {
-	w     io.Writer
-	live  bool
-	lines int
-}
-
-func (r *redraw) show(text []byte) error {
-	var b strings.Builder
-	if r.live && r.lines > 0 {
-		fmt.Fprintf(&b, "\r\x1b[%dA\x1b[J", r.lines)
-	}
-	b.Write(text)
-	r.lines = bytes.Count(text, []byte("\n"))
-	_, err := io.WriteString(r.w, b.String())
-	return err
 }
