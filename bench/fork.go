@@ -75,7 +75,7 @@ func (b *bench) templateBuild(ctx context.Context) ([]row, error) {
 	if _, err := timed(b.banger(ctx, "vm", "run", "--rm", "--cold", "--", "true")); err != nil {
 		return nil, err
 	}
-	if _, err := timed(b.banger(ctx, "template", "prune", "--all")); err != nil {
+	if _, err := timed(b.banger(ctx, "template", "prune", "--all", "--yes")); err != nil {
 		return nil, err
 	}
 	took, err := timed(b.banger(ctx, "template", "build"))

@@ -69,7 +69,7 @@ func TestCrashSaving(t *testing.T) {
 			ok(t, h, "template", "list")
 		})
 	}
-	ok(t, h, "template", "prune", "--all")
+	ok(t, h, "template", "prune", "--all", "--yes")
 	ok(t, h, "template", "build")
 	ok(t, h, "rm", "-f", "box")
 	h.CheckNoLeaks(t, before)

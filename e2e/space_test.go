@@ -66,7 +66,7 @@ func TestFullHost(t *testing.T) {
 			has(t, ok(t, h, "vm", "show", "web"), "held: the host")
 			fails(t, h, []string{"exec", "web", "--", "true"}, "VM web is held", "banger df")
 			if tt.reserve != "0" {
-				fails(t, h, []string{"run", "--rm", "--", "true"}, "the floor is 32M", "banger prune")
+				fails(t, h, []string{"run", "--rm", "--", "true"}, "the floor is 32M", "banger image prune")
 				has(t, h.Banger(t, "doctor").Stdout, "the floor is 32M")
 			}
 

@@ -92,7 +92,7 @@ func TestTemplates(t *testing.T) {
 	}
 	h.CheckNoLeaks(t, before)
 	testkit.WaitFor(t, 3*time.Minute, "all templates are gone, those in the making too", func() bool {
-		ok(t, h, "template", "prune", "--all")
+		ok(t, h, "template", "prune", "--all", "--yes")
 		return len(decode[[]model.Template](t, h, "template", "list")) == 0
 	})
 	ok(t, h, "daemon", "stop")

@@ -138,7 +138,7 @@ func newTemplatePruneCmd(a *command.App) *cobra.Command {
 	cmd := item.Prune{
 		Short:   "Delete templates that no start will use",
 		Long:    "Deletes the templates whose image or kernel has been deleted.",
-		Example: "banger template prune\nbanger template prune --all --yes",
+		Example: "banger template prune --yes\nbanger template prune --all --yes",
 		Question: func() string {
 			if opts.All {
 				return "Delete all templates?"

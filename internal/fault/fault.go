@@ -105,6 +105,10 @@ func HintOf(err error) string {
 	return shortage(err)
 }
 
+// Relief is the hint for a host without space. It names no command that deletes a VM.
+const Relief = "`banger df` shows what takes the space. " +
+	"`banger image prune`, `banger kernel prune` and `banger template prune` delete what no VM uses."
+
 // IsShortage reports whether an error comes from a host that has run out of something.
 func IsShortage(err error) bool { return shortage(err) != "" }
 
@@ -115,7 +119,7 @@ func shortage(err error) string {
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return "Too many files and connections are open. End some commands, or start bangerd with a higher limit (ulimit -n)."
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "Free some space on the file system of banger's files, for example with `banger vm delete` or `banger image prune`."
+		return "Free some space on the file system of banger's files. " + Relief
 	}
 	return ""
 }

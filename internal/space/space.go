@@ -157,7 +157,7 @@ func (g *Guard) Check() error {
 		return nil
 	}
 	return fault.New(fault.Unavailable, "the host has %v free at %s, the floor is %v", l.free, g.Dir, l.floor).
-		WithHint("`banger df` shows what takes the space, and `banger prune` removes what nothing uses. disk_reserve is the floor.")
+		WithHint("%s disk_reserve is the floor.", fault.Relief)
 }
 
 // Held returns why a VM is held, with the present numbers; nil if it is not.

@@ -164,7 +164,7 @@ func (s *Store) Replenish() error { return s.reserve.replenish() }
 func (s *Store) noSpace(err error) error {
 	if s.isFull(err) {
 		return fault.New(fault.Unavailable, "no space left: %w", err).
-			WithHint("Free some space in BANGER_HOME, for example with `banger vm delete` or `banger image prune`.")
+			WithHint("Free some space in BANGER_HOME. %s", fault.Relief)
 	}
 	return err
 }

@@ -80,10 +80,19 @@ func NewGroup(use, short, long string) *cobra.Command {
 
 func unknownCommand(cmd *cobra.Command, word string) error {
 	err := fault.New(fault.Invalid, "%s has no command %q", cmd.CommandPath(), word)
-	if near := nearestCommand(cmd, word); near != "" {
+	if near := nearestCommand(cmd, word); near != "" && !deletes(cmd.Root(), near) {
 		return err.WithHint("Did you mean `%s`?", near)
 	}
 	return err.WithHint("See `%s --help`.", cmd.CommandPath())
+}
+
+// deletes reports whether the command with a path deletes or ends something. A guess never proposes
+// such a command, because a script or a person in a hurry may run it.
+func deletes(root *cobra.Command, path string) bool {
+	cmd, _, err := root.Find(strings.Fields(path)[1:])
+	return err != nil || slices.ContainsFunc([]string{"delete", "rm", "prune", "kill"}, func(name string) bool {
+		return cmd.Name() == name || cmd.HasAlias(name)
+	})
 }
 
 // nearestCommand returns the path of the command below cmd that word most likely means, or "". At

@@ -30,7 +30,7 @@ func (o Prune) Cmd(a *command.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "prune",
 		Short:   o.Short,
-		Long:    o.Long + " On a terminal, banger asks first.\n\nPrints the names of what was deleted.",
+		Long:    o.Long + " On a terminal, banger asks first. Without a terminal, --yes is necessary.\n\nPrints the names of what was deleted.",
 		Example: o.Example,
 		Args:    command.WantArgs(),
 		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return o.run(ctx, a) }),
@@ -42,7 +42,11 @@ func (o Prune) Cmd(a *command.App) *cobra.Command {
 }
 
 func (o Prune) run(ctx context.Context, a *command.App) error {
-	if !o.yes && ui.Terminal(a.In) != nil && ui.Terminal(a.Err) != nil {
+	if !o.yes {
+		if ui.Terminal(a.In) == nil || ui.Terminal(a.Err) == nil {
+			return fault.New(fault.Invalid, "nothing was deleted: there is no terminal to ask on").
+				WithHint("To delete without a question, add --yes.")
+		}
 		yes, err := confirm(ctx, a, o.Question())
 		if err != nil {
 			return err

@@ -44,5 +44,5 @@ func Explain(v model.VM, r Room, err error) error {
 	if err != nil {
 		f = fault.New(fault.WrongState, "VM %s is held: %v: %w", v.Spec.Name, held, err)
 	}
-	return f.WithHint("it continues by itself when there is space: `banger df` shows what takes it, `banger prune` removes what nothing uses")
+	return f.WithHint("It continues by itself when there is space. %s", fault.Relief)
 }
