@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"os"
 	"testing"
@@ -12,6 +13,43 @@ import (
 	"banger/internal/home"
 	"banger/internal/model"
 )
+
+// TestForeignDatabaseKeepsItsSchema puts a database of an older banger beside a VM that it does not
+// know. The daemon does not start, and the database stays as it is.
+func TestForeignDatabaseKeepsItsSchema(t *testing.T) {
+	layout := testLayout(t)
+	held, err := home.Acquire(testContext(t), layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	s, err := openStore(testContext(t), layout, held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", layout.Database())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), "DROP TABLE meta; PRAGMA user_version = 1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(layout.VM("0123456789abcdef").Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := openStore(testContext(t), layout, held); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("opening the database gave %v", err)
+		s.Close()
+	}
+	var version int
+	if err := db.QueryRowContext(t.Context(), "PRAGMA user_version").Scan(&version); err != nil || version != 1 {
+		t.Errorf("the schema has the version %d, %v", version, err)
+	}
+}
 
 func TestRecoverRefuses(t *testing.T) {
 	layout := testLayout(t)

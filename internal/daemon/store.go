@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/home"
 	"banger/internal/paths"
 	"banger/internal/store"
 )
@@ -12,8 +13,11 @@ import (
 // topUp is how often the daemon looks whether there is room for the database's reserve again.
 const topUp = 30 * time.Second
 
-func openStore(ctx context.Context, layout paths.Layout) (*store.Store, error) {
-	return store.OpenWith(ctx, layout.Database(), store.Options{Backups: layout.Backups(), Reserve: layout.Reserve()})
+func openStore(ctx context.Context, layout paths.Layout, held *home.Held) (*store.Store, error) {
+	return store.OpenWith(ctx, layout.Database(), store.Options{
+		Backups: layout.Backups(), Reserve: layout.Reserve(),
+		Check: func(ctx context.Context, s *store.Store) error { return held.Check(ctx, s, store.HomeKey) },
+	})
 }
 
 // secureRecords backs the database up, before this daemon changes a record, and keeps its reserve

@@ -54,7 +54,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if err := home.CheckDatabase(d.Layout); err != nil {
 		return err
 	}
-	if d.store, err = openStore(ctx, d.Layout); err != nil {
+	if d.store, err = openStore(ctx, d.Layout, held); err != nil {
 		return err
 	}
 	if err := held.Claim(ctx, d.store, store.HomeKey); err != nil {

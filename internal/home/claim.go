@@ -22,24 +22,36 @@ type Records interface {
 	VMs(ctx context.Context) ([]model.VM, error)
 }
 
+// Check is Claim without the marks: it changes nothing. It also reads a database whose schema is to
+// be updated.
+func (h *Held) Check(ctx context.Context, db Records, key string) error {
+	_, err := h.check(ctx, db, key)
+	return err
+}
+
 // Claim checks that database and roots belong to one home, and marks the roots that have no mark
 // yet. key is the key of the id in the database. The caller holds the locks. If a root belongs to
 // another home, nothing has changed, and the error names both homes.
 func (h *Held) Claim(ctx context.Context, db Records, key string) error {
-	c := claim{layout: h.layout}
-	if err := c.look(ctx, db, key); err != nil {
+	c, err := h.check(ctx, db, key)
+	if err != nil {
 		return err
+	}
+	return h.mark(ctx, c, db, key)
+}
+
+func (h *Held) check(ctx context.Context, db Records, key string) (*claim, error) {
+	c := &claim{layout: h.layout}
+	if err := c.look(ctx, db, key); err != nil {
+		return nil, err
 	}
 	if err := c.checkState(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.checkCache(); err != nil {
-		return err
+		return nil, err
 	}
-	if err := c.checkRuntime(ctx); err != nil {
-		return err
-	}
-	return h.mark(ctx, &c, db, key)
+	return c, c.checkRuntime(ctx)
 }
 
 // claim is what was found in a home's roots, and the id that the home will have.

@@ -126,6 +126,29 @@ func TestClaimMarksAllRoots(t *testing.T) {
 	}
 }
 
+// TestCheckChangesNothing checks a home that may be claimed, and one that may not.
+func TestCheckChangesNothing(t *testing.T) {
+	s := newSite(t.TempDir())
+	for _, want := range []fault.Kind{"", fault.WrongState} {
+		held, err := Acquire(testContext(t), s.Layout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := tree(t, filepath.Dir(s.State))
+		if err := held.Check(testContext(t), s.db, "home"); fault.KindOf(err) != want {
+			t.Errorf("the check gave %v, want %q", err, want)
+		}
+		if after := tree(t, filepath.Dir(s.State)); !maps.Equal(before, after) || len(s.db.meta) > 0 {
+			t.Errorf("the check has changed the home: %v and %v", after, s.db.meta)
+		}
+		if err := held.Release(); err != nil {
+			t.Fatal(err)
+		}
+		s.addVM(t, idA, model.Stopped, false)
+		s.db.vms = nil
+	}
+}
+
 // TestClaimRefuses makes a home whose parts do not belong together. The claim names the parts and a
 // way out, and changes nothing.
 func TestClaimRefuses(t *testing.T) {

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -80,6 +83,41 @@ func TestInterruptedBackup(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
 		t.Errorf("the files are %v, %v", entries, err)
+	}
+}
+
+// TestMigrationIsRefused has a database that is not the caller's. Neither it nor a backup changes.
+func TestMigrationIsRefused(t *testing.T) {
+	path, dir := filepath.Join(t.TempDir(), "db"), filepath.Join(t.TempDir(), "backups")
+	s := open(t, path)
+	if _, err := s.db.ExecContext(t.Context(), "DROP TABLE meta; PRAGMA user_version = 1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.PutVM(t.Context(), record("a", "one")), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	errForeign := errors.New("it is another home's")
+	s, err = OpenWith(t.Context(), path, Options{Backups: dir, Check: func(ctx context.Context, s *Store) error {
+		home, err := s.Meta(ctx, HomeKey)
+		vms, vmsErr := s.VMs(ctx)
+		if err := errors.Join(err, vmsErr); err != nil || home != "" || len(vms) != 1 {
+			t.Errorf("the old database has the home %q and the VMs %v, %v", home, vms, err)
+		}
+		return errForeign
+	}})
+	if !errors.Is(err, errForeign) {
+		t.Errorf("opening gave %v", err)
+		s.Close()
+	}
+	if after, err := os.ReadFile(path); err != nil || !slices.Equal(before, after) {
+		t.Errorf("the database was changed, %v", err)
+	}
+	if all, err := Backups(dir); err != nil || len(all) != 0 {
+		t.Errorf("the backups are %v, %v", all, err)
 	}
 }
 

@@ -13,11 +13,24 @@ const HomeKey = "home"
 // Meta returns the value of a key that belongs to the whole home, or "" if it has none.
 func (s *Store) Meta(ctx context.Context, key string) (string, error) {
 	var value string
-	err := s.db.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(&value)
+	known, err := s.hasMeta(ctx)
+	if err != nil || !known {
+		return "", err
+	}
+	err = s.db.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(&value)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return "", fmt.Errorf("reading %s of the home: %w", key, err)
 	}
 	return value, nil
+}
+
+// hasMeta reports whether the database has values at all. One with the first schema has none.
+func (s *Store) hasMeta(ctx context.Context) (bool, error) {
+	var version int
+	if err := s.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return false, fmt.Errorf("reading the schema's version: %w", damaged(err))
+	}
+	return version > 1, nil
 }
 
 // SetMeta sets the value of a key.

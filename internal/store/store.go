@@ -38,6 +38,9 @@ type Store struct {
 type Options struct {
 	Backups string // the directory of the backups; "": none are made
 	Reserve string // the file of the reserve; "": there is none
+	// Check is asked before the schema of a database is changed, which its error prevents. nil: all
+	// databases are accepted.
+	Check func(context.Context, *Store) error
 }
 
 // migrations change a database from version i to i+1. A released migration never changes.
@@ -73,9 +76,9 @@ func OpenWith(ctx context.Context, path string, opts Options) (*Store, error) {
 	// SQLite has one writer. Reads are rare, because the manager keeps the records in memory.
 	db.SetMaxOpenConns(1)
 	s := &Store{db: db, dir: filepath.Dir(path), backups: opts.Backups, reserve: reserve{path: opts.Reserve}}
-	err = s.migrate(ctx)
+	err = s.migrate(ctx, opts.Check)
 	for err != nil && s.isFull(err) && s.reserve.release() { // opening makes a file, too
-		err = s.migrate(ctx)
+		err = s.migrate(ctx, opts.Check)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", path, damaged(err)), db.Close())
@@ -83,7 +86,7 @@ func OpenWith(ctx context.Context, path string, opts Options) (*Store, error) {
 	return s, os.Chmod(path, 0o600)
 }
 
-func (s *Store) migrate(ctx context.Context) error {
+func (s *Store) migrate(ctx context.Context, check func(context.Context, *Store) error) error {
 	var version int
 	if err := s.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return fmt.Errorf("reading the schema's version: %w", err)
@@ -92,6 +95,11 @@ func (s *Store) migrate(ctx context.Context) error {
 		return fault.New(fault.Unsupported, "its schema has version %d; this banger reads up to %d",
 			version, len(migrations)).
 			WithHint("A newer banger has used this directory. Run that version, or set BANGER_HOME to another directory.")
+	}
+	if check != nil && version > 0 && version < len(migrations) {
+		if err := check(ctx, s); err != nil {
+			return err
+		}
 	}
 	if s.backups != "" && version > 0 && version < len(migrations) {
 		if _, err := s.backup(ctx, time.Now(), fmt.Sprintf("schema%d", version)); err != nil {
