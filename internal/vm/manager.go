@@ -107,8 +107,8 @@ type core struct {
 const (
 	defaultStopTimeout = 10 * time.Second
 	defaultRecoverTime = 2 * time.Second
-	storeTimeout       = 10 * time.Second // for writing one record
-	killTimeout        = 20 * time.Second // for a VMM to be gone after a signal
+	storeTimeout       = 10 * time.Second // for writing one record; nominal
+	killTimeout        = 20 * time.Second // for a VMM to be gone after a signal; nominal
 )
 
 // Get returns the VM that ref means: a name, an id, or the beginning of one id.

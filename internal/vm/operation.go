@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -113,10 +114,10 @@ func (op *operation) update(ctx context.Context, change func(*model.VM)) error {
 	if after.State != before.State && !before.State.May(after.State) {
 		return fmt.Errorf("VM %s: state %s cannot follow %s", before.Spec.Name, after.State, before.State)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	ctx, cancel := pace.Context(context.WithoutCancel(ctx), storeTimeout, "stored record")
 	defer cancel()
 	if err := op.Store.PutVM(ctx, after); err != nil {
-		return err
+		return errors.Join(err, context.Cause(ctx))
 	}
 	op.e.setRecord(after)
 	if after.State != before.State {

@@ -11,6 +11,7 @@ import (
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/vm/explain"
 )
 
@@ -144,19 +145,22 @@ func (c *core) resolveChange(old model.Spec, next *model.Spec) error {
 	return nil
 }
 
-// changeTimeout bounds how long a change waits for the guest, under the VM's operation lock.
+// changeTimeout is the nominal time that a change waits for the guest, under the VM's operation
+// lock.
 const changeTimeout = time.Minute
 
 // applyChange makes the change take effect as far as that is possible now.
 func (op changing) applyChange(ctx context.Context, old, next model.VM) (applied []string, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, changeTimeout, fault.New(fault.Unavailable, "it was not taken up within %v", changeTimeout))
+	ctx, cancel := pace.Cause(ctx, changeTimeout, func(waited time.Duration) error {
+		return fault.New(fault.Unavailable, "it was not taken up within %v", waited)
+	})
 	defer cancel()
 	req := machine.ChangeRequest{Old: old, New: next, Machine: op.e.machine()}
 	if next.Spec.DiskSize != old.Spec.DiskSize {
 		d := machine.Drive{Path: op.dirs().SystemDisk(), Name: proto.SerialSystem, Size: next.Spec.DiskSize}
 		done, err := machine.GrowDisk(ctx, req.Machine, d)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, context.Cause(ctx))
 		}
 		if done {
 			applied = append(applied, "disk_size")

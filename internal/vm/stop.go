@@ -9,6 +9,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
 )
@@ -152,7 +153,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	if !fatal(sig) {
 		return e.record(), nil
 	}
-	waitCtx, cancel := context.WithTimeout(ctx, killTimeout)
+	waitCtx, cancel := pace.Context(ctx, killTimeout, "end of the VMM")
 	defer cancel()
 	exit, err := l.Instance.Wait(waitCtx)
 	if err != nil {
