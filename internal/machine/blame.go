@@ -14,7 +14,7 @@ type Blame int
 
 // The kinds of blame, the least first.
 const (
-	// None: a boot would fail as well, or the user ended the machine.
+	// NoBlame: a boot would fail as well, or the user ended the machine.
 	NoBlame Blame = iota
 	// Doubt: a boot may succeed. A deadline that passed, a machine that ended, and a host without
 	// memory or room prove nothing.

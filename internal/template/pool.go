@@ -32,8 +32,8 @@
 // # Locks
 //
 // builder.making is held while a template is made. Pool.mu and the mutexes of queue and standby are
-// leaves and are never held during I/O. shelf.counting is a leaf that is held while one small file
-// is opened.
+// leaves and are never held during I/O. Two leaves are held during short I/O: shelf.counting while
+// one small file is opened, and marks.mu while the time of a directory is set.
 package template
 
 import (

@@ -14,8 +14,9 @@
 //
 //   - A record is stored before what it names is made on the host, and removed after that is gone.
 //   - State changes follow model's table. They happen under the operation lock, in
-//     operation.update. Two states are shown and not stored: see recovery.notAdopted and
-//     operation.setUnwanted.
+//     operation.update. Shown and not stored are the state recovering, and what recovery.notAdopted
+//     and operation.setUnwanted show. A stop, and the facts of a VM that is being deleted, are only
+//     shown if they cannot be stored.
 //   - Everything that an operation makes is removed by the same idempotent functions of package
 //     machine, whether by the undo of a failed start, by a stop, by a delete or by recovery.
 //   - No caller's context is a VM's lifetime. A cancelled start is undone. A machine that runs is
@@ -39,6 +40,7 @@
 //   - core.obs: one round of observers at a time, so that they see changes in order.
 //   - records.mu guards the index of entries, entry.mu one entry's fields. Both are never held
 //     during I/O. records.mu may be held when entry.mu is taken.
+//   - vmdir.Keeper.mu is a leaf that is held while the copy of a record is written.
 //   - those inside of packages oplock and template are leaves.
 //
 // core.forking is a semaphore and no lock: it bounds how many children of forks start at a time,
