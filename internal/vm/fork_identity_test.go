@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -8,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -68,6 +72,38 @@ func TestFork(t *testing.T) {
 				d.resume(t, v)
 			}
 			d.wantContinues(t, v)
+		})
+	}
+}
+
+// TestForkMemoryIsSealed checks that no child can change the memory that its siblings share.
+func TestForkMemoryIsSealed(t *testing.T) {
+	t.Parallel()
+	for _, state := range []model.State{model.Running, model.Paused, model.Suspended} {
+		t.Run(string(state), func(t *testing.T) {
+			t.Parallel()
+			d := newHost(t).daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			if state != model.Running {
+				d.bringTo(t, v, state)
+			}
+			c, err := d.captureFork(t.Context(), "a", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			source, err := c.Source()
+			if err != nil {
+				t.Fatal(err)
+			}
+			from := source.(*machine.Fork)
+			defer from.Close()
+			if _, err := from.Memory.WriteAt([]byte{1}, 0); !errors.Is(err, unix.EPERM) {
+				t.Errorf("a child can write the memory of its siblings: %v", err)
+			}
+			if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }

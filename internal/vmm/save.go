@@ -2,8 +2,11 @@ package vmm
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/internal/model"
 )
@@ -61,6 +64,16 @@ type SaveRequest struct {
 	// After is called as soon as the machine continues; Save has more to do then. It may be nil.
 	After func()
 	Halt  bool // leave the machine halted; a halted machine stays halted anyway
+}
+
+// SealMemory makes a memfd that holds a guest's memory unchangeable. So no machine that is restored
+// from it can change the memory of another one.
+func SealMemory(f *os.File) error {
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return fmt.Errorf("sealing the memory of a machine: %w", err)
+	}
+	return nil
 }
 
 // Saved is the result of a Save.

@@ -111,7 +111,7 @@ func (c *Capture) target() (*os.File, error) {
 }
 
 // Of keeps what a VM is at this moment in a draft, and lets the VM continue. Memory goes to memory,
-// or into the draft if that is nil. A VM at rest has disks only.
+// a memfd that Of seals, or into the draft if that is nil. A VM at rest has disks only.
 func Of(ctx context.Context, vm VM, draft *snapshot.Draft, memory *os.File) (*Capture, error) {
 	v := vm.Record
 	c := &Capture{
@@ -128,6 +128,9 @@ func Of(ctx context.Context, vm VM, draft *snapshot.Draft, memory *os.File) (*Ca
 		err = c.copyDisks(ctx, vm)
 	default:
 		err = fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+	}
+	if err == nil && memory != nil { // the children share it
+		err = vmm.SealMemory(memory)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close())

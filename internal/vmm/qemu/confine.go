@@ -33,22 +33,36 @@ func (d *Driver) Protection(ctx context.Context) (model.Protection, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.layers(!defect.WritesBase(info.Version)), nil
+	if defect.WritesBase(info.Version) {
+		return d.layers(writesBase), nil
+	}
+	return d.layers(""), nil
 }
+
+const writesBase = "QEMU before 8.2 opens the saved memory for writing"
 
 // protection is what QEMU will be started with.
 func (d *Driver) protection(h host, f *files) model.Protection {
-	return d.layers(!h.restored || h.readOnly || isSealed(f.list[memoryFD]))
+	if !h.restored {
+		return d.layers("")
+	}
+	switch memory := f.list[memoryFD]; {
+	case isMemfd(memory): // it takes no rule of Landlock
+		if !isSealed(memory) {
+			return d.layers("the memory that the VM shares is not sealed")
+		}
+	case !h.readOnly:
+		return d.layers(writesBase)
+	}
+	return d.layers("")
 }
 
-func (d *Driver) layers(memory bool) model.Protection {
+// layers returns the protection if memory is the reason why the saved memory is not protected.
+func (d *Driver) layers(memory string) model.Protection {
 	if d.cfg.Unconfined {
 		return confine.Off("the configuration turns it off")
 	}
-	layer := model.Layer{Name: model.LayerMemory, On: memory}
-	if !memory {
-		layer.Note = "QEMU before 8.2 opens the saved memory for writing"
-	}
+	layer := model.Layer{Name: model.LayerMemory, On: memory == "", Note: memory}
 	return append(slices.Clone(confine.Available()), layer)
 }
 

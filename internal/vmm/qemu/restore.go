@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -106,11 +107,11 @@ func seal(state, to *os.File) (model.Bytes, error) {
 	return model.Bytes(n), nil
 }
 
-// sealMemory makes a memfd unchangeable, so that no machine that is restored from it can change the
-// memory of another one. A file cannot be sealed: an error does not matter.
-func sealMemory(f *os.File) {
-	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
-	_, _ = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+// isMemfd reports whether a file is a memfd. A file at the root of the file system could look like
+// one, but banger keeps no memory there.
+func isMemfd(f *os.File) bool {
+	place, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	return err == nil && strings.HasPrefix(place, "/memfd:")
 }
 
 // isSealed reports whether nobody can write to a file.

@@ -95,7 +95,6 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 	if err != nil {
 		return vmm.Saved{}, err
 	}
-	sealMemory(s.req.Memory)
 	var st unix.Stat_t
 	if err := unix.Fstat(int(s.req.Memory.Fd()), &st); err != nil {
 		return vmm.Saved{}, fmt.Errorf("measuring the memory's file: %w", err)

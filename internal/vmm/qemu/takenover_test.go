@@ -446,8 +446,8 @@ func TestTakenOverSharedMemory(t *testing.T) {
 	}
 }
 
-// TestSharedMemoryIsSealed saves a machine to memory without a name, as a fork does. Then nobody
-// can write there, whatever the version of QEMU.
+// TestSharedMemoryIsSealed saves a machine to memory without a name, as a fork does. When it is
+// sealed, nobody can write there, whatever the version of QEMU. Before, it counts as unprotected.
 func TestSharedMemoryIsSealed(t *testing.T) {
 	in := start(t, machine(t, tiny{then: off}))
 	booted(t, in)
@@ -462,14 +462,24 @@ func TestSharedMemoryIsSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	from := checkpoint(t, req, saved)
+	open := restore(t, machine(t, tiny{}), from)
+	if slices.Contains(vmm.ProtectionOf(open).On(), model.LayerMemory) {
+		t.Error("a fork's memory counts as protected before it is sealed")
+	}
+	powersOff(t, open)
+	if err := vmm.SealMemory(req.Memory); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := req.Memory.WriteAt([]byte{1}, 0); !errors.Is(err, unix.EPERM) {
 		t.Errorf("memory that machines share can be written: %v", err)
 	}
-	fork := restore(t, machine(t, tiny{}), checkpoint(t, req, saved))
-	for _, l := range vmm.ProtectionOf(fork).Missing() {
-		if l.Name == model.LayerMemory {
-			t.Errorf("a fork's memory does not count as protected: %s", l.Note)
-		}
+	fork := restore(t, machine(t, tiny{}), from)
+	if !slices.Contains(vmm.ProtectionOf(fork).On(), model.LayerMemory) {
+		t.Errorf("a fork's memory does not count as protected: %+v", vmm.ProtectionOf(fork))
 	}
 	powersOff(t, fork)
+	if err := vmm.SealMemory(request(t, t.TempDir()).Memory); err == nil {
+		t.Error("a file that cannot be sealed is no error")
+	}
 }
