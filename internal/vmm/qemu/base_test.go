@@ -3,6 +3,7 @@ package qemu_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -122,4 +123,37 @@ func TestSaveRestored(t *testing.T) {
 		t.Errorf("a VMM with another file in the place of its memory is saved: %v", err)
 	}
 	powersOff(t, in)
+}
+
+// TestSaveFlushesItsOwnDrives has a VMM whose drive is a pipe by the time of a save. The save opens
+// it only if the start named it, and does not wait for a writer.
+func TestSaveFlushesItsOwnDrives(t *testing.T) {
+	for _, own := range []bool{true, false} {
+		m := machine(t, tiny{then: off})
+		in := start(t, m)
+		booted(t, in)
+		in = adoptAs(t, in, func(state map[string]any) {
+			if !own {
+				delete(state, "drives")
+			}
+		})
+		path := m.Drives[1].Path
+		if err := errors.Join(os.Rename(path, path+".moved"), unix.Mkfifo(path, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(watch)
+		if _, err := unix.InotifyAddWatch(watch, path, unix.IN_OPEN); err != nil {
+			t.Fatal(err)
+		}
+		save(t, in)
+		n, _ := unix.Read(watch, make([]byte, 4096))
+		if opened := n > 0; opened != own {
+			t.Errorf("a drive that the start named (%v) was opened (%v)", own, opened)
+		}
+		powersOff(t, in)
+	}
 }

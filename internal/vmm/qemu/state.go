@@ -26,16 +26,24 @@ type state struct {
 	Process *process.ID `json:"process,omitempty"`
 	// Protection is nil if an older version started the machine.
 	Protection model.Protection `json:"protection,omitempty"`
+	// Drives are the files that the machine may write: unset if an older version started it.
+	Drives []string `json:"drives,omitempty"`
 	// Base is the memory file that the machine was restored from. It is nil if the machine booted,
 	// or if an older version started it.
 	Base *fileID `json:"base,omitempty"`
 }
 
 func intended(m vmm.Machine) state {
-	return state{
+	s := state{
 		Version: stateVersion, ID: m.ID, RunDir: m.RunDir,
 		ConsoleLog: m.ConsoleLog, ConsoleMax: m.ConsoleMax, VMMLog: m.VMMLog,
 	}
+	for _, d := range m.Drives {
+		if !d.ReadOnly {
+			s.Drives = append(s.Drives, d.Path)
+		}
+	}
+	return s
 }
 
 func (s state) encode() (vmm.State, error) {
