@@ -125,6 +125,20 @@ func TestSaveRestored(t *testing.T) {
 	powersOff(t, in)
 }
 
+// TestSaveOfAnotherSize has a VMM that reports another size of its memory than it was started with.
+func TestSaveOfAnotherSize(t *testing.T) {
+	m := machine(t, tiny{then: off})
+	in := start(t, m)
+	booted(t, in)
+	in = adoptAs(t, in, func(state map[string]any) { state["memory"] = int64(m.Memory) / 2 })
+	if _, err := in.(vmm.Saver).Save(deadline(t), request(t, t.TempDir())); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a VMM that reports another size of its memory is saved: %v", err)
+	}
+	in = adoptAs(t, in, func(state map[string]any) { delete(state, "memory") })
+	save(t, in)
+	powersOff(t, in)
+}
+
 // TestSaveFlushesItsOwnDrives has a VMM whose drive is a pipe by the time of a save. The save opens
 // it only if the start named it, and does not wait for a writer.
 func TestSaveFlushesItsOwnDrives(t *testing.T) {

@@ -64,6 +64,10 @@ func (s *saving) region(ctx context.Context) (memory.Region, *os.File, error) {
 	if err := s.in.ask(ctx, "query-memory-size-summary", nil, &size); err != nil {
 		return memory.Region{}, nil, err
 	}
+	// A VMM that a guest has taken over could report any size, and so fill the disk.
+	if want := s.in.s.Memory; size.Base > int64(model.MaxMemory) || want != 0 && size.Base != int64(want) {
+		return memory.Region{}, nil, fault.New(fault.Invalid, "the VMM reports a memory of %d bytes; the machine has %d", size.Base, want)
+	}
 	addr, err := hostAddress(ctx, s.in, 0)
 	if err != nil {
 		return memory.Region{}, nil, err

@@ -26,6 +26,8 @@ type state struct {
 	Process *process.ID `json:"process,omitempty"`
 	// Protection is nil if an older version started the machine.
 	Protection model.Protection `json:"protection,omitempty"`
+	// Memory is the size of the machine's memory. It is 0 if an older version started it.
+	Memory model.Bytes `json:"memory,omitempty"`
 	// Drives are the files that the machine may write: unset if an older version started it.
 	Drives []string `json:"drives,omitempty"`
 	// Base is the memory file that the machine was restored from. It is nil if the machine booted,
@@ -36,7 +38,7 @@ type state struct {
 func intended(m vmm.Machine) state {
 	s := state{
 		Version: stateVersion, ID: m.ID, RunDir: m.RunDir,
-		ConsoleLog: m.ConsoleLog, ConsoleMax: m.ConsoleMax, VMMLog: m.VMMLog,
+		ConsoleLog: m.ConsoleLog, ConsoleMax: m.ConsoleMax, VMMLog: m.VMMLog, Memory: m.Memory,
 	}
 	for _, d := range m.Drives {
 		if !d.ReadOnly {
