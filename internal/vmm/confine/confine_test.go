@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -108,8 +109,14 @@ func TestOlderLandlock(t *testing.T) {
 		if err != nil {
 			t.Fatalf("version %d: %v", version, err)
 		}
+		victim := exec.Command("sleep", "1000")
+		if err := victim.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := victim.Process.Pid
 		var got model.Protection
 		var opened, allowed, changed, emptied, sent error
+		var others []error // of signals that no version lets through
 		onThread(func() {
 			if got, err = (Policy{}).enter(rules); err != nil {
 				return
@@ -117,8 +124,13 @@ func TestOlderLandlock(t *testing.T) {
 			opened, allowed = opens(file, unix.O_RDONLY), opens(os.DevNull, unix.O_RDWR|unix.O_TRUNC)
 			emptied = errors.Join(opens(image, unix.O_RDONLY), denied(opens(image, unix.O_RDONLY|unix.O_TRUNC)), denied(opens(image, unix.O_ACCMODE|unix.O_TRUNC)))
 			changed = unix.Truncate(file, 0)
-			sent = unix.Tgkill(os.Getppid(), os.Getppid(), unix.SIGURG) // by default ignored
+			for _, sig := range []unix.Signal{unix.SIGUSR2, unix.SIGABRT, unix.SIGURG, unix.SIGTERM, 0} {
+				others = append(others, unix.Tgkill(pid, pid, sig))
+			}
+			sent = unix.Tgkill(pid, pid, unix.SIGUSR1)
 		})
+		_ = victim.Process.Kill()
+		_ = victim.Wait()
 		rules.close()
 		if err != nil {
 			t.Fatalf("version %d: %v", version, err)
@@ -129,6 +141,11 @@ func TestOlderLandlock(t *testing.T) {
 		}
 		if want := version >= versionScopes; slices.Contains(on, model.LayerSignals) != want || errors.Is(sent, unix.EPERM) != want {
 			t.Errorf("version %d: %v, and signalling another process: %v", version, on, sent)
+		}
+		for i, err := range others {
+			if slices.Contains(on, model.LayerCalls) && !errors.Is(err, unix.EPERM) {
+				t.Errorf("version %d: sending another process signal %d of the list: %v", version, i, err)
+			}
 		}
 		if slices.Contains(on, model.LayerCalls) && !errors.Is(changed, unix.EPERM) {
 			t.Errorf("version %d: cutting a file by its name: %v", version, changed)

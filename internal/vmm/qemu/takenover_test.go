@@ -136,6 +136,10 @@ var attempts = []attempt{
 	}},
 	{"ending another process", model.LayerCalls, false, func(t targets) error { return unix.Kill(t.Victim, 0) }},
 	{"ending another process by its thread", model.LayerCalls, false, func(t targets) error { return unix.Tgkill(t.Victim, t.Victim, 0) }},
+	{"aborting another process", model.LayerCalls, false, func(t targets) error { return unix.Tgkill(t.Victim, t.Victim, unix.SIGABRT) }},
+	{"sending another process the second signal for users", model.LayerCalls, false, func(t targets) error {
+		return unix.Tgkill(t.Victim, t.Victim, unix.SIGUSR2)
+	}},
 	{"signalling another process with a signal of virtual CPUs", model.LayerSignals, false, func(t targets) error {
 		return unix.Tgkill(t.Victim, t.Victim, unix.SIGUSR1)
 	}},
@@ -358,7 +362,7 @@ func goal(t *testing.T, m *vmm.Machine) {
 	}
 	t.Cleanup(func() { l.Close() })
 	to.Port = l.Addr().(*net.TCPAddr).Port
-	victim := exec.Command("sh", "-c", `trap "" USR1; exec sleep 1000`)
+	victim := exec.Command("sh", "-c", `trap "" USR1 USR2 ABRT; exec sleep 1000`)
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
 	}
