@@ -105,12 +105,17 @@ func except(arg int, values ...uint32) func(*program) {
 	}
 }
 
-// installFilter filters the system calls of the calling thread and of its children.
+// installFilter installs the filter of a program that may use that network.
 func installFilter(network Network) error {
 	code := filter(network)
 	if code == nil {
 		return fmt.Errorf("there is no filter for %s", runtime.GOARCH)
 	}
+	return install(code)
+}
+
+// install filters the system calls of the calling thread and of its children.
+func install(code program) error {
 	prog := unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
 	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
 	runtime.KeepAlive(code)
