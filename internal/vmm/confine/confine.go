@@ -1,5 +1,5 @@
-// Package confine starts programs that are not trusted: VMMs, which run hostile guests. What a
-// guest can do after it has taken over its VMM is what this package leaves to the VMM.
+// Package confine starts programs that are not trusted: VMMs, which run hostile guests. If a guest
+// takes over its VMM, it can do only what this package allows.
 //
 // # Layers
 //
@@ -158,20 +158,41 @@ func dropCapabilities(keep []int) error {
 	return nil
 }
 
-// Available returns the protection that programs get on this host, which does not change while this
-// process lives. It confines a thread to find out.
-var Available = sync.OnceValue(func() model.Protection {
-	var protection model.Protection
-	files, err := newRuleset(Policy{}, landlockVersion())
+// Available returns the protection that programs get on this host. It confines a thread to find
+// out. It remembers the answer only if nothing failed: the next answer may be better otherwise.
+func Available() model.Protection {
+	found.Lock()
+	defer found.Unlock()
+	if found.protection != nil {
+		return found.protection
+	}
+	protection, certain := find()
+	if certain {
+		found.protection = protection
+	}
+	return protection
+}
+
+var found struct {
+	sync.Mutex
+	protection model.Protection // nil: not known yet
+}
+
+// find confines a thread. The answer is certain if the kernel refused nothing that it has.
+func find() (protection model.Protection, certain bool) {
+	version := landlockVersion()
+	files, err := newRuleset(Policy{}, version)
 	if err == nil {
 		defer files.close()
 		onThread(func() { protection, err = Policy{}.enter(files) })
 	}
 	if err != nil {
-		return Off(err.Error())
+		return Off(err.Error()), false
 	}
-	return protection
-})
+	on := protection.On()
+	certain = slices.Contains(on, model.LayerCalls) && (version == 0 || slices.Contains(on, model.LayerFiles))
+	return protection, certain
+}
 
 // Off is the protection of a program that is not confined.
 func Off(why string) model.Protection {

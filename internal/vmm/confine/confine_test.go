@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/model"
+	"banger/internal/testkit"
 )
 
 // TestRun checks that only what start does is confined, and that the thread ends.
@@ -62,6 +63,32 @@ func TestRun(t *testing.T) {
 	}
 	if err := (Policy{Write: []string{file + "-missing"}}).Run(func() error { t.Error("it starts"); return nil }); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file that must be written is no error: %v", err)
+	}
+}
+
+// TestAvailableAfterFailure has no descriptor left for the first look at the host. The next look
+// finds the protection.
+func TestAvailableAfterFailure(t *testing.T) {
+	testkit.Require(t, "landlock", landlockVersion() > 0, "the kernel has no Landlock")
+	want := Available()
+	testkit.Require(t, "landlock", slices.Contains(want.On(), model.LayerFiles), fmt.Sprint(want))
+	found.protection = nil
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	without := Available()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if on := without.On(); len(on) != 0 {
+		t.Fatalf("without a descriptor, the host has %v", on)
+	}
+	if got := Available(); !slices.Equal(got, want) {
+		t.Errorf("after a failure, the host has %+v, not %+v", got, want)
 	}
 }
 
