@@ -379,14 +379,20 @@ func goal(t *testing.T, m *vmm.Machine) {
 	m.Cmdline = []string{string(text)}
 }
 
-// protected returns the layers that hold on this host.
+// needs are the names by which a layer can be required of this host.
+var needs = map[model.LayerName]string{
+	model.LayerFiles: "landlock", model.LayerDevices: "landlock-devices", model.LayerSignals: "landlock-signals",
+	model.LayerCalls: "seccomp",
+}
+
+// protected returns the layers that hold on this host. A layer that does not is a subtest that is
+// skipped, or fails if it is required.
 func protected(t *testing.T) []model.LayerName {
 	t.Helper()
 	layers := confine.Available()
 	for _, l := range layers.Missing() {
-		t.Logf("not proved, because this host has no protection of %s: %s", l.Name, l.Note)
+		t.Run(string(l.Name), func(t *testing.T) { testkit.Require(t, needs[l.Name], false, l.Note) })
 	}
-	t.Logf("proved here: %v", layers.On())
 	return layers.On()
 }
 
