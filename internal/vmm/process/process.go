@@ -117,8 +117,9 @@ func Spawn(s Spec) (*Process, error) {
 			return nil, errors.Join(err, syscall.Kill(pid, syscall.SIGKILL), reap(pid))
 		}
 	}
-	// A core dump would hold the guest's memory. An error means that the process has ended.
-	_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	// A core dump would hold the guest's memory. A pipe in core_pattern gets one with every limit
+	// but 1 (do_coredump in fs/coredump.c). An error means that the process has ended.
+	_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}, nil)
 	id := ID{PID: pid, Boot: boot}
 	if stat, err := readStat(pid); err == nil { // a child that was not reaped always has a stat
 		id.Start = stat.start

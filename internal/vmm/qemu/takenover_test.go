@@ -273,8 +273,8 @@ func standsIn(args []string) bool {
 func rest(targets) {
 	var core unix.Rlimit
 	err := unix.Getrlimit(unix.RLIMIT_CORE, &core)
-	if core.Max != 0 {
-		err = errors.Join(err, fmt.Errorf("it may be %d bytes long", core.Max))
+	if core.Cur != 1 || core.Max != 1 { // with 0, a pipe gets one
+		err = errors.Join(err, fmt.Errorf("the limits are %d and %d", core.Cur, core.Max))
 	}
 	report("no core dump", err)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
