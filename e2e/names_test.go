@@ -76,7 +76,7 @@ func TestForeignSnapshot(t *testing.T) {
 
 	r := there.Banger(t, "snapshot", "import", file)
 	equal(t, "exit status", r.Code, 0)
-	has(t, r.Stderr, "it holds VM box, image "+testkit.Image, "256M of memory", "not of this home", "--trust-memory")
+	has(t, r.Stderr, "it holds VM box, image "+testkit.Image, "256M of memory", "no seal of this home", "--trust-memory")
 	r = there.Banger(t, "snapshot", "restore", "live", "--name", "cold")
 	equal(t, "exit status", r.Code, 0)
 	has(t, r.Stderr, "only its disks were used")

@@ -133,7 +133,7 @@ func runSnapshotImport(ctx context.Context, o importOptions, a *command.App) err
 	a.Note("it holds %s", render.Incoming(snap))
 	a.Notices(snap.Notices)
 	if !snap.Sealed && snap.Kind == model.SnapshotFull {
-		a.Note("it is not of this home: a restore uses its disks only, unless you add --trust-memory")
+		a.Note("it has no seal of this home: a restore uses its disks only, unless you add --trust-memory")
 	}
 	return nil
 }

@@ -119,9 +119,6 @@ func (in *importer) run(ctx context.Context, dir string) (_ *Snapshot, err error
 	if err := in.draft.Fill(ctx); err != nil {
 		return nil, err
 	}
-	if meta.Seal == nil {
-		meta.Seal = &Seal{} // so that nobody takes it for a snapshot of a version without seals
-	}
 	if in.how.Label != nil {
 		if meta.Extra, err = in.how.Label(meta.clone()); err != nil {
 			return nil, err

@@ -101,18 +101,6 @@ func (d directory) vouched() (time.Time, error) {
 	return time.Unix(st.Ctim.Unix()), nil
 }
 
-// vouch records that all files are right now.
-func (d directory) vouch(meta Meta) error {
-	data, err := encodeMeta(meta)
-	if err != nil {
-		return err
-	}
-	if err := d.replaceMeta(data); err != nil {
-		return fmt.Errorf("noting that %s is right: %w", d.Name(), err)
-	}
-	return nil
-}
-
 func changed(info fs.FileInfo) time.Time { return time.Unix(info.Sys().(*syscall.Stat_t).Ctim.Unix()) }
 
 // untouched reports whether the times of a file say that it has not changed since somebody

@@ -37,7 +37,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	c.life, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	m := &Manager{c}
 	var err error
-	if c.library, err = library.Open(ctx, cfg.Layout.Snapshots(), cfg.Layout.SealKey()); err != nil {
+	if c.library, err = library.Open(cfg.Layout.Snapshots(), cfg.Layout.SealKey()); err != nil {
 		return nil, err
 	}
 	if err := (recovery{c}).run(ctx); err != nil {

@@ -42,31 +42,16 @@ type Label struct {
 }
 
 // Open returns the library in a directory, which is made if it is missing. keyFile holds the key of
-// its seals. When the key is made, the library's snapshots are of a version without seals, and get
-// them.
-func Open(ctx context.Context, dir, keyFile string) (*Library, error) {
+// its seals, which is made if it is missing. Snapshots without a seal stay without.
+func Open(dir, keyFile string) (*Library, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory of snapshots: %w", err)
 	}
-	l := &Library{dir: dir}
-	var err error
-	l.key, err = seal.Open(keyFile, func(key *seal.Key) error { return l.sealAll(ctx, key) })
-	return l, err
-}
-
-// sealAll seals the snapshots without a seal. A damaged one stays without: its disks can be used
-// if they are whole.
-func (l *Library) sealAll(ctx context.Context, key *seal.Key) error {
-	return l.eachMeta(func(id string, meta snapshot.Meta, err error) error {
-		if err != nil || meta.Seal != nil {
-			return nil
-		}
-		err = snapshot.PutSeal(ctx, l.Dir(id), func(meta snapshot.Meta) (*snapshot.Seal, error) { return key.SealHere(meta, id) })
-		if kind := fault.KindOf(err); kind == fault.Invalid || kind == fault.NotFound {
-			return nil
-		}
-		return err
-	})
+	key, err := seal.Open(keyFile)
+	if err != nil {
+		return nil, err
+	}
+	return &Library{dir: dir, key: key}, nil
 }
 
 // Dir is where the snapshot with an id lies, or will lie.
@@ -151,7 +136,7 @@ func (l *Library) summary(id string, meta snapshot.Meta, label Label) model.Snap
 		ID: id, Name: label.Name, VM: label.VM, VMID: label.VMID, Kind: meta.Kind, Created: meta.Created,
 		Image: spec.Image, ImageID: spec.ImageID, Kernel: spec.Kernel, KernelID: spec.KernelID,
 		VCPUs: spec.VCPUs, Memory: spec.Memory, Env: len(spec.Env),
-		Driver: meta.Driver, Pause: label.Pause, Sealed: l.key.Made(meta, id),
+		Driver: meta.Driver, Pause: label.Pause, Sealed: l.key.Made(meta),
 	}
 	for _, d := range meta.Disks {
 		s.Disks = append(s.Disks, model.SnapshotDrive{Name: d.Name, Size: d.Size})

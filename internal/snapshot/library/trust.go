@@ -6,11 +6,11 @@ import (
 )
 
 // trustHint says what the flag means.
-const trustHint = "--disks-only restores the disks: the VM boots from them. --trust-memory also loads the memory and the devices' state, which somebody else wrote, " +
+const trustHint = "--disks-only restores the disks: the VM boots from them. --trust-memory also loads the memory and the devices' state, which somebody else may have written, " +
 	"into the VMM: if the VMM's loader has a defect, the sender gets the VMM's rights."
 
 // MayUseMemory reports whether a restore may use a snapshot's memory. Only the home's own memory is
-// used unless the request trusts the sender. New VMs then get the disks alone, which a notice says.
+// used unless the request trusts the sender. New VMs then get the disks alone. A notice reports this.
 // A VM in place would lose its present memory for that, so the request must say what it wants.
 func MayUseMemory(s model.Snapshot, req model.Restore) (bool, []model.Notice, error) {
 	switch {
@@ -19,11 +19,11 @@ func MayUseMemory(s model.Snapshot, req model.Restore) (bool, []model.Notice, er
 	case s.Sealed || req.TrustMemory:
 		return true, nil, nil
 	case req.Into != "":
-		return false, nil, fault.New(fault.Invalid, "snapshot %s is not of this home, so its memory is not used unless you trust its sender", s.Name).
+		return false, nil, fault.New(fault.Invalid, "snapshot %s has no seal of this home, so its memory is not used unless you trust its sender", s.Name).
 			WithHint("%s", trustHint)
 	}
 	return false, []model.Notice{{
-		Text: "snapshot " + s.Name + " is not of this home: only its disks were used",
+		Text: "snapshot " + s.Name + " has no seal of this home: only its disks were used",
 		Hint: trustHint,
 	}}, nil
 }

@@ -8,8 +8,8 @@
 // description without what a copy may change (snapshot.Meta.Bare). It has the digests of all files,
 // so a sealed snapshot can leave the home and come back. The key never leaves the home.
 //
-// A snapshot of a version without seals has no digests. Open seals it for the place where it lies:
-// the statement names its id, which no import gets again.
+// Only the maker of a snapshot seals it, when it makes it. A snapshot without a valid seal stays so:
+// nobody can find out later who made it.
 package seal
 
 import (
@@ -41,37 +41,19 @@ type Key struct{ secret []byte }
 
 // statement is what a seal says.
 type statement struct {
-	Purpose string `json:"purpose"`
-	// ID is the id of a snapshot whose files have no digests.
-	ID   string        `json:"id,omitempty"`
-	Meta snapshot.Meta `json:"meta"`
+	Purpose string        `json:"purpose"`
+	Meta    snapshot.Meta `json:"meta"`
 }
 
 const purpose = "banger: this home made the snapshot"
 
-// Open returns the key in a file. If the file is missing, a key is made once, and adopt is called
-// with it before the file appears: it seals the snapshots of a version without seals. After a crash
-// all of that is done again with the same key.
-func Open(file string, adopt func(*Key) error) (*Key, error) {
+// Open returns the key in a file. If the file is missing, a key is made.
+func Open(file string) (*Key, error) {
 	k, err := read(file)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return k, err
-	}
-	unfinished := file + ".new"
-	k, err = read(unfinished)
 	if errors.Is(err, fs.ErrNotExist) {
-		k, err = create(unfinished)
+		return create(file)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if err := adopt(k); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(os.Rename(unfinished, file), disk.SyncDir(filepath.Dir(file))); err != nil {
-		return nil, fmt.Errorf("keeping the key of seals: %w", err)
-	}
-	return k, nil
+	return k, err
 }
 
 func create(file string) (*Key, error) {
@@ -111,12 +93,12 @@ func read(file string) (*Key, error) {
 	owner := int(info.Sys().(*syscall.Stat_t).Uid) // os.File.Stat returns this type on Linux
 	if !info.Mode().IsRegular() || owner != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
 		return nil, fault.New(fault.Invalid, "%s is not a file that only user %d can read and write (mode %v, user %d)", file, os.Geteuid(), info.Mode(), owner).
-			WithHint("If nobody else can have read or changed it: chmod 600 %[1]s. Otherwise remove it; then banger makes another one, and uses only the disks of older snapshots.", file)
+			WithHint("If nobody else can have read or changed it: chmod 600 %[1]s. Otherwise remove it; then banger makes another key. Restores of older snapshots use only the disks, unless you add --trust-memory.", file)
 	}
 	secret, err := io.ReadAll(io.LimitReader(f, keyLen+1))
 	if err == nil && len(secret) != keyLen {
 		err = fault.New(fault.Invalid, "%s has not exactly %d bytes", file, keyLen).
-			WithHint("Remove it; then banger makes another one, and uses only the disks of older snapshots.")
+			WithHint("Remove it; then banger makes another key. Restores of older snapshots use only the disks, unless you add --trust-memory.")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the key of seals: %w", err)
@@ -129,16 +111,7 @@ func (k *Key) Seal(meta snapshot.Meta) (*snapshot.Seal, error) {
 	if !meta.Digested() {
 		return nil, errors.New("sealing a snapshot: it has files without a digest")
 	}
-	return k.seal(statement{Purpose: purpose, Meta: meta.Bare()})
-}
-
-// SealHere seals a snapshot without digests under the id of the place where it lies.
-func (k *Key) SealHere(meta snapshot.Meta, id string) (*snapshot.Seal, error) {
-	return k.seal(statement{Purpose: purpose, ID: id, Meta: meta.Bare()})
-}
-
-func (k *Key) seal(s statement) (*snapshot.Seal, error) {
-	text, err := json.Marshal(s)
+	text, err := json.Marshal(statement{Purpose: purpose, Meta: meta.Bare()})
 	if err != nil {
 		return nil, fmt.Errorf("sealing a snapshot: %w", err)
 	}
@@ -151,11 +124,10 @@ func (k *Key) mac(text []byte) []byte {
 	return h.Sum(nil)
 }
 
-// Made reports whether this home made the snapshot with a description, which lies under an id. The
-// statement is compared as this version understands it: a new field of a later version is zero on
-// both sides.
-func (k *Key) Made(meta snapshot.Meta, id string) bool {
-	if meta.Seal == nil {
+// Made reports whether this home made the snapshot with a description. The statement is compared as
+// this version understands it: a new field of a later version is zero on both sides.
+func (k *Key) Made(meta snapshot.Meta) bool {
+	if meta.Seal == nil || !meta.Digested() {
 		return false
 	}
 	mac, err := hex.DecodeString(meta.Seal.MAC)
@@ -166,10 +138,7 @@ func (k *Key) Made(meta snapshot.Meta, id string) bool {
 	if err := json.Unmarshal(meta.Seal.Statement, &said); err != nil || said.Purpose != purpose {
 		return false
 	}
-	if said.ID != id && (said.ID != "" || !meta.Digested()) {
-		return false
-	}
-	want, err := json.Marshal(statement{Purpose: purpose, ID: said.ID, Meta: meta.Bare()})
+	want, err := json.Marshal(statement{Purpose: purpose, Meta: meta.Bare()})
 	if err != nil {
 		return false
 	}

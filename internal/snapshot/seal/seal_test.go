@@ -14,11 +14,9 @@ import (
 	"banger/internal/snapshot"
 )
 
-const here = "0123456789abcdef"
-
 func open(t *testing.T, file string) *Key {
 	t.Helper()
-	k, err := Open(file, func(*Key) error { return nil })
+	k, err := Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,15 +61,15 @@ func sealed(t *testing.T, k *Key) snapshot.Meta {
 
 func TestSeal(t *testing.T) {
 	k, other := open(t, filepath.Join(t.TempDir(), "key")), open(t, filepath.Join(t.TempDir(), "key"))
-	if !k.Made(sealed(t, k), here) {
+	if !k.Made(sealed(t, k)) {
 		t.Error("a home does not know its own snapshot")
 	}
-	if other.Made(sealed(t, k), here) {
+	if other.Made(sealed(t, k)) {
 		t.Error("another home takes the snapshot for its own")
 	}
 	copied := sealed(t, k)
 	copied.Extra, copied.Memory.Modified = json.RawMessage(`{"name":"other"}`), 77
-	if !k.Made(copied, "fedcba9876543210") {
+	if !k.Made(copied) {
 		t.Error("a home does not know its own snapshot with another name, in another place")
 	}
 }
@@ -101,7 +99,7 @@ func TestForged(t *testing.T) {
 	} {
 		m := sealed(t, k)
 		forge(&m)
-		if k.Made(m, here) {
+		if k.Made(m) {
 			t.Errorf("%s: the forged snapshot counts as the home's own", name)
 		}
 	}
@@ -112,48 +110,15 @@ func TestForged(t *testing.T) {
 	}
 }
 
-// TestSealHere claims that a snapshot without digests has its seal in one place only.
-func TestSealHere(t *testing.T) {
-	k := open(t, filepath.Join(t.TempDir(), "key"))
-	m := described()
-	m.Memory.Digest, m.Disks[0].Digest = "", ""
-	var err error
-	if m.Seal, err = k.SealHere(m, here); err != nil {
+// TestKeyIsKept claims that a home has one key, also if a crash left a part of one.
+func TestKeyIsKept(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file+".part", []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m = stored(t, m)
-	if !k.Made(m, here) {
-		t.Error("the home does not know its snapshot")
-	}
-	if k.Made(m, "fedcba9876543210") || k.Made(m, "") {
-		t.Error("a snapshot without digests counts as the home's own in another place")
-	}
-}
-
-// TestAdoption claims that the snapshots of a version without seals are adopted once, as a whole,
-// also if a crash comes in between.
-func TestAdoption(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "key")
-	broken := errors.New("cut off")
-	var first *Key
-	if _, err := Open(file, func(k *Key) error { first = k; return broken }); !errors.Is(err, broken) {
-		t.Fatalf("an adoption that failed: %v", err)
-	}
-	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the key is there although not everything was adopted: %v", err)
-	}
-	m, calls := sealed(t, first), 0
-	for range 2 {
-		k, err := Open(file, func(*Key) error { calls++; return nil })
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !k.Made(m, here) {
-			t.Error("the key has changed")
-		}
-	}
-	if calls != 1 {
-		t.Errorf("after the crash, the snapshots were adopted %d times", calls)
+	m := sealed(t, open(t, file))
+	if !open(t, file).Made(m) {
+		t.Error("the key has changed")
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
 		t.Errorf("the key has the mode %v, %v", info.Mode(), err)
@@ -172,7 +137,7 @@ func TestBadKey(t *testing.T) {
 		if err := spoil(file); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Open(file, func(*Key) error { t.Error("a bad key was replaced"); return nil })
+		_, err := Open(file)
 		if fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
 			t.Errorf("a key that is %s: %v; want a refusal with the way out", name, err)
 		}
@@ -182,7 +147,7 @@ func TestBadKey(t *testing.T) {
 	if err := os.Symlink(file+"-target", file); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(file, func(*Key) error { return nil }); err == nil {
+	if _, err := Open(file); err == nil {
 		t.Error("a link was followed to a key")
 	}
 }
@@ -199,7 +164,7 @@ func FuzzMade(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte, mac string) {
 		m := m
 		m.Seal = &snapshot.Seal{Statement: text, MAC: mac}
-		if k.Made(m, here) && string(text) != string(good.Statement) {
+		if k.Made(m) && string(text) != string(good.Statement) {
 			t.Errorf("the statement %q with the MAC %q counts as the home's own", text, mac)
 		}
 	})
