@@ -149,7 +149,7 @@ func fakeSnapshots() []model.Snapshot {
 	s := model.Snapshot{Image: "docker.io/library/nginx:1.27", Kernel: "debian", VCPUs: 2, Memory: model.GiB, Created: time.Now().Add(-26 * time.Hour)}
 	full, disk := s, s
 	full.ID, full.Name, full.VM, full.VMID, full.Kind = "a123456789abcdef", "night", "web", "0123456789abcdef", model.SnapshotFull
-	full.Sealed, full.Env, full.Disks = true, 2, []model.SnapshotDrive{{Name: "system", Size: 8 * model.GiB}, {Name: "work", Size: 4 * model.GiB}}
+	full.Net, full.Sealed, full.Env, full.Disks = model.NetUser, true, 2, []model.SnapshotDrive{{Name: "system", Size: 8 * model.GiB}, {Name: "work", Size: 4 * model.GiB}}
 	full.Driver, full.Size, full.Pause = "qemu", 120*model.MiB, 14*time.Millisecond
 	disk.ID, disk.Name, disk.VM, disk.VMID, disk.Kind, disk.Size = "b123456789abcdef", "clean", "old", "c123456789abcdef", model.SnapshotDisk, 8*model.MiB
 	bad := model.Snapshot{ID: "d123456789abcdef", Size: 4 * model.MiB, Damaged: "opening snapshot /s/d123456789abcdef: meta.json: wrong sum"}

@@ -126,3 +126,11 @@ func (s Spec) For(owner Spec) Spec {
 	s.Name, s.Labels, s.Remove = owner.Name, owner.Labels, owner.Remove
 	return s
 }
+
+// ForeignFor is For of a spec that somebody else wrote. What reaches the host's network, and what
+// the guest's commands get from the owner, stays the owner's too.
+func (s Spec) ForeignFor(owner Spec) Spec {
+	s = s.For(owner)
+	s.Net, s.Env, s.User, s.Workdir, s.IdleSuspend = owner.Net, maps.Clone(owner.Env), owner.User, owner.Workdir, owner.IdleSuspend
+	return s
+}

@@ -26,6 +26,8 @@ type Snapshot struct {
 	KernelID string        `json:"kernel_id"`                  // the kernel's id
 	VCPUs    int           `json:"vcpus"`                      //
 	Memory   Bytes         `json:"memory"`                     // of the VM
+	Net      NetMode       `json:"net,omitempty"`              // of the VM
+	User     string        `json:"user,omitempty"`             // runs commands; "": the image's
 	Driver   string        `json:"driver,omitempty"`           // restores the memory; "": none
 	Size     Bytes         `json:"size"`                       // bytes used on the host
 	Pause    time.Duration `json:"pause" format:"nanoseconds"` // how long the VM stood still

@@ -164,14 +164,11 @@ func (op restoring) replaceDisks(ctx context.Context, c *moment.Capture, report 
 
 // checkRestorable fails if the VM cannot become what a capture keeps.
 func (op restoring) checkRestorable(ctx context.Context, c *moment.Capture) error {
-	if err := op.checkParts(c.Meta.Spec); err != nil {
+	if err := errors.Join(op.checkParts(c.Meta.Spec), c.CheckNet(op.record().Spec)); err != nil || !c.HasMemory() {
 		return err
 	}
-	if !c.HasMemory() {
-		return nil
-	}
 	subject := op.subject()
-	subject.Spec = c.Meta.Spec
+	subject.Spec = c.SpecFor(subject.Spec)
 	return op.host.CheckShape(ctx, c.Meta.Driver, subject, c.Meta.Fingerprint)
 }
 
@@ -202,7 +199,7 @@ func (op restoring) replace(ctx context.Context, c *moment.Capture, stage string
 	before := op.record()
 	err = op.update(ctx, func(v *model.VM) {
 		parent := c.Parent
-		v.Spec, v.DiskImage, v.Parent = c.Meta.Spec.For(v.Spec), c.Meta.Spec.ImageID, &parent
+		v.Spec, v.DiskImage, v.Parent = c.SpecFor(v.Spec), c.Meta.Spec.ImageID, &parent
 		v.Restoring = slices.Sorted(maps.Keys(c.Disks))
 	})
 	if err != nil {

@@ -2,8 +2,10 @@ package vm
 
 import (
 	"bytes"
+	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -104,4 +106,40 @@ func TestForeignMemory(t *testing.T) {
 		trusting := d.restore(t, "s", model.Restore{Into: into.ID, Force: true, TrustMemory: true})[0]
 		equal(t, "the state after a restore that trusts the memory", trusting.State, model.Running)
 	}
+}
+
+// TestForeignSpec restores a stranger's snapshot in place. The VM keeps what reaches the host's
+// network, and what its owner gives its commands.
+func TestForeignSpec(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{
+		Name: "a", Net: model.NetUser, Env: map[string]string{"LD_PRELOAD": "/evil.so"}, User: "0", Workdir: "/evil", IdleSuspend: time.Hour,
+	})
+	s := d.snap(t, v, "s")
+	equal(t, "the network in the snapshot's description", s.Net, model.NetUser)
+	equal(t, "the user in the snapshot's description", s.User, "0")
+	var stream bytes.Buffer
+	if err := d.library.Export(t.Context(), "s", &stream, nil); err != nil {
+		t.Fatal(err)
+	}
+	own := d.restore(t, "s", model.Restore{Into: d.create(t, model.Create{Name: "own", Net: model.NetNone}).ID})[0]
+	equal(t, "the network of a VM with the home's own snapshot", own.Spec.Net, model.NetUser)
+
+	there := newHost(t)
+	there.file = h.file // the same kernel
+	d = there.daemon()
+	if _, err := d.library.Import(t.Context(), bytes.NewReader(stream.Bytes()), "s", nil); err != nil {
+		t.Fatal(err)
+	}
+	into := d.create(t, model.Create{Name: "into", Net: model.NetNone, Env: map[string]string{"MINE": "1"}, User: "1000", Workdir: "/home"})
+	_, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: into.ID, TrustMemory: true}, nil)
+	claim(t, fault.KindOf(err) == fault.Invalid, "a restore of a machine with a network into a VM without one returned %v", err)
+	got := d.restore(t, "s", model.Restore{Into: into.ID, DisksOnly: true})[0].Spec
+	equal(t, "the network", got.Net, model.NetNone)
+	equal(t, "the user", got.User, "1000")
+	equal(t, "the working directory", got.Workdir, "/home")
+	equal(t, "the idle time", got.IdleSuspend, into.Spec.IdleSuspend)
+	claim(t, maps.Equal(got.Env, into.Spec.Env), "the environment is %v, want %v", got.Env, into.Spec.Env)
 }

@@ -71,6 +71,8 @@ func Snapshot(s model.Snapshot, style ui.Style, now time.Time) [][2]string {
 		{"vcpus", unlessZero(s.VCPUs, strconv.Itoa(s.VCPUs))},
 		{"memory", unlessZero(s.Memory, s.Memory.String())},
 		{"disks", ui.Clean(drives(s.Disks))},
+		{"network", ui.Clean(string(s.Net))},
+		{"user", ui.Clean(s.User)},
 		{"env", unlessZero(s.Env, strconv.Itoa(s.Env)+" variables")},
 		{"driver", ui.Clean(s.Driver)},
 		{"size", s.Size.String()},
@@ -110,6 +112,8 @@ func Incoming(s model.Snapshot) string {
 	add("%d vCPUs", s.VCPUs)
 	add("%v of memory", s.Memory)
 	add("disks %s", drives(s.Disks))
+	add("network %s", cmp.Or(string(s.Net), "unknown"))
+	add("user %s", cmp.Or(s.User, "of the image"))
 	add("%d environment variables", s.Env)
 	return strings.Join(parts, ", ")
 }

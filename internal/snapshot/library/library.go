@@ -135,7 +135,7 @@ func (l *Library) summary(id string, meta snapshot.Meta, label Label) model.Snap
 	s := model.Snapshot{
 		ID: id, Name: label.Name, VM: label.VM, VMID: label.VMID, Kind: meta.Kind, Created: meta.Created,
 		Image: spec.Image, ImageID: spec.ImageID, Kernel: spec.Kernel, KernelID: spec.KernelID,
-		VCPUs: spec.VCPUs, Memory: spec.Memory, Env: len(spec.Env),
+		VCPUs: spec.VCPUs, Memory: spec.Memory, Net: spec.Net, User: spec.User, Env: len(spec.Env),
 		Driver: meta.Driver, Pause: label.Pause, Sealed: l.key.Made(meta),
 	}
 	for _, d := range meta.Disks {

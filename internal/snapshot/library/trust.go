@@ -9,9 +9,9 @@ import (
 const trustHint = "--disks-only restores the disks: the VM boots from them. --trust-memory also loads the memory and the devices' state, which somebody else may have written, " +
 	"into the VMM: if the VMM's loader has a defect, the sender gets the VMM's rights."
 
-// MayUseMemory reports whether a restore may use a snapshot's memory. Only the home's own memory is
-// used unless the request trusts the sender. New VMs then get the disks alone. A notice reports this.
-// A VM in place would lose its present memory for that, so the request must say what it wants.
+// MayUseMemory reports whether a restore may use a snapshot's memory: only the home's own, or what
+// the request trusts. Otherwise new VMs get the disks alone. A notice reports this. A VM in place
+// would lose its present memory for that, so the request must say what it wants.
 func MayUseMemory(s model.Snapshot, req model.Restore) (bool, []model.Notice, error) {
 	switch {
 	case s.Kind != model.SnapshotFull || req.DisksOnly:

@@ -8,8 +8,8 @@
 // description without what a copy may change (snapshot.Meta.Bare). It has the digests of all files,
 // so a sealed snapshot can leave the home and come back. The key never leaves the home.
 //
-// Only the maker of a snapshot seals it, when it makes it. A snapshot without a valid seal stays so:
-// nobody can find out later who made it.
+// A snapshot gets its seal when it is made. One without a valid seal stays without: nobody can find
+// out later who made it.
 package seal
 
 import (

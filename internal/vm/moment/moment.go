@@ -42,6 +42,8 @@ type Capture struct {
 	Disks  map[string]string // path by name
 	Draft  *snapshot.Draft   // holds what is not a stored snapshot's; nil if all is
 
+	foreign bool // a stored snapshot without a seal of this home
+
 	kind model.OriginKind
 	// for forks; nil in a capture that is to be stored, and in one of disks only
 	memory     *os.File
