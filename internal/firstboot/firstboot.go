@@ -8,6 +8,7 @@ package firstboot
 
 import (
 	"path"
+	"slices"
 	"strings"
 
 	"banger/internal/guest/proto"
@@ -30,18 +31,24 @@ const maxShared = 16
 // Judge judges what a guest reports of its boot. The report is hostile input.
 func Judge(w proto.Writes) Verdict {
 	v := Verdict{Cut: w.More}
-	for _, file := range w.Paths {
+	v.add(w.Paths, harmless, w.Renewed)
+	v.add(w.Links, harmless, harmlessLinks, w.Renewed)
+	return v
+}
+
+// add judges files that no list of known ones has.
+func (v *Verdict) add(files []string, known ...[]string) {
+	for _, file := range files {
 		file = path.Clean("/" + file)
-		if matches(file, harmless) || matches(file, w.Renewed) {
+		if slices.ContainsFunc(known, func(list []string) bool { return matches(file, list) }) {
 			continue
 		}
 		if len(v.Shared) == maxShared {
 			v.Cut = true
-			break
+			return
 		}
 		v.Shared = append(v.Shared, file)
 	}
-	return v
 }
 
 // matches reports whether a file is in a list. An element that ends with a slash is a directory
@@ -55,6 +62,9 @@ func matches(file string, list []string) bool {
 	return false
 }
 
+// harmlessLinks are symbolic links that a boot makes. A unit or a key beside them is no such link.
+var harmlessLinks = []string{"/etc/systemd/system/", "/etc/systemd/user/", "/etc/ssl/certs/"}
+
 // harmless are files that a boot of a usual distribution writes, and that no secret is in.
 var harmless = []string{
 	// The agent writes these anew with each identity.
@@ -63,7 +73,7 @@ var harmless = []string{
 
 	// The state of the host's packages, and what is computed from it.
 	"/etc/.updated", "/etc/.pwd.lock", "/etc/ld.so.cache", "/etc/mtab", "/etc/adjtime", "/etc/timezone", "/etc/localtime",
-	"/etc/systemd/system/", "/etc/systemd/user/", "/etc/ssl/certs/", "/etc/udev/hwdb.bin",
+	"/etc/udev/hwdb.bin",
 	"/var/lib/apt/", "/var/lib/dpkg/", "/var/lib/ucf/", "/var/lib/man-db/", "/var/lib/rpm/", "/var/lib/dnf/",
 
 	// When something was done, and what was seen.

@@ -72,9 +72,9 @@ func (c *Client) Writes(ctx context.Context) (proto.Writes, error) {
 		}
 		return kept
 	}
-	paths := bound(w.Paths)
-	w.More = w.More || len(paths) < len(w.Paths)
-	w.Paths, w.Renewed = paths, bound(w.Renewed)
+	paths, links := bound(w.Paths), bound(w.Links)
+	w.More = w.More || len(paths) < len(w.Paths) || len(links) < len(w.Links)
+	w.Paths, w.Links, w.Renewed = paths, links, bound(w.Renewed)
 	return w, nil
 }
 

@@ -61,7 +61,7 @@ func newAgent(log *slog.Logger, version string, beside bool) *agent {
 	a.files = &filesService{log}
 	a.stats = &statsService{a.drives}
 	a.disk = &diskService{a.drives}
-	a.writes = &writesService{a.marks}
+	a.writes = &writesService{a.marks, a.drives}
 	a.power = &powerService{log: log, beside: beside, freeze: a.freeze, drives: a.drives, processes: a.processes}
 	return a
 }

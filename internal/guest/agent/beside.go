@@ -60,7 +60,7 @@ func (a *agent) takeOver(state handoverState) error {
 	a.life.enter(assumed)
 	a.settings.set(state.Identity)
 	a.cards.networks = state.Networks
-	a.marks.takeOver(state.Marks)
+	a.marks.takeOver(state.Marks, state.Wall)
 	a.drives.TakeOver(state.Drives)
 	return nil
 }

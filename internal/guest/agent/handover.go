@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,8 +45,12 @@ type handoverState struct {
 	Identity  identity        `json:"identity"`
 	Networks  []proto.Network `json:"networks"`
 	Marks     []proto.Mark    `json:"marks"`
-	Drives    []mount.Drive   `json:"drives"`
-	Groups    bool            `json:"groups"` // whether there are control groups
+
+	// Wall is what the clock showed at each mark.
+	Wall map[string]time.Time `json:"wall"`
+
+	Drives []mount.Drive `json:"drives"`
+	Groups bool          `json:"groups"` // whether there are control groups
 }
 
 // handover passes the service to a copy of the agent, and process 1 to the image's init.
@@ -74,7 +79,7 @@ func (h *handover) begin(init []string) error {
 	groups, drives := h.processes.groups(), h.drives.All()
 	state, err := stateFile(handoverState{
 		Transport: h.endpoint.transport, Identity: h.settings.get(), Networks: h.cards.networks,
-		Marks: h.marks.all(), Drives: drives, Groups: groups != nil,
+		Marks: h.marks.all(), Wall: h.marks.walls(), Drives: drives, Groups: groups != nil,
 	})
 	if err != nil {
 		return err

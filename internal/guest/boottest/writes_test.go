@@ -26,12 +26,12 @@ func TestWrites(t *testing.T) {
 		t.Errorf("the agent itself wrote %q, which is not known to be harmless", v.Shared)
 	}
 	m.thaw()
-	m.sh("mkdir -p /etc/app /var/lib/app; echo secret > /etc/app/key; echo secret > /var/lib/app/key; echo log > /var/log-of-app")
+	m.sh("mkdir -p /etc/app /var/lib/app; echo secret > /etc/app/key; echo secret > /var/lib/app/key; mkdir -p /var/log /opt; echo log > /var/log/app; echo secret > /opt/key")
 	m.freeze()
 	if w, err = m.Writes(m.ctx()); err != nil {
 		t.Fatal(err)
 	}
-	if v := firstboot.Judge(w); !slices.Equal(v.Shared, []string{"/etc/app/key", "/var/lib/app/key"}) {
+	if v := firstboot.Judge(w); !slices.Equal(v.Shared, []string{"/etc/app/key", "/opt/key", "/var/lib/app/key"}) {
 		t.Errorf("of the files that were written, these would be shared: %q", v.Shared)
 	}
 	m.thaw()

@@ -105,11 +105,13 @@ type Frozen struct {
 	Processes int `json:"processes"` // how many were halted
 }
 
-// Writes is the answer to writes: what was written since the machine got its identity, below /etc,
-// /var/lib and /root. Directories and empty files are left out.
+// Writes is the answer to writes: what was written to the machine's drives since it got its
+// identity. Directories, empty files, and what is below /tmp, /run, /var/log, /var/cache and
+// /var/tmp are left out.
 type Writes struct {
-	Paths []string `json:"paths"`          // at most MaxWrites
-	More  bool     `json:"more,omitempty"` // there are more, or there is too much to search
+	Paths []string `json:"paths"`           // of files
+	Links []string `json:"links,omitempty"` // of symbolic links; with Paths at most MaxWrites
+	More  bool     `json:"more,omitempty"`  // there are more, or there is too much to search
 	// Renewed are files that the image's fork hooks make anew: see WritesRenewed. A directory ends
 	// with a slash.
 	Renewed []string `json:"renewed,omitempty"`
