@@ -1,14 +1,16 @@
 package ui
 
 import (
+	"cmp"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
-// Filter is a writer for a terminal that passes a guest's text and its colours only. It removes all
-// other control sequences. No line can hide: concealed and blinking text is shown, invisible
+// Filter is a writer for a terminal that passes a guest's text and a few of its colours only. It
+// removes all other control sequences. No line can hide: no background has a colour, invisible
 // characters are removed, and a carriage return does not lead back over the line.
 type Filter struct {
 	w      io.Writer
@@ -122,11 +124,10 @@ func (f *Filter) style() {
 	given := strings.Split(string(f.params), ";")
 	var kept []string
 	for i := 0; i < len(given); i++ {
-		n := min(1+colourArgs(given[i:]), len(given)-i)
-		if shows(given[i]) && n == 1+colourArgs(given[i:]) {
-			kept = append(kept, given[i:i+n]...)
+		if shows(given[i]) {
+			kept = append(kept, given[i])
 		}
-		i += n - 1
+		i += colourArgs(given[i:])
 	}
 	if len(kept) == 0 {
 		return
@@ -138,28 +139,24 @@ func (f *Filter) style() {
 // colourArgs returns how many of the parameters after the first one belong to it: 38;5;N and
 // 38;2;R;G;B set a colour (ITU-T T.416, 13.1.8).
 func colourArgs(params []string) int {
-	if len(params) < 2 || params[0] != "38" && params[0] != "48" && params[0] != "58" {
+	if len(params) < 2 || !slices.Contains([]string{"38", "48", "58"}, strings.TrimLeft(params[0], "0")) {
 		return 0
 	}
-	return map[string]int{"5": 2, "2": 4}[params[1]]
+	return map[string]int{"5": 2, "2": 4}[strings.TrimLeft(params[1], "0")]
 }
 
-// shows reports whether a style shows text. Among the other ones are blinking and concealed text
-// (ECMA-48, 8.3.117).
+// shows reports whether a style shows text on a dark and on a light terminal: a reset, bold,
+// underlined, and the colours between black and white. Backgrounds, exact colours, reverse, faint
+// and concealed text are none of these (ECMA-48, 8.3.117).
 func shows(param string) bool {
-	code, _, sub := strings.Cut(param, ":")
-	if param == "" {
-		return true // 0, the terminal's own style
-	}
-	n, err := strconv.Atoi(code)
+	n, err := strconv.Atoi(cmp.Or(param, "0"))
 	switch {
 	case err != nil:
-	case sub: // underlines and colours; a terminal may take any other one for several styles
-		return n == 4 || n == 38 || n == 48 || n == 58
-	case n <= 4, n == 7, n == 9, n >= 21 && n <= 49, n == 53, n == 55, n == 58, n == 59, n >= 90 && n <= 97, n >= 100 && n <= 107:
+		return false
+	case n == 0, n == 1, n == 4, n == 22, n == 24, n == 39:
 		return true
 	}
-	return false
+	return n >= 31 && n <= 36 || n >= 91 && n <= 96
 }
 
 func (f *Filter) text(r rune, raw []byte) {
