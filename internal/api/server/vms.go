@@ -52,11 +52,12 @@ type vmHandlers struct {
 	layout   paths.Layout
 }
 
-// expect notes why sessions of the VM may end now.
-func (h vmHandlers) expect(r *http.Request, why string) {
+// expect notes why sessions of the VM may end now: see session.Set.Expect.
+func (h vmHandlers) expect(r *http.Request, why string) (over func(failed *error)) {
 	if v, err := h.vms.Get(refOf(r)); err == nil {
-		h.sessions.Expect(v.ID, why)
+		return h.sessions.Expect(v.ID, why)
 	}
+	return func(*error) {}
 }
 
 func (h vmHandlers) list(*http.Request) (any, error) { return orEmpty(h.vms.List(), nil) }
@@ -83,14 +84,14 @@ func (h vmHandlers) change(r *http.Request, change model.Change) (any, error) {
 	return h.vms.Set(r.Context(), refOf(r), change)
 }
 
-func (h vmHandlers) delete(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
+func (h vmHandlers) delete(_ http.ResponseWriter, r *http.Request, report step.Reporter) (_ any, err error) {
 	q := queryOf(r, "force")
 	force := q.flag("force")
 	if q.err != nil {
 		return nil, q.err
 	}
 	if force {
-		h.expect(r, "deleted")
+		defer h.expect(r, "deleted")(&err)
 	}
 	return nil, h.vms.Delete(r.Context(), refOf(r), force, report)
 }
@@ -101,19 +102,19 @@ func (h vmHandlers) start(r *http.Request, how model.Start, report step.Reporter
 	return h.vms.Start(r.Context(), refOf(r), how, report)
 }
 
-func (h vmHandlers) stop(r *http.Request, req api.VMStop, report step.Reporter) (any, error) {
+func (h vmHandlers) stop(r *http.Request, req api.VMStop, report step.Reporter) (_ any, err error) {
 	if err := checkStop(req); err != nil {
 		return nil, err
 	}
-	h.expect(r, "stopped")
+	defer h.expect(r, "stopped")(&err)
 	return h.vms.Stop(r.Context(), refOf(r), req.Timeout, report)
 }
 
-func (h vmHandlers) restart(r *http.Request, req api.VMStop, report step.Reporter) (any, error) {
+func (h vmHandlers) restart(r *http.Request, req api.VMStop, report step.Reporter) (_ any, err error) {
 	if err := checkStop(req); err != nil {
 		return nil, err
 	}
-	h.expect(r, "restarted")
+	defer h.expect(r, "restarted")(&err)
 	return h.vms.Restart(r.Context(), refOf(r), req.Timeout, report)
 }
 
@@ -124,12 +125,12 @@ func checkStop(req api.VMStop) error {
 	return nil
 }
 
-func (h vmHandlers) kill(r *http.Request, req api.VMKill) (any, error) {
+func (h vmHandlers) kill(r *http.Request, req api.VMKill) (_ any, err error) {
 	sig, err := parseSignal(req.Signal)
 	if err != nil {
 		return nil, err
 	}
-	h.expect(r, "killed")
+	defer h.expect(r, "killed")(&err)
 	return h.vms.Kill(r.Context(), refOf(r), sig)
 }
 
@@ -161,8 +162,8 @@ func (h vmHandlers) resume(_ http.ResponseWriter, r *http.Request, report step.R
 	return h.vms.Resume(r.Context(), refOf(r), report)
 }
 
-func (h vmHandlers) suspend(_ http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
-	h.expect(r, "suspended")
+func (h vmHandlers) suspend(_ http.ResponseWriter, r *http.Request, report step.Reporter) (_ any, err error) {
+	defer h.expect(r, "suspended")(&err)
 	return h.vms.Suspend(r.Context(), refOf(r), report)
 }
 

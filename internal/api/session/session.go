@@ -54,13 +54,27 @@ func (s *Set) Belongs(ctx context.Context, vm string) {
 	}
 }
 
-// Expect notes that a client has a VM "killed" or "stopped". If its sessions end, that is why.
-func (s *Set) Expect(vm, why string) {
+// Expect notes that a client has a VM "killed" or "stopped". If its sessions end, that is why. The
+// result is called when the operation is over. If it has failed, the note is taken back.
+func (s *Set) Expect(vm, why string) (over func(failed *error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := map[*session]string{}
 	for one := range s.open {
 		if one.vm == vm {
-			one.why = why
+			before[one], one.why = one.why, why
+		}
+	}
+	return func(failed *error) {
+		if *failed == nil {
+			return
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for one, was := range before {
+			if one.why == why { // and not what another client has noted since
+				one.why = was
+			}
 		}
 	}
 }
