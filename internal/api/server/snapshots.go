@@ -107,7 +107,7 @@ func (h snapshotHandlers) missing(s model.Snapshot) []model.Notice {
 		if fault.KindOf(err) == fault.NotFound {
 			notices = append(notices, model.Notice{
 				Text: fmt.Sprintf("the snapshot needs the %s %s with the id %.12s, which is not here", kind, name, id),
-				Hint: fmt.Sprintf("Nothing can be made of the snapshot before that very %s is here: see `banger %[1]s pull --help` and `banger %[1]s import --help`", kind),
+				Hint: fmt.Sprintf("Import that %s first: see `banger %[1]s pull --help` and `banger %[1]s import --help`", kind),
 			})
 		}
 	}

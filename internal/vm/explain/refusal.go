@@ -42,7 +42,7 @@ func Killed(v model.VM, err error) error {
 func MaySet(v model.VM) error {
 	switch {
 	case v.State == model.Suspended:
-		return fault.New(fault.WrongState, "VM %s is suspended: its memory knows the machine as it is", v.Spec.Name).
+		return fault.New(fault.WrongState, "VM %s is suspended. Its saved memory requires the present machine", v.Spec.Name).
 			WithHint("resume it first, or stop it")
 	case v.State == model.Paused:
 		return fault.New(fault.WrongState, "VM %s is paused: its guest cannot take anything up", v.Spec.Name).
