@@ -26,7 +26,7 @@ type TemplateMode string
 
 // The modes.
 const (
-	TemplateAuto TemplateMode = "auto" // unless its first boot wrote what VMs must not share
+	TemplateAuto TemplateMode = "auto" // if its first boot is known to be over, and harmless
 	TemplateOn   TemplateMode = "on"   // whatever its first boot writes
 	TemplateOff  TemplateMode = "off"  // never
 )
@@ -38,11 +38,14 @@ type ImageTemplate struct {
 	Shared []string `json:"shared,omitempty"`
 	Cut    bool     `json:"cut,omitempty"`  // there are more such files
 	Keys   []string `json:"keys,omitempty"` // of the templates that there are now
+	// Unready means that its init has no signal that banger understands of having started all
+	// services.
+	Unready bool `json:"unready,omitempty"`
 }
 
 // Refused reports whether no template of the image is made and used.
 func (t ImageTemplate) Refused() bool {
-	return t.Mode == TemplateOff || t.Mode != TemplateOn && (len(t.Shared) > 0 || t.Cut)
+	return t.Mode == TemplateOff || t.Mode != TemplateOn && (len(t.Shared) > 0 || t.Cut || t.Unready)
 }
 
 // ImageChange changes an image's settings.

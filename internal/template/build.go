@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/firstboot"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/relay"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/pace"
@@ -75,10 +77,11 @@ func (b *builder) build(ctx context.Context, j job) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.tearDown(ctx, l)) }()
 	if !j.universal() {
-		if err := b.settle(ctx, l); err != nil {
+		unready, err := b.settle(ctx, l, true)
+		if err != nil {
 			return err
 		}
-		if err := b.judge(ctx, j, l); err != nil {
+		if err := b.judge(ctx, j, l, unready); err != nil {
 			return err
 		}
 	}
@@ -154,56 +157,99 @@ func (b *builder) tearDown(ctx context.Context, l *machine.Launch) error {
 }
 
 // settle lets the image's init reach its target, runs one command so that what every command needs
-// is in the guest's memory, writes the disks, and freezes all processes.
-func (b *builder) settle(ctx context.Context, l *machine.Launch) error {
+// is in the guest's memory, writes the disks, and freezes all processes. first is a first boot.
+// unready reports that the init has no signal of its readiness, so that services may still start.
+func (b *builder) settle(ctx context.Context, l *machine.Launch, first bool) (unready bool, err error) {
 	agent := l.Machine.Agent
 	if l.HasInit() {
-		if err := try(ctx, agent, settleTime, "/bin/sh", "-c", awaitTarget); err != nil {
-			return fmt.Errorf("waiting for the image's init: %w", err)
+		status, err := try(ctx, agent, settleTime, "/bin/sh", "-c", awaitTarget)
+		if err != nil {
+			return false, fmt.Errorf("waiting for the image's init: %w", err)
+		}
+		if unready = status != reached; status == notReached {
+			return false, fault.New(fault.Unavailable, "the init of image %s has not reached its target", l.Subject.Spec.Image)
 		}
 	}
-	if err := try(ctx, agent, warmUpTime, "true"); err != nil {
-		return err
+	if _, err := try(ctx, agent, warmUpTime, "true"); err != nil {
+		return false, err
 	}
-	// here once, otherwise in each machine that is restored
+	if first && l.HasInit() {
+		if err := awaitQuiet(ctx, agent); err != nil {
+			return false, err
+		}
+	}
+	// Sync once here. Otherwise every restored machine would repeat it.
 	if err := l.Machine.Sync(ctx); err != nil {
-		return err
+		return false, err
 	}
-	return l.Machine.Freeze(ctx)
+	return unready, l.Machine.Freeze(ctx)
 }
 
 // awaitTarget is a shell script that ends when systemd has reached its default target, and at once
-// where there is none. systemctl itself does not wait for a systemd that does not listen yet.
-const awaitTarget = `command -v systemctl >/dev/null || exit 0
-n=0; until [ -e /run/systemd/private ] || [ $n -ge 300 ]; do sleep 0.1; n=$((n+1)); done
-systemctl is-system-running --wait`
+// if the init is another one. systemctl does not wait for a systemd that does not listen yet.
+const awaitTarget = `case $(readlink /proc/1/exe) in */systemd) ;; *) exit 42;; esac
+until [ -e /run/systemd/private ]; do sleep 0.1; done
+case $(systemctl is-system-running --wait) in running|degraded) exit 0;; esac; exit 43`
 
-// try runs a command in the guest and waits for its end. How it ended does not matter: the command
-// need not even exist.
-func try(ctx context.Context, agent machine.Agent, limit time.Duration, argv ...string) error {
+// How awaitTarget ends. Any other end means that it could not run.
+const (
+	reached    = 0
+	notReached = 43
+)
+
+// awaitQuiet returns when the boot has written no further files for a pause. A service that has
+// begun may still hold a new secret in memory.
+func awaitQuiet(ctx context.Context, agent machine.Agent) error {
+	const looks, between = 20, 500 * time.Millisecond
+	last, err := agent.Writes(ctx)
+	for range looks {
+		if err != nil {
+			return fmt.Errorf("checking which files the boot wrote: %w", err)
+		}
+		select {
+		case <-time.After(between):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		next, nextErr := agent.Writes(ctx)
+		if nextErr == nil && reflect.DeepEqual(last, next) {
+			return nil
+		}
+		last, err = next, nextErr
+	}
+	return fault.New(fault.Unavailable, "the boot does not stop writing new files")
+}
+
+// try runs a command in the guest and waits for its end. It returns the exit status, or -1 if the
+// command could not run.
+func try(ctx context.Context, agent machine.Agent, limit time.Duration, argv ...string) (int, error) {
 	ctx, cancel := pace.Context(ctx, limit, "end of the command")
 	defer cancel()
 	conn, err := agent.Upgrade(ctx, "/v1/exec")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	if err := proto.NewWriter(conn).WriteJSON(proto.FrameStart, proto.ExecRequest{Argv: argv}); err != nil {
-		return err
+		return 0, err
 	}
 	in := proto.NewReader(conn)
 	for {
-		t, _, err := in.ReadFrame()
+		t, payload, err := in.ReadFrame()
 		if ctx.Err() != nil {
-			return fmt.Errorf("running %s in the guest: %w", argv[0], context.Cause(ctx))
+			return 0, fmt.Errorf("running %s in the guest: %w", argv[0], context.Cause(ctx))
 		}
 		if err != nil {
-			return fmt.Errorf("running %s in the guest: %w", argv[0], err)
+			return 0, fmt.Errorf("running %s in the guest: %w", argv[0], err)
 		}
-		if t == proto.FrameExit || t == proto.FrameError {
-			return nil
+		switch t {
+		case proto.FrameExit:
+			exit, err := relay.ParseExit(payload)
+			return exit.Code, err
+		case proto.FrameError:
+			return -1, nil
 		}
 	}
 }
@@ -305,16 +351,17 @@ func (b *builder) permit(j job) error {
 	return refused(j.spec.Image, note)
 }
 
-// judge looks what the boot of an image wrote. If VMs must not share that, it notes so and fails.
-func (b *builder) judge(ctx context.Context, j job, l *machine.Launch) error {
+// judge checks which files the boot of an image wrote. If VMs must not share them, or if the boot
+// may not be over, it notes so and fails.
+func (b *builder) judge(ctx context.Context, j job, l *machine.Launch, unready bool) error {
 	written, err := l.Machine.Agent.Writes(ctx)
 	if err != nil {
-		return fmt.Errorf("looking what the boot wrote: %w", err)
+		return fmt.Errorf("checking which files the boot wrote: %w", err)
 	}
 	v := firstboot.Judge(written)
 	note := b.noteOf(j.spec.ImageID)
-	note.Shared, note.Cut = v.Shared, v.Cut
-	if b.cfg.Notes != nil && !v.Harmless() {
+	note.Shared, note.Cut, note.Unready = v.Shared, v.Cut, unready
+	if b.cfg.Notes != nil && (!v.Harmless() || unready) {
 		if err := b.cfg.Notes.SetTemplate(ctx, j.spec.ImageID, note); err != nil {
 			return err
 		}

@@ -14,6 +14,10 @@ func refused(image string, note model.ImageTemplate) error {
 		return fault.New(fault.Unsupported, "the templates of image %s are turned off", image).
 			WithHint("`banger image set --template=auto %s` turns them on", image)
 	}
+	if len(note.Shared) == 0 && !note.Cut {
+		return fault.New(fault.Unsupported, "the init of image %s does not report when its services have started", image).
+			WithHint("see docs/forks.md; `banger image set --template=on %s` makes a template all the same", image)
+	}
 	what := fmt.Sprintf("%q", note.Shared)
 	if note.Cut {
 		what = strings.TrimPrefix(what+" and more", "[] and ")

@@ -57,7 +57,7 @@ func (s *standby) standBy(ctx context.Context, j job) (_ *machine.Standby, err e
 			err = errors.Join(err, s.tearDown(ctx, l))
 		}
 	}()
-	if err := s.settle(ctx, l); err != nil {
+	if _, err := s.settle(ctx, l, false); err != nil {
 		return nil, err
 	}
 	if l.Machine.CanPause() == nil {

@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"vmm": {"fault", "model"},
 
 	"machine":          {"disk", "fault", "guest/proto", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
-	"template":         {"disk", "fault", "firstboot", "guest/proto", "machine", "model", "pace", "snapshot", "step"},
+	"template":         {"disk", "fault", "firstboot", "guest/proto", "guest/relay", "machine", "model", "pace", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "vmm"},

@@ -254,11 +254,14 @@ func (a *agent) Upgrade(ctx context.Context, route string) (net.Conn, error) {
 	if _, err := a.reach(ctx, "exec"); err != nil {
 		return nil, err
 	}
+	a.s.mu.Lock()
+	status := a.s.status
+	a.s.mu.Unlock()
 	ours, theirs := net.Pipe()
 	go func() {
 		defer theirs.Close()
 		if t, _, err := proto.NewReader(theirs).ReadFrame(); err == nil && t == proto.FrameStart {
-			_ = proto.NewWriter(theirs).WriteJSON(proto.FrameExit, proto.Exit{})
+			_ = proto.NewWriter(theirs).WriteJSON(proto.FrameExit, proto.Exit{Code: status})
 		}
 	}()
 	return ours, nil

@@ -66,6 +66,7 @@ type host struct {
 
 	recoverTimeout time.Duration // of the daemons
 	writes         proto.Writes  // what boots wrote
+	status         int           // of commands in guests
 	agents         atomic.Int64  // clients of agents that are not closed
 }
 

@@ -86,3 +86,32 @@ func TestFirstBootSecretsAreNotShared(t *testing.T) {
 	d.wantTemplates(t, 1, "img")
 	h.waitClosed(t)
 }
+
+// TestInitsThatDoNotReportReadiness builds templates of images with an init. If the init does not
+// report that its services have started, the image gets no template, until the user asks for one.
+func TestInitsThatDoNotReportReadiness(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]bool{0: true, 42: false, 43: false, 127: false} {
+		h := newHost(t)
+		known := &notes{}
+		h.templates.Off, h.templates.Notes = false, known
+		h.status = status
+		d := h.daemon()
+		d.busy()
+		_, err := d.BuildTemplate(t.Context(), model.Create{Image: imageWithInit}, nil)
+		claim(t, (err == nil) == want, "if the wait for the init ends with %d, building a template returns %v", status, err)
+		note, _ := known.Template("id-of-" + imageWithInit)
+		equal(t, "what is noted of the init", note.Unready, status == 42 || status == 127)
+		if !note.Unready {
+			continue
+		}
+		wantKind(t, "building a template of an image that is never ready", err, fault.Unsupported)
+		wantHint(t, "building it", err, "banger image set --template=on "+imageWithInit)
+		if err := known.SetTemplate(t.Context(), "id-of-"+imageWithInit, model.ImageTemplate{Mode: model.TemplateOn}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.BuildTemplate(t.Context(), model.Create{Image: imageWithInit}, nil); err != nil {
+			t.Errorf("building a template that the user asks for: %v", err)
+		}
+	}
+}

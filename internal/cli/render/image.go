@@ -55,6 +55,8 @@ func imageTemplate(t *model.ImageTemplate) string {
 		return ""
 	case t.Mode == model.TemplateOff:
 		return "off: VMs start from the universal template, or boot"
+	case t.Refused() && len(t.Shared) == 0 && !t.Cut:
+		return "none: its init does not report when its services have started"
 	case t.Refused():
 		text := "none: its first boot wrote what its VMs must not share"
 		for _, file := range t.Shared {
