@@ -387,7 +387,6 @@ func TestImageSystemd(t *testing.T) {
 	ok(t, h, "exec", "init", "--", "systemctl", "is-active", "default.target")
 	equal(t, "failed units", ok(t, h, "exec", "init", "--", "systemctl", "--failed", "--plain", "--no-legend"), "")
 	equal(t, "hostname", ok(t, h, "exec", "init", "--", "hostname"), "init\n")
-	ok(t, h, "template", "build", "--image", "systemd")
 	ok(t, h, "vm", "stop", "init")
 	equal(t, "state", show(t, h, "init").State, model.Stopped)
 	ok(t, h, "rm", "init")
