@@ -15,7 +15,7 @@ func TestIDIsNoName(t *testing.T) {
 	s := newStore(t, Options{})
 	pinned := importFile(t, s, "pinned", "mine")
 	other := makeImage(t, tarLayer(t, file{name: "etc/os-release", body: "other"}))
-	for _, name := range []string{pinned.ID, pinned.ID[:12], strings.Repeat("0", 12), "sha256:" + pinned.ID[:3]} {
+	for _, name := range []string{pinned.ID, pinned.ID[:12], pinned.ID[:8], strings.Repeat("0", 12), strings.Repeat("0", 8), "sha256:" + pinned.ID[:3]} {
 		path := filepath.Join(t.TempDir(), "x.tar")
 		dockerArchive(t, path, map[string]v1.Image{name: other})
 		img, err := s.Import(t.Context(), path, ImportOptions{}, nil)
@@ -56,6 +56,13 @@ func TestIDIsNoName(t *testing.T) {
 		if name != missing && got.ID != pinned.ID {
 			t.Errorf("Get(%s) = %.12s, %v; want the image with that id", name, got.ID, err)
 		}
+	}
+	old := strings.Repeat("0", 8)
+	if err := writeFile(s.names.file(hubAlias+"/library/"+old+":latest"), img.ID+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(old); err != nil || got.ID != img.ID {
+		t.Errorf("an old name that no id begins with finds %.12s, %v; want its image", got.ID, err)
 	}
 	if got, err := s.ByID(missing); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("ByID of no image finds %.12s, %v", got.ID, err)

@@ -81,7 +81,7 @@ func ParseNew(s string) (Ref, error) {
 	return ref, err
 }
 
-const idRule = "12 or more, or any number after sha256:"
+const idRule = "8 or more, or any number after sha256:"
 
 // IDLike reports whether ref can be taken for an id: see model.IDLike. "sha256:" and 3 or more
 // digits are one, too.

@@ -155,7 +155,8 @@ func (s *Store) List() ([]model.Image, error) {
 }
 
 // Get returns the image that a person's ref means: an id, a name in any form, or a unique beginning
-// of an id (at least 3 digits). A ref that reads as an id never means a name. It returns
+// of an id (at least 3 digits). A ref that reads as an id never means a name, unless it is a
+// model.OldName. It returns
 // fault.NotFound if there is none.
 func (s *Store) Get(ref string) (model.Image, error) {
 	names, err := s.names.all()
@@ -165,7 +166,12 @@ func (s *Store) Get(ref string) (model.Image, error) {
 	parsed, perr := Parse(ref)
 	id, ok := names[parsed.Name]
 	if perr != nil || !ok || IDLike(ref) {
-		if id, err = s.byPrefix(ref, perr); err != nil {
+		old := id
+		id, err = s.byPrefix(ref, perr)
+		if ok && model.OldName(ref) && fault.KindOf(err) == fault.NotFound {
+			id, err = old, nil
+		}
+		if err != nil {
 			return model.Image{}, err
 		}
 	}

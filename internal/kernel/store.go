@@ -129,14 +129,20 @@ func (s *Store) get(ref string) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	var found []record
+	var found, old []record
 	for _, r := range records {
+		if model.OldName(ref) && slices.Contains(r.Names, ref) {
+			old = append(old, r)
+		}
 		if r.ID == ref || !model.IDLike(ref) && slices.Contains(r.Names, ref) {
 			return r, nil
 		}
 		if len(ref) >= minPrefix && strings.HasPrefix(r.ID, ref) {
 			found = append(found, r)
 		}
+	}
+	if len(found) == 0 {
+		found = old
 	}
 	switch len(found) {
 	case 1:
@@ -240,7 +246,7 @@ func (s *Store) names() (map[string][]string, error) {
 func CheckName(s string) error {
 	if model.IDLike(s) {
 		return fault.New(fault.Invalid, "%.80q cannot be a kernel's name: it reads as an id, "+
-			"because it has only hexadecimal digits, 12 or more", s)
+			"because it has only hexadecimal digits, 8 or more", s)
 	}
 	if !namePattern.MatchString(s) {
 		return fault.New(fault.Invalid,

@@ -185,13 +185,19 @@ func listDir(t *testing.T, dir string) []string {
 func TestIDIsNoName(t *testing.T) {
 	s := openForTest(t)
 	pinned, other := importForTest(t, s, "6.1.1", "pinned"), importForTest(t, s, "6.1.2", "other")
-	for _, name := range []string{pinned.ID, pinned.ID[:12], strings.Repeat("a", 63)} {
+	for _, name := range []string{pinned.ID, pinned.ID[:12], pinned.ID[:8], "deadbeef", strings.Repeat("a", 63)} {
 		if err := CheckName(name); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("the name %s, which reads as an id: %v", name, err)
 		}
 	}
 	if err := s.setName(pinned.ID[:12], other.ID); err != nil { // an older version has accepted it
 		t.Fatal(err)
+	}
+	if err := s.setName("00000000", other.ID); err != nil {
+		t.Fatal(err)
+	}
+	if k, err := s.Get("00000000"); err != nil || k.ID != other.ID {
+		t.Errorf("an old name that no id begins with finds %.12s, %v; want %.12s", k.ID, err, other.ID)
 	}
 	if k, err := s.Get(pinned.ID[:12]); err != nil || k.ID != pinned.ID {
 		t.Errorf("an id that is also an old name finds %.12s, %v; want %.12s", k.ID, err, pinned.ID)

@@ -63,14 +63,33 @@ func TestBytesAsTextAndJSON(t *testing.T) {
 }
 
 func TestCheckName(t *testing.T) {
-	for _, good := range []string{"a", "web-1", "quiet-otter", "0a", "deadbeefcaf", strings.Repeat("z", 63)} {
+	for _, good := range []string{"a", "web-1", "quiet-otter", "0a", "deadbee", "deadbeefcafg", strings.Repeat("z", 63)} {
 		if err := CheckName(good); err != nil {
 			t.Errorf("the good name %q was rejected: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "-a", "a-", "A", "a_b", "a.b", "a b", "../x", "a\n", "a\x00", "ö", "localhost", "123", "deadbeefcafe", strings.Repeat("a", 64), strings.Repeat("z", 64)} {
+	for _, bad := range []string{"", "-a", "a-", "A", "a_b", "a.b", "a b", "../x", "a\n", "a\x00", "ö", "localhost", "123", "deadbeef", "deadbeefcafe", strings.Repeat("a", 64), strings.Repeat("z", 64)} {
 		if CheckName(bad) == nil {
 			t.Errorf("the bad name %q was accepted", bad)
+		}
+	}
+}
+
+// TestLookup claims that a ref in the form of an id means the id, and that older names still open.
+func TestLookup(t *testing.T) {
+	const id, other = "deadbeef00000000", "1234567800000000"
+	type item struct{ id, name string }
+	items := []item{{id, "web"}, {other, "deadbeef"}, {"aaaa000000000000", "cafecafe"}, {"aaaa100000000000", "123456789abc"}, {"bb00000000000000", "dead"}}
+	for ref, want := range map[string]string{
+		"web": id, id: id, "deadbeef": id, "dead": "bb00000000000000", "cafecafe": "aaaa000000000000", "1234": other, "bb": "bb00000000000000",
+		"123456789abc": "", "": "", "none": "", "aaaa": "aaaa000000000000 aaaa100000000000",
+	} {
+		var got []string
+		for _, found := range Lookup(ref, slices.Values(items), func(i item) (string, string) { return i.id, i.name }) {
+			got = append(got, found.id)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q means %q, want %q", ref, got, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"regexp"
 	"strings"
 	"sync"
@@ -18,13 +19,44 @@ var namePattern = sync.OnceValue(func() *regexp.Regexp {
 // reservedNames have another meaning where a VM's name may stand.
 var reservedNames = map[string]bool{"localhost": true, "all": true, "host": true, "gateway": true}
 
-// minIDLike is the length from which hex digits read as an id. A shorter name wins over an id that
-// begins with it.
-const minIDLike = 12
+// minIDLike is the length from which hex digits read as an id: tables show so many digits of one. A
+// shorter name wins over an id that begins with it.
+const minIDLike = 8
+
+// oldIDLike is what minIDLike was in older versions. A shorter name of theirs still opens, unless an
+// id begins with it.
+const oldIDLike = 12
 
 // IDLike reports whether people and programs may take s for an id or the beginning of one: it has
-// only hexadecimal digits, 12 or more. No new name is like that, so that an id means one thing.
+// only hexadecimal digits, 8 or more. No new name is like that, so that an id means one thing.
 func IDLike(s string) bool { return len(s) >= minIDLike && strings.Trim(s, "0123456789abcdef") == "" }
+
+// OldName reports whether ref reads as an id, but opens the item with that name if no id begins with
+// it: an older version accepted the name.
+func OldName(ref string) bool { return IDLike(ref) && len(ref) < oldIDLike }
+
+// Lookup returns what a person's ref means: the item with that id or name, or the items whose ids
+// begin with it. A ref that reads as an id means a name only if it is an OldName.
+func Lookup[T any](ref string, items iter.Seq[T], key func(T) (id, name string)) []T {
+	var named, begin []T
+	for item := range items {
+		id, name := key(item)
+		switch {
+		case ref == "":
+		case id == ref:
+			return []T{item}
+		case strings.HasPrefix(id, ref):
+			begin = append(begin, item)
+		}
+		if ref != "" && name == ref {
+			named = append(named, item)
+		}
+	}
+	if len(named) > 0 && (!IDLike(ref) || OldName(ref) && len(begin) == 0) {
+		return named[:1]
+	}
+	return begin
+}
 
 // CheckName returns why s cannot be the name of a new VM or snapshot, or nil.
 func CheckName(s string) error {

@@ -37,23 +37,14 @@ func (r *records) entries() []*entry {
 	return slices.Collect(maps.Values(r.vms))
 }
 
-// find returns the entry that ref means: an id, a name, or the beginning of one id. The id comes
-// first: programs go by ids, and another VM may have an id as its name.
+// find returns the entry that ref means: an id, a name, or the beginning of one id.
 func (r *records) find(ref string) (*entry, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if e, ok := r.vms[ref]; ok {
-		return e, nil
-	}
-	if e := r.byNameLocked(ref); e != nil && !model.IDLike(ref) {
-		return e, nil
-	}
-	var found []*entry
-	for id, e := range r.vms {
-		if ref != "" && strings.HasPrefix(id, ref) {
-			found = append(found, e)
-		}
-	}
+	found := model.Lookup(ref, maps.Values(r.vms), func(e *entry) (id, name string) {
+		v := e.record()
+		return v.ID, v.Spec.Name
+	})
 	switch len(found) {
 	case 0:
 		return nil, fault.New(fault.NotFound, "no VM named %q", ref).WithHint("`banger vm list` shows the VMs there are")

@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -208,22 +207,13 @@ func eachIn[T any](l *Library, open func(dir string) (T, error), visit func(id s
 	return nil
 }
 
-// Get returns the snapshot that ref means: an id, a name, or the beginning of one id. A ref that
-// reads as an id never means a name.
+// Get returns the snapshot that ref means: an id, a name, or the beginning of one id.
 func (l *Library) Get(ctx context.Context, ref string) (model.Snapshot, error) {
 	list, err := l.List(ctx)
 	if err != nil {
 		return model.Snapshot{}, err
 	}
-	var found []model.Snapshot
-	for _, s := range list {
-		if ref != "" && (s.ID == ref || s.Name == ref && !model.IDLike(ref)) {
-			return s, nil
-		}
-		if ref != "" && strings.HasPrefix(s.ID, ref) {
-			found = append(found, s)
-		}
-	}
+	found := model.Lookup(ref, slices.Values(list), func(s model.Snapshot) (id, name string) { return s.ID, s.Name })
 	switch len(found) {
 	case 0:
 		return model.Snapshot{}, fault.New(fault.NotFound, "no snapshot %q", ref).

@@ -208,7 +208,7 @@ func TestLabelsOfStrangers(t *testing.T) {
 		t.Errorf("the good label: %v", err)
 	}
 	l := open(t, t.TempDir())
-	for _, own := range []string{"0123456789abcdef", "../x", "", "a\nb"} {
+	for _, own := range []string{"0123456789abcdef", "deadbeef", "../x", "", "a\nb"} {
 		name, notices, err := l.nameImported(own, "")
 		if err != nil || model.CheckName(name) != nil || len(notices) != 1 {
 			t.Errorf("a snapshot that calls itself %q is called %q, %+v, %v; want a random name and a notice", own, name, notices, err)
