@@ -151,9 +151,9 @@ func (im *importer) sniffArchive(ctx context.Context, r io.Reader) (Format, erro
 
 // archived is an image in an archive or layout.
 type archived struct {
-	name   string // "" if the archive gives none
-	id     string // the configuration's sha256 in hex
-	digest string // of its manifest, in a layout
+	names  []string // in the archive
+	id     string   // the configuration's sha256 in hex
+	digest string   // of its manifest, in a layout
 	config *v1.ConfigFile
 	layers []string // names of files
 }

@@ -10,10 +10,14 @@ import (
 	"banger/internal/model"
 )
 
+// maxRefused bounds how many refused names of a file the notices report.
+const maxRefused = 8
+
 // claim is a name that an image is to get.
 type claim struct {
-	name  string // full; "" for none
-	asked bool   // a person asked for it; otherwise a file suggests it
+	name  string   // full; "" for none
+	asked bool     // a person asked for it; otherwise a file suggests it
+	more  []string // other names in the file, which the image does not get
 }
 
 // Tag gives an image a name. If another image has the name, the name moves.
@@ -31,7 +35,7 @@ func (s *Store) Tag(ctx context.Context, ref, name string) (model.Image, error) 
 	if err != nil {
 		return model.Image{}, err
 	}
-	return s.tagLocked(img.ID, claim{parsed.Name, true})
+	return s.tagLocked(img.ID, claim{name: parsed.Name, asked: true})
 }
 
 // parseTag is ParseNew for a name that no registry vouches for. So it has no digest.
@@ -78,6 +82,22 @@ func (s *Store) tagLocked(id string, c claim) (model.Image, error) {
 // judge decides whether the image with an id gets the name. A name out of a file is nobody's wish.
 // So it takes nothing from another image, and it is none of banger's own names.
 func (c claim) judge(names map[string]string, id string) (take bool, _ []model.Notice) {
+	take, notices := c.judgeName(names, id)
+	for i, name := range c.more {
+		if i == maxRefused {
+			notices = append(notices, model.Notice{Text: fmt.Sprintf("image %s does not get %d more names of the file", short(id), len(c.more)-i)})
+			break
+		}
+		why := "a file gives one name only"
+		if _, err := parseTag(name); err != nil {
+			why = "it is not allowed"
+		}
+		notices = append(notices, model.Notice{Text: fmt.Sprintf("image %s does not get the name %q: %s", short(id), clip(name), why)})
+	}
+	return take, notices
+}
+
+func (c claim) judgeName(names map[string]string, id string) (take bool, _ []model.Notice) {
 	before, bound := names[c.name]
 	parsed, err := Parse(c.name)
 	switch {
@@ -89,7 +109,7 @@ func (c claim) judge(names map[string]string, id string) (take bool, _ []model.N
 		return true, nil
 	case bound:
 		return false, []model.Notice{model.NameKept("image", familiar(c.name), id, fmt.Sprintf("it names %s", short(before)))}
-	case err != nil || parsed.Suite != "":
+	case err != nil || parsed.Suite != "" || looksBuilt(c.name):
 		return false, []model.Notice{model.NameKept("image", familiar(c.name), id, "it is the name of an image that banger builds")}
 	}
 	return true, nil

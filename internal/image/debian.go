@@ -89,7 +89,7 @@ func (s *Store) build(ctx context.Context, ref Ref, report step.Reporter) (_ mod
 	}
 	return s.install(ctx, b, record{Image: model.Image{
 		ID: sum, Source: "debian", Config: debianConfig, Init: t.Init(), Created: time.Now().UTC(),
-	}}, claim{ref.Name, true})
+	}}, claim{name: ref.Name, asked: true})
 }
 
 // lockBuild lets one process at a time build a suite, and reports whether it waited for another.

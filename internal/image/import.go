@@ -275,28 +275,37 @@ func (im *importer) fromStream(
 	if err != nil {
 		return model.Image{}, err
 	}
-	return im.install(ctx, b, record{Image: model.Image{ID: sum, Source: string(source), Init: t.Init()}}, "")
+	return im.install(ctx, b, record{Image: model.Image{ID: sum, Source: string(source), Init: t.Init()}})
 }
 
-// install completes an import. inside is the archive's name for the image, if any.
-func (im *importer) install(ctx context.Context, b *staging, r record, inside string) (model.Image, error) {
+// install completes an import. inside are the archive's names for the image.
+func (im *importer) install(ctx context.Context, b *staging, r record, inside ...string) (model.Image, error) {
 	if im.opts.Init != "" {
 		r.Image.Init = im.opts.Init
 	}
 	r.Image.Created = time.Now().UTC()
-	return im.store.install(ctx, b, r, im.claim(inside))
+	return im.store.install(ctx, b, r, im.claim(inside...))
 }
 
-// claim returns the name that the caller wants, otherwise what the archive calls the image, or one
+// claim returns the name that the caller wants, otherwise the first good name in the archive, or one
 // made of the file's name.
-func (im *importer) claim(inside string) claim {
+func (im *importer) claim(inside ...string) claim {
 	if im.name != "" {
-		return claim{im.name, true}
+		return claim{name: im.name, asked: true}
 	}
-	for _, suggested := range []string{inside, nameOf(im.file)} {
-		if ref, err := parseTag(suggested); err == nil {
-			return claim{name: ref.Name}
+	var c claim
+	for _, suggested := range inside {
+		ref, err := parseTag(suggested)
+		switch {
+		case suggested == "" || err == nil && ref.Name == c.name:
+		case err == nil && c.name == "":
+			c.name = ref.Name
+		default:
+			c.more = append(c.more, suggested)
 		}
 	}
-	return claim{}
+	if ref, err := parseTag(nameOf(im.file)); err == nil && c.name == "" {
+		c.name = ref.Name
+	}
+	return c
 }

@@ -42,7 +42,7 @@ func (im *importer) fromArchive(ctx context.Context, b *staging, f files, format
 	}
 	defer unlock()
 	if _, err := im.store.read(a.id); err == nil {
-		return im.store.tag(ctx, a.id, im.claim(a.name))
+		return im.store.tag(ctx, a.id, im.claim(a.names...))
 	}
 	out, err := os.OpenFile(b.path(rootfsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
@@ -56,7 +56,7 @@ func (im *importer) fromArchive(ctx context.Context, b *staging, f files, format
 	}
 	return im.install(ctx, b, record{Image: model.Image{
 		ID: a.id, Source: string(format), Digest: a.digest, Config: configOf(a.config), Init: t.Init(),
-	}}, a.name)
+	}}, a.names...)
 }
 
 func fileLayers(f files, a archived) []rootfs.Layer {
@@ -122,7 +122,7 @@ func (im *importer) findDocker(f files) (archived, error) {
 			return archived{}, err
 		}
 		sum := sha256.Sum256(data)
-		return archived{name: name, id: hex.EncodeToString(sum[:]), config: config, layers: m.Layers}, nil
+		return archived{names: m.RepoTags, id: hex.EncodeToString(sum[:]), config: config, layers: m.Layers}, nil
 	}
 	return archived{}, notOne(names)
 }
@@ -155,7 +155,7 @@ func (im *importer) findOCI(f files) (archived, error) {
 		name = "" // the specification allows only a tag here
 	}
 	a, err := ociImage(f, found[0], maxIndexes)
-	a.name = name
+	a.names = []string{name}
 	return a, err
 }
 

@@ -2,6 +2,7 @@ package image
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -107,6 +108,63 @@ func TestArchiveNamesReplaceNothing(t *testing.T) {
 	importFile(t, s, "first", "app")
 	if img, err := s.Import(t.Context(), path, ImportOptions{}, nil); err != nil || len(img.Names) != 0 || len(img.Notices) != 1 {
 		t.Errorf("a file whose name is an image's: %v %+v, %v; want no name and a notice", img.Names, img.Notices, err)
+	}
+}
+
+// TestArchiveClaimsNoDebian claims that no spelling of Debian's name in a file names its image.
+func TestArchiveClaimsNoDebian(t *testing.T) {
+	s := newStore(t, Options{})
+	other := makeImage(t, tarLayer(t, file{name: "etc/os-release", body: "other"}))
+	for _, name := range []string{
+		"debian:bookworm", "debian", "debian:latest", "library/debian:bookworm", "docker.io/debian:bookworm", "docker.io/library/debian:sid",
+		"index.docker.io/library/debian:bookworm", "index.docker.io/debian",
+	} {
+		path := filepath.Join(t.TempDir(), "x.tar")
+		dockerArchive(t, path, map[string]v1.Image{name: other})
+		img, err := s.Import(t.Context(), path, ImportOptions{}, nil)
+		if err != nil {
+			t.Fatalf("an archive with the name %s: %v", name, err)
+		}
+		for _, got := range img.Names {
+			if strings.Contains(got, "debian") {
+				t.Errorf("an archive with the name %s has named its image %s", name, got)
+			}
+		}
+		if len(img.Notices) == 0 {
+			t.Errorf("an archive with the name %s: no notice says that the name is refused", name)
+		}
+		if _, err := s.Delete(img.ID, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestFileNamesReported claims that each name in a file that the image does not get is reported.
+func TestFileNamesReported(t *testing.T) {
+	c := (&importer{}).claim("Team/app", "deadbeef", "team/app:1", "team/app:2", "docker.io/team/app:1", "")
+	take, notices := c.judge(map[string]string{}, strings.Repeat("0", 64))
+	if !take || c.name != hubAlias+"/team/app:1" {
+		t.Errorf("the claim is %+v, %v; want the first good name", c, take)
+	}
+	var text []string
+	for _, n := range notices {
+		text = append(text, n.Text)
+	}
+	all := strings.Join(text, "\n")
+	if len(notices) != 3 {
+		t.Errorf("the notices are %q; want one for each of 3 names", all)
+	}
+	for _, name := range []string{"Team/app", "deadbeef", "team/app:2"} {
+		if !strings.Contains(all, name) {
+			t.Errorf("the notices %q do not name %s", all, name)
+		}
+	}
+	if take, notices := (&importer{}).claim("DOCKER.IO/library/debian:bookworm").judge(nil, "0"); take || len(notices) != 1 {
+		t.Errorf("Debian's name in upper case is taken: %v, %+v", take, notices)
+	}
+	c = (&importer{}).claim(slices.Repeat([]string{"BAD"}, 1000)...)
+	if _, notices := c.judge(nil, "0"); len(notices) != maxRefused+1 {
+		t.Errorf("1000 refused names make %d notices", len(notices))
 	}
 }
 

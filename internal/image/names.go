@@ -22,7 +22,7 @@ func (n names) all() (map[string]string, error) {
 	all := make(map[string]string, len(files))
 	for _, f := range files {
 		name, err := url.PathUnescape(f.Name())
-		if err != nil || strings.HasPrefix(f.Name(), disk.TempPrefix) {
+		if err != nil || strings.HasPrefix(f.Name(), disk.TempPrefix) || !f.Type().IsRegular() {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join(string(n), f.Name()))

@@ -76,7 +76,7 @@ func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.
 	}
 	defer unlock()
 	if _, err := s.read(id); err == nil {
-		return s.tag(ctx, id, claim{ref.Name, true})
+		return s.tag(ctx, id, claim{name: ref.Name, asked: true})
 	}
 	blobs, err := s.fetchLayers(ctx, r, report)
 	defer closeAll(blobs)
@@ -91,7 +91,7 @@ func (s *Store) pull(ctx context.Context, ref Ref, report step.Reporter) (model.
 	for _, l := range r.manifest.Layers {
 		rec.Blobs = append(rec.Blobs, l.Digest.Hex)
 	}
-	return s.makeImage(ctx, rec, layers, report, claim{ref.Name, true})
+	return s.makeImage(ctx, rec, layers, report, claim{name: ref.Name, asked: true})
 }
 
 // resolve asks the registry for a name's image for this platform, and checks it against the limits.

@@ -89,6 +89,16 @@ func IDLike(ref string) bool {
 	return model.IDLike(ref) || strings.HasPrefix(ref, "sha256:") && idPattern.MatchString(ref)
 }
 
+// looksBuilt reports whether people may read a full name as that of an image that banger builds:
+// docker's image of that name is another one.
+func looksBuilt(full string) bool {
+	rest := strings.ToLower(full)
+	for _, prefix := range []string{name.DefaultRegistry + "/", hubAlias + "/", "library/"} {
+		rest = strings.TrimPrefix(rest, prefix)
+	}
+	return rest == "debian" || strings.HasPrefix(rest, builtPrefix)
+}
+
 // familiar is the shortest form of a full name.
 func familiar(full string) string {
 	short := strings.TrimPrefix(strings.TrimPrefix(full, hubAlias+"/"), "library/")

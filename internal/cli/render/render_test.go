@@ -11,6 +11,20 @@ import (
 	"banger/internal/vmm"
 )
 
+// TestShortRef claims that a short form means the same image as the full one.
+func TestShortRef(t *testing.T) {
+	for full, want := range map[string]string{
+		"docker.io/library/nginx:1": "nginx:1", "docker.io/team/app:1": "team/app:1", "debian:bookworm": "debian:bookworm",
+		"docker.io/library/debian:bookworm": "docker.io/library/debian:bookworm", "docker.io/library/debian:latest": "docker.io/library/debian:latest",
+		"docker.io/ghcr.io/app:1": "docker.io/ghcr.io/app:1", "docker.io/localhost/app:1": "docker.io/localhost/app:1",
+		"docker.io/library/sha256:abc": "docker.io/library/sha256:abc", "registry.example/docker.io/x:1": "registry.example/docker.io/x:1",
+	} {
+		if got := ShortRef(full); got != want {
+			t.Errorf("ShortRef(%q) = %q, want %q", full, got, want)
+		}
+	}
+}
+
 func TestOrigin(t *testing.T) {
 	rel := Relatives{Snapshots: []model.Snapshot{{ID: "a123456789abcdef", Name: "night", VMID: "1"}, {ID: "b123456789abcdef", Name: "noon", VMID: "1"}}}
 	key := "i" + strings.Repeat("1b", 12)

@@ -45,12 +45,21 @@ func quoted(argv []string) string {
 	return strings.Join(words, " ")
 }
 
-// ShortRef removes Docker Hub's host and its library prefix from a reference, as people write it.
+// ShortRef removes Docker Hub's host and its library prefix from a reference, as people write it. A
+// reference whose short form means another image keeps them.
 func ShortRef(ref string) string {
+	if ref == "docker.io/library/debian" || strings.HasPrefix(ref, "docker.io/library/debian:") ||
+		strings.HasPrefix(ref, "docker.io/library/sha256:") {
+		return ref // the short form is an image that this host builds, or an id
+	}
 	if rest, ok := strings.CutPrefix(ref, "docker.io/library/"); ok {
 		return rest
 	}
-	return strings.TrimPrefix(ref, "docker.io/")
+	rest := strings.TrimPrefix(ref, "docker.io/")
+	if host, _, _ := strings.Cut(rest, "/"); strings.ContainsAny(host, ".:") || host == "localhost" || !strings.Contains(rest, "/") {
+		return ref // the first component would be a registry, or the rest a name in library/
+	}
+	return rest
 }
 
 func dash(s string) string {
