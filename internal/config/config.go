@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"banger/internal/fault"
@@ -121,7 +122,7 @@ func load(path string, data []byte, environ func(string) (string, bool), overrid
 
 // read returns the contents of the file, or nil if there is none.
 func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO without a writer would block
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -129,6 +130,10 @@ func read(path string) ([]byte, error) {
 		return nil, unreadable(err)
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fault.New(fault.Invalid, "reading the configuration: %s is not a regular file", path).
+			WithHint("Remove or rename %s.", path)
+	}
 	if err := home.CheckFile(f); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -292,6 +293,29 @@ func TestUnreadable(t *testing.T) {
 }
 
 // TestExample checks that the example without its comment signs is valid and sets the defaults.
+// TestIrregular claims that a configuration that is no regular file is refused, without waiting.
+func TestIrregular(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "config.toml")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, t.TempDir()} {
+		done := make(chan error, 1)
+		go func() {
+			_, err := config.Load(path, func(string) (string, bool) { return "", false }, nil)
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), "not a regular file") {
+				t.Errorf("%s: %v", path, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: the load still waits", path)
+		}
+	}
+}
+
 func TestExample(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^# `).ReplaceAllString(config.Example(), "")
 	c, err := config.Load(write(t, text), env(), nil)
