@@ -116,7 +116,7 @@ func CheckDatabase(layout paths.Layout) error {
 			return nil
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return Unusable(fault.Denied, fmt.Errorf("opening the database: %w", err))
+		return unusableDatabase(layout.Database(), err)
 	}
 	ids, err := machines(layout.VMs())
 	if err != nil || len(ids) == 0 {

@@ -76,6 +76,7 @@ func TestDeleteUsed(t *testing.T) {
 	for ref, hint := range map[string]string{
 		"img":  "banger vm delete box",
 		"kept": "banger snapshot delete ims",
+		"lost": "`banger daemon recover` brings the lost VMs back, or remove their directories in lost/ of the state directory: a",
 		"both": "banger vm delete box web; banger snapshot delete ims",
 	} {
 		err := w.client.Images().Delete(deadline(t), ref)

@@ -29,10 +29,12 @@ func unused(users map[string][]string, remove func(inUse func(id string) []strin
 	if err == nil || len(found) == 0 {
 		return err
 	}
-	var vms, snapshots []string
+	var vms, snapshots, lost []string
 	for _, user := range found {
 		if name, ok := strings.CutPrefix(user, "snapshot "); ok { // no VM's name has a space
 			snapshots = append(snapshots, name)
+		} else if name, ok := strings.CutPrefix(user, "lost VM "); ok {
+			lost = append(lost, name)
 		} else {
 			vms = append(vms, user)
 		}
@@ -43,6 +45,9 @@ func unused(users map[string][]string, remove func(inUse func(id string) []strin
 	}
 	if len(snapshots) > 0 {
 		first = append(first, "banger snapshot delete "+strings.Join(snapshots, " "))
+	}
+	if len(lost) > 0 {
+		first = append(first, "`banger daemon recover` brings the lost VMs back, or remove their directories in lost/ of the state directory: "+strings.Join(lost, " "))
 	}
 	return fault.New(fault.KindOf(err), "%w", err).WithHint("Delete what uses it first: %s", strings.Join(first, "; "))
 }

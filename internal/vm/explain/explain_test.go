@@ -13,6 +13,16 @@ import (
 	"banger/internal/vmm"
 )
 
+// TestFailedIsNamed claims that a refusal names the state error in a sentence.
+func TestFailedIsNamed(t *testing.T) {
+	v := model.VM{Spec: model.Spec{Name: "a"}, State: model.Failed}
+	for _, err := range []error{explain.NotRunning(v), explain.NothingToKill(v)} {
+		if !strings.Contains(err.Error(), "it is in the state error") {
+			t.Error(err)
+		}
+	}
+}
+
 // TestRefusals checks for each state which operations are refused. A letter stands for an operation
 // that is allowed: s(et), r(eplace), R(eplace by force), d(elete without force).
 func TestRefusals(t *testing.T) {

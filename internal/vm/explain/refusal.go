@@ -7,9 +7,17 @@ import (
 	"banger/internal/model"
 )
 
+// is returns what a VM is in a state, for a sentence.
+func is(s model.State) string {
+	if s == model.Failed {
+		return "in the state error"
+	}
+	return string(s)
+}
+
 // NotRunning refuses what only a running VM can do.
 func NotRunning(v model.VM) error {
-	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State)
+	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, is(v.State))
 	switch v.State {
 	case model.Stopped, model.Failed:
 		return f.WithHint("start it with `banger vm start %s`", v.Spec.Name)
@@ -23,7 +31,7 @@ func NotRunning(v model.VM) error {
 
 // NothingToKill refuses a signal to a VM without a VMM.
 func NothingToKill(v model.VM) error {
-	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State)
+	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, is(v.State))
 	switch v.State {
 	case model.Starting:
 		return f.WithHint("to call its start off, delete it with `banger vm delete --force %s`", v.Spec.Name)
