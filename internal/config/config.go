@@ -122,7 +122,7 @@ func load(path string, data []byte, environ func(string) (string, bool), overrid
 
 // read returns the contents of the file, or nil if there is none.
 func read(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO without a writer would block
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would block
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

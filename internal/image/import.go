@@ -287,8 +287,8 @@ func (im *importer) install(ctx context.Context, b *staging, r record, inside ..
 	return im.store.install(ctx, b, r, im.claim(inside...))
 }
 
-// claim returns the name that the caller wants, otherwise the first good name in the archive, or one
-// made of the file's name.
+// claim returns the name that the caller wants, otherwise the first good name in the archive, or
+// one made of the file's name.
 func (im *importer) claim(inside ...string) claim {
 	if im.name != "" {
 		return claim{name: im.name, asked: true}

@@ -155,9 +155,8 @@ func (s *Store) List() ([]model.Image, error) {
 }
 
 // Get returns the image that a person's ref means: an id, a name in any form, or a unique beginning
-// of an id (at least 3 digits). A ref that reads as an id never means a name, unless it is a
-// model.OldName. It returns
-// fault.NotFound if there is none.
+// of an id (at least 3 digits). A ref that reads as an id means a name only if it is a
+// model.OldName. It returns fault.NotFound if there is none.
 func (s *Store) Get(ref string) (model.Image, error) {
 	names, err := s.names.all()
 	if err != nil {

@@ -19,20 +19,20 @@ var namePattern = sync.OnceValue(func() *regexp.Regexp {
 // reservedNames have another meaning where a VM's name may stand.
 var reservedNames = map[string]bool{"localhost": true, "all": true, "host": true, "gateway": true}
 
-// minIDLike is the length from which hex digits read as an id: tables show so many digits of one. A
-// shorter name wins over an id that begins with it.
+// minIDLike is the length from which hex digits read as an id: tables show so many digits of one.
+// A shorter name wins over an id that begins with it.
 const minIDLike = 8
 
-// oldIDLike is what minIDLike was in older versions. A shorter name of theirs still opens, unless an
-// id begins with it.
+// oldIDLike is what minIDLike was in older versions. A shorter name of theirs still opens, unless
+// an id begins with it.
 const oldIDLike = 12
 
-// IDLike reports whether people and programs may take s for an id or the beginning of one: it has
-// only hexadecimal digits, 8 or more. No new name is like that, so that an id means one thing.
+// IDLike reports whether people and programs may take s for an id or its beginning: it has only
+// hexadecimal digits, 8 or more. No new name is like that, so that an id means one thing.
 func IDLike(s string) bool { return len(s) >= minIDLike && strings.Trim(s, "0123456789abcdef") == "" }
 
-// OldName reports whether ref reads as an id, but opens the item with that name if no id begins with
-// it: an older version accepted the name.
+// OldName reports whether ref reads as an id, but opens the item with that name if no id begins
+// with it: an older version accepted the name.
 func OldName(ref string) bool { return IDLike(ref) && len(ref) < oldIDLike }
 
 // Lookup returns what a person's ref means: the item with that id or name, or the items whose ids

@@ -18,8 +18,7 @@ func by(users map[string][]string) func(id string) []string {
 	return func(id string) []string { return users[id] }
 }
 
-// unused calls remove, which refuses to remove what is in use. The hint of that refusal says what
-// to delete first.
+// unused calls remove. If remove refuses because of users, the hint says what to delete first.
 func unused(users map[string][]string, remove func(inUse func(id string) []string) error) error {
 	var found []string
 	err := remove(func(id string) []string {
@@ -29,7 +28,7 @@ func unused(users map[string][]string, remove func(inUse func(id string) []strin
 	if err == nil || len(found) == 0 {
 		return err
 	}
-	var vms, snapshots, lost []string
+	var vms, snapshots, lost, first []string
 	for _, user := range found {
 		if name, ok := strings.CutPrefix(user, "snapshot "); ok { // no VM's name has a space
 			snapshots = append(snapshots, name)
@@ -39,15 +38,11 @@ func unused(users map[string][]string, remove func(inUse func(id string) []strin
 			vms = append(vms, user)
 		}
 	}
-	var first []string
-	if len(vms) > 0 {
-		first = append(first, "banger vm delete "+strings.Join(vms, " "))
-	}
-	if len(snapshots) > 0 {
-		first = append(first, "banger snapshot delete "+strings.Join(snapshots, " "))
-	}
-	if len(lost) > 0 {
-		first = append(first, "`banger daemon recover` brings the lost VMs back, or remove their directories in lost/ of the state directory: "+strings.Join(lost, " "))
+	const back = "`banger daemon recover` brings the lost VMs back, or remove their directories in lost/ of the state directory: "
+	for i, do := range []string{"banger vm delete ", "banger snapshot delete ", back} {
+		if names := [][]string{vms, snapshots, lost}[i]; len(names) > 0 {
+			first = append(first, do+strings.Join(names, " "))
+		}
 	}
 	return fault.New(fault.KindOf(err), "%w", err).WithHint("Delete what uses it first: %s", strings.Join(first, "; "))
 }
