@@ -128,6 +128,11 @@ func (l *Launch) preflight(ctx context.Context) (err error) {
 	if l.order.Identity != Own {
 		return nil
 	}
+	if l.Source == nil || !l.Source.traits().prepared && len(l.Source.traits().disks) == 0 {
+		if err := checkDisks(l.host.Layout.VM(l.Subject.ID), l.Subject); err != nil {
+			return err
+		}
+	}
 	for _, c := range l.host.Capabilities {
 		if p, ok := c.(Preflighter); ok {
 			if err := p.Preflight(ctx, PreflightRequest{l.Subject}); err != nil {

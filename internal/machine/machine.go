@@ -76,10 +76,11 @@ type Agent interface {
 // record.
 type Subject struct {
 	ID        string
-	Spec      model.Spec // zero for what a crash left of a machine without a record
-	DiskImage string     // id of the image that the system disk lies over; "" without such a disk
-	Fresh     bool       // nothing of a user's is on the disks
-	Facts     Facts      // what capabilities have stored for it
+	Spec      model.Spec             // zero for what a crash left of a machine without a record
+	DiskImage string                 // id of the image under the system disk; "": no such disk
+	Disks     map[string]model.Bytes // lengths of disks that it has had: see model.VM
+	Fresh     bool                   // nothing of a user's is on the disks
+	Facts     Facts                  // what capabilities have stored for it
 }
 
 // Machine is a machine that exists.

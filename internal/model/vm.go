@@ -6,7 +6,10 @@
 // (package vmm) is what a driver builds from it.
 package model
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // VM is one sandbox: its durable record. Runtime holds what is true only while it runs.
 type VM struct {
@@ -24,8 +27,11 @@ type VM struct {
 	Parent    *Parent  `json:"parent,omitempty"`  // set if the VM was forked
 	Pending   []string `json:"pending,omitempty"` // Spec fields for the next start
 	// DiskImage is the id of the image under the system disk; "" before the first start.
-	DiskImage string   `json:"disk_image,omitempty"`
-	Network   *Network `json:"network,omitempty"` // set while it runs
+	DiskImage string `json:"disk_image,omitempty"`
+	// Disks are the lengths of the disks ("system", "work") that the VM had when it last came
+	// up, or got as copies. A start does not make such a disk anew.
+	Disks   map[string]Bytes `json:"disks,omitempty"`
+	Network *Network         `json:"network,omitempty"` // set while it runs
 	// Restoring names the disks ("system", "work") of a restored snapshot until all are in place.
 	// It is stored before the VM's machine is ended. From then on the restore is completed.
 	Restoring []string `json:"restoring,omitempty"`
@@ -38,6 +44,15 @@ type VM struct {
 // Fresh reports whether the VM's disks hold nothing of the user's. Then the VM was never up, and
 // its disks are not copies of another VM's.
 func (v VM) Fresh() bool { return v.Started == nil && v.Parent == nil }
+
+// LayOver records the image under the system disk. If it is another one, the system disk is new.
+func (v *VM) LayOver(image string) {
+	if v.DiskImage != image {
+		v.Disks = maps.Clone(v.Disks)
+		delete(v.Disks, "system")
+	}
+	v.DiskImage = image
+}
 
 // Spec is what the user asked a VM to be. Defaults are filled in before it is stored, so that a
 // later change of the configuration does not change the VM.

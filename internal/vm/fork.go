@@ -132,7 +132,7 @@ func (c *core) child(from *moment.Capture, name string, req model.Fork) newVM {
 	}
 	v := model.VM{
 		ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC(), Parent: &parent, DiskImage: spec.ImageID,
-	}
+		Disks: machine.MeasureDisks(from.Disks)}
 	if from.HasMemory() {
 		v.Runtime = &model.Runtime{Driver: from.Meta.Driver, Fork: true}
 	}

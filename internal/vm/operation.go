@@ -142,5 +142,5 @@ func (op *operation) storeFact(ctx context.Context, capability string, f model.F
 func (op *operation) subject() machine.Subject { return subjectOf(op.record()) }
 
 func subjectOf(v model.VM) machine.Subject {
-	return machine.Subject{ID: v.ID, Spec: v.Spec, DiskImage: v.DiskImage, Fresh: v.Fresh(), Facts: v.Facts}
+	return machine.Subject{ID: v.ID, Spec: v.Spec, DiskImage: v.DiskImage, Disks: v.Disks, Fresh: v.Fresh(), Facts: v.Facts}
 }

@@ -200,7 +200,7 @@ func (op restoring) replace(ctx context.Context, c *moment.Capture, stage string
 	err = op.update(ctx, func(v *model.VM) {
 		parent := c.Parent
 		v.Spec, v.DiskImage, v.Parent = c.SpecFor(v.Spec), c.Meta.Spec.ImageID, &parent
-		v.Restoring = slices.Sorted(maps.Keys(c.Disks))
+		v.Restoring, v.Disks = slices.Sorted(maps.Keys(c.Disks)), machine.MeasureDisks(c.Disks)
 	})
 	if err != nil {
 		// A failed write may have had its effect: the record is put right before its disks are

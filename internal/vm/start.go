@@ -103,7 +103,7 @@ type journal struct {
 
 // Intend also records the disk's image: from here on a guest may write to the disk.
 func (j journal) Intend(ctx context.Context, s vmm.State) error {
-	return j.op.update(ctx, func(v *model.VM) { v.Runtime.State, v.DiskImage = s, j.image })
+	return j.op.update(ctx, func(v *model.VM) { v.Runtime.State = s; v.LayOver(j.image) })
 }
 
 func (j journal) Started(ctx context.Context, m *machine.Machine, info vmm.Info) error {
@@ -111,7 +111,7 @@ func (j journal) Started(ctx context.Context, m *machine.Machine, info vmm.Info)
 	return j.op.update(ctx, func(v *model.VM) {
 		v.Runtime.State, v.Runtime.PID, v.Runtime.Accel = m.Instance.State(), m.Instance.PID(), info.Accel
 		v.Runtime.Protection = vmm.ProtectionOf(m.Instance)
-		v.DiskImage = j.image
+		v.LayOver(j.image)
 	})
 }
 
@@ -132,7 +132,7 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 		}
 		v.Stopped = nil
 		v.Boot = l.Timeline()
-		v.Network = &model.Network{Mode: l.Subject.Spec.Net}
+		v.Network, v.Disks = &model.Network{Mode: l.Subject.Spec.Net}, machine.MeasureDisks(machine.Disks(s.dirs()))
 	})
 	if err != nil {
 		return err

@@ -64,10 +64,10 @@ func (h *host) breakStep(name string, v model.VM) (repair func()) {
 		os.MkdirAll(filepath.Dir(parent), 0o700)
 		os.WriteFile(parent, nil, 0o600)
 		return func() { os.Remove(parent) }
-	case "system-disk":
-		dir := h.layout.VM(v.ID).Dir
-		os.Rename(dir, dir+"-away")
-		return func() { os.Rename(dir+"-away", dir) }
+	case "system-disk": // a directory is where the file must be
+		path := h.layout.VM(v.ID).SystemDisk()
+		os.Mkdir(path, 0o700)
+		return func() { os.RemoveAll(path) }
 	}
 	h.failing("do "+name, errBoom)
 	return func() { h.failing("do "+name, nil) }

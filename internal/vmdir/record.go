@@ -51,7 +51,7 @@ func copyOf(v model.VM) Copy {
 // lasting is what a record says of the VM whether it runs or not.
 func lasting(v model.VM) model.VM {
 	return model.VM{
-		ID: v.ID, Spec: v.Spec, Created: v.Created, Parent: v.Parent, DiskImage: v.DiskImage, Restoring: v.Restoring, Facts: v.Facts,
+		ID: v.ID, Spec: v.Spec, Created: v.Created, Parent: v.Parent, DiskImage: v.DiskImage, Disks: v.Disks, Restoring: v.Restoring, Facts: v.Facts,
 	}
 }
 
