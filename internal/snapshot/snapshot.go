@@ -36,6 +36,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -47,22 +48,41 @@ import (
 
 // Snapshot is a complete snapshot. It holds nothing open and is safe for concurrent use.
 type Snapshot struct {
-	dir  string
-	meta Meta
+	dir       string
+	meta      Meta
+	disksOnly bool // the memory and the device state are not looked at
 }
 
 // Open checks the description at dir, and the owner, mode, size and times of every file. It reads
 // the memory and disks only if their times are wrong. It fails with fault.NotFound if dir is
 // missing, and with fault.Invalid if a file is damaged.
 func Open(ctx context.Context, dir string) (*Snapshot, error) {
-	s, err := open(ctx, filepath.Clean(dir))
+	return openAs(ctx, dir, false)
+}
+
+// OpenDisks is Open for the disks alone: the memory and the state of the devices may be damaged.
+func OpenDisks(ctx context.Context, dir string) (*Snapshot, error) {
+	return openAs(ctx, dir, true)
+}
+
+// AsDamage makes an error about a bad file of a snapshot, which is no input of the caller,
+// fault.Damaged. It returns all other errors unchanged.
+func AsDamage(err error) error {
+	if fault.KindOf(err) != fault.Invalid {
+		return err
+	}
+	return fault.New(fault.Damaged, "%w", err)
+}
+
+func openAs(ctx context.Context, dir string, disksOnly bool) (*Snapshot, error) {
+	s, err := open(ctx, filepath.Clean(dir), disksOnly)
 	if err != nil {
 		return nil, fmt.Errorf("opening snapshot %s: %w", dir, err)
 	}
 	return s, nil
 }
 
-func open(ctx context.Context, dir string) (*Snapshot, error) {
+func open(ctx context.Context, dir string, disksOnly bool) (*Snapshot, error) {
 	d, err := openDirectory(dir)
 	if err != nil {
 		return nil, err
@@ -72,20 +92,20 @@ func open(ctx context.Context, dir string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshot{dir: dir, meta: meta}
+	s := &Snapshot{dir: dir, meta: meta, disksOnly: disksOnly}
 	vouched, err := d.vouched()
 	if err != nil {
 		return nil, err
 	}
 	stale := false
-	for _, f := range meta.files() {
+	for _, f := range s.files() {
 		reread, err := d.check(ctx, f, vouched)
 		if err != nil {
 			return nil, err
 		}
 		stale = stale || reread
 	}
-	if stale {
+	if stale && !disksOnly { // vouching is for all files
 		return s, d.vouch(meta)
 	}
 	return s, nil
@@ -212,6 +232,13 @@ func verify(ctx context.Context, f file, open *os.File) error {
 	return nil
 }
 
+// files are the files that the snapshot was opened with.
+func (s *Snapshot) files() []file {
+	return slices.DeleteFunc(s.meta.files(), func(f file) bool {
+		return s.disksOnly && (f.name == memoryFile || f.name == deviceFile)
+	})
+}
+
 // Meta returns the description.
 func (s *Snapshot) Meta() Meta { return s.meta.clone() }
 
@@ -227,7 +254,7 @@ func (s *Snapshot) OpenMemory() (*os.File, error) { return s.openFile(memoryFile
 func (s *Snapshot) OpenDevice() (*os.File, error) { return s.openFile(deviceFile, unix.O_RDONLY) }
 
 func (s *Snapshot) openFile(name string, flags int) (*os.File, error) {
-	for _, f := range s.meta.files() {
+	for _, f := range s.files() {
 		if f.name != name {
 			continue
 		}
@@ -279,7 +306,7 @@ func (s *Snapshot) Verify(ctx context.Context) error {
 		return fmt.Errorf("verifying snapshot: %w", err)
 	}
 	defer d.Close()
-	for _, f := range s.meta.files() {
+	for _, f := range s.files() {
 		if err := d.verify(ctx, f); err != nil {
 			return fmt.Errorf("verifying snapshot %s: %w", s.dir, err)
 		}

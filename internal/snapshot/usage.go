@@ -26,7 +26,7 @@ func (s *Snapshot) usage() (Usage, error) {
 	}
 	defer d.Close()
 	names := []string{metaFile}
-	for _, f := range s.meta.files() {
+	for _, f := range s.files() {
 		names = append(names, f.name)
 	}
 	var u Usage

@@ -96,7 +96,7 @@ func (c *core) checkInto(req model.Restore) error {
 
 // captureOf opens a stored snapshot to make VMs of it. All of it is checked first.
 func (c *core) captureOf(ctx context.Context, ref string, req model.Restore, report step.Reporter) (*moment.Capture, []model.Notice, error) {
-	s, snap, err := c.library.Open(ctx, ref)
+	s, snap, err := c.library.OpenFor(ctx, ref, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -105,7 +105,7 @@ func (c *core) captureOf(ctx context.Context, ref string, req model.Restore, rep
 		return nil, nil, err
 	}
 	end := report.Track("verify", s.Name)
-	err = snap.Verify(ctx)
+	err = library.Verify(ctx, s, snap, req)
 	end(err)
 	if err != nil {
 		return nil, nil, err

@@ -32,7 +32,7 @@ func TestDamagedMemory(t *testing.T) {
 					"start":  second(d.Start(t.Context(), "a", model.Start{}, nil)),
 					"stop":   second(d.Stop(t.Context(), "a", nil, nil)),
 				} {
-					claim(t, err != nil, "the %s succeeded with damaged memory", name)
+					claim(t, fault.KindOf(err) == fault.Damaged, "the %s with damaged memory returned %v", name, err)
 					wantHint(t, "the "+name, err, "banger vm kill a")
 				}
 				d.wantState(t, "a", model.Suspended)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"banger/internal/disk"
@@ -33,7 +34,10 @@ func TestDamagedSnapshot(t *testing.T) {
 				before := append(h.files(), h.stored()...)
 				for _, req := range []model.Restore{{}, {Into: "a", Force: true}, {DisksOnly: true}} {
 					for _, ref := range []string{s.ID, "s"} {
-						want := fault.Invalid
+						want := fault.Damaged
+						if req.DisksOnly && (file == "memory" || file == "device") {
+							continue // see TestDisksOfADamagedSnapshot
+						}
 						if ref == "s" && file == "meta.json" {
 							want = fault.NotFound // its name is lost
 						}
@@ -97,6 +101,34 @@ func TestDamagedSnapshot(t *testing.T) {
 					equal(t, "the snapshot that is left", list[0].ID, good.ID)
 				}
 				h.wantStored(t, 1)
+			})
+		}
+	}
+}
+
+// TestDisksOfADamagedSnapshot checks that the disks of a snapshot can be restored without its
+// memory, and that the error of the other restore says so.
+func TestDisksOfADamagedSnapshot(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"memory", "device"} {
+		for _, how := range damages {
+			t.Run(file+" "+how.name, func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				d := h.daemon()
+				v := d.worker(t, model.Create{Name: "a"})
+				s := d.snap(t, v, "s")
+				how.do(t, filepath.Join(h.layout.Snapshots(), s.ID, file))
+				_, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{}, nil)
+				equal(t, "the kind of the error", fault.KindOf(err), fault.Damaged)
+				hint := fault.HintOf(err)
+				first, then := strings.Index(hint, "--disks-only"), strings.Index(hint, "delete")
+				claim(t, first >= 0 && first < then, "the hint does not offer the disks first: %s", hint)
+				child := d.restore(t, "s", model.Restore{DisksOnly: true})[0]
+				equal(t, "the state of the new VM", child.State, model.Stopped)
+				h.wantOnDisk(t, child, "work of a")
+				d.restore(t, "s", model.Restore{DisksOnly: true, Into: "a", Force: true})
+				h.wantOnDisk(t, v, "work of a")
 			})
 		}
 	}

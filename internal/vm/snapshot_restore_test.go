@@ -169,10 +169,10 @@ func TestRestoreIntoRefuses(t *testing.T) {
 		"no kernel": {func(_ *testing.T, h *host, _ model.Snapshot) { h.setGone("id-of-krn", true) }, fault.NotFound},
 		"damaged memory": {func(t *testing.T, h *host, s model.Snapshot) {
 			damages[2].do(t, filepath.Join(h.layout.Snapshots(), s.ID, "memory"))
-		}, fault.Invalid},
+		}, fault.Damaged},
 		"damaged disk": {func(t *testing.T, h *host, s model.Snapshot) {
 			damages[2].do(t, filepath.Join(h.layout.Snapshots(), s.ID, "system.ext4"))
-		}, fault.Invalid},
+		}, fault.Damaged},
 		"no snapshot": {func(t *testing.T, h *host, s model.Snapshot) {
 			damage(t, os.RemoveAll(filepath.Join(h.layout.Snapshots(), s.ID)))
 		}, fault.NotFound},

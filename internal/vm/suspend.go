@@ -113,7 +113,7 @@ func (op *operation) openSuspended(ctx context.Context) (from *machine.Resume, d
 		err = snap.Verify(ctx)
 	}
 	if err != nil {
-		f := fault.New(fault.KindOf(err), "reading its memory: %w", err)
+		f := fault.New(fault.KindOf(snapshot.AsDamage(err)), "reading its memory: %w", err)
 		return nil, "", f.WithHint("`banger vm kill %s` gives its memory up; its disks stay, and it can be started again", v.Spec.Name)
 	}
 	meta := snap.Meta()

@@ -225,21 +225,46 @@ func (l *Library) Get(ctx context.Context, ref string) (model.Snapshot, error) {
 		WithHint("give more digits, or the name")
 }
 
-// Open opens a snapshot that is not damaged, as far as that shows without reading all of it.
+// Open opens a snapshot that is not damaged, as far as that shows without reading all of it. If it
+// is damaged, the error is fault.Damaged.
 func (l *Library) Open(ctx context.Context, ref string) (model.Snapshot, *snapshot.Snapshot, error) {
+	return l.OpenFor(ctx, ref, model.Restore{})
+}
+
+// OpenFor is Open for a restore. A restore of the disks alone takes a snapshot whose memory is
+// damaged.
+func (l *Library) OpenFor(ctx context.Context, ref string, req model.Restore) (model.Snapshot, *snapshot.Snapshot, error) {
 	s, err := l.Get(ctx, ref)
 	if err != nil {
 		return s, nil, err
 	}
-	snap, err := snapshot.Open(ctx, l.Dir(s.ID))
+	open := snapshot.Open
+	if req.DisksOnly {
+		open = snapshot.OpenDisks
+	}
+	snap, err := open(ctx, l.Dir(s.ID))
 	if err == nil {
 		s, err = l.describe(snap)
 	}
-	if err != nil {
-		return s, nil, fault.New(fault.KindOf(err), "%w", err).
-			WithHint("`banger snapshot delete %s` removes what is left of it", s.ID)
+	return s, snap, withWayOut(err, s, req)
+}
+
+// Verify reads all that a snapshot was opened with. If it is damaged, the error is fault.Damaged.
+func Verify(ctx context.Context, s model.Snapshot, snap *snapshot.Snapshot, req model.Restore) error {
+	return withWayOut(snap.Verify(ctx), s, req)
+}
+
+// withWayOut adds what a person can do with a snapshot that cannot be opened.
+func withWayOut(err error, s model.Snapshot, req model.Restore) error {
+	if err == nil {
+		return nil
 	}
-	return s, snap, nil
+	err = snapshot.AsDamage(err)
+	f := fault.New(fault.KindOf(err), "%w", err)
+	if s.Kind == model.SnapshotFull && !req.DisksOnly {
+		return f.WithHint("if its disks are whole, `banger snapshot restore --disks-only %[1]s` restores them; `banger snapshot delete %[1]s` removes what is left of it", s.ID)
+	}
+	return f.WithHint("`banger snapshot delete %s` removes what is left of it", s.ID)
 }
 
 // Delete removes a snapshot, also a damaged one. VMs that were made from it are not affected.

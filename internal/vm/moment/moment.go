@@ -184,7 +184,7 @@ func (c *Capture) saveMachine(ctx context.Context, vm VM) error {
 func (c *Capture) copySuspended(ctx context.Context, vm VM) error {
 	snap, err := snapshot.Open(ctx, vm.Files.Suspended())
 	if err != nil {
-		return err
+		return snapshot.AsDamage(err)
 	}
 	memory, err := c.target()
 	if err != nil {
