@@ -16,7 +16,7 @@ const topUp = 30 * time.Second
 func openStore(ctx context.Context, layout paths.Layout, held *home.Held) (*store.Store, error) {
 	return store.OpenWith(ctx, layout.Database(), store.Options{
 		Backups: layout.Backups(), Reserve: layout.Reserve(),
-		Check: func(ctx context.Context, s *store.Store) error { return held.Check(ctx, s, store.HomeKey) },
+		Check: func(ctx context.Context, s *store.Store) error { return held.Check(ctx, s, homeKeys) },
 	})
 }
 

@@ -49,6 +49,9 @@ type daemon struct {
 	endSpace func() // ends the guard's work; nil until it has begun
 }
 
+// homeKeys are the keys of the home in the database.
+var homeKeys = home.Keys{ID: store.HomeKey, Starts: store.StartsKey}
+
 // open builds the parts. After an error, close takes down those that were built.
 func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if err := home.CheckDatabase(d.Layout); err != nil {
@@ -57,10 +60,13 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if d.store, err = openStore(ctx, d.Layout, held); err != nil {
 		return err
 	}
-	if err := held.Claim(ctx, d.store, store.HomeKey); err != nil {
+	if err := held.Claim(ctx, d.store, homeKeys); err != nil {
 		return err
 	}
 	d.secureRecords(ctx)
+	if err := held.Count(ctx, d.store, homeKeys); err != nil { // a daemon must start on a full disk
+		d.log.WarnContext(ctx, "counting the daemon's starts", "error", err)
+	}
 	if err := os.RemoveAll(d.Layout.Imports()); err != nil { // remains of a crash
 		return fmt.Errorf("removing unfinished uploads: %w", err)
 	}

@@ -24,25 +24,25 @@ type Records interface {
 
 // Check is Claim without the marks: it changes nothing. It also reads a database whose schema is to
 // be updated.
-func (h *Held) Check(ctx context.Context, db Records, key string) error {
-	_, err := h.check(ctx, db, key)
+func (h *Held) Check(ctx context.Context, db Records, keys Keys) error {
+	_, err := h.check(ctx, db, keys)
 	return err
 }
 
 // Claim checks that database and roots belong to one home, and marks the roots that have no mark
-// yet. key is the key of the id in the database. The caller holds the locks. If a root belongs to
-// another home, nothing has changed, and the error names both homes.
-func (h *Held) Claim(ctx context.Context, db Records, key string) error {
-	c, err := h.check(ctx, db, key)
+// yet. The caller holds the locks. If a root belongs to another home, or the database is an older
+// one, nothing has changed, and the error says so.
+func (h *Held) Claim(ctx context.Context, db Records, keys Keys) error {
+	c, err := h.check(ctx, db, keys)
 	if err != nil {
 		return err
 	}
-	return h.mark(ctx, c, db, key)
+	return h.mark(ctx, c, db, keys.ID)
 }
 
-func (h *Held) check(ctx context.Context, db Records, key string) (*claim, error) {
+func (h *Held) check(ctx context.Context, db Records, keys Keys) (*claim, error) {
 	c := &claim{layout: h.layout}
-	if err := c.look(ctx, db, key); err != nil {
+	if err := c.look(ctx, db, keys); err != nil {
 		return nil, err
 	}
 	if err := c.checkState(); err != nil {
@@ -54,20 +54,29 @@ func (h *Held) check(ctx context.Context, db Records, key string) (*claim, error
 	return c, c.checkRuntime(ctx)
 }
 
+// Keys are the keys of what the database knows of its home.
+type Keys struct{ ID, Starts string }
+
 // claim is what was found in a home's roots, and the id that the home will have.
 type claim struct {
 	layout              paths.Layout
 	id                  string
 	database            string // the id in the database
+	starts              uint64 // how often a daemon has started, as the database knows it
 	state, cache, run   mark
 	records             []model.VM
 	dirs, runs, unknown []string // ids: VM directories, run directories, dirs without a record
 }
 
-func (c *claim) look(ctx context.Context, db Records, key string) (err error) {
-	if c.database, err = db.Meta(ctx, key); err != nil {
+func (c *claim) look(ctx context.Context, db Records, keys Keys) (err error) {
+	if c.database, err = db.Meta(ctx, keys.ID); err != nil {
 		return err
 	}
+	starts, err := db.Meta(ctx, keys.Starts)
+	if err != nil {
+		return err
+	}
+	c.starts = parseStarts(starts)
 	if c.records, err = db.VMs(ctx); err != nil {
 		return err
 	}
@@ -98,6 +107,9 @@ func (c *claim) checkState() error {
 	case c.database != "" && c.state.ID != "" && !proven:
 		return lostDatabase(c.layout, len(c.dirs), "the database %s belongs to another home (id %s) than its directory %s (id %s)",
 			c.layout.Database(), c.database, c.layout.State, c.state.ID)
+	case proven && len(c.dirs) > 0 && c.starts < c.state.Starts:
+		return lostDatabase(c.layout, len(c.dirs), "the database %s is older than the VMs: it knows %d starts of the daemon, and there were %d",
+			c.layout.Database(), c.starts, c.state.Starts)
 	case !proven && len(c.dirs) > 0 && len(c.unknown) == len(c.dirs):
 		return lostDatabase(c.layout, len(c.dirs), "the database %s knows none of the VMs in %s", c.layout.Database(), c.layout.VMs())
 	}
@@ -202,7 +214,11 @@ func (h *Held) markRoot(root string) error {
 	if err != nil {
 		return err
 	}
-	return writeMark(root, mark{ID: h.id, Root: dir, State: state, Runtime: run})
+	m, err := readMark(root)
+	if err != nil {
+		return err
+	}
+	return writeMark(root, mark{Starts: m.Starts, ID: h.id, Root: dir, State: state, Runtime: run})
 }
 
 // machines returns the ids of the machines that have a directory in dir.

@@ -62,7 +62,11 @@ func (s *site) start(t *testing.T) error {
 	if err := CheckDatabase(s.Layout); err != nil {
 		return err
 	}
-	return held.Claim(testContext(t), s.db, "home")
+	keys := Keys{ID: "home", Starts: "starts"}
+	if err := held.Claim(testContext(t), s.db, keys); err != nil {
+		return err
+	}
+	return held.Count(testContext(t), s.db, keys)
 }
 
 func (s *site) mustStart(t *testing.T) {
@@ -135,7 +139,7 @@ func TestCheckChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := tree(t, filepath.Dir(s.State))
-		if err := held.Check(testContext(t), s.db, "home"); fault.KindOf(err) != want {
+		if err := held.Check(testContext(t), s.db, Keys{ID: "home", Starts: "starts"}); fault.KindOf(err) != want {
 			t.Errorf("the check gave %v, want %q", err, want)
 		}
 		if after := tree(t, filepath.Dir(s.State)); !maps.Equal(before, after) || len(s.db.meta) > 0 {

@@ -9,6 +9,11 @@
 //
 // A daemon holds a lock in each root while it runs. The kernel releases the locks when the process
 // ends for any reason. Lock order: state, cache, runtime.
+//
+// The database and the state's mark count the daemon's starts. A database that knows fewer starts
+// than the mark is an older one that somebody put back. Its records no longer fit what lies beside
+// the disks, so Claim refuses it. Each backup is made before its start is counted, so Claim refuses
+// a backup, too.
 package home
 
 import (

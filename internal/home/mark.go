@@ -23,6 +23,9 @@ type mark struct {
 
 	// Runtime is the path of the home's runtime directory, or "" in a mark of an earlier version.
 	Runtime string
+
+	// Starts is how often a daemon has started, in the state's mark only: see Held.Count.
+	Starts uint64
 }
 
 // maxMark bounds a mark, bytes: three paths.
@@ -67,6 +70,8 @@ func parseMark(r io.Reader) (mark, error) {
 			m.State = value
 		case "runtime":
 			m.Runtime = value
+		case "starts":
+			m.Starts = parseStarts(value)
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -88,7 +93,7 @@ func writeMark(root string, m mark) error {
 	if err != nil {
 		return fmt.Errorf("storing the home's id: %w", err)
 	}
-	_, err = fmt.Fprintf(f, "id %s\nroot %s\nstate %s\nruntime %s\n", m.ID, m.Root, m.State, m.Runtime)
+	_, err = fmt.Fprintf(f, "id %s\nroot %s\nstate %s\nruntime %s\nstarts %d\n", m.ID, m.Root, m.State, m.Runtime, m.Starts)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), paths.MarkIn(root))

@@ -19,6 +19,7 @@ const (
 	DatabaseMissing DatabaseState = "missing"
 	DatabaseDamaged DatabaseState = "damaged" // the whole file, or some of its records
 	DatabaseForeign DatabaseState = "foreign" // of another home
+	DatabaseOlder   DatabaseState = "older"   // than the VMs: somebody put an old one back
 )
 
 // RescuedVM is what became of one VM.

@@ -27,6 +27,7 @@ import (
 type plan struct {
 	layout paths.Layout
 	home   string // the home's id; "" if it has none yet
+	starts uint64 // how often a daemon has started
 	result model.Rescue
 
 	fresh   bool              // a new database replaces the present one
@@ -49,9 +50,16 @@ func makePlan(ctx context.Context, layout paths.Layout) (*plan, error) {
 	if p.home, err = home.ID(layout.State); err != nil {
 		return nil, err
 	}
+	if p.starts, err = home.Starts(layout.State); err != nil {
+		return nil, err
+	}
 	found, err := p.inspect(ctx)
 	if err != nil {
 		return nil, err
+	}
+	var outdated []model.VM
+	if p.result.Database == model.DatabaseOlder { // it serves as a backup
+		outdated, found.VMs = found.VMs, nil
 	}
 	if err := p.findDirs(found); err != nil {
 		return nil, err
@@ -62,6 +70,11 @@ func makePlan(ctx context.Context, layout paths.Layout) (*plan, error) {
 	old, err := p.backup(ctx)
 	if err != nil {
 		return nil, err
+	}
+	for _, v := range outdated {
+		if _, ok := old[v.ID]; !ok {
+			old[v.ID] = v
+		}
 	}
 	for _, id := range p.missing(old) {
 		p.recover(id, old[id], slices.Contains(found.Unreadable, id))
@@ -79,6 +92,8 @@ func (p *plan) inspect(ctx context.Context) (store.Found, error) {
 			p.result.Database, found = model.DatabaseForeign, store.Found{}
 		} else if len(found.Unreadable) > 0 {
 			p.result.Database = model.DatabaseDamaged
+		} else if home.Older(found.Starts, p.starts) {
+			p.result.Database = model.DatabaseOlder
 		}
 	case fault.NotFound:
 		p.result.Database = model.DatabaseMissing

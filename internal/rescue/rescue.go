@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -81,6 +82,9 @@ func (p *plan) addRecords(ctx context.Context, path string, opts store.Options) 
 	}
 	if p.home != "" {
 		err = s.SetMeta(ctx, store.HomeKey, p.home)
+	}
+	if p.fresh && p.starts > 0 {
+		err = errors.Join(err, s.SetMeta(ctx, store.StartsKey, strconv.FormatUint(p.starts, 10)))
 	}
 	if err != nil {
 		return errors.Join(err, s.Close())

@@ -243,6 +243,32 @@ func TestForeignDatabase(t *testing.T) {
 	}
 }
 
+// TestOlderDatabase has an old database in the place of the latest one. The copies beside the disks
+// are newer, and the next start does not refuse the new database.
+func TestOlderDatabase(t *testing.T) {
+	h := newHome(t)
+	h.mark("0123456789abcdef")
+	h.add(vmOf(0, "one"), vmOf(1, "bare"))
+	h.remove(h.layout.VM(idOf(1)).Record())
+	h.setHome("0123456789abcdef")
+	h.write(paths.MarkIn(h.layout.State), h.read(paths.MarkIn(h.layout.State))+"starts 3\n")
+	h.want(h.run(false), model.DatabaseOlder, 0, "a rebuilt one", "b restored bare")
+	found, err := store.Inspect(t.Context(), h.layout.Database(), t.TempDir())
+	if err != nil || found.Starts != "3" || len(found.VMs) != 2 {
+		t.Errorf("the new database has %+v, %v", found, err)
+	}
+	h.want(h.run(true), model.DatabaseWhole, 2)
+}
+
+func (h *site) read(path string) string {
+	h.t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(text)
+}
+
 func (h *site) mark(id string) {
 	h.t.Helper()
 	h.write(paths.MarkIn(h.layout.State), "id "+id+"\nroot "+h.layout.State+"\nstate "+h.layout.State+"\n")

@@ -18,6 +18,7 @@ type Found struct {
 	VMs        []model.VM // the records that can be read
 	Unreadable []string   // ids of the other ones
 	Home       string     // the home's id, or ""
+	Starts     string     // how often a daemon had started: see home.Held.Count
 }
 
 // Files returns the files that a database at path may have: itself, and what SQLite keeps beside
@@ -50,6 +51,9 @@ func Inspect(ctx context.Context, path string, dirs ...string) (found Found, err
 		return found, fmt.Errorf("inspecting %s: %w", path, err)
 	}
 	if found.Home, err = s.Meta(ctx, HomeKey); err != nil {
+		return found, err
+	}
+	if found.Starts, err = s.Meta(ctx, StartsKey); err != nil {
 		return found, err
 	}
 	err = s.each(ctx, func(id, doc string) error {

@@ -10,6 +10,9 @@ import (
 // HomeKey is the key of the home's id: see internal/home.
 const HomeKey = "home"
 
+// StartsKey is the key of the number of starts: see internal/home.
+const StartsKey = "starts"
+
 // Meta returns the value of a key that belongs to the whole home, or "" if it has none.
 func (s *Store) Meta(ctx context.Context, key string) (string, error) {
 	var value string

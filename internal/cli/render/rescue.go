@@ -41,6 +41,8 @@ func RescueNotes(r model.Rescue) []string {
 		notes = append(notes, "the database was damaged")
 	case model.DatabaseForeign:
 		notes = append(notes, "the database belongs to another home")
+	case model.DatabaseOlder:
+		notes = append(notes, "the database is older than the VMs")
 	}
 	if r.Aside != "" {
 		notes = append(notes, "the old database is in "+r.Aside)
