@@ -118,6 +118,16 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// named returns the VM with that very name, or the zero VM. Get would also take "a" for an id.
+func (d *daemon) named(name string) model.VM {
+	for _, v := range d.List() {
+		if v.Spec.Name == name {
+			return v
+		}
+	}
+	return model.VM{}
+}
+
 // withRoomFor is one round of TestFullDisk. It returns the daemon, which may be a new one.
 func (d *daemon) withRoomFor(
 	t *testing.T, op onFullDisk, leave model.Bytes, dies bool, fill func(model.Bytes), free func(), succeeded *int,
@@ -126,7 +136,7 @@ func (d *daemon) withRoomFor(
 	if op.prepare != nil {
 		op.prepare(t, d)
 	}
-	was, _ := d.Get("a")
+	was := d.named("a")
 	fill(leave)
 	err := op.do(t, d)
 	if err != nil {
@@ -142,7 +152,7 @@ func (d *daemon) withRoomFor(
 		d = d.host.daemon()
 	}
 	d.retryCleanups(t.Context())
-	ref := cmp.Or(was.ID, "a") // it may have another name by now
+	ref := cmp.Or(was.ID, d.named("a").ID, "none") // it may have another name by now
 	if v, getErr := d.Get(ref); getErr == nil {
 		claim(t, !v.State.Between(), "with room again, %s is still %s", ref, v.State)
 		d.start(t, ref)
