@@ -23,7 +23,9 @@ import (
 func perform[T any](
 	ctx context.Context, c *core, ref string, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
-	c.deleteUnwanted(ctx, ref)
+	if e, err := c.records.find(ref); err == nil {
+		c.retryDeletions(ctx, []*entry{e})
+	}
 	return operate(ctx, c, ref, k, func(ctx context.Context, op *operation) (T, error) {
 		if err := (repairs{op}).repair(ctx); err != nil {
 			return result, err
@@ -187,13 +189,12 @@ func placeDisk(from, to string, wanted bool) error {
 	return err
 }
 
-// deleteUnwanted tries again to delete the VMs that refs mean, if their deletion could not be
-// recorded: a name may be wanted again. No command waits for the VMM of another VM. The caller
-// holds no operation lock.
-func (c *core) deleteUnwanted(ctx context.Context, refs ...string) {
+// deleteUnwanted tries again to delete the VMs with names that are wanted again, if their deletion
+// could not be recorded. It waits for the VMM of no other VM. The caller holds no operation lock.
+func (c *core) deleteUnwanted(ctx context.Context, names ...string) {
 	var meant []*entry
-	for _, ref := range refs {
-		if e, err := c.records.find(ref); err == nil {
+	for _, e := range c.records.entries() {
+		if slices.Contains(names, e.record().Spec.Name) {
 			meant = append(meant, e)
 		}
 	}
