@@ -199,7 +199,7 @@ func TestSnapshots(t *testing.T) {
 		}
 		dir := t.TempDir()
 		r := fails(t, h, []string{"snapshot", "export", "back", "-o", filepath.Join(dir, "back.snap")}, "memory", "damaged")
-		equal(t, "exit status", r.Code, fault.Invalid.ExitCode())
+		equal(t, "exit status", r.Code, fault.Damaged.ExitCode())
 		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 			t.Errorf("left over: %v, %v", left, err)
 		}
