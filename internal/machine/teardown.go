@@ -53,7 +53,7 @@ func (h *Host) TearDown(ctx context.Context, r Remains) error {
 	return RemoveAll(h.Layout.VM(r.ID).Dir)
 }
 
-// CheckUnrecorded refuses to go on if one of the machines without a record runs and is a user's:
+// CheckUnrecorded returns an error if one of the machines without a record runs and is a user's:
 // then the database is older than the VM. TearDown would end the machine.
 func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 	for _, id := range ids {
