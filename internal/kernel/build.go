@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -83,7 +84,7 @@ func (s *Store) publish(tmp, id string) error {
 	if err := os.Rename(tmp, final); err != nil {
 		return fmt.Errorf("storing the kernel: %w", err)
 	}
-	return syncDir(s.dir)
+	return disk.SyncDir(s.dir)
 }
 
 // tempDir makes a directory that sweep ignores until release. release removes the rest of it.
@@ -218,7 +219,7 @@ func (b *builder) seal() error {
 	if err := b.create(recordFile, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
 		return err
 	}
-	return syncDir(b.dir)
+	return disk.SyncDir(b.dir)
 }
 
 // create writes and syncs a file of the kernel.
@@ -277,15 +278,4 @@ func mapFile(path string) (data []byte, unmap func(), err error) {
 		return nil, nil, fmt.Errorf("mapping the kernel: %w", err)
 	}
 	return data, func() { unix.Munmap(data) }, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("syncing %s: %w", dir, err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("syncing %s: %w", dir, err)
-	}
-	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -79,7 +80,7 @@ func (s *Store) remove(k model.Kernel) error {
 	if err := os.RemoveAll(doomed); err != nil {
 		return fmt.Errorf("removing kernel %s: %w", k.ID, err)
 	}
-	return syncDir(s.dir)
+	return disk.SyncDir(s.dir)
 }
 
 func (s *Store) dropName(name string) error {
@@ -87,7 +88,7 @@ func (s *Store) dropName(name string) error {
 	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the kernel's name %s: %w", name, err)
 	}
-	return syncDir(dir)
+	return disk.SyncDir(dir)
 }
 
 // sweep removes temporary files and directories that nobody has locked.

@@ -30,6 +30,7 @@ import (
 	"slices"
 	"strings"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 )
@@ -271,7 +272,7 @@ func (s *Store) setName(name, id string) error {
 		os.Remove(f.Name())
 		return fmt.Errorf("naming a kernel %s: %w", name, err)
 	}
-	return syncDir(dir)
+	return disk.SyncDir(dir)
 }
 
 // readBounded reads a file of at most limit bytes.
