@@ -168,6 +168,12 @@ func SyncDir(dir string) error {
 	return d.Sync()
 }
 
+// MayExist reports whether a path exists, or cannot be looked at.
+func MayExist(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -180,13 +180,7 @@ func (h *Host) clean(ctx context.Context, c Capability, req CleanupRequest) erro
 func (h *Host) removeRunDir(id string) error { return RemoveAll(h.Layout.VM(id).Run) }
 
 // HasRunDir reports whether a run of the machine may have left something.
-func (h *Host) HasRunDir(id string) bool { return MayExist(h.Layout.VM(id).Run) }
-
-// MayExist reports whether a path exists, or cannot be looked at.
-func MayExist(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, fs.ErrNotExist)
-}
+func (h *Host) HasRunDir(id string) bool { return disk.MayExist(h.Layout.VM(id).Run) }
 
 // RemoveUnfinished removes the temporary files in a machine's directory. The caller sees to it that
 // nobody is making one.

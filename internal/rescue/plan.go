@@ -8,13 +8,13 @@ package rescue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/home"
 	"banger/internal/model"
@@ -263,7 +263,7 @@ func rebuilt(c vmdir.Copy, files paths.VM) model.VM {
 func settled(v model.VM, files paths.VM) model.VM {
 	v.LastError, v.Pending = nil, nil
 	switch {
-	case exists(files.Suspended()):
+	case disk.MayExist(files.Suspended()):
 		v.State, v.Runtime, v.Network = model.Starting, nil, nil
 	case !vmdir.IsUp(v):
 		v.State, v.Runtime, v.Network = model.Stopped, nil, nil
@@ -277,12 +277,8 @@ func outlives(v model.VM) bool {
 	return v.ID != "" && v.State != model.Creating && v.State != model.Deleting && v.Spec.Remove != model.RemoveOnDetach
 }
 
-func hasDisk(files paths.VM) bool { return exists(files.SystemDisk()) || exists(files.WorkDisk()) }
-
-// exists reports whether a path exists, or cannot be looked at.
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, os.ErrNotExist)
+func hasDisk(files paths.VM) bool {
+	return disk.MayExist(files.SystemDisk()) || disk.MayExist(files.WorkDisk())
 }
 
 // stamp names what is moved aside at a time.

@@ -123,7 +123,7 @@ func (p *plan) replaceDatabase(ctx context.Context, now time.Time) (err error) {
 func (p *plan) moveAside(now time.Time) error {
 	to := filepath.Join(p.layout.Damaged(), stamp(now))
 	for _, file := range store.Files(p.layout.Database()) {
-		if !exists(file) {
+		if !disk.MayExist(file) {
 			continue
 		}
 		if err := os.MkdirAll(to, 0o700); err != nil {

@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"banger/internal/machine"
+	"banger/internal/disk"
 	"banger/internal/model"
 )
 
@@ -21,7 +21,7 @@ func TestKilledWhileMemoryIsGivenUp(t *testing.T) {
 	d = d.killedIn("store stopped", func(ctx context.Context) {
 		d.Kill(ctx, v.ID, syscall.SIGKILL)
 	})
-	if machine.MayExist(h.layout.VM(v.ID).Suspended()) {
+	if disk.MayExist(h.layout.VM(v.ID).Suspended()) {
 		t.Error("the memory is still there")
 	}
 	equal(t, "the state after a crash", d.state(t, v.ID), model.Stopped)
@@ -64,7 +64,7 @@ func TestOutdatedMemoryIsRemoved(t *testing.T) {
 	d.die()
 	d = h.daemon()
 	for _, v := range all {
-		if machine.MayExist(h.layout.VM(v.ID).Suspended()) {
+		if disk.MayExist(h.layout.VM(v.ID).Suspended()) {
 			t.Errorf("the outdated memory of the %s VM is still there", v.Spec.Name)
 		}
 		equal(t, "the state of the VM "+v.Spec.Name, string(d.state(t, v.ID)), v.Spec.Name)

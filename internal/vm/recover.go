@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -117,11 +118,11 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		return r.abandonPause(ctx, op)
 	case v.State == model.Running, v.State == model.Paused:
 		return r.adopt(ctx, op)
-	case (v.State == model.Starting || !v.State.Live()) && !machine.MayExist(op.dirs().Dir):
+	case (v.State == model.Starting || !v.State.Live()) && !disk.MayExist(op.dirs().Dir):
 		r.showMissing(op)
 	case v.State == model.Starting:
 		return r.abandonStart(ctx, op)
-	case v.State == model.Suspended && !machine.MayExist(op.dirs().Suspended()): // given up
+	case v.State == model.Suspended && !disk.MayExist(op.dirs().Suspended()): // given up
 		if v.Runtime == nil {
 			return op.settle(ctx, nil)
 		}
@@ -204,7 +205,7 @@ func (r recovery) ended(ctx context.Context, op *operation) error {
 				return err
 			}
 			return op.endSuspended(ctx)
-		case !machine.MayExist(op.dirs().Dir):
+		case !disk.MayExist(op.dirs().Dir):
 			r.showMissing(op)
 			return nil
 		}

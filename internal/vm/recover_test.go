@@ -14,7 +14,6 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
-	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/store"
 	"banger/internal/vmdir"
@@ -405,7 +404,7 @@ func TestOrphansOfACrashOnly(t *testing.T) {
 	waitFor(t, func() bool { return h.called("undo one") > calls })
 	d.started(t, model.Create{Name: "b"})
 	release()
-	waitFor(t, func() bool { return !machine.MayExist(h.layout.VM(v.ID).Dir) })
+	waitFor(t, func() bool { return !disk.MayExist(h.layout.VM(v.ID).Dir) })
 	d.wantState(t, "b", model.Running)
 	h.wantMachines(t, 1)
 }

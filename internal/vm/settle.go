@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -79,7 +80,7 @@ type ending struct{ *operation }
 // nothing. If memory is kept all the same, endSuspended looks at both again before a resume.
 func (op ending) endStart(ctx context.Context, why *model.Failure, left error, rest model.State) error {
 	ctx = context.WithoutCancel(ctx)
-	resumed := machine.MayExist(op.dirs().Suspended())
+	resumed := disk.MayExist(op.dirs().Suspended())
 	current, unknown := false, error(nil)
 	if resumed {
 		current, unknown = op.memoryIsCurrent(ctx)

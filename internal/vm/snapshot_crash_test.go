@@ -8,7 +8,7 @@ import (
 	"slices"
 	"testing"
 
-	"banger/internal/machine"
+	"banger/internal/disk"
 	"banger/internal/model"
 )
 
@@ -164,7 +164,7 @@ func TestRestoreIntoKeepsMemoryOrReplacesIt(t *testing.T) {
 					d.wantContinues(t, v)
 				} else {
 					equal(t, when+"the text on the disk", h.onDisk(got), "work of of")
-					claim(t, !machine.MayExist(h.layout.VM(v.ID).Suspended()), "%sthe memory of before the restore is left", when)
+					claim(t, !disk.MayExist(h.layout.VM(v.ID).Suspended()), "%sthe memory of before the restore is left", when)
 					d.start(t, "a")
 				}
 				d.die()

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"testing"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
-	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/vmm"
 )
@@ -131,7 +131,7 @@ func TestStandbyFails(t *testing.T) {
 			if hook != "store creating" && hook != "store stopped" {
 				if hook == "store starting" { // the VM can still be started
 					h.wantMachines(t, 0)
-					claim(t, !machine.MayExist(h.layout.VM(got.ID).Run), "the runtime directory of the unused machine is left")
+					claim(t, !disk.MayExist(h.layout.VM(got.ID).Run), "the runtime directory of the unused machine is left")
 					d.start(t, "a")
 				}
 				if err := d.Delete(t.Context(), "a", true, nil); err != nil {
