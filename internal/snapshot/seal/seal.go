@@ -92,12 +92,12 @@ func read(file string) (*Key, error) {
 	}
 	owner := int(info.Sys().(*syscall.Stat_t).Uid) // os.File.Stat returns this type on Linux
 	if !info.Mode().IsRegular() || owner != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
-		return nil, fault.New(fault.Invalid, "%s is not a file that only user %d can read and write (mode %v, user %d)", file, os.Geteuid(), info.Mode(), owner).
+		return nil, fault.New(fault.Denied, "%s is not a file that only user %d can read and write (mode %v, user %d)", file, os.Geteuid(), info.Mode(), owner).
 			WithHint("If nobody else can have read or changed it: chmod 600 %[1]s. Otherwise remove it; then banger makes another key. Restores of older snapshots use only the disks, unless you add --trust-memory.", file)
 	}
 	secret, err := io.ReadAll(io.LimitReader(f, keyLen+1))
 	if err == nil && len(secret) != keyLen {
-		err = fault.New(fault.Invalid, "%s has not exactly %d bytes", file, keyLen).
+		err = fault.New(fault.Damaged, "%s has not exactly %d bytes", file, keyLen).
 			WithHint("Remove it; then banger makes another key. Restores of older snapshots use only the disks, unless you add --trust-memory.")
 	}
 	if err != nil {

@@ -126,19 +126,22 @@ func TestKeyIsKept(t *testing.T) {
 }
 
 func TestBadKey(t *testing.T) {
-	for name, spoil := range map[string]func(file string) error{
-		"readable by others": func(file string) error { return os.Chmod(file, 0o644) },
-		"too short":          func(file string) error { return os.Truncate(file, 31) },
-		"too long":           func(file string) error { return os.Truncate(file, 33) },
-		"a directory":        func(file string) error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o700)) },
+	for name, c := range map[string]struct {
+		kind  fault.Kind
+		spoil func(file string) error
+	}{
+		"readable by others": {fault.Denied, func(file string) error { return os.Chmod(file, 0o644) }},
+		"too short":          {fault.Damaged, func(file string) error { return os.Truncate(file, 31) }},
+		"too long":           {fault.Damaged, func(file string) error { return os.Truncate(file, 33) }},
+		"a directory":        {fault.Denied, func(file string) error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o700)) }},
 	} {
 		file := filepath.Join(t.TempDir(), "key")
 		open(t, file)
-		if err := spoil(file); err != nil {
+		if err := c.spoil(file); err != nil {
 			t.Fatal(err)
 		}
 		_, err := Open(file)
-		if fault.KindOf(err) != fault.Invalid || fault.HintOf(err) == "" {
+		if fault.KindOf(err) != c.kind || fault.HintOf(err) == "" {
 			t.Errorf("a key that is %s: %v; want a refusal with the way out", name, err)
 		}
 	}
