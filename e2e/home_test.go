@@ -84,6 +84,56 @@ func TestHomesStayApart(t *testing.T) {
 	equal(t, "the first home's machine", machinePID(t, h, "first"), machine)
 }
 
+// TestHomeCopied copies a home while its VM runs, and removes the marks. The machine belongs to the
+// original: no command in the copy ends it, whatever proof of the original is left.
+func TestHomeCopied(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box")
+	pid := machinePID(t, h, "box")
+	original := h.Dir
+	t.Cleanup(func() {
+		h.Setenv("BANGER_HOME", original)
+		h.Banger(t, "vm", "delete", "--force", "box")
+	})
+	daemon := daemonPID(t, h)
+	for _, c := range []struct {
+		name, copy string
+		refused    bool // the daemon does not start
+	}{
+		{"without marks", "cp -a state cache run $C && rm $C/*/home-id", true},
+		{"without marks on either side", "cp -a state cache run $C && rm $C/*/home-id state/home-id", false},
+		{"by hard links", "cp -al state cache run $C && rm $C/run/*.sock $C/state/*.db* $C/*/home-id && cp state/*.db* $C/state", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join(original, "tmp", "copy")
+			must(t, h.Shell("C="+dir+"; rm -rf $C && mkdir $C && "+c.copy))
+			h.Setenv("BANGER_HOME", dir)
+			defer h.Setenv("BANGER_HOME", original)
+			if c.refused {
+				r := fails(t, h, []string{"vm", "list"}, "is a copy of", "box", "hint:")
+				equal(t, "exit status", r.Code, fault.WrongState.ExitCode())
+				return
+			}
+			defer h.Banger(t, "daemon", "stop")
+			equal(t, "the state in the copy", string(show(t, h, "box").State), string(model.Broken))
+			for _, args := range [][]string{
+				{"vm", "stop", "box"}, {"vm", "kill", "box"}, {"vm", "start", "box"}, {"exec", "box", "true"}, {"vm", "delete", "--force", "box"},
+			} {
+				fails(t, h, args)
+			}
+			fails(t, h, []string{"vm", "stop", "box"}, "belongs to another home", "hint:")
+			ok(t, h, "daemon", "stop") // and the next daemon is no different
+			fails(t, h, []string{"vm", "delete", "--force", "box"}, "belongs to another home")
+		})
+		equal(t, "the machine", machinePID(t, h, "box"), pid)
+		equal(t, "stdout", ok(t, h, "exec", "box", "--", "echo", "alive"), "alive\n")
+	}
+	equal(t, "the daemon of the original", daemonPID(t, h), daemon)
+	killDaemonIn(t, h, daemon, original)
+	equal(t, "the adopted machine", machinePID(t, h, "box"), pid)
+	ok(t, h, "vm", "delete", "--force", "box")
+}
+
 // TestHomeInheritsNothing starts the daemon and a VM under a lock of the caller, and in a command
 // substitution.
 func TestHomeInheritsNothing(t *testing.T) {

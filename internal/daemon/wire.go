@@ -50,7 +50,7 @@ type daemon struct {
 }
 
 // homeKeys are the keys of the home in the database.
-var homeKeys = home.Keys{ID: store.HomeKey, Starts: store.StartsKey}
+var homeKeys = home.Keys{ID: store.HomeKey, Starts: store.StartsKey, State: store.StateKey}
 
 // open builds the parts. After an error, close takes down those that were built.
 func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {

@@ -37,7 +37,7 @@ func (h *Held) Claim(ctx context.Context, db Records, keys Keys) error {
 	if err != nil {
 		return err
 	}
-	return h.mark(ctx, c, db, keys.ID)
+	return h.mark(ctx, c, db, keys)
 }
 
 func (h *Held) check(ctx context.Context, db Records, keys Keys) (*claim, error) {
@@ -54,8 +54,9 @@ func (h *Held) check(ctx context.Context, db Records, keys Keys) (*claim, error)
 	return c, c.checkRuntime(ctx)
 }
 
-// Keys are the keys of what the database knows of its home.
-type Keys struct{ ID, Starts string }
+// Keys are the keys of what the database knows of its home: its id, the starts of its daemon, and
+// the path of its state directory.
+type Keys struct{ ID, Starts, State string }
 
 // claim is what was found in a home's roots, and the id that the home will have.
 type claim struct {
@@ -63,6 +64,7 @@ type claim struct {
 	id                  string
 	database            string // the id in the database
 	starts              uint64 // how often a daemon has started, as the database knows it
+	stateWas            string // the path of the state directory, as the database knows it
 	state, cache, run   mark
 	records             []model.VM
 	dirs, runs, unknown []string // ids: VM directories, run directories, dirs without a record
@@ -77,6 +79,9 @@ func (c *claim) look(ctx context.Context, db Records, keys Keys) (err error) {
 		return err
 	}
 	c.starts = parseStarts(starts)
+	if c.stateWas, err = db.Meta(ctx, keys.State); err != nil {
+		return err
+	}
 	if c.records, err = db.VMs(ctx); err != nil {
 		return err
 	}
@@ -117,15 +122,25 @@ func (c *claim) checkState() error {
 	if c.id == "" {
 		c.id = c.state.ID
 	}
-	if c.id == "" || c.state.copied(c.layout.State) && c.state.alive(c.state.Root) {
+	original := c.original()
+	if c.id == "" || original.copied(c.layout.State) && original.alive(original.Root) {
 		if i := slices.IndexFunc(c.records, func(v model.VM) bool { return v.State.Live() }); c.id != "" && i >= 0 {
 			return fault.New(fault.WrongState, "the state directory %s is a copy of %s with the running VM %q: the machine belongs to the original",
-				c.layout.State, c.state.Root, c.records[i].Spec.Name).
+				c.layout.State, original.Root, c.records[i].Spec.Name).
 				WithHint("Stop all VMs of the original and its daemon, and copy the directory again.")
 		}
 		c.id = model.NewID()
 	}
 	return nil
+}
+
+// original is the mark of the state directory that this one may be a copy of. A copy without its
+// mark has what the database knows.
+func (c *claim) original() mark {
+	if c.state.ID == "" && filepath.IsAbs(c.stateWas) {
+		return mark{ID: c.database, Root: c.stateWas}
+	}
+	return c.state
 }
 
 // checkCache adopts a cache that was copied, or whose home is gone: a cache holds no machines.
@@ -181,14 +196,23 @@ func (c *claim) foreign(what, dir string, m mark) *fault.Error {
 
 // mark stores the id. The order lets a claim that was cut off be repeated: without a mark, the
 // state follows the database.
-func (h *Held) mark(ctx context.Context, c *claim, db Records, key string) error {
+func (h *Held) mark(ctx context.Context, c *claim, db Records, keys Keys) error {
 	if c.id != c.database {
 		if c.state.ID != "" && c.state.ID != c.id {
 			if err := os.Remove(paths.MarkIn(c.layout.State)); err != nil {
 				return fmt.Errorf("renewing the home's id: %w", err)
 			}
 		}
-		if err := db.SetMeta(ctx, key, c.id); err != nil {
+		if err := db.SetMeta(ctx, keys.ID, c.id); err != nil {
+			return err
+		}
+	}
+	state, err := real(h.layout.State)
+	if err != nil {
+		return err
+	}
+	if state != c.stateWas {
+		if err := db.SetMeta(ctx, keys.State, state); err != nil {
 			return err
 		}
 	}

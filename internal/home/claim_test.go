@@ -32,6 +32,8 @@ func (d *database) SetMeta(_ context.Context, key, value string) error {
 
 func (d *database) VMs(context.Context) ([]model.VM, error) { return d.vms, nil }
 
+var testKeys = Keys{ID: "home", Starts: "starts", State: "state"}
+
 // site is a home of a test.
 type site struct {
 	paths.Layout
@@ -62,7 +64,7 @@ func (s *site) start(t *testing.T) error {
 	if err := CheckDatabase(s.Layout); err != nil {
 		return err
 	}
-	keys := Keys{ID: "home", Starts: "starts"}
+	keys := testKeys
 	if err := held.Claim(testContext(t), s.db, keys); err != nil {
 		return err
 	}
@@ -139,7 +141,7 @@ func TestCheckChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := tree(t, filepath.Dir(s.State))
-		if err := held.Check(testContext(t), s.db, Keys{ID: "home", Starts: "starts"}); fault.KindOf(err) != want {
+		if err := held.Check(testContext(t), s.db, testKeys); fault.KindOf(err) != want {
 			t.Errorf("the check gave %v, want %q", err, want)
 		}
 		if after := tree(t, filepath.Dir(s.State)); !maps.Equal(before, after) || len(s.db.meta) > 0 {
@@ -242,6 +244,19 @@ func TestClaimRefuses(t *testing.T) {
 			a.addVM(t, idA, model.Running, true)
 			a.mustStart(t)
 			return copySite(t, a, filepath.Join(dir, "b"))
+		}, []string{"copy", "a/state", "b/state", "vm-aa"}},
+		"a copied home with a running VM and without marks": {func(t *testing.T) *site {
+			dir := t.TempDir()
+			a := newSite(filepath.Join(dir, "a"))
+			a.addVM(t, idA, model.Running, true)
+			a.mustStart(t)
+			b := copySite(t, a, filepath.Join(dir, "b"))
+			for _, root := range b.Roots() {
+				if err := os.Remove(paths.MarkIn(root)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return b
 		}, []string{"copy", "a/state", "b/state", "vm-aa"}},
 		"a damaged mark": {func(t *testing.T) *site {
 			a := newSite(t.TempDir())

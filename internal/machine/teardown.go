@@ -61,9 +61,12 @@ func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 		if err != nil || !vmdir.IsUp(c.VM) {
 			continue
 		}
-		m, err := h.Adopt(ctx, c.VM.Runtime.Driver, c.VM.Runtime.State)
-		if fault.KindOf(err) == fault.NotFound {
+		m, err := h.Adopt(ctx, id, c.VM.Runtime.Driver, c.VM.Runtime.State)
+		switch fault.KindOf(err) {
+		case fault.NotFound:
 			continue
+		case fault.WrongState: // another home's
+			return err
 		}
 		if err == nil {
 			err = m.Close()
@@ -116,14 +119,14 @@ func (h *Host) Release(ctx context.Context, r Remains) error {
 // forget is the FactWriter of machines without a record.
 func forget(context.Context, int, any) error { return nil }
 
-// Adopt finds the machine that a driver's state describes. It returns fault.NotFound if it has
-// ended.
-func (h *Host) Adopt(ctx context.Context, driver string, s vmm.State) (*Machine, error) {
+// Adopt finds the machine with that id, which a driver's state describes. It returns
+// fault.NotFound if the machine has ended, and fault.WrongState if it belongs to another home.
+func (h *Host) Adopt(ctx context.Context, id, driver string, s vmm.State) (*Machine, error) {
 	d, err := h.driver(driver)
 	if err != nil {
 		return nil, err
 	}
-	inst, err := d.Adopt(ctx, s)
+	inst, err := d.Adopt(ctx, s, h.Layout.VM(id).Run)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +136,7 @@ func (h *Host) Adopt(ctx context.Context, driver string, s vmm.State) (*Machine,
 // find looks for a machine by its state, or by its run directory with every driver that can.
 func (h *Host) find(ctx context.Context, r Remains) (*Machine, error) {
 	if len(r.State) > 0 {
-		return h.Adopt(ctx, r.Driver, r.State)
+		return h.Adopt(ctx, r.ID, r.Driver, r.State)
 	}
 	for _, d := range h.Drivers.All() {
 		f, ok := d.(vmm.Finder)

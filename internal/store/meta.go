@@ -13,6 +13,9 @@ const HomeKey = "home"
 // StartsKey is the key of the number of starts: see internal/home.
 const StartsKey = "starts"
 
+// StateKey is the key of the path of the home's state directory: see internal/home.
+const StateKey = "state"
+
 // Meta returns the value of a key that belongs to the whole home, or "" if it has none.
 func (s *Store) Meta(ctx context.Context, key string) (string, error) {
 	var value string

@@ -176,7 +176,7 @@ func (r recovery) discard(ctx context.Context, op *operation) error {
 // adopt finds the running VM's machine again, or settles the VM if it is gone.
 func (r recovery) adopt(ctx context.Context, op *operation) error {
 	v := op.record()
-	m, err := r.host.Adopt(ctx, v.Runtime.Driver, v.Runtime.State)
+	m, err := r.host.Adopt(ctx, v.ID, v.Runtime.Driver, v.Runtime.State)
 	if fault.KindOf(err) == fault.NotFound {
 		return r.ended(ctx, op)
 	}
@@ -221,7 +221,9 @@ func (r recovery) ended(ctx context.Context, op *operation) error {
 // as before, and the next start-up looks for the machine again instead of removing what is broken.
 func (r recovery) notAdopted(op *operation, cause error) {
 	failure := r.failure(op.record(), cause)
-	failure.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
+	if fault.KindOf(cause) != fault.WrongState { // not another home's
+		failure.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
+	}
 	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Broken, failure })
 }
 

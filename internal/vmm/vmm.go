@@ -55,9 +55,9 @@ type Driver interface {
 	// nothing.
 	Start(ctx context.Context, m Machine, intend func(State) error) (Instance, error)
 	// Adopt finds a machine by its State, which Start intended or an Instance returned. If its
-	// process has ended, the error is fault.NotFound. A process that has only the same pid is
-	// another one.
-	Adopt(ctx context.Context, s State) (Instance, error)
+	// process has ended, the error is fault.NotFound; a process with only the same pid is another.
+	// If it runs in another run directory, the error is fault.WrongState: the State was copied.
+	Adopt(ctx context.Context, s State, runDir string) (Instance, error)
 }
 
 // State is what a driver needs to find a machine again: versioned bytes that only the driver
@@ -141,6 +141,6 @@ func ProtectionOf(in Instance) model.Protection {
 // Finder is implemented by drivers that can find a machine without its State.
 type Finder interface {
 	// Find finds the machine that has that run directory. If there is none, the error is
-	// fault.NotFound.
+	// fault.NotFound. If it runs in another directory, the error is fault.WrongState.
 	Find(ctx context.Context, runDir string) (Instance, error)
 }

@@ -188,12 +188,15 @@ func (d *Driver) check(m vmm.Machine) error {
 }
 
 // Adopt finds a machine on the driver's host.
-func (d *Driver) Adopt(ctx context.Context, data vmm.State) (vmm.Instance, error) {
+func (d *Driver) Adopt(ctx context.Context, data vmm.State, runDir string) (vmm.Instance, error) {
 	var s state
 	if err := json.Unmarshal(data, &s); err != nil || s.Version != 1 {
 		return nil, fault.New(fault.Invalid, "%q is no fake machine's state (%v)", data, err)
 	}
-	return d.adopt(ctx, s.RunDir, s.PID)
+	if _, err := d.host.find(s.RunDir, s.PID); err == nil && s.RunDir != runDir {
+		return nil, fault.New(fault.WrongState, "the fake machine runs in %s, not in %s", s.RunDir, runDir)
+	}
+	return d.adopt(ctx, runDir, s.PID)
 }
 
 // Find finds the machine that has a run directory.

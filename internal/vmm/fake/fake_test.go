@@ -138,7 +138,7 @@ func TestFail(t *testing.T) {
 		fake.OpStill:    save,
 		fake.OpRestore:  func() error { _, err := d.Restore(t.Context(), m, vmm.Checkpoint{}, ignore); return err },
 		fake.OpInfo:     func() error { _, err := d.Info(t.Context()); return err },
-		fake.OpAdopt:    func() error { _, err := d.Adopt(t.Context(), in.State()); return err },
+		fake.OpAdopt:    func() error { _, err := d.Adopt(t.Context(), in.State(), m.RunDir); return err },
 		fake.OpDial:     func() error { _, err := in.DialAgent(t.Context()); return err },
 		fake.OpPowerOff: func() error { return in.PowerOff(t.Context()) },
 		fake.OpSignal:   func() error { return in.Signal(9) },

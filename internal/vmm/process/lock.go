@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"banger/internal/fault"
@@ -48,13 +49,59 @@ func same(f *os.File, path string) bool {
 	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
+// Holds reports whether the process inherited the lock file at path: see holds. If the process has
+// ended, the answer means nothing.
+func (p *Process) Holds(path string) (bool, error) { return holds(p.id.PID, path) }
+
+// holds reports whether a process inherited the lock file at path, or one that was there and was
+// removed. In a copy made of hard links, another file has the same inode. So a file with several
+// names is known by its directory, which the kernel's name of the open file leads to.
+func holds(pid int, path string) (bool, error) {
+	link := lockOf(pid)
+	open, err := os.Stat(link)
+	if err != nil {
+		return false, fmt.Errorf("looking at the lock of process %d: %w", pid, err)
+	}
+	name, err := os.Readlink(link)
+	if err != nil {
+		return false, fmt.Errorf("looking at the lock of process %d: %w", pid, err)
+	}
+	if there, err := os.Stat(path); err == nil && os.SameFile(there, open) {
+		st, ok := open.Sys().(*syscall.Stat_t)
+		return ok && st.Nlink == 1 || sameFile(filepath.Dir(name), filepath.Dir(path)), nil
+	}
+	return name == real(path)+" (deleted)", nil
+}
+
+// lockOf is the path of a process's lock file, whatever its name is.
+func lockOf(pid int) string {
+	return filepath.Join("/proc", strconv.Itoa(pid), "fd", strconv.Itoa(LockFD))
+}
+
+func sameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+}
+
+// real returns a path without symbolic links, of which the last parts may not exist.
+func real(path string) string {
+	for dir, rest := path, ""; ; dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest) {
+		if found, err := filepath.EvalSymlinks(dir); err == nil {
+			return filepath.Join(found, rest)
+		} else if dir == filepath.Dir(dir) {
+			return path
+		}
+	}
+}
+
 // holderPoll is how often Holder looks for a process between its fork and the moment when its
 // descriptors are in place. On an idle host that takes well under a millisecond.
 const holderPoll = 10 * time.Millisecond
 
-// Holder finds the process that inherited the lock file at path. If the lock is free, or the file
-// does not exist, there is no such process: the error is fault.NotFound. Until ctx ends, it waits
-// for a process that is being made.
+// Holder finds the process that inherited the lock file at path, and waits for one that is being
+// made. If the lock is free or does not exist, the error is fault.NotFound. If only a process of
+// another directory has it, the error is fault.WrongState.
 func Holder(ctx context.Context, path string) (ID, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -81,7 +128,7 @@ func Holder(ctx context.Context, path string) (ID, error) {
 		} else if free {
 			return ID{}, fault.New(fault.NotFound, "nothing that was started with %s runs", path)
 		}
-		if id, err := scan(want); err == nil {
+		if id, err := scan(want, path); err == nil {
 			return id, nil
 		} else if fault.KindOf(err) != fault.NotFound {
 			return ID{}, err
@@ -89,24 +136,31 @@ func Holder(ctx context.Context, path string) (ID, error) {
 	}
 }
 
-// scan finds the process whose LockFD is this file. It skips processes of other users.
-func scan(want os.FileInfo) (ID, error) {
+// scan finds the process whose LockFD is the file at path. It skips processes of other users.
+func scan(want os.FileInfo, path string) (ID, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return ID{}, fmt.Errorf("listing processes: %w", err)
 	}
+	missing := fault.New(fault.NotFound, "no process has the lock open")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		got, err := os.Stat(filepath.Join("/proc", e.Name(), "fd", strconv.Itoa(LockFD)))
+		got, err := os.Stat(lockOf(pid))
 		if err != nil || !os.SameFile(want, got) {
 			continue
 		}
-		if id, err := Identify(pid); err == nil {
+		id, err := Identify(pid)
+		if err != nil {
+			continue
+		}
+		if ours, err := holds(pid, path); err == nil && ours {
 			return id, nil
+		} else if err == nil {
+			missing = fault.New(fault.WrongState, "process %d has %s from another directory", pid, filepath.Base(path))
 		}
 	}
-	return ID{}, fault.New(fault.NotFound, "no process has the lock open")
+	return ID{}, missing
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -152,6 +153,48 @@ func TestHolder(t *testing.T) {
 	if _, err := Holder(ctx, path); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("the lock of a process that has ended has a holder: %v", err)
 	}
+}
+
+// TestHolds moves, copies and removes the directory of a lock that a process holds.
+func TestHolds(t *testing.T) {
+	top := t.TempDir()
+	at := func(elem ...string) string { return filepath.Join(append([]string{top}, elem...)...) }
+	must := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(at("a", "run"), 0o700), os.Symlink("a", at("link")), os.MkdirAll(at("b", "run"), 0o700), os.MkdirAll(at("c", "run"), 0o700))
+	lock, err := Lock(at("a", "run", "lock"))
+	must(err)
+	p := spawn(t, []*os.File{lock}, "exec sleep 100")
+	must(lock.Close(), os.WriteFile(at("b", "run", "lock"), nil, 0o600))
+	check := func(when string, held ...string) {
+		t.Helper()
+		for _, home := range []string{"a", "b", "c", "d", "link", "missing"} {
+			want := slices.Contains(held, home)
+			if got, err := p.Holds(at(home, "run", "lock")); err != nil || got != want {
+				t.Errorf("%s: holds the lock in %s: %v (%v), want %v", when, home, got, err, want)
+			}
+			id, err := Holder(t.Context(), at(home, "run", "lock"))
+			if err == nil && (!want || id != p.ID()) {
+				t.Errorf("%s: the lock in %s leads to %+v", when, home, id)
+			}
+		}
+	}
+	check("at first", "a", "link")
+	must(os.Link(at("a", "run", "lock"), at("c", "run", "lock")))
+	check("with a hard link", "a", "link")
+	if _, err := Holder(t.Context(), at("c", "run", "lock")); fault.KindOf(err) != fault.WrongState {
+		t.Errorf("the hard link leads to the process: %v", err)
+	}
+	must(os.Remove(at("link")), os.Rename(at("a"), at("d")))
+	check("moved, with a hard link", "d")
+	must(os.Remove(at("c", "run", "lock")))
+	check("moved", "d")
+	must(os.RemoveAll(at("d", "run")), os.Symlink("d", at("link")))
+	check("removed", "d", "link")
 }
 
 func TestSpawnFails(t *testing.T) {

@@ -27,11 +27,12 @@ const (
 
 // Adopt finds a machine again: see vmm.Driver. If its monitor does not answer, the machine is
 // adopted nevertheless, so that one can signal it and wait for it.
-func (d *Driver) Adopt(ctx context.Context, data vmm.State) (vmm.Instance, error) {
+func (d *Driver) Adopt(ctx context.Context, data vmm.State, runDir string) (vmm.Instance, error) {
 	s, err := decodeState(data)
 	if err != nil {
 		return nil, err
 	}
+	s.RunDir = runDir
 	return d.adopt(ctx, s)
 }
 
@@ -55,6 +56,9 @@ func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("adopting machine %s: %w", s.ID, err)
 	}
+	if err := belongs(s, proc); err != nil {
+		return nil, errors.Join(err, proc.Close())
+	}
 	in, err := d.attach(ctx, s, proc, nil)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("adopting machine %s: %w", s.ID, err), proc.Close())
@@ -69,6 +73,26 @@ func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 		}
 	}
 	return in, nil
+}
+
+// belongs checks that a process is the machine of its run directory. The pid and the start time do
+// not prove that: a copied home has the records of machines that belong to the original.
+func belongs(s state, proc *process.Process) error {
+	lock := runPath(s, lockName)
+	ours, err := proc.Holds(lock)
+	if err == nil && ours {
+		return nil
+	}
+	select {
+	case <-proc.Done():
+		return fault.New(fault.NotFound, "adopting machine %s: process %d has ended", s.ID, proc.ID().PID)
+	default:
+	}
+	if err != nil {
+		return fmt.Errorf("adopting machine %s: %w", s.ID, err)
+	}
+	return fault.New(fault.WrongState, "adopting machine %s: process %d does not hold %s, so the machine belongs to another home", s.ID, proc.ID().PID, lock).
+		WithHint("This home is a copy. Stop the VM in the original, which alone may end the machine.")
 }
 
 // attach makes the Instance of a process. Without an error, the Instance owns the process, and the

@@ -101,7 +101,7 @@ func adoptAs(t *testing.T, in vmm.Instance, change func(state map[string]any)) v
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := driver(t).Adopt(deadline(t), data)
+	again, err := adopt(t, data)
 	if err != nil {
 		t.Fatal(err)
 	}

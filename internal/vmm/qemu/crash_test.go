@@ -53,7 +53,7 @@ func TestDaemonDies(t *testing.T) {
 			if state == nil {
 				continue
 			}
-			in, err := driver(t).Adopt(deadline(t), state)
+			in, err := adopt(t, state)
 			if fault.KindOf(err) == fault.NotFound {
 				if left := processes(t, m.ID); len(left) != 0 {
 					t.Errorf("moment %d: a state does not lead to the processes that are left: %v", i, left)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -38,6 +39,16 @@ func start(t testing.TB, m vmm.Machine) vmm.Instance {
 	}
 	t.Cleanup(func() { end(t, in) })
 	return in
+}
+
+// adopt adopts a machine by its state in the run directory that the state names.
+func adopt(t testing.TB, data vmm.State) (vmm.Instance, error) {
+	t.Helper()
+	var s struct {
+		RunDir string `json:"run_dir"`
+	}
+	_ = json.Unmarshal(data, &s) // the driver reports an error
+	return driver(t).Adopt(deadline(t), data, s.RunDir)
 }
 
 // end kills a machine and closes its instance.
@@ -126,7 +137,7 @@ func TestNoOneReadsTheConsole(t *testing.T) {
 	if err := in.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := driver(t).Adopt(deadline(t), in.State())
+	again, err := adopt(t, in.State())
 	if fault.KindOf(err) == fault.NotFound {
 		return
 	} else if err != nil {
@@ -144,7 +155,7 @@ func TestAdoptAnotherProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		again, err := driver(t).Adopt(deadline(t), in.State())
+		again, err := adopt(t, in.State())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +172,7 @@ func TestAdoptAnotherProcess(t *testing.T) {
 		if other == state {
 			t.Fatalf("%s holds no %s", state, change[0])
 		}
-		if got, err := driver(t).Adopt(deadline(t), vmm.State(other)); fault.KindOf(err) != fault.NotFound {
+		if got, err := adopt(t, vmm.State(other)); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("another process is adopted: %s: %v", other, err)
 			_ = got.Close()
 		}
@@ -284,7 +295,7 @@ func TestBrokenQEMU(t *testing.T) {
 		if left, err := os.ReadDir(m.RunDir); err != nil || len(left) != 0 {
 			t.Errorf("%s: a failed start leaves files: %v, %v", script, left, err)
 		}
-		if _, err := driver(t).Adopt(deadline(t), state); fault.KindOf(err) != fault.NotFound {
+		if _, err := adopt(t, state); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("%s: a failed start leaves a process: %v", script, err)
 		}
 		if n := writers(t) - before; n > 0 {

@@ -173,7 +173,7 @@ func TestCloseWhileSaving(t *testing.T) {
 			t.Error(err)
 		}
 		group.Wait()
-		again, err := driver(t).Adopt(deadline(t), in.State())
+		again, err := adopt(t, in.State())
 		if err != nil {
 			t.Fatal(err)
 		}

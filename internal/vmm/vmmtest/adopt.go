@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"banger/internal/fault"
@@ -12,19 +15,20 @@ import (
 )
 
 func (s *suite) adopt() {
-	in := s.start(s.h.Machine(s), ignore)
+	m := s.h.Machine(s)
+	in := s.start(m, ignore)
 	s.close(in)
-	again := s.adopted(in.State())
+	again := s.adopted(in.State(), m.RunDir)
 	if again.PID() != in.PID() || !bytes.Equal(again.State(), in.State()) {
 		s.Errorf("adopting changes the process or the state: from %d, %s to %d, %s", in.PID(), in.State(), again.PID(), again.State())
 	}
 	s.press(again)
 	s.poweredOff(again)
-	s.gone(in.State())
+	s.gone(in.State(), m.RunDir)
 
-	in = s.start(s.h.Machine(s), ignore)
+	in = s.start(m, ignore)
 	s.close(in)
-	again = s.adopted(in.State())
+	again = s.adopted(in.State(), m.RunDir)
 	if err := again.Signal(syscall.SIGKILL); err != nil {
 		s.Fatalf("a machine cannot be killed: %v", err)
 	}
@@ -32,13 +36,14 @@ func (s *suite) adopt() {
 }
 
 func (s *suite) adoptIntended() {
+	m := s.h.Machine(s)
 	var intended vmm.State
-	in := s.start(s.h.Machine(s), func(state vmm.State) error {
+	in := s.start(m, func(state vmm.State) error {
 		intended = bytes.Clone(state)
 		return nil
 	})
 	s.close(in)
-	again := s.adopted(intended)
+	again := s.adopted(intended, m.RunDir)
 	if again.PID() != in.PID() {
 		s.Errorf("the intended state leads to process %d, not %d", again.PID(), in.PID())
 	}
@@ -47,22 +52,23 @@ func (s *suite) adoptIntended() {
 	}
 	s.press(again)
 	s.poweredOff(again)
-	s.gone(intended)
+	s.gone(intended, m.RunDir)
 }
 
 func (s *suite) adoptEnded() {
-	in := s.start(s.h.Machine(s), ignore)
+	m := s.h.Machine(s)
+	in := s.start(m, ignore)
 	state := in.State()
-	other := s.adoptedKiller(in)
+	other := s.adoptedKiller(in, m.RunDir)
 	s.ended(other, vmm.ExitKilled)
-	s.gone(state)
+	s.gone(state, m.RunDir)
 }
 
 // adoptedKiller closes the instance of a machine, adopts the machine, and kills it.
-func (s *suite) adoptedKiller(in vmm.Instance) vmm.Instance {
+func (s *suite) adoptedKiller(in vmm.Instance, runDir string) vmm.Instance {
 	s.Helper()
 	s.close(in)
-	other := s.adopted(in.State())
+	other := s.adopted(in.State(), runDir)
 	if err := other.Signal(syscall.SIGKILL); err != nil {
 		s.Fatalf("a machine cannot be killed: %v", err)
 	}
@@ -71,11 +77,72 @@ func (s *suite) adoptedKiller(in vmm.Instance) vmm.Instance {
 
 func (s *suite) adoptGarbage() {
 	for _, state := range []string{"", "{", "null", "[]", `{"version":0}`, `{"version":1000000}`} {
-		if _, err := s.driver.Adopt(s.ctx, vmm.State(state)); err == nil || fault.KindOf(err) == fault.NotFound {
+		if _, err := s.driver.Adopt(s.ctx, vmm.State(state), s.TempDir()); err == nil || fault.KindOf(err) == fault.NotFound {
 			// Not found would mean that the machine has ended.
 			s.Errorf("a state that cannot be read is accepted, or taken for that of a machine that has ended: %q: %v", state, err)
 		}
 	}
+}
+
+// adoptForeign has the states of a machine in a copy of its run directory, as in a copied home. The
+// machine is the original's.
+func (s *suite) adoptForeign() {
+	m := s.h.Machine(s)
+	states := map[string]vmm.State{}
+	in := s.start(m, func(state vmm.State) error {
+		states["intended"] = bytes.Clone(state)
+		return nil
+	})
+	states["started"] = in.State()
+	for how, cp := range map[string]func(dir string) error{
+		"copied":              func(dir string) error { return os.CopyFS(dir, filesIn(m.RunDir)) },
+		"copied by links":     func(dir string) error { return linkAll(m.RunDir, dir) },
+		"without any file":    func(dir string) error { return os.Mkdir(dir, 0o700) },
+		"without a directory": func(string) error { return nil },
+	} {
+		dir := filepath.Join(s.TempDir(), filepath.Base(m.RunDir))
+		if err := cp(dir); err != nil {
+			s.Fatal(err)
+		}
+		for kind, state := range states {
+			other, err := s.h.Driver(s).Adopt(s.ctx, state, dir)
+			if err == nil {
+				_ = other.Close()
+			}
+			if kind == "started" && fault.KindOf(err) != fault.WrongState || fault.KindOf(err) != fault.WrongState && fault.KindOf(err) != fault.NotFound {
+				s.Errorf("a machine is adopted in a directory that was %s, by its %s state: %v", how, kind, err)
+			}
+		}
+		finder, ok := s.h.Driver(s).(vmm.Finder)
+		if !ok {
+			continue
+		}
+		if _, err := finder.Find(s.ctx, dir); fault.KindOf(err) != fault.WrongState && fault.KindOf(err) != fault.NotFound {
+			s.Errorf("a machine is found in a directory that was %s: %v", how, err)
+		}
+	}
+	s.press(in)
+	s.poweredOff(in)
+}
+
+// filesIn is the regular files of a directory: a copy of a socket reaches nobody.
+func filesIn(dir string) fs.FS { return regular{os.DirFS(dir)} }
+
+type regular struct{ fs.FS }
+
+func (r regular) ReadDir(name string) ([]fs.DirEntry, error) {
+	list, err := fs.ReadDir(r.FS, name)
+	return slices.DeleteFunc(list, func(e fs.DirEntry) bool { return !e.Type().IsRegular() }), err
+}
+
+// linkAll makes a directory with hard links to all files of another.
+func linkAll(from, to string) error {
+	list, err := os.ReadDir(from)
+	err = errors.Join(err, os.Mkdir(to, 0o700))
+	for _, e := range list {
+		err = errors.Join(err, os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())))
+	}
+	return err
 }
 
 func (s *suite) find() {
@@ -161,7 +228,7 @@ func (s *suite) canceledStart() {
 	})
 	if err == nil {
 		_ = in.Close()
-		s.kill(in.State())
+		s.kill(in.State(), m.RunDir)
 		s.Fatal("a canceled start does not fail")
 	}
 	if !errors.Is(err, why) {
@@ -178,6 +245,6 @@ func (s *suite) nothingLeft(m vmm.Machine, before []string, state vmm.State) {
 		s.Errorf("a failed start leaves something in the run directory: %q, before %q", after, before)
 	}
 	if state != nil {
-		s.gone(state)
+		s.gone(state, m.RunDir)
 	}
 }

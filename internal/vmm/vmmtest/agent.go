@@ -14,12 +14,13 @@ import (
 
 // agent uses the agent's channel of a machine that was started, and of the same machine adopted.
 func (s *suite) agent() {
-	in := s.start(s.h.Echo(s), ignore)
+	m := s.h.Echo(s)
+	in := s.start(m, ignore)
 	for i := range 3 {
 		s.echo(in, fmt.Sprintf("hello %d", i))
 	}
 	s.close(in)
-	again := s.adopted(in.State())
+	again := s.adopted(in.State(), m.RunDir)
 	s.echo(again, "hello again")
 	s.press(again)
 	s.poweredOff(again)
@@ -123,7 +124,7 @@ func (s *suite) driveIDs() {
 	}
 	check(in, m)
 	s.close(in)
-	again := s.adopted(in.State())
+	again := s.adopted(in.State(), m.RunDir)
 	check(again, m)
 	if saver, ok := again.(savable); ok {
 		other := like(s.h.Echo(s), m)

@@ -35,7 +35,7 @@ func (s *suite) fullHost() {
 	s.awaitHalt(in, vmm.HaltedFull)
 
 	s.close(in)
-	again := s.haltReporter(s.adopted(in.State()))
+	again := s.haltReporter(s.adopted(in.State(), m.RunDir))
 	s.halted(again, vmm.HaltedFull)
 	makeRoom()
 	s.resume(again)

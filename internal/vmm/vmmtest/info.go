@@ -58,7 +58,7 @@ func (s *suite) features() {
 			s.Errorf("a card of the kind %q, which the driver does not claim to have, is not refused as unsupported: %v", kind, err)
 		}
 		if err == nil {
-			s.kill(in.State())
+			s.kill(in.State(), m.RunDir)
 			continue
 		}
 		s.nothingLeft(m, before, state)

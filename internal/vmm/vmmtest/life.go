@@ -11,7 +11,8 @@ import (
 )
 
 func (s *suite) powerOff() {
-	in := s.start(s.h.Machine(s), ignore)
+	m := s.h.Machine(s)
+	in := s.start(m, ignore)
 	if in.PID() <= 0 || len(in.State()) == 0 {
 		s.Errorf("a machine that runs has no pid or no state: %d, %q", in.PID(), in.State())
 	}
@@ -30,15 +31,16 @@ func (s *suite) powerOff() {
 	if err := in.Signal(syscall.SIGTERM); err != nil {
 		s.Errorf("signalling a machine that has ended is an error: %v", err)
 	}
-	s.gone(in.State())
+	s.gone(in.State(), m.RunDir)
 }
 
 // reboot checks that a guest's reboot ends its machine, and how that is reported.
 func (s *suite) reboot() {
-	in := s.start(s.h.Reboot(s), ignore)
+	m := s.h.Reboot(s)
+	in := s.start(m, ignore)
 	s.press(in)
 	s.ended(in, s.byGuest(vmm.ExitReboot))
-	s.gone(in.State())
+	s.gone(in.State(), m.RunDir)
 }
 
 func (s *suite) contexts() {
@@ -48,7 +50,7 @@ func (s *suite) contexts() {
 	if err != nil {
 		s.Fatalf("a machine cannot be started: %v", err)
 	}
-	s.later(in)
+	s.later(in, m.RunDir)
 	cancel()
 	why := errors.New("enough")
 	waiting, stop := context.WithCancelCause(s.ctx)
@@ -62,12 +64,13 @@ func (s *suite) contexts() {
 
 func (s *suite) killed() {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		in := s.start(s.h.Machine(s), ignore)
+		m := s.h.Machine(s)
+		in := s.start(m, ignore)
 		if err := in.Signal(sig); err != nil {
 			s.Fatalf("a machine cannot be signalled: %v", err)
 		}
 		s.ended(in, vmm.ExitKilled)
-		s.gone(in.State())
+		s.gone(in.State(), m.RunDir)
 	}
 }
 
@@ -96,8 +99,8 @@ func (s *suite) oneAtATime() {
 	}
 	s.press(first)
 	s.poweredOff(first)
-	second := s.start(m, ignore) // what the first machine left is no obstacle
-	s.gone(first.State())        // and the second machine is not taken for the first
+	second := s.start(m, ignore)    // what the first machine left is no obstacle
+	s.gone(first.State(), m.RunDir) // and the second machine is not taken for the first
 	s.press(second)
 	s.poweredOff(second)
 }

@@ -31,11 +31,12 @@ func (s *suite) pause() {
 
 // pauseAdopted halts a machine, closes its instance and adopts it: it stays halted.
 func (s *suite) pauseAdopted() {
-	in := s.pauser(s.start(s.h.Machine(s), ignore))
+	m := s.h.Machine(s)
+	in := s.pauser(s.start(m, ignore))
 	if err := errors.Join(in.Pause(s.ctx), in.Close()); err != nil {
 		s.Fatalf("a machine cannot be paused and its instance closed: %v", err)
 	}
-	again := s.pauser(s.adopted(in.State()))
+	again := s.pauser(s.adopted(in.State(), m.RunDir))
 	s.press(again)
 	s.still(again)
 	s.resume(again)

@@ -24,7 +24,7 @@ func (s *suite) restore(m vmm.Machine, from vmm.Checkpoint, intend func(vmm.Stat
 	if err != nil {
 		s.Fatalf("a machine that was saved cannot be restored: %v", err)
 	}
-	s.later(in)
+	s.later(in, m.RunDir)
 	return s.saver(in)
 }
 
@@ -51,7 +51,8 @@ func (s *suite) saveAndRestore() {
 	}
 	var intended vmm.State
 	one := s.restore(like(s.h.Machine(s), m), from, ignore)
-	other := s.restore(like(s.h.Machine(s), m), from, func(state vmm.State) error {
+	adopting := like(s.h.Machine(s), m)
+	other := s.restore(adopting, from, func(state vmm.State) error {
 		intended = bytes.Clone(state)
 		return nil
 	})
@@ -60,14 +61,14 @@ func (s *suite) saveAndRestore() {
 		s.poweredOff(in)
 	}
 	s.close(other)
-	again := s.adopted(intended)
+	again := s.adopted(intended, adopting.RunDir)
 	if again.PID() != other.PID() || !bytes.Equal(again.State(), other.State()) {
 		s.Errorf("the intended state of a restored machine leads to process %d with %s, not %d with %s",
 			again.PID(), again.State(), other.PID(), other.State())
 	}
 	s.press(again)
 	s.poweredOff(again)
-	s.gone(intended)
+	s.gone(intended, adopting.RunDir)
 	after, err := os.ReadFile(from.MemoryPath)
 	if err != nil || !bytes.Equal(before, after) {
 		s.Errorf("restored machines change the memory file (%v)", err)
@@ -106,7 +107,7 @@ func (s *suite) memoryLayout() {
 	other := like(s.h.Machine(s), m)
 	if in, err := s.restorer().Restore(s.ctx, other, c, ignore); err == nil {
 		s.Error("memory at another address is not refused")
-		s.later(in)
+		s.later(in, other.RunDir)
 	}
 }
 
@@ -114,24 +115,25 @@ func (s *suite) memoryLayout() {
 // fork is adopted.
 func (s *suite) generations() {
 	m := s.h.Echo(s)
-	in := s.saver(s.start(m, ignore))
+	in, parent := s.saver(s.start(m, ignore)), m
 	kept := []string{"a", "b", "c"}
 	for i, word := range kept {
 		s.echo(in, "keep "+word)
 		from := s.save(in)
 		s.echo(in, "keep nothing") // the parent continues, and its fork does not notice
-		fork := s.restore(like(s.h.Echo(s), m), from, ignore)
-		s.kill(in.State())
+		child := like(s.h.Echo(s), m)
+		fork := s.restore(child, from, ignore)
+		s.kill(in.State(), parent.RunDir)
 		remove := []error{os.Remove(from.MemoryPath), os.Remove(from.DevicePath), from.Memory.Close(), from.Device.Close()}
 		if err := errors.Join(remove...); err != nil {
 			s.Fatal(err)
 		}
 		if i == 1 {
 			s.close(fork)
-			fork = s.saver(s.adopted(fork.State()))
+			fork = s.saver(s.adopted(fork.State(), child.RunDir))
 		}
 		s.ask(fork, "kept", "kept "+word)
-		in = fork
+		in, parent = fork, child
 	}
 	s.press(in)
 	s.poweredOff(in)
@@ -188,7 +190,7 @@ func (s *suite) failedRestore() {
 		if err == nil {
 			s.Errorf("%s: the restore does not fail", name)
 			_ = in.Close()
-			s.kill(in.State())
+			s.kill(in.State(), m.RunDir)
 			continue
 		}
 		if c.want != nil && !errors.Is(err, c.want) {

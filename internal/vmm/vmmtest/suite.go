@@ -61,6 +61,7 @@ func Run(t *testing.T, h Harness) {
 		{"adopt what was only intended", (*suite).adoptIntended},
 		{"adopt nothing that has ended", (*suite).adoptEnded},
 		{"adopt nothing that cannot be read", (*suite).adoptGarbage},
+		{"adopt nothing of another directory", (*suite).adoptForeign},
 		{"find", (*suite).find},
 		{"wait after close", (*suite).closed},
 		{"stats", (*suite).stats},
@@ -116,14 +117,14 @@ func (s *suite) start(m vmm.Machine, intend func(vmm.State) error) vmm.Instance 
 	if err != nil {
 		s.Fatalf("a machine cannot be started: %v", err)
 	}
-	s.later(in)
+	s.later(in, m.RunDir)
 	return in
 }
 
 // later ends the machine with the test.
-func (s *suite) later(in vmm.Instance) {
+func (s *suite) later(in vmm.Instance, runDir string) {
 	state := in.State()
-	s.ends = append(s.ends, func() { s.kill(state) }, func() {
+	s.ends = append(s.ends, func() { s.kill(state, runDir) }, func() {
 		if err := in.Close(); err != nil {
 			s.Errorf("an instance cannot be closed: %v", err)
 		}
@@ -131,9 +132,9 @@ func (s *suite) later(in vmm.Instance) {
 }
 
 // kill ends a machine, if it is still there, as another daemon would.
-func (s *suite) kill(state vmm.State) {
+func (s *suite) kill(state vmm.State, runDir string) {
 	s.Helper()
-	in, err := s.h.Driver(s).Adopt(s.ctx, state)
+	in, err := s.h.Driver(s).Adopt(s.ctx, state, runDir)
 	if fault.KindOf(err) == fault.NotFound {
 		return
 	} else if err != nil {
@@ -154,9 +155,9 @@ func (s *suite) close(in vmm.Instance) {
 }
 
 // adopted adopts a machine with a new driver.
-func (s *suite) adopted(state vmm.State) vmm.Instance {
+func (s *suite) adopted(state vmm.State, runDir string) vmm.Instance {
 	s.Helper()
-	in, err := s.h.Driver(s).Adopt(s.ctx, state)
+	in, err := s.h.Driver(s).Adopt(s.ctx, state, runDir)
 	if err != nil {
 		s.Fatalf("a machine that runs cannot be adopted: %v", err)
 	}
@@ -201,9 +202,9 @@ func (s *suite) press(in vmm.Instance) {
 }
 
 // gone checks that there is no machine for a state.
-func (s *suite) gone(state vmm.State) {
+func (s *suite) gone(state vmm.State, runDir string) {
 	s.Helper()
-	in, err := s.h.Driver(s).Adopt(s.ctx, state)
+	in, err := s.h.Driver(s).Adopt(s.ctx, state, runDir)
 	if fault.KindOf(err) != fault.NotFound {
 		s.Errorf("adopting a machine that has ended does not report that it is not found: %v", err)
 	}
