@@ -75,6 +75,59 @@ func TestCrashSaving(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
+// TestCrashRestore kills the daemon in each phase of a restore in place. The VM is what it was,
+// with its memory, or it is what the snapshot is, with the snapshot's memory.
+func TestCrashRestore(t *testing.T) {
+	h := forking(t, "0")
+	ok(t, h, "template", "build")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	write := func(text string) {
+		ok(t, h, "exec", "box", "--", "sh", "-c", "echo "+text+" >/opt/file; echo "+text+" >/dev/shm/memory; sync")
+	}
+	write("old")
+	ok(t, h, "exec", "box", "--", "sh", "-c", ticker)
+	ok(t, h, "snapshot", "create", "box", "--name", "base")
+	for _, c := range []struct {
+		step  string
+		phase step.Phase
+	}{
+		{"disks", step.Started}, {"disks", step.Done}, {"place", step.Started}, {"place", step.Done}, {"vmm", step.Started},
+		{"vmm", step.Done}, {"agent", step.Done}, {"assume", step.Done},
+	} {
+		t.Run(c.step+" "+string(c.phase), func(t *testing.T) {
+			write("new")
+			killIn(t, h, c.step, c.phase, func(ctx context.Context, client *api.Client, report step.Reporter) error {
+				_, err := client.Snapshots().Restore(ctx, "base", model.Restore{Into: "box"}, api.SnapshotRestore{Force: true}, report)
+				return err
+			})
+			var vm model.VM
+			testkit.WaitFor(t, time.Minute, "the VM's state is settled", func() bool {
+				vm = show(t, h, "box")
+				return !vm.State.Between() && vm.State != model.Recovering
+			})
+			switch vm.State {
+			case model.Running:
+			case model.Suspended:
+				ok(t, h, "resume", "box")
+			default:
+				t.Fatalf("the VM is %s: %+v", vm.State, vm.LastError)
+			}
+			found := ok(t, h, "exec", "box", "--", "cat", "/opt/file", "/dev/shm/memory")
+			t.Logf("the VM was %s and has %q", vm.State, found)
+			if found != "old\nold\n" && (found != "new\nnew\n" || c.step != "disks") {
+				t.Errorf("the VM's disk and memory have %q", found)
+			}
+			goesOn(t, h, "box")
+		})
+	}
+	ok(t, h, "snapshot", "delete", "base")
+	ok(t, h, "template", "prune", "--all", "--yes")
+	ok(t, h, "template", "build")
+	ok(t, h, "rm", "-f", "box")
+	h.CheckNoLeaks(t, before)
+}
+
 func forkBox(ctx context.Context, c *api.Client, report step.Reporter) error {
 	_, err := c.VMs().Fork(ctx, "box", model.Fork{Count: 2, Name: "kid"}, report)
 	return err

@@ -25,8 +25,8 @@ const (
 // transitions holds which state may follow which. Every change of a VM's state is checked by it.
 var transitions = map[State][]State{
 	Creating:  {Stopped, Deleting, Broken},
-	Stopped:   {Starting, Deleting},
-	Failed:    {Starting, Stopped, Deleting},
+	Stopped:   {Starting, Suspended, Deleting},
+	Failed:    {Starting, Stopped, Suspended, Deleting},
 	Starting:  {Running, Failed, Stopped, Suspended, Broken},
 	Running:   {Stopping, Stopped, Pausing, Deleting, Broken},
 	Pausing:   {Paused, Running, Suspended, Stopped, Broken},

@@ -32,8 +32,8 @@ type VM struct {
 	// up, or got as copies. A start does not make such a disk anew.
 	Disks   map[string]Bytes `json:"disks,omitempty"`
 	Network *Network         `json:"network,omitempty"` // set while it runs
-	// Restoring names the disks ("system", "work") of a restored snapshot until all are in place.
-	// It is stored before the VM's machine is ended. From then on the restore is completed.
+	// Restoring names the parts ("memory", "system", "work") of a restored snapshot until all are
+	// in place. It is stored before the VM's machine is ended; then the restore is completed.
 	Restoring []string `json:"restoring,omitempty"`
 	// Held is why banger has halted a running VM for lack of disk space. It is not stored.
 	Held *Hold `json:"held,omitempty"`

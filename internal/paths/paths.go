@@ -145,5 +145,5 @@ func (v VM) Held() string { return filepath.Join(v.Run, "held") }
 // Suspended is the machine's memory and devices while the VM is suspended.
 func (v VM) Suspended() string { return filepath.Join(v.Dir, "suspended") }
 
-// Restored holds a snapshot's disks until they replace the VM's own.
+// Restored holds a snapshot's disks and memory until they replace the VM's own.
 func (v VM) Restored() string { return filepath.Join(v.Dir, "restored") }

@@ -263,7 +263,7 @@ func rebuilt(c vmdir.Copy, files paths.VM) model.VM {
 func settled(v model.VM, files paths.VM) model.VM {
 	v.LastError, v.Pending = nil, nil
 	switch {
-	case disk.MayExist(files.Suspended()):
+	case disk.MayExist(files.Suspended()) && len(v.Restoring) == 0: // otherwise it may be older
 		v.State, v.Runtime, v.Network = model.Starting, nil, nil
 	case !vmdir.IsUp(v):
 		v.State, v.Runtime, v.Network = model.Stopped, nil, nil

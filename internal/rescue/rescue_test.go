@@ -474,3 +474,21 @@ func TestNamesHaveRoom(t *testing.T) {
 		p.taken[name] = true
 	}
 }
+
+// TestMemoryOfARestore checks that memory beside the disks is not taken for that of the record
+// while a restore is not complete: the daemon completes it.
+func TestMemoryOfARestore(t *testing.T) {
+	h := newHome(t)
+	for _, restoring := range [][]string{nil, {"memory", "system"}} {
+		v := vmOf(1, "a")
+		v.State, v.Restoring = model.Suspended, restoring
+		files := h.layout.VM(v.ID)
+		if err := os.MkdirAll(files.Suspended(), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		want := map[bool]model.State{true: model.Stopped, false: model.Starting}[restoring != nil]
+		if got := settled(v, files).State; got != want {
+			t.Errorf("a VM with memory that is restoring %q is %s, not %s", restoring, got, want)
+		}
+	}
+}

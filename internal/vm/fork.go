@@ -59,7 +59,7 @@ func (m *Manager) captureFork(ctx context.Context, ref string, report step.Repor
 		default:
 			return nil, explain.NotRunning(v)
 		}
-		memory, err := moment.Memory()
+		memory, err := moment.Unnamed()
 		if err != nil {
 			return nil, err
 		}

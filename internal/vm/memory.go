@@ -2,8 +2,6 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
-	"maps"
 	"time"
 
 	"banger/internal/fault"
@@ -11,31 +9,30 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/snapshot"
+	"banger/internal/snapshot/library"
 	"banger/internal/vm/moment"
 )
 
-// suspension is what a suspended VM's memory says of itself besides what it is.
-type suspension struct {
-	// Written is when each disk was last written to. Another time means another disk.
-	Written map[string]int64 `json:"written"`
-}
-
-// memoryIsCurrent reports whether a suspended VM can still be resumed after a start of it was cut
-// off: not once its guest has written to a disk. An error means that nobody can tell now.
-func (op *operation) memoryIsCurrent(ctx context.Context) (bool, error) {
-	snap, err := snapshot.Open(ctx, op.dirs().Suspended())
-	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Invalid {
+// memoryServes reports whether a VM can still start from its memory, after such a start whose
+// machine has ended: not once its guest has written to a disk. If the memory was copied from a
+// snapshot, the disks become the snapshot's again. An error means that nobody can tell now.
+func (op *operation) memoryServes(ctx context.Context) (bool, error) {
+	kept, err := moment.Look(ctx, op.dirs())
+	if err != nil || kept.Fits || kept.Snapshot == "" || op.record().Runtime == nil {
+		return kept.Fits, err
+	}
+	disks := model.Restore{DisksOnly: true}
+	s, snap, err := op.library.OpenFor(ctx, kept.Snapshot, disks)
+	if err == nil {
+		err = library.Verify(ctx, s, snap, disks)
+	}
+	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Damaged {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
+	if err == nil {
+		err = kept.Renew(ctx, snap, op.dirs())
 	}
-	var then suspension
-	if json.Unmarshal(snap.Meta().Extra, &then) != nil {
-		return false, nil
-	}
-	now, err := machine.WriteTimes(machine.Disks(op.dirs()))
-	return maps.Equal(now, then.Written), err
+	return err == nil, err
 }
 
 // continueGuest lets a halted machine and its processes continue.

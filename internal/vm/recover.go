@@ -16,6 +16,7 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/snapshot"
+	"banger/internal/vm/moment"
 )
 
 // recovery brings records and host together at start-up: see docs/internals/recovery.md. After all
@@ -195,12 +196,12 @@ func (r recovery) adopt(ctx context.Context, op *operation) error {
 // its record is missing, the VM is suspended.
 func (r recovery) ended(ctx context.Context, op *operation) error {
 	if op.record().State == model.Pausing {
-		current, err := op.memoryIsCurrent(ctx)
+		kept, err := moment.Look(ctx, op.dirs())
 		switch {
 		case err != nil: // the next start-up looks again
 			r.notAdopted(op, err)
 			return err
-		case current:
+		case kept.Fits:
 			if err := op.update(ctx, func(v *model.VM) { v.State = model.Suspended }); err != nil {
 				return err
 			}

@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 
-	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
+	"banger/internal/vm/moment"
 	"banger/internal/vm/room"
 )
 
@@ -153,40 +152,22 @@ func (op repairs) completeRestore(ctx context.Context, report step.Reporter) err
 	return nil
 }
 
-// placeRestored moves the disks of a restore to their places. It continues where an earlier call
-// was cut off.
+// placeRestored moves the disks and the memory of a restore to their places. It continues where an
+// earlier call was cut off.
 func (op repairs) placeRestored(ctx context.Context, report step.Reporter) error {
-	v, files := op.record(), op.dirs()
-	for _, name := range []string{machine.SystemDisk, machine.WorkDisk} {
-		end := report.Track("place", name)
-		wanted := slices.Contains(v.Restoring, name)
-		err := placeDisk(filepath.Join(files.Restored(), name), machine.DiskPaths(files)[name], wanted)
-		end(err)
-		if err != nil {
-			return fmt.Errorf("placing disk %s: %w", name, err)
-		}
-	}
-	if err := disk.SyncDir(files.Dir); err != nil {
+	memory, err := moment.Place(op.dirs(), op.record().Restoring, report)
+	if err != nil {
 		return err
 	}
 	if err := op.update(ctx, func(v *model.VM) {
 		v.State, v.LastError, v.Restoring = model.Stopped, nil, nil
+		if memory {
+			v.State = model.Suspended
+		}
 	}); err != nil {
 		return err
 	}
-	return machine.RemoveAll(files.Restored())
-}
-
-// placeDisk makes a file a VM's disk, unless that was done before. An unwanted disk is removed.
-func placeDisk(from, to string, wanted bool) error {
-	if !wanted {
-		return machine.RemoveAll(to)
-	}
-	err := os.Rename(from, to)
-	if errors.Is(err, os.ErrNotExist) {
-		_, err = os.Stat(to)
-	}
-	return err
+	return machine.RemoveAll(op.dirs().Restored())
 }
 
 // deleteUnwanted tries again to delete the VMs with names that are wanted again, if their deletion

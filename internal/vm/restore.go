@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"path/filepath"
-	"slices"
 
 	"banger/internal/disk"
 	"banger/internal/fault"
@@ -147,13 +144,14 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *moment.Capture
 // restoring is an operation that makes its VM what a capture keeps.
 type restoring struct{ *operation }
 
-// replaceDisks copies the disks beside the VM's own, and then makes the VM what the capture keeps.
+// replaceDisks copies disks and memory beside the VM's own, and then makes the VM what the capture
+// keeps.
 func (op restoring) replaceDisks(ctx context.Context, c *moment.Capture, report step.Reporter) error {
 	// where start-up finds what a crash leaves
 	stage := op.library.Dir(disk.TempPrefix + model.NewID())
 	defer os.RemoveAll(stage)
 	end := report.Track("disks", "")
-	err := stageDisks(ctx, c.Disks, stage)
+	err := c.Stage(ctx, stage, c.SpecFor(op.record().Spec))
 	end(err)
 	if err != nil {
 		return err
@@ -170,15 +168,6 @@ func (op restoring) checkRestorable(ctx context.Context, c *moment.Capture) erro
 	subject := op.subject()
 	subject.Spec = c.SpecFor(subject.Spec)
 	return op.host.CheckShape(ctx, c.Meta.Driver, subject, c.Meta.Fingerprint)
-}
-
-// stageDisks makes a directory with copies of disks.
-func stageDisks(ctx context.Context, disks map[string]string, dir string) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("making a directory: %w", disk.NoSpace(err, dir))
-	}
-	_, err := machine.CopyDisks(ctx, disks, dir+string(filepath.Separator), disk.Clone)
-	return err
 }
 
 // replace makes the VM what a capture keeps, whose disks are in stage: all of it or nothing,
@@ -200,7 +189,7 @@ func (op restoring) replace(ctx context.Context, c *moment.Capture, stage string
 	err = op.update(ctx, func(v *model.VM) {
 		parent := c.Parent
 		v.Spec, v.DiskImage, v.Parent = c.SpecFor(v.Spec), c.Meta.Spec.ImageID, &parent
-		v.Restoring, v.Disks = slices.Sorted(maps.Keys(c.Disks)), machine.MeasureDisks(c.Disks)
+		v.Restoring, v.Disks = c.Parts(), machine.MeasureDisks(c.Disks)
 	})
 	if err != nil {
 		// A failed write may have had its effect: the record is put right before its disks are

@@ -75,17 +75,17 @@ func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 // ending is an operation that brings its VM to rest after a start.
 type ending struct{ *operation }
 
-// endStart brings a VM to rest whose start did not succeed. Memory that the VM was to resume from
-// is kept as long as it fits the disks. left is what could not be removed of the run: nil for
-// nothing. If memory is kept all the same, endSuspended looks at both again before a resume.
+// endStart brings a VM to rest whose start did not succeed. Memory that the VM was to start from is
+// kept as long as it fits the disks. left is what could not be removed of the run: nil for nothing.
+// If something is left, endSuspended looks at memory and disks when that is gone.
 func (op ending) endStart(ctx context.Context, why *model.Failure, left error, rest model.State) error {
 	ctx = context.WithoutCancel(ctx)
 	resumed := disk.MayExist(op.dirs().Suspended())
-	current, unknown := false, error(nil)
-	if resumed {
-		current, unknown = op.memoryIsCurrent(ctx)
+	keep, unknown := resumed, error(nil)
+	if resumed && left == nil {
+		keep, unknown = op.memoryServes(ctx)
+		keep = keep || unknown != nil
 	}
-	keep := current || unknown != nil
 	err := op.update(ctx, func(v *model.VM) {
 		v.LastError = why
 		switch {
@@ -122,7 +122,7 @@ func (op *operation) endSuspended(ctx context.Context) error {
 	err := op.tearDown(ctx)
 	current := true
 	if v := op.record(); err == nil && v.Runtime != nil && v.Runtime.Resumed {
-		current, err = op.memoryIsCurrent(ctx)
+		current, err = op.memoryServes(ctx)
 	}
 	if err != nil {
 		failure := op.failure(op.record(), err)

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
-	"banger/internal/disk"
 	"banger/internal/model"
+	"banger/internal/step"
 )
 
 // TestKilledWhileRestoringInto kills the daemon in a restore in place. Nothing leaks, no disk is
@@ -59,7 +62,7 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 }
 
 // TestRestoreIntoIsAllOrNothing kills the daemon at every moment of a restore in place. The VM
-// then has its own disks or the snapshot's, never one of each, and its record says which.
+// then is what it was, or it has all that the snapshot has: both disks and the memory.
 func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 	t.Parallel()
 	for name, homes := range map[string]struct{ of, a bool }{"two disks": {true, true}, "one less": {false, true}, "one more": {true, false}} {
@@ -107,11 +110,15 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 				_, err = os.Stat(h.layout.VM(v.ID).Restored())
 				claim(t, err != nil, "%srestored disks are left: %v", when, h.files())
 				h.wantStored(t, 1)
-				if whose == "a" {
+				switch {
+				case whose == "a":
 					equal(t, when+"the state of the VM with its own disks", got.State, model.Running)
 					d.wantContinues(t, v)
+				case got.State != model.Running:
+					equal(t, when+"the state of the VM with the snapshot's disks", got.State, model.Suspended)
 				}
 				d.start(t, "a")
+				equal(t, when+"the text in the memory after a start", h.memoryOf(got).Data, "work of "+whose)
 				equal(t, when+"the text on the system disk after a start", h.onDisk(got), "work of "+whose)
 				equal(t, when+"the text on the work disk after a start", h.readWorkDisk(got), home[whose])
 				again := d.restore(t, "s", model.Restore{Into: "a", Force: true})[0]
@@ -164,8 +171,8 @@ func TestRestoreIntoKeepsMemoryOrReplacesIt(t *testing.T) {
 					d.wantContinues(t, v)
 				} else {
 					equal(t, when+"the text on the disk", h.onDisk(got), "work of of")
-					claim(t, !disk.MayExist(h.layout.VM(v.ID).Suspended()), "%sthe memory of before the restore is left", when)
 					d.start(t, "a")
+					equal(t, when+"the text in the memory after a start", h.memoryOf(got).Data, "work of of")
 				}
 				d.die()
 				if hook == "" {
@@ -216,9 +223,128 @@ func TestRestoreIntoCompletesWhenTheMachineEnds(t *testing.T) {
 	}
 	h.failing("signal", nil)
 	d.start(t, "a")
-	h.wantBooted(t, v, "work of of")
+	h.wantWork(t, v, "work of of")
 	got, _ := d.Get("a")
 	wantNoLastError(t, got)
+}
+
+// TestRestoreIntoCutOffAfterAWrite cuts a restore in place off after the guest has written to its
+// disk. The VM has the snapshot's disk and memory again, as long as there is the snapshot.
+func TestRestoreIntoCutOffAfterAWrite(t *testing.T) {
+	t.Parallel()
+	for _, hook := range []string{"do post-start/one", "store running"} {
+		for _, how := range []string{"killed", "failed", "killed without the snapshot", "failed with its cleanup"} {
+			t.Run(hook+" "+how, func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				d := h.daemon()
+				s := d.snap(t, d.worker(t, model.Create{Name: "of"}), "s")
+				v := d.worker(t, model.Create{Name: "a"})
+				d.bringTo(t, v, model.Stopped)
+				dead := d
+				restore := func(ctx context.Context) error {
+					_, err := dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a"}, func(e step.Event) {
+						if e.Step == "assume" && e.Phase == step.Done {
+							h.work(v, "more")
+							damage(t, os.Chtimes(h.layout.VM(v.ID).SystemDisk(), time.Time{}, time.Unix(1, 0)))
+						}
+						if e.Step == "assume" && how == "killed without the snapshot" {
+							damage(t, os.RemoveAll(h.layout.Snapshots()+"/"+s.ID))
+						}
+					})
+					return err
+				}
+				if strings.HasPrefix(how, "killed") {
+					d = d.killedIn(hook, func(ctx context.Context) { restore(ctx) })
+				} else {
+					h.failing(hook, errBoom)
+					if how == "failed with its cleanup" {
+						h.failing("undo one", errBoom)
+					}
+					if err := restore(t.Context()); !errors.Is(err, errBoom) {
+						t.Errorf("the restore returned %v, not the error of its hook", err)
+					}
+					h.failing(hook, nil)
+					h.failing("undo one", nil)
+				}
+				h.wantMachines(t, 1)
+				if how == "killed without the snapshot" {
+					d.wantState(t, "a", model.Failed)
+					d.wantNothingSaved(t)
+					d.start(t, "a")
+					h.wantBooted(t, v, "more")
+					return
+				}
+				d.wantState(t, "a", model.Suspended)
+				d.start(t, "a")
+				h.wantWork(t, v, "work of of")
+				d.wantNothingSaved(t)
+			})
+		}
+	}
+}
+
+// TestRestoredAndNotStarted uses a VM whose restore was cut off before its start: like any other
+// suspended VM.
+func TestRestoredAndNotStarted(t *testing.T) {
+	t.Parallel()
+	for name, use := range map[string]func(*testing.T, *daemon, model.VM){
+		"kill": func(t *testing.T, d *daemon, v model.VM) {
+			if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			d.wantState(t, "a", model.Stopped)
+			d.wantNothingSaved(t)
+			d.start(t, "a")
+			d.wantBooted(t, v, "work of of")
+		},
+		"fork": func(t *testing.T, d *daemon, v model.VM) {
+			child := d.fork(t, v, model.Fork{})[0]
+			d.wantWork(t, child, "work of of")
+			d.wantState(t, "a", model.Suspended)
+		},
+		"snapshot": func(t *testing.T, d *daemon, v model.VM) {
+			d.snap(t, v, "again")
+			d.wantWork(t, d.restore(t, "again", model.Restore{Fork: model.Fork{Name: "child"}})[0], "work of of")
+		},
+		"restore": func(t *testing.T, d *daemon, v model.VM) {
+			got := d.restore(t, "s", model.Restore{Into: "a", Force: true, DisksOnly: true})[0]
+			equal(t, "the state of a VM that got disks alone", got.State, model.Stopped)
+			d.wantNothingSaved(t)
+		},
+		"no snapshot": func(t *testing.T, d *daemon, v model.VM) {
+			if _, err := d.Library().Delete(t.Context(), "s"); err != nil {
+				t.Fatal(err)
+			}
+			d.resume(t, v)
+			d.wantWork(t, v, "work of of")
+			d.suspend(t, v)
+			d.resume(t, v)
+			d.wantWork(t, v, "work of of")
+		},
+		"power loss": func(t *testing.T, d *daemon, v model.VM) {
+			d.die()
+			d = d.daemon()
+			d.resume(t, v)
+			d.wantWork(t, v, "work of of")
+			got, _ := d.Get("a")
+			equal(t, "the origin of the start", got.Boot.Origin.Kind, model.FromSnapshot)
+			equal(t, "the VM's name in its guest", d.memoryOf(v).Name, "a")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			d.snap(t, d.worker(t, model.Create{Name: "of"}), "s")
+			v, dead := d.worker(t, model.Create{Name: "a"}), d
+			d = d.killedIn("do vmm", func(ctx context.Context) {
+				dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a", Force: true}, nil)
+			})
+			d.wantState(t, "a", model.Suspended)
+			use(t, d, v)
+		})
+	}
 }
 
 // TestKilledInAFirstStart kills the daemon in a restore into a VM that has never run. The VM

@@ -52,15 +52,18 @@ func TestRestoreWithAnotherVMM(t *testing.T) {
 // VM has never run.
 func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 	t.Parallel()
-	for name, restore := range map[string]func(*testing.T, *daemon) model.VM{
-		"new": func(t *testing.T, d *daemon) model.VM {
+	for name, c := range map[string]struct {
+		failed  model.State // of the VM after a start that failed
+		restore func(*testing.T, *daemon) model.VM
+	}{
+		"new": {model.Failed, func(t *testing.T, d *daemon) model.VM {
 			return d.restore(t, "s", model.Restore{DisksOnly: true, Fork: model.Fork{Name: "x"}})[0]
-		},
-		"into": func(t *testing.T, d *daemon) model.VM {
+		}},
+		"into": {model.Failed, func(t *testing.T, d *daemon) model.VM {
 			d.create(t, model.Create{Name: "x"})
 			return d.restore(t, "s", model.Restore{DisksOnly: true, Into: "x"})[0]
-		},
-		"into, with memory": func(t *testing.T, d *daemon) model.VM {
+		}},
+		"into, with memory": {model.Suspended, func(t *testing.T, d *daemon) model.VM {
 			v := d.create(t, model.Create{Name: "x"})
 			d.failing("do agent", errBoom)
 			if _, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "x"}, nil); !errors.Is(err, errBoom) {
@@ -68,7 +71,7 @@ func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 			}
 			d.failing("do agent", nil)
 			return v
-		},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -76,19 +79,19 @@ func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 			h.homes = true
 			d := h.daemon()
 			d.snap(t, d.worker(t, model.Create{Name: "of", WorkDiskSize: ptr(64 * model.MiB)}), "s")
-			v := restore(t, d)
+			v := c.restore(t, d)
 			work, err := os.Stat(h.layout.VM(v.ID).WorkDisk())
 			if err != nil {
 				t.Fatal(err)
 			}
 			h.failing("do assume", errBoom)
-			wantFails(t, "the start", errBoom, model.Failed)(d.Start(t.Context(), "x", model.Start{}, nil))
+			wantFails(t, "the start", errBoom, c.failed)(d.Start(t.Context(), "x", model.Start{}, nil))
 			dead := d
 			d = d.killedIn("do post-start/two", func(ctx context.Context) {
 				h.failing("do assume", nil)
 				dead.Start(ctx, "x", model.Start{}, nil)
 			})
-			d.wantState(t, "x", model.Failed)
+			d.wantState(t, "x", c.failed)
 			d.start(t, "x")
 			if again, err := os.Stat(h.layout.VM(v.ID).WorkDisk()); err != nil {
 				t.Errorf("the restored work disk is gone: %v", err)

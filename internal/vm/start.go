@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/snapshot"
@@ -141,9 +142,9 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 	s.templates.Started(l)
 	s.Meter.StartDone(countedAs(l.Source), s.record().Boot.Duration, l.Records)
 	switch {
-	case resumed: // its saved memory is history from now on
+	case disk.MayExist(s.dirs().Suspended()): // its saved memory is history from now on
 		if err := snapshot.Remove(s.dirs().Suspended()); err != nil {
-			s.logger(s.record()).ErrorContext(ctx, "removing the memory of a resumed VM", "error", err)
+			s.logger(s.record()).ErrorContext(ctx, "removing the memory that a VM has started from", "error", err)
 		}
 	case l.Restored() && s.record().Spec.Remove != model.RemoveOnDetach: // nobody waits for it
 		s.wg.Go(func() {

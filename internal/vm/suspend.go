@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"banger/internal/snapshot"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
+	"banger/internal/vm/moment"
 )
 
 // suspending is an operation that halts its VM.
@@ -68,15 +68,7 @@ func (op suspending) keepMemory(ctx context.Context, running bool) error {
 		return err
 	}
 	meta.Layout = done.Layout
-	written, err := machine.WriteTimes(machine.Disks(op.dirs()))
-	if err != nil {
-		return err
-	}
-	if meta.Extra, err = json.Marshal(suspension{written}); err != nil {
-		return fmt.Errorf("describing the suspension: %w", err)
-	}
-	_, err = draft.Commit(ctx, meta)
-	return err
+	return moment.Suspend(ctx, draft, meta, op.dirs())
 }
 
 // resume lets a paused or suspended VM continue.
@@ -95,7 +87,7 @@ func (op *operation) resume(ctx context.Context, report step.Reporter) error {
 				return fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err)
 			}
 		}
-		from, driver, err := op.openSuspended(ctx)
+		from, driver, err := moment.Resume(ctx, op.record(), op.dirs())
 		if err != nil {
 			return fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err)
 		}
@@ -103,22 +95,6 @@ func (op *operation) resume(ctx context.Context, report step.Reporter) error {
 	default:
 		return fault.New(fault.WrongState, "VM %s is neither paused nor suspended: it is %s", v.Spec.Name, v.State)
 	}
-}
-
-// openSuspended opens what a VM's suspension has kept, and checks all of it.
-func (op *operation) openSuspended(ctx context.Context) (from *machine.Resume, driver string, err error) {
-	v := op.record()
-	snap, err := snapshot.Open(ctx, op.dirs().Suspended())
-	if err == nil {
-		err = snap.Verify(ctx)
-	}
-	if err != nil {
-		f := fault.New(fault.KindOf(snapshot.AsDamage(err)), "reading its memory: %w", err)
-		return nil, "", f.WithHint("`banger vm kill %s` gives its memory up; its disks stay, and it can be started again", v.Spec.Name)
-	}
-	meta := snap.Meta()
-	from = &machine.Resume{VM: v.ID, Spec: meta.Spec, Shape: meta.Fingerprint}
-	return from, meta.Driver, from.Open(snap)
 }
 
 // Pause halts a running VM in memory: first its processes, so that none sees the clock jump, then

@@ -193,11 +193,7 @@ func (c *Capture) copySuspended(ctx context.Context, vm VM) error {
 	if err := copyFile(ctx, snap.OpenMemory, memory); err != nil {
 		return err
 	}
-	device, err := os.OpenFile(c.Draft.Device(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(copyFile(ctx, snap.OpenDevice, device), device.Close()); err != nil {
+	if err := copyDevice(ctx, snap.OpenDevice, c.Draft); err != nil {
 		return err
 	}
 	c.Meta, c.openDevice = snap.Meta(), c.deviceInDraft
@@ -214,8 +210,17 @@ func copyFile(ctx context.Context, open func() (*os.File, error), to *os.File) e
 	return disk.CloneFile(ctx, from, to)
 }
 
-// Memory is memory without a name: when nobody uses it any more, nothing of it is left.
-func Memory() (*os.File, error) {
+// copyDevice copies the state of the devices into a draft.
+func copyDevice(ctx context.Context, open func() (*os.File, error), draft *snapshot.Draft) error {
+	device, err := os.OpenFile(draft.Device(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(copyFile(ctx, open, device), device.Close())
+}
+
+// Unnamed is memory without a name: when nobody uses it any more, nothing of it is left.
+func Unnamed() (*os.File, error) {
 	fd, err := unix.MemfdCreate("banger-fork", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("making memory for a fork: %w", err)
