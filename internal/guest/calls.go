@@ -11,7 +11,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
-	"banger/internal/guest/relay"
+	"banger/internal/guest/report"
 	"banger/internal/model"
 )
 
@@ -20,7 +20,6 @@ const (
 	maxMarks = 64
 	maxPorts = 4096
 	maxDisks = 64
-	maxName  = 128 // bytes of a version or a name
 )
 
 // Hello waits until an agent answers, or ctx ends, and returns the answer.
@@ -43,17 +42,15 @@ func (c *Client) hello(ctx context.Context, query string) (proto.Hello, error) {
 			"the guest's agent speaks generation %d; this banger speaks %d to %d",
 			h.Generation, proto.MinGeneration, proto.Generation)
 	}
-	h.Version, h.Kernel = name(h.Version), name(h.Kernel)
+	h.Version, h.Kernel = report.Name(h.Version), report.Name(h.Kernel)
 	h.Marks = marks(h.Marks)
 	return h, nil
 }
 
-func name(s string) string { return relay.Clean(s[:min(len(s), maxName)]) }
-
 func marks(in []proto.Mark) []proto.Mark {
 	out := make([]proto.Mark, 0, min(len(in), maxMarks))
 	for _, m := range in[:min(len(in), maxMarks)] {
-		out = append(out, proto.Mark{Name: name(m.Name), At: max(m.At, 0)})
+		out = append(out, proto.Mark{Name: report.Name(m.Name), At: max(m.At, 0)})
 	}
 	return out
 }
@@ -162,7 +159,7 @@ func (c *Client) Ports(ctx context.Context) ([]proto.Port, error) {
 	out := make([]proto.Port, 0, len(ports))
 	for _, p := range ports[:min(len(ports), maxPorts)] {
 		if p.Port > 0 && p.Port < 1<<16 {
-			out = append(out, proto.Port{Port: p.Port, Addr: name(p.Addr)})
+			out = append(out, proto.Port{Port: p.Port, Addr: report.Name(p.Addr)})
 		}
 	}
 	return out, nil
@@ -184,7 +181,7 @@ func (c *Client) Stats(ctx context.Context) (proto.Stats, error) {
 	}
 	s.Disks = s.Disks[:min(len(s.Disks), maxDisks)]
 	for i := range s.Disks {
-		s.Disks[i].Target = name(s.Disks[i].Target)
+		s.Disks[i].Target = report.Name(s.Disks[i].Target)
 	}
 	return s, nil
 }

@@ -1,8 +1,8 @@
 // Package guest is the host's side of the agent in a running VM. It keeps the one session on the
 // agent's channel, sends requests, checks the answers, and serves the streams that the guest opens.
 //
-// The guest is hostile. Every answer is bounded, an error's kind must be one of package fault's,
-// and its message is cleaned before anybody prints it. A guest that does not answer costs the
+// The guest is hostile. Every answer is bounded, and its errors and names pass through package
+// report. A guest that does not answer costs the
 // caller its deadline and nothing else. A guest reaches only the services that the Client was made
 // with; without any, it reaches none.
 package guest

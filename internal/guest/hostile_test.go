@@ -19,7 +19,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
-	"banger/internal/guest/relay"
+	"banger/internal/guest/report"
 )
 
 // shape is the kind of answer that a call reads.
@@ -193,7 +193,7 @@ func TestHostileCalls(t *testing.T) {
 				if kind := fault.KindOf(err); kind != want && !unbounded {
 					t.Errorf("%s: the error is of kind %q, not %q: %v", what, kind, want, err)
 				}
-				if err != nil && len(err.Error()) > 2*relay.MaxMessage {
+				if err != nil && len(err.Error()) > 2*report.MaxText {
 					t.Errorf("%s: the error has %d bytes", what, len(err.Error()))
 				}
 				// One reply may come in chunks of one byte, each with five bytes around it. The

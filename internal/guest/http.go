@@ -15,6 +15,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/report"
 	"banger/internal/requestid"
 )
 
@@ -117,7 +118,7 @@ func (x *exchange) roundTrip(req *http.Request) error {
 		return fmt.Errorf("reading what to send: %w", failed)
 	}
 	if err != nil {
-		return fault.New(fault.Unavailable, "%w", err)
+		return report.Broken("reading the answer", err)
 	}
 	x.head.left = -1
 	x.resp = resp
@@ -159,7 +160,7 @@ func (x *exchange) Close() error {
 func (x *exchange) Read(p []byte) (int, error) {
 	n, err := x.resp.Body.Read(p)
 	if err != nil && err != io.EOF {
-		err = fault.New(fault.Unavailable, "reading the answer: %w", err)
+		err = report.Broken("reading the answer", err)
 	}
 	return n, err
 }
@@ -194,7 +195,7 @@ func (c *Client) call(ctx context.Context, method, route string, in, out any) er
 func (x *exchange) decode(out any) error {
 	data, err := io.ReadAll(io.LimitReader(x.resp.Body, proto.MaxReply+1))
 	if err != nil {
-		return fault.New(fault.Unavailable, "reading the answer: %w", err)
+		return report.Broken("reading the answer", err)
 	}
 	if len(data) > proto.MaxReply {
 		return fault.New(fault.Unavailable, "the answer has more than %d bytes", proto.MaxReply)
@@ -212,7 +213,7 @@ func (x *exchange) decode(out any) error {
 		return fault.New(fault.Unavailable, "the agent answers with no JSON")
 	}
 	if err := json.Unmarshal(data, out); err != nil {
-		return fault.New(fault.Unavailable, "decoding the answer: %w", err)
+		return report.Broken("decoding the answer", err)
 	}
 	return nil
 }
@@ -224,18 +225,22 @@ func (x *exchange) failure(want int) error {
 	}
 	data, err := io.ReadAll(io.LimitReader(x.resp.Body, proto.MaxReply))
 	if err != nil {
-		return fault.New(fault.Unavailable, "reading the answer: %w", err)
+		return report.Broken("reading the answer", err)
 	}
 	return x.refusal(data)
 }
 
-// refusal makes a fault of an error answer. Agents answer in JSON. Only net/http's answer to an
-// unknown route is text.
+// refusal makes an error of an error answer. Agents answer in JSON. Only net/http's answer to an
+// unknown route is text. No agent of ours sends another answer.
 func (x *exchange) refusal(body []byte) error {
 	kind, _, _ := mime.ParseMediaType(x.resp.Header.Get("Content-Type"))
 	if x.resp.StatusCode == http.StatusNotFound && kind == "text/plain" {
 		return fault.New(fault.Unsupported, "the agent in the VM is older than this banger and cannot do that").
 			WithHint("Stop and start the VM: it then runs the agent of this banger.")
 	}
-	return replyError(x.resp.StatusCode, body)
+	var e proto.Error
+	if json.Unmarshal(body, &e) != nil || e.Kind == "" {
+		return fault.New(fault.Unavailable, "the agent answers with status %d", x.resp.StatusCode)
+	}
+	return report.Error(e)
 }

@@ -36,6 +36,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/report"
 	"banger/internal/model"
 	"banger/internal/pace"
 	"banger/internal/vmm"
@@ -229,10 +230,15 @@ func lostConnection(err error) bool {
 	return false
 }
 
-// Ended describes the end of a machine as an error.
+// Ended describes the end of a machine as an error. The detail of a panic is from the guest's
+// console.
 func Ended(exit vmm.Exit) error {
 	msg := "the machine ended (" + string(exit.Reason) + ")"
-	if exit.Detail != "" {
+	switch {
+	case exit.Detail == "":
+	case exit.Reason == vmm.ExitPanic:
+		msg += ": " + report.Marked(exit.Detail)
+	default:
 		msg += ": " + exit.Detail
 	}
 	return fault.New(fault.Unavailable, "%s", msg)

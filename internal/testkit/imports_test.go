@@ -38,15 +38,16 @@ var mayImport = map[string][]string{
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
 	"home":          {"fault", "flock", "model", "paths", "socket"},
-	"guest/archive": {"fault"},
+	"guest/report":  {"fault", "guest/proto"},
+	"guest/archive": {"fault", "guest/report"},
 	"guest/channel": {"fault", "guest/proto", "socket"}, // also the transports below it
-	"guest/relay":   {"fault", "guest/proto"},
+	"guest/relay":   {"fault", "guest/proto", "guest/report"},
 	"guest/agent":   {"fault", "guest/..."},
 
 	// The core and its contracts. It knows no driver, no store and no API.
 	"vmm": {"fault", "model"},
 
-	"machine":          {"disk", "fault", "guest/proto", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
+	"machine":          {"disk", "fault", "guest/proto", "guest/report", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
 	"template":         {"disk", "fault", "firstboot", "guest/proto", "guest/relay", "machine", "model", "pace", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
@@ -76,7 +77,7 @@ var mayImport = map[string][]string{
 	"vmm/confine": {"fault", "model"},
 	"vmm/output":  {"vmm/console", "vmm/process"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "initramfs", "model", "pace", "paths", "socket", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "guest/report", "initramfs", "model", "pace", "paths", "socket", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},
@@ -139,7 +140,7 @@ var layers = []struct {
 	{"recovery of records", []string{"rescue"}},
 	{"stores", []string{"image", "kernel", "snapshot", "space", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "firstboot", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "paths", "descriptor", "flock", "home", "openssh", "socket", "api/session", "testkit"}},
+	{"mechanisms", []string{"oplock", "firstboot", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "guest/report", "paths", "descriptor", "flock", "home", "openssh", "socket", "api/session", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
 }
 

@@ -45,7 +45,6 @@ const (
 	maxDepth  = 200  // nested directories; each needs a file descriptor at both ends
 	maxName   = 4096 // PATH_MAX of Linux
 	maxTarget = 4095 // of a symbolic link: PATH_MAX less the final NUL
-	maxNote   = 4096 // bytes of a message for a person
 	bufSize   = 256 << 10
 )
 
@@ -166,21 +165,6 @@ func explain(doing, name string, err error) error {
 		}
 	}
 	return fault.New(kind, "%s %s: %w", doing, name, err)
-}
-
-// note cuts a message to its bound and removes control characters: it may come from the other side
-// and end on a terminal.
-func note(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > maxNote {
-		s = strings.ToValidUTF8(s[:maxNote], "") + "…"
-	}
-	return s
 }
 
 // stopReader reads until ctx ends.

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"banger/internal/fault"
+	"banger/internal/guest/report"
 )
 
 const (
@@ -31,9 +32,9 @@ type CleanOptions struct {
 	Note func(name, why string)
 }
 
-// Clean passes a hostile stream of Pack's on. The result holds what Pack can make, without setuid,
-// setgid and sticky bits. It ends with an error at the first entry that Pack cannot make. An error
-// that the other end reports becomes a part of the result.
+// Clean passes a stream on that a guest's Pack should have made. The result holds what Pack can
+// make, without setuid, setgid and sticky bits. It ends with an error at the first entry that Pack
+// cannot make. What the guest reports becomes a part of the result, marked as the guest's.
 func Clean(ctx context.Context, w io.Writer, r io.Reader, opts CleanOptions) error {
 	c := newCleaner(ctx, w, r, opts)
 	reported, err := c.all()
@@ -42,7 +43,7 @@ func Clean(ctx context.Context, w io.Writer, r io.Reader, opts CleanOptions) err
 	}
 	records := map[string]string{recordEnd: "complete"}
 	if reported != nil {
-		records = map[string]string{recordError: note(reported.Error()), recordKind: string(fault.KindOf(reported))}
+		records = map[string]string{recordError: report.Marked(reported.Error()), recordKind: string(fault.KindOf(reported))}
 	}
 	if err := writeGlobal(c.tw, records); err != nil {
 		return err
@@ -140,7 +141,7 @@ func (c *cleaner) skipped(g global) error {
 	if c.plain {
 		return nil
 	}
-	return writeGlobal(c.tw, map[string]string{recordSkipped: g.name + "\t" + g.why})
+	return writeGlobal(c.tw, map[string]string{recordSkipped: g.name + "\t" + report.Marked(g.why)})
 }
 
 // entry passes one entry on with a header of our own.

@@ -80,7 +80,7 @@ func TestCleanHeaders(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if notes != "t/?[8m|why?" {
+		if notes != "t/|why" {
 			t.Errorf("%s notes %q", what, notes)
 		}
 		got := ""
@@ -96,7 +96,7 @@ func TestCleanHeaders(t *testing.T) {
 		}
 		want := "5 t/ 755 0:0  map[]\n0 t/su 755 7:8  map[]\n"
 		if what == "Clean" {
-			want += "g GlobalHead.0.0 0 0:0  map[BANGER.skipped:t/?[8m\twhy?]\ng GlobalHead.0.0 0 0:0  map[BANGER.end:complete]\n"
+			want += "g GlobalHead.0.0 0 0:0  map[BANGER.skipped:t/\tthe guest reports: why]\ng GlobalHead.0.0 0 0:0  map[BANGER.end:complete]\n"
 		}
 		if got != want {
 			t.Errorf("%s writes\n%swant\n%s", what, got, want)
@@ -211,7 +211,7 @@ func TestCleanKeeps(t *testing.T) {
 	}
 }
 
-// TestCleanPassesErrors: why the other end ended early comes through, as clean text.
+// TestCleanPassesErrors: why the guest ended early comes through, as clean text that is marked.
 func TestCleanPassesErrors(t *testing.T) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -223,7 +223,7 @@ func TestCleanPassesErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := archive.Unpack(context.Background(), &out, t.TempDir(), archive.UnpackOptions{})
-	if fault.KindOf(err) != fault.Unavailable || err.Error() != "disk?[8m" {
+	if fault.KindOf(err) != fault.Unavailable || err.Error() != "the guest reports: disk" {
 		t.Errorf("the other end's error becomes %v of kind %s", err, fault.KindOf(err))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"banger/internal/fault"
+	"banger/internal/guest/report"
 )
 
 // global is a message of the other end.
@@ -17,12 +18,12 @@ type global struct {
 // parseGlobal reads the records of a global header. empty reports that no entry came before.
 func parseGlobal(records map[string]string, empty bool) (global, error) {
 	if msg, ok := records[recordError]; ok {
-		return global{done: true, reported: fault.New(kindOfEnd(records[recordKind]), "%s", note(msg))}, nil
+		return global{done: true, reported: fault.New(report.Kind(records[recordKind]), "%s", report.Text(msg))}, nil
 	}
 	var g global
 	if text, ok := records[recordSkipped]; ok {
 		name, why, _ := strings.Cut(text, "\t")
-		g.name, g.why = note(name), note(why)
+		g.name, g.why = report.Text(name), report.Text(why)
 	}
 	if _, ok := records[recordEnd]; ok {
 		g.done = true
@@ -35,16 +36,6 @@ func parseGlobal(records map[string]string, empty bool) (global, error) {
 
 func writeGlobal(tw *tar.Writer, records map[string]string) error {
 	return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, Format: tar.FormatPAX, PAXRecords: records})
-}
-
-// kindOfEnd returns the kind of an error that ended packing at the other end. Kinds that do not
-// concern the user become that end's internal error.
-func kindOfEnd(said string) fault.Kind {
-	switch kind := fault.Kind(said); kind {
-	case fault.Invalid, fault.NotFound, fault.Denied, fault.WrongState, fault.Unsupported:
-		return kind
-	}
-	return fault.Unavailable
 }
 
 // sparse reports whether an entry has holes in any of the forms of GNU tar. A few bytes of such an

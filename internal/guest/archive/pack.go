@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
+	"banger/internal/guest/report"
 )
 
 // maxLinks bounds the memory for finding hard links. Further files with several names are packed
@@ -54,7 +55,7 @@ func (p *packer) end(err error) error {
 	}
 	records := map[string]string{recordEnd: "complete"}
 	if err != nil {
-		records = map[string]string{recordError: note(err.Error()), recordKind: string(fault.KindOf(err))}
+		records = map[string]string{recordError: report.Text(err.Error()), recordKind: string(fault.KindOf(err))}
 	}
 	last := writeGlobal(p.tw, records)
 	if last == nil {
@@ -286,5 +287,5 @@ func (p *packer) skip(full, why string) error {
 	if p.opts.Note != nil {
 		p.opts.Note(full, why)
 	}
-	return writeGlobal(p.tw, map[string]string{recordSkipped: note(full) + "\t" + note(why)})
+	return writeGlobal(p.tw, map[string]string{recordSkipped: report.Text(full) + "\t" + report.Text(why)})
 }

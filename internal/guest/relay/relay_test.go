@@ -2,7 +2,6 @@ package relay
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -14,6 +13,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/report"
 )
 
 // wire is a connection that a test has written in advance. It keeps what is sent to it.
@@ -143,32 +143,6 @@ func endOf(exit proto.Exit, err error) string {
 	return "otherwise"
 }
 
-// TestErrors: the guest decides neither that banger failed nor that the user gave up, and its text
-// is bounded, clean and marked.
-func TestErrors(t *testing.T) {
-	for in, want := range map[proto.Error]struct {
-		kind fault.Kind
-		text string
-	}{
-		{Kind: "not-found", Msg: "no user bob"}:            {fault.NotFound, "the guest reports: no user bob"},
-		{Kind: "internal", Msg: "x"}:                       {fault.Unavailable, "the guest reports: x"},
-		{Kind: "canceled", Msg: "x"}:                       {fault.Unavailable, "the guest reports: x"},
-		{Kind: "root", Msg: "x"}:                           {fault.Unavailable, "the guest reports: x"},
-		{Kind: "denied", Msg: "a\x1b[8m\nhint: b\u202e"}:   {fault.Denied, "the guest reports: a[8m hint: b"},
-		{Kind: "denied"}:                                   {fault.Denied, "the guest reports: no reason"},
-		{Kind: "denied", Msg: strings.Repeat("é", 50_000)}: {fault.Denied, "the guest reports: " + strings.Repeat("é", MaxMessage/2)},
-	} {
-		payload, _ := json.Marshal(in)
-		err := parseError(payload)
-		if kind := fault.KindOf(err); kind != want.kind {
-			t.Errorf("%.50v is of kind %q, want %q", in, kind, want.kind)
-		}
-		if err.Error() != want.text {
-			t.Errorf("%.50v becomes %q, want %q", in, err, want.text)
-		}
-	}
-}
-
 // TestInput: only what a client may send reaches the agent, encoded again.
 func TestInput(t *testing.T) {
 	c, w := started(t, strings.NewReader(""))
@@ -261,7 +235,7 @@ func FuzzOutput(f *testing.F) {
 		if exit.Code < 0 || exit.Code > 255 || strings.ContainsFunc(exit.Signal, unicode.IsControl) {
 			t.Errorf("the exit status is %+v", exit)
 		}
-		if err != nil && (fault.HintOf(err) != "" || strings.ContainsFunc(err.Error(), unicode.IsControl) || len(err.Error()) > 2*MaxMessage) {
+		if err != nil && (fault.HintOf(err) != "" || strings.ContainsFunc(err.Error(), unicode.IsControl) || len(err.Error()) > 2*report.MaxText) {
 			t.Errorf("the error is %q with hint %q", err, fault.HintOf(err))
 		}
 	})

@@ -5,13 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"syscall"
-	"unicode"
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/guest/report"
 	"banger/internal/vmm"
 	"banger/internal/vmm/qemu/defect"
 	"banger/internal/vmm/qemu/qmp"
@@ -164,7 +163,7 @@ func panicLine(console []byte) (string, bool) {
 		return "", false
 	}
 	line, _, _ := bytes.Cut(console[i:], []byte("\n"))
-	return printable(string(line[:min(len(line), longest)])), true
+	return report.Line(string(line), longest), true
 }
 
 func signalName(sig syscall.Signal) string {
@@ -174,12 +173,5 @@ func signalName(sig syscall.Signal) string {
 	return fmt.Sprintf("signal %d", int(sig))
 }
 
-// printable makes text of a guest or a VMM safe for a terminal and a log.
-func printable(s string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(s, "?")))
-}
+// printable makes text of a VMM safe for a terminal and a log.
+func printable(s string) string { return report.Line(s, maxSaid) }

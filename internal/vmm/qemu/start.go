@@ -179,10 +179,13 @@ func startError(how, said string) error {
 	return fmt.Errorf("starting QEMU: it %s: %s", how, said)
 }
 
+// maxSaid is how much of what a VMM says is kept.
+const maxSaid = 4 << 10
+
 // lastLines returns the last lines that were written to a log after an offset: on one line,
 // printable.
 func lastLines(path string, from int64) string {
-	const most, lines = 4 << 10, 5
+	const lines = 5
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -192,9 +195,9 @@ func lastLines(path string, from int64) string {
 		if from > info.Size() { // a new file of the log was begun
 			from = 0
 		}
-		from = max(from, info.Size()-most)
+		from = max(from, info.Size()-maxSaid)
 	}
-	data, err := io.ReadAll(io.NewSectionReader(f, from, most))
+	data, err := io.ReadAll(io.NewSectionReader(f, from, maxSaid))
 	if err != nil {
 		return ""
 	}
