@@ -56,6 +56,14 @@ func (s State) Live() bool {
 	return false
 }
 
+// Phrase words the state for a sentence: what follows "the VM is".
+func (s State) Phrase() string {
+	if s == Failed { // a noun
+		return "in state error"
+	}
+	return string(s)
+}
+
 // Between reports whether a VM is in this state only during an operation. If start-up finds a VM in
 // it, a crash cut that operation off.
 func (s State) Between() bool {

@@ -26,7 +26,7 @@ func (m *Manager) Start(ctx context.Context, ref string, how model.Start, report
 			err := op.resume(ctx, report)
 			return op.record(), err
 		default:
-			return v, fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+			return v, fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
 		}
 		return op.bringUp(ctx, how, report)
 	})

@@ -72,7 +72,7 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 			grace = 0
 		}
 	default:
-		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
 	}
 	stopping := func(v *model.VM) { v.State = model.Stopping }
 	if err := op.update(ctx, stopping); err != nil {
@@ -168,7 +168,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 func giveUpMemory(ctx context.Context, c *core, e *entry) (model.VM, error) {
 	return operateOn(ctx, c, e, opKill, func(ctx context.Context, op *operation) (model.VM, error) {
 		if v := op.record(); v.State != model.Suspended {
-			return v, fault.New(fault.WrongState, "VM %s is %s by now", v.Spec.Name, v.State)
+			return v, fault.New(fault.WrongState, "VM %s is %s by now", v.Spec.Name, v.State.Phrase())
 		}
 		if err := op.settle(ctx, nil); err != nil {
 			return op.record(), err

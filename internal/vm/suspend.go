@@ -93,7 +93,7 @@ func (op *operation) resume(ctx context.Context, report step.Reporter) error {
 		}
 		return op.start(ctx, from, driver, report)
 	default:
-		return fault.New(fault.WrongState, "VM %s is neither paused nor suspended: it is %s", v.Spec.Name, v.State)
+		return fault.New(fault.WrongState, "VM %s is neither paused nor suspended: it is %s", v.Spec.Name, v.State.Phrase())
 	}
 }
 

@@ -132,7 +132,7 @@ func Ended(v model.VM, why string) error {
 		return fault.New(fault.Unavailable, "VM %s has ended meanwhile: %s", name, last.Msg).
 			WithHint("`banger vm logs %s` may show why.", name)
 	}
-	return fault.New(fault.Unavailable, "VM %s has ended meanwhile: it is %s", name, v.State)
+	return fault.New(fault.Unavailable, "VM %s has ended meanwhile: it is %s", name, v.State.Phrase())
 }
 
 // End ends all sessions and refuses new ones.

@@ -7,17 +7,9 @@ import (
 	"banger/internal/model"
 )
 
-// is returns what a VM is in a state, for a sentence.
-func is(s model.State) string {
-	if s == model.Failed {
-		return "in the state error"
-	}
-	return string(s)
-}
-
 // NotRunning refuses what only a running VM can do.
 func NotRunning(v model.VM) error {
-	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, is(v.State))
+	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State.Phrase())
 	switch v.State {
 	case model.Stopped, model.Failed:
 		return f.WithHint("start it with `banger vm start %s`", v.Spec.Name)
@@ -31,7 +23,7 @@ func NotRunning(v model.VM) error {
 
 // NothingToKill refuses a signal to a VM without a VMM.
 func NothingToKill(v model.VM) error {
-	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, is(v.State))
+	f := fault.New(fault.WrongState, "VM %s is not running: it is %s", v.Spec.Name, v.State.Phrase())
 	switch v.State {
 	case model.Starting:
 		return f.WithHint("to call its start off, delete it with `banger vm delete --force %s`", v.Spec.Name)
@@ -56,7 +48,7 @@ func MaySet(v model.VM) error {
 		return fault.New(fault.WrongState, "VM %s is paused: its guest cannot take anything up", v.Spec.Name).
 			WithHint("resume it first, or stop it")
 	case v.State.Between(), v.State == model.Broken:
-		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
 	}
 	return nil
 }
@@ -86,7 +78,7 @@ func HasMemory(v model.VM) bool {
 
 // StillRuns refuses to delete a VM without force.
 func StillRuns(v model.VM) error {
-	f := fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+	f := fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
 	if v.State == model.Suspended {
 		return f.WithHint("`banger resume %s` lets it continue; with --force it is deleted, and its memory with it", v.Spec.Name)
 	}
@@ -102,10 +94,10 @@ func MayReplace(v model.VM, force bool) error {
 		if force {
 			return nil
 		}
-		return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State).
+		return fault.New(fault.WrongState, "VM %s is %s, and what it is now would be lost", v.Spec.Name, v.State.Phrase()).
 			WithHint("stop it first, or restore with --force")
 	}
-	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+	return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
 }
 
 // NameTaken refuses a name that v has.

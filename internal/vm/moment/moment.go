@@ -129,7 +129,7 @@ func Of(ctx context.Context, vm VM, draft *snapshot.Draft, memory *os.File) (*Ca
 	case model.Stopped, model.Failed:
 		err = c.copyDisks(ctx, vm)
 	default:
-		err = fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State)
+		err = fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
 	}
 	if err == nil && memory != nil { // the children share it
 		err = vmm.SealMemory(memory)
