@@ -59,6 +59,23 @@ func TestLostDatabase(t *testing.T) {
 	has(t, ok(t, h, "ps"), "box")
 	ok(t, h, "stop", "box")
 	ok(t, h, "start", "box")
+
+	ok(t, h, "stop", "box") // a copy that cannot be read, and no backup: the exit status says so
+	ok(t, h, "daemon", "stop")
+	moveDatabase(t, state, elsewhere)
+	backups, dir := filepath.Join(state, "backups"), filepath.Join(state, "vms", before.ID)
+	record := filepath.Join(dir, "record.json")
+	whole, err := os.ReadFile(record)
+	if err := errors.Join(err, os.RemoveAll(backups), os.WriteFile(record, []byte("torn"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	has(t, code(t, h, 65, "daemon", "recover", "--dry-run").Stderr, "could not be brought back: "+before.ID)
+	code(t, h, 65, "daemon", "recover")
+	if err := os.WriteFile(record, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, h, "daemon", "recover")
+	ok(t, h, "start", "box")
 	ok(t, h, "rm", "--force", "box")
 }
 

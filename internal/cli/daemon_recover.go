@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -9,6 +11,7 @@ import (
 	"banger/internal/cli/command"
 	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
+	"banger/internal/fault"
 	"banger/internal/model"
 )
 
@@ -22,11 +25,13 @@ func newDaemonRecoverCmd(a *command.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "recover",
 		Short: "Bring the records of VMs back after the database was lost or damaged",
-		Long: `The daemon must be stopped. Records come from the copies beside the disks of the VMs and from the newest backup of the database that is whole. VMs whose directories are among the lost ones come back, too.
+		Long: fmt.Sprintf(`The daemon must be stopped. Records come from the copies beside the disks of the VMs and from the newest backup of the database that is whole. VMs whose directories are among the lost ones come back, too.
 
 Nothing is removed. A damaged database is moved to "damaged" in the state directory. A directory whose copy is damaged is listed and left alone. If another VM has a VM's name, the VM gets a new name.
 
-VMs that run continue to run.`,
+VMs that run continue to run.
+
+If a VM is listed as damaged or lost, the exit status is %d: its record did not come back.`, fault.Damaged.ExitCode()),
 		Example: "banger daemon recover --dry-run\nbanger daemon recover",
 		Args:    command.WantArgs(),
 		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return runDaemonRecover(ctx, o, a) }),
@@ -46,9 +51,15 @@ func runDaemonRecover(ctx context.Context, o recoverOptions, a *command.App) err
 	case err != nil:
 		return err
 	case o.json:
-		return ui.JSON(a.Out, result)
+		err = ui.JSON(a.Out, result)
+	default:
+		err = showRescue(a, result)
 	}
-	return showRescue(a, result)
+	if lost := result.NotBack(); err == nil && len(lost) > 0 {
+		return fault.New(fault.Damaged, "VMs that could not be brought back: %s", strings.Join(lost, ", ")).
+			WithHint("Their disks are still there: see DETAIL. With a backup of a VM's record.json in its directory, run this command again.")
+	}
+	return err
 }
 
 func showRescue(a *command.App, result model.Rescue) error {

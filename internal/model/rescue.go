@@ -1,5 +1,7 @@
 package model
 
+import "cmp"
+
 // Rescue is what a recovery of records has found and done, or would do.
 type Rescue struct {
 	DryRun   bool          `json:"dry_run"`
@@ -43,3 +45,14 @@ const (
 	Orphaned RescueOutcome = "lost"     // no record is known; its directory is among the lost ones
 	Vanished RescueOutcome = "gone"     // the backup has a record, but there is no directory
 )
+
+// NotBack names the VMs that were found and whose records did not come back.
+func (r Rescue) NotBack() []string {
+	var names []string
+	for _, v := range r.VMs {
+		if v.Outcome == Unclear || v.Outcome == Orphaned {
+			names = append(names, cmp.Or(v.Name, v.ID))
+		}
+	}
+	return names
+}
