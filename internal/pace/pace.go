@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/step"
 )
 
 // Most bounds the factor.
@@ -21,11 +22,13 @@ const Most = 20
 
 // Context is context.WithTimeout with a deadline that follows the host's speed. what completes the
 // sentence "no ... within 30s" of the cause, which is fault.Unavailable and counts as a
-// context.DeadlineExceeded.
+// context.DeadlineExceeded. If the wait lasts, it is reported: see step.Waiting.
 func Context(parent context.Context, nominal time.Duration, what string) (context.Context, context.CancelFunc) {
-	return within(parent, nominal, Slowness, func(waited time.Duration) error {
+	ctx, cancel := within(parent, nominal, Slowness, func(waited time.Duration) error {
 		return fault.New(fault.Unavailable, "no %s within %v", what, waited)
 	})
+	over := step.Waiting(parent, what, nominal)
+	return ctx, func() { over(); cancel() }
 }
 
 // Cause is Context for a caller that words the cause, which should be of kind fault.Unavailable.

@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"oplock": {"fault"},
 
 	"firstboot": {"guest/proto"},
-	"pace":      {"fault"},
+	"pace":      {"fault", "step"},
 
 	"model":         {"guest/proto"},
 	"paths":         {"fault"},
@@ -77,7 +77,7 @@ var mayImport = map[string][]string{
 	"vmm/confine": {"fault", "model"},
 	"vmm/output":  {"vmm/console", "vmm/process"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "guest/report", "initramfs", "model", "pace", "paths", "socket", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "guest/report", "initramfs", "model", "pace", "paths", "socket", "step", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},

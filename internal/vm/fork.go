@@ -68,7 +68,7 @@ func (m *Manager) captureFork(ctx context.Context, ref string, report step.Repor
 			return nil, errors.Join(err, memory.Close())
 		}
 		end := report.Track("capture", op.name())
-		c, err := moment.Of(ctx, op.captured(), draft, memory)
+		c, err := moment.Of(step.WithWaits(ctx, report), op.captured(), draft, memory)
 		end(err)
 		if err == nil {
 			report.Report(step.Event{Step: "pause", Phase: step.Done, Detail: op.name(), Duration: c.Pause})

@@ -29,6 +29,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 		if _, err := m.library.FreeName(name); err != nil {
 			return model.Snapshot{}, err
 		}
+		ctx = step.WithWaits(ctx, report)
 		op.sync(ctx)
 		draft, err := m.library.Draft()
 		if err != nil {

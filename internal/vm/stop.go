@@ -81,6 +81,7 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 		op.e.show(stopping)
 	}
 	end := report.Track("power-off", "")
+	ctx = step.WithWaits(ctx, report)
 	err := op.powerOff(ctx, grace)
 	end(err)
 	if err != nil {
@@ -96,6 +97,7 @@ func (op stopping) powerOff(ctx context.Context, grace time.Duration) error {
 	if grace <= 0 || l == nil {
 		return nil
 	}
+	defer step.Waiting(ctx, "power-off of the guest", grace)()
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	if op.Room.Held(op.record().ID) != nil { // only a guest that runs can power off

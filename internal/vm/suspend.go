@@ -22,6 +22,7 @@ type suspending struct{ *operation }
 // VM can continue as if nothing had happened.
 func (op suspending) suspend(ctx context.Context, report step.Reporter) (err error) {
 	before := op.record()
+	ctx = step.WithWaits(ctx, report)
 	op.sync(ctx)
 	defer func() {
 		if err != nil {
@@ -76,7 +77,7 @@ func (op *operation) resume(ctx context.Context, report step.Reporter) error {
 	defer op.observe(ctx)
 	switch v := op.record(); v.State {
 	case model.Paused:
-		ctx := context.WithoutCancel(ctx)
+		ctx := step.WithWaits(context.WithoutCancel(ctx), report)
 		if err := op.continueGuest(ctx); err != nil {
 			return fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err)
 		}
@@ -109,7 +110,7 @@ func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (
 		default:
 			return v, explain.NotRunning(v)
 		}
-		err := suspending{op}.pause(context.WithoutCancel(ctx))
+		err := suspending{op}.pause(step.WithWaits(context.WithoutCancel(ctx), report))
 		m.observe(ctx)
 		return op.record(), err
 	})

@@ -236,7 +236,7 @@ func (p *Progress) lines(now time.Time, width int) []string {
 
 // shown reports whether the live view has a line for the task.
 func (p *Progress) shown(t *task) bool {
-	return t.finished.IsZero() || t.Phase == step.Failed || t.Phase == step.Stuck || t.finished.Sub(t.began) >= worthALine
+	return t.finished.IsZero() || t.Phase == step.Failed || t.Phase == step.Stuck || t.finished.Sub(t.began) >= worthALine && !t.IsWait()
 }
 
 func (p *Progress) activeLine(t *task, now time.Time, nameWidth, width int) string {
@@ -274,10 +274,10 @@ func (p *Progress) bar(share float64, width int) string {
 // plain writes a line for each long step that has something new. The caller holds mu.
 func (p *Progress) plain() {
 	now := p.now()
-	if now.Sub(p.begun) < plainDelay {
-		return
-	}
 	for _, t := range p.tasks {
+		if now.Sub(p.begun) < plainDelay && !t.IsWait() {
+			continue
+		}
 		if line := t.plain(now); line != "" {
 			fmt.Fprintf(p.w, "%s: %s\n", p.title, line)
 		}
@@ -287,7 +287,7 @@ func (p *Progress) plain() {
 // plain returns the line to write about a task now, or "".
 func (t *task) plain(now time.Time) string {
 	if !t.finished.IsZero() {
-		if t.written.IsZero() {
+		if t.written.IsZero() || t.IsWait() {
 			return ""
 		}
 		t.written = time.Time{}
@@ -306,7 +306,7 @@ func (t *task) plain(now time.Time) string {
 	if state == t.lastLine {
 		silence = plainStill
 	}
-	if now.Sub(t.began) < plainDelay || now.Sub(t.written) < silence {
+	if now.Sub(t.began) < plainDelay && !t.IsWait() || now.Sub(t.written) < silence {
 		return ""
 	}
 	t.written, t.lastLine = now, state

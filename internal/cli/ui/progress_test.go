@@ -147,3 +147,30 @@ func (w lockedWriter) Write(p []byte) (int, error) {
 	defer w.mu.Unlock()
 	return len(p), nil
 }
+
+// TestProgressOfAWait checks that a wait is shown at once, because it is reported late, and that
+// nothing is left of it when it is over.
+func TestProgressOfAWait(t *testing.T) {
+	p, out, wait := stage(0)
+	p.Report(step.Event{Step: "box memory", Phase: step.Started})
+	p.Report(step.Event{Step: "box waiting", Phase: step.Started, Detail: "answer, until about 15:04:05"})
+	p.redrawForTest()
+	if got, want := out.String(), "Pulling alpine:3: box waiting: answer, until about 15:04:05, 0s\n"; got != want {
+		t.Errorf("a wait is written as %q, not %q", got, want)
+	}
+	wait(2 * time.Second)
+	p.Report(step.Event{Step: "box waiting", Phase: step.Done})
+	p.redrawForTest()
+	if got := strings.Count(out.String(), "\n"); got != 1 {
+		t.Errorf("after the wait there is %q", out)
+	}
+	p.Close()
+	p, _, wait = stage(80)
+	defer p.Close()
+	p.Report(step.Event{Step: "waiting", Phase: step.Started, Detail: "answer"})
+	wait(time.Minute)
+	p.Report(step.Event{Step: "waiting", Phase: step.Done})
+	if got := p.view(79); strings.Contains(got, "waiting") {
+		t.Errorf("a terminal still shows a wait that is over: %q", got)
+	}
+}

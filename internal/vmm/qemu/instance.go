@@ -13,6 +13,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/step"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/qmp"
@@ -109,6 +110,7 @@ func asking(ctx context.Context, in *instance, limit time.Duration, name string,
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fault.New(fault.Unavailable, "QEMU did not answer within %v", limit).
 		WithHint("It may stand still. `banger vm kill` ends it."))
 	defer cancel()
+	defer step.Waiting(ctx, "answer of QEMU", limit)()
 	if err := do(ctx); err != nil {
 		return in.explain(name, err)
 	}
