@@ -9,12 +9,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"syscall"
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // FileSync puts files of the host into the guest at each start, over what the guest has there.
@@ -102,8 +102,10 @@ func (e SyncEntry) files(room int) ([]proto.File, error) {
 }
 
 func (e SyncEntry) read(host, guest string, room int) (proto.File, error) {
-	// a FIFO must not hold up the start
-	f, err := os.OpenFile(host, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := regular.Open(host)
+	if fault.KindOf(err) == fault.Damaged { // it is the user's, not banger's
+		err = fault.New(fault.Invalid, "%w", err)
+	}
 	if err != nil {
 		return proto.File{}, err
 	}
@@ -111,9 +113,6 @@ func (e SyncEntry) read(host, guest string, room int) (proto.File, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return proto.File{}, err
-	}
-	if !info.Mode().IsRegular() {
-		return proto.File{}, fault.New(fault.Invalid, "%s is not a regular file", host)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, int64(room)+1))
 	if err != nil {

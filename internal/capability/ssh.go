@@ -20,6 +20,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/openssh"
 	"banger/internal/paths"
+	"banger/internal/regular"
 )
 
 // SSH makes each VM reachable for OpenSSH with strict host key checking: it makes the user's key
@@ -56,13 +57,16 @@ func (s *SSH) PrepareHost(_ context.Context, req machine.HostRequest) error {
 	return ensureKey(s.layout.VM(req.ID).HostKey(), req.Spec.Name+openssh.Domain)
 }
 
+// maxKey bounds a file with a key, bytes.
+const maxKey = 64 << 10
+
 // ContributeGuest implements machine.GuestContributor.
 func (s *SSH) ContributeGuest(_ context.Context, req machine.GuestRequest) error {
-	key, err := os.ReadFile(s.layout.VM(req.ID).HostKey())
+	key, err := regular.Read(s.layout.VM(req.ID).HostKey(), maxKey)
 	if err != nil {
 		return fmt.Errorf("reading the VM's host key: %w", err)
 	}
-	user, err := os.ReadFile(s.layout.SSHKey() + ".pub")
+	user, err := regular.Read(s.layout.SSHKey()+".pub", maxKey)
 	if err != nil {
 		return fmt.Errorf("reading the user's key: %w", err)
 	}
@@ -82,7 +86,7 @@ func (s *SSH) RecordsChanged(_ context.Context, vms []model.VM) error {
 	for _, v := range vms {
 		key, ok := s.public[v.ID]
 		if !ok {
-			data, err := os.ReadFile(s.layout.VM(v.ID).HostKey() + ".pub")
+			data, err := regular.Read(s.layout.VM(v.ID).HostKey()+".pub", maxKey)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // it has never been started
 			}

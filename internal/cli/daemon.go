@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +16,7 @@ import (
 	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
+	"banger/internal/regular"
 )
 
 // shutdownTimeout bounds how long `daemon stop` waits: running operations finish first.
@@ -174,7 +174,7 @@ func runDaemonLogs(ctx context.Context, o logsOptions, a *command.App) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(layout.DaemonLog())
+	f, err := regular.Open(layout.DaemonLog())
 	if errors.Is(err, fs.ErrNotExist) {
 		return fault.New(fault.NotFound, "there is no log yet: %s", layout.DaemonLog()).
 			WithHint("The daemon writes it when it starts: banger daemon start")

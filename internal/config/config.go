@@ -13,15 +13,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/home"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // maxFile bounds the configuration file: a person writes it.
@@ -122,7 +121,7 @@ func load(path string, data []byte, environ func(string) (string, bool), overrid
 
 // read returns the contents of the file, or nil if there is none.
 func read(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would block
+	f, err := regular.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -130,10 +129,6 @@ func read(path string) ([]byte, error) {
 		return nil, unreadable(err)
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fault.New(fault.Invalid, "reading the configuration: %s is not a regular file", path).
-			WithHint("Remove or rename %s.", path)
-	}
 	if err := home.CheckFile(f); err != nil {
 		return nil, err
 	}
@@ -149,8 +144,11 @@ func read(path string) ([]byte, error) {
 
 func unreadable(err error) error {
 	kind := fault.Internal
-	if errors.Is(err, fs.ErrPermission) {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
 		kind = fault.Denied
+	case fault.KindOf(err) == fault.Damaged: // no regular file
+		kind = fault.Invalid
 	}
 	return fault.New(kind, "reading the configuration: %w", err)
 }

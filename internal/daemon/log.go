@@ -11,6 +11,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/fault"
 	"banger/internal/home"
+	"banger/internal/regular"
 	"banger/internal/requestid"
 	"banger/internal/vmm/console"
 )
@@ -26,7 +27,7 @@ func openLog(opts Options, cfg *config.Config) (*slog.Logger, func() error, erro
 	if err != nil {
 		return nil, nil, home.Unusable(fault.Denied, fmt.Errorf("opening the daemon's log: %w", err))
 	}
-	if crash, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err == nil {
+	if crash, err := regular.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err == nil {
 		_ = debug.SetCrashOutput(crash, debug.CrashOptions{}) // it duplicates the descriptor
 		crash.Close()
 	}

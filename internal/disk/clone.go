@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"banger/internal/regular"
 )
 
 // Clone makes dst a copy of the file src, as CloneFile does. It replaces dst in one step and syncs
 // it. src must not change during the call.
 func Clone(ctx context.Context, src, dst string) error {
-	from, err := os.Open(src)
+	from, err := regular.Open(src)
 	if err != nil {
 		return fmt.Errorf("cloning disk: %w", notFound(err))
 	}
@@ -25,7 +27,7 @@ func Clone(ctx context.Context, src, dst string) error {
 // Copy is Clone without syncing, which takes most of a small disk's time. Until Sync, a crash of
 // the host may leave anything at dst. After an error the caller removes dst.
 func Copy(ctx context.Context, src, dst string) error {
-	from, err := os.Open(src)
+	from, err := regular.Open(src)
 	if err != nil {
 		return fmt.Errorf("copying disk: %w", notFound(err))
 	}
@@ -42,7 +44,7 @@ func Copy(ctx context.Context, src, dst string) error {
 
 // Sync makes the content of a disk's file durable.
 func Sync(path string) error {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return fmt.Errorf("syncing disk: %w", notFound(err))
 	}

@@ -23,6 +23,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // TempPrefix starts the names of incomplete files. They lie beside the file that they become.
@@ -93,7 +94,7 @@ func Grow(path string, size model.Bytes) error {
 	if size > model.MaxDiskSize {
 		return fault.New(fault.Invalid, "growing disk %s: %v is more than %v", path, size, model.MaxDiskSize)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f, err := regular.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("growing disk: %w", notFound(err))
 	}

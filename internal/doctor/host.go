@@ -19,6 +19,7 @@ import (
 	"banger/internal/home"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/regular"
 	"banger/internal/vmdir"
 	"banger/internal/vmm"
 	"banger/internal/vmm/confine"
@@ -71,7 +72,7 @@ func findTool(name string) (string, error) {
 // readSmall reads a file of the kernel or of /etc. The largest is /proc/cpuinfo of a host with
 // hundreds of CPUs.
 func readSmall(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := regular.Open(name)
 	if err != nil {
 		return nil, err
 	}

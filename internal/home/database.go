@@ -13,9 +13,9 @@ import (
 func unusableDatabase(path string, err error) error {
 	err = fmt.Errorf("opening the database: %w", err)
 	switch {
-	case errors.Is(err, syscall.EISDIR):
+	case fault.KindOf(err) == fault.Damaged: // no regular file
 		return fault.New(fault.Denied, "%w", err).
-			WithHint("%s must be a file. Move the directory away, and put the database in its place.", path)
+			WithHint("%s must be a file. Move away what is there, and put the database in its place.", path)
 	case errors.Is(err, fs.ErrPermission):
 		return fault.New(fault.Denied, "%w", err).
 			WithHint("If the database is yours: chmod 600 %s. If it belongs to another user: sudo chown %d %s", path, syscall.Geteuid(), path)

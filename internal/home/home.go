@@ -26,6 +26,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/paths"
+	"banger/internal/regular"
 )
 
 // Held holds the locks of all roots of a home. It is safe for concurrent use.
@@ -111,7 +112,7 @@ func (h *Held) KeepRuntime() error {
 // CheckDatabase refuses a home whose database is missing beside directories of VMs. A new database
 // would know none of them, and it would be in the way of the lost one.
 func CheckDatabase(layout paths.Layout) error {
-	f, err := os.OpenFile(layout.Database(), os.O_RDWR, 0)
+	f, err := regular.OpenFile(layout.Database(), os.O_RDWR, 0)
 	if err == nil {
 		info, err := f.Stat()
 		if err := errors.Join(err, f.Close()); err != nil {

@@ -15,6 +15,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/flock"
 	"banger/internal/paths"
+	"banger/internal/regular"
 )
 
 // lock is the lock of one root. The file names the holder.
@@ -70,7 +71,7 @@ func (l *lock) isCurrent() bool {
 // with several names is replaced.
 func openLock(path string) (*os.File, error) {
 	const flags = os.O_CREATE | os.O_RDWR | syscall.O_NOFOLLOW
-	f, err := os.OpenFile(path, flags, 0o600)
+	f, err := regular.OpenFile(path, flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func openLock(path string) (*os.File, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return os.OpenFile(path, flags, 0o600)
+	return regular.OpenFile(path, flags, 0o600)
 }
 
 // awaitLock waits for the lock: as long as ctx allows if the holder is stopping, otherwise for
@@ -137,7 +138,7 @@ type Process struct {
 // Holder returns the process that holds the home's lock. It asks the lock, so a file that a killed
 // daemon left names nobody.
 func Holder(layout paths.Layout) (Process, error) {
-	f, err := os.Open(paths.LockIn(layout.State))
+	f, err := regular.Open(paths.LockIn(layout.State))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Process{}, nil
 	}

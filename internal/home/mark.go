@@ -13,6 +13,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/regular"
 )
 
 // mark says to which home a root belongs. The zero mark is that of a root without one.
@@ -33,18 +34,22 @@ const maxMark = 16 << 10
 
 // readMark returns the mark of a root, or the zero mark if it has none.
 func readMark(root string) (mark, error) {
-	f, err := os.Open(paths.MarkIn(root))
+	f, err := regular.Open(paths.MarkIn(root))
 	if errors.Is(err, fs.ErrNotExist) {
 		return mark{}, nil
 	}
-	if err != nil {
+	if err != nil && fault.KindOf(err) != fault.Damaged {
 		return mark{}, fmt.Errorf("reading the home's id: %w", err)
 	}
-	defer f.Close()
-	m, err := parseMark(f)
+	var m mark
+	if err == nil {
+		m, err = parseMark(f)
+		_ = f.Close()
+	}
 	if err != nil {
-		return mark{}, fault.New(fault.WrongState, "reading the home's id in %s: %w", f.Name(), err).
-			WithHint("If %s belongs to this home: rm %s", root, f.Name())
+		path := paths.MarkIn(root)
+		return mark{}, fault.New(fault.WrongState, "reading the home's id in %s: %w", path, err).
+			WithHint("If %s belongs to this home: rm %s", root, path)
 	}
 	return m, nil
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"banger/internal/regular"
 )
 
 // aptSource is one entry of apt's sources, in either format (sources.list(5)).
@@ -22,6 +24,9 @@ type aptOption struct{ name, value string }
 // may use Debian's suite names, but have other areas.
 var debianComponents = []string{"main", "contrib", "non-free", "non-free-firmware"}
 
+// maxAptSource bounds a file of apt's sources, bytes.
+const maxAptSource = 4 << 20
+
 // readAptSources reads the sources below an apt directory in apt's order: sources.list, then
 // sources.list.d by name.
 func readAptSources(dir string) ([]aptSource, error) {
@@ -32,7 +37,7 @@ func readAptSources(dir string) ([]aptSource, error) {
 	}
 	var sources []aptSource
 	for _, file := range append(files, more...) {
-		data, err := os.ReadFile(file)
+		data, err := regular.Read(file, maxAptSource)
 		switch {
 		case os.IsNotExist(err):
 			continue

@@ -12,6 +12,7 @@ import (
 	"path"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
 	"banger/internal/image/rootfs"
@@ -35,7 +36,7 @@ type files interface {
 type directoryFiles struct{ root *os.Root }
 
 func (d directoryFiles) open(name string) (io.ReadCloser, error) {
-	f, err := d.root.Open(name)
+	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would block
 	if err != nil {
 		return nil, err
 	}

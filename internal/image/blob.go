@@ -15,6 +15,7 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/image/rootfs"
+	"banger/internal/regular"
 	"banger/internal/step"
 )
 
@@ -43,7 +44,7 @@ func (s *Store) fetchBlob(ctx context.Context, b blobSource, report step.Reporte
 		return nil, err
 	}
 	defer unlock()
-	f, err := os.Open(s.blobPath(d.Digest.Hex))
+	f, err := regular.Open(s.blobPath(d.Digest.Hex))
 	if err == nil {
 		report.Report(step.Event{Step: name, Phase: step.Done, Detail: "here already", Done: d.Size, Total: d.Size, Unit: "bytes"})
 		return f, nil
@@ -57,7 +58,7 @@ func (s *Store) fetchBlob(ctx context.Context, b blobSource, report step.Reporte
 	if err != nil {
 		return nil, fmt.Errorf("fetching layer %s: %w", d.Digest, err)
 	}
-	return os.Open(s.blobPath(d.Digest.Hex))
+	return regular.Open(s.blobPath(d.Digest.Hex))
 }
 
 // download writes a blob to a staging directory, checks it, and moves it to the cache.

@@ -17,6 +17,7 @@ import (
 	"banger/internal/guest/archive"
 	"banger/internal/image/rootfs"
 	"banger/internal/model"
+	"banger/internal/regular"
 	"banger/internal/step"
 )
 
@@ -104,7 +105,7 @@ func (im *importer) run(ctx context.Context) (_ model.Image, err error) {
 	if !info.Mode().IsRegular() {
 		return model.Image{}, invalid("it is neither a file nor a directory")
 	}
-	f, err := os.Open(im.path)
+	f, err := regular.Open(im.path)
 	if err != nil {
 		return model.Image{}, err
 	}

@@ -8,10 +8,14 @@ import (
 	"strings"
 
 	"banger/internal/disk"
+	"banger/internal/regular"
 )
 
 // names is the directory with the names of images: a file per full name, which holds the id.
 type names string
+
+// maxName bounds the file of a name, bytes: an id.
+const maxName = 1 << 10
 
 // all reads all names with their ids.
 func (n names) all() (map[string]string, error) {
@@ -25,7 +29,7 @@ func (n names) all() (map[string]string, error) {
 		if err != nil || strings.HasPrefix(f.Name(), disk.TempPrefix) || !f.Type().IsRegular() {
 			continue
 		}
-		data, err := os.ReadFile(filepath.Join(string(n), f.Name()))
+		data, err := regular.Read(filepath.Join(string(n), f.Name()), maxName)
 		if err != nil {
 			continue // deleted meanwhile
 		}

@@ -47,6 +47,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/image/rootfs"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // Limits bound what an image may use on this host.
@@ -237,7 +238,7 @@ func notFound(ref string) error {
 
 // read reads the record of an image.
 func (s *Store) read(id string) (record, error) {
-	f, err := os.Open(filepath.Join(s.dir, id, recordFile))
+	f, err := regular.Open(filepath.Join(s.dir, id, recordFile))
 	if err != nil {
 		return record{}, err
 	}

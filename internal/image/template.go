@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"banger/internal/disk"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // templateFile has the settings of an image's templates. It is the one file in an image's directory
@@ -26,7 +26,7 @@ func (n Templates) Template(id string) (model.ImageTemplate, error) {
 	if !isID(id) {
 		return t, notFound(id)
 	}
-	f, err := os.Open(filepath.Join(s.dir, id, templateFile))
+	f, err := regular.Open(filepath.Join(s.dir, id, templateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return t, nil
 	}

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"banger/internal/regular"
 )
 
 const (
@@ -206,7 +208,7 @@ func create(path string, write func(io.Writer) error) (err error) {
 // sum returns the sha256 in hex and the size of a file. It reads the file only if its stamp has
 // changed.
 func (c *Cache) sum(path string, limit int64) (string, int64, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return "", 0, fmt.Errorf("reading for an initramfs: %w", err)
 	}
@@ -215,8 +217,8 @@ func (c *Cache) sum(path string, limit int64) (string, int64, error) {
 	if err != nil {
 		return "", 0, fmt.Errorf("reading for an initramfs: %w", err)
 	}
-	if !info.Mode().IsRegular() || info.Size() > limit {
-		return "", 0, fmt.Errorf("reading %s for an initramfs: not a regular file of at most %d bytes", path, limit)
+	if info.Size() > limit {
+		return "", 0, fmt.Errorf("reading %s for an initramfs: more than %d bytes", path, limit)
 	}
 	key := stampOf(path, info)
 	c.mu.Lock()
@@ -254,7 +256,7 @@ func hexSum(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
 // copyChecked passes the file's content to use. It fails if the content does not have that sum,
 // because a file's name is the hash of its inputs.
 func copyChecked(path, sum string, use func(io.Reader) error) error {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/regular"
 	"banger/internal/step"
 )
 
@@ -122,14 +123,17 @@ func (b *builder) path(file string) string { return filepath.Join(b.dir, file) }
 func (b *builder) unpackImage() (err error) {
 	end := b.report.Track("kernel/vmlinux", "taking the ELF kernel out of "+filepath.Base(b.src.name()))
 	defer func() { end(err) }()
-	f, err := os.Open(b.src.image)
-	if err != nil {
+	f, err := regular.Open(b.src.image)
+	switch {
+	case fault.KindOf(err) == fault.Damaged:
+		return fault.New(fault.Invalid, "opening the kernel: %w", err)
+	case err != nil:
 		return fault.New(fault.NotFound, "opening the kernel: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return fault.New(fault.Invalid, "opening the kernel: %s is not a regular file", b.src.name())
+	if err != nil {
+		return fmt.Errorf("opening the kernel: %w", err)
 	}
 	if !isBzImage(f) {
 		return b.create(vmlinuxFile, func(w io.Writer) error { return copyBounded(w, f, maxVmlinux) })
@@ -249,7 +253,7 @@ func (s stopper) Write(p []byte) (int, error) {
 }
 
 func hashFile(path string) (sum string, size int64, err error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return "", 0, err
 	}
@@ -261,7 +265,7 @@ func hashFile(path string) (sum string, size int64, err error) {
 
 // mapFile maps a file of banger's, which nobody truncates, to search it without a copy.
 func mapFile(path string) (data []byte, unmap func(), err error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the kernel: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/regular"
 	"banger/internal/step"
 )
 
@@ -128,7 +129,7 @@ func (s *Store) named(name string) (string, error) {
 // /lib/modules/<version>/config, or config-<version> beside vmlinuz-<version>.
 func findConfig(o ImportOptions) ([]byte, error) {
 	if o.ConfigPath != "" {
-		config, err := readBounded(o.ConfigPath, maxConfig)
+		config, err := regular.Read(o.ConfigPath, maxConfig)
 		if err != nil {
 			return nil, fault.New(fault.Invalid, "reading the kernel's configuration: %w", err)
 		}
@@ -142,7 +143,7 @@ func findConfig(o ImportOptions) ([]byte, error) {
 		places = append(places, filepath.Join(filepath.Dir(o.Path), "config-"+version))
 	}
 	for _, p := range places {
-		config, err := readBounded(p, maxConfig)
+		config, err := regular.Read(p, maxConfig)
 		if err == nil {
 			return config, nil
 		}

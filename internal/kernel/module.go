@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/therootcompany/xz"
 
 	"banger/internal/fault"
+	"banger/internal/regular"
 )
 
 const (
@@ -117,14 +117,14 @@ func dirTree(dir string) (*tree, error) {
 			return fault.New(fault.Invalid, "more than %d files", maxModuleFiles)
 		}
 		if name, ok := isModule(d.Name()); ok {
-			t.modules[name] = moduleFile{file: d.Name(), open: func() (io.ReadCloser, error) { return os.Open(p) }}
+			t.modules[name] = moduleFile{file: d.Name(), open: func() (io.ReadCloser, error) { return regular.Open(p) }}
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the modules' directory %s: %w", dir, err)
 	}
-	f, err := os.Open(filepath.Join(abs, "modules.builtin"))
+	f, err := regular.Open(filepath.Join(abs, "modules.builtin"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if len(t.modules) == 0 {

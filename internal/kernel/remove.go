@@ -102,7 +102,7 @@ func (s *Store) sweep() error {
 				continue
 			}
 			path := filepath.Join(dir, e.Name())
-			f, err := os.Open(path)
+			f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // most are directories
 			if err != nil {
 				continue
 			}

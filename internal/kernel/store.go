@@ -33,6 +33,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // recipe is the version of the way in which kernels are made. A pull makes a kernel of an older
@@ -198,7 +199,7 @@ func (s *Store) records() ([]record, error) {
 // load reads one record and fills in what its place determines.
 func (s *Store) load(id string) (record, error) {
 	dir := filepath.Join(s.dir, id)
-	data, err := readBounded(filepath.Join(dir, recordFile), maxRecord)
+	data, err := regular.Read(filepath.Join(dir, recordFile), maxRecord)
 	if err != nil {
 		return record{}, err
 	}
@@ -232,7 +233,7 @@ func (s *Store) names() (map[string][]string, error) {
 		if !namePattern.MatchString(e.Name()) {
 			continue
 		}
-		data, err := readBounded(filepath.Join(s.dir, namesDir, e.Name()), 256)
+		data, err := regular.Read(filepath.Join(s.dir, namesDir, e.Name()), 256)
 		if err != nil {
 			s.log.Warn("skipping a damaged name", "name", e.Name(), "error", err)
 			continue
@@ -273,18 +274,4 @@ func (s *Store) setName(name, id string) error {
 		return fmt.Errorf("naming a kernel %s: %w", name, err)
 	}
 	return disk.SyncDir(dir)
-}
-
-// readBounded reads a file of at most limit bytes.
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		return nil, fmt.Errorf("reading %s: more than %d bytes", path, limit)
-	}
-	return data, err
 }

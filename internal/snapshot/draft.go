@@ -16,6 +16,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // Draft is a snapshot that is being made, in a temporary directory beside its final one. The caller
@@ -143,7 +144,7 @@ func (d *Draft) CloneDisk(ctx context.Context, name, from string) error {
 func (d *Draft) DiskPath(name string) string { return filepath.Join(d.temp, diskFile(name)) }
 
 func (d *Draft) cloneDisk(ctx context.Context, name, from string) error {
-	src, err := os.Open(from)
+	src, err := regular.Open(from)
 	if err != nil {
 		return err
 	}

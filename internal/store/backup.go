@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"banger/internal/regular"
 )
 
 // keptBackups is how many backups are kept. Older ones are removed.
@@ -100,7 +102,7 @@ func (s *Store) writeBackup(ctx context.Context, path string) error {
 	if err := os.MkdirAll(s.backups, 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := regular.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // Found is what Inspect has found in a database.
@@ -107,7 +108,7 @@ func copyTo(dirs []string, path string) (temp string, err error) {
 
 // copyFile copies a file that may be missing.
 func copyFile(from, to string) error {
-	src, err := os.Open(from)
+	src, err := regular.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/regular"
 )
 
 // The reserve is a file beside the database that takes up space for nothing. On a full disk, it is
@@ -49,7 +51,7 @@ func (r *reserve) replenish() error {
 	if r.path == "" || r.whole {
 		return nil
 	}
-	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_WRONLY, 0o600)
+	f, err := regular.OpenFile(r.path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("making the reserve: %w", err)
 	}

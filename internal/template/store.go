@@ -16,6 +16,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/regular"
 	"banger/internal/snapshot"
 )
 
@@ -164,7 +165,7 @@ func (s *shelf) openUses(key string) (*os.File, error) {
 	s.counting.Lock()
 	defer s.counting.Unlock()
 	const flags = os.O_WRONLY | os.O_APPEND | os.O_CREATE
-	f, err := os.OpenFile(s.uses(key), flags, 0o600)
+	f, err := regular.OpenFile(s.uses(key), flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +180,7 @@ func (s *shelf) openUses(key string) (*os.File, error) {
 		return nil, err
 	}
 	own := s.uses(key) + ".new" // only its size counts
-	if f, err = os.OpenFile(own, flags|os.O_TRUNC, 0o600); err != nil {
+	if f, err = regular.OpenFile(own, flags|os.O_TRUNC, 0o600); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(f.Truncate(info.Size()), os.Rename(own, s.uses(key))); err != nil {

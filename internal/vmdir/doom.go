@@ -12,12 +12,13 @@ import (
 	"strings"
 
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // doom notes that a VM is to be deleted, which its record could not. An empty file needs no block
 // of a full disk. Without the note, a crash would bring the VM back without its directory.
 func (k *Keeper) doom(ctx context.Context, id string) {
-	f, err := os.OpenFile(k.layout.Doomed(id), os.O_CREATE|os.O_WRONLY, 0o600)
+	f, err := regular.OpenFile(k.layout.Doomed(id), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
 		err = f.Close()
 	}

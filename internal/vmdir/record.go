@@ -24,6 +24,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/regular"
 )
 
 // version is the version of Copy's format.
@@ -70,7 +71,7 @@ func isKept(v model.VM) bool {
 // Read returns the copy in a VM's directory. Without one, the error is fault.NotFound. If the copy
 // cannot be read or is not of the VM with that id, the error is fault.Damaged.
 func Read(files paths.VM, id string) (Copy, error) {
-	f, err := os.Open(files.Record())
+	f, err := regular.Open(files.Record())
 	if errors.Is(err, fs.ErrNotExist) {
 		return Copy{}, fault.New(fault.NotFound, "reading the copy of a record: %w", err)
 	}
@@ -145,7 +146,7 @@ func write(files paths.VM, c Copy) (err error) {
 	if len(data) > maxCopy {
 		return fmt.Errorf("writing the copy of a record: it has %d bytes", len(data))
 	}
-	f, err := os.OpenFile(filepath.Join(files.Dir, tempName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := regular.OpenFile(filepath.Join(files.Dir, tempName), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing the copy of a record: %w", err)
 	}
@@ -171,7 +172,7 @@ func removeUnfinished(files paths.VM) error {
 
 // syncCopy makes a copy last. A copy that is gone needs none.
 func syncCopy(files paths.VM) error {
-	f, err := os.Open(files.Record())
+	f, err := regular.Open(files.Record())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -30,6 +29,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/regular"
 )
 
 // Bounds of a bundle.
@@ -283,12 +283,12 @@ const oldLog = ".1"
 // daemonLog reads the end of the daemon's log.
 func (b *builder) daemonLog() ([]byte, error) {
 	path := b.src.Layout.DaemonLog()
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the daemon's log: %w", err)
 	}
 	defer f.Close()
-	old, err := os.Open(path + oldLog)
+	old, err := regular.Open(path + oldLog)
 	if err != nil { // the log is short
 		return b.tail(f, maxLog)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"strings"
 
 	"banger/internal/paths"
+	"banger/internal/regular"
 )
 
 // removed stands for what was removed.
@@ -100,7 +100,7 @@ func (s *scrubber) addDocker(file string) {
 }
 
 func readBounded(file string) []byte {
-	f, err := os.Open(file)
+	f, err := regular.Open(file)
 	if err != nil {
 		return nil
 	}

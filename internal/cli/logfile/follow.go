@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"banger/internal/regular"
 )
 
 // followEvery is how often a followed file is read. inotify would need a file descriptor of its own
@@ -54,7 +56,7 @@ func (r *follower) renew() error {
 		return nil // between two files; the next attempt finds the new one
 	}
 	if !os.SameFile(have, named) {
-		f, err := os.Open(r.path)
+		f, err := regular.Open(r.path)
 		if err != nil {
 			return nil
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"banger/internal/fault"
+	"banger/internal/regular"
 )
 
 // KernelFiles are the files that a kernel is imported from.
@@ -130,7 +131,7 @@ func configOf(kernel, modules string) string {
 	}
 	_, version, ok := strings.Cut(filepath.Base(kernel), "-")
 	config := filepath.Join(filepath.Dir(kernel), "config-"+version)
-	f, err := os.Open(config)
+	f, err := regular.Open(config)
 	if !ok || err != nil {
 		return ""
 	}
@@ -139,7 +140,7 @@ func configOf(kernel, modules string) string {
 }
 
 func (k kernelPacker) addFile(name, file string) error {
-	f, err := os.Open(file)
+	f, err := regular.Open(file)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"banger/internal/regular"
 )
 
 // Old is the name of the older half of the log at path.
@@ -45,7 +47,7 @@ func Open(path string, limit int64) (*Log, error) {
 }
 
 func (l *Log) openLocked() error {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := regular.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("opening the console log: %w", err)
 	}
@@ -179,7 +181,7 @@ func (r *follower) catchUp(w io.Writer) error {
 // open opens the first of the paths that exists.
 func (r *follower) open(paths ...string) (err error) {
 	for _, p := range paths {
-		if r.f, err = os.Open(p); !errors.Is(err, fs.ErrNotExist) {
+		if r.f, err = regular.Open(p); !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 	}

@@ -2,12 +2,13 @@ package console
 
 import (
 	"io"
-	"os"
+
+	"banger/internal/regular"
 )
 
 // Tail returns the last bytes of a log, at most max; none if there is no log.
 func Tail(path string, max int64) []byte {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil
 	}

@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/regular"
 	"banger/internal/vmm/console"
 	"banger/internal/vmm/process"
 )
@@ -50,7 +51,7 @@ func Open(path string) (*Output, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the VMM's log: %w", err)
 	}
-	log, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := regular.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the VMM's log: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/regular"
 	"banger/internal/socket"
 	"banger/internal/vmm"
 	"banger/internal/vmm/output"
@@ -184,7 +185,7 @@ func join(paths []string) (_ *os.File, err error) {
 // appendFile copies a file. A newc archive begins at a multiple of four bytes
 // (Documentation/driver-api/early-userspace/buffer-format.rst).
 func appendFile(out *os.File, path string) error {
-	in, err := os.Open(path)
+	in, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/pace"
+	"banger/internal/regular"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/defect"
@@ -186,7 +186,7 @@ const maxSaid = 4 << 10
 // printable.
 func lastLines(path string, from int64) string {
 	const lines = 5
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return ""
 	}
