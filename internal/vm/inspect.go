@@ -105,17 +105,20 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 			use(kernels, machine.KernelID, v.Spec.Name)
 		}
 	}
-	lost, err := vmdir.LostSpecs(m.Layout) // these VMs may be brought back
+	lost, err := vmdir.Lost(m.Layout) // these VMs may be brought back
 	if err != nil {
 		return err
 	}
-	for _, spec := range lost {
-		use(images, spec.ImageID, "lost VM "+spec.Name)
-		use(kernels, spec.KernelID, "lost VM "+spec.Name)
+	for _, l := range lost {
+		if c, err := vmdir.Read(l.Files(), l.ID); err == nil {
+			user := model.LostUser(c.VM.Spec.Name, l.Dir)
+			use(images, c.VM.Spec.ImageID, user)
+			use(kernels, c.VM.Spec.KernelID, user)
+		}
 	}
 	if err := m.library.References(func(name string, spec model.Spec) {
-		use(images, spec.ImageID, "snapshot "+name)
-		use(kernels, spec.KernelID, "snapshot "+name)
+		use(images, spec.ImageID, model.SnapshotUser(name))
+		use(kernels, spec.KernelID, model.SnapshotUser(name))
 	}); err != nil {
 		return err
 	}

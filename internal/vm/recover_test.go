@@ -201,7 +201,7 @@ func TestOrphanOfAUserIsKept(t *testing.T) {
 	}
 	err = d.References(func(images, kernels map[string][]string) error {
 		for what, users := range map[string][]string{"image": images[v.Spec.ImageID], "kernel": kernels[v.Spec.KernelID]} {
-			if !slices.Contains(users, "lost VM a") {
+			if !slices.Contains(users, model.LostUser("a", lost[0].Dir)) {
 				t.Errorf("a prune would remove the %s of the lost VM, which has the users %q", what, users)
 			}
 		}

@@ -58,18 +58,6 @@ func Lost(layout paths.Layout) ([]LostDir, error) {
 	return lost, nil
 }
 
-// LostSpecs returns the specs of lost VMs, as far as their copies can be read.
-func LostSpecs(layout paths.Layout) ([]model.Spec, error) {
-	lost, err := Lost(layout)
-	var specs []model.Spec
-	for _, l := range lost {
-		if c, err := Read(l.Files(), l.ID); err == nil {
-			specs = append(specs, c.VM.Spec)
-		}
-	}
-	return specs, err
-}
-
 // IDs lists the VMs that have a directory.
 func IDs(layout paths.Layout) ([]string, error) {
 	names, err := list(layout.VMs())

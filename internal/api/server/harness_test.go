@@ -207,7 +207,7 @@ func (m *manager) Agent(_ context.Context, ref string) (machine.Agent, error) {
 }
 
 func (m *manager) References(f func(images, kernels map[string][]string) error) error {
-	return f(map[string][]string{"img": {"box"}, "lost": {"lost VM a"}, "kept": {"snapshot ims"}, "both": {"box", "web", "snapshot ims"}}, map[string][]string{"used": {"box"}})
+	return f(map[string][]string{"img": {"box"}, "lost": {model.LostUser("a", "/x/lost/it's"), model.LostUser("b", "/x/lost/2")}, "kept": {"snapshot ims"}, "both": {"box", "web", "snapshot ims"}}, map[string][]string{"used": {"box"}})
 }
 
 type images struct{ Images }

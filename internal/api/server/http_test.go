@@ -74,13 +74,13 @@ func TestDeleteUsed(t *testing.T) {
 	t.Parallel()
 	w := serve(t)
 	for ref, hint := range map[string]string{
-		"img":  "banger vm delete box",
-		"kept": "banger snapshot delete ims",
-		"lost": "`banger daemon recover` brings the lost VMs back, or remove their directories in lost/ of the state directory: a",
-		"both": "banger vm delete box web; banger snapshot delete ims",
+		"img":  "Delete what uses it first: banger vm delete box",
+		"kept": "Delete what uses it first: banger snapshot delete ims",
+		"lost": `To get the lost VMs back: banger daemon stop; banger daemon recover. To delete them: rm -r '/x/lost/it'\''s' '/x/lost/2'`,
+		"both": "Delete what uses it first: banger vm delete box web; banger snapshot delete ims",
 	} {
 		err := w.client.Images().Delete(deadline(t), ref)
-		if fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "is used by ") || fault.HintOf(err) != "Delete what uses it first: "+hint {
+		if fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "is used by ") || fault.HintOf(err) != hint {
 			t.Errorf("%s: %v, hint %q", ref, err, fault.HintOf(err))
 		}
 	}

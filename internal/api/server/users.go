@@ -1,9 +1,8 @@
 package server
 
 import (
-	"strings"
-
 	"banger/internal/fault"
+	"banger/internal/model"
 )
 
 // Users knows the users of images and kernels.
@@ -28,21 +27,5 @@ func unused(users map[string][]string, remove func(inUse func(id string) []strin
 	if err == nil || len(found) == 0 {
 		return err
 	}
-	var vms, snapshots, lost, first []string
-	for _, user := range found {
-		if name, ok := strings.CutPrefix(user, "snapshot "); ok { // no VM's name has a space
-			snapshots = append(snapshots, name)
-		} else if name, ok := strings.CutPrefix(user, "lost VM "); ok {
-			lost = append(lost, name)
-		} else {
-			vms = append(vms, user)
-		}
-	}
-	const back = "`banger daemon recover` brings the lost VMs back, or remove their directories in lost/ of the state directory: "
-	for i, do := range []string{"banger vm delete ", "banger snapshot delete ", back} {
-		if names := [][]string{vms, snapshots, lost}[i]; len(names) > 0 {
-			first = append(first, do+strings.Join(names, " "))
-		}
-	}
-	return fault.New(fault.KindOf(err), "%w", err).WithHint("Delete what uses it first: %s", strings.Join(first, "; "))
+	return fault.New(fault.KindOf(err), "%w", err).WithHint("%s", model.HintForUsers(found))
 }
