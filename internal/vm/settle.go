@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -224,11 +225,11 @@ func (c *core) failure(v model.VM, err error) *model.Failure {
 // consoleTail is how much of a console goes to the daemon's log.
 const consoleTail = 2 << 10
 
-// logConsole keeps a guest's last words since a moment in the daemon's log: the console's own log
-// is removed with the VM. The log quotes what it holds, so a guest cannot forge lines of it.
-func (c *core) logConsole(ctx context.Context, v model.VM, since time.Time) {
-	info, err := os.Stat(c.dirsOf(v).ConsoleLog())
-	if err != nil || info.ModTime().Before(since) { // of an earlier run
+// logConsole keeps a guest's last words in the daemon's log, if the console's log has changed since
+// before. That log is removed with the VM. The daemon's log quotes, so a guest cannot forge lines.
+func (c *core) logConsole(ctx context.Context, v model.VM, before fs.FileInfo) {
+	now, err := os.Stat(c.dirsOf(v).ConsoleLog())
+	if err != nil || before != nil && os.SameFile(before, now) && before.Size() == now.Size() && before.ModTime().Equal(now.ModTime()) {
 		return
 	}
 	if tail := console.Tail(c.dirsOf(v).ConsoleLog(), consoleTail); len(tail) > 0 {

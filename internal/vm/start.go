@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"banger/internal/disk"
@@ -23,12 +25,15 @@ type launching struct {
 	driver string         // that saved the source's state; "": the default one
 	report step.Reporter
 	began  time.Time
+
+	console fs.FileInfo // its log before the start; nil: none
 }
 
 // start starts a VM that is at rest. It closes the source. If a template does not serve the start,
 // the VM boots instead.
 func (op *operation) start(ctx context.Context, from machine.Source, driver string, report step.Reporter) error {
 	s := &launching{operation: op, from: from, driver: driver, report: report, began: time.Now()}
+	s.console, _ = os.Stat(op.dirs().ConsoleLog())
 	if err := s.begin(ctx); err != nil {
 		if from != nil {
 			_ = from.Close()
@@ -189,7 +194,7 @@ func (s *launching) failed(ctx context.Context, cause error) error {
 	}
 	err := ending{s.operation}.endStart(ctx, why, left, rest)
 	if failed != nil && explain.InGuest(failed.Step) && ctx.Err() == nil && !killed {
-		s.logConsole(ctx, s.record(), s.began)
+		s.logConsole(ctx, s.record(), s.console)
 	}
 	if killed {
 		return errors.Join(explain.Killed(s.record(), cause), err)

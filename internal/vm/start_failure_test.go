@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -141,6 +143,39 @@ func TestGuestThatDoesNotAnswer(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "fake console") {
 		t.Errorf("the daemon's log does not show the guest's last output: %s", log.String())
+	}
+}
+
+// TestLastWords fails starts of a guest that printed something in an earlier run, or now. The
+// host's clock may have been set meanwhile.
+func TestLastWords(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	path := h.layout.VM(v.ID).ConsoleLog()
+	write := func(text string, ahead time.Duration) fs.FileInfo {
+		t.Helper()
+		at := time.Now().Add(ahead)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	for _, ahead := range []time.Duration{-time.Hour, 0, time.Hour} {
+		var log bytes.Buffer
+		d.Log = slog.New(slog.NewTextHandler(&log, nil))
+		before := write("earlier words", ahead)
+		d.core.logConsole(t.Context(), v, before)
+		equal(t, fmt.Sprintf("the daemon's log after a silent start, with a time that is %v ahead", ahead), log.String(), "")
+		write("earlier words, last words", -ahead)
+		d.core.logConsole(t.Context(), v, before)
+		if !strings.Contains(log.String(), "last words") {
+			t.Errorf("the last words are not in the daemon's log if their time is %v ahead: %q", -ahead, log.String())
+		}
 	}
 }
 
