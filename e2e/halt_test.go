@@ -38,7 +38,8 @@ func hostileGuest(t *testing.T) string {
 	return path
 }
 
-// within runs commands at once. Each must end within a time, with an exit status, and say why.
+// within runs commands at once. Each must end within a time, which follows the host's speed, with
+// an exit status, and say why.
 func within(t *testing.T, h *testkit.Home, most time.Duration, want int, lines ...string) {
 	t.Helper()
 	var commands sync.WaitGroup
@@ -46,7 +47,7 @@ func within(t *testing.T, h *testkit.Home, most time.Duration, want int, lines .
 		commands.Go(func() {
 			began := time.Now()
 			r := h.Banger(t, strings.Fields(line)...)
-			if took := time.Since(began); took > most {
+			if took := time.Since(began); testkit.Late(took, most) {
 				t.Errorf("banger %s took %v", line, took)
 			}
 			if r.Code != want && r.Code != 125 {
@@ -60,13 +61,20 @@ func within(t *testing.T, h *testkit.Home, most time.Duration, want int, lines .
 	commands.Wait()
 }
 
-// saving tries operations that wait for the guest several times. make stress includes them.
+// saving tries operations that wait for the guest several times. make stress includes them. On a
+// slow or busy host their deadlines are later, so not all of them may fit.
 func saving(t *testing.T, h *testkit.Home) {
 	t.Helper()
 	if testkit.Number(t, "BANGER_STRESS_HALTS", 0) == 0 {
 		return
 	}
+	const most = 10 * time.Minute
+	began := time.Now()
 	for _, line := range []string{"pause box", "suspend box", "snapshot create box", "fork box", "vm set --disk-size 20G box"} {
+		if time.Since(began) > most {
+			t.Logf("left out after %v: %s", most, line)
+			continue
+		}
 		within(t, h, 4*time.Minute, fault.Unavailable.ExitCode(), line)
 	}
 }
@@ -99,14 +107,15 @@ func TestHaltedAgent(t *testing.T) {
 	_ = client.Process.Kill()
 	lives := func() { // it is paused if it could not be thawed after a pause that failed
 		t.Helper()
-		if state := show(t, h, "box").State; state != model.Running && state != model.Paused {
-			t.Errorf("the VM is %s", state)
-		}
+		testkit.WaitFor(t, 2*time.Minute, "the VM runs or is paused", func() bool {
+			state := show(t, h, "box").State
+			return state == model.Running || state == model.Paused
+		})
 	}
 	lives()
 	began := time.Now()
 	ok(t, h, "daemon", "stop")
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); testkit.Late(took, 20*time.Second) {
 		t.Errorf("daemon stop took %v", took)
 	}
 	lives()

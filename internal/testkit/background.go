@@ -2,7 +2,6 @@ package testkit
 
 import (
 	"bytes"
-	"context"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -32,7 +31,7 @@ func (b *Background) Write(p []byte) (int, error) {
 // test signals.
 func (h *Home) Start(t testing.TB, args ...string) (*exec.Cmd, *Background) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	ctx, cancel := within(runTimeout)
 	cmd := h.Command(ctx, filepath.Join(h.Bin, "banger"), args...)
 	b := &Background{args: args, done: make(chan error, 1)}
 	cmd.Stdout, cmd.Stderr = b, b
@@ -67,10 +66,12 @@ func (b *Background) Expect(t testing.TB, want string) {
 // Wait waits for the end of the command and returns its exit status as a shell does.
 func (b *Background) Wait(t testing.TB) int {
 	t.Helper()
+	ctx, cancel := within(2 * time.Minute)
+	defer cancel()
 	select {
 	case err := <-b.done:
 		return exitCode(err)
-	case <-time.After(2 * time.Minute):
+	case <-ctx.Done():
 		t.Fatalf("%v did not end:\n%s", b.args, b.Output())
 		return -1
 	}

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"banger/internal/pace"
 )
 
 // Home is a BANGER_HOME of one test. Its commands start a daemon in it. Its path is short enough
@@ -86,8 +88,18 @@ type Result struct {
 	Code   int // exit status; 128+n after signal n
 }
 
-// runTimeout bounds one command. Making an image in emulation on a busy host takes far less.
+// runTimeout bounds one command on an ordinary host. Making an image in emulation takes far less.
 const runTimeout = 5 * time.Minute
+
+// within is a context with a time that follows the host's speed, as the product's deadlines do.
+func within(nominal time.Duration) (context.Context, context.CancelFunc) {
+	return pace.Context(context.Background(), nominal, "end of the wait")
+}
+
+// Late reports whether something took longer than most, which follows the host's speed.
+func Late(took, most time.Duration) bool {
+	return took > most && float64(took) > float64(most)*pace.Slowness()
+}
 
 // Banger runs `banger args...` with an empty standard input.
 func (h *Home) Banger(t testing.TB, args ...string) Result {
@@ -104,8 +116,9 @@ func (h *Home) Feed(t testing.TB, stdin string, args ...string) Result {
 // RunCmd runs any program in the home's environment.
 func (h *Home) RunCmd(t testing.TB, stdin, program string, args ...string) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	ctx, cancel := within(runTimeout)
 	defer cancel()
+	began := time.Now()
 	cmd := h.Command(ctx, program, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
@@ -113,7 +126,7 @@ func (h *Home) RunCmd(t testing.TB, stdin, program string, args ...string) Resul
 	r := Result{Args: append([]string{filepath.Base(program)}, args...), Stdout: stdout.String(), Stderr: stderr.String(), Code: exitCode(err)}
 	if ctx.Err() != nil {
 		t.Fatalf("%s did not end within %v\nstdout: %s\nstderr: %s",
-			strings.Join(r.Args, " "), runTimeout, r.Stdout, r.Stderr)
+			strings.Join(r.Args, " "), time.Since(began).Round(time.Second), r.Stdout, r.Stderr)
 	}
 	if r.Code < 0 {
 		t.Fatalf("running %s: %v", strings.Join(r.Args, " "), err)
@@ -163,7 +176,7 @@ func (h *Home) close(t testing.TB) {
 	if t.Failed() {
 		h.dumpLogs(t)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := within(time.Minute)
 	defer cancel()
 	banger := filepath.Join(h.Bin, "banger")
 	// A test that failed half way may leave its VMs running. That is not a leak of the product.
@@ -205,9 +218,12 @@ func (h *Home) dumpLogs(t testing.TB) {
 	}
 }
 
-// waitFor polls cond until it holds or the time is over, and returns its last result.
+// waitFor polls cond until it holds or the time is over, and returns its last result. The time
+// follows the host's speed.
 func waitFor(d time.Duration, cond func() bool) bool {
-	for deadline := time.Now().Add(d); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	ctx, cancel := within(d)
+	defer cancel()
+	for ; ctx.Err() == nil; time.Sleep(20 * time.Millisecond) {
 		if cond() {
 			return true
 		}
@@ -238,7 +254,7 @@ func (h *Home) deleteAll(ctx context.Context) {
 
 // Shell runs a line of shell in the home's environment, to prepare a test.
 func (h *Home) Shell(line string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	ctx, cancel := within(runTimeout)
 	defer cancel()
 	if out, err := h.Command(ctx, "sh", "-c", line).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", line, err, out)

@@ -104,7 +104,7 @@ var mayImport = map[string][]string{
 	"cli/vmflag":   {"cli/command", "cli/render", "config", "fault", "model"},
 	"cli/gen":      {"cli", "cli/command"},
 
-	"testkit": {},
+	"testkit": {"pace"},
 }
 
 // mayNotReach holds what a program must not contain: it is too large, too powerful, or not its

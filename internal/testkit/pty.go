@@ -2,7 +2,6 @@ package testkit
 
 import (
 	"bytes"
-	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +26,7 @@ type Terminal struct {
 // Terminal starts `banger args...` on a terminal of 24 rows and 80 columns.
 func (h *Home) Terminal(t testing.TB, args ...string) *Terminal {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	ctx, cancel := within(runTimeout)
 	cmd := h.Command(ctx, filepath.Join(h.Bin, "banger"), args...)
 	cmd.Env = append(cmd.Env, "TERM=xterm")
 	tty, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 80})
@@ -96,10 +95,12 @@ func (term *Terminal) Resize(t testing.TB, rows, cols uint16) {
 // Wait waits for the end of the command and returns its exit status as a shell does.
 func (term *Terminal) Wait(t testing.TB) int {
 	t.Helper()
+	ctx, cancel := within(2 * time.Minute)
+	defer cancel()
 	select {
 	case err := <-term.done:
 		return exitCode(err)
-	case <-time.After(2 * time.Minute):
+	case <-ctx.Done():
 		t.Fatalf("%v did not end; the terminal shows\n%s", term.Cmd.Args, term.Output())
 		return -1
 	}
