@@ -103,23 +103,23 @@ func (one *runStream) serve(ctx context.Context, req api.Run) {
 // bringUp creates and starts the VM. It returns the VM also with an error, if the VM exists by
 // then. Events pass a queue, so that this client does not delay others who wait for the same image.
 func (one *runStream) bringUp(ctx context.Context, req api.Run) (model.VM, error) {
-	events := newQueue()
+	events := step.NewQueue()
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
 		one.relay(events)
 	}()
 	defer func() { // before any other frame
-		events.end(func() {})
+		events.End(func() {})
 		<-sent
 	}()
-	return one.makeVM(ctx, req, func(e step.Event) { events.put(e, func() {}) })
+	return one.makeVM(ctx, req, func(e step.Event) { events.Put(e, func() {}) })
 }
 
 // relay sends events to the client until there are no more.
-func (one *runStream) relay(events *queue) {
-	for range events.wake {
-		queued, ended := events.take()
+func (one *runStream) relay(events *step.Queue) {
+	for range events.Wake() {
+		queued, ended := events.Take()
 		for _, e := range queued {
 			one.send(proto.FrameEvent, e)
 		}

@@ -46,14 +46,14 @@ type events struct {
 	w  http.ResponseWriter
 	rc *http.ResponseController
 
-	queue  *queue
+	queue  *step.Queue
 	joined chan struct{} // closed when the sender has ended
-	begun  bool          // guarded by queue.mu
+	begun  bool          // guarded by the queue's lock
 	err    error         // of the sender; read after joined
 }
 
 func newEvents(w http.ResponseWriter) *events {
-	return &events{w: w, rc: http.NewResponseController(w), queue: newQueue(), joined: make(chan struct{})}
+	return &events{w: w, rc: http.NewResponseController(w), queue: step.NewQueue(), joined: make(chan struct{})}
 }
 
 // report queues an event.
@@ -64,13 +64,13 @@ func (e *events) report(event step.Event) {
 			go e.send()
 		}
 	}
-	e.queue.put(event, first)
+	e.queue.Put(event, first)
 }
 
 // stop ends the sender and waits for it. Later reports are dropped.
 func (e *events) stop() {
 	var begun bool
-	e.queue.end(func() { begun = e.begun })
+	e.queue.End(func() { begun = e.begun })
 	if begun {
 		<-e.joined
 	}
@@ -103,7 +103,7 @@ func (e *events) send() {
 	defer beat.Stop()
 	for {
 		select {
-		case <-e.queue.wake:
+		case <-e.queue.Wake():
 		case <-beat.C:
 			e.err = e.write(func() error { _, err := e.w.Write([]byte(":\n\n")); return err })
 		}
@@ -119,7 +119,7 @@ func (e *events) send() {
 func (e *events) sendQueued() (ended bool) {
 	for e.err == nil {
 		var queue []step.Event
-		queue, ended = e.queue.take()
+		queue, ended = e.queue.Take()
 		if len(queue) == 0 {
 			return ended
 		}

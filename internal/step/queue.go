@@ -1,35 +1,32 @@
-package server
+package step
 
-import (
-	"sync"
-
-	"banger/internal/step"
-)
+import "sync"
 
 // maxQueued is the number of events that a slow client may be behind.
 const maxQueued = 256
 
-// queue holds events for a client. With it, a slow client never delays the operation, which other
+// Queue holds events for a client. With it, a slow client never delays the operation, which other
 // clients may be waiting for, too.
-type queue struct {
+type Queue struct {
 	mu     sync.Mutex
-	events []step.Event
+	events []Event
 	ended  bool
 	wake   chan struct{} // holds one token if there is something to do
 }
 
-func newQueue() *queue { return &queue{wake: make(chan struct{}, 1)} }
+// NewQueue returns an empty queue.
+func NewQueue() *Queue { return &Queue{wake: make(chan struct{}, 1)} }
 
-// put adds an event and calls also under the lock, unless the queue has ended. A full queue drops
+// Put adds an event and calls also under the lock, unless the queue has ended. A full queue drops
 // progress, because later progress replaces it.
-func (q *queue) put(event step.Event, also func()) {
+func (q *Queue) Put(event Event, also func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.ended {
 		return
 	}
 	if len(q.events) >= maxQueued {
-		if event.Phase == step.Progress {
+		if event.Phase == Progress {
 			return
 		}
 		q.events = dropProgress(q.events)
@@ -39,8 +36,8 @@ func (q *queue) put(event step.Event, also func()) {
 	q.poke()
 }
 
-// end closes the queue and calls also under the lock.
-func (q *queue) end(also func()) {
+// End closes the queue and calls also under the lock.
+func (q *Queue) End(also func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ended = true
@@ -48,25 +45,28 @@ func (q *queue) end(also func()) {
 	q.poke()
 }
 
-// take empties the queue and reports whether it has ended.
-func (q *queue) take() (events []step.Event, ended bool) {
+// Take empties the queue and reports whether it has ended.
+func (q *Queue) Take() (events []Event, ended bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	events, q.events = q.events, nil
 	return events, q.ended
 }
 
-func (q *queue) poke() {
+// Wake returns a channel that has an element if there is something to do.
+func (q *Queue) Wake() <-chan struct{} { return q.wake }
+
+func (q *Queue) poke() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-func dropProgress(queue []step.Event) []step.Event {
+func dropProgress(queue []Event) []Event {
 	kept := queue[:0]
 	for _, event := range queue {
-		if event.Phase != step.Progress {
+		if event.Phase != Progress {
 			kept = append(kept, event)
 		}
 	}
