@@ -157,6 +157,58 @@ func TestHaltedVMM(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
+// TestWaitsAreSaid: a VMM stands still. Each command that waits for it says so, and until when. A
+// signal ends the command at once.
+func TestWaitsAreSaid(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+	vmm := machinePID(t, h, "box")
+	if err := syscall.Kill(vmm, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(vmm, syscall.SIGCONT)
+	for _, c := range []struct {
+		says string
+		args []string
+	}{
+		{"answer of the guest, until about ", []string{"exec", "box", "--", "true"}},
+		{"answer to a sync, until about ", []string{"suspend", "box"}},
+		{"power-off of the guest, until about ", []string{"stop", "--timeout", "40s", "box"}},
+	} {
+		t.Run(c.args[0], func(t *testing.T) {
+			cmd, command := h.Start(t, c.args...)
+			command.Expect(t, c.says)
+			began := time.Now()
+			if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "exit status", command.Wait(t), 130)
+			if took := time.Since(began); took > 3*time.Second {
+				t.Errorf("the command took %v to end", took)
+			}
+			if c.args[0] == "suspend" { // which is under way, and would keep the stop waiting
+				if err := syscall.Kill(vmm, syscall.SIGCONT); err != nil {
+					t.Fatal(err)
+				}
+				testkit.WaitFor(t, time.Minute, "the VM is suspended", func() bool { return show(t, h, "box").State == model.Suspended })
+				ok(t, h, "resume", "box")
+				vmm = machinePID(t, h, "box")
+				if err := syscall.Kill(vmm, syscall.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+	if err := syscall.Kill(vmm, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	testkit.WaitFor(t, time.Minute, "the VM is stopped", func() bool { return show(t, h, "box").State == model.Stopped })
+	ok(t, h, "rm", "box")
+	h.CheckNoLeaks(t, before)
+}
+
 // TestHaltedDaemon: the daemon stands still for longer than its deadlines for clients. What clients
 // have sent meanwhile is answered afterwards.
 func TestHaltedDaemon(t *testing.T) {

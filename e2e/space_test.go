@@ -53,6 +53,8 @@ func TestFullHost(t *testing.T) {
 			h.Setenv("BANGER_DISK_RESERVE", tt.reserve)
 			ok(t, h, "run", "-d", "--name", "other", "--work-disk-size", "0")
 			ok(t, h, "run", "-d", "--name", "web")
+			client, command := h.Start(t, "exec", "web", "--", "sh", "-c", "echo runs; sleep 600")
+			command.Expect(t, "runs")
 			ok(t, h, "exec", "web", "--", "sh", "-c", `setsid sh -c '
 				yes 0123456789abcdef | head -c 130M >/root/big && sync && touch /root/done' >/dev/null 2>&1 &`)
 			isHeld := func() bool { return show(t, h, "web").Held != nil }
@@ -65,6 +67,15 @@ func TestFullHost(t *testing.T) {
 			has(t, r.Stderr, "web is held: the host")
 			has(t, ok(t, h, "vm", "show", "web"), "held: the host")
 			fails(t, h, []string{"exec", "web", "--", "true"}, "VM web is held", "banger df")
+			began := time.Now()
+			// the guest cannot get it now
+			if err := client.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "exit status of a command that is held", command.Wait(t), 130)
+			if took := time.Since(began); took > 3*time.Second {
+				t.Errorf("a signal ended a command that is held after %v", took)
+			}
 			if tt.reserve != "0" {
 				fails(t, h, []string{"run", "--rm", "--", "true"}, "the floor is 32M", "banger image prune")
 				has(t, h.Banger(t, "doctor").Stdout, "the floor is 32M")

@@ -20,7 +20,8 @@
 // Step EventVM and the VM's name as Detail. After the command's streams are joined, one has Step
 // EventExec, and the frames of the command follow. Until EventExec the client sends only
 // FrameSignal and FrameHangup and leaves its terminal as it is, so that Ctrl-C works and
-// typed-ahead input is kept.
+// typed-ahead input is kept. In the stream of an exec, EventExec comes when the guest has the
+// command; input may be sent before. An event before it says what the daemon waits for.
 //
 // Each request has an id (HeaderRequestID), which the daemon's log and the request's errors hold.
 package api

@@ -8,11 +8,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/session"
 	"banger/internal/cli/ui"
 	"banger/internal/cli/vmflag"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/step"
 )
 
 type execOptions struct {
@@ -34,7 +37,7 @@ func newExecCmd(a *command.App) *cobra.Command {
 
 If banger suspended the VM because it was idle, banger resumes it first.
 
-Standard input always goes to the command. In a loop of a shell script, redirect it from /dev/null. The first Ctrl-C goes to the command. The second Ctrl-C ends it.`,
+Standard input always goes to the command. In a loop of a shell script, redirect it from /dev/null. The first Ctrl-C goes to the command. The second Ctrl-C ends it. If the command does not run yet, or the VM is held or paused, the first Ctrl-C ends it.`,
 		Example: `banger exec web -- ps aux
 banger exec -it web bash
 tar c src | banger exec web -- tar x -C /root
@@ -80,16 +83,30 @@ func runExec(ctx context.Context, o execOptions, a *command.App) error {
 	sess := newSession(a, &req)
 	sess.Timeout = o.timeout
 	sess.Grace = 5 * time.Second // only a process must be ended
-	code, err := withSignals(func(signals <-chan os.Signal) (int, error) {
-		client, err := connectUnless(ctx, a, signals)
+	progress := a.Progress("Running a command in " + o.name)
+	defer progress.Close()
+	sess.Event = func(e step.Event) {
+		if e.Step == api.EventExec { // from here on standard error is the command's
+			progress.Close()
+		}
+		progress.Report(e)
+	}
+	code, err := session.WithSignals(func(signals <-chan os.Signal) (int, error) {
+		client, err := session.Unless(ctx, signals, a.Connect)
 		if err != nil {
 			return 0, err
 		}
-		if sess.Stream, err = client.Guests().Exec(ctx, o.name, req); err != nil {
+		sess.Stuck = stuck(client, func() string { return o.name })
+		sess.Stream, err = session.Unless(ctx, signals, func(ctx context.Context) (session.Stream, error) {
+			defer step.Waiting(step.WithWaits(ctx, progress.Report), "VM "+o.name+", which is not ready", 0)()
+			return client.Guests().Exec(ctx, o.name, req)
+		})
+		if err != nil {
 			return 0, explainVM(ctx, client, o.name, err)
 		}
 		return sess.Run(ctx, signals)
 	})
+	progress.Close()
 	if err != nil {
 		return err
 	}

@@ -2,13 +2,14 @@ package cli
 
 import (
 	"context"
-	"os"
 
 	"banger/internal/api"
 	"banger/internal/cli/command"
+	"banger/internal/cli/item"
 	"banger/internal/cli/session"
 	"banger/internal/cli/ui"
 	"banger/internal/guest/proto"
+	"banger/internal/model"
 )
 
 // exitStatus returns a guest command's exit status as an error; 0 is no error.
@@ -43,28 +44,13 @@ func newSession(a *command.App, req *proto.ExecRequest) *session.Session {
 	return s
 }
 
-// connectUnless connects to the daemon unless a signal comes first: starting the daemon takes a
-// moment.
-func connectUnless(ctx context.Context, a *command.App, signals <-chan os.Signal) (*api.Client, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		client *api.Client
-		err    error
-	}
-	connected := make(chan result, 1)
-	go func() {
-		client, err := a.Connect(ctx)
-		connected <- result{client, err}
-	}()
-	for {
-		select {
-		case r := <-connected:
-			return r.client, r.err
-		case sig := <-signals:
-			if session.Ends(sig) {
-				cancel()
-			}
-		}
+// stuck returns a function that reports whether a VM's guest cannot get a signal now, because its
+// machine is halted.
+func stuck(client *api.Client, name func() string) func() bool {
+	return func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), item.ExplainTimeout)
+		defer cancel()
+		vm, err := client.VMs().Get(ctx, name())
+		return err == nil && (vm.Held != nil || vm.State == model.Paused)
 	}
 }

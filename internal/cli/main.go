@@ -18,13 +18,9 @@ package cli
 
 import (
 	"context"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"banger/internal/cli/command"
-	"banger/internal/cli/session"
 )
 
 // Stdio holds a program's standard streams.
@@ -41,14 +37,4 @@ func Main(args []string, stdio Stdio, env []string) int {
 	root.SetErr(stdio.Err)
 	cmd, err := root.ExecuteContextC(context.Background())
 	return a.Exit(cmd, args, err)
-}
-
-// withSignals runs a session with the process's signals. It ignores SIGTTIN: a background job,
-// which may not read from the terminal, then has an empty standard input instead of being stopped.
-func withSignals(run func(<-chan os.Signal) (int, error)) (int, error) {
-	signal.Ignore(syscall.SIGTTIN)
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, session.Signals()...)
-	defer signal.Stop(signals)
-	return run(signals)
 }

@@ -135,10 +135,11 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *command.A
 		r.session.In = nil
 	}
 	r.session.Event, r.session.Started, r.session.Ended = r.take, r.progress.Close, r.timeline.End
-	code, err := withSignals(func(signals <-chan os.Signal) (_ int, err error) {
-		if r.client, err = connectUnless(ctx, a, signals); err != nil {
+	code, err := session.WithSignals(func(signals <-chan os.Signal) (_ int, err error) {
+		if r.client, err = session.Unless(ctx, signals, a.Connect); err != nil {
 			return 0, err
 		}
+		r.session.Stuck = stuck(r.client, func() string { return r.name })
 		r.timeline.Ask()
 		if r.session.Stream, err = r.client.Guests().Run(ctx, req); err != nil {
 			return 0, err

@@ -2,7 +2,6 @@ package step
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -24,16 +23,19 @@ func WithWaits(ctx context.Context, r Reporter) context.Context {
 	return context.WithValue(ctx, reporterKey{}, r)
 }
 
-// Waiting reports what the operation of ctx waits for, and until when. It does so only if the wait
-// lasts. The caller calls over when the wait is over.
+// Waiting reports what the operation of ctx waits for, and until when; 0 is a time that nobody
+// knows. It does so only if the wait lasts. The caller calls over when the wait is over.
 func Waiting(ctx context.Context, what string, limit time.Duration) (over func()) {
 	r, _ := ctx.Value(reporterKey{}).(Reporter)
 	if r == nil {
 		return func() {}
 	}
-	end := time.Now().Add(limit)
-	if first, ok := ctx.Deadline(); ok && first.Before(end) {
-		end = first
+	if limit > 0 {
+		end := time.Now().Add(limit)
+		if first, ok := ctx.Deadline(); ok && first.Before(end) {
+			end = first
+		}
+		what += ", until about " + end.Format(time.TimeOnly)
 	}
 	var mu sync.Mutex
 	ended, done := false, func(error) {}
@@ -41,7 +43,7 @@ func Waiting(ctx context.Context, what string, limit time.Duration) (over func()
 		mu.Lock()
 		defer mu.Unlock()
 		if !ended {
-			done = r.Track(waiting, fmt.Sprintf("%s, until about %s", what, end.Format(time.TimeOnly)))
+			done = r.Track(waiting, what)
 		}
 	})
 	return func() {

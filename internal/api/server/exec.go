@@ -13,6 +13,7 @@ import (
 	"banger/internal/guest/relay"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/step"
 )
 
 // maxExecBytes bounds the output that all exec calls under way hold together. Output beyond it
@@ -140,6 +141,7 @@ func openExec(ctx context.Context, agent machine.Agent, req proto.ExecRequest) (
 	}
 	setup, cancel := context.WithTimeout(ctx, guestTimeout)
 	defer cancel()
+	defer step.Waiting(setup, "answer of the guest", guestTimeout)()
 	conn, err := agent.Upgrade(setup, "/v1/exec")
 	if err != nil {
 		return nil, err

@@ -162,7 +162,7 @@ func checkHonest(stream *api.Stream, isRun bool) error {
 			return fmt.Errorf("frame %d %s", kind, payload)
 		}
 	}
-	want := []string{}
+	want := []string{"exec"}
 	if isRun {
 		want = []string{"vm new", "exec"}
 	}

@@ -15,6 +15,7 @@ import (
 	"banger/internal/guest/proto"
 	"banger/internal/guest/relay"
 	"banger/internal/model"
+	"banger/internal/step"
 )
 
 // startTimeout is the time for a client to send the first frame after an upgrade.
@@ -40,11 +41,19 @@ func (h guestHandlers) execStream(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	defer c.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	unwatch, err := c.onHangup(func() { cancel(errHangup) })
+	if err != nil { // out of file descriptors: begin no command that nobody could end
+		c.refuse(h.streamProblem(ctx, err, v.ID))
+		return nil
+	}
+	defer unwatch()
 	in := frames(c)
 	var req proto.ExecRequest
 	var command *relay.Command
 	if err = readStart(c, in, &req); err == nil {
-		if command, err = openExec(ctx, agent, req); err != nil {
+		if command, err = openExec(step.WithWaits(ctx, c.report), agent, req); err != nil {
 			err = h.whyLost(ctx, v, err)
 		}
 	}
@@ -53,24 +62,28 @@ func (h guestHandlers) execStream(w http.ResponseWriter, r *http.Request) error 
 		return nil
 	}
 	defer command.Close()
-	h.joinExec(ctx, v, command, c, in)
+	c.report(step.Event{Step: api.EventExec, Phase: step.Done, Time: time.Now()})
+	h.joinExec(ctx, cancel, v, command, c, in)
 	return nil
 }
 
+// report sends an event before the command's output. A client that does not read it is noticed
+// later.
+func (c *client) report(e step.Event) {
+	c.SetWriteDeadline(time.Now().Add(linger))
+	_ = proto.NewWriter(c).WriteJSON(proto.FrameEvent, e)
+	c.SetWriteDeadline(time.Time{})
+}
+
 // joinExec joins the client and a command until the command has ended or one of them is gone.
-func (h guestHandlers) joinExec(ctx context.Context, v model.VM, command *relay.Command, c *client, in *proto.Reader) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+func (h guestHandlers) joinExec(
+	ctx context.Context, cancel context.CancelCauseFunc, v model.VM, command *relay.Command, c *client, in *proto.Reader,
+) {
 	stop := context.AfterFunc(ctx, func() {
 		command.Close()
 		c.SetDeadline(time.Now().Add(linger))
 	})
 	defer stop()
-	unwatch, err := c.onHangup(func() { cancel(errHangup) })
-	if err != nil { // out of file descriptors: leave no command behind
-		c.refuse(h.streamProblem(ctx, err, v.ID))
-		return
-	}
 	listening := make(chan struct{})
 	go func() {
 		defer close(listening)
@@ -93,7 +106,6 @@ func (h guestHandlers) joinExec(ctx context.Context, v model.VM, command *relay.
 	c.CloseWrite() // the client sees the end and closes, which ends passInput
 	c.SetReadDeadline(time.Now().Add(linger))
 	<-listening
-	unwatch()
 }
 
 // passInput passes the client's frames to a command until the client sends no more.

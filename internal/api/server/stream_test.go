@@ -109,6 +109,7 @@ func TestExec(t *testing.T) {
 		io.WriteString(s.Writer(proto.FrameStdin), text)
 		s.WriteFrame(proto.FrameStdin, nil)
 	}()
+	drain(t, s) // until the command runs
 	out, _, last, payload := drain(t, s)
 	if out != text {
 		t.Errorf("%d bytes of %d came back", len(out), len(text))
@@ -334,6 +335,7 @@ func TestManyStreams(t *testing.T) {
 			defer s.Close()
 			s.WriteFrame(proto.FrameStdin, []byte("hi"))
 			s.WriteFrame(proto.FrameStdin, nil)
+			drain(t, s) // until the command runs
 			if out, _, last, payload := drain(t, s); out != "hi" || exitCode(t, last, payload) != 3 {
 				t.Errorf("%q", out)
 			}

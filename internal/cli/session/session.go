@@ -51,9 +51,14 @@ type Session struct {
 	Started func()           // called once before the command's streams are joined; may be nil
 	Ended   func()           // called once when the command has ended; may be nil
 	Nudge   func()           // called if a signal does not end the command soon; may be nil
+	// Stuck is called after a signal was passed on, and reports whether the guest cannot get it
+	// now. Then the signal ends the session. It may be nil.
+	Stuck func() bool
 
 	started  sync.Once
-	live     atomic.Bool // the command's streams are joined
+	begun    atomic.Bool   // the command runs
+	stuck    chan struct{} // has an element if the guest cannot get a signal
+	live     atomic.Bool   // the command's streams are joined
 	hangup   sync.Once
 	escaped  chan struct{} // closed when the user typed the escape sequence
 	finished chan outcome
@@ -83,12 +88,13 @@ type outcome struct {
 func (s *Session) Run(ctx context.Context, signals <-chan os.Signal) (int, error) {
 	s.escaped = make(chan struct{})
 	s.finished = make(chan outcome, 1)
+	s.stuck = make(chan struct{}, 1)
 	s.stdin = s.Stream.Stdin()
 	defer s.Stream.Close()
 	if s.Terminal != nil {
 		defer s.Terminal.Restore()
 	}
-	if !s.Boot {
+	if !s.Boot && s.Terminal == nil { // Ctrl-C of a terminal stays a signal until the command runs
 		if err := s.join(); err != nil {
 			return 0, err
 		}
@@ -129,7 +135,8 @@ func (s *Session) resize() error {
 func (s *Session) receive() {
 	defer s.restoreOnPanic()
 	receiver := api.Receiver{
-		Stdout: s.Out, Stderr: s.Err, Stdin: s.stdin, Started: s.join, Event: s.Event, Ended: s.ended,
+		Stdout: s.Out, Stderr: s.Err, Stdin: s.stdin, Event: s.Event, Ended: s.ended,
+		Started: func() error { s.begun.Store(true); return s.join() },
 	}
 	exit, err := receiver.Receive(s.Stream)
 	s.finished <- outcome{exit.Code, err}
@@ -206,6 +213,11 @@ func (s *Session) wait(ctx context.Context, signals <-chan os.Signal) (int, erro
 			if s.signal(sig, end) {
 				return end.code, nil
 			}
+		case <-s.stuck:
+			s.end(end, ExitInterrupted)
+			if !s.Boot { // nothing has to be cleaned up
+				return end.code, nil
+			}
 		case <-end.nudge:
 			if s.Nudge != nil && end.code < 0 {
 				s.Nudge()
@@ -225,8 +237,8 @@ func (s *Session) wait(ctx context.Context, signals <-chan os.Signal) (int, erro
 }
 
 // signal handles one of our process's signals and reports whether to leave at once. The first
-// signal goes to the command. The second one ends the session. The third one leaves the cleaning up
-// to the daemon.
+// signal goes to the command, or ends the session if the command does not run yet. The second one
+// ends the session. The third one leaves the cleaning up to the daemon.
 func (s *Session) signal(sig os.Signal, end *ending) (leave bool) {
 	switch sig {
 	case syscall.SIGPIPE:
@@ -241,11 +253,21 @@ func (s *Session) signal(sig os.Signal, end *ending) (leave bool) {
 	switch {
 	case end.code >= 0 && end.asked > 2:
 		return true
+	case !s.Boot && !s.begun.Load():
+		s.end(end, ExitInterrupted)
+		return true
 	case end.asked > 1 || !s.live.Load():
 		s.end(end, ExitInterrupted)
 	default:
 		s.Stream.WriteFrame(proto.FrameSignal, []byte(signalName(sig)))
 		end.nudge = time.After(nudgeAfter)
+		if s.Stuck != nil {
+			go func() {
+				if s.Stuck() {
+					s.stuck <- struct{}{}
+				}
+			}()
+		}
 		if sig == syscall.SIGHUP && s.Terminal != nil {
 			s.end(end, 128+int(syscall.SIGHUP)) // the terminal is gone: no second signal comes
 		}

@@ -177,9 +177,14 @@ func TestEnds(t *testing.T) {
 func TestThreeSignals(t *testing.T) {
 	stream, d := connect(t)
 	signals := make(chan os.Signal)
-	done := begin(&Session{Stream: stream, Out: io.Discard, Err: io.Discard}, signals)
+	begun := make(chan struct{})
+	event := func(step.Event) { close(begun) }
+	done := begin(&Session{Stream: stream, Out: io.Discard, Err: io.Discard, Event: event}, signals)
 	d.expect(t, proto.FrameStdin, "")
-	signals <- syscall.SIGWINCH // no effect without a terminal
+	d.WriteJSON(proto.FrameEvent, step.Event{Step: api.EventExec, Phase: step.Done})
+	<-begun
+	d.WriteFrame(proto.FrameAck, []byte{0, 0, 0, 0}) // is read after the session knows
+	signals <- syscall.SIGWINCH                      // no effect without a terminal
 	signals <- syscall.SIGPIPE
 	signals <- syscall.SIGINT
 	d.expect(t, proto.FrameSignal, "SIGINT")
@@ -190,6 +195,50 @@ func TestThreeSignals(t *testing.T) {
 		t.Errorf("it ended with %+v", e)
 	}
 }
+
+// TestSignalBeforeTheCommand checks that a signal ends a session at once whose command does not run
+// yet: nobody could get it.
+func TestSignalBeforeTheCommand(t *testing.T) {
+	stream, d := connect(t)
+	signals := make(chan os.Signal)
+	done := begin(&Session{Stream: stream, Out: io.Discard, Err: io.Discard, Grace: time.Hour}, signals)
+	d.expect(t, proto.FrameStdin, "")
+	d.WriteJSON(proto.FrameEvent, step.Event{Step: "waiting", Phase: step.Started})
+	signals <- syscall.SIGTERM
+	d.expect(t, proto.FrameHangup, "")
+	if e := await(t, done); e.code != ExitInterrupted || e.err != nil {
+		t.Errorf("it ended with %+v", e)
+	}
+}
+
+// TestSignalToAHaltedGuest checks that a signal ends a session whose guest cannot get it.
+func TestSignalToAHaltedGuest(t *testing.T) {
+	for _, boot := range []bool{false, true} {
+		stream, d := connect(t)
+		signals := make(chan os.Signal)
+		out := make(chan struct{})
+		done := begin(&Session{
+			Stream: stream, Out: writerFunc(func() { close(out) }), Err: io.Discard, Grace: time.Hour, Boot: boot, Stuck: func() bool { return true },
+		}, signals)
+		d.WriteFrame(proto.FrameStdout, []byte("x"))
+		<-out
+		d.expect(t, proto.FrameStdin, "")
+		signals <- syscall.SIGTERM
+		d.expect(t, proto.FrameSignal, "SIGTERM")
+		d.expect(t, proto.FrameHangup, "")
+		if boot { // the daemon deletes the VM
+			d.Close()
+		}
+		if e := await(t, done); e.code != ExitInterrupted || e.err != nil {
+			t.Errorf("it ended with %+v", e)
+		}
+	}
+}
+
+// writerFunc is called at each write.
+type writerFunc func()
+
+func (w writerFunc) Write(p []byte) (int, error) { w(); return len(p), nil }
 
 func TestSignalDuringTheBoot(t *testing.T) {
 	stream, d := connect(t)

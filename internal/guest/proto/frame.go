@@ -32,7 +32,7 @@ const (
 )
 
 // FrameEvent is sent by the daemon only: a step.Event as JSON, about the VM that is being made for
-// the stream.
+// the stream, or about the command's begin.
 const FrameEvent FrameType = 32
 
 // HeaderSize is the length of a frame's header, bytes. A frame is its type, the payload's length as
