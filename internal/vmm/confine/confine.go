@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -49,6 +50,24 @@ type Policy struct {
 	Network Network
 	// Capabilities are kept if this process has them; package unix names them.
 	Capabilities []int
+}
+
+// Allows reports whether a program may use a file by its path.
+func (p Policy) Allows(path string) bool {
+	path = real(path)
+	for _, allowed := range slices.Concat(p.Read, p.Write) {
+		if rel, err := filepath.Rel(real(allowed), path); err == nil && filepath.IsLocal(rel) {
+			return true
+		}
+	}
+	return false
+}
+
+func real(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	return filepath.Clean(path)
 }
 
 // Network is what a program may use of the host's network.

@@ -8,6 +8,7 @@ import (
 
 	"banger/internal/guest/proto"
 	"banger/internal/vmm"
+	"banger/internal/vmm/confine"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/defect"
 )
@@ -20,6 +21,8 @@ type host struct {
 
 	restored bool // QEMU inherits the memory and the state of the devices
 	readOnly bool // QEMU opens the memory for reading only
+
+	policy *confine.Policy // what QEMU may use of the host's files; nil: all that the user may
 }
 
 // The descriptors that QEMU inherits after standard error.

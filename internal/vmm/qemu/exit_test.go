@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/vmm"
+	"banger/internal/vmm/confine"
 	"banger/internal/vmm/qemu/qmp"
 )
 
@@ -96,9 +97,37 @@ func TestStartError(t *testing.T) {
 		"qemu-system-x86_64: -netdev user: network backend 'user' is not compiled into this binary": fault.Unsupported,
 		"qemu-system-x86_64: something else":                                                        fault.Internal,
 	} {
-		err := startError("ended with status 1", said)
+		err := startError("ended with status 1", said, nil)
 		if fault.KindOf(err) != want || want != fault.Internal && fault.HintOf(err) == "" {
 			t.Errorf("%q is not reported as %s with a hint: %v", said, want, err)
+		}
+	}
+}
+
+// TestDeniedHint blames the confinement only for what it denies.
+func TestDeniedHint(t *testing.T) {
+	dir := t.TempDir()
+	allowed, other, closed := filepath.Join(dir, "allowed, with a space"), filepath.Join(dir, "other"), filepath.Join(dir, "closed")
+	if err := errors.Join(os.WriteFile(allowed, nil, 0o600), os.WriteFile(other, nil, 0o600), os.WriteFile(closed, nil, 0o400)); err != nil {
+		t.Fatal(err)
+	}
+	policy := &confine.Policy{Read: []string{"/usr"}, Write: []string{allowed, closed}}
+	const confined = "confine to off"
+	for _, c := range []struct {
+		said   string
+		policy *confine.Policy
+		want   string
+	}{
+		{"qemu: Could not open '" + other + "': Permission denied", policy, confined},
+		{"qemu: Could not open '" + allowed + "': Permission denied", policy, "AppArmor"},
+		{"qemu: Could not open '" + closed + "': Permission denied", policy, "mode of " + closed},
+		{"/usr/bin/qemu: error while loading shared libraries: libx.so: cannot open: Permission denied", policy, confined},
+		{"qemu: error while loading shared libraries: libx.so: cannot open: Permission denied", nil, "AppArmor"},
+		{"qemu: Could not open '" + other + "': Permission denied", nil, "AppArmor"},
+	} {
+		hint := fault.HintOf(startError("ended with status 1", c.said, c.policy))
+		if !strings.Contains(hint, c.want) || strings.Contains(hint, confined) != (c.want == confined) {
+			t.Errorf("%s (confined: %v): the hint is %q, want one with %q", c.said, c.policy != nil, hint, c.want)
 		}
 	}
 }

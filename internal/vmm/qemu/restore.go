@@ -18,6 +18,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/pace"
 	"banger/internal/vmm"
+	"banger/internal/vmm/confine"
 )
 
 // Restore makes a machine that continues from a checkpoint: see vmm.Restorer.
@@ -34,7 +35,7 @@ func (d *Driver) Restore(ctx context.Context, m vmm.Machine, from vmm.Checkpoint
 const loadPoll = 50 * time.Millisecond
 
 // loaded waits until a restored machine runs, which it does by itself.
-func (in *instance) loaded(ctx context.Context, logEnd int64) error {
+func (in *instance) loaded(ctx context.Context, logEnd int64, policy *confine.Policy) error {
 	ctx, cancel := pace.Context(ctx, greetTimeout, "restored machine that runs")
 	defer cancel()
 	poll := time.NewTicker(loadPoll)
@@ -47,7 +48,7 @@ func (in *instance) loaded(ctx context.Context, logEnd int64) error {
 		case status.Running:
 			return nil
 		case status.Status != "inmigrate": // for example, a drive is in use: QEMU locks it now
-			return startError("did not continue", lastLines(in.s.VMMLog, logEnd))
+			return startError("did not continue", lastLines(in.s.VMMLog, logEnd), policy)
 		}
 		select {
 		case <-in.seen.resumed:

@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/model"
 	"banger/internal/pace"
 	"banger/internal/regular"
 	"banger/internal/vmm"
+	"banger/internal/vmm/confine"
 	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu/defect"
 )
@@ -60,6 +63,9 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	}()
 	s := intended(m)
 	s.Protection = d.protection(h, f)
+	if slices.Contains(s.Protection.On(), model.LayerFiles) {
+		h.policy = new(policy(m, h, path))
+	}
 	if h.restored {
 		if s.Base, err = identify(f.list[memoryFD]); err != nil {
 			return nil, err
@@ -100,7 +106,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	} else {
 		err = in.monitorErr
 		if err == nil && h.restored {
-			err = in.loaded(ctx, f.output.End)
+			err = in.loaded(ctx, f.output.End, h.policy)
 		}
 		if err == nil && !h.restored && h.accel == TCG {
 			in.agent.heard = make(chan struct{})
@@ -121,7 +127,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	}
 	if status, ok := proc.Status(); ok {
 		written(end, f.output.Writer)
-		err = startError("ended "+statusText(status), lastLines(s.VMMLog, f.output.End))
+		err = startError("ended "+statusText(status), lastLines(s.VMMLog, f.output.End), h.policy)
 		if status.Signaled() { // by the kernel or a person, whatever the machine was to be
 			err = fault.New(fault.Unavailable, "%w", err)
 		}
@@ -159,8 +165,9 @@ func statusText(status syscall.WaitStatus) string {
 	return fmt.Sprintf("with status %d", status.ExitStatus())
 }
 
-// startError makes an error for a QEMU that did not become a running machine.
-func startError(how, said string) error {
+// startError makes an error for a QEMU that did not become a running machine. policy is nil if QEMU
+// may use all files of the user.
+func startError(how, said string, policy *confine.Policy) error {
 	if said == "" {
 		said = "it printed nothing"
 	}
@@ -172,7 +179,7 @@ func startError(how, said string) error {
 	case says("Failed to get \"write\" lock"), says("Failed to get shared \"write\" lock"):
 		return fails(fault.Locked).WithHint("another process uses one of the VM's disks")
 	case says("Permission denied"):
-		return fails(fault.Denied).WithHint("if this QEMU needs files outside /usr, set confine to off in the configuration")
+		return fails(fault.Denied).WithHint("%s", deniedHint(said, policy))
 	case says("not compiled into this binary"):
 		return fails(fault.Unsupported).WithHint("this QEMU was built without that kind of network: install another one")
 	}
