@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/md5"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -99,6 +100,34 @@ func TestFullHost(t *testing.T) {
 			ok(t, h, "stop", "web")
 			ok(t, h, "rm", "--force", "web", "other")
 		})
+	}
+}
+
+// TestFullTmpfs fills the tmpfs that has the memory file of a running VM. The VM continues and can
+// use all of its memory.
+func TestFullTmpfs(t *testing.T) {
+	h := warm(t)
+	resize := smallState(t, h)
+	h.Setenv("BANGER_DISK_RESERVE", "0")
+	resize("400M")
+	ok(t, h, "run", "-d", "--name", "web", "--memory", "160M")
+	ok(t, h, "suspend", "web")
+	ok(t, h, "resume", "web")
+	filler, err := os.Create(filepath.Join(h.Dir, "state", "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer filler.Close()
+	for err == nil {
+		_, err = filler.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	used := ok(t, h, "exec", "web", "--", "sh", "-c", "mount -t tmpfs x /mnt -o size=90% && head -c 64M /dev/zero >/mnt/x && wc -c </mnt/x")
+	equal(t, "the bytes that the guest has in memory", used, "67108864\n")
+	if err := filler.Truncate(0); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -55,7 +55,7 @@ type files struct {
 }
 
 // openFiles makes them. from is nil for a machine that boots. An error leaves nothing.
-func openFiles(m vmm.Machine, from *vmm.Checkpoint) (_ *files, err error) {
+func openFiles(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint) (_ *files, err error) {
 	f := &files{}
 	defer func() {
 		if err != nil {
@@ -90,7 +90,7 @@ func openFiles(m vmm.Machine, from *vmm.Checkpoint) (_ *files, err error) {
 		f.made = append(f.made, s.Name())
 	}
 	if from != nil {
-		if err := f.inherit(from, m.Memory); err != nil {
+		if err := f.inherit(ctx, from, m.Memory); err != nil {
 			return nil, err
 		}
 	} else if len(m.Initramfs) > 1 {

@@ -19,6 +19,7 @@ import (
 	"banger/internal/pace"
 	"banger/internal/vmm"
 	"banger/internal/vmm/confine"
+	"banger/internal/vmm/memory"
 )
 
 // Restore makes a machine that continues from a checkpoint: see vmm.Restorer.
@@ -61,12 +62,15 @@ func (in *instance) loaded(ctx context.Context, logEnd int64, policy *confine.Po
 
 // inherit adds a checkpoint's files to those of a process. It opens them again, because processes
 // that inherit the same open file share its offset.
-func (f *files) inherit(from *vmm.Checkpoint, size model.Bytes) error {
-	memory, err := reopen(from.Memory, os.O_RDONLY)
+func (f *files) inherit(ctx context.Context, from *vmm.Checkpoint, size model.Bytes) error {
+	if err := memory.Reserve(ctx, from.Memory); err != nil { // unless Save has made the file
+		return err
+	}
+	mapped, err := reopen(from.Memory, os.O_RDONLY)
 	if err != nil {
 		return fmt.Errorf("opening the checkpoint's memory: %w", err)
 	}
-	f.list = append(f.list, memory)
+	f.list = append(f.list, mapped)
 	regions, err := from.Regions(size)
 	if err != nil {
 		return err

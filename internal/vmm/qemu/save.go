@@ -91,6 +91,9 @@ func (s *saving) save(ctx context.Context) (_ vmm.Saved, err error) {
 	if err := errors.Join(err, s.memory.Close()); err != nil {
 		return vmm.Saved{}, err
 	}
+	if err := memory.Reserve(ctx, s.req.Memory); err != nil {
+		return vmm.Saved{}, err
+	}
 	size, err := seal(s.state, s.device)
 	if err != nil {
 		return vmm.Saved{}, err

@@ -51,7 +51,7 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	if err := check(m, h); err != nil {
 		return nil, err
 	}
-	f, err := openFiles(m, from)
+	f, err := openFiles(ctx, m, from)
 	if err != nil {
 		return nil, err
 	}
