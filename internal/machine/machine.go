@@ -241,7 +241,11 @@ func Ended(exit vmm.Exit) error {
 	default:
 		msg += ": " + exit.Detail
 	}
-	return fault.New(fault.Unavailable, "%s", msg)
+	err := fault.New(fault.Unavailable, "%s", msg)
+	if exit.Full {
+		return err.WithHint("Free some space there. %s", fault.Relief)
+	}
+	return err
 }
 
 // entropySize is what the kernel's generator takes in at once, twice over

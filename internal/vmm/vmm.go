@@ -89,6 +89,7 @@ type Instance interface {
 type Exit struct {
 	Reason ExitReason
 	Detail string // for a person: the last words of the VMM, or the name of the signal
+	Full   bool   // the file system of the file that the VMM has mapped as memory is full
 }
 
 // ExitReason is why a machine ended.

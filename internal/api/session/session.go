@@ -130,7 +130,7 @@ func Ended(v model.VM, why string) error {
 		return fault.New(fault.Unavailable, "VM %s was %s meanwhile", name, why)
 	case last != nil:
 		return fault.New(fault.Unavailable, "VM %s has ended meanwhile: %s", name, last.Msg).
-			WithHint("`banger vm logs %s` may show why.", name)
+			WithHint("%s", cmp.Or(last.Hint, "`banger vm logs "+name+"` may show why."))
 	}
 	return fault.New(fault.Unavailable, "VM %s has ended meanwhile: it is %s", name, v.State.Phrase())
 }

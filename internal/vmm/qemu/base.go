@@ -1,8 +1,11 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -63,4 +66,32 @@ func openBase(pid int, started *fileID, mapped memory.Backing) (*os.File, error)
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	return base, nil
+}
+
+// directoryOf returns the directory of an open file, or "" if the file has none.
+func directoryOf(f *os.File) string {
+	place, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if err != nil || !filepath.IsAbs(place) {
+		return ""
+	}
+	return filepath.Dir(place)
+}
+
+// fullBase returns the file system of the memory file that a machine was restored from, if it is
+// full; otherwise "". On a tmpfs, the first access to a hole of the file needs space, and SIGBUS
+// ends a VMM that gets none. An overlay may be on a tmpfs.
+func fullBase(dir string) string {
+	const few = 64 // pages: what others have freed since
+	var st unix.Statfs_t
+	for at := dir; at != ""; at = filepath.Dir(at) {
+		err := unix.Statfs(at, &st)
+		if errors.Is(err, unix.ENOENT) && at != filepath.Dir(at) { // removed since
+			continue
+		}
+		if err == nil && (st.Type == unix.TMPFS_MAGIC || st.Type == unix.OVERLAYFS_SUPER_MAGIC) && st.Bavail < few {
+			return at
+		}
+		break
+	}
+	return ""
 }

@@ -145,6 +145,15 @@ func (w *witness) unannounced(status syscall.WaitStatus, known bool, said func()
 	return vmm.Exit{Reason: vmm.ExitUnknown, Detail: said()}
 }
 
+// starved reports whether a VMM may have ended because the file system of its memory was full. The
+// status of an adopted one is not known.
+func starved(exit vmm.Exit, status syscall.WaitStatus, known bool) bool {
+	if !known {
+		return exit.Reason == vmm.ExitUnknown
+	}
+	return status.Signaled() && status.Signal() == syscall.SIGBUS
+}
+
 func (w *witness) killer() string {
 	if w.signal == 0 {
 		return "a signal or request that did not come from banger"

@@ -59,6 +59,26 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+func TestStarved(t *testing.T) {
+	for name, c := range map[string]struct {
+		reason vmm.ExitReason
+		status syscall.WaitStatus
+		known  bool
+		want   bool
+	}{
+		"SIGBUS":               {vmm.ExitCrashed, syscall.WaitStatus(syscall.SIGBUS), true, true},
+		"SIGSEGV":              {vmm.ExitCrashed, syscall.WaitStatus(syscall.SIGSEGV), true, false},
+		"power off":            {vmm.ExitPowerOff, 0, true, false},
+		"adopted":              {vmm.ExitUnknown, 0, false, true},
+		"adopted, power off":   {vmm.ExitPowerOff, 0, false, false},
+		"adopted, then killed": {vmm.ExitKilled, 0, false, false},
+	} {
+		if got := starved(vmm.Exit{Reason: c.reason}, c.status, c.known); got != c.want {
+			t.Errorf("%s: a lack of space may be the reason: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 func TestConsoleTailIsBounded(t *testing.T) {
 	var w witness
 	for range 1000 {

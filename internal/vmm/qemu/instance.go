@@ -261,6 +261,11 @@ func (in *instance) watch() {
 	}
 	status, known := in.proc.Status()
 	in.exit = in.seen.verdict(status, known, func() string { return lastLines(in.s.VMMLog, 0) })
+	if starved(in.exit, status, known) {
+		if full := fullBase(in.s.BaseDir); full != "" {
+			in.exit.Full, in.exit.Detail = true, "the file system of its memory is full: "+full
+		}
+	}
 	in.log.Info("machine ended", "reason", in.exit.Reason, "detail", in.exit.Detail)
 	close(in.ended)
 }

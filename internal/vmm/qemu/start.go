@@ -70,6 +70,7 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 		if s.Base, err = identify(f.list[memoryFD]); err != nil {
 			return nil, err
 		}
+		s.BaseDir = directoryOf(f.list[memoryFD])
 	}
 	encoded, err := s.encode()
 	if err != nil {

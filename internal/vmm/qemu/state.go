@@ -33,6 +33,8 @@ type state struct {
 	// Base is the memory file that the machine was restored from. It is nil if the machine booted,
 	// or if an older version started it.
 	Base *fileID `json:"base,omitempty"`
+	// BaseDir is the directory that Base had then.
+	BaseDir string `json:"base_dir,omitempty"`
 }
 
 func intended(m vmm.Machine) state {
