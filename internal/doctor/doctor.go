@@ -133,7 +133,7 @@ func Run(ctx context.Context, env Env) []Check {
 	checks = append(checks, checkSubIDs(env)...)
 	checks = append(checks, checkSpace(env)...)
 	checks = append(checks, checkSSH(ctx, env)...)
-	return append(checks, checkLost(env), checkNetworkFileSystem(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
+	return append(checks, checkLost(env), checkLocalDisk(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
 		checkMemory(env), checkClock(env, host), checkLimit(env, OpenFiles), checkLimit(env, Processes))
 }
 

@@ -255,6 +255,8 @@ func TestVerdicts(t *testing.T) {
 		{"state on nfs", func(h *host) { h.disks[state] = FileSystem{Type: "nfs", Free: 1 << 40} }, []verdict{{"local-disk", Fail, "(nfs)", "*"}}},
 		{"cache on 9p", func(h *host) { h.disks[cache] = FileSystem{Type: "9p", Free: 1 << 40} }, []verdict{{"local-disk", Warn, "(9p)", "*"}}},
 		{"state on fuse", func(h *host) { h.disks[state] = FileSystem{Type: "fuse", Free: 1 << 40} }, []verdict{{"local-disk", Warn, "FUSE", "*"}}},
+		{"state on a tmpfs", func(h *host) { h.disks[state] = FileSystem{Type: "tmpfs", Free: 1 << 40} }, []verdict{{"local-disk", Warn, state + " is on a tmpfs", "*"}}},
+		{"cache on a tmpfs", func(h *host) { h.disks[cache] = FileSystem{Type: "tmpfs", Free: 1 << 40} }, []verdict{{"local-disk", Warn, cache + " is on a tmpfs", "*"}}},
 		{"unreadable file systems", func(h *host) {
 			h.env.FileSystem = func(string) (FileSystem, error) { return FileSystem{}, fs.ErrPermission }
 		}, []verdict{{"space-state", Warn, "permission", ""}, {"local-disk", Warn, "", ""}, {"reflink", Warn, "", ""}, {"tmpdir", Warn, "", ""}}},

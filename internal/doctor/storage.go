@@ -80,7 +80,7 @@ var networked = map[string]bool{
 	"nfs": true, "cifs": true, "smb2": true, "smb": true, "9p": true, "afs": true, "ceph": true, "lustre": true, "coda": true, "ncp": true,
 }
 
-func checkNetworkFileSystem(env Env) Check {
+func checkLocalDisk(env Env) Check {
 	c := Check{Name: "local-disk", Feature: "records and disks of VMs"}
 	const fix = "Set BANGER_HOME to a directory on a local disk."
 	state, err := env.FileSystem(env.Layout.State)
@@ -98,6 +98,12 @@ func checkNetworkFileSystem(env Env) Check {
 	case state.Type == "fuse":
 		return c.warn(env.Layout.State+" is on a FUSE file system",
 			"Many FUSE file systems lack the locks or shared mappings that the database needs.", fix)
+	case state.Type == "tmpfs":
+		return c.warn(env.Layout.State+" is on a tmpfs",
+			"Its files take memory and are gone after a reboot. A VM that is suspended or forked takes all of its memory there.", fix)
+	case err == nil && cache.Type == "tmpfs":
+		return c.warn(env.Layout.Cache+" is on a tmpfs",
+			"Its files take memory and are gone after a reboot. Each template takes all of its machine's memory there.", fix)
 	}
 	return c.pass(fmt.Sprintf("%s is on %s", env.Layout.State, state.Type))
 }
