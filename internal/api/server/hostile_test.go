@@ -10,32 +10,26 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/guest"
 	"banger/internal/guest/channel"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/relay/relaytest"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
 )
 
-// hostileGuest is a guest on a real channel whose agent answers each command with the frames that
-// the test has set.
-type hostileGuest struct {
-	*guest.Client
-	mu     sync.Mutex
-	frames []frameSample
-}
-
-type frameSample struct {
-	kind    proto.FrameType
-	payload string
-}
+// hostileGuest is a guest on a real channel. A command's arguments are the numbers of the
+// relaytest.Frames with which its agent answers.
+type hostileGuest struct{ *guest.Client }
 
 func newHostileGuest(t *testing.T) *hostileGuest {
 	t.Helper()
@@ -62,66 +56,56 @@ func (h *hostileGuest) serve(w http.ResponseWriter, _ *http.Request) {
 	}
 	defer conn.Close()
 	io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+proto.StreamProtocol+"\r\n\r\n")
-	proto.NewReader(buffered).ReadFrame() // the command
-	h.mu.Lock()
-	frames := h.frames
-	h.mu.Unlock()
+	_, payload, _ := proto.NewReader(buffered).ReadFrame()
+	var command proto.ExecRequest
+	json.Unmarshal(payload, &command)
 	out := proto.NewWriter(conn)
-	for _, f := range frames {
-		out.WriteFrame(f.kind, []byte(f.payload))
+	for _, arg := range command.Argv {
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return
+		}
+		out.WriteFrame(relaytest.Frames[n].Kind, []byte(relaytest.Frames[n].Payload))
 	}
-}
-
-// hostileFrames are one frame of each kind, and payloads that pretend to come from the daemon.
-var hostileFrames = []frameSample{
-	{proto.FrameStart, `{"argv":["sh"]}`},
-	{proto.FrameStdin, "input"},
-	{proto.FrameResize, `{"rows":1,"cols":1}`},
-	{proto.FrameSignal, "SIGINT"},
-	{proto.FrameHangup, ""},
-	{proto.FrameStdout, "out"},
-	{proto.FrameStderr, "err"},
-	{proto.FrameAck, "\xff\xff\xff\xff"},
-	{proto.FrameExit, `{"code":3}`},
-	{proto.FrameError, `{"kind":"internal","message":"no","detail":"banger broke","hint":"run this","log":"/etc/passwd","vm":"other"}`},
-	{proto.FrameEvent, `{"step":"vm","phase":"done","detail":"another","time":"9999-01-01T00:00:00Z","took":9223372036854775807}`},
-	{proto.FrameEvent, `{"step":"delete","phase":"failed","detail":"another","error":"lie"}`},
-	{99, "x"},
 }
 
 // TestHostileAgent has the agent of a guest send every frame in every order of two. The client gets
 // output and one end, and no word that only the daemon may say.
 func TestHostileAgent(t *testing.T) {
 	t.Parallel()
-	agent := newHostileGuest(t)
 	w := serve(t)
-	open := map[string]func() (*api.Stream, error){
-		"exec": func() (*api.Stream, error) {
-			return w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: []string{"x"}})
+	w.m.other = newHostileGuest(t)
+	open := map[string]func(argv ...string) (*api.Stream, error){
+		"exec": func(argv ...string) (*api.Stream, error) {
+			return w.client.Guests().Exec(deadline(t), "box", proto.ExecRequest{Argv: argv})
 		},
-		"run": func() (*api.Stream, error) {
-			req := runOf("x")
+		"run": func(argv ...string) (*api.Stream, error) {
+			req := runOf(argv...)
 			req.VM.Remove = model.RemoveNever
 			return w.client.Guests().Run(deadline(t), req)
 		},
 	}
-	w.m.other = agent
-	for _, first := range hostileFrames {
-		for _, second := range hostileFrames {
-			agent.mu.Lock()
-			agent.frames = []frameSample{first, second}
-			agent.mu.Unlock()
+	var all errgroup.Group
+	all.SetLimit(32) // an agent that is gone costs each of its clients a moment
+	for first := range relaytest.Frames {
+		for second := range relaytest.Frames {
 			for what, open := range open {
-				stream, err := open()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := checkHonest(stream, what == "run"); err != nil {
-					t.Errorf("%s: the guest sends %v: %v", what, agent.frames, err)
-				}
-				stream.Close()
+				all.Go(func() error {
+					stream, err := open(strconv.Itoa(first), strconv.Itoa(second))
+					if err != nil {
+						return err
+					}
+					defer stream.Close()
+					if err := checkHonest(stream, what == "run"); err != nil {
+						t.Errorf("%s: the guest sends %v and %v: %v", what, relaytest.Frames[first], relaytest.Frames[second], err)
+					}
+					return nil
+				})
 			}
 		}
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -150,7 +134,7 @@ func checkHonest(stream *api.Stream, isRun bool) error {
 			steps = append(steps, strings.TrimSpace(e.Step+" "+e.Detail))
 		case proto.FrameExit:
 			ends++
-			if string(payload) != `{"code":3}` {
+			if string(payload) != relaytest.Exit {
 				return fmt.Errorf("exit status %s", payload)
 			}
 		case proto.FrameError:

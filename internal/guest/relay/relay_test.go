@@ -13,6 +13,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/guest/relay/relaytest"
 	"banger/internal/guest/report"
 )
 
@@ -41,46 +42,19 @@ func started(t testing.TB, from io.Reader) (*Command, *wire) {
 	return c, w
 }
 
-// sample is one frame of each kind.
-type sample struct {
-	kind    proto.FrameType
-	payload string
-}
-
-var samples = []sample{
-	{proto.FrameStart, `{"argv":["sh"]}`},
-	{proto.FrameStdin, "input"},
-	{proto.FrameResize, `{"rows":1,"cols":1}`},
-	{proto.FrameSignal, "SIGINT"},
-	{proto.FrameHangup, ""},
-	{proto.FrameStdout, "out"},
-	{proto.FrameStdout, ""},
-	{proto.FrameStderr, "err"},
-	{proto.FrameAck, "\x00\x00\x00\x02"},
-	{proto.FrameAck, "\xff\xff\xff\xff"},
-	{proto.FrameAck, "x"},
-	{proto.FrameExit, `{"code":3}`},
-	{proto.FrameExit, `{"code":300}`},
-	{proto.FrameExit, "none"},
-	{proto.FrameError, `{"kind":"denied","message":"no","detail":"d","hint":"run this","log":"/etc/passwd","vm":"x"}`},
-	{proto.FrameError, "none"},
-	{proto.FrameEvent, `{"step":"vm","detail":"another"}`},
-	{99, "x"},
-}
-
 // model returns what a client gets of frames and how the command ends, by the rules in the package
 // comment.
-func model(frames []sample, input int) (passed []sample, ends string) {
+func model(frames []relaytest.Frame, input int) (passed []relaytest.Frame, ends string) {
 	for _, f := range frames {
 		switch {
-		case f.kind == proto.FrameStdout, f.kind == proto.FrameStderr:
+		case f.Kind == proto.FrameStdout, f.Kind == proto.FrameStderr:
 			passed = append(passed, f)
-		case f.kind == proto.FrameAck && f.payload == "\x00\x00\x00\x02" && input >= 2:
+		case f.Kind == proto.FrameAck && f.Payload == relaytest.Ack && input >= 2:
 			input -= 2
 			passed = append(passed, f)
-		case f.kind == proto.FrameExit && f.payload == `{"code":3}`:
+		case f.Kind == proto.FrameExit && f.Payload == relaytest.Exit:
 			return passed, "exit"
-		case f.kind == proto.FrameError && f.payload != "none":
+		case f.Kind == proto.FrameError && f.Payload != "none":
 			return passed, "error"
 		default:
 			return passed, "broken"
@@ -91,13 +65,13 @@ func model(frames []sample, input int) (passed []sample, ends string) {
 
 // TestEveryOrder sends every kind of frame in every order of up to three frames.
 func TestEveryOrder(t *testing.T) {
-	var orders [][]sample
-	for _, a := range samples {
-		orders = append(orders, []sample{a})
-		for _, b := range samples {
-			orders = append(orders, []sample{a, b})
-			for _, c := range samples {
-				orders = append(orders, []sample{a, b, c})
+	var orders [][]relaytest.Frame
+	for _, a := range relaytest.Frames {
+		orders = append(orders, []relaytest.Frame{a})
+		for _, b := range relaytest.Frames {
+			orders = append(orders, []relaytest.Frame{a, b})
+			for _, c := range relaytest.Frames {
+				orders = append(orders, []relaytest.Frame{a, b, c})
 			}
 		}
 	}
@@ -105,7 +79,7 @@ func TestEveryOrder(t *testing.T) {
 		var stream bytes.Buffer
 		w := proto.NewWriter(&stream)
 		for _, f := range order {
-			w.WriteFrame(f.kind, []byte(f.payload))
+			w.WriteFrame(f.Kind, []byte(f.Payload))
 		}
 		c, _ := started(t, iotest.HalfReader(&stream))
 		c.WriteFrame(proto.FrameStdin, []byte("abc"))
@@ -115,7 +89,7 @@ func TestEveryOrder(t *testing.T) {
 		var want bytes.Buffer
 		w = proto.NewWriter(&want)
 		for _, f := range passed {
-			w.WriteFrame(f.kind, []byte(f.payload))
+			w.WriteFrame(f.Kind, []byte(f.Payload))
 		}
 		if !bytes.Equal(client.Bytes(), want.Bytes()) {
 			t.Errorf("of %v the client gets %q, want %q", order, client.Bytes(), want.Bytes())
@@ -135,7 +109,7 @@ func endOf(exit proto.Exit, err error) string {
 		return "exit"
 	case errors.Is(err, ErrLost):
 		return "lost"
-	case fault.KindOf(err) == fault.Denied && err.Error() == "the guest reports: no":
+	case fault.KindOf(err) == fault.Unavailable && err.Error() == "the guest reports: no":
 		return "error"
 	case fault.KindOf(err) == fault.Unavailable && strings.Contains(err.Error(), "broke the protocol"):
 		return "broken"
@@ -143,40 +117,44 @@ func endOf(exit proto.Exit, err error) string {
 	return "otherwise"
 }
 
+func frame(kind proto.FrameType, payload string) relaytest.Frame {
+	return relaytest.Frame{Kind: kind, Payload: payload}
+}
+
 // TestInput: only what a client may send reaches the agent, encoded again.
 func TestInput(t *testing.T) {
 	c, w := started(t, strings.NewReader(""))
 	w.sent.Reset()
 	for _, f := range []struct {
-		sample
+		relaytest.Frame
 		ok bool
 	}{
-		{sample{proto.FrameResize, `{ "rows":2, "cols":3, "more":[] }`}, true},
-		{sample{proto.FrameResize, "big"}, false},
-		{sample{proto.FrameSignal, "SIGTERM"}, true},
-		{sample{proto.FrameSignal, "9"}, false},
-		{sample{proto.FrameSignal, "SIGTERM\x00"}, false},
-		{sample{proto.FrameStdin, "in"}, true},
-		{sample{proto.FrameStdin, ""}, true},
-		{sample{proto.FrameStdin, "late"}, true}, // dropped
-		{sample{proto.FrameStart, `{"argv":["rm"]}`}, false},
-		{sample{proto.FrameStdout, "x"}, false},
-		{sample{proto.FrameExit, `{"code":0}`}, false},
-		{sample{proto.FrameEvent, "{}"}, false},
-		{sample{77, "x"}, false},
-		{sample{proto.FrameHangup, "now"}, true},
+		{frame(proto.FrameResize, `{ "rows":2, "cols":3, "more":[] }`), true},
+		{frame(proto.FrameResize, "big"), false},
+		{frame(proto.FrameSignal, "SIGTERM"), true},
+		{frame(proto.FrameSignal, "9"), false},
+		{frame(proto.FrameSignal, "SIGTERM\x00"), false},
+		{frame(proto.FrameStdin, "in"), true},
+		{frame(proto.FrameStdin, ""), true},
+		{frame(proto.FrameStdin, "late"), true}, // dropped
+		{frame(proto.FrameStart, `{"argv":["rm"]}`), false},
+		{frame(proto.FrameStdout, "x"), false},
+		{frame(proto.FrameExit, `{"code":0}`), false},
+		{frame(proto.FrameEvent, "{}"), false},
+		{frame(77, "x"), false},
+		{frame(proto.FrameHangup, "now"), true},
 	} {
-		if err := c.WriteFrame(f.kind, []byte(f.payload)); (err == nil) != f.ok || err != nil && fault.KindOf(err) != fault.Invalid {
-			t.Errorf("a frame %v of the client's returned %v, want it allowed: %v", f.sample, err, f.ok)
+		if err := c.WriteFrame(f.Kind, []byte(f.Payload)); (err == nil) != f.ok || err != nil && fault.KindOf(err) != fault.Invalid {
+			t.Errorf("a frame %v of the client's returned %v, want it allowed: %v", f.Frame, err, f.ok)
 		}
 	}
 	var want bytes.Buffer
 	out := proto.NewWriter(&want)
-	for _, f := range []sample{
-		{proto.FrameResize, `{"rows":2,"cols":3}`}, {proto.FrameSignal, "SIGTERM"}, {proto.FrameStdin, "in"}, {proto.FrameStdin, ""},
-		{proto.FrameHangup, ""},
+	for _, f := range []relaytest.Frame{
+		frame(proto.FrameResize, `{"rows":2,"cols":3}`), frame(proto.FrameSignal, "SIGTERM"), frame(proto.FrameStdin, "in"), frame(proto.FrameStdin, ""),
+		frame(proto.FrameHangup, ""),
 	} {
-		out.WriteFrame(f.kind, []byte(f.payload))
+		out.WriteFrame(f.Kind, []byte(f.Payload))
 	}
 	if got := w.sent.Bytes(); !bytes.Equal(got, want.Bytes()) {
 		t.Errorf("the agent got %q, want %q", got, want.Bytes())
@@ -202,11 +180,11 @@ func (refusing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 func FuzzOutput(f *testing.F) {
 	var all bytes.Buffer
 	w := proto.NewWriter(&all)
-	for _, s := range samples {
+	for _, s := range relaytest.Frames {
 		var one bytes.Buffer
-		proto.NewWriter(&one).WriteFrame(s.kind, []byte(s.payload))
+		proto.NewWriter(&one).WriteFrame(s.Kind, []byte(s.Payload))
 		f.Add(one.Bytes(), 3)
-		w.WriteFrame(s.kind, []byte(s.payload))
+		w.WriteFrame(s.Kind, []byte(s.Payload))
 	}
 	f.Add(all.Bytes(), 1000)
 	f.Add([]byte{16, 0xff, 0xff, 0xff, 0xff}, 0)
@@ -243,8 +221,8 @@ func FuzzOutput(f *testing.F) {
 
 // FuzzInput: whatever a client sends, the agent gets frames of a client only.
 func FuzzInput(f *testing.F) {
-	for _, s := range samples {
-		f.Add(byte(s.kind), []byte(s.payload))
+	for _, s := range relaytest.Frames {
+		f.Add(byte(s.Kind), []byte(s.Payload))
 	}
 	f.Fuzz(func(t *testing.T, kind byte, payload []byte) {
 		c, w := started(t, strings.NewReader(""))
