@@ -150,20 +150,9 @@ func TestUniversalThatDoesNotWork(t *testing.T) {
 			if err := d.pool().MakeUniversal(t.Context(), d.specFor(t, model.Create{})); err != nil {
 				t.Fatal(err)
 			}
-			calls := h.called(hook)
-			release := h.hanging(hook)
-			h.failing(hook, errBoom)
-			errs := make(chan error, 1)
-			var made []model.Template
-			go func() {
-				var err error
-				made, err = d.BuildTemplate(t.Context(), model.Create{}, nil)
-				errs <- err
-			}()
-			waitFor(t, func() bool { return h.called(hook) > calls })
-			h.failing(hook, nil) // the boot succeeds
-			release()
-			if err := <-errs; err != nil {
+			build := func() ([]model.Template, error) { return d.BuildTemplate(t.Context(), model.Create{}, nil) }
+			made, err := failingOnce(h, hook, errBoom, build, nil) // the boot succeeds
+			if err != nil {
 				t.Fatal(err)
 			}
 			h.wantCalls(t, "build restore", 1)

@@ -128,6 +128,32 @@ func (h *host) hanging(name string) (release func()) {
 	})
 }
 
+// failingOnce runs an operation whose next call of a hook fails with an error; nil lets it succeed.
+// While the operation waits in the hook, meanwhile is called, unless it is nil. Later calls of the
+// hook succeed.
+func failingOnce[T any](h *host, hook string, fail error, operate func() (T, error), meanwhile func()) (T, error) {
+	h.t.Helper()
+	calls := h.called(hook)
+	release := h.hanging(hook)
+	defer release()
+	h.failing(hook, fail)
+	var result T
+	var err error
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		result, err = operate()
+	}()
+	waitFor(h.t, func() bool { return h.called(hook) > calls })
+	if meanwhile != nil {
+		meanwhile()
+	}
+	h.failing(hook, nil)
+	release()
+	<-over
+	return result, err
+}
+
 // stopAt is a hook that waits.
 type stopAt struct {
 	left    int // how many hooks come before it

@@ -67,24 +67,20 @@ func TestResumeOfSuspendedFails(t *testing.T) {
 				v := d.worker(t, model.Create{Name: "a"})
 				d.suspend(t, v)
 				before := h.files()
-				errs := make(chan error, 1)
-				calls := h.called(hook)
-				h.failing(hook, errBoom)
-				release := h.hanging(hook)
-				go func() { _, err := d.Resume(t.Context(), "a", nil); errs <- err }()
-				waitFor(t, func() bool { return h.called(hook) > calls })
-				if wrote {
+				resume := func() (model.VM, error) { return d.Resume(t.Context(), "a", nil) }
+				_, err := failingOnce(h, hook, errBoom, resume, func() {
+					if !wrote {
+						return
+					}
 					h.work(v, "work of a")
 					past := time.Now().Add(-time.Hour) // as if the host's clock had been set
 					if err := os.Chtimes(h.layout.VM(v.ID).SystemDisk(), past, past); err != nil {
 						t.Error(err)
 					}
-				}
-				release()
-				if err := <-errs; !errors.Is(err, errBoom) {
+				})
+				if !errors.Is(err, errBoom) {
 					t.Errorf("the resume returned %v, not the error of its hook", err)
 				}
-				h.failing(hook, nil)
 				h.wantMachines(t, 0)
 				if wrote {
 					d.wantState(t, "a", model.Failed)

@@ -102,31 +102,19 @@ func TestStandbyFails(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
 			d := h.withStandby(t, model.Create{})
-			calls := h.called(hook)
-			h.failing(hook, errBoom)
-			release := h.hanging(hook)
-			type result struct {
-				model.VM
-				err error
+			launch := func() (model.VM, error) {
+				return d.Launch(t.Context(), model.Create{Name: "a"}, func(model.VM) {}, nil)
 			}
-			results := make(chan result, 1)
-			go func() {
-				v, err := d.Launch(t.Context(), model.Create{Name: "a"}, func(model.VM) {}, nil)
-				results <- result{v, err}
-			}()
-			waitFor(t, func() bool { return h.called(hook) > calls })
-			h.failing(hook, nil) // a boot and a cleanup succeed
-			release()
-			got := <-results
+			got, err := failingOnce(h, hook, errBoom, launch, nil) // a boot and a cleanup succeed
 			if boots {
-				wantEnds(t, "the launch", model.Running)(got.VM, got.err)
-				wantOrigin(t, got.VM, "")
-				equal(t, "the guest's host name", h.memoryOf(got.VM).Name, "a")
+				wantEnds(t, "the launch", model.Running)(got, err)
+				wantOrigin(t, got, "")
+				equal(t, "the guest's host name", h.memoryOf(got).Name, "a")
 				h.wantMachines(t, 1)
 				return
 			}
-			if !errors.Is(got.err, errBoom) {
-				t.Errorf("the launch returned %v, not the error of its hook; the VM is %s", got.err, got.State)
+			if !errors.Is(err, errBoom) {
+				t.Errorf("the launch returned %v, not the error of its hook; the VM is %s", err, got.State)
 			}
 			if hook != "store creating" && hook != "store stopped" {
 				if hook == "store starting" { // the VM can still be started

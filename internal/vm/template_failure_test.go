@@ -58,6 +58,13 @@ func TestDamagedTemplate(t *testing.T) {
 	}
 }
 
+func nothing(*host, model.VM) {}
+
+// starting starts a VM.
+func (d *daemon) starting(v model.VM) func() (model.VM, error) {
+	return func() (model.VM, error) { return d.Start(d.t.Context(), v.ID, model.Start{}, nil) }
+}
+
 // TestTemplateThatDoesNotWork makes machines from a template fail in ways that prove something
 // against it. The VM boots on fresh disks, and another template is built. A third one is built only
 // after a delay.
@@ -68,9 +75,9 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 		fail error
 		do   func(*host, model.VM) // while the hook hangs
 	}{
-		"no restore": {"restore", errBoom, nil},
-		"no machine": {"do vmm", errBoom, nil},
-		"no agent":   {"do agent", errBoom, nil},
+		"no restore": {"restore", errBoom, nothing},
+		"no machine": {"do vmm", errBoom, nothing},
+		"no agent":   {"do agent", errBoom, nothing},
 		"not frozen": {"do vmm", nil, func(h *host, v model.VM) { h.inGuest(v.ID, func(g *guest) { g.Frozen = false }) }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -80,32 +87,16 @@ func TestTemplateThatDoesNotWork(t *testing.T) {
 			// A request for a template that exists has no effect.
 			for i, wants := range [][]string{{"u", "i"}, {"u"}} {
 				v := d.create(t, model.Create{Name: fmt.Sprint("v-", i)})
-				calls := h.called(c.hook)
-				release := h.hanging(c.hook)
-				h.failing(c.hook, c.fail)
-				type result struct {
-					model.VM
-					err error
-				}
-				results := make(chan result, 1)
 				var reported []step.Event
-				go func() {
-					got, err := d.Start(t.Context(), v.ID, model.Start{}, func(e step.Event) { reported = append(reported, e) })
-					results <- result{got, err}
-				}()
-				waitFor(t, func() bool { return h.called(c.hook) > calls })
-				if c.do != nil {
-					c.do(h, v)
-				}
-				h.failing(c.hook, nil)
-				release()
-				got := <-results
-				if got.err != nil {
-					t.Fatalf("start %d: %v", i, got.err)
+				got, err := failingOnce(h, c.hook, c.fail, func() (model.VM, error) {
+					return d.Start(t.Context(), v.ID, model.Start{}, func(e step.Event) { reported = append(reported, e) })
+				}, func() { c.do(h, v) })
+				if err != nil {
+					t.Fatalf("start %d: %v", i, err)
 				}
 				equal(t, "the VM after the start", got.State, model.Running)
-				wantOrigin(t, got.VM, "")
-				wantNoLastError(t, got.VM)
+				wantOrigin(t, got, "")
+				wantNoLastError(t, got)
 				h.wantGuest(t, v, v.Spec.Name, 0)
 				h.wantOnDisk(t, v, "")
 				claim(t, len(reported) > 0, "the start reported no step")
@@ -142,11 +133,11 @@ func TestTemplateInDoubt(t *testing.T) {
 		fail error
 		do   func(*host, model.VM) // while the hook hangs
 	}{
-		"late restore":  {"restore", late, nil},
-		"no room":       {"restore", fmt.Errorf("writing: %w", syscall.ENOSPC), nil},
-		"late greeting": {"do vmm", late, nil},
-		"late agent":    {"do agent", late, nil},
-		"no assume":     {"do assume", unavailable, nil},
+		"late restore":  {"restore", late, nothing},
+		"no room":       {"restore", fmt.Errorf("writing: %w", syscall.ENOSPC), nothing},
+		"late greeting": {"do vmm", late, nothing},
+		"late agent":    {"do agent", late, nothing},
+		"no assume":     {"do assume", unavailable, nothing},
 		"dies early":    {"do agent", nil, func(h *host, v model.VM) { h.end(v, vmm.ExitCrashed) }},
 		"dies late":     {"do assume", nil, func(h *host, v model.VM) { h.end(v, vmm.ExitPanic) }},
 		"writes first":  {"do assume", unavailable, func(h *host, v model.VM) { h.work(v, "left over") }},
@@ -160,21 +151,10 @@ func TestTemplateInDoubt(t *testing.T) {
 				t.Helper()
 				n++
 				v := d.create(t, model.Create{Name: fmt.Sprint("v-", n)})
-				calls := h.called(c.hook)
-				release := h.hanging(c.hook)
-				h.failing(c.hook, c.fail)
-				errs := make(chan error, 1)
-				go func() { errs <- second(d.Start(t.Context(), v.ID, model.Start{}, nil)) }()
-				waitFor(t, func() bool { return h.called(c.hook) > calls })
-				if c.do != nil {
-					c.do(h, v)
-				}
-				h.failing(c.hook, nil)
-				release()
-				if err := <-errs; err != nil {
+				got, err := failingOnce(h, c.hook, c.fail, d.starting(v), func() { c.do(h, v) })
+				if err != nil {
 					t.Fatalf("start %d: %v", n, err)
 				}
-				got, _ := d.Get(v.ID)
 				wantOrigin(t, got, "")
 				h.wantOnDisk(t, v, "")
 			}
@@ -207,15 +187,7 @@ func TestDamageIsProof(t *testing.T) {
 		}
 	}
 	v := d.create(t, model.Create{Name: "a"})
-	calls := h.called("do assume")
-	release := h.hanging("do assume")
-	h.failing("do assume", fault.New(fault.Unavailable, "it cannot be mounted"))
-	errs := make(chan error, 1)
-	go func() { errs <- second(d.Start(t.Context(), v.ID, model.Start{}, nil)) }()
-	waitFor(t, func() bool { return h.called("do assume") > calls })
-	h.failing("do assume", nil)
-	release()
-	if err := <-errs; err != nil {
+	if _, err := failingOnce(h, "do assume", fault.New(fault.Unavailable, "it cannot be mounted"), d.starting(v), nil); err != nil {
 		t.Fatal(err)
 	}
 	d.wantTemplates(t, 1)
@@ -234,15 +206,7 @@ func TestHostileImageKeepsTheUniversalTemplate(t *testing.T) {
 		t.Helper()
 		n++
 		v := d.create(t, model.Create{Name: fmt.Sprint("v-", n), Image: image})
-		calls := h.called("do assume")
-		release := h.hanging("do assume")
-		h.failing("do assume", fault.New(fault.Unavailable, "it is gone"))
-		errs := make(chan error, 1)
-		go func() { errs <- second(d.Start(t.Context(), v.ID, model.Start{}, nil)) }()
-		waitFor(t, func() bool { return h.called("do assume") > calls })
-		h.failing("do assume", nil)
-		release()
-		if err := <-errs; err != nil {
+		if _, err := failingOnce(h, "do assume", fault.New(fault.Unavailable, "it is gone"), d.starting(v), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -288,16 +252,8 @@ func TestTemplateWithAnotherImage(t *testing.T) {
 	if _, err := d.Set(t.Context(), "a", model.Change{Image: ptr("other")}); err != nil {
 		t.Fatal(err)
 	}
-	calls := h.called("do assume")
-	release := h.hanging("do assume")
-	h.failing("do assume", fault.New(fault.Unavailable, "it is gone"))
-	errs := make(chan error, 1)
-	go func() { _, err := d.Start(t.Context(), "a", model.Start{}, nil); errs <- err }()
-	waitFor(t, func() bool { return h.called("do assume") > calls })
-	h.work(v, "left over")
-	h.failing("do assume", nil)
-	release()
-	if err := <-errs; err != nil {
+	gone := fault.New(fault.Unavailable, "it is gone")
+	if _, err := failingOnce(h, "do assume", gone, d.starting(v), func() { h.work(v, "left over") }); err != nil {
 		t.Errorf("the start: %v", err)
 	}
 	h.wantOnDisk(t, v, "")
