@@ -50,6 +50,9 @@ type Policy struct {
 	Network Network
 	// Capabilities are kept if this process has them; package unix names them.
 	Capabilities []int
+	// Dir is the working directory, which the program cannot leave. If it is unset, or the kernel
+	// refuses, the program has that of this process.
+	Dir string
 }
 
 // Allows reports whether a program may use a file by its path.
@@ -121,6 +124,12 @@ func onThread(f func()) {
 
 // enter confines the calling thread.
 func (p Policy) enter(files *ruleset) (model.Protection, error) {
+	// A filter of a container may refuse unshare.
+	if p.Dir != "" && unix.Unshare(unix.CLONE_FS) == nil {
+		if err := unix.Chdir(p.Dir); err != nil {
+			return nil, fmt.Errorf("entering the working directory %s: %w", p.Dir, err)
+		}
+	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("giving up new privileges: %w", err)
 	}

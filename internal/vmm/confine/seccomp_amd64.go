@@ -26,7 +26,9 @@ var refused = []uint32{
 	unix.SYS_PIDFD_GETFD, unix.SYS_KCMP, unix.SYS_PERF_EVENT_OPEN, unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO,
 	unix.SYS_RT_TGSIGQUEUEINFO, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_SETPRIORITY, unix.SYS_SCHED_SETSCHEDULER, unix.SYS_SCHED_SETPARAM,
 	unix.SYS_SCHED_SETATTR, unix.SYS_SCHED_SETAFFINITY, unix.SYS_IOPRIO_SET, unix.SYS_MIGRATE_PAGES, unix.SYS_MOVE_PAGES,
-	unix.SYS_SETPGID, unix.SYS_FLOCK, // the lock that proves that the VMM runs
+
+	// How the daemon recognizes the VMM: by its lock, and by its working directory.
+	unix.SYS_FLOCK, unix.SYS_CHDIR, unix.SYS_FCHDIR, unix.SYS_SETPGID,
 
 	// Other views of the host.
 	unix.SYS_MOUNT, unix.SYS_UMOUNT2, unix.SYS_PIVOT_ROOT, unix.SYS_CHROOT, unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_FSOPEN,
@@ -86,7 +88,8 @@ func filter(network Network) program {
 	// QEMU kicks its virtual CPUs. The pid of the program is not known yet, so the filter cannot
 	// tell its threads from others. Without SIGABRT, abort ends the program by SIGSEGV.
 	p.onCall(unix.SYS_TGKILL, only(2, uint32(unix.SIGUSR1)))
-	p.onCall(unix.SYS_PRLIMIT64, only(0, 0)) // its own limits
+	p.onCall(unix.SYS_PRLIMIT64, only(0, 0))                  // its own limits
+	p.onCall(unix.SYS_PRCTL, except(0, unix.PR_SET_DUMPABLE)) // which hides it from the daemon
 	p.onCall(unix.SYS_CLONE, func(p *program) {
 		p.loadArg(0)
 		p.ifAny(newNamespaces)

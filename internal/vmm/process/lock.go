@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,17 +50,41 @@ func same(f *os.File, path string) bool {
 	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
-// Holds reports whether the process inherited the lock file at path: see holds. If the process has
-// ended, the answer means nothing.
+// Holds reports whether the process was started with the lock file at path: see holds. If the
+// process has ended, the answer means nothing.
 func (p *Process) Holds(path string) (bool, error) { return holds(p.id.PID, path) }
 
-// holds reports whether a process inherited the lock file at path, or one that was there and was
+// holds reports whether a process was started with the lock file at path: it works in the lock's
+// directory, which a confined program cannot leave, or has the lock. A program that was taken over
+// may have closed the lock, and one that an older version started works elsewhere.
+func holds(pid int, path string) (bool, error) {
+	if worksIn(pid, filepath.Dir(path)) {
+		return true, nil
+	}
+	return inherited(pid, path)
+}
+
+// worksIn reports whether dir is the working directory of a process, or was before dir was removed.
+// Its threads share the directory. The first of them has none any more if it has ended alone.
+func worksIn(pid int, dir string) bool {
+	links, _ := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "cwd"))
+	for _, link := range links {
+		if name, err := os.Readlink(link); err == nil {
+			return sameFile(link, dir) || name == real(dir)+" (deleted)"
+		}
+	}
+	return false
+}
+
+// inherited reports whether a process has the lock file at path, or one that was there and was
 // removed. In a copy made of hard links, another file has the same inode. So a file with several
 // names is known by its directory, which the kernel's name of the open file leads to.
-func holds(pid int, path string) (bool, error) {
+func inherited(pid int, path string) (bool, error) {
 	link := lockOf(pid)
 	open, err := os.Stat(link)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
 		return false, fmt.Errorf("looking at the lock of process %d: %w", pid, err)
 	}
 	name, err := os.Readlink(link)
@@ -99,9 +124,9 @@ func real(path string) string {
 // descriptors are in place. On an idle host that takes well under a millisecond.
 const holderPoll = 10 * time.Millisecond
 
-// Holder finds the process that inherited the lock file at path, and waits for one that is being
-// made. If the lock is free or does not exist, the error is fault.NotFound. If only a process of
-// another directory has it, the error is fault.WrongState.
+// Holder finds the process that was started with the lock file at path, and waits for one that is
+// being made. If there is none, the error is fault.NotFound. If only a process of another directory
+// has the lock, the error is fault.WrongState.
 func Holder(ctx context.Context, path string) (ID, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -123,20 +148,24 @@ func Holder(ctx context.Context, path string) (ID, error) {
 		case <-timer.C:
 			timer.Reset(holderPoll)
 		}
-		if free, err := flock.TryLock(f); err != nil {
+		free, err := flock.TryLock(f)
+		if err != nil {
 			return ID{}, err
-		} else if free {
-			return ID{}, fault.New(fault.NotFound, "nothing that was started with %s runs", path)
 		}
-		if id, err := scan(want, path); err == nil {
+		id, err := scan(want, path)
+		switch {
+		case err == nil:
 			return id, nil
-		} else if fault.KindOf(err) != fault.NotFound {
+		case fault.KindOf(err) != fault.NotFound:
 			return ID{}, err
+		case free:
+			return ID{}, fault.New(fault.NotFound, "nothing that was started with %s runs", path)
 		}
 	}
 }
 
-// scan finds the process whose LockFD is the file at path. It skips processes of other users.
+// scan finds the process that was started with the lock file at path. It skips processes of other
+// users.
 func scan(want os.FileInfo, path string) (ID, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -148,8 +177,7 @@ func scan(want os.FileInfo, path string) (ID, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		got, err := os.Stat(lockOf(pid))
-		if err != nil || !os.SameFile(want, got) {
+		if got, err := os.Stat(lockOf(pid)); (err != nil || !os.SameFile(want, got)) && !confinedIn(pid, filepath.Dir(path)) {
 			continue
 		}
 		id, err := Identify(pid)
@@ -163,4 +191,16 @@ func scan(want os.FileInfo, path string) (ID, error) {
 		}
 	}
 	return ID{}, missing
+}
+
+// confinedIn reports whether a process works in dir and is a VMM by what a process cannot change: a
+// leader of a session without a terminal, under a filter of system calls. A shell of the user that
+// works in dir is none.
+func confinedIn(pid int, dir string) bool {
+	s, err := readStat(pid)
+	if err != nil || s.session != pid || s.terminal != 0 || !worksIn(pid, dir) {
+		return false
+	}
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	return err == nil && bytes.Contains(status, []byte("\nNoNewPrivs:\t1\n")) && bytes.Contains(status, []byte("\nSeccomp:\t2\n"))
 }

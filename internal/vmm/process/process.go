@@ -52,7 +52,7 @@ func Identify(pid int) (ID, error) {
 	if err != nil {
 		return ID{}, err
 	}
-	if stat.state == 'Z' || stat.state == 'X' {
+	if stat.ended() {
 		return ID{}, fault.New(fault.NotFound, "process %d has ended", pid)
 	}
 	return ID{PID: pid, Start: stat.start, Boot: boot}, nil
@@ -272,10 +272,16 @@ func (p *Process) Close() error {
 }
 
 type stat struct {
-	state        byte
-	utime, stime uint64 // clock ticks
-	start        uint64 // clock ticks after boot
+	state             byte
+	session, terminal int
+	utime, stime      uint64 // clock ticks
+	threads           int
+	start             uint64 // clock ticks after boot
 }
+
+// ended reports whether the process has ended. A process whose first thread has ended alone looks
+// like a zombie, too.
+func (s stat) ended() bool { return s.state == 'X' || s.state == 'Z' && s.threads <= 1 }
 
 func readStat(pid int) (stat, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -294,16 +300,22 @@ func readStat(pid int) (stat, error) {
 // parseStat reads /proc/PID/stat (proc_pid_stat(5)). The second field is a name that may hold
 // spaces and parentheses, so counting begins after the last parenthesis.
 func parseStat(data []byte) (stat, error) {
-	const state, utime, stime, start = 3, 14, 15, 22 // field numbers
+	// field numbers
+	const state, session, terminal, utime, stime, threads, start = 3, 6, 7, 14, 15, 20, 22
 	end := bytes.LastIndexByte(data, ')')
 	fields := strings.Fields(string(data[end+1:]))
 	if end < 0 || len(fields) <= start-state || len(fields[0]) != 1 {
 		return stat{}, fmt.Errorf("%.80q is not a process's stat", data)
 	}
 	s := stat{state: fields[0][0]}
-	var errs [3]error
-	s.utime, errs[0] = strconv.ParseUint(fields[utime-state], 10, 64)
-	s.stime, errs[1] = strconv.ParseUint(fields[stime-state], 10, 64)
-	s.start, errs[2] = strconv.ParseUint(fields[start-state], 10, 64)
-	return s, errors.Join(errs[:]...)
+	var errs []error
+	for field, to := range map[int]*int{session: &s.session, terminal: &s.terminal, threads: &s.threads} {
+		n, err := strconv.Atoi(fields[field-state])
+		*to, errs = n, append(errs, err)
+	}
+	for field, to := range map[int]*uint64{utime: &s.utime, stime: &s.stime, start: &s.start} {
+		n, err := strconv.ParseUint(fields[field-state], 10, 64)
+		*to, errs = n, append(errs, err)
+	}
+	return s, errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,18 @@ import (
 	"go.uber.org/goleak"
 
 	"banger/internal/fault"
+	"banger/internal/testkit"
 )
+
+const firstThreadEnds = "BANGER_TEST_FIRST_THREAD_ENDS"
+
+func init() {
+	if os.Getenv(firstThreadEnds) != "" { // in the first thread
+		runtime.LockOSThread()
+		go func() { time.Sleep(time.Hour) }()
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
+	}
+}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -197,6 +209,76 @@ func TestHolds(t *testing.T) {
 	check("removed", "d", "link")
 }
 
+// TestHoldsWithoutLock: a program that was taken over may close its lock and end its first thread.
+func TestHoldsWithoutLock(t *testing.T) {
+	top := t.TempDir()
+	at := func(home string) string { return filepath.Join(top, home, "lock") }
+	for _, home := range []string{"a", "b"} {
+		if err := os.Mkdir(filepath.Join(top, home), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []Spec{
+		{Path: "/bin/sh", Args: []string{"-c", "exec sleep 100"}},
+		{Path: self, Env: []string{firstThreadEnds + "=1"}},
+	} {
+		how.Dir = filepath.Join(top, "a")
+		p, err := Spawn(how)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if how.Env != nil {
+			testkit.WaitFor(t, 10*time.Second, "the end of the first thread", func() bool {
+				s, err := readStat(p.ID().PID)
+				return err == nil && s.state == 'Z'
+			})
+		}
+		for home, want := range map[string]bool{"a": true, "b": false, "missing": false} {
+			if got, err := p.Holds(at(home)); err != nil || got != want {
+				t.Errorf("%s: without a lock, a process in a belongs to %s: %v, %v", how.Path, home, got, err)
+			}
+		}
+		again, err := Open(p.ID())
+		if err != nil {
+			t.Fatalf("%s: %v", how.Path, err)
+		}
+		defer again.Close()
+		if err := again.Signal(syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		wait(t, again)
+		wait(t, p)
+		if _, err := Identify(p.ID().PID); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("%s: a process that has ended is found: %v", how.Path, err)
+		}
+	}
+}
+
+// TestHolderIsNoShell: a process that is no VMM is not found by its directory.
+func TestHolderIsNoShell(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := Lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+	p, err := Spawn(Spec{Path: "/bin/sh", Args: []string{"-c", "exec sleep 100"}, Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if id, err := Holder(t.Context(), lock.Name()); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("a shell in the run directory passes as the VMM: %+v, %v", id, err)
+	}
+	_ = p.Signal(syscall.SIGKILL)
+	wait(t, p)
+}
+
 func TestSpawnFails(t *testing.T) {
 	if _, err := Spawn(Spec{Path: "/does/not/exist"}); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
 		t.Errorf("the error of a program that does not exist does not name it: %v", err)
@@ -206,8 +288,8 @@ func TestSpawnFails(t *testing.T) {
 func TestParse(t *testing.T) {
 	tail := " S 1 2 3 4 5 6 7 8 9 10 111 222 13 14 15 16 17 18 98765 20"
 	for in, want := range map[string]stat{
-		"12 (sh)" + tail:        {state: 'S', utime: 111, stime: 222, start: 98765},
-		"12 (a) R (b c)" + tail: {state: 'S', utime: 111, stime: 222, start: 98765},
+		"12 (sh)" + tail:        {state: 'S', session: 3, terminal: 4, utime: 111, stime: 222, threads: 17, start: 98765},
+		"12 (a) R (b c)" + tail: {state: 'S', session: 3, terminal: 4, utime: 111, stime: 222, threads: 17, start: 98765},
 		"":                      {},
 		"12 (sh":                {},
 		"12 (sh) S 1 2 3":       {},

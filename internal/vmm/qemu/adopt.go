@@ -91,7 +91,7 @@ func belongs(s state, proc *process.Process) error {
 	if err != nil {
 		return fmt.Errorf("adopting machine %s: %w", s.ID, err)
 	}
-	return fault.New(fault.WrongState, "adopting machine %s: process %d does not hold %s, so the machine belongs to another home", s.ID, proc.ID().PID, lock).
+	return fault.New(fault.WrongState, "adopting machine %s: process %d neither works in %s nor holds its lock, so the machine belongs to another home", s.ID, proc.ID().PID, s.RunDir).
 		WithHint("This home is a copy. Stop the VM in the original, which alone may end the machine.")
 }
 

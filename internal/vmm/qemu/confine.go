@@ -84,7 +84,7 @@ func (d *Driver) confined(m vmm.Machine, h host, f *files, path string, start fu
 
 // policy is what QEMU, the program at path, may use for a machine.
 func policy(m vmm.Machine, h host, path string) confine.Policy {
-	p := confine.Policy{Read: append([]string{path}, hostFiles...), Write: []string{os.DevNull}}
+	p := confine.Policy{Read: append([]string{path}, hostFiles...), Write: []string{os.DevNull}, Dir: m.RunDir}
 	// A home may lie below another user's directory.
 	p.Capabilities = []int{unix.CAP_DAC_READ_SEARCH}
 	for _, dir := range ownFiles {

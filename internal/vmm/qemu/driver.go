@@ -8,7 +8,7 @@
 // A machine is one process in a session of its own, without an environment. It inherits the lock,
 // the listening sockets, its log, and what it boots or restores from. In the machine's RunDir are
 //
-//	lock          locked as long as the process lives; see process.Lock
+//	lock          locked as long as the process lives and keeps it open; see process.Lock
 //	qmp.sock      QEMU's monitor
 //	agent.sock    the host's end of the virtio-serial port that the agent in the guest uses
 //	console.sock  the guest's serial console

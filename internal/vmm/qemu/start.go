@@ -82,8 +82,12 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
+	dir := m.RunDir
+	if !d.cfg.Unconfined {
+		dir = "" // the thread is there, and may not change the directory any more
+	}
 	proc, err := process.Spawn(process.Spec{
-		Path: path, Args: args(m, h), Env: []string{"LC_ALL=C"}, Dir: "/", Files: f.list,
+		Path: path, Args: args(m, h), Env: []string{"LC_ALL=C"}, Dir: dir, Files: f.list,
 		Within: func(start func() error) error { return d.confined(m, h, f, path, start) },
 	})
 	if err != nil {

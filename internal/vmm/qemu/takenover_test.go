@@ -1,6 +1,8 @@
 package qemu_test
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/testkit"
 	"banger/internal/vmm"
@@ -33,6 +36,52 @@ type targets struct {
 	Image, Kernel, Run     string // its own
 	Victim                 int    // another process of the user
 	Port                   int    // of the host's loopback
+	Hides                  hiding // it becomes a machine, and hides from the daemon
+}
+
+// hiding is how a VMM hides from a daemon that did not start it.
+type hiding string
+
+const (
+	closing   hiding = "without its lock"
+	replacing hiding = "with another file as its lock"
+	ending    hiding = "without its first thread"
+)
+
+func init() {
+	if slices.Contains(os.Args, "-append") {
+		runtime.LockOSThread() // the first thread
+	}
+}
+
+// hide hides the VMM, which still answers its monitor.
+func hide(how hiding) {
+	go func() {
+		monitor, err := net.FileListener(os.NewFile(4, "monitor"))
+		if err != nil {
+			panic(err)
+		}
+		conn, err := monitor.Accept()
+		for ; err == nil; conn, err = monitor.Accept() {
+			lines := bufio.NewScanner(conn)
+			_, _ = fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}, "package": ""}, "capabilities": []}}`)
+			for lines.Scan() {
+				var command struct{ ID uint64 }
+				_ = json.Unmarshal(lines.Bytes(), &command)
+				_, _ = fmt.Fprintf(conn, `{"return": {}, "id": %d}`+"\n", command.ID)
+			}
+		}
+	}()
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	_ = unix.Chdir("/")
+	_ = unix.Dup2(0, 3)
+	if how != replacing {
+		_ = unix.Close(3)
+	}
+	if how == ending {
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+	time.Sleep(time.Hour)
 }
 
 // attempt is something that a VMM tries.
@@ -205,6 +254,19 @@ var attempts = []attempt{
 		return call(unix.SYS_IO_URING_SETUP, 8, uintptr(unsafe.Pointer(&params)))
 	}},
 	{"loading a module", model.LayerCalls, true, func(targets) error { return call(unix.SYS_FINIT_MODULE, 0) }},
+	{"releasing the lock that shows that it runs", model.LayerCalls, false, func(targets) error { return unix.Flock(3, unix.LOCK_UN) }},
+	{"leaving its run directory", model.LayerCalls, false, func(targets) error { return unix.Chdir("/") }},
+	{"leaving its run directory by a descriptor", model.LayerCalls, false, func(targets) error {
+		fd, err := unix.Open("/usr", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Fchdir(fd)
+	}},
+	{"hiding what it has open", model.LayerCalls, false, func(targets) error {
+		return errors.Join(unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0), unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0))
+	}},
 	{"setting the clock", model.LayerCalls, true, func(targets) error { return call(unix.SYS_CLOCK_SETTIME, 99) }},
 
 	{"reading the image", "", false, opens(func(t targets) string { return t.Image }, unix.O_RDONLY)},
@@ -257,6 +319,9 @@ func standsIn(args []string) bool {
 		var t targets
 		if err := json.Unmarshal([]byte(line[strings.IndexByte(line, '{'):]), &t); err != nil {
 			panic(err)
+		}
+		if t.Hides != "" {
+			hide(t.Hides)
 		}
 		_ = unix.SetNonblock(4, true)
 		for _, a := range attempts {
@@ -423,6 +488,69 @@ func TestTakenOver(t *testing.T) {
 		if got, tried := confined[claim]; !tried || got.Failed != "" {
 			t.Errorf("%s: %v, %s", claim, tried, got.Failed)
 		}
+	}
+}
+
+// TestTakenOverIsFound: a VMM hides, and the daemon starts anew. The daemon of its home finds and
+// ends it. The daemon of a copy of the home does not.
+func TestTakenOverIsFound(t *testing.T) {
+	on := protected(t)
+	testkit.Require(t, "seccomp", slices.Contains(on, model.LayerCalls), "without a filter of system calls, a VMM leaves its directory")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []hiding{closing, replacing, ending} {
+		t.Run(string(how), func(t *testing.T) {
+			m := machine(t, tiny{})
+			goal(t, &m)
+			m.Cmdline = []string{fmt.Sprintf(`{"Hides": %q}`, how)}
+			var states []vmm.State
+			in, err := qemu.New(qemu.Config{Binary: self, Accel: qemu.TCG}).Start(deadline(t), m, func(s vmm.State) error {
+				states = append(states, bytes.Clone(s))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			states = append(states, in.State())
+			if err := in.Close(); err != nil {
+				t.Fatal(err)
+			}
+			testkit.WaitFor(t, time.Minute, "the VMM to hide", func() bool {
+				name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/3", in.PID()))
+				return err != nil || filepath.Base(name) != "lock"
+			})
+			foreign := filepath.Join(t.TempDir(), filepath.Base(m.RunDir))
+			if err := errors.Join(os.MkdirAll(foreign, 0o700), os.Link(filepath.Join(m.RunDir, "lock"), filepath.Join(foreign, "lock"))); err != nil {
+				t.Fatal(err)
+			}
+			finder := driver(t).(vmm.Finder)
+			find := func(by string, ours bool, find func() (vmm.Instance, error)) vmm.Instance {
+				again, err := find()
+				switch {
+				case err == nil && !ours:
+					t.Errorf("the VMM is found %s in a copy of its directory", by)
+				case err != nil && ours:
+					t.Fatalf("the VMM is not found %s: %v", by, err)
+				case ours && again.PID() != in.PID():
+					t.Errorf("process %d is found %s, not %d", again.PID(), by, in.PID())
+				}
+				return again
+			}
+			for dir, ours := range map[string]bool{m.RunDir: true, foreign: false} {
+				for by, state := range map[string]vmm.State{"by what was intended": states[0], "by its state": states[1]} {
+					if again := find(by, ours, func() (vmm.Instance, error) { return driver(t).Adopt(deadline(t), state, dir) }); again != nil {
+						_ = again.Close()
+					}
+				}
+			}
+			find("by its directory", false, func() (vmm.Instance, error) { return finder.Find(deadline(t), foreign) })
+			end(t, find("by its directory", true, func() (vmm.Instance, error) { return finder.Find(deadline(t), m.RunDir) }))
+			if _, err := driver(t).Adopt(deadline(t), states[1], m.RunDir); fault.KindOf(err) != fault.NotFound {
+				t.Errorf("a VMM that was ended is found: %v", err)
+			}
+		})
 	}
 }
 
