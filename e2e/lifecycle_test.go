@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"banger/internal/model"
+	"banger/internal/step"
 	"banger/internal/testkit"
 )
 
@@ -127,6 +128,45 @@ func testSet(t *testing.T, h *testkit.Home) {
 	equal(t, "pending", len(show(t, h, "one").Pending), 0)
 	out := ok(t, h, "vm", "exec", "one", "--", "sh", "-c", `nproc; echo $COLOUR; awk '/MemTotal/ {print ($2 < 330000)}' /proc/meminfo; df -m --output=size / | tail -n 1`)
 	matches(t, out, `^1\ngreen\n1\n *(1[5-9]|20)\d\d\n$`)
+}
+
+// TestStopSavesData stops a guest with a program that takes long to save its data. It is saved if
+// there is time, and otherwise a warning and the record say that it may be lost.
+func TestStopSavesData(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "db", "--memory", "128M")
+	serve := func(onTerm string) {
+		t.Helper()
+		script := `trap "` + onTerm + `" TERM; echo $$ >/run/service; while :; do sleep 0.1; done`
+		ok(t, h, "exec", "db", "--", "sh", "-c", "nohup sh -c '"+script+"' >/dev/null 2>&1 & until [ -s /run/service ]; do sleep 0.1; done")
+	}
+	serve("sleep 7; echo saved >/root/data; exit")
+	r := code(t, h, 0, "stop", "--timeout", "2m", "db")
+	if strings.Contains(r.Stderr, "warning") {
+		t.Errorf("the stop warns: %s", r.Stderr)
+	}
+	if f := show(t, h, "db").LastError; f != nil {
+		t.Errorf("the last error is %+v", f)
+	}
+	ok(t, h, "start", "db")
+	equal(t, "the data", ok(t, h, "exec", "db", "--", "cat", "/root/data"), "saved\n")
+
+	serve("") // ignores the signal
+	r = code(t, h, 0, "stop", "--timeout", "8s", "db")
+	has(t, r.Stderr, "warning: db: ", "may not have saved")
+	vm := show(t, h, "db")
+	equal(t, "state", vm.State, model.Stopped)
+	if vm.LastError == nil || vm.LastError.Step != step.PowerOff {
+		t.Fatalf("the last error is %+v", vm.LastError)
+	}
+	has(t, ok(t, h, "vm", "show", "db"), "may not have saved", "--timeout")
+	ok(t, h, "start", "db")
+	serve("")
+	has(t, code(t, h, 0, "vm", "restart", "--timeout", "15s", "db").Stderr, "warning: db: ", "may not have saved")
+	if f := show(t, h, "db").LastError; f != nil {
+		t.Errorf("while it runs, the last error is %+v", f)
+	}
+	ok(t, h, "rm", "-f", "db")
 }
 
 // TestStopSlowGuest stops a guest that does not react.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
@@ -40,8 +41,10 @@ func (fakeAgent) Stats(context.Context) (proto.Stats, error) {
 }
 func (fakeAgent) Freeze(context.Context) (proto.Frozen, error) { return proto.Frozen{}, nil }
 func (fakeAgent) Thaw(context.Context, proto.Thaw) error       { return nil }
-func (fakeAgent) PowerOff(context.Context) error               { return nil }
-func (fakeAgent) Close() error                                 { return nil }
+func (fakeAgent) PowerOff(context.Context, time.Duration) (proto.Ending, error) {
+	return proto.Ending{}, nil
+}
+func (fakeAgent) Close() error { return nil }
 
 func (fakeAgent) Writes(context.Context) (proto.Writes, error) { return proto.Writes{}, nil }
 

@@ -66,9 +66,11 @@ func newStopCmd(a *command.App) *cobra.Command {
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:   "stop",
 		short: "Stop VMs",
-		long: `Asks each guest to power off. banger ends a VM whose guest does not power off in time.
+		long: `Asks each guest to power off. Programs that do not end in time are killed. banger ends a VM whose guest does not
+power off in time. In both cases data may be lost, and a warning says so.
 
-A paused or suspended VM is resumed first, so that its guest can power off.`,
+The time is the setting stop_timeout, and longer on a slow host. --timeout is exact. Programs have all of it but the last 5 seconds,
+or the first half. A paused or suspended VM is resumed first, so that its guest can power off.`,
 		example: "banger stop web\nbanger stop --timeout 30s web db",
 		offers:  endable,
 		run:     func(ctx context.Context, names []string) error { return runStop(ctx, names, o, a) },
@@ -106,7 +108,7 @@ func runRestart(ctx context.Context, names []string, o stopOptions, a *command.A
 	if err != nil {
 		return err
 	}
-	return vmKind().Each(ctx, a, "Restarting", names, func(ctx context.Context, t item.Task) error {
+	return vmKind().EachNoting(ctx, a, "Restarting", names, func(ctx context.Context, t item.Task) error {
 		_, err := t.Client.VMs().Restart(ctx, t.Name, req, t.Report)
 		return err
 	})

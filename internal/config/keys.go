@@ -80,7 +80,7 @@ var driverKeys = []key{
 	}, {
 		name: "stop_timeout", def: "10s", at: func(c *Config) any { return &c.StopTimeout },
 		check: func(c *Config) error { return between(c.StopTimeout, time.Second, time.Hour) },
-		doc:   "Time that a guest has to power off before its VM is ended.",
+		doc:   "Time that a guest has to power off before its VM is ended. It is longer on a slow host.",
 	},
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
@@ -186,10 +187,16 @@ func (c *Client) Stats(ctx context.Context) (proto.Stats, error) {
 	return s, nil
 }
 
-// PowerOff asks the guest to end itself cleanly. It returns when the guest has begun.
-func (c *Client) PowerOff(ctx context.Context) error {
-	if err := c.call(ctx, http.MethodPost, "/v1/poweroff", nil, nil); err != nil {
-		return fmt.Errorf("powering the guest off: %w", err)
+// PowerOff asks the guest to end itself cleanly. It returns when the guest has begun. grace is how
+// long its processes may take to end; 0 kills them now. A guest's init has its own times.
+func (c *Client) PowerOff(ctx context.Context, grace time.Duration) (proto.Ending, error) {
+	var e proto.Ending
+	if err := c.call(ctx, http.MethodPost, "/v1/poweroff?grace="+grace.String(), nil, &e); err != nil {
+		return proto.Ending{}, fmt.Errorf("powering the guest off: %w", err)
 	}
-	return nil
+	e.Killed = e.Killed[:min(len(e.Killed), proto.MaxKilled)]
+	for i := range e.Killed {
+		e.Killed[i] = report.Name(e.Killed[i])
+	}
+	return e, nil
 }

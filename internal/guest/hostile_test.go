@@ -47,7 +47,7 @@ var hostileCalls = map[string]struct {
 	"Thaw":     {nothing, func(ctx context.Context, c *Client) error { return c.Thaw(ctx, proto.Thaw{}) }},
 	"Sync":     {nothing, func(ctx context.Context, c *Client) error { return c.Sync(ctx) }},
 	"Resize":   {nothing, func(ctx context.Context, c *Client) error { return c.Resize(ctx, "work", 1<<30) }},
-	"PowerOff": {nothing, func(ctx context.Context, c *Client) error { return c.PowerOff(ctx) }},
+	"PowerOff": {document, func(ctx context.Context, c *Client) error { return second(c.PowerOff(ctx, 0)) }},
 	"PutFiles": {nothing, func(ctx context.Context, c *Client) error { return c.PutFiles(ctx, "/x", zeros{}) }},
 	"GetFiles": {content, func(ctx context.Context, c *Client) error {
 		r, err := c.GetFiles(ctx, "/x")
@@ -153,7 +153,7 @@ var hostileAnswers = map[string]struct {
 		play: replies(200, `[{"port":"x","addr":7}]`), fine: []shape{nothing, content},
 	},
 	"numbers beyond their types": {
-		play: replies(200, `{"generation":1e30,"uptime":1e30,"processes":1e30,"handover":2,"memory":1e30,"disks":{},"more":2}`),
+		play: replies(200, `{"generation":1e30,"uptime":1e30,"processes":1e30,"killed":2,"handover":2,"memory":1e30,"disks":{},"more":2}`),
 		fine: []shape{nothing, content},
 	},
 	"not JSON":              {play: says("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), fine: []shape{nothing, content}},

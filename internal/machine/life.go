@@ -47,16 +47,3 @@ func life(
 	}
 	return nil
 }
-
-// PreStop calls the hooks of a VM that is going to stop. Their errors are logged.
-func (h *Host) PreStop(ctx context.Context, s Subject, agent Agent) {
-	for _, c := range h.Capabilities {
-		p, ok := c.(PreStopper)
-		if !ok {
-			continue
-		}
-		if err := p.PreStop(ctx, PreStopRequest{Subject: s, Agent: agent}); err != nil {
-			h.Log.WarnContext(ctx, "preparing a stop", "vm", s.ID, "capability", c.Name(), "error", err)
-		}
-	}
-}

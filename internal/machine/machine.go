@@ -69,7 +69,8 @@ type Agent interface {
 	// Freeze halts all processes. An agent that is too old fails with fault.Unsupported.
 	Freeze(ctx context.Context) (proto.Frozen, error)
 	Thaw(ctx context.Context, doc proto.Thaw) error
-	PowerOff(ctx context.Context) error
+	// PowerOff has the guest end; its processes may take grace, and with 0 they are killed.
+	PowerOff(ctx context.Context, grace time.Duration) (proto.Ending, error)
 	Close() error
 }
 

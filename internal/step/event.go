@@ -21,6 +21,10 @@ const (
 	Stuck    Phase = "undo-failed" // undoing the step failed; something is left
 )
 
+// PowerOff is the step of a stop in which the guest ends itself. If it fails, the stop goes on
+// without the guest, which may not have saved its data.
+const PowerOff = "power-off"
+
 // Event is one report of a long operation. The API sends it as a server-sent event.
 type Event struct {
 	Step   string    `json:"step"`             // such as "pull/layer 2 of 5"

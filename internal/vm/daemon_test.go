@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -96,7 +97,7 @@ func (h *host) tryDaemon(ctx context.Context) (*daemon, error) {
 		Defaults: model.Spec{
 			Image: "img", Kernel: "krn", VCPUs: 1, Memory: 512 * model.MiB, DiskSize: 64 * model.MiB, Net: model.NetNone,
 		},
-		StopTimeout: time.Second, RecoverTimeout: h.recoverTimeout,
+		StopTimeout: cmp.Or(h.grace, time.Second), RecoverTimeout: h.recoverTimeout,
 		Room:      h.room,
 		Templates: templates,
 		Log:       slog.New(slog.DiscardHandler),

@@ -229,16 +229,24 @@ func (a *agent) Thaw(ctx context.Context, doc proto.Thaw) error {
 	return nil
 }
 
-func (a *agent) PowerOff(ctx context.Context) error {
+func (a *agent) PowerOff(ctx context.Context, grace time.Duration) (proto.Ending, error) {
 	id, err := a.reach(ctx, "power-off")
 	if err != nil {
-		return err
+		return proto.Ending{}, err
 	}
 	if a.s.inGuest(id, func(*guest) {}).Frozen {
-		return fault.New(fault.WrongState, "the processes are frozen")
+		return proto.Ending{}, fault.New(fault.WrongState, "the processes are frozen")
+	}
+	var ending proto.Ending
+	if a.s.stubborn != "" {
+		if grace > 0 {
+			a.s.graces = append(a.s.graces, grace)
+			return ending, nil
+		}
+		ending.Killed = []string{a.s.stubborn}
 	}
 	a.s.computer.End(id, vmm.Exit{Reason: vmm.ExitPowerOff})
-	return nil
+	return ending, nil
 }
 
 func (a *agent) Resize(ctx context.Context, serial string, _ model.Bytes) error {

@@ -52,6 +52,8 @@ type host struct {
 	gone      map[string]bool // images and kernels that were deleted
 
 	answersButton bool            // guests react to the power button
+	stubborn      string          // the program in guests that does not end before it is killed
+	graces        []time.Duration // that its programs got
 	homes         bool            // VMs can have work disks
 	version       string          // of the driver
 	oneCPU        string          // why the driver recommends one vCPU for guests with an init
@@ -65,6 +67,7 @@ type host struct {
 	room    room.Room                           // of the daemons; may be nil
 
 	recoverTimeout time.Duration // of the daemons
+	grace          time.Duration // of the daemons: StopTimeout
 	writes         proto.Writes  // what boots wrote
 	status         int           // of commands in guests
 	agents         atomic.Int64  // clients of agents that are not closed

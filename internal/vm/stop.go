@@ -2,12 +2,12 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"syscall"
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/pace"
 	"banger/internal/step"
@@ -18,6 +18,9 @@ import (
 // then ends the machine. A stopped VM is success. Once begun, a stop continues although ctx ends.
 func (m *Manager) Stop(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opStop, func(ctx context.Context, op *operation) (model.VM, error) {
+		if s := op.record().State; s == model.Stopped || s == model.Failed {
+			report.Report(step.Event{Step: "stop", Phase: step.Skipped, Detail: "already stopped"})
+		}
 		if err := (stopping{op}).stop(ctx, timeout, report); err != nil {
 			return op.record(), err
 		}
@@ -50,13 +53,12 @@ type stopping struct{ *operation }
 func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step.Reporter) error {
 	ctx = context.WithoutCancel(ctx)
 	v := op.record()
-	grace := op.StopTimeout
+	grace, lost := op.StopTimeout, error(nil)
 	if timeout != nil {
 		grace = *timeout
 	}
 	switch v.State {
 	case model.Stopped, model.Failed:
-		report.Report(step.Event{Step: "stop", Phase: step.Skipped, Detail: "already stopped"})
 		return nil
 	case model.Broken:
 		return op.settle(ctx, nil)
@@ -68,8 +70,7 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 		if err := op.resume(ctx, report); err != nil && v.State == model.Suspended {
 			return err
 		} else if err != nil {
-			op.logger(v).WarnContext(ctx, "the guest does not continue; its machine is ended", "error", err)
-			grace = 0
+			lost = fmt.Errorf("the guest did not continue, so banger ended its machine: %w", err)
 		}
 	default:
 		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
@@ -80,53 +81,27 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 		op.logger(v).WarnContext(ctx, "stopping a VM without having recorded it", "error", err)
 		op.e.show(stopping)
 	}
-	end := report.Track("power-off", "")
-	ctx = step.WithWaits(ctx, report)
-	err := op.powerOff(ctx, grace)
-	end(err)
-	if err != nil {
-		op.logger(v).WarnContext(ctx, "the guest did not power off; its machine is ended", "error", err)
+	end := report.Track(step.PowerOff, "")
+	if lost == nil {
+		lost = op.powerOff(step.WithWaits(ctx, report), grace, timeout != nil)
 	}
-	return op.settle(ctx, nil)
+	end(lost)
+	if lost == nil {
+		return op.settle(ctx, nil)
+	}
+	op.logger(v).WarnContext(ctx, "stopping a VM whose guest may not have saved its data", "error", lost)
+	return op.settle(ctx, op.failure(v, &step.Error{Step: step.PowerOff, Err: lost}))
 }
 
-// powerOff asks the guest to power off and waits until its machine has ended. The agent is asked
-// first: it knows the image's own way. The power button is for guests whose agent does not answer.
-func (op stopping) powerOff(ctx context.Context, grace time.Duration) error {
+// powerOff has the guest power off, and returns what was lost: nil if nothing.
+func (op stopping) powerOff(ctx context.Context, grace time.Duration, fixed bool) error {
 	l := op.e.machine()
 	if grace <= 0 || l == nil {
 		return nil
 	}
-	defer step.Waiting(ctx, "power-off of the guest", grace)()
-	ctx, cancel := context.WithTimeout(ctx, grace)
-	defer cancel()
-	if op.Room.Held(op.record().ID) != nil { // only a guest that runs can power off
-		if err := l.Resume(ctx); err != nil {
-			return err
-		}
-	}
-	// so that one that hangs does not cost the power-off
-	hooks, endHooks := context.WithTimeout(ctx, grace/4)
-	op.host.PreStop(hooks, op.machineSubject(), l.Agent)
-	endHooks()
-	asked := make(chan error, 1)
-	go func() {
-		// one that hangs leaves the rest to the button
-		agentCtx, cancel := context.WithTimeout(ctx, grace/2)
-		defer cancel()
-		err := l.Agent.PowerOff(agentCtx)
-		if err != nil {
-			err = errors.Join(err, l.Instance.PowerOff(ctx))
-		}
-		asked <- err
-	}()
-	_, err := l.Instance.Wait(ctx)
-	cancel()
-	askErr := <-asked
-	if err != nil {
-		return fmt.Errorf("no power-off within %v: %w", grace, errors.Join(err, askErr))
-	}
-	return nil
+	return op.host.PowerOff(ctx, machine.PowerOff{
+		Subject: op.machineSubject(), Machine: l, Grace: grace, Fixed: fixed, Held: op.Room.Held(op.record().ID) != nil,
+	})
 }
 
 // Kill sends the VM's VMM a signal. It waits for no other operation, so that it also ends one that

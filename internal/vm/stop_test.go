@@ -1,12 +1,14 @@
 package vm
 
 import (
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/step"
 )
 
@@ -23,6 +25,58 @@ func TestStopEndsAGuestThatRefuses(t *testing.T) {
 	wantEnds(t, "the stop", model.Stopped)(v, err)
 	h.wantMachines(t, 0)
 	h.wantCalls(t, "power button", 1)
+	wantUnsaved(t, v, "no power-off within ")
+	d.start(t, "a")
+	if v, _ := d.Get("a"); v.LastError != nil {
+		t.Errorf("after the next start the last error is %+v", v.LastError)
+	}
+}
+
+// wantUnsaved checks that a VM's record says that its guest may not have saved its data.
+func wantUnsaved(t *testing.T, v model.VM, words ...string) {
+	t.Helper()
+	if v.LastError == nil || v.LastError.Step != step.PowerOff || !strings.Contains(v.LastError.Hint, "--timeout") {
+		t.Fatalf("the last error is %+v", v.LastError)
+	}
+	for _, word := range append(words, "may not have saved") {
+		if !strings.Contains(v.LastError.Msg, word) {
+			t.Errorf("the last error is %q, without %q", v.LastError.Msg, word)
+		}
+	}
+}
+
+// TestStopReportsKilledPrograms stops a guest with a program that does not end by itself. The host
+// says when its time is over. If the host is gone, the program has longer than any host gives it.
+func TestStopReportsKilledPrograms(t *testing.T) {
+	for name, c := range map[string]struct {
+		timeout *time.Duration
+		grace   time.Duration
+	}{
+		"the configured time": {nil, 2 * pace.Most * 20 * time.Millisecond},
+		"a time of one's own": {ptr(60 * time.Millisecond), 2 * 30 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.stubborn, h.grace = "postgres", 40*time.Millisecond
+			d := h.daemon()
+			d.create(t, model.Create{Name: "a"})
+			d.start(t, "a")
+			var failed []string
+			v, err := d.Stop(t.Context(), "a", c.timeout, func(e step.Event) {
+				if e.Step == step.PowerOff && e.Phase == step.Failed {
+					failed = append(failed, e.Error)
+				}
+			})
+			wantEnds(t, "the stop", model.Stopped)(v, err)
+			wantUnsaved(t, v, "the guest reports: postgres")
+			if len(failed) != 1 || failed[0] != v.LastError.Msg {
+				t.Errorf("the stop reported %q", failed)
+			}
+			if len(h.graces) != 1 || h.graces[0] != c.grace {
+				t.Errorf("its programs got %v, want %v", h.graces, c.grace)
+			}
+		})
+	}
 }
 
 // TestHungAgentLeavesTimeForThePowerButton has an agent that accepts the request to power off and

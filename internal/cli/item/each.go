@@ -53,17 +53,24 @@ func (k Kind[T]) Each(ctx context.Context, a *command.App, title string, names [
 	return printOutcomes(a, names, errs)
 }
 
-// EachNoting is Each for operations that may find nothing to do. It notes at the end for which
-// items that was so.
+// EachNoting is Each for operations that may find nothing to do, or that end a guest which may not
+// have saved its data. It notes at the end for which items that was so.
 func (k Kind[T]) EachNoting(ctx context.Context, a *command.App, title string, names []string, do TaskFunc) error {
 	var mu sync.Mutex
 	var notes []string
 	err := k.Each(ctx, a, title, names, func(ctx context.Context, t Task) error {
 		report := t.Report
 		t.Report = func(e step.Event) {
-			if e.Phase == step.Skipped {
+			note := ""
+			switch {
+			case e.Phase == step.Skipped:
+				note = t.Name + " is " + e.Detail
+			case e.Phase == step.Failed && e.Step == step.PowerOff:
+				note = "warning: " + t.Name + ": " + e.Error
+			}
+			if note != "" {
 				mu.Lock()
-				notes = append(notes, t.Name+" is "+e.Detail)
+				notes = append(notes, note)
 				mu.Unlock()
 			}
 			report.Report(e)

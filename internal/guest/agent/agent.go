@@ -62,7 +62,8 @@ func newAgent(log *slog.Logger, version string, beside bool) *agent {
 	a.stats = &statsService{a.drives}
 	a.disk = &diskService{a.drives}
 	a.writes = &writesService{a.marks, a.drives}
-	a.power = &powerService{log: log, beside: beside, freeze: a.freeze, drives: a.drives, processes: a.processes}
+	a.power = &powerService{log: log, beside: beside, freeze: a.freeze, drives: a.drives, processes: a.processes, grace: time.NewTimer(endGrace)}
+	a.power.grace.Stop()
 	return a
 }
 

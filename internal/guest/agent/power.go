@@ -8,19 +8,21 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/fault"
 	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/agent/proc"
+	"banger/internal/guest/proto"
 )
 
-// endGrace is how long processes may take to end after SIGTERM. The host's own deadline is longer.
+// endGrace is how long processes may take to end after SIGTERM if the host does not say it.
 const endGrace = 5 * time.Second
 
 // powerService ends the machine.
@@ -31,12 +33,31 @@ type powerService struct {
 	drives    *mount.Drives
 	processes *processes
 	ending    sync.Once // the machine's end may be requested more than once
+
+	grace  *time.Timer // for the processes; it runs once there is a request
+	graced atomic.Bool // there is one
 }
 
 // powerOff answers POST /v1/poweroff. It answers first, because afterwards the agent is gone.
-func (s *powerService) powerOff(w http.ResponseWriter, _ *http.Request) error {
-	reply(w, http.StatusOK, struct{}{})
+func (s *powerService) powerOff(w http.ResponseWriter, r *http.Request) error {
+	grace, ending := endGrace, proto.Ending{}
+	if text := r.URL.Query().Get("grace"); text != "" {
+		var err error
+		if grace, err = time.ParseDuration(text); err != nil || grace < 0 {
+			return fault.New(fault.Invalid, "%q is not a time", text)
+		}
+	}
+	if grace == 0 && s.beside { // the init decides
+		reply(w, http.StatusOK, ending)
+		return nil
+	}
+	if grace == 0 {
+		ending.Killed = proc.Others(proto.MaxKilled)
+	}
+	reply(w, http.StatusOK, ending)
 	http.NewResponseController(w).Flush()
+	s.graced.Store(true)
+	s.grace.Reset(grace)
 	if err := s.beginPowerOff(); err != nil {
 		s.log.Error("powering off", "error", err)
 	}
@@ -46,6 +67,9 @@ func (s *powerService) powerOff(w http.ResponseWriter, _ *http.Request) error {
 // beginPowerOff ends the machine in the way of its process 1.
 func (s *powerService) beginPowerOff() error {
 	s.log.Info("powering off")
+	if s.graced.CompareAndSwap(false, true) {
+		s.grace.Reset(endGrace)
+	}
 	if s.freeze.stuckHalted() || !s.beside {
 		s.ending.Do(func() { go s.endMachine() })
 		return nil
@@ -105,50 +129,18 @@ func (s *powerService) endMachine() {
 // endProcesses sends SIGTERM to all processes, waits, and kills the rest. A signal to -1 reaches
 // all processes but process 1 and the sender.
 func (s *powerService) endProcesses() {
-	if othersGone() {
+	if len(proc.Others(1)) == 0 {
 		return
 	}
 	if !s.processes.isHalted() { // halted processes can only be killed
 		unix.Kill(-1, unix.SIGTERM)
 		unix.Kill(-1, unix.SIGCONT)
-		if awaitOthersGone(endGrace) {
+		if proc.AwaitOthersGone(s.grace.C) {
 			return
 		}
 	}
 	unix.Kill(-1, unix.SIGKILL)
-	awaitOthersGone(time.Second)
-}
-
-// awaitOthersGone waits until no other program runs. It reports whether that happened in time.
-func awaitOthersGone(limit time.Duration) bool {
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !othersGone() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			return false
-		}
-	}
-	return true
-}
-
-// othersGone reports whether only this process, process 1 and the kernel's threads run. Those
-// threads and dead processes have no command line.
-func othersGone() bool {
-	names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, name := range names {
-		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		if pid == 1 || pid == os.Getpid() {
-			continue
-		}
-		if line, err := os.ReadFile(name); err == nil && len(line) > 0 {
-			return false
-		}
-	}
-	return true
+	proc.AwaitOthersGone(time.After(time.Second))
 }
 
 // watchSignals keeps process 1 alive and powers off on the usual signals: SIGINT (ctrl-alt-del),

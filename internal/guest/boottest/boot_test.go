@@ -63,7 +63,7 @@ func TestMachine(t *testing.T) {
 	t.Run("reconnect", func(t *testing.T) { testReconnect(t, m) })
 
 	m.sh("echo kept > /root/kept; echo kept > /etc/kept; rm /root/.profile; echo docker > /var/lib/docker/kept")
-	if err := m.PowerOff(m.ctx()); err != nil {
+	if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 		t.Error(err)
 	}
 	m.awaitEnd()

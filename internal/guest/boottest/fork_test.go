@@ -146,7 +146,7 @@ func TestForkInPlace(t *testing.T) {
 	if h, err := m.Hello(m.ctx()); err != nil || h.Forks != 2 || h.Frozen || !h.Assumed {
 		t.Errorf("hello is %+v, %v", h, err)
 	}
-	if err := m.PowerOff(m.ctx()); err != nil {
+	if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 		t.Error(err)
 	}
 	m.awaitEnd()
@@ -214,7 +214,7 @@ func TestForkOfOtherInit(t *testing.T) {
 	if _, err := m.Assume(m.ctx(), m.document(nil)); fault.KindOf(err) != fault.WrongState {
 		t.Errorf("a second try: %v", err)
 	}
-	if err := m.PowerOff(m.ctx()); err != nil {
+	if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 		t.Error(err)
 	}
 	m.awaitEnd()

@@ -110,7 +110,7 @@ func TestFreeze(t *testing.T) {
 	m.thaw()
 	m.assume(nil)
 	testFreeze(t, m)
-	if err := m.PowerOff(m.ctx()); err != nil {
+	if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 		t.Error(err)
 	}
 	m.awaitEnd()
@@ -164,7 +164,7 @@ func TestFreezeAgainstRoot(t *testing.T) {
 	m.detach("trap 'echo ended in order; exit' TERM; echo listening; while :; do sleep 0.05; done")
 	m.await("listening")
 	m.freeze()
-	if err := m.PowerOff(m.ctx()); err != nil {
+	if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 		t.Error(err)
 	}
 	m.await("ended in order")

@@ -38,7 +38,7 @@ func TestFullDisks(t *testing.T) {
 			m := p.start(t, d)
 			m.assume(withWork("first"))
 			m.sh(tt.fill)
-			if err := m.PowerOff(m.ctx()); err != nil {
+			if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 				t.Fatal(err)
 			}
 			m.awaitEnd()
@@ -58,7 +58,7 @@ func TestFullDisks(t *testing.T) {
 				if got := m.sh("cat /sys/fs/ext4/vd*/reserved_clusters | sort -n | head -n 1"); got == "0" {
 					t.Errorf("a reserve stays lent after the start")
 				}
-				if err := m.PowerOff(m.ctx()); err != nil {
+				if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 					t.Fatal(err)
 				}
 				m.awaitEnd()

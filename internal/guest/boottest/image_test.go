@@ -63,7 +63,7 @@ func TestBareImage(t *testing.T) {
 		t.Errorf("sftp, which needs nothing of the image's: %v", err)
 	}
 	client.Close()
-	if err := m.PowerOff(m.ctx()); err != nil {
+	if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 		t.Error(err)
 	}
 	m.awaitEnd()

@@ -230,6 +230,9 @@ func (m *machine) cut() {
 	m.conn.Close()
 }
 
+// endGrace is the time that processes have to end.
+const endGrace = 5 * time.Second
+
 // button presses the power button.
 func (m *machine) button() {
 	m.t.Helper()

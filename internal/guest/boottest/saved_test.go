@@ -135,7 +135,7 @@ func TestForks(t *testing.T) {
 			child.freeze()
 			child.thaw()
 		}
-		if err := child.PowerOff(child.ctx()); err != nil {
+		if _, err := child.PowerOff(child.ctx(), endGrace); err != nil {
 			t.Error(err)
 		}
 		child.awaitEnd()
@@ -262,7 +262,7 @@ func TestForkOfSystemd(t *testing.T) {
 		t.Errorf("in the child: %q", got)
 	}
 	for _, m := range []*machine{child, parent} {
-		if err := m.PowerOff(m.ctx()); err != nil {
+		if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 			t.Error(err)
 		}
 		m.awaitEnd()

@@ -73,7 +73,7 @@ func TestSystemd(t *testing.T) {
 	t.Run("freeze", func(t *testing.T) { testFreeze(t, m) })
 	t.Run("fork", func(t *testing.T) { testSystemdFork(t, m) })
 	start := time.Now()
-	if err := m.PowerOff(m.ctx()); err != nil {
+	if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 		t.Error(err)
 	}
 	m.awaitEnd()

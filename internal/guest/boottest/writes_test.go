@@ -35,7 +35,7 @@ func TestWrites(t *testing.T) {
 		t.Errorf("of the files that were written, these would be shared: %q", v.Shared)
 	}
 	m.thaw()
-	if err := m.PowerOff(m.ctx()); err != nil {
+	if _, err := m.PowerOff(m.ctx(), endGrace); err != nil {
 		t.Error(err)
 	}
 	m.awaitEnd()

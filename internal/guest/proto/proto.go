@@ -28,7 +28,8 @@
 //	POST /v1/sync           returns when earlier writes are on the drives
 //	GET  /v1/stats          Stats
 //	GET  /v1/ports          []Port: the TCP ports that listen in the guest
-//	POST /v1/poweroff       ends the machine cleanly, by the image's init if there is one
+//	POST /v1/poweroff?grace=D   ends the machine cleanly -> Ending; by the image's init if any,
+//	                        otherwise processes get SIGTERM, and D later SIGKILL
 //
 // A stream begins with an HTTP upgrade to StreamProtocol. An error is any status from 400 on with
 // an Error as JSON. A request may carry HeaderRequestID.
@@ -240,6 +241,15 @@ type Exit struct {
 	Code   int    `json:"code"`             // exit status; 128+n after death by signal n
 	Signal string `json:"signal,omitempty"` // "SIGKILL", when a signal ended it
 }
+
+// Ending is the answer to poweroff. A later request replaces the grace of an earlier one. A request
+// with the grace 0 kills what still runs.
+type Ending struct {
+	Killed []string `json:"killed,omitempty"` // names of programs that this request kills
+}
+
+// MaxKilled bounds the list in an Ending.
+const MaxKilled = 8
 
 // Stats is the guest's use of its resources, by its own account.
 type Stats struct {

@@ -36,7 +36,7 @@ func Failure(layout paths.Layout, v model.VM, err error) *model.Failure {
 }
 
 // InGuest reports whether a step waits for the guest, so that its console explains a failure.
-func InGuest(step string) bool { return step == "agent" || step == "assume" }
+func InGuest(name string) bool { return name == "agent" || name == "assume" || name == step.PowerOff }
 
 // Exit is what the record keeps of an end that nobody asked for; nil for one that the guest
 // or the user wanted.

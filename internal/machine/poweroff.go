@@ -1,0 +1,131 @@
+package machine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/guest/report"
+	"banger/internal/pace"
+	"banger/internal/step"
+)
+
+// PowerOff is the end of a machine by its guest.
+type PowerOff struct {
+	Subject Subject
+	Machine *Machine
+	Grace   time.Duration // for all of it
+	// Fixed is whether a person has chosen the grace. Otherwise it follows the host's speed.
+	Fixed bool
+	Held  bool // the machine must be continued first
+}
+
+// disksShare is the part of a grace that belongs to the guest's disks, once its processes have
+// ended or were killed. It is at most half of the grace.
+const disksShare = 5 * time.Second
+
+// PowerOff asks the guest to power off and waits until its machine has ended. An error says why the
+// guest may not have saved its data: the machine still runs, or programs in it were killed.
+func (h *Host) PowerOff(ctx context.Context, r PowerOff) error {
+	const hint = "Give the guest more time: `banger stop --timeout 1m`, or the setting stop_timeout."
+	defer step.Waiting(ctx, "power-off of the guest", r.Grace)()
+	ctx, end := context.WithCancel(ctx) // at the machine's end
+	defer end()
+	var ended atomic.Bool
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if _, err := r.Machine.Instance.Wait(ctx); err == nil {
+			ended.Store(true)
+			end()
+		}
+	}()
+	killed, err := h.powerOff(ctx, r)
+	end()
+	<-watched
+	switch {
+	case !ended.Load():
+		return fault.New(fault.Unavailable, "the guest may not have saved its data: %w", err).WithHint(hint)
+	case len(killed) > 0:
+		return fault.New(fault.Unavailable, "programs that did not end in time were killed, and may not have saved their data: %s",
+			report.Marked(strings.Join(killed, ", "))).WithHint(hint)
+	}
+	return nil
+}
+
+// powerOff returns when the machine has ended, which ctx says, or when the grace is over.
+func (h *Host) powerOff(ctx context.Context, r PowerOff) (killed []string, err error) {
+	began, disks := time.Now(), min(r.Grace/2, disksShare)
+	first, cancel := r.within(ctx, r.Grace-disks)
+	defer cancel()
+	if r.Held { // only a guest that runs can power off
+		if err := r.Machine.Resume(first); err != nil {
+			return nil, err
+		}
+	}
+	// so that one that hangs does not cost the power-off
+	hooks, cancel := r.within(first, r.Grace/4)
+	h.preStop(hooks, r.Subject, r.Machine.Agent)
+	cancel()
+	asked := r.ask(first, r.Grace-disks)
+	<-first.Done()
+	if ctx.Err() != nil {
+		return nil, asked
+	}
+	last, cancel := r.within(ctx, disks)
+	defer cancel()
+	ending, err := r.Machine.Agent.PowerOff(last, 0)
+	<-last.Done()
+	late := fmt.Errorf("no power-off within %v", time.Since(began).Round(max(r.Grace/10, time.Millisecond)))
+	if asked = cmp.Or(asked, err); asked != nil {
+		late = fmt.Errorf("%w: %w", late, asked)
+	}
+	return ending.Killed, late
+}
+
+// within bounds a part of the power-off.
+func (r PowerOff) within(ctx context.Context, nominal time.Duration) (context.Context, context.CancelFunc) {
+	late := func(waited time.Duration) error {
+		return fault.New(fault.Unavailable, "no answer within %v", waited)
+	}
+	if r.Fixed {
+		return context.WithTimeoutCause(ctx, nominal, late(nominal))
+	}
+	return pace.Cause(ctx, nominal, late)
+}
+
+// ask asks the agent first: it knows the image's own way. The power button is for guests whose
+// agent does not answer. The host says when the time of the processes is over, because only the
+// host knows its speed. The time that the agent gets counts if the host says nothing more.
+func (r PowerOff) ask(ctx context.Context, processes time.Duration) error {
+	processes *= 2
+	if !r.Fixed {
+		processes *= pace.Most
+	}
+	// one that hangs leaves the rest to the button
+	answer, cancel := r.within(ctx, r.Grace/4)
+	defer cancel()
+	_, err := r.Machine.Agent.PowerOff(answer, processes)
+	if err != nil && ctx.Err() == nil {
+		err = errors.Join(err, r.Machine.Instance.PowerOff(ctx))
+	}
+	return err
+}
+
+// preStop calls the hooks of a VM that is going to stop. Their errors are logged.
+func (h *Host) preStop(ctx context.Context, s Subject, agent Agent) {
+	for _, c := range h.Capabilities {
+		p, ok := c.(PreStopper)
+		if !ok {
+			continue
+		}
+		if err := p.PreStop(ctx, PreStopRequest{Subject: s, Agent: agent}); err != nil {
+			h.Log.WarnContext(ctx, "preparing a stop", "vm", s.ID, "capability", c.Name(), "error", err)
+		}
+	}
+}
