@@ -1,7 +1,7 @@
 package e2e
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,6 +17,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/testkit"
 )
 
@@ -27,6 +28,7 @@ type storm struct {
 	clients int
 	total   int
 	seed    uint64
+	dir     string // for the output of operations
 
 	kills  atomic.Int32 // of the daemon
 	mu     sync.Mutex
@@ -62,18 +64,30 @@ func (s *storm) run(t *testing.T) {
 }
 
 // send runs one operation. It may fail, because the VM can be in any state and the daemon is killed
-// all the time. It may not hang, crash, or blame banger itself.
+// all the time. It may not hang, crash, blame banger itself, or fail without a word.
 func (s *storm) send(t *testing.T, line string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := pace.Context(t.Context(), 4*time.Minute, "end of the operation")
 	defer cancel()
 	cmd := s.h.Command(ctx, "sh", "-c", filepath.Join(s.h.Bin, "banger")+" "+line+" </dev/null")
-	out, _ := cmd.CombinedOutput()
+	// A pipe would be closed before this busy program has read it.
+	file, err := os.CreateTemp(s.dir, "")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer os.Remove(file.Name())
+	cmd.Stdout, cmd.Stderr = file, file
+	_ = cmd.Run()
+	out, err := os.ReadFile(file.Name())
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Error(err)
+	}
 	status := cmd.ProcessState.ExitCode() // -1 if a signal ended it, or it did not run
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counts[fmt.Sprintf("%s: %d", strings.Fields(strings.TrimPrefix(line, "vm "))[0], status)]++
 	ours := status == fault.Invalid.ExitCode() || status == fault.Internal.ExitCode()
-	if ctx.Err() != nil || ours || status < 0 || strings.Contains(string(out), "panic") {
+	if ctx.Err() != nil || ours || status < 0 || strings.Contains(string(out), "panic") || status != 0 && len(out) == 0 {
 		s.bad = append(s.bad, fmt.Sprintf("banger %s: exit %d: %s", line, status, out))
 	}
 }
@@ -137,10 +151,10 @@ func TestStorm(t *testing.T) {
 	before := h.Snapshot(t)
 	began := time.Now()
 	ok(t, h, "run", "--rm", "--memory", "128M", "--", "true")
-	every := max(4*time.Second, 5*time.Since(began)) // something succeeds between two kills
+	every := max(4*time.Second, 3*time.Since(began)) // something succeeds between two kills
 	s := &storm{
 		h: h, clients: testkit.Number(t, "BANGER_STRESS_CLIENTS", 4), total: testkit.Number(t, "BANGER_STRESS_OPS", 60),
-		seed: uint64(testkit.Number(t, "BANGER_STRESS_SEED", int(time.Now().Unix()))), counts: map[string]int{},
+		seed: uint64(testkit.Number(t, "BANGER_STRESS_SEED", int(time.Now().Unix()))), dir: t.TempDir(), counts: map[string]int{},
 	}
 	for i := range testkit.Number(t, "BANGER_STRESS_VMS", 3) {
 		s.names = append(s.names, "box-"+strconv.Itoa(i))
@@ -165,7 +179,7 @@ func TestStorm(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
-// audit compares records, processes and files when everything has come to rest.
+// audit compares records, VMMs and files when everything has come to rest.
 func (s *storm) audit(t *testing.T) {
 	t.Helper()
 	var list []model.VM
@@ -175,7 +189,11 @@ func (s *storm) audit(t *testing.T) {
 		return r.Code == 0 && !slices.ContainsFunc(list, func(v model.VM) bool { return v.State.Between() })
 	})
 	var running []string
+	recorded := []int{} // the VMMs
 	for _, v := range list {
+		if v.Runtime != nil {
+			recorded = append(recorded, v.Runtime.PID)
+		}
 		switch v.State {
 		case model.Running:
 			if r := s.h.Banger(t, "exec", v.ID, "--", "true"); r.Code != 0 {
@@ -195,17 +213,20 @@ func (s *storm) audit(t *testing.T) {
 	}
 	// A template may be in the making. Its machine has directories and no record.
 	var machines, strangers []string
+	var vmms []int
+	slices.Sort(recorded)
 	agree := func() bool {
-		machines = s.dirs(t, "run", "vms")
+		machines, vmms = s.dirs(t, "run", "vms"), s.pids("qemu-system-x86_64")
 		strangers = slices.DeleteFunc(s.dirs(t, "state", "vms"), func(id string) bool { return slices.Contains(ids, id) })
-		return slices.Equal(machines, running) && len(strangers) == 0
+		return slices.Equal(machines, running) && len(strangers) == 0 && slices.Equal(vmms, recorded)
 	}
 	defer func() {
 		if t.Failed() {
-			t.Logf("run directories of %q; %q have a machine; the directories of %q have no record", machines, running, strangers)
+			t.Logf("run directories of %q; %q have a machine; the directories of %q have no record; VMMs %v, recorded %v",
+				machines, running, strangers, vmms, recorded)
 		}
 	}()
-	testkit.WaitFor(t, 3*time.Minute, "directories and records agree", agree)
+	testkit.WaitFor(t, 3*time.Minute, "directories, VMMs and records agree", agree)
 }
 
 // dirs lists the machines that have a directory below a path of the home.
