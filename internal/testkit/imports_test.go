@@ -72,7 +72,7 @@ var mayImport = map[string][]string{
 	"kernel":      {"disk", "fault", "initramfs", "model", "paths", "regular", "step"},
 	"guest":       {"fault", "guest/...", "initramfs", "model", "requestid", "step", "vmm"},
 	"vmm/fake":    {"fault", "guest/...", "model", "vmm"},
-	"vmm/vmmtest": {"fault", "guest/...", "initramfs", "model", "testkit", "vmm"},
+	"vmm/vmmtest": {"fault", "guest/...", "initramfs", "model", "pace", "testkit", "vmm"},
 	"vmm/console": {"regular"},
 	"vmm/memory":  {"fault"},
 	"vmm/confine": {"fault", "model"},

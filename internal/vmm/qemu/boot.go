@@ -15,32 +15,34 @@ type bootWatch struct{ *instance }
 
 func (w bootWatch) run(patience time.Duration) {
 	for range defect.MaxResets {
-		if !w.fallsSilent(patience) {
+		silent := w.silence(patience)
+		if silent == 0 {
 			return
 		}
-		w.reset("the guest has been silent for " + patience.String())
+		w.reset("the guest has been silent for " + silent.Round(time.Second).String())
 		patience *= 2
 	}
 }
 
-// fallsSilent waits until the guest has been silent for that long. It returns false if the guest's
-// agent was heard, or the machine has ended.
-func (w bootWatch) fallsSilent(patience time.Duration) bool {
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
+// silence waits until the guest has been silent for that long, or longer on a slow host, and
+// returns for how long. It returns 0 if the guest's agent was heard, or the machine has ended.
+func (w bootWatch) silence(patience time.Duration) time.Duration {
 	for {
+		began := time.Now()
+		quiet, stop := pace.Context(context.Background(), patience, "output of the guest")
 		select {
 		case <-w.seen.heard:
-			timer.Reset(patience)
-		case <-timer.C:
-			return true
+			stop()
+			continue
+		case <-quiet.Done():
+			stop()
+			return time.Since(began)
 		case <-w.agent.heard:
-			return false
 		case <-w.proc.Done():
-			return false
 		case <-w.closed:
-			return false
 		}
+		stop()
+		return 0
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/vmm"
 	"banger/internal/vmm/console"
 	"banger/internal/vmm/output"
@@ -24,7 +25,7 @@ import (
 )
 
 func deadline(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := pace.Context(context.Background(), time.Minute, "end of the test")
 	t.Cleanup(cancel)
 	return ctx
 }

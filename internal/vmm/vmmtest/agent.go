@@ -52,11 +52,7 @@ func (s *suite) ask(in vmm.Instance, line, answer string) {
 		again(ctx, conn, line)
 	}()
 	defer func() { cancel(); <-sent }()
-	if deadline, ok := s.ctx.Deadline(); ok {
-		if err := conn.SetReadDeadline(deadline); err != nil {
-			s.Fatal(err)
-		}
-	}
+	defer context.AfterFunc(s.ctx, func() { _ = conn.Close() })()
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
 		if lines.Text() == answer {

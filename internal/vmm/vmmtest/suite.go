@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"banger/internal/fault"
+	"banger/internal/pace"
 	"banger/internal/vmm"
 )
 
@@ -82,7 +83,7 @@ func Run(t *testing.T, h Harness) {
 		{"fingerprints", (*suite).fingerprints},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			ctx, cancel := pace.Context(context.Background(), 2*time.Minute, "end of the test")
 			defer cancel()
 			running := goleak.IgnoreCurrent()
 			s := &suite{T: t, h: h, ctx: ctx, driver: h.Driver(t)}

@@ -13,8 +13,8 @@ func MixesUpCPUsReason(version string) string {
 }
 
 // BootPatience is how long a guest that boots in emulation may be silent, on its console and its
-// agent's port, before its boot counts as hung. The next boot gets twice as long. A healthy boot
-// is silent for a second or two, and for ten seconds on a busy host.
+// agent's port, before its boot counts as hung. The next boot gets twice as long, and all get
+// longer on a slow host. A healthy boot is silent for a second or two, on a busy host for ten.
 const BootPatience = 30 * time.Second
 
 // MaxResets is how often one boot is repeated. If that does not help, the host is too slow for VMs.
