@@ -8,6 +8,7 @@ import (
 	"banger/internal/home"
 	"banger/internal/paths"
 	"banger/internal/store"
+	"banger/internal/vmdir"
 )
 
 // topUp is how often the daemon looks whether there is room for the database's reserve again.
@@ -18,6 +19,15 @@ func openStore(ctx context.Context, layout paths.Layout, held *home.Held) (*stor
 		Backups: layout.Backups(), Reserve: layout.Reserve(),
 		Check: func(ctx context.Context, s *store.Store) error { return held.Check(ctx, s, homeKeys) },
 	})
+}
+
+// checkCurrent refuses a database that is older than the VMs.
+func checkCurrent(ctx context.Context, s *store.Store, layout paths.Layout) error {
+	records, err := s.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	return vmdir.CheckCurrent(layout, records)
 }
 
 // secureRecords backs the database up, before this daemon changes a record, and keeps its reserve

@@ -114,7 +114,8 @@ func (c *claim) checkState() error {
 			c.layout.Database(), c.database, c.layout.State, c.state.ID)
 	case proven && len(c.dirs) > 0 && c.starts < c.state.Starts:
 		return lostDatabase(c.layout, len(c.dirs), "the database %s is older than the VMs: it knows %d starts of the daemon, and there were %d",
-			c.layout.Database(), c.starts, c.state.Starts)
+			c.layout.Database(), c.starts, c.state.Starts).
+			WithHint("Bring the records up to date from what lies beside the disks: banger daemon recover")
 	case !proven && len(c.dirs) > 0 && len(c.unknown) == len(c.dirs):
 		return lostDatabase(c.layout, len(c.dirs), "the database %s knows none of the VMs in %s", c.layout.Database(), c.layout.VMs())
 	}
@@ -261,8 +262,9 @@ func machines(dir string) ([]string, error) {
 }
 
 // lostDatabase is the error of a state directory whose database is missing, or is not its own.
-func lostDatabase(layout paths.Layout, vms int, format string, args ...any) error {
+func lostDatabase(layout paths.Layout, vms int, format string, args ...any) *fault.Error {
 	return fault.New(fault.WrongState, "%s; the directories of %d VMs are in %s, and nothing was changed",
 		fmt.Sprintf(format, args...), vms, layout.VMs()).
-		WithHint("If you have the right database, move it to %s. Otherwise rebuild the records from what lies beside the disks: banger daemon recover", layout.Database())
+		WithHint("If the database was moved away, move it back to %s. An older one, such as a backup, does not do: "+
+			"rebuild the records from what lies beside the disks: banger daemon recover", layout.Database())
 }

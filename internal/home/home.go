@@ -13,7 +13,8 @@
 // The database and the state's mark count the daemon's starts. A database that knows fewer starts
 // than the mark is an older one that somebody put back. Its records no longer fit what lies beside
 // the disks, so Claim refuses it. Each backup is made before its start is counted, so Claim refuses
-// a backup, too.
+// a backup, too. A database that was copied while this daemon ran has the right count: package
+// vmdir compares the records with the copies beside the disks.
 package home
 
 import (

@@ -13,6 +13,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/pace"
 	"banger/internal/step"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -144,18 +145,21 @@ func (l *Launch) preflight(ctx context.Context) (err error) {
 }
 
 // makeRunDir also makes the directory of a machine without a record. A VM has one since its
-// creation.
+// creation. If the machine has no disks yet, those that the launch makes are unused.
 func (l *Launch) makeRunDir(context.Context) error {
 	files := l.host.Layout.VM(l.Subject.ID)
 	err := os.MkdirAll(files.Run, 0o700)
 	if err == nil && l.order.Journal == nil {
 		err = os.MkdirAll(files.Dir, 0o700)
 	}
+	if err == nil && !vmdir.HasDisk(files) {
+		err = vmdir.MarkUnused(files)
+	}
 	return err
 }
 
 func (l *Launch) removeRunDir(context.Context) error {
-	return l.host.removeRunDir(l.Subject.ID)
+	return errors.Join(l.host.removeRunDir(l.Subject.ID), dropMark(l.host.Layout.VM(l.Subject.ID)))
 }
 
 func (l *Launch) findInitramfs(ctx context.Context) (err error) {
@@ -196,8 +200,8 @@ func (l *Launch) chooseSource(ctx context.Context) error {
 }
 
 // makeDisks makes the system disk at a VM's first start, and anew if the VM has got another image:
-// the old disk has changes of the old image's files. If the size has grown, the file grows here and
-// the guest's kernel grows the file system: the host never reads what a guest wrote.
+// the old disk has changes of the old image's files. A disk that the record does not know is kept.
+// If the size has grown, the guest's kernel grows the file system: the host never reads it.
 func (l *Launch) makeDisks(ctx context.Context) error {
 	has := l.Source.traits()
 	if has.prepared {
@@ -210,7 +214,7 @@ func (l *Launch) makeDisks(ctx context.Context) error {
 		return err
 	}
 	spec, path := l.Subject.Spec, files.SystemDisk()
-	if l.Subject.DiskImage == spec.ImageID {
+	if l.Subject.ServesDisk(spec.ImageID) {
 		if err := FitDisk(path, spec.DiskSize); fault.KindOf(err) != fault.NotFound {
 			return err
 		}
@@ -223,8 +227,9 @@ func (l *Launch) makeDisks(ctx context.Context) error {
 // removeFreshDisk also removes the disk that a VM has got with another image: a later boot must not
 // find what a machine from a template left there.
 func (l *Launch) removeFreshDisk(context.Context) error {
-	if l.FreshDisks || l.Subject.Fresh {
-		return RemoveAll(l.host.Layout.VM(l.Subject.ID).SystemDisk())
+	files := l.host.Layout.VM(l.Subject.ID)
+	if l.FreshDisks || l.Subject.isUnused(files) {
+		return RemoveAll(files.SystemDisk())
 	}
 	return nil
 }

@@ -81,9 +81,13 @@ type Subject struct {
 	Spec      model.Spec             // zero for what a crash left of a machine without a record
 	DiskImage string                 // id of the image under the system disk; "": no such disk
 	Disks     map[string]model.Bytes // lengths of disks that it has had: see model.VM
-	Fresh     bool                   // nothing of a user's is on the disks
+	Fresh     bool                   // the record says that nothing of a user's is on the disks
 	Facts     Facts                  // what capabilities have stored for it
 }
+
+// ServesDisk reports whether a system disk that exists serves a machine with that image. If the
+// record knows no disk, it is older than the disk, whose image nobody has changed.
+func (s Subject) ServesDisk(image string) bool { return s.DiskImage == image || s.DiskImage == "" }
 
 // Machine is a machine that exists.
 type Machine struct {

@@ -14,7 +14,9 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/model"
 	"banger/internal/pace"
+	"banger/internal/paths"
 	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
@@ -33,11 +35,11 @@ type Remains struct {
 }
 
 // TearDown removes everything of a machine without a record, of which only the id may be known. If
-// the record of a user's VM is lost, the VM's directory is moved to the lost ones. It is
+// something in its directory may be a user's, the directory is moved to the lost ones. It is
 // idempotent.
 func (h *Host) TearDown(ctx context.Context, r Remains) error {
 	isUsers := vmdir.IsUsers(h.Layout.VM(r.ID))
-	r.Fresh = r.Fresh && !isUsers
+	r.Fresh = !isUsers
 	if err := h.End(ctx, r); err != nil {
 		return err
 	}
@@ -51,6 +53,24 @@ func (h *Host) TearDown(ctx context.Context, r Remains) error {
 		return err
 	}
 	return RemoveAll(h.Layout.VM(r.ID).Dir)
+}
+
+// IDs lists the machines that have a directory. Those without a record are template builds and
+// machines on standby that a crash cut off, and VMs of users whose record is lost.
+func (h *Host) IDs() (ids []string, _ error) {
+	var errs []error
+	for _, dir := range []string{filepath.Dir(h.Layout.VM("x").Run), h.Layout.VMs()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			if id := e.Name(); model.IsID(id) && !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids, errors.Join(errs...)
 }
 
 // CheckUnrecorded returns an error if one of the machines without a record runs and is a user's:
@@ -77,11 +97,19 @@ func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 	return nil
 }
 
+// RemoveUnrecorded is TearDown for what a crash has left, or the loss of a record. It logs errors.
+func (h *Host) RemoveUnrecorded(ctx context.Context, id string) {
+	h.Log.WarnContext(ctx, "tearing down a machine that has no record", "vm", id)
+	if err := h.TearDown(ctx, Remains{Subject: Subject{ID: id}}); err != nil {
+		h.Log.ErrorContext(ctx, "tearing down a machine that has no record", "vm", id, "error", err)
+	}
+}
+
 // End ends the machine if there is one, and waits until it is gone.
 func (h *Host) End(ctx context.Context, r Remains) error {
 	m, err := r.Machine, error(nil)
 	if m == nil {
-		if m, err = h.find(ctx, r); fault.KindOf(err) == fault.NotFound {
+		if m, err = h.Adopt(ctx, r.ID, r.Driver, r.State); fault.KindOf(err) == fault.NotFound {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("looking for the VMM: %w", err)
@@ -107,43 +135,41 @@ func (h *Host) Release(ctx context.Context, r Remains) error {
 		}
 	}
 	files := h.Layout.VM(r.ID)
-	if r.Fresh {
+	if r.isUnused(files) {
 		errs = append(errs, RemoveAll(files.SystemDisk()))
 	}
-	errs = append(errs, RemoveUnfinished(files.Dir))
+	errs = append(errs, RemoveUnfinished(files.Dir), dropMark(files))
 	// last: while it exists, recovery knows what to look for
 	errs = append(errs, h.removeRunDir(r.ID))
 	return errors.Join(errs...)
 }
 
+// isUnused reports whether nothing on the subject's disks is a user's. Both the record and the
+// directory must say so: see package vmdir.
+func (s Subject) isUnused(files paths.VM) bool { return s.Fresh && vmdir.IsUnused(files) }
+
+// dropMark removes the mark of unused disks that are gone: disks that are put there are used.
+func dropMark(files paths.VM) error {
+	if vmdir.HasDisk(files) {
+		return nil
+	}
+	return vmdir.MarkUsed(files)
+}
+
 // forget is the FactWriter of machines without a record.
 func forget(context.Context, int, any) error { return nil }
 
-// Adopt finds the machine with that id, which a driver's state describes. It returns
-// fault.NotFound if the machine has ended, and fault.WrongState if it belongs to another home.
+// Adopt finds the machine with that id: the one that a driver's state describes, or, because that
+// may be of an earlier run, the one that the run directory leads to. It returns fault.NotFound if
+// there is none, and fault.WrongState if it belongs to another home.
 func (h *Host) Adopt(ctx context.Context, id, driver string, s vmm.State) (*Machine, error) {
-	d, err := h.driver(driver)
-	if err != nil {
-		return nil, err
-	}
-	inst, err := d.Adopt(ctx, s, h.Layout.VM(id).Run)
-	if err != nil {
-		return nil, err
-	}
-	return h.machine(d, inst), nil
-}
-
-// find looks for a machine by its state, or by its run directory with every driver that can.
-func (h *Host) find(ctx context.Context, r Remains) (*Machine, error) {
-	if len(r.State) > 0 {
-		return h.Adopt(ctx, r.ID, r.Driver, r.State)
-	}
-	for _, d := range h.Drivers.All() {
-		f, ok := d.(vmm.Finder)
-		if !ok {
-			continue
+	run := h.Layout.VM(id).Run
+	if len(s) > 0 {
+		d, err := h.driver(driver)
+		if err != nil {
+			return nil, err
 		}
-		inst, err := f.Find(ctx, h.Layout.VM(r.ID).Run)
+		inst, err := d.Adopt(ctx, s, run)
 		if err == nil {
 			return h.machine(d, inst), nil
 		}
@@ -151,7 +177,20 @@ func (h *Host) find(ctx context.Context, r Remains) (*Machine, error) {
 			return nil, err
 		}
 	}
-	return nil, fault.New(fault.NotFound, "no machine of %s exists", r.ID)
+	for _, d := range h.Drivers.All() {
+		f, ok := d.(vmm.Finder)
+		if !ok {
+			continue
+		}
+		inst, err := f.Find(ctx, run)
+		if err == nil {
+			return h.machine(d, inst), nil
+		}
+		if fault.KindOf(err) != fault.NotFound {
+			return nil, err
+		}
+	}
+	return nil, fault.New(fault.NotFound, "no machine of %s exists", id)
 }
 
 // driver returns the named driver, or the default one for "".
@@ -171,6 +210,7 @@ func (h *Host) clean(ctx context.Context, c Capability, req CleanupRequest) erro
 	if !ok {
 		return nil
 	}
+	req.Fresh = req.isUnused(h.Layout.VM(req.ID))
 	ctx, cancel := pace.Context(ctx, cleanTimeout, "end of the cleanup")
 	defer cancel()
 	if err := cleaner.Cleanup(ctx, req); err != nil {

@@ -17,6 +17,8 @@ type VM struct {
 	Spec    Spec      `json:"spec"`    //
 	State   State     `json:"state"`   //
 	Created time.Time `json:"created"` //
+	// Revision counts the changes of the record, so that an older one can be told from a later one.
+	Revision uint64 `json:"revision"`
 
 	Started *time.Time `json:"started,omitempty"` // start of the present or last run
 	Stopped *time.Time `json:"stopped,omitempty"` // end of the last run

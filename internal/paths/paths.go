@@ -137,6 +137,7 @@ func (v VM) WorkDisk() string   { return filepath.Join(v.Dir, "work.ext4") }
 func (v VM) ConsoleLog() string { return filepath.Join(v.Dir, "console.log") }
 func (v VM) VMMLog() string     { return filepath.Join(v.Dir, "vmm.log") }
 func (v VM) Record() string     { return filepath.Join(v.Dir, "record.json") }
+func (v VM) Unused() string     { return filepath.Join(v.Dir, "unused") } // see package vmdir
 func (v VM) HostKey() string    { return filepath.Join(v.Dir, "ssh_host_ed25519_key") }
 
 // Held exists while a running VM is being saved, until it certainly runs again.

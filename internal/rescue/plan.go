@@ -7,8 +7,10 @@
 package rescue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -61,9 +63,6 @@ func makePlan(ctx context.Context, layout paths.Layout) (*plan, error) {
 	if p.result.Database == model.DatabaseOlder { // it serves as a backup
 		outdated, found.VMs = found.VMs, nil
 	}
-	if err := p.findDirs(found); err != nil {
-		return nil, err
-	}
 	for _, v := range found.VMs {
 		p.keep(v)
 	}
@@ -72,9 +71,12 @@ func makePlan(ctx context.Context, layout paths.Layout) (*plan, error) {
 		return nil, err
 	}
 	for _, v := range outdated {
-		if _, ok := old[v.ID]; !ok {
+		if b, ok := old[v.ID]; !ok || b.Revision < v.Revision {
 			old[v.ID] = v
 		}
+	}
+	if err := p.findDirs(old); err != nil {
+		return nil, err
 	}
 	for _, id := range p.missing(old) {
 		p.recover(id, old[id], slices.Contains(found.Unreadable, id))
@@ -90,10 +92,10 @@ func (p *plan) inspect(ctx context.Context) (store.Found, error) {
 		p.result.Database = model.DatabaseWhole
 		if found.Home != "" && p.home != "" && found.Home != p.home {
 			p.result.Database, found = model.DatabaseForeign, store.Found{}
+		} else if home.Older(found.Starts, p.starts) || len(vmdir.Older(p.layout, found.VMs)) > 0 {
+			p.result.Database = model.DatabaseOlder
 		} else if len(found.Unreadable) > 0 {
 			p.result.Database = model.DatabaseDamaged
-		} else if home.Older(found.Starts, p.starts) {
-			p.result.Database = model.DatabaseOlder
 		}
 	case fault.NotFound:
 		p.result.Database = model.DatabaseMissing
@@ -110,8 +112,9 @@ func (p *plan) inspect(ctx context.Context) (store.Found, error) {
 // the state's disk may be full.
 func (p *plan) room() []string { return []string{p.layout.State, os.TempDir()} }
 
-// findDirs finds the directories of VMs. A lost one counts if its VM has no other.
-func (p *plan) findDirs(found store.Found) error {
+// findDirs finds the directories of VMs. A lost one counts if its VM has no other, and if a copy or
+// a record says which VM that is.
+func (p *plan) findDirs(old map[string]model.VM) error {
 	ids, err := vmdir.IDs(p.layout)
 	if err != nil {
 		return err
@@ -124,8 +127,8 @@ func (p *plan) findDirs(found store.Found) error {
 		return err
 	}
 	for _, l := range lost {
-		known := slices.ContainsFunc(found.VMs, func(v model.VM) bool { return v.ID == l.ID })
-		if _, ok := p.dirs[l.ID]; !ok && (known || vmdir.IsUsers(l.Files())) {
+		known := p.present[l.ID] || outlives(old[l.ID])
+		if _, ok := p.dirs[l.ID]; !ok && (known || vmdir.HasCopy(l.Files())) {
 			p.dirs[l.ID], p.back[l.ID] = l.Files(), l.Dir
 		}
 	}
@@ -205,12 +208,12 @@ func (p *plan) recover(id string, old model.VM, hadRecord bool) {
 		if fault.KindOf(err) != fault.NotFound {
 			r.Detail = err.Error()
 		}
-		p.add(r, settled(old, files))
+		p.add(r, settled(old, files, old.Created))
 	case fault.KindOf(err) != fault.NotFound:
 		r.Outcome, r.Dir, r.Detail = model.Unclear, files.Dir, err.Error()
 		delete(p.back, id)
 		p.result.VMs = append(p.result.VMs, r)
-	case hadRecord, p.fresh && hasDisk(files):
+	case hadRecord, p.fresh && vmdir.IsUsers(files):
 		r.Outcome, r.Dir, r.Detail = model.Orphaned, p.layout.Lost(), "nothing says which VM this was"
 		p.lose = append(p.lose, id)
 		p.result.VMs = append(p.result.VMs, r)
@@ -243,24 +246,21 @@ func (p *plan) freeName(name string) string {
 	}
 }
 
-// rebuilt is the record that a copy stands for. The VM counts as started if it has a disk: then a
-// failed start does not remove its disks.
+// rebuilt is the record that a copy stands for.
 func rebuilt(c vmdir.Copy, files paths.VM) model.VM {
-	v := settled(c.VM, files)
-	if v.Started == nil && hasDisk(files) {
-		written := c.Written
-		if written.IsZero() {
-			written = v.Created
-		}
-		v.Started = &written
+	v := c.VM
+	v.Revision = c.Revision
+	if !c.Written.IsZero() {
+		return settled(v, files, c.Written)
 	}
-	return v
+	return settled(v, files, v.Created)
 }
 
-// settled is a record in a state that the daemon can recover from, however old it is. If the record
-// leads to a machine, the daemon adopts it, or finds that it has ended. If saved memory is there,
-// the state is that of an interrupted start: the daemon checks whether the memory fits the disks.
-func settled(v model.VM, files paths.VM) model.VM {
+// settled is a record in a state that the daemon can recover from, however old it is. If the VM has
+// a machine, the daemon adopts it. If saved memory is there, the state is that of an interrupted
+// start: the daemon checks whether the memory fits the disks. written is the time of the record.
+func settled(v model.VM, files paths.VM, written time.Time) model.VM {
+	keepDisks(&v, files, written)
 	v.LastError, v.Pending = nil, nil
 	switch {
 	case disk.MayExist(files.Suspended()) && len(v.Restoring) == 0: // otherwise it may be older
@@ -271,14 +271,32 @@ func settled(v model.VM, files paths.VM) model.VM {
 	return v
 }
 
+// keepDisks makes the record of a VM that has disks know of them: it may be older than the VM's
+// first start.
+func keepDisks(v *model.VM, files paths.VM, written time.Time) {
+	if !vmdir.HasDisk(files) || vmdir.IsUnused(files) {
+		return
+	}
+	if v.Started == nil {
+		v.Started = &written
+	}
+	v.DiskImage = cmp.Or(v.DiskImage, v.Spec.ImageID)
+	v.Disks = maps.Clone(v.Disks)
+	for name, path := range map[string]string{"system": files.SystemDisk(), "work": files.WorkDisk()} {
+		_, known := v.Disks[name]
+		if info, err := os.Stat(path); err == nil && !known {
+			if v.Disks == nil {
+				v.Disks = map[string]model.Bytes{}
+			}
+			v.Disks[name] = model.Bytes(info.Size())
+		}
+	}
+}
+
 // outlives reports whether a record of a backup is that of a VM that was complete and was not to be
 // removed.
 func outlives(v model.VM) bool {
 	return v.ID != "" && v.State != model.Creating && v.State != model.Deleting && v.Spec.Remove != model.RemoveOnDetach
-}
-
-func hasDisk(files paths.VM) bool {
-	return disk.MayExist(files.SystemDisk()) || disk.MayExist(files.WorkDisk())
 }
 
 // stamp names what is moved aside at a time.

@@ -260,6 +260,72 @@ func TestOlderDatabase(t *testing.T) {
 	h.want(h.run(true), model.DatabaseWhole, 2)
 }
 
+// TestDatabaseOfTheSameStart has a database in place that was copied while the daemon ran: it knows
+// all starts, but records are older than their copies.
+func TestDatabaseOfTheSameStart(t *testing.T) {
+	h := newHome(t)
+	one, two := vmOf(0, "one"), vmOf(1, "two")
+	h.add(one, two)
+	older := h.read(h.layout.Database())
+	one.Revision, one.DiskImage = 5, "newer"
+	h.add(one)
+	h.write(h.layout.Database(), older)
+	r := h.run(false)
+	h.want(r, model.DatabaseOlder, 0, "a rebuilt one", "b rebuilt two")
+	if r.Aside == "" {
+		t.Error("the older database was not kept")
+	}
+	if v := h.records()[idOf(0)]; v.DiskImage != "newer" || v.Revision != 5 {
+		t.Errorf("the record is %+v", v)
+	}
+	h.want(h.run(true), model.DatabaseWhole, 2)
+}
+
+// TestDisksOutrankRecords restores records from a backup that is older than the first start of
+// their VMs, and one of a VM whose directory is among the lost ones.
+func TestDisksOutrankRecords(t *testing.T) {
+	h := newHome(t)
+	fresh := func(n byte, name string) model.VM {
+		v := vmOf(n, name)
+		v.DiskImage, v.Spec.ImageID = "", "image"
+		return v
+	}
+	h.add(fresh(0, "used"), fresh(1, "unused"), fresh(2, "bare"), fresh(3, "away"))
+	h.backUp()
+	h.remove(h.layout.Database())
+	for n := range byte(4) {
+		h.write(h.layout.VM(idOf(n)).SystemDisk(), "system")
+		h.remove(h.layout.VM(idOf(n)).Record())
+	}
+	for _, path := range []string{h.layout.VM(idOf(2)).SystemDisk(), h.layout.VM(idOf(2)).WorkDisk()} {
+		h.remove(path)
+	}
+	if err := vmdir.MarkUnused(h.layout.VM(idOf(1))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vmdir.Lose(h.layout, idOf(3)); err != nil {
+		t.Fatal(err)
+	}
+	h.want(h.run(false), model.DatabaseMissing, 0, "a restored used", "b restored unused", "c restored bare", "d restored away")
+	got := h.records()
+	for n, used := range []bool{true, false, false, true} {
+		v := got[idOf(byte(n))]
+		image, disks := "", 0
+		if used {
+			image, disks = "image", 2
+		}
+		if v.Fresh() == used {
+			t.Errorf("%s counts as used: %v", v.Spec.Name, !v.Fresh())
+		}
+		if v.DiskImage != image {
+			t.Errorf("the system disk of %s has image %q, want %q", v.Spec.Name, v.DiskImage, image)
+		}
+		if len(v.Disks) != disks {
+			t.Errorf("%s has the disks %v, want %d", v.Spec.Name, v.Disks, disks)
+		}
+	}
+}
+
 func (h *site) read(path string) string {
 	h.t.Helper()
 	text, err := os.ReadFile(path)
@@ -487,7 +553,7 @@ func TestMemoryOfARestore(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := map[bool]model.State{true: model.Stopped, false: model.Starting}[restoring != nil]
-		if got := settled(v, files).State; got != want {
+		if got := settled(v, files, v.Created).State; got != want {
 			t.Errorf("a VM with memory that is restoring %q is %s, not %s", restoring, got, want)
 		}
 	}

@@ -52,6 +52,8 @@ var migrations = []string{
 		doc     TEXT NOT NULL     -- model.VM as JSON
 	) STRICT`,
 	`CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT`,
+	// A banger that counts no revisions must not use the database any more.
+	`UPDATE vms SET doc = json_set(doc, '$.revision', 1) WHERE json_valid(doc)`,
 }
 
 // Open opens the database at path, creates it if it is missing, and updates its schema. It rejects

@@ -75,6 +75,35 @@ func TestNamesAreUnique(t *testing.T) {
 	}
 }
 
+// TestRevisionsBegin opens a database of a version that counted no revisions. Records that cannot
+// be read stay as they are.
+func TestRevisionsBegin(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{
+		migrations[0], migrations[1], "PRAGMA user_version = 2",
+		`INSERT INTO vms VALUES ('a', 'one', 1, '{"id":"a","created":"2026-01-02T03:04:05.123456789Z","spec":{"memory":9007199254740993,"name":"<é>"}}'), ('b', 'two', 2, '{')`,
+	} {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Inspect(t.Context(), path, t.TempDir())
+	if err != nil || len(found.VMs) != 1 || len(found.Unreadable) != 1 {
+		t.Fatalf("found %+v, %v", found, err)
+	}
+	want := model.VM{ID: "a", Created: time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.UTC), Revision: 1, Spec: model.Spec{Memory: 9007199254740993, Name: "<é>"}}
+	if !reflect.DeepEqual(found.VMs[0], want) {
+		t.Errorf("the record is %+v, want %+v", found.VMs[0], want)
+	}
+}
+
 // TestMeta also opens a database from before the table.
 func TestMeta(t *testing.T) {
 	ctx := context.Background()

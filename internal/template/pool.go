@@ -114,7 +114,7 @@ func (p *Pool) Choose(ctx context.Context, l *machine.Launch) machine.Source {
 // hasDisks reports whether a VM has something on its disks that it must keep.
 func hasDisks(h *machine.Host, s machine.Subject) bool {
 	disks := machine.Disks(h.Layout.VM(s.ID))
-	return disks[machine.WorkDisk] != "" || disks[machine.SystemDisk] != "" && s.DiskImage == s.Spec.ImageID
+	return disks[machine.WorkDisk] != "" || disks[machine.SystemDisk] != "" && s.ServesDisk(s.Spec.ImageID)
 }
 
 // Started notes each start of a VM that has succeeded: what it did not find is made for the next

@@ -12,6 +12,7 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -141,11 +142,22 @@ func (op *operation) furnish(ctx context.Context, disks map[string]string) error
 	if err := os.MkdirAll(op.dirs().Dir, 0o700); err != nil {
 		return fmt.Errorf("making the VM's directory: %w", err)
 	}
-	if err := machine.PlaceDisks(ctx, op.dirs(), disks); err != nil {
+	files, copies := op.dirs(), len(disks) > 0
+	if copies {
+		if err := vmdir.MarkUnused(files); err != nil {
+			return err
+		}
+	}
+	if err := machine.PlaceDisks(ctx, files, disks); err != nil {
 		return err
 	}
 	if err := op.host.Created(ctx, op.subject(), op.storeFact); err != nil {
 		return err
+	}
+	if copies && op.record().Runtime == nil { // otherwise they are of no use before its start
+		if err := vmdir.MarkUsed(files); err != nil {
+			return err
+		}
 	}
 	return op.update(ctx, func(v *model.VM) { v.State = model.Stopped })
 }

@@ -111,6 +111,7 @@ func (op *operation) update(ctx context.Context, change func(*model.VM)) error {
 		after.Runtime = &rt
 	}
 	change(&after)
+	after.Revision = before.Revision + 1
 	if after.State != before.State && !before.State.May(after.State) {
 		return fmt.Errorf("VM %s: state %s cannot follow %s", before.Spec.Name, after.State, before.State)
 	}

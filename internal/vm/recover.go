@@ -1,12 +1,10 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/snapshot"
 	"banger/internal/vm/moment"
+	"banger/internal/vmdir"
 )
 
 // recovery brings records and host together at start-up: see docs/internals/recovery.md. After all
@@ -37,7 +36,8 @@ func (r recovery) run(ctx context.Context) error {
 		r.records.adopt(entries[i])
 	}
 	// Now: soon there are machines without a record that are none of a crash.
-	orphans, err := r.orphans()
+	orphans, err := r.host.IDs()
+	orphans = slices.DeleteFunc(orphans, r.records.has)
 	if err != nil {
 		r.Log.ErrorContext(ctx, "looking for what no record names", "error", err)
 	}
@@ -83,7 +83,7 @@ func (r recovery) inBackground(ctx context.Context, entries []*entry, orphans []
 		})
 	}
 	for _, id := range orphans {
-		all.Go(func() { within(func() { r.removeOrphan(ctx, id) }) })
+		all.Go(func() { within(func() { r.host.RemoveUnrecorded(ctx, id) }) })
 	}
 	done := make(chan struct{})
 	r.wg.Go(func() {
@@ -105,12 +105,13 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	if err := r.restore(ctx, op); err != nil { // the next operation tries again
 		r.logger(op.record()).ErrorContext(ctx, "recovering", "error", err)
 	}
-	v := op.record()
-	if v.State != model.Suspended && !v.State.Between() && v.State != model.Broken { // outdated
-		if err := snapshot.Remove(op.dirs().Suspended()); err != nil {
-			r.logger(v).ErrorContext(ctx, "removing outdated memory", "error", err)
-		}
+	if op.record().Started != nil {
+		op.useDisks(ctx)
 	}
+	if done, err := r.older(ctx, op); done || err != nil {
+		return err
+	}
+	v := op.record()
 	switch {
 	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting, neverBegan(v):
 		// Whoever asked for it is gone with the daemon that served them, or wanted it gone.
@@ -118,7 +119,11 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	case v.State == model.Pausing, repairs{op}.isHeld():
 		return r.abandonPause(ctx, op)
 	case v.State == model.Running, v.State == model.Paused:
-		return r.adopt(ctx, op)
+		err := r.adopt(ctx, op)
+		if op.e.machine() != nil { // which has what was in its memory
+			err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
+		}
+		return err
 	case (v.State == model.Starting || !v.State.Live()) && !disk.MayExist(op.dirs().Dir):
 		r.showMissing(op)
 	case v.State == model.Starting:
@@ -160,6 +165,42 @@ func (r recovery) restore(ctx context.Context, op *operation) error {
 	return machine.RemoveAll(op.dirs().Restored())
 }
 
+// older brings a record up to date that is older than its VM, if what is on the host proves so. So
+// no record alone ends a machine or gives memory up. done is whether nothing is left to do.
+func (r recovery) older(ctx context.Context, op *operation) (done bool, err error) {
+	// it was completed
+	if v := op.record(); (v.State == model.Creating || neverBegan(v)) && vmdir.IsUsers(op.dirs()) {
+		if err := op.update(ctx, func(v *model.VM) { v.State, v.Runtime = model.Stopped, nil }); err != nil {
+			return false, err
+		}
+	}
+	v := op.record()
+	if v.State.Between() || v.State.Live() || v.Runtime != nil {
+		return false, nil
+	}
+	if r.host.HasRunDir(v.ID) && !vmdir.IsUnused(op.dirs()) {
+		if found, err := r.find(ctx, op); found || err != nil {
+			return true, err
+		}
+	}
+	if v.State == model.Suspended {
+		return false, nil
+	}
+	return r.asleep(ctx, op)
+}
+
+// asleep makes a VM without a machine suspended, if it has memory that fits its disks.
+func (r recovery) asleep(ctx context.Context, op *operation) (bool, error) {
+	if fits, err := moment.KeepFitting(ctx, op.dirs()); !fits {
+		return false, err
+	}
+	op.e.show(func(v *model.VM) { v.State = model.Pausing })
+	if err := op.update(ctx, func(v *model.VM) { v.State = model.Suspended }); err != nil {
+		return false, err
+	}
+	return true, op.endSuspended(ctx)
+}
+
 // discard deletes a VM whatever its state. Not every state may become deleting, but a settled one
 // may.
 func (r recovery) discard(ctx context.Context, op *operation) error {
@@ -176,42 +217,70 @@ func (r recovery) discard(ctx context.Context, op *operation) error {
 
 // adopt finds the running VM's machine again, or settles the VM if it is gone.
 func (r recovery) adopt(ctx context.Context, op *operation) error {
-	v := op.record()
-	m, err := r.host.Adopt(ctx, v.ID, v.Runtime.Driver, v.Runtime.State)
-	if fault.KindOf(err) == fault.NotFound {
+	found, err := r.find(ctx, op)
+	if !found && err == nil {
 		return r.ended(ctx, op)
+	}
+	return err
+}
+
+// find adopts a VM's machine, if it has one. If the machine is not the one that the record knows,
+// the record is older, and leads to the machine from now on.
+func (r recovery) find(ctx context.Context, op *operation) (found bool, err error) {
+	v := op.record()
+	known := cmp.Or(v.Runtime, &model.Runtime{})
+	m, err := r.host.Adopt(ctx, v.ID, known.Driver, known.State)
+	if fault.KindOf(err) == fault.NotFound {
+		return false, nil
 	}
 	if err != nil {
 		err = fmt.Errorf("looking for the VMM: %w", err)
 		r.notAdopted(op, err)
-		return err
+		return false, err
+	}
+	r.logger(v).InfoContext(ctx, "adopted", "pid", m.Instance.PID(), "known", known.PID)
+	if m.Instance.PID() != known.PID {
+		if err := r.leadTo(ctx, op, m); err != nil {
+			r.notAdopted(op, err)
+			return false, errors.Join(err, m.Close())
+		}
 	}
 	op.e.setMachine(m)
 	r.watch(op.e)
-	r.logger(v).InfoContext(ctx, "adopted", "pid", m.Instance.PID())
-	return nil
+	return true, nil
+}
+
+// leadTo makes a record lead to the VM's machine.
+func (r recovery) leadTo(ctx context.Context, op *operation, m *machine.Machine) error {
+	if !op.record().State.Live() {
+		op.e.show(func(v *model.VM) { v.State = model.Starting })
+	}
+	return op.update(ctx, func(v *model.VM) {
+		if v.State == model.Starting {
+			now, spec := time.Now().UTC(), v.Spec
+			v.State, v.Started, v.LastError, v.Network = model.Running, &now, nil, &model.Network{Mode: spec.Net}
+			v.Runtime = &model.Runtime{Prepared: r.host.Cleaners(), Spec: &spec}
+			v.LayOver(spec.ImageID)
+		}
+		v.Runtime.Driver, v.Runtime.State, v.Runtime.PID = m.Driver.Name(), m.Instance.State(), m.Instance.PID()
+	})
 }
 
 // ended settles a VM whose machine is gone. If a suspension has saved all of the memory, and only
 // its record is missing, the VM is suspended.
 func (r recovery) ended(ctx context.Context, op *operation) error {
-	if op.record().State == model.Pausing {
-		kept, err := moment.Look(ctx, op.dirs())
-		switch {
-		case err != nil: // the next start-up looks again
-			r.notAdopted(op, err)
-			return err
-		case kept.Fits:
-			if err := op.update(ctx, func(v *model.VM) { v.State = model.Suspended }); err != nil {
-				return err
-			}
-			return op.endSuspended(ctx)
-		case !disk.MayExist(op.dirs().Dir):
-			r.showMissing(op)
-			return nil
-		}
+	asleep, err := r.asleep(ctx, op)
+	switch {
+	case err != nil: // the next start-up looks again
+		r.notAdopted(op, err)
+		return err
+	case asleep:
+		return nil
+	case op.record().State == model.Pausing && !disk.MayExist(op.dirs().Dir):
+		r.showMissing(op)
+		return nil
 	}
-	err := op.settle(ctx, &model.Failure{
+	err = op.settle(ctx, &model.Failure{
 		Time: time.Now().UTC(), Msg: "the machine ended while no daemon was there to see it", Log: op.dirs().VMMLog(),
 	})
 	op.removeIfAsked(ctx)
@@ -254,31 +323,4 @@ func (r recovery) abandonStart(ctx context.Context, op *operation) error {
 		Time: time.Now().UTC(), Msg: "the daemon ended in the middle of the start", Log: r.Layout.DaemonLog(), Hint: "start it again",
 	}
 	return ending{op}.abandonStart(ctx, why, model.Failed)
-}
-
-// orphans lists the machines that carry a VM's id and have no record: template builds and standby
-// machines that a crash cut off.
-func (r recovery) orphans() (ids []string, _ error) {
-	var errs []error
-	for _, dir := range []string{filepath.Dir(r.Layout.VM("x").Run), r.Layout.VMs()} {
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-			continue
-		}
-		for _, entry := range entries {
-			id := entry.Name()
-			if model.IsID(id) && !r.records.has(id) && !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
-		}
-	}
-	return ids, errors.Join(errs...)
-}
-
-func (r recovery) removeOrphan(ctx context.Context, id string) {
-	r.Log.WarnContext(ctx, "tearing down a machine that has no record", "vm", id)
-	if err := r.host.TearDown(ctx, machine.Remains{Subject: machine.Subject{ID: id, Fresh: true}}); err != nil {
-		r.Log.ErrorContext(ctx, "tearing down a machine that has no record", "vm", id, "error", err)
-	}
 }

@@ -107,8 +107,8 @@ func TestOrphansAreRemoved(t *testing.T) {
 	if _, err := d.Start(t.Context(), "a", model.Start{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	// As if the database had been restored from an old copy.
-	if err := d.store.DeleteVM(t.Context(), v.ID); err != nil {
+	// As if it were a machine on standby.
+	if err := errors.Join(vmdir.MarkUnused(h.layout.VM(v.ID)), d.store.DeleteVM(t.Context(), v.ID)); err != nil {
 		t.Fatal(err)
 	}
 	d.die()
@@ -119,6 +119,7 @@ func TestOrphansAreRemoved(t *testing.T) {
 	h.daemon()
 	h.wantFiles(t, []string{foreign})
 	h.wantMachines(t, 0)
+	claim(t, !disk.MayExist(h.layout.Lost()), "the machine's directory is kept")
 }
 
 // TestMissingDirectory takes the directory of a VM away that has no machine, and puts it back. The

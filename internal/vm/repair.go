@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -141,6 +142,10 @@ func (op repairs) completeRestore(ctx context.Context, report step.Reporter) err
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
+	// the record is older: the restore was completed
+	if files := op.dirs(); disk.MayExist(files.Dir) && !disk.MayExist(files.Restored()) {
+		return op.update(ctx, func(v *model.VM) { v.Restoring = nil })
+	}
 	if v.State != model.Stopped && v.State != model.Failed {
 		if err := op.settle(ctx, nil); err != nil {
 			return fmt.Errorf("ending what VM %s was before its restore: %w", v.Spec.Name, err)

@@ -14,6 +14,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/snapshot"
 	"banger/internal/vm/explain"
+	"banger/internal/vmdir"
 	"banger/internal/vmm/console"
 )
 
@@ -41,6 +42,14 @@ func (op *operation) tearDown(ctx context.Context) error {
 	}
 	op.e.setMachine(nil)
 	return op.host.Release(ctx, r)
+}
+
+// useDisks notes that the disks of a VM that has run are a user's. If that fails, the record alone
+// says so.
+func (op *operation) useDisks(ctx context.Context) {
+	if err := vmdir.MarkUsed(op.dirs()); err != nil {
+		op.logger(op.record()).ErrorContext(ctx, "keeping the VM's disks", "error", err)
+	}
 }
 
 // settle brings a VM whose machine has ended, or must end, to rest: stopped if everything could be

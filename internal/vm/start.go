@@ -144,6 +144,7 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 		return err
 	}
 	s.watch(s.e)
+	s.useDisks(ctx)
 	s.templates.Started(l)
 	s.Meter.StartDone(countedAs(l.Source), s.record().Boot.Duration, l.Records)
 	switch {

@@ -146,7 +146,7 @@ func (k *Keeper) keep(ctx context.Context, v model.VM) {
 func (k *Keeper) writeLocked(ctx context.Context, v model.VM, now sums) {
 	delete(k.written, v.ID)
 	c := copyOf(v)
-	c.Written = time.Now().UTC()
+	c.Written, c.Revision = time.Now().UTC(), v.Revision
 	if err := write(k.layout.VM(v.ID), c); err != nil {
 		k.log.WarnContext(ctx, "keeping a copy of a record", "vm", v.ID, "error", err)
 		if !errors.Is(err, fs.ErrNotExist) { // there is a directory
@@ -167,7 +167,7 @@ func (k *Keeper) remove(ctx context.Context, id string) {
 	}
 }
 
-// sumsOf leaves out the time of a copy.
+// sumsOf leaves out the time and the revision of a copy: they alone are not worth a write.
 func sumsOf(c Copy) sums {
 	return sums{sumOf(lasting(c.VM)), sumOf(c.VM)}
 }

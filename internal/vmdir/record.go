@@ -1,9 +1,16 @@
 // Package vmdir keeps in each VM's directory a copy of what its record says of the VM itself. If
 // the database is lost, package rescue rebuilds the records from these copies.
 //
-// The copy also proves what a directory holds. A VM's directory has a copy before the VM's first
-// start. Directories of template builds, of standby machines and of VMs that were never completed
-// have none: nothing in them is a user's.
+// Each record has a revision, which every change raises, and a copy has that of its record. A copy
+// is written after its record is durable. So if a copy has the later revision, somebody has put an
+// older database back: see CheckCurrent.
+//
+// No record decides alone that a disk may go, because a record can be older than the disk. The mark
+// "unused" in a directory says that nothing in it is a user's. A launch sets it before it makes a
+// machine's first disks, and so does a fork before it copies disks. It is removed when the record
+// says that the VM runs, or when all disks are copied. Directories of template builds and of
+// standby machines keep it. A directory without a record that has a disk and no mark, or a copy of
+// a record, is moved to the lost ones.
 //
 // A copy is written without waiting for the disk, because starts wait for it. Keeper syncs it
 // later, and writes later what leads to a running machine. When the daemon starts, Keeper compares
@@ -35,12 +42,13 @@ const maxCopy = 1 << 20
 
 // Copy is the copy of a record.
 type Copy struct {
-	Version int       `json:"version"`
-	Written time.Time `json:"written"`
-	VM      model.VM  `json:"vm"` // with what lasts, and with what leads to a running machine
+	Version  int       `json:"version"`
+	Written  time.Time `json:"written"`
+	Revision uint64    `json:"revision"` // of the record; 0 in a copy of an earlier version
+	VM       model.VM  `json:"vm"`       // what lasts, and what leads to a running machine
 }
 
-// copyOf returns the copy of a record without its time.
+// copyOf returns the copy of a record without its time and revision.
 func copyOf(v model.VM) Copy {
 	c := Copy{Version: version, VM: lasting(v)}
 	if IsUp(v) {
@@ -120,16 +128,10 @@ func Decode(data []byte) (Copy, error) {
 	if err != nil {
 		return Copy{}, fault.New(fault.Damaged, "the copy of a record: %w", err)
 	}
-	written := c.Written
+	written, revision := c.Written, c.Revision
 	c = copyOf(c.VM)
-	c.Written = written
+	c.Written, c.Revision = written, revision
 	return c, nil
-}
-
-// IsUsers reports whether a directory is or may be that of a user's VM.
-func IsUsers(files paths.VM) bool {
-	_, err := os.Lstat(files.Record())
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // tempName is the name of an unfinished copy. It has no disk.TempPrefix: a cleanup of the VM's

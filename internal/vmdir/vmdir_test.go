@@ -103,6 +103,7 @@ func TestCopyIsWrittenOnlyWhenItChanges(t *testing.T) {
 	now := time.Now()
 	for _, state := range []model.State{model.Starting, model.Running, model.Stopping, model.Stopped} {
 		v.State, v.Started, v.LastError = state, &now, &model.Failure{Msg: string(state)}
+		v.Revision++
 		put(t, k, v)
 	}
 	if after, err := os.Stat(files.Record()); err != nil || !os.SameFile(before, after) {
@@ -298,6 +299,68 @@ func TestStartHealsCopies(t *testing.T) {
 	}
 }
 
+// TestOlder compares records with copies.
+func TestOlder(t *testing.T) {
+	for name, c := range map[string]struct {
+		copied, stored uint64
+		text           string // in the place of the copy
+		want           int
+	}{
+		"the same": {copied: 7, stored: 7},
+		// a crash came between, or the disk is full
+		"a record whose copy is to come": {copied: 7, stored: 8},
+		"an older record":                {copied: 8, stored: 7, want: 1},
+		"a copy of an earlier version":   {copied: 0, stored: 1},
+		"a damaged copy":                 {copied: 8, stored: 7, text: "{"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k, _, files := newKeeper(t)
+			v := record()
+			v.Revision = c.copied
+			put(t, k, v)
+			if c.text != "" {
+				if err := os.WriteFile(files.Record(), []byte(c.text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			other := v
+			v.Revision, other.ID = c.stored, "f123456789abcdef" // without a directory
+			older := Older(k.layout, []model.VM{v, other})
+			if len(older) != c.want {
+				t.Errorf("%d records are older than their copies, want %d", len(older), c.want)
+			}
+			if err := CheckCurrent(k.layout, []model.VM{v, other}); (fault.KindOf(err) == fault.WrongState) != (c.want > 0) {
+				t.Errorf("the database is refused with %v", err)
+			}
+		})
+	}
+}
+
+// TestFullDiskMakesNoRecordOlder changes a record whose copy cannot be written.
+func TestFullDiskMakesNoRecordOlder(t *testing.T) {
+	k, m, files := newKeeper(t)
+	v := record()
+	v.Revision = 1
+	put(t, k, v)
+	if err := os.Mkdir(filepath.Join(files.Dir, tempName), 0o700); err != nil { // in the way
+		t.Fatal(err)
+	}
+	v.Revision, v.Spec.Name = 2, "two"
+	put(t, k, v)
+	if err := os.Remove(filepath.Join(files.Dir, tempName)); err != nil {
+		t.Fatal(err)
+	}
+	if older := Older(k.layout, []model.VM{m[id]}); len(older) > 0 {
+		t.Errorf("the record counts as older than its copy")
+	}
+	if err := k.catchUp(); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Read(files, id); err != nil || c.Revision != 2 {
+		t.Errorf("the copy has revision %d, want 2: %v", c.Revision, err)
+	}
+}
+
 func TestUnwritableCopyFailsNothing(t *testing.T) {
 	k, m, files := newKeeper(t)
 	if err := os.Remove(files.Dir); err != nil {
@@ -317,7 +380,9 @@ func TestUnwritableCopyFailsNothing(t *testing.T) {
 }
 
 func TestRead(t *testing.T) {
-	good, err := json.Marshal(copyOf(record()))
+	whole := copyOf(record())
+	whole.Revision = 5
+	good, err := json.Marshal(whole)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,6 +410,9 @@ func TestRead(t *testing.T) {
 			}
 			if !IsUsers(files) {
 				t.Error("the directory does not count as a user's")
+			}
+			if c, err := Decode([]byte(c.text)); err == nil && c.Revision != 5 {
+				t.Errorf("it has revision %d, want 5", c.Revision)
 			}
 		})
 	}

@@ -98,6 +98,18 @@ func Look(ctx context.Context, files paths.VM) (Kept, error) {
 	return Kept{Fits: maps.Equal(now, then.Written), Snapshot: then.Snapshot, written: then.Written}, err
 }
 
+// KeepFitting reports whether a VM keeps memory that fits its disks. Other memory is removed.
+func KeepFitting(ctx context.Context, files paths.VM) (bool, error) {
+	if !disk.MayExist(files.Suspended()) {
+		return false, nil
+	}
+	kept, err := Look(ctx, files)
+	if err == nil && !kept.Fits {
+		err = snapshot.Remove(files.Suspended())
+	}
+	return err == nil && kept.Fits, err
+}
+
 // Renew makes disks fit the memory again that a guest has written to: copies of the snapshot's. The
 // times of the disks are set last, so a call that was cut off is repeated.
 func (k Kept) Renew(ctx context.Context, snap *snapshot.Snapshot, files paths.VM) error {

@@ -1,0 +1,127 @@
+package e2e
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/testkit"
+)
+
+// aged is a home whose VMs are newer than a copy of its database, and also newer than their own
+// records were then. "runs", "rests" and "sleeps" have a file in /root, in /opt and in memory.
+type aged struct {
+	*testkit.Home
+	state string
+	old   string // directory of the copies: the database, and a record by each VM's id
+	pid   int    // of the machine of "runs"
+}
+
+func newAged(t *testing.T) aged {
+	t.Helper()
+	a := aged{Home: warm(t)}
+	a.state, a.old = filepath.Join(a.Dir, "state"), t.TempDir()
+	for _, name := range []string{"runs", "rests"} {
+		ok(t, a.Home, "vm", "create", "--name", name, "--memory", "256M")
+	}
+	ok(t, a.Home, "run", "-d", "--name", "sleeps", "--memory", "256M")
+	must(t, a.Shell("for d in state/vms/*; do cp $d/record.json "+a.old+"/${d##*/}; done; cp state/banger.db* "+a.old))
+	for _, name := range []string{"runs", "rests", "sleeps"} {
+		if name != "sleeps" {
+			ok(t, a.Home, "start", name)
+		}
+		ok(t, a.Home, "exec", name, "--", "sh", "-c", "for f in /root/f /opt/f /dev/shm/f; do echo mine >$f; done; sync")
+	}
+	ok(t, a.Home, "stop", "rests")
+	ok(t, a.Home, "suspend", "sleeps")
+	a.pid = machinePID(t, a.Home, "runs")
+	ok(t, a.Home, "daemon", "stop")
+	return a
+}
+
+// putBack puts the older database in the place of the present one.
+func (a aged) putBack(t *testing.T) {
+	t.Helper()
+	must(t, a.Shell("rm state/banger.db* && cp "+a.old+"/banger.db* state"))
+}
+
+// wantAll checks that nothing of any VM is lost.
+func (a aged) wantAll(t *testing.T) {
+	t.Helper()
+	equal(t, "the state of sleeps", show(t, a.Home, "sleeps").State, model.Suspended)
+	equal(t, "the pid of the machine of runs", machinePID(t, a.Home, "runs"), a.pid)
+	ok(t, a.Home, "start", "rests")
+	ok(t, a.Home, "resume", "sleeps")
+	for name, files := range map[string][]string{
+		"runs": {"/root/f", "/opt/f", "/dev/shm/f"}, "rests": {"/root/f", "/opt/f"}, "sleeps": {"/root/f", "/opt/f", "/dev/shm/f"},
+	} {
+		for _, file := range files {
+			equal(t, file+" in "+name, a.Banger(t, "exec", name, "--", "cat", file).Stdout, "mine\n")
+		}
+	}
+}
+
+// TestOlderDatabase copies the database while the daemon runs, and puts the copy back when the VMs
+// have gone on. The daemon does not start, and a recovery brings every byte back.
+func TestOlderDatabase(t *testing.T) {
+	a := newAged(t)
+	a.putBack(t)
+	for range 2 {
+		r := fails(t, a.Home, []string{"ps"}, "older than the VMs", "banger daemon recover")
+		equal(t, "exit status", r.Code, fault.WrongState.ExitCode())
+	}
+	plan := decode[model.Rescue](t, a.Home, "daemon", "recover", "--dry-run")
+	equal(t, "the database", plan.Database, model.DatabaseOlder)
+	ok(t, a.Home, "daemon", "recover")
+	a.wantAll(t)
+	ok(t, a.Home, "rm", "--force", "runs", "rests", "sleeps")
+}
+
+// TestOlderDatabaseUnseen is TestOlderDatabase with copies of the records that are as old, as if
+// they could not be written since. So nothing shows that the database is older.
+func TestOlderDatabaseUnseen(t *testing.T) {
+	a := newAged(t)
+	a.putBack(t)
+	must(t, a.Shell("for d in state/vms/*; do cp "+a.old+"/${d##*/} $d/record.json; done"))
+	a.wantAll(t)
+	ok(t, a.Home, "rm", "--force", "runs", "rests", "sleeps")
+}
+
+// TestOlderBackup recovers VMs whose copies are damaged, with a backup that is older than their
+// first starts.
+func TestOlderBackup(t *testing.T) {
+	a := newAged(t)
+	must(t, a.Shell("rm -rf state/backups state/banger.db* && mkdir -m 700 state/backups && cd "+a.old+
+		" && for f in banger.db*; do cp $f $OLDPWD/state/backups/banger-20200101T000000.000Z-0.db${f#banger.db}; done"))
+	must(t, a.Shell("for d in state/vms/*; do : >$d/record.json; done"))
+	done := decode[model.Rescue](t, a.Home, "daemon", "recover")
+	equal(t, "the number of VMs", len(done.VMs), 3)
+	for _, v := range done.VMs {
+		equal(t, "the outcome of "+v.Name, v.Outcome, model.Restored)
+	}
+	a.wantAll(t)
+	ok(t, a.Home, "rm", "--force", "runs", "rests", "sleeps")
+}
+
+// TestUnknownDirectory puts the directory of a VM back that has no copy of a record, like those of
+// early versions. It is moved and not removed.
+func TestUnknownDirectory(t *testing.T) {
+	h := warm(t)
+	const id = "aaaaaaaaaaaaaaaa"
+	ok(t, h, "vm", "create", "--name", "other")
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("mkdir state/vms/"+id+" && echo mine >state/vms/"+id+"/work.ext4"))
+	ok(t, h, "ps")
+	testkit.WaitFor(t, time.Minute, "the directory is gone", func() bool {
+		_, err := os.Stat(filepath.Join(h.Dir, "state", "vms", id))
+		return errors.Is(err, os.ErrNotExist)
+	})
+	if text, err := os.ReadFile(filepath.Join(h.Dir, "state", "lost", id, "work.ext4")); err != nil || string(text) != "mine\n" {
+		t.Errorf("the disk holds %q, %v", text, err)
+	}
+	has(t, h.Banger(t, "doctor").Stdout, id)
+}

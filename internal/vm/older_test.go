@@ -1,0 +1,166 @@
+package vm
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"banger/internal/disk"
+	"banger/internal/model"
+	"banger/internal/paths"
+	"banger/internal/store"
+	"banger/internal/vmdir"
+)
+
+// TestOlderRecords puts records back that are older than their VM, and starts the daemon. No disk,
+// no memory and no machine is lost, whatever the record says and whatever the VM is by now.
+func TestOlderRecords(t *testing.T) {
+	for _, now := range []model.State{model.Running, model.Suspended, model.Stopped} {
+		for _, record := range []string{"creating", "created", "fork", "running", "stopped", "error", "suspended", "restoring"} {
+			t.Run(record+"/"+string(now), func(t *testing.T) {
+				h := newHost(t)
+				d := h.daemon()
+				records := map[string]model.VM{}
+				keep := func(name string, change func(*model.VM)) {
+					t.Helper()
+					stored, err := d.store.VMs(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					if change != nil {
+						change(&stored[0])
+					}
+					records[name] = stored[0]
+				}
+				v := d.create(t, model.Create{Name: "a"})
+				keep("created", nil)
+				keep("creating", func(v *model.VM) { v.State = model.Creating })
+				keep("fork", func(v *model.VM) { v.Parent, v.Runtime = &model.Parent{}, &model.Runtime{Fork: true} })
+				d.start(t, "a")
+				keep("running", nil)
+				d.bringTo(t, v, model.Stopped)
+				keep("stopped", nil)
+				keep("error", func(v *model.VM) { v.State = model.Failed })
+				keep("restoring", func(v *model.VM) { v.Restoring = []string{"work"} })
+				d.start(t, "a")
+				d.suspend(t, v)
+				keep("suspended", nil)
+				d.resume(t, v)
+				d.work(v, "work of a")
+				v, _ = d.Get("a")
+				if now != model.Running {
+					d.bringTo(t, v, now)
+				}
+				d.die()
+				h.put(t, records[record])
+				d = h.daemon()
+				want := now
+				if now == model.Stopped && record == "error" { // it is at rest, too
+					want = model.Failed
+				}
+				d.wantState(t, "a", want)
+				switch now {
+				case model.Running:
+					equal(t, "the pid of the machine", d.pid(t, "a"), v.Runtime.PID)
+					d.wantContinues(t, v)
+				case model.Suspended:
+					d.resume(t, v)
+					d.wantContinues(t, v)
+				default:
+					h.failing("do agent", errBoom) // what this removes must not be the disk
+					d.Start(t.Context(), "a", model.Start{}, nil)
+					h.failing("do agent", nil)
+					d.start(t, "a")
+					h.wantOnDisk(t, v, "work of a")
+				}
+				h.wantMachines(t, 1)
+			})
+		}
+	}
+}
+
+// put stores a record while no daemon runs.
+func (h *host) put(t *testing.T, v model.VM) {
+	t.Helper()
+	s, err := store.Open(t.Context(), h.layout.Database())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.PutVM(t.Context(), v), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *daemon) pid(t *testing.T, ref string) int {
+	t.Helper()
+	v, err := d.Get(ref)
+	if err != nil || v.Runtime == nil {
+		t.Fatalf("VM %s has no machine: %v", ref, err)
+	}
+	return v.Runtime.PID
+}
+
+// TestDirectoriesWithoutRecord checks which directories start-up removes, and which it moves.
+func TestDirectoriesWithoutRecord(t *testing.T) {
+	write := func(path string) error { return os.WriteFile(path, []byte("mine"), 0o600) }
+	for name, c := range map[string]struct {
+		make func(files paths.VM) error
+		lost bool
+	}{
+		"nothing in it":     {func(paths.VM) error { return nil }, false},
+		"logs only":         {func(files paths.VM) error { return write(files.ConsoleLog()) }, false},
+		"an unused disk":    {func(files paths.VM) error { return errors.Join(vmdir.MarkUnused(files), write(files.SystemDisk())) }, false},
+		"a work disk":       {func(files paths.VM) error { return write(files.WorkDisk()) }, true},
+		"a system disk":     {func(files paths.VM) error { return write(files.SystemDisk()) }, true},
+		"a copy":            {func(files paths.VM) error { return write(files.Record()) }, true},
+		"an unused, copied": {func(files paths.VM) error { return errors.Join(vmdir.MarkUnused(files), write(files.Record())) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			const id = "aaaaaaaaaaaaaaaa"
+			files := h.layout.VM(id)
+			if err := errors.Join(os.MkdirAll(files.Dir, 0o700), c.make(files)); err != nil {
+				t.Fatal(err)
+			}
+			h.daemon()
+			claim(t, !disk.MayExist(files.Dir), "the directory is still there")
+			lost, err := vmdir.Lost(h.layout)
+			if err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "the number of lost directories", len(lost), map[bool]int{true: 1}[c.lost])
+		})
+	}
+}
+
+// TestUnusedDisks checks when a directory has the mark of unused disks: until the VM has run.
+func TestUnusedDisks(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	files := h.layout.VM(v.ID)
+	want := func(when string, want bool) {
+		t.Helper()
+		equal(t, "the mark "+when, vmdir.IsUnused(files), want)
+	}
+	want("of a new VM", false)
+	h.failing("do agent", errBoom)
+	release := h.hanging("do agent")
+	over := make(chan struct{})
+	go func() { defer close(over); d.Start(t.Context(), "a", model.Start{}, nil) }()
+	waitFor(t, func() bool { return h.called("do agent") > 0 })
+	want("of a first start", true)
+	release()
+	<-over
+	want("after a failed start", false)
+	claim(t, !vmdir.HasDisk(files), "the failed start has left a disk")
+	h.failing("do agent", nil)
+	d.start(t, "a")
+	want("of a running VM", false)
+	if err := vmdir.MarkUnused(files); err != nil { // as a crash leaves it
+		t.Fatal(err)
+	}
+	d.die()
+	h.daemon()
+	want("after a crash", false)
+}

@@ -1,0 +1,53 @@
+package vmdir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"banger/internal/disk"
+	"banger/internal/paths"
+	"banger/internal/regular"
+)
+
+// MarkUnused notes that nothing in a directory is a user's: see the package comment. The mark is
+// empty, so that it needs no block of a full disk.
+func MarkUnused(files paths.VM) error {
+	f, err := regular.OpenFile(files.Unused(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("noting that a VM's disks are new: %w", err)
+	}
+	return nil
+}
+
+// MarkUsed removes the mark. A missing one is success.
+func MarkUsed(files paths.VM) error {
+	if err := os.Remove(files.Unused()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("noting that a VM's disks are in use: %w", err)
+	}
+	return nil
+}
+
+// IsUnused reports whether a directory has the mark. In doubt it has none.
+func IsUnused(files paths.VM) bool {
+	_, err := os.Lstat(files.Unused())
+	return err == nil
+}
+
+// HasDisk reports whether a directory has, or may have, a disk.
+func HasDisk(files paths.VM) bool {
+	return disk.MayExist(files.SystemDisk()) || disk.MayExist(files.WorkDisk())
+}
+
+// HasCopy reports whether a directory has, or may have, a copy of a record.
+func HasCopy(files paths.VM) bool { return disk.MayExist(files.Record()) }
+
+// IsUsers reports whether something in a directory is, or may be, a user's: a copy of a record, or
+// a disk without the mark.
+func IsUsers(files paths.VM) bool {
+	return HasCopy(files) || HasDisk(files) && !IsUnused(files)
+}
