@@ -77,7 +77,8 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 		return err
 	}
 	d.records = vmdir.Keep(d.store, d.Layout, d.component("store"))
-	imageStore, err := image.Open(d.Layout.Images(), d.Layout.Blobs(), d.component("image"), image.Options{})
+	d.space = d.newGuard()
+	imageStore, err := image.Open(d.Layout.Images(), d.Layout.Blobs(), d.component("image"), image.Options{Room: d.space.Check})
 	if err != nil {
 		return err
 	}
@@ -85,10 +86,10 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if err != nil {
 		return err
 	}
+	kernelStore.Room = d.space.Check
 	d.images = images{imageStore, image.Templates{Store: imageStore}, func() madeTemplates { return d.manager.Templates() }}
 	d.kernels = kernels{Store: kernelStore, initramfs: initramfs.New(d.Layout.Initramfs())}
 	d.sessions = session.NewSet()
-	d.space = d.newGuard()
 	d.manager, err = vm.Open(ctx, vm.Config{
 		Layout:  d.Layout,
 		Store:   d.records,

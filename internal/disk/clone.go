@@ -11,13 +11,16 @@ import (
 
 // Clone makes dst a copy of the file src, as CloneFile does. It replaces dst in one step and syncs
 // it. src must not change during the call.
-func Clone(ctx context.Context, src, dst string) error {
+func Clone(ctx context.Context, src, dst string) error { return CloneWithin(ctx, src, dst, nil) }
+
+// CloneWithin is Clone as long as there is room.
+func CloneWithin(ctx context.Context, src, dst string, room *Room) error {
 	from, err := regular.Open(src)
 	if err != nil {
 		return fmt.Errorf("cloning disk: %w", notFound(err))
 	}
 	defer from.Close()
-	err = replace(dst, func(to *os.File) error { return CloneFile(ctx, from, to) })
+	err = replace(dst, func(to *os.File) error { return cloneFile(ctx, from, to, room) })
 	if err != nil {
 		return fmt.Errorf("cloning disk %s to %s: %w", src, dst, NoSpace(err, dst))
 	}

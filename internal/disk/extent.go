@@ -50,16 +50,20 @@ func Extents(f *os.File, size int64) iter.Seq2[Extent, error] {
 
 // CloneFile makes the empty file to a copy of from. It shares blocks if the file system can
 // (FICLONE, ioctl_ficlone(2)); otherwise it calls CopySparse. It does not sync.
-func CloneFile(ctx context.Context, from, to *os.File) error {
+func CloneFile(ctx context.Context, from, to *os.File) error { return cloneFile(ctx, from, to, nil) }
+
+func cloneFile(ctx context.Context, from, to *os.File, room *Room) error {
 	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
 		return nil
 	}
-	return CopySparse(ctx, from, to)
+	return copySparse(ctx, from, to, room)
 }
 
 // CopySparse copies the data of from to the same offsets of the empty file to, and leaves holes. It
 // does not sync. It moves the offsets of both files.
-func CopySparse(ctx context.Context, from, to *os.File) error {
+func CopySparse(ctx context.Context, from, to *os.File) error { return copySparse(ctx, from, to, nil) }
+
+func copySparse(ctx context.Context, from, to *os.File, room *Room) error {
 	info, err := from.Stat()
 	if err != nil {
 		return err
@@ -71,7 +75,7 @@ func CopySparse(ctx context.Context, from, to *os.File) error {
 		if err != nil {
 			return err
 		}
-		if err := copyExtent(ctx, from, to, e); err != nil {
+		if err := copyExtent(ctx, from, to, e, room); err != nil {
 			return err
 		}
 	}
@@ -79,7 +83,7 @@ func CopySparse(ctx context.Context, from, to *os.File) error {
 }
 
 // copyExtent copies one extent, inside the kernel where possible (copy_file_range(2)).
-func copyExtent(ctx context.Context, from, to *os.File, e Extent) error {
+func copyExtent(ctx context.Context, from, to *os.File, e Extent, room *Room) error {
 	if _, err := from.Seek(e.Start, io.SeekStart); err != nil {
 		return err
 	}
@@ -95,6 +99,9 @@ func copyExtent(ctx context.Context, from, to *os.File, e Extent) error {
 			return err
 		}
 		at += n
+		if err := room.Add(int(n)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

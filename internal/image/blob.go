@@ -84,7 +84,7 @@ func (s *Store) download(ctx context.Context, src blobSource, count *rootfs.Prog
 	defer unhang()
 	stall.r = body
 	d, h := src.desc, sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, h, count), io.LimitReader(stall, d.Size+1))
+	n, err := io.Copy(io.MultiWriter(disk.NewRoom(s.opts.Room), f, h, count), io.LimitReader(stall, d.Size+1))
 	if err != nil {
 		return registryError(transfer, src.from.ref, disk.NoSpace(err, b.dir))
 	}

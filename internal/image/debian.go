@@ -129,7 +129,7 @@ func (s *Store) bootstrap(ctx context.Context, b *staging, d bootstrap) (*rootfs
 	defer cancel()
 	var t *rootfs.Tree
 	var sum string
-	c := &rootfs.Conversion{Limits: s.opts.Limits, Out: out, Report: d.report, Skip: builderLeftover}
+	c := &rootfs.Conversion{Limits: s.opts.Limits, Room: s.opts.Room, Out: out, Report: d.report, Skip: builderLeftover}
 	err = d.run(ctx, b.dir, func(ctx context.Context, archive io.ReadCloser) (err error) {
 		end := d.report.Track("convert", "packages to ext4")
 		t, sum, err = c.Stream(ctx, archive)

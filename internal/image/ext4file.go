@@ -14,7 +14,7 @@ func (im *importer) fromExt4(ctx context.Context, b *staging) (_ model.Image, er
 	end := im.report.Track("copy", im.file)
 	defer func() { end(err) }()
 	// Check and keep the copy, because the original may change.
-	if err := disk.Clone(ctx, im.path, b.path(rootfsFile)); err != nil {
+	if err := disk.CloneWithin(ctx, im.path, b.path(rootfsFile), disk.NewRoom(im.store.opts.Room)); err != nil {
 		return model.Image{}, err
 	}
 	f, err := os.OpenFile(b.path(rootfsFile), os.O_RDWR, 0)

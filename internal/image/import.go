@@ -247,7 +247,7 @@ func (im *importer) spool(ctx context.Context, b *staging, f *os.File) (_ *os.Fi
 		return nil, errors.Join(err, out.Close())
 	}
 	count := rootfs.NewProgress(im.report, "decompress", 0)
-	if _, err := io.Copy(io.MultiWriter(out, count), rootfs.Bounded(ctx, r, im.store.opts.Limits.Size)); err != nil {
+	if _, err := io.Copy(io.MultiWriter(disk.NewRoom(im.store.opts.Room), out, count), rootfs.Bounded(ctx, r, im.store.opts.Limits.Size)); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
 	return out, nil
@@ -265,7 +265,7 @@ func (im *importer) fromStream(
 	defer out.Close()
 	end := im.report.Track("convert", filepath.Base(im.file)+" to ext4")
 	defer func() { end(err) }()
-	c := &rootfs.Conversion{Limits: im.store.opts.Limits, Out: out, Report: im.report}
+	c := &rootfs.Conversion{Limits: im.store.opts.Limits, Room: im.store.opts.Room, Out: out, Report: im.report}
 	t, sum, err := c.Archive(ctx, filepath.Base(im.file), func(ctx context.Context) (io.ReadCloser, error) {
 		r, err := open(ctx)
 		if err != nil {

@@ -49,7 +49,7 @@ func (im *importer) fromArchive(ctx context.Context, b *staging, f files, format
 		return model.Image{}, err
 	}
 	defer out.Close()
-	c := &rootfs.Conversion{Limits: im.store.opts.Limits, Out: out, Report: im.report, Whiteouts: true}
+	c := &rootfs.Conversion{Limits: im.store.opts.Limits, Room: im.store.opts.Room, Out: out, Report: im.report, Whiteouts: true}
 	t, err := c.Layers(ctx, fileLayers(f, a))
 	if err != nil {
 		return model.Image{}, err

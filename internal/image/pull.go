@@ -237,7 +237,7 @@ func (s *Store) makeImage(
 		return model.Image{}, err
 	}
 	defer out.Close()
-	conversion := &rootfs.Conversion{Limits: s.opts.Limits, Out: out, Report: report, Whiteouts: true}
+	conversion := &rootfs.Conversion{Limits: s.opts.Limits, Room: s.opts.Room, Out: out, Report: report, Whiteouts: true}
 	t, err := conversion.Layers(ctx, layers)
 	if err != nil {
 		return model.Image{}, disk.NoSpace(err, b.path(rootfsFile))

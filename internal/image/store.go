@@ -60,6 +60,8 @@ type Options struct {
 	// Transport connects to registries. The default has deadlines and uses the environment's
 	// proxies.
 	Transport http.RoundTripper
+	// Room ends what writes for long if the host lacks space. Nil: there is always room.
+	Room func() error
 }
 
 // Store is the images of one cache. It is safe for concurrent use, also by several processes.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/step"
 )
@@ -207,13 +208,23 @@ func TestPullCanceled(t *testing.T) {
 	}
 }
 
+// TestPackageWithoutRoom: the host runs low on space while a package is unpacked.
+func TestPackageWithoutRoom(t *testing.T) {
+	full := fault.New(fault.Unavailable, "the host has 1G free").WithHint("banger df")
+	content := kernelTar(t, map[string]string{"boot/vmlinuz-2": "x", "lib/modules/2/a.ko": strings.Repeat("x", int(disk.RoomEvery))})
+	_, err := readKernelTar(bytes.NewReader(content), t.TempDir(), disk.NewRoom(func() error { return full }))
+	if !errors.Is(err, full) || fault.HintOf(err) != full.Hint {
+		t.Errorf("unpacking ends with %v and the hint %q, want %v", err, fault.HintOf(err), full)
+	}
+}
+
 // TestHostilePackage checks that files outside a kernel's places are ignored, and that no path of
 // the package reaches the host.
 func TestHostilePackage(t *testing.T) {
 	dir := t.TempDir()
 	k, err := readKernelTar(bytes.NewReader(kernelTar(t, map[string]string{
 		"../../../../boot/vmlinuz-2": "second", "/etc/passwd": "x", "./lib/modules/../../evil.ko": "x", "boot/config-x/y": "x", "./boot/../lib/modules/a.ko": "a",
-	})), dir)
+	})), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +246,7 @@ func FuzzKernelTar(f *testing.F) {
 	f.Add(kernelTar(f, nil)[:2048])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
-		readKernelTar(bytes.NewReader(data), dir)
+		readKernelTar(bytes.NewReader(data), dir, nil)
 		for _, name := range listDir(t, dir) {
 			if name != "modules.spool" && name != "vmlinuz" {
 				t.Errorf("the package made the file %q", name)

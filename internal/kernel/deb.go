@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 )
 
@@ -31,7 +32,7 @@ type debKernel struct {
 
 // readDeb unpacks a kernel package. It reads only regular files of a kernel, and writes them to two
 // files with names of its own, so no path of the package reaches the host.
-func readDeb(ctx context.Context, deb, dir string) (debKernel, error) {
+func readDeb(ctx context.Context, deb, dir string, room *disk.Room) (debKernel, error) {
 	ctx, cancel := context.WithTimeout(ctx, aptTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
@@ -46,7 +47,7 @@ func readDeb(ctx context.Context, deb, dir string) (debKernel, error) {
 		return debKernel{}, fmt.Errorf("running dpkg-deb: %w", err)
 	}
 	content := io.LimitReader(out, maxDebContent)
-	k, err := readKernelTar(content, dir)
+	k, err := readKernelTar(content, dir, room)
 	// Read padding, and what dpkg-deb still writes before it fails.
 	io.Copy(io.Discard, content)
 	out.Close()
@@ -60,13 +61,14 @@ func readDeb(ctx context.Context, deb, dir string) (debKernel, error) {
 // spool is a file that keeps all modules until it is known which of them are needed.
 type spool struct {
 	f    *os.File
+	room *disk.Room
 	size int64
 }
 
 // keep appends r and returns a function to read it again.
 func (s *spool) keep(r io.Reader) (func() (io.ReadCloser, error), error) {
 	start := s.size
-	n, err := io.Copy(s.f, r)
+	n, err := io.Copy(io.MultiWriter(s.room, s.f), r)
 	s.size += n
 	if err != nil {
 		return nil, err
@@ -85,13 +87,13 @@ func (s *spool) keep(r io.Reader) (func() (io.ReadCloser, error), error) {
 }
 
 // readKernelTar reads the content of a kernel package, and writes the image and the modules to dir.
-func readKernelTar(r io.Reader, dir string) (k debKernel, err error) {
+func readKernelTar(r io.Reader, dir string, room *disk.Room) (k debKernel, err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "modules.spool"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return k, fmt.Errorf("unpacking the package: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	s := &spool{f: f}
+	s := &spool{f: f, room: room}
 	k.tree = &tree{modules: map[string]moduleFile{}}
 	tr := tar.NewReader(r)
 	for n := 0; ; n++ {

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -61,7 +62,7 @@ func (s *Store) pull(ctx context.Context, a apt, meta string) (model.Kernel, err
 	}
 	dir := filepath.Dir(a.dir)
 	end := a.report.Track("kernel/unpack", p.file)
-	content, err := readDeb(ctx, deb, dir)
+	content, err := readDeb(ctx, deb, dir, disk.NewRoom(s.Room))
 	end(err)
 	if err != nil {
 		return model.Kernel{}, err

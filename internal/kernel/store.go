@@ -58,6 +58,9 @@ type Store struct {
 	dir  string
 	log  *slog.Logger
 	busy chan struct{} // holds one token during a change
+
+	// Room ends a pull if the host lacks space. Nil: there is always room. It is set before use.
+	Room func() error
 }
 
 // record is kernel.json. It has no paths and no names, because its place determines them.

@@ -52,6 +52,8 @@ type Incoming struct {
 	Check func(Meta) error
 	// Label returns Meta.Extra, after all was checked and before dir appears.
 	Label func(Meta) (json.RawMessage, error)
+	// Room ends the import if the host lacks space. Nil: there is always room.
+	Room func() error
 }
 
 // Import makes the snapshot at dir from a stream of Export, with which r must end. dir appears only
@@ -59,7 +61,7 @@ type Incoming struct {
 // disk with Unavailable.
 func Import(ctx context.Context, r io.Reader, dir string, how Incoming) (*Snapshot, error) {
 	how.Limits = how.Limits.withDefaults()
-	in := &importer{r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), how: how, meter: meter{report: how.Progress}}
+	in := &importer{r: bufio.NewReaderSize(r, 64<<10), hash: sha256.New(), how: how, room: disk.NewRoom(how.Room), meter: meter{report: how.Progress}}
 	s, err := in.run(ctx, dir)
 	if err != nil {
 		return nil, fmt.Errorf("importing snapshot: %w", disk.NoSpace(err, dir))
@@ -71,6 +73,7 @@ type importer struct {
 	r     *bufio.Reader
 	hash  hash.Hash // of all input so far
 	how   Incoming
+	room  *disk.Room
 	meter meter
 
 	dec   *zstd.Decoder
@@ -223,6 +226,9 @@ func (in *importer) file(ctx context.Context, f file, number uint16, b block) (_
 		}
 		data, err := in.unpack(b, in.stored[:b.stored], in.content[:b.content])
 		if err != nil {
+			return block{}, err
+		}
+		if err := in.room.Add(len(data)); err != nil {
 			return block{}, err
 		}
 		if err := writePages(out, data, int64(b.offset)); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/testkit"
@@ -483,7 +484,7 @@ func FuzzImport(f *testing.F) {
 }
 
 // big commits a snapshot with a memory that compresses like a guest's: half noise, half text.
-func big(b *testing.B, size int64) *Snapshot {
+func big(b testing.TB, size int64) *Snapshot {
 	b.Helper()
 	d, err := Create(filepath.Join(b.TempDir(), "a"))
 	if err != nil {
@@ -542,5 +543,19 @@ func BenchmarkOpen(b *testing.B) {
 		if _, err := Open(b.Context(), s.Dir()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestImportRoom: the host runs low on space during an import.
+func TestImportRoom(t *testing.T) {
+	stream := exported(t, big(t, int64(disk.RoomEvery)+chunkSize))
+	full := fault.New(fault.Unavailable, "the host has 1G free").WithHint("banger df")
+	parent := t.TempDir()
+	_, err := Import(t.Context(), bytes.NewReader(stream), filepath.Join(parent, "a"), Incoming{Room: func() error { return full }})
+	if !errors.Is(err, full) || fault.HintOf(err) != full.Hint {
+		t.Errorf("got %v with hint %q, want %v", err, fault.HintOf(err), full)
+	}
+	if got := entries(t, parent); len(got) != 0 {
+		t.Errorf("left over: %v", got)
 	}
 }

@@ -40,6 +40,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if c.library, err = library.Open(cfg.Layout.Snapshots(), cfg.Layout.SealKey()); err != nil {
 		return nil, err
 	}
+	c.library.Room = cfg.Room.Check
 	if err := (recovery{c}).run(ctx); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"banger/internal/api"
 	"banger/internal/fault"
+	"banger/internal/model"
 	"banger/internal/requestid"
 )
 
@@ -119,6 +121,9 @@ func (s *Server) serve(op api.Operation, h handler) http.Handler {
 		}
 		if err == nil && op.NeedsRoom && s.Room != nil {
 			err = s.Room()
+			if op.Kind == api.KindUpload || op.Kind == api.KindImport {
+				r.Body = &askingBody{ReadCloser: r.Body, ask: s.Room}
+			}
 		}
 		if err == nil {
 			err = h(w, r)
@@ -129,6 +134,24 @@ func (s *Server) serve(op api.Operation, h handler) http.Handler {
 		s.Log.DebugContext(r.Context(), "request", "operation", op.ID, "ref", r.PathValue("ref"), "uid", actor.UID,
 			"took", time.Since(start), "error", err)
 	})
+}
+
+// askEvery is how much of a request's content is taken before there must be room for more.
+const askEvery = 64 * model.MiB
+
+// askingBody is the content of a request that needs room. It ends with an error when there is none.
+type askingBody struct {
+	io.ReadCloser
+	ask   func() error
+	count model.Bytes // since the last answer
+}
+
+func (b *askingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.count += model.Bytes(n); b.count >= askEvery && err == nil {
+		b.count, err = 0, b.ask()
+	}
+	return n, err
 }
 
 // recover turns a handler's panic into a problem: one request must not end the daemon that holds

@@ -1,12 +1,14 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/step"
 )
 
 // TestNoRoom: without space on the host, operations that need it are refused before they begin,
@@ -33,5 +35,29 @@ func TestNoRoom(t *testing.T) {
 	deleteErr := w.client.VMs().Delete(ctx, "box", api.VMDelete{Force: true}, nil)
 	if err := errors.Join(listErr, stopErr, deleteErr); err != nil {
 		t.Errorf("listing, stopping or deleting without room: %v", err)
+	}
+}
+
+// TestRoomEndsDuringUpload: the host runs low on space while content arrives.
+func TestRoomEndsDuringUpload(t *testing.T) {
+	full := fault.New(fault.Unavailable, "the host has 1G free, the floor is 2G").WithHint("banger df")
+	asked := 0
+	w := serve(t, importing(func(string, api.ImageImport, step.Reporter) error {
+		t.Error("the store was asked to import a part of the content")
+		return nil
+	}), func(c *Config) {
+		c.Room = func() error {
+			if asked++; asked > 2 {
+				return full
+			}
+			return nil
+		}
+	})
+	_, err := w.client.Images().Import(deadline(t), bytes.NewReader(make([]byte, 3*askEvery)), api.ImageImport{}, nil)
+	if fault.KindOf(err) != full.Kind || fault.HintOf(err) != full.Hint || asked != 3 {
+		t.Errorf("the upload ended with %v and the hint %q after %d questions, want %v with the hint %q", err, fault.HintOf(err), asked, full, full.Hint)
+	}
+	if left := uploads(t, w.Layout); len(left) > 0 {
+		t.Errorf("left over: %q", left)
 	}
 }

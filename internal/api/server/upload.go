@@ -107,6 +107,8 @@ func (i *idleReader) Read(p []byte) (int, error) {
 		return n, tooMuch(i.limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return n, fault.New(fault.Unavailable, "the upload stood still for %v", uploadIdle)
+	case fault.KindOf(err) == fault.Unavailable: // there is no room
+		return n, err
 	case err != io.EOF:
 		return n, fault.New(fault.Canceled, "the upload broke off: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/step"
 )
@@ -27,7 +28,8 @@ type Layer struct {
 // Conversion makes one ext4 file from layers.
 type Conversion struct {
 	Limits Limits
-	Out    *os.File // empty
+	Out    *os.File     // empty
+	Room   func() error // asked again and again; see disk.Room
 	Report step.Reporter
 	Skip   func(path string) bool // reports which absolute paths to leave out; may be nil
 
@@ -270,7 +272,7 @@ func (c *Conversion) write(ctx context.Context, fill func(tarWriter) error) erro
 	pr, pw := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := writeExt4(c.Out, pr, c.Limits.Size)
+		err := writeExt4(c.Out, pr, c.Limits.Size, disk.NewRoom(c.Room))
 		pr.CloseWithError(cmp.Or(err, io.ErrClosedPipe))
 		written <- err
 	}()

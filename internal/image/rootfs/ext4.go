@@ -10,6 +10,7 @@ import (
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
 
+	"banger/internal/disk"
 	"banger/internal/model"
 )
 
@@ -18,7 +19,7 @@ const blockSize = 4096
 
 // writeExt4 writes a clean tar stream (see tarWriter) to f as a read-only ext4 file system without
 // a journal and without free space. Blocks of zeros become holes.
-func writeExt4(f *os.File, stream io.Reader, limit model.Bytes) (err error) {
+func writeExt4(f *os.File, stream io.Reader, limit model.Bytes, room *disk.Room) (err error) {
 	defer func() {
 		// The writer panics on impossible input, and its input is hostile.
 		if p := recover(); p != nil {
@@ -27,7 +28,7 @@ func writeExt4(f *os.File, stream io.Reader, limit model.Bytes) (err error) {
 	}()
 	// Inodes, directories and bitmaps are added to the files. This leaves room for group
 	// descriptors: 4 KiB per 16 GiB.
-	out := &sparseFile{f: f, max: int64(limit + limit/8 + 16*model.GiB), limit: limit}
+	out := &sparseFile{f: f, max: int64(limit + limit/8 + 16*model.GiB), limit: limit, room: room}
 	if err := tar2ext4.ConvertTarToExt4(stream, out, tar2ext4.MaximumDiskSize(out.max)); err != nil {
 		return fmt.Errorf("writing ext4: %w", err)
 	}
@@ -43,6 +44,7 @@ type sparseFile struct {
 	pos, end int64
 	max      int64
 	limit    model.Bytes // for errors
+	room     *disk.Room
 }
 
 var zeroBlock = make([]byte, blockSize)
@@ -56,6 +58,9 @@ func (s *sparseFile) Write(p []byte) (int, error) {
 		n := s.hole(p[done:])
 		if n == 0 {
 			n = s.data(p[done:])
+			if err := s.room.Add(n); err != nil {
+				return done, err
+			}
 			if _, err := s.f.WriteAt(p[done:done+n], s.pos); err != nil {
 				return done, err
 			}

@@ -30,6 +30,9 @@ type Library struct {
 	dir    string
 	key    *seal.Key
 	naming sync.Mutex
+
+	// Room ends an import if the host lacks space. Nil: there is always room. It is set before use.
+	Room func() error
 }
 
 // Label is what a stored snapshot says of the VM that it is of.

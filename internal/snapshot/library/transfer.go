@@ -37,7 +37,7 @@ func (l *Library) Import(ctx context.Context, r io.Reader, name string, report s
 	defer func() { unlock() }()
 	var notices []model.Notice
 	snap, err := snapshot.Import(ctx, r, l.Dir(model.NewID()), snapshot.Incoming{
-		Progress: progress(report, "import"),
+		Progress: progress(report, "import"), Room: l.Room,
 		Check: func(meta snapshot.Meta) error {
 			_, err := foreignLabel(meta)
 			return err
