@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,15 +74,17 @@ func (h *Host) IDs() (ids []string, _ error) {
 	return ids, errors.Join(errs...)
 }
 
-// CheckUnrecorded returns an error if one of the machines without a record runs and is a user's:
-// then the database is older than the VM. TearDown would end the machine.
+// CheckUnrecorded returns an error if one of the machines without a record runs and has a copy of
+// one: then the database is older than the VM. TearDown would end the machine. The copy may be
+// older than the machine.
 func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 	for _, id := range ids {
 		c, err := vmdir.Read(h.Layout.VM(id), id)
-		if err != nil || !vmdir.IsUp(c.VM) {
+		if err != nil {
 			continue
 		}
-		m, err := h.Adopt(ctx, id, c.VM.Runtime.Driver, c.VM.Runtime.State)
+		known := cmp.Or(c.VM.Runtime, &model.Runtime{})
+		m, err := h.Adopt(ctx, id, known.Driver, known.State)
 		switch fault.KindOf(err) {
 		case fault.NotFound:
 			continue

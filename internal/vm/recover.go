@@ -175,7 +175,7 @@ func (r recovery) older(ctx context.Context, op *operation) (done bool, err erro
 		}
 	}
 	v := op.record()
-	if v.State.Between() || v.State.Live() || v.Runtime != nil {
+	if v.State.Between() || v.State.Live() || v.Runtime != nil || v.Spec.Remove == model.RemoveOnDetach {
 		return false, nil
 	}
 	if r.host.HasRunDir(v.ID) && !vmdir.IsUnused(op.dirs()) {

@@ -170,15 +170,25 @@ func TestMissingDirectory(t *testing.T) {
 
 // TestOrphanOfAUserIsKept loses the record of a VM whose directory has a copy of the record. The
 // directory is moved with everything in it; the run directory is removed. While the machine runs,
-// the daemon does not start.
+// the daemon does not start, whether the copy leads to the machine or is older.
 func TestOrphanOfAUserIsKept(t *testing.T) {
+	for _, up := range []bool{true, false} {
+		t.Run(fmt.Sprint("the copy leads to the machine: ", up), func(t *testing.T) { orphanIsKept(t, up) })
+	}
+}
+
+func orphanIsKept(t *testing.T, up bool) {
 	h := newHost(t)
 	d := h.daemon()
 	d.create(t, model.Create{Name: "a"})
 	d.start(t, "a")
 	v, _ := d.Get("a")
+	copied := v
+	if !up {
+		copied.State, copied.Runtime = model.Stopped, nil
+	}
 	k := vmdir.Keep(d.store, h.layout, slog.New(slog.DiscardHandler))
-	if err := errors.Join(k.PutVM(t.Context(), v), k.Close(), d.store.DeleteVM(t.Context(), v.ID)); err != nil {
+	if err := errors.Join(k.PutVM(t.Context(), copied), k.Close(), d.store.DeleteVM(t.Context(), v.ID)); err != nil {
 		t.Fatal(err)
 	}
 	d.die()
