@@ -271,6 +271,22 @@ func must(t *testing.T, err error) {
 // and the daemon refuse them.
 func TestHomeOwners(t *testing.T) {
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can give files away")
+	t.Run("a daemon runs", func(t *testing.T) {
+		h := testkit.NewHome(t, bin)
+		config := filepath.Join(h.Dir, "xdg", "CONFIG_HOME")
+		h.Setenv("BANGER_HOME", "")
+		for _, dir := range []string{"STATE_HOME", "CACHE_HOME", "RUNTIME_DIR", "CONFIG_HOME"} {
+			h.Setenv("XDG_"+dir, filepath.Join(h.Dir, "xdg", dir))
+		}
+		must(t, h.Shell("mkdir -p xdg/STATE_HOME xdg/CACHE_HOME xdg/RUNTIME_DIR xdg/CONFIG_HOME"))
+		h.Chown(t, 4242) // root's directories are others
+		defer h.Banger(t, "daemon", "stop")
+		ok(t, h, "vm", "list")
+		must(t, os.Chmod(config, 0o777))
+		defer os.Chmod(config, 0o700)
+		r := fails(t, h, []string{"vm", "list"}, config, "chmod")
+		equal(t, "exit status", r.Code, fault.Denied.ExitCode())
+	})
 	for name, c := range map[string]struct{ make, path, hint string }{
 		"somebody's configuration": {`mkdir -p config && echo 'qemu = "/bin/false"' >config/config.toml && chown 4242 config/config.toml`, "config/config.toml", "chown"},
 		"everybody's directory":    {"mkdir -m 700 state && chmod 777 .", "", "chmod"},

@@ -151,12 +151,10 @@ func RuntimeElsewhere(layout paths.Layout) string {
 }
 
 // CheckClient refuses to use a daemon that serves another home through a shared runtime directory,
-// and a home that others may change. It takes a few system calls, because every command calls it.
+// and a home that others may change. Every command calls it: it takes some 50 system calls.
 func CheckClient(layout paths.Layout) error {
-	for _, d := range directories(layout) {
-		if err := checkDir(d); err != nil {
-			return err
-		}
+	if err := CheckOwners(layout); err != nil {
+		return err
 	}
 	m, err := readMark(layout.Runtime)
 	if err != nil || m.ID == "" || same(m.State, layout.State) {
