@@ -148,7 +148,7 @@ func newSSHConfigCmd(a *command.App) *cobra.Command {
 		Short: "Print the path of an OpenSSH configuration file for VMs",
 		Long: `With this configuration, ssh connects to the VM web under the host name web.vm. So do scp, sftp, rsync and editors. The daemon keeps the file up to date.
 
-With --include, banger prints the lines to add to ~/.ssh/config. They work anywhere in it. The best place is its beginning, because OpenSSH uses the first value of an option: there, banger's lines keep your agent, X11 and shared connections away from VMs. OpenSSH collects the values of LocalForward, RemoteForward, DynamicForward, SendEnv and SetEnv from all places. If you set these for all hosts, write ` + "`Host * !*.vm`" + ` above them. ` + "`banger doctor`" + ` lists what your configuration shares with VMs.`,
+With --include, banger prints the lines to add to ~/.ssh/config. They work anywhere in it. The best place is its beginning, because OpenSSH uses the first value of an option: there, banger's lines keep your agent, X11 and shared connections away from VMs. OpenSSH collects the values of LocalForward, RemoteForward, DynamicForward, SendEnv, SetEnv, IdentityFile and CertificateFile from all places. If you set these for all hosts, write ` + "`Host * !*.vm`" + ` above them. ` + "`banger doctor`" + ` lists what your configuration shares with VMs.`,
 		Example: `ssh -F "$(banger ssh-config)" web.vm
 banger ssh-config --include | cat - ~/.ssh/config > ~/.ssh/new
 mv ~/.ssh/new ~/.ssh/config`,

@@ -30,5 +30,5 @@ func checkSSH(ctx context.Context, env Env) []Check {
 	}
 	return []Check{c.warn("your configuration shares something with VMs: "+strings.Join(options, ", "),
 		"A guest may be hostile. ssh, scp and rsync give it what these options say. banger ssh does not.",
-		"Move the lines of `banger ssh-config --include` to the beginning of ~/.ssh/config, and write `Host * !*.vm` above forwardings, SendEnv and SetEnv.")}
+		"Move the lines of `banger ssh-config --include` to the beginning of ~/.ssh/config, and write `Host * !*.vm` above forwardings, SendEnv, SetEnv, IdentityFile and CertificateFile.")}
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,6 +47,8 @@ const additive = `
 	DynamicForward 3
 	SendEnv SECRET
 	SetEnv SECRET=x
+	IdentityFile /home/ann/.ssh/own
+	CertificateFile /home/ann/.ssh/own-cert
 `
 
 // safe is what ssh -G must print for a VM.
@@ -59,7 +62,7 @@ var safe = []string{
 // unsafe are beginnings of lines that ssh -G must not print for a VM.
 var unsafe = []string{"remotecommand", "controlpath /", "controlpath ~", "hostname trap", "proxycommand trap"}
 
-var additiveLines = []string{"localforward", "remoteforward", "dynamicforward", "sendenv", "setenv"}
+var additiveLines = []string{"localforward", "remoteforward", "dynamicforward", "sendenv", "setenv", "certificatefile", "identityfile /home/ann/.ssh/"}
 
 // settings returns the lines of ssh -G, which prints what ssh would do. If config is not "", ssh
 // reads it as it reads ~/.ssh/config.
@@ -129,6 +132,13 @@ func TestGuestsShareNothing(t *testing.T) {
 		got := settings(t, Include(included)+generous+additive, "web.vm")
 		wantLines(t, got, safe...)
 		wantNone(t, got, unsafe...)
+		want := []string{"certificatefile", "dynamicforward", "identityfile", "localforward", "remoteforward", "sendenv", "setenv"}
+		if options, ours := Shared(got); !ours || !slices.Equal(options, want) {
+			t.Errorf("what is shared is %q, want %q", options, want)
+		}
+		if options, ours := Shared(settings(t, Include(included), "web.vm")); !ours || len(options) > 0 {
+			t.Errorf("without an own configuration, %q is shared", options)
+		}
 	})
 }
 
