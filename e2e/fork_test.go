@@ -195,3 +195,31 @@ func TestForkMany(t *testing.T) {
 	ok(t, h, append([]string{"rm", "-f", "seed"}, names...)...)
 	h.CheckNoLeaks(t, before)
 }
+
+// TestForkHooks forks VMs whose hooks fail. A hook that makes files anew must succeed: without it,
+// the child would have its parent's key. Other hooks do not matter.
+func TestForkHooks(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "web", "--memory", "128M")
+	hook := func(name, script string) {
+		t.Helper()
+		ok(t, h, "exec", "web", "--", "sh", "-c", "mkdir -p /etc/banger/fork.d; printf '#!/bin/sh\\n"+script+"\\n' >/etc/banger/fork.d/"+name+"; chmod +x /etc/banger/fork.d/"+name)
+	}
+	hook("10-plain", "exit 3")
+	ok(t, h, "fork", "web", "--name", "plain")
+	for script, why := range map[string]string{"exit 4": "status 4", "exec sleep 1000": "take too long"} {
+		hook("20-key", "# regenerates /opt/key\\n"+script)
+		fails(t, h, []string{"fork", "web", "--name", "child"}, "the guest reports: ", "20-key", why)
+		fails(t, h, []string{"vm", "show", "child"}, "child")
+		ok(t, h, "exec", "web", "--", "true")
+	}
+	hook("20-key", "# regenerates /opt/key\\necho $BANGER_NAME >/opt/key")
+	ok(t, h, "fork", "web", "--name", "child")
+	equal(t, "the child's key", ok(t, h, "exec", "child", "--", "cat", "/opt/key"), "child\n")
+	hook("15-slow", "exec sleep 1000") // takes the time of the hook after it
+	fails(t, h, []string{"fork", "web", "--name", "late"}, "20-key", "take too long")
+	ok(t, h, "rm", "-f", "web", "plain", "child")
+	h.CheckNoLeaks(t, before)
+}

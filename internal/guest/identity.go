@@ -3,10 +3,12 @@ package guest
 import (
 	"context"
 	"net/http"
+	"sync"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/pace"
 )
 
 // Assume gives the machine its identity and returns when the machine has it. If the image has an
@@ -20,6 +22,7 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 	if err != nil {
 		return proto.Assumed{}, err
 	}
+	defer boundHooks(ctx, c)()
 	var reply proto.Assumed
 	if err := c.call(ctx, http.MethodPost, "/v1/assume", body, &reply); err != nil {
 		return proto.Assumed{}, err
@@ -30,6 +33,27 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 	}
 	reply.Marks, err = awaitHandover(ctx, c)
 	return reply, err
+}
+
+// hooksTime is the nominal time of all fork hooks of a machine: see package pace.
+const hooksTime = 10 * time.Second
+
+// boundHooks ends the fork hooks of an assume that take too long for this host. An agent that does
+// not know the request, or runs no hooks at that moment, does nothing.
+func boundHooks(ctx context.Context, c *Client) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var bounding sync.WaitGroup
+	bounding.Go(func() {
+		for ctx.Err() == nil {
+			late, done := pace.Cause(ctx, hooksTime, func(time.Duration) error { return context.DeadlineExceeded })
+			<-late.Done()
+			done()
+			if ctx.Err() == nil {
+				_ = c.call(ctx, http.MethodPost, "/v1/endhooks", nil, nil)
+			}
+		}
+	})
+	return func() { cancel(); bounding.Wait() }
 }
 
 // firstPatience is how long the agent beside the init may take to answer the first time. Process 1

@@ -70,7 +70,7 @@ var mayImport = map[string][]string{
 	"snapshot":    {"disk", "fault", "model", "regular"},
 	"image":       {"disk", "fault", "guest/archive", "image/rootfs", "model", "paths", "regular", "step"},
 	"kernel":      {"disk", "fault", "initramfs", "model", "paths", "regular", "step"},
-	"guest":       {"fault", "guest/...", "initramfs", "model", "requestid", "step", "vmm"},
+	"guest":       {"fault", "guest/...", "initramfs", "model", "pace", "requestid", "step", "vmm"},
 	"vmm/fake":    {"fault", "guest/...", "model", "vmm"},
 	"vmm/vmmtest": {"fault", "guest/...", "initramfs", "model", "pace", "testkit", "vmm"},
 	"vmm/console": {"regular"},

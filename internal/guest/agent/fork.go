@@ -11,7 +11,7 @@ const generationFile = bangerDir + "/generation"
 type forkFinisher struct {
 	life      *life
 	processes *processes
-	hooks     hooks
+	hooks     *hooks
 }
 
 // finish makes a machine with a new identity a fork, and then lets all processes continue. The
@@ -26,6 +26,8 @@ func (f *forkFinisher) finish(hostname string) error {
 	if err := writeAtomically(generationFile, generation+"\n", 0o644); err != nil {
 		return err
 	}
-	f.hooks.run(hooksDir, "BANGER_NAME="+hostname, "BANGER_GENERATION="+generation)
+	if err := f.hooks.run(hooksDir, "BANGER_NAME="+hostname, "BANGER_GENERATION="+generation); err != nil {
+		return err
+	}
 	return f.processes.resume(true)
 }

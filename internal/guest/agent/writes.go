@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,11 +21,7 @@ type writesService struct {
 	drives *mount.Drives
 }
 
-// Bounds on the search.
-const (
-	maxVisited = 200_000  // files and directories
-	maxHook    = 64 << 10 // bytes of a hook that are read
-)
+const maxVisited = 200_000 // files and directories of the search
 
 // passing are directories whose files no program relies on later.
 var passing = []string{"/tmp", "/run", "/var/log", "/var/cache", "/var/tmp"}
@@ -115,20 +110,3 @@ func (s *search) file(path string, st *unix.Stat_t) error {
 }
 
 var errTooMany = errors.New("too many files")
-
-// renewed lists the files that the fork hooks in a directory say they make anew.
-func renewed(dir string) (paths []string) {
-	for _, name := range executables(dir) {
-		data, err := readBounded(filepath.Join(dir, name), maxHook)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(data)) {
-			path, ok := strings.CutPrefix(strings.TrimSpace(line), proto.WritesRenewed)
-			if ok && len(paths) < proto.MaxWrites && filepath.IsAbs(path) {
-				paths = append(paths, path)
-			}
-		}
-	}
-	return paths
-}

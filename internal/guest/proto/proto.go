@@ -19,6 +19,7 @@
 //	POST /v1/freeze         halts all processes but the agent -> Frozen; then it may be saved
 //	POST /v1/thaw           Thaw; the machine continues with the identity that it had
 //	POST /v1/assume         Assume -> Assumed; once per boot; after a freeze it makes a fork
+//	POST /v1/endhooks       ends the fork hooks of an assume that is under way
 //	POST /v1/exec           a stream of frames, the first one FrameStart with an ExecRequest
 //	POST /v1/ssh            a stream of the SSH protocol (RFC 4253), the agent is the server
 //	POST /v1/dial?port=N    a stream: a Tunnel to the TCP port N of the guest itself
@@ -134,9 +135,9 @@ type Thaw struct {
 	Networks []Network `json:"networks,omitempty"` // cards to configure again; may be none
 }
 
-// Assume gives a machine its identity. A cold boot and a fork take the same message, and the agent
-// applies it in the order of the fields. A frozen machine keeps its root and mounts that exist.
-// Then its hooks in /etc/banger/fork.d run, and its processes continue.
+// Assume gives a machine its identity. A boot and a fork take the same message, applied in the
+// order of the fields. A frozen machine keeps its root and mounts. Then its fork hooks run, and its
+// processes continue. If a hook fails that makes files anew (WritesRenewed), so does assume.
 type Assume struct {
 	Entropy  []byte    `json:"entropy"` // at least 32 bytes for the kernel's random generator
 	Time     time.Time `json:"time"`
