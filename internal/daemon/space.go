@@ -59,6 +59,16 @@ func (g guarded) Hold(ctx context.Context, id string) error {
 	return g.With(ctx, id, func(m *machine.Machine, _ thawer) error { return m.Pause(ctx) })
 }
 
+// Freeze stops the VMM of a VM that is held.
+func (g guarded) Freeze(ctx context.Context, id string) error {
+	return g.With(ctx, id, func(m *machine.Machine, _ thawer) error {
+		if f, ok := m.Instance.(vmm.Freezer); ok {
+			return f.Freeze()
+		}
+		return nil
+	})
+}
+
 // Release lets a machine that was held continue, and sets the guest's clock. A guest that is stuck
 // again at once does not answer.
 func (g guarded) Release(ctx context.Context, id string) error {

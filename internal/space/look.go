@@ -31,12 +31,13 @@ type watch struct {
 	group    sync.WaitGroup         // of the work on VMs, which no look waits for
 	busy     map[string]bool        // VMs that are worked on; guarded by Guard.mu
 	sizes    map[string]model.Bytes // what the VMs' disks used when there was last enough space
+	atHold   map[string]model.Bytes // what held VMs used at the first look after the hold
 	looked   time.Time              // when the machines were looked at
 	wasLow   bool
 }
 
 func newWatch(g *Guard, machines Machines) *watch {
-	return &watch{Guard: g, machines: machines, sizes: map[string]model.Bytes{}, busy: map[string]bool{}}
+	return &watch{Guard: g, machines: machines, sizes: map[string]model.Bytes{}, atHold: map[string]model.Bytes{}, busy: map[string]bool{}}
 }
 
 // work does something about a VM, unless something is being done about it: a VMM that does not
@@ -82,11 +83,18 @@ func (w *watch) look(ctx context.Context) time.Duration {
 		switch held := w.Held(v.ID) != nil; {
 		case !held && grew && l.low():
 			w.work(v.ID, func() { w.hold(ctx, v) })
+		case l.low() && w.ignoresHold(v, held):
+			w.work(v.ID, func() { w.freeze(ctx, v) })
 		case held || due:
 			w.work(v.ID, func() { w.settle(ctx, v, l) })
 		}
 	}
 	w.keepOnly(running)
+	for id := range w.atHold {
+		if !l.low() || !running[id] {
+			delete(w.atHold, id)
+		}
+	}
 	for id := range w.sizes {
 		if !running[id] {
 			delete(w.sizes, id)
@@ -105,12 +113,7 @@ func (w *watch) interval(l level) time.Duration {
 // grew reports whether a VM has written since there was enough space. A VM that is new is counted
 // from now on.
 func (w *watch) grew(v VM, l level) bool {
-	var size model.Bytes
-	for _, path := range v.Disks {
-		if _, used, err := disk.Usage(path); err == nil {
-			size += used
-		}
-	}
+	size := used(v)
 	before, known := w.sizes[v.ID]
 	if !l.low() || !known {
 		w.sizes[v.ID] = size
@@ -119,13 +122,51 @@ func (w *watch) grew(v VM, l level) bool {
 	return size > before+slack
 }
 
+// used is what a VM's disks use.
+func used(v VM) (size model.Bytes) {
+	for _, path := range v.Disks {
+		if _, n, err := disk.Usage(path); err == nil {
+			size += n
+		}
+	}
+	return size
+}
+
+// ignoresHold reports whether the disks of a VM grow that was held since there was enough space:
+// its VMM was taken over, whatever it answers. It reports the same growth once.
+func (w *watch) ignoresHold(v VM, held bool) bool {
+	before, known := w.atHold[v.ID]
+	if !known && !held {
+		return false
+	}
+	size := used(v)
+	grew := known && size > before+slack
+	if !known || grew {
+		w.atHold[v.ID] = size
+	}
+	return grew
+}
+
+// freeze stops the VMM of a VM that is held.
+func (w *watch) freeze(ctx context.Context, v VM) {
+	if err := w.machines.Freeze(ctx, v.ID); err != nil {
+		w.Log.WarnContext(ctx, "stopping a VMM that writes although its VM is held", "vm", v.ID, "name", v.Name, "error", err)
+		return
+	}
+	w.setHeld(v.ID, model.HeldAtFloor)
+	w.Log.WarnContext(ctx, "a VMM was stopped: it writes although its VM is held", "vm", v.ID, "name", v.Name)
+}
+
 // hold halts a VM that writes.
-func (w *watch) hold(ctx context.Context, v VM) {
-	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+func (w *watch) hold(life context.Context, v VM) {
+	ctx, cancel := context.WithTimeout(life, holdTimeout)
 	defer cancel()
 	if err := w.machines.Hold(ctx, v.ID); err != nil { // the next look tries again
 		if fault.KindOf(err) != fault.Locked {
 			w.Log.WarnContext(ctx, "holding a VM that writes", "vm", v.ID, "name", v.Name, "error", err)
+		}
+		if fault.KindOf(err) == fault.Unavailable && life.Err() == nil { // its VMM does not answer
+			w.freeze(life, v)
 		}
 		return
 	}

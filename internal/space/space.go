@@ -56,6 +56,8 @@ type Machines interface {
 	Halted(ctx context.Context, id string) (vmm.Halt, error)
 	// Hold halts the machine of a VM that runs.
 	Hold(ctx context.Context, id string) error
+	// Freeze stops the VMM of a VM that is held, and writes all the same.
+	Freeze(ctx context.Context, id string) error
 	// Release lets it continue.
 	Release(ctx context.Context, id string) error
 }

@@ -29,11 +29,12 @@ type host struct {
 	now   time.Time
 	gave  int // how often others had to give way
 
-	mu    sync.Mutex
-	vms   map[string]VM
-	halts map[string]vmm.Halt
-	busy  bool   // an operation is under way on every VM
-	hung  string // a VM whose VMM does not answer
+	mu     sync.Mutex
+	vms    map[string]VM
+	halts  map[string]vmm.Halt
+	busy   bool // an operation is under way on every VM
+	frozen []string
+	hung   string // a VM whose VMM does not answer
 }
 
 const total = 100 * model.GiB // so the floor is 2 GiB, and VMs continue with 2.5 GiB
@@ -128,6 +129,14 @@ func (h *host) Hold(ctx context.Context, id string) error {
 	return nil
 }
 
+func (h *host) Freeze(_ context.Context, id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.frozen = append(h.frozen, id)
+	h.halts[id] = vmm.Halted
+	return nil
+}
+
 func (h *host) Release(_ context.Context, id string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -165,6 +174,29 @@ func TestFloor(t *testing.T) {
 	h.free = 2*model.GiB + 1
 	h.look()
 	h.wantHeld("a little above the floor", "writer")
+	h.free = 3 * model.GiB
+	h.look()
+	h.wantHeld("with enough space")
+}
+
+// TestHoldIsIgnored: a VMM that was taken over writes although its VM is held. It is stopped. A VMM
+// that obeys is not.
+func TestHoldIsIgnored(t *testing.T) {
+	h := newHost(t, "auto", "hostile", "writer")
+	h.look()
+	h.free = model.GiB
+	h.look()
+	h.write("hostile", 2*model.MiB)
+	h.write("writer", 2*model.MiB)
+	h.look()
+	h.look()
+	delete(h.halts, "hostile") // it says that it runs
+	h.write("hostile", 2*model.MiB)
+	h.look()
+	h.look()
+	if !slices.Equal(h.frozen, []string{"hostile"}) {
+		t.Errorf("the VMMs of %q were stopped", h.frozen)
+	}
 	h.free = 3 * model.GiB
 	h.look()
 	h.wantHeld("with enough space")

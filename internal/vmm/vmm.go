@@ -28,8 +28,8 @@
 //
 //   - What a Driver or an Instance can do is an optional interface, found by type assertion.
 //     A Driver may be a Finder and a Restorer. An Instance may be a Pauser, a HaltReporter, a
-//     Saver, a Resizer, a Statter and Confined. The Instances of a Restorer are Savers: so the
-//     Driver shows before anything starts whether its machines can be saved.
+//     Freezer, a Saver, a Resizer, a Statter and Confined. The Instances of a Restorer are
+//     Savers: so the Driver shows before anything starts whether its machines can be saved.
 //   - What no interface can express is a Feature in Info: the kinds of network cards, for example.
 //   - Advice for choosing a default is a Recommendation in Info.
 package vmm
@@ -123,6 +123,14 @@ type Statter interface {
 type Stats struct {
 	CPU    time.Duration // user and system time of the VMM since its start
 	Memory model.Bytes   // proportional set size of the VMM
+}
+
+// Freezer is implemented by instances whose VMM can be stopped although it ignores Pause, as a VMM
+// may that a guest has taken over.
+type Freezer interface {
+	// Freeze stops the VMM's process. The machine then counts as halted. Resume, and an adoption,
+	// let the process continue.
+	Freeze() error
 }
 
 // Confined is implemented by instances whose driver confines their VMM.

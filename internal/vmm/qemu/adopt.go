@@ -59,6 +59,9 @@ func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 	if err := belongs(s, proc); err != nil {
 		return nil, errors.Join(err, proc.Close())
 	}
+	if err := thaw(s, proc); err != nil { // a stopped QEMU would not answer
+		return nil, errors.Join(fmt.Errorf("adopting machine %s: %w", s.ID, err), proc.Close())
+	}
 	in, err := d.attach(ctx, s, proc, nil)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("adopting machine %s: %w", s.ID, err), proc.Close())

@@ -22,6 +22,7 @@ import (
 // The names of the files in a machine's RunDir.
 const (
 	lockName      = "lock"
+	frozenName    = "frozen" // exists while Freeze stops the process
 	qmpSocket     = "qmp.sock"
 	agentSocket   = "agent.sock"
 	consoleSocket = "console.sock" // the longest

@@ -44,6 +44,7 @@ type instance struct {
 
 var (
 	_ vmm.Confined     = (*instance)(nil)
+	_ vmm.Freezer      = (*instance)(nil)
 	_ vmm.HaltReporter = (*instance)(nil)
 	_ vmm.Instance     = (*instance)(nil)
 	_ vmm.Resizer      = (*instance)(nil)
@@ -253,7 +254,7 @@ func (in *instance) watch() {
 			}
 		}
 	}
-	in.lastWords()
+	lastWords(in)
 	select {
 	case <-in.closed:
 		return
@@ -272,7 +273,7 @@ func (in *instance) watch() {
 
 // lastWords waits until the readers of log, console and monitor have read all that is left.
 // They reach the end by themselves, because the process has closed the other end.
-func (in *instance) lastWords() {
+func lastWords(in *instance) {
 	enough := time.NewTimer(endTimeout)
 	defer enough.Stop()
 	readers := []<-chan struct{}{in.seen.consoleEnd}

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"syscall"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/pace"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 var errClosed = fault.New(fault.Canceled, "the instance is closed")
@@ -34,8 +37,36 @@ func (in *instance) Pause(ctx context.Context) error {
 	return nil
 }
 
+// Freeze stops QEMU's process: see vmm.Freezer. A file says so to the next daemon.
+func (in *instance) Freeze() error {
+	if err := os.WriteFile(runPath(in.s, frozenName), nil, 0o600); err != nil {
+		return fmt.Errorf("freezing machine %s: %w", in.s.ID, err)
+	}
+	return in.Signal(syscall.SIGSTOP)
+}
+
+// thaw undoes Freeze. The file goes last, so that a thaw that was cut off is repeated.
+func thaw(s state, proc *process.Process) error {
+	if !isFrozen(s) {
+		return nil
+	}
+	if err := proc.Signal(syscall.SIGCONT); err != nil {
+		return err
+	}
+	return os.Remove(runPath(s, frozenName))
+}
+
+// isFrozen reports whether Freeze has stopped QEMU, which does not answer.
+func isFrozen(s state) bool {
+	_, err := os.Lstat(runPath(s, frozenName))
+	return err == nil
+}
+
 // Resume continues the machine: see vmm.Pauser. It waits for a Save that is under way.
 func (in *instance) Resume(ctx context.Context) error {
+	if err := thaw(in.s, in.proc); err != nil {
+		return fmt.Errorf("resuming machine %s: %w", in.s.ID, err)
+	}
 	err := in.locked(ctx, func(running bool) error {
 		if running {
 			return nil
@@ -77,6 +108,9 @@ type runState struct {
 // Halted reports whether and why the machine is halted: see vmm.HaltReporter. A machine that loads
 // its state or has just ended is not halted.
 func (in *instance) Halted(ctx context.Context) (vmm.Halt, error) {
+	if isFrozen(in.s) {
+		return vmm.Halted, nil
+	}
 	s, err := in.status(ctx)
 	switch {
 	case err != nil:

@@ -554,6 +554,42 @@ func TestTakenOverIsFound(t *testing.T) {
 	}
 }
 
+// TestFreeze stops a VMM. The next daemon, and a resume, let it continue.
+func TestFreeze(t *testing.T) {
+	in := start(t, machine(t, tiny{then: off}))
+	stopped := func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", in.PID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(stat), ") T ")
+	}
+	freeze := func(in vmm.Instance) {
+		t.Helper()
+		if err := in.(vmm.Freezer).Freeze(); err != nil {
+			t.Fatal(err)
+		}
+		testkit.WaitFor(t, 10*time.Second, "the VMM to stop", stopped)
+		if halt, err := in.(vmm.HaltReporter).Halted(deadline(t)); halt != vmm.Halted || err != nil {
+			t.Errorf("a VMM that was stopped counts as %v, %v", halt, err)
+		}
+	}
+	freeze(in)
+	if err := in.(vmm.Pauser).Resume(deadline(t)); err != nil || stopped() {
+		t.Errorf("a resume lets the VMM continue: %v, %v", !stopped(), err)
+	}
+	freeze(in)
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := adopt(t, in.State())
+	if err != nil || stopped() {
+		t.Fatalf("the next daemon lets the VMM continue: %v, %v", !stopped(), err)
+	}
+	defer end(t, again)
+	powersOff(t, again)
+}
+
 // TestTakenOverWithoutNetwork confines the VMM of a machine without a network card.
 func TestTakenOverWithoutNetwork(t *testing.T) {
 	layers := protected(t)
