@@ -48,6 +48,9 @@ func TestSlowDisk(t *testing.T) {
 	ok(t, h, "daemon", "stop")
 }
 
+// saver is a service that takes some time to save its data when it is told to end.
+const saver = `trap "sleep 1; echo kept >/root/saved; exit" TERM; while :; do sleep 0.1; done`
+
 // lives takes a VM through what waits for the disk and for the guest. All of it works, and the
 // templates stay.
 func lives(t *testing.T, h *testkit.Home) {
@@ -56,7 +59,7 @@ func lives(t *testing.T, h *testkit.Home) {
 	before := decode[[]model.Template](t, h, "template", "list")
 	for _, line := range [][]string{
 		{"run", "-d", "--name", "box", "--memory", "128M"},
-		{"exec", "box", "--", "sh", "-c", "echo kept >/root/kept; sync"},
+		{"exec", "box", "--", "sh", "-c", "echo kept >/root/kept; nohup sh -c '" + saver + "' >/dev/null 2>&1 &"},
 		{"snapshot", "create", "box", "--name", "s"},
 		{"fork", "--name", "child", "box"},
 		{"exec", "child", "--", "grep", "-q", "kept", "/root/kept"},
@@ -65,7 +68,7 @@ func lives(t *testing.T, h *testkit.Home) {
 		{"exec", "box", "--", "grep", "-q", "kept", "/root/kept"},
 		{"stop", "box"},
 		{"start", "box"},
-		{"exec", "box", "--", "grep", "-q", "kept", "/root/kept"},
+		{"exec", "box", "--", "sh", "-c", "grep kept /root/kept && grep kept /root/saved"},
 		{"rm", "--force", "box", "child"},
 		{"snapshot", "delete", "s"},
 	} {
