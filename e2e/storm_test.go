@@ -229,6 +229,9 @@ func (s *storm) audit(t *testing.T) {
 		}
 	}()
 	testkit.WaitFor(t, 3*time.Minute, "directories, VMMs and records agree", agree)
+	if lost := s.dirs(t, "state", "lost"); len(lost) > 0 {
+		t.Errorf("directories were moved to the lost ones: %q", lost)
+	}
 }
 
 // dirs lists the machines that have a directory below a path of the home.
