@@ -41,7 +41,7 @@ func (f *fake) dial(context.Context) (net.Conn, error) {
 
 // serve is the agent on one connection.
 func (f *fake) serve(raw io.ReadWriteCloser) {
-	s, err := channel.Accept(context.Background(), raw)
+	s, err := channel.Accept(context.Background(), raw, nil)
 	if err != nil {
 		return
 	}

@@ -37,7 +37,7 @@ func newHostileGuest(t *testing.T) *hostileGuest {
 	dial := func(context.Context) (net.Conn, error) {
 		host, theirs := net.Pipe()
 		go func() {
-			session, err := channel.Accept(context.Background(), theirs)
+			session, err := channel.Accept(context.Background(), theirs, nil)
 			if err == nil {
 				_ = http.Serve(session, http.HandlerFunc(h.serve))
 			}

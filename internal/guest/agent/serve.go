@@ -22,8 +22,8 @@ type sessions struct {
 	all    sync.WaitGroup
 
 	mu       sync.Mutex
-	greeting io.Closer        // the raw connection whose handshake is under way
-	session  *channel.Session // the session that runs
+	greeting io.Closer // the raw connection that waits for a hello
+	current  io.Closer // the raw connection of the host that is served
 }
 
 // serve returns when ctx has ended and no session runs.
@@ -44,7 +44,7 @@ func (s *sessions) serve(ctx context.Context, listener channel.Listener) {
 	}
 }
 
-// greet notes a handshake that begins, and ends an earlier one that is still under way.
+// greet notes a connection that waits for a hello, and closes an earlier one that still waits.
 func (s *sessions) greet(raw io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,19 +54,38 @@ func (s *sessions) greet(raw io.Closer) {
 	s.greeting = raw
 }
 
-// greeted notes that a handshake is over.
-func (s *sessions) greeted(raw io.Closer) {
+// heard makes the connection of a host that has sent its hello the current one, and closes the one
+// before. From the answer on the host may use its session, so no silent connection may end it. If a
+// newer connection has closed raw, heard does nothing.
+func (s *sessions) heard(raw io.Closer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.greeting != raw {
+		return
+	}
+	s.greeting = nil
+	if s.current != nil {
+		s.current.Close()
+	}
+	s.current = raw
+}
+
+// over forgets a connection that has ended.
+func (s *sessions) over(raw io.Closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.greeting == raw {
 		s.greeting = nil
 	}
+	if s.current == raw {
+		s.current = nil
+	}
 }
 
 // handle serves one connection to its end. A connection on which no host speaks ends no session.
 func (s *sessions) handle(ctx context.Context, raw io.ReadWriteCloser) {
-	session, err := channel.Accept(ctx, raw)
-	s.greeted(raw)
+	defer s.over(raw)
+	session, err := channel.Accept(ctx, raw, func() { s.heard(raw) })
 	if err != nil {
 		s.log.Debug("no session", "error", err)
 		return
@@ -74,23 +93,6 @@ func (s *sessions) handle(ctx context.Context, raw io.ReadWriteCloser) {
 	defer session.Close()
 	stop := context.AfterFunc(ctx, func() { session.Close() })
 	defer stop()
-	s.replace(session)
 	err = s.server.Serve(session)
 	s.log.Debug("session over", "error", err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.session == session {
-		s.session = nil
-	}
-}
-
-// replace makes a session the current one and ends the one before.
-func (s *sessions) replace(session *channel.Session) {
-	s.mu.Lock()
-	previous := s.session
-	s.session = session
-	s.mu.Unlock()
-	if previous != nil {
-		previous.Close()
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,24 +17,43 @@ import (
 // socketListener is a transport with many connections, as vsock is, over a unix socket.
 type socketListener struct {
 	*net.UnixListener
-	path string
+	path   string
+	waits  chan struct{}        // gets an element when the agent waits for a connection
+	answer func(socketListener) // called before the agent answers a hello, if set
+}
+
+// answering is a connection of the agent that calls before at its first write.
+type answering struct {
+	net.Conn
+	before func()
+	once   sync.Once
+}
+
+func (a *answering) Write(p []byte) (int, error) {
+	a.once.Do(a.before)
+	return a.Conn.Write(p)
 }
 
 func (l socketListener) Accept(ctx context.Context) (io.ReadWriteCloser, error) {
 	defer context.AfterFunc(ctx, func() { l.SetDeadline(time.Unix(1, 0)) })()
-	return l.UnixListener.Accept()
+	l.waits <- struct{}{}
+	conn, err := l.UnixListener.Accept()
+	if err != nil || l.answer == nil {
+		return conn, err
+	}
+	return &answering{Conn: conn, before: func() { l.answer(l) }}, nil
 }
 
 func (socketListener) FD() uintptr { return 0 }
 
-func serveOnSocket(t *testing.T) socketListener {
+func serveOnSocket(t *testing.T, answer func(socketListener)) socketListener {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "socket")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := socketListener{l.(*net.UnixListener), path}
+	listener := socketListener{l.(*net.UnixListener), path, make(chan struct{}, 16), answer}
 	ctx, cancel := context.WithCancel(context.Background())
 	s := sessions{log: slog.New(slog.DiscardHandler), server: &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "here") }),
@@ -93,7 +113,7 @@ func ask(s *channel.Session) error {
 // TestNewestHostIsServed: a host that dials again is served although the agent has not noticed its
 // old connection's end.
 func TestNewestHostIsServed(t *testing.T) {
-	l := serveOnSocket(t)
+	l := serveOnSocket(t, nil)
 	first := connect(t, l.dial(t))
 	if err := ask(first); err != nil {
 		t.Fatalf("asking in the first session: %v", err)
@@ -112,7 +132,7 @@ func TestNewestHostIsServed(t *testing.T) {
 // TestSilentConnectionsEndNoSession: who connects and does not greet neither ends the session nor
 // waits for ever.
 func TestSilentConnectionsEndNoSession(t *testing.T) {
-	l := serveOnSocket(t)
+	l := serveOnSocket(t, nil)
 	session := connect(t, l.dial(t))
 	silent := l.dial(t)
 	l.dial(t)
@@ -121,6 +141,20 @@ func TestSilentConnectionsEndNoSession(t *testing.T) {
 		t.Errorf("a silent connection reads %v when another one comes, want its end", err)
 	}
 	if err := ask(session); err != nil {
+		t.Errorf("a silent connection ended the session: %v", err)
+	}
+}
+
+// TestSilentConnectionBeforeTheAnswer: a silent connection that comes between a host's hello and
+// its answer does not end the host's session.
+func TestSilentConnectionBeforeTheAnswer(t *testing.T) {
+	l := serveOnSocket(t, func(l socketListener) {
+		l.dial(t)
+		for range 3 { // the agent has accepted the host and the silent connection, and waits again
+			<-l.waits
+		}
+	})
+	if err := ask(connect(t, l.dial(t))); err != nil {
 		t.Errorf("a silent connection ended the session: %v", err)
 	}
 }

@@ -71,7 +71,7 @@ func (s *portSession) Close() error {
 // agent accepts sessions on a port one after the other and echoes every stream. It ends with ctx.
 func agent(ctx context.Context, p *port) {
 	for ctx.Err() == nil {
-		s, err := Accept(ctx, p.session())
+		s, err := Accept(ctx, p.session(), nil)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				return
@@ -292,7 +292,7 @@ func TestHostileFrames(t *testing.T) {
 			t.Parallel()
 			host, guest := pair(t)
 			go func() {
-				if _, err := answer(struct{ net.Conn }{guest}); err == nil {
+				if _, err := answer(struct{ net.Conn }{guest}, nil); err == nil {
 					guest.Write(frame)
 				}
 			}()
@@ -343,7 +343,7 @@ func TestAcceptEnds(t *testing.T) {
 	_, guest := pair(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	if _, err := Accept(ctx, guest); err == nil {
+	if _, err := Accept(ctx, guest, nil); err == nil {
 		t.Error("accepted nobody")
 	}
 }
@@ -379,7 +379,7 @@ func TestHaltedHost(t *testing.T) {
 		if err != nil {
 			return
 		}
-		if s, err := Accept(context.Background(), raw); err == nil {
+		if s, err := Accept(context.Background(), raw, nil); err == nil {
 			accepted <- s
 		}
 	}()

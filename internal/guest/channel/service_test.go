@@ -23,7 +23,7 @@ func connected(t *testing.T) (host, agent *Session) {
 	h, g := pair(t)
 	accepted := make(chan *Session, 1)
 	go func() {
-		s, _ := Accept(timeout(t), g)
+		s, _ := Accept(timeout(t), g, nil)
 		accepted <- s
 	}()
 	host, err := Connect(timeout(t), h)
@@ -175,7 +175,7 @@ func TestHostileGuestStreams(t *testing.T) {
 			go func() {
 				// The raw end is kept apart from the session that answer makes, so that only these
 				// bytes are sent.
-				if _, err := answer(struct{ net.Conn }{g}); err == nil {
+				if _, err := answer(struct{ net.Conn }{g}, nil); err == nil {
 					g.Write(bytes)
 				}
 			}()

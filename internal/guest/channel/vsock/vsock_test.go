@@ -94,7 +94,7 @@ func agent(ctx context.Context, l channel.Listener) {
 			return
 		}
 		go func() {
-			s, err := channel.Accept(ctx, raw)
+			s, err := channel.Accept(ctx, raw, nil)
 			if err != nil {
 				return
 			}
