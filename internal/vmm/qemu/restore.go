@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,7 +19,6 @@ import (
 	"banger/internal/model"
 	"banger/internal/pace"
 	"banger/internal/vmm"
-	"banger/internal/vmm/confine"
 	"banger/internal/vmm/memory"
 )
 
@@ -35,8 +35,11 @@ func (d *Driver) Restore(ctx context.Context, m vmm.Machine, from vmm.Checkpoint
 // That it runs is an event.
 const loadPoll = 50 * time.Millisecond
 
+// errHalted means that a machine has loaded its state and does not run. QEMU's log has the reason.
+var errHalted = errors.New("the restored machine does not run")
+
 // loaded waits until a restored machine runs, which it does by itself.
-func (in *instance) loaded(ctx context.Context, logEnd int64, policy *confine.Policy) error {
+func (in *instance) loaded(ctx context.Context) error {
 	ctx, cancel := pace.Context(ctx, greetTimeout, "restored machine that runs")
 	defer cancel()
 	poll := time.NewTicker(loadPoll)
@@ -48,8 +51,8 @@ func (in *instance) loaded(ctx context.Context, logEnd int64, policy *confine.Po
 			return err
 		case status.Running:
 			return nil
-		case status.Status != "inmigrate": // for example, a drive is in use: QEMU locks it now
-			return startError("did not continue", lastLines(in.s.VMMLog, logEnd), policy)
+		case status.Status != "inmigrate":
+			return errHalted
 		}
 		select {
 		case <-in.seen.resumed:

@@ -111,7 +111,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	} else {
 		err = in.monitorErr
 		if err == nil && h.restored {
-			err = in.loaded(ctx, f.output.End, h.policy)
+			err = in.loaded(ctx)
 		}
 		if err == nil && !h.restored && h.accel == TCG {
 			in.agent.heard = make(chan struct{})
@@ -130,16 +130,19 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 		_ = proc.Wait(brief)
 		cancel()
 	}
-	if status, ok := proc.Status(); ok {
-		written(end, f.output.Writer)
+	status, ended := proc.Status() // before this process ends it
+	killed := errors.Join(proc.Signal(syscall.SIGKILL), proc.Wait(end))
+	written(end, f.output.Writer) // the instance stops watching it
+	switch {
+	case ended:
 		err = startError("ended "+statusText(status), lastLines(s.VMMLog, f.output.End), h.policy)
 		if status.Signaled() { // by the kernel or a person, whatever the machine was to be
 			err = fault.New(fault.Unavailable, "%w", err)
 		}
+	case errors.Is(err, errHalted): // for example, a drive is in use: QEMU locks it at the end
+		err = startError("did not continue", lastLines(s.VMMLog, f.output.End), h.policy)
 	}
-	err = errors.Join(err, proc.Signal(syscall.SIGKILL), proc.Wait(end))
-	written(end, f.output.Writer) // the instance stops watching it
-	return nil, err
+	return nil, errors.Join(err, killed)
 }
 
 // written waits until the writer of a VMM's log has written the last words. Nil: there is none.
