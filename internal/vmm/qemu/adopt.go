@@ -62,7 +62,7 @@ func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 	if err := thaw(s, proc); err != nil { // a stopped QEMU would not answer
 		return nil, errors.Join(fmt.Errorf("adopting machine %s: %w", s.ID, err), proc.Close())
 	}
-	in, err := d.attach(ctx, s, proc, nil)
+	in, err := d.attach(ctx, s, proc, nil, true)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("adopting machine %s: %w", s.ID, err), proc.Close())
 	}
@@ -101,7 +101,7 @@ func belongs(s state, proc *process.Process) error {
 // attach makes the Instance of a process. Without an error, the Instance owns the process, and the
 // writer of its log: nil if the machine is adopted. If the monitor does not answer, the Instance
 // has none, and monitorErr holds the reason.
-func (d *Driver) attach(ctx context.Context, s state, proc, writer *process.Process) (*instance, error) {
+func (d *Driver) attach(ctx context.Context, s state, proc, writer *process.Process, adopted bool) (*instance, error) {
 	encoded, err := s.encode()
 	if err != nil {
 		return nil, err
@@ -118,7 +118,7 @@ func (d *Driver) attach(ctx context.Context, s state, proc, writer *process.Proc
 	}
 	in.seen.log = in.log
 	in.seen.resumed, in.seen.heard, in.seen.lost = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
-	if err := in.openConsole(ctx); err != nil {
+	if err := in.openConsole(ctx, adopted); err != nil {
 		return nil, err
 	}
 	in.monitor, in.monitorErr = openMonitor(ctx, runPath(s, qmpSocket), &in.seen)

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"time"
 
@@ -20,15 +21,21 @@ const (
 )
 
 // openConsole begins to copy the console to its log. If the console cannot be reached, it only
-// warns.
-func (in *instance) openConsole(ctx context.Context) error {
+// warns. The same holds for the log of an adopted machine, which somebody must be able to stop.
+func (in *instance) openConsole(ctx context.Context, adopted bool) error {
 	in.seen.consoleEnd = make(chan struct{})
 	if in.s.ConsoleLog == "" {
 		close(in.seen.consoleEnd)
 		return nil
 	}
-	log, err := console.Open(in.s.ConsoleLog, int64(in.s.ConsoleMax))
-	if err != nil {
+	var log io.WriteCloser = discard{io.Discard}
+	opened, err := console.Open(in.s.ConsoleLog, int64(in.s.ConsoleMax))
+	switch {
+	case err == nil:
+		log = opened
+	case adopted: // the console is read nevertheless: it shows a panic
+		in.log.Warn("the console is not logged", "error", err)
+	default:
 		close(in.seen.consoleEnd)
 		return err
 	}
@@ -46,7 +53,12 @@ func (in *instance) openConsole(ctx context.Context) error {
 	return nil
 }
 
-func (in *instance) copyConsole(log *console.Log) {
+// discard is the log of a console that is not logged.
+type discard struct{ io.Writer }
+
+func (discard) Close() error { return nil }
+
+func (in *instance) copyConsole(log io.Writer) {
 	buf := make([]byte, 32<<10)
 	pause := time.NewTimer(consolePace)
 	defer pause.Stop()

@@ -181,6 +181,34 @@ func TestAdoptAnotherProcess(t *testing.T) {
 }
 
 // TestProcess checks what QEMU is on the host.
+// TestAdoptWithoutConsoleLog adopts a machine whose console log is no regular file any more. The
+// machine can be stopped.
+func TestAdoptWithoutConsoleLog(t *testing.T) {
+	for name, replace := range map[string]func(path string) error{
+		"FIFO":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		m := machine(t, tiny{then: off})
+		in := start(t, m)
+		if err := errors.Join(in.Close(), os.Remove(m.ConsoleLog), replace(m.ConsoleLog)); err != nil {
+			t.Fatal(err)
+		}
+		again, err := adopt(t, in.State())
+		if err != nil {
+			t.Errorf("%s: the machine is not adopted: %v", name, err)
+			_ = syscall.Kill(in.PID(), syscall.SIGKILL)
+			continue
+		}
+		if exit := endBy(t, again); exit.Reason != vmm.ExitPowerOff {
+			t.Errorf("%s: the adopted machine does not power off, but ends by %+v", name, exit)
+		}
+		end(t, again)
+		if _, err := driver(t).Start(deadline(t), m, ignore); fault.KindOf(err) != fault.Damaged {
+			t.Errorf("%s: a start does not report the console log as damaged: %v", name, err)
+		}
+	}
+}
+
 func TestProcess(t *testing.T) {
 	m := machine(t, tiny{})
 	in := start(t, m)

@@ -105,7 +105,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	}
 	id := proc.ID()
 	s.Process = &id
-	in, err := d.attach(ctx, s, proc, f.output.Writer)
+	in, err := d.attach(ctx, s, proc, f.output.Writer, false)
 	if err != nil {
 		defer proc.Close()
 	} else {
