@@ -47,7 +47,8 @@ type (
 		ContributeNetwork(ctx context.Context, req NetworkRequest) error
 	}
 
-	// PostStarter acts when a VM's guest has its identity. An error fails the start.
+	// PostStarter acts when a VM's guest has its identity. An error fails the start. It is called
+	// again if a crash of the daemon cut the start off and recovery completes it.
 	PostStarter interface {
 		PostStart(ctx context.Context, req PostStartRequest) error
 	}

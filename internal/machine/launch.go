@@ -96,12 +96,7 @@ func (l *Launch) plan() []step.Step {
 		steps = append(steps, step.Step{Name: "assume", Do: l.assume, Timeout: assumeTimeout})
 	}
 	if l.order.Identity == Own {
-		for _, c := range l.host.Capabilities {
-			if p, ok := c.(PostStarter); ok {
-				steps = append(steps, l.postStartStep(c, p))
-			}
-		}
-		return steps
+		return append(steps, postStartSteps(l)...)
 	}
 	for i := range steps {
 		// nobody waits, and at the lowest priority a busy host takes long; ctx is the bound
@@ -379,6 +374,15 @@ func (l *Launch) offer(ctx context.Context) error {
 		l.order.Answered(ctx, l)
 	}
 	return nil
+}
+
+func postStartSteps(l *Launch) (steps []step.Step) {
+	for _, c := range l.host.Capabilities {
+		if p, ok := c.(PostStarter); ok {
+			steps = append(steps, l.postStartStep(c, p))
+		}
+	}
+	return steps
 }
 
 // postStartStep has no undo if the capability prepares: the undo of preparing removes what both

@@ -203,3 +203,14 @@ func checkFrozen(hello proto.Hello) error {
 	}
 	return nil
 }
+
+// CountedAs is what a source is called in the counts of starts.
+func CountedAs(from Source) string {
+	if _, ok := from.(*Standby); ok {
+		return "standby"
+	}
+	if o := from.Origin(); o != nil {
+		return string(o.Kind)
+	}
+	return "boot"
+}

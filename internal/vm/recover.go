@@ -127,7 +127,7 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	case (v.State == model.Starting || !v.State.Live()) && !disk.MayExist(op.dirs().Dir):
 		r.showMissing(op)
 	case v.State == model.Starting:
-		return r.abandonStart(ctx, op)
+		return r.endStart(ctx, op)
 	case v.State == model.Suspended && !disk.MayExist(op.dirs().Suspended()): // given up
 		if v.Runtime == nil {
 			return op.settle(ctx, nil)
@@ -316,9 +316,24 @@ func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 	return errors.Join(err, repairs{op}.callOffPause(ctx))
 }
 
-// abandonStart removes what a start made before the daemon died in the middle of it. A VM that was
-// being resumed stays suspended, unless its guest has written to a disk since.
-func (r recovery) abandonStart(ctx context.Context, op *operation) error {
+// endStart completes a start from memory if its machine is whole: the guest may have written to a
+// disk, so that the memory does not fit any more. Otherwise it removes what the start made. A VM
+// that was being resumed stays suspended, unless its guest has written to a disk since.
+func (r recovery) endStart(ctx context.Context, op *operation) error {
+	v := op.record()
+	if from := moment.CutOff(v, op.dirs()); from != nil {
+		j := journal{op, v.Runtime.Spec.ImageID}
+		l, err := r.host.Complete(ctx, machine.Order{Subject: op.machineSubject(), Driver: v.Runtime.Driver, Source: from, Journal: j}, v.Runtime.State)
+		if err == nil {
+			op.e.setMachine(l.Machine)
+			if err = (&launching{operation: op, from: from}).finish(ctx, l); err != nil {
+				r.notAdopted(op, err)
+				err = errors.Join(err, op.e.releaseMachine())
+			}
+			return err
+		}
+		r.logger(v).WarnContext(ctx, "completing a start", "error", err)
+	}
 	why := &model.Failure{
 		Time: time.Now().UTC(), Msg: "the daemon ended in the middle of the start", Log: r.Layout.DaemonLog(), Hint: "start it again",
 	}

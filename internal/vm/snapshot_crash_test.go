@@ -47,7 +47,7 @@ func TestKilledWhileRestoringInto(t *testing.T) {
 			}
 			h.wantStored(t, 1)
 			if got.State == model.Running {
-				h.wantWork(t, v, "work of a")
+				h.wantWork(t, v, text)
 				h.wantFiles(t, before)
 			} else if after := h.files(); slices.Contains(after, h.layout.VM(v.ID).Run) {
 				t.Errorf("the runtime directory of a VM that does not run is left: %v", after)
@@ -229,11 +229,12 @@ func TestRestoreIntoCompletesWhenTheMachineEnds(t *testing.T) {
 }
 
 // TestRestoreIntoCutOffAfterAWrite cuts a restore in place off after the guest has written to its
-// disk. The VM has the snapshot's disk and memory again, as long as there is the snapshot.
+// disk. The machine continues if it is there. Otherwise the VM has the snapshot's disk and memory
+// again, as long as there is the snapshot.
 func TestRestoreIntoCutOffAfterAWrite(t *testing.T) {
 	t.Parallel()
 	for _, hook := range []string{"do post-start/one", "store running"} {
-		for _, how := range []string{"killed", "failed", "killed without the snapshot", "failed with its cleanup"} {
+		for _, how := range []string{"killed", "failed", "power loss", "power loss without the snapshot", "failed with its cleanup"} {
 			t.Run(hook+" "+how, func(t *testing.T) {
 				t.Parallel()
 				h := newHost(t)
@@ -248,13 +249,18 @@ func TestRestoreIntoCutOffAfterAWrite(t *testing.T) {
 							h.work(v, "more")
 							damage(t, os.Chtimes(h.layout.VM(v.ID).SystemDisk(), time.Time{}, time.Unix(1, 0)))
 						}
-						if e.Step == "assume" && how == "killed without the snapshot" {
+						if e.Step == "assume" && how == "power loss without the snapshot" {
 							damage(t, os.RemoveAll(h.layout.Snapshots()+"/"+s.ID))
 						}
 					})
 					return err
 				}
-				if strings.HasPrefix(how, "killed") {
+				machines := 1
+				if how == "killed" || strings.HasPrefix(how, "power loss") {
+					if how != "killed" {
+						h.losePower()
+						machines = 0
+					}
 					d = d.killedIn(hook, func(ctx context.Context) { restore(ctx) })
 				} else {
 					h.failing(hook, errBoom)
@@ -267,8 +273,17 @@ func TestRestoreIntoCutOffAfterAWrite(t *testing.T) {
 					h.failing(hook, nil)
 					h.failing("undo one", nil)
 				}
-				h.wantMachines(t, 1)
-				if how == "killed without the snapshot" {
+				if how == "killed" {
+					d.wantRunning(t, v)
+					h.wantWork(t, v, "more")
+					h.wantGuest(t, v, "a", 1)
+					d.wantNothingSaved(t)
+					got, _ := d.Get("a")
+					equal(t, "the origin of the start", *got.Boot.Origin, model.Origin{Kind: model.FromSnapshot, Of: s.ID, Name: "of"})
+					return
+				}
+				h.wantMachines(t, machines)
+				if how == "power loss without the snapshot" {
 					d.wantState(t, "a", model.Failed)
 					d.wantNothingSaved(t)
 					d.start(t, "a")

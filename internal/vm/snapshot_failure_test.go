@@ -87,6 +87,7 @@ func TestRestoredDisksSurviveAFailedStart(t *testing.T) {
 			h.failing("do assume", errBoom)
 			wantFails(t, "the start", errBoom, c.failed)(d.Start(t.Context(), "x", model.Start{}, nil))
 			dead := d
+			h.losePower()
 			d = d.killedIn("do post-start/two", func(ctx context.Context) {
 				h.failing("do assume", nil)
 				dead.Start(ctx, "x", model.Start{}, nil)

@@ -146,7 +146,7 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 	s.watch(s.e)
 	s.useDisks(ctx)
 	s.templates.Started(l)
-	s.Meter.StartDone(countedAs(l.Source), s.record().Boot.Duration, l.Records)
+	s.Meter.StartDone(machine.CountedAs(l.Source), s.record().Boot.Duration, l.Records)
 	switch {
 	case disk.MayExist(s.dirs().Suspended()): // its saved memory is history from now on
 		if err := snapshot.Remove(s.dirs().Suspended()); err != nil {
@@ -160,17 +160,6 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 		})
 	}
 	return nil
-}
-
-// countedAs is what a source is called in the counts of starts.
-func countedAs(from machine.Source) string {
-	if _, ok := from.(*machine.Standby); ok {
-		return "standby"
-	}
-	if o := from.Origin(); o != nil {
-		return string(o.Kind)
-	}
-	return "boot"
 }
 
 // failed records a failed start: error if everything could be undone, stopped if the user called it

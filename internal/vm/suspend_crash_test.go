@@ -34,7 +34,7 @@ func TestKilledWhilePausing(t *testing.T) {
 		{"resume", model.Suspended, func(ctx context.Context, d *daemon) { d.Resume(ctx, "a", nil) }, map[string]model.State{
 			"store starting": suspended, "do preflight": suspended, "shape": suspended,
 			"do prepare/one": suspended, "restore": suspended, "do vmm": suspended,
-			"do agent": suspended, "thaw": suspended, "do post-start/two": suspended, "store running": suspended,
+			"do agent": running, "thaw": running, "do post-start/two": running, "store running": running,
 		}},
 	} {
 		for hook, want := range c.hooks {
@@ -46,9 +46,6 @@ func TestKilledWhilePausing(t *testing.T) {
 				before := h.files()
 				if c.from != model.Running {
 					d.bringTo(t, v, c.from)
-				}
-				if hook == "store starting" || hook == "store running" || hook == "store pausing" {
-					before = h.files() // nothing has happened yet
 				}
 				dead := d
 				d = d.killedIn(hook, func(ctx context.Context) { c.do(ctx, dead) })
@@ -115,29 +112,71 @@ func TestPowerLossWhileSuspending(t *testing.T) {
 	}
 }
 
-// TestKilledAfterTheGuestWrote kills the daemon after a resumed guest has changed its disk. Its
-// saved memory is outdated.
+// TestKilledAfterTheGuestWrote kills the daemon after a resumed guest has changed its disk, so the
+// saved memory is outdated. The machine continues if it and its guest are whole.
 func TestKilledAfterTheGuestWrote(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
-	d := h.daemon()
-	v := d.worker(t, model.Create{Name: "a"})
-	d.suspend(t, v)
-	dead, over := d, make(chan struct{})
-	calls := h.called("do post-start/two")
-	release := h.hanging("do post-start/two")
-	go func() { defer close(over); dead.Resume(t.Context(), "a", nil) }()
-	waitFor(t, func() bool { return h.called("do post-start/two") > calls })
-	h.work(v, "work of a")
-	d = d.killed(func() { release(); <-over })
-	got, _ := d.Get("a")
-	equal(t, "the VM whose memory is outdated", got.State, model.Failed)
-	wantLastError(t, got, "")
-	wantNoRuntime(t, got)
-	h.wantMachines(t, 0)
-	d.wantNothingSaved(t)
-	d.start(t, "a")
-	h.wantBooted(t, v, "work of a")
+	for name, c := range map[string]struct {
+		afterwards func(*daemon, model.VM)
+		want       model.State
+	}{
+		"whole": {func(*daemon, model.VM) {}, model.Running},
+		"ended": {func(d *daemon, v model.VM) { d.host.end(v, vmm.ExitCrashed) }, model.Failed},
+		"spoiled": {func(d *daemon, v model.VM) {
+			d.inGuest(v.ID, func(g *guest) { g.Assumed = false })
+		}, model.Failed},
+		"not thawed": {func(d *daemon, v model.VM) {
+			d.inGuest(v.ID, func(g *guest) { g.Frozen = true })
+		}, model.Running},
+		"not recorded": {func(d *daemon, v model.VM) { d.failing("store running", errBoom) }, model.Broken},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			was, _ := d.Get("a")
+			d.suspend(t, v)
+			dead, over := d, make(chan struct{})
+			calls := h.called("do post-start/two")
+			release := h.hanging("do post-start/two")
+			go func() { defer close(over); dead.Resume(t.Context(), "a", nil) }()
+			waitFor(t, func() bool { return h.called("do post-start/two") > calls })
+			h.work(v, "more")
+			c.afterwards(d, v)
+			d = d.killed(func() { release(); <-over })
+			d.wantState(t, "a", c.want)
+			if c.want == model.Broken { // the next daemon can record it
+				h.failing("store running", nil)
+				d.die()
+				d = h.daemon()
+			}
+			got, _ := d.Get("a")
+			if c.want == model.Failed {
+				wantLastError(t, got, "")
+				wantNoRuntime(t, got)
+				h.wantMachines(t, 0)
+				d.wantNothingSaved(t)
+				d.start(t, "a")
+				h.wantBooted(t, v, "more")
+				return
+			}
+			wantNoLastError(t, got)
+			if got.Boot == nil {
+				t.Fatalf("the record of the VM, which is %s, shows no start", got.State)
+			}
+			equal(t, "the time of the VM's start", *got.Started, *was.Started)
+			equal(t, "the origin of the VM's machine", got.Boot.Origin.Kind, model.FromSuspended)
+			d.wantRunning(t, v)
+			h.wantWork(t, v, "more")
+			d.wantNothingSaved(t)
+			d.suspend(t, v)
+			d.resume(t, v)
+			h.wantWork(t, v, "more")
+			h.end(v, vmm.ExitCrashed) // which the daemon sees
+			waitFor(t, func() bool { return d.state(t, "a") == model.Stopped })
+		})
+	}
 }
 
 // TestRecoveryPausesAVMThatCannotBeThawed kills the daemon in a suspension, and makes the thaw

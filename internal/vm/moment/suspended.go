@@ -73,6 +73,22 @@ func Resume(ctx context.Context, v model.VM, files paths.VM) (from machine.Sourc
 	return f, meta.Driver, f.Open(snap)
 }
 
+// CutOff returns what a start that was cut off began from, without the files, if its machine has
+// come up from memory that the VM keeps; otherwise nil. The pid is recorded when it has come up.
+func CutOff(v model.VM, files paths.VM) machine.Source {
+	if v.Runtime == nil || v.Runtime.PID == 0 || v.Runtime.Spec == nil || !disk.MayExist(files.Suspended()) {
+		return nil
+	}
+	if v.Runtime.Resumed {
+		return &machine.Resume{VM: v.ID}
+	}
+	from := model.Origin{Kind: model.FromSnapshot}
+	if v.Parent != nil {
+		from.Of, from.Name = v.Parent.Snapshot, v.Parent.Name
+	}
+	return &machine.Fork{From: from}
+}
+
 // Kept is the memory that a VM keeps beside its disks, when it looked at them.
 type Kept struct {
 	Fits     bool   // no disk was written to since
