@@ -38,7 +38,12 @@ func TestFork(t *testing.T) {
 		t.Fatal(err)
 	}
 	ok(t, h, "cp", path, "web:/usr/local/bin/bank")
-	ok(t, h, "exec", "web", "--", "sh", "-c", "nohup bank run /root/bank.db >/root/bank.log 2>&1 & until bank check /root/bank.db; do sleep 0.1; done")
+	// A check before the first commit can make the change to WAL in "bank run" fail.
+	ok(t, h, "exec", "web", "--", "sh", "-c", `nohup bank run /root/bank.db >/root/bank.log 2>&1 &
+		until test -s /root/bank.db-wal && bank check /root/bank.db; do
+			kill -0 $! || { cat /root/bank.log >&2; exit 1; }
+			sleep 0.1
+		done`)
 	ok(t, h, "exec", "web", "--", "sh", "-c", "mkdir -p /etc/banger/fork.d; printf '#!/bin/sh\\necho $BANGER_NAME $BANGER_GENERATION >>/opt/hooks\\n' >/etc/banger/fork.d/10-note; chmod +x /etc/banger/fork.d/10-note")
 	ok(t, h, "exec", "web", "--", "sh", "-c", "until git -C /root/repo rev-parse -q --verify HEAD >/dev/null; do sleep 0.1; done")
 
