@@ -127,7 +127,11 @@ const holderPoll = 10 * time.Millisecond
 // Holder finds the process that was started with the lock file at path, and waits for one that is
 // being made. If there is none, the error is fault.NotFound. If only a process of another directory
 // has the lock, the error is fault.WrongState.
-func Holder(ctx context.Context, path string) (ID, error) {
+func Holder(ctx context.Context, path string) (ID, error) { return holder(ctx, path, scan) }
+
+// holder is Holder, which finds the process by look. A process that just ends has the lock's file
+// for a moment without the rest. So another directory's process counts when it is found twice.
+func holder(ctx context.Context, path string, look func(want os.FileInfo, path string) (ID, error)) (ID, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ID{}, fault.New(fault.NotFound, "nothing was started with %s", path)
@@ -141,7 +145,7 @@ func Holder(ctx context.Context, path string) (ID, error) {
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for seen := false; ; {
 		select {
 		case <-ctx.Done():
 			return ID{}, fmt.Errorf("looking for the process that holds %s: %w", path, context.Cause(ctx))
@@ -152,10 +156,12 @@ func Holder(ctx context.Context, path string) (ID, error) {
 		if err != nil {
 			return ID{}, err
 		}
-		id, err := scan(want, path)
+		id, err := look(want, path)
 		switch {
 		case err == nil:
 			return id, nil
+		case fault.KindOf(err) == fault.WrongState && !seen:
+			seen = true
 		case fault.KindOf(err) != fault.NotFound:
 			return ID{}, err
 		case free:

@@ -167,6 +167,36 @@ func TestHolder(t *testing.T) {
 	}
 }
 
+// TestHolderEnds: a process that just ends looks once as if it had the lock from another directory.
+func TestHolderEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	lock, err := Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const other, gone = fault.WrongState, fault.NotFound
+	for _, c := range []struct {
+		seen []fault.Kind
+		want fault.Kind
+	}{
+		{[]fault.Kind{other, gone}, gone},
+		{[]fault.Kind{other, other}, other},
+		{[]fault.Kind{gone}, gone},
+	} {
+		looks := 0
+		_, err := holder(t.Context(), path, func(os.FileInfo, string) (ID, error) {
+			looks++
+			return ID{}, fault.New(c.seen[looks-1], "look %d", looks)
+		})
+		if fault.KindOf(err) != c.want || looks != len(c.seen) {
+			t.Errorf("a holder seen as %v is reported as %v after %d looks", c.seen, err, looks)
+		}
+	}
+}
+
 // TestHolds moves, copies and removes the directory of a lock that a process holds.
 func TestHolds(t *testing.T) {
 	top := t.TempDir()

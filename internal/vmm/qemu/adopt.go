@@ -86,10 +86,8 @@ func belongs(s state, proc *process.Process) error {
 	if err == nil && ours {
 		return nil
 	}
-	select {
-	case <-proc.Done():
+	if endsSoon(proc) { // a process that ends has neither descriptors nor a directory any more
 		return fault.New(fault.NotFound, "adopting machine %s: process %d has ended", s.ID, proc.ID().PID)
-	default:
 	}
 	if err != nil {
 		return fmt.Errorf("adopting machine %s: %w", s.ID, err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"banger/internal/vmm"
 	"banger/internal/vmm/console"
 	"banger/internal/vmm/output"
+	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu"
 )
 
@@ -180,7 +182,42 @@ func TestAdoptAnotherProcess(t *testing.T) {
 	}
 }
 
-// TestProcess checks what QEMU is on the host.
+// TestAdoptEnding adopts a VMM that just ends. It has lost its descriptors and its directory before
+// its end is reported, so it looks like another process, which does not make it another home's.
+func TestAdoptEnding(t *testing.T) {
+	in := start(t, machine(t, tiny{then: off}))
+	ending := exec.Command("sleep", "100")
+	if err := ending.Start(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := process.Identify(ending.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state map[string]any
+	if err := json.Unmarshal(in.State(), &state); err != nil {
+		t.Fatal(err)
+	}
+	state["process"] = id
+	data, err := json.Marshal(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end(t, in)
+	killed := make(chan error, 1)
+	time.AfterFunc(100*time.Millisecond, func() {
+		err := ending.Process.Kill()
+		_ = ending.Wait()
+		killed <- err
+	})
+	if _, err := adopt(t, data); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("a VMM that just ends is not reported as ended: %v", err)
+	}
+	if err := <-killed; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestAdoptWithoutConsoleLog adopts a machine whose console log is no regular file any more. The
 // machine can be stopped.
 func TestAdoptWithoutConsoleLog(t *testing.T) {
@@ -209,6 +246,7 @@ func TestAdoptWithoutConsoleLog(t *testing.T) {
 	}
 }
 
+// TestProcess checks what QEMU is on the host.
 func TestProcess(t *testing.T) {
 	m := machine(t, tiny{})
 	in := start(t, m)
