@@ -220,8 +220,11 @@ func TestHolds(t *testing.T) {
 				t.Errorf("%s: holds the lock in %s: %v (%v), want %v", when, home, got, err, want)
 			}
 			id, err := Holder(t.Context(), at(home, "run", "lock"))
-			if err == nil && (!want || id != p.ID()) {
-				t.Errorf("%s: the lock in %s leads to %+v", when, home, id)
+			if _, gone := os.Stat(at(home, "run", "lock")); gone != nil {
+				want = false
+			}
+			if found := err == nil; found != want || found && id != p.ID() {
+				t.Errorf("%s: the lock in %s leads to %+v (%v), want the process: %v", when, home, id, err, want)
 			}
 		}
 	}
