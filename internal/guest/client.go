@@ -2,9 +2,8 @@
 // agent's channel, sends requests, checks the answers, and serves the streams that the guest opens.
 //
 // The guest is hostile. Every answer is bounded, and its errors and names pass through package
-// report. A guest that does not answer costs the
-// caller its deadline and nothing else. A guest reaches only the services that the Client was made
-// with; without any, it reaches none.
+// report. A guest that does not answer costs the caller its deadline and nothing else. A guest
+// reaches only the services that the Client was made with; without any, it reaches none.
 package guest
 
 import (

@@ -23,8 +23,8 @@ func WithWaits(ctx context.Context, r Reporter) context.Context {
 	return context.WithValue(ctx, reporterKey{}, r)
 }
 
-// Waiting reports what the operation of ctx waits for, and until when; 0 is a time that nobody
-// knows. It does so only if the wait lasts. The caller calls over when the wait is over.
+// Waiting reports what the operation of ctx waits for, and until when; 0: the end is not
+// known. It does so only if the wait lasts. The caller calls over when the wait is over.
 func Waiting(ctx context.Context, what string, limit time.Duration) (over func()) {
 	r, _ := ctx.Value(reporterKey{}).(Reporter)
 	if r == nil {
