@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/model"
+	"banger/internal/regular"
 )
 
 // install moves a finished image from its staging directory to its place and names it. If the same
@@ -78,7 +79,7 @@ func namedFirst(img model.Image, name string) model.Image {
 // name is enough.
 func writeFile(path, text string) error {
 	temp := filepath.Join(filepath.Dir(path), disk.TempPrefix+"name")
-	if err := os.WriteFile(temp, []byte(text), 0o644); err != nil {
+	if err := regular.Write(temp, []byte(text), 0o644); err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
 	if err := errors.Join(syncFile(temp), os.Rename(temp, path)); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/regular"
 	"banger/internal/step"
 )
 
@@ -79,7 +80,7 @@ func (a apt) prepare(ownLists bool) error {
 			return fmt.Errorf("preparing apt: %w", err)
 		}
 	}
-	if err := os.WriteFile(a.confPath(), []byte(a.config(ownLists)), 0o644); err != nil {
+	if err := regular.Write(a.confPath(), []byte(a.config(ownLists)), 0o644); err != nil {
 		return fmt.Errorf("preparing apt: %w", err)
 	}
 	return nil

@@ -59,3 +59,13 @@ func Read(path string, limit int64) ([]byte, error) {
 	}
 	return data, err
 }
+
+// Write is os.WriteFile for a regular file. If there is anything else, the error is fault.Damaged.
+func Write(path string, data []byte, perm fs.FileMode) error {
+	f, err := OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}

@@ -34,6 +34,7 @@ func TestIrregular(t *testing.T) {
 			"write":   func() (*os.File, error) { return OpenFile(at(name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) },
 			"both":    func() (*os.File, error) { return OpenFile(at(name), os.O_RDWR, 0) },
 			"at once": func() (*os.File, error) { _, err := Read(at(name), 10); return nil, err },
+			"replace": func() (*os.File, error) { return nil, Write(at(name), nil, 0o600) },
 		} {
 			done := make(chan error, 1)
 			go func() { _, err := open(); done <- err }()
@@ -69,5 +70,11 @@ func TestRead(t *testing.T) {
 	}
 	if _, err := Read(path, 9); fault.KindOf(err) != fault.Damaged {
 		t.Errorf("a file that is too large: %v", err)
+	}
+	if err := Write(path, []byte("new"), 0o600); err != nil {
+		t.Error(err)
+	}
+	if data, err := Read(path, 10); err != nil || string(data) != "new" {
+		t.Errorf("the file that was replaced reads %q, %v", data, err)
 	}
 }

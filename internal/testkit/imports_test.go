@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	"template":         {"disk", "fault", "firstboot", "guest/proto", "guest/relay", "machine", "model", "pace", "regular", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
-	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "snapshot", "step", "vmm"},
+	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "regular", "snapshot", "step", "vmm"},
 	"vm/room":          {"fault", "model"},
 	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
 	"vm": {

@@ -14,11 +14,7 @@ import (
 // MarkUnused notes that nothing in a directory is a user's: see the package comment. The mark is
 // empty, so that it needs no block of a full disk.
 func MarkUnused(files paths.VM) error {
-	f, err := regular.OpenFile(files.Unused(), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err == nil {
-		err = f.Close()
-	}
-	if err != nil {
+	if err := regular.Write(files.Unused(), nil, 0o600); err != nil {
 		return fmt.Errorf("noting that a VM's disks are new: %w", err)
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/regular"
 	"banger/internal/snapshot"
 	"banger/internal/vmm"
 )
@@ -90,7 +91,7 @@ func (c *Capture) Source() (machine.Source, error) {
 	return f, nil
 }
 
-func (c *Capture) deviceInDraft() (*os.File, error) { return os.Open(c.Draft.Device()) }
+func (c *Capture) deviceInDraft() (*os.File, error) { return regular.Open(c.Draft.Device()) }
 
 // keepDisks copies disks into the draft.
 func (c *Capture) keepDisks(ctx context.Context, disks map[string]string) error {
@@ -164,7 +165,7 @@ func (c *Capture) saveMachine(ctx context.Context, vm VM) error {
 	c.nameDisks(req.Disks)
 	if v.State == model.Running {
 		req.Freeze = true
-		req.BeforeFreeze = func() error { return os.WriteFile(held, nil, 0o600) }
+		req.BeforeFreeze = func() error { return regular.Write(held, nil, 0o600) }
 	}
 	done, err := vm.Machine.Capture(ctx, req)
 	c.Pause = done.Pause

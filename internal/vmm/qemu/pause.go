@@ -10,6 +10,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/pace"
+	"banger/internal/regular"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 )
@@ -39,7 +40,7 @@ func (in *instance) Pause(ctx context.Context) error {
 
 // Freeze stops QEMU's process: see vmm.Freezer. A file says so to the next daemon.
 func (in *instance) Freeze() error {
-	if err := os.WriteFile(runPath(in.s, frozenName), nil, 0o600); err != nil {
+	if err := regular.Write(runPath(in.s, frozenName), nil, 0o600); err != nil {
 		return fmt.Errorf("freezing machine %s: %w", in.s.ID, err)
 	}
 	return in.Signal(syscall.SIGSTOP)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unsafe"
@@ -556,7 +557,8 @@ func TestTakenOverIsFound(t *testing.T) {
 
 // TestFreeze stops a VMM. The next daemon, and a resume, let it continue.
 func TestFreeze(t *testing.T) {
-	in := start(t, machine(t, tiny{then: off}))
+	m := machine(t, tiny{then: off})
+	in := start(t, m)
 	stopped := func() bool {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", in.PID()))
 		if err != nil {
@@ -573,6 +575,23 @@ func TestFreeze(t *testing.T) {
 		if halt, err := in.(vmm.HaltReporter).Halted(deadline(t)); halt != vmm.Halted || err != nil {
 			t.Errorf("a VMM that was stopped counts as %v, %v", halt, err)
 		}
+	}
+	mark := filepath.Join(m.RunDir, "frozen")
+	if err := syscall.Mkfifo(mark, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fifo := make(chan error, 1)
+	go func() { fifo <- in.(vmm.Freezer).Freeze() }()
+	select {
+	case err := <-fifo:
+		if fault.KindOf(err) != fault.Damaged || stopped() {
+			t.Errorf("with a FIFO in the place of the mark, the VMM is stopped: %v, %v", stopped(), err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("with a FIFO in the place of the mark, stopping the VMM waits")
+	}
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
 	}
 	freeze(in)
 	if err := in.(vmm.Pauser).Resume(deadline(t)); err != nil || stopped() {
