@@ -149,8 +149,10 @@ func (w *watch) ignoresHold(v VM, held bool) bool {
 
 // freeze stops the VMM of a VM that is held.
 func (w *watch) freeze(ctx context.Context, v VM) {
-	if err := w.machines.Freeze(ctx, v.ID); err != nil {
-		w.Log.WarnContext(ctx, "stopping a VMM that writes although its VM is held", "vm", v.ID, "name", v.Name, "error", err)
+	if err := w.machines.Freeze(ctx, v.ID); err != nil { // the next growth tries again
+		if fault.KindOf(err) != fault.Locked {
+			w.Log.WarnContext(ctx, "stopping a VMM that writes although its VM is held", "vm", v.ID, "name", v.Name, "error", err)
+		}
 		return
 	}
 	w.setHeld(v.ID, model.HeldAtFloor)

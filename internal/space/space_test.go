@@ -35,6 +35,7 @@ type host struct {
 	busy   bool // an operation is under way on every VM
 	frozen []string
 	hung   string // a VM whose VMM does not answer
+	mute   string // a VM whose VMM did not answer in time
 }
 
 const total = 100 * model.GiB // so the floor is 2 GiB, and VMs continue with 2.5 GiB
@@ -120,6 +121,9 @@ func (h *host) Hold(ctx context.Context, id string) error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
+	if id == h.mute {
+		return fault.New(fault.Unavailable, "no answer")
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.busy {
@@ -132,6 +136,9 @@ func (h *host) Hold(ctx context.Context, id string) error {
 func (h *host) Freeze(_ context.Context, id string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.busy {
+		return fault.New(fault.Locked, "busy")
+	}
 	h.frozen = append(h.frozen, id)
 	h.halts[id] = vmm.Halted
 	return nil
@@ -191,6 +198,15 @@ func TestHoldIsIgnored(t *testing.T) {
 	h.look()
 	h.look()
 	delete(h.halts, "hostile") // it says that it runs
+	var log bytes.Buffer
+	h.guard.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	h.write("hostile", 2*model.MiB)
+	h.busy = true
+	h.look()
+	if log.Len() > 0 {
+		t.Errorf("a look at a busy VM warns:\n%s", &log)
+	}
+	h.busy = false
 	h.write("hostile", 2*model.MiB)
 	h.look()
 	h.look()
@@ -287,6 +303,25 @@ func TestHungVMM(t *testing.T) {
 	}
 	cancel()
 	h.watch.group.Wait()
+}
+
+// TestMuteVMM: a VMM that writes and does not answer the hold is stopped. One that answers is not.
+func TestMuteVMM(t *testing.T) {
+	h := newHost(t, "auto", "mute", "writer")
+	h.mute = "mute"
+	h.look()
+	h.free = model.GiB
+	h.look()
+	h.write("mute", 2*model.MiB)
+	h.write("writer", 2*model.MiB)
+	h.look()
+	if !slices.Equal(h.frozen, []string{"mute"}) {
+		t.Errorf("the VMMs of %q were stopped", h.frozen)
+	}
+	h.wantHeld("below the floor", "mute", "writer")
+	h.free = 3 * model.GiB
+	h.look()
+	h.wantHeld("with enough space")
 }
 
 // TestGivingWayHangs: VMs that write are held although a machine on standby is long to end.
