@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"banger/internal/guest/agent/hook"
 	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/agent/proc"
 )
@@ -53,7 +54,7 @@ func newAgent(log *slog.Logger, version string, beside bool) *agent {
 	a.assume = &assumeService{
 		log: log, life: a.life, marks: a.marks, settings: a.settings, cards: a.cards, drives: a.drives,
 		processes: a.processes, handover: a.handover,
-		forks: &forkFinisher{life: a.life, processes: a.processes, hooks: &hooks{log: log, commands: commands}},
+		forks: &forkFinisher{life: a.life, processes: a.processes, hooks: &hook.Service{Log: log, Runner: commands.runner}},
 	}
 	a.freeze = &freezeService{log: log, life: a.life, cards: a.cards, processes: a.processes}
 	a.exec = &execService{log, commands}
@@ -79,7 +80,7 @@ func (a *agent) routes() http.Handler {
 	mux.HandleFunc("GET /v1/writes", h.plain(a.writes.writes))
 	mux.HandleFunc("POST /v1/poweroff", h.raw(a.power.powerOff))
 	mux.HandleFunc("POST /v1/assume", h.raw(a.assume.assume))
-	mux.HandleFunc("POST /v1/endhooks", h.plain(a.assume.forks.hooks.end))
+	mux.HandleFunc("POST /v1/endhooks", h.plain(a.assume.forks.hooks.End))
 	mux.HandleFunc("POST /v1/freeze", h.plain(a.freeze.freeze))
 	mux.HandleFunc("POST /v1/thaw", h.plain(a.freeze.thaw))
 	mux.HandleFunc("GET /v1/files", h.assumed(h.raw(a.files.get)))

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"strconv"
+
+	"banger/internal/guest/agent/hook"
 )
 
 // generationFile holds how many identities came after the first, for programs of the guest.
@@ -11,7 +13,7 @@ const generationFile = bangerDir + "/generation"
 type forkFinisher struct {
 	life      *life
 	processes *processes
-	hooks     *hooks
+	hooks     *hook.Service
 }
 
 // finish makes a machine with a new identity a fork, and then lets all processes continue. The
@@ -26,7 +28,7 @@ func (f *forkFinisher) finish(hostname string) error {
 	if err := writeAtomically(generationFile, generation+"\n", 0o644); err != nil {
 		return err
 	}
-	if err := f.hooks.run(hooksDir, "BANGER_NAME="+hostname, "BANGER_GENERATION="+generation); err != nil {
+	if err := f.hooks.Run(hook.Dir, "BANGER_NAME="+hostname, "BANGER_GENERATION="+generation); err != nil {
 		return err
 	}
 	return f.processes.resume(true)

@@ -127,24 +127,6 @@ func TestAwaitAssumed(t *testing.T) {
 	}
 }
 
-func TestExecutables(t *testing.T) {
-	dir := t.TempDir()
-	for name, mode := range map[string]os.FileMode{"b": 0o755, "a-2": 0o700, "a-10": 0o755, "data": 0o644} {
-		if err := os.WriteFile(filepath.Join(dir, name), nil, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	os.Mkdir(filepath.Join(dir, "directory"), 0o755)
-	os.Symlink("b", filepath.Join(dir, "link"))
-	os.Symlink("nowhere", filepath.Join(dir, "broken"))
-	if got := executables(dir); !slices.Equal(got, []string{"a-10", "a-2", "b", "link"}) {
-		t.Errorf("the hooks are %q, want the executable files in lexical order", got)
-	}
-	if got := executables(filepath.Join(dir, "missing")); len(got) > 0 {
-		t.Errorf("a missing directory has the hooks %q", got)
-	}
-}
-
 func TestWriteAtomically(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "new/file")
 	for _, text := range []string{"long text", "short"} {

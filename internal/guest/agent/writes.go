@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
+	"banger/internal/guest/agent/hook"
 	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/proto"
 )
@@ -35,7 +36,7 @@ func (s *writesService) writes(*http.Request) (any, error) {
 		return nil, fault.New(fault.WrongState, "this machine has no identity yet")
 	}
 	w := writtenSince(since, s.drives.Layers()...)
-	w.Renewed = renewed(hooksDir)
+	w.Renewed = hook.Renewed(hook.Dir)
 	return w, nil
 }
 

@@ -105,26 +105,3 @@ func TestClockSteps(t *testing.T) {
 		t.Error("a mark that is not there has a time")
 	}
 }
-
-// TestRenewed checks what fork hooks say of themselves.
-func TestRenewed(t *testing.T) {
-	dir := t.TempDir()
-	for name, hook := range map[string]struct {
-		text string
-		mode os.FileMode
-	}{
-		"a":          {"#!/bin/sh\n# regenerates /etc/app/key\n  # regenerates /var/lib/app/\n# regenerates etc/relative\nmake-key\n", 0o755},
-		"b":          {"echo '# regenerates /etc/b'\n#regenerates /etc/c\n", 0o755},
-		"not-a-hook": {"# regenerates /etc/d\n", 0o644},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(hook.text), hook.mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got, want := renewed(dir), []string{"/etc/app/key", "/var/lib/app/"}; !slices.Equal(got, want) {
-		t.Errorf("renewed are %q, want %q", got, want)
-	}
-	if got := renewed(filepath.Join(dir, "missing")); got != nil {
-		t.Errorf("without hooks, renewed are %q", got)
-	}
-}

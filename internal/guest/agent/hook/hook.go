@@ -1,9 +1,11 @@
-package agent
+// Package hook runs the fork hooks of an image.
+package hook
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -19,9 +21,9 @@ import (
 	"banger/internal/guest/proto"
 )
 
-// hooksDir holds programs of the image that adapt it to another identity. They run as root, in
+// Dir holds programs of the image that adapt it to another identity. They run as root, in
 // lexical order, after everything else and before any other process continues.
-const hooksDir = "/etc/banger/fork.d"
+const Dir = "/etc/banger/fork.d"
 
 // Bounds on hooks.
 const (
@@ -30,27 +32,27 @@ const (
 	maxHook   = 64 << 10 // bytes of a hook that are read for what it makes anew
 )
 
-// hooks runs the image's fork hooks.
-type hooks struct {
-	log      *slog.Logger
-	commands commands
+// Service runs the image's fork hooks.
+type Service struct {
+	Log    *slog.Logger
+	Runner func() *proc.Runner // for one run of the hooks
 
 	cut atomic.Pointer[context.CancelCauseFunc] // ends those that run
 }
 
-var errHooksLate = errors.New("the hooks take too long")
+var errLate = errors.New("the hooks take too long")
 
-// end answers POST /v1/endhooks: the hooks' time is over. Without hooks it does nothing.
-func (h *hooks) end(*http.Request) (any, error) {
+// End answers POST /v1/endhooks: the hooks' time is over. Without hooks it does nothing.
+func (h *Service) End(*http.Request) (any, error) {
 	if cut := h.cut.Load(); cut != nil {
-		(*cut)(errHooksLate)
+		(*cut)(errLate)
 	}
 	return struct{}{}, nil
 }
 
-// run runs the executable files in dir. A hook that fails is logged. It is an error only if the
+// Run runs the executable files in dir. A hook that fails is logged. It is an error only if the
 // hook makes files anew: otherwise the machine would share them with others.
-func (h *hooks) run(dir string, env ...string) error {
+func (h *Service) Run(dir string, env ...string) error {
 	names := executables(dir)
 	if len(names) == 0 {
 		return nil
@@ -60,19 +62,19 @@ func (h *hooks) run(dir string, env ...string) error {
 		return fmt.Errorf("running fork hooks: %w", err)
 	}
 	defer out.Close()
-	ctx, stop := context.WithTimeoutCause(context.Background(), hooksTime, errHooksLate)
+	ctx, stop := context.WithTimeoutCause(context.Background(), hooksTime, errLate)
 	defer stop()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	h.cut.Store(&cut)
 	defer h.cut.Store(nil)
-	runner := h.commands.runner()
+	runner := h.Runner()
 	runner.Workdir = "/"
 	for _, name := range names {
 		start := time.Now()
 		err := runHook(ctx, runner, filepath.Join(dir, name), env, out)
 		if err != nil {
-			h.log.Warn("fork hook failed", "hook", name, "took", time.Since(start), "error", err)
+			h.Log.Warn("fork hook failed", "hook", name, "took", time.Since(start), "error", err)
 			if len(renewedBy(filepath.Join(dir, name))) > 0 {
 				return fault.New(fault.Unavailable, "the fork hook %s, which regenerates files, failed: %w", name, err)
 			}
@@ -101,8 +103,8 @@ func executables(dir string) []string {
 	return names[:min(len(names), maxHooks)]
 }
 
-// renewed lists the files that the fork hooks in a directory say they make anew.
-func renewed(dir string) (paths []string) {
+// Renewed lists the files that the fork hooks in a directory say they make anew.
+func Renewed(dir string) (paths []string) {
 	for _, name := range executables(dir) {
 		paths = append(paths, renewedBy(filepath.Join(dir, name))...)
 	}
@@ -111,7 +113,7 @@ func renewed(dir string) (paths []string) {
 
 // renewedBy lists the files that a fork hook says it makes anew.
 func renewedBy(hook string) (paths []string) {
-	data, err := readBounded(hook, maxHook)
+	data, err := read(hook)
 	if err != nil {
 		return nil
 	}
@@ -122,4 +124,17 @@ func renewedBy(hook string) (paths []string) {
 		}
 	}
 	return paths
+}
+
+func read(hook string) ([]byte, error) {
+	f, err := os.OpenFile(hook, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// Another file may have its name now.
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, maxHook))
 }
