@@ -22,7 +22,7 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 	if err != nil {
 		return proto.Assumed{}, err
 	}
-	defer boundHooks(ctx, c)()
+	defer boundHooks(ctx, c, hooksTime)()
 	var reply proto.Assumed
 	if err := c.call(ctx, http.MethodPost, "/v1/assume", body, &reply); err != nil {
 		return proto.Assumed{}, err
@@ -38,18 +38,20 @@ func (c *Client) Assume(ctx context.Context, doc proto.Assume) (proto.Assumed, e
 // hooksTime is the nominal time of all fork hooks of a machine: see package pace.
 const hooksTime = 10 * time.Second
 
-// boundHooks ends the fork hooks of an assume that take too long for this host. An agent that does
-// not know the request, or runs no hooks at that moment, does nothing.
-func boundHooks(ctx context.Context, c *Client) (stop func()) {
+// boundHooks ends the fork hooks of an assume that take too long for this host. The agent counts
+// their time: they begin at some point of the assume. An agent that does not know the request, or
+// runs no hooks at that moment, does nothing.
+func boundHooks(ctx context.Context, c *Client, nominal time.Duration) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var bounding sync.WaitGroup
 	bounding.Go(func() {
 		for ctx.Err() == nil {
-			late, done := pace.Cause(ctx, hooksTime, func(time.Duration) error { return context.DeadlineExceeded })
+			began := time.Now()
+			late, done := pace.Cause(ctx, nominal, func(time.Duration) error { return context.DeadlineExceeded })
 			<-late.Done()
 			done()
 			if ctx.Err() == nil {
-				_ = c.call(ctx, http.MethodPost, "/v1/endhooks", nil, nil)
+				_ = c.call(ctx, http.MethodPost, "/v1/endhooks?after="+time.Since(began).String(), nil, nil)
 			}
 		}
 	})

@@ -167,3 +167,26 @@ func (f *fake) newest() *channel.Session {
 	defer f.mu.Unlock()
 	return f.sessions[len(f.sessions)-1]
 }
+
+// TestBoundHooks: the host does not know when hooks began. It asks to end them once they have run
+// for all of their time, again and again while the assume is under way.
+func TestBoundHooks(t *testing.T) {
+	const nominal = 50 * time.Millisecond
+	asked := make(chan string)
+	c, _ := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case asked <- r.URL.Path + " " + r.URL.Query().Get("after"):
+		case <-r.Context().Done():
+		}
+		answer(200, struct{}{})(w, r)
+	})
+	stop := boundHooks(deadline(t, time.Minute), c, nominal)
+	defer stop()
+	for range 2 {
+		path, text, _ := strings.Cut(<-asked, " ")
+		after, err := time.ParseDuration(text)
+		if path != "/v1/endhooks" || err != nil || after < nominal {
+			t.Errorf("it asks %s after %q, want at least %v", path, text, nominal)
+		}
+	}
+}

@@ -19,7 +19,8 @@
 //	POST /v1/freeze         halts all processes but the agent -> Frozen; then it may be saved
 //	POST /v1/thaw           Thaw; the machine continues with the identity that it had
 //	POST /v1/assume         Assume -> Assumed; once per boot; after a freeze it makes a fork
-//	POST /v1/endhooks       ends the fork hooks of an assume that is under way
+//	POST /v1/endhooks?after=D   ends the fork hooks of an assume that is under way, once they
+//	                        have run for D
 //	POST /v1/exec           a stream of frames, the first one FrameStart with an ExecRequest
 //	POST /v1/ssh            a stream of the SSH protocol (RFC 4253), the agent is the server
 //	POST /v1/dial?port=N    a stream: a Tunnel to the TCP port N of the guest itself

@@ -37,15 +37,39 @@ type Service struct {
 	Log    *slog.Logger
 	Runner func() *proc.Runner // for one run of the hooks
 
-	cut atomic.Pointer[context.CancelCauseFunc] // ends those that run
+	running atomic.Pointer[run] // nil while none run
+}
+
+// run is one run of all hooks.
+type run struct {
+	began time.Time
+	ctx   context.Context
+	cut   context.CancelCauseFunc
 }
 
 var errLate = errors.New("the hooks take too long")
 
-// End answers POST /v1/endhooks: the hooks' time is over. Without hooks it does nothing.
-func (h *Service) End(*http.Request) (any, error) {
-	if cut := h.cut.Load(); cut != nil {
-		(*cut)(errLate)
+// End answers POST /v1/endhooks?after=D: it ends the hooks once they have run for D. The host does
+// not know when they began. Without hooks it does nothing.
+func (h *Service) End(r *http.Request) (any, error) {
+	var after time.Duration
+	if text := r.URL.Query().Get("after"); text != "" {
+		var err error
+		if after, err = time.ParseDuration(text); err != nil {
+			return nil, fault.New(fault.Invalid, "%q is not a time", text)
+		}
+	}
+	run := h.running.Load()
+	if run == nil {
+		return struct{}{}, nil
+	}
+	late := time.NewTimer(after - time.Since(run.began))
+	defer late.Stop()
+	select {
+	case <-late.C:
+		run.cut(errLate)
+	case <-run.ctx.Done():
+	case <-r.Context().Done():
 	}
 	return struct{}{}, nil
 }
@@ -66,8 +90,8 @@ func (h *Service) Run(dir string, env ...string) error {
 	defer stop()
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
-	h.cut.Store(&cut)
-	defer h.cut.Store(nil)
+	h.running.Store(&run{began: time.Now(), ctx: ctx, cut: cut})
+	defer h.running.Store(nil)
 	runner := h.Runner()
 	runner.Workdir = "/"
 	for _, name := range names {
