@@ -54,7 +54,7 @@ func newAgent(log *slog.Logger, version string, beside bool) *agent {
 	a.assume = &assumeService{
 		log: log, life: a.life, marks: a.marks, settings: a.settings, cards: a.cards, drives: a.drives,
 		processes: a.processes, handover: a.handover,
-		forks: &forkFinisher{life: a.life, processes: a.processes, hooks: &hook.Service{Log: log, Runner: commands.runner}},
+		forks: &forkFinisher{life: a.life, processes: a.processes, hooks: &hook.Service{Log: log, Runner: commands.runner, Console: "/dev/console"}},
 	}
 	a.freeze = &freezeService{log: log, life: a.life, cards: a.cards, processes: a.processes}
 	a.exec = &execService{log, commands}

@@ -34,8 +34,9 @@ const (
 
 // Service runs the image's fork hooks.
 type Service struct {
-	Log    *slog.Logger
-	Runner func() *proc.Runner // for one run of the hooks
+	Log     *slog.Logger
+	Runner  func() *proc.Runner // for one run of the hooks
+	Console string              // the file that gets their output
 
 	running atomic.Pointer[run] // nil while none run
 }
@@ -81,9 +82,13 @@ func (h *Service) Run(dir string, env ...string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	out, err := os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
+	out, err := os.OpenFile(h.Console, os.O_WRONLY|unix.O_NOCTTY, 0)
+	if err != nil && len(Renewed(dir)) > 0 {
+		return fmt.Errorf("running fork hooks, which regenerate files: %w", err)
+	}
 	if err != nil {
-		return fmt.Errorf("running fork hooks: %w", err)
+		h.Log.Warn("fork hooks do not run", "error", err)
+		return nil
 	}
 	defer out.Close()
 	ctx, stop := context.WithTimeoutCause(context.Background(), hooksTime, errLate)

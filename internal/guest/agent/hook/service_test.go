@@ -2,6 +2,7 @@ package hook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -26,7 +27,25 @@ func testHooks(t *testing.T) (*Service, string) {
 	if err := os.WriteFile(filepath.Join(dir, "10-key"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return &Service{Log: slog.New(slog.DiscardHandler), Runner: func() *proc.Runner { return &proc.Runner{Table: table} }}, dir
+	h := &Service{
+		Log: slog.New(slog.DiscardHandler), Runner: func() *proc.Runner { return &proc.Runner{Table: table} }, Console: os.DevNull,
+	}
+	return h, dir
+}
+
+// TestHooksWithoutConsole: hooks that cannot run fail a fork only if one of them regenerates files.
+func TestHooksWithoutConsole(t *testing.T) {
+	h, dir := testHooks(t)
+	h.Console = filepath.Join(dir, "missing")
+	if err := h.Run(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a hook that regenerates files returned %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "10-key"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Run(dir); err != nil {
+		t.Errorf("a hook that regenerates nothing returned %v", err)
+	}
 }
 
 // TestEndHooks: the host asks to end hooks that have run for a time. Those that have run for less
