@@ -69,8 +69,8 @@ func newStopCmd(a *command.App) *cobra.Command {
 		long: `Asks each guest to power off. Programs that do not end in time are killed. banger ends a VM whose guest does not
 power off in time. In both cases data may be lost, and a warning says so.
 
-The time is the setting stop_timeout, and longer on a slow host. --timeout is exact. Programs have all of it but the last 5 seconds,
-or the first half. A paused or suspended VM is resumed first, so that its guest can power off.`,
+The time is the setting stop_timeout, and longer on a slow host. --timeout is exact. Programs have this time without its last 5
+seconds. If the time is less than 10 seconds, they have half of it. A paused or suspended VM is resumed first, so that its guest can power off.`,
 		example: "banger stop web\nbanger stop --timeout 30s web db",
 		offers:  endable,
 		run:     func(ctx context.Context, names []string) error { return runStop(ctx, names, o, a) },
