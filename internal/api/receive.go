@@ -28,7 +28,7 @@ type Receiver struct {
 	Stdin          *proto.Stdin // the sender of its input, for acknowledgements
 
 	Started func() error     // called before the first output, and at EventExec
-	Event   func(step.Event) // receives the events of a run stream
+	Event   func(step.Event) // receives the events of a run or an exec
 	Ended   func()           // called once, at the command's end
 }
 
