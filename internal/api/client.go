@@ -3,7 +3,7 @@ package api
 const (
 	// Generation counts incompatible changes of this API. A client states its own in
 	// HeaderGeneration. The daemon refuses a request of another generation before it does anything.
-	Generation = 2
+	Generation = 3
 	// HeaderGeneration is optional. Without it the request counts as one of the daemon's
 	// generation.
 	HeaderGeneration = "Banger-Api"

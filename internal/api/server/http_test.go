@@ -311,6 +311,7 @@ func TestRefusals(t *testing.T) {
 		{"a foreign host", "GET /v1/version HTTP/1.1\nHost: localhost\n\n", 403, "localhost"},
 		{"no host", "GET /v1/version HTTP/1.0\n\n", 403, "host"},
 		{"another generation", "GET /v1/vms HTTP/1.1\nHost: banger\nBanger-Api: 99\n\n", 422, "banger daemon restart"},
+		{"a generation whose exec has no event", "GET /v1/vms HTTP/1.1\nHost: banger\nBanger-Api: 2\n\n", 422, "banger daemon restart"},
 		{"version for any generation", "GET /v1/version HTTP/1.1\nHost: banger\nBanger-Api: 99\n\n", 200, "test"},
 		{"no such path", "GET /v2 HTTP/1.1\nHost: banger\n\n", 404, "/v2"},
 		{"no such method", "PUT /v1/vms HTTP/1.1\nHost: banger\nContent-Length: 0\n\n", 404, "PUT /v1/vms"},
