@@ -79,6 +79,48 @@ func TestOlderRecords(t *testing.T) {
 	}
 }
 
+// TestForkThatNeverBegan has the record of a fork that was never up, and its disks without the mark
+// of unused ones. An earlier version leaves that if it is killed.
+func TestForkThatNeverBegan(t *testing.T) {
+	for _, state := range []model.State{model.Stopped, model.Starting} {
+		for name, c := range map[string]struct {
+			revision uint64
+			copied   bool
+			kept     bool
+		}{
+			"of an earlier version":         {1, false, false},
+			"of an earlier version, was up": {1, true, true},
+			"was up":                        {4, true, true},
+			"was up, its copy was not kept": {4, false, true},
+		} {
+			t.Run(name+"/"+string(state), func(t *testing.T) {
+				h := newHost(t)
+				d := h.daemon()
+				v := d.worker(t, model.Create{Name: "a"})
+				d.bringTo(t, v, model.Stopped)
+				stored, err := d.store.VMs(t.Context())
+				damage(t, err)
+				d.die()
+				child := stored[0]
+				child.State, child.Started, child.Parent, child.Revision = state, nil, &model.Parent{}, c.revision
+				child.Runtime = &model.Runtime{Fork: true}
+				h.put(t, child)
+				if c.copied {
+					damage(t, os.WriteFile(h.layout.VM(v.ID).Record(), []byte("copy"), 0o600))
+				}
+				d = h.daemon()
+				if !c.kept {
+					d.wantVMs(t, 0)
+					h.wantFiles(t, nil)
+					return
+				}
+				d.wantState(t, "a", model.Stopped)
+				h.wantOnDisk(t, v, "work of a")
+			})
+		}
+	}
+}
+
 // put stores a record while no daemon runs.
 func (h *host) put(t *testing.T, v model.VM) {
 	t.Helper()

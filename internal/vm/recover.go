@@ -168,8 +168,8 @@ func (r recovery) restore(ctx context.Context, op *operation) error {
 // older brings a record up to date that is older than its VM, if what is on the host proves so. So
 // no record alone ends a machine or gives memory up. done is whether nothing is left to do.
 func (r recovery) older(ctx context.Context, op *operation) (done bool, err error) {
-	// it was completed
-	if v := op.record(); (v.State == model.Creating || neverBegan(v)) && vmdir.IsUsers(op.dirs()) {
+	// the record is older: the VM was completed
+	if v := op.record(); v.State == model.Creating && vmdir.IsUsers(op.dirs()) || neverBegan(v) && vmdir.HasBegun(v, op.dirs()) {
 		if err := op.update(ctx, func(v *model.VM) { v.State, v.Runtime = model.Stopped, nil }); err != nil {
 			return false, err
 		}

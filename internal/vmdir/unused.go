@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"banger/internal/disk"
+	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/regular"
 )
@@ -46,4 +47,11 @@ func HasCopy(files paths.VM) bool { return disk.MayExist(files.Record()) }
 // a disk without the mark.
 func IsUsers(files paths.VM) bool {
 	return HasCopy(files) || HasDisk(files) && !IsUnused(files)
+}
+
+// HasBegun reports whether a fork may have been up although its record says that it never was. An
+// earlier version set no marks, so its disks prove nothing: its records have revision 1. A fork of
+// this version that has its disks has a higher one.
+func HasBegun(v model.VM, files paths.VM) bool {
+	return HasCopy(files) || v.Revision > 1 && IsUsers(files)
 }
