@@ -13,10 +13,17 @@ import (
 )
 
 // TestOlderRecords puts records back that are older than their VM, and starts the daemon. No disk,
-// no memory and no machine is lost, whatever the record says and whatever the VM is by now.
+// no memory and no machine is lost, whatever the record says and whatever the VM is by now. Only a
+// record that shows an operation under way may end a machine.
 func TestOlderRecords(t *testing.T) {
+	ends := map[string]model.State{ // the machine; with the VM's state afterwards
+		"first start": model.Failed, "starting": model.Failed, "stopping": model.Stopped, "broken": model.Stopped,
+	}
 	for _, now := range []model.State{model.Running, model.Suspended, model.Stopped} {
-		for _, record := range []string{"creating", "created", "fork", "running", "stopped", "error", "suspended", "restoring"} {
+		for _, record := range []string{
+			"creating", "created", "fork", "first start", "starting", "running", "pausing", "stopping", "stopped", "error", "broken",
+			"suspended", "restoring",
+		} {
 			t.Run(record+"/"+string(now), func(t *testing.T) {
 				h := newHost(t)
 				d := h.daemon()
@@ -38,6 +45,10 @@ func TestOlderRecords(t *testing.T) {
 				keep("fork", func(v *model.VM) { v.Parent, v.Runtime = &model.Parent{}, &model.Runtime{Fork: true} })
 				d.start(t, "a")
 				keep("running", nil)
+				keep("first start", func(v *model.VM) { v.State, v.Started = model.Starting, nil })
+				for _, state := range []model.State{model.Starting, model.Pausing, model.Stopping, model.Broken} {
+					keep(string(state), func(v *model.VM) { v.State = state })
+				}
 				d.bringTo(t, v, model.Stopped)
 				keep("stopped", nil)
 				keep("error", func(v *model.VM) { v.State = model.Failed })
@@ -55,11 +66,14 @@ func TestOlderRecords(t *testing.T) {
 				h.put(t, records[record])
 				d = h.daemon()
 				want := now
+				if state, ok := ends[record]; ok && now != model.Suspended {
+					want = state
+				}
 				if now == model.Stopped && record == "error" { // it is at rest, too
 					want = model.Failed
 				}
 				d.wantState(t, "a", want)
-				switch now {
+				switch want {
 				case model.Running:
 					equal(t, "the pid of the machine", d.pid(t, "a"), v.Runtime.PID)
 					d.wantContinues(t, v)

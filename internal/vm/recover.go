@@ -140,9 +140,10 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	case v.State == model.Suspended && v.Runtime != nil:
 		return op.endSuspended(ctx)
 	case v.State.Live():
-		err := op.settle(ctx, nil)
-		op.removeIfAsked(ctx)
-		return err
+		if err := op.tearDown(ctx); err != nil {
+			return errors.Join(err, op.markBroken(ctx, err))
+		}
+		return r.ended(ctx, op, nil)
 	case r.host.HasRunDir(v.ID): // it had got a machine on standby, and no start
 		return op.tearDown(ctx)
 	case v.Started != nil:
@@ -166,7 +167,7 @@ func (r recovery) restore(ctx context.Context, op *operation) error {
 }
 
 // older brings a record up to date that is older than its VM, if what is on the host proves so. So
-// no record alone ends a machine or gives memory up. done is whether nothing is left to do.
+// no record of a VM at rest ends a machine. done is whether nothing is left to do.
 func (r recovery) older(ctx context.Context, op *operation) (done bool, err error) {
 	// the record is older: the VM was completed
 	if v := op.record(); v.State == model.Creating && vmdir.IsUsers(op.dirs()) || neverBegan(v) && vmdir.HasBegun(v, op.dirs()) {
@@ -186,19 +187,7 @@ func (r recovery) older(ctx context.Context, op *operation) (done bool, err erro
 	if v.State == model.Suspended {
 		return false, nil
 	}
-	return r.asleep(ctx, op)
-}
-
-// asleep makes a VM without a machine suspended, if it has memory that fits its disks.
-func (r recovery) asleep(ctx context.Context, op *operation) (bool, error) {
-	if fits, err := moment.KeepFitting(ctx, op.dirs()); !fits {
-		return false, err
-	}
-	op.e.show(func(v *model.VM) { v.State = model.Pausing })
-	if err := op.update(ctx, func(v *model.VM) { v.State = model.Suspended }); err != nil {
-		return false, err
-	}
-	return true, op.endSuspended(ctx)
+	return repairs{op}.asleep(ctx)
 }
 
 // discard deletes a VM whatever its state. Not every state may become deleting, but a settled one
@@ -219,7 +208,9 @@ func (r recovery) discard(ctx context.Context, op *operation) error {
 func (r recovery) adopt(ctx context.Context, op *operation) error {
 	found, err := r.find(ctx, op)
 	if !found && err == nil {
-		return r.ended(ctx, op)
+		return r.ended(ctx, op, &model.Failure{
+			Time: time.Now().UTC(), Msg: "the machine ended while no daemon was there to see it", Log: op.dirs().VMMLog(),
+		})
 	}
 	return err
 }
@@ -268,21 +259,16 @@ func (r recovery) leadTo(ctx context.Context, op *operation, m *machine.Machine)
 
 // ended settles a VM whose machine is gone. If a suspension has saved all of the memory, and only
 // its record is missing, the VM is suspended.
-func (r recovery) ended(ctx context.Context, op *operation) error {
-	asleep, err := r.asleep(ctx, op)
+func (r recovery) ended(ctx context.Context, op *operation, why *model.Failure) error {
+	asleep, err := repairs{op}.asleep(ctx)
 	switch {
-	case err != nil: // the next start-up looks again
-		r.notAdopted(op, err)
+	case asleep, err != nil:
 		return err
-	case asleep:
-		return nil
 	case op.record().State == model.Pausing && !disk.MayExist(op.dirs().Dir):
 		r.showMissing(op)
 		return nil
 	}
-	err = op.settle(ctx, &model.Failure{
-		Time: time.Now().UTC(), Msg: "the machine ended while no daemon was there to see it", Log: op.dirs().VMMLog(),
-	})
+	err = op.settle(ctx, why)
 	op.removeIfAsked(ctx)
 	return err
 }

@@ -90,7 +90,29 @@ func (op repairs) settleUnrecorded(ctx context.Context) error {
 	if v.State == model.Pausing && l != nil { // which is as well as before
 		return op.callOffPause(context.WithoutCancel(ctx))
 	}
+	if v.State == model.Pausing {
+		if asleep, err := op.asleep(ctx); asleep || err != nil {
+			return err
+		}
+	}
 	return op.settle(ctx, nil)
+}
+
+// asleep makes a VM without a machine suspended, if it has memory that fits its disks. If nobody
+// can find that out or record it now, the VM is shown as pausing, and settleUnrecorded tries again.
+func (op repairs) asleep(ctx context.Context) (bool, error) {
+	fits, err := moment.KeepFitting(ctx, op.dirs())
+	if err == nil && !fits {
+		return false, nil
+	}
+	op.e.show(func(v *model.VM) { v.State = model.Pausing })
+	if err == nil {
+		err = op.update(ctx, func(v *model.VM) { v.State = model.Suspended })
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, op.endSuspended(ctx)
 }
 
 // callOffPause makes a VM run that is between running and paused or suspended. If the guest does

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 
@@ -109,6 +110,52 @@ func TestPowerLossWhileSuspending(t *testing.T) {
 			d.resume(t, v)
 			d.wantContinues(t, v)
 		})
+	}
+}
+
+// TestSuspensionThatCannotBeRecorded loses power when all of the memory is saved. The next daemon
+// cannot record that, as on a full disk. The memory is kept until it can.
+func TestSuspensionThatCannotBeRecorded(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]func(*testing.T, *daemon) *daemon{
+		"in time":     func(t *testing.T, d *daemon) *daemon { d.retryCleanups(t.Context()); return d },
+		"resume":      func(_ *testing.T, d *daemon) *daemon { return d },
+		"next daemon": func(_ *testing.T, d *daemon) *daemon { d.die(); return d.daemon() },
+	} {
+		for _, record := range []model.State{model.Running, model.Pausing, model.Stopping, model.Stopped, model.Broken} {
+			t.Run(name+"/"+string(record), func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t)
+				d := h.daemon()
+				v := d.worker(t, model.Create{Name: "a"})
+				stored, err := d.store.VMs(t.Context())
+				damage(t, err)
+				d.suspend(t, v)
+				d.die()
+				older := stored[0]
+				if older.State = record; record == model.Stopped {
+					older.Runtime = nil
+				}
+				h.put(t, older)
+				h.failing("store suspended", errBoom)
+				d = h.daemon()
+				for range 2 {
+					d.wantState(t, "a", model.Pausing)
+					d.retryCleanups(t.Context())
+					if err := second(d.Start(t.Context(), "a", model.Start{}, nil)); !errors.Is(err, errBoom) {
+						t.Errorf("the start of a VM whose memory is not recorded returned %v", err)
+					}
+				}
+				h.failing("store suspended", nil)
+				d = then(t, d)
+				if name != "resume" {
+					d.wantState(t, "a", model.Suspended)
+				}
+				d.resume(t, v)
+				d.wantContinues(t, v)
+				h.wantMachines(t, 1)
+			})
+		}
 	}
 }
 
