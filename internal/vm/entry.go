@@ -23,6 +23,8 @@ type entry struct {
 	// recovery has not settled it yet, and holds its operation lock
 	recovering bool
 	wants      *model.Spec // what a change is going to record; nil without one
+	// what is stored of a VM that is shown as broken only because its machine was not found
+	hidden *model.VM
 }
 
 func (e *entry) record() model.VM {
@@ -65,6 +67,9 @@ func (e *entry) setRecord(v model.VM) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.vm = v
+	if v.State != model.Broken && v.State != model.Deleting {
+		e.hidden = nil
+	}
 }
 
 func (e *entry) machine() *machine.Machine {
@@ -91,6 +96,27 @@ func (e *entry) show(change func(*model.VM)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	change(&e.vm)
+}
+
+// showBroken shows a VM as broken. What is stored stays, also if a command fails: the next daemon
+// must not take the VM for one that a command has ended.
+func (e *entry) showBroken(why *model.Failure) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if v := e.vm; e.hidden == nil {
+		e.hidden = &v
+	}
+	e.vm.State, e.vm.LastError = model.Broken, why
+}
+
+// stored is what to store of a record.
+func (e *entry) stored(v model.VM) model.VM {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.hidden != nil && v.State == model.Broken {
+		v.State, v.LastError = e.hidden.State, e.hidden.LastError
+	}
+	return v
 }
 
 // releaseMachine closes the agent's client and the instance. The machine itself continues.

@@ -117,7 +117,7 @@ func (op *operation) update(ctx context.Context, change func(*model.VM)) error {
 	}
 	ctx, cancel := pace.Context(context.WithoutCancel(ctx), storeTimeout, "stored record")
 	defer cancel()
-	if err := op.Store.PutVM(ctx, after); err != nil {
+	if err := op.Store.PutVM(ctx, op.e.stored(after)); err != nil {
 		return errors.Join(err, context.Cause(ctx))
 	}
 	op.e.setRecord(after)

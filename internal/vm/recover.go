@@ -280,7 +280,7 @@ func (r recovery) notAdopted(op *operation, cause error) {
 	if fault.KindOf(cause) != fault.WrongState { // not another home's
 		failure.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
 	}
-	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Broken, failure })
+	op.e.showBroken(failure)
 }
 
 // showMissing shows a VM as broken whose directory is missing. What is stored stays: the directory
@@ -288,7 +288,7 @@ func (r recovery) notAdopted(op *operation, cause error) {
 func (r recovery) showMissing(op *operation) {
 	failure := r.failure(op.record(), fmt.Errorf("its directory %s is missing", op.dirs().Dir))
 	failure.Hint = "stop the daemon and put the directory back, or delete the VM"
-	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Broken, failure })
+	op.e.showBroken(failure)
 }
 
 // abandonPause lets a VM continue whose pausing or suspending was cut off, or that was being saved

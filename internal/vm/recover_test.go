@@ -308,6 +308,49 @@ func TestAdoptionIsTriedAgain(t *testing.T) {
 	}
 }
 
+// TestRefusedCommandsEndNothing gives commands to a VM whose machine the daemon cannot look for.
+// They fail and change nothing, so the next daemon adopts the machine.
+func TestRefusedCommandsEndNothing(t *testing.T) {
+	for name, command := range map[string]func(*testing.T, *daemon) error{
+		"start": func(t *testing.T, d *daemon) error {
+			_, err := d.Start(t.Context(), "a", model.Start{}, nil)
+			return err
+		},
+		"stop":   func(t *testing.T, d *daemon) error { _, err := d.Stop(t.Context(), "a", nil, nil); return err },
+		"delete": func(t *testing.T, d *daemon) error { return d.Delete(t.Context(), "a", true, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			d.create(t, model.Create{Name: "a"})
+			d.start(t, "a")
+			d.die()
+			foreign := fault.New(fault.WrongState, "it belongs to another home")
+			h.failing("adopt", foreign)
+			d = h.daemon()
+			d.wantState(t, "a", model.Broken)
+			for range 2 {
+				if err := command(t, d); !errors.Is(err, foreign) {
+					t.Errorf("the command returned %v, not why the machine cannot be looked for", err)
+				}
+				d.wantState(t, "a", model.Broken)
+			}
+			d.die()
+			h.failing("adopt", nil)
+			d = h.daemon()
+			d.wantState(t, "a", model.Running)
+			h.wantMachines(t, 1)
+			got, err := d.Get("a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.LastError != nil {
+				t.Errorf("the VM that was adopted has the last error %+v", got.LastError)
+			}
+		})
+	}
+}
+
 // TestKilledWhileMakingADisk checks that recovery removes the unfinished disk of a killed daemon.
 func TestKilledWhileMakingADisk(t *testing.T) {
 	h := newHost(t)
