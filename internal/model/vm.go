@@ -8,6 +8,7 @@ package model
 
 import (
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -46,6 +47,19 @@ type VM struct {
 // Fresh reports whether the VM's disks hold nothing of the user's. Then the VM was never up, and
 // its disks are not copies of another VM's.
 func (v VM) Fresh() bool { return v.Started == nil && v.Parent == nil }
+
+// NeverBegan reports whether the VM was to begin with another's memory and did not get as far. On
+// its disks alone it would be another VM than was asked for.
+func (v VM) NeverBegan() bool {
+	return (v.State == Stopped || v.State == Starting) && v.Started == nil && v.Runtime != nil && v.Runtime.Fork
+}
+
+// AddPending adds changes that wait for the next start.
+func (v *VM) AddPending(fields ...string) {
+	all := slices.Concat(v.Pending, fields)
+	slices.Sort(all)
+	v.Pending = slices.Compact(all)
+}
 
 // LayOver records the image under the system disk. If it is another one, the system disk is new.
 func (v *VM) LayOver(image string) {

@@ -113,7 +113,7 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	}
 	v := op.record()
 	switch {
-	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting, neverBegan(v):
+	case v.Spec.Remove == model.RemoveOnDetach, v.State == model.Creating, v.State == model.Deleting, v.NeverBegan():
 		// Whoever asked for it is gone with the daemon that served them, or wanted it gone.
 		return r.discard(ctx, op)
 	case v.State == model.Pausing, repairs{op}.isHeld():
@@ -152,12 +152,6 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 	return nil
 }
 
-// neverBegan reports whether a VM was to begin with another's memory, which is gone, and did not
-// get as far. On its disks alone it would be another VM than was asked for.
-func neverBegan(v model.VM) bool {
-	return (v.State == model.Stopped || v.State == model.Starting) && v.Started == nil && v.Runtime != nil && v.Runtime.Fork
-}
-
 // restore completes a restore that was cut off, or removes what is left of one that has no record.
 func (r recovery) restore(ctx context.Context, op *operation) error {
 	if len(op.record().Restoring) > 0 {
@@ -170,7 +164,7 @@ func (r recovery) restore(ctx context.Context, op *operation) error {
 // no record of a VM at rest ends a machine. done is whether nothing is left to do.
 func (r recovery) older(ctx context.Context, op *operation) (done bool, err error) {
 	// the record is older: the VM was completed
-	if v := op.record(); v.State == model.Creating && vmdir.IsUsers(op.dirs()) || neverBegan(v) && vmdir.HasBegun(v, op.dirs()) {
+	if v := op.record(); v.State == model.Creating && vmdir.IsUsers(op.dirs()) || v.NeverBegan() && vmdir.HasBegun(v, op.dirs()) {
 		if err := op.update(ctx, func(v *model.VM) { v.State, v.Runtime = model.Stopped, nil }); err != nil {
 			return false, err
 		}

@@ -49,7 +49,7 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 			return model.Changed{}, err
 		}
 		m.observe(ctx)
-		return model.Changed{VM: op.record(), Applied: orEmpty(applied), Pending: orEmpty(pending)}, nil
+		return model.Changed{VM: op.record(), Applied: append([]string{}, applied...), Pending: append([]string{}, pending...)}, nil
 	})
 }
 
@@ -72,7 +72,7 @@ type changing struct{ *operation }
 func (op changing) storeChange(ctx context.Context, spec model.Spec, applied, pending []string) error {
 	return op.update(ctx, func(v *model.VM) {
 		v.Spec = spec
-		v.Pending = union(v.Pending, pending)
+		v.AddPending(pending...)
 		if v.Runtime != nil && v.Runtime.Spec != nil {
 			spec := v.Runtime.Spec.WithFields(spec, applied)
 			v.Runtime.Spec = &spec
@@ -99,7 +99,7 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) (model.VM, error
 		if err := op.update(ctx, func(v *model.VM) {
 			v.Spec.Name = name
 			if op.e.machine() != nil || v.State == model.Suspended {
-				v.Pending = union(v.Pending, []string{"name"})
+				v.AddPending("name")
 			}
 		}); err != nil {
 			return v, err
@@ -187,16 +187,3 @@ func (op changing) applyChange(ctx context.Context, old, next model.VM) (applied
 // hostFields are those that neither machine nor guest knows: they take effect when they are
 // recorded.
 var hostFields = []string{"labels", "idle_suspend"}
-
-func union(a, b []string) []string {
-	all := slices.Concat(a, b)
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-func orEmpty(s []string) []string {
-	if s == nil {
-		return []string{}
-	}
-	return s
-}

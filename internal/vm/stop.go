@@ -12,6 +12,7 @@ import (
 	"banger/internal/pace"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
+	"banger/internal/vmm"
 )
 
 // Stop asks the guest to power off, waits for timeout (nil: the configured one; 0: not at all), and
@@ -114,20 +115,20 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 	if err := m.awaitRecovery(ctx, e); err != nil {
 		return e.shown(), err
 	}
-	if e.record().State == model.Suspended && fatal(sig) {
+	if e.record().State == model.Suspended && vmm.IsFatal(sig) {
 		return giveUpMemory(ctx, m.core, e)
 	}
 	l := e.machine()
 	if l == nil {
 		return e.record(), explain.NothingToKill(e.record())
 	}
-	if fatal(sig) {
+	if vmm.IsFatal(sig) {
 		l.MarkKilled()
 	}
 	if err := l.Instance.Signal(sig); err != nil {
 		return e.record(), fmt.Errorf("sending %v to the VMM of %s: %w", sig, e.record().Spec.Name, err)
 	}
-	if !fatal(sig) {
+	if !vmm.IsFatal(sig) {
 		return e.record(), nil
 	}
 	waitCtx, cancel := pace.Context(ctx, killTimeout, "end of the VMM")
@@ -155,13 +156,4 @@ func giveUpMemory(ctx context.Context, c *core, e *entry) (model.VM, error) {
 		c.observe(ctx)
 		return v, nil
 	})
-}
-
-// fatal reports whether a VMM, which handles only a few signals, ends on sig.
-func fatal(sig syscall.Signal) bool {
-	switch sig {
-	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGABRT, syscall.SIGSEGV:
-		return true
-	}
-	return false
 }

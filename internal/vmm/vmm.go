@@ -153,3 +153,12 @@ type Finder interface {
 	// fault.NotFound. If it runs in another directory, the error is fault.WrongState.
 	Find(ctx context.Context, runDir string) (Instance, error)
 }
+
+// IsFatal reports whether a VMM, which handles only a few signals, ends on sig.
+func IsFatal(sig syscall.Signal) bool {
+	switch sig {
+	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGABRT, syscall.SIGSEGV:
+		return true
+	}
+	return false
+}
