@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -43,9 +44,27 @@ func (h *host) remember() crashPoint {
 			continue
 		}
 		now.copies[dir] = filepath.Join(h.t.TempDir(), "copy")
-		h.command("cp", "-a", "--sparse=always", dir, now.copies[dir])
+		h.copyAll(dir, now.copies[dir])
 	}
 	return now
+}
+
+// copyAll copies a directory. Something in it may be removed meanwhile, which cp reports as an
+// error: then the copy is made again.
+func (h *host) copyAll(from, to string) {
+	h.t.Helper()
+	for tries := 0; ; tries++ {
+		out, err := exec.Command("cp", "-a", "--sparse=always", from, to).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if tries == 10 {
+			h.t.Fatalf("copying %s: %v: %s", from, err, out)
+		}
+		if err := os.RemoveAll(to); err != nil {
+			h.t.Fatal(err)
+		}
+	}
 }
 
 // putBack makes the host what it was.
