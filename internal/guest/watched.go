@@ -45,6 +45,10 @@ func errSilent(patience time.Duration) error {
 func (w *watched) Read(p []byte) (int, error) {
 	if w.patience > 0 && !w.sending.Load() {
 		w.Conn.SetReadDeadline(time.Now().Add(w.patience))
+		// This may have replaced the deadline with which sent ends the wait.
+		if failed := w.failed.Load(); failed != nil {
+			return 0, *failed
+		}
 	}
 	n, err := w.Conn.Read(p)
 	if failed := w.failed.Load(); err != nil && failed != nil {
@@ -73,10 +77,12 @@ func (w *watched) explain(err error) error {
 // sent ends the sending of the request. From now on an answer is due. No answer will come to half a
 // request.
 func (w *watched) sent(err error) {
+	if err != nil {
+		w.failed.Store(&err)
+	}
 	w.sending.Store(false)
 	switch {
 	case err != nil:
-		w.failed.Store(&err)
 		w.Conn.SetReadDeadline(time.Unix(1, 0))
 	case w.patience > 0:
 		w.Conn.SetReadDeadline(time.Now().Add(w.patience))
