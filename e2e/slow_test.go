@@ -48,7 +48,7 @@ func TestSlowDisk(t *testing.T) {
 	ok(t, h, "daemon", "stop")
 }
 
-// saver is a service that takes some time to save its data when it is told to end.
+// saver is a service that takes some time to save its data when it gets SIGTERM.
 const saver = `trap "sleep 1; echo kept >/root/saved; exit" TERM; while :; do sleep 0.1; done`
 
 // lives takes a VM through what waits for the disk and for the guest. All of it works, and the

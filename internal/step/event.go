@@ -21,7 +21,7 @@ const (
 	Stuck    Phase = "undo-failed" // undoing the step failed; something is left
 )
 
-// PowerOff is the step of a stop in which the guest ends itself. If it fails, the stop goes on
+// PowerOff is the step of a stop in which the guest ends itself. If it fails, the stop continues
 // without the guest, which may not have saved its data.
 const PowerOff = "power-off"
 
