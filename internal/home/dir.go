@@ -38,7 +38,8 @@ func PrivateDir(dir string) error {
 		return fault.New(fault.Denied, "the runtime directory %s is open to others (mode %#o)", dir, info.Mode().Perm()).
 			WithHint("If all files in it are yours: chmod 700 %s", dir)
 	}
-	return checkAncestors("runtime", dir)
+	_, err = newChecker().check(directory{"runtime", dir})
+	return err
 }
 
 // Unusable adds a kind and a hint to an error that says that a directory cannot be made here.

@@ -151,7 +151,7 @@ func RuntimeElsewhere(layout paths.Layout) string {
 }
 
 // CheckClient refuses to use a daemon that serves another home through a shared runtime directory,
-// and a home that others may change. Every command calls it: it takes some 50 system calls.
+// and a home that others may change. Every command calls it.
 func CheckClient(layout paths.Layout) error {
 	if err := CheckOwners(layout); err != nil {
 		return err

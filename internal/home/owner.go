@@ -15,11 +15,13 @@ import (
 // CheckOwners refuses a home that somebody else could change: they would choose the programs that
 // banger runs. It looks at the directories that exist and at those above them, and makes none.
 func CheckOwners(layout paths.Layout) error {
+	c := newChecker()
 	for _, d := range directories(layout) {
-		if err := checkDir(d); err != nil {
-			return err
+		found, err := c.check(d)
+		if err == nil && found.info != nil {
+			err = checkOwner("the "+d.name+" directory "+d.path, d.path, found.info, c.me)
 		}
-		if err := checkAncestors(d.name, existing(d.path)); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -39,18 +41,6 @@ func directories(layout paths.Layout) []directory {
 		all = append(all, directory{"home", top})
 	}
 	return all
-}
-
-// checkDir refuses a directory that belongs to somebody else, or that others may write to.
-func checkDir(d directory) error {
-	info, err := os.Stat(d.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return Unusable(fault.Denied, fmt.Errorf("looking at the %s directory: %w", d.name, err))
-	}
-	return checkOwner("the "+d.name+" directory "+d.path, d.path, info, os.Geteuid())
 }
 
 // CheckFile refuses an open configuration file that somebody else could have written.
@@ -80,46 +70,86 @@ func checkOwner(what, path string, info fs.FileInfo, me int) error {
 	return nil
 }
 
-// existing returns a path, or the nearest directory above it that exists.
-func existing(path string) string {
-	for path != filepath.Dir(path) {
-		if _, err := os.Stat(path); err == nil {
-			break
-		}
-		path = filepath.Dir(path)
-	}
-	return path
+// checker refuses a directory above which somebody else may rename the user's files. It looks
+// at each directory once, because every command checks all directories of the home, and most of
+// those above them are the same. Not for concurrent use.
+type checker struct {
+	me    int
+	known map[string]found
 }
 
-// checkAncestors refuses a directory at or above which somebody else may rename the user's files.
-// The directory must exist.
-func checkAncestors(name, dir string) error {
-	path, err := real(dir)
+// found is a path without symbolic links, and what it names. The info is nil if nothing is there.
+type found struct {
+	path string
+	info fs.FileInfo
+}
+
+func newChecker() *checker { return &checker{me: os.Geteuid(), known: map[string]found{}} }
+
+func (c *checker) check(d directory) (found, error) { return c.look(d, d.path) }
+
+// look finds a path and checks all directories above it, from the root down. If something is
+// missing, the result has no info.
+func (c *checker) look(d directory, path string) (found, error) {
+	if known, ok := c.known[path]; ok {
+		return known, nil
+	}
+	here := path
+	if up := filepath.Dir(path); up != path {
+		above, err := c.look(d, up)
+		if err != nil || above.info == nil {
+			return found{}, err
+		}
+		if err := checkAncestor(d, above, c.me); err != nil {
+			return found{}, err
+		}
+		here = filepath.Join(above.path, filepath.Base(path))
+	}
+	f, err := c.lookAt(d, here)
+	if err == nil {
+		c.known[path] = f
+	}
+	return f, err
+}
+
+// lookAt finds a path whose parent is checked and has no symbolic links.
+func (c *checker) lookAt(d directory, path string) (found, error) {
+	info, err := os.Lstat(path)
 	if err != nil {
-		return err
+		return found{}, d.unreadable(err)
 	}
-	for up := path; ; up = filepath.Dir(up) {
-		info, err := os.Lstat(up)
-		if err != nil {
-			return fmt.Errorf("looking at the %s directory: %w", name, err)
-		}
-		if err := checkAncestor(fmt.Sprintf("the %s directory %s is in %s", name, dir, up), up, info, os.Geteuid()); err != nil {
-			return err
-		}
-		if up == filepath.Dir(up) {
-			return nil
-		}
+	if info.Mode()&fs.ModeSymlink == 0 {
+		return found{path, info}, nil
 	}
+	if owner := ownerOf(info); owner != c.me && owner != 0 {
+		return found{}, fault.New(fault.Denied, "the %s directory %s is behind %s, a symbolic link that user %d may change", d.name, d.path, path, owner).
+			WithHint("Set BANGER_HOME to a directory of your own.")
+	}
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return found{}, d.unreadable(err)
+	}
+	return c.look(d, target)
+}
+
+// unreadable returns nil if the directory is merely missing.
+func (d directory) unreadable(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return Unusable(fault.Denied, fmt.Errorf("looking at the %s directory: %w", d.name, err))
 }
 
 // unmapped is the owner that a user namespace shows for users that it does not have.
 const unmapped = 65534
 
-// checkAncestor checks one directory for the user me. Its owner may rename all that is in it. With
-// the sticky bit, others that may write to it rename only what is theirs.
-func checkAncestor(what, path string, info fs.FileInfo, me int) error {
+// checkAncestor checks a directory above d for the user me. Its owner may rename all that is in it.
+// With the sticky bit, others that may write to it rename only what is theirs.
+func checkAncestor(d directory, above found, me int) error {
+	path, info := above.path, above.info
 	owner, mode := ownerOf(info), info.Mode().Perm()
 	sticky := info.Mode()&fs.ModeSticky != 0
+	what := "the " + d.name + " directory " + d.path + " is in " + path
 	switch {
 	case owner != me && owner != 0 && !(path == "/" && owner == unmapped):
 		return fault.New(fault.Denied, "%s, where user %d may rename and remove", what, owner).

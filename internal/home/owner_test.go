@@ -59,6 +59,17 @@ func TestOwners(t *testing.T) {
 			there := filepath.Join(filepath.Dir(top), "open", "state")
 			return errors.Join(os.MkdirAll(there, 0o700), os.Chmod(filepath.Dir(there), 0o777), os.Remove(s.State), os.Symlink(there, s.State))
 		}, func(s *site, _ string) string { return s.State }, "chmod o-w", false},
+		"a link into an own directory": {func(s *site, top string) error {
+			there := filepath.Join(top, "elsewhere")
+			return errors.Join(os.Mkdir(there, 0o700), os.Remove(s.State), os.Symlink("elsewhere", s.State))
+		}, nil, "", false},
+		"somebody's link": {func(s *site, top string) error {
+			there := filepath.Join(filepath.Dir(top), "elsewhere", "state")
+			return errors.Join(os.MkdirAll(there, 0o700), os.Remove(s.State), os.Symlink(there, s.State), os.Lchown(s.State, nobody, nobody))
+		}, func(s *site, _ string) string { return s.State }, "BANGER_HOME", true},
+		"a link to nothing": {func(s *site, top string) error {
+			return errors.Join(os.Remove(s.Config), os.Symlink("nowhere", s.Config))
+		}, nil, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testkit.Require(t, "root", !c.root || os.Geteuid() == 0, "only root can give files away")
@@ -150,7 +161,7 @@ func TestAncestors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := checkAncestor("it", c.path, info, alice); (err != nil) != c.refused {
+		if err := checkAncestor(directory{"state", "/home/alice/state"}, found{c.path, info}, alice); (err != nil) != c.refused {
 			t.Errorf("%+v: got %v", c, err)
 		}
 	}
