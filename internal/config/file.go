@@ -3,13 +3,14 @@ package config
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"banger/internal/pattern"
 )
 
 // valueType is a type of a TOML value, as errors name it.
@@ -115,7 +116,7 @@ type flattener struct {
 
 func (f *flattener) add(s setting) { f.settings = append(f.settings, s) }
 
-var bare = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+var bare = pattern.Lazy(`^[A-Za-z0-9_-]+$`)
 
 // key returns the dotted key of a table or pair below prefix, and its line. Names that need quotes
 // keep them, so that no name looks like another key.
@@ -127,7 +128,7 @@ func (f *flattener) key(n *unstable.Node, prefix string) (name string, line int)
 	for it := n.Key(); it.Next(); {
 		node := it.Node()
 		part := string(node.Data)
-		if !bare.MatchString(part) {
+		if !bare().MatchString(part) {
 			part = strconv.Quote(part)
 		}
 		parts = append(parts, part)

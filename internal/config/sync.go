@@ -6,10 +6,11 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"banger/internal/pattern"
 )
 
 // syncReader collects the entries of file_sync.
@@ -25,7 +26,7 @@ type syncEntry struct {
 	has  map[string]bool
 }
 
-var syncName = regexp.MustCompile(`^file_sync\[(\d+)\](?:\.(.+))?$`)
+var syncName = pattern.Lazy(`^file_sync\[(\d+)\](?:\.(.+))?$`)
 
 // take handles a setting if it belongs to file_sync, and reports whether it does.
 func (r *syncReader) take(s setting) bool {
@@ -36,7 +37,7 @@ func (r *syncReader) take(s setting) bool {
 		}
 		return true
 	}
-	m := syncName.FindStringSubmatch(s.name)
+	m := syncName().FindStringSubmatch(s.name)
 	if m == nil {
 		return strings.HasPrefix(s.name, syncKey+".") // below no array, which was reported
 	}

@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"banger/internal/pattern"
 )
 
 // tool is a program that banger runs.
@@ -95,7 +96,7 @@ func (v qemuVersion) less(o qemuVersion) bool {
 	return v.major < o.major || v.major == o.major && v.minor < o.minor
 }
 
-var qemuPattern = regexp.MustCompile(`^QEMU emulator version (([0-9]{1,4})\.([0-9]{1,4})[^\s,]{0,80})`)
+var qemuPattern = pattern.Lazy(`^QEMU emulator version (([0-9]{1,4})\.([0-9]{1,4})[^\s,]{0,80})`)
 
 func checkQEMU(ctx context.Context, env Env, host distro) Check {
 	c := Check{Name: "qemu", Feature: "running VMs"}
@@ -114,7 +115,7 @@ func checkQEMU(ctx context.Context, env Env, host distro) Check {
 	if err != nil {
 		return c.fail(path+" fails", err.Error(), fix)
 	}
-	m := qemuPattern.FindSubmatch(out)
+	m := qemuPattern().FindSubmatch(out)
 	if m == nil {
 		line, _, _ := bytes.Cut(out, []byte("\n"))
 		return c.warn(path+" does not print its version", fmt.Sprintf("It prints %.100q.", line), "")

@@ -5,16 +5,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"iter"
-	"regexp"
 	"strings"
-	"sync"
+
+	"banger/internal/pattern"
 )
 
 // namePattern is a DNS label (RFC 1123, section 2.1, in lower case), because a VM's name is also a
-// host name. It is compiled at its first use, so that the CLI starts faster.
-var namePattern = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-})
+// host name.
+var namePattern = pattern.Lazy(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // reservedNames have another meaning where a VM's name may stand.
 var reservedNames = map[string]bool{"localhost": true, "all": true, "host": true, "gateway": true}

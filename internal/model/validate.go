@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	"banger/internal/pattern"
 )
 
 // Bounds of a Spec.
@@ -22,7 +22,7 @@ const (
 	maxEnv      = 64 * KiB // in all: must fit one assume message and one execve
 )
 
-var envName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`) })
+var envName = pattern.Lazy(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // ValidateNew is Validate for a VM that gets its name now.
 func (s Spec) ValidateNew() error {

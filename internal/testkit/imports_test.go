@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"socket":      {},
 	"descriptor":  {},
 	"openssh":     {},
+	"pattern":     {},
 
 	"metric":  {"step"},
 	"regular": {"fault"},
@@ -36,7 +37,7 @@ var mayImport = map[string][]string{
 	"initramfs": {"regular"},
 	"pace":      {"fault", "step"},
 
-	"model":         {"guest/proto"},
+	"model":         {"guest/proto", "pattern"},
 	"paths":         {"fault"},
 	"home":          {"fault", "flock", "model", "paths", "regular", "socket"},
 	"guest/report":  {"fault", "guest/proto"},
@@ -78,14 +79,14 @@ var mayImport = map[string][]string{
 	"vmm/confine": {"fault", "model"},
 	"vmm/output":  {"regular", "vmm/console", "vmm/process"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "guest/report", "initramfs", "model", "pace", "paths", "regular", "socket", "step", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "guest/report", "initramfs", "model", "pace", "paths", "pattern", "regular", "socket", "step", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "regular", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},
 
 	// The surfaces.
-	"config":      {"fault", "home", "model", "paths", "regular"},
-	"doctor":      {"config", "fault", "home", "model", "openssh", "paths", "regular", "vmdir", "vmm", "vmm/confine", "vmm/qemu"},
+	"config":      {"fault", "home", "model", "paths", "pattern", "regular"},
+	"doctor":      {"config", "fault", "home", "model", "openssh", "paths", "pattern", "regular", "vmdir", "vmm", "vmm/confine", "vmm/qemu"},
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/session": {"fault", "model"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
@@ -142,7 +143,7 @@ var layers = []struct {
 	{"stores", []string{"image", "kernel", "snapshot", "space", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
 	{"mechanisms", []string{"oplock", "firstboot", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "guest/report", "paths", "descriptor", "flock", "home", "openssh", "regular", "socket", "api/session", "testkit"}},
-	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "version"}},
+	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "pattern", "version"}},
 }
 
 const module = "banger/"

@@ -6,13 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pattern"
 	"banger/internal/vmm"
 )
 
@@ -23,8 +23,8 @@ const (
 )
 
 var (
-	idPattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
-	drivePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,19}$`)
+	idPattern    = pattern.Lazy(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+	drivePattern = pattern.Lazy(`^[A-Za-z0-9][A-Za-z0-9_-]{0,19}$`)
 )
 
 // check refuses a machine that cannot start, before anything is made. The errors are
@@ -32,7 +32,7 @@ var (
 func check(m vmm.Machine, h host) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fault.New(fault.Invalid, format, args...)) }
-	if !idPattern.MatchString(m.ID) {
+	if !idPattern().MatchString(m.ID) {
 		bad("the machine id %q does not consist of letters, digits, - and _", m.ID)
 	}
 	if !filepath.IsAbs(m.RunDir) {
@@ -62,7 +62,7 @@ func checkDevices(m vmm.Machine) error {
 	}
 	seen := map[string]bool{}
 	for _, d := range m.Drives {
-		if !drivePattern.MatchString(d.Name) || seen[d.Name] {
+		if !drivePattern().MatchString(d.Name) || seen[d.Name] {
 			bad("the drive name %q is not up to 20 letters, digits, - and _, or is used twice", d.Name)
 		}
 		seen[d.Name] = true

@@ -5,21 +5,21 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/pattern"
 	"banger/internal/vmm/confine"
 )
 
 // quotedPath and barePath find the file of QEMU's messages, such as "Could not open 'PATH'".
 var (
-	quotedPath = regexp.MustCompile(`'(/[^']+)'`)
-	barePath   = regexp.MustCompile(`/[^\s'",:;]+`)
-	loaderName = regexp.MustCompile(`(^|; )/\S+: `) // begins a message of the loader
+	quotedPath = pattern.Lazy(`'(/[^']+)'`)
+	barePath   = pattern.Lazy(`/[^\s'",:;]+`)
+	loaderName = pattern.Lazy(`(^|; )/\S+: `) // begins a message of the loader
 )
 
 const unconfine = "If this QEMU needs files outside /usr, set confine to off in the configuration."
@@ -27,9 +27,9 @@ const unconfine = "If this QEMU needs files outside /usr, set confine to off in 
 // deniedHint returns what a person can do after QEMU has said "Permission denied". policy is nil if
 // QEMU may use all files of the user.
 func deniedHint(said string, policy *confine.Policy) string {
-	said = loaderName.ReplaceAllString(said, "")
-	path := barePath.FindString(said)
-	if quoted := quotedPath.FindStringSubmatch(said); quoted != nil {
+	said = loaderName().ReplaceAllString(said, "")
+	path := barePath().FindString(said)
+	if quoted := quotedPath().FindStringSubmatch(said); quoted != nil {
 		path = quoted[1]
 	}
 	inherited := strings.HasPrefix(path, "/proc/self/")

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strconv"
 	"sync"
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pattern"
 	"banger/internal/vmm"
 	"banger/internal/vmm/memory"
 )
@@ -84,7 +84,7 @@ func (s *saving) region(ctx context.Context) (memory.Region, *os.File, error) {
 	return region, base, err
 }
 
-var hostAddressLine = regexp.MustCompile(`^Host virtual address for 0x[0-9a-f]+ .* is 0x([0-9a-f]{1,16})\s*$`)
+var hostAddressLine = pattern.Lazy(`^Host virtual address for 0x[0-9a-f]+ .* is 0x([0-9a-f]{1,16})\s*$`)
 
 // hostAddress returns where QEMU's process has an address of the guest.
 func hostAddress(ctx context.Context, in *instance, guest int64) (uint64, error) {
@@ -93,7 +93,7 @@ func hostAddress(ctx context.Context, in *instance, guest int64) (uint64, error)
 	if err := in.ask(ctx, "human-monitor-command", line, &text); err != nil {
 		return 0, err
 	}
-	match := hostAddressLine.FindStringSubmatch(text)
+	match := hostAddressLine().FindStringSubmatch(text)
 	if match == nil {
 		return 0, fmt.Errorf("asking QEMU where the guest's memory is: %.80q is not an address", text)
 	}

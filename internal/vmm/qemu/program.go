@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/pace"
+	"banger/internal/pattern"
 	"banger/internal/vmm"
 )
 
@@ -52,7 +52,7 @@ func (d *Driver) program(ctx context.Context, path string) (program, error) {
 // askTimeout bounds the run of a program that only prints something.
 const askTimeout = 10 * time.Second
 
-var versionLine = regexp.MustCompile(`^QEMU emulator version ([^\r\n]{1,100})`)
+var versionLine = pattern.Lazy(`^QEMU emulator version ([^\r\n]{1,100})`)
 
 // ask runs the program for its version and for the networks that it was built with.
 func (p *program) ask(ctx context.Context) error {
@@ -64,7 +64,7 @@ func (p *program) ask(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("asking %s for its version: %w", p.path, errors.Join(err, ctx.Err()))
 		}
-		match := versionLine.FindSubmatch(out)
+		match := versionLine().FindSubmatch(out)
 		if match == nil {
 			return fault.New(fault.Unsupported, "asking %s for its version: %.80q is not an answer of QEMU", p.path, out)
 		}
