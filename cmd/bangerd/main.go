@@ -27,7 +27,9 @@ func run() int {
 	recover := flag.String("recover", "", "serve `banger daemon recover`: \"plan\" or \"do\"")
 	flag.Parse()
 	if *showVersion {
-		fmt.Println(version.String())
+		if _, err := fmt.Println(version.String()); err != nil {
+			return fault.Unavailable.ExitCode()
+		}
 		return 0
 	}
 	if flag.NArg() > 0 {

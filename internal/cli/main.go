@@ -13,7 +13,8 @@
 //   - transfer, openssh, logfile, bundle: files and programs of this host
 //
 // No command exits the process or prints an error. Main does both in one place, command.App.Exit.
-// Standard output carries only the result. Progress, notes and errors go to standard error.
+// Standard output carries only the result. Progress, notes and errors go to standard error. If
+// the result cannot be written, the command fails: ui.Output keeps the error, and Exit reports it.
 package cli
 
 import (
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"banger/internal/cli/command"
+	"banger/internal/cli/ui"
 )
 
 // Stdio holds a program's standard streams.
@@ -29,6 +31,7 @@ type Stdio = command.Stdio
 // Main runs banger with the arguments after the program's name and returns its exit status. env has
 // the form of os.Environ.
 func Main(args []string, stdio Stdio, env []string) int {
+	stdio.Out = ui.NewOutput(stdio.Out)
 	a := &command.App{Stdio: stdio, Env: env, Began: time.Now()}
 	root := newRootCmd(a)
 	root.SetArgs(args)

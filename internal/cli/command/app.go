@@ -25,7 +25,8 @@ import (
 	"banger/internal/step"
 )
 
-// Stdio holds a program's standard streams. Only a stream that is an *os.File can be a terminal.
+// Stdio holds a program's standard streams. Only a stream that is an *os.File, or a ui.Output of
+// one, can be a terminal.
 type Stdio struct {
 	In       io.Reader
 	Out, Err io.Writer

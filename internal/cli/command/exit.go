@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -38,7 +39,7 @@ func (s Several) Unwrap() []error { return s }
 // Exit prints a command's error and returns the program's exit status.
 func (a *App) Exit(cmd *cobra.Command, args []string, err error) int {
 	var done Status
-	switch {
+	switch err = a.answered(err); {
 	case err == nil:
 		return 0
 	case errors.As(err, &done):
@@ -63,6 +64,32 @@ func (a *App) Exit(cmd *cobra.Command, args []string, err error) int {
 		return ExitFailed
 	}
 	return kind.ExitCode()
+}
+
+// answered returns a command's error, and the failure to write its answer. A guest command's exit
+// status stays.
+func (a *App) answered(err error) error {
+	out, ok := a.Out.(*ui.Output)
+	if !ok || out.Failed() == nil {
+		return err
+	}
+	unwritten := fault.New(fault.Unavailable, "writing the answer to standard output: %w", out.Failed())
+	var all Several
+	switch {
+	case errors.Is(err, api.ErrOutput): // it says more
+		return err
+	case errors.Is(err, out.Failed()):
+		return unwritten.WithHint("Write the answer to another place, or free some space there.")
+	case err != nil && !errors.As(err, &all):
+		return err
+	}
+	if lost := strings.TrimSpace(out.Lost()); lost != "" { // it may be the name of a new VM
+		_ = unwritten.WithHint("The command has done its work. Its answer was:\n%s", lost)
+	}
+	if all != nil {
+		return append(all, unwritten)
+	}
+	return unwritten
 }
 
 // wantsJSON reports whether --json is set. It reads the arguments, because an error may come before

@@ -17,7 +17,8 @@ func NewExitCodes() *cobra.Command {
 
   0-255  the status of the program; 128+n if signal n ended it; 126 or 127 if
          it could not be started, as in a shell
-  %d    banger failed before the program ran, or lost the connection to it
+  %d    banger failed before the program ran, lost the connection to it, or
+         could not write its output
   124    --timeout ended the program
   130    you interrupted the program
 
@@ -29,7 +30,8 @@ All other commands exit with:
   %d     the item does not exist
   %d     the name is taken
   %d     the VM's present state does not allow this
-  %d     the daemon, a registry or the guest does not answer
+  %d     the daemon, a registry or the guest does not answer, the host lacks
+         space or memory, or the answer could not be written
   %d     internal error: a bug, or a fault of the host
   %d     this host, driver or image does not support this
   %d     another operation holds a lock on the item

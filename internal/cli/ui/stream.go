@@ -8,7 +8,7 @@ import (
 
 // Terminal returns the file behind a stream if that is a terminal, otherwise nil.
 func Terminal(stream any) *os.File {
-	if f, ok := stream.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f := file(stream); f != nil && term.IsTerminal(int(f.Fd())) {
 		return f
 	}
 	return nil

@@ -3,9 +3,12 @@ package ui
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"math"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -236,4 +239,36 @@ func FuzzFilter(f *testing.F) {
 			}
 		}
 	})
+}
+
+type brokenWriter struct {
+	err    error
+	writes int
+}
+
+func (w *brokenWriter) Write([]byte) (int, error) {
+	w.writes++
+	return 0, w.err
+}
+
+func TestOutput(t *testing.T) {
+	w := &brokenWriter{err: syscall.ENOSPC}
+	o := NewOutput(w)
+	for _, name := range []string{"web-1", "web-2"} {
+		fmt.Fprintln(o, name)
+	}
+	if !errors.Is(o.Failed(), syscall.ENOSPC) || w.writes != 1 {
+		t.Errorf("after a write that failed there were %d writes, and the error is %v", w.writes, o.Failed())
+	}
+	if o.Lost() != "web-1\nweb-2\n" {
+		t.Errorf("lost: %q", o.Lost())
+	}
+	fmt.Fprint(o, strings.Repeat("x", maxLost))
+	if o.Lost() != "" {
+		t.Errorf("lost of a long text: %q", o.Lost())
+	}
+	o = NewOutput(&brokenWriter{err: syscall.EPIPE})
+	if _, err := fmt.Fprintln(o, "x"); !errors.Is(err, syscall.EPIPE) || o.Failed() != nil {
+		t.Errorf("a reader that has gone: %v, and Failed is %v", err, o.Failed())
+	}
 }
