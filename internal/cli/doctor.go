@@ -13,6 +13,7 @@ import (
 	"banger/internal/cli/ui"
 	"banger/internal/doctor"
 	"banger/internal/fault"
+	"banger/internal/limit"
 	"banger/internal/paths"
 )
 
@@ -63,6 +64,7 @@ func checkHost(ctx context.Context, a *command.App, layout paths.Layout) []docto
 		settings.Fix = cmp.Or(fault.HintOf(err), "Edit "+file)
 	} else {
 		env.QEMU, env.Unconfined, env.Reserve = cfg.QEMU, cfg.Confine == "off", cfg.DiskReserve
+		env.Need = limit.Need{File: max(cfg.DiskSize, cfg.WorkDiskSize), Memory: cfg.Memory}
 	}
 	return append(doctor.Run(ctx, env), settings)
 }

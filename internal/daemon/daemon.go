@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"runtime"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/guest/proto"
 	"banger/internal/home"
+	"banger/internal/limit"
 	"banger/internal/metric"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -68,6 +70,8 @@ func Run(ctx context.Context, opts Options) (err error) {
 	defer func() { err = errors.Join(err, closeLog()) }()
 	log.InfoContext(ctx, "bangerd starts", "version", version.String(), "pid", os.Getpid())
 
+	raiseLimits(ctx, log)
+
 	ctx, shutdown := context.WithCancel(ctx)
 	defer shutdown()
 	d := &daemon{
@@ -82,6 +86,17 @@ func Run(ctx context.Context, opts Options) (err error) {
 	err = errors.Join(err, d.close())
 	log.Info("bangerd ends", "error", err)
 	return err
+}
+
+// raiseLimits raises the limits that VMMs inherit.
+func raiseLimits(ctx context.Context, log *slog.Logger) {
+	low, err := limit.Raise()
+	if err != nil {
+		log.WarnContext(ctx, "raising limits", "error", err)
+	}
+	for _, l := range low {
+		log.WarnContext(ctx, "a limit is low: see banger doctor", "limit", l.Name)
+	}
 }
 
 // serve answers requests until ctx ends, and then waits for those under way.

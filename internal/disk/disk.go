@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/fault"
+	"banger/internal/limit"
 	"banger/internal/model"
 	"banger/internal/regular"
 )
@@ -201,7 +202,7 @@ func NoSpace(err error, path string) error {
 			WithHint("Free some of your files, or move BANGER_HOME to another file system.")
 	case errors.Is(err, unix.EFBIG):
 		return fault.New(fault.Unavailable, "%s would be larger than files may be here: %w", path, err).
-			WithHint("Look at ulimit -f and at the limits of the file system of %s.", filepath.Dir(path))
+			WithHint("%s", limit.TooLarge(filepath.Dir(path)))
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"banger/internal/limit"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/vmm"
@@ -49,6 +50,8 @@ type Env struct {
 
 	// Reserve of the file system, below which banger starts nothing.
 	Reserve model.Reserve
+	// Need is what the VMM of a VM with the configuration's sizes needs.
+	Need limit.Need
 
 	Now func() time.Time
 	// ReadFile reads a small file below /proc, /sys or /etc.
@@ -64,8 +67,8 @@ type Env struct {
 	Output func(ctx context.Context, name string, args ...string) ([]byte, error)
 	// FileSystem describes the file system of dir, or of dir's nearest parent that exists.
 	FileSystem func(dir string) (FileSystem, error)
-	// Limit returns Unlimited if there is no limit.
-	Limit func(resource Resource) (soft, hard uint64, err error)
+	// Limits returns the limits of this process, which a daemon that it starts inherits.
+	Limits func() (limit.Set, error)
 	// ClockSync reports whether the clock is synchronised, as far as the kernel knows
 	// (adjtimex(2)).
 	ClockSync func() (synced, known bool)
@@ -105,18 +108,6 @@ const (
 	Unknown Answer = "unknown"
 )
 
-// Resource is one of a process's limits.
-type Resource string
-
-// The limits that doctor checks.
-const (
-	OpenFiles Resource = "open files"
-	Processes Resource = "processes"
-)
-
-// Unlimited is the value of a resource without a limit.
-const Unlimited = ^uint64(0)
-
 // outputTimeout bounds a program that prints its version.
 const outputTimeout = 10 * time.Second
 
@@ -133,8 +124,9 @@ func Run(ctx context.Context, env Env) []Check {
 	checks = append(checks, checkSubIDs(env)...)
 	checks = append(checks, checkSpace(env)...)
 	checks = append(checks, checkSSH(ctx, env)...)
-	return append(checks, checkLost(env), checkLocalDisk(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
-		checkMemory(env), checkClock(env, host), checkLimit(env, OpenFiles), checkLimit(env, Processes))
+	checks = append(checks, checkLost(env), checkLocalDisk(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
+		checkMemory(env), checkClock(env, host))
+	return append(checks, checkLimits(env)...)
 }
 
 // Worst returns the verdict on the whole host.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/limit"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/vmm"
@@ -30,6 +31,15 @@ type host struct {
 }
 
 const debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n"
+
+// limits returns a set in which every hard limit is n.
+func limits(n uint64) limit.Set {
+	set := limit.Set{}
+	for _, l := range limit.All {
+		set[l.Name] = limit.Value{Soft: min(n, 4096), Hard: n}
+	}
+	return set
+}
 
 // goodHost has no problems, for the user alice.
 func goodHost() *host {
@@ -86,7 +96,7 @@ func goodHost() *host {
 			}
 			return h.disks[""], nil
 		},
-		Limit:           func(Resource) (uint64, uint64, error) { return 4096, Unlimited, nil },
+		Limits:          func() (limit.Set, error) { return limits(limit.Unlimited), nil },
 		Owners:          func() error { return h.owners },
 		Lost:            func() ([]string, error) { return h.lost, nil },
 		ClockSync:       func() (bool, bool) { return true, true },
@@ -286,12 +296,28 @@ func TestVerdicts(t *testing.T) {
 		{"1970", func(h *host) { h.env.Now = func() time.Time { return time.Unix(0, 0) } }, []verdict{{"clock", Fail, "1970-01-01", "sudo timedatectl set-ntp true"}}},
 		{"free running", func(h *host) { h.env.ClockSync = func() (bool, bool) { return false, true } }, []verdict{{"clock", Warn, "not synchronised", "sudo timedatectl set-ntp true"}}},
 		{"not known", func(h *host) { h.env.ClockSync = func() (bool, bool) { return false, false } }, []verdict{{"clock", Pass, "cannot find out", ""}}},
-		{"soft limits", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 256, 1 << 20, nil } }, []verdict{
-			{"limit-open-files", Warn, "256; the hard limit is 1048576", "ulimit -n 4096"}, {"limit-processes", Warn, "", "ulimit -u 4096"}}},
-		{"hard limits", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 256, 256, nil } }, []verdict{
-			{"limit-open-files", Warn, "", "Raise nofile in /etc/security/limits.conf to 4096, then log in again."}}},
-		{"no limits known", func(h *host) { h.env.Limit = func(Resource) (uint64, uint64, error) { return 0, 0, errors.New("no") } }, []verdict{
-			{"limit-open-files", Warn, "cannot read", ""}}},
+		{"hard limits", func(h *host) {
+			h.env.Limits = func() (limit.Set, error) { return limits(uint64(8 * model.GiB)), nil }
+			h.env.Need = limit.Need{File: 10 * model.GiB, Memory: model.GiB}
+		}, []verdict{
+			{"limit-file-size", Fail, "the size of a file: 8G", "*"}, {"limit-address-space", Warn, "the address space: 8G", "*"},
+			{"limit-data", Warn, "8G", "*"}, {"limit-cpu-time", Warn, "8589934592", "*"}}},
+		{"few processes", func(h *host) {
+			h.env.Limits = func() (limit.Set, error) {
+				set := limits(limit.Unlimited)
+				set[limit.Processes] = limit.Value{Soft: 64, Hard: 64}
+				return set, nil
+			}
+		}, []verdict{{"limit-processes", Warn, "processes and threads of the user: 64", "*"}}},
+		{"soft limits", func(h *host) {
+			h.env.Limits = func() (limit.Set, error) {
+				set := limits(limit.Unlimited)
+				set[limit.FileSize] = limit.Value{Soft: 4096, Hard: limit.Unlimited}
+				return set, nil
+			}
+		}, []verdict{{"limit-file-size", Pass, "unlimited", ""}}},
+		{"no limits known", func(h *host) { h.env.Limits = func() (limit.Set, error) { return nil, errors.New("no") } }, []verdict{
+			{"limits", Warn, "cannot read", ""}}},
 	}
 	for _, test := range tests {
 		t.Run(test.what, func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/home"
+	"banger/internal/limit"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/regular"
@@ -38,7 +39,7 @@ func Host(layout paths.Layout) Env {
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
 		Now: time.Now, ReadFile: readSmall, Stat: stat, Lost: lost(layout), Tool: findTool, Output: output, FileSystem: fileSystem,
 		Owners: func() error { return home.CheckOwners(layout) },
-		Limit:  limit, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: protection, Recommendations: recommendations,
+		Limits: func() (limit.Set, error) { return limit.Of(0) }, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: protection, Recommendations: recommendations,
 	}
 }
 
@@ -157,15 +158,6 @@ func fileSystem(dir string) (FileSystem, error) {
 		found.NoExec, found.NoDev = st.Flags&unix.ST_NOEXEC != 0, st.Flags&unix.ST_NODEV != 0
 		return found, nil
 	}
-}
-
-func limit(r Resource) (soft, hard uint64, err error) {
-	number := map[Resource]int{OpenFiles: unix.RLIMIT_NOFILE, Processes: unix.RLIMIT_NPROC}[r]
-	var l unix.Rlimit
-	if err := unix.Getrlimit(number, &l); err != nil {
-		return 0, 0, fmt.Errorf("reading the limit of %s: %w", r, err)
-	}
-	return l.Cur, l.Max, nil
 }
 
 // clockSync asks the kernel and changes nothing (adjtimex(2): modes 0 needs no privilege).

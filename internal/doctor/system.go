@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"banger/internal/limit"
 	"banger/internal/model"
 )
 
@@ -93,36 +94,26 @@ func checkClock(env Env, host distro) Check {
 	return c.pass(today + ", synchronised")
 }
 
-// Limits that are too low for several VMs: a running VM uses about 30 open files and 10 threads.
-var limitNeeded = map[Resource]struct {
-	name, feature, flag, key string
-	warn                     uint64
-}{
-	OpenFiles: {"open-files", "many VMs at once", "-n", "nofile", 1024},
-	Processes: {"processes", "many VMs at once", "-u", "nproc", 1024},
-}
-
-func checkLimit(env Env, r Resource) Check {
-	n := limitNeeded[r]
-	c := Check{Name: "limit-" + n.name, Feature: n.feature}
-	soft, hard, err := env.Limit(r)
+// checkLimits looks at hard limits only: the daemon raises the soft ones.
+func checkLimits(env Env) (checks []Check) {
+	set, err := env.Limits()
 	if err != nil {
-		return c.warn("cannot read the limit", err.Error(), "")
+		return []Check{Check{Name: "limits", Feature: "running VMs"}.warn("cannot read the limits", err.Error(), "")}
 	}
-	summary := fmt.Sprintf("%s; the hard limit is %s", count(soft), count(hard))
-	if soft >= n.warn {
-		return c.pass(summary)
+	for _, l := range limit.All {
+		c := Check{Name: "limit-" + string(l.Name), Feature: "running VMs"}
+		hard := set[l.Name].Hard
+		summary := fmt.Sprintf("%s: %s", l.What, l.Text(hard))
+		refused := limit.Set{l.Name: {Soft: hard, Hard: hard}}.Check(env.Need)
+		switch {
+		case refused != nil:
+			c = c.fail(summary, "A VM of the usual size does not start. "+l.Why, l.Fix(limit.Unlimited))
+		case hard < l.Low:
+			c = c.warn(summary, l.Why, l.Fix(l.Low))
+		default:
+			c = c.pass(summary)
+		}
+		checks = append(checks, c)
 	}
-	fix := fmt.Sprintf("ulimit %s %d", n.flag, n.warn*4)
-	if hard < n.warn {
-		fix = fmt.Sprintf("Raise %s in /etc/security/limits.conf to %d, then log in again.", n.key, n.warn*4)
-	}
-	return c.warn(summary, fmt.Sprintf("Several VMs need at least %d %s.", n.warn, r), fix)
-}
-
-func count(n uint64) string {
-	if n == Unlimited {
-		return "unlimited"
-	}
-	return strconv.FormatUint(n, 10)
+	return checks
 }

@@ -12,6 +12,7 @@ import (
 
 	"banger/internal/disk"
 	"banger/internal/fault"
+	"banger/internal/limit"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/snapshot"
@@ -160,6 +161,13 @@ type Drive struct {
 // grow as well. It reports whether the guest has the new size now; m is nil for a machine at rest.
 // A disk that does not exist yet gets its size when it is made.
 func GrowDisk(ctx context.Context, m *Machine, d Drive) (done bool, err error) {
+	if m != nil {
+		if set, err := limit.Of(m.Instance.PID()); err == nil { // it may be older than the daemon's
+			if err := set.Check(limit.Need{File: d.Size}); err != nil {
+				return false, fmt.Errorf("growing drive %s: %w", d.Name, err)
+			}
+		}
+	}
 	if err := disk.Grow(d.Path, d.Size); err != nil {
 		if fault.KindOf(err) == fault.NotFound {
 			return false, nil
@@ -190,6 +198,22 @@ func FitDisk(path string, size model.Bytes) error {
 		return err
 	}
 	return disk.Grow(path, size)
+}
+
+// checkLimits refuses a machine whose VMM could not write to all of its disks, or could not have
+// its memory. Later, the guest would see I/O errors.
+func checkLimits(files paths.VM, spec model.Spec) error {
+	set, err := limit.Of(0) // the VMM inherits them
+	if err != nil {
+		return err
+	}
+	need := limit.Need{File: max(spec.DiskSize, spec.WorkDiskSize), Memory: spec.Memory}
+	for _, path := range Disks(files) {
+		if size, _, err := disk.Usage(path); err == nil {
+			need.File = max(need.File, size)
+		}
+	}
+	return set.Check(need)
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -121,6 +121,9 @@ func (l *Launch) preflight(ctx context.Context) (err error) {
 	if l.kernel, err = l.host.Kernels.ByID(spec.KernelID); err != nil {
 		return fmt.Errorf("kernel %s: %w", spec.Kernel, err)
 	}
+	if err := checkLimits(l.host.Layout.VM(l.Subject.ID), spec); err != nil {
+		return err
+	}
 	if l.order.Identity != Own {
 		return nil
 	}

@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"pace":      {"fault", "step"},
 
 	"model":         {"guest/proto", "pattern"},
+	"limit":         {"fault", "model"},
 	"paths":         {"fault"},
 	"home":          {"fault", "flock", "model", "paths", "regular", "socket"},
 	"guest/report":  {"fault", "guest/proto"},
@@ -49,7 +50,7 @@ var mayImport = map[string][]string{
 	// The core and its contracts. It knows no driver, no store and no API.
 	"vmm": {"fault", "model"},
 
-	"machine":          {"disk", "fault", "guest/proto", "guest/report", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
+	"machine":          {"disk", "fault", "guest/proto", "guest/report", "limit", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
 	"template":         {"disk", "fault", "firstboot", "guest/proto", "guest/relay", "machine", "model", "pace", "regular", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
@@ -64,7 +65,7 @@ var mayImport = map[string][]string{
 	"space": {"disk", "fault", "model", "vmm"},
 
 	// The implementations of the contracts.
-	"disk":        {"fault", "model", "regular"},
+	"disk":        {"fault", "limit", "model", "regular"},
 	"store":       {"fault", "model", "regular"},
 	"vmdir":       {"disk", "fault", "model", "paths", "regular"},
 	"rescue":      {"disk", "fault", "home", "model", "paths", "store", "vmdir"},
@@ -86,12 +87,12 @@ var mayImport = map[string][]string{
 
 	// The surfaces.
 	"config":      {"fault", "home", "model", "paths", "pattern", "regular"},
-	"doctor":      {"config", "fault", "home", "model", "openssh", "paths", "pattern", "regular", "vmdir", "vmm", "vmm/confine", "vmm/qemu"},
+	"doctor":      {"config", "fault", "home", "limit", "model", "openssh", "paths", "pattern", "regular", "vmdir", "vmm", "vmm/confine", "vmm/qemu"},
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/session": {"fault", "model"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
 	"api/server":  {"api", "api/session", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
-	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "model", "openssh", "paths", "regular", "step", "version"},
+	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "limit", "model", "openssh", "paths", "regular", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.
 	"cli/ui":       {"step"},
@@ -142,7 +143,7 @@ var layers = []struct {
 	{"recovery of records", []string{"rescue"}},
 	{"stores", []string{"image", "kernel", "snapshot", "space", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "firstboot", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "guest/report", "paths", "descriptor", "flock", "home", "openssh", "regular", "socket", "api/session", "testkit"}},
+	{"mechanisms", []string{"oplock", "firstboot", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "guest/report", "paths", "descriptor", "flock", "home", "limit", "openssh", "regular", "socket", "api/session", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "pattern", "version"}},
 }
 

@@ -108,6 +108,10 @@ func Spawn(s Spec) (*Process, error) {
 	} else {
 		err = s.Within(start)
 	}
+	if errors.Is(err, unix.EAGAIN) { // fork(2)
+		return nil, fault.New(fault.Unavailable, "starting %s: %w", s.Path, err).
+			WithHint("The user has too many processes and threads. End some, or raise the limit where bangerd starts (ulimit -u).")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.Path, err)
 	}

@@ -136,6 +136,8 @@ func (w *witness) unannounced(status syscall.WaitStatus, known bool, said func()
 		switch sig := status.Signal(); sig {
 		case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
 			return vmm.Exit{Reason: vmm.ExitKilled, Detail: signalName(sig)}
+		case syscall.SIGXCPU:
+			return vmm.Exit{Reason: vmm.ExitCrashed, Detail: "SIGXCPU: the VMM has used all CPU time that its limit allows (ulimit -t)"}
 		default: // by its own fault, or by its sandbox (SIGSYS)
 			return vmm.Exit{Reason: vmm.ExitCrashed, Detail: signalName(sig) + ": " + said()}
 		}

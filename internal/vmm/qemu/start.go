@@ -184,6 +184,8 @@ func startError(how, said string, policy *confine.Policy) error {
 	switch {
 	case says("annot allocate memory"), says("annot set up guest memory"):
 		return fails(fault.Unavailable).WithHint("give the VM less memory, or the host more")
+	case says("Resource temporarily unavailable"): // pthread_create(3)
+		return fails(fault.Unavailable).WithHint("The user has too many processes and threads. End some, or raise the limit where bangerd starts (ulimit -u).")
 	case says("Failed to get \"write\" lock"), says("Failed to get shared \"write\" lock"):
 		return fails(fault.Locked).WithHint("another process uses one of the VM's disks")
 	case says("Permission denied"):
