@@ -73,6 +73,7 @@ func awaitSize(ctx context.Context, dev string, size int64) error {
 // sync answers POST /v1/sync. The machine is about to be saved. Work that it does now need not be
 // done in each machine that is restored from it.
 func (s *diskService) sync(*http.Request) (any, error) {
+	findIdentityFiles()
 	unix.Sync() // waits (sync(2), "NOTES")
 	runtime.GC()
 	return struct{}{}, nil

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/guest/agent/hook"
 	"banger/internal/guest/proto"
 )
 
@@ -69,27 +70,35 @@ const maxHosts = 64 << 10
 // hostsMark ends our lines in /etc/hosts.
 const hostsMark = "# banger"
 
+// findIdentityFiles looks up the files that an identity changes, so that the kernel knows whether
+// they exist. Otherwise each machine that is restored would read directories from its disk.
+func findIdentityFiles() {
+	for _, name := range []string{hostnameFile, hostsFile, resolvFile, machineID, transientID, busID, seedFile, hook.Dir} {
+		_, _ = os.Lstat(name)
+	}
+}
+
 // writeIdentity writes the files in which programs look for the identity.
 func writeIdentity(doc proto.Assume) error {
-	if err := replaceFile("/etc/hostname", []byte(doc.Hostname+"\n")); err != nil {
+	if err := replaceFile(hostnameFile, []byte(doc.Hostname+"\n")); err != nil {
 		return err
 	}
-	image, err := readBounded("/etc/hosts", maxHosts)
+	image, err := readBounded(hostsFile, maxHosts)
 	if err != nil {
 		return err
 	}
-	if err := replaceFile("/etc/hosts", hosts(image, doc.Hostname)); err != nil {
+	if err := replaceFile(hostsFile, hosts(image, doc.Hostname)); err != nil {
 		return err
 	}
 	if len(doc.Networks) > 0 {
-		if err := replaceFile("/etc/resolv.conf", resolvConf(doc.Networks)); err != nil {
+		if err := replaceFile(resolvFile, resolvConf(doc.Networks)); err != nil {
 			return err
 		}
 	}
 	if doc.MachineID == "" {
 		return nil
 	}
-	names := []string{"/etc/machine-id"}
+	names := []string{machineID}
 	for _, name := range []string{transientID, busID} {
 		if info, err := os.Lstat(name); err == nil && info.Mode().IsRegular() {
 			names = append(names, name)
@@ -102,6 +111,14 @@ func writeIdentity(doc proto.Assume) error {
 	}
 	return nil
 }
+
+// Files of every identity.
+const (
+	hostnameFile = "/etc/hostname"
+	hostsFile    = "/etc/hosts"
+	resolvFile   = "/etc/resolv.conf"
+	machineID    = "/etc/machine-id"
+)
 
 // transientID is systemd's machine id while it cannot write /etc (machine-id(5)).
 const transientID = "/run/machine-id"
