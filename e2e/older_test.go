@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -105,6 +106,41 @@ func TestOlderBackup(t *testing.T) {
 	}
 	a.wantAll(t)
 	ok(t, a.Home, "rm", "--force", "runs", "rests", "sleeps")
+}
+
+// TestReplacedDisk puts the directory of a VM that runs back from a backup while no daemon runs.
+// Nothing is saved with the disk of the backup. What only the VM has can be copied as it says.
+func TestReplacedDisk(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	dir := filepath.Join(h.Dir, "state", "vms", show(t, h, "box").ID)
+	must(t, h.Shell("cp -a --sparse=always "+dir+" backup"))
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo mine >/opt/f; sync")
+	pid := machinePID(t, h, "box")
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("rm -r "+dir+" && mv backup "+dir))
+	has(t, ok(t, h, "vm", "show", "box"), "system.ext4", "banger vm kill box")
+	has(t, h.Banger(t, "ps").Stderr, "system.ext4")
+	for _, command := range [][]string{
+		{"stop", "box"}, {"restart", "box"}, {"suspend", "box"}, {"fork", "box"}, {"snapshot", "create", "box"},
+		{"vm", "set", "--disk-size", "20G", "box"},
+	} {
+		r := fails(t, h, command, "system.ext4", "is another file", "banger vm kill box")
+		equal(t, "exit status", r.Code, fault.Damaged.ExitCode())
+	}
+	equal(t, "the pid of the machine", machinePID(t, h, "box"), pid)
+	equal(t, "the file", ok(t, h, "exec", "box", "--", "cat", "/opt/f"), "mine\n")
+
+	ok(t, h, "pause", "box")
+	hint := show(t, h, "box").Replaced.Hint
+	open := regexp.MustCompile(`/proc/\d+/fd/\d+`).FindString(hint)
+	must(t, h.Shell("cp --sparse=always "+open+" "+dir+"/system.ext4"))
+	ok(t, h, "vm", "kill", "box")
+	ok(t, h, "start", "box")
+	equal(t, "the file after the start", ok(t, h, "exec", "box", "--", "cat", "/opt/f"), "mine\n")
+	must(t, os.Remove(filepath.Join(dir, "system.ext4")))
+	fails(t, h, []string{"fork", "box"}, "system.ext4", "was removed")
+	ok(t, h, "rm", "--force", "box")
 }
 
 // TestUnknownDirectory puts the directory of a VM back that has no copy of a record, like those of

@@ -27,7 +27,7 @@ func vmKind() item.Kind[model.VM] {
 		Names: func(vm model.VM) []string { return []string{vm.Spec.Name} },
 		About: func(vm model.VM) string { return fmt.Sprintf("%s, %s", vm.State, render.ShortRef(vm.Spec.Image)) },
 		Table: render.VMs,
-		Note:  render.Hold,
+		Note:  render.Trouble,
 	}
 }
 

@@ -40,6 +40,16 @@ func Disks(files paths.VM) map[string]string {
 	return disks
 }
 
+// DiskUse is what a machine's disks take up on the host.
+func DiskUse(files paths.VM) (sum model.Bytes) {
+	for _, path := range Disks(files) {
+		if _, allocated, err := disk.Usage(path); err == nil {
+			sum += allocated
+		}
+	}
+	return sum
+}
+
 // SavedDisks lists the disks of a saved machine.
 func SavedDisks(snap *snapshot.Snapshot) map[string]string {
 	disks := map[string]string{}

@@ -1,17 +1,63 @@
 package machine
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/vmm"
 )
+
+// CheckOpen fails if the path of one of a machine's disks leads to another file than the VMM has
+// open, or to none. A copy of that file would not fit the machine's memory, and what the guest has
+// written since is lost with the machine. If nobody can tell, nothing is wrong.
+func (h *Host) CheckOpen(ctx context.Context, s Subject, m *Machine) error {
+	holder, ok := m.Instance.(vmm.FileHolder)
+	if !ok {
+		return nil
+	}
+	described, err := h.Describe(ctx, s, Parts{})
+	if err != nil {
+		return err
+	}
+	for _, d := range described.Drives {
+		if d.ReadOnly {
+			continue
+		}
+		is, other, err := holder.HasOpen(d.Path)
+		if err != nil {
+			h.Log.DebugContext(ctx, "looking at the disks of a machine", "vm", s.ID, "error", err)
+			continue
+		}
+		if !is {
+			return replaced(d.Path, other, s.Spec.Name, m.Instance.PID())
+		}
+	}
+	return nil
+}
+
+// replaced is the error of a disk whose VMM has another file open.
+func replaced(path, other, vm string, pid int) error {
+	what := "was removed"
+	if disk.MayExist(path) {
+		what = "is another file than the VM has"
+	}
+	keep := "copy it out of the VM"
+	if other != "" {
+		keep += fmt.Sprintf(", or pause the VM and copy %s", other)
+	}
+	return fault.New(fault.Damaged, "the disk %s %s: what VM %s writes is only in the file that its VMM (pid %d) has open, and is lost when the VM ends", path, what, vm, pid).
+		WithHint("If you moved the file away, move it back. To keep what the VM has: %s. `banger vm kill %s` then ends the VM, and its next start uses the files that are there.", keep, vm)
+}
 
 // MeasureDisks returns the lengths of disks by name. It leaves out disks that cannot be looked at.
 func MeasureDisks(disks map[string]string) map[string]model.Bytes {

@@ -313,6 +313,9 @@ func (l *Launch) startMachine(ctx context.Context) error {
 
 // takeOver makes a machine on standby the launch's own and lets it continue.
 func (l *Launch) takeOver(ctx context.Context, s *Standby) error {
+	if err := l.host.CheckOpen(ctx, l.Subject, s.Machine); err != nil {
+		return err
+	}
 	if err := l.journal.Started(ctx, s.Machine, l.info); err != nil {
 		return err
 	}

@@ -128,6 +128,17 @@ func (m *Machine) End(ctx context.Context) error {
 	return nil
 }
 
+// Cost is what the machine costs the host: zero if it does not exist or nobody can tell.
+func (m *Machine) Cost() (cost vmm.Stats) {
+	if m == nil {
+		return cost
+	}
+	if s, ok := m.Instance.(vmm.Statter); ok {
+		cost, _ = s.Stats()
+	}
+	return cost
+}
+
 // Close releases the machine without ending it.
 func (m *Machine) Close() error { return errors.Join(m.Agent.Close(), m.Instance.Close()) }
 

@@ -74,13 +74,15 @@ func (h *Host) IDs() (ids []string, _ error) {
 	return ids, errors.Join(errs...)
 }
 
-// CheckUnrecorded returns an error if one of the machines without a record runs and has a copy of
-// one: then the database is older than the VM. TearDown would end the machine. The copy may be
-// older than the machine.
+// CheckUnrecorded returns an error if one of the machines without a record runs, and has a copy of
+// one or no directory: then the database, or all of the state, is older than the VM. TearDown would
+// end the machine. The copy may be older than the machine.
 func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 	for _, id := range ids {
-		c, err := vmdir.Read(h.Layout.VM(id), id)
-		if err != nil {
+		files := h.Layout.VM(id)
+		c, err := vmdir.Read(files, id)
+		isGone := !disk.MayExist(files.Dir)
+		if err != nil && !isGone {
 			continue
 		}
 		known := cmp.Or(c.VM.Runtime, &model.Runtime{})
@@ -91,8 +93,13 @@ func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 		case fault.WrongState: // another home's
 			return err
 		}
+		pid := 0
 		if err == nil {
-			err = m.Close()
+			pid, err = m.Instance.PID(), m.Close()
+		}
+		if isGone {
+			return errors.Join(fault.New(fault.WrongState, "a machine (pid %d) runs whose directory %s was removed, or is missing in an older state directory that was put back", pid, files.Dir).
+				WithHint("Nothing was ended. Put the directory back, and run: banger daemon recover. If you do not need the machine, end it: kill %d", pid), err)
 		}
 		return errors.Join(fault.New(fault.WrongState, "VM %s (%s) runs and has no record: the database is older than the VM", c.VM.Spec.Name, id).
 			WithHint("Nothing was ended. If you have the newer database, put it back. Otherwise add the missing records: banger daemon recover"), err)

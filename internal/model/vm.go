@@ -40,6 +40,9 @@ type VM struct {
 	Restoring []string `json:"restoring,omitempty"`
 	// Held is why banger has halted a running VM for lack of disk space. It is not stored.
 	Held *Hold `json:"held,omitempty"`
+	// Replaced is set while a VM runs whose disks were removed or replaced: only its VMM has what
+	// it writes. It is not stored.
+	Replaced *Failure `json:"replaced,omitempty"`
 	// Facts are what capabilities keep, by their names.
 	Facts map[string]Fact `json:"facts,omitempty"`
 }

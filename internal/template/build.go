@@ -262,6 +262,11 @@ type capture struct {
 
 // capture saves a machine, and its disks if the template is to have any.
 func (b *builder) capture(ctx context.Context, j job, l *machine.Launch, halt bool) (*capture, error) {
+	if !j.universal() {
+		if err := b.shelf.host.CheckOpen(ctx, l.Subject, l.Machine); err != nil {
+			return nil, err
+		}
+	}
 	draft, err := snapshot.Create(b.shelf.dir(j.key))
 	if err != nil {
 		return nil, err

@@ -56,6 +56,7 @@ var mayImport = map[string][]string{
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "regular", "snapshot", "step", "vmm"},
 	"vm/room":          {"fault", "model"},
+	"vm/uses":          {"fault", "model", "paths", "snapshot", "vmdir"},
 	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
 	"vm": {
 		"disk", "fault", "guest/proto", "machine", "model", "oplock", "pace", "paths", "snapshot", "snapshot/library", "step", "template",
@@ -134,7 +135,7 @@ var layers = []struct {
 	{"surfaces", []string{"cli", "api/server", "api/openapi", "doctor"}},
 	{"implementations of contracts", []string{"capability", "guest", "vmm/vmmtest"}},
 	{"virtual machines with records", []string{"vm"}},
-	{"parts of their operations", []string{"vm/moment", "vm/explain", "vm/room"}},
+	{"parts of their operations", []string{"vm/moment", "vm/explain", "vm/room", "vm/uses"}},
 	{"templates", []string{"template"}},
 	{"saved machines by name", []string{"snapshot/library"}},
 	{"whose saved machines are", []string{"snapshot/seal"}},

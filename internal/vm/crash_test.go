@@ -89,6 +89,9 @@ func (h *host) putBack(then crashPoint) {
 				h.t.Fatal(err)
 			}
 		}
+		if err := h.computer.Reopen(m.ID); err != nil {
+			h.t.Fatal(err)
+		}
 		h.computer.SetMemory(m.ID, then.memories[m.ID])
 		p := in.(vmm.Pauser)
 		set := p.Resume

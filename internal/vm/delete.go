@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -55,7 +54,7 @@ func (m *Manager) Prune(ctx context.Context) (model.Pruned, error) {
 		if v.State != model.Stopped && v.State != model.Failed {
 			continue
 		}
-		freed := m.diskUse(v)
+		freed := machine.DiskUse(m.dirsOf(v))
 		switch err := m.Delete(ctx, v.ID, false, nil); fault.KindOf(err) {
 		case "":
 			pruned.Removed = append(pruned.Removed, v.Spec.Name)
@@ -66,15 +65,4 @@ func (m *Manager) Prune(ctx context.Context) (model.Pruned, error) {
 		}
 	}
 	return pruned, errors.Join(errs...)
-}
-
-// diskUse is what the VM's disks take up on the host.
-func (c *core) diskUse(v model.VM) model.Bytes {
-	var sum model.Bytes
-	for _, path := range machine.Disks(c.dirsOf(v)) {
-		if _, allocated, err := disk.Usage(path); err == nil {
-			sum += allocated
-		}
-	}
-	return sum
 }

@@ -7,7 +7,6 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/oplock"
-	"banger/internal/vmm"
 )
 
 // entry is one VM in memory.
@@ -24,7 +23,8 @@ type entry struct {
 	recovering bool
 	wants      *model.Spec // what a change is going to record; nil without one
 	// what is stored of a VM that is shown as broken only because its machine was not found
-	hidden *model.VM
+	hidden   *model.VM
+	replaced *model.Failure // why the disks of the machine are not its own; nil if they are
 }
 
 func (e *entry) record() model.VM {
@@ -38,6 +38,7 @@ func (e *entry) shown() model.VM {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	v := e.vm
+	v.Replaced = e.replaced
 	if e.recovering {
 		v.State = model.Recovering
 	}
@@ -81,7 +82,7 @@ func (e *entry) machine() *machine.Machine {
 func (e *entry) setMachine(l *machine.Machine) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.live = l
+	e.live, e.replaced = l, nil
 }
 
 // state returns the record and the machine of one moment.
@@ -89,6 +90,25 @@ func (e *entry) state() (model.VM, *machine.Machine) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.vm, e.live
+}
+
+// setReplaced stores why the disks of a machine are not its own; nil if they are. It reports
+// whether that is new.
+func (e *entry) setReplaced(l *machine.Machine, why *model.Failure) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	isNew := e.live == l && (e.replaced == nil) != (why == nil)
+	if isNew {
+		e.replaced = why
+	}
+	return isNew
+}
+
+// hasReplaced returns why the disks of the VM's machine are not its own; nil if they are.
+func (e *entry) hasReplaced() *model.Failure {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.replaced
 }
 
 // show changes what is shown of the VM without storing it.
@@ -187,15 +207,8 @@ func (e *entry) left() {
 
 // idleFor returns how long the VM has been without use: no session, and little CPU time of its VMM.
 func (e *entry) idleFor(now time.Time) time.Duration {
-	var cpu time.Duration
-	if l := e.machine(); l != nil {
-		if s, ok := l.Instance.(vmm.Statter); ok {
-			if cost, err := s.Stats(); err == nil {
-				cpu = cost.CPU
-			}
-		}
-	}
+	cost := e.machine().Cost()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.used.IdleFor(now, cpu)
+	return e.used.IdleFor(now, cost.CPU)
 }

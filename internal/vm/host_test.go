@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -274,14 +275,19 @@ func (h *host) stored() []string {
 	return found
 }
 
-// openFiles lists the files of the host that this process has open, except the database.
+// openFiles lists the files of the host that this process has open, except the database and what
+// the machines have open.
 func (h *host) openFiles() (open []string) {
 	h.t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	machines := h.computer.Descriptors()
 	for _, fd := range fds {
+		if n, err := strconv.Atoi(fd.Name()); err == nil && slices.Contains(machines, n) {
+			continue
+		}
 		name, err := os.Readlink("/proc/self/fd/" + fd.Name())
 		ours := strings.HasPrefix(name, h.layout.State) || strings.HasPrefix(name, h.layout.Cache)
 		if err == nil && ours && !strings.HasPrefix(name, h.layout.Database()) {

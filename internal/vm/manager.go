@@ -25,7 +25,7 @@
 // # Files
 //
 // References between files point one way, which a test checks. From the bottom: contract, entry,
-// records, manager, operation, settle, memory, watch, start, repair, then one file per
+// records, manager, operation, disks, settle, memory, watch, start, repair, then one file per
 // command, then recover, idle and open.
 //
 // # Lock order

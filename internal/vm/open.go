@@ -46,6 +46,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	}
 	c.templates.Run()
 	c.background(idleLook, c.suspendIdle)
+	c.background(idleLook, c.lookAtDisks)
 	c.background(retryAfter, func(ctx context.Context, _ time.Time) { c.retryCleanups(ctx) })
 	return m, nil
 }

@@ -45,6 +45,15 @@ func (k kind) needsGuest() bool {
 	return false
 }
 
+// needsDisks reports whether an operation on a VM that runs needs what the VM has written.
+func (k kind) needsDisks() bool {
+	switch k {
+	case opRestart, opStop, opSuspend, opFork, opSnapshot, opSet:
+		return true
+	}
+	return false
+}
+
 // operation is one under way on one VM, whose operation lock it holds.
 type operation struct {
 	*core

@@ -120,13 +120,18 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		return r.abandonPause(ctx, op)
 	case v.State == model.Running, v.State == model.Paused:
 		err := r.adopt(ctx, op)
-		if op.e.machine() != nil { // which has what was in its memory
+		if op.e.machine() != nil && op.e.hasReplaced() == nil { // it has what was in its memory
 			err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
 		}
 		return err
 	case (v.State == model.Starting || !v.State.Live()) && !disk.MayExist(op.dirs().Dir):
 		r.showMissing(op)
 	case v.State == model.Starting:
+		if v.Runtime == nil { // no start, but a rebuilt record: the machine may run
+			if found, err := r.find(ctx, op); found || err != nil {
+				return err
+			}
+		}
 		return r.endStart(ctx, op)
 	case v.State == model.Suspended && !disk.MayExist(op.dirs().Suspended()): // given up
 		if v.Runtime == nil {
@@ -231,6 +236,7 @@ func (r recovery) find(ctx context.Context, op *operation) (found bool, err erro
 		}
 	}
 	op.e.setMachine(m)
+	_ = op.checkDisks(ctx) // which is shown
 	r.watch(op.e)
 	return true, nil
 }
@@ -291,8 +297,10 @@ func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 	if err := r.adopt(ctx, op); err != nil || op.e.machine() == nil {
 		return err
 	}
-	files := op.dirs()
-	err := errors.Join(snapshot.Remove(files.Suspended()), machine.RemoveUnfinished(files.Dir))
+	err := machine.RemoveUnfinished(op.dirs().Dir)
+	if op.e.hasReplaced() == nil {
+		err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
+	}
 	return errors.Join(err, repairs{op}.callOffPause(ctx))
 }
 

@@ -35,6 +35,11 @@ func perform[T any](
 				return result, err
 			}
 		}
+		if k.needsDisks() {
+			if err := op.checkDisks(ctx); err != nil {
+				return result, fmt.Errorf("%s of VM %s: %w", k, op.name(), err)
+			}
+		}
 		l := op.e.machine()
 		result, err := do(ctx, op)
 		if err != nil && l != nil && l.Killed() && op.e.machine() == l {

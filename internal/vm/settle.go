@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"banger/internal/disk"
@@ -56,8 +55,9 @@ func (op *operation) useDisks(ctx context.Context) {
 // removed, otherwise broken. why is recorded as its last error unless it is nil.
 func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 	ctx = context.WithoutCancel(ctx)
+	others := op.e.hasReplaced() // memory that lies beside other disks is theirs
 	err := op.tearDown(ctx)
-	if err == nil {
+	if err == nil && others == nil {
 		err = snapshot.Remove(op.dirs().Suspended()) // at once: half a memory would look damaged
 	}
 	if err != nil {
@@ -231,17 +231,10 @@ func (c *core) failure(v model.VM, err error) *model.Failure {
 	return explain.Failure(c.Layout, v, err)
 }
 
-// consoleTail is how much of a console goes to the daemon's log.
-const consoleTail = 2 << 10
-
 // logConsole keeps a guest's last words in the daemon's log, if the console's log has changed since
 // before. That log is removed with the VM. The daemon's log quotes, so a guest cannot forge lines.
 func (c *core) logConsole(ctx context.Context, v model.VM, before fs.FileInfo) {
-	now, err := os.Stat(c.dirsOf(v).ConsoleLog())
-	if err != nil || before != nil && os.SameFile(before, now) && before.Size() == now.Size() && before.ModTime().Equal(now.ModTime()) {
-		return
-	}
-	if tail := console.Tail(c.dirsOf(v).ConsoleLog(), consoleTail); len(tail) > 0 {
-		c.logger(v).WarnContext(ctx, "the guest's last words", "console", string(tail))
+	if words := console.Since(c.dirsOf(v).ConsoleLog(), before); len(words) > 0 {
+		c.logger(v).WarnContext(ctx, "the guest's last words", "console", string(words))
 	}
 }

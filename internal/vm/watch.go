@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 
 	"banger/internal/machine"
@@ -41,7 +42,8 @@ func (op *operation) settleEnded(ctx context.Context, exit vmm.Exit) {
 		}
 		return
 	}
-	if err := op.settle(ctx, explain.Exit(op.Layout, v, exit)); err != nil {
+	why := cmp.Or(explain.Exit(op.Layout, v, exit), op.e.hasReplaced())
+	if err := op.settle(ctx, why); err != nil {
 		op.logger(v).ErrorContext(ctx, "settling a VM whose machine ended", "error", err)
 		return
 	}

@@ -28,8 +28,9 @@
 //
 //   - What a Driver or an Instance can do is an optional interface, found by type assertion.
 //     A Driver may be a Finder and a Restorer. An Instance may be a Pauser, a HaltReporter, a
-//     Freezer, a Saver, a Resizer, a Statter and Confined. The Instances of a Restorer are
-//     Savers: so the Driver shows before anything starts whether its machines can be saved.
+//     Freezer, a Saver, a Resizer, a Statter, a FileHolder and Confined. The Instances of a
+//     Restorer are Savers: so the Driver shows before anything starts whether its machines can be
+//     saved.
 //   - What no interface can express is a Feature in Info: the kinds of network cards, for example.
 //   - Advice for choosing a default is a Recommendation in Info.
 package vmm
@@ -123,6 +124,14 @@ type Statter interface {
 type Stats struct {
 	CPU    time.Duration // user and system time of the VMM since its start
 	Memory model.Bytes   // proportional set size of the VMM
+}
+
+// FileHolder is implemented by instances that can tell which files their VMM has open.
+type FileHolder interface {
+	// HasOpen reports whether the VMM has the file open that a path leads to now. If the VMM has
+	// another file of that name, other is a path by which that file can be read. An error means
+	// that nobody can tell, as of a VMM that is ending.
+	HasOpen(path string) (is bool, other string, err error)
 }
 
 // Freezer is implemented by instances whose VMM can be stopped although it ignores Pause, as a VMM

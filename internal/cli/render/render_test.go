@@ -1,6 +1,7 @@
 package render
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,20 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// TestReplaced: a VM whose disks were replaced is shown with the reason and the way out.
+func TestReplaced(t *testing.T) {
+	vm := model.VM{Spec: model.Spec{Name: "web"}, State: model.Running, Replaced: &model.Failure{Msg: "the disk is another", Hint: "put it back"}}
+	if got := Trouble(vm); !strings.HasPrefix(got, "web: the disk is another") {
+		t.Errorf("below the list stands %q", got)
+	}
+	got := VM(vm, Relatives{}, ui.Style{}, time.Now())
+	for _, want := range [][2]string{{"disks", "the disk is another"}, {"  hint", "put it back"}} {
+		if !slices.Contains(got, want) {
+			t.Errorf("the VM is shown without %q: %q", want, got)
+		}
+	}
+}
+
 // TestHeld: a VM that is held is shown as held, with the reason and the numbers.
 func TestHeld(t *testing.T) {
 	vm := model.VM{Spec: model.Spec{Name: "web"}, State: model.Running, Held: &model.Hold{
@@ -68,14 +83,14 @@ func TestHeld(t *testing.T) {
 	if got := VMs([]model.VM{vm}, time.Now()).Rows[0][2]; got != "held" {
 		t.Errorf("the state of a VM that is held is listed as %q, want held", got)
 	}
-	if got := Hold(vm); got != "web is held: "+why {
+	if got := Trouble(vm); got != "web is held: "+why {
 		t.Errorf("the note on a VM that is held is %q", got)
 	}
 	if got := VM(vm, Relatives{}, ui.Style{}, time.Now())[2][1]; got != "held: "+why {
 		t.Errorf("the state of a VM that is held is shown as %q", got)
 	}
 	vm.Held.Reason, vm.Held.Free = model.HeldFull, 0
-	if got := Hold(vm); got != "web is held: the host's disk is full: 0B is free, the VM continues with 2.5G" {
+	if got := Trouble(vm); got != "web is held: the host's disk is full: 0B is free, the VM continues with 2.5G" {
 		t.Errorf("the note on a VM on a full host is %q", got)
 	}
 }

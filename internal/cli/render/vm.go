@@ -31,12 +31,15 @@ func VMs(vms []model.VM, now time.Time) ui.Table {
 	return t
 }
 
-// Hold says why a VM is held; "" if it is not.
-func Hold(vm model.VM) string {
-	if vm.Held == nil {
-		return ""
+// Trouble says why a VM is held, or whose files the VM has; "" if nothing is wrong.
+func Trouble(vm model.VM) string {
+	switch {
+	case vm.Replaced != nil:
+		return ui.Clean(vm.Spec.Name) + ": " + ui.Clean(vm.Replaced.Msg) + "; `banger vm show` says what to do"
+	case vm.Held != nil:
+		return ui.Clean(vm.Spec.Name) + " is held: " + vm.Held.String()
 	}
-	return ui.Clean(vm.Spec.Name) + " is held: " + vm.Held.String()
+	return ""
 }
 
 // VM lists a VM's properties, without its steps.
@@ -47,6 +50,9 @@ func VM(vm model.VM, rel Relatives, style ui.Style, now time.Time) [][2]string {
 	}
 	if len(vm.Pending) > 0 {
 		pairs = append(pairs, [2]string{"next start", style.Yellow("changes " + FieldNames(vm.Pending))})
+	}
+	if r := vm.Replaced; r != nil {
+		pairs = append(pairs, [2]string{"disks", style.Red(ui.Clean(r.Msg))}, [2]string{"  hint", ui.Clean(r.Hint)})
 	}
 	return append(pairs, failurePairs(vm.LastError, style, now)...)
 }

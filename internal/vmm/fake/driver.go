@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger/internal/fault"
 	"banger/internal/vmm"
 )
@@ -154,12 +156,31 @@ func (d *Driver) spawn(ctx context.Context, m vmm.Machine, memory []byte, intend
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	running := d.host.start(m, memory)
+	open, err := openAll(m.Drives)
+	if err != nil {
+		return nil, err
+	}
+	running := d.host.start(m, open, memory)
 	if err := errors.Join(d.o.Fail(OpStarted, m.ID), os.WriteFile(m.ConsoleLog, []byte("fake console\n"), 0o600)); err != nil {
 		d.host.end(running, vmm.Exit{Reason: vmm.ExitKilled})
 		return nil, err
 	}
 	return d.instance(running), nil
+}
+
+// openAll opens drives, as a VMM does that keeps them open.
+func openAll(drives []vmm.Drive) (files []*os.File, err error) {
+	for _, d := range drives {
+		f, err := os.OpenFile(d.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			for _, f := range files {
+				_ = f.Close()
+			}
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
 }
 
 func (d *Driver) check(m vmm.Machine) error {

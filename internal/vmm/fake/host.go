@@ -8,6 +8,9 @@ package fake
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -31,6 +34,7 @@ type Host struct {
 type machine struct {
 	vmm.Machine
 	pid   int
+	open  []*os.File    // its drives
 	ended chan struct{} // closed when exit is set
 	exit  vmm.Exit
 
@@ -71,6 +75,57 @@ func (h *Host) End(id string, exit vmm.Exit) bool {
 		h.endLocked(m, exit)
 	}
 	return m != nil
+}
+
+// Reopen makes the machine of a VM open its drives anew, for a test that has put their files back.
+func (h *Host) Reopen(id string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m := h.findLocked(id)
+	if m == nil {
+		return nil
+	}
+	open, err := openAll(m.Drives)
+	if err != nil {
+		return err
+	}
+	for _, f := range m.open {
+		_ = f.Close()
+	}
+	m.open = open
+	return nil
+}
+
+// Descriptors returns those of this process by which machines have their drives open.
+func (h *Host) Descriptors() (fds []int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.machines {
+		for _, f := range m.open {
+			fds = append(fds, int(f.Fd()))
+		}
+	}
+	return fds
+}
+
+// hasOpen reports whether a machine has the file open that a path leads to: see vmm.FileHolder.
+func (h *Host) hasOpen(m *machine, path string) (is bool, other string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	want, _ := os.Stat(path)
+	for i, d := range m.Drives {
+		got, err := m.open[i].Stat()
+		if err != nil { // the machine has ended
+			return false, "", err
+		}
+		if want != nil && os.SameFile(want, got) {
+			return true, "", nil
+		}
+		if filepath.Base(d.Path) == filepath.Base(path) {
+			other = fmt.Sprintf("/proc/self/fd/%d", m.open[i].Fd())
+		}
+	}
+	return false, other, nil
 }
 
 // SetMemory plays a guest that has data in its memory: a Save saves the data, and machines that are
@@ -199,6 +254,9 @@ func (h *Host) endLocked(m *machine, exit vmm.Exit) {
 	if h.machines[m.RunDir] == m {
 		delete(h.machines, m.RunDir)
 		m.exit = exit
+		for _, f := range m.open {
+			_ = f.Close()
+		}
 		close(m.ended)
 	}
 }
@@ -209,11 +267,11 @@ func (h *Host) end(m *machine, exit vmm.Exit) {
 	h.endLocked(m, exit)
 }
 
-func (h *Host) start(desc vmm.Machine, memory []byte) *machine {
+func (h *Host) start(desc vmm.Machine, open []*os.File, memory []byte) *machine {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := &machine{
-		Machine: desc, pid: firstPID + h.started, memory: memory,
+		Machine: desc, pid: firstPID + h.started, open: open, memory: memory,
 		ended: make(chan struct{}), runs: make(chan struct{}),
 	}
 	close(m.runs)

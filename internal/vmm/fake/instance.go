@@ -25,6 +25,7 @@ type instance struct {
 }
 
 var (
+	_ vmm.FileHolder   = (*instance)(nil)
 	_ vmm.HaltReporter = (*instance)(nil)
 	_ vmm.Instance     = (*instance)(nil)
 	_ vmm.Resizer      = (*instance)(nil)
@@ -39,6 +40,9 @@ func (in *instance) State() vmm.State {
 func (in *instance) PID() int { return in.m.pid }
 
 func (in *instance) DriveID(name string) string { return in.d.o.DriveID(name) }
+
+// HasOpen looks at the files that the machine has opened: see vmm.FileHolder.
+func (in *instance) HasOpen(path string) (bool, string, error) { return in.d.host.hasOpen(in.m, path) }
 
 // DialAgent connects to Options.Agent by a pair of sockets, which ends with the machine.
 func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {

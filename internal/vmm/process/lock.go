@@ -70,7 +70,7 @@ func worksIn(pid int, dir string) bool {
 	links, _ := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "cwd"))
 	for _, link := range links {
 		if name, err := os.Readlink(link); err == nil {
-			return sameFile(link, dir) || name == real(dir)+" (deleted)"
+			return sameFile(link, dir) || name == real(dir)+deletedMark
 		}
 	}
 	return false
@@ -95,7 +95,7 @@ func inherited(pid int, path string) (bool, error) {
 		st, ok := open.Sys().(*syscall.Stat_t)
 		return ok && st.Nlink == 1 || sameFile(filepath.Dir(name), filepath.Dir(path)), nil
 	}
-	return name == real(path)+" (deleted)", nil
+	return name == real(path)+deletedMark, nil
 }
 
 // lockOf is the path of a process's lock file, whatever its name is.

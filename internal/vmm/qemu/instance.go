@@ -44,6 +44,7 @@ type instance struct {
 
 var (
 	_ vmm.Confined     = (*instance)(nil)
+	_ vmm.FileHolder   = (*instance)(nil)
 	_ vmm.Freezer      = (*instance)(nil)
 	_ vmm.HaltReporter = (*instance)(nil)
 	_ vmm.Instance     = (*instance)(nil)
@@ -60,6 +61,9 @@ func (in *instance) Protection() model.Protection { return in.s.Protection }
 
 // DriveID returns the name: it is the serial number that the command line gives to the drive.
 func (in *instance) DriveID(name string) string { return name }
+
+// HasOpen looks at QEMU's open files: see vmm.FileHolder. QEMU opens each drive by its path, once.
+func (in *instance) HasOpen(path string) (bool, string, error) { return in.proc.HasOpen(path) }
 
 // PowerOff presses the machine's ACPI power button. If the machine has ended, this is no error.
 func (in *instance) PowerOff(ctx context.Context) error {

@@ -22,7 +22,7 @@ func (in *instance) Save(ctx context.Context, req vmm.SaveRequest) (vmm.Saved, e
 		return vmm.Saved{}, fault.New(fault.Locked, "machine %s is already being saved", in.s.ID)
 	}
 	defer in.saving.Store(false)
-	ctx, cancel := in.whileOpen(ctx)
+	ctx, cancel := whileOpen(ctx, in)
 	defer cancel()
 	s := &saving{in: in, req: req, read: readMemory(in.PID())}
 	return s.run(ctx)
@@ -42,7 +42,7 @@ func (s *saving) run(ctx context.Context) (vmm.Saved, error) {
 }
 
 // whileOpen returns a context that also ends with the Instance.
-func (in *instance) whileOpen(ctx context.Context) (context.Context, func()) {
+func whileOpen(ctx context.Context, in *instance) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	idle := make(chan struct{})
 	go func() {

@@ -3,6 +3,8 @@ package vmmtest
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -123,5 +125,65 @@ func (s *suite) stats() {
 	}
 	if got, err := measured.Stats(); err != nil || got.Memory <= 0 || got.CPU < 0 {
 		s.Errorf("the costs of a running machine are not plausible: %+v, %v", got, err)
+	}
+}
+
+// openFiles replaces and removes the file of a drive while a machine has it open.
+func (s *suite) openFiles() {
+	m := s.h.Machine(s)
+	drive := filepath.Join(s.TempDir(), "disk.img")
+	const size = 64 << 10
+	if err := os.WriteFile(drive, make([]byte, size), 0o600); err != nil {
+		s.Fatal(err)
+	}
+	m.Drives = append(m.Drives, vmm.Drive{Name: "watched", Path: drive})
+	in := s.start(m, ignore)
+	if _, ok := in.(vmm.FileHolder); !ok {
+		s.Skip("the driver does not tell which files its VMM has open")
+	}
+	check := func(what string, want bool) {
+		s.Helper()
+		is, other, err := in.(vmm.FileHolder).HasOpen(drive)
+		if err != nil || is != want {
+			s.Errorf("%s: the VMM has it open: %v, want %v: %v", what, is, want, err)
+		}
+		if data, err := os.ReadFile(other); !want && (err != nil || len(data) != size) {
+			s.Errorf("%s: the open file has %d bytes at %q: %v", what, len(data), other, err)
+		}
+	}
+	move := func(from, to string) {
+		s.Helper()
+		if err := os.Rename(from, to); err != nil {
+			s.Fatal(err)
+		}
+	}
+	check("the drive", true)
+	moved, other := filepath.Join(s.TempDir(), "disk.img"), drive+".other"
+	move(drive, moved)
+	check("a drive that was moved away", false)
+	move(moved, drive)
+	check("a drive that came back", true)
+	if err := os.WriteFile(other, make([]byte, 4<<10), 0o600); err != nil {
+		s.Fatal(err)
+	}
+	move(other, drive)
+	check("another file in its place", false)
+	if err := in.Close(); err != nil {
+		s.Fatal(err)
+	}
+	in, err := s.h.Driver(s).Adopt(s.ctx, in.State(), m.RunDir)
+	if err != nil {
+		s.Fatalf("a machine cannot be adopted: %v", err)
+	}
+	s.later(in, m.RunDir)
+	check("another file in its place, after an adoption", false)
+	if err := errors.Join(os.Remove(drive), in.Signal(syscall.SIGKILL)); err != nil {
+		s.Fatal(err)
+	}
+	if _, err := in.Wait(s.ctx); err != nil {
+		s.Fatalf("waiting for the end: %v", err)
+	}
+	if is, _, err := in.(vmm.FileHolder).HasOpen(drive); is || err == nil {
+		s.Errorf("of a machine that has ended, somebody can tell what it has open: %v", is)
 	}
 }

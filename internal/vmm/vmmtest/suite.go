@@ -66,6 +66,7 @@ func Run(t *testing.T, h Harness) {
 		{"find", (*suite).find},
 		{"wait after close", (*suite).closed},
 		{"stats", (*suite).stats},
+		{"open files", (*suite).openFiles},
 		{"a failed start leaves nothing", (*suite).failedStart},
 		{"a canceled start leaves nothing", (*suite).canceledStart},
 		{"agent", (*suite).agent},
