@@ -108,6 +108,23 @@ func TestOlderBackup(t *testing.T) {
 	ok(t, a.Home, "rm", "--force", "runs", "rests", "sleeps")
 }
 
+// TestOlderThanARun puts a database back that was copied before a VM was made and after the daemon
+// had started. The daemon does not start, and a recovery brings the VM back.
+func TestOlderThanARun(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "vm", "create", "--name", "first")
+	must(t, h.Shell("mkdir old && cp state/banger.db* old"))
+	ok(t, h, "vm", "create", "--name", "second")
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("rm state/banger.db* && cp old/banger.db* state"))
+	fails(t, h, []string{"ps"}, "older than the VMs", "VM second has no record", "banger daemon recover")
+	ok(t, h, "daemon", "recover")
+	equal(t, "VMs after the recovery", len(vms(t, h)), 2)
+	ok(t, h, "rm", "first", "second")
+	ok(t, h, "daemon", "stop")
+	equal(t, "VMs after the deletion", len(vms(t, h)), 0)
+}
+
 // TestReplacedDisk puts the directory of a VM that runs back from a backup while no daemon runs.
 // Nothing is saved with the disk of the backup. What only the VM has can be copied as it says.
 func TestReplacedDisk(t *testing.T) {
@@ -122,7 +139,7 @@ func TestReplacedDisk(t *testing.T) {
 	has(t, ok(t, h, "vm", "show", "box"), "system.ext4", "banger vm kill box")
 	has(t, h.Banger(t, "ps").Stderr, "system.ext4")
 	for _, command := range [][]string{
-		{"stop", "box"}, {"restart", "box"}, {"suspend", "box"}, {"fork", "box"}, {"snapshot", "create", "box"},
+		{"stop", "box"}, {"vm", "restart", "box"}, {"suspend", "box"}, {"fork", "box"}, {"snapshot", "create", "box"},
 		{"vm", "set", "--disk-size", "20G", "box"},
 	} {
 		r := fails(t, h, command, "system.ext4", "is another file", "banger vm kill box")

@@ -21,8 +21,11 @@ func openStore(ctx context.Context, layout paths.Layout, held *home.Held) (*stor
 	})
 }
 
-// checkCurrent refuses a database that is older than the VMs.
-func checkCurrent(ctx context.Context, s *store.Store, layout paths.Layout) error {
+// checkCurrent refuses a database that is older than the VMs, or of another home.
+func checkCurrent(ctx context.Context, s *store.Store, layout paths.Layout, held *home.Held) error {
+	if err := held.Check(ctx, s, homeKeys); err != nil {
+		return err
+	}
 	records, err := s.VMs(ctx)
 	if err != nil {
 		return err

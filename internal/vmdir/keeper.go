@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/model"
 	"banger/internal/paths"
 )
@@ -42,6 +43,7 @@ type Keeper struct {
 	pending map[string]model.VM // records whose copies are written later
 	dirty   map[string]model.VM // records whose copies are not synced
 	doomed  map[string]bool     // ids whose deletion is noted: see doom
+	removed map[string]bool     // ids whose copies were removed
 	timer   *time.Timer         // nil if nothing is pending or dirty
 	closed  bool
 	working sync.WaitGroup
@@ -54,7 +56,7 @@ type sums struct{ lasting, all [sha256.Size]byte }
 func Keep(store Store, layout paths.Layout, log *slog.Logger) *Keeper {
 	return &Keeper{
 		store: store, layout: layout, log: log,
-		written: map[string]sums{}, pending: map[string]model.VM{}, dirty: map[string]model.VM{}, doomed: map[string]bool{},
+		written: map[string]sums{}, pending: map[string]model.VM{}, dirty: map[string]model.VM{}, doomed: map[string]bool{}, removed: map[string]bool{},
 	}
 }
 
@@ -107,12 +109,24 @@ func (k *Keeper) VMs(ctx context.Context) ([]model.VM, error) {
 	return vms, nil
 }
 
-// DeleteVM deletes a record. Its copy has gone with the VM's directory.
+// DeleteVM deletes a record. Its copy has gone with the VM's directory. That must last first: a
+// copy without a record proves that the database is older.
 func (k *Keeper) DeleteVM(ctx context.Context, id string) error {
+	k.mu.Lock()
+	removed := k.removed[id]
+	k.mu.Unlock()
+	if removed {
+		if err := disk.SyncDir(k.layout.VMs()); err != nil {
+			k.log.WarnContext(ctx, "syncing the end of a VM's directory", "vm", id, "error", err)
+		}
+	}
 	if err := k.store.DeleteVM(ctx, id); err != nil {
 		return err
 	}
 	k.forget(id)
+	k.mu.Lock()
+	delete(k.removed, id)
+	k.mu.Unlock()
 	k.spare(ctx, id)
 	return nil
 }
@@ -162,8 +176,14 @@ func (k *Keeper) writeLocked(ctx context.Context, v model.VM, now sums) {
 
 func (k *Keeper) remove(ctx context.Context, id string) {
 	k.forget(id)
-	if err := os.Remove(k.layout.VM(id).Record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := os.Remove(k.layout.VM(id).Record())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		k.log.WarnContext(ctx, "removing the copy of a record", "vm", id, "error", err)
+	}
+	if err == nil {
+		k.mu.Lock()
+		k.removed[id] = true
+		k.mu.Unlock()
 	}
 }
 

@@ -336,6 +336,31 @@ func TestOlder(t *testing.T) {
 	}
 }
 
+// TestUnknownCopy: a copy whose VM has no record shows that the database is older. What a deletion
+// leaves that was cut off does not, and neither does a directory without a copy.
+func TestUnknownCopy(t *testing.T) {
+	k, m, files := newKeeper(t)
+	v := record()
+	put(t, k, v)
+	if err := CheckCurrent(k.layout, []model.VM{v}); err != nil {
+		t.Errorf("the database that knows the VM is refused: %v", err)
+	}
+	if err := CheckCurrent(k.layout, nil); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
+		t.Errorf("a database without the VM is accepted: %v", err)
+	}
+	v.State = model.Deleting
+	put(t, k, v)
+	if err := k.DeleteVM(t.Context(), v.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(files.SystemDisk(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckCurrent(k.layout, nil); err != nil || len(m) > 0 {
+		t.Errorf("the rest of a deleted VM counts as a VM: %v", err)
+	}
+}
+
 // TestFullDiskMakesNoRecordOlder changes a record whose copy cannot be written.
 func TestFullDiskMakesNoRecordOlder(t *testing.T) {
 	k, m, files := newKeeper(t)
