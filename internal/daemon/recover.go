@@ -42,5 +42,8 @@ func recoverHome(ctx context.Context, layout paths.Layout, mode string) (result 
 		return result, fmt.Errorf("recovering needs a stopped daemon: %w", err)
 	}
 	defer func() { err = errors.Join(err, held.Release()) }()
+	if err := held.CheckState(); err != nil {
+		return result, err
+	}
 	return rescue.Run(ctx, layout, mode == api.RecoverPlan)
 }

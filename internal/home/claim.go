@@ -41,6 +41,9 @@ func (h *Held) Claim(ctx context.Context, db Records, keys Keys) error {
 }
 
 func (h *Held) check(ctx context.Context, db Records, keys Keys) (*claim, error) {
+	if err := h.CheckState(); err != nil {
+		return nil, err
+	}
 	c := &claim{layout: h.layout}
 	if err := c.look(ctx, db, keys); err != nil {
 		return nil, err
@@ -242,6 +245,11 @@ func (h *Held) markRoot(root string) error {
 	m, err := readMark(root)
 	if err != nil {
 		return err
+	}
+	if root == h.layout.Runtime { // it counts what the state counts
+		if m, err = readMark(h.layout.State); err != nil {
+			return err
+		}
 	}
 	return writeMark(root, mark{Starts: m.Starts, ID: h.id, Root: dir, State: state, Runtime: run})
 }

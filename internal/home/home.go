@@ -15,6 +15,9 @@
 // the disks, so Claim refuses it. Each backup is made before its start is counted, so Claim refuses
 // a backup, too. A database that was copied while this daemon ran has the right count: package
 // vmdir compares the records with the copies beside the disks.
+//
+// The mark of the runtime directory counts, too. If it counts more than the state's mark, all of
+// the state is an older one. That is refused while machines run: see Held.CheckState.
 package home
 
 import (

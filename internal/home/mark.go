@@ -25,7 +25,8 @@ type mark struct {
 	// Runtime is the path of the home's runtime directory, or "" in a mark of an earlier version.
 	Runtime string
 
-	// Starts is how often a daemon has started, in the state's mark only: see Held.Count.
+	// Starts is how often a daemon has started, in the marks of the state and of the runtime
+	// directory: see Held.Count.
 	Starts uint64
 }
 

@@ -21,7 +21,7 @@ import (
 
 // The names of the files in a machine's RunDir.
 const (
-	lockName      = "lock"
+	lockName      = "lock"   // paths.LockIn: package home looks whether it is held
 	frozenName    = "frozen" // exists while Freeze stops the process
 	qmpSocket     = "qmp.sock"
 	agentSocket   = "agent.sock"
