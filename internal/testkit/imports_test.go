@@ -92,7 +92,7 @@ var mayImport = map[string][]string{
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/session": {"fault", "model"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
-	"api/server":  {"api", "api/session", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
+	"api/server":  {"api", "api/session", "disk", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
 	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "limit", "model", "openssh", "paths", "regular", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"banger/internal/api"
+	"banger/internal/disk"
 	"banger/internal/fault"
-	"banger/internal/model"
 	"banger/internal/requestid"
 )
 
@@ -122,7 +122,7 @@ func (s *Server) serve(op api.Operation, h handler) http.Handler {
 		if err == nil && op.NeedsRoom && s.Room != nil {
 			err = s.Room()
 			if op.Kind == api.KindUpload || op.Kind == api.KindImport {
-				r.Body = &askingBody{ReadCloser: r.Body, ask: s.Room}
+				r.Body = bounded(r.Body, disk.NewRoom(s.Room))
 			}
 		}
 		if err == nil {
@@ -136,22 +136,12 @@ func (s *Server) serve(op api.Operation, h handler) http.Handler {
 	})
 }
 
-// askEvery is how much of a request's content is taken before there must be room for more.
-const askEvery = 64 * model.MiB
-
-// askingBody is the content of a request that needs room. It ends with an error when there is none.
-type askingBody struct {
-	io.ReadCloser
-	ask   func() error
-	count model.Bytes // since the last answer
-}
-
-func (b *askingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.count += model.Bytes(n); b.count >= askEvery && err == nil {
-		b.count, err = 0, b.ask()
-	}
-	return n, err
+// bounded returns a request's content, which ends with an error when there is no room for more.
+func bounded(body io.ReadCloser, room *disk.Room) io.ReadCloser {
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.TeeReader(body, room), body}
 }
 
 // recover turns a handler's panic into a problem: one request must not end the daemon that holds

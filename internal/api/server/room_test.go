@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"banger/internal/api"
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -53,7 +54,7 @@ func TestRoomEndsDuringUpload(t *testing.T) {
 			return nil
 		}
 	})
-	_, err := w.client.Images().Import(deadline(t), bytes.NewReader(make([]byte, 3*askEvery)), api.ImageImport{}, nil)
+	_, err := w.client.Images().Import(deadline(t), bytes.NewReader(make([]byte, 3*disk.RoomEvery)), api.ImageImport{}, nil)
 	if fault.KindOf(err) != full.Kind || fault.HintOf(err) != full.Hint || asked != 3 {
 		t.Errorf("the upload ended with %v and the hint %q after %d questions, want %v with the hint %q", err, fault.HintOf(err), asked, full, full.Hint)
 	}
