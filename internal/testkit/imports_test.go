@@ -45,7 +45,7 @@ var mayImport = map[string][]string{
 	"guest/archive": {"fault", "guest/report"},
 	"guest/channel": {"fault", "guest/proto", "socket"}, // also the transports below it
 	"guest/relay":   {"fault", "guest/proto", "guest/report"},
-	"guest/agent":   {"fault", "guest/..."},
+	"guest/agent":   {"fault", "guest/...", "regular"},
 
 	// The core and its contracts. It knows no driver, no store and no API.
 	"vmm": {"fault", "model"},

@@ -19,6 +19,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/guest/agent/proc"
 	"banger/internal/guest/proto"
+	"banger/internal/regular"
 )
 
 // Dir holds programs of the image that adapt it to another identity. They run as root, in
@@ -142,7 +143,12 @@ func Renewed(dir string) (paths []string) {
 
 // renewedBy lists the files that a fork hook says it makes anew.
 func renewedBy(hook string) (paths []string) {
-	data, err := read(hook)
+	f, err := regular.Open(hook)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxHook))
 	if err != nil {
 		return nil
 	}
@@ -153,17 +159,4 @@ func renewedBy(hook string) (paths []string) {
 		}
 	}
 	return paths
-}
-
-func read(hook string) ([]byte, error) {
-	f, err := os.OpenFile(hook, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	// Another file may have its name now.
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, err
-	}
-	return io.ReadAll(io.LimitReader(f, maxHook))
 }
