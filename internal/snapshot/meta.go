@@ -130,6 +130,9 @@ func decodeMeta(data []byte) (Meta, error) {
 	if sum := sha256.Sum256(inner); hex.EncodeToString(sum[:]) != string(data[len(metaHead):len(metaHead)+sumLen]) {
 		return Meta{}, damaged("the description does not match its sum")
 	}
+	if err := checkKeys(inner); err != nil {
+		return Meta{}, damaged("reading its description: %w", err)
+	}
 	var form struct {
 		Version int `json:"version"`
 	}
@@ -154,6 +157,8 @@ func (m Meta) check() error {
 	switch {
 	case m.Created.IsZero():
 		return fmt.Errorf("no time of creation")
+	case m.Generation < 0:
+		return fmt.Errorf("generation: %d is negative", m.Generation)
 	case m.Kind == model.SnapshotFull && (m.Memory == nil || m.Device == nil):
 		return fmt.Errorf("memory or devices are missing")
 	case m.Kind == model.SnapshotDisk && (m.Memory != nil || m.Device != nil):

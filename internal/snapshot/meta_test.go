@@ -56,6 +56,7 @@ func TestMetaRefused(t *testing.T) {
 		"way out":        func(m *Meta) { m.Disks[1].Name = "../../x" },
 		"no name":        func(m *Meta) { m.Disks[1].Name = "" },
 		"two of a name":  func(m *Meta) { m.Disks[1].Name = m.Disks[0].Name },
+		"generation -1":  func(m *Meta) { m.Generation = -1 },
 		"a NUL in there": func(m *Meta) { m.Disks[1].Name = "a\x00" },
 	} {
 		m := good.clone()
@@ -78,6 +79,33 @@ func TestMetaRefused(t *testing.T) {
 	}
 }
 
+// TestTwiceTheSameKey decodes descriptions whose fields are there twice: programs would differ in
+// what they mean. Keys of the user's maps may differ in case only.
+func TestTwiceTheSameKey(t *testing.T) {
+	for data, ok := range map[string]bool{
+		`{"spec":{"name":"a"},"kind":"disk","Spec":{"name":"b"}}`:                   false,
+		`{"spec":{"name":"a"},"kind":"disk","spec":{"name":"b"}}`:                   false,
+		`{"spec":{"name":"a","memory":1,"memory":2}}`:                               false,
+		`{"spec":{"name":"a"},"\u017fpec":{}}`:                                      false,
+		`{"disks":[{"name":"a","size":1},{"name":"b","size":1,"sIze":2}]}`:          false,
+		`{"extra":{"vm":"a","vm":"b"}}`:                                             false,
+		`{"spec":{"env":{"A":"1","A":"2"}}}`:                                        false,
+		`{"spec":{"env":{"A":"1","a":"2"},"labels":{"x":"","X":"env"},"name":"x"}}`: true,
+		`{"a":[1,{"b":1},[{"b":2}],{"b":3}],"b":{"b":{"b":null}},"c":"a"}`:          true,
+		`{"seal":{"statement":{"meta":{"spec":{"env":{"P":"","p":""}}}}}}`:          true,
+		`{"a":`: false,
+		`]`:     false,
+	} {
+		if err := checkKeys([]byte(data)); (err == nil) != ok {
+			t.Errorf("%s: %v", data, err)
+		}
+	}
+	inner := []byte(`{"version":1,"created":"2026-01-01T00:00:00Z","kind":"disk","disks":[{"name":"system","size":1}],"spec":{},"spec":{}}`)
+	if _, err := decodeMeta(frameMeta(inner)); fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), `"spec"`) {
+		t.Errorf("two specs: %v; want a refusal that names the field", err)
+	}
+}
+
 func FuzzMeta(f *testing.F) {
 	good := testMeta
 	good.Version, good.Kind = version, model.SnapshotDisk
@@ -95,6 +123,7 @@ func FuzzMeta(f *testing.F) {
 		}
 		f.Add(data[len(metaHead)+sumLen+len(metaMid) : len(data)-len(metaTail)])
 	}
+	f.Add([]byte(`{"version":1,"kind":"disk","created":"2026-01-01T00:00:00Z","disks":[{"name":"a","size":1}],"spec":{"memory":1},"Spec":{"memory":2}}`))
 	f.Add([]byte(`{"version":1,"disks":[{"name":"../x"}],"memory":{"size":1e99}}`))
 	f.Add([]byte(`{"version":1,"kind":"disk","created":"2026-01-01T00:00:00Z","disks":[{"name":"a","size":1,"digest":"x"}],"seal":{"statement":null,"mac":"\u0000"}}`))
 	f.Fuzz(func(t *testing.T, inner []byte) {

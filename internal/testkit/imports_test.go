@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 
 	"machine":          {"disk", "fault", "guest/proto", "guest/report", "limit", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
 	"template":         {"disk", "fault", "firstboot", "guest/proto", "guest/relay", "machine", "model", "pace", "regular", "snapshot", "step"},
-	"snapshot/library": {"disk", "fault", "model", "snapshot", "snapshot/seal", "step"},
+	"snapshot/library": {"disk", "fault", "model", "pattern", "snapshot", "snapshot/seal", "step", "vmm"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "regular", "snapshot", "step", "vmm"},
 	"vm/room":          {"fault", "model"},

@@ -85,16 +85,22 @@ func (c Checkpoint) Regions(memory model.Bytes) ([]MemoryRegion, error) {
 	if err := layout.check(); err != nil {
 		return nil, fmt.Errorf("reading the checkpoint: %w", err)
 	}
+	return layout.Regions, layout.Fits(memory, model.Bytes(info.Size()))
+}
+
+// Fits refuses a layout whose regions are not exactly the memory of a machine, or a file that does
+// not end with the last of them.
+func (l *MemoryLayout) Fits(memory, file model.Bytes) error {
 	var sum model.Bytes
-	for _, r := range layout.Regions {
+	for _, r := range l.Regions {
 		sum += r.Size
 	}
 	if sum != memory {
-		return nil, fault.New(fault.Invalid, "the checkpoint holds %v of memory, the machine has %v", sum, memory)
+		return fault.New(fault.Invalid, "the checkpoint holds %v of memory, the machine has %v", sum, memory)
 	}
-	last := layout.Regions[len(layout.Regions)-1]
-	if end := last.Offset + int64(last.Size); info.Size() != end {
-		return nil, fault.New(fault.Invalid, "the checkpoint's memory file has %d bytes, its regions end at %d", info.Size(), end)
+	last := l.Regions[len(l.Regions)-1]
+	if end := model.Bytes(last.Offset) + last.Size; file != end {
+		return fault.New(fault.Invalid, "the checkpoint's memory file has %d bytes, its regions end at %d", int64(file), int64(end))
 	}
-	return layout.Regions, nil
+	return nil
 }

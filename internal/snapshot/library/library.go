@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"banger/internal/disk"
 	"banger/internal/fault"
@@ -33,14 +32,6 @@ type Library struct {
 
 	// Room ends an import if the host lacks space. Nil: there is always room. It is set before use.
 	Room func() error
-}
-
-// Label is what a stored snapshot says of the VM that it is of.
-type Label struct {
-	Name  string        `json:"name"`
-	VM    string        `json:"vm"`
-	VMID  string        `json:"vm_id"`
-	Pause time.Duration `json:"pause"`
 }
 
 // Open returns the library in a directory, which is made if it is missing. keyFile holds the key of
@@ -64,13 +55,21 @@ func (l *Library) Draft() (*snapshot.Draft, error) { return snapshot.Create(l.Di
 
 // Store makes a draft a stored snapshot under a name; "" is a random one.
 func (l *Library) Store(ctx context.Context, draft *snapshot.Draft, meta snapshot.Meta, label Label) (model.Snapshot, error) {
+	var err error
+	if meta.Extra, err = json.Marshal(label); err != nil {
+		return model.Snapshot{}, fmt.Errorf("describing the snapshot: %w", err)
+	}
+	growTo(draft, &meta.Spec)
+	meta.Kind, meta.Memory, meta.Device, meta.Disks = "", nil, nil, nil // Commit fills them in
+	if _, err := check(meta); err != nil {                              // nobody could use it
+		return model.Snapshot{}, err
+	}
 	draft.SumDisks, draft.Digest, draft.Seal = true, true, l.key.Seal
 	if err := draft.Fill(ctx); err != nil { // before the lock: it reads all
 		return model.Snapshot{}, err
 	}
 	l.naming.Lock()
 	defer l.naming.Unlock()
-	var err error
 	if label.Name, err = l.FreeName(label.Name); err != nil {
 		return model.Snapshot{}, err
 	}
@@ -82,6 +81,16 @@ func (l *Library) Store(ctx context.Context, draft *snapshot.Draft, meta snapsho
 		return model.Snapshot{}, err
 	}
 	return l.describe(snap)
+}
+
+// growTo gives a spec the sizes of a draft's disks. A change that was cut off has left a disk
+// larger than its VM's spec says: see machine.FitDisk.
+func growTo(draft *snapshot.Draft, spec *model.Spec) {
+	for name, size := range map[string]*model.Bytes{"system": &spec.DiskSize, "work": &spec.WorkDiskSize} {
+		if now, _, err := disk.Usage(draft.DiskPath(name)); err == nil && *size != 0 {
+			*size = max(*size, now)
+		}
+	}
 }
 
 // FreeName returns name if no snapshot has it, and a random free one for "". A name that is free
@@ -119,9 +128,9 @@ func labelOf(meta snapshot.Meta) Label {
 
 func (l *Library) describe(s *snapshot.Snapshot) (model.Snapshot, error) {
 	meta := s.Meta()
-	var label Label
-	if err := json.Unmarshal(meta.Extra, &label); err != nil {
-		return model.Snapshot{}, fault.New(fault.Invalid, "snapshot %s does not say whose it is: %w", s.Dir(), err)
+	label, err := check(meta)
+	if err != nil {
+		return model.Snapshot{}, fmt.Errorf("reading snapshot %s: %w", s.Dir(), err)
 	}
 	usage, err := s.Usage()
 	if err != nil {

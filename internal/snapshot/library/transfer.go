@@ -39,11 +39,11 @@ func (l *Library) Import(ctx context.Context, r io.Reader, name string, report s
 	snap, err := snapshot.Import(ctx, r, l.Dir(model.NewID()), snapshot.Incoming{
 		Progress: progress(report, "import"), Room: l.Room,
 		Check: func(meta snapshot.Meta) error {
-			_, err := foreignLabel(meta)
+			_, err := checkForeign(meta)
 			return err
 		},
 		Label: func(meta snapshot.Meta) (json.RawMessage, error) {
-			label, err := foreignLabel(meta)
+			label, err := checkForeign(meta)
 			if err != nil {
 				return nil, err
 			}
@@ -62,24 +62,6 @@ func (l *Library) Import(ctx context.Context, r io.Reader, name string, report s
 	s, err := l.describe(snap)
 	s.Notices = notices
 	return s, err
-}
-
-// foreignLabel returns the label of a description that somebody else wrote, if all that this
-// package and its callers use of the description is valid.
-func foreignLabel(meta snapshot.Meta) (Label, error) {
-	var label Label
-	if err := json.Unmarshal(meta.Extra, &label); err != nil {
-		return label, fault.New(fault.Invalid, "the snapshot does not say whose it is: %w", err)
-	}
-	spec := meta.Spec
-	spec.Name = label.VM
-	if !model.IsID(label.VMID) || label.Pause < 0 {
-		return label, fault.New(fault.Invalid, "the snapshot's label is none of ours")
-	}
-	if err := spec.Validate(); err != nil {
-		return label, fault.New(fault.Invalid, "the VM of the snapshot: %w", err)
-	}
-	return label, nil
 }
 
 // nameImported chooses the name of an imported snapshot. Its own name replaces nothing.
