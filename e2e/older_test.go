@@ -125,6 +125,33 @@ func TestOlderThanARun(t *testing.T) {
 	equal(t, "VMs after the deletion", len(vms(t, h)), 0)
 }
 
+// TestLinkedDirectory moves a VM to another directory by a symbolic link. The VM runs, a recovery
+// finds it, and a deletion leaves nothing.
+func TestLinkedDirectory(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo mine >/root/f")
+	ok(t, h, "stop", "box")
+	id := show(t, h, "box").ID
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("mkdir big && mv state/vms/"+id+" big && ln -s "+h.Dir+"/big/"+id+" state/vms/"+id+" && rm -rf state/banger.db* state/backups"))
+	done := decode[model.Rescue](t, h, "daemon", "recover")
+	if len(done.VMs) != 1 || done.VMs[0].Outcome != model.Rebuilt {
+		t.Fatalf("recovered %+v", done)
+	}
+	ok(t, h, "start", "box")
+	equal(t, "the file", ok(t, h, "exec", "box", "--", "cat", "/root/f"), "mine\n")
+	for _, row := range decode[model.DiskUsage](t, h, "df").Rows {
+		if row.Name == "box" && row.Own < model.MiB {
+			t.Errorf("df shows %v of the VM's disks", row.Own)
+		}
+	}
+	ok(t, h, "rm", "--force", "box")
+	if left, err := os.ReadDir(filepath.Join(h.Dir, "big")); err != nil || len(left) > 0 {
+		t.Errorf("after the deletion there is %v: %v", left, err)
+	}
+}
+
 // TestReplacedDisk puts the directory of a VM that runs back from a backup while no daemon runs.
 // Nothing is saved with the disk of the backup. What only the VM has can be copied as it says.
 func TestReplacedDisk(t *testing.T) {

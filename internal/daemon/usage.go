@@ -64,7 +64,7 @@ func lostUsage(layout paths.Layout) ([]model.UsageRow, error) {
 	}
 	var rows []model.UsageRow
 	for _, l := range lost {
-		space, err := disk.SpaceOf(l.Dir)
+		space, err := disk.SpaceBehind(l.Dir)
 		if err != nil {
 			return nil, err
 		}

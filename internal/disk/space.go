@@ -39,6 +39,14 @@ func SpaceOf(path string) (Space, error) {
 	return sum, nil
 }
 
+// SpaceBehind is SpaceOf for a directory that may be a symbolic link to one.
+func SpaceBehind(path string) (Space, error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	return SpaceOf(path)
+}
+
 func (s *Space) add(path string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -16,9 +16,10 @@ type Tally struct {
 	rest model.UsageRow
 }
 
-// Add measures a directory and returns its row, which may be completed until the next call.
+// Add measures a directory, or the one that a symbolic link leads to, and returns its row, which
+// may be completed until the next call.
 func (t *Tally) Add(kind model.UsageKind, name, dir string) (*model.UsageRow, error) {
-	space, err := SpaceOf(dir)
+	space, err := SpaceBehind(dir)
 	if err != nil {
 		return nil, err
 	}

@@ -262,7 +262,7 @@ func machines(dir string) ([]string, error) {
 	}
 	var ids []string
 	for _, e := range entries {
-		if e.IsDir() && model.IsID(e.Name()) {
+		if (e.IsDir() || e.Type() == fs.ModeSymlink) && model.IsID(e.Name()) {
 			ids = append(ids, e.Name())
 		}
 	}

@@ -46,11 +46,11 @@ const (
 	Vanished RescueOutcome = "gone"     // the backup has a record, but there is no directory
 )
 
-// NotBack names the VMs that were found and whose records did not come back.
+// NotBack names the VMs of which something was found and whose records did not come back.
 func (r Rescue) NotBack() []string {
 	var names []string
 	for _, v := range r.VMs {
-		if v.Outcome == Unclear || v.Outcome == Orphaned {
+		if v.Outcome == Unclear || v.Outcome == Orphaned || v.Outcome == Vanished {
 			names = append(names, cmp.Or(v.Name, v.ID))
 		}
 	}

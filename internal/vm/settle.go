@@ -175,7 +175,7 @@ func (op *operation) remove(ctx context.Context) error {
 	id := op.record().ID
 	err := op.tearDown(ctx)
 	if err == nil {
-		err = machine.RemoveAll(op.dirs().Dir)
+		err = vmdir.Remove(op.dirs())
 	}
 	if err != nil {
 		// otherwise not even the beginning could be recorded

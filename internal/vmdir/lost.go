@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"banger/internal/disk"
 	"banger/internal/model"
@@ -31,6 +32,23 @@ func Lose(layout paths.Layout, id string) (string, error) {
 		return "", fmt.Errorf("moving the directory of VM %s away: %w", id, err)
 	}
 	return to, errors.Join(disk.SyncDir(layout.Lost()), disk.SyncDir(layout.VMs()))
+}
+
+// Remove removes a VM's directory. If it is a symbolic link to a directory of the same name, which
+// somebody has moved to another disk, that directory goes, too. Any other target stays: it may hold
+// more than the VM.
+func Remove(files paths.VM) error {
+	target, err := filepath.EvalSymlinks(files.Dir)
+	if err == nil && filepath.Base(target) == filepath.Base(files.Dir) {
+		err = os.RemoveAll(target)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		err = nil
+	}
+	if err := errors.Join(err, os.RemoveAll(files.Dir)); err != nil && !errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("removing the VM's directory: %w", err)
+	}
+	return nil
 }
 
 // LostDir is a directory that Lose has moved.
@@ -67,7 +85,8 @@ func IDs(layout paths.Layout) ([]string, error) {
 	return slices.DeleteFunc(names, func(name string) bool { return !model.IsID(name) }), nil
 }
 
-// list returns the names of the directories in dir; none if dir does not exist.
+// list returns the names of the directories in dir, and of symbolic links, which may lead to one;
+// none if dir does not exist.
 func list(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +94,7 @@ func list(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() {
+		if e.IsDir() || e.Type() == fs.ModeSymlink {
 			names = append(names, e.Name())
 		}
 	}

@@ -44,9 +44,12 @@ func HasDisk(files paths.VM) bool {
 func HasCopy(files paths.VM) bool { return disk.MayExist(files.Record()) }
 
 // IsUsers reports whether something in a directory is, or may be, a user's: a copy of a record, or
-// a disk without the mark.
+// a disk without the mark. A symbolic link is: banger makes none, and its target may be on a disk
+// that is not mounted now.
 func IsUsers(files paths.VM) bool {
-	return HasCopy(files) || HasDisk(files) && !IsUnused(files)
+	info, err := os.Lstat(files.Dir)
+	isLink := err == nil && info.Mode().Type() == fs.ModeSymlink
+	return isLink || HasCopy(files) || HasDisk(files) && !IsUnused(files)
 }
 
 // HasBegun reports whether a fork may have been up although its record says that it never was. An

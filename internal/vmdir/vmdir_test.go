@@ -474,6 +474,50 @@ func TestLoseKeepsEarlierOnes(t *testing.T) {
 	}
 }
 
+// TestLinkedDirectory moves a VM's directory elsewhere and puts a link in its place. The VM is
+// found there. A link that leads nowhere is not removed as if it were empty, and a deletion removes what
+// the link leads to only if that is the VM's alone.
+func TestLinkedDirectory(t *testing.T) {
+	for name, isWhole := range map[string]bool{id: true, "vm": false} {
+		k, _, files := newKeeper(t)
+		put(t, k, record())
+		target := filepath.Join(t.TempDir(), name)
+		if err := errors.Join(os.Rename(files.Dir, target), os.Symlink(target, files.Dir)); err != nil {
+			t.Fatal(err)
+		}
+		if ids, err := IDs(k.layout); err != nil || len(ids) != 1 {
+			t.Errorf("the directories of VMs are %q, %v", ids, err)
+		}
+		if err := os.Rename(target, target+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if !IsUsers(files) {
+			t.Error("a link to a disk that is not mounted counts as nobody's")
+		}
+		if err := os.Rename(target+".away", target); err != nil {
+			t.Fatal(err)
+		}
+		if to, err := Lose(k.layout, id); err != nil {
+			t.Error(err)
+		} else if lost, err := Lost(k.layout); err != nil || len(lost) != 1 || !HasCopy(lost[0].Files()) {
+			t.Errorf("the lost directories are %v, %v", lost, err)
+		} else if err := os.Rename(to, files.Dir); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := Remove(files); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Lstat(files.Dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the link is still there: %v", err)
+		}
+		if _, err := os.Lstat(target); errors.Is(err, os.ErrNotExist) != isWhole {
+			t.Errorf("the directory %s was removed: %v, want %v", target, err, isWhole)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	good, err := json.Marshal(copyOf(record()))
 	if err != nil {
