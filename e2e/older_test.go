@@ -125,6 +125,46 @@ func TestOlderThanARun(t *testing.T) {
 	equal(t, "VMs after the deletion", len(vms(t, h)), 0)
 }
 
+// TestOlderState puts all of the state back from a backup while a VM runs that is newer. The daemon
+// and a recovery refuse that and end nothing, until the later state is back.
+func TestOlderState(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "vm", "create", "--name", "old")
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("cp -a state backup"))
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	pid, id := machinePID(t, h, "box"), show(t, h, "box").ID
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("mv state later && mv backup state"))
+	for _, command := range [][]string{{"ps"}, {"daemon", "recover"}, {"daemon", "recover", "--dry-run"}} {
+		r := fails(t, h, command, "is older than VMs that run", id, "banger doctor")
+		equal(t, "exit status", r.Code, fault.WrongState.ExitCode())
+	}
+	has(t, h.Banger(t, "doctor").Stdout, id, "system.ext4")
+	must(t, h.Shell("mv state backup && mv later state"))
+	equal(t, "the pid of the machine", machinePID(t, h, "box"), pid)
+	equal(t, "output", ok(t, h, "exec", "box", "--", "echo", "hi"), "hi\n")
+	ok(t, h, "rm", "--force", "box", "old")
+}
+
+// TestRuntimeRemoved removes the runtime directory while a VM runs, as the end of a login session
+// does. The VM goes on, commands say what has happened, and doctor finds the machine.
+func TestRuntimeRemoved(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	pid := machinePID(t, h, "box")
+	must(t, h.Shell("rm -r run"))
+	ok(t, h, "exec", "box", "--", "true") // the daemon is still connected
+	ok(t, h, "daemon", "restart")
+	equal(t, "the pid of the machine", machinePID(t, h, "box"), pid)
+	fails(t, h, []string{"exec", "box", "--", "true"}, "run directory", "was removed", "banger vm kill")
+	has(t, h.Banger(t, "doctor").Stdout, "box (process ", "was removed")
+	ok(t, h, "vm", "kill", "box")
+	ok(t, h, "start", "box")
+	ok(t, h, "exec", "box", "--", "true")
+	ok(t, h, "rm", "--force", "box")
+}
+
 // TestLinkedDirectory moves a VM to another directory by a symbolic link. The VM runs, a recovery
 // finds it, and a deletion leaves nothing.
 func TestLinkedDirectory(t *testing.T) {
@@ -163,6 +203,8 @@ func TestReplacedDisk(t *testing.T) {
 	pid := machinePID(t, h, "box")
 	ok(t, h, "daemon", "stop")
 	must(t, h.Shell("rm -r "+dir+" && mv backup "+dir))
+	has(t, ok(t, h, "daemon", "recover", "--dry-run"), "replaced", "system.ext4")
+	has(t, h.Banger(t, "doctor").Stdout, "box (process ", "system.ext4")
 	has(t, ok(t, h, "vm", "show", "box"), "system.ext4", "banger vm kill box")
 	has(t, h.Banger(t, "ps").Stderr, "system.ext4")
 	for _, command := range [][]string{

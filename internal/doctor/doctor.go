@@ -14,6 +14,7 @@ import (
 	"banger/internal/limit"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -62,6 +63,8 @@ type Env struct {
 	Owners func() error
 	// Lost lists the directories of VMs without a record.
 	Lost func() ([]string, error)
+	// Machines lists the machines that run.
+	Machines func() ([]vmdir.Machine, error)
 	// Tool finds a program, and Output returns what a program prints.
 	Tool   func(name string) (path string, err error)
 	Output func(ctx context.Context, name string, args ...string) ([]byte, error)
@@ -124,7 +127,7 @@ func Run(ctx context.Context, env Env) []Check {
 	checks = append(checks, checkSubIDs(env)...)
 	checks = append(checks, checkSpace(env)...)
 	checks = append(checks, checkSSH(ctx, env)...)
-	checks = append(checks, checkLost(env), checkLocalDisk(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
+	checks = append(checks, checkLost(env), checkMachines(env), checkLocalDisk(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
 		checkMemory(env), checkClock(env, host))
 	return append(checks, checkLimits(env)...)
 }

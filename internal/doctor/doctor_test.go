@@ -16,6 +16,7 @@ import (
 	"banger/internal/limit"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -27,6 +28,7 @@ type host struct {
 	tools  map[string]string
 	disks  map[string]FileSystem // by directory; "" for all others
 	lost   []string
+	runs   []vmdir.Machine
 	owners error
 }
 
@@ -99,6 +101,7 @@ func goodHost() *host {
 		Limits:          func() (limit.Set, error) { return limits(limit.Unlimited), nil },
 		Owners:          func() error { return h.owners },
 		Lost:            func() ([]string, error) { return h.lost, nil },
+		Machines:        func() ([]vmdir.Machine, error) { return h.runs, nil },
 		ClockSync:       func() (bool, bool) { return true, true },
 		KVM:             func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
 		Protection:      protects(model.Layer{Name: model.LayerFiles, On: true}),
@@ -201,6 +204,10 @@ func TestVerdicts(t *testing.T) {
 			{"protection", Warn, "turns it off", "Remove the key confine from the configuration."}}},
 		{"kvm is broken", func(h *host) { h.env.KVM = noKVM("makes no virtual machine") }, []verdict{{"kvm", Warn, "makes no virtual machine", ""}}},
 
+		{"a machine", func(h *host) { h.runs = []vmdir.Machine{{ID: "0123456789abcdef", PID: 7}} }, nil},
+		{"a machine without files", func(h *host) {
+			h.runs = []vmdir.Machine{{ID: "0123456789abcdef", Name: "web", PID: 7, Trouble: []string{"its disk is gone"}}}
+		}, []verdict{{"machines", Warn, "web (process 7): its disk is gone", "*"}}},
 		{"a lost VM", func(h *host) { h.lost = []string{state + "/lost/0123456789abcdef"} }, []verdict{
 			{"lost-vms", Warn, "/lost/0123456789abcdef", "*"}}},
 		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "no program", "sudo apt install qemu-system-x86"}}},

@@ -37,7 +37,7 @@ func Host(layout paths.Layout) Env {
 	}
 	return Env{
 		Layout: layout, UID: uid, User: name, Arch: runtime.GOARCH, TmpDir: os.TempDir(),
-		Now: time.Now, ReadFile: readSmall, Stat: stat, Lost: lost(layout), Tool: findTool, Output: output, FileSystem: fileSystem,
+		Now: time.Now, ReadFile: readSmall, Stat: stat, Lost: lost(layout), Machines: func() ([]vmdir.Machine, error) { return vmdir.Machines(layout) }, Tool: findTool, Output: output, FileSystem: fileSystem,
 		Owners: func() error { return home.CheckOwners(layout) },
 		Limits: func() (limit.Set, error) { return limit.Of(0) }, ClockSync: clockSync, KVM: qemu.ProbeKVM, Protection: protection, Recommendations: recommendations,
 	}

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -63,6 +64,26 @@ func checkLost(env Env) Check {
 	return c.warn(fmt.Sprintf("VMs without a record: %d, in %s", len(dirs), env.Layout.Lost()),
 		strings.Join(dirs, "\n"),
 		"To get them back: banger daemon stop; banger daemon recover. If you do not need one, remove its directory.")
+}
+
+// checkMachines lists the machines that run and whose files were moved, removed or replaced.
+func checkMachines(env Env) Check {
+	c := Check{Name: "machines", Feature: "VMs that run"}
+	machines, err := env.Machines()
+	if err != nil {
+		return c.warn("cannot look for machines", err.Error(), "")
+	}
+	var lines []string
+	for _, m := range machines {
+		for _, what := range m.Trouble {
+			lines = append(lines, fmt.Sprintf("%s (process %d): %s", cmp.Or(m.Name, m.ID), m.PID, what))
+		}
+	}
+	if len(lines) == 0 {
+		return c.pass(fmt.Sprintf("machines that run: %d; each has its files", len(machines)))
+	}
+	return c.warn("machines whose files were moved, removed or replaced", strings.Join(lines, "\n"),
+		"If you moved files, move them back. Otherwise copy what you need out of these VMs, and then end them: `banger vm kill NAME`, or kill the process.")
 }
 
 // round drops the fraction of a large size.

@@ -44,6 +44,7 @@ const (
 	Unclear  RescueOutcome = "damaged"  // neither can be read; its directory was left alone
 	Orphaned RescueOutcome = "lost"     // no record is known; its directory is among the lost ones
 	Vanished RescueOutcome = "gone"     // the backup has a record, but there is no directory
+	Replaced RescueOutcome = "replaced" // it runs, and its files were moved or replaced
 )
 
 // NotBack names the VMs of which something was found and whose records did not come back.

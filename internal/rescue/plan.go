@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"banger/internal/disk"
@@ -81,7 +82,28 @@ func makePlan(ctx context.Context, layout paths.Layout) (*plan, error) {
 	for _, id := range p.missing(old) {
 		p.recover(id, old[id], slices.Contains(found.Unreadable, id))
 	}
-	return p, nil
+	return p, p.findMachines()
+}
+
+// findMachines notes which VMs run without their files: only their VMMs have what they write.
+func (p *plan) findMachines() error {
+	machines, err := vmdir.Machines(p.layout)
+	for _, m := range machines {
+		if len(m.Trouble) == 0 {
+			continue
+		}
+		what := fmt.Sprintf("it runs (process %d): %s", m.PID, strings.Join(m.Trouble, "; "))
+		i := slices.IndexFunc(p.result.VMs, func(r model.RescuedVM) bool { return r.ID == m.ID })
+		if i < 0 {
+			r := model.RescuedVM{ID: m.ID, Name: m.Name, Outcome: model.Replaced, Dir: p.layout.VM(m.ID).Dir, Detail: what}
+			p.result.VMs = append(p.result.VMs, r)
+		} else if r := &p.result.VMs[i]; r.Detail == "" {
+			r.Detail = what
+		} else {
+			r.Detail += "; " + what
+		}
+	}
+	return err
 }
 
 // inspect finds the present database's records.

@@ -68,7 +68,7 @@ var mayImport = map[string][]string{
 	// The implementations of the contracts.
 	"disk":        {"fault", "limit", "model", "regular"},
 	"store":       {"fault", "model", "regular"},
-	"vmdir":       {"disk", "fault", "model", "paths", "regular"},
+	"vmdir":       {"disk", "fault", "home", "model", "paths", "regular", "vmm/process"},
 	"rescue":      {"disk", "fault", "home", "model", "paths", "store", "vmdir"},
 	"snapshot":    {"disk", "fault", "model", "regular"},
 	"image":       {"disk", "fault", "guest/archive", "image/rootfs", "model", "paths", "regular", "step"},

@@ -475,8 +475,8 @@ func TestLoseKeepsEarlierOnes(t *testing.T) {
 }
 
 // TestLinkedDirectory moves a VM's directory elsewhere and puts a link in its place. The VM is
-// found there. A link that leads nowhere is not removed as if it were empty, and a deletion removes what
-// the link leads to only if that is the VM's alone.
+// found there. A link that leads nowhere is not removed as if it were empty, and a deletion removes
+// what the link leads to only if that is the VM's alone.
 func TestLinkedDirectory(t *testing.T) {
 	for name, isWhole := range map[string]bool{id: true, "vm": false} {
 		k, _, files := newKeeper(t)

@@ -202,9 +202,12 @@ func scan(want os.FileInfo, path string) (ID, error) {
 // confinedIn reports whether a process works in dir and is a VMM by what a process cannot change: a
 // leader of a session without a terminal, under a filter of system calls. A shell of the user that
 // works in dir is none.
-func confinedIn(pid int, dir string) bool {
+func confinedIn(pid int, dir string) bool { return worksIn(pid, dir) && isConfined(pid) }
+
+// isConfined reports the part of confinedIn that has no directory.
+func isConfined(pid int) bool {
 	s, err := readStat(pid)
-	if err != nil || s.session != pid || s.terminal != 0 || !worksIn(pid, dir) {
+	if err != nil || s.session != pid || s.terminal != 0 {
 		return false
 	}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
