@@ -339,6 +339,44 @@ func TestCloseEndsReads(t *testing.T) {
 	}
 }
 
+// TestHalfAFrame: a guest stops in the middle of a frame, as one does whose agent is frozen. The
+// deadlines of the stream hold, and other streams are not affected.
+func TestHalfAFrame(t *testing.T) {
+	host, guest := pair(t)
+	go func() {
+		if _, err := answer(struct{ net.Conn }{guest}, nil); err != nil {
+			return
+		}
+		guest.Write(rawFrame(typeWindow, 2, 1, nil)) // it accepts the stream
+		frame := rawFrame(typeData, 0, 1, []byte("answer"))
+		guest.Write(frame[:len(frame)-2])
+	}()
+	s, err := Connect(timeout(t), host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	st, err := s.Open(timeout(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 50 {
+			st.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			if n, err := st.Read(make([]byte, 100)); n > 0 || err == nil {
+				t.Errorf("reading half a frame returned %d bytes and %v", n, err)
+			}
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("a read outlasts its deadline")
+	}
+}
+
 func TestAcceptEnds(t *testing.T) {
 	_, guest := pair(t)
 	ctx, cancel := context.WithCancel(t.Context())

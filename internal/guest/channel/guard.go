@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 )
 
 // errNotOurs ends a session whose peer sends what a peer of ours never sends.
@@ -27,12 +28,21 @@ const (
 
 // guard sits between yamux and the raw connection. It passes on well-formed frames that the ledger
 // allows, and fails at the first other one. Yamux itself is less strict.
+//
+// Yamux gets no part of a frame before all of it is there. Otherwise it would wait for the rest
+// with a lock held, and a call to a guest that stops in the middle of a frame could not be ended.
 type guard struct {
 	r   io.Reader
 	raw io.ReadWriteCloser
 
 	in, out framer
+	buf     []byte // what was read and not passed on
+	whole   int    // how many bytes of it belong to whole frames
+	err     error  // of the raw connection
 }
+
+// readSize is how much the guard reads at a time.
+const readSize = 32 << 10
 
 func newGuard(raw io.ReadWriteCloser, r io.Reader, l *ledger, agent bool) *guard {
 	g := &guard{r: r, raw: raw}
@@ -44,11 +54,24 @@ func newGuard(raw io.ReadWriteCloser, r io.Reader, l *ledger, agent bool) *guard
 }
 
 func (g *guard) Read(p []byte) (int, error) {
-	n, err := g.r.Read(p)
-	if bad := g.in.check(p[:n]); bad != nil {
-		return 0, bad
+	for g.whole == 0 && g.err == nil {
+		have := len(g.buf)
+		g.buf = slices.Grow(g.buf, readSize)
+		n, err := g.r.Read(g.buf[have : have+readSize])
+		g.buf, g.err = g.buf[:have+n], err
+		if bad := g.in.check(g.buf[have:]); bad != nil {
+			g.err = bad
+			return 0, bad
+		}
+		g.whole = len(g.buf) - g.in.begun
 	}
-	return n, err
+	if g.whole == 0 {
+		return 0, g.err
+	}
+	n := copy(p, g.buf[:g.whole])
+	g.whole -= n
+	g.buf = g.buf[:copy(g.buf, g.buf[n:])]
+	return n, nil
 }
 
 // Write notes what is sent before it is sent: the answer may come at once.
@@ -84,6 +107,8 @@ type framer struct {
 	buf  [frameHeader]byte
 	have int    // bytes of the header so far
 	body uint32 // bytes of the payload still to come
+
+	begun int // bytes of a frame that is not complete
 }
 
 func (f *framer) check(p []byte) error {
@@ -91,11 +116,15 @@ func (f *framer) check(p []byte) error {
 		if f.body > 0 {
 			skip := min(int(f.body), len(p))
 			f.body -= uint32(skip)
+			if f.begun += skip; f.body == 0 {
+				f.begun = 0
+			}
 			p = p[skip:]
 			continue
 		}
 		k := copy(f.buf[f.have:], p)
 		f.have += k
+		f.begun += k
 		p = p[k:]
 		if f.buf[0] != yamuxVersion {
 			return errNotOurs
@@ -106,6 +135,9 @@ func (f *framer) check(p []byte) error {
 		f.have = 0
 		if err := f.checkHead(); err != nil {
 			return err
+		}
+		if f.body == 0 {
+			f.begun = 0
 		}
 	}
 	return nil
