@@ -55,7 +55,7 @@ func newDaemonStopCmd(a *command.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "stop",
 		Short: "Stop the daemon, but not the VMs",
-		Long:  "Waits until running operations have finished.",
+		Long:  "Waits until running operations have finished, but for no guest that does not answer.",
 		Args:  command.WantArgs(),
 		RunE:  command.Interruptible(func(ctx context.Context, _ []string) error { return runDaemonStop(ctx, a) }),
 	}

@@ -135,6 +135,7 @@ func (d *daemon) serve(ctx context.Context, held *home.Held) (err error) {
 	}
 	d.log.Info("bangerd is stopping")
 	held.Stopping()
+	d.manager.EndWaits()
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	return errors.Join(err, s.Shutdown(draining, undoTimeout), <-served)

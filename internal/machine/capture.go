@@ -12,6 +12,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/guest/proto"
+	"banger/internal/oplock"
 	"banger/internal/snapshot"
 	"banger/internal/vmm"
 )
@@ -83,7 +84,9 @@ func (m *Machine) Capture(ctx context.Context, c Capture) (done Captured, err er
 			return
 		}
 		// Without networks: this machine was not restored, and configuring a card again takes time.
-		thawErr = m.Thaw(context.WithoutCancel(ctx), proto.Thaw{Entropy: newEntropy(), Time: time.Now()})
+		ctx, cancel := oplock.Outlive(ctx, thawGrace)
+		defer cancel()
+		thawErr = m.Thaw(ctx, proto.Thaw{Entropy: newEntropy(), Time: time.Now()})
 		done.Pause, done.Thawed = time.Since(frozen), thawErr == nil
 	})
 	req.After = thaw

@@ -43,7 +43,7 @@ func (h *Host) Launch(ctx context.Context, o Order, began time.Time) (*Launch, e
 	if s, ok := l.Source.(*Standby); ok {
 		l.Machine = s.Machine // the undo of every step ends it first
 	}
-	runner := step.Runner{Log: h.Log.With("vm", o.Subject.ID, "name", o.Subject.Spec.Name), Report: o.Report, Deadline: stepDeadline}
+	runner := step.Runner{Log: h.Log.With("vm", o.Subject.ID, "name", o.Subject.Spec.Name), Report: o.Report, Deadline: stepDeadline, Leave: o.Leave}
 	var err error
 	l.Records, err = runner.Run(ctx, l.plan())
 	var failed *step.Error

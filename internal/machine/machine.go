@@ -100,8 +100,12 @@ type Machine struct {
 // Nominal times: see package pace.
 const (
 	killTimeout = 20 * time.Second // for a VMM to be gone after SIGKILL
-	holdTimeout = 20 * time.Second // for a guest to freeze or thaw its processes
-	syncTimeout = 30 * time.Second // for a guest to write what it has in memory
+	// For a guest to freeze or thaw its processes, and to write what it has in memory. Nothing is
+	// lost if it does not: so a guest that is silent on purpose keeps nobody waiting for long.
+	holdTimeout = 5 * time.Second
+	syncTimeout = 10 * time.Second
+	// for a guest to thaw once the operation that has frozen it was called off
+	thawGrace = 2 * time.Second
 )
 
 // MarkKilled notes that the user ends the machine. So its end says nothing against a template, and
@@ -139,6 +143,14 @@ func (m *Machine) Cost() (cost vmm.Stats) {
 	return cost
 }
 
+// HasEnded reports whether the machine has ended.
+func (m *Machine) HasEnded() bool {
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := m.Instance.Wait(now)
+	return err == nil
+}
+
 // Close releases the machine without ending it.
 func (m *Machine) Close() error { return errors.Join(m.Agent.Close(), m.Instance.Close()) }
 
@@ -146,14 +158,15 @@ func (m *Machine) Close() error { return errors.Join(m.Agent.Close(), m.Instance
 func (m *Machine) Sync(ctx context.Context) error {
 	ctx, cancel := pace.Context(ctx, syncTimeout, "answer to a sync")
 	defer cancel()
-	return m.Agent.Sync(ctx)
+	return m.whileItRuns(ctx, m.Agent.Sync)
 }
 
 // Freeze halts the guest's processes.
 func (m *Machine) Freeze(ctx context.Context) error {
 	ctx, cancel := pace.Context(ctx, holdTimeout, "answer to a freeze")
 	defer cancel()
-	if _, err := m.Agent.Freeze(ctx); err != nil {
+	err := m.whileItRuns(ctx, func(ctx context.Context) error { _, err := m.Agent.Freeze(ctx); return err })
+	if err != nil {
 		return fmt.Errorf("freezing the guest's processes: %w", err)
 	}
 	return nil
@@ -163,7 +176,7 @@ func (m *Machine) Freeze(ctx context.Context) error {
 func (m *Machine) Thaw(ctx context.Context, doc proto.Thaw) error {
 	ctx, cancel := pace.Context(ctx, holdTimeout, "answer to a thaw")
 	defer cancel()
-	if err := m.Agent.Thaw(ctx, doc); err != nil {
+	if err := m.whileItRuns(ctx, func(ctx context.Context) error { return m.Agent.Thaw(ctx, doc) }); err != nil {
 		return fmt.Errorf("thawing the guest's processes: %w", err)
 	}
 	return nil

@@ -21,6 +21,9 @@ type Order struct {
 	Idle     bool    // everything else on the host comes first
 	Journal  Journal // nil: nothing is stored, as for a machine without a record
 	Report   step.Reporter
+	// Leave reports that a launch that has failed leaves what it has made, for Complete. It may be
+	// nil.
+	Leave func() bool
 }
 
 // Identity says how far the guest is initialised.

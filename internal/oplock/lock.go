@@ -13,73 +13,104 @@ import (
 )
 
 // Lock lets one operation at a time work on one VM, in the order of their requests. It is no mutex
-// because an operation lasts seconds: waiting honours a context, and a delete calls off the starts
-// that are before it.
+// because an operation lasts seconds: waiting honours a context, and who ends the VM calls off what
+// is before it.
 type Lock struct {
 	mu      sync.Mutex
-	holder  *op
-	waiting []*op
+	holder  *Turn
+	waiting []*Turn
 	closed  bool // the VM is deleted, or is going to be: nobody gets the lock any more
 }
 
-// op is one operation that holds or waits for an Lock.
-type op struct {
-	name   string
-	cancel context.CancelCauseFunc // calls the operation off
-	ready  chan struct{}           // closed when it holds the lock, or when the lock was closed
+// Turn is one operation that holds or waits for a Lock.
+type Turn struct {
+	lock  *Lock
+	name  string
+	ready chan struct{} // closed when it holds the lock, or when the lock was closed
+
+	ctx     context.Context // of the operation
+	cancel  context.CancelCauseFunc
+	off     context.Context // ends only when the operation is called off, or is over
+	callOff context.CancelCauseFunc
 }
 
 var errGone = fault.New(fault.NotFound, "the VM was deleted meanwhile")
 
-// Acquire waits for the lock. The returned context is ctx's child and also ends when the operation
-// is called off. The returned function releases the lock and must be called once.
-func (l *Lock) Acquire(ctx context.Context, name string) (context.Context, func(), error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	me := &op{name: name, cancel: cancel, ready: make(chan struct{})}
+// Enqueue joins the line. Release leaves it.
+func (l *Lock) Enqueue(ctx context.Context, name string) *Turn {
+	t := &Turn{lock: l, name: name, ready: make(chan struct{})}
+	t.off, t.callOff = context.WithCancelCause(context.WithoutCancel(ctx))
+	t.ctx, t.cancel = context.WithCancelCause(context.WithValue(ctx, offKey{}, t.off))
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	switch {
 	case l.closed:
-		l.mu.Unlock()
-		cancel(nil)
-		return nil, nil, errGone
+		close(t.ready)
 	case l.holder == nil:
-		l.holder = me
-		close(me.ready)
+		l.holder = t
+		close(t.ready)
 	default:
-		l.waiting = append(l.waiting, me)
+		l.waiting = append(l.waiting, t)
 	}
-	l.mu.Unlock()
-
-	select {
-	case <-me.ready:
-	case <-ctx.Done():
-	}
-	// the lock may have been handed over at this moment; release copes with both
-	if ctx.Err() != nil {
-		err := context.Cause(ctx)
-		l.release(me)
-		return nil, nil, err
-	}
-	if !l.holds(me) {
-		cancel(nil)
-		return nil, nil, errGone
-	}
-	return ctx, func() { l.release(me) }, nil
+	return t
 }
 
-// CallOff ends the context of each operation that holds or waits for the lock, if may allows it.
-func (l *Lock) CallOff(may func(operation string) bool) {
+// Wait waits for the lock. After an error, the turn is over.
+func (t *Turn) Wait() error {
+	select {
+	case <-t.ready:
+	case <-t.ctx.Done():
+	}
+	// the lock may have been handed over at this moment; Release copes with both
+	if t.ctx.Err() != nil {
+		err := context.Cause(t.ctx)
+		t.Release()
+		return err
+	}
+	if !t.lock.holds(t) {
+		t.Release()
+		return errGone
+	}
+	return nil
+}
+
+// Context is the operation's. It is a child of the context of Enqueue, and also ends when the
+// operation is called off.
+func (t *Turn) Context() context.Context { return t.ctx }
+
+// CallOff ends the operation's context. See Outlive for what that means to an operation that
+// continues without its caller.
+func (t *Turn) CallOff(why error) {
+	t.callOff(why)
+	t.cancel(why)
+}
+
+// Acquire joins the line and waits for the lock. The returned function releases the lock and must
+// be called once.
+func (l *Lock) Acquire(ctx context.Context, name string) (context.Context, func(), error) {
+	t := l.Enqueue(ctx, name)
+	if err := t.Wait(); err != nil {
+		return nil, nil, err
+	}
+	return t.ctx, t.Release, nil
+}
+
+// CallOff calls off each operation that holds or waits for the lock, if may allows it. It returns
+// how many it has called off.
+func (l *Lock) CallOff(why error, may func(operation string) bool) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := slices.Clone(l.waiting)
 	if l.holder != nil {
 		all = append(all, l.holder)
 	}
-	for _, o := range all {
-		if may(o.name) {
-			o.cancel(fault.New(fault.Canceled, "called off: the VM is being deleted"))
+	for _, t := range all {
+		if may(t.name) {
+			t.CallOff(why)
+			n++
 		}
 	}
+	return n
 }
 
 // Close hands the lock to nobody any more; those who wait get errGone.
@@ -94,10 +125,16 @@ func (l *Lock) Close() {
 }
 
 // Busy reports whether an operation holds the lock.
-func (l *Lock) Busy() bool {
+func (l *Lock) Busy() bool { return l.Holder() != "" }
+
+// Holder returns the name of the operation that holds the lock; "" if none does.
+func (l *Lock) Holder() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.holder != nil
+	if l.holder == nil {
+		return ""
+	}
+	return l.holder.name
 }
 
 // Waiting returns how many operations wait for the lock.
@@ -107,24 +144,20 @@ func (l *Lock) Waiting() int {
 	return len(l.waiting)
 }
 
-func (l *Lock) holds(o *op) bool {
+func (l *Lock) holds(t *Turn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.holder == o
+	return l.holder == t
 }
 
-// release gives the lock to the next in line, or takes o out of the line.
-func (l *Lock) release(o *op) {
-	defer o.cancel(nil)
+// Release gives the lock to the next in line, or leaves the line.
+func (t *Turn) Release() {
+	defer t.CallOff(nil)
+	l := t.lock
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.holder != o {
-		for i, w := range l.waiting {
-			if w == o {
-				l.waiting = append(l.waiting[:i:i], l.waiting[i+1:]...)
-				return
-			}
-		}
+	if l.holder != t {
+		l.waiting = slices.DeleteFunc(l.waiting, func(w *Turn) bool { return w == t })
 		return
 	}
 	l.holder = nil

@@ -62,13 +62,15 @@ func TestLockHonoursTheContext(t *testing.T) {
 	}
 }
 
+var errWhy = fault.New(fault.Canceled, "called off")
+
 func TestCallOffEndsTheHolder(t *testing.T) {
 	var l Lock
 	ctx, release, _ := l.Acquire(t.Context(), "start")
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.CallOff(func(h string) bool { return h == "start" })
+		l.CallOff(errWhy, func(h string) bool { return h == "start" })
 		_, release, err := l.Acquire(t.Context(), "delete")
 		if err != nil {
 			t.Error(err)
@@ -77,7 +79,7 @@ func TestCallOffEndsTheHolder(t *testing.T) {
 		release()
 	}()
 	<-ctx.Done()
-	if fault.KindOf(context.Cause(ctx)) != fault.Canceled {
+	if context.Cause(ctx) != errWhy {
 		t.Errorf("the holder was cancelled with %v", context.Cause(ctx))
 	}
 	release()
@@ -87,7 +89,7 @@ func TestCallOffEndsTheHolder(t *testing.T) {
 func TestCallOffSparesOthers(t *testing.T) {
 	var l Lock
 	ctx, release, _ := l.Acquire(t.Context(), "delete")
-	l.CallOff(func(h string) bool { return h == "start" })
+	l.CallOff(errWhy, func(h string) bool { return h == "start" })
 	if ctx.Err() != nil {
 		t.Error("a deletion was cancelled, although only starts may be")
 	}

@@ -36,6 +36,27 @@ func Cause(parent context.Context, nominal time.Duration, cause func(waited time
 	return within(parent, nominal, Slowness, cause)
 }
 
+// Pass returns after a nominal time, or when ctx ends.
+func Pass(ctx context.Context, nominal time.Duration) {
+	ctx, cancel := Cause(ctx, nominal, func(time.Duration) error { return context.DeadlineExceeded })
+	defer cancel()
+	<-ctx.Done()
+}
+
+// Every calls do every so often until ctx ends. This does not follow the host's speed.
+func Every(ctx context.Context, every time.Duration, do func(ctx context.Context, now time.Time)) {
+	look := time.NewTicker(every)
+	defer look.Stop()
+	for {
+		select {
+		case now := <-look.C:
+			do(ctx, now)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // passed makes any error count as a context.DeadlineExceeded.
 type passed struct{ error }
 

@@ -46,6 +46,9 @@ type Runner struct {
 	Log         *slog.Logger
 	Report      Reporter
 	UndoTimeout time.Duration // for each Undo; 0 means 30 s
+	// Leave reports after a failure that nothing is undone: somebody else will complete the run. It
+	// may be nil.
+	Leave func() bool
 	// Deadline makes the context of a Do or an Undo; nil is context.WithTimeout. The error that it
 	// ends with wraps context.DeadlineExceeded.
 	Deadline func(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc)
@@ -55,12 +58,15 @@ const defaultUndoTimeout = 30 * time.Second
 
 // Run does the steps in order and returns a Record for each step that began. If a step fails or ctx
 // ends, Run undoes that step and all earlier ones, in reverse, and returns an *Error. Each Undo
-// runs, with a deadline of its own, and outlives ctx.
+// runs, with a deadline of its own, and outlives ctx. If Leave says so, nothing is undone.
 func (r Runner) Run(ctx context.Context, steps []Step) ([]Record, error) {
 	records := make([]Record, 0, len(steps))
 	for i, s := range steps {
 		rec, err := r.do(ctx, s)
 		records = append(records, rec)
+		if err != nil && r.Leave != nil && r.Leave() {
+			return records, &Error{Step: s.Name, Err: err}
+		}
 		if err != nil {
 			return records, &Error{Step: s.Name, Err: err, Undo: r.undo(context.WithoutCancel(ctx), steps[:i+1])}
 		}

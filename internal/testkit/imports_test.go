@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 
 	"metric":  {"step"},
 	"regular": {"fault"},
-	"oplock":  {"fault"},
+	"oplock":  {"fault", "pace"},
 
 	"firstboot": {"guest/proto"},
 	"initramfs": {"regular"},
@@ -50,13 +50,14 @@ var mayImport = map[string][]string{
 	// The core and its contracts. It knows no driver, no store and no API.
 	"vmm": {"fault", "model"},
 
-	"machine":          {"disk", "fault", "guest/proto", "guest/report", "limit", "model", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
+	"machine":          {"disk", "fault", "guest/proto", "guest/report", "limit", "model", "oplock", "pace", "paths", "snapshot", "step", "vmdir", "vmm"},
 	"template":         {"disk", "fault", "firstboot", "guest/proto", "guest/relay", "machine", "model", "pace", "regular", "snapshot", "step"},
 	"snapshot/library": {"disk", "fault", "model", "pattern", "snapshot", "snapshot/seal", "step", "vmm"},
 	"snapshot/seal":    {"disk", "fault", "snapshot"},
-	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "regular", "snapshot", "step", "vmm"},
+	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "regular", "snapshot", "snapshot/library", "step", "vmm"},
 	"vm/room":          {"fault", "model"},
 	"vm/uses":          {"fault", "model", "paths", "snapshot", "vmdir"},
+	"vm/parts":         {"fault", "machine", "model", "step", "vm/explain", "vmm"},
 	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
 	"vm": {
 		"disk", "fault", "guest/proto", "machine", "model", "oplock", "pace", "paths", "snapshot", "snapshot/library", "step", "template",
@@ -92,7 +93,7 @@ var mayImport = map[string][]string{
 	"api":         {"descriptor", "fault", "flock", "guest/proto", "home", "model", "paths", "requestid", "socket", "step"},
 	"api/session": {"fault", "model"},
 	"api/openapi": {"api", "fault", "guest/proto", "model", "step"},
-	"api/server":  {"api", "api/session", "disk", "fault", "guest/...", "home", "machine", "model", "paths", "requestid", "socket", "step", "vmm/console"},
+	"api/server":  {"api", "api/session", "disk", "fault", "guest/...", "home", "machine", "model", "pace", "paths", "requestid", "socket", "step", "vmm/console"},
 	"cli":         {"api", "cli/...", "doctor", "fault", "guest/proto", "limit", "model", "openssh", "paths", "regular", "step", "version"},
 
 	// What the CLI's commands are made from, from the bottom up.
@@ -135,7 +136,7 @@ var layers = []struct {
 	{"surfaces", []string{"cli", "api/server", "api/openapi", "doctor"}},
 	{"implementations of contracts", []string{"capability", "guest", "vmm/vmmtest"}},
 	{"virtual machines with records", []string{"vm"}},
-	{"parts of their operations", []string{"vm/moment", "vm/explain", "vm/room", "vm/uses"}},
+	{"parts of their operations", []string{"vm/moment", "vm/explain", "vm/room", "vm/uses", "vm/parts"}},
 	{"templates", []string{"template"}},
 	{"saved machines by name", []string{"snapshot/library"}},
 	{"whose saved machines are", []string{"snapshot/seal"}},

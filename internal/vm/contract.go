@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -37,21 +36,3 @@ func (noMeter) StartDone(string, time.Duration, []step.Record) {}
 func (noMeter) StartFailed(string)                             {}
 func (noMeter) Forked(int, time.Duration)                      {}
 func (noMeter) Standby(bool)                                   {}
-
-// Images finds root filesystems.
-type Images interface {
-	machine.Images
-	// Get returns the image that ref, which a person wrote, means.
-	Get(ref string) (model.Image, error)
-	// Ensure returns the image that ref means, after making it (pull, build) if it is missing.
-	Ensure(ctx context.Context, ref string, report step.Reporter) (model.Image, error)
-}
-
-// Kernels finds guest kernels.
-type Kernels interface {
-	machine.Kernels
-	// Get returns the kernel that ref, which a person wrote, means.
-	Get(ref string) (model.Kernel, error)
-	// Ensure returns the kernel that ref means, after making it if it is missing.
-	Ensure(ctx context.Context, ref string, report step.Reporter) (model.Kernel, error)
-}

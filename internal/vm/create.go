@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +11,8 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
+	"banger/internal/vm/parts"
 	"banger/internal/vmdir"
-	"banger/internal/vmm"
 )
 
 // Create makes a stopped VM. If the image or the kernel is missing, it is made first, which is
@@ -48,7 +47,7 @@ type newOperation func(ctx context.Context, op *operation) (model.VM, error)
 func (m *Manager) create(ctx context.Context, req model.Create, k kind, report step.Reporter, then newOperation) (model.VM, error) {
 	m.deleteUnwanted(ctx, req.Name) // one may have the name
 	spec := m.Defaults.Fill(req)
-	if err := checkUnresolved(spec); err != nil {
+	if err := parts.CheckUnresolved(spec); err != nil {
 		return model.VM{}, err
 	}
 	if req.Name != "" {
@@ -59,7 +58,7 @@ func (m *Manager) create(ctx context.Context, req model.Create, k kind, report s
 	const attempts = 3 // each lost to a prune that came between making and naming
 	for range attempts {
 		resolved := spec
-		if err := m.resolve(ctx, &resolved, report); err != nil {
+		if err := m.parts().Resolve(ctx, &resolved, report); err != nil {
 			return model.VM{}, err
 		}
 		v := model.VM{ID: model.NewID(), Spec: resolved, State: model.Creating, Created: time.Now().UTC()}
@@ -104,7 +103,7 @@ func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM,
 	e, entered := &entry{vm: n.vm}, false
 	v, err := operateOn(ctx, c, e, n.kind, func(ctx context.Context, op *operation) (model.VM, error) {
 		err := c.pinned(func() error {
-			if err := c.checkParts(n.vm.Spec); err != nil {
+			if err := c.parts().Check(n.vm.Spec); err != nil {
 				return partsGone{err}
 			}
 			if err := c.records.add(e, n.name); err != nil {
@@ -162,62 +161,6 @@ func (op *operation) furnish(ctx context.Context, disks map[string]string) error
 	return op.update(ctx, func(v *model.VM) { v.State = model.Stopped })
 }
 
-// checkParts fails if the image or the kernel of a complete spec is missing.
-func (c *core) checkParts(spec model.Spec) error {
-	if _, err := c.Images.ByID(spec.ImageID); err != nil {
-		return fault.New(fault.KindOf(err), "image %s (%.12s): %w", spec.Image, spec.ImageID, err).
-			WithHint("its disks hold changes to that very image, so another one does not do")
-	}
-	if _, err := c.Kernels.ByID(spec.KernelID); err != nil {
-		return fmt.Errorf("kernel %s (%.12s): %w", spec.Kernel, spec.KernelID, err)
-	}
-	return nil
-}
-
-// resolve finds or makes the image and the kernel, and pins them in spec. Both may be deleted again
-// before a record names them.
-func (c *core) resolve(ctx context.Context, spec *model.Spec, report step.Reporter) error {
-	img, err := c.Images.Ensure(ctx, spec.Image, report)
-	if err != nil {
-		return err // names the image
-	}
-	k, err := c.Kernels.Ensure(ctx, spec.Kernel, report)
-	if err != nil {
-		return err
-	}
-	spec.ImageID, spec.KernelID = img.ID, k.ID
-	if spec.VCPUs == 0 {
-		spec.VCPUs = c.vcpusFor(ctx, img)
-	}
-	return nil
-}
-
-// usualVCPUs is how many virtual CPUs a VM has if nobody asks for another number.
-const usualVCPUs = 2
-
-// checkUnresolved refuses a spec that cannot be right, before anything long begins. What is chosen
-// later has a stand-in.
-func checkUnresolved(spec model.Spec) error {
-	spec.Name = cmp.Or(spec.Name, "unnamed")
-	spec.VCPUs = cmp.Or(spec.VCPUs, usualVCPUs)
-	if err := spec.ValidateNew(); err != nil {
-		return fault.New(fault.Invalid, "%w", err)
-	}
-	return nil
-}
-
-// vcpusFor chooses how many virtual CPUs a VM has for which nobody gives a number.
-func (c *core) vcpusFor(ctx context.Context, img model.Image) int {
-	if img.Init == "" {
-		return usualVCPUs
-	}
-	info, err := c.Drivers.Default().Info(ctx)
-	if r, ok := info.Recommended(vmm.MaxVCPUsWithInit); err == nil && ok {
-		return min(usualVCPUs, r.Value)
-	}
-	return usualVCPUs
-}
-
 // BuildTemplate makes the templates that a VM of this kind would be restored from, unless they
 // exist.
 func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report step.Reporter) ([]model.Template, error) {
@@ -226,10 +169,10 @@ func (m *Manager) BuildTemplate(ctx context.Context, req model.Create, report st
 	}
 	spec := m.Defaults.Fill(req)
 	spec.Name = "template"
-	if err := checkUnresolved(spec); err != nil {
+	if err := parts.CheckUnresolved(spec); err != nil {
 		return nil, err
 	}
-	if err := m.resolve(ctx, &spec, report); err != nil {
+	if err := m.parts().Resolve(ctx, &spec, report); err != nil {
 		return nil, err
 	}
 	return m.templates.Build(ctx, spec, report)

@@ -20,7 +20,7 @@ func (d *daemon) specFor(t *testing.T, req model.Create) model.Spec {
 	t.Helper()
 	spec := d.Defaults.Fill(req)
 	spec.Name = "template"
-	if err := d.resolve(t.Context(), &spec, nil); err != nil {
+	if err := d.parts().Resolve(t.Context(), &spec, nil); err != nil {
 		t.Fatal(err)
 	}
 	return spec

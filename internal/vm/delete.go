@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"banger/internal/fault"
 	"banger/internal/machine"
@@ -12,8 +13,8 @@ import (
 )
 
 // Delete removes a VM and everything that is its own. One that runs, or is coming up, is deleted
-// only by force. Force calls off starts and restarts that are under way or wait. Once begun, a
-// delete continues although ctx ends.
+// only by force. Force ends the machine and calls off operations that are under way or wait. Once
+// begun, a delete continues although ctx ends.
 func (m *Manager) Delete(ctx context.Context, ref string, force bool, report step.Reporter) error {
 	e, err := m.records.find(ref)
 	if err != nil {
@@ -22,10 +23,11 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 	if v := e.record(); !force && (v.State == model.Starting || explain.HasMemory(v)) {
 		return explain.StillRuns(v)
 	}
+	turn := e.lock.Enqueue(ctx, string(opDelete))
 	if force {
-		e.lock.CallOff(func(operation string) bool { return kind(operation).calledOffByDelete() })
+		_, _, _ = e.interrupt(errDeleted, syscall.SIGKILL) // an error comes again in the deletion
 	}
-	_, err = operateOn(ctx, m.core, e, opDelete, func(ctx context.Context, op *operation) (any, error) {
+	_, err = during(m.core, e, turn, opDelete, func(ctx context.Context, op *operation) (any, error) {
 		if err := (repairs{op}).settleUnrecorded(ctx); err != nil {
 			if !force || m.life.Err() != nil {
 				return nil, err
@@ -43,8 +45,14 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 		m.observe(ctx)
 		return nil, err
 	})
+	if force && fault.KindOf(err) == fault.NotFound { // whom it has interrupted has deleted the VM
+		return nil
+	}
 	return err
 }
+
+// errDeleted is why a forced delete calls off other operations.
+var errDeleted = fault.New(fault.Canceled, "called off: the VM is being deleted")
 
 // Prune deletes all VMs that are stopped or failed to start.
 func (m *Manager) Prune(ctx context.Context) (model.Pruned, error) {

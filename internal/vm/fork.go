@@ -53,7 +53,7 @@ func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report s
 
 // captureFork saves the parent. Other operations on it wait no longer than that.
 func (m *Manager) captureFork(ctx context.Context, ref string, report step.Reporter) (*moment.Capture, error) {
-	return perform(ctx, m.core, ref, opFork, func(ctx context.Context, op *operation) (*moment.Capture, error) {
+	return perform(ctx, m.core, ref, opFork, report, func(ctx context.Context, op *operation) (*moment.Capture, error) {
 		switch v := op.record(); v.State {
 		case model.Running, model.Paused, model.Suspended:
 		default:

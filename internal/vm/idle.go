@@ -7,6 +7,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/vm/explain"
 	"banger/internal/vm/room"
 )
@@ -76,7 +77,7 @@ func (e *entry) mayWake() bool {
 
 // wake waits for what is done with the VM, and resumes it if it is suspended then.
 func wake(ctx context.Context, c *core, id string) error {
-	_, err := perform(ctx, c, id, opStart, func(ctx context.Context, op *operation) (any, error) {
+	_, err := perform(ctx, c, id, opStart, nil, func(ctx context.Context, op *operation) (any, error) {
 		if op.record().State != model.Suspended {
 			return nil, nil
 		}
@@ -87,18 +88,7 @@ func wake(ctx context.Context, c *core, id string) error {
 
 // background does something every so often, until Close.
 func (c *core) background(every time.Duration, do func(ctx context.Context, now time.Time)) {
-	c.wg.Go(func() {
-		look := time.NewTicker(every)
-		defer look.Stop()
-		for {
-			select {
-			case now := <-look.C:
-				do(c.life, now)
-			case <-c.life.Done():
-				return
-			}
-		}
-	})
+	c.wg.Go(func() { pace.Every(c.life, every, do) })
 }
 
 // suspendIdle suspends the VMs that nobody uses and that are to be suspended then, all at once: one
@@ -125,13 +115,13 @@ func (c *core) suspendIdle(ctx context.Context, now time.Time) {
 // suspendUnused suspends a VM unless somebody has begun to use it.
 func (c *core) suspendUnused(ctx context.Context, id string) error {
 	found := false
-	_, err := perform(ctx, c, id, opSuspend, func(ctx context.Context, op *operation) (any, error) {
+	_, err := perform(ctx, c, id, opSuspend, nil, func(ctx context.Context, op *operation) (any, error) {
 		found = true
 		if op.record().State != model.Running || !op.e.leave() {
 			return nil, nil
 		}
 		defer op.e.left()
-		err := suspending{op}.suspend(context.WithoutCancel(ctx), nil)
+		err := suspending{op}.suspend(ctx, nil)
 		op.observe(ctx)
 		return nil, err
 	})

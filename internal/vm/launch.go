@@ -12,7 +12,7 @@ import (
 // Start brings a VM up and returns when its guest has its identity. A running VM is success, which
 // the report says. If ctx ends before the VM runs, what was made is undone.
 func (m *Manager) Start(ctx context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error) {
-	return perform(ctx, m.core, ref, opStart, func(ctx context.Context, op *operation) (model.VM, error) {
+	return perform(ctx, m.core, ref, opStart, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		switch v := op.record(); v.State {
 		case model.Running:
 			report.Report(step.Event{Step: "start", Phase: step.Skipped, Detail: "already running"})

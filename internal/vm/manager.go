@@ -53,12 +53,14 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/oplock"
 	"banger/internal/paths"
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
+	"banger/internal/vm/parts"
 	"banger/internal/vm/room"
 	"banger/internal/vmm"
 )
@@ -68,8 +70,8 @@ type Config struct {
 	Layout       paths.Layout
 	Store        Store
 	Drivers      *vmm.Registry
-	Images       Images
-	Kernels      Kernels
+	Images       parts.Images
+	Kernels      parts.Kernels
 	NewAgent     func(machine.Dialer) machine.Agent
 	Capabilities []machine.Capability // in the order of their hooks
 	// what Create fills in: image, kernel, sizes, network, user, environment
@@ -101,9 +103,11 @@ type core struct {
 	obs     sync.Mutex
 	forking chan struct{}
 
-	life context.Context // ends at Close: that of background work
-	end  context.CancelFunc
-	wg   sync.WaitGroup
+	waits    context.Context // ends with errEnding: operations wait for no guest any more
+	endWaits context.CancelCauseFunc
+	life     context.Context // ends at Close: that of background work
+	end      context.CancelFunc
+	wg       sync.WaitGroup
 }
 
 const (
@@ -111,7 +115,12 @@ const (
 	defaultRecoverTime = 2 * time.Second
 	storeTimeout       = 10 * time.Second // for writing one record; nominal
 	killTimeout        = 20 * time.Second // for a VMM to be gone after a signal; nominal
+	endGrace           = 2 * time.Second  // for guests to answer when the daemon ends; nominal
+	thawGrace          = 2 * time.Second  // for a guest to thaw after a call-off; nominal
 )
+
+// errEnding is why operations end when the daemon does.
+var errEnding = fault.New(fault.Unavailable, "the daemon is ending").WithHint("Try again: bangerd starts on demand.")
 
 // Get returns the VM that ref means: a name, an id, or the beginning of one id.
 func (m *Manager) Get(ref string) (model.VM, error) {
@@ -154,5 +163,10 @@ func (c *core) pinned(do func() error) error {
 }
 
 func (c *core) logger(v model.VM) *slog.Logger { return c.Log.With("vm", v.ID, "name", v.Spec.Name) }
+
+// parts chooses what VMs are made of.
+func (c *core) parts() parts.Chooser {
+	return parts.Chooser{Images: c.Images, Kernels: c.Kernels, Drivers: c.Drivers}
+}
 
 func (c *core) dirsOf(v model.VM) paths.VM { return c.Layout.VM(v.ID) }

@@ -4,39 +4,24 @@ import (
 	"context"
 	"time"
 
-	"banger/internal/fault"
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/snapshot"
-	"banger/internal/snapshot/library"
 	"banger/internal/vm/moment"
 )
 
 // memoryServes reports whether a VM can still start from its memory, after such a start whose
-// machine has ended: not once its guest has written to a disk. If the memory was copied from a
-// snapshot, the disks become the snapshot's again. An error means that nobody can tell now.
+// machine has ended. An error means that nobody can tell now.
 func (op *operation) memoryServes(ctx context.Context) (bool, error) {
-	kept, err := moment.Look(ctx, op.dirs())
-	if err != nil || kept.Fits || kept.Snapshot == "" || op.record().Runtime == nil {
-		return kept.Fits, err
-	}
-	disks := model.Restore{DisksOnly: true}
-	s, snap, err := op.library.OpenFor(ctx, kept.Snapshot, disks)
-	if err == nil {
-		err = library.Verify(ctx, s, snap, disks)
-	}
-	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Damaged {
-		return false, nil
-	}
-	if err == nil {
-		err = kept.Renew(ctx, snap, op.dirs())
-	}
-	return err == nil, err
+	return moment.Serves(ctx, op.library, op.dirs(), op.record().Runtime != nil)
 }
 
-// continueGuest lets a halted machine and its processes continue.
+// continueGuest lets a halted machine and its processes continue, also if the caller is gone.
 func (op *operation) continueGuest(ctx context.Context) error {
+	ctx, cancel := oplock.Outlive(ctx, thawGrace)
+	defer cancel()
 	l := op.e.machine()
 	if err := l.Resume(ctx); err != nil {
 		return err

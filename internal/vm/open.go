@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"banger/internal/machine"
+	"banger/internal/pace"
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
 	"banger/internal/vm/room"
@@ -35,13 +36,14 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	cfg.Templates.Usual, cfg.Templates.Quiet, cfg.Templates.Room = cfg.Defaults, c.ops.Quiet, cfg.Room.Check
 	c.templates = template.New(c.host, cfg.Templates)
 	c.life, c.end = context.WithCancel(context.WithoutCancel(ctx))
+	c.waits, c.endWaits = context.WithCancelCause(context.WithoutCancel(ctx))
 	m := &Manager{c}
 	var err error
 	if c.library, err = library.Open(cfg.Layout.Snapshots(), cfg.Layout.SealKey()); err != nil {
 		return nil, err
 	}
 	c.library.Room = cfg.Room.Check
-	if err := (recovery{c}).run(ctx); err != nil {
+	if err := (recovery{core: c}).run(ctx); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	c.templates.Run()
@@ -51,9 +53,26 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	return m, nil
 }
 
+// EndWaits makes operations give up their waits for guests soon, because the daemon is ending. What
+// they have changed is recorded, and the next start-up completes it. At last the sessions with all
+// agents end: a guest that takes no byte holds up who sends to it.
+func (c *core) EndWaits() {
+	c.wg.Go(func() {
+		pace.Pass(c.life, endGrace)
+		c.endWaits(errEnding)
+		pace.Pass(c.life, thawGrace)
+		for _, e := range c.records.entries() {
+			if l := e.machine(); l != nil {
+				_ = l.Agent.Close() // Close does it again
+			}
+		}
+	})
+}
+
 // Close releases all VMs without ending them, ends the machines on standby, and returns when every
 // goroutine of the manager has ended. Operations must be over.
 func (m *Manager) Close() error {
+	m.endWaits(errEnding) // of recovery
 	m.end()
 	m.wg.Wait()
 	m.templates.Close()

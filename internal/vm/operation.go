@@ -9,6 +9,7 @@ import (
 
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/pace"
 	"banger/internal/paths"
 )
@@ -30,11 +31,14 @@ const (
 	opSet      kind = "set"
 	opRename   kind = "rename"
 	opDelete   kind = "delete"
-	opSettle   kind = "settle"
+	opSettle   kind = "recovery" // also: bringing to rest what has ended
 )
 
-// calledOffByDelete reports whether a forced delete ends an operation of this kind.
-func (k kind) calledOffByDelete() bool { return k == opStart || k == opRestart }
+// mayWait reports whether an operation of this kind may wait for a guest. The end of its VM or of
+// the daemon calls the operation off.
+func (k kind) mayWait() bool {
+	return !slices.Contains([]kind{opCreate, opKill, opRename, opDelete}, k)
+}
 
 // needsGuest reports whether an operation on a running VM needs a guest that answers.
 func (k kind) needsGuest() bool {
@@ -61,29 +65,27 @@ type operation struct {
 	removing bool // the VM is being deleted, for which nothing has to be stored
 }
 
-// operateOn runs do while no other operation works on the VM. The context of do also ends when a
-// delete calls the operation off.
+// operateOn runs do while no other operation works on the VM. The context of do also ends when the
+// operation is called off.
 func operateOn[T any](
 	ctx context.Context, c *core, e *entry, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
-	ctx, release, err := e.lock.Acquire(ctx, string(k))
-	if err != nil {
+	return during(c, e, e.lock.Enqueue(ctx, string(k)), k, do)
+}
+
+// during is operateOn for an operation that is in the line.
+func during[T any](
+	c *core, e *entry, t *oplock.Turn, k kind, do func(context.Context, *operation) (T, error),
+) (result T, err error) {
+	if k.mayWait() {
+		defer context.AfterFunc(c.waits, func() { t.CallOff(context.Cause(c.waits)) })()
+	}
+	if err := t.Wait(); err != nil {
 		return result, fmt.Errorf("waiting for VM %s: %w", e.record().Spec.Name, err)
 	}
 	defer c.ops.Begin()()
-	defer release()
-	return do(ctx, &operation{core: c, e: e})
-}
-
-// operate is operateOn for the VM that ref means.
-func operate[T any](
-	ctx context.Context, c *core, ref string, k kind, do func(context.Context, *operation) (T, error),
-) (result T, err error) {
-	e, err := c.records.find(ref)
-	if err != nil {
-		return result, err
-	}
-	return operateOn(ctx, c, e, k, do)
+	defer t.Release()
+	return do(t.Context(), &operation{core: c, e: e})
 }
 
 // awaitRecovery waits until a VM is settled after the daemon's start. That is bounded.

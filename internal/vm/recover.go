@@ -13,6 +13,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/snapshot"
 	"banger/internal/vm/moment"
 	"banger/internal/vmdir"
@@ -21,7 +22,11 @@ import (
 // recovery brings records and host together at start-up: see docs/internals/recovery.md. After all
 // records could be read, machines without a record are torn down. One VM's trouble never keeps the
 // daemon from starting: it is logged, and the VM is broken.
-type recovery struct{ *core }
+type recovery struct {
+	*core
+	// isFound says that the VM's machine was looked for, and that the rest may wait for its guest
+	isFound func()
+}
 
 func (r recovery) run(ctx context.Context) error {
 	stored, err := r.Store.VMs(ctx)
@@ -53,7 +58,8 @@ func (r recovery) run(ctx context.Context) error {
 	return nil
 }
 
-// sideBySide is how many VMs are recovered at a time. Most of the time is spent waiting for VMMs.
+// sideBySide is how many machines are looked for at a time. Guests that do not answer are waited
+// for beside that, however many there are.
 const sideBySide = 32
 
 // inBackground recovers VMs side by side, and removes orphans. It returns when all is done, and no
@@ -61,10 +67,11 @@ const sideBySide = 32
 // returns, the operation lock of each VM that is not settled is held.
 func (r recovery) inBackground(ctx context.Context, entries []*entry, orphans []string) {
 	slots := make(chan struct{}, sideBySide)
-	within := func(do func()) {
+	within := func(do func(r recovery)) {
 		slots <- struct{}{}
-		defer func() { <-slots }()
-		do()
+		release := sync.OnceFunc(func() { <-slots })
+		defer release()
+		do(recovery{r.core, release})
 	}
 	var locked, all sync.WaitGroup
 	for _, e := range entries {
@@ -74,7 +81,7 @@ func (r recovery) inBackground(ctx context.Context, entries []*entry, orphans []
 			_, err := operateOn(ctx, r.core, e, opSettle, func(ctx context.Context, op *operation) (_ any, err error) {
 				defer e.recovered()
 				locked.Done()
-				within(func() { err = r.one(ctx, op) })
+				within(func(r recovery) { err = r.one(context.WithoutCancel(ctx), op) })
 				return nil, err
 			})
 			if err != nil {
@@ -83,7 +90,7 @@ func (r recovery) inBackground(ctx context.Context, entries []*entry, orphans []
 		})
 	}
 	for _, id := range orphans {
-		all.Go(func() { within(func() { r.host.RemoveUnrecorded(ctx, id) }) })
+		all.Go(func() { within(func(recovery) { r.host.RemoveUnrecorded(ctx, id) }) })
 	}
 	done := make(chan struct{})
 	r.wg.Go(func() {
@@ -219,7 +226,9 @@ func (r recovery) adopt(ctx context.Context, op *operation) error {
 func (r recovery) find(ctx context.Context, op *operation) (found bool, err error) {
 	v := op.record()
 	known := cmp.Or(v.Runtime, &model.Runtime{})
-	m, err := r.host.Adopt(ctx, v.ID, known.Driver, known.State)
+	looking, cancel := oplock.Outlive(ctx, 0)
+	defer cancel()
+	m, err := r.host.Adopt(looking, v.ID, known.Driver, known.State)
 	if fault.KindOf(err) == fault.NotFound {
 		return false, nil
 	}
@@ -297,6 +306,7 @@ func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 	if err := r.adopt(ctx, op); err != nil || op.e.machine() == nil {
 		return err
 	}
+	r.isFound()
 	err := machine.RemoveUnfinished(op.dirs().Dir)
 	if op.e.hasReplaced() == nil {
 		err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
@@ -311,7 +321,10 @@ func (r recovery) endStart(ctx context.Context, op *operation) error {
 	v := op.record()
 	if from := moment.CutOff(v, op.dirs()); from != nil {
 		j := journal{op, v.Runtime.Spec.ImageID}
-		l, err := r.host.Complete(ctx, machine.Order{Subject: op.machineSubject(), Driver: v.Runtime.Driver, Source: from, Journal: j}, v.Runtime.State)
+		r.isFound()
+		waiting, cancel := oplock.Outlive(ctx, 0)
+		defer cancel()
+		l, err := r.host.Complete(waiting, machine.Order{Subject: op.machineSubject(), Driver: v.Runtime.Driver, Source: from, Journal: j}, v.Runtime.State)
 		if err == nil {
 			op.e.setMachine(l.Machine)
 			if err = (&launching{operation: op, from: from}).finish(ctx, l); err != nil {
@@ -321,6 +334,9 @@ func (r recovery) endStart(ctx context.Context, op *operation) error {
 			return err
 		}
 		r.logger(v).WarnContext(ctx, "completing a start", "error", err)
+		if r.waits.Err() != nil { // the next start-up tries again
+			return errEnding
+		}
 	}
 	why := &model.Failure{
 		Time: time.Now().UTC(), Msg: "the daemon ended in the middle of the start", Log: r.Layout.DaemonLog(), Hint: "start it again",

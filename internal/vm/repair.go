@@ -11,6 +11,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
 	"banger/internal/vm/moment"
@@ -18,15 +19,20 @@ import (
 )
 
 // perform is operate for a user's command. Before the command it repairs what earlier operations
-// could not complete: see repairs.repair. If the VM is to be deleted, that comes first. If a kill
-// ends the machine meanwhile, the error says so.
+// could not complete: see repairs.repair. If the VM is to be deleted, that comes first. If the VM
+// is killed or deleted meanwhile, the error says so.
 func perform[T any](
-	ctx context.Context, c *core, ref string, k kind, do func(context.Context, *operation) (T, error),
+	ctx context.Context, c *core, ref string, k kind, report step.Reporter, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
-	if e, err := c.records.find(ref); err == nil {
-		c.retryDeletions(ctx, []*entry{e})
+	e, err := c.records.find(ref)
+	if err != nil {
+		return result, err
 	}
-	return operate(ctx, c, ref, k, func(ctx context.Context, op *operation) (T, error) {
+	c.retryDeletions(ctx, []*entry{e})
+	over := e.waiting(ctx, report)
+	defer over()
+	return operateOn(ctx, c, e, k, func(ctx context.Context, op *operation) (T, error) {
+		over()
 		if err := (repairs{op}).repair(ctx); err != nil {
 			return result, err
 		}
@@ -40,16 +46,23 @@ func perform[T any](
 				return result, fmt.Errorf("%s of VM %s: %w", k, op.name(), err)
 			}
 		}
-		l := op.e.machine()
 		result, err := do(ctx, op)
-		if err != nil && l != nil && l.Killed() && op.e.machine() == l {
-			err = explain.Killed(op.record(), err)
-		}
+		err = explain.CalledOff(op.record(), context.Cause(oplock.Off(ctx)), err)
 		if err != nil && k.needsGuest() {
 			err = room.Explain(op.record(), c.Room, err)
 		}
 		return result, err
 	})
+}
+
+// waiting reports that an operation on the VM keeps another one waiting.
+func (e *entry) waiting(ctx context.Context, report step.Reporter) (over func()) {
+	holder := e.lock.Holder()
+	if holder == "" {
+		return func() {}
+	}
+	what := fmt.Sprintf("end of the %s of VM %s, which is under way", holder, e.record().Spec.Name)
+	return step.Waiting(step.WithWaits(ctx, report), what, 0)
 }
 
 // repairs completes what earlier operations could not.
@@ -93,7 +106,7 @@ func (op repairs) settleUnrecorded(ctx context.Context) error {
 		return ending(op).abandonStart(ctx, v.LastError, model.Stopped)
 	}
 	if v.State == model.Pausing && l != nil { // which is as well as before
-		return op.callOffPause(context.WithoutCancel(ctx))
+		return op.callOffPause(ctx)
 	}
 	if v.State == model.Pausing {
 		if asleep, err := op.asleep(ctx); asleep || err != nil {
@@ -121,14 +134,24 @@ func (op repairs) asleep(ctx context.Context) (bool, error) {
 }
 
 // callOffPause makes a VM run that is between running and paused or suspended. If the guest does
-// not thaw, the VM is paused, so that nothing is lost: it can be resumed when the cause is gone. If
-// the machine does not continue, the VM is stopped.
+// not thaw, the VM is paused: it can be resumed when the cause is gone. If the machine does not
+// continue, the VM is stopped. An operation that was called off leaves it to whoever did that.
 func (op repairs) callOffPause(ctx context.Context) error {
+	off := oplock.Off(ctx)
+	ctx, cancel := oplock.Outlive(ctx, thawGrace)
+	defer cancel()
 	v := op.record()
 	if err := op.e.machine().Resume(ctx); err != nil {
-		return errors.Join(fmt.Errorf("continuing it: %w", err), op.settle(ctx, op.failure(v, err)))
+		err = fmt.Errorf("continuing it: %w", err)
+		if off.Err() != nil {
+			return err
+		}
+		return errors.Join(err, op.settle(ctx, op.failure(v, err)))
 	}
 	thawErr := op.thaw(ctx)
+	if thawErr != nil && off.Err() != nil {
+		return thawErr
+	}
 	err := machine.RemoveAll(op.dirs().Held())
 	if thawErr == nil {
 		return errors.Join(err, op.update(ctx, func(v *model.VM) { v.State = model.Running }))
@@ -153,7 +176,7 @@ func (op repairs) thawHeld(ctx context.Context) {
 	if op.e.machine() == nil || !op.isHeld() {
 		return
 	}
-	err := op.continueGuest(context.WithoutCancel(ctx))
+	err := op.continueGuest(ctx)
 	if err == nil {
 		err = machine.RemoveAll(op.dirs().Held())
 	}
@@ -216,7 +239,7 @@ func (c *core) deleteUnwanted(ctx context.Context, names ...string) {
 
 func (c *core) retryDeletions(ctx context.Context, entries []*entry) {
 	c.retry(ctx, entries, (*entry).isUnwanted, func(ctx context.Context, op *operation) {
-		if op.remove(ctx) == nil { // a failure was logged when it came first
+		if op.remove(context.WithoutCancel(ctx)) == nil { // a failure was logged when it came first
 			op.observe(ctx)
 		}
 	})
@@ -233,7 +256,9 @@ func (c *core) retry(
 		// It fails if the VM was deleted, or at Close.
 		_, _ = operateOn(ctx, c, e, opSettle, func(ctx context.Context, op *operation) (any, error) {
 			if needed(e) {
-				do(context.WithoutCancel(ctx), op)
+				ctx, cancel := oplock.Outlive(ctx, 0)
+				defer cancel()
+				do(ctx, op)
 			}
 			return nil, nil
 		})

@@ -10,6 +10,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/snapshot/library"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
@@ -24,7 +25,7 @@ func (m *Manager) CreateSnapshot(ctx context.Context, ref, name string, report s
 			return model.Snapshot{}, fault.New(fault.Invalid, "%w", err)
 		}
 	}
-	return perform(ctx, m.core, ref, opSnapshot, func(ctx context.Context, op *operation) (model.Snapshot, error) {
+	return perform(ctx, m.core, ref, opSnapshot, report, func(ctx context.Context, op *operation) (model.Snapshot, error) {
 		// before the VM has to stand still for it
 		if _, err := m.library.FreeName(name); err != nil {
 			return model.Snapshot{}, err
@@ -115,7 +116,7 @@ func (c *core) captureOf(ctx context.Context, ref string, req model.Restore, rep
 // restoreInto gives a VM the disks of a snapshot, and its memory if it has one. What the VM was
 // before is lost, but not before everything that can be missing is there.
 func (m *Manager) restoreInto(ctx context.Context, ref string, c *moment.Capture, force bool, report step.Reporter) (model.VM, error) {
-	return perform(ctx, m.core, ref, opStart, func(ctx context.Context, op *operation) (model.VM, error) {
+	return perform(ctx, m.core, ref, opStart, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		if err := explain.MayReplace(op.record(), force); err != nil {
 			return op.record(), err
 		}
@@ -137,7 +138,9 @@ func (m *Manager) restoreInto(ctx context.Context, ref string, c *moment.Capture
 		if source == nil {
 			return op.record(), nil
 		}
-		err = op.start(context.WithoutCancel(ctx), source, c.Meta.Driver, report)
+		ctx, cancel := oplock.Outlive(ctx, 0)
+		defer cancel()
+		err = op.start(ctx, source, c.Meta.Driver, report)
 		return op.record(), err
 	})
 }
@@ -163,7 +166,7 @@ func (op restoring) replaceDisks(ctx context.Context, c *moment.Capture, report 
 
 // checkRestorable fails if the VM cannot become what a capture keeps.
 func (op restoring) checkRestorable(ctx context.Context, c *moment.Capture) error {
-	if err := errors.Join(op.checkParts(c.Meta.Spec), c.CheckNet(op.record().Spec)); err != nil || !c.HasMemory() {
+	if err := errors.Join(op.parts().Check(c.Meta.Spec), c.CheckNet(op.record().Spec)); err != nil || !c.HasMemory() {
 		return err
 	}
 	subject := op.subject()

@@ -18,16 +18,16 @@ import (
 // Set changes a VM's spec and returns what has taken effect and what will at the next start. Either
 // the whole change is taken or nothing of it.
 func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (model.Changed, error) {
-	return perform(ctx, m.core, ref, opSet, func(ctx context.Context, op *operation) (model.Changed, error) {
+	return perform(ctx, m.core, ref, opSet, nil, func(ctx context.Context, op *operation) (model.Changed, error) {
 		old := op.record()
 		if err := explain.MaySet(old); err != nil {
 			return model.Changed{}, err
 		}
-		var next model.VM
+		next := old
 		// Pinned until the new image and kernel are wanted. Applying may wait for a guest, and
 		// nobody else shall.
 		err := m.pinned(func() (err error) {
-			if next, err = m.changed(ctx, old, change); err == nil {
+			if next.Spec, err = m.parts().Changed(ctx, old.Spec, change); err == nil {
 				op.e.want(&next.Spec)
 			}
 			return err
@@ -53,19 +53,6 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 	})
 }
 
-// changed is the VM as the change would have it.
-func (c *core) changed(ctx context.Context, old model.VM, change model.Change) (model.VM, error) {
-	next := old
-	next.Spec = old.Spec.With(change)
-	if err := c.chooseVCPUs(ctx, old.Spec, &next.Spec); err != nil {
-		return next, err
-	}
-	if err := explain.CheckChange(old.Spec, next.Spec); err != nil {
-		return next, err
-	}
-	return next, c.resolveChange(old.Spec, &next.Spec)
-}
-
 // changing is an operation that changes its VM's spec.
 type changing struct{ *operation }
 
@@ -86,7 +73,7 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) (model.VM, error
 		return model.VM{}, fault.New(fault.Invalid, "%w", err)
 	}
 	m.deleteUnwanted(ctx, name) // which may have the name
-	return perform(ctx, m.core, ref, opRename, func(ctx context.Context, op *operation) (model.VM, error) {
+	return perform(ctx, m.core, ref, opRename, nil, func(ctx context.Context, op *operation) (model.VM, error) {
 		v := op.record()
 		if v.Spec.Name == name {
 			return v, nil
@@ -107,42 +94,6 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) (model.VM, error
 		m.observe(ctx)
 		return op.record(), nil
 	})
-}
-
-// chooseVCPUs chooses the number anew, as when the VM was created, if the change leaves it open.
-func (c *core) chooseVCPUs(ctx context.Context, old model.Spec, next *model.Spec) error {
-	if next.VCPUs != 0 {
-		return nil
-	}
-	find, ref := c.Images.ByID, next.ImageID
-	if next.Image != old.Image {
-		find, ref = c.Images.Get, next.Image
-	}
-	img, err := find(ref)
-	if err == nil {
-		next.VCPUs = c.vcpusFor(ctx, img)
-	}
-	return err
-}
-
-// resolveChange pins an image or kernel that the change names, without making one: a change is
-// quick. What it finds may be deleted again, unless the caller is in core.pinned.
-func (c *core) resolveChange(old model.Spec, next *model.Spec) error {
-	if next.Image != old.Image {
-		img, err := c.Images.Get(next.Image)
-		if err != nil {
-			return err
-		}
-		next.ImageID = img.ID
-	}
-	if next.Kernel != old.Kernel {
-		k, err := c.Kernels.Get(next.Kernel)
-		if err != nil {
-			return err
-		}
-		next.KernelID = k.ID
-	}
-	return nil
 }
 
 // changeTimeout is the nominal time that a change waits for the guest, under the VM's operation

@@ -120,6 +120,7 @@ func (op ending) endStart(ctx context.Context, why *model.Failure, left error, r
 
 // abandonStart ends a start that nobody completes any more.
 func (op ending) abandonStart(ctx context.Context, why *model.Failure, rest model.State) error {
+	ctx = context.WithoutCancel(ctx)
 	left := op.tearDown(ctx)
 	return errors.Join(left, op.endStart(ctx, why, left, rest))
 }

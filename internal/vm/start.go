@@ -15,6 +15,7 @@ import (
 	"banger/internal/snapshot"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
+	"banger/internal/vm/moment"
 	"banger/internal/vmm"
 )
 
@@ -27,6 +28,7 @@ type launching struct {
 	began  time.Time
 
 	console fs.FileInfo // its log before the start; nil: none
+	left    bool        // the start is left to the next daemon, with its machine
 }
 
 // start starts a VM that is at rest. It closes the source. If a template does not serve the start,
@@ -51,6 +53,9 @@ func (op *operation) start(ctx context.Context, from machine.Source, driver stri
 	if err != nil && ctx.Err() == nil && op.templates.Failed(ctx, l, err) {
 		s.from = machine.Boot{}
 		l, err = s.launch(ctx)
+	}
+	if s.left {
+		return fmt.Errorf("starting VM %s: %w", s.name(), errors.Join(errEnding, err))
 	}
 	if err == nil {
 		if err = s.finish(ctx, l); err == nil {
@@ -96,8 +101,15 @@ func (s *launching) launch(ctx context.Context) (*machine.Launch, error) {
 	return s.host.Launch(ctx, machine.Order{
 		Subject: subject, Driver: s.driver, Source: s.from,
 		Choose: s.templates.Choose, Answered: s.templates.Keep,
-		Journal: journal{s.operation, subject.Spec.ImageID}, Report: s.report,
+		Journal: journal{s.operation, subject.Spec.ImageID}, Report: s.report, Leave: s.leave,
 	}, s.began)
+}
+
+// leave leaves a start from the VM's memory to the next daemon if this one ends: the guest may have
+// written to a disk, and then the memory is of no use without its machine.
+func (s *launching) leave() bool {
+	s.left = s.waits.Err() != nil && moment.CutOff(s.record(), s.dirs()) != nil
+	return s.left
 }
 
 // journal records what a launch is about to have on the host. image is the one that the machine

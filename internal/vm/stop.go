@@ -2,23 +2,21 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
-	"banger/internal/pace"
+	"banger/internal/oplock"
 	"banger/internal/step"
-	"banger/internal/vm/explain"
-	"banger/internal/vmm"
 )
 
 // Stop asks the guest to power off, waits for timeout (nil: the configured one; 0: not at all), and
 // then ends the machine. A stopped VM is success. Once begun, a stop continues although ctx ends.
 func (m *Manager) Stop(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
-	return perform(ctx, m.core, ref, opStop, func(ctx context.Context, op *operation) (model.VM, error) {
+	return perform(ctx, m.core, ref, opStop, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		if s := op.record().State; s == model.Stopped || s == model.Failed {
 			report.Report(step.Event{Step: "stop", Phase: step.Skipped, Detail: "already stopped"})
 		}
@@ -34,7 +32,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, timeout *time.Duration, 
 
 // Restart stops the VM if it runs, and starts it.
 func (m *Manager) Restart(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
-	return perform(ctx, m.core, ref, opRestart, func(ctx context.Context, op *operation) (model.VM, error) {
+	return perform(ctx, m.core, ref, opRestart, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		if err := (stopping{op}).stop(ctx, timeout, report); err != nil {
 			return op.record(), err
 		}
@@ -52,7 +50,8 @@ func (m *Manager) Restart(ctx context.Context, ref string, timeout *time.Duratio
 type stopping struct{ *operation }
 
 func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step.Reporter) error {
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := oplock.Outlive(ctx, 0)
+	defer cancel()
 	v := op.record()
 	grace, lost := op.StopTimeout, error(nil)
 	if timeout != nil {
@@ -87,7 +86,12 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 		lost = op.powerOff(step.WithWaits(ctx, report), grace, timeout != nil)
 	}
 	end(lost)
-	if lost == nil {
+	if lost != nil && op.waits.Err() != nil && !op.e.machine().HasEnded() {
+		// its guest powers off by itself, and saves its data
+		return errors.Join(fmt.Errorf("VM %s was asked to power off: %w", op.name(), errEnding),
+			op.update(ctx, func(v *model.VM) { v.State = model.Running }))
+	}
+	if lost == nil || ctx.Err() != nil { // somebody ends the machine
 		return op.settle(ctx, nil)
 	}
 	op.logger(v).WarnContext(ctx, "stopping a VM whose guest may not have saved its data", "error", lost)
@@ -102,58 +106,5 @@ func (op stopping) powerOff(ctx context.Context, grace time.Duration, fixed bool
 	}
 	return op.host.PowerOff(ctx, machine.PowerOff{
 		Subject: op.machineSubject(), Machine: l, Grace: grace, Fixed: fixed, Held: op.Room.Held(op.record().ID) != nil,
-	})
-}
-
-// Kill sends the VM's VMM a signal. It waits for no other operation, so that it also ends one that
-// hangs. After a signal that ends processes, it returns when the VM has come to rest.
-func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (model.VM, error) {
-	e, err := m.records.find(ref)
-	if err != nil {
-		return model.VM{}, err
-	}
-	if err := m.awaitRecovery(ctx, e); err != nil {
-		return e.shown(), err
-	}
-	if e.record().State == model.Suspended && vmm.IsFatal(sig) {
-		return giveUpMemory(ctx, m.core, e)
-	}
-	l := e.machine()
-	if l == nil {
-		return e.record(), explain.NothingToKill(e.record())
-	}
-	if vmm.IsFatal(sig) {
-		l.MarkKilled()
-	}
-	if err := l.Instance.Signal(sig); err != nil {
-		return e.record(), fmt.Errorf("sending %v to the VMM of %s: %w", sig, e.record().Spec.Name, err)
-	}
-	if !vmm.IsFatal(sig) {
-		return e.record(), nil
-	}
-	waitCtx, cancel := pace.Context(ctx, killTimeout, "end of the VMM")
-	defer cancel()
-	exit, err := l.Instance.Wait(waitCtx)
-	if err != nil {
-		return e.record(), fmt.Errorf("waiting for the VMM of %s to end: %w", e.record().Spec.Name, err)
-	}
-	m.ended(e, l, exit)
-	return e.record(), nil
-}
-
-// giveUpMemory is what a signal does to a VM without a VMM: it is stopped as if its power had
-// failed.
-func giveUpMemory(ctx context.Context, c *core, e *entry) (model.VM, error) {
-	return operateOn(ctx, c, e, opKill, func(ctx context.Context, op *operation) (model.VM, error) {
-		if v := op.record(); v.State != model.Suspended {
-			return v, fault.New(fault.WrongState, "VM %s is %s by now", v.Spec.Name, v.State.Phrase())
-		}
-		if err := op.settle(ctx, nil); err != nil {
-			return op.record(), err
-		}
-		v := op.record()
-		op.removeIfAsked(ctx)
-		c.observe(ctx)
-		return v, nil
 	})
 }

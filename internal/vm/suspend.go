@@ -9,6 +9,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/snapshot"
 	"banger/internal/step"
 	"banger/internal/vm/explain"
@@ -19,11 +20,15 @@ import (
 type suspending struct{ *operation }
 
 // suspend saves the machine before anything is given up: up to the record that says "suspended" the
-// VM can continue as if nothing had happened.
+// VM can continue as if nothing had happened. It continues although ctx ends.
 func (op suspending) suspend(ctx context.Context, report step.Reporter) (err error) {
 	before := op.record()
-	ctx = step.WithWaits(ctx, report)
+	ctx, cancel := oplock.Outlive(step.WithWaits(ctx, report), 0)
+	defer cancel()
 	op.sync(ctx)
+	if ctx.Err() != nil {
+		return fmt.Errorf("suspending VM %s: %w", before.Spec.Name, context.Cause(ctx))
+	}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("suspending VM %s: %w", before.Spec.Name, err)
@@ -41,7 +46,7 @@ func (op suspending) suspend(ctx context.Context, report step.Reporter) (err err
 	if err != nil {
 		undo := machine.RemoveAll(op.dirs().Suspended())
 		if before.State == model.Running {
-			undo = errors.Join(undo, op.continueGuest(ctx))
+			return errors.Join(err, undo, repairs(op).callOffPause(ctx))
 		}
 		return errors.Join(err, undo, op.update(ctx, func(v *model.VM) { v.State = before.State }))
 	}
@@ -77,8 +82,7 @@ func (op *operation) resume(ctx context.Context, report step.Reporter) error {
 	defer op.observe(ctx)
 	switch v := op.record(); v.State {
 	case model.Paused:
-		ctx := step.WithWaits(context.WithoutCancel(ctx), report)
-		if err := op.continueGuest(ctx); err != nil {
+		if err := op.continueGuest(step.WithWaits(ctx, report)); err != nil {
 			return fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err)
 		}
 		return op.update(ctx, func(v *model.VM) { v.State, v.LastError = model.Running, nil })
@@ -101,7 +105,7 @@ func (op *operation) resume(ctx context.Context, report step.Reporter) error {
 // Pause halts a running VM in memory: first its processes, so that none sees the clock jump, then
 // its machine. Once begun, it continues although ctx ends.
 func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
-	return perform(ctx, m.core, ref, opPause, func(ctx context.Context, op *operation) (model.VM, error) {
+	return perform(ctx, m.core, ref, opPause, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		switch v := op.record(); v.State {
 		case model.Paused:
 			report.Report(step.Event{Step: "pause", Phase: step.Skipped, Detail: "already paused"})
@@ -110,13 +114,15 @@ func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (
 		default:
 			return v, explain.NotRunning(v)
 		}
-		err := suspending{op}.pause(step.WithWaits(context.WithoutCancel(ctx), report))
+		err := suspending{op}.pause(step.WithWaits(ctx, report))
 		m.observe(ctx)
 		return op.record(), err
 	})
 }
 
 func (op suspending) pause(ctx context.Context) error {
+	ctx, cancel := oplock.Outlive(ctx, 0)
+	defer cancel()
 	l := op.e.machine()
 	if err := l.CanPause(); err != nil {
 		return fmt.Errorf("VM %s: %w", op.name(), err)
@@ -132,15 +138,14 @@ func (op suspending) pause(ctx context.Context) error {
 		err = op.update(ctx, func(v *model.VM) { v.State = model.Paused })
 	}
 	if err != nil { // what has failed may have had its effect all the same
-		return errors.Join(fmt.Errorf("pausing VM %s: %w", op.name(), err), op.continueGuest(ctx),
-			op.update(ctx, func(v *model.VM) { v.State = model.Running }))
+		return errors.Join(fmt.Errorf("pausing VM %s: %w", op.name(), err), repairs(op).callOffPause(ctx))
 	}
 	return nil
 }
 
 // Resume lets a paused or suspended VM continue. A running one is success, which the report says.
 func (m *Manager) Resume(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
-	return perform(ctx, m.core, ref, opStart, func(ctx context.Context, op *operation) (model.VM, error) {
+	return perform(ctx, m.core, ref, opStart, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		v := op.record()
 		if v.State == model.Running {
 			report.Report(step.Event{Step: "resume", Phase: step.Skipped, Detail: "already running"})
@@ -154,7 +159,7 @@ func (m *Manager) Resume(ctx context.Context, ref string, report step.Reporter) 
 // Suspend keeps a VM's memory on disk and ends its machine. Resume lets the VM continue, also after
 // a reboot of the host. Once begun, it continues although ctx ends.
 func (m *Manager) Suspend(ctx context.Context, ref string, report step.Reporter) (model.VM, error) {
-	return perform(ctx, m.core, ref, opSuspend, func(ctx context.Context, op *operation) (model.VM, error) {
+	return perform(ctx, m.core, ref, opSuspend, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		v := op.record()
 		switch v.State {
 		case model.Suspended:
@@ -168,7 +173,7 @@ func (m *Manager) Suspend(ctx context.Context, ref string, report step.Reporter)
 		default:
 			return v, explain.NotRunning(v)
 		}
-		err := suspending{op}.suspend(context.WithoutCancel(ctx), report)
+		err := suspending{op}.suspend(ctx, report)
 		m.observe(ctx)
 		return op.record(), err
 	})

@@ -13,7 +13,7 @@ import (
 	"banger/internal/guest/relay"
 	"banger/internal/machine"
 	"banger/internal/model"
-	"banger/internal/step"
+	"banger/internal/pace"
 )
 
 // maxExecBytes bounds the output that all exec calls under way hold together. Output beyond it
@@ -139,9 +139,8 @@ func openExec(ctx context.Context, agent machine.Agent, req proto.ExecRequest) (
 	if err := checkSize(req); err != nil {
 		return nil, err
 	}
-	setup, cancel := context.WithTimeout(ctx, guestTimeout)
+	setup, cancel := pace.Context(ctx, guestTimeout, "answer of the guest")
 	defer cancel()
-	defer step.Waiting(setup, "answer of the guest", guestTimeout)()
 	conn, err := agent.Upgrade(setup, "/v1/exec")
 	if err != nil {
 		return nil, err

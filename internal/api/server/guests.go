@@ -10,6 +10,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/pace"
 )
 
 // Agents reaches the agents of running VMs.
@@ -37,7 +38,12 @@ func (h guestHandlers) ports(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), guestTimeout)
+	ctx, done, err := h.sessions.Begin(r.Context(), v.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ctx, cancel := pace.Context(ctx, guestTimeout, "answer of the guest")
 	defer cancel()
 	agent, err := h.agents.Agent(ctx, v.ID)
 	if err != nil {
@@ -78,8 +84,9 @@ func (h guestHandlers) join(w http.ResponseWriter, r *http.Request, route string
 		return err
 	}
 	defer done()
-	setup, cancel := context.WithTimeout(r.Context(), guestTimeout)
+	setup, cancel := pace.Context(ctx, guestTimeout, "answer of the guest")
 	defer cancel()
+	defer context.AfterFunc(r.Context(), cancel)()
 	guest, err := agent.Upgrade(setup, route)
 	if err != nil {
 		return err

@@ -27,10 +27,8 @@ const (
 )
 
 // guard sits between yamux and the raw connection. It passes on well-formed frames that the ledger
-// allows, and fails at the first other one. Yamux itself is less strict.
-//
-// Yamux gets no part of a frame before all of it is there. Otherwise it would wait for the rest
-// with a lock held, and a call to a guest that stops in the middle of a frame could not be ended.
+// allows, and fails at the first other one. Yamux gets only whole frames: it would wait for the
+// rest with a lock held, and a call to a guest that stops in a frame could not be ended.
 type guard struct {
 	r   io.Reader
 	raw io.ReadWriteCloser

@@ -3,7 +3,10 @@
 package explain
 
 import (
+	"errors"
+
 	"banger/internal/fault"
+	"banger/internal/machine"
 	"banger/internal/model"
 )
 
@@ -33,10 +36,32 @@ func NothingToKill(v model.VM) error {
 	return f
 }
 
+// CalledOff is the error of an operation that was called off, because its VM was killed or deleted,
+// or because the daemon ends. err is what it saw of that.
+func CalledOff(v model.VM, why, err error) error {
+	switch {
+	case err == nil || why == nil:
+		return err
+	case errors.Is(why, machine.ErrKilled):
+		if errors.As(err, &met{}) {
+			return err
+		}
+		return Killed(v, err)
+	case errors.Is(err, why):
+		return err
+	}
+	return fault.New(fault.KindOf(why), "%w (%w)", why, err).WithHint("%s", fault.HintOf(why))
+}
+
 // Killed is the error of an operation that met a kill of its VM. err is what it saw of that.
 func Killed(v model.VM, err error) error {
-	return fault.New(fault.Canceled, "VM %s was killed meanwhile (%w)", v.Spec.Name, err)
+	return met{fault.New(fault.Canceled, "VM %s was killed meanwhile (%w)", v.Spec.Name, err)}
 }
+
+// met marks what Killed returns.
+type met struct{ error }
+
+func (e met) Unwrap() error { return e.error }
 
 // MaySet refuses a VM whose guest cannot take anything up and would not take it up later.
 func MaySet(v model.VM) error {

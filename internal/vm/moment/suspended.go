@@ -18,6 +18,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/snapshot"
+	"banger/internal/snapshot/library"
 	"banger/internal/step"
 )
 
@@ -124,6 +125,28 @@ func KeepFitting(ctx context.Context, files paths.VM) (bool, error) {
 		err = snapshot.Remove(files.Suspended())
 	}
 	return err == nil && kept.Fits, err
+}
+
+// Serves reports whether a VM can still start from its memory, after such a start whose machine has
+// ended: not once its guest has written to a disk. If the memory was copied from a snapshot and the
+// disks are renewed, they become the snapshot's again. An error means that nobody can tell now.
+func Serves(ctx context.Context, snapshots *library.Library, files paths.VM, renew bool) (bool, error) {
+	kept, err := Look(ctx, files)
+	if err != nil || kept.Fits || kept.Snapshot == "" || !renew {
+		return kept.Fits, err
+	}
+	disks := model.Restore{DisksOnly: true}
+	s, snap, err := snapshots.OpenFor(ctx, kept.Snapshot, disks)
+	if err == nil {
+		err = library.Verify(ctx, s, snap, disks)
+	}
+	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Damaged {
+		return false, nil
+	}
+	if err == nil {
+		err = kept.Renew(ctx, snap, files)
+	}
+	return err == nil, err
 }
 
 // Renew makes disks fit the memory again that a guest has written to: copies of the snapshot's. The

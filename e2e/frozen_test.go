@@ -1,0 +1,109 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"banger/internal/fault"
+	"banger/internal/model"
+	"banger/internal/testkit"
+)
+
+// freezer is a program of a guest's root that freezes banger's agent, which has started it.
+const freezer = `mkdir -p /run/cg && mount -t cgroup2 none /run/cg && mkdir /run/cg/f &&
+echo $PPID >/run/cg/f/cgroup.procs && echo 1 >/run/cg/f/cgroup.freeze`
+
+// freezeAgent makes the agent of the VM "box" silent.
+func freezeAgent(t *testing.T, h *testkit.Home) {
+	t.Helper()
+	cmd, command := h.Start(t, "exec", "box", "--", "sh", "-c", freezer)
+	testkit.WaitFor(t, time.Minute, "the agent is frozen", func() bool {
+		r := h.Banger(t, "vm", "stats", "box", "--json")
+		return r.Code == 0 && !strings.Contains(r.Stdout, `"guest"`)
+	})
+	_ = cmd.Process.Kill()
+	command.Wait(t)
+}
+
+// soon is how long a command may take that waits for no guest.
+const soon = 5 * time.Second
+
+// TestFrozenAgentIsKilled: the guest's root has frozen the agent. Each operation that waits for the
+// guest says so. A kill and a forced delete act at once, and the operation says why it ends.
+func TestFrozenAgentIsKilled(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+	for _, end := range []struct{ line, says string }{{"vm kill box", "was killed meanwhile"}, {"rm -f box", "the VM is being deleted"}} {
+		for _, line := range []string{
+			"fork box", "snapshot create box", "suspend box", "pause box", "stop --timeout 10m box", "restart box",
+		} {
+			t.Run(line+", "+end.line, func(t *testing.T) {
+				if h.Banger(t, "vm", "show", "box").Code != 0 {
+					ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+				} else {
+					ok(t, h, "start", "box")
+				}
+				freezeAgent(t, h)
+				_, first := h.Start(t, strings.Fields(line)...)
+				first.Expect(t, ", until about ")
+				_, second := h.Start(t, "snapshot", "create", "box") // waits for the first
+				second.Expect(t, "which is under way")
+				within(t, h, soon, 0, end.line)
+				for _, command := range []*testkit.Background{first, second} {
+					began := time.Now()
+					if code := command.Wait(t); code == 0 && !strings.HasPrefix(line, "stop") {
+						t.Errorf("%s succeeded: %s", line, command.Output())
+					}
+					if took := time.Since(began); testkit.Late(took, soon) {
+						t.Errorf("%s took %v to end after %s", line, took, end.line)
+					}
+				}
+				if !strings.HasPrefix(line, "stop") {
+					has(t, first.Output(), end.says)
+				}
+				if end.line == "vm kill box" {
+					equal(t, "state", show(t, h, "box").State, model.Stopped)
+				} else {
+					code(t, h, fault.NotFound.ExitCode(), "vm", "show", "box")
+				}
+			})
+		}
+		h.Banger(t, "rm", "-f", "box")
+	}
+	h.CheckNoLeaks(t, before)
+}
+
+// TestFrozenAgentAndRestart: the daemon is restarted while operations wait for a guest that has
+// frozen its agent. The restart takes seconds, other VMs are served, and the VM is killed at once
+// although the next daemon waits for its guest.
+func TestFrozenAgentAndRestart(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "other", "--memory", "128M")
+	for _, end := range []string{"vm kill box", "rm -f box"} {
+		for _, line := range []string{"fork box", "suspend box", "stop --timeout 10m box"} {
+			t.Run(line+", "+end, func(t *testing.T) {
+				if h.Banger(t, "vm", "show", "box").Code != 0 {
+					ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+				} else {
+					ok(t, h, "start", "box")
+				}
+				freezeAgent(t, h)
+				_, command := h.Start(t, strings.Fields(line)...)
+				command.Expect(t, ", until about ")
+				within(t, h, 20*time.Second, 0, "daemon restart")
+				if code := command.Wait(t); code == 0 {
+					t.Errorf("%s succeeded: %s", line, command.Output())
+				}
+				within(t, h, 10*time.Second, 0, "exec other -- true", "ps", "vm show box")
+				within(t, h, soon, 0, end)
+			})
+		}
+		h.Banger(t, "rm", "-f", "box")
+	}
+	ok(t, h, "rm", "-f", "other")
+	h.CheckNoLeaks(t, before)
+}
