@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -186,6 +188,29 @@ func checkConfig(c *v1.ConfigFile, layers int) error {
 		if d.Algorithm != "sha256" || !isID(d.Hex) {
 			return fault.New(fault.Unsupported, "the configuration has a digest that is not sha256: %q",
 				clip(d.String()))
+		}
+	}
+	return checkUse(c.Config)
+}
+
+// maxConfig bounds each part of a configuration that a VM gets: one message to the guest and one
+// execve must have room for all.
+const maxConfig = 64 << 10
+
+// checkUse rejects a configuration that no command could get. Its errors name the field.
+func checkUse(c v1.Config) error {
+	for field, list := range map[string][]string{
+		"Env": c.Env, "Entrypoint and Cmd": slices.Concat(c.Entrypoint, c.Cmd), "User": {c.User}, "WorkingDir": {c.WorkingDir},
+	} {
+		size := 0
+		for _, text := range list {
+			size += len(text) + 1
+			if strings.ContainsRune(text, 0) {
+				return invalid("the image's configuration: %s holds a NUL byte", field)
+			}
+		}
+		if size > maxConfig {
+			return invalid("the image's configuration: %s has more than %v", field, model.Bytes(maxConfig))
 		}
 	}
 	return nil

@@ -290,6 +290,8 @@ func TestPullRefused(t *testing.T) {
 		{name: "other machine", img: config(func(c *v1.ConfigFile) { c.Architecture = "s390x" }), kind: fault.Unsupported},
 		{name: "layers with other digests", img: config(func(c *v1.ConfigFile) { c.RootFS.DiffIDs[0].Hex = strings.Repeat("0", 64) }), kind: fault.Invalid},
 		{name: "no file system", img: config(func(c *v1.ConfigFile) { c.RootFS.DiffIDs = nil }), kind: fault.Unsupported},
+		{name: "a huge environment", img: config(func(c *v1.ConfigFile) { c.Config.Env = []string{"A=" + strings.Repeat("x", maxConfig)} }), kind: fault.Invalid},
+		{name: "a NUL in a command", img: config(func(c *v1.ConfigFile) { c.Config.Cmd = []string{"a\x00b"} }), kind: fault.Invalid},
 		{name: "too large compressed", img: good, limits: Limits{Compressed: 100}, kind: fault.Invalid},
 		{name: "bomb", img: good, limits: Limits{Size: 5000}, kind: fault.Invalid},
 		{name: "too many layers", img: makeImage(t, layer, layer, layer), limits: Limits{Layers: 2}, kind: fault.Invalid},
