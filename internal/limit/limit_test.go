@@ -111,3 +111,19 @@ func TestCheck(t *testing.T) {
 		t.Errorf("a need of no memory is refused: %v", err)
 	}
 }
+
+func TestCheckMemory(t *testing.T) {
+	const info = "MemTotal:        4194304 kB\nMemFree:          100 kB\nSwapTotal:       1048576 kB\nHugePages_Total:       0\n"
+	for memory, ok := range map[model.Bytes]bool{model.GiB: true, 5 * model.GiB: true, 5*model.GiB + model.MiB: false, model.TiB: false} {
+		err := checkMemory(memory, info)
+		if (err == nil) != ok {
+			t.Errorf("%v of memory: %v", memory, err)
+		}
+		if !ok && (fault.KindOf(err) != fault.Unsupported || !strings.Contains(err.Error(), "4G with 1G of swap")) {
+			t.Errorf("%v of memory: %v, kind %s; want the numbers", memory, err, fault.KindOf(err))
+		}
+	}
+	if err := checkMemory(model.TiB, "nonsense"); err != nil {
+		t.Errorf("without a known size: %v", err)
+	}
+}

@@ -213,6 +213,9 @@ func FitDisk(path string, size model.Bytes) error {
 // checkLimits refuses a machine whose VMM could not write to all of its disks, or could not have
 // its memory. Later, the guest would see I/O errors.
 func checkLimits(files paths.VM, spec model.Spec) error {
+	if err := limit.CheckMemory(spec.Memory); err != nil {
+		return err
+	}
 	set, err := limit.Of(0) // the VMM inherits them
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ var mayImport = map[string][]string{
 	"pace":      {"fault", "step"},
 
 	"model":         {"guest/proto", "pattern"},
-	"limit":         {"fault", "model"},
+	"limit":         {"fault", "model", "regular"},
 	"paths":         {"fault"},
 	"home":          {"fault", "flock", "model", "paths", "regular", "socket"},
 	"guest/report":  {"fault", "guest/proto"},
@@ -57,8 +57,8 @@ var mayImport = map[string][]string{
 	"vm/moment":        {"disk", "fault", "machine", "model", "paths", "regular", "snapshot", "snapshot/library", "step", "vmm"},
 	"vm/room":          {"fault", "model"},
 	"vm/uses":          {"fault", "model", "paths", "snapshot", "vmdir"},
-	"vm/parts":         {"fault", "machine", "model", "step", "vm/explain", "vmm"},
-	"vm/explain":       {"fault", "machine", "model", "paths", "step", "vmm"},
+	"vm/parts":         {"fault", "limit", "machine", "model", "step", "vm/explain", "vmm"},
+	"vm/explain":       {"fault", "limit", "machine", "model", "paths", "step", "vmm"},
 	"vm": {
 		"disk", "fault", "guest/proto", "machine", "model", "oplock", "pace", "paths", "snapshot", "snapshot/library", "step", "template",
 		"vm/...", "vmdir", "vmm", "vmm/console",

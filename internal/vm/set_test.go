@@ -5,10 +5,12 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"banger/internal/fault"
+	"banger/internal/limit"
 	"banger/internal/model"
 )
 
@@ -143,4 +145,35 @@ func TestSetOnAHungGuest(t *testing.T) {
 		t.Error(err)
 	}
 	<-free
+}
+
+// TestImpossibleMemory asks for more memory than this host has: a new VM and a change are refused,
+// and a VM that has it by an older record does not start.
+func TestImpossibleMemory(t *testing.T) {
+	if limit.CheckMemory(model.MaxMemory) == nil {
+		t.Skip("this host can promise every guest its memory")
+	}
+	h := newHost(t)
+	d := h.daemon()
+	refused := func(what string, err error) {
+		t.Helper()
+		equal(t, "the kind of the error of "+what, fault.KindOf(err), fault.Unsupported)
+		if err == nil || !strings.Contains(err.Error(), "memory: 1T is more than this host has") {
+			t.Errorf("%s: %v; want the numbers", what, err)
+		}
+	}
+	_, err := d.Create(t.Context(), model.Create{Name: "b", Memory: model.MaxMemory}, nil)
+	refused("a creation", err)
+	v := d.create(t, model.Create{Name: "a"})
+	_, err = d.Set(t.Context(), "a", model.Change{Memory: ptr(model.MaxMemory)})
+	refused("a change", err)
+	e, err := d.find(v.ID)
+	if err == nil {
+		err = d.rewrite(t.Context(), e, func(v *model.VM) { v.Spec.Memory = model.MaxMemory })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Start(t.Context(), "a", model.Start{}, nil)
+	refused("a start", err)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"banger/internal/fault"
+	"banger/internal/limit"
 	"banger/internal/machine"
 	"banger/internal/model"
 )
@@ -88,6 +89,9 @@ func CheckChange(old, next model.Spec) error {
 	}
 	if next.WorkDiskSize < old.WorkDiskSize {
 		return shrinks("work disk size", old.WorkDiskSize, next.WorkDiskSize)
+	}
+	if next.Memory != old.Memory {
+		return limit.CheckMemory(next.Memory)
 	}
 	return nil
 }

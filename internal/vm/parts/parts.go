@@ -10,6 +10,7 @@ import (
 	"fmt"
 
 	"banger/internal/fault"
+	"banger/internal/limit"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/step"
@@ -82,7 +83,7 @@ func CheckUnresolved(spec model.Spec) error {
 	if err := spec.ValidateNew(); err != nil {
 		return fault.New(fault.Invalid, "%w", err)
 	}
-	return nil
+	return limit.CheckMemory(spec.Memory)
 }
 
 // vcpusFor chooses how many virtual CPUs a VM has for which nobody gives a number.
