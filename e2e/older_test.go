@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 	"testing"
 	"time"
 
@@ -162,6 +164,25 @@ func TestRuntimeRemoved(t *testing.T) {
 	ok(t, h, "vm", "kill", "box")
 	ok(t, h, "start", "box")
 	ok(t, h, "exec", "box", "--", "true")
+	ok(t, h, "rm", "--force", "box")
+}
+
+// TestHomeReplaced removes a home under its daemon and a VM, and puts a copy back. Nothing is
+// ended. Without the copy, the daemon does not start and names the machine.
+func TestHomeReplaced(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	machine, daemon := machinePID(t, h, "box"), daemonPID(t, h)
+	must(t, h.Shell("mkdir kept && cp -a state run kept && rm -r state run"))
+	testkit.WaitFor(t, time.Minute, "the daemon has ended", func() bool { return syscall.Kill(daemon, 0) != nil })
+	fails(t, h, []string{"ps"}, fmt.Sprintf("process %d", machine), "were removed", "kill ")
+	has(t, h.Banger(t, "doctor").Stdout, fmt.Sprintf("(process %d)", machine), "was removed", "is missing")
+	must(t, h.Shell("rm -rf state run && mv kept/* ."))
+	equal(t, "the pid of the machine", machinePID(t, h, "box"), machine)
+	fails(t, h, []string{"fork", "box"}, "system.ext4", "is another file")
+	fails(t, h, []string{"exec", "box", "--", "true"}, "run directory")
+	ok(t, h, "vm", "kill", "box")
+	ok(t, h, "start", "box")
 	ok(t, h, "rm", "--force", "box")
 }
 

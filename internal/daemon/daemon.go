@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
 	"banger/internal/api"
@@ -122,6 +123,10 @@ func (d *daemon) serve(ctx context.Context, held *home.Held) (err error) {
 	if err != nil {
 		return err
 	}
+	var watching sync.WaitGroup
+	watch, endWatch := context.WithCancel(ctx)
+	watching.Go(func() { d.watchRoots(watch, held) })
+	defer func() { endWatch(); watching.Wait() }()
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	d.log.InfoContext(ctx, "bangerd is ready", "socket", d.Layout.Socket(), "took", time.Since(d.began))

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/disk"
+	"banger/internal/fault"
 	"banger/internal/home"
 	"banger/internal/paths"
 	"banger/internal/store"
@@ -50,6 +52,49 @@ func (d *daemon) secureRecords(ctx context.Context) {
 		cancel()
 		wg.Wait()
 	}
+}
+
+// rootsEvery is how often the daemon looks whether its state directory is still there.
+const rootsEvery = 2 * time.Second
+
+// watchRoots ends the daemon if its state directory was removed or replaced: its database is not
+// the one that is there, so it must store nothing more. VMs continue, and the next daemon finds
+// them.
+func (d *daemon) watchRoots(ctx context.Context, held *home.Held) {
+	tick := time.NewTicker(rootsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := held.CheckCurrent(); err != nil {
+			d.log.ErrorContext(ctx, "bangerd ends", "error", err)
+			d.shutdown()
+			return
+		}
+	}
+}
+
+// checkMachines refuses a new runtime directory beside machines that an earlier one had and that
+// this home does not know: somebody has removed the home while they ran. Nobody else finds them.
+func checkMachines(layout paths.Layout) error {
+	if id, err := home.ID(layout.Runtime); id != "" || err != nil {
+		return err
+	}
+	machines, err := vmdir.Machines(layout)
+	if err != nil {
+		return err
+	}
+	for _, m := range machines {
+		if disk.MayExist(layout.VM(m.ID).Dir) {
+			continue
+		}
+		return fault.New(fault.WrongState, "the machine %s (process %d) runs, and its files in %s and %s were removed", m.ID, m.PID, layout.State, layout.Runtime).
+			WithHint("Nothing was ended. If you have the files, put them back. If you do not need the machine: kill %d. `banger doctor` lists all of them.", m.PID)
+	}
+	return nil
 }
 
 // keepReserve makes the reserve whole again whenever there is room for it, until ctx ends.

@@ -54,7 +54,7 @@ var homeKeys = home.Keys{ID: store.HomeKey, Starts: store.StartsKey, State: stor
 
 // open builds the parts. After an error, close takes down those that were built.
 func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
-	if err := home.CheckDatabase(d.Layout); err != nil {
+	if err := errors.Join(home.CheckDatabase(d.Layout), checkMachines(d.Layout)); err != nil {
 		return err
 	}
 	if d.store, err = openStore(ctx, d.Layout, held); err != nil {

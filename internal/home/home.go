@@ -87,9 +87,23 @@ func (h *Held) Release() error {
 	return errors.Join(errs...)
 }
 
+// CheckCurrent fails if the state directory was removed or replaced since its lock was taken. What
+// the daemon has open is then not what is there, and it must end.
+func (h *Held) CheckCurrent() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.locks) == 0 || h.locks[0].isCurrent() {
+		return nil
+	}
+	return fault.New(fault.WrongState, "the state directory %s was removed or replaced while the daemon runs", h.layout.State)
+}
+
 // KeepRuntime makes the runtime directory again if it was removed, and takes its lock. A socket may
 // be made or removed in the directory only after this.
 func (h *Held) KeepRuntime() error {
+	if err := h.CheckCurrent(); err != nil { // somebody may be putting the home back
+		return err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := PrivateDir(h.layout.Runtime); err != nil {

@@ -177,3 +177,41 @@ func TestLockOnFullDisk(t *testing.T) {
 		t.Errorf("the lock file names %s, stopping %v", pid, leaving)
 	}
 }
+
+// TestStateReplaced removes the state directory under a daemon, and puts a copy and then the same
+// one back. Meanwhile the daemon makes nothing in the home.
+func TestStateReplaced(t *testing.T) {
+	layout := paths.At(t.TempDir())
+	held, err := Acquire(testContext(t), layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	if err := held.CheckCurrent(); err != nil {
+		t.Errorf("a state that is there: %v", err)
+	}
+	away := layout.State + ".away"
+	if err := errors.Join(os.Rename(layout.State, away), os.RemoveAll(layout.Runtime)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := held.CheckCurrent(); fault.KindOf(err) != fault.WrongState {
+			t.Errorf("a state that is another one: %v", err)
+		}
+		if err := held.KeepRuntime(); err == nil {
+			t.Error("the runtime directory was made for another state")
+		}
+		if _, err := os.Lstat(layout.Runtime); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the runtime directory is there: %v", err)
+		}
+		if err := os.CopyFS(layout.State, os.DirFS(away)); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.RemoveAll(layout.State), os.Rename(away, layout.State)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(held.CheckCurrent(), held.KeepRuntime()); err != nil {
+		t.Errorf("the state that came back: %v", err)
+	}
+}

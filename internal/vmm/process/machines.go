@@ -8,6 +8,12 @@ import (
 	"strings"
 )
 
+// LostDir reports whether the directory was removed in which the process works.
+func (p *Process) LostDir() bool {
+	name, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(p.id.PID), "cwd"))
+	return err == nil && strings.HasSuffix(name, deletedMark)
+}
+
 // Machine is a VMM that was found by its working directory.
 type Machine struct {
 	PID int

@@ -42,7 +42,7 @@ func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {
 func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
 	conn, err := socket.Dial(ctx, runPath(in.s, agentSocket))
 	if err != nil {
-		return nil, unreachable(in.s, fault.New(fault.Unavailable, "connecting to the agent of machine %s: %w", in.s.ID, err))
+		return nil, unreachable(in, fault.New(fault.Unavailable, "connecting to the agent of machine %s: %w", in.s.ID, err))
 	}
 	if in.agent.heard == nil {
 		return conn, nil
@@ -52,12 +52,12 @@ func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
 
 // unreachable adds a hint to the error of a machine whose sockets were removed while it runs, as
 // systemd-logind removes /run/user when the user's last session ends.
-func unreachable(s state, err *fault.Error) error {
-	if _, gone := os.Lstat(s.RunDir); !errors.Is(gone, fs.ErrNotExist) {
+func unreachable(in *instance, err *fault.Error) error {
+	if _, gone := os.Lstat(in.s.RunDir); !errors.Is(gone, fs.ErrNotExist) && !in.proc.LostDir() {
 		return err
 	}
 	return err.WithHint("Its run directory %s was removed or moved, for instance at the end of a login session. If it was moved, move it back. "+
-		"Otherwise nothing can reach the guest any more: its programs continue, and `banger vm kill` ends it like a power cut. `loginctl enable-linger` keeps /run/user.", s.RunDir)
+		"Otherwise nothing can reach the guest any more: its programs continue, and `banger vm kill` ends it like a power cut. `loginctl enable-linger` keeps /run/user.", in.s.RunDir)
 }
 
 // awaitPoll is how often QEMU is asked whether it has accepted a connection. It accepts one at

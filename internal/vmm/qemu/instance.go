@@ -110,7 +110,7 @@ func asking(ctx context.Context, in *instance, limit time.Duration, name string,
 	default:
 	}
 	if in.monitor == nil {
-		return unreachable(in.s, fault.New(fault.Unavailable, "sending %s to QEMU: %w", name, in.monitorErr))
+		return unreachable(in, fault.New(fault.Unavailable, "sending %s to QEMU: %w", name, in.monitorErr))
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fault.New(fault.Unavailable, "QEMU did not answer within %v", limit).
 		WithHint("It may stand still. `banger vm kill` ends it."))
