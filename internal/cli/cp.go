@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"path"
@@ -13,6 +14,7 @@ import (
 	"banger/internal/cli/transfer"
 	"banger/internal/fault"
 	"banger/internal/openssh"
+	"banger/internal/step"
 )
 
 type cpOptions struct {
@@ -84,32 +86,35 @@ func runCp(ctx context.Context, o cpOptions, a *command.App) error {
 		p.Close() // the note stays, so the live lines must be erased
 		a.Note("skipped %s: %s", name, why)
 	}}
-	name := dst.vm
+	waits := transfer.Waits{Ctx: step.WithWaits(ctx, p.Report), VM: cmp.Or(src.vm, dst.vm)}
 	if src.vm != "" {
-		name = src.vm
-		err = copyOut(ctx, client, src, dst.path, c)
+		err = copyOut(ctx, client, src, dst.path, c, waits)
 	} else {
-		err = copyIn(ctx, client, src.path, dst, c)
+		err = copyIn(ctx, client, src.path, dst, c, waits)
 	}
 	p.Close()
-	return explainVM(ctx, client, name, err)
+	return explainVM(ctx, client, waits.VM, err)
 }
 
 // copyOut copies from a VM.
-func copyOut(ctx context.Context, client *api.Client, src place, dst string, c transfer.Copy) error {
+func copyOut(ctx context.Context, client *api.Client, src place, dst string, c transfer.Copy, waits transfer.Waits) error {
+	over := waits.For("answer of")
 	body, err := client.Guests().GetFiles(ctx, src.vm, src.path)
+	over()
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	stop := context.AfterFunc(ctx, func() { body.Close() })
 	defer stop()
-	return c.Receive(ctx, transfer.Count(body, src.vm+":"+src.path, 0, c.Report), src.path, dst)
+	return c.Receive(ctx, transfer.Count(waits.From(body), src.vm+":"+src.path, 0, c.Report), src.path, dst)
 }
 
 // copyIn copies into a VM.
-func copyIn(ctx context.Context, client *api.Client, src string, dst place, c transfer.Copy) error {
+func copyIn(ctx context.Context, client *api.Client, src string, dst place, c transfer.Copy, waits transfer.Waits) error {
 	return c.Send(ctx, src, func(stream io.Reader) error {
+		stream, over := waits.To(stream)
+		defer over()
 		return client.Guests().PutFiles(ctx, dst.vm, dst.path, transfer.Count(stream, src, 0, c.Report))
 	})
 }

@@ -79,7 +79,7 @@ const (
 	maxBody       = 1 << 20  // bytes of a JSON body
 	bodyTimeout   = 10 * time.Second
 	replyTimeout  = 30 * time.Second // for a client to read a JSON reply
-	guestTimeout  = 20 * time.Second // for a guest to answer a short question; nominal
+	guestTimeout  = 10 * time.Second // for a guest to answer a short question; nominal
 )
 
 var errStopping = fault.New(fault.Unavailable, "bangerd is shutting down").WithHint("Try again: bangerd starts on demand.")
