@@ -85,17 +85,12 @@ func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 		if err != nil && !isGone {
 			continue
 		}
-		known := cmp.Or(c.VM.Runtime, &model.Runtime{})
-		m, err := h.Adopt(ctx, id, known.Driver, known.State)
+		pid, err := h.look(ctx, id, cmp.Or(c.VM.Runtime, &model.Runtime{}))
 		switch fault.KindOf(err) {
 		case fault.NotFound:
 			continue
 		case fault.WrongState: // another home's
 			return err
-		}
-		pid := 0
-		if err == nil {
-			pid, err = m.Instance.PID(), m.Close()
 		}
 		if isGone {
 			return errors.Join(fault.New(fault.WrongState, "a machine (pid %d) runs whose directory %s was removed, or is missing in an older state directory that was put back", pid, files.Dir).
@@ -105,6 +100,24 @@ func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 			WithHint("Nothing was ended. If you have the newer database, put it back. Otherwise add the missing records: banger daemon recover"), err)
 	}
 	return nil
+}
+
+// look returns the pid of a machine's VMM and leaves the machine as it is, if the driver can do that.
+func (h *Host) look(ctx context.Context, id string, known *model.Runtime) (pid int, err error) {
+	for _, d := range h.Drivers.All() {
+		l, ok := d.(vmm.Looker)
+		if !ok {
+			continue
+		}
+		if pid, err = l.Look(ctx, h.Layout.VM(id).Run); fault.KindOf(err) != fault.NotFound {
+			return pid, err
+		}
+	}
+	m, err := h.Adopt(ctx, id, known.Driver, known.State)
+	if err != nil {
+		return 0, err
+	}
+	return m.Instance.PID(), m.Close()
 }
 
 // RemoveUnrecorded is TearDown for what a crash has left, or the loss of a record. It logs errors.
@@ -119,7 +132,10 @@ func (h *Host) RemoveUnrecorded(ctx context.Context, id string) {
 func (h *Host) End(ctx context.Context, r Remains) error {
 	m, err := r.Machine, error(nil)
 	if m == nil {
-		if m, err = h.Adopt(ctx, r.ID, r.Driver, r.State); fault.KindOf(err) == fault.NotFound {
+		// A machine whose monitor does not answer is adopted, too, and its end needs no monitor.
+		looking, cancel := pace.Context(ctx, time.Second, "answer")
+		defer cancel()
+		if m, err = h.Adopt(looking, r.ID, r.Driver, r.State); fault.KindOf(err) == fault.NotFound {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("looking for the VMM: %w", err)

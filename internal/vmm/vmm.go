@@ -163,6 +163,13 @@ type Finder interface {
 	Find(ctx context.Context, runDir string) (Instance, error)
 }
 
+// Looker is implemented by drivers that can look for a machine and leave it as it is: one that was
+// stopped stays stopped.
+type Looker interface {
+	// Look returns the pid of the VMM that has that run directory. Its errors are those of Find.
+	Look(ctx context.Context, runDir string) (pid int, err error)
+}
+
 // IsFatal reports whether a VMM, which handles only a few signals, ends on sig.
 func IsFatal(sig syscall.Signal) bool {
 	switch sig {

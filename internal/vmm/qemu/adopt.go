@@ -42,6 +42,14 @@ func (d *Driver) Find(ctx context.Context, runDir string) (vmm.Instance, error) 
 	return d.adopt(ctx, intended(vmm.Machine{ID: filepath.Base(runDir), RunDir: runDir}))
 }
 
+// Look finds the process of a machine by its run directory: see vmm.Looker.
+func (d *Driver) Look(ctx context.Context, runDir string) (pid int, err error) {
+	ctx, cancel := pace.Context(ctx, adoptTimeout, "answer")
+	defer cancel()
+	id, err := process.Holder(ctx, runPath(state{RunDir: runDir}, lockName))
+	return id.PID, err
+}
+
 func (d *Driver) adopt(ctx context.Context, s state) (vmm.Instance, error) {
 	ctx, cancel := pace.Context(ctx, adoptTimeout, "answer")
 	defer cancel()

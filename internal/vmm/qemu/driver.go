@@ -94,6 +94,7 @@ type Driver struct {
 var (
 	_ vmm.Driver   = (*Driver)(nil)
 	_ vmm.Finder   = (*Driver)(nil)
+	_ vmm.Looker   = (*Driver)(nil)
 	_ vmm.Restorer = (*Driver)(nil)
 )
 

@@ -160,6 +160,10 @@ func TestFreeze(t *testing.T) {
 	if err := in.Close(); err != nil {
 		t.Fatal(err)
 	}
+	pid, err := driver(t).(vmm.Looker).Look(deadline(t), m.RunDir)
+	if err != nil || pid != in.PID() || !stopped() {
+		t.Errorf("a look finds process %d, not %d, or lets the VMM continue: %v, %v", pid, in.PID(), !stopped(), err)
+	}
 	again, err := adopt(t, in.State())
 	if err != nil || stopped() {
 		t.Fatalf("the next daemon lets the VMM continue: %v, %v", !stopped(), err)
