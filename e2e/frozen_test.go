@@ -52,8 +52,9 @@ func TestFrozenAgentIsKilled(t *testing.T) {
 				freezeAgent(t, h)
 				_, first := h.Start(t, strings.Fields(line)...)
 				first.Expect(t, says)
-				_, second := h.Start(t, "snapshot", "create", "box") // waits for the first
-				if !isCopy {                                         // which is no operation on the VM
+				// It waits for the first, unless that is a copy, which is no operation on the VM.
+				_, second := h.Start(t, "snapshot", "create", "box")
+				if !isCopy {
 					second.Expect(t, "which is under way")
 				}
 				within(t, h, soon, 0, end.line)

@@ -102,7 +102,8 @@ func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// look returns the pid of a machine's VMM and leaves the machine as it is, if the driver can do that.
+// look returns the pid of a machine's VMM. It leaves the machine as it is, if the driver can do
+// that.
 func (h *Host) look(ctx context.Context, id string, known *model.Runtime) (pid int, err error) {
 	for _, d := range h.Drivers.All() {
 		l, ok := d.(vmm.Looker)
