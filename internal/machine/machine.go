@@ -105,7 +105,7 @@ const (
 	holdTimeout = 5 * time.Second
 	syncTimeout = 10 * time.Second
 	// for a guest to thaw once the operation that has frozen it was called off
-	thawGrace = 2 * time.Second
+	thawGrace = 500 * time.Millisecond
 )
 
 // MarkKilled notes that the user ends the machine. So its end says nothing against a template, and

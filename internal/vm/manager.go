@@ -115,8 +115,9 @@ const (
 	defaultRecoverTime = 2 * time.Second
 	storeTimeout       = 10 * time.Second // for writing one record; nominal
 	killTimeout        = 20 * time.Second // for a VMM to be gone after a signal; nominal
-	endGrace           = 2 * time.Second  // for guests to answer when the daemon ends; nominal
-	thawGrace          = 2 * time.Second  // for a guest to thaw after a call-off; nominal
+	// Nominal, and short: on the slowest host, a daemon must still end in the time of its client.
+	endGrace  = time.Second            // for guests to answer when the daemon ends
+	thawGrace = 500 * time.Millisecond // for a guest to thaw after a call-off
 )
 
 // errEnding is why operations end when the daemon does.

@@ -72,7 +72,7 @@ func (c *core) EndWaits() {
 // Close releases all VMs without ending them, ends the machines on standby, and returns when every
 // goroutine of the manager has ended. Operations must be over.
 func (m *Manager) Close() error {
-	m.endWaits(errEnding) // of recovery
+	m.endWaits(errEnding)
 	m.end()
 	m.wg.Wait()
 	m.templates.Close()
