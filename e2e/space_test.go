@@ -103,6 +103,29 @@ func TestFullHost(t *testing.T) {
 	}
 }
 
+// TestFullVMs has the VMs on another file system than the records. A guest fills it up to the
+// floor. Its VM is held with the numbers of this file system, and starts are refused.
+func TestFullVMs(t *testing.T) {
+	h := warm(t)
+	resize := smallDir(t, h, "state/vms")
+	h.Setenv("BANGER_DISK_RESERVE", "32M")
+	ok(t, h, "run", "-d", "--name", "web")
+	ok(t, h, "exec", "web", "--", "sh", "-c", `setsid sh -c '
+		yes 0123456789abcdef | head -c 130M >/root/big && sync && touch /root/done' >/dev/null 2>&1 &`)
+	isHeld := func() bool { return show(t, h, "web").Held != nil }
+	testkit.WaitFor(t, 5*time.Minute, "the VM to be held", isHeld)
+	if held := show(t, h, "web").Held; held.Free > 120<<20 || held.Floor != 32<<20 {
+		t.Errorf("the VM is held with %+v, want the numbers of the file system of VMs", held)
+	}
+	fails(t, h, []string{"run", "--rm", "--", "true"}, "state/vms, the floor is 32M")
+	resize("400M")
+	testkit.WaitFor(t, 5*time.Minute, "the VM to continue", func() bool { return !isHeld() })
+	sh := func(line string) string { return ok(t, h, "exec", "web", "--", "sh", "-c", line) }
+	testkit.WaitFor(t, 5*time.Minute, "the guest to finish", func() bool { return sh("ls /root") == "big\ndone\n" })
+	equal(t, "errors that the guest saw", sh("dmesg | grep -ci 'i/o error' || true"), "0\n")
+	ok(t, h, "rm", "--force", "web")
+}
+
 // TestFullTmpfs fills the tmpfs that has the memory file of a running VM. The VM continues and can
 // use all of its memory.
 func TestFullTmpfs(t *testing.T) {
@@ -141,8 +164,14 @@ func sumOfYes(n int) string {
 // resizes.
 func smallState(t *testing.T, h *testkit.Home) (resize func(size string)) {
 	t.Helper()
+	return smallDir(t, h, "state")
+}
+
+// smallDir does so for any directory of the home.
+func smallDir(t *testing.T, h *testkit.Home, name string) (resize func(size string)) {
+	t.Helper()
 	testkit.Require(t, "root", os.Geteuid() == 0, "a file system has to be mounted")
-	dir := filepath.Join(h.Dir, "state")
+	dir := filepath.Join(h.Dir, name)
 	mount := func(flags uintptr, size string) {
 		t.Helper()
 		if err := unix.Mount("small", dir, "tmpfs", flags, "mode=0700,size="+size); err != nil {

@@ -12,11 +12,11 @@ import (
 	"banger/internal/vmm"
 )
 
-// newGuard makes the guard of the file system that has the disks of VMs. Templates and machines on
-// standby give way first.
+// newGuard makes the guard of the file systems that have the records and the disks of VMs.
+// Templates and machines on standby give way first.
 func (d *daemon) newGuard() *space.Guard {
 	return space.New(space.Config{
-		Dir: d.Layout.State, Reserve: d.cfg.DiskReserve, Log: d.component("space"),
+		Dir: d.Layout.State, Also: []string{d.Layout.VMs(), d.Layout.Snapshots()}, Reserve: d.cfg.DiskReserve, Log: d.component("space"),
 		GiveWay: func(ctx context.Context) { d.manager.Templates().GiveWay(ctx) },
 	})
 }

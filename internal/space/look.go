@@ -2,6 +2,7 @@ package space
 
 import (
 	"context"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 	"banger/internal/vmm"
 )
 
-// Run guards the file system until ctx ends.
+// Run guards the file systems until ctx ends.
 func (g *Guard) Run(ctx context.Context, machines Machines) {
 	w := newWatch(g, machines)
 	defer w.group.Wait()
@@ -59,15 +60,25 @@ func (w *watch) work(id string, do func()) {
 
 // look looks once, and returns the time to the next look.
 func (w *watch) look(ctx context.Context) time.Duration {
-	l, err := w.measure()
+	base, err := w.measure(w.Dir)
 	if err != nil {
 		w.Log.WarnContext(ctx, "guarding the free space", "error", err)
 		return farLook
 	}
-	if low := l.low(); low != w.wasLow {
+	vms := w.machines.Running()
+	levels := w.measureEach(vms, base)
+	next, lowest := w.interval(base), base
+	for _, l := range levels {
+		next = min(next, w.interval(l))
+		if l.low() && !lowest.low() {
+			lowest = l
+		}
+	}
+	if low := lowest.low(); low != w.wasLow {
 		w.wasLow = low
 		if low {
-			w.Log.WarnContext(ctx, "the host's free space is below the floor: VMs that write are held", "free", l.free, "floor", l.floor)
+			w.Log.WarnContext(ctx, "the host's free space is below the floor: VMs that write are held",
+				"dir", lowest.dir, "free", lowest.free, "floor", lowest.floor)
 			w.group.Go(func() { w.GiveWay(ctx) }) // a machine on standby may be long to end
 		}
 	}
@@ -77,8 +88,9 @@ func (w *watch) look(ctx context.Context) time.Duration {
 	if due {
 		w.looked = now
 	}
-	for _, v := range w.machines.Running() {
+	for _, v := range vms {
 		running[v.ID] = true
+		l := levels[v.ID]
 		grew := w.grew(v, l)
 		switch held := w.Held(v.ID) != nil; {
 		case !held && grew && l.low():
@@ -91,7 +103,7 @@ func (w *watch) look(ctx context.Context) time.Duration {
 	}
 	w.keepOnly(running)
 	for id := range w.atHold {
-		if !l.low() || !running[id] {
+		if !levels[id].low() || !running[id] {
 			delete(w.atHold, id)
 		}
 	}
@@ -100,7 +112,26 @@ func (w *watch) look(ctx context.Context) time.Duration {
 			delete(w.sizes, id)
 		}
 	}
-	return w.interval(l)
+	return next
+}
+
+// measureEach looks at the file system of each VM's disks. One that cannot be measured counts as
+// that of the state directory.
+func (w *watch) measureEach(vms []VM, base level) map[string]level {
+	levels := map[string]level{}
+	for _, v := range vms {
+		levels[v.ID] = base
+		if len(v.Disks) == 0 {
+			continue
+		}
+		if l, err := w.measure(filepath.Dir(v.Disks[0])); err == nil {
+			levels[v.ID] = l
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.levels = levels
+	return levels
 }
 
 // interval is the time in which guests cannot write more than what is above the floor.

@@ -9,9 +9,11 @@
 //
 // # How
 //
-// A Guard looks at the file system and at the VMs that run. Far from the floor it looks every ten
-// seconds, and more often the less space is left: a guest that writes 1 GiB/s cannot go far below
-// the floor. Below the floor it halts each VM whose disks grow. VMs that do not write continue.
+// A Guard looks at the file systems of the state directory and of each running VM's disks, which a
+// person may have put on another one, and at the VMs that run. Far from the floor it looks every
+// ten seconds, and more often the less space is left: a guest that writes 1 GiB/s cannot go far
+// below the floor. Below the floor it halts each VM whose disks grow. VMs that do not write
+// continue.
 //
 // A guest may be faster than a look. Then the file system is full, and the VMM halts the machine
 // instead of failing the write (vmm.HaltedFull). The Guard finds such machines and continues them
@@ -64,7 +66,10 @@ type Machines interface {
 
 // Config is what a Guard is made from.
 type Config struct {
-	Dir     string // on the file system that is guarded
+	Dir string // on the file system that is guarded
+	// Also are directories whose file systems need space, too, for what Check refuses. They may be
+	// missing.
+	Also    []string
 	Reserve model.Reserve
 	// GiveWay is called when the free space has fallen below the floor: what only saves time goes
 	// first. It may be nil.
@@ -77,17 +82,21 @@ type Config struct {
 	After  func(time.Duration) <-chan time.Time
 }
 
-// Guard guards one file system. Its methods are safe for concurrent use.
+// Guard guards the file systems of one home. Its methods are safe for concurrent use.
 type Guard struct {
 	Config
 
 	mu   sync.Mutex
 	held map[string]model.Hold // by id; what Held returns has the present numbers
-	last level
+	// levels are those of the last look, by a VM's id
+	levels map[string]level
 }
 
 // level is the result of a look at the file system.
-type level struct{ free, floor, resume model.Bytes }
+type level struct {
+	dir                 string
+	free, floor, resume model.Bytes
+}
 
 func (l level) low() bool    { return l.free < l.floor }
 func (l level) enough() bool { return l.free >= l.resume }
@@ -135,31 +144,29 @@ func statfs(dir string) (free, total model.Bytes, err error) {
 	return model.Bytes(st.Bavail) * model.Bytes(st.Bsize), model.Bytes(st.Blocks) * model.Bytes(st.Bsize), nil
 }
 
-// measure looks at the file system.
-func (g *Guard) measure() (level, error) {
-	free, total, err := g.Statfs(g.Dir)
+// measure looks at the file system of a directory.
+func (g *Guard) measure(dir string) (level, error) {
+	free, total, err := g.Statfs(dir)
 	if err != nil {
 		return level{}, err
 	}
-	l := level{free: free, floor: g.Reserve.Of(total)}
+	l := level{dir: dir, free: free, floor: g.Reserve.Of(total)}
 	if l.resume = l.floor + l.floor/4; l.floor == 0 {
 		l.resume = min(fullRoom, total/fullShare)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.last = l
 	return l, nil
 }
 
 // Check refuses what needs space while there is less than the floor. A file system that cannot be
 // measured refuses nothing.
 func (g *Guard) Check() error {
-	l, err := g.measure()
-	if err != nil || !l.low() {
-		return nil
+	for _, dir := range append([]string{g.Dir}, g.Also...) {
+		if l, err := g.measure(dir); err == nil && l.low() {
+			return fault.New(fault.Unavailable, "the host has %v free at %s, the floor is %v", l.free, dir, l.floor).
+				WithHint("%s disk_reserve is the floor.", fault.Relief)
+		}
 	}
-	return fault.New(fault.Unavailable, "the host has %v free at %s, the floor is %v", l.free, g.Dir, l.floor).
-		WithHint("%s disk_reserve is the floor.", fault.Relief)
+	return nil
 }
 
 // Held returns why a VM is held, with the present numbers; nil if it is not.
@@ -170,7 +177,8 @@ func (g *Guard) Held(id string) *model.Hold {
 	if !ok {
 		return nil
 	}
-	h.Free, h.Floor, h.Resume = g.last.free, g.last.floor, g.last.resume
+	l := g.levels[id]
+	h.Free, h.Floor, h.Resume = l.free, l.floor, l.resume
 	return &h
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ type host struct {
 	guard *Guard
 	watch *watch
 	free  model.Bytes
+	apart map[string]model.Bytes // free space of file systems of their own, by directory
 	now   time.Time
 	gave  int // how often others had to give way
 
@@ -63,8 +65,17 @@ func (h *host) restart(r model.Reserve) {
 	h.guard = New(Config{
 		Dir: "/state", Reserve: r, Log: slog.New(slog.DiscardHandler),
 		GiveWay: func(context.Context) { h.gave++ },
-		Statfs:  func(string) (model.Bytes, model.Bytes, error) { return h.free, total, nil },
-		Now:     func() time.Time { return h.now },
+		Also:    []string{"/missing", "/state/vms"},
+		Statfs: func(dir string) (model.Bytes, model.Bytes, error) {
+			if dir == "/missing" {
+				return 0, 0, os.ErrNotExist
+			}
+			if free, ok := h.apart[dir]; ok {
+				return free, total, nil
+			}
+			return h.free, total, nil
+		},
+		Now: func() time.Time { return h.now },
 	})
 	h.watch = newWatch(h.guard, h)
 }
@@ -184,6 +195,42 @@ func TestFloor(t *testing.T) {
 	h.free = 3 * model.GiB
 	h.look()
 	h.wantHeld("with enough space")
+}
+
+// TestOtherFileSystem: a VM is held by the file system that has its disks, with the numbers of that
+// file system. What needs space is refused if any of the guard's directories lacks it.
+func TestOtherFileSystem(t *testing.T) {
+	h := newHost(t, "auto", "here", "there")
+	there := filepath.Dir(h.vms["there"].Disks[0])
+	h.apart = map[string]model.Bytes{there: total}
+	h.look()
+	h.apart[there] = model.GiB
+	if next := h.look(); next != nearLook {
+		t.Errorf("with one file system below the floor, the next look is in %v", next)
+	}
+	h.write("here", 2*model.MiB)
+	h.write("there", 2*model.MiB)
+	h.look()
+	h.wantHeld("with the other file system below the floor", "there")
+	if held := h.guard.Held("there"); held == nil || held.Free != model.GiB {
+		t.Errorf("the hold has wrong numbers: %+v", held)
+	}
+	if err := h.guard.Check(); err != nil {
+		t.Errorf("a file system that only one VM uses refuses work: %v", err)
+	}
+	if h.gave != 1 {
+		t.Errorf("others gave way %d times, want once", h.gave)
+	}
+	h.apart[there], h.free = total, model.GiB
+	h.look()
+	h.wantHeld("with space there")
+	h.write("there", 2*model.MiB)
+	h.look()
+	h.wantHeld("with the state's file system below the floor")
+	h.free, h.apart["/state/vms"] = total, model.GiB
+	if err := h.guard.Check(); fault.KindOf(err) != fault.Unavailable || !strings.Contains(err.Error(), "/state/vms") {
+		t.Errorf("with the file system of VMs below the floor: %v; want a refusal that names it", err)
+	}
 }
 
 // TestHoldIsIgnored: a VMM that was taken over writes although its VM is held. It is stopped. A VMM
