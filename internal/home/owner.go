@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"banger/internal/fault"
@@ -75,61 +76,78 @@ func checkOwner(what, path string, info fs.FileInfo, me int) error {
 // those above them are the same. Not for concurrent use.
 type checker struct {
 	me    int
-	known map[string]found
+	known map[string]found // by path, without symbolic links above it
 }
 
-// found is a path without symbolic links, and what it names. The info is nil if nothing is there.
+// found is a file with a path that has no symbolic links above it. The info is nil if nothing is
+// there.
 type found struct {
-	path string
-	info fs.FileInfo
+	path   string
+	info   fs.FileInfo
+	target string // of a symbolic link
 }
 
 func newChecker() *checker { return &checker{me: os.Geteuid(), known: map[string]found{}} }
 
-func (c *checker) check(d directory) (found, error) { return c.look(d, d.path) }
+// maxLinks is how many symbolic links one path may have (path_resolution(7)).
+const maxLinks = 40
 
-// look finds a path and checks all directories above it, from the root down. If something is
-// missing, the result has no info.
-func (c *checker) look(d directory, path string) (found, error) {
-	if known, ok := c.known[path]; ok {
-		return known, nil
-	}
-	here := path
-	if up := filepath.Dir(path); up != path {
-		above, err := c.look(d, up)
-		if err != nil || above.info == nil {
+// check resolves a directory's path, and checks all directories and links on the way. If something
+// is missing, the result has no info.
+func (c *checker) check(d directory) (found, error) {
+	here, err := c.at(d, "/")
+	todo, links := strings.Split(d.path, "/"), 0
+	for len(todo) > 0 && err == nil && here.info != nil {
+		part := todo[0]
+		todo = todo[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			here, err = c.at(d, filepath.Dir(here.path))
+			continue
+		}
+		if err := checkAncestor(d, here, c.me); err != nil {
 			return found{}, err
 		}
-		if err := checkAncestor(d, above, c.me); err != nil {
-			return found{}, err
+		next, nextErr := c.at(d, filepath.Join(here.path, part))
+		if nextErr != nil || next.target == "" {
+			here, err = next, nextErr
+			continue
 		}
-		here = filepath.Join(above.path, filepath.Base(path))
+		if links++; links > maxLinks {
+			return found{}, fault.New(fault.Denied, "the %s directory %s is behind more than %d symbolic links", d.name, d.path, maxLinks).
+				WithHint("Set BANGER_HOME to a directory of your own.")
+		}
+		if filepath.IsAbs(next.target) {
+			here, err = c.at(d, "/")
+		}
+		todo = append(strings.Split(next.target, "/"), todo...)
 	}
-	f, err := c.lookAt(d, here)
-	if err == nil {
-		c.known[path] = f
-	}
-	return f, err
+	return here, err
 }
 
-// lookAt finds a path whose parent is checked and has no symbolic links.
-func (c *checker) lookAt(d directory, path string) (found, error) {
+// at looks at one path, and refuses a symbolic link that somebody else may change.
+func (c *checker) at(d directory, path string) (found, error) {
+	if f, ok := c.known[path]; ok {
+		return f, nil
+	}
 	info, err := os.Lstat(path)
 	if err != nil {
 		return found{}, d.unreadable(err)
 	}
-	if info.Mode()&fs.ModeSymlink == 0 {
-		return found{path, info}, nil
+	f := found{path: path, info: info}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		if owner := ownerOf(info); owner != c.me && owner != 0 {
+			return found{}, fault.New(fault.Denied, "the %s directory %s is behind %s, a symbolic link that user %d may change", d.name, d.path, path, owner).
+				WithHint("Set BANGER_HOME to a directory of your own.")
+		}
+		if f.target, err = os.Readlink(path); err != nil {
+			return found{}, d.unreadable(err)
+		}
 	}
-	if owner := ownerOf(info); owner != c.me && owner != 0 {
-		return found{}, fault.New(fault.Denied, "the %s directory %s is behind %s, a symbolic link that user %d may change", d.name, d.path, path, owner).
-			WithHint("Set BANGER_HOME to a directory of your own.")
-	}
-	target, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return found{}, d.unreadable(err)
-	}
-	return c.look(d, target)
+	c.known[path] = f
+	return f, nil
 }
 
 // unreadable returns nil if the directory is merely missing.

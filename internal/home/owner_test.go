@@ -67,6 +67,14 @@ func TestOwners(t *testing.T) {
 			there := filepath.Join(filepath.Dir(top), "elsewhere", "state")
 			return errors.Join(os.MkdirAll(there, 0o700), os.Remove(s.State), os.Symlink(there, s.State), os.Lchown(s.State, nobody, nobody))
 		}, func(s *site, _ string) string { return s.State }, "BANGER_HOME", true},
+		"a chain of links through everybody's directory": {func(s *site, top string) error {
+			there, open := filepath.Join(top, "elsewhere"), filepath.Join(filepath.Dir(top), "open")
+			return errors.Join(os.Mkdir(there, 0o700), os.Mkdir(open, 0o700), os.Chmod(open, 0o777), os.Symlink(there, filepath.Join(open, "link")),
+				os.Remove(s.State), os.Symlink("../../parent/../parent/open/link", s.State))
+		}, func(_ *site, top string) string { return filepath.Join(filepath.Dir(top), "open") }, "chmod o-w", false},
+		"a link to itself": {func(s *site, _ string) error {
+			return errors.Join(os.Remove(s.Cache), os.Symlink("cache", s.Cache))
+		}, func(s *site, _ string) string { return s.Cache }, "BANGER_HOME", false},
 		"a link to nothing": {func(s *site, top string) error {
 			return errors.Join(os.Remove(s.Config), os.Symlink("nowhere", s.Config))
 		}, nil, "", false},
@@ -161,7 +169,7 @@ func TestAncestors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := checkAncestor(directory{"state", "/home/alice/state"}, found{c.path, info}, alice); (err != nil) != c.refused {
+		if err := checkAncestor(directory{"state", "/home/alice/state"}, found{path: c.path, info: info}, alice); (err != nil) != c.refused {
 			t.Errorf("%+v: got %v", c, err)
 		}
 	}
