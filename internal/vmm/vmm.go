@@ -76,7 +76,7 @@ type Instance interface {
 	// a time. It succeeds as soon as the machine runs, even if no agent listens.
 	DialAgent(ctx context.Context) (net.Conn, error)
 	// PowerOff asks the guest to power off, as a power button does. It returns when the request was
-	// delivered. The guest may ignore it.
+	// delivered. The guest may ignore it. If the machine has ended, this is no error.
 	PowerOff(ctx context.Context) error
 	// Signal sends sig to the VMM. If the machine has ended, this is no error.
 	Signal(sig syscall.Signal) error

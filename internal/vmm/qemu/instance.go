@@ -65,9 +65,16 @@ func (in *instance) DriveID(name string) string { return name }
 // HasOpen looks at QEMU's open files: see vmm.FileHolder. QEMU opens each drive by its path, once.
 func (in *instance) HasOpen(path string) (bool, string, error) { return in.proc.HasOpen(path) }
 
-// PowerOff presses the machine's ACPI power button. If the machine has ended, this is no error.
+// PowerOff presses the machine's ACPI power button. If the machine has ended, or ends before QEMU
+// answers, this is no error.
 func (in *instance) PowerOff(ctx context.Context) error {
-	return in.command(ctx, "system_powerdown", nil)
+	err := in.command(ctx, "system_powerdown", nil)
+	select {
+	case <-in.proc.Done():
+		return nil
+	default:
+		return err
+	}
 }
 
 // ResizeDrive reports to the guest that a drive has grown: see vmm.Resizer.
@@ -76,13 +83,6 @@ func (in *instance) ResizeDrive(ctx context.Context, name string, size model.Byt
 }
 
 func (in *instance) command(ctx context.Context, name string, args any) error {
-	select {
-	case <-in.proc.Done():
-		if name == "system_powerdown" {
-			return nil
-		}
-	default:
-	}
 	if err := in.ask(ctx, name, args, nil); err != nil {
 		return fmt.Errorf("machine %s: %w", in.s.ID, err)
 	}
