@@ -45,7 +45,7 @@ func TestCrashSaving(t *testing.T) {
 			var vm model.VM
 			testkit.WaitFor(t, time.Minute, "the VM's state is settled", func() bool {
 				vm = show(t, h, "box")
-				return !vm.State.Between()
+				return settled(vm)
 			})
 			switch vm.State {
 			case model.Running:
@@ -104,7 +104,7 @@ func TestCrashRestore(t *testing.T) {
 			var vm model.VM
 			testkit.WaitFor(t, time.Minute, "the VM's state is settled", func() bool {
 				vm = show(t, h, "box")
-				return !vm.State.Between() && vm.State != model.Recovering
+				return settled(vm)
 			})
 			switch vm.State {
 			case model.Running:

@@ -72,7 +72,7 @@ func checkRecovered(t *testing.T, h *testkit.Home, before testkit.Host) {
 	var vm model.VM
 	testkit.WaitFor(t, time.Minute, "the VM's state is settled", func() bool {
 		vm = show(t, h, "box")
-		return !vm.State.Between()
+		return settled(vm)
 	})
 	switch vm.State {
 	case model.Running:
@@ -95,7 +95,7 @@ func TestCrashDeleting(t *testing.T) {
 	testkit.WaitFor(t, 20*time.Second, "box is stopping", func() bool { return show(t, h, "box").State != model.Running })
 	killDaemon(t, h)
 	stop.Wait(t)
-	testkit.WaitFor(t, time.Minute, "box is settled", func() bool { return !show(t, h, "box").State.Between() })
+	testkit.WaitFor(t, time.Minute, "box is settled", func() bool { return settled(show(t, h, "box")) })
 	h.Banger(t, "vm", "start", "box")
 	_, remove := h.Start(t, "rm", "--force", "box")
 	testkit.WaitFor(t, 20*time.Second, "box is being deleted", func() bool {

@@ -106,7 +106,7 @@ func killThawed(t *testing.T, h *testkit.Home, call func(context.Context, *api.C
 	var vm model.VM
 	testkit.WaitFor(t, time.Minute, "the VM's state is settled", func() bool {
 		vm = show(t, h, "box")
-		return !vm.State.Between() && vm.State != model.Recovering
+		return settled(vm)
 	})
 	if vm.State != model.Running {
 		t.Fatalf("the VM is %s: %+v", vm.State, vm.LastError)

@@ -24,6 +24,9 @@ func show(t *testing.T, h *testkit.Home, name string) model.VM {
 	return decode[model.VM](t, h, "vm", "show", name)
 }
 
+// settled reports whether nothing is under way on a VM, and the daemon knows its state.
+func settled(vm model.VM) bool { return !vm.State.Between() && vm.State != model.Recovering }
+
 // machinePID returns the pid of a VM's VMM, which must be running.
 func machinePID(t *testing.T, h *testkit.Home, name string) int {
 	t.Helper()

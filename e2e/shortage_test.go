@@ -146,7 +146,7 @@ func TestFullDisk(t *testing.T) {
 		if err := os.Remove(filler); err != nil {
 			t.Fatal(err)
 		}
-		testkit.WaitFor(t, time.Minute, "the VM is settled", func() bool { return !show(t, h, "box").State.Between() })
+		testkit.WaitFor(t, time.Minute, "the VM is settled", func() bool { return settled(show(t, h, "box")) })
 		ok(t, h, "start", "box")
 		equal(t, fmt.Sprintf("the files after %d KiB were left", leave>>10), ok(t, h, "exec", "box", "--", "cat", "/root/kept", "/opt/kept"), "work\nmore\n")
 		for _, v := range vms(t, h) {

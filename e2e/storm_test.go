@@ -188,7 +188,7 @@ func (s *storm) audit(t *testing.T) {
 	testkit.WaitFor(t, 2*time.Minute, "every VM is settled", func() bool {
 		r := s.h.Banger(t, "vm", "list")
 		list = vms(t, s.h)
-		return r.Code == 0 && !slices.ContainsFunc(list, func(v model.VM) bool { return v.State.Between() })
+		return r.Code == 0 && !slices.ContainsFunc(list, func(v model.VM) bool { return !settled(v) })
 	})
 	var running []string
 	recorded := []int{} // the VMMs
