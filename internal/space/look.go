@@ -34,7 +34,7 @@ type watch struct {
 	sizes    map[string]model.Bytes // what the VMs' disks used when there was last enough space
 	atHold   map[string]model.Bytes // what held VMs used at the first look after the hold
 	looked   time.Time              // when the machines were looked at
-	wasLow   bool
+	low      map[uint64]bool        // file systems below the floor, by device number
 }
 
 func newWatch(g *Guard, machines Machines) *watch {
@@ -67,20 +67,12 @@ func (w *watch) look(ctx context.Context) time.Duration {
 	}
 	vms := w.machines.Running()
 	levels := w.measureEach(vms, base)
-	next, lowest := w.interval(base), base
+	if w.noteLow(ctx, base, levels) {
+		w.group.Go(func() { w.GiveWay(ctx) }) // a machine on standby may be long to end
+	}
+	next := w.interval(base)
 	for _, l := range levels {
 		next = min(next, w.interval(l))
-		if l.low() && !lowest.low() {
-			lowest = l
-		}
-	}
-	if low := lowest.low(); low != w.wasLow {
-		w.wasLow = low
-		if low {
-			w.Log.WarnContext(ctx, "the host's free space is below the floor: VMs that write are held",
-				"dir", lowest.dir, "free", lowest.free, "floor", lowest.floor)
-			w.group.Go(func() { w.GiveWay(ctx) }) // a machine on standby may be long to end
-		}
 	}
 	running := map[string]bool{}
 	now := w.Now()
@@ -113,6 +105,29 @@ func (w *watch) look(ctx context.Context) time.Duration {
 		}
 	}
 	return next
+}
+
+// noteLow warns of each file system that has fallen below the floor since the last look, and
+// reports whether that of the state directory is one of them.
+func (w *watch) noteLow(ctx context.Context, base level, levels map[string]level) (baseFell bool) {
+	low := map[uint64]bool{}
+	note := func(l level) (fell bool) {
+		if !l.low() || low[l.dev] {
+			return false
+		}
+		low[l.dev] = true
+		if fell = !w.low[l.dev]; fell {
+			w.Log.WarnContext(ctx, "the host's free space is below the floor: VMs that write are held",
+				"dir", l.dir, "free", l.free, "floor", l.floor)
+		}
+		return fell
+	}
+	baseFell = note(base)
+	for _, l := range levels {
+		note(l)
+	}
+	w.low = low
+	return baseFell
 }
 
 // measureEach looks at the file system of each VM's disks. One that cannot be measured counts as

@@ -31,6 +31,7 @@ package space
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -71,15 +72,21 @@ type Config struct {
 	// missing.
 	Also    []string
 	Reserve model.Reserve
-	// GiveWay is called when the free space has fallen below the floor: what only saves time goes
-	// first. It may be nil.
+	// GiveWay is called when the free space at Dir has fallen below the floor: what only saves time
+	// goes first. It may be nil.
 	GiveWay func(context.Context)
 	Log     *slog.Logger
 
 	// Tests replace these.
-	Statfs func(dir string) (free, total model.Bytes, err error)
+	Statfs func(dir string) (FileSystem, error)
 	Now    func() time.Time
 	After  func(time.Duration) <-chan time.Time
+}
+
+// FileSystem is what a look at a file system finds.
+type FileSystem struct {
+	Dev         uint64 // its device number
+	Free, Total model.Bytes
 }
 
 // Guard guards the file systems of one home. Its methods are safe for concurrent use.
@@ -95,6 +102,7 @@ type Guard struct {
 // level is the result of a look at the file system.
 type level struct {
 	dir                 string
+	dev                 uint64
 	free, floor, resume model.Bytes
 }
 
@@ -136,23 +144,24 @@ func New(cfg Config) *Guard {
 }
 
 // statfs returns the space that programs without privileges may use.
-func statfs(dir string) (free, total model.Bytes, err error) {
+func statfs(dir string) (FileSystem, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, 0, fmt.Errorf("measuring the file system of %s: %w", dir, err)
+	var of unix.Stat_t
+	if err := errors.Join(unix.Statfs(dir, &st), unix.Stat(dir, &of)); err != nil {
+		return FileSystem{}, fmt.Errorf("measuring the file system of %s: %w", dir, err)
 	}
-	return model.Bytes(st.Bavail) * model.Bytes(st.Bsize), model.Bytes(st.Blocks) * model.Bytes(st.Bsize), nil
+	return FileSystem{Dev: of.Dev, Free: model.Bytes(st.Bavail) * model.Bytes(st.Bsize), Total: model.Bytes(st.Blocks) * model.Bytes(st.Bsize)}, nil
 }
 
 // measure looks at the file system of a directory.
 func (g *Guard) measure(dir string) (level, error) {
-	free, total, err := g.Statfs(dir)
+	fs, err := g.Statfs(dir)
 	if err != nil {
 		return level{}, err
 	}
-	l := level{dir: dir, free: free, floor: g.Reserve.Of(total)}
+	l := level{dir: dir, dev: fs.Dev, free: fs.Free, floor: g.Reserve.Of(fs.Total)}
 	if l.resume = l.floor + l.floor/4; l.floor == 0 {
-		l.resume = min(fullRoom, total/fullShare)
+		l.resume = min(fullRoom, fs.Total/fullShare)
 	}
 	return l, nil
 }

@@ -66,14 +66,14 @@ func (h *host) restart(r model.Reserve) {
 		Dir: "/state", Reserve: r, Log: slog.New(slog.DiscardHandler),
 		GiveWay: func(context.Context) { h.gave++ },
 		Also:    []string{"/missing", "/state/vms"},
-		Statfs: func(dir string) (model.Bytes, model.Bytes, error) {
+		Statfs: func(dir string) (FileSystem, error) {
 			if dir == "/missing" {
-				return 0, 0, os.ErrNotExist
+				return FileSystem{}, os.ErrNotExist
 			}
 			if free, ok := h.apart[dir]; ok {
-				return free, total, nil
+				return FileSystem{Dev: uint64(slices.Index(slices.Sorted(maps.Keys(h.apart)), dir)) + 1, Free: free, Total: total}, nil
 			}
-			return h.free, total, nil
+			return FileSystem{Free: h.free, Total: total}, nil
 		},
 		Now: func() time.Time { return h.now },
 	})
@@ -218,8 +218,8 @@ func TestOtherFileSystem(t *testing.T) {
 	if err := h.guard.Check(); err != nil {
 		t.Errorf("a file system that only one VM uses refuses work: %v", err)
 	}
-	if h.gave != 1 {
-		t.Errorf("others gave way %d times, want once", h.gave)
+	if h.gave != 0 {
+		t.Errorf("others gave way %d times for a file system that they do not use", h.gave)
 	}
 	h.apart[there], h.free = total, model.GiB
 	h.look()
@@ -230,6 +230,39 @@ func TestOtherFileSystem(t *testing.T) {
 	h.free, h.apart["/state/vms"] = total, model.GiB
 	if err := h.guard.Check(); fault.KindOf(err) != fault.Unavailable || !strings.Contains(err.Error(), "/state/vms") {
 		t.Errorf("with the file system of VMs below the floor: %v; want a refusal that names it", err)
+	}
+}
+
+// TestEachFileSystemIsReported: a file system that stays below the floor does not hide another one
+// that falls below it later. One warning stands for all directories of a file system.
+func TestEachFileSystemIsReported(t *testing.T) {
+	h := newHost(t, "auto", "here", "too", "there")
+	there := filepath.Dir(h.vms["there"].Disks[0])
+	h.apart = map[string]model.Bytes{there: model.GiB}
+	var log bytes.Buffer
+	h.guard.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	for _, c := range []struct {
+		when  string
+		free  model.Bytes
+		warns string // the directory
+		gave  int
+	}{
+		{"with the other file system below the floor", total, there, 0},
+		{"with no change", total, "", 0},
+		{"with the state's file system below the floor, too", model.GiB, "/state", 1},
+		{"with still no space", model.GiB, "", 1},
+		{"with space for the state again", total, "", 1},
+		{"with the state's file system below the floor again", model.GiB, "/state", 2},
+	} {
+		h.free = c.free
+		log.Reset()
+		h.look()
+		if c.warns == "" && log.Len() > 0 || c.warns != "" && (strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "dir="+c.warns+" ")) {
+			t.Errorf("%s, want one warning of %q, or none of \"\"; got:\n%s", c.when, c.warns, &log)
+		}
+		if h.gave != c.gave {
+			t.Errorf("%s, others gave way %d times, want %d", c.when, h.gave, c.gave)
+		}
 	}
 }
 
