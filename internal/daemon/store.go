@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/home"
 	"banger/internal/paths"
@@ -88,7 +87,7 @@ func checkMachines(layout paths.Layout) error {
 		return err
 	}
 	for _, m := range machines {
-		if disk.MayExist(layout.VM(m.ID).Dir) {
+		if !vmdir.IsMissing(layout.VM(m.ID)) {
 			continue
 		}
 		return fault.New(fault.WrongState, "the machine %s (process %d) runs, and its files in %s and %s were removed", m.ID, m.PID, layout.State, layout.Runtime).

@@ -81,7 +81,7 @@ func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 	for _, id := range ids {
 		files := h.Layout.VM(id)
 		c, err := vmdir.Read(files, id)
-		isGone := !disk.MayExist(files.Dir)
+		isGone := vmdir.IsMissing(files)
 		if err != nil && !isGone {
 			continue
 		}

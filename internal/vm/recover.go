@@ -131,7 +131,7 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 			err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
 		}
 		return err
-	case (v.State == model.Starting || !v.State.Live()) && !disk.MayExist(op.dirs().Dir):
+	case (v.State == model.Starting || !v.State.Live()) && vmdir.IsMissing(op.dirs()):
 		r.showMissing(op)
 	case v.State == model.Starting:
 		if v.Runtime == nil { // no start, but a rebuilt record: the machine may run
@@ -273,7 +273,7 @@ func (r recovery) ended(ctx context.Context, op *operation, why *model.Failure) 
 	switch {
 	case asleep, err != nil:
 		return err
-	case op.record().State == model.Pausing && !disk.MayExist(op.dirs().Dir):
+	case (op.record().State == model.Pausing || op.record().State == model.Broken) && vmdir.IsMissing(op.dirs()):
 		r.showMissing(op)
 		return nil
 	}
@@ -296,7 +296,7 @@ func (r recovery) notAdopted(op *operation, cause error) {
 // may come back, with the VM's memory in it.
 func (r recovery) showMissing(op *operation) {
 	failure := r.failure(op.record(), fmt.Errorf("its directory %s is missing", op.dirs().Dir))
-	failure.Hint = "stop the daemon and put the directory back, or delete the VM"
+	failure.Hint = "stop the daemon and put the directory back, or mount its disk, or delete the VM"
 	op.e.showBroken(failure)
 }
 

@@ -123,49 +123,86 @@ func TestOrphansAreRemoved(t *testing.T) {
 }
 
 // TestMissingDirectory takes the directory of a VM away that has no machine, and puts it back. The
-// VM is what it was.
+// VM is what it was. The same holds for a link to a disk that is not mounted.
 func TestMissingDirectory(t *testing.T) {
 	for state, want := range map[model.State]model.State{
 		model.Stopped: model.Stopped, model.Suspended: model.Suspended, model.Starting: model.Suspended,
 	} {
-		t.Run(string(state), func(t *testing.T) {
-			h := newHost(t)
-			d := h.daemon()
-			v := d.worker(t, model.Create{Name: "a"})
-			d.bringTo(t, v, want)
-			if state == model.Starting { // a resume that had hardly begun
-				stored, err := d.store.VMs(t.Context())
-				if err != nil {
-					t.Fatal(err)
+		for _, linked := range []bool{false, true} {
+			t.Run(fmt.Sprint(state, ", linked: ", linked), func(t *testing.T) {
+				h := newHost(t)
+				d := h.daemon()
+				v := d.worker(t, model.Create{Name: "a"})
+				d.bringTo(t, v, want)
+				if state == model.Starting { // a resume that had hardly begun
+					stored, err := d.store.VMs(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					stored[0].State = state
+					if err := d.store.PutVM(t.Context(), stored[0]); err != nil {
+						t.Fatal(err)
+					}
 				}
-				stored[0].State = state
-				if err := d.store.PutVM(t.Context(), stored[0]); err != nil {
-					t.Fatal(err)
+				d.die()
+				dir, away := h.layout.VM(v.ID).Dir, t.TempDir()+"/away"
+				if linked {
+					mounted := filepath.Join(t.TempDir(), v.ID)
+					damage(t, errors.Join(os.Rename(dir, mounted), os.Symlink(mounted, dir)))
+					dir = mounted
 				}
-			}
-			d.die()
-			dir, away := h.layout.VM(v.ID).Dir, t.TempDir()+"/away"
-			if err := os.Rename(dir, away); err != nil {
-				t.Fatal(err)
-			}
-			d = h.daemon()
-			d.wantState(t, "a", model.Broken)
-			got, _ := d.Get("a")
-			wantLastError(t, got, dir)
-			d.die()
-			if err := os.Rename(away, dir); err != nil {
-				t.Fatal(err)
-			}
-			d = h.daemon()
-			d.wantState(t, "a", want)
-			if want == model.Suspended {
-				d.resume(t, v)
-				d.wantContinues(t, v)
-				return
-			}
-			d.start(t, "a")
-		})
+				damage(t, os.Rename(dir, away))
+				d = h.daemon()
+				d.wantState(t, "a", model.Broken)
+				got, _ := d.Get("a")
+				wantLastError(t, got, h.layout.VM(v.ID).Dir)
+				if want == model.Suspended {
+					_, err := d.Start(t.Context(), "a", model.Start{}, nil)
+					wantKind(t, "a start without the directory", err, fault.Damaged)
+				}
+				d.die()
+				damage(t, os.Rename(away, dir))
+				d = h.daemon()
+				d.wantState(t, "a", want)
+				if want == model.Suspended {
+					d.resume(t, v)
+					d.wantContinues(t, v)
+					return
+				}
+				d.start(t, "a")
+			})
+		}
 	}
+}
+
+// TestDeletionWithoutTheDisk deletes a VM whose directory is on a disk that is not mounted. The
+// deletion fails, also in the next daemon. When the disk is there, the VM is what it was.
+func TestDeletionWithoutTheDisk(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	d.suspend(t, v)
+	link, mounted := h.layout.VM(v.ID).Dir, filepath.Join(t.TempDir(), v.ID)
+	damage(t, errors.Join(os.Rename(link, mounted), os.Symlink(mounted, link), os.Rename(mounted, mounted+".away")))
+	for range 2 {
+		err := d.Delete(t.Context(), "a", true, nil)
+		wantKind(t, "the deletion", err, fault.WrongState)
+		wantHint(t, "the deletion", err, link)
+		d.wantState(t, "a", model.Broken)
+		d.die()
+		d = h.daemon()
+		d.wantState(t, "a", model.Broken)
+	}
+	d.die()
+	damage(t, os.Rename(mounted+".away", mounted))
+	d = h.daemon()
+	d.wantState(t, "a", model.Suspended)
+	d.resume(t, v)
+	d.wantContinues(t, v)
+	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
+		t.Error(err)
+	}
+	claim(t, !disk.MayExist(link) && !disk.MayExist(mounted), "the VM's directory is left")
 }
 
 // TestOrphanOfAUserIsKept loses the record of a VM whose directory has a copy of the record. The

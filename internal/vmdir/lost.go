@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"banger/internal/disk"
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
 )
@@ -36,9 +37,13 @@ func Lose(layout paths.Layout, id string) (string, error) {
 
 // Remove removes a VM's directory. If it is a symbolic link to a directory of the same name, which
 // somebody has moved to another disk, that directory goes, too. Any other target stays: it may hold
-// more than the VM.
+// more than the VM. A link to nothing is an error: the disk may not be mounted.
 func Remove(files paths.VM) error {
 	target, err := filepath.EvalSymlinks(files.Dir)
+	if link, _ := os.Readlink(files.Dir); link != "" && errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.WrongState, "removing the VM's directory: the link %s leads to %s, which is missing", files.Dir, link).
+			WithHint("Mount the disk that has the directory, and delete the VM again. If the disk is lost, remove the link first: rm %s", files.Dir)
+	}
 	if err == nil && filepath.Base(target) == filepath.Base(files.Dir) {
 		err = os.RemoveAll(target)
 	}
@@ -49,6 +54,12 @@ func Remove(files paths.VM) error {
 		return fmt.Errorf("removing the VM's directory: %w", err)
 	}
 	return nil
+}
+
+// IsMissing reports whether a VM has no directory: a link to a disk that is not mounted is none.
+func IsMissing(files paths.VM) bool {
+	_, err := os.Stat(files.Dir)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // LostDir is a directory that Lose has moved.

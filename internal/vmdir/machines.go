@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"banger/internal/disk"
 	"banger/internal/home"
 	"banger/internal/model"
 	"banger/internal/paths"
@@ -45,7 +44,7 @@ func Machines(layout paths.Layout) ([]Machine, error) {
 		case p.Gone:
 			m.Trouble = append(m.Trouble, "its run directory "+p.Dir+" was removed, so that nothing can reach the machine")
 		}
-		if !disk.MayExist(files.Dir) {
+		if IsMissing(files) {
 			m.Trouble = append(m.Trouble, "the VM's directory "+files.Dir+" is missing")
 		}
 		m.Trouble = append(m.Trouble, otherDisks(p.PID, files)...)

@@ -494,6 +494,9 @@ func TestLinkedDirectory(t *testing.T) {
 		if !IsUsers(files) {
 			t.Error("a link to a disk that is not mounted counts as nobody's")
 		}
+		if err := Remove(files); fault.KindOf(err) != fault.WrongState || fault.HintOf(err) == "" {
+			t.Errorf("the removal of a directory on a disk that is not mounted returned %v", err)
+		}
 		if err := os.Rename(target+".away", target); err != nil {
 			t.Fatal(err)
 		}
