@@ -47,6 +47,10 @@ func TestFileLimit(t *testing.T) {
 	limited(t, h, "-c 0")
 	ok(t, h, "start", "web")
 	ok(t, h, "vm", "set", "small", "--work-disk-size", "256M")
+
+	// The client has such a limit of its own.
+	said := run(t, h, "bash", "-c", "ulimit -f 1000; banger cp web:/root/file "+t.TempDir()+" 2>&1; echo exit $?")
+	has(t, said, "file too large", "1000K (ulimit -f)", "exit 69")
 	ok(t, h, "rm", "--force", "web", "small")
 }
 

@@ -174,6 +174,9 @@ func checkUnwritten(t *testing.T, c *cobra.Command, args []string) {
 	if !strings.Contains(stderr, "no space left on device") {
 		t.Errorf("standard error does not say why: %s", stderr)
 	}
+	if !strings.Contains(stderr, "hint") || strings.Contains(stderr, "banger df") {
+		t.Errorf("the hint is not about standard output: %s", stderr)
+	}
 	if i := slices.Index(args, "--name"); i >= 0 && !strings.Contains(stderr, args[i+1]) {
 		t.Errorf("standard error does not name what was made, %s: %s", args[i+1], stderr)
 	}

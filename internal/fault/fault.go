@@ -92,6 +92,14 @@ func KindOf(err error) Kind {
 // HintOf returns the first hint in err's chain, or "". A host that has run out of something has a
 // hint of its own.
 func HintOf(err error) string {
+	if hint := Given(err); hint != "" {
+		return hint
+	}
+	return shortage(err)
+}
+
+// Given returns the first hint in err's chain that WithHint has set, or "".
+func Given(err error) string {
 	for inner := err; inner != nil; {
 		var e *Error
 		if !errors.As(inner, &e) {
@@ -102,7 +110,7 @@ func HintOf(err error) string {
 		}
 		inner = e.Err
 	}
-	return shortage(err)
+	return ""
 }
 
 // Relief is the hint for a host without space. It names no command that deletes a VM.
@@ -120,6 +128,9 @@ func shortage(err error) string {
 		return "Too many files and connections are open. End some commands, or start bangerd with a higher limit (ulimit -n)."
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "Free some space on the file system of banger's files. " + Relief
+	case errors.Is(err, syscall.EFBIG):
+		return "A file would be larger than bangerd may make files (ulimit -f), or than its file system allows. " +
+			"`banger doctor` shows the limit. If you raise it: banger daemon restart"
 	}
 	return ""
 }

@@ -82,13 +82,16 @@ func TestCodes(t *testing.T) {
 // TestShortage: an error of a host that has run out of something is no mistake of banger, however
 // deep it is wrapped. It says what to do.
 func TestShortage(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOSPC, syscall.EDQUOT} {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
 		err := fmt.Errorf("starting: %w", &os.PathError{Op: "open", Path: "/x", Err: errno})
 		if KindOf(err) != Unavailable || HintOf(err) == "" {
 			t.Errorf("%v has the kind %s and the hint %q", err, KindOf(err), HintOf(err))
 		}
 		if got := HintOf(New(Denied, "outer: %w", err).WithHint("its own")); got != "its own" {
 			t.Errorf("the hint of a fault is replaced by %q", got)
+		}
+		if got := Given(err); got != "" {
+			t.Errorf("nobody gave the hint %q", got)
 		}
 	}
 	if err := error(syscall.EIO); KindOf(err) != Internal || HintOf(err) != "" {

@@ -183,12 +183,32 @@ func (l Limit) Fix(n uint64) string {
 		l.Flag, value, l.Key, l.Service, setting)
 }
 
-// TooLarge is the hint for a file of this process that would be too large (EFBIG) in dir.
+// TooLarge is the hint for a file of the daemon, which is this process, that would be too large
+// (EFBIG) in dir.
 func TooLarge(dir string) string {
-	set, err := Of(0)
-	l := All[slices.IndexFunc(All, func(l Limit) bool { return l.Name == FileSize })]
-	if v := set[FileSize]; err == nil && v.Soft != Unlimited {
-		return fmt.Sprintf("The limit of %s is %s (ulimit %s). %s", l.What, l.Text(v.Soft), l.Flag, l.Fix(Unlimited))
+	if l, value := fileSize(); value != "" {
+		return value + " " + l.Fix(Unlimited)
 	}
 	return "The file system of " + dir + " has no larger files. Move BANGER_HOME to another file system."
+}
+
+// TooLargeHere is the hint for a file that the program of a person, which is this process, writes
+// and that would be too large.
+func TooLargeHere() string {
+	if l, value := fileSize(); value != "" {
+		return fmt.Sprintf("%s Raise it in this shell: ulimit %s unlimited. If the shell may not, raise %s in /etc/security/limits.conf and log in again.",
+			value, l.Flag, l.Key)
+	}
+	return "The file system has no larger files. Write to another one."
+}
+
+// fileSize returns the limit of the size of files of this process, and a sentence with its value.
+// The sentence is "" if there is no limit.
+func fileSize() (l Limit, value string) {
+	l = All[slices.IndexFunc(All, func(l Limit) bool { return l.Name == FileSize })]
+	set, err := Of(0)
+	if v := set[FileSize]; err == nil && v.Soft != Unlimited {
+		value = fmt.Sprintf("The limit of %s is %s (ulimit %s).", l.What, l.Text(v.Soft), l.Flag)
+	}
+	return l, value
 }

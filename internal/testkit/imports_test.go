@@ -102,7 +102,7 @@ var mayImport = map[string][]string{
 	"cli/session":  {"api", "guest/proto", "step"},
 	"cli/bundle":   {"api", "fault", "model", "paths", "regular"},
 	"cli/transfer": {"api", "cli/ui", "fault", "guest/archive", "regular", "step"},
-	"cli/command":  {"api", "cli/session", "cli/ui", "config", "fault", "model", "paths", "step"},
+	"cli/command":  {"api", "cli/session", "cli/ui", "config", "fault", "limit", "model", "paths", "step"},
 	"cli/item":     {"api", "cli/command", "cli/ui", "fault", "model", "step"},
 	"cli/render":   {"api", "cli/ui", "config", "doctor", "model", "step", "vmm"},
 	"cli/vmflag":   {"cli/command", "cli/render", "config", "fault", "model"},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,7 @@ import (
 	"banger/internal/cli/session"
 	"banger/internal/cli/ui"
 	"banger/internal/fault"
+	"banger/internal/limit"
 )
 
 // ExitFailed is the exit status of commands that run a program in a guest if banger itself fails,
@@ -49,7 +51,9 @@ func (a *App) Exit(cmd *cobra.Command, args []string, err error) int {
 	if !errors.As(err, &all) {
 		all = Several{err}
 	}
-	for _, err := range all {
+	for i, err := range all {
+		err = unwritten(err)
+		all[i] = err
 		if wantsJSON(args) {
 			ui.JSON(a.Err, api.ProblemOf(err))
 		} else {
@@ -73,23 +77,40 @@ func (a *App) answered(err error) error {
 	if !ok || out.Failed() == nil {
 		return err
 	}
-	unwritten := fault.New(fault.Unavailable, "writing the answer to standard output: %w", out.Failed())
+	failed := fault.New(fault.Unavailable, "writing the answer to standard output: %w", out.Failed())
 	var all Several
 	switch {
 	case errors.Is(err, api.ErrOutput): // it says more
 		return err
 	case errors.Is(err, out.Failed()):
-		return unwritten.WithHint("Write the answer to another place, or free some space there.")
+		return failed
 	case err != nil && !errors.As(err, &all):
 		return err
 	}
 	if lost := strings.TrimSpace(out.Lost()); lost != "" { // it may be the name of a new VM
-		_ = unwritten.WithHint("The command has done its work. Its answer was:\n%s", lost)
+		_ = failed.WithHint("The command has done its work. Its answer was:\n%s", lost)
 	}
 	if all != nil {
-		return append(all, unwritten)
+		return append(all, failed)
 	}
-	return unwritten
+	return failed
+}
+
+// unwritten gives an error of a file that this process writes its kind and its hint. The hint of
+// package fault is about banger's own files, and errors of the daemon have it already.
+func unwritten(err error) error {
+	hint := ""
+	switch {
+	case fault.Given(err) != "":
+		return err
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		hint = "Free some space there, or write to another place."
+	case errors.Is(err, syscall.EFBIG):
+		hint = limit.TooLargeHere()
+	default:
+		return err
+	}
+	return fault.New(fault.KindOf(err), "%w", err).WithHint("%s", hint)
 }
 
 // wantsJSON reports whether --json is set. It reads the arguments, because an error may come before
