@@ -40,12 +40,12 @@ func TestHomeDatabaseLost(t *testing.T) {
 }
 
 // TestHomesStayApart runs two homes of one user with one XDG_RUNTIME_DIR. The second home is
-// refused, and the first one's machine and daemon stay.
+// refused, and the first one's machine and daemon stay, also if XDG_RUNTIME_DIR changes.
 func TestHomesStayApart(t *testing.T) {
 	h := warm(t)
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can be somebody else")
 	const uid = 4242
-	must(t, h.Shell("mkdir xdg xdg/run xdg/a xdg/b && ln -s ../../cache xdg/cache-banger && mkdir -p xdg/cache && mv cache xdg/cache/banger && rm xdg/cache-banger"))
+	must(t, h.Shell("mkdir xdg xdg/run xdg/run-b xdg/a xdg/b && ln -s ../../cache xdg/cache-banger && mkdir -p xdg/cache && mv cache xdg/cache/banger && rm xdg/cache-banger"))
 	h.Chown(t, uid)
 	xdg := func(name string) string { return filepath.Join(h.Dir, "xdg", name) }
 	h.Setenv("BANGER_HOME", "")
@@ -82,6 +82,17 @@ func TestHomesStayApart(t *testing.T) {
 	second("beside a machine", fault.WrongState.ExitCode())
 	ok(t, h, "exec", "first", "--", "true")
 	equal(t, "the first home's machine", machinePID(t, h, "first"), machine)
+
+	ok(t, h, "daemon", "stop")
+	h.Setenv("XDG_RUNTIME_DIR", xdg("run-b")) // as in a session of another kind
+	equal(t, "the state of the VM", string(show(t, h, "first").State), string(model.Running))
+	ok(t, h, "exec", "first", "--", "true")
+	has(t, h.Banger(t, "doctor").Stdout, "machines that run: 1; each has its files")
+	ok(t, h, "vm", "delete", "--force", "first")
+	ok(t, h, "daemon", "restart")
+	if _, err := os.Stat(paths.Layout{Runtime: xdg("run-b/banger")}.Socket()); err != nil {
+		t.Errorf("the new runtime directory without machines in the earlier one: %v", err)
+	}
 }
 
 // TestHomeCopied copies a home while its VM runs, and removes the marks. The machine belongs to the

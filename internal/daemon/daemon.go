@@ -59,6 +59,8 @@ func Run(ctx context.Context, opts Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, held.Release()) }()
+	asked := opts.Layout.Runtime
+	opts.Layout = held.Layout()
 
 	cfg, err := config.Load(opts.Layout.ConfigFile(), opts.LookupEnv, nil)
 	if err != nil {
@@ -70,7 +72,9 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeLog()) }()
 	log.InfoContext(ctx, "bangerd starts", "version", version.String(), "pid", os.Getpid())
-
+	if asked != opts.Layout.Runtime {
+		log.WarnContext(ctx, "machines of this home are in an earlier runtime directory, which stays in use until they end", "earlier", opts.Layout.Runtime, "now", asked)
+	}
 	raiseLimits(ctx, log)
 
 	ctx, shutdown := context.WithCancel(ctx)

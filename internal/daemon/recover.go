@@ -45,5 +45,5 @@ func recoverHome(ctx context.Context, layout paths.Layout, mode string) (result 
 	if err := held.CheckState(); err != nil {
 		return result, err
 	}
-	return rescue.Run(ctx, layout, mode == api.RecoverPlan)
+	return rescue.Run(ctx, held.Layout(), mode == api.RecoverPlan)
 }

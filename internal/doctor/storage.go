@@ -83,7 +83,7 @@ func checkMachines(env Env) Check {
 		return c.pass(fmt.Sprintf("machines that run: %d; each has its files", len(machines)))
 	}
 	return c.warn("machines whose files were moved, removed or replaced", strings.Join(lines, "\n"),
-		"If you moved files, move them back. Otherwise copy what you need out of these VMs, and then end them: `banger vm kill NAME`, or kill the process.")
+		"If you moved files, move them back. If XDG_RUNTIME_DIR was another one before, restart the daemon with that one. Otherwise copy what you need out of these VMs, and then end them: `banger vm kill NAME`, or kill the process.")
 }
 
 // round drops the fraction of a large size.

@@ -43,7 +43,7 @@ type Held struct {
 
 // Acquire makes missing roots, and takes the locks of all. If another daemon holds one and is not
 // stopping, the error is of kind fault.Locked.
-func Acquire(ctx context.Context, layout paths.Layout) (*Held, error) {
+func Acquire(ctx context.Context, layout paths.Layout) (_ *Held, err error) {
 	if err := CheckOwners(layout); err != nil {
 		return nil, err
 	}
@@ -52,19 +52,41 @@ func Acquire(ctx context.Context, layout paths.Layout) (*Held, error) {
 			return nil, Unusable(fault.Denied, fmt.Errorf("making the %s directory: %w", root.name, err))
 		}
 	}
-	if err := PrivateDir(layout.Runtime); err != nil {
+	h := &Held{layout: layout}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Release())
+		}
+	}()
+	if err := h.acquire(ctx, layout.State); err != nil {
 		return nil, err
 	}
-	h := &Held{layout: layout}
-	for _, root := range layout.Roots() {
-		l, err := acquire(ctx, root)
-		if err != nil {
-			return nil, errors.Join(err, h.Release())
-		}
-		h.locks = append(h.locks, l)
+	if err := h.acquire(ctx, layout.Cache); err != nil {
+		return nil, err
+	}
+	if h.layout.Runtime, err = runtimeInUse(layout); err != nil {
+		return nil, err
+	}
+	if err := PrivateDir(h.layout.Runtime); err != nil {
+		return nil, err
+	}
+	if err := h.acquire(ctx, h.layout.Runtime); err != nil {
+		return nil, err
 	}
 	return h, nil
 }
+
+func (h *Held) acquire(ctx context.Context, root string) error {
+	l, err := acquire(ctx, root)
+	if err == nil {
+		h.locks = append(h.locks, l)
+	}
+	return err
+}
+
+// Layout returns the home's directories. The runtime directory is the one that the home uses: with
+// another XDG_RUNTIME_DIR than before, it is the earlier one as long as machines are in it.
+func (h *Held) Layout() paths.Layout { return h.layout }
 
 // Stopping notes in the lock files that the holder is about to end. A new daemon then waits for it.
 func (h *Held) Stopping() {

@@ -151,6 +151,32 @@ func RuntimeElsewhere(layout paths.Layout) string {
 	return m.Runtime
 }
 
+// runtimeInUse returns the runtime directory that a home uses. Machines stay where they were
+// started, so as long as an earlier directory of the home has machines, it is that one. The caller
+// holds the lock of the state, so no daemon starts a machine there meanwhile.
+func runtimeInUse(layout paths.Layout) (string, error) {
+	earlier := RuntimeElsewhere(layout)
+	if earlier == "" {
+		return layout.Runtime, nil
+	}
+	own, err := readMark(layout.State)
+	if err != nil {
+		return "", err
+	}
+	m, err := readMark(earlier)
+	if err != nil {
+		return "", err
+	}
+	if m.ID != own.ID || m.copied(earlier) || !same(m.State, layout.State) {
+		return layout.Runtime, nil
+	}
+	ids, err := machines(filepath.Join(earlier, "vms"))
+	if err != nil || len(ids) == 0 {
+		return layout.Runtime, err
+	}
+	return earlier, nil
+}
+
 // CheckClient refuses to use a daemon that serves another home through a shared runtime directory,
 // and a home that others may change. Every command calls it.
 func CheckClient(layout paths.Layout) error {

@@ -29,6 +29,9 @@ func Machines(layout paths.Layout) ([]Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if dir := home.RuntimeElsewhere(layout); dir != "" { // this caller has another XDG_RUNTIME_DIR
+		layout.Runtime = dir
+	}
 	var list []Machine
 	for _, p := range found {
 		id := filepath.Base(p.Dir)
@@ -40,7 +43,7 @@ func Machines(layout paths.Layout) ([]Machine, error) {
 		}
 		switch {
 		case !here:
-			m.Trouble = append(m.Trouble, "its run directory was moved to "+p.Dir)
+			m.Trouble = append(m.Trouble, "its run directory is "+p.Dir+", which is not in the runtime directory "+layout.Runtime)
 		case p.Gone:
 			m.Trouble = append(m.Trouble, "its run directory "+p.Dir+" was removed, so that nothing can reach the machine")
 		}

@@ -101,7 +101,7 @@ func belongs(s state, proc *process.Process) error {
 		return fmt.Errorf("adopting machine %s: %w", s.ID, err)
 	}
 	return fault.New(fault.WrongState, "adopting machine %s: process %d neither works in %s nor holds its lock, so the machine belongs to another home", s.ID, proc.ID().PID, s.RunDir).
-		WithHint("If this home is a copy, stop the VM in the original, which alone may end the machine. If the runtime directory was moved, stop the daemon and move it back: `banger doctor` shows where it is.")
+		WithHint("If this home is a copy, stop the VM in the original, which alone may end the machine. If the runtime directory was moved, stop the daemon and move it back: `banger doctor` shows where it is. If XDG_RUNTIME_DIR has changed, restart the daemon with the earlier one.")
 }
 
 // attach makes the Instance of a process. Without an error, the Instance owns the process, and the
