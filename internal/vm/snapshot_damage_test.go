@@ -137,11 +137,14 @@ func TestDisksOfADamagedSnapshot(t *testing.T) {
 // TestHostileSnapshot has well-formed descriptions that are false, and a request that trusts them.
 func TestHostileSnapshot(t *testing.T) {
 	t.Parallel()
+	ofMemory := []string{"no fingerprint", "less memory", "another layout", "no layout"}
 	for name, lie := range map[string]func(*snapshot.Meta){
 		"no fingerprint":  func(m *snapshot.Meta) { m.Fingerprint = "" },
 		"another machine": func(m *snapshot.Meta) { m.Fingerprint = "x" },
 		"no CPUs":         func(m *snapshot.Meta) { m.Spec.VCPUs = 0 },
 		"less memory":     func(m *snapshot.Meta) { m.Spec.Memory = 256 * model.MiB },
+		"another layout":  func(m *snapshot.Meta) { m.Layout = []byte(`{"version":1,"regions":[{"size":4096}]}`) },
+		"no layout":       func(m *snapshot.Meta) { m.Layout = []byte(`7`) },
 		"a work disk":     func(m *snapshot.Meta) { m.Spec.WorkDiskSize = 64 * model.MiB },
 		"a bad policy":    func(m *snapshot.Meta) { m.Spec.Remove = "soon" },
 		"no label":        func(m *snapshot.Meta) { m.Extra = []byte(`"x"`) },
@@ -189,6 +192,10 @@ func TestHostileSnapshot(t *testing.T) {
 			d.wantVMs(t, 1)
 			d.wantState(t, "a", model.Running)
 			h.wantWork(t, v, "work of a")
+			if slices.Contains(ofMemory, name) { // the way out that the error names
+				claim(t, strings.Contains(fault.HintOf(err), "--disks-only "+s.ID), "the hint does not offer the disks of %s: %s", s.ID, fault.HintOf(err))
+				h.wantOnDisk(t, d.restore(t, s.ID, model.Restore{DisksOnly: true})[0], "work of a")
+			}
 			if _, err := d.library.Delete(t.Context(), s.ID); err != nil {
 				t.Error(err)
 			}

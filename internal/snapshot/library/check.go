@@ -33,9 +33,23 @@ var (
 // its callers use of the description. Its errors name the field. It checks what is imported, what
 // is stored, and what is read from disk; snapshot.Meta checks the files by itself.
 func check(meta snapshot.Meta) (Label, error) {
+	label, err := checkForDisks(meta)
+	if err == nil {
+		err = checkMemory(meta)
+	}
+	return label, err
+}
+
+// wrongMeta says what is wrong with a description.
+func wrongMeta(format string, args ...any) error {
+	return fault.New(fault.Invalid, "the snapshot's description is wrong: "+format, args...)
+}
+
+// checkForDisks is check without what only the memory needs.
+func checkForDisks(meta snapshot.Meta) (Label, error) {
 	var label Label
 	bad := func(format string, args ...any) (Label, error) {
-		return Label{}, fault.New(fault.Invalid, "the snapshot's description is wrong: "+format, args...)
+		return Label{}, wrongMeta(format, args...)
 	}
 	if err := json.Unmarshal(meta.Extra, &label); err != nil {
 		return bad("extra: it does not say whose it is: %w", err)
@@ -64,12 +78,6 @@ func check(meta snapshot.Meta) (Label, error) {
 	if err := checkDisks(meta); err != nil {
 		return bad("disks: %w", err)
 	}
-	if meta.Memory != nil && meta.Fingerprint == "" {
-		return bad("fingerprint: it does not say what machine the memory is of")
-	}
-	if err := checkMemory(meta); err != nil {
-		return bad("layout: %w", err)
-	}
 	return label, nil
 }
 
@@ -95,19 +103,20 @@ func checkDisks(meta snapshot.Meta) error {
 	return nil
 }
 
-// checkMemory checks where the memory lies in its file. A layout of a newer version is no error:
-// the disks can be restored.
+// checkMemory checks what machine the memory is of, and where it lies in its file. A layout of a
+// newer version is no error: the disks can be restored.
 func checkMemory(meta snapshot.Meta) error {
-	layout, err := vmm.DecodeMemoryLayout(meta.Layout)
-	switch {
-	case fault.KindOf(err) == fault.Unsupported:
-		return nil
-	case err != nil:
-		return err
-	case layout == nil || meta.Memory == nil:
-		return nil
+	if meta.Memory != nil && meta.Fingerprint == "" {
+		return wrongMeta("fingerprint: it does not say what machine the memory is of")
 	}
-	return layout.Fits(meta.Spec.Memory, meta.Memory.Size)
+	layout, err := vmm.DecodeMemoryLayout(meta.Layout)
+	if err == nil && layout != nil && meta.Memory != nil {
+		err = layout.Fits(meta.Spec.Memory, meta.Memory.Size)
+	}
+	if err != nil && fault.KindOf(err) != fault.Unsupported {
+		return wrongMeta("layout: %w", err)
+	}
+	return nil
 }
 
 // checkForeign is check for a description that somebody else wrote. The sizes of the disks in the
@@ -119,7 +128,7 @@ func checkForeign(meta snapshot.Meta) (Label, error) {
 	}
 	for _, d := range meta.Disks {
 		if size, _ := sizeOf(meta.Spec, d.Name); d.Size > size {
-			return Label{}, fault.New(fault.Invalid, "the snapshot's description is wrong: %s: the disk has %v, the VM %v", d.Name, d.Size, size)
+			return Label{}, wrongMeta("%s: the disk has %v, the VM %v", d.Name, d.Size, size)
 		}
 	}
 	return label, nil

@@ -127,6 +127,11 @@ func labelOf(meta snapshot.Meta) Label {
 }
 
 func (l *Library) describe(s *snapshot.Snapshot) (model.Snapshot, error) {
+	return l.describeBy(s, check)
+}
+
+// describeBy is describe with a check of the description.
+func (l *Library) describeBy(s *snapshot.Snapshot, check func(snapshot.Meta) (Label, error)) (model.Snapshot, error) {
 	meta := s.Meta()
 	label, err := check(meta)
 	if err != nil {
@@ -250,15 +255,19 @@ func (l *Library) OpenFor(ctx context.Context, ref string, req model.Restore) (m
 	if err != nil {
 		return s, nil, err
 	}
-	open := snapshot.Open
+	open, check := snapshot.Open, check
 	if req.DisksOnly {
-		open = snapshot.OpenDisks
+		open, check = snapshot.OpenDisks, checkForDisks
 	}
 	snap, err := open(ctx, l.Dir(s.ID))
-	if err == nil {
-		s, err = l.describe(snap)
+	if err != nil {
+		return s, nil, withWayOut(err, s, req)
 	}
-	return s, snap, withWayOut(err, s, req)
+	found, err := l.describeBy(snap, check)
+	if err != nil {
+		return s, nil, withWayOut(err, s, req)
+	}
+	return found, snap, nil
 }
 
 // Verify reads all that a snapshot was opened with. If it is damaged, the error is fault.Damaged.
