@@ -28,10 +28,11 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 		_, _, _ = e.interrupt(errDeleted, syscall.SIGKILL) // an error comes again in the deletion
 	}
 	_, err = during(m.core, e, turn, opDelete, func(ctx context.Context, op *operation) (any, error) {
-		if err := (repairs{op}).settleUnrecorded(ctx); err != nil {
-			if !force || m.life.Err() != nil {
-				return nil, err
-			}
+		err := repairs{op}.settleUnrecorded(ctx, force)
+		if err != nil && (!force || m.life.Err() != nil) {
+			return nil, err
+		}
+		if err != nil && op.settle(ctx, nil) != nil {
 			// On a full disk it cannot be recorded that the VM has come to rest. What is left goes
 			// with the VM.
 			m.logger(op.record()).WarnContext(ctx, "deleting a VM that could not be settled", "error", err)
@@ -40,7 +41,7 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 			return nil, explain.StillRuns(v) // started while we waited
 		}
 		end := report.Track("delete", op.name())
-		err := op.delete(ctx)
+		err = op.delete(ctx)
 		end(err)
 		m.observe(ctx)
 		return nil, err

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
-	"time"
 
 	"banger/internal/fault"
 	"banger/internal/machine"
@@ -113,30 +111,13 @@ func (c *core) makeChild(ctx context.Context, from *moment.Capture, name string,
 	case <-ctx.Done():
 		return model.VM{}, context.Cause(ctx)
 	}
-	return c.enter(ctx, c.child(from, name, req), func(ctx context.Context, op *operation) (model.VM, error) {
+	return c.enter(ctx, newVM{vm: from.Child(req), name: name, kind: opStart, disks: from.Disks}, func(ctx context.Context, op *operation) (model.VM, error) {
 		err := op.startChild(ctx, from)
 		if err == nil || op.record().State == model.Broken {
 			return op.record(), err
 		}
 		return model.VM{}, errors.Join(err, op.delete(ctx))
 	})
-}
-
-// child describes the VM that is made from a capture. Until it has its disks it is being created,
-// so that nobody ever starts half of it.
-func (c *core) child(from *moment.Capture, name string, req model.Fork) newVM {
-	spec, parent := from.Meta.Spec, from.Parent
-	spec.Remove = req.Remove
-	if req.Labels != nil {
-		spec.Labels = maps.Clone(req.Labels)
-	}
-	v := model.VM{
-		ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC(), Parent: &parent, DiskImage: spec.ImageID,
-		Disks: machine.MeasureDisks(from.Disks)}
-	if from.HasMemory() {
-		v.Runtime = &model.Runtime{Driver: from.Meta.Driver, Fork: true}
-	}
-	return newVM{vm: v, name: name, kind: opStart, disks: from.Disks}
 }
 
 func (op *operation) startChild(ctx context.Context, from *moment.Capture) error {

@@ -69,7 +69,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 		case l == nil && called == 0:
 			err = explain.NothingToKill(v)
 		default:
-			err = repairs{op}.settleUnrecorded(ctx)
+			err = repairs{op}.settleUnrecorded(ctx, true)
 		}
 		v := op.record()
 		op.removeIfAsked(ctx)

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"banger/internal/disk"
-	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/oplock"
@@ -18,7 +17,7 @@ import (
 	"banger/internal/vm/room"
 )
 
-// perform is operate for a user's command. Before the command it repairs what earlier operations
+// perform is operateOn for a user's command. Before the command it repairs what earlier operations
 // could not complete: see repairs.repair. If the VM is to be deleted, that comes first. If the VM
 // is killed or deleted meanwhile, the error says so.
 func perform[T any](
@@ -43,7 +42,7 @@ func perform[T any](
 		}
 		if k.needsDisks() {
 			if err := op.checkDisks(ctx); err != nil {
-				return result, fmt.Errorf("%s of VM %s: %w", k, op.name(), err)
+				return result, fmt.Errorf("checking the disks of VM %s: %w", op.name(), err)
 			}
 		}
 		result, err := do(ctx, op)
@@ -72,7 +71,7 @@ type repairs struct{ *operation }
 // It settles a VM whose end was not recorded, places the disks of a restore, and thaws a guest that
 // is still frozen after it was saved.
 func (op repairs) repair(ctx context.Context) error {
-	if err := op.settleUnrecorded(ctx); err != nil {
+	if err := op.settleUnrecorded(ctx, false); err != nil {
 		return err
 	}
 	if err := op.completeRestore(ctx, nil); err != nil {
@@ -83,8 +82,8 @@ func (op repairs) repair(ctx context.Context) error {
 }
 
 // settleUnrecorded brings a VM to rest whose last operation, or whose machine's end, could not be
-// recorded. One that was to be paused or suspended runs again.
-func (op repairs) settleUnrecorded(ctx context.Context) error {
+// recorded. One that was to be paused or suspended runs again. ends says that its end is wanted.
+func (op repairs) settleUnrecorded(ctx context.Context, ends bool) error {
 	v, l := op.e.state()
 	switch v.State {
 	case model.Creating, model.Deleting: // all that is left is to delete it
@@ -98,8 +97,8 @@ func (op repairs) settleUnrecorded(ctx context.Context) error {
 			return nil
 		}
 	}
-	if op.life.Err() != nil { // Close has released a machine that is well
-		return fault.New(fault.Unavailable, "VM %s: the daemon is ending", v.Spec.Name)
+	if !ends && op.waits.Err() != nil || op.life.Err() != nil { // the next daemon does it
+		return fmt.Errorf("VM %s: %w", v.Spec.Name, errEnding)
 	}
 	op.logger(v).WarnContext(ctx, "settling a VM whose last operation could not record its end", "state", v.State)
 	if v.State == model.Starting { // what it was to resume from stays
@@ -135,7 +134,7 @@ func (op repairs) asleep(ctx context.Context) (bool, error) {
 
 // callOffPause makes a VM run that is between running and paused or suspended. If the guest does
 // not thaw, the VM is paused: it can be resumed when the cause is gone. If the machine does not
-// continue, the VM is stopped. An operation that was called off leaves it to whoever did that.
+// continue, the VM stays as it is, and settleUnrecorded tries again: nothing of it may be lost.
 func (op repairs) callOffPause(ctx context.Context) error {
 	off := oplock.Off(ctx)
 	ctx, cancel := oplock.Outlive(ctx, thawGrace)
@@ -143,10 +142,10 @@ func (op repairs) callOffPause(ctx context.Context) error {
 	v := op.record()
 	if err := op.e.machine().Resume(ctx); err != nil {
 		err = fmt.Errorf("continuing it: %w", err)
-		if off.Err() != nil {
-			return err
+		if off.Err() == nil && op.e.machine().HasEnded() {
+			err = errors.Join(err, op.settle(ctx, op.failure(v, err)))
 		}
-		return errors.Join(err, op.settle(ctx, op.failure(v, err)))
+		return err
 	}
 	thawErr := op.thaw(ctx)
 	if thawErr != nil && off.Err() != nil {
@@ -173,7 +172,7 @@ func (op repairs) isHeld() bool {
 
 // thawHeld tries again to let a VM continue that is held.
 func (op repairs) thawHeld(ctx context.Context) {
-	if op.e.machine() == nil || !op.isHeld() {
+	if op.e.machine() == nil || !op.isHeld() || op.waits.Err() != nil {
 		return
 	}
 	err := op.continueGuest(ctx)

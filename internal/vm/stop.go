@@ -67,7 +67,7 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 		if grace <= 0 {
 			return op.settle(ctx, nil)
 		}
-		if err := op.resume(ctx, report); err != nil && v.State == model.Suspended {
+		if err := op.resume(ctx, report); err != nil && (v.State == model.Suspended || op.waits.Err() != nil) {
 			return err
 		} else if err != nil {
 			lost = fmt.Errorf("the guest did not continue, so banger ended its machine: %w", err)

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strconv"
 	"time"
@@ -53,6 +54,23 @@ type Capture struct {
 
 // HasMemory reports whether children start from the VM's memory, and not with disks only.
 func (c *Capture) HasMemory() bool { return c.memory != nil }
+
+// Child describes a VM that is made from a capture. Until it has its disks it is being created, so
+// that nobody ever starts half of it.
+func (c *Capture) Child(req model.Fork) model.VM {
+	spec, parent := c.Meta.Spec, c.Parent
+	spec.Remove = req.Remove
+	if req.Labels != nil {
+		spec.Labels = maps.Clone(req.Labels)
+	}
+	v := model.VM{
+		ID: model.NewID(), Spec: spec, State: model.Creating, Created: time.Now().UTC(), Parent: &parent, DiskImage: spec.ImageID,
+		Disks: machine.MeasureDisks(c.Disks)}
+	if c.HasMemory() {
+		v.Runtime = &model.Runtime{Driver: c.Meta.Driver, Fork: true}
+	}
+	return v
+}
 
 // Close releases the files, and removes the draft.
 func (c *Capture) Close() error {
