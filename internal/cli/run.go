@@ -173,7 +173,7 @@ func (r *run) finish(code int, err error) error {
 	case r.leftover != "":
 		r.a.Note("%s", r.leftover)
 		r.a.Hint("banger rm -f " + r.name)
-	case err != nil:
+	case err != nil && (r.o.detach || !r.o.remove): // otherwise the daemon deletes it
 		noteKept(r.a, r.client, r.name)
 	}
 	switch {

@@ -139,7 +139,20 @@ func (s *Session) receive() {
 		Started: func() error { s.begun.Store(true); return s.join() },
 	}
 	exit, err := receiver.Receive(s.Stream)
+	if s.Boot && errors.Is(err, api.ErrOutput) {
+		s.awaitEnd()
+	}
 	s.finished <- outcome{exit.Code, err}
+}
+
+// awaitEnd hangs up and waits until the daemon has cleaned up: it may have to delete the VM.
+func (s *Session) awaitEnd() {
+	s.hangUp()
+	s.ended()
+	late := time.AfterFunc(s.grace(), func() { s.Stream.Close() })
+	defer late.Stop()
+	rest := api.Receiver{Event: s.Event}
+	_, _ = rest.Receive(s.Stream) // the lost output is the session's error
 }
 
 // ended restores the terminal at the command's end: cleaning up can take a moment, and Ctrl-C

@@ -288,6 +288,39 @@ func TestOutputThatFails(t *testing.T) {
 	}
 }
 
+// TestOutputThatFailsWaits checks that a session whose output fails waits until the daemon has
+// deleted the VM. An error of the deletion is reported.
+func TestOutputThatFailsWaits(t *testing.T) {
+	for _, err := range []error{syscall.EPIPE, syscall.ENOSPC} {
+		stream, d := connect(t)
+		deleted := make(chan struct{})
+		done := begin(&Session{Stream: stream, Out: brokenWriter{err}, Err: io.Discard, Boot: true, Event: func(e step.Event) {
+			if e.Step == api.EventDelete {
+				close(deleted)
+			}
+		}}, nil)
+		d.WriteJSON(proto.FrameEvent, step.Event{Step: api.EventExec, Phase: step.Done})
+		d.expect(t, proto.FrameStdin, "")
+		d.WriteFrame(proto.FrameStdout, []byte("x"))
+		d.expect(t, proto.FrameHangup, "")
+		d.WriteFrame(proto.FrameStdout, []byte("more"))
+		d.WriteJSON(proto.FrameExit, proto.Exit{Code: 3})
+		d.WriteJSON(proto.FrameEvent, step.Event{Step: api.EventDelete, Phase: step.Failed})
+		select {
+		case <-deleted:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("output fails with %v: the session does not read on", err)
+		}
+		select {
+		case e := <-done:
+			t.Errorf("output fails with %v: the session ended with %+v before the daemon did", err, e)
+		default:
+		}
+		d.Close()
+		await(t, done)
+	}
+}
+
 func TestEscape(t *testing.T) {
 	start := time.Unix(0, 0)
 	for _, c := range []struct {
