@@ -130,7 +130,6 @@ func TestStopIsTakenBack(t *testing.T) {
 	d := h.daemon()
 	v := d.create(t, model.Create{Name: "a"})
 	d.start(t, "a")
-	h.grace = time.Hour
 	release := h.hanging("power-off")
 	errs := d.waits(t, "power-off", func(ctx context.Context, d *daemon) error {
 		long := time.Hour

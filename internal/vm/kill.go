@@ -51,6 +51,9 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 		}
 		return e.shown(), err
 	}
+	if v := e.shown(); (v.State == model.Stopped || v.State == model.Failed) && e.machine() == nil {
+		return v, explain.NothingToKill(v) // what works on it is not called off
+	}
 	before := e.record().State
 	turn := e.lock.Enqueue(ctx, string(opKill)) // what comes later is not called off
 	called, l, err := e.interrupt(machine.ErrKilled, sig)
@@ -75,7 +78,8 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 		op.removeIfAsked(ctx)
 		return v, err
 	})
-	if l != nil && fault.KindOf(err) == fault.NotFound { // it was to be deleted when it stops
+	// it was to be deleted when it stops
+	if (l != nil || called > 0) && fault.KindOf(err) == fault.NotFound {
 		return e.record(), nil
 	}
 	return v, err

@@ -31,13 +31,14 @@ const (
 	opSet      kind = "set"
 	opRename   kind = "rename"
 	opDelete   kind = "delete"
-	opSettle   kind = "recovery" // also: bringing to rest what has ended
+	opSettle   kind = "recovery"
+	opEnded    kind = "cleanup" // of a VM whose machine has ended
 )
 
 // mayWait reports whether an operation of this kind may wait for a guest. The end of its VM or of
 // the daemon calls the operation off.
 func (k kind) mayWait() bool {
-	return !slices.Contains([]kind{opCreate, opKill, opRename, opDelete}, k)
+	return !slices.Contains([]kind{opCreate, opKill, opRename, opDelete, opEnded}, k)
 }
 
 // needsGuest reports whether an operation on a running VM needs a guest that answers.

@@ -26,7 +26,7 @@ func (c *core) watch(e *entry) {
 // ended settles a VM whose machine has ended. Of several callers for one machine the first does it.
 func (c *core) ended(e *entry, l *machine.Machine, exit vmm.Exit) {
 	// It fails if the VM is deleted, or at Close: then the next start-up settles the VM.
-	_, _ = operateOn(c.life, c, e, opSettle, func(ctx context.Context, op *operation) (any, error) {
+	_, _ = operateOn(c.life, c, e, opEnded, func(ctx context.Context, op *operation) (any, error) {
 		if e.machine() == l {
 			op.settleEnded(ctx, exit)
 		}
