@@ -38,7 +38,8 @@ type Held struct {
 	layout paths.Layout
 	mu     sync.Mutex
 	locks  []*lock
-	id     string // after Claim
+	state  *os.Root // the state directory; open, so that no new one gets its inode
+	id     string   // after Claim
 }
 
 // Acquire makes missing roots, and takes the locks of all. If another daemon holds one and is not
@@ -73,6 +74,9 @@ func Acquire(ctx context.Context, layout paths.Layout) (_ *Held, err error) {
 	if err := h.acquire(ctx, h.layout.Runtime); err != nil {
 		return nil, err
 	}
+	if h.state, err = os.OpenRoot(layout.State); err != nil {
+		return nil, Unusable(fault.Denied, fmt.Errorf("opening the state directory: %w", err))
+	}
 	return h, nil
 }
 
@@ -106,18 +110,41 @@ func (h *Held) Release() error {
 		errs = append(errs, h.locks[i].release())
 	}
 	h.locks = nil
+	if h.state != nil {
+		errs = append(errs, h.state.Close())
+		h.state = nil
+	}
 	return errors.Join(errs...)
 }
 
-// CheckCurrent fails if the state directory was removed or replaced since its lock was taken. What
-// the daemon has open is then not what is there, and it must end.
+// CheckCurrent fails if the state directory was removed, replaced or emptied since its lock was
+// taken. What the daemon has open is then not what is there, and it must end. If nobody can look,
+// nothing is wrong.
 func (h *Held) CheckCurrent() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.locks) == 0 || h.locks[0].isCurrent() {
+	if h.state == nil {
 		return nil
 	}
-	return fault.New(fault.WrongState, "the state directory %s was removed or replaced while the daemon runs", h.layout.State)
+	var why string
+	held, heldErr := h.state.Stat(".")
+	named, err := os.Stat(h.layout.State)
+	lock, lockErr := os.Lstat(h.locks[0].f.Name())
+	heldLock, heldLockErr := h.locks[0].f.Stat()
+	_, databaseErr := os.Lstat(h.layout.Database())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		why = "removed"
+	case err == nil && heldErr == nil && !os.SameFile(named, held):
+		why = "replaced"
+	case errors.Is(lockErr, fs.ErrNotExist) && errors.Is(databaseErr, fs.ErrNotExist):
+		why = "emptied"
+	case lockErr == nil && heldLockErr == nil && !os.SameFile(lock, heldLock):
+		why = "given another lock file"
+	default:
+		return nil
+	}
+	return fault.New(fault.WrongState, "the state directory %s was %s while the daemon runs", h.layout.State, why)
 }
 
 // KeepRuntime makes the runtime directory again if it was removed, and takes its lock. A socket may

@@ -215,3 +215,41 @@ func TestStateReplaced(t *testing.T) {
 		t.Errorf("the state that came back: %v", err)
 	}
 }
+
+// TestStateIsDoubtful does things to the state directory that do not all mean that another one is
+// there.
+func TestStateIsDoubtful(t *testing.T) {
+	loop := func(state string) error {
+		return errors.Join(os.Rename(state, state+".away"), os.Symlink(state, state))
+	}
+	for name, c := range map[string]struct {
+		do   func(state string) error
+		want fault.Kind
+	}{
+		"its lock file was removed": {func(state string) error { return os.Remove(paths.LockIn(state)) }, ""},
+		"nobody can look":           {loop, ""},
+		"its lock file was replaced": {func(state string) error {
+			return errors.Join(os.Remove(paths.LockIn(state)), os.WriteFile(paths.LockIn(state), nil, 0o600))
+		}, fault.WrongState},
+		"it was emptied": {func(state string) error {
+			return errors.Join(os.Remove(paths.Layout{State: state}.Database()), os.Remove(paths.LockIn(state)))
+		}, fault.WrongState},
+		"a new one": {func(state string) error { return errors.Join(os.RemoveAll(state), os.Mkdir(state, 0o700)) }, fault.WrongState},
+	} {
+		layout := paths.At(t.TempDir())
+		held, err := Acquire(testContext(t), layout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = errors.Join(os.WriteFile(layout.Database(), nil, 0o600), c.do(layout.State))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := held.CheckCurrent(); fault.KindOf(err) != c.want {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := held.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+}
