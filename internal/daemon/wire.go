@@ -77,6 +77,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 		return err
 	}
 	d.records = vmdir.Keep(d.store, d.Layout, d.component("store"))
+	d.records.Current = held.CheckCurrent
 	d.space = d.newGuard()
 	imageStore, err := image.Open(d.Layout.Images(), d.Layout.Blobs(), d.component("image"), image.Options{Room: d.space.Check})
 	if err != nil {

@@ -18,6 +18,9 @@ import (
 // doom notes that a VM is to be deleted, which its record could not. An empty file needs no block
 // of a full disk. Without the note, a crash would bring the VM back without its directory.
 func (k *Keeper) doom(ctx context.Context, id string) {
+	if !k.isCurrent() {
+		return
+	}
 	f, err := regular.OpenFile(k.layout.Doomed(id), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
 		err = f.Close()
@@ -32,7 +35,7 @@ func (k *Keeper) doom(ctx context.Context, id string) {
 
 // spare removes the note: the record says what is true, or is gone.
 func (k *Keeper) spare(ctx context.Context, id string) {
-	if !k.isDoomed(id) {
+	if !k.isDoomed(id) || !k.isCurrent() {
 		return
 	}
 	if err := os.Remove(k.layout.Doomed(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -34,6 +34,10 @@ const retryAfter = 30 * time.Second
 // logged and fails nothing: the record is in the database, and Keeper tries again. It is safe for
 // concurrent use; calls for one VM must not overlap.
 type Keeper struct {
+	// Current fails if the state directory is no longer the one of the store. Copies there belong to
+	// the home that somebody has put back, and stay as they are. It may be nil.
+	Current func() error
+
 	store  Store
 	layout paths.Layout
 	log    *slog.Logger
@@ -159,6 +163,9 @@ func (k *Keeper) keep(ctx context.Context, v model.VM) {
 
 func (k *Keeper) writeLocked(ctx context.Context, v model.VM, now sums) {
 	delete(k.written, v.ID)
+	if !k.isCurrent() {
+		return
+	}
 	c := copyOf(v)
 	c.Written, c.Revision = time.Now().UTC(), v.Revision
 	if err := write(k.layout.VM(v.ID), c); err != nil {
@@ -176,6 +183,9 @@ func (k *Keeper) writeLocked(ctx context.Context, v model.VM, now sums) {
 
 func (k *Keeper) remove(ctx context.Context, id string) {
 	k.forget(id)
+	if !k.isCurrent() {
+		return
+	}
 	err := os.Remove(k.layout.VM(id).Record())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		k.log.WarnContext(ctx, "removing the copy of a record", "vm", id, "error", err)
@@ -186,6 +196,8 @@ func (k *Keeper) remove(ctx context.Context, id string) {
 		k.mu.Unlock()
 	}
 }
+
+func (k *Keeper) isCurrent() bool { return k.Current == nil || k.Current() == nil }
 
 // sumsOf leaves out the time and the revision of a copy: they alone are not worth a write.
 func sumsOf(c Copy) sums {

@@ -1,6 +1,7 @@
 package vmdir
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -218,6 +219,31 @@ func TestMachineIsWrittenLater(t *testing.T) {
 	}
 	if c, err := Read(files, id); err != nil || IsUp(c.VM) {
 		t.Errorf("after the stop, the copy is %+v, %v", c.VM, err)
+	}
+}
+
+// TestStateReplaced changes and deletes a VM, and closes the keeper, when another state directory
+// has taken the place of the keeper's own. The copy in that directory stays as it is.
+func TestStateReplaced(t *testing.T) {
+	k, _, files := newKeeper(t)
+	v := record()
+	put(t, k, v)
+	v.State, v.Runtime = model.Running, &model.Runtime{State: []byte("x")}
+	put(t, k, v) // it is pending
+	before, err := os.ReadFile(files.Record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Current = func() error { return errors.New("replaced") }
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+	v.Spec.Name = "two"
+	put(t, k, v)
+	v.State = model.Deleting
+	put(t, k, v)
+	if after, err := os.ReadFile(files.Record()); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the copy was changed to %q: %v", after, err)
 	}
 }
 
