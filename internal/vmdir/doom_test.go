@@ -107,3 +107,22 @@ func TestNoteWithoutARecordIsRemoved(t *testing.T) {
 		t.Errorf("the note is still there: %v", err)
 	}
 }
+
+// TestDeletionAfterACrash removes the copy of a VM and crashes before the record is deleted. The
+// next daemon knows that the end of the copy must last first.
+func TestDeletionAfterACrash(t *testing.T) {
+	for _, noted := range []bool{false, true} {
+		k, f := newFull(t)
+		if !noted {
+			f.err = nil
+		}
+		_ = k.PutVM(t.Context(), deleting()) // which fails on the full disk
+		next := Keep(k.store, k.layout, k.log)
+		if _, err := next.VMs(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !next.removed[id] {
+			t.Errorf("the deletion is noted beside the disks: %v; the next daemon does not sync it", noted)
+		}
+	}
+}

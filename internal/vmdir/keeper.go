@@ -47,7 +47,7 @@ type Keeper struct {
 	pending map[string]model.VM // records whose copies are written later
 	dirty   map[string]model.VM // records whose copies are not synced
 	doomed  map[string]bool     // ids whose deletion is noted: see doom
-	removed map[string]bool     // ids whose copies were removed
+	removed map[string]bool     // ids whose copies were, or may have been, removed
 	timer   *time.Timer         // nil if nothing is pending or dirty
 	closed  bool
 	working sync.WaitGroup
@@ -100,6 +100,9 @@ func (k *Keeper) VMs(ctx context.Context) ([]model.VM, error) {
 		}
 		if k.isDoomed(v.ID) {
 			vms[i].State = model.Deleting
+		}
+		if vms[i].State == model.Deleting {
+			k.noteRemoved(v.ID)
 			continue
 		}
 		if !isKept(v) {
@@ -191,10 +194,14 @@ func (k *Keeper) remove(ctx context.Context, id string) {
 		k.log.WarnContext(ctx, "removing the copy of a record", "vm", id, "error", err)
 	}
 	if err == nil {
-		k.mu.Lock()
-		k.removed[id] = true
-		k.mu.Unlock()
+		k.noteRemoved(id)
 	}
+}
+
+func (k *Keeper) noteRemoved(id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.removed[id] = true
 }
 
 func (k *Keeper) isCurrent() bool { return k.Current == nil || k.Current() == nil }
