@@ -25,7 +25,7 @@ func newDaemonRecoverCmd(a *command.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "recover",
 		Short: "Bring the records of VMs back after the database was lost or damaged",
-		Long: fmt.Sprintf(`The daemon must be stopped. Records come from the copies beside the disks of the VMs and from the newest backup of the database that is whole. VMs whose directories are among the lost ones come back, too.
+		Long: fmt.Sprintf(`The daemon must be stopped. Records come from the copies beside the disks of the VMs and from the newest backup of the database that is whole. VMs whose directories are among the lost ones come back, too, if a record of theirs is found.
 
 Nothing is removed. A damaged database is moved to "damaged" in the state directory. A directory whose copy is damaged is listed and left alone. If another VM has a VM's name, the VM gets a new name.
 

@@ -271,8 +271,8 @@ func machines(dir string) ([]string, error) {
 
 // lostDatabase is the error of a state directory whose database is missing, or is not its own.
 func lostDatabase(layout paths.Layout, vms int, format string, args ...any) *fault.Error {
-	return fault.New(fault.WrongState, "%s; the directories of %d VMs are in %s, and nothing was changed",
-		fmt.Sprintf(format, args...), vms, layout.VMs()).
+	return fault.New(fault.WrongState, "%s; directories of VMs in %s: %d; nothing was changed",
+		fmt.Sprintf(format, args...), layout.VMs(), vms).
 		WithHint("If the database was moved away, move it back to %s. An older one, such as a backup, does not do: "+
 			"rebuild the records from what lies beside the disks: banger daemon recover", layout.Database())
 }

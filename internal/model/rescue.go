@@ -47,6 +47,9 @@ const (
 	Replaced RescueOutcome = "replaced" // it runs, and its files were moved or replaced
 )
 
+// IsBack reports whether the VM's record came back, or would.
+func (v RescuedVM) IsBack() bool { return v.Outcome == Rebuilt || v.Outcome == Restored }
+
 // NotBack names the VMs of which something was found and whose records did not come back.
 func (r Rescue) NotBack() []string {
 	var names []string

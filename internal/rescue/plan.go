@@ -33,8 +33,9 @@ type plan struct {
 	starts uint64 // how often a daemon has started
 	result model.Rescue
 
-	fresh   bool              // a new database replaces the present one
-	records []model.VM        // to be stored; in a new database these are all
+	fresh   bool       // a new database replaces the present one
+	records []model.VM // to be stored; in a new database these are all
+	lost    []vmdir.LostDir
 	back    map[string]string // id to the lost directory that becomes the VM's again
 	lose    []string          // ids of directories that are moved to the lost ones
 
@@ -82,8 +83,23 @@ func makePlan(ctx context.Context, layout paths.Layout) (*plan, error) {
 	for _, id := range p.missing(old) {
 		p.recover(id, old[id], slices.Contains(found.Unreadable, id))
 	}
+	p.listLost()
 	return p, p.findMachines()
 }
+
+// listLost lists the lost directories of which no VM is known.
+func (p *plan) listLost() {
+	for _, l := range p.lost {
+		isListed := func(r model.RescuedVM) bool { return r.ID == l.ID && (r.IsBack() || r.Dir == l.Dir) }
+		if p.present[l.ID] || slices.ContainsFunc(p.result.VMs, isListed) {
+			continue
+		}
+		p.result.VMs = append(p.result.VMs, model.RescuedVM{ID: l.ID, Outcome: model.Orphaned, Dir: l.Dir, Detail: unknown})
+	}
+}
+
+// unknown is what there is to say of a lost directory.
+const unknown = "nothing says which VM this was"
 
 // findMachines notes which VMs run without their files: only their VMMs have what they write.
 func (p *plan) findMachines() error {
@@ -144,11 +160,10 @@ func (p *plan) findDirs(old map[string]model.VM) error {
 	for _, id := range ids {
 		p.dirs[id] = p.layout.VM(id)
 	}
-	lost, err := vmdir.Lost(p.layout)
-	if err != nil {
+	if p.lost, err = vmdir.Lost(p.layout); err != nil {
 		return err
 	}
-	for _, l := range lost {
+	for _, l := range p.lost {
 		known := p.present[l.ID] || outlives(old[l.ID])
 		if _, ok := p.dirs[l.ID]; !ok && (known || vmdir.HasCopy(l.Files())) {
 			p.dirs[l.ID], p.back[l.ID] = l.Files(), l.Dir
@@ -235,8 +250,8 @@ func (p *plan) recover(id string, old model.VM, hadRecord bool) {
 		r.Outcome, r.Dir, r.Detail = model.Unclear, files.Dir, err.Error()
 		delete(p.back, id)
 		p.result.VMs = append(p.result.VMs, r)
-	case hadRecord, p.fresh && vmdir.IsUsers(files):
-		r.Outcome, r.Dir, r.Detail = model.Orphaned, p.layout.Lost(), "nothing says which VM this was"
+	case hadRecord, vmdir.IsUsers(files):
+		r.Outcome, r.Dir, r.Detail = model.Orphaned, p.layout.Lost(), unknown
 		p.lose = append(p.lose, id)
 		p.result.VMs = append(p.result.VMs, r)
 	}

@@ -503,13 +503,48 @@ func TestRecordIsAdded(t *testing.T) {
 	h.remove(h.layout.Database())
 	h.add(vmOf(1, "two"))
 	h.mkdir(idOf(2))
-	h.write(h.layout.VM(idOf(2)).SystemDisk(), "standby") // without a copy: nobody's
-	h.want(h.run(false), model.DatabaseWhole, 1, "a rebuilt one")
+	h.write(h.layout.VM(idOf(2)).SystemDisk(), "") // without a copy
+	h.mkdir(idOf(3))
+	h.write(h.layout.VM(idOf(3)).SystemDisk(), "")
+	if err := vmdir.MarkUnused(h.layout.VM(idOf(3))); err != nil {
+		t.Fatal(err)
+	}
+	h.want(h.run(true), model.DatabaseWhole, 1, "a rebuilt one", "c lost")
+	r := h.run(false)
+	h.want(r, model.DatabaseWhole, 1, "a rebuilt one", "c lost")
 	if got := h.records(); len(got) != 2 {
 		t.Errorf("the records are %v", got)
 	}
-	if _, err := os.Stat(h.layout.VM(idOf(2)).SystemDisk()); err != nil {
-		t.Errorf("the directory without a record: %v", err)
+	for what, path := range map[string]string{
+		"without a record": filepath.Join(r.VMs[1].Dir, "system.ext4"), "of a standby machine": h.layout.VM(idOf(3)).SystemDisk(),
+	} {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("the directory %s: %v", what, err)
+		}
+	}
+}
+
+// TestLostIsListed has lost directories beside a whole database. Each one of which no VM is known
+// is listed, whoever has moved it there.
+func TestLostIsListed(t *testing.T) {
+	h := newHome(t)
+	h.add(vmOf(0, "one"), vmOf(1, "two"))
+	h.mkdir(idOf(2))
+	var moved []string
+	for _, n := range []byte{0, 2} { // the first one has a record and another directory
+		to, err := vmdir.Lose(h.layout, idOf(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		moved = append(moved, to)
+	}
+	h.mkdir(idOf(0))
+	for _, dryRun := range []bool{true, false} {
+		r := h.run(dryRun)
+		h.want(r, model.DatabaseWhole, 2, "c lost")
+		if len(r.NotBack()) != 1 || len(r.VMs) == 1 && r.VMs[0].Dir != moved[1] {
+			t.Errorf("the lost VMs are %v: %+v", r.NotBack(), r.VMs)
+		}
 	}
 }
 

@@ -52,13 +52,12 @@ func RescueNotes(r model.Rescue) []string {
 	}
 	back := 0
 	for _, v := range r.VMs {
-		if v.Outcome == model.Rebuilt || v.Outcome == model.Restored {
+		if v.IsBack() {
 			back++
 		}
 	}
-	notes = append(notes, fmt.Sprintf("%d brought back, %d kept", back, r.Kept))
 	if r.DryRun {
-		notes = append(notes, "nothing was changed")
+		return append(notes, fmt.Sprintf("%d would be brought back, %d would be kept", back, r.Kept), "nothing was changed")
 	}
-	return notes
+	return append(notes, fmt.Sprintf("%d brought back, %d kept", back, r.Kept))
 }
