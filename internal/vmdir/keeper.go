@@ -34,8 +34,8 @@ const retryAfter = 30 * time.Second
 // logged and fails nothing: the record is in the database, and Keeper tries again. It is safe for
 // concurrent use; calls for one VM must not overlap.
 type Keeper struct {
-	// Current fails if the state directory is no longer the one of the store. Copies there belong to
-	// the home that somebody has put back, and stay as they are. It may be nil.
+	// Current fails if the state directory is no longer the one of the store. Copies there belong
+	// to the home that somebody has put back, and stay as they are. It may be nil.
 	Current func() error
 
 	store  Store
