@@ -140,7 +140,9 @@ func parseModinfo(module []byte) (modinfo, error) {
 	if f.Type != elf.ET_REL || section == nil || section.Type == elf.SHT_NOBITS {
 		return modinfo{}, fault.New(fault.Invalid, "not a kernel module: no .modinfo section")
 	}
-	// Section.Data would inflate a section that claims to be compressed. This reader does not.
+	if section.ReaderAt == nil { // it claims to be compressed, which the kernel does not read
+		return modinfo{}, fault.New(fault.Invalid, "not a kernel module: its .modinfo section is compressed")
+	}
 	data, err := io.ReadAll(io.NewSectionReader(section.ReaderAt, 0, int64(min(section.FileSize, maxModinfo))))
 	if err != nil {
 		return modinfo{}, fmt.Errorf("reading .modinfo: %w", err)

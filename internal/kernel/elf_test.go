@@ -45,6 +45,7 @@ func TestParseModinfo(t *testing.T) {
 	}
 	for name, module := range map[string][]byte{
 		"text": []byte("hello"), "kernel": fakeKernel{version: testVersion}.vmlinux(), "no modinfo": makeELF(elf.ET_REL, ".text", nil, []byte("x")),
+		"compressed modinfo": compressedModule(),
 	} {
 		if _, err := parseModinfo(module); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("%s: %v", name, err)
@@ -76,6 +77,7 @@ func FuzzNotes(f *testing.F) {
 func FuzzModinfo(f *testing.F) {
 	f.Add(makeModule(testVersion, "a", "b-c"))
 	f.Add(makeModule(""))
+	f.Add(compressedModule())
 	f.Fuzz(func(t *testing.T, module []byte) { parseModinfo(module) })
 }
 

@@ -51,6 +51,16 @@ func makeELF(kind elf.Type, section string, note, content []byte) []byte {
 	return b.Bytes()
 }
 
+// compressedModule returns a module whose .modinfo section claims to be compressed.
+func compressedModule() []byte {
+	var b bytes.Buffer
+	binary.Write(&b, binary.LittleEndian, elf.Chdr64{Type: uint32(elf.COMPRESS_ZLIB), Size: 8, Addralign: 1})
+	module := makeELF(elf.ET_REL, ".modinfo", nil, append(b.Bytes(), "depends="...))
+	flags := module[len(module)-64+8:] // of the last section
+	binary.LittleEndian.PutUint64(flags, uint64(elf.SHF_COMPRESSED))
+	return module
+}
+
 func makeNote(name string, kind uint32, desc []byte) []byte {
 	padded := make([]byte, align4(uint32(len(name)+1)))
 	copy(padded, name)
