@@ -76,6 +76,13 @@ func TestSpaceAndTimeLimits(t *testing.T) {
 		limited(t, h, flag+" 3000000")
 		fails(t, h, []string{"run", "--rm", "--memory", "1G", "--", "true"}, "2.9G (ulimit "+flag+"), and the VM needs 3G", "banger daemon restart")
 	}
+	ok(t, h, "vm", "create", "--name", "box", "--memory", "1G")
+	for _, limit := range []string{"-v 1000000", "-d 500000"} { // QEMU cannot even print its help
+		limited(t, h, limit)
+		r := fails(t, h, []string{"start", "box"}, "(ulimit "+limit[:2]+"), and the VM needs 3G", "banger daemon restart")
+		equal(t, "exit status", r.Code, 69)
+	}
+	ok(t, h, "rm", "box")
 	limited(t, h, "-t 8")
 	ok(t, h, "run", "-d", "--name", "web", "--memory", "160M", "--work-disk-size", "0")
 	h.Banger(t, "exec", "web", "--", "sh", "-c", "while :; do :; done")

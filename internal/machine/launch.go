@@ -112,7 +112,10 @@ func (l *Launch) preflight(ctx context.Context) (err error) {
 	if l.driver, err = l.host.driver(l.order.Driver); err != nil {
 		return err
 	}
-	if l.info, err = l.driver.Info(ctx); err != nil {
+	if err := checkLimits(l.host.Layout.VM(l.Subject.ID), spec); err != nil {
+		return err
+	}
+	if l.info, err = l.driver.Info(ctx); err != nil { // runs the VMM, which needs memory
 		return err
 	}
 	if l.image, err = l.host.Images.ByID(spec.ImageID); err != nil {
@@ -120,9 +123,6 @@ func (l *Launch) preflight(ctx context.Context) (err error) {
 	}
 	if l.kernel, err = l.host.Kernels.ByID(spec.KernelID); err != nil {
 		return fmt.Errorf("kernel %s: %w", spec.Kernel, err)
-	}
-	if err := checkLimits(l.host.Layout.VM(l.Subject.ID), spec); err != nil {
-		return err
 	}
 	if l.order.Identity != Own {
 		return nil

@@ -69,8 +69,8 @@ func TestInfo(t *testing.T) {
 	if _, err := New(Config{Accel: TCG, Binary: script("bad", "echo hello")}).Info(t.Context()); fault.KindOf(err) != fault.Unsupported {
 		t.Errorf("a program that is not QEMU is not refused as unsupported: %v", err)
 	}
-	if _, err := New(Config{Accel: TCG, Binary: script("broken", "exit 1")}).Info(t.Context()); err == nil {
-		t.Error("a program that fails is accepted as QEMU")
+	if _, err := New(Config{Accel: TCG, Binary: script("broken", "echo no memory >&2; exit 1")}).Info(t.Context()); err == nil || !strings.Contains(err.Error(), "no memory") {
+		t.Errorf("a program that fails is accepted as QEMU, or its reason is lost: %v", err)
 	}
 	if _, err := New(Config{Accel: "x", Binary: script("any", "")}).Info(t.Context()); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("the accelerator x is not refused as invalid: %v", err)

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"banger/internal/fault"
+	"banger/internal/limit"
+	"banger/internal/model"
 	"banger/internal/pace"
 	"banger/internal/pattern"
 	"banger/internal/vmm"
@@ -60,9 +62,9 @@ func (p *program) ask(ctx context.Context) error {
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		out, err := exec.CommandContext(ctx, p.path, "--version").Output()
+		out, err := p.run(ctx, "version", "--version")
 		if err != nil {
-			return fmt.Errorf("asking %s for its version: %w", p.path, errors.Join(err, ctx.Err()))
+			return err
 		}
 		match := versionLine().FindSubmatch(out)
 		if match == nil {
@@ -72,14 +74,31 @@ func (p *program) ask(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error {
-		out, err := exec.CommandContext(ctx, p.path, "-machine", "none", "-display", "none", "-netdev", "help").Output()
+		out, err := p.run(ctx, "networks", "-machine", "none", "-display", "none", "-netdev", "help")
 		if err != nil {
-			return fmt.Errorf("asking %s for its networks: %w", p.path, errors.Join(err, ctx.Err()))
+			return err
 		}
 		p.features = features(string(out))
 		return nil
 	})
 	return group.Wait()
+}
+
+// run returns what the program prints. Its error has the program's own reason, and a limit that is
+// too low for any QEMU: the program names none.
+func (p *program) run(ctx context.Context, what string, args ...string) ([]byte, error) {
+	out, err := exec.CommandContext(ctx, p.path, args...).Output()
+	if err == nil {
+		return out, nil
+	}
+	var failed *exec.ExitError
+	if errors.As(err, &failed) && len(failed.Stderr) > 0 {
+		err = fmt.Errorf("%w: %.200q", err, failed.Stderr)
+	}
+	if set, unknown := limit.Of(0); unknown == nil { // the program inherits them
+		err = errors.Join(err, set.Check(limit.Need{Memory: model.MiB}))
+	}
+	return nil, fmt.Errorf("asking %s for its %s: %w", p.path, what, errors.Join(err, ctx.Err()))
 }
 
 // features reads the list of network backends, one in a line, that -netdev help prints. Some
