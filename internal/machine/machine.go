@@ -38,6 +38,7 @@ import (
 	"banger/internal/guest/proto"
 	"banger/internal/guest/report"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/pace"
 	"banger/internal/vmm"
 )
@@ -185,6 +186,7 @@ func (m *Machine) Thaw(ctx context.Context, doc proto.Thaw) error {
 // Pause halts the machine's virtual CPUs, and Resume lets them continue.
 // A driver that cannot do that fails with fault.Unsupported.
 func (m *Machine) Pause(ctx context.Context) error {
+	defer oplock.AwaitGuest(ctx)()
 	p, err := m.pauser()
 	if err != nil {
 		return err
@@ -194,6 +196,7 @@ func (m *Machine) Pause(ctx context.Context) error {
 
 // Resume is the opposite of Pause. A machine that runs is success.
 func (m *Machine) Resume(ctx context.Context) error {
+	defer oplock.AwaitGuest(ctx)()
 	p, err := m.pauser()
 	if err != nil {
 		return err
@@ -218,6 +221,7 @@ func (m *Machine) pauser() (vmm.Pauser, error) {
 // whileItRuns calls f with a context that also ends when the machine does, so that the end of a VMM
 // is reported at once and as such.
 func (m *Machine) whileItRuns(ctx context.Context, f func(context.Context) error) error {
+	defer oplock.AwaitGuest(ctx)()
 	ctx, cancel := context.WithCancelCause(ctx)
 	watched := make(chan struct{})
 	go func() {

@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/guest/report"
+	"banger/internal/oplock"
 	"banger/internal/pace"
 	"banger/internal/step"
 )
@@ -34,6 +35,7 @@ const disksShare = 5 * time.Second
 func (h *Host) PowerOff(ctx context.Context, r PowerOff) error {
 	const hint = "Give the guest more time: `banger stop --timeout 1m`, or the setting stop_timeout."
 	defer step.Waiting(ctx, "power-off of the guest", r.Grace)()
+	defer oplock.AwaitGuest(ctx)()
 	ctx, end := context.WithCancel(ctx) // at the machine's end
 	defer end()
 	var ended atomic.Bool

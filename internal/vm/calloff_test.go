@@ -96,7 +96,7 @@ func TestSilentGuestIsEnded(t *testing.T) {
 func TestDaemonEndsBesideASilentGuest(t *testing.T) {
 	t.Parallel()
 	for name, c := range silent {
-		if name == "resume" { // it leaves the VM paused
+		if name == "resume" || name == "prepare" { // it leaves the VM paused; it waits for no guest
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -197,4 +197,49 @@ func TestSilentGuestsKeepNobodyFromRecovery(t *testing.T) {
 	h.wantMachines(t, len(held)-1)
 	_, err := d.Pause(t.Context(), held[2].ID, nil)
 	wantKind(t, "a pause after the daemon's end", err, fault.Unavailable)
+}
+
+// TestDaemonEndsAfterWorkWithoutAGuest ends a daemon while operations work that wait for no guest,
+// or only for one that answers. They succeed.
+func TestDaemonEndsAfterWorkWithoutAGuest(t *testing.T) {
+	t.Parallel()
+	suspend := func(ctx context.Context, d *daemon) error { return second(d.Suspend(ctx, "a", nil)) }
+	snapshot := func(ctx context.Context, d *daemon) error {
+		return second(d.CreateSnapshot(ctx, "a", "s", d.reporter()))
+	}
+	for name, c := range map[string]struct {
+		hook          string
+		before, after model.State
+		do            func(context.Context, *daemon) error
+	}{
+		"suspend":                  {"save", model.Running, model.Suspended, suspend},
+		"snapshot":                 {"save", model.Running, model.Running, snapshot},
+		"snapshot of a stopped VM": {"report started capture a", model.Stopped, model.Stopped, snapshot},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			if c.before == model.Stopped {
+				d.bringTo(t, v, c.before)
+			}
+			release := h.hanging(c.hook)
+			errs := d.waits(t, c.hook, c.do)
+			d.endWaits(errEnding)
+			release()
+			if err := <-errs; err != nil {
+				t.Errorf("the operation failed: %v", err)
+			}
+			d.wantState(t, "a", c.after)
+			d.die()
+			d = h.daemon()
+			if c.after == model.Suspended {
+				d.resume(t, v)
+			}
+			if c.after != model.Stopped {
+				d.wantContinues(t, v)
+			}
+		})
+	}
 }

@@ -35,8 +35,8 @@ const (
 	opEnded    kind = "cleanup" // of a VM whose machine has ended
 )
 
-// mayWait reports whether an operation of this kind may wait for a guest. The end of its VM or of
-// the daemon calls the operation off.
+// mayWait reports whether an operation of this kind may wait for a guest. The end of its VM calls
+// it off. The end of the daemon does, too, if it waits for a guest or for another operation.
 func (k kind) mayWait() bool {
 	return !slices.Contains([]kind{opCreate, opKill, opRename, opDelete, opEnded}, k)
 }
@@ -78,14 +78,15 @@ func operateOn[T any](
 func during[T any](
 	c *core, e *entry, t *oplock.Turn, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
-	if k.mayWait() {
-		defer context.AfterFunc(c.waits, func() { t.CallOff(context.Cause(c.waits)) })()
-	}
-	if err := t.Wait(); err != nil {
+	err = t.WaitUnless(c.waits, k.mayWait())
+	if err != nil {
 		return result, fmt.Errorf("waiting for VM %s: %w", e.record().Spec.Name, err)
 	}
 	defer c.ops.Begin()()
 	defer t.Release()
+	if k == opSettle { // all of it may wait for a VMM or a guest
+		defer oplock.AwaitGuest(t.Context())()
+	}
 	return do(t.Context(), &operation{core: c, e: e})
 }
 

@@ -11,6 +11,7 @@ import (
 	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/pace"
 	"banger/internal/vm/explain"
 )
@@ -106,6 +107,7 @@ func (op changing) applyChange(ctx context.Context, old, next model.VM) (applied
 		return fault.New(fault.Unavailable, "it was not taken up within %v", waited)
 	})
 	defer cancel()
+	defer oplock.AwaitGuest(ctx)()
 	req := machine.ChangeRequest{Old: old, New: next, Machine: op.e.machine()}
 	if next.Spec.DiskSize != old.Spec.DiskSize {
 		d := machine.Drive{Path: op.dirs().SystemDisk(), Name: proto.SerialSystem, Size: next.Spec.DiskSize}
