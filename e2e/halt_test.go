@@ -79,6 +79,31 @@ func saving(t *testing.T, h *testkit.Home) {
 	}
 }
 
+// TestPauseBesideAHaltedVMM: a pause and its undoing fail because the VMM stands still. The VM and
+// its memory stay, and the VM continues with its VMM.
+func TestPauseBesideAHaltedVMM(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "daemon", "start")
+	before := h.Snapshot(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo kept >/run/memory")
+	vmm := machinePID(t, h, "box")
+	if err := syscall.Kill(vmm, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(vmm, syscall.SIGCONT)
+	code(t, h, fault.Unavailable.ExitCode(), "pause", "box")
+	equal(t, "state", show(t, h, "box").State, model.Pausing)
+	if err := syscall.Kill(vmm, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, h, "resume", "box")
+	equal(t, "what is in memory", ok(t, h, "exec", "box", "--", "cat", "/run/memory"), "kept\n")
+	equal(t, "pid of the VMM", machinePID(t, h, "box"), vmm)
+	ok(t, h, "rm", "--force", "box")
+	h.CheckNoLeaks(t, before)
+}
+
 // TestHaltedAgent: the guest's root halts the agent. Each call to the VM ends. Other VMs, the
 // daemon's end, and stopping this VM are not affected.
 func TestHaltedAgent(t *testing.T) {
