@@ -26,7 +26,8 @@ func newImageSetCmd(a *command.App) *cobra.Command {
 		Short: "Change whether VMs start from templates of an image",
 		Long: `A template of an image is a machine whose init has run. All VMs that start from it share the files that this first boot wrote.
 
-  auto  no template if the first boot wrote files that are not known to be harmless, or if its init does not report its readiness
+  auto  no template if the first boot wrote files that are not known to be
+        harmless, or if the init does not report its readiness
   on    a template, whatever the first boot writes
   off   no template
 

@@ -88,11 +88,14 @@ func (c claim) judge(names map[string]string, id string) (take bool, _ []model.N
 			notices = append(notices, model.Notice{Text: fmt.Sprintf("image %s does not get %d more names of the file", short(id), len(c.more)-i)})
 			break
 		}
-		why := "a file gives one name only"
+		notice := model.Notice{Text: fmt.Sprintf("image %s does not get the name %q: a file gives one name only", short(id), clip(name))}
 		if _, err := parseTag(name); err != nil {
-			why = "it is not allowed"
+			notice = model.Notice{
+				Text: fmt.Sprintf("image %s does not get a name of the file: %v", short(id), err),
+				Hint: fmt.Sprintf("To give it another name: banger image tag %s mine:v1", short(id)),
+			}
 		}
-		notices = append(notices, model.Notice{Text: fmt.Sprintf("image %s does not get the name %q: %s", short(id), clip(name), why)})
+		notices = append(notices, notice)
 	}
 	return take, notices
 }

@@ -159,6 +159,15 @@ func TestFileNamesReported(t *testing.T) {
 			t.Errorf("the notices %q do not name %s", all, name)
 		}
 	}
+	_, idLike := parseTag("deadbeef")
+	if !strings.Contains(all, idLike.Error()) {
+		t.Errorf("the notices %q do not say why a name like an id is refused: %v", all, idLike)
+	}
+	for _, n := range notices[:2] {
+		if !strings.Contains(n.Hint, "banger image tag 000000") {
+			t.Errorf("the notice %q has the hint %q; want the command that names the image", n.Text, n.Hint)
+		}
+	}
 	if take, notices := (&importer{}).claim("DOCKER.IO/library/debian:bookworm").judge(nil, "0"); take || len(notices) != 1 {
 		t.Errorf("Debian's name in upper case is taken: %v, %+v", take, notices)
 	}

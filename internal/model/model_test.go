@@ -27,6 +27,15 @@ func TestParseBytes(t *testing.T) {
 	}
 }
 
+// TestHugeBytes claims that the error of a size that no number holds names the bounds.
+func TestHugeBytes(t *testing.T) {
+	for _, in := range []string{"9999999999G", "9999999999.5G"} {
+		if _, err := ParseBytes(in); err == nil || !strings.Contains(err.Error(), "16T") || !strings.Contains(err.Error(), "1T") {
+			t.Errorf("ParseBytes(%q): %v names no bounds", in, err)
+		}
+	}
+}
+
 func FuzzParseBytes(f *testing.F) {
 	for _, s := range []string{"512M", "1.5GiB", "-1", "", "9999999999T", "1e9", "0.0000001K"} {
 		f.Add(s)

@@ -36,7 +36,7 @@ func ParseBytes(s string) (Bytes, error) {
 	}
 	if n, err := strconv.ParseInt(number, 10, 64); err == nil {
 		if n > math.MaxInt64/int64(unit) {
-			return 0, fmt.Errorf("size %q is too large", s)
+			return 0, hugeSize(s)
 		}
 		return Bytes(n) * unit, nil
 	}
@@ -45,9 +45,13 @@ func ParseBytes(s string) (Bytes, error) {
 		return 0, badSize(s)
 	}
 	if f *= float64(unit); f >= math.MaxInt64 {
-		return 0, fmt.Errorf("size %q is too large", s)
+		return 0, hugeSize(s)
 	}
 	return Bytes(f), nil
+}
+
+func hugeSize(s string) error {
+	return fmt.Errorf("size %q is too large: a disk has at most %v, a VM's memory at most %v", s, MaxDiskSize, MaxMemory)
 }
 
 func badSize(s string) error {

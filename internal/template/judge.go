@@ -1,7 +1,7 @@
 package template
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 
 	"banger/internal/fault"
@@ -18,9 +18,16 @@ func refused(image string, note model.ImageTemplate) error {
 		return fault.New(fault.Unsupported, "the init of image %s does not report when its services have started", image).
 			WithHint("see docs/forks.md; `banger image set --template=on %s` makes a template all the same", image)
 	}
-	what := fmt.Sprintf("%q", note.Shared)
-	if note.Cut {
-		what = strings.TrimPrefix(what+" and more", "[] and ")
+	what := "more files than it could report"
+	if len(note.Shared) > 0 {
+		quoted := make([]string, len(note.Shared)) // a guest has chosen these names
+		for i, file := range note.Shared {
+			quoted[i] = strconv.Quote(file)
+		}
+		what = strings.Join(quoted, ", ")
+		if note.Cut {
+			what += " and more"
+		}
 	}
 	return fault.New(fault.Unsupported, "the first boot of image %s wrote what its VMs must not share: %s", image, what).
 		WithHint("see docs/forks.md; `banger image set --template=on %s` lets its VMs share that", image)
