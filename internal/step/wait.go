@@ -24,30 +24,40 @@ func WithWaits(ctx context.Context, r Reporter) context.Context {
 }
 
 // Waiting reports what the operation of ctx waits for, and until when; 0: the end is not
-// known. It does so only if the wait lasts. The caller calls over when the wait is over.
+// known. It does so only if the wait lasts. If the wait outlasts that end, which may follow the
+// host's speed, it reports that instead. The caller calls over when the wait is over.
 func Waiting(ctx context.Context, what string, limit time.Duration) (over func()) {
 	r, _ := ctx.Value(reporterKey{}).(Reporter)
 	if r == nil {
 		return func() {}
 	}
+	var mu sync.Mutex
+	ended, done := false, func(error) {}
+	noteAfter := func(after time.Duration, text string) *time.Timer {
+		return time.AfterFunc(after, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if !ended {
+				done(nil)
+				done = r.Track(waiting, text)
+			}
+		})
+	}
+	text, late := what, (*time.Timer)(nil)
 	if limit > 0 {
 		end := time.Now().Add(limit)
 		if first, ok := ctx.Deadline(); ok && first.Before(end) {
 			end = first
 		}
-		what += ", until about " + end.Format(time.TimeOnly)
+		text += ", until about " + end.Format(time.TimeOnly)
+		late = noteAfter(max(time.Until(end), 0)+2*noticeAfter, what+", longer than expected")
 	}
-	var mu sync.Mutex
-	ended, done := false, func(error) {}
-	timer := time.AfterFunc(noticeAfter, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if !ended {
-			done = r.Track(waiting, what)
-		}
-	})
+	timer := noteAfter(noticeAfter, text)
 	return func() {
 		timer.Stop()
+		if late != nil {
+			late.Stop()
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		if !ended {

@@ -41,6 +41,23 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
+// TestWaitOutlastsItsEnd: once the time that was reported has passed, it is reported no more.
+func TestWaitOutlastsItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []Event
+		over := Waiting(WithWaits(t.Context(), func(e Event) { got = append(got, e) }), "answer", time.Minute)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		over()
+		if len(got) != 4 {
+			t.Fatalf("the wait was reported as %+v", got)
+		}
+		if e := got[2]; e.Phase != Started || e.Detail != "answer, longer than expected" {
+			t.Errorf("the wait that lasts longer was reported as %+v", e)
+		}
+	})
+}
+
 // TestWaitingUnasked waits in an operation whose waits nobody wants to know.
 func TestWaitingUnasked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
