@@ -50,8 +50,8 @@ func TestFrozenAgentIsKilled(t *testing.T) {
 				freezeAgent(t, h)
 				_, first := h.Start(t, strings.Fields(line)...)
 				first.Expect(t, says)
-				// It waits for the first, unless that is a copy, which is no operation on the VM. It must
-				// have begun: a snapshot of the VM that was killed succeeds.
+				// It waits for the first, unless that is a copy, which is no operation on the
+				// VM. It must have begun: a snapshot of the VM that was killed succeeds.
 				_, second := h.Start(t, "snapshot", "create", "box")
 				if isCopy {
 					second.Expect(t, "sync, until about ")

@@ -51,7 +51,7 @@ func ParseBytes(s string) (Bytes, error) {
 }
 
 func hugeSize(s string) error {
-	return fmt.Errorf("size %q is too large: a disk has at most %v, a VM's memory at most %v", s, MaxDiskSize, MaxMemory)
+	return fmt.Errorf("size %q is too large: a disk has at most 16T, a VM's memory at most 1T", s)
 }
 
 func badSize(s string) error {
