@@ -25,6 +25,9 @@ type Capture struct {
 	// copy the disks before the pause as well, and in the pause only what changed
 	Early  bool
 	Freeze bool // freeze the guest's processes first
+	// Paused says that the machine should be halted, with its guest's processes frozen. If it runs,
+	// they are frozen again: nobody can use the memory of a guest that was not frozen.
+	Paused bool
 	// BeforeFreeze is called just before that; it may be nil, and an error fails the capture.
 	BeforeFreeze func() error
 	Halt         bool // leave the machine halted, and its processes frozen
@@ -51,6 +54,13 @@ func (m *Machine) Capture(ctx context.Context, c Capture) (done Captured, err er
 		if c.Memory, err = c.Draft.Memory(); err != nil {
 			return done, err
 		}
+	}
+	if c.Paused {
+		halt, err := m.Halted(ctx)
+		if err != nil {
+			return done, err
+		}
+		c.Freeze = halt != vmm.Halted
 	}
 	req := vmm.SaveRequest{Memory: c.Memory, Device: c.Draft.Device(), Halt: c.Halt}
 	var early earlyDisks
@@ -96,4 +106,11 @@ func (m *Machine) Capture(ctx context.Context, c Capture) (done Captured, err er
 		done.Layout, err = json.Marshal(saved.Layout)
 	}
 	return done, errors.Join(disk.Suspect(err, req.Device), thawErr)
+}
+
+// Meta describes a machine of a driver for a snapshot of it. at is the moment that the snapshot
+// keeps.
+func (h *Host) Meta(ctx context.Context, driver string, s Subject, at time.Time) (snapshot.Meta, error) {
+	shape, err := h.Shape(ctx, driver, s)
+	return snapshot.Meta{Created: at, Spec: s.Spec, Driver: driver, Generation: proto.Generation, Fingerprint: shape}, err
 }

@@ -204,6 +204,33 @@ func (m *Machine) Resume(ctx context.Context) error {
 	return p.Resume(ctx)
 }
 
+// Halted reports whether and why the machine is halted.
+func (m *Machine) Halted(ctx context.Context) (vmm.Halt, error) {
+	r, ok := m.Instance.(vmm.HaltReporter)
+	if !ok {
+		return vmm.NotHalted, fault.New(fault.Unsupported, "the driver %s cannot tell whether a machine is halted", m.Driver.Name())
+	}
+	return r.Halted(ctx)
+}
+
+// IsPaused reports whether a machine that is recorded as paused is halted, or runs with frozen
+// processes. Then it is halted again. waits is called before the guest is waited for.
+func (m *Machine) IsPaused(ctx context.Context, waits func()) (bool, error) {
+	if halt, err := m.Halted(ctx); err != nil || halt != vmm.NotHalted {
+		return err == nil, err
+	}
+	waits()
+	ctx, cancel := pace.Context(ctx, holdTimeout, "answer of the guest's agent")
+	defer cancel()
+	var hello proto.Hello
+	err := m.whileItRuns(ctx, func(ctx context.Context) (err error) { hello, err = m.Agent.Hello(ctx); return err })
+	if err != nil || !hello.Frozen {
+		return false, err
+	}
+	err = m.Pause(ctx)
+	return err == nil, err
+}
+
 // CanPause returns an error that names the driver if the machine cannot be halted.
 func (m *Machine) CanPause() error {
 	_, err := m.pauser()

@@ -163,16 +163,34 @@ func (t *Template) check(hello proto.Hello) error {
 }
 
 // Origin names the VM or snapshot.
-func (f *Fork) Origin() *model.Origin         { return &f.From }
-func (f *Fork) traits() traits                { return traits{shape: f.Shape, awaited: f.Alone} }
-func (f *Fork) check(hello proto.Hello) error { return checkFrozen(hello) }
+func (f *Fork) Origin() *model.Origin { return &f.From }
+func (f *Fork) traits() traits        { return traits{shape: f.Shape, awaited: f.Alone} }
+
+func (f *Fork) check(hello proto.Hello) error {
+	if hello.Frozen {
+		return nil
+	}
+	err := fault.New(fault.Damaged, "this memory is of no use to another VM: the guest's processes were not frozen when it was saved")
+	if f.From.Kind == model.FromSnapshot {
+		return err.WithHint("`banger snapshot restore --disks-only %s` restores its disks", f.From.Of)
+	}
+	return err.WithHint("If VM %[1]s is suspended, resume it first: `banger vm resume %[1]s`", f.From.Of)
+}
 
 // Origin names the VM.
 func (r *Resume) Origin() *model.Origin { return &model.Origin{Kind: model.FromSuspended, Of: r.VM} }
 func (r *Resume) traits() traits {
 	return traits{shape: r.Shape, keepsSelf: true, awaited: true}
 }
-func (r *Resume) check(hello proto.Hello) error { return checkFrozen(hello) }
+
+// check also accepts a guest that an earlier version has not frozen. Its processes have seen the
+// clock jump, but what they have in memory is the VM's own.
+func (r *Resume) check(hello proto.Hello) error {
+	if !hello.Assumed {
+		return fault.New(fault.Internal, "the guest of this memory has no identity")
+	}
+	return nil
+}
 
 // Origin names the template.
 func (s *Standby) Origin() *model.Origin {

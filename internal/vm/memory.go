@@ -2,13 +2,10 @@ package vm
 
 import (
 	"context"
-	"time"
 
-	"banger/internal/guest/proto"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/oplock"
-	"banger/internal/snapshot"
 	"banger/internal/vm/moment"
 )
 
@@ -57,23 +54,7 @@ func (op *operation) sync(ctx context.Context) {
 	}
 }
 
-// metaOf describes the VM's machine for a snapshot of it. at is the moment that the snapshot keeps.
-func (op *operation) metaOf(ctx context.Context, at time.Time) (snapshot.Meta, error) {
-	v := op.record()
-	meta := snapshot.Meta{Created: at, Spec: v.Spec}
-	if v.Runtime == nil || v.Runtime.Spec == nil {
-		return meta, nil
-	}
-	meta.Spec, meta.Driver, meta.Generation = *v.Runtime.Spec, v.Runtime.Driver, proto.Generation
-	meta.Spec.Name = v.Spec.Name
-	subject := op.subject()
-	subject.Spec = meta.Spec
-	var err error
-	meta.Fingerprint, err = op.host.Shape(ctx, meta.Driver, subject)
-	return meta, err
-}
-
 // captured is the VM as package moment sees it.
 func (op *operation) captured() moment.VM {
-	return moment.VM{Record: op.record(), Files: op.dirs(), Machine: op.e.machine(), Meta: op.metaOf}
+	return moment.VM{Record: op.record(), Subject: op.subject(), Files: op.dirs(), Machine: op.e.machine(), Host: op.host}
 }

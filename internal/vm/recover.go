@@ -130,7 +130,7 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		if op.e.machine() != nil && op.e.hasReplaced() == nil { // it has what was in its memory
 			err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
 		}
-		return err
+		return errors.Join(err, r.checkPaused(ctx, op))
 	case (v.State == model.Starting || !v.State.Live()) && vmdir.IsMissing(op.dirs()):
 		r.showMissing(op)
 	case v.State == model.Starting:
@@ -312,6 +312,22 @@ func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 		err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
 	}
 	return errors.Join(err, repairs{op}.callOffPause(ctx))
+}
+
+// checkPaused lets a VM continue that is recorded as paused and whose guest runs.
+func (r recovery) checkPaused(ctx context.Context, op *operation) error {
+	if op.record().State != model.Paused || op.e.machine() == nil {
+		return nil
+	}
+	looking, cancel := oplock.Outlive(ctx, 0)
+	defer cancel()
+	if paused, err := op.e.machine().IsPaused(looking, r.isFound); paused || err != nil {
+		return err
+	}
+	if err := op.update(ctx, func(v *model.VM) { v.State, v.LastError = model.Pausing, nil }); err != nil {
+		return err
+	}
+	return repairs{op}.callOffPause(ctx)
 }
 
 // endStart completes a start from memory if its machine is whole: the guest may have written to a

@@ -65,11 +65,11 @@ func (op suspending) keepMemory(ctx context.Context, running bool) error {
 		return err
 	}
 	defer draft.Discard()
-	done, err := op.e.machine().Capture(ctx, machine.Capture{Draft: draft, Freeze: running, Halt: true})
+	done, err := op.e.machine().Capture(ctx, machine.Capture{Draft: draft, Freeze: running, Paused: !running, Halt: true})
 	if err != nil {
 		return err
 	}
-	meta, err := op.metaOf(ctx, time.Now())
+	meta, err := op.captured().Meta(ctx, time.Now())
 	if err != nil {
 		return err
 	}
@@ -82,8 +82,13 @@ func (op *operation) resume(ctx context.Context, report step.Reporter) error {
 	defer op.observe(ctx)
 	switch v := op.record(); v.State {
 	case model.Paused:
-		if err := op.continueGuest(step.WithWaits(ctx, report)); err != nil {
+		// before the guest continues: nobody may take what runs for paused
+		if err := op.update(ctx, func(v *model.VM) { v.State = model.Pausing }); err != nil {
 			return fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err)
+		}
+		if err := op.continueGuest(step.WithWaits(ctx, report)); err != nil {
+			undo := op.update(ctx, func(v *model.VM) { v.State = model.Paused })
+			return errors.Join(fmt.Errorf("resuming VM %s: %w", v.Spec.Name, err), undo)
 		}
 		return op.update(ctx, func(v *model.VM) { v.State, v.LastError = model.Running, nil })
 	case model.Suspended:
@@ -108,8 +113,13 @@ func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (
 	return perform(ctx, m.core, ref, opPause, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		switch v := op.record(); v.State {
 		case model.Paused:
-			report.Report(step.Event{Step: "pause", Phase: step.Skipped, Detail: "already paused"})
-			return v, nil
+			paused, err := op.e.machine().IsPaused(ctx, func() {})
+			if paused {
+				report.Report(step.Event{Step: "pause", Phase: step.Skipped, Detail: "already paused"})
+			}
+			if paused || err != nil {
+				return v, err
+			}
 		case model.Running:
 		default:
 			return v, explain.NotRunning(v)

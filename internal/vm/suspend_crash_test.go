@@ -25,7 +25,10 @@ func TestKilledWhilePausing(t *testing.T) {
 			"store pausing": running, "freeze": running, "froze": running, "halt": running, "store paused": running,
 		}},
 		{"resume", model.Paused, func(ctx context.Context, d *daemon) { d.Resume(ctx, "a", nil) }, map[string]model.State{
-			"resume": model.Paused, "thaw": model.Paused, "store running": model.Paused,
+			"store pausing": model.Paused, "resume": running, "thaw": running, "store running": running,
+		}},
+		{"stop", model.Paused, func(ctx context.Context, d *daemon) { d.Stop(ctx, "a", nil, nil) }, map[string]model.State{
+			"store pausing": model.Paused, "resume": running, "thaw": running, "store running": running, "store stopping": running,
 		}},
 		{"suspend", model.Running, func(ctx context.Context, d *daemon) { d.Suspend(ctx, "a", nil) }, map[string]model.State{
 			"store pausing": running, "freeze": running, "froze": running, "save": running, "still": running,

@@ -32,11 +32,13 @@ func TestPauseFails(t *testing.T) {
 	}
 }
 
-// TestResumeFails makes each part of resuming a paused VM fail. The VM stays paused, and can be
-// resumed when the cause is gone.
+// TestResumeFails makes each part of resuming a paused VM fail. A VM that may not run stays paused,
+// and can be resumed when the cause is gone.
 func TestResumeFails(t *testing.T) {
 	t.Parallel()
-	for _, hook := range []string{"resume", "thaw", "store running"} {
+	for hook, left := range map[string]model.State{
+		"store pausing": model.Paused, "resume": model.Paused, "thaw": model.Paused, "store running": model.Pausing,
+	} {
 		t.Run(hook, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
@@ -44,7 +46,7 @@ func TestResumeFails(t *testing.T) {
 			v := d.worker(t, model.Create{Name: "a"})
 			d.pause(t, v)
 			h.failing(hook, errBoom)
-			wantFails(t, "the resume", errBoom, model.Paused)(d.Resume(t.Context(), "a", nil))
+			wantFails(t, "the resume", errBoom, left)(d.Resume(t.Context(), "a", nil))
 			h.failing(hook, nil)
 			d.resume(t, v)
 			d.wantContinues(t, v)

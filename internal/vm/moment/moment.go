@@ -29,10 +29,22 @@ import (
 // VM is what Of captures.
 type VM struct {
 	Record  model.VM
+	Subject machine.Subject
 	Files   paths.VM
 	Machine *machine.Machine // nil unless one exists
-	// Meta describes the machine. at is the moment that is kept.
-	Meta func(ctx context.Context, at time.Time) (snapshot.Meta, error)
+	Host    *machine.Host
+}
+
+// Meta describes the VM's machine for a snapshot of it. at is the moment that the snapshot keeps.
+func (vm VM) Meta(ctx context.Context, at time.Time) (snapshot.Meta, error) {
+	v := vm.Record
+	if v.Runtime == nil || v.Runtime.Spec == nil {
+		return snapshot.Meta{Created: at, Spec: v.Spec}, nil
+	}
+	subject := vm.Subject
+	subject.Spec = *v.Runtime.Spec
+	subject.Spec.Name = v.Spec.Name
+	return vm.Host.Meta(ctx, v.Runtime.Driver, subject, at)
 }
 
 // Capture is a VM at one moment.
@@ -178,7 +190,8 @@ func (c *Capture) copyDisks(ctx context.Context, vm VM) (err error) {
 func (c *Capture) saveMachine(ctx context.Context, vm VM) error {
 	v, held := vm.Record, vm.Files.Held()
 	req := machine.Capture{
-		Draft: c.Draft, Memory: c.memory, Disks: machine.Disks(vm.Files), Early: true, Halt: v.State == model.Paused,
+		Draft: c.Draft, Memory: c.memory, Disks: machine.Disks(vm.Files), Early: true,
+		Paused: v.State == model.Paused, Halt: v.State == model.Paused,
 	}
 	c.nameDisks(req.Disks)
 	if v.State == model.Running {
