@@ -73,9 +73,8 @@ func MeasureDisks(disks map[string]string) map[string]model.Bytes {
 // checkDisks fails if a disk that the subject has had is missing, is shorter than it was, or cannot
 // be used. A new disk in its place would look as if the user's files had never been there.
 func checkDisks(files paths.VM, s Subject) error {
-	if _, err := os.Stat(files.Dir); errors.Is(err, fs.ErrNotExist) {
-		return fault.New(fault.Damaged, "the VM's directory %s is missing", files.Dir).
-			WithHint("Put the directory back with all files in it. If it is lost, delete the VM: `banger vm delete %s`", s.Spec.Name)
+	if err := CheckDir(files, s.Spec.Name); err != nil {
+		return err
 	}
 	for name, path := range DiskPaths(files) {
 		length, had := s.Disks[name]
@@ -88,6 +87,15 @@ func checkDisks(files paths.VM, s Subject) error {
 		if err := checkDisk(name, path, length, s.Spec.Name); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// CheckDir fails if a VM's directory is missing.
+func CheckDir(files paths.VM, vm string) error {
+	if _, err := os.Stat(files.Dir); errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.Damaged, "the VM's directory %s is missing", files.Dir).
+			WithHint("Put the directory back with all files in it. If it is lost, delete the VM: `banger vm delete %s`", vm)
 	}
 	return nil
 }

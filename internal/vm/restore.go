@@ -166,7 +166,7 @@ func (op restoring) replaceDisks(ctx context.Context, c *moment.Capture, report 
 
 // checkRestorable fails if the VM cannot become what a capture keeps.
 func (op restoring) checkRestorable(ctx context.Context, c *moment.Capture) error {
-	if err := errors.Join(op.parts().Check(c.Meta.Spec), c.CheckNet(op.record().Spec)); err != nil || !c.HasMemory() {
+	if err := errors.Join(machine.CheckDir(op.dirs(), op.name()), op.parts().Check(c.Meta.Spec), c.CheckNet(op.record().Spec)); err != nil || !c.HasMemory() {
 		return err
 	}
 	subject := op.subject()

@@ -223,3 +223,22 @@ func TestRestoreRefusesNonsense(t *testing.T) {
 	d.wantVMs(t, 1)
 	h.wantWork(t, v, "work of a")
 }
+
+// TestRestoreIntoAMissingDirectory restores a VM in place whose directory was moved away. That is
+// refused, and works when the directory is back.
+func TestRestoreIntoAMissingDirectory(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	d.snap(t, v, "s")
+	dir := h.layout.VM(v.ID).Dir
+	h.command("mv", dir, dir+".away")
+	_, err := d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a", Force: true}, nil)
+	wantKind(t, "the restore", err, fault.Damaged)
+	wantHint(t, "the restore", err, "Put the directory back")
+	d.wantState(t, "a", model.Running)
+	h.command("mv", dir+".away", dir)
+	d.restore(t, "s", model.Restore{Into: "a", Force: true})
+	d.wantContinues(t, v)
+}
