@@ -37,7 +37,7 @@ func (h *Held) Count(ctx context.Context, db Records, keys Keys) error {
 
 // CheckState refuses a state directory that is older than the machines that run beside it. They
 // have the files of the later one open, which may have no name any more. The caller holds the
-// locks, so no machine starts.
+// locks, so no machine starts. A machine that never had a record does not count: start-up ends it.
 func (h *Held) CheckState() error {
 	state, err := readMark(h.layout.State)
 	if err != nil {
@@ -53,7 +53,8 @@ func (h *Held) CheckState() error {
 	}
 	var up []string
 	for _, id := range ids {
-		if isUp(h.layout.VM(id)) {
+		files := h.layout.VM(id)
+		if _, err := os.Lstat(files.Unrecorded()); err != nil && isUp(files) {
 			up = append(up, id)
 		}
 	}

@@ -68,6 +68,19 @@ func TestOlderState(t *testing.T) {
 	if after := tree(t, s.State); !maps.Equal(before, after) {
 		t.Errorf("the refusal changed the state from %v to %v", before, after)
 	}
+	held, err := Acquire(testContext(t), s.Layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.VM(id).Unrecorded(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := held.CheckState(); err != nil {
+		t.Errorf("a machine that never had a record is in the way: %v", err)
+	}
+	if err := errors.Join(os.Remove(s.VM(id).Unrecorded()), held.Release()); err != nil {
+		t.Fatal(err)
+	}
 	lock.Close()
 	s.mustStart(t)
 	if m, err := readMark(s.Runtime); err != nil || m.Starts != 2 {

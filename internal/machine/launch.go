@@ -143,12 +143,17 @@ func (l *Launch) preflight(ctx context.Context) (err error) {
 }
 
 // makeRunDir also makes the directory of a machine without a record. A VM has one since its
-// creation. If the machine has no disks yet, those that the launch makes are unused.
+// creation. If the machine has no disks yet, those that the launch makes are unused. A machine on
+// standby that a VM has taken loses its mark here, before its guest continues.
 func (l *Launch) makeRunDir(context.Context) error {
 	files := l.host.Layout.VM(l.Subject.ID)
 	err := os.MkdirAll(files.Run, 0o700)
-	if err == nil && l.order.Journal == nil {
-		err = os.MkdirAll(files.Dir, 0o700)
+	switch {
+	case err != nil:
+	case l.order.Journal != nil:
+		err = vmdir.MarkRecorded(files)
+	default:
+		err = errors.Join(vmdir.MarkUnrecorded(files), os.MkdirAll(files.Dir, 0o700))
 	}
 	if err == nil && !vmdir.HasDisk(files) {
 		err = vmdir.MarkUnused(files)

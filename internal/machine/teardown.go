@@ -76,13 +76,13 @@ func (h *Host) IDs() (ids []string, _ error) {
 
 // CheckUnrecorded returns an error if one of the machines without a record runs, and has a copy of
 // one or no directory: then the database, or all of the state, is older than the VM. TearDown would
-// end the machine. The copy may be older than the machine.
+// end the machine. By its mark, a machine may be known never to have had a record.
 func (h *Host) CheckUnrecorded(ctx context.Context, ids []string) error {
 	for _, id := range ids {
 		files := h.Layout.VM(id)
 		c, err := vmdir.Read(files, id)
 		isGone := vmdir.IsMissing(files)
-		if err != nil && !isGone {
+		if err != nil && (!isGone || vmdir.IsUnrecorded(files)) {
 			continue
 		}
 		pid, err := h.look(ctx, id, cmp.Or(c.VM.Runtime, &model.Runtime{}))

@@ -143,6 +143,9 @@ func (v VM) HostKey() string    { return filepath.Join(v.Dir, "ssh_host_ed25519_
 // Held exists while a running VM is being saved, until it certainly runs again.
 func (v VM) Held() string { return filepath.Join(v.Run, "held") }
 
+// Unrecorded exists while a machine has no record: a template build, or a machine on standby.
+func (v VM) Unrecorded() string { return filepath.Join(v.Run, "unrecorded") }
+
 // Suspended is the machine's memory and devices while the VM is suspended.
 func (v VM) Suspended() string { return filepath.Join(v.Dir, "suspended") }
 

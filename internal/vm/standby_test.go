@@ -11,6 +11,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -29,6 +30,7 @@ func TestStandby(t *testing.T) {
 				t.Fatalf("%d machines wait on standby, not 1", len(waiting))
 			}
 			claim(t, h.computer.Halted(waiting[0].ID), "the machine on standby is not halted")
+			claim(t, vmdir.IsUnrecorded(h.layout.VM(waiting[0].ID)), "nothing says that the machine on standby has no record")
 			d.wantVMs(t, 0)
 			req.Name = "a"
 			if req.WorkDiskSize == nil {
@@ -42,6 +44,7 @@ func TestStandby(t *testing.T) {
 			}
 			equal(t, "the VM's id, which is that of the machine on standby,", v.ID, waiting[0].ID)
 			wantOrigin(t, v, model.FromTemplate)
+			claim(t, !vmdir.IsUnrecorded(h.layout.VM(v.ID)), "the machine that a VM has taken counts as one without a record")
 			d.wantStandbys(t, 0)
 			d.wantRunning(t, v)
 			equal(t, "the guest's host name", h.memoryOf(v).Name, "a")
@@ -220,6 +223,23 @@ func TestKilledWithAStandbyMachine(t *testing.T) {
 			claim(t, len(list) <= 1, "there were %d VMs", len(list))
 		})
 	}
+}
+
+// TestStandbyOfALaterState puts a state back that is older than a machine on standby. The machine
+// has no directory there, and no user misses it.
+func TestStandbyOfALaterState(t *testing.T) {
+	h := newHost(t)
+	d := h.withStandby(t, model.Create{})
+	id := h.computer.Running()[0].ID
+	then := d.remember()
+	d.dead.Store(true)
+	d.die()
+	d.putBack(then)
+	damage(t, os.RemoveAll(h.layout.VM(id).Dir))
+	d = h.daemon()
+	d.busy()
+	h.wantMachines(t, 0)
+	h.wantFiles(t, nil)
 }
 
 // TestLaunchUnderATakenName checks that a launch that is refused keeps the machine on standby, or

@@ -47,10 +47,12 @@ func Machines(layout paths.Layout) ([]Machine, error) {
 		case p.Gone:
 			m.Trouble = append(m.Trouble, "its run directory "+p.Dir+" was removed, so that nothing can reach the machine")
 		}
-		if IsMissing(files) {
-			m.Trouble = append(m.Trouble, "the VM's directory "+files.Dir+" is missing")
+		if !IsUnrecorded(files) { // otherwise nothing in it is a user's
+			if IsMissing(files) {
+				m.Trouble = append(m.Trouble, "the VM's directory "+files.Dir+" is missing")
+			}
+			m.Trouble = append(m.Trouble, otherDisks(p.PID, files)...)
 		}
-		m.Trouble = append(m.Trouble, otherDisks(p.PID, files)...)
 		if c, err := Read(files, id); err == nil {
 			m.Name = c.VM.Spec.Name
 		}

@@ -35,6 +35,28 @@ func IsUnused(files paths.VM) bool {
 	return err == nil
 }
 
+// MarkUnrecorded notes in a run directory that its machine has no record: no VM is lost with it.
+func MarkUnrecorded(files paths.VM) error {
+	if err := regular.Write(files.Unrecorded(), nil, 0o600); err != nil {
+		return fmt.Errorf("noting that a machine has no record: %w", err)
+	}
+	return nil
+}
+
+// MarkRecorded removes the mark. A missing one is success.
+func MarkRecorded(files paths.VM) error {
+	if err := os.Remove(files.Unrecorded()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("noting that a machine has a record: %w", err)
+	}
+	return nil
+}
+
+// IsUnrecorded reports whether a run directory has the mark. In doubt it has none.
+func IsUnrecorded(files paths.VM) bool {
+	_, err := os.Lstat(files.Unrecorded())
+	return err == nil
+}
+
 // HasDisk reports whether a directory has, or may have, a disk.
 func HasDisk(files paths.VM) bool {
 	return disk.MayExist(files.SystemDisk()) || disk.MayExist(files.WorkDisk())
