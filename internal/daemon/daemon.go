@@ -52,6 +52,9 @@ func Run(ctx context.Context, opts Options) (err error) {
 			err = told
 		}
 	}()
+	if err := checkPlace(opts.Layout); err != nil {
+		return err
+	}
 	waiting, cancel := context.WithTimeout(ctx, lockTimeout)
 	held, err := home.Acquire(waiting, opts.Layout)
 	cancel()

@@ -2,6 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"sync"
 	"time"
 
@@ -94,6 +97,15 @@ func checkMachines(layout paths.Layout) error {
 			WithHint("Nothing was ended. If you have the files, put them back. If you do not need the machine: kill %d. `banger doctor` lists all of them.", m.PID)
 	}
 	return nil
+}
+
+// checkPlace is checkMachines before anything is made: a new state directory would be in the way
+// of the one that is put back.
+func checkPlace(layout paths.Layout) error {
+	if _, err := os.Lstat(layout.State); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return checkMachines(layout)
 }
 
 // keepReserve makes the reserve whole again whenever there is room for it, until ctx ends.

@@ -166,7 +166,11 @@ func (c *claim) checkRuntime(ctx context.Context) error {
 	case c.ours(c.run):
 		return nil
 	case c.run.ID != "" && !c.run.copied(dir) && (c.run.alive(c.run.State) || len(c.runs) > 0):
-		return hint(c.foreign("runtime", dir, c.run))
+		err := c.foreign("runtime", dir, c.run)
+		if same(c.run.State, c.layout.State) {
+			return err.WithHint("If you moved the state directory away, move it back. If you do not need it, and its VMs have ended: rm -r %s", dir)
+		}
+		return hint(err)
 	case filepath.Dir(dir) == filepath.Dir(c.layout.State): // it is below the same BANGER_HOME
 		return nil
 	}
@@ -182,6 +186,32 @@ func (c *claim) checkRuntime(ctx context.Context) error {
 		return hint(fault.New(fault.Locked, "another bangerd, which does not belong to the state directory %s, listens on %s", c.layout.State, c.layout.Socket()))
 	}
 	return nil
+}
+
+// checkPlace refuses a state directory that is missing beside machines of its home: somebody has
+// moved it away. A new one would be in its way when it is moved back. One that a daemon has begun
+// to make anew, as it ended, is missing, too.
+func checkPlace(layout paths.Layout) error {
+	for _, file := range []string{paths.MarkIn(layout.State), layout.Database()} {
+		if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	c := &claim{layout: layout}
+	if above, err := filepath.EvalSymlinks(filepath.Dir(layout.State)); err == nil { // as in the mark
+		c.layout.State = filepath.Join(above, filepath.Base(layout.State))
+	}
+	var err error
+	if c.run, err = readMark(layout.Runtime); err != nil || c.run.State != c.layout.State {
+		return err
+	}
+	if c.dirs, err = machines(layout.VMs()); err != nil || len(c.dirs) > 0 {
+		return err
+	}
+	if c.runs, err = machines(filepath.Join(layout.Runtime, "vms")); err != nil || len(c.runs) == 0 {
+		return err
+	}
+	return c.checkRuntime(context.Background())
 }
 
 // ours reports whether a mark names this home. A second state with the same id is another home.

@@ -1,9 +1,14 @@
 package home
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"banger/internal/fault"
+	"banger/internal/model"
 )
 
 // TestRuntimeMoves starts a home with another runtime directory than before. As long as the earlier
@@ -53,4 +58,31 @@ func TestRuntimeMoves(t *testing.T) {
 	}
 	s.Runtime = earlier
 	used("when another home has taken the directory", earlier)
+}
+
+// TestStateMovedAway starts a home whose state directory was moved away beside its machines.
+// Nothing is made in its place, so it can be moved back.
+func TestStateMovedAway(t *testing.T) {
+	s := newSite(t.TempDir())
+	s.mustStart(t)
+	const id = "0123456789abcdef"
+	s.addVM(t, id, model.Running, true)
+	s.mustStart(t)
+	away := s.State + ".away"
+	if err := os.Rename(s.State, away); err != nil {
+		t.Fatal(err)
+	}
+	err := s.start(t)
+	if fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), s.State) || !strings.Contains(fault.HintOf(err), "move it back") {
+		t.Errorf("a start without the state directory is not refused with the way out: %v", err)
+	}
+	if err := os.Rename(away, s.State); err != nil {
+		t.Errorf("something is in the place of the state directory: %v", err)
+	}
+	s.mustStart(t)
+	if err := errors.Join(os.RemoveAll(s.VM(id).Run), os.Rename(s.State, away)); err != nil {
+		t.Fatal(err)
+	}
+	s.db = &database{meta: map[string]string{}}
+	s.mustStart(t) // without machines, it is a new home
 }
