@@ -31,7 +31,7 @@ Nothing is removed. A damaged database is moved to "damaged" in the state direct
 
 VMs that run continue to run.
 
-If a VM is listed as damaged, lost or gone, the exit status is %d: its record did not come back.`, fault.Damaged.ExitCode()),
+If a VM is listed as damaged or lost, the exit status is %d: its record did not come back. A VM that is gone was deleted after the backup, or its directory was lost. If you did not delete it, put its directory back, and run this command again.`, fault.Damaged.ExitCode()),
 		Example: "banger daemon recover --dry-run\nbanger daemon recover",
 		Args:    command.WantArgs(),
 		RunE:    command.Interruptible(func(ctx context.Context, _ []string) error { return runDaemonRecover(ctx, o, a) }),
@@ -57,7 +57,7 @@ func runDaemonRecover(ctx context.Context, o recoverOptions, a *command.App) err
 	}
 	if lost := result.NotBack(); err == nil && len(lost) > 0 {
 		return fault.New(fault.Damaged, "VMs that could not be brought back: %s", strings.Join(lost, ", ")).
-			WithHint("No disk was removed: see DETAIL. If a VM is damaged or lost, put a backup of its record.json into its directory. If it is gone, put its directory back. Then run this command again.")
+			WithHint("No disk was removed: see DETAIL. If a VM is damaged or lost, put a backup of its record.json into its directory. Then run this command again.")
 	}
 	return err
 }

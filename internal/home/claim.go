@@ -198,10 +198,10 @@ func checkPlace(layout paths.Layout) error {
 		}
 	}
 	c := &claim{layout: layout}
-	if above, err := filepath.EvalSymlinks(filepath.Dir(layout.State)); err == nil { // as in the mark
+	above, err := filepath.EvalSymlinks(filepath.Dir(layout.State))
+	if err == nil { // the mark has a path without links
 		c.layout.State = filepath.Join(above, filepath.Base(layout.State))
 	}
-	var err error
 	if c.run, err = readMark(layout.Runtime); err != nil || c.run.State != c.layout.State {
 		return err
 	}

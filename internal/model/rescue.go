@@ -50,11 +50,12 @@ const (
 // IsBack reports whether the VM's record came back, or would.
 func (v RescuedVM) IsBack() bool { return v.Outcome == Rebuilt || v.Outcome == Restored }
 
-// NotBack names the VMs of which something was found and whose records did not come back.
+// NotBack names the VMs whose directory was found and whose records did not come back. A VM of
+// which only a backup knows was most likely deleted after the backup.
 func (r Rescue) NotBack() []string {
 	var names []string
 	for _, v := range r.VMs {
-		if v.Outcome == Unclear || v.Outcome == Orphaned || v.Outcome == Vanished {
+		if v.Outcome == Unclear || v.Outcome == Orphaned {
 			names = append(names, cmp.Or(v.Name, v.ID))
 		}
 	}

@@ -230,7 +230,7 @@ func (p *plan) recover(id string, old model.VM, hadRecord bool) {
 	if !ok {
 		if outlives(old) {
 			r.Outcome, r.Name = model.Vanished, old.Spec.Name
-			r.Detail = "the backup has its record, but its directory is gone"
+			r.Detail = "only a backup has its record: it was deleted after the backup, or its directory was lost"
 			p.result.VMs = append(p.result.VMs, r)
 		}
 		return
