@@ -103,6 +103,22 @@ func TestFullHost(t *testing.T) {
 	}
 }
 
+// TestStopOfAHeldVM stops a VM whose guest has filled the host's disk. The stop reports what holds
+// the VM. There is space during the stop, and the guest powers off.
+func TestStopOfAHeldVM(t *testing.T) {
+	h := warm(t)
+	resize := smallState(t, h)
+	h.Setenv("BANGER_DISK_RESERVE", "0")
+	ok(t, h, "run", "-d", "--name", "web")
+	ok(t, h, "exec", "web", "--", "sh", "-c", `setsid sh -c '
+		yes 0123456789abcdef | head -c 130M >/root/big && sync' >/dev/null 2>&1 &`)
+	testkit.WaitFor(t, 5*time.Minute, "the VM to be held", func() bool { return show(t, h, "web").Held != nil })
+	_, stop := h.Start(t, "stop", "--timeout", "5m", "web")
+	stop.Expect(t, "which is held (the host's disk is full: ")
+	resize("400M")
+	equal(t, "exit status of a stop with space during it", stop.Wait(t), 0)
+}
+
 // TestFullVMs has the VMs on another file system than the records. A guest fills it up to the
 // floor. Its VM is held with the numbers of this file system, and starts are refused.
 func TestFullVMs(t *testing.T) {

@@ -6,14 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"banger/internal/fault"
 	"banger/internal/guest/report"
+	"banger/internal/model"
 	"banger/internal/oplock"
 	"banger/internal/pace"
 	"banger/internal/step"
+	"banger/internal/vmm"
 )
 
 // PowerOff is the end of a machine by its guest.
@@ -23,7 +26,8 @@ type PowerOff struct {
 	Grace   time.Duration // for all of it
 	// Fixed is whether a person has chosen the grace. Otherwise it follows the host's speed.
 	Fixed bool
-	Held  bool // the machine must be continued first
+	// Held is the lack of space that has halted the machine, which must be continued first; or nil.
+	Held *model.Hold
 }
 
 // disksShare is the part of a grace that belongs to the guest's disks, once its processes have
@@ -34,24 +38,33 @@ const disksShare = 5 * time.Second
 // guest may not have saved its data: the machine still runs, or programs in it were killed.
 func (h *Host) PowerOff(ctx context.Context, r PowerOff) error {
 	const hint = "Give the guest more time: `banger stop --timeout 1m`, or the setting stop_timeout."
-	defer step.Waiting(ctx, "power-off of the guest", r.Grace)()
+	what := "power-off of the guest"
+	if r.Held != nil {
+		what += fmt.Sprintf(", which is held (%v; free some space on the host)", r.Held)
+	}
+	defer step.Waiting(ctx, what, r.Grace)()
 	defer oplock.AwaitGuest(ctx)()
+	caller := ctx
 	ctx, end := context.WithCancel(ctx) // at the machine's end
 	defer end()
 	var ended atomic.Bool
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
+	var watch sync.WaitGroup
+	watch.Go(func() {
 		if _, err := r.Machine.Instance.Wait(ctx); err == nil {
 			ended.Store(true)
 			end()
 		}
-	}()
+	})
+	watch.Go(func() { pace.Every(ctx, retryEvery, r.retry) })
 	killed, err := h.powerOff(ctx, r)
 	end()
-	<-watched
+	watch.Wait()
 	switch {
 	case !ended.Load():
+		if why := r.shortage(caller); why != "" {
+			return fault.New(fault.Unavailable, "the guest may not have saved its data, because the host lacks disk space: %s: %w", why, err).
+				WithHint("Free some space before you stop a VM that is held: it continues by itself, and can save its data. %s", fault.Relief)
+		}
 		return fault.New(fault.Unavailable, "the guest may not have saved its data: %w", err).WithHint(hint)
 	case len(killed) > 0:
 		return fault.New(fault.Unavailable, "programs that did not end in time were killed, and may not have saved their data: %s",
@@ -65,7 +78,7 @@ func (h *Host) powerOff(ctx context.Context, r PowerOff) (killed []string, err e
 	began, disks := time.Now(), min(r.Grace/2, disksShare)
 	first, cancel := r.within(ctx, r.Grace-disks)
 	defer cancel()
-	if r.Held { // only a guest that runs can power off
+	if r.Held != nil { // only a guest that runs can power off
 		if err := r.Machine.Resume(first); err != nil {
 			return nil, err
 		}
@@ -88,6 +101,46 @@ func (h *Host) powerOff(ctx context.Context, r PowerOff) (killed []string, err e
 		late = fmt.Errorf("%w: %w", late, asked)
 	}
 	return ending.Killed, late
+}
+
+const (
+	// retryEvery is how often a machine that has halted at a full disk tries its write again.
+	retryEvery = 2 * time.Second
+	// haltTimeout bounds the question why a machine is halted.
+	haltTimeout = 2 * time.Second
+)
+
+// retry continues the machine if it has halted at a full disk: there may be space now. Nobody else
+// does this during a stop.
+func (r PowerOff) retry(ctx context.Context, _ time.Time) {
+	if halt, err := r.halted(ctx); err == nil && halt == vmm.HaltedFull {
+		_ = r.Machine.Resume(ctx) // the next try may succeed
+	}
+}
+
+// shortage returns the lack of space that keeps the guest from powering off, or "".
+func (r PowerOff) shortage(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, haltTimeout)
+	defer cancel()
+	halt, err := r.halted(ctx)
+	switch {
+	case err == nil && halt == vmm.NotHalted: // all its writes have succeeded
+		return ""
+	case r.Held != nil:
+		return r.Held.String()
+	case halt == vmm.HaltedFull:
+		return "the host's disk is full"
+	}
+	return ""
+}
+
+// halted reports whether and why the machine is halted.
+func (r PowerOff) halted(ctx context.Context) (vmm.Halt, error) {
+	h, ok := r.Machine.Instance.(vmm.HaltReporter)
+	if !ok {
+		return vmm.NotHalted, nil
+	}
+	return h.Halted(ctx)
 }
 
 // within bounds a part of the power-off.

@@ -53,6 +53,7 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 	ctx, cancel := oplock.Outlive(ctx, 0)
 	defer cancel()
 	v := op.record()
+	held := op.Room.Held(v.ID) // now: the guard forgets a VM that does not run
 	grace, lost := op.StopTimeout, error(nil)
 	if timeout != nil {
 		grace = *timeout
@@ -83,7 +84,7 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 	}
 	end := report.Track(step.PowerOff, "")
 	if lost == nil {
-		lost = op.powerOff(step.WithWaits(ctx, report), grace, timeout != nil)
+		lost = op.powerOff(step.WithWaits(ctx, report), held, grace, timeout != nil)
 	}
 	end(lost)
 	if lost != nil && op.waits.Err() != nil && !op.e.machine().HasEnded() {
@@ -99,12 +100,12 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 }
 
 // powerOff has the guest power off, and returns what was lost: nil if nothing.
-func (op stopping) powerOff(ctx context.Context, grace time.Duration, fixed bool) error {
+func (op stopping) powerOff(ctx context.Context, held *model.Hold, grace time.Duration, fixed bool) error {
 	l := op.e.machine()
 	if grace <= 0 || l == nil {
 		return nil
 	}
 	return op.host.PowerOff(ctx, machine.PowerOff{
-		Subject: op.machineSubject(), Machine: l, Grace: grace, Fixed: fixed, Held: op.Room.Held(op.record().ID) != nil,
+		Subject: op.machineSubject(), Machine: l, Grace: grace, Fixed: fixed, Held: held,
 	})
 }
