@@ -234,6 +234,32 @@ func TestWaitsAreSaid(t *testing.T) {
 	h.CheckNoLeaks(t, before)
 }
 
+// TestHaltedDaemonIsSaid: the daemon stands still. Each command says that it waits for the daemon,
+// and a signal ends the command at once.
+func TestHaltedDaemonIsSaid(t *testing.T) {
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+	pid := daemonPID(t, h)
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(pid, syscall.SIGCONT)
+	says := fmt.Sprintf("bangerd (process %d) does not answer", pid)
+	for _, line := range []string{"ps", "exec box -- true", "run --rm -- true", "stop box", "daemon status", "daemon stop"} {
+		cmd, command := h.Start(t, strings.Fields(line)...)
+		command.Expect(t, says)
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "exit status of "+line, command.Wait(t), 130)
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, h, "ps")
+	ok(t, h, "rm", "--force", "box")
+}
+
 // TestHaltedDaemon: the daemon stands still for longer than its deadlines for clients. What clients
 // have sent meanwhile is answered afterwards.
 func TestHaltedDaemon(t *testing.T) {

@@ -91,7 +91,9 @@ func (t *transport) upgrade(ctx context.Context, path string) (net.Conn, error) 
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	over := t.listen(ctx)
 	upgraded, err := handshake(conn, req)
+	over()
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}

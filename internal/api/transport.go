@@ -28,6 +28,8 @@ const maxReply = 64 << 20
 type transport struct {
 	socket string
 	http   *http.Client
+	silent func(pid int) // see OnSilence; may be nil
+	once   sync.Once     // for silent
 
 	mu    sync.Mutex
 	first net.Conn // opened by Connect, for the first request to use
@@ -116,7 +118,9 @@ func (t *transport) call(ctx context.Context, q query, out any) error {
 
 // do sends the request. Any answer that is not a success becomes an error.
 func (t *transport) do(req *http.Request) (*http.Response, error) {
+	over := t.listen(req.Context())
 	resp, err := t.http.Do(req)
+	over()
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {

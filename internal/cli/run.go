@@ -141,7 +141,10 @@ func runRun(ctx context.Context, create model.Create, o runOptions, a *command.A
 		}
 		r.session.Stuck = stuck(r.client, func() string { return r.name })
 		r.timeline.Ask()
-		if r.session.Stream, err = r.client.Guests().Run(ctx, req); err != nil {
+		r.session.Stream, err = session.Unless(ctx, signals, func(ctx context.Context) (session.Stream, error) {
+			return r.client.Guests().Run(ctx, req)
+		})
+		if err != nil {
 			return 0, err
 		}
 		return r.session.Run(ctx, signals)

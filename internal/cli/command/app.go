@@ -77,7 +77,7 @@ func (a *App) Connect(ctx context.Context) (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.Connect(ctx, layout, true)
+	return a.listening(api.Connect(ctx, layout, true))
 }
 
 // Running returns a client of the running daemon. If none runs, the error is of kind
@@ -87,7 +87,17 @@ func (a *App) Running(ctx context.Context) (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.Connect(ctx, layout, false)
+	return a.listening(api.Connect(ctx, layout, false))
+}
+
+// listening makes a client note that its daemon does not answer.
+func (a *App) listening(client *api.Client, err error) (*api.Client, error) {
+	if err == nil {
+		client.OnSilence(func(pid int) {
+			a.Note("bangerd (process %d) does not answer; waiting for it", pid)
+		})
+	}
+	return client, err
 }
 
 // Absent reports whether an error of Running means that no daemon runs.
