@@ -150,7 +150,7 @@ func TestOlderState(t *testing.T) {
 }
 
 // TestRuntimeRemoved removes the runtime directory while a VM runs, as the end of a login session
-// does. The VM goes on, commands say what has happened, and doctor finds the machine.
+// does. The VM continues, commands say what has happened, and doctor finds the machine.
 func TestRuntimeRemoved(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")

@@ -196,8 +196,7 @@ func (r recovery) older(ctx context.Context, op *operation) (done bool, err erro
 	return repairs{op}.asleep(ctx)
 }
 
-// discard deletes a VM whatever its state. Not every state may become deleting, but a settled one
-// may.
+// discard deletes a VM whatever its state. A live VM is settled first: it may not become deleting.
 func (r recovery) discard(ctx context.Context, op *operation) error {
 	switch state := op.record().State; {
 	case state == model.Creating, state == model.Deleting:

@@ -205,6 +205,24 @@ func TestDeletionWithoutTheDisk(t *testing.T) {
 	claim(t, !disk.MayExist(link) && !disk.MayExist(mounted), "the VM's directory is left")
 }
 
+// TestRestoreWithoutTheDisk starts a daemon while a VM that was being restored has its directory on
+// a disk that is not mounted. The restore still counts as unfinished.
+func TestRestoreWithoutTheDisk(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.create(t, model.Create{Name: "a"})
+	v.Restoring = []string{"work"}
+	damage(t, d.store.PutVM(t.Context(), v))
+	d.die()
+	link, mounted := h.layout.VM(v.ID).Dir, filepath.Join(t.TempDir(), v.ID)
+	damage(t, errors.Join(os.Mkdir(h.layout.VM(v.ID).Restored(), 0o700), os.Rename(link, mounted), os.Symlink(mounted, link), os.Rename(mounted, mounted+".away")))
+	d = h.daemon()
+	d.wantState(t, "a", model.Broken)
+	if got, err := d.Get("a"); err != nil || len(got.Restoring) == 0 {
+		t.Errorf("the restore counts as complete: %v", err)
+	}
+}
+
 // TestOrphanOfAUserIsKept loses the record of a VM whose directory has a copy of the record. The
 // directory is moved with everything in it; the run directory is removed. While the machine runs,
 // the daemon does not start, whether the copy leads to the machine or is older.

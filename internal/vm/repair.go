@@ -15,6 +15,7 @@ import (
 	"banger/internal/vm/explain"
 	"banger/internal/vm/moment"
 	"banger/internal/vm/room"
+	"banger/internal/vmdir"
 )
 
 // perform is operateOn for a user's command. Before the command it repairs what earlier operations
@@ -192,7 +193,7 @@ func (op repairs) completeRestore(ctx context.Context, report step.Reporter) err
 	}
 	ctx = context.WithoutCancel(ctx)
 	// the record is older: the restore was completed
-	if files := op.dirs(); disk.MayExist(files.Dir) && !disk.MayExist(files.Restored()) {
+	if files := op.dirs(); !vmdir.IsMissing(files) && !disk.MayExist(files.Restored()) {
 		return op.update(ctx, func(v *model.VM) { v.Restoring = nil })
 	}
 	if v.State != model.Stopped && v.State != model.Failed {
