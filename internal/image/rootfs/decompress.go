@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -23,7 +24,8 @@ import (
 const maxWindow = 128 << 20
 
 // Decompress returns the uncompressed bytes of r. The first bytes show whether r is gzip, zstd, xz,
-// bzip2 or uncompressed. Closing the result does not close r.
+// bzip2 or uncompressed. Closing the result does not close r. Another goroutine may close it while a
+// Read is under way, which then ends as soon as r answers.
 func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 256<<10)
 	magic, err := br.Peek(6)
@@ -34,18 +36,38 @@ func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, damaged(err)
 	}
-	return decoder{d}, nil
+	return &decoder{from: d}, nil
 }
 
-// decoder attributes errors of decoding to the input.
-type decoder struct{ io.ReadCloser }
+// decoder attributes errors of decoding to the input. The libraries' decoders must not be closed
+// while they read.
+type decoder struct {
+	mu     sync.Mutex
+	from   io.ReadCloser
+	closed bool
+}
 
-func (d decoder) Read(p []byte) (int, error) {
-	n, err := d.ReadCloser.Read(p)
+func (d *decoder) Read(p []byte) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return 0, fs.ErrClosed
+	}
+	n, err := d.from.Read(p)
 	if err != nil && err != io.EOF {
 		err = damaged(err)
 	}
 	return n, err
+}
+
+func (d *decoder) Close() error {
+	if x, ok := d.from.(*xzReader); ok {
+		x.cancel() // ends a Read
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return d.from.Close()
 }
 
 // damaged distinguishes errors of decoding from those of reading and of the context.
