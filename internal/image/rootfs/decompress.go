@@ -24,8 +24,8 @@ import (
 const maxWindow = 128 << 20
 
 // Decompress returns the uncompressed bytes of r. The first bytes show whether r is gzip, zstd, xz,
-// bzip2 or uncompressed. Closing the result does not close r. Another goroutine may close it while a
-// Read is under way, which then ends as soon as r answers.
+// bzip2 or uncompressed. Closing the result does not close r. It may be closed while another
+// goroutine reads: that Read ends as soon as r answers.
 func Decompress(ctx context.Context, r io.Reader) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 256<<10)
 	magic, err := br.Peek(6)
