@@ -3,7 +3,6 @@ package library
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -178,13 +177,4 @@ func TestNamesOfStrangers(t *testing.T) {
 			t.Errorf("a snapshot that calls itself %q is called %q, %+v, %v; want a random name and a notice", own, name, notices, err)
 		}
 	}
-}
-
-func encoded(t *testing.T, label Label) []byte {
-	t.Helper()
-	data, err := json.Marshal(label)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
