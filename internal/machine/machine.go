@@ -208,7 +208,7 @@ func (m *Machine) Resume(ctx context.Context) error {
 func (m *Machine) Halted(ctx context.Context) (vmm.Halt, error) {
 	r, ok := m.Instance.(vmm.HaltReporter)
 	if !ok {
-		return vmm.NotHalted, fault.New(fault.Unsupported, "the driver %s cannot tell whether a machine is halted", m.Driver.Name())
+		return vmm.NotHalted, fault.New(fault.Unsupported, "the driver %s cannot report whether a machine is halted", m.Driver.Name())
 	}
 	return r.Halted(ctx)
 }
