@@ -26,6 +26,7 @@ var oneWay = map[string]string{
 	"internal/vm":               "",
 	"internal/vm/explain":       "",
 	"internal/vm/moment":        "",
+	"internal/vm/record":        "",
 
 	"internal/guest/agent":       "",
 	"internal/guest/agent/mount": "",

@@ -69,7 +69,7 @@ func TestSilentGuestIsEnded(t *testing.T) {
 				behind := make(chan error, 1)
 				go func() { behind <- second(d.CreateSnapshot(t.Context(), "a", "s", nil)) }()
 				e, _ := d.find("a")
-				waitFor(t, func() bool { return e.lock.Waiting() == 1 })
+				waitFor(t, func() bool { return e.Lock.Waiting() == 1 })
 				if end == "kill" {
 					wantEnds(t, "the kill", model.Stopped)(d.Kill(t.Context(), "a", syscall.SIGKILL))
 				} else if err := d.Delete(t.Context(), "a", true, nil); err != nil {

@@ -1,22 +1,10 @@
 package vm
 
 import (
-	"context"
 	"time"
 
-	"banger/internal/model"
 	"banger/internal/step"
 )
-
-// Store keeps the records. It is safe for concurrent use. If a call returns nil, the change is
-// durable.
-type Store interface {
-	// PutVM inserts or replaces a record. If another VM has the name, it returns fault.Exists.
-	PutVM(ctx context.Context, v model.VM) error
-	// VMs returns all records, the oldest first. One unreadable record fails the whole call.
-	VMs(ctx context.Context) ([]model.VM, error)
-	DeleteVM(ctx context.Context, id string) error
-}
 
 // Meter counts what happens to VMs. It is safe for concurrent use and never blocks.
 type Meter interface {

@@ -347,8 +347,8 @@ func TestDriverOfTheRecord(t *testing.T) {
 	if got := d.state(t, "a"); got != model.Running {
 		t.Fatalf("with another default driver the VM is %s", got)
 	}
-	if e, _ := d.find("a"); e.machine().Driver.Name() != "old" {
-		t.Errorf("it was adopted by %q", e.machine().Driver.Name())
+	if e, _ := d.find("a"); e.Machine().Driver.Name() != "old" {
+		t.Errorf("it was adopted by %q", e.Machine().Driver.Name())
 	}
 	d.suspend(t, v)
 	d.resume(t, v)

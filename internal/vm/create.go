@@ -51,7 +51,7 @@ func (m *Manager) create(ctx context.Context, req model.Create, k kind, report s
 		return model.VM{}, err
 	}
 	if req.Name != "" {
-		if err := m.records.checkNameFree(req.Name); err != nil {
+		if err := m.records.CheckNameFree(req.Name); err != nil {
 			return model.VM{}, err
 		}
 	}
@@ -100,13 +100,13 @@ func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM,
 	if n.standby != nil {
 		n.vm.ID, n.vm.Facts = n.standby.Subject.ID, n.standby.Subject.Facts
 	}
-	e, entered := &entry{vm: n.vm}, false
+	e, entered := c.records.Draft(n.vm), false
 	v, err := operateOn(ctx, c, e, n.kind, func(ctx context.Context, op *operation) (model.VM, error) {
 		err := c.pinned(func() error {
 			if err := c.parts().Check(n.vm.Spec); err != nil {
 				return partsGone{err}
 			}
-			if err := c.records.add(e, n.name); err != nil {
+			if err := c.records.Add(e, n.name); err != nil {
 				return err
 			}
 			entered = true
@@ -116,8 +116,8 @@ func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM,
 			return model.VM{}, err
 		}
 		if n.standby != nil { // from here on whatever removes the VM ends the machine
-			e.standby = n.standby
-			e.setMachine(n.standby.Machine)
+			op.standby = n.standby
+			e.SetMachine(n.standby.Machine)
 		}
 		if err == nil {
 			err = op.furnish(ctx, n.disks)
@@ -129,7 +129,7 @@ func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM,
 	})
 	if !entered && n.standby != nil { // also if ctx had ended before the operation began
 		if err := c.templates.Release(ctx, n.standby); err != nil {
-			c.Log.ErrorContext(ctx, "ending a machine on standby that no VM has taken", "vm", e.record().ID, "error", err)
+			c.Log.ErrorContext(ctx, "ending a machine on standby that no VM has taken", "vm", e.Record().ID, "error", err)
 		}
 	}
 	return v, err

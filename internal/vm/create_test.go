@@ -27,7 +27,7 @@ func TestPruneSparesALaunch(t *testing.T) {
 			t.Fatal(err)
 		}
 		go func() { got, err := d.Prune(t.Context()); pruned <- result{got, err} }()
-		waitFor(t, func() bool { return e.lock.Waiting() == 1 })
+		waitFor(t, func() bool { return e.Lock.Waiting() == 1 })
 	}, nil)
 	wantEnds(t, "the launch", model.Running)(v, err)
 	got := <-pruned

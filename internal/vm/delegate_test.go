@@ -6,11 +6,12 @@ import (
 
 	"banger/internal/model"
 	"banger/internal/template"
+	"banger/internal/vm/record"
 )
 
 // What tests ask of the parts of a manager.
 
-func (d *daemon) find(ref string) (*entry, error) { return d.core.records.find(ref) }
+func (d *daemon) find(ref string) (*record.Entry, error) { return d.core.records.Find(ref) }
 
 // pool is the manager's template pool, with what tests may do to it.
 func (d *daemon) pool() template.Control { return template.Control{Pool: d.Manager.Templates()} }
@@ -43,7 +44,7 @@ func (d *daemon) pruneTemplates(ctx context.Context, stale bool) (model.Pruned, 
 }
 
 // rewrite changes a VM's record.
-func (d *daemon) rewrite(ctx context.Context, e *entry, change func(*model.VM)) error {
+func (d *daemon) rewrite(ctx context.Context, e *record.Entry, change func(*model.VM)) error {
 	return (&operation{core: d.core, e: e}).update(ctx, change)
 }
 

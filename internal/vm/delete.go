@@ -16,16 +16,16 @@ import (
 // only by force. Force ends the machine and calls off operations that are under way or wait. Once
 // begun, a delete continues although ctx ends.
 func (m *Manager) Delete(ctx context.Context, ref string, force bool, report step.Reporter) error {
-	e, err := m.records.find(ref)
+	e, err := m.records.Find(ref)
 	if err != nil {
 		return err
 	}
-	if v := e.record(); !force && (v.State == model.Starting || explain.HasMemory(v)) {
+	if v := e.Record(); !force && (v.State == model.Starting || explain.HasMemory(v)) {
 		return explain.StillRuns(v)
 	}
-	turn := e.lock.Enqueue(ctx, string(opDelete))
+	turn := e.Lock.Enqueue(ctx, string(opDelete))
 	if force {
-		_, _, _ = e.interrupt(errDeleted, syscall.SIGKILL) // an error comes again in the deletion
+		_, _, _ = interrupt(e, errDeleted, syscall.SIGKILL) // an error comes again in the deletion
 	}
 	_, err = during(m.core, e, turn, opDelete, func(ctx context.Context, op *operation) (any, error) {
 		err := repairs{op}.settleUnrecorded(ctx, force)

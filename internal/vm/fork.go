@@ -27,7 +27,7 @@ func (m *Manager) Fork(ctx context.Context, ref string, req model.Fork, report s
 		return model.Forked{}, fault.New(fault.Invalid, "%w", err)
 	}
 	m.deleteUnwanted(ctx, names...)                  // one may have a name that is asked for
-	if err := m.records.anyFree(names); err != nil { // before the parent has to stand still for it
+	if err := m.records.AnyFree(names); err != nil { // before the parent has to stand still for it
 		return model.Forked{}, err
 	}
 	c, err := m.captureFork(ctx, ref, report)

@@ -19,18 +19,18 @@ const lookTimeout = 100 * time.Millisecond
 // time has passed. If an operation is under way, the error is fault.Locked. This is no operation:
 // it must not delay the builds of templates.
 func (g Guarded) With(ctx context.Context, id string, do func(m *machine.Machine, thaw func(context.Context) error) error) error {
-	e, err := g.records.find(id)
+	e, err := g.records.Find(id)
 	if err != nil {
 		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	_, release, err := e.lock.Acquire(wait, "hold")
+	_, release, err := e.Lock.Acquire(wait, "hold")
 	if err != nil {
-		return fault.New(fault.Locked, "VM %s: %w", e.record().Spec.Name, err)
+		return fault.New(fault.Locked, "VM %s: %w", e.Record().Spec.Name, err)
 	}
 	defer release()
-	v, m := e.state()
+	v, m := e.State()
 	if v.State != model.Running || m == nil {
 		return fault.New(fault.WrongState, "VM %s does not run", v.Spec.Name)
 	}

@@ -20,14 +20,14 @@ const (
 // Agent returns the agent of a running VM. If the VM is being recovered, it waits as long as ctx
 // allows.
 func (m *Manager) Agent(ctx context.Context, ref string) (machine.Agent, error) {
-	e, err := m.records.find(ref)
+	e, err := m.records.Find(ref)
 	if err != nil {
 		return nil, err
 	}
 	if err := m.awaitRecovery(ctx, e); err != nil {
 		return nil, err
 	}
-	v, l := e.state()
+	v, l := e.State()
 	if v.State != model.Running || l == nil {
 		return nil, explain.NotRunning(v)
 	}
@@ -40,39 +40,30 @@ func (m *Manager) Agent(ctx context.Context, ref string) (machine.Agent, error) 
 // Use returns the agent of a running VM and counts as use of it until done is called. A VM that was
 // suspended as idle is woken.
 func (m *Manager) Use(ctx context.Context, ref string) (v model.VM, agent machine.Agent, done func(), err error) {
-	e, err := m.records.find(ref)
+	e, err := m.records.Find(ref)
 	if err != nil {
 		return model.VM{}, nil, nil, err
 	}
 	if err := m.awaitRecovery(ctx, e); err != nil {
-		return e.shown(), nil, nil, err
+		return e.Shown(), nil, nil, err
 	}
-	if err := room.CheckNotHeld(e.record(), m.Room); err != nil {
-		return e.record(), nil, nil, err
+	if err := room.CheckNotHeld(e.Record(), m.Room); err != nil {
+		return e.Record(), nil, nil, err
 	}
-	if agent, done, ok := e.use(); ok {
-		return e.record(), agent, done, nil
+	if agent, done, ok := e.Use(); ok {
+		return e.Record(), agent, done, nil
 	}
-	if v := e.record(); v.Spec.IdleSuspend == 0 || !e.mayWake() {
+	if v := e.Record(); v.Spec.IdleSuspend == 0 || !e.MayWake() {
 		return v, nil, nil, explain.NotRunning(v)
 	}
-	if err := wake(ctx, m.core, e.record().ID); err != nil {
-		return e.record(), nil, nil, err
+	if err := wake(ctx, m.core, e.Record().ID); err != nil {
+		return e.Record(), nil, nil, err
 	}
-	agent, done, ok := e.use()
+	agent, done, ok := e.Use()
 	if !ok {
-		return e.record(), nil, nil, explain.NotRunning(e.record())
+		return e.Record(), nil, nil, explain.NotRunning(e.Record())
 	}
-	return e.record(), agent, done, nil
-}
-
-// mayWake reports whether the VM runs soon if somebody waits for it.
-func (e *entry) mayWake() bool {
-	switch e.record().State {
-	case model.Suspended, model.Pausing, model.Starting:
-		return true
-	}
-	return e.isLeaving()
+	return e.Record(), agent, done, nil
 }
 
 // wake waits for what is done with the VM, and resumes it if it is suspended then.
@@ -98,15 +89,15 @@ func (c *core) suspendIdle(ctx context.Context, now time.Time) {
 	if c.Room.Check() != nil {
 		return
 	}
-	for _, e := range c.records.entries() {
-		v := e.record()
-		if v.Spec.IdleSuspend == 0 || v.State != model.Running || e.lock.Busy() || e.idleFor(now) < v.Spec.IdleSuspend {
+	for _, e := range c.records.Entries() {
+		v := e.Record()
+		if v.Spec.IdleSuspend == 0 || v.State != model.Running || e.Lock.Busy() || e.IdleFor(now) < v.Spec.IdleSuspend {
 			continue
 		}
 		c.wg.Go(func() {
 			if err := c.suspendUnused(ctx, v.ID); err != nil {
 				c.logger(v).WarnContext(ctx, "suspending an idle VM; it is tried again later", "error", err)
-				e.usedNow() // a guest that does not answer would be saved again and again
+				e.UsedNow() // a guest that does not answer would be saved again and again
 			}
 		})
 	}
@@ -117,10 +108,10 @@ func (c *core) suspendUnused(ctx context.Context, id string) error {
 	found := false
 	_, err := perform(ctx, c, id, opSuspend, nil, func(ctx context.Context, op *operation) (any, error) {
 		found = true
-		if op.record().State != model.Running || !op.e.leave() {
+		if op.record().State != model.Running || !op.e.Leave() {
 			return nil, nil
 		}
-		defer op.e.left()
+		defer op.e.Stay()
 		err := suspending{op}.suspend(ctx, nil)
 		op.observe(ctx)
 		return nil, err

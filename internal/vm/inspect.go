@@ -7,6 +7,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/vm/record"
 	"banger/internal/vm/room"
 	"banger/internal/vm/uses"
 )
@@ -16,11 +17,11 @@ const guestStatsTimeout = 3 * time.Second
 
 // Stats returns what the VM costs the host, and what its guest reports if it answers.
 func (m *Manager) Stats(ctx context.Context, ref string) (model.Stats, error) {
-	e, err := m.records.find(ref)
+	e, err := m.records.Find(ref)
 	if err != nil {
 		return model.Stats{}, err
 	}
-	v, l := e.state()
+	v, l := e.State()
 	stats := model.Stats{ID: v.ID, Name: v.Spec.Name, State: v.State, Disk: machine.DiskUse(m.dirsOf(v))}
 	if l == nil {
 		return stats, nil
@@ -72,12 +73,12 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 	m.refs.Lock()
 	defer m.refs.Unlock()
 	u := uses.New()
-	for _, e := range m.records.entries() {
-		if next := e.wanted(); next != nil {
+	for _, e := range m.records.Entries() {
+		if next := e.Wanted(); next != nil {
 			u.Spec(next.Name, *next)
 		}
 	}
-	for _, v := range m.records.list((*entry).record) {
+	for _, v := range m.records.List((*record.Entry).Record) {
 		if err := u.VM(v, m.dirsOf(v)); err != nil {
 			return err
 		}

@@ -88,7 +88,7 @@ func TestRenameLeavesWhatIsLeft(t *testing.T) {
 			renamed := make(chan error, 1)
 			go func() { renamed <- second(d.Rename(t.Context(), "a", "b")) }()
 			e, _ := d.find("a")
-			waitFor(t, func() bool { return e.lock.Waiting() == 1 })
+			waitFor(t, func() bool { return e.Lock.Waiting() == 1 })
 			d.endWaits(errEnding)
 			if err := <-errs; err == nil {
 				t.Errorf("the %s succeeded", name)

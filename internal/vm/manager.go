@@ -4,7 +4,7 @@
 // # Words
 //
 //   - A record (model.VM) is what is durable. An entry is a record in memory with its operation
-//     lock.
+//     lock: see package record.
 //   - An operation is a start, a stop, a delete and so on. It holds the entry's operation lock from
 //     beginning to end. Operations on one VM queue in order, and different VMs proceed in parallel.
 //   - A VM is settled when nothing of a run is left on the host.
@@ -13,10 +13,9 @@
 // # Invariants
 //
 //   - A record is stored before what it names is made on the host, and removed after that is gone.
-//   - State changes follow model's table. They happen under the operation lock, in
-//     operation.update. Shown and not stored are the state recovering, and what recovery.notAdopted
-//     and operation.setUnwanted show. A stop, and the facts of a VM that is being deleted, are only
-//     shown if they cannot be stored.
+//   - A record changes under the operation lock, in operation.update. Shown and not stored are the
+//     state recovering, and what recovery.notAdopted and operation.setUnwanted show. A stop, and
+//     the facts of a VM that is being deleted, are only shown if they cannot be stored.
 //   - Everything that an operation makes is removed by the same idempotent functions of package
 //     machine, whether by the undo of a failed start, by a stop, by a delete or by recovery.
 //   - No caller's context is a VM's lifetime. A cancelled start is undone. A machine that runs is
@@ -24,22 +23,21 @@
 //
 // # Files
 //
-// References between files point one way, which a test checks. From the bottom: contract, entry,
-// records, manager, operation, disks, settle, memory, watch, start, repair, then one file per
-// command, then recover, idle and open.
+// References between files point one way, which a test checks. From the bottom: contract,
+// manager, operation, disks, settle, memory, watch, start, repair, then one file per command, then
+// recover, idle and open.
 //
 // # Lock order
 //
 // Each lock is acquired and released in one function. In this order, from the first that is taken:
 //
-//   - entry.lock, the operation lock. It lasts for a whole operation, I/O included.
+//   - record.Entry.Lock, the operation lock. It lasts for a whole operation, I/O included.
 //   - core.refs is held for reading from the moment an image's or kernel's presence was checked
 //     until a record names it, and for writing while unused ones are deleted.
 //   - Pool.making and Library.naming: see packages template and library. A start and a snapshot
 //     take them under the operation lock.
 //   - core.obs: one round of observers at a time, so that they see changes in order.
-//   - records.mu guards the index of entries, entry.mu one entry's fields. Both are never held
-//     during I/O. records.mu may be held when entry.mu is taken.
+//   - the mutexes of package record. They are never held during I/O.
 //   - vmdir.Keeper.mu is a leaf that is held while the copy of a record is written.
 //   - those inside of packages oplock and template are leaves.
 //
@@ -61,6 +59,7 @@ import (
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
 	"banger/internal/vm/parts"
+	"banger/internal/vm/record"
 	"banger/internal/vm/room"
 	"banger/internal/vmm"
 )
@@ -68,7 +67,7 @@ import (
 // Config is what a Manager is built from.
 type Config struct {
 	Layout       paths.Layout
-	Store        Store
+	Store        record.Store
 	Drivers      *vmm.Registry
 	Images       parts.Images
 	Kernels      parts.Kernels
@@ -94,7 +93,7 @@ type Manager struct{ *core }
 type core struct {
 	Config
 	host      *machine.Host
-	records   *records
+	records   *record.Index
 	templates *template.Pool
 	library   *library.Library
 	ops       oplock.Activity
@@ -113,7 +112,6 @@ type core struct {
 const (
 	defaultStopTimeout = 10 * time.Second
 	defaultRecoverTime = 2 * time.Second
-	storeTimeout       = 10 * time.Second // for writing one record; nominal
 	killTimeout        = 20 * time.Second // for a VMM to be gone after a signal; nominal
 	// Nominal, and short: on the slowest host, a daemon must still end in the time of its client.
 	endGrace  = time.Second            // for guests to answer when the daemon ends
@@ -125,16 +123,16 @@ var errEnding = fault.New(fault.Unavailable, "the daemon is ending").WithHint("T
 
 // Get returns the VM that ref means: a name, an id, or the beginning of one id.
 func (m *Manager) Get(ref string) (model.VM, error) {
-	e, err := m.records.find(ref)
+	e, err := m.records.Find(ref)
 	if err != nil {
 		return model.VM{}, err
 	}
-	return room.Shown(e.shown(), m.Room), nil
+	return room.Shown(e.Shown(), m.Room), nil
 }
 
 // List returns all VMs, the oldest first.
 func (m *Manager) List() []model.VM {
-	return m.records.list(func(e *entry) model.VM { return room.Shown(e.shown(), m.Room) })
+	return m.records.List(func(e *record.Entry) model.VM { return room.Shown(e.Shown(), m.Room) })
 }
 
 // Library returns the stored snapshots, and Templates the templates.
@@ -146,7 +144,7 @@ func (m *Manager) Templates() *template.Pool { return m.templates }
 func (c *core) observe(ctx context.Context) {
 	c.obs.Lock()
 	defer c.obs.Unlock()
-	vms := c.records.list((*entry).record)
+	vms := c.records.List((*record.Entry).Record)
 	for _, capability := range c.host.Capabilities {
 		if o, ok := capability.(machine.Observer); ok {
 			if err := o.RecordsChanged(context.WithoutCancel(ctx), vms); err != nil {

@@ -19,7 +19,7 @@ func (op *operation) memoryServes(ctx context.Context) (bool, error) {
 func (op *operation) continueGuest(ctx context.Context) error {
 	ctx, cancel := oplock.Outlive(ctx, thawGrace)
 	defer cancel()
-	l := op.e.machine()
+	l := op.e.Machine()
 	if err := l.Resume(ctx); err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (op *operation) thaw(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return op.e.machine().Thaw(ctx, doc)
+	return op.e.Machine().Thaw(ctx, doc)
 }
 
 // machineSubject is the subject with the spec that the machine was started as.
@@ -49,12 +49,12 @@ func (op *operation) sync(ctx context.Context) {
 	if op.record().State != model.Running {
 		return
 	}
-	if err := op.e.machine().Sync(ctx); err != nil {
+	if err := op.e.Machine().Sync(ctx); err != nil {
 		op.logger(op.record()).WarnContext(ctx, "a guest does not write what it has in memory", "error", err)
 	}
 }
 
 // captured is the VM as package moment sees it.
 func (op *operation) captured() moment.VM {
-	return moment.VM{Record: op.record(), Subject: op.subject(), Files: op.dirs(), Machine: op.e.machine(), Host: op.host}
+	return moment.VM{Record: op.record(), Subject: op.subject(), Files: op.dirs(), Machine: op.e.Machine(), Host: op.host}
 }

@@ -38,11 +38,11 @@ func TestNamesAndPrefixes(t *testing.T) {
 	if _, err := d.Create(t.Context(), model.Create{Name: v.ID}, nil); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("a VM whose name is another one's id: %v", err)
 	}
-	if _, err := d.Rename(t.Context(), v.ID, other.record().ID); fault.KindOf(err) != fault.Invalid {
+	if _, err := d.Rename(t.Context(), v.ID, other.Record().ID); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("renaming a VM to another one's id: %v", err)
 	}
 	// An older version has accepted the name, so the other VM keeps it.
-	if _, err := d.Set(t.Context(), other.record().ID, model.Change{Memory: new(256 * model.MiB)}); err != nil {
+	if _, err := d.Set(t.Context(), other.Record().ID, model.Change{Memory: new(256 * model.MiB)}); err != nil {
 		t.Errorf("changing a VM with a name like an id: %v", err)
 	}
 	if _, err := d.Get(""); fault.KindOf(err) != fault.NotFound {

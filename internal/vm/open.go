@@ -10,6 +10,7 @@ import (
 	"banger/internal/pace"
 	"banger/internal/snapshot/library"
 	"banger/internal/template"
+	"banger/internal/vm/record"
 	"banger/internal/vm/room"
 )
 
@@ -28,7 +29,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Room == nil {
 		cfg.Room = room.Unlimited{}
 	}
-	c := &core{Config: cfg, records: &records{vms: map[string]*entry{}}, forking: make(chan struct{}, max(2, runtime.NumCPU()))}
+	c := &core{Config: cfg, records: record.New(cfg.Store, cfg.Log), forking: make(chan struct{}, max(2, runtime.NumCPU()))}
 	c.host = &machine.Host{
 		Layout: cfg.Layout, Drivers: cfg.Drivers, Images: cfg.Images, Kernels: cfg.Kernels, NewAgent: cfg.NewAgent,
 		Capabilities: cfg.Capabilities, BootTimeout: cfg.BootTimeout, Log: cfg.Log,
@@ -61,8 +62,8 @@ func (c *core) EndWaits() {
 		pace.Pass(c.life, endGrace)
 		c.endWaits(errEnding)
 		pace.Pass(c.life, thawGrace)
-		for _, e := range c.records.entries() {
-			if l := e.machine(); l != nil {
+		for _, e := range c.records.Entries() {
+			if l := e.Machine(); l != nil {
 				_ = l.Agent.Close() // Close does it again
 			}
 		}
@@ -77,8 +78,8 @@ func (m *Manager) Close() error {
 	m.wg.Wait()
 	m.templates.Close()
 	var errs []error
-	for _, e := range m.records.entries() {
-		errs = append(errs, e.releaseMachine())
+	for _, e := range m.records.Entries() {
+		errs = append(errs, e.ReleaseMachine())
 	}
 	return errors.Join(errs...)
 }

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"banger/internal/oplock"
 	"banger/internal/pace"
 	"banger/internal/paths"
+	"banger/internal/vm/record"
 )
 
 // kind is what an operation does.
@@ -62,25 +62,26 @@ func (k kind) needsDisks() bool {
 // operation is one under way on one VM, whose operation lock it holds.
 type operation struct {
 	*core
-	e        *entry
-	removing bool // the VM is being deleted, for which nothing has to be stored
+	e        *record.Entry
+	removing bool             // the VM is being deleted, for which nothing has to be stored
+	standby  *machine.Standby // whose machine the operation's start takes over; nil for none
 }
 
 // operateOn runs do while no other operation works on the VM. The context of do also ends when the
 // operation is called off.
 func operateOn[T any](
-	ctx context.Context, c *core, e *entry, k kind, do func(context.Context, *operation) (T, error),
+	ctx context.Context, c *core, e *record.Entry, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
-	return during(c, e, e.lock.Enqueue(ctx, string(k)), k, do)
+	return during(c, e, e.Lock.Enqueue(ctx, string(k)), k, do)
 }
 
 // during is operateOn for an operation that is in the line.
 func during[T any](
-	c *core, e *entry, t *oplock.Turn, k kind, do func(context.Context, *operation) (T, error),
+	c *core, e *record.Entry, t *oplock.Turn, k kind, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
 	err = t.WaitUnless(c.waits, k.mayWait())
 	if err != nil {
-		return result, fmt.Errorf("waiting for VM %s: %w", e.record().Spec.Name, err)
+		return result, fmt.Errorf("waiting for VM %s: %w", e.Record().Spec.Name, err)
 	}
 	defer c.ops.Begin()()
 	defer t.Release()
@@ -91,11 +92,11 @@ func during[T any](
 }
 
 // awaitRecovery waits until a VM is settled after the daemon's start. That is bounded.
-func (c *core) awaitRecovery(ctx context.Context, e *entry) error {
-	if e.shown().State != model.Recovering {
+func (c *core) awaitRecovery(ctx context.Context, e *record.Entry) error {
+	if e.Shown().State != model.Recovering {
 		return nil
 	}
-	ctx, cancel := pace.Context(ctx, recoveryTimeout, "answer from VM "+e.record().Spec.Name+", which is being recovered")
+	ctx, cancel := pace.Context(ctx, recoveryTimeout, "answer from VM "+e.Record().Spec.Name+", which is being recovered")
 	defer cancel()
 	_, err := operateOn(ctx, c, e, opSettle, func(context.Context, *operation) (any, error) { return nil, nil })
 	return err
@@ -105,7 +106,7 @@ func (c *core) awaitRecovery(ctx context.Context, e *entry) error {
 const recoveryTimeout = time.Minute
 
 // record returns the VM's record.
-func (op *operation) record() model.VM { return op.e.record() }
+func (op *operation) record() model.VM { return op.e.Record() }
 
 // name is the VM's name.
 func (op *operation) name() string { return op.record().Spec.Name }
@@ -113,31 +114,9 @@ func (op *operation) name() string { return op.record().Spec.Name }
 // dirs names the VM's files.
 func (op *operation) dirs() paths.VM { return op.dirsOf(op.record()) }
 
-// update changes the record: in the store first, then in memory. A context that has ended does not
-// stop it: what has happened must be recorded.
+// update changes the record: see record.Entry.Update.
 func (op *operation) update(ctx context.Context, change func(*model.VM)) error {
-	before := op.record()
-	after := before
-	if before.Runtime != nil { // the one pointer that changes in place
-		rt := *before.Runtime
-		rt.Prepared = slices.Clone(rt.Prepared)
-		after.Runtime = &rt
-	}
-	change(&after)
-	after.Revision = before.Revision + 1
-	if after.State != before.State && !before.State.May(after.State) {
-		return fmt.Errorf("VM %s: state %s cannot follow %s", before.Spec.Name, after.State, before.State)
-	}
-	ctx, cancel := pace.Context(context.WithoutCancel(ctx), storeTimeout, "stored record")
-	defer cancel()
-	if err := op.Store.PutVM(ctx, op.e.stored(after)); err != nil {
-		return errors.Join(err, context.Cause(ctx))
-	}
-	op.e.setRecord(after)
-	if after.State != before.State {
-		op.logger(after).InfoContext(ctx, "state", "from", before.State, "to", after.State)
-	}
-	return nil
+	return op.e.Update(ctx, change)
 }
 
 // storeFact stores what a capability is about to make.
@@ -146,7 +125,7 @@ func (op *operation) storeFact(ctx context.Context, capability string, f model.F
 	err := op.update(ctx, change)
 	if err != nil && op.removing { // deleting makes room on a full disk, so it must not need any
 		op.logger(op.record()).WarnContext(ctx, "storing a fact of a VM that is being deleted", "error", err)
-		op.e.show(change)
+		op.e.Show(change)
 		return nil
 	}
 	return err

@@ -16,6 +16,7 @@ import (
 	"banger/internal/oplock"
 	"banger/internal/snapshot"
 	"banger/internal/vm/moment"
+	"banger/internal/vm/record"
 	"banger/internal/vmdir"
 )
 
@@ -29,20 +30,15 @@ type recovery struct {
 }
 
 func (r recovery) run(ctx context.Context) error {
-	stored, err := r.Store.VMs(ctx)
+	entries, err := r.records.Load(ctx)
 	if err != nil {
 		return err
 	}
 	// An adoption or a cleanup that is cut off reads like one that failed. All of it is bounded.
 	ctx = context.WithoutCancel(ctx)
-	entries := make([]*entry, len(stored))
-	for i, v := range stored {
-		entries[i] = &entry{vm: v, recovering: true}
-		r.records.adopt(entries[i])
-	}
 	// Now: soon there are machines without a record that are none of a crash.
 	orphans, err := r.host.IDs()
-	orphans = slices.DeleteFunc(orphans, r.records.has)
+	orphans = slices.DeleteFunc(orphans, r.records.Has)
 	if err != nil {
 		r.Log.ErrorContext(ctx, "looking for what no record names", "error", err)
 	}
@@ -65,7 +61,7 @@ const sideBySide = 32
 // inBackground recovers VMs side by side, and removes orphans. It returns when all is done, and no
 // later than RecoverTimeout: a VMM that does not answer keeps nobody from the other VMs. Before it
 // returns, the operation lock of each VM that is not settled is held.
-func (r recovery) inBackground(ctx context.Context, entries []*entry, orphans []string) {
+func (r recovery) inBackground(ctx context.Context, entries []*record.Entry, orphans []string) {
 	slots := make(chan struct{}, sideBySide)
 	within := func(do func(r recovery)) {
 		slots <- struct{}{}
@@ -75,11 +71,11 @@ func (r recovery) inBackground(ctx context.Context, entries []*entry, orphans []
 	}
 	var locked, all sync.WaitGroup
 	for _, e := range entries {
-		v := e.record()
+		v := e.Record()
 		locked.Add(1)
 		all.Go(func() {
 			_, err := operateOn(ctx, r.core, e, opSettle, func(ctx context.Context, op *operation) (_ any, err error) {
-				defer e.recovered()
+				defer e.Recovered()
 				locked.Done()
 				within(func(r recovery) { err = r.one(context.WithoutCancel(ctx), op) })
 				return nil, err
@@ -127,7 +123,7 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		return r.abandonPause(ctx, op)
 	case v.State == model.Running, v.State == model.Paused:
 		err := r.adopt(ctx, op)
-		if op.e.machine() != nil && op.e.hasReplaced() == nil { // it has what was in its memory
+		if op.e.Machine() != nil && op.e.Replaced() == nil { // it has what was in its memory
 			err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
 		}
 		return errors.Join(err, r.checkPaused(ctx, op))
@@ -243,7 +239,7 @@ func (r recovery) find(ctx context.Context, op *operation) (found bool, err erro
 			return false, errors.Join(err, m.Close())
 		}
 	}
-	op.e.setMachine(m)
+	op.e.SetMachine(m)
 	_ = op.checkDisks(ctx) // which is shown
 	r.watch(op.e)
 	return true, nil
@@ -252,7 +248,7 @@ func (r recovery) find(ctx context.Context, op *operation) (found bool, err erro
 // leadTo makes a record lead to the VM's machine.
 func (r recovery) leadTo(ctx context.Context, op *operation, m *machine.Machine) error {
 	if !op.record().State.Live() {
-		op.e.show(func(v *model.VM) { v.State = model.Starting })
+		op.e.Show(func(v *model.VM) { v.State = model.Starting })
 	}
 	return op.update(ctx, func(v *model.VM) {
 		if v.State == model.Starting {
@@ -288,7 +284,7 @@ func (r recovery) notAdopted(op *operation, cause error) {
 	if fault.KindOf(cause) != fault.WrongState { // not another home's
 		failure.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
 	}
-	op.e.showBroken(failure)
+	op.e.ShowBroken(failure)
 }
 
 // showMissing shows a VM as broken whose directory is missing. What is stored stays: the directory
@@ -296,18 +292,18 @@ func (r recovery) notAdopted(op *operation, cause error) {
 func (r recovery) showMissing(op *operation) {
 	failure := r.failure(op.record(), fmt.Errorf("its directory %s is missing", op.dirs().Dir))
 	failure.Hint = "stop the daemon and put the directory back, or mount its disk, or delete the VM"
-	op.e.showBroken(failure)
+	op.e.ShowBroken(failure)
 }
 
 // abandonPause lets a VM continue whose pausing or suspending was cut off, or that was being saved
 // for a fork or a snapshot. Saved memory is removed only if the machine is there, which has it too.
 func (r recovery) abandonPause(ctx context.Context, op *operation) error {
-	if err := r.adopt(ctx, op); err != nil || op.e.machine() == nil {
+	if err := r.adopt(ctx, op); err != nil || op.e.Machine() == nil {
 		return err
 	}
 	r.isFound()
 	err := machine.RemoveUnfinished(op.dirs().Dir)
-	if op.e.hasReplaced() == nil {
+	if op.e.Replaced() == nil {
 		err = errors.Join(err, snapshot.Remove(op.dirs().Suspended()))
 	}
 	return errors.Join(err, repairs{op}.callOffPause(ctx))
@@ -315,12 +311,12 @@ func (r recovery) abandonPause(ctx context.Context, op *operation) error {
 
 // checkPaused lets a VM continue that is recorded as paused and whose guest runs.
 func (r recovery) checkPaused(ctx context.Context, op *operation) error {
-	if op.record().State != model.Paused || op.e.machine() == nil {
+	if op.record().State != model.Paused || op.e.Machine() == nil {
 		return nil
 	}
 	looking, cancel := oplock.Outlive(ctx, 0)
 	defer cancel()
-	if paused, err := op.e.machine().IsPaused(looking, r.isFound); paused || err != nil {
+	if paused, err := op.e.Machine().IsPaused(looking, r.isFound); paused || err != nil {
 		return err
 	}
 	if err := op.update(ctx, func(v *model.VM) { v.State, v.LastError = model.Pausing, nil }); err != nil {
@@ -341,10 +337,10 @@ func (r recovery) endStart(ctx context.Context, op *operation) error {
 		defer cancel()
 		l, err := r.host.Complete(waiting, machine.Order{Subject: op.machineSubject(), Driver: v.Runtime.Driver, Source: from, Journal: j}, v.Runtime.State)
 		if err == nil {
-			op.e.setMachine(l.Machine)
+			op.e.SetMachine(l.Machine)
 			if err = (&launching{operation: op, from: from}).finish(ctx, l); err != nil {
 				r.notAdopted(op, err)
-				err = errors.Join(err, op.e.releaseMachine())
+				err = errors.Join(err, op.e.ReleaseMachine())
 			}
 			return err
 		}

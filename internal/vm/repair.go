@@ -14,6 +14,7 @@ import (
 	"banger/internal/step"
 	"banger/internal/vm/explain"
 	"banger/internal/vm/moment"
+	"banger/internal/vm/record"
 	"banger/internal/vm/room"
 	"banger/internal/vmdir"
 )
@@ -24,12 +25,12 @@ import (
 func perform[T any](
 	ctx context.Context, c *core, ref string, k kind, report step.Reporter, do func(context.Context, *operation) (T, error),
 ) (result T, err error) {
-	e, err := c.records.find(ref)
+	e, err := c.records.Find(ref)
 	if err != nil {
 		return result, err
 	}
-	c.retryDeletions(ctx, []*entry{e})
-	over := e.waiting(ctx, report)
+	c.retryDeletions(ctx, []*record.Entry{e})
+	over := waiting(ctx, e, report)
 	defer over()
 	return operateOn(ctx, c, e, k, func(ctx context.Context, op *operation) (T, error) {
 		over()
@@ -56,12 +57,12 @@ func perform[T any](
 }
 
 // waiting reports that an operation on the VM keeps another one waiting.
-func (e *entry) waiting(ctx context.Context, report step.Reporter) (over func()) {
-	holder := e.lock.Holder()
+func waiting(ctx context.Context, e *record.Entry, report step.Reporter) (over func()) {
+	holder := e.Lock.Holder()
 	if holder == "" {
 		return func() {}
 	}
-	what := fmt.Sprintf("end of the %s of VM %s, which is under way", holder, e.record().Spec.Name)
+	what := fmt.Sprintf("end of the %s of VM %s, which is under way", holder, e.Record().Spec.Name)
 	return step.Waiting(step.WithWaits(ctx, report), what, 0)
 }
 
@@ -85,7 +86,7 @@ func (op repairs) repair(ctx context.Context) error {
 // settleUnrecorded brings a VM to rest whose last operation, or whose machine's end, could not be
 // recorded. One that was to be paused or suspended runs again. ends says that its end is wanted.
 func (op repairs) settleUnrecorded(ctx context.Context, ends bool) error {
-	v, l := op.e.state()
+	v, l := op.e.State()
 	switch v.State {
 	case model.Creating, model.Deleting: // all that is left is to delete it
 		return nil
@@ -123,7 +124,7 @@ func (op repairs) asleep(ctx context.Context) (bool, error) {
 	if err == nil && !fits {
 		return false, nil
 	}
-	op.e.show(func(v *model.VM) { v.State = model.Pausing })
+	op.e.Show(func(v *model.VM) { v.State = model.Pausing })
 	if err == nil {
 		err = op.update(ctx, func(v *model.VM) { v.State = model.Suspended })
 	}
@@ -141,9 +142,9 @@ func (op repairs) callOffPause(ctx context.Context) error {
 	ctx, cancel := oplock.Outlive(ctx, thawGrace)
 	defer cancel()
 	v := op.record()
-	if err := op.e.machine().Resume(ctx); err != nil {
+	if err := op.e.Machine().Resume(ctx); err != nil {
 		err = fmt.Errorf("continuing it: %w", err)
-		if off.Err() == nil && op.e.machine().HasEnded() {
+		if off.Err() == nil && op.e.Machine().HasEnded() {
 			err = errors.Join(err, op.settle(ctx, op.failure(v, err)))
 		}
 		return err
@@ -173,7 +174,7 @@ func (op repairs) isHeld() bool {
 
 // thawHeld tries again to let a VM continue that is held.
 func (op repairs) thawHeld(ctx context.Context) {
-	if op.e.machine() == nil || !op.isHeld() || op.waits.Err() != nil {
+	if op.e.Machine() == nil || !op.isHeld() || op.waits.Err() != nil {
 		return
 	}
 	err := op.continueGuest(ctx)
@@ -228,17 +229,17 @@ func (op repairs) placeRestored(ctx context.Context, report step.Reporter) error
 // deleteUnwanted tries again to delete the VMs with names that are wanted again, if their deletion
 // could not be recorded. It waits for the VMM of no other VM. The caller holds no operation lock.
 func (c *core) deleteUnwanted(ctx context.Context, names ...string) {
-	var meant []*entry
-	for _, e := range c.records.entries() {
-		if slices.Contains(names, e.record().Spec.Name) {
+	var meant []*record.Entry
+	for _, e := range c.records.Entries() {
+		if slices.Contains(names, e.Record().Spec.Name) {
 			meant = append(meant, e)
 		}
 	}
 	c.retryDeletions(ctx, meant)
 }
 
-func (c *core) retryDeletions(ctx context.Context, entries []*entry) {
-	c.retry(ctx, entries, (*entry).isUnwanted, func(ctx context.Context, op *operation) {
+func (c *core) retryDeletions(ctx context.Context, entries []*record.Entry) {
+	c.retry(ctx, entries, (*record.Entry).IsUnwanted, func(ctx context.Context, op *operation) {
 		if op.remove(context.WithoutCancel(ctx)) == nil { // a failure was logged when it came first
 			op.observe(ctx)
 		}
@@ -247,7 +248,7 @@ func (c *core) retryDeletions(ctx context.Context, entries []*entry) {
 
 // retry does something about each VM that needs it.
 func (c *core) retry(
-	ctx context.Context, entries []*entry, needed func(*entry) bool, do func(context.Context, *operation),
+	ctx context.Context, entries []*record.Entry, needed func(*record.Entry) bool, do func(context.Context, *operation),
 ) {
 	for _, e := range entries {
 		if !needed(e) {
@@ -268,23 +269,23 @@ func (c *core) retry(
 // retryCleanups removes what suspended VMs have left, and what is left of deleted ones. It brings
 // VMs to rest whose last operation could not record its end.
 func (c *core) retryCleanups(ctx context.Context) {
-	c.retryDeletions(ctx, c.records.entries())
-	leftover := func(e *entry) bool {
-		v := e.record()
+	c.retryDeletions(ctx, c.records.Entries())
+	leftover := func(e *record.Entry) bool {
+		v := e.Record()
 		return v.State == model.Suspended && v.Runtime != nil
 	}
-	c.retry(ctx, c.records.entries(), leftover, func(ctx context.Context, op *operation) {
+	c.retry(ctx, c.records.Entries(), leftover, func(ctx context.Context, op *operation) {
 		if err := op.endSuspended(ctx); err != nil {
 			op.logger(op.record()).WarnContext(ctx, "removing what a suspended VM left", "error", err)
 		}
 	})
-	var stuck []*entry
-	for _, e := range c.records.entries() {
-		if !e.lock.Busy() && e.isBetween() {
+	var stuck []*record.Entry
+	for _, e := range c.records.Entries() {
+		if !e.Lock.Busy() && isBetween(e) {
 			stuck = append(stuck, e)
 		}
 	}
-	c.retry(ctx, stuck, (*entry).isBetween, func(ctx context.Context, op *operation) {
+	c.retry(ctx, stuck, isBetween, func(ctx context.Context, op *operation) {
 		if err := (repairs{op}).repair(ctx); err != nil {
 			op.logger(op.record()).WarnContext(ctx, "settling a VM whose last operation could not record its end", "error", err)
 		}
@@ -293,7 +294,7 @@ func (c *core) retryCleanups(ctx context.Context) {
 }
 
 // isBetween reports whether the record shows an operation that changes what runs.
-func (e *entry) isBetween() bool {
-	state := e.record().State
+func isBetween(e *record.Entry) bool {
+	state := e.Record().State
 	return state.Between() && state != model.Creating && state != model.Deleting
 }

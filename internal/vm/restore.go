@@ -83,11 +83,11 @@ func (c *core) checkInto(req model.Restore) error {
 	if req.Into == "" {
 		return nil
 	}
-	e, err := c.records.find(req.Into)
+	e, err := c.records.Find(req.Into)
 	if err != nil {
 		return err
 	}
-	if v := e.record(); !v.State.Between() {
+	if v := e.Record(); !v.State.Between() {
 		return explain.MayReplace(v, req.Force)
 	}
 	return nil

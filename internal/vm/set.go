@@ -29,20 +29,20 @@ func (m *Manager) Set(ctx context.Context, ref string, change model.Change) (mod
 		// nobody else shall.
 		err := m.pinned(func() (err error) {
 			if next.Spec, err = m.parts().Changed(ctx, old.Spec, change); err == nil {
-				op.e.want(&next.Spec)
+				op.e.Want(&next.Spec)
 			}
 			return err
 		})
 		if err != nil {
 			return model.Changed{}, err
 		}
-		defer op.e.want(nil)
+		defer op.e.Want(nil)
 		fields := model.ChangedFields(old.Spec, next.Spec)
 		applied, err := changing{op}.applyChange(ctx, old, next)
 		if err != nil {
 			return model.Changed{}, fmt.Errorf("changing VM %s: %w", old.Spec.Name, err)
 		}
-		if op.e.machine() == nil {
+		if op.e.Machine() == nil {
 			applied = fields // it matters at the next start only
 		}
 		pending := slices.DeleteFunc(slices.Clone(fields), func(f string) bool { return slices.Contains(applied, f) })
@@ -79,14 +79,14 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) (model.VM, error
 		if v.Spec.Name == name {
 			return v, nil
 		}
-		if err := m.records.checkNameFree(name); err != nil {
+		if err := m.records.CheckNameFree(name); err != nil {
 			return v, err
 		}
 		// Two renames to one name that both find it free are told apart by the store, whose names
 		// are unique.
 		if err := op.update(ctx, func(v *model.VM) {
 			v.Spec.Name = name
-			if op.e.machine() != nil || v.State == model.Suspended {
+			if op.e.Machine() != nil || v.State == model.Suspended {
 				v.AddPending("name")
 			}
 		}); err != nil {
@@ -108,7 +108,7 @@ func (op changing) applyChange(ctx context.Context, old, next model.VM) (applied
 	})
 	defer cancel()
 	defer oplock.AwaitGuest(ctx)()
-	req := machine.ChangeRequest{Old: old, New: next, Machine: op.e.machine()}
+	req := machine.ChangeRequest{Old: old, New: next, Machine: op.e.Machine()}
 	if next.Spec.DiskSize != old.Spec.DiskSize {
 		d := machine.Drive{Path: op.dirs().SystemDisk(), Name: proto.SerialSystem, Size: next.Spec.DiskSize}
 		done, err := machine.GrowDisk(ctx, req.Machine, d)

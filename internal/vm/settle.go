@@ -19,7 +19,7 @@ import (
 
 // remains is what the record knows of the VM's run.
 func (op *operation) remains() machine.Remains {
-	v, l := op.e.state()
+	v, l := op.e.State()
 	// with what the machine was started as: the VM's own spec may be another one by now
 	r := machine.Remains{Subject: op.machineSubject(), Machine: l, StoreFact: op.storeFact}
 	switch {
@@ -39,7 +39,7 @@ func (op *operation) tearDown(ctx context.Context) error {
 	if err := op.host.End(ctx, r); err != nil {
 		return err
 	}
-	op.e.setMachine(nil)
+	op.e.SetMachine(nil)
 	return op.host.Release(ctx, r)
 }
 
@@ -55,7 +55,7 @@ func (op *operation) useDisks(ctx context.Context) {
 // removed, otherwise broken. why is recorded as its last error unless it is nil.
 func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 	ctx = context.WithoutCancel(ctx)
-	others := op.e.hasReplaced() // memory that lies beside other disks is theirs
+	others := op.e.Replaced() // memory that lies beside other disks is theirs
 	err := op.tearDown(ctx)
 	if err == nil && others == nil {
 		err = snapshot.Remove(op.dirs().Suspended()) // at once: half a memory would look damaged
@@ -192,13 +192,12 @@ func (op *operation) remove(ctx context.Context) error {
 	}
 	err = op.host.Deleted(ctx, op.subject(), op.storeFact)
 	if err == nil {
-		err = op.Store.DeleteVM(ctx, id)
+		err = op.records.Delete(ctx, op.e)
 	}
 	if err != nil {
 		op.setUnwanted(ctx, err)
 		return err
 	}
-	op.records.forget(op.e)
 	op.Log.InfoContext(ctx, "deleted", "vm", id)
 	return nil
 }
@@ -207,10 +206,10 @@ func (op *operation) remove(ctx context.Context) error {
 // disk is full. The deletion is tried again when there may be room. What is stored stays what it
 // was.
 func (op *operation) setUnwanted(ctx context.Context, cause error) {
-	known := op.e.markUnwanted()
+	known := op.e.MarkUnwanted()
 	failure := op.failure(op.record(), cause)
 	failure.Hint = "banger tries again by itself"
-	op.e.show(func(v *model.VM) { v.State, v.LastError = model.Deleting, failure })
+	op.e.Show(func(v *model.VM) { v.State, v.LastError = model.Deleting, failure })
 	if !known {
 		op.logger(op.record()).ErrorContext(ctx, "deleting a VM could not be recorded; it is tried again", "error", cause)
 	}

@@ -142,7 +142,7 @@ func TestRestoreChecksTheStateUnderTheLock(t *testing.T) {
 			wg.Go(func() { firstErr = first(t.Context(), d) })
 			waitFor(t, func() bool { return h.called("do agent") > began })
 			wg.Go(func() { _, secondErr = d.RestoreSnapshot(t.Context(), "s", model.Restore{Into: "a"}, nil) })
-			waitFor(t, func() bool { return e.lock.Waiting() == 1 })
+			waitFor(t, func() bool { return e.Lock.Waiting() == 1 })
 			h.work(v, "more")
 			release()
 			wg.Wait()

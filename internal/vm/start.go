@@ -40,14 +40,14 @@ func (op *operation) start(ctx context.Context, from machine.Source, driver stri
 		if from != nil {
 			_ = from.Close()
 		}
-		if op.e.standby != nil { // whose machine nobody will take over
-			op.e.standby = nil
+		if op.standby != nil { // whose machine nobody will take over
+			op.standby = nil
 			err = errors.Join(err, op.tearDown(context.WithoutCancel(ctx)))
 		}
 		return err
 	}
-	if sb := op.e.standby; sb != nil {
-		s.from, op.e.standby = sb, nil
+	if sb := op.standby; sb != nil {
+		s.from, op.standby = sb, nil
 	}
 	l, err := s.launch(ctx)
 	if err != nil && ctx.Err() == nil && op.templates.Failed(ctx, l, err) {
@@ -125,7 +125,7 @@ func (j journal) Intend(ctx context.Context, s vmm.State) error {
 }
 
 func (j journal) Started(ctx context.Context, m *machine.Machine, info vmm.Info) error {
-	j.op.e.setMachine(m)
+	j.op.e.SetMachine(m)
 	return j.op.update(ctx, func(v *model.VM) {
 		v.Runtime.State, v.Runtime.PID, v.Runtime.Accel = m.Instance.State(), m.Instance.PID(), info.Accel
 		v.Runtime.Protection = vmm.ProtectionOf(m.Instance)
@@ -133,7 +133,7 @@ func (j journal) Started(ctx context.Context, m *machine.Machine, info vmm.Info)
 	})
 }
 
-func (j journal) Ended() { j.op.e.setMachine(nil) }
+func (j journal) Ended() { j.op.e.SetMachine(nil) }
 
 func (j journal) StoreFact(ctx context.Context, capability string, f model.Fact) error {
 	return j.op.storeFact(ctx, capability, f)
@@ -166,7 +166,7 @@ func (s *launching) finish(ctx context.Context, l *machine.Launch) error {
 		}
 	case l.Restored() && s.record().Spec.Remove != model.RemoveOnDetach: // nobody waits for it
 		s.wg.Go(func() {
-			if err := machine.SyncDisks(s.dirs()); err != nil && s.e.machine() != nil {
+			if err := machine.SyncDisks(s.dirs()); err != nil && s.e.Machine() != nil {
 				s.logger(s.record()).ErrorContext(ctx, "syncing the disks of a forked VM", "error", err)
 			}
 		})

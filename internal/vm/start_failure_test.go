@@ -220,7 +220,7 @@ func TestDeleteCancelsAllStarts(t *testing.T) {
 	for range 2 {
 		begin(func() error { _, err := d.Start(t.Context(), "a", model.Start{}, nil); return err })
 	}
-	waitFor(t, func() bool { return e.lock.Waiting() == 2 })
+	waitFor(t, func() bool { return e.Lock.Waiting() == 2 })
 	if err := d.Delete(t.Context(), "a", true, nil); err != nil {
 		t.Error(err)
 	}

@@ -80,14 +80,14 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 	if err := op.update(ctx, stopping); err != nil {
 		// A stop needs no space: after a crash, a running VM whose machine has ended is stopped.
 		op.logger(v).WarnContext(ctx, "stopping a VM without having recorded it", "error", err)
-		op.e.show(stopping)
+		op.e.Show(stopping)
 	}
 	end := report.Track(step.PowerOff, "")
 	if lost == nil {
 		lost = op.powerOff(step.WithWaits(ctx, report), held, grace, timeout != nil)
 	}
 	end(lost)
-	if lost != nil && op.waits.Err() != nil && !op.e.machine().HasEnded() {
+	if lost != nil && op.waits.Err() != nil && !op.e.Machine().HasEnded() {
 		// its guest powers off by itself, and saves its data
 		return errors.Join(fmt.Errorf("VM %s was asked to power off: %w", op.name(), errEnding),
 			op.update(ctx, func(v *model.VM) { v.State = model.Running }))
@@ -101,7 +101,7 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 
 // powerOff has the guest power off, and returns what was lost: nil if nothing.
 func (op stopping) powerOff(ctx context.Context, held *model.Hold, grace time.Duration, fixed bool) error {
-	l := op.e.machine()
+	l := op.e.Machine()
 	if grace <= 0 || l == nil {
 		return nil
 	}

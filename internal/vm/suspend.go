@@ -65,7 +65,7 @@ func (op suspending) keepMemory(ctx context.Context, running bool) error {
 		return err
 	}
 	defer draft.Discard()
-	done, err := op.e.machine().Capture(ctx, machine.Capture{Draft: draft, Freeze: running, Paused: !running, Halt: true})
+	done, err := op.e.Machine().Capture(ctx, machine.Capture{Draft: draft, Freeze: running, Paused: !running, Halt: true})
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (
 	return perform(ctx, m.core, ref, opPause, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		switch v := op.record(); v.State {
 		case model.Paused:
-			paused, err := op.e.machine().IsPaused(ctx, func() {})
+			paused, err := op.e.Machine().IsPaused(ctx, func() {})
 			if paused {
 				report.Report(step.Event{Step: "pause", Phase: step.Skipped, Detail: "already paused"})
 			}
@@ -133,7 +133,7 @@ func (m *Manager) Pause(ctx context.Context, ref string, report step.Reporter) (
 func (op suspending) pause(ctx context.Context) error {
 	ctx, cancel := oplock.Outlive(ctx, 0)
 	defer cancel()
-	l := op.e.machine()
+	l := op.e.Machine()
 	if err := l.CanPause(); err != nil {
 		return fmt.Errorf("VM %s: %w", op.name(), err)
 	}

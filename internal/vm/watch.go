@@ -7,13 +7,14 @@ import (
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/vm/explain"
+	"banger/internal/vm/record"
 	"banger/internal/vmm"
 )
 
 // watch waits in the background for the VM's machine to end, and then settles the VM. It ends at
 // Close.
-func (c *core) watch(e *entry) {
-	l := e.machine()
+func (c *core) watch(e *record.Entry) {
+	l := e.Machine()
 	c.wg.Go(func() {
 		exit, err := l.Instance.Wait(c.life)
 		if err != nil {
@@ -24,10 +25,10 @@ func (c *core) watch(e *entry) {
 }
 
 // ended settles a VM whose machine has ended. Of several callers for one machine the first does it.
-func (c *core) ended(e *entry, l *machine.Machine, exit vmm.Exit) {
+func (c *core) ended(e *record.Entry, l *machine.Machine, exit vmm.Exit) {
 	// It fails if the VM is deleted, or at Close: then the next start-up settles the VM.
 	_, _ = operateOn(c.life, c, e, opEnded, func(ctx context.Context, op *operation) (any, error) {
-		if e.machine() == l {
+		if e.Machine() == l {
 			op.settleEnded(ctx, exit)
 		}
 		return nil, nil
@@ -42,7 +43,7 @@ func (op *operation) settleEnded(ctx context.Context, exit vmm.Exit) {
 		}
 		return
 	}
-	why := cmp.Or(explain.Exit(op.Layout, v, exit), op.e.hasReplaced())
+	why := cmp.Or(explain.Exit(op.Layout, v, exit), op.e.Replaced())
 	if err := op.settle(ctx, why); err != nil {
 		op.logger(v).ErrorContext(ctx, "settling a VM whose machine ended", "error", err)
 		return

@@ -16,7 +16,7 @@ import (
 	"banger/internal/paths"
 )
 
-// Store keeps records: see vm.Store.
+// Store keeps records: see record.Store.
 type Store interface {
 	PutVM(ctx context.Context, v model.VM) error
 	VMs(ctx context.Context) ([]model.VM, error)
