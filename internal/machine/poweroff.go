@@ -78,7 +78,8 @@ func (h *Host) powerOff(ctx context.Context, r PowerOff) (killed []string, err e
 	began, disks := time.Now(), min(r.Grace/2, disksShare)
 	first, cancel := r.within(ctx, r.Grace-disks)
 	defer cancel()
-	if r.Held != nil { // only a guest that runs can power off
+	// only a guest that runs can power off; a hold of this moment may not be known
+	if halt, _ := r.halted(first); r.Held != nil || halt != vmm.NotHalted {
 		if err := r.Machine.Resume(first); err != nil {
 			return nil, err
 		}
@@ -104,24 +105,23 @@ func (h *Host) powerOff(ctx context.Context, r PowerOff) (killed []string, err e
 }
 
 const (
-	// retryEvery is how often a machine that has halted at a full disk tries its write again.
+	// retryEvery is how often a machine that is halted is continued. One that has halted at a full
+	// disk tries its write again.
 	retryEvery = 2 * time.Second
 	// haltTimeout bounds the question why a machine is halted.
 	haltTimeout = 2 * time.Second
 )
 
-// retry continues the machine if it has halted at a full disk: there may be space now. Nobody else
-// does this during a stop.
+// retry continues the machine if it is halted: there may be space now. Nobody else does this during
+// a stop.
 func (r PowerOff) retry(ctx context.Context, _ time.Time) {
-	if halt, err := r.halted(ctx); err == nil && halt == vmm.HaltedFull {
+	if halt, _ := r.halted(ctx); halt != vmm.NotHalted {
 		_ = r.Machine.Resume(ctx) // the next try may succeed
 	}
 }
 
 // shortage returns the lack of space that keeps the guest from powering off, or "".
 func (r PowerOff) shortage(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, haltTimeout)
-	defer cancel()
 	halt, err := r.halted(ctx)
 	switch {
 	case err == nil && halt == vmm.NotHalted: // all its writes have succeeded
@@ -134,8 +134,10 @@ func (r PowerOff) shortage(ctx context.Context) string {
 	return ""
 }
 
-// halted reports whether and why the machine is halted.
+// halted reports whether and why the machine is halted. After an error it reports vmm.NotHalted.
 func (r PowerOff) halted(ctx context.Context) (vmm.Halt, error) {
+	ctx, cancel := context.WithTimeout(ctx, haltTimeout)
+	defer cancel()
 	h, ok := r.Machine.Instance.(vmm.HaltReporter)
 	if !ok {
 		return vmm.NotHalted, nil

@@ -106,7 +106,8 @@ func use(d *daemon, ref string) (model.VM, func(), error) {
 	return v, done, err
 }
 
-// TestHeldEnds: a VM that is held can be stopped in order, killed and deleted.
+// TestHeldEnds: a VM that is held can be stopped in order, killed and deleted. A stop may come
+// before the guard has noted the hold.
 func TestHeldEnds(t *testing.T) {
 	r := &noRoom{held: map[string]bool{}}
 	h := newHost(t)
@@ -124,7 +125,14 @@ func TestHeldEnds(t *testing.T) {
 		}
 		h.wantMachines(t, 0)
 	}
-	equal(t, "how many guests powered off", h.called("power-off"), 1)
+	v := d.started(t, model.Create{Name: "soon"})
+	if err := withMachine(d, v, pauseMachine); err != nil {
+		t.Fatal(err)
+	}
+	wantEnds(t, "the stop before the hold is noted", model.Stopped)(d.Stop(t.Context(), "soon", nil, nil))
+	got, _ := d.Get("soon")
+	wantNoLastError(t, got)
+	equal(t, "how many guests powered off", h.called("power-off"), 2)
 }
 
 // TestHoldWaitsForNobody: a VM with an operation under way is neither looked at nor held.
