@@ -79,8 +79,9 @@ func saving(t *testing.T, h *testkit.Home) {
 	}
 }
 
-// TestPauseBesideAHaltedVMM: a pause and its undoing fail because the VMM stands still. The VM and
-// its memory stay, and the VM continues with its VMM.
+// TestPauseBesideAHaltedVMM: a pause and its undoing fail because the VMM stands still, and so does
+// the suspension of a paused VM whose daemon ends. The VM and its memory stay, and the VM continues
+// with its VMM.
 func TestPauseBesideAHaltedVMM(t *testing.T) {
 	h := warm(t)
 	ok(t, h, "daemon", "start")
@@ -97,6 +98,20 @@ func TestPauseBesideAHaltedVMM(t *testing.T) {
 	if err := syscall.Kill(vmm, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
+	ok(t, h, "resume", "box")
+	ok(t, h, "pause", "box")
+	if err := syscall.Kill(vmm, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	_, suspend := h.Start(t, "suspend", "box")
+	suspend.Expect(t, "answer of QEMU")
+	ok(t, h, "daemon", "stop") // it does not wait for QEMU
+	equal(t, "exit status of the suspension", suspend.Wait(t), fault.Unavailable.ExitCode())
+	has(t, suspend.Output(), "the daemon is ending")
+	if err := syscall.Kill(vmm, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "state after the daemon's end", show(t, h, "box").State, model.Paused)
 	ok(t, h, "resume", "box")
 	equal(t, "what is in memory", ok(t, h, "exec", "box", "--", "cat", "/run/memory"), "kept\n")
 	equal(t, "pid of the VMM", machinePID(t, h, "box"), vmm)

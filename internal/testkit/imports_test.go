@@ -83,7 +83,7 @@ var mayImport = map[string][]string{
 	"vmm/confine": {"fault", "model"},
 	"vmm/output":  {"regular", "vmm/console", "vmm/process"},
 	"vmm/process": {"fault", "flock"},
-	"vmm/qemu":    {"fault", "guest/proto", "guest/report", "initramfs", "limit", "model", "pace", "paths", "pattern", "regular", "socket", "step", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
+	"vmm/qemu":    {"fault", "guest/proto", "guest/report", "initramfs", "limit", "model", "oplock", "pace", "paths", "pattern", "regular", "socket", "step", "vmm", "vmm/confine", "vmm/console", "vmm/memory", "vmm/output", "vmm/process", "vmm/qemu/..."},
 	"capability":  {"disk", "fault", "guest/proto", "machine", "model", "openssh", "paths", "regular", "vmm"},
 
 	"image/rootfs": {"disk", "fault", "model", "step"},

@@ -13,6 +13,7 @@ import (
 
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/oplock"
 	"banger/internal/step"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
@@ -99,7 +100,14 @@ const (
 
 // ask runs a command of the monitor. If answer is not nil, it stores the result there.
 func (in *instance) ask(ctx context.Context, name string, args, answer any) error {
-	return asking(ctx, in, monitorTimeout, name, func(ctx context.Context) error { return in.monitor.Execute(ctx, name, args, answer) })
+	return prompt(ctx, in, name, func(ctx context.Context) error { return in.monitor.Execute(ctx, name, args, answer) })
+}
+
+// prompt is asking for a command that QEMU answers soon. If QEMU stands still, the daemon's end
+// does not wait for it.
+func prompt(ctx context.Context, in *instance, name string, do func(context.Context) error) error {
+	defer oplock.AwaitGuest(ctx)()
+	return asking(ctx, in, monitorTimeout, name, do)
 }
 
 // asking calls do, which runs a command of the monitor within a time.

@@ -21,7 +21,7 @@ func lend(ctx context.Context, in *instance, f *os.File) (*loan, error) {
 		FD  int   `json:"fd"`
 	}
 	give := func(ctx context.Context) error { return in.monitor.Give(ctx, "add-fd", f, &lent) }
-	if err := asking(ctx, in, monitorTimeout, "add-fd", give); err != nil {
+	if err := prompt(ctx, in, "add-fd", give); err != nil {
 		return nil, fmt.Errorf("giving QEMU an open file: %w", err)
 	}
 	return &loan{in: in, set: lent.Set, path: inherited(lent.FD)}, nil
