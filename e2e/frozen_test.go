@@ -15,9 +15,14 @@ import (
 const freezer = `mkdir -p /run/cg && mount -t cgroup2 none /run/cg && mkdir /run/cg/f &&
 echo $PPID >/run/cg/f/cgroup.procs && echo 1 >/run/cg/f/cgroup.freeze`
 
-// freezeAgent makes the agent of the VM "box" silent.
-func freezeAgent(t *testing.T, h *testkit.Home) {
+// silentBox starts the VM "box", which it makes if it is missing, and makes its agent silent.
+func silentBox(t *testing.T, h *testkit.Home) {
 	t.Helper()
+	if h.Banger(t, "vm", "show", "box").Code != 0 {
+		ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
+	} else {
+		ok(t, h, "start", "box")
+	}
 	cmd, command := h.Start(t, "exec", "box", "--", "sh", "-c", freezer)
 	testkit.WaitFor(t, time.Minute, "the agent is frozen", func() bool {
 		r := h.Banger(t, "vm", "stats", "box", "--json")
@@ -42,12 +47,7 @@ func TestFrozenAgentIsKilled(t *testing.T) {
 		} {
 			isCopy := strings.HasPrefix(line, "vm cp")
 			t.Run(line+", "+end.line, func(t *testing.T) {
-				if h.Banger(t, "vm", "show", "box").Code != 0 {
-					ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
-				} else {
-					ok(t, h, "start", "box")
-				}
-				freezeAgent(t, h)
+				silentBox(t, h)
 				_, first := h.Start(t, strings.Fields(line)...)
 				first.Expect(t, says)
 				// It waits for the first, unless that is a copy, which is no operation on the
@@ -91,12 +91,7 @@ func TestFrozenAgentAndRestart(t *testing.T) {
 	for _, end := range []string{"vm kill box", "rm -f box"} {
 		for _, line := range []string{"fork box", "suspend box", "stop --timeout 10m box"} {
 			t.Run(line+", "+end, func(t *testing.T) {
-				if h.Banger(t, "vm", "show", "box").Code != 0 {
-					ok(t, h, "run", "-d", "--name", "box", "--memory", "128M")
-				} else {
-					ok(t, h, "start", "box")
-				}
-				freezeAgent(t, h)
+				silentBox(t, h)
 				_, command := h.Start(t, strings.Fields(line)...)
 				command.Expect(t, ", until about ")
 				ok(t, h, "daemon", "restart")

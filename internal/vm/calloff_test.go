@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"syscall"
@@ -95,10 +96,12 @@ func TestSilentGuestIsEnded(t *testing.T) {
 // answer. The operation ends, and the next daemon finds the VM as it was.
 func TestDaemonEndsBesideASilentGuest(t *testing.T) {
 	t.Parallel()
-	for name, c := range silent {
-		if name == "resume" || name == "prepare" { // it leaves the VM paused; it waits for no guest
-			continue
-		}
+	cases := maps.Clone(silent)
+	delete(cases, "prepare") // it waits for no guest
+	stop := cases["resume"]  // the guest was not asked to power off
+	stop.do = func(ctx context.Context, d *daemon) error { return second(d.Stop(ctx, "a", ptr(time.Hour), nil)) }
+	cases["stop"] = stop
+	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t)
@@ -113,10 +116,12 @@ func TestDaemonEndsBesideASilentGuest(t *testing.T) {
 			release()
 			d = h.daemon()
 			d.wantState(t, "a", c.before)
-			if c.before == model.Running {
-				if g := h.memoryOf(v); g.Frozen {
-					t.Error("the guest is still frozen")
-				}
+			switch c.before {
+			case model.Running:
+				claim(t, !h.memoryOf(v).Frozen, "the guest is still frozen")
+			case model.Paused:
+				d.resume(t, v)
+				d.wantContinues(t, v)
 			}
 		})
 	}
@@ -132,8 +137,7 @@ func TestStopIsTakenBack(t *testing.T) {
 	d.start(t, "a")
 	release := h.hanging("power-off")
 	errs := d.waits(t, "power-off", func(ctx context.Context, d *daemon) error {
-		long := time.Hour
-		return second(d.Stop(ctx, "a", &long, nil))
+		return second(d.Stop(ctx, "a", ptr(time.Hour), nil))
 	})
 	d.endWaits(errEnding)
 	wantKind(t, "the stop", <-errs, fault.Unavailable)

@@ -25,9 +25,8 @@ func TestKillOfAStoppedVM(t *testing.T) {
 	go func() { behind <- second(d.Start(t.Context(), "a", model.Start{}, nil)) }()
 	e, _ := d.find("a")
 	waitFor(t, func() bool { return e.Lock.Waiting() == 1 })
-	killed := make(chan error, 1)
-	go func() { killed <- second(d.Kill(t.Context(), "a", syscall.SIGKILL)) }()
-	wantKind(t, "the kill", <-killed, fault.WrongState)
+	_, err := d.Kill(t.Context(), "a", syscall.SIGKILL)
+	wantKind(t, "the kill", err, fault.WrongState)
 	release()
 	for what, errs := range map[string]<-chan error{"the snapshot": first, "the start": behind} {
 		if err := <-errs; err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -102,27 +101,4 @@ func TestRenameLeavesWhatIsLeft(t *testing.T) {
 			d.wantContinues(t, v)
 		})
 	}
-}
-
-// TestStopLeavesAPausedVM ends a daemon while a stop waits for a paused guest to continue. The
-// guest was not asked to power off, so the VM stays paused.
-func TestStopLeavesAPausedVM(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	d := h.daemon()
-	v := d.worker(t, model.Create{Name: "a"})
-	d.pause(t, v)
-	release := h.hanging("thaw")
-	errs := d.waits(t, "thaw", func(ctx context.Context, d *daemon) error {
-		return second(d.Stop(ctx, "a", ptr(time.Hour), nil))
-	})
-	d.endWaits(errEnding)
-	wantKind(t, "the stop", <-errs, fault.Unavailable)
-	d.wantState(t, "a", model.Paused)
-	d.die()
-	release()
-	d = h.daemon()
-	d.wantState(t, "a", model.Paused)
-	d.resume(t, v)
-	d.wantContinues(t, v)
 }
