@@ -191,7 +191,7 @@ func (c *claim) checkRuntime(ctx context.Context) error {
 // checkPlace refuses a state directory that is missing beside machines of its home: somebody has
 // moved it away. A new one would be in its way when it is moved back. One that a daemon has begun
 // to make anew, as it ended, is missing, too.
-func checkPlace(layout paths.Layout) error {
+func checkPlace(ctx context.Context, layout paths.Layout) error {
 	for _, file := range []string{paths.MarkIn(layout.State), layout.Database()} {
 		if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -211,7 +211,7 @@ func checkPlace(layout paths.Layout) error {
 	if c.runs, err = machines(filepath.Join(layout.Runtime, "vms")); err != nil || len(c.runs) == 0 {
 		return err
 	}
-	return c.checkRuntime(context.Background())
+	return c.checkRuntime(ctx)
 }
 
 // ours reports whether a mark names this home. A second state with the same id is another home.

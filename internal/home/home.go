@@ -45,7 +45,7 @@ type Held struct {
 // Acquire makes missing roots, and takes the locks of all. If another daemon holds one and is not
 // stopping, the error is of kind fault.Locked.
 func Acquire(ctx context.Context, layout paths.Layout) (_ *Held, err error) {
-	if err := errors.Join(CheckOwners(layout), checkPlace(layout)); err != nil {
+	if err := errors.Join(CheckOwners(layout), checkPlace(ctx, layout)); err != nil {
 		return nil, err
 	}
 	for _, root := range []struct{ name, dir string }{{"state", layout.State}, {"cache", layout.Cache}} {

@@ -26,7 +26,7 @@ type Capture struct {
 	Early  bool
 	Freeze bool // freeze the guest's processes first
 	// Paused says that the machine should be halted, with its guest's processes frozen. If it runs,
-	// they are frozen again: nobody can use the memory of a guest that was not frozen.
+	// they are frozen again: no other VM can use the memory of a guest that was not frozen.
 	Paused bool
 	// BeforeFreeze is called just before that; it may be nil, and an error fails the capture.
 	BeforeFreeze func() error

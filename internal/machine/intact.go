@@ -14,6 +14,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/paths"
+	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
@@ -94,7 +95,7 @@ func checkDisks(files paths.VM, s Subject) error {
 
 // CheckDir fails if a VM's directory is missing.
 func CheckDir(files paths.VM, vm string) error {
-	if _, err := os.Stat(files.Dir); errors.Is(err, fs.ErrNotExist) {
+	if vmdir.IsMissing(files) {
 		return fault.New(fault.Damaged, "the VM's directory %s is missing", files.Dir).
 			WithHint("Put the directory back with all files in it. If it is lost, delete the VM: `banger vm delete %s`", vm)
 	}
