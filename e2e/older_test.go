@@ -13,6 +13,8 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/testkit"
+
+	"golang.org/x/sys/unix"
 )
 
 // aged is a home whose VMs are newer than a copy of its database, and also newer than their own
@@ -210,6 +212,43 @@ func TestLinkedDirectory(t *testing.T) {
 	ok(t, h, "rm", "--force", "box")
 	if left, err := os.ReadDir(filepath.Join(h.Dir, "big")); err != nil || len(left) > 0 {
 		t.Errorf("after the deletion there is %v: %v", left, err)
+	}
+}
+
+// TestRemountedDisk starts the daemon while the disk with a suspended VM is not mounted. When the
+// disk is mounted, the VM continues from its memory. The daemon need not start again.
+func TestRemountedDisk(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can mount a file system")
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box", "--memory", "256M")
+	ok(t, h, "exec", "box", "--", "sh", "-c", "echo mine >/dev/shm/f")
+	ok(t, h, "suspend", "box")
+	id := show(t, h, "box").ID
+	link, disk := filepath.Join(h.Dir, "state", "vms", id), filepath.Join(h.Dir, "disk")
+	must(t, h.Shell("mkdir -m 700 disk && truncate -s 4G disk.img && mkfs.ext4 -q disk.img"))
+	mount := func() { t.Helper(); must(t, h.Shell("mount -o loop disk.img disk")) }
+	mount()
+	t.Cleanup(func() {
+		h.Banger(t, "rm", "--force", "box")
+		h.Banger(t, "daemon", "stop")
+		_ = unix.Unmount(disk, unix.MNT_DETACH)
+	})
+	for _, command := range []string{"start", "resume"} {
+		ok(t, h, "daemon", "stop")
+		if command == "start" {
+			must(t, h.Shell("mv "+link+" disk/ && ln -s "+filepath.Join(disk, id)+" "+link))
+		}
+		must(t, unix.Unmount(disk, 0))
+		equal(t, "state without the disk", show(t, h, "box").State, model.Broken)
+		for _, c := range []string{"start", "resume", "stop", "fork"} {
+			r := fails(t, h, []string{c, "box"}, link, "Mount the disk")
+			equal(t, "exit status", r.Code, fault.Damaged.ExitCode())
+		}
+		mount()
+		fails(t, h, []string{"rm", "box"}, "suspended", "resume")
+		ok(t, h, command, "box")
+		equal(t, "the file in the memory", ok(t, h, "exec", "box", "--", "cat", "/dev/shm/f"), "mine\n")
+		ok(t, h, "suspend", "box")
 	}
 }
 

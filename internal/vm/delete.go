@@ -20,7 +20,10 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 	if err != nil {
 		return err
 	}
-	if v := e.Record(); !force && (v.State == model.Starting || explain.HasMemory(v)) {
+	if !force {
+		_ = recoverShown(ctx, m.core, e) // whether that is possible or not, what is stored decides
+	}
+	if v := e.Stored(); !force && (v.State == model.Starting || explain.HasMemory(v)) {
 		return explain.StillRuns(v)
 	}
 	turn := e.Lock.Enqueue(ctx, string(opDelete))
@@ -37,7 +40,7 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 			// with the VM.
 			m.logger(op.record()).WarnContext(ctx, "deleting a VM that could not be settled", "error", err)
 		}
-		if v := op.record(); !force && explain.HasMemory(v) {
+		if v := op.e.Stored(); !force && explain.HasMemory(v) {
 			return nil, explain.StillRuns(v) // started while we waited
 		}
 		end := report.Track("delete", op.name())

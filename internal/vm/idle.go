@@ -24,7 +24,7 @@ func (m *Manager) Agent(ctx context.Context, ref string) (machine.Agent, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := m.awaitRecovery(ctx, e); err != nil {
+	if err := m.recovered(ctx, e); err != nil {
 		return nil, err
 	}
 	v, l := e.State()
@@ -44,7 +44,7 @@ func (m *Manager) Use(ctx context.Context, ref string) (v model.VM, agent machin
 	if err != nil {
 		return model.VM{}, nil, nil, err
 	}
-	if err := m.awaitRecovery(ctx, e); err != nil {
+	if err := m.recovered(ctx, e); err != nil {
 		return e.Shown(), nil, nil, err
 	}
 	if err := room.CheckNotHeld(e.Record(), m.Room); err != nil {

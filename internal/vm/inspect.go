@@ -78,7 +78,7 @@ func (m *Manager) References(f func(images, kernels map[string][]string) error) 
 			u.Spec(next.Name, *next)
 		}
 	}
-	for _, v := range m.records.List((*record.Entry).Record) {
+	for _, v := range m.records.List((*record.Entry).Stored) {
 		if err := u.VM(v, m.dirsOf(v)); err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 		return model.VM{}, err
 	}
 	if !vmm.IsFatal(sig) { // nothing ends
-		err := m.awaitRecovery(ctx, e)
+		err := m.recovered(ctx, e)
 		if l := e.Machine(); err == nil && l == nil {
 			err = explain.NothingToKill(e.Record())
 		} else if err == nil {
@@ -68,6 +68,10 @@ func (m *Manager) Kill(ctx context.Context, ref string, sig syscall.Signal) (mod
 		case now != nil:
 			err := endBySignal(ctx, op, now, sig)
 			return op.record(), err
+		case e.IsHidden() && v.Runtime == nil && !op.host.HasRunDir(v.ID):
+			err = explain.NothingToKill(v)
+		case e.IsHidden(): // it may have memory that only its record knows
+			err = repairs{op}.endBroken(ctx)
 		case v.State == model.Broken, v.State == model.Suspended && before == v.State:
 			err = op.settle(ctx, nil) // as if its power had failed
 		case l == nil && called == 0:

@@ -13,14 +13,15 @@ import (
 // the report says. If ctx ends before the VM runs, what was made is undone.
 func (m *Manager) Start(ctx context.Context, ref string, how model.Start, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opStart, report, func(ctx context.Context, op *operation) (model.VM, error) {
+		if op.record().State == model.Broken {
+			if err := (repairs{op}).endBroken(ctx); err != nil {
+				return op.record(), fmt.Errorf("removing what an earlier run left: %w", err)
+			}
+		}
 		switch v := op.record(); v.State {
 		case model.Running:
 			report.Report(step.Event{Step: "start", Phase: step.Skipped, Detail: "already running"})
 			return v, nil
-		case model.Broken:
-			if err := op.settle(ctx, nil); err != nil {
-				return op.record(), fmt.Errorf("removing what an earlier run left: %w", err)
-			}
 		case model.Stopped, model.Failed:
 		case model.Paused, model.Suspended:
 			err := op.resume(ctx, report)

@@ -14,8 +14,10 @@
 //
 //   - A record is stored before what it names is made on the host, and removed after that is gone.
 //   - A record changes under the operation lock, in operation.update. Shown and not stored are the
-//     state recovering, and what recovery.notAdopted and operation.setUnwanted show. A stop, and
-//     the facts of a VM that is being deleted, are only shown if they cannot be stored.
+//     state recovering, and what recovery.notAdopted, recovery.showMissing and
+//     operation.setUnwanted show. A stop, and the facts of a VM that is being deleted, are only
+//     shown if they cannot be stored.
+//   - Nothing is given up because of what is only shown: perform recovers such a VM first.
 //   - Everything that an operation makes is removed by the same idempotent functions of package
 //     machine, whether by the undo of a failed start, by a stop, by a delete or by recovery.
 //   - No caller's context is a VM's lifetime. A cancelled start is undone. A machine that runs is
@@ -24,8 +26,8 @@
 // # Files
 //
 // References between files point one way, which a test checks. From the bottom: contract,
-// manager, operation, disks, settle, memory, watch, start, repair, then one file per command, then
-// recover, idle and open.
+// manager, operation, disks, settle, memory, watch, start, repair, recover, perform, then one file
+// per command, then idle and open.
 //
 // # Lock order
 //

@@ -59,6 +59,9 @@ func (k kind) needsDisks() bool {
 	return false
 }
 
+// mayEndUnknown reports whether an operation may end a machine that could not be looked for.
+func (k kind) mayEndUnknown() bool { return k == opStop || k == opRestart }
+
 // operation is one under way on one VM, whose operation lock it holds.
 type operation struct {
 	*core

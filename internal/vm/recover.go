@@ -15,6 +15,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/oplock"
 	"banger/internal/snapshot"
+	"banger/internal/vm/explain"
 	"banger/internal/vm/moment"
 	"banger/internal/vm/record"
 	"banger/internal/vmdir"
@@ -282,7 +283,7 @@ func (r recovery) ended(ctx context.Context, op *operation, why *model.Failure) 
 func (r recovery) notAdopted(op *operation, cause error) {
 	failure := r.failure(op.record(), cause)
 	if fault.KindOf(cause) != fault.WrongState { // not another home's
-		failure.Hint = "its machine may well run: banger looks again when the daemon starts; stopping or deleting the VM ends it"
+		failure.Hint = "its machine may well run: banger looks again at the next command and when the daemon starts; stopping or deleting the VM ends it"
 	}
 	op.e.ShowBroken(failure)
 }
@@ -290,9 +291,7 @@ func (r recovery) notAdopted(op *operation, cause error) {
 // showMissing shows a VM as broken whose directory is missing. What is stored stays: the directory
 // may come back, with the VM's memory in it.
 func (r recovery) showMissing(op *operation) {
-	failure := r.failure(op.record(), fmt.Errorf("its directory %s is missing", op.dirs().Dir))
-	failure.Hint = "stop the daemon and put the directory back, or mount its disk, or delete the VM"
-	op.e.ShowBroken(failure)
+	op.e.ShowBroken(r.failure(op.record(), explain.Missing(op.record(), op.dirs())))
 }
 
 // abandonPause lets a VM continue whose pausing or suspending was cut off, or that was being saved

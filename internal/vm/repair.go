@@ -12,59 +12,10 @@ import (
 	"banger/internal/model"
 	"banger/internal/oplock"
 	"banger/internal/step"
-	"banger/internal/vm/explain"
 	"banger/internal/vm/moment"
 	"banger/internal/vm/record"
-	"banger/internal/vm/room"
 	"banger/internal/vmdir"
 )
-
-// perform is operateOn for a user's command. Before the command it repairs what earlier operations
-// could not complete: see repairs.repair. If the VM is to be deleted, that comes first. If the VM
-// is killed or deleted meanwhile, the error says so.
-func perform[T any](
-	ctx context.Context, c *core, ref string, k kind, report step.Reporter, do func(context.Context, *operation) (T, error),
-) (result T, err error) {
-	e, err := c.records.Find(ref)
-	if err != nil {
-		return result, err
-	}
-	c.retryDeletions(ctx, []*record.Entry{e})
-	over := waiting(ctx, e, report)
-	defer over()
-	return operateOn(ctx, c, e, k, func(ctx context.Context, op *operation) (T, error) {
-		over()
-		if err := (repairs{op}).repair(ctx); err != nil {
-			return result, err
-		}
-		if k.needsGuest() {
-			if err := room.CheckNotHeld(op.record(), c.Room); err != nil {
-				return result, err
-			}
-		}
-		if k.needsDisks() {
-			if err := op.checkDisks(ctx); err != nil {
-				return result, fmt.Errorf("checking the disks of VM %s: %w", op.name(), err)
-			}
-		}
-		result, err := do(ctx, op)
-		err = explain.CalledOff(op.record(), context.Cause(oplock.Off(ctx)), err)
-		if err != nil && k.needsGuest() {
-			err = room.Explain(op.record(), c.Room, err)
-		}
-		return result, err
-	})
-}
-
-// waiting reports that an operation on the VM keeps another one waiting.
-func waiting(ctx context.Context, e *record.Entry, report step.Reporter) (over func()) {
-	holder := e.Lock.Holder()
-	if holder == "" {
-		return func() {}
-	}
-	what := fmt.Sprintf("end of the %s of VM %s, which is under way", holder, e.Record().Spec.Name)
-	return step.Waiting(step.WithWaits(ctx, report), what, 0)
-}
 
 // repairs completes what earlier operations could not.
 type repairs struct{ *operation }
@@ -132,6 +83,22 @@ func (op repairs) asleep(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	return true, op.endSuspended(ctx)
+}
+
+// endBroken ends what an earlier run has left of a broken VM. As at the daemon's start, the VM is
+// suspended then if it has memory that fits its disks. Without its directory nobody can find out.
+func (op repairs) endBroken(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	if err := op.tearDown(ctx); err != nil {
+		return errors.Join(err, op.markBroken(ctx, err))
+	}
+	if op.e.IsHidden() && vmdir.IsMissing(op.dirs()) {
+		return nil
+	}
+	if asleep, err := op.asleep(ctx); asleep || err != nil {
+		return err
+	}
+	return op.settle(ctx, nil)
 }
 
 // callOffPause makes a VM run that is between running and paused or suspended. If the guest does

@@ -56,7 +56,7 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 		return model.Forked{}, fault.New(fault.Invalid, "a restore into VM %q takes neither count nor name nor removal policy", req.Into)
 	}
 	// now, rather than after all of the snapshot was read; it decides nothing
-	if err := m.checkInto(req); err != nil {
+	if err := m.checkInto(ctx, req); err != nil {
 		return model.Forked{}, err
 	}
 	c, notices, err := m.captureOf(ctx, ref, req, report)
@@ -79,12 +79,15 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req model.Res
 	return forked, nil
 }
 
-func (c *core) checkInto(req model.Restore) error {
+func (c *core) checkInto(ctx context.Context, req model.Restore) error {
 	if req.Into == "" {
 		return nil
 	}
 	e, err := c.records.Find(req.Into)
 	if err != nil {
+		return err
+	}
+	if err := recoverShown(ctx, c, e); err != nil {
 		return err
 	}
 	if v := e.Record(); !v.State.Between() {

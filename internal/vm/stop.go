@@ -52,6 +52,11 @@ type stopping struct{ *operation }
 func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step.Reporter) error {
 	ctx, cancel := oplock.Outlive(ctx, 0)
 	defer cancel()
+	if op.record().State == model.Broken {
+		if err := repairs(op).endBroken(ctx); err != nil {
+			return err
+		}
+	}
 	v := op.record()
 	held := op.Room.Held(v.ID) // now: the guard forgets a VM that does not run
 	grace, lost := op.StopTimeout, error(nil)
@@ -61,8 +66,6 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 	switch v.State {
 	case model.Stopped, model.Failed:
 		return nil
-	case model.Broken:
-		return op.settle(ctx, nil)
 	case model.Running:
 	case model.Paused, model.Suspended: // only a guest that runs can power off
 		if grace <= 0 {

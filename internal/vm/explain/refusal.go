@@ -9,6 +9,7 @@ import (
 	"banger/internal/limit"
 	"banger/internal/machine"
 	"banger/internal/model"
+	"banger/internal/paths"
 )
 
 // NotRunning refuses what only a running VM can do.
@@ -21,6 +22,8 @@ func NotRunning(v model.VM) error {
 		return f.WithHint("wait until it has come up")
 	case model.Paused, model.Suspended:
 		return f.WithHint("resume it with `banger vm resume %s`", v.Spec.Name)
+	case model.Broken:
+		return hinted(f, v)
 	}
 	return f
 }
@@ -33,8 +36,25 @@ func NothingToKill(v model.VM) error {
 		return f.WithHint("to call its start off, delete it with `banger vm delete --force %s`", v.Spec.Name)
 	case model.Stopped, model.Failed:
 		return f.WithHint("there is nothing to kill; to delete it: `banger vm delete %s`", v.Spec.Name)
+	case model.Broken:
+		return hinted(f, v)
 	}
 	return f
+}
+
+// hinted adds the way out of what the VM's last error was.
+func hinted(f *fault.Error, v model.VM) error {
+	if v.LastError == nil || v.LastError.Hint == "" {
+		return f
+	}
+	return f.WithHint("%s", v.LastError.Hint)
+}
+
+// Missing refuses a VM whose directory is missing.
+func Missing(v model.VM, files paths.VM) error {
+	return fault.New(fault.Damaged, "the directory of VM %s is missing: %s", v.Spec.Name, files.Dir).
+		WithHint("Mount the disk that has the directory: the next command on the VM looks again. Or put the directory back while no daemon runs. "+
+			"If it is lost, delete the VM: `banger vm delete --force %s`", v.Spec.Name)
 }
 
 // CalledOff is the error of an operation that was called off, because its VM was killed or deleted,

@@ -29,7 +29,8 @@ type Entry struct {
 	// recovery has not settled it yet, and holds its operation lock
 	recovering bool
 	wants      *model.Spec // what a change is going to record; nil without one
-	// what is stored of a VM that is shown as broken only because its machine was not found
+	// what is stored of a VM that is shown as broken only because its machine or its directory was
+	// not found
 	hidden   *model.VM
 	replaced *model.Failure // why the disks of the machine are not its own; nil if they are
 }
@@ -169,6 +170,25 @@ func (e *Entry) ShowBroken(why *model.Failure) {
 		e.hidden = &v
 	}
 	e.vm.State, e.vm.LastError = model.Broken, why
+}
+
+// Stored returns the record as it is stored, if what is shown is another one: see ShowBroken.
+func (e *Entry) Stored() model.VM { return e.stored(e.Record()) }
+
+// IsHidden reports whether ShowBroken hides what is stored.
+func (e *Entry) IsHidden() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.hidden != nil && e.vm.State == model.Broken
+}
+
+// ShowStored ends what ShowBroken has begun. The VM is shown as recovering until Recovered is
+// called. The operation lock is held.
+func (e *Entry) ShowStored() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.vm.State, e.vm.LastError = e.hidden.State, e.hidden.LastError
+	e.hidden, e.recovering = nil, true
 }
 
 // stored is what to store of a record.
