@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +23,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(vforkEnv) != "" {
+		runtime.LockOSThread()
+		vforks()
+	}
 	if os.Getenv("BANGER_FREEZER_INIT") != "" {
 		os.Exit(signalsMain())
 	}
@@ -255,6 +261,18 @@ func signalsInit() error {
 		}
 		pids = append(pids, cmd.Process.Pid)
 	}
+	forker := exec.Command("/proc/self/exe")
+	forker.Env = append(os.Environ(), vforkEnv+"=1")
+	forker.Stdout = os.Stdout
+	if err := forker.Start(); err != nil {
+		return err
+	}
+	pids = append(pids, forker.Process.Pid)
+	for deadline := time.Now().Add(soon); states(pids)[4] != 'D'; <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("no process waits for its child: %q", states(pids))
+		}
+	}
 	for deadline := time.Now().Add(soon); states(pids)[3] != 'T'; <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("no process stops itself: %q", states(pids))
@@ -265,10 +283,10 @@ func signalsInit() error {
 		ctx, cancel := context.WithTimeout(context.Background(), soon)
 		n, err := s.Freeze(ctx)
 		cancel()
-		if err != nil || n < 3 {
+		if err != nil || n < 4 {
 			return fmt.Errorf("round %d: %d processes, %v", round, n, err)
 		}
-		if got := states(pids); got != "TTTT" {
+		if got := states(pids); got != "TTTTT" {
 			return fmt.Errorf("round %d: frozen processes are %q", round, got)
 		}
 		if err := s.Thaw(); err != nil {
@@ -284,6 +302,27 @@ func signalsInit() error {
 		}
 	}
 	return nil
+}
+
+// vforkEnv is set in a process that runs vforks.
+const vforkEnv = "BANGER_FREEZER_VFORK"
+
+// vforks begins a child again and again that takes long until it runs another program. Until then
+// the kernel lets the parent wait. The child has memory of its own, but runs no Go code that needs
+// another thread.
+func vforks() {
+	long := unix.Timespec{Nsec: int64(20 * time.Millisecond)}
+	program, _ := unix.BytePtrFromString("/bin/true")
+	args := []*byte{program, nil}
+	for {
+		pid, _, _ := unix.RawSyscall6(unix.SYS_CLONE, unix.CLONE_VFORK|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+		if pid == 0 {
+			unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&long)), 0, 0)
+			unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(program)), uintptr(unsafe.Pointer(&args[0])), 0)
+			unix.RawSyscall(unix.SYS_EXIT, 1, 0, 0)
+		}
+		unix.RawSyscall6(unix.SYS_WAIT4, pid, 0, 0, 0, 0, 0)
+	}
 }
 
 func states(pids []int) string {
@@ -314,7 +353,7 @@ func TestKernelThreads(t *testing.T) {
 		t.Errorf("we are %+v", st)
 	}
 	const line = "7 (a) b) S 2 0 0 0 -1 69238880 0 0 0 0 0 0 0 0 20 0 1 0 42 0 0"
-	if st, ok := parseStat([]byte(line)); !ok || st != (stat{name: "a) b", state: 'S', kernel: true, start: "42"}) {
+	if st, ok := parseStat([]byte(line)); !ok || st != (stat{name: "a) b", state: 'S', parent: "2", kernel: true, start: "42"}) {
 		t.Errorf("a name with parentheses is read as %+v, %v", st, ok)
 	}
 }

@@ -35,16 +35,18 @@ func kernelThreads() func(pid int) bool {
 type stat struct {
 	name   string
 	state  byte
+	parent string // its pid
 	kernel bool
 	start  string // start time; with the pid it identifies a process
 }
 
 // Fields of /proc/[pid]/stat after the name, which is field 2.
 const (
-	statState = 0 // field 3
-	statFlags = 6
-	statStart = 19
-	pfKThread = 0x00200000 // PF_KTHREAD, linux/sched.h
+	statState  = 0 // field 3
+	statParent = 1
+	statFlags  = 6
+	statStart  = 19
+	pfKThread  = 0x00200000 // PF_KTHREAD, linux/sched.h
 )
 
 func readStat(pid int) (stat, bool) {
@@ -70,7 +72,7 @@ func parseStat(text []byte) (stat, bool) {
 		return stat{}, false
 	}
 	return stat{
-		name: string(text[begin+1 : end]), state: f[statState][0], kernel: flags&pfKThread != 0, start: f[statStart],
+		name: string(text[begin+1 : end]), state: f[statState][0], parent: f[statParent], kernel: flags&pfKThread != 0, start: f[statStart],
 	}, true
 }
 

@@ -61,6 +61,8 @@ func (s *Signals) pass() (int, error) {
 		return 0, fmt.Errorf("freezing: %w", err)
 	}
 	running := 0
+	waiting := map[string]bool{} // pids of processes that a signal does not stop now
+	children := map[int]string{} // of those that we stopped: their parents
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil || pid == os.Getpid() {
@@ -68,12 +70,17 @@ func (s *Signals) pass() (int, error) {
 		}
 		// Stopped, traced and stopped, or dead: the process does not run.
 		st, ok := readStat(pid)
+		ours := ok && s.stopped[pid] == st.start
+		if ours && st.state == 'T' {
+			children[pid] = st.parent
+		}
 		if !ok || st.kernel || st.state == 'T' || st.state == 't' || st.state == 'Z' || st.state == 'X' {
 			continue
 		}
 		running++
-		if s.stopped[pid] == st.start {
-			continue // it will stop soon
+		if ours { // it will stop soon
+			waiting[name] = waiting[name] || st.state == 'D'
+			continue
 		}
 		if err := unix.Kill(pid, unix.SIGSTOP); err == nil {
 			s.stopped[pid] = st.start
@@ -81,7 +88,22 @@ func (s *Signals) pass() (int, error) {
 			return running, fmt.Errorf("freezing: stopping process %d: %w", pid, err)
 		}
 	}
-	return running, nil
+	return running, s.release(children, waiting)
+}
+
+// release lets children continue whose parents wait in the kernel. After vfork(2) a parent waits
+// until its child runs another program, and does not stop before. The next pass stops the child.
+func (s *Signals) release(children map[int]string, waiting map[string]bool) error {
+	for pid, parent := range children {
+		if !waiting[parent] {
+			continue
+		}
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("freezing: continuing process %d: %w", pid, err)
+		}
+		delete(s.stopped, pid)
+	}
+	return nil
 }
 
 // Thaw lets the processes continue that Freeze halted. Children go first: a shell that waits for
