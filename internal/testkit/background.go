@@ -14,7 +14,8 @@ import (
 // Background is a command that runs while the test continues, without a terminal.
 type Background struct {
 	args []string
-	done chan error
+	done chan struct{} // closed at its end
+	err  error         // how it ended; valid after done
 
 	mu  sync.Mutex
 	out bytes.Buffer
@@ -33,7 +34,7 @@ func (h *Home) Start(t testing.TB, args ...string) (*exec.Cmd, *Background) {
 	t.Helper()
 	ctx, cancel := within(runTimeout)
 	cmd := h.Command(ctx, filepath.Join(h.Bin, "banger"), args...)
-	b := &Background{args: args, done: make(chan error, 1)}
+	b := &Background{args: args, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = b, b
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
@@ -43,7 +44,10 @@ func (h *Home) Start(t testing.TB, args ...string) (*exec.Cmd, *Background) {
 		cancel()
 		t.Fatal(err)
 	}
-	go func() { b.done <- cmd.Wait() }()
+	go func() {
+		b.err = cmd.Wait()
+		close(b.done)
+	}()
 	t.Cleanup(cancel)
 	return cmd, b
 }
@@ -55,10 +59,24 @@ func (b *Background) Output() string {
 	return b.out.String()
 }
 
-// Expect waits until the command has written want.
+// Ended reports whether the command has ended.
+func (b *Background) Ended() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Expect waits until the command has written want, at most until the command ends.
 func (b *Background) Expect(t testing.TB, want string) {
 	t.Helper()
-	if !waitFor(time.Minute, func() bool { return strings.Contains(b.Output(), want) }) {
+	waitFor(time.Minute, func() bool {
+		ended := b.Ended() // first: after the end, nothing more is written
+		return strings.Contains(b.Output(), want) || ended
+	})
+	if !strings.Contains(b.Output(), want) {
 		t.Fatalf("%q did not come from %v:\n%s", want, b.args, b.Output())
 	}
 }
@@ -69,8 +87,8 @@ func (b *Background) Wait(t testing.TB) int {
 	ctx, cancel := within(2 * time.Minute)
 	defer cancel()
 	select {
-	case err := <-b.done:
-		return exitCode(err)
+	case <-b.done:
+		return exitCode(b.err)
 	case <-ctx.Done():
 		t.Fatalf("%v did not end:\n%s", b.args, b.Output())
 		return -1
