@@ -112,7 +112,7 @@ func (m fakeTemplatePool) List(context.Context) ([]model.Template, error) {
 	return fakeTemplates(), nil
 }
 
-func (m fakeTemplatePool) Get(_ context.Context, ref string) (model.Template, error) {
+func (m fakeTemplatePool) Get(_ context.Context, ref, _ string) (model.Template, error) {
 	for _, t := range fakeTemplates() {
 		if strings.HasPrefix(t.Key, ref) || t.Image == ref {
 			return t, nil
@@ -131,8 +131,8 @@ func (m fakeManager) BuildTemplate(_ context.Context, req model.Create, report s
 	return made, nil
 }
 
-func (m fakeTemplatePool) Delete(ctx context.Context, ref string) (model.Template, error) {
-	return m.Get(ctx, ref)
+func (m fakeTemplatePool) Delete(ctx context.Context, ref, imageID string) (model.Template, error) {
+	return m.Get(ctx, ref, imageID)
 }
 
 func (m fakeTemplatePool) Prune(_ context.Context, stale bool) (model.Pruned, error) {

@@ -23,7 +23,7 @@ func newTemplateCmd(a *command.App) *cobra.Command {
 	cmd := command.NewGroup("template", "Manage templates: booted machines from which new VMs are forked",
 		`banger makes templates automatically, in the background after the first start of an image. Later starts are forked from them, which is faster than a boot.
 
-KEY is a template's key, a unique prefix of the key, or the template's image.`)
+KEY is a template's key, a unique prefix of the key, or the template's image, by the name that it has now.`)
 	k := templateKind()
 	list := k.ListCmd(a)
 	list.Long = `Lists the most recently used templates first, after a template that is being made. A template whose image is "any" serves every image.`
@@ -70,7 +70,7 @@ func explainTemplate(ctx context.Context, client *api.Client, ref string, err er
 	}
 	var keys []string
 	for _, t := range templates {
-		if render.TemplateImage(t) == ref || t.Image == ref {
+		if render.TemplateImage(t) == ref || t.Image == ref && !t.ImageMoved {
 			keys = append(keys, render.ShortHash(t.Key))
 		}
 	}

@@ -25,7 +25,7 @@ func vmKind() item.Kind[model.VM] {
 		},
 		Name:  func(vm model.VM) string { return vm.Spec.Name },
 		Names: func(vm model.VM) []string { return []string{vm.Spec.Name} },
-		About: func(vm model.VM) string { return fmt.Sprintf("%s, %s", vm.State, render.ShortRef(vm.Spec.Image)) },
+		About: func(vm model.VM) string { return fmt.Sprintf("%s, %s", vm.State, render.VMImage(vm)) },
 		Table: render.VMs,
 		Note:  render.Trouble,
 	}

@@ -17,20 +17,22 @@ type Snapshot struct {
 	Name string `json:"name"` //
 	VM   string `json:"vm"`   // the saved VM's name
 	// VMID is the saved VM's id. That VM may be deleted, or belong to another host.
-	VMID     string        `json:"vm_id"`
-	Kind     SnapshotKind  `json:"kind"`                       //
-	Created  time.Time     `json:"created"`                    //
-	Image    string        `json:"image"`                      // the VM's image reference
-	ImageID  string        `json:"image_id"`                   // the image's id
-	Kernel   string        `json:"kernel"`                     // the kernel's name
-	KernelID string        `json:"kernel_id"`                  // the kernel's id
-	VCPUs    int           `json:"vcpus"`                      //
-	Memory   Bytes         `json:"memory"`                     // of the VM
-	Net      NetMode       `json:"net,omitempty"`              // of the VM
-	User     string        `json:"user,omitempty"`             // runs commands; "": the image's
-	Driver   string        `json:"driver,omitempty"`           // restores the memory; "": none
-	Size     Bytes         `json:"size"`                       // bytes used on the host
-	Pause    time.Duration `json:"pause" format:"nanoseconds"` // how long the VM stood still
+	VMID    string       `json:"vm_id"`
+	Kind    SnapshotKind `json:"kind"`     //
+	Created time.Time    `json:"created"`  //
+	Image   string       `json:"image"`    // the VM's image reference
+	ImageID string       `json:"image_id"` // the image's id
+	// ImageMoved is set if Image means another image here, or none. It is not stored.
+	ImageMoved bool          `json:"image_moved,omitempty"`
+	Kernel     string        `json:"kernel"`                     // the kernel's name
+	KernelID   string        `json:"kernel_id"`                  // the kernel's id
+	VCPUs      int           `json:"vcpus"`                      //
+	Memory     Bytes         `json:"memory"`                     // of the VM
+	Net        NetMode       `json:"net,omitempty"`              // of the VM
+	User       string        `json:"user,omitempty"`             // runs commands; "": the image's
+	Driver     string        `json:"driver,omitempty"`           // restores the memory; "": none
+	Size       Bytes         `json:"size"`                       // bytes used on the host
+	Pause      time.Duration `json:"pause" format:"nanoseconds"` // how long the VM stood still
 	// Damaged is why the snapshot is unusable. Fields that cannot be read, even Name, are then
 	// empty.
 	Damaged string `json:"damaged,omitempty"`
@@ -63,8 +65,9 @@ const (
 type Template struct {
 	Key          string       `json:"key"`                      // hash of what a VM must share
 	Kind         TemplateKind `json:"kind"`                     //
-	Image        string       `json:"image,omitempty"`          // one of its names, or ""
+	Image        string       `json:"image,omitempty"`          // its name when this was made, or ""
 	ImageID      string       `json:"image_id,omitempty"`       // "" if universal
+	ImageMoved   bool         `json:"image_moved,omitempty"`    // Image now means another image, or none
 	Kernel       string       `json:"kernel"`                   // the kernel's name
 	KernelID     string       `json:"kernel_id"`                //
 	VCPUs        int          `json:"vcpus"`                    //

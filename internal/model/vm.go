@@ -43,6 +43,8 @@ type VM struct {
 	// Replaced is set while a VM runs whose disks were removed or replaced: only its VMM has what
 	// it writes. It is not stored.
 	Replaced *Failure `json:"replaced,omitempty"`
+	// ImageMoved is set if Spec.Image means another image now, or none. It is not stored.
+	ImageMoved bool `json:"image_moved,omitempty"`
 	// Facts are what capabilities keep, by their names.
 	Facts map[string]Fact `json:"facts,omitempty"`
 }

@@ -39,15 +39,16 @@ func (p *Pool) List(ctx context.Context) ([]model.Template, error) {
 	return list, nil
 }
 
-// Get returns the template whose key begins with ref, or that of the image that ref names.
-func (p *Pool) Get(ctx context.Context, ref string) (model.Template, error) {
+// Get returns the template whose key begins with ref, or that of the image that ref means now.
+// imageID is that image's id, or "". The name in a template may have moved to another image.
+func (p *Pool) Get(ctx context.Context, ref, imageID string) (model.Template, error) {
 	list, err := p.List(ctx)
 	if err != nil {
 		return model.Template{}, err
 	}
 	var found []model.Template
 	for _, t := range list {
-		if ref != "" && (strings.HasPrefix(t.Key, ref) || t.Image == ref) {
+		if ref != "" && strings.HasPrefix(t.Key, ref) || imageID != "" && t.ImageID == imageID {
 			found = append(found, t)
 		}
 	}
@@ -61,9 +62,9 @@ func (p *Pool) Get(ctx context.Context, ref string) (model.Template, error) {
 	return model.Template{}, fault.New(fault.Invalid, "%q means %d templates", ref, len(found)).WithHint("give more of the key")
 }
 
-// Delete removes a template. VMs that were restored from it are not affected.
-func (p *Pool) Delete(ctx context.Context, ref string) (model.Template, error) {
-	t, err := p.Get(ctx, ref)
+// Delete removes the template that Get returns. VMs that were restored from it are not affected.
+func (p *Pool) Delete(ctx context.Context, ref, imageID string) (model.Template, error) {
+	t, err := p.Get(ctx, ref, imageID)
 	if err != nil {
 		return t, err
 	}

@@ -32,11 +32,11 @@ func (d *daemon) listTemplates(ctx context.Context) ([]model.Template, error) {
 }
 
 func (d *daemon) template(ctx context.Context, ref string) (model.Template, error) {
-	return d.Manager.Templates().Get(ctx, ref)
+	return d.Manager.Templates().Get(ctx, ref, "id-of-"+ref)
 }
 
 func (d *daemon) deleteTemplate(ctx context.Context, ref string) (model.Template, error) {
-	return d.Manager.Templates().Delete(ctx, ref)
+	return d.Manager.Templates().Delete(ctx, ref, "id-of-"+ref)
 }
 
 func (d *daemon) pruneTemplates(ctx context.Context, stale bool) (model.Pruned, error) {

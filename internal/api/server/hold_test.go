@@ -97,7 +97,7 @@ func (m library) Import(_ context.Context, r io.Reader, name string, _ step.Repo
 
 func (m templates) List(context.Context) ([]model.Template, error) { return nil, nil }
 
-func (m templates) Get(_ context.Context, ref string) (model.Template, error) {
+func (m templates) Get(_ context.Context, ref, _ string) (model.Template, error) {
 	return model.Template{Key: ref}, nil
 }
 
@@ -106,8 +106,8 @@ func (m *manager) BuildTemplate(_ context.Context, req model.Create, _ step.Repo
 	return []model.Template{{Key: "u1"}}, nil
 }
 
-func (m templates) Delete(_ context.Context, ref string) (model.Template, error) {
-	m.note("delete template " + ref)
+func (m templates) Delete(_ context.Context, ref, imageID string) (model.Template, error) {
+	m.note("delete template " + ref + " or of image " + imageID)
 	return model.Template{Key: ref}, nil
 }
 
@@ -160,7 +160,7 @@ func TestHoldCalls(t *testing.T) {
 			}
 			return err
 		}},
-		{"delete template i12", func(c *api.Client) error { _, err := c.Templates().Delete(ctx, "i12"); return err }},
+		{"delete template i12 or of image i12", func(c *api.Client) error { _, err := c.Templates().Delete(ctx, "i12"); return err }},
 		{"prune templates true", func(c *api.Client) error { _, err := c.Templates().Prune(ctx, api.TemplatePrune{}); return err }},
 		{"prune templates false", func(c *api.Client) error {
 			p, err := c.Templates().Prune(ctx, api.TemplatePrune{All: true})

@@ -12,7 +12,7 @@ import (
 // methods and paths.
 func (s *Server) handlers() map[string]handler {
 	daemon := daemonHandlers{config: s.Config}
-	vms := vmHandlers{vms: s.Manager, sessions: s.Sessions, layout: s.Layout}
+	vms := vmHandlers{vms: s.Manager, images: s.Images, sessions: s.Sessions, layout: s.Layout}
 	guests := guestHandlers{
 		core: s.core, vms: s.Manager, agents: s.Manager, images: s.Images, sessions: s.Sessions,
 		work: s.work, execBytes: &s.execBytes,
@@ -20,7 +20,7 @@ func (s *Server) handlers() map[string]handler {
 	images := imageHandlers{images: s.Images, users: s.Manager, dir: s.Layout.Imports()}
 	kernels := kernelHandlers{kernels: s.Kernels, users: s.Manager, dir: s.Layout.Imports()}
 	snapshots := snapshotHandlers{core: s.core, library: s.Library, vms: s.Manager, images: s.Images, kernels: s.Kernels}
-	templates := templateHandlers{templates: s.Templates, builder: s.Manager}
+	templates := templateHandlers{templates: s.Templates, builder: s.Manager, images: s.Images}
 	return map[string]handler{
 		"version":  answer(daemon.version),
 		"status":   answer(daemon.status),

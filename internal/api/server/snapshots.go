@@ -37,11 +37,18 @@ type snapshotHandlers struct {
 }
 
 func (h snapshotHandlers) list(r *http.Request) (any, error) {
-	return orEmpty(h.library.List(r.Context()))
+	list, err := h.library.List(r.Context())
+	names := namesOf(h.images)
+	for i, s := range list {
+		list[i].ImageMoved = names.moved(s.Image, s.ImageID)
+	}
+	return orEmpty(list, err)
 }
 
 func (h snapshotHandlers) get(r *http.Request) (any, error) {
-	return h.library.Get(r.Context(), refOf(r))
+	s, err := h.library.Get(r.Context(), refOf(r))
+	s.ImageMoved = namesOf(h.images).moved(s.Image, s.ImageID)
+	return s, err
 }
 
 func (h snapshotHandlers) create(r *http.Request, req api.SnapshotCreate, report step.Reporter) (any, error) {
@@ -83,6 +90,7 @@ func (h snapshotHandlers) receive(w http.ResponseWriter, r *http.Request) error 
 	// Only a reader: see putFiles.
 	snap, err := h.library.Import(r.Context(), struct{ io.Reader }{r.Body}, q.text("name"), nil)
 	if err == nil {
+		snap.ImageMoved = namesOf(h.images).moved(snap.Image, snap.ImageID)
 		snap.Notices = append(snap.Notices, h.missing(snap)...)
 		return writeResult(w, snap)
 	}

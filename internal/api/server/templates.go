@@ -11,8 +11,9 @@ import (
 // Templates is the part of the templates that the API uses.
 type Templates interface {
 	List(ctx context.Context) ([]model.Template, error)
-	Get(ctx context.Context, ref string) (model.Template, error)
-	Delete(ctx context.Context, ref string) (model.Template, error)
+	// Get finds a template by the beginning of its key, or by the id of its image.
+	Get(ctx context.Context, ref, imageID string) (model.Template, error)
+	Delete(ctx context.Context, ref, imageID string) (model.Template, error)
 	Prune(ctx context.Context, stale bool) (model.Pruned, error)
 }
 
@@ -25,14 +26,23 @@ type Builder interface {
 type templateHandlers struct {
 	templates Templates
 	builder   Builder
+	images    Images
 }
 
 func (h templateHandlers) list(r *http.Request) (any, error) {
-	return orEmpty(h.templates.List(r.Context()))
+	list, err := h.templates.List(r.Context())
+	names := namesOf(h.images)
+	for i, t := range list {
+		list[i].ImageMoved = names.moved(t.Image, t.ImageID)
+	}
+	return orEmpty(list, err)
 }
 
 func (h templateHandlers) get(r *http.Request) (any, error) {
-	return h.templates.Get(r.Context(), refOf(r))
+	names := namesOf(h.images)
+	t, err := h.templates.Get(r.Context(), refOf(r), names.id(refOf(r)))
+	t.ImageMoved = names.moved(t.Image, t.ImageID)
+	return t, err
 }
 
 func (h templateHandlers) build(r *http.Request, req model.Create, report step.Reporter) (any, error) {
@@ -40,7 +50,7 @@ func (h templateHandlers) build(r *http.Request, req model.Create, report step.R
 }
 
 func (h templateHandlers) delete(r *http.Request) (any, error) {
-	return h.templates.Delete(r.Context(), refOf(r))
+	return h.templates.Delete(r.Context(), refOf(r), namesOf(h.images).id(refOf(r)))
 }
 
 func (h templateHandlers) prune(r *http.Request) (any, error) {

@@ -48,6 +48,7 @@ const maxStopTimeout = 24 * time.Hour
 // vmHandlers serve the operations on VMs from outside. The method logs is in logs.go.
 type vmHandlers struct {
 	vms      VMs
+	images   Images
 	sessions *session.Set
 	layout   paths.Layout
 }
@@ -60,9 +61,19 @@ func (h vmHandlers) expect(r *http.Request, why string) (over func(failed *error
 	return func(*error) {}
 }
 
-func (h vmHandlers) list(*http.Request) (any, error) { return orEmpty(h.vms.List(), nil) }
+func (h vmHandlers) list(*http.Request) (any, error) {
+	list, names := h.vms.List(), namesOf(h.images)
+	for i, v := range list {
+		list[i].ImageMoved = names.moved(v.Spec.Image, v.Spec.ImageID)
+	}
+	return orEmpty(list, nil)
+}
 
-func (h vmHandlers) get(r *http.Request) (any, error) { return h.vms.Get(refOf(r)) }
+func (h vmHandlers) get(r *http.Request) (any, error) {
+	v, err := h.vms.Get(refOf(r))
+	v.ImageMoved = namesOf(h.images).moved(v.Spec.Image, v.Spec.ImageID)
+	return v, err
+}
 
 func (h vmHandlers) create(w http.ResponseWriter, r *http.Request, report step.Reporter) (any, error) {
 	q := queryOf(r, "start")

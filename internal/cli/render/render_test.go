@@ -26,6 +26,28 @@ func TestShortRef(t *testing.T) {
 	}
 }
 
+// TestMovedNames: if a name does not mean the image of a VM or a snapshot here, lists show the
+// image's id, and details say so.
+func TestMovedNames(t *testing.T) {
+	id := strings.Repeat("ab", 32)
+	vm := model.VM{Spec: model.Spec{Image: "debian:bookworm", ImageID: id}, ImageMoved: true}
+	snap := model.Snapshot{Image: "debian:bookworm", ImageID: id, ImageMoved: true}
+	now := time.Now()
+	if got := VMs([]model.VM{vm}, now).Rows[0]; !slices.Contains(got, "abababababab") || slices.Contains(got, "debian:bookworm") {
+		t.Errorf("the VM's row is %q", got)
+	}
+	if got := Snapshots([]model.Snapshot{snap}, now).Rows[0]; !slices.Contains(got, "abababababab") || slices.Contains(got, "debian:bookworm") {
+		t.Errorf("the snapshot's row is %q", got)
+	}
+	want := [2]string{"image", "abababababab (debian:bookworm means another image here, or none)"}
+	if got := VM(vm, Relatives{}, ui.Style{}, now); !slices.Contains(got, want) {
+		t.Errorf("the VM is shown as %q", got)
+	}
+	if got := Snapshot(snap, ui.Style{}, now); !slices.Contains(got, want) {
+		t.Errorf("the snapshot is shown as %q", got)
+	}
+}
+
 func TestOrigin(t *testing.T) {
 	rel := Relatives{Snapshots: []model.Snapshot{{ID: "a123456789abcdef", Name: "night", VMID: "1"}, {ID: "b123456789abcdef", Name: "noon", VMID: "1"}}}
 	key := "i" + strings.Repeat("1b", 12)

@@ -20,7 +20,7 @@ func Snapshots(snaps []model.Snapshot, now time.Time) ui.Table {
 	}}
 	for _, s := range snaps {
 		t.Rows = append(t.Rows, []string{
-			dash(s.Name), shortID(s.ID), dash(s.VM), Keeps(s), yesNo(s.Sealed), dash(ShortRef(s.Image)),
+			dash(s.Name), shortID(s.ID), dash(s.VM), Keeps(s), yesNo(s.Sealed), dash(imageName(s.Image, s.ImageID, s.ImageMoved)),
 			dash(unlessZero(s.Memory, s.Memory.String())), s.Size.String(), age(s.Created, now),
 		})
 	}
@@ -66,7 +66,7 @@ func Snapshot(s model.Snapshot, style ui.Style, now time.Time) [][2]string {
 		{"keeps", paintKeeps(style, Keeps(s))},
 		{"sealed", sealed(s)},
 		{"damage", ui.Clean(s.Damaged)},
-		{"image", named(s.Image, ShortHash(s.ImageID))},
+		{"image", namedImage(s.Image, s.ImageID, s.ImageMoved)},
 		{"kernel", named(s.Kernel, ShortHash(s.KernelID))},
 		{"vcpus", unlessZero(s.VCPUs, strconv.Itoa(s.VCPUs))},
 		{"memory", unlessZero(s.Memory, s.Memory.String())},

@@ -44,14 +44,14 @@ func TemplateImage(t model.Template) string {
 	if t.Kind == model.TemplateUniversal {
 		return "any"
 	}
-	return ShortRef(t.Image)
+	return imageName(t.Image, t.ImageID, t.ImageMoved)
 }
 
 // Template lists a template's properties.
 func Template(t model.Template, style ui.Style, now time.Time) [][2]string {
 	image := "any"
 	if t.Kind != model.TemplateUniversal {
-		image = named(t.Image, t.ImageID)
+		image = namedImage(t.Image, t.ImageID, t.ImageMoved)
 	}
 	pairs := [][2]string{
 		{"key", style.Bold(ui.Clean(t.Key))},

@@ -81,6 +81,22 @@ func named(ref, id string) string {
 	return fmt.Sprintf("%s (%s)", ui.Clean(ref), ui.Clean(id[:min(len(id), 12)]))
 }
 
+// imageName is the name of an image in a list, or its id if the name does not mean it any more.
+func imageName(ref, id string, moved bool) string {
+	if moved {
+		return ShortHash(id)
+	}
+	return ShortRef(ref)
+}
+
+// namedImage is named for an image, with a word on a name that does not mean it any more.
+func namedImage(ref, id string, moved bool) string {
+	if moved {
+		return fmt.Sprintf("%s (%s means another image here, or none)", ui.Clean(ShortHash(id)), ui.Clean(ref))
+	}
+	return named(ref, id)
+}
+
 // moment writes a time as its age and its date.
 func moment(t *time.Time, now time.Time) string {
 	if t == nil || t.IsZero() {

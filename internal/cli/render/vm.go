@@ -24,11 +24,16 @@ func VMs(vms []model.VM, now time.Time) ui.Table {
 	}}
 	for _, vm := range vms {
 		t.Rows = append(t.Rows, []string{
-			vm.Spec.Name, shortID(vm.ID), shownState(vm), ShortRef(vm.Spec.Image), strconv.Itoa(vm.Spec.VCPUs),
+			vm.Spec.Name, shortID(vm.ID), shownState(vm), VMImage(vm), strconv.Itoa(vm.Spec.VCPUs),
 			vm.Spec.Memory.String(), string(vm.Spec.Net), dash(uptime(vm, now)),
 		})
 	}
 	return t
+}
+
+// VMImage returns the name of a VM's image, or its id if the name does not mean it any more.
+func VMImage(vm model.VM) string {
+	return imageName(vm.Spec.Image, vm.Spec.ImageID, vm.ImageMoved)
 }
 
 // Trouble says why a VM is held, or whose files the VM has; "" if nothing is wrong.
@@ -71,7 +76,7 @@ func specPairs(vm model.VM, rel Relatives, style ui.Style, now time.Time) [][2]s
 		{"name", style.Bold(ui.Clean(s.Name))},
 		{"id", vm.ID},
 		{"state", state},
-		{"image", named(s.Image, s.ImageID)},
+		{"image", namedImage(s.Image, s.ImageID, vm.ImageMoved)},
 		{"kernel", named(s.Kernel, s.KernelID)},
 		{"vcpus", fmt.Sprint(s.VCPUs)},
 		{"  advice", rel.vcpuAdvice(vm, style)},

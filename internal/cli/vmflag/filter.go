@@ -49,7 +49,7 @@ func filterValues(vm model.VM, key string) []string {
 	case "name":
 		return []string{vm.Spec.Name}
 	case "image":
-		return []string{vm.Spec.Image, render.ShortRef(vm.Spec.Image)}
+		return []string{vm.Spec.Image, render.ShortRef(vm.Spec.Image), render.VMImage(vm)}
 	case "net":
 		return []string{string(vm.Spec.Net)}
 	}
