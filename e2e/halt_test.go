@@ -159,7 +159,7 @@ func TestHaltedAgent(t *testing.T) {
 		t.Errorf("daemon stop took %v", took)
 	}
 	lives()
-	within(t, h, time.Minute, 0, "stop --timeout 2s box")
+	within(t, h, time.Minute, fault.Unavailable.ExitCode(), "stop --timeout 2s box")
 	equal(t, "state", show(t, h, "box").State, model.Stopped)
 	ok(t, h, "start", "box")
 	ok(t, h, "exec", "box", "--", "/sbin/init")

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/step"
 	"banger/internal/testkit"
@@ -180,7 +181,9 @@ func TestStopSlowGuest(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	ok(t, h, "vm", "stop", "--timeout", "1s", "slow")
+	r := code(t, h, fault.Unavailable.ExitCode(), "vm", "stop", "--timeout", "1s", "slow")
+	has(t, r.Stderr, "error: VM slow was ended: the guest may not have saved its data")
+	equal(t, "how often the stop says so", strings.Count(r.Stderr, "may not have saved"), 1)
 	equal(t, "state", show(t, h, "slow").State, model.Stopped)
 	ok(t, h, "rm", "slow")
 	h.CheckNoLeaks(t, before)

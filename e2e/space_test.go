@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/fault"
+	"banger/internal/model"
 	"banger/internal/testkit"
 )
 
@@ -103,16 +105,28 @@ func TestFullHost(t *testing.T) {
 	}
 }
 
-// TestStopOfAHeldVM stops a VM whose guest has filled the host's disk. The stop reports what holds
-// the VM. There is space during the stop, and the guest powers off.
+// TestStopOfAHeldVM stops VMs whose guests have filled the host's disk. The stop reports what holds
+// the VM. If there is space during the stop, the guest powers off. Otherwise its last writes are
+// lost, and the exit status says so.
 func TestStopOfAHeldVM(t *testing.T) {
 	h := warm(t)
 	resize := smallState(t, h)
 	h.Setenv("BANGER_DISK_RESERVE", "0")
-	ok(t, h, "run", "-d", "--name", "web")
-	ok(t, h, "exec", "web", "--", "sh", "-c", `setsid sh -c '
-		yes 0123456789abcdef | head -c 130M >/root/big && sync' >/dev/null 2>&1 &`)
-	testkit.WaitFor(t, 5*time.Minute, "the VM to be held", func() bool { return show(t, h, "web").Held != nil })
+	held := func() {
+		t.Helper()
+		ok(t, h, "run", "-d", "--name", "web")
+		ok(t, h, "exec", "web", "--", "sh", "-c", `setsid sh -c '
+			yes 0123456789abcdef | head -c 130M >/root/big && sync' >/dev/null 2>&1 &`)
+		testkit.WaitFor(t, 5*time.Minute, "the VM to be held", func() bool { return show(t, h, "web").Held != nil })
+	}
+	held()
+	r := code(t, h, fault.Unavailable.ExitCode(), "stop", "--timeout", "5s", "web")
+	has(t, r.Stderr, "error: VM web was ended: the guest may not have saved its data, because the host lacks disk space")
+	equal(t, "the names that the stop prints", r.Stdout, "")
+	equal(t, "state", show(t, h, "web").State, model.Stopped)
+	ok(t, h, "rm", "web")
+
+	held()
 	_, stop := h.Start(t, "stop", "--timeout", "5m", "web")
 	stop.Expect(t, "which is held (the host's disk is full: ")
 	resize("400M")

@@ -66,11 +66,12 @@ func newStopCmd(a *command.App) *cobra.Command {
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:   "stop",
 		short: "Stop VMs",
-		long: `Asks each guest to power off. Programs that do not end in time are killed. banger ends a VM whose guest does not
-power off in time. In both cases data may be lost, and a warning says so.
+		long: fmt.Sprintf(`Asks each guest to power off. Programs that do not end in time are killed. They may lose data, and a warning
+says so. banger ends a VM whose guest does not power off in time, for instance because the host's disk is full. The guest may then
+lose its last writes, and the exit status is %d, although the VM is stopped. With --timeout 0, no guest is asked.
 
 The time is the setting stop_timeout, and longer on a slow host. --timeout is exact. Programs have this time without its last 5
-seconds. If the time is less than 10 seconds, they have half of it. A paused or suspended VM is resumed first, so that its guest can power off.`,
+seconds. If the time is less than 10 seconds, they have half of it. A paused or suspended VM is resumed first, so that its guest can power off.`, fault.Unavailable.ExitCode()),
 		example: "banger stop web\nbanger stop --timeout 30s web db",
 		offers:  endable,
 		run:     func(ctx context.Context, names []string) error { return runStop(ctx, names, o, a) },
@@ -95,7 +96,7 @@ func newRestartCmd(a *command.App) *cobra.Command {
 	cmd := newEachVMCmd(a, eachVMCmd{
 		use:     "restart",
 		short:   "Stop VMs and start them again",
-		long:    "Asks each guest to power off, as `banger stop` does. Changes that wait for the next start take effect.",
+		long:    "Asks each guest to power off, as `banger stop` does, with the same exit status. Changes that wait for the next start take effect.",
 		example: "banger vm restart web",
 		run:     func(ctx context.Context, names []string) error { return runRestart(ctx, names, o, a) },
 	})

@@ -37,7 +37,7 @@ const disksShare = 5 * time.Second
 // PowerOff asks the guest to power off and waits until its machine has ended. An error says why the
 // guest may not have saved its data: the machine still runs, or programs in it were killed.
 func (h *Host) PowerOff(ctx context.Context, r PowerOff) error {
-	const hint = "Give the guest more time: `banger stop --timeout 1m`, or the setting stop_timeout."
+	const hint = "Next time, give the guest more time: `banger stop --timeout 1m`, or the setting stop_timeout."
 	what := "power-off of the guest"
 	if r.Held != nil {
 		what += fmt.Sprintf(", which is held (%v; free some space on the host)", r.Held)

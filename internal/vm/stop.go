@@ -14,70 +14,80 @@ import (
 )
 
 // Stop asks the guest to power off, waits for timeout (nil: the configured one; 0: not at all), and
-// then ends the machine. A stopped VM is success. Once begun, a stop continues although ctx ends.
+// then ends the machine, which is an error if the VM stays. A stopped VM is success. Once begun, a
+// stop continues although ctx ends.
 func (m *Manager) Stop(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opStop, report, func(ctx context.Context, op *operation) (model.VM, error) {
 		if s := op.record().State; s == model.Stopped || s == model.Failed {
 			report.Report(step.Event{Step: "stop", Phase: step.Skipped, Detail: "already stopped"})
 		}
-		if err := (stopping{op}).stop(ctx, timeout, report); err != nil {
-			return op.record(), err
+		lost, err := stopping{op}.stop(ctx, timeout, report)
+		if err != nil {
+			return op.record(), errors.Join(lost, err)
 		}
 		v := op.record()
 		op.removeIfAsked(ctx)
 		m.observe(ctx)
-		return v, nil
+		if v.Spec.Remove != model.RemoveNever { // nobody misses what it has lost
+			lost = nil
+		}
+		return v, lost
 	})
 }
 
-// Restart stops the VM if it runs, and starts it.
+// Restart stops the VM if it runs, and starts it, also if the stop has lost something, which is an
+// error as with Stop.
 func (m *Manager) Restart(ctx context.Context, ref string, timeout *time.Duration, report step.Reporter) (model.VM, error) {
 	return perform(ctx, m.core, ref, opRestart, report, func(ctx context.Context, op *operation) (model.VM, error) {
-		if err := (stopping{op}).stop(ctx, timeout, report); err != nil {
-			return op.record(), err
+		lost, err := stopping{op}.stop(ctx, timeout, report)
+		if err != nil {
+			return op.record(), errors.Join(lost, err)
 		}
 		defer m.observe(ctx)
 		if ctx.Err() != nil {
 			op.removeIfAsked(ctx)
-			return op.record(), fmt.Errorf("stopped, not started again: %w", context.Cause(ctx))
+			return op.record(), errors.Join(fmt.Errorf("stopped, not started again: %w", context.Cause(ctx)), lost)
 		}
-		err := op.start(ctx, nil, "", report)
-		return op.record(), err
+		err = op.start(ctx, nil, "", report)
+		return op.record(), errors.Join(lost, err)
 	})
 }
 
 // stopping is an operation that stops its VM.
 type stopping struct{ *operation }
 
-func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step.Reporter) error {
+// stop brings the VM to rest. lost says what its guest may not have saved, because banger has ended
+// the machine instead of the guest. It is nil if no power-off was wanted, and for programs that did
+// not end in time: their guest has saved the rest.
+func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step.Reporter) (lost, err error) {
 	ctx, cancel := oplock.Outlive(ctx, 0)
 	defer cancel()
 	if op.record().State == model.Broken {
 		if err := repairs(op).endBroken(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	v := op.record()
 	held := op.Room.Held(v.ID) // now: the guard forgets a VM that does not run
-	grace, lost := op.StopTimeout, error(nil)
+	grace := op.StopTimeout
 	if timeout != nil {
 		grace = *timeout
 	}
 	switch v.State {
 	case model.Stopped, model.Failed:
-		return nil
+		return nil, nil
 	case model.Running:
 	case model.Paused, model.Suspended: // only a guest that runs can power off
 		if grace <= 0 {
-			return op.settle(ctx, nil)
+			return nil, op.settle(ctx, nil)
 		}
 		if err := op.resume(ctx, report); err != nil && (v.State == model.Suspended || op.waits.Err() != nil) {
-			return err
+			return nil, err
 		} else if err != nil {
-			lost = fmt.Errorf("the guest did not continue, so banger ended its machine: %w", err)
+			lost = fault.New(fault.Unavailable, "the guest may not have saved its data: it did not continue: %w", err)
 		}
 	default:
-		return fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
+		return nil, fault.New(fault.WrongState, "VM %s is %s", v.Spec.Name, v.State.Phrase())
 	}
 	stopping := func(v *model.VM) { v.State = model.Stopping }
 	if err := op.update(ctx, stopping); err != nil {
@@ -92,14 +102,18 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 	end(lost)
 	if lost != nil && op.waits.Err() != nil && !op.e.Machine().HasEnded() {
 		// its guest powers off by itself, and saves its data
-		return errors.Join(fmt.Errorf("VM %s was asked to power off: %w", op.name(), errEnding),
+		return nil, errors.Join(fmt.Errorf("VM %s was asked to power off: %w", op.name(), errEnding),
 			op.update(ctx, func(v *model.VM) { v.State = model.Running }))
 	}
 	if lost == nil || ctx.Err() != nil { // somebody ends the machine
-		return op.settle(ctx, nil)
+		return nil, op.settle(ctx, nil)
 	}
 	op.logger(v).WarnContext(ctx, "stopping a VM whose guest may not have saved its data", "error", lost)
-	return op.settle(ctx, op.failure(v, &step.Error{Step: step.PowerOff, Err: lost}))
+	why := op.failure(v, &step.Error{Step: step.PowerOff, Err: lost})
+	if lost = fmt.Errorf("VM %s was ended: %w", op.name(), lost); op.e.Machine().HasEnded() {
+		lost = nil // by its guest
+	}
+	return lost, op.settle(ctx, why)
 }
 
 // powerOff has the guest power off, and returns what was lost: nil if nothing.

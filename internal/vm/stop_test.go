@@ -13,7 +13,7 @@ import (
 )
 
 // TestStopEndsAGuestThatRefuses stops a VM whose guest neither powers off nor reacts to the power
-// button.
+// button. The VM comes to rest, or is started again, and the error says what may be lost.
 func TestStopEndsAGuestThatRefuses(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
@@ -22,13 +22,45 @@ func TestStopEndsAGuestThatRefuses(t *testing.T) {
 	h.failing("power-off", errBoom)
 	short := 10 * time.Millisecond
 	v, err := d.Stop(t.Context(), "a", &short, nil)
-	wantEnds(t, "the stop", model.Stopped)(v, err)
+	wantLoses(t, "the stop", model.Stopped)(v, err)
 	h.wantMachines(t, 0)
 	h.wantCalls(t, "power button", 1)
 	wantUnsaved(t, v, "no power-off within ")
+	wantEnds(t, "a second stop", model.Stopped)(d.Stop(t.Context(), "a", &short, nil))
 	d.start(t, "a")
+	wantLoses(t, "the restart", model.Running)(d.Restart(t.Context(), "a", &short, nil))
+	h.wantMachines(t, 1)
 	if v, _ := d.Get("a"); v.LastError != nil {
 		t.Errorf("after the next start the last error is %+v", v.LastError)
+	}
+}
+
+// TestStopLosesWhatNobodyMisses stops guests that do not power off: one without waiting for it, and
+// one whose VM is deleted then.
+func TestStopLosesWhatNobodyMisses(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	h.failing("power-off", errBoom)
+	for remove, timeout := range map[model.RemovePolicy]time.Duration{model.RemoveNever: 0, model.RemoveOnStop: 10 * time.Millisecond} {
+		d.create(t, model.Create{Name: "a", Remove: remove})
+		d.start(t, "a")
+		wantEnds(t, "the stop", model.Stopped)(d.Stop(t.Context(), "a", &timeout, nil))
+		_ = d.Delete(t.Context(), "a", false, nil)
+	}
+	h.wantMachines(t, 0)
+}
+
+// wantLoses checks an operation whose end of the guest may have lost data, and which leaves the VM
+// in a state.
+func wantLoses(t *testing.T, what string, state model.State) func(model.VM, error) {
+	t.Helper()
+	return func(v model.VM, err error) {
+		t.Helper()
+		wantKind(t, what, err, fault.Unavailable)
+		if err != nil && !strings.Contains(err.Error(), "VM a was ended: the guest may not have saved its data") {
+			t.Errorf("%s: %v", what, err)
+		}
+		equal(t, "the VM after "+what, v.State, state)
 	}
 }
 

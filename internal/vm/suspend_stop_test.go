@@ -44,11 +44,11 @@ func TestStopOfAGuestThatCannotBeResumed(t *testing.T) {
 			if state == model.Suspended {
 				wantFails(t, "memory that cannot be used", errBoom, state)(d.Stop(t.Context(), "a", nil, nil))
 			}
-			wait := time.Duration(0)
+			wait, want := time.Duration(0), wantEnds
 			if state == model.Paused {
-				wait = 10 * time.Second
+				wait, want = 10*time.Second, wantLoses
 			}
-			wantEnds(t, "the stop", model.Stopped)(d.Stop(t.Context(), "a", &wait, nil))
+			want(t, "the stop", model.Stopped)(d.Stop(t.Context(), "a", &wait, nil))
 			h.wantMachines(t, 0)
 			d.wantNothingSaved(t)
 		})

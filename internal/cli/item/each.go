@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"banger/internal/api"
@@ -58,24 +59,27 @@ func (k Kind[T]) Each(ctx context.Context, a *command.App, title string, names [
 func (k Kind[T]) EachNoting(ctx context.Context, a *command.App, title string, names []string, do TaskFunc) error {
 	var mu sync.Mutex
 	var notes []string
+	note := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		notes = append(notes, fmt.Sprintf(format, args...))
+	}
 	err := k.Each(ctx, a, title, names, func(ctx context.Context, t Task) error {
-		report := t.Report
+		unsaved, report := "", t.Report
 		t.Report = func(e step.Event) {
-			note := ""
 			switch {
 			case e.Phase == step.Skipped:
-				note = t.Name + " is " + e.Detail
+				note("%s is %s", t.Name, e.Detail)
 			case e.Phase == step.Failed && e.Step == step.PowerOff:
-				note = "warning: " + t.Name + ": " + e.Error
-			}
-			if note != "" {
-				mu.Lock()
-				notes = append(notes, note)
-				mu.Unlock()
+				unsaved = e.Error
 			}
 			report.Report(e)
 		}
-		return do(ctx, t)
+		err := do(ctx, t)
+		if unsaved != "" && (err == nil || !strings.Contains(err.Error(), unsaved)) {
+			note("warning: %s: %s", t.Name, unsaved)
+		}
+		return err
 	})
 	for _, note := range notes {
 		a.Note("%s", note)
