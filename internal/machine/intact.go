@@ -7,41 +7,78 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/model"
+	"banger/internal/pace"
 	"banger/internal/paths"
 	"banger/internal/vmdir"
 	"banger/internal/vmm"
 )
 
+// openTimeout is the nominal time for a look at the disks of a machine.
+const openTimeout = 10 * time.Second
+
 // CheckOpen fails with fault.Damaged if the path of one of a machine's disks leads to another file
-// than the VMM has open, or to none: what the guest writes is then lost with the machine. A copy of
-// that file would not fit its memory. If nobody can tell, nothing is wrong.
+// than the VMM has open, or to none: what the guest writes is then lost with the machine. If their
+// file system does not answer, it fails with fault.Unavailable. If nobody can tell, it succeeds.
 func (h *Host) CheckOpen(ctx context.Context, s Subject, m *Machine) error {
 	holder, ok := m.Instance.(vmm.FileHolder)
 	if !ok {
 		return nil
 	}
+	ctx, cancel := pace.Context(ctx, openTimeout, "answer from the file system of its disks")
+	defer cancel()
+	_, release, err := m.look.Acquire(ctx, "look")
+	if err != nil {
+		return noAnswer(s.Spec.Name, err)
+	}
+	looked := make(chan error, 1)
+	go func() { // it may never end: there is one at most for each machine
+		defer release()
+		looked <- checkOpen(context.WithoutCancel(ctx), h, s, m.Instance.PID(), holder)
+	}()
+	select {
+	case err := <-looked:
+		return err
+	case <-ctx.Done():
+		return noAnswer(s.Spec.Name, context.Cause(ctx))
+	}
+}
+
+// IsLookedAt reports whether a look at the machine's disks is under way.
+func (m *Machine) IsLookedAt() bool { return m.look.Busy() }
+
+// noAnswer is the error of a look that takes too long, or whose caller is gone.
+func noAnswer(vm string, why error) error {
+	return fault.New(fault.KindOf(why), "looking whether the disks of VM %s are those that it has open: %w", vm, why).
+		WithHint("If its directory is on a network, see whether the server answers. `banger vm kill %s` ends the VM.", vm)
+}
+
+// checkOpen is CheckOpen without a bound. A copy of another file would not fit the memory.
+func checkOpen(ctx context.Context, h *Host, s Subject, pid int, holder vmm.FileHolder) error {
 	described, err := h.Describe(ctx, s, Parts{})
 	if err != nil {
 		h.Log.DebugContext(ctx, "looking at the disks of a machine", "vm", s.ID, "error", err)
 		return nil
 	}
+	var paths []string
 	for _, d := range described.Drives {
-		if d.ReadOnly {
-			continue
+		if !d.ReadOnly {
+			paths = append(paths, d.Path)
 		}
-		is, other, err := holder.HasOpen(d.Path)
-		if err != nil {
-			h.Log.DebugContext(ctx, "looking at the disks of a machine", "vm", s.ID, "error", err)
-			continue
-		}
-		if !is {
-			return replaced(d.Path, other, s.Spec.Name, m.Instance.PID())
+	}
+	others, err := holder.Others(paths...)
+	if err != nil {
+		h.Log.DebugContext(ctx, "looking at the disks of a machine", "vm", s.ID, "error", err)
+	}
+	for _, path := range paths {
+		if other, is := others[path]; is {
+			return replaced(path, other, s.Spec.Name, pid)
 		}
 	}
 	return nil

@@ -19,7 +19,15 @@ func (confused) ContributeMachine(context.Context, MachineRequest) error { retur
 // holder is an instance that has other files open than the disks.
 type holder struct{ vmm.Instance }
 
-func (holder) HasOpen(string) (bool, string, error) { return false, "", nil }
+func (holder) PID() int { return 1 }
+
+func (holder) Others(paths ...string) (map[string]string, error) {
+	others := map[string]string{}
+	for _, path := range paths {
+		others[path] = ""
+	}
+	return others, nil
+}
 
 // TestCheckOpenInDoubt looks at the disks of a machine that cannot be described. No disk counts as
 // replaced.

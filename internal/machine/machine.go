@@ -96,6 +96,7 @@ type Machine struct {
 	Agent    Agent
 	Driver   vmm.Driver
 	killed   atomic.Bool
+	look     oplock.Lock // of who looks at its disks
 }
 
 // Nominal times: see package pace.

@@ -41,7 +41,7 @@ type VM struct {
 	// Held is why banger has halted a running VM for lack of disk space. It is not stored.
 	Held *Hold `json:"held,omitempty"`
 	// Replaced is set while a VM runs whose disks were removed or replaced: only its VMM has what
-	// it writes. It is not stored.
+	// it writes. It is also set if their file system does not answer. It is not stored.
 	Replaced *Failure `json:"replaced,omitempty"`
 	// ImageMoved is set if Spec.Image means another image now, or none. It is not stored.
 	ImageMoved bool `json:"image_moved,omitempty"`

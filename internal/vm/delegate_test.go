@@ -53,3 +53,10 @@ func (d *daemon) setUsualWorkDisk(size model.Bytes) {
 	d.Manager.Defaults.WorkDiskSize = size
 	d.Manager.templates.Usual.WorkDiskSize = size
 }
+
+// lookAtDisks looks at the disks of all VMs, and returns when that is done.
+func (d *daemon) lookAtDisks(ctx context.Context) {
+	for _, e := range d.core.records.Entries() {
+		_ = (&operation{core: d.core, e: e}).checkDisks(ctx)
+	}
+}

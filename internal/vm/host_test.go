@@ -132,6 +132,16 @@ func (h *host) hanging(name string) (release func()) {
 	})
 }
 
+// stall is a hook that is called too often to be recorded. It can only hang.
+func (h *host) stall(name string) {
+	h.mu.Lock()
+	gate := h.block[name]
+	h.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+}
+
 // failingOnce runs an operation whose next call of a hook fails with an error; nil lets it succeed.
 // While the operation waits in the hook, meanwhile is called, unless it is nil. Later calls of the
 // hook succeed.

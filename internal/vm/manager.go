@@ -38,6 +38,8 @@
 //     until a record names it, and for writing while unused ones are deleted.
 //   - Pool.making and Library.naming: see packages template and library. A start and a snapshot
 //     take them under the operation lock.
+//   - Machine.look: one look at a machine's disks at a time. Its holder is a goroutine that takes
+//     no other lock, and may never end. The wait for it is bounded.
 //   - core.obs: one round of observers at a time, so that they see changes in order.
 //   - the mutexes of package record. They are never held during I/O.
 //   - vmdir.Keeper.mu is a leaf that is held while the copy of a record is written.

@@ -241,7 +241,7 @@ func (r recovery) find(ctx context.Context, op *operation) (found bool, err erro
 		}
 	}
 	op.e.SetMachine(m)
-	_ = op.checkDisks(ctx) // which is shown
+	_ = op.checkDisks(looking) // which is shown
 	r.watch(op.e)
 	return true, nil
 }

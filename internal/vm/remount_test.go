@@ -153,7 +153,7 @@ func TestRemountedMachine(t *testing.T) {
 			t.Error("the VM was suspended without its directory")
 		}
 		mount()
-		d.lookAtDisks(t.Context(), v.Created)
+		d.lookAtDisks(t.Context())
 		d.suspend(t, v)
 		d.start(t, "a")
 		d.wantContinues(t, v)

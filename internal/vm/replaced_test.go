@@ -5,8 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/model"
@@ -43,7 +46,7 @@ func TestReplacedDisks(t *testing.T) {
 				if restarted {
 					d = h.daemon()
 				} else {
-					d.lookAtDisks(t.Context(), v.Created)
+					d.lookAtDisks(t.Context())
 				}
 				got, err := d.Get("a")
 				if err != nil || got.State != model.Running || got.Replaced == nil {
@@ -58,7 +61,7 @@ func TestReplacedDisks(t *testing.T) {
 				h.wantMachines(t, 1)
 
 				damage(t, errors.Join(os.RemoveAll(filepath.Dir(path)+".moved"), os.MkdirAll(filepath.Dir(path), 0o700), os.Rename(kept, path)))
-				d.lookAtDisks(t.Context(), v.Created)
+				d.lookAtDisks(t.Context())
 				if got, _ := d.Get("a"); got.Replaced != nil {
 					t.Errorf("the file is back, and the VM is shown with %+v", got.Replaced)
 				}
@@ -97,7 +100,7 @@ func TestReplacedAndKilled(t *testing.T) {
 	path := h.layout.VM(v.ID).SystemDisk()
 	h.command("cp", path, path+".new")
 	damage(t, os.Rename(path+".new", path))
-	d.lookAtDisks(t.Context(), v.Created)
+	d.lookAtDisks(t.Context())
 	if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -165,4 +168,55 @@ func TestMachineWithoutAnything(t *testing.T) {
 	h.wantMachines(t, 1)
 	h.computer.End(v.ID, vmm.Exit{Reason: vmm.ExitKilled})
 	h.daemon()
+}
+
+// TestLookThatHangs has the file system of one VM's disks answer no look. The looks at other VMs
+// come to their end, and so does the daemon. No look begins before the last one has ended. Who
+// needs the disks fails, and a kill ends the VM at once.
+func TestLookThatHangs(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	a, b := d.started(t, model.Create{Name: "a"}), d.started(t, model.Create{Name: "b"})
+	release := h.hanging("look " + a.ID)
+	defer release()
+	moved := filepath.Join(t.TempDir(), "moved")
+	damage(t, os.Rename(h.layout.VM(b.ID).SystemDisk(), moved))
+	shown := func(ref string) *model.Failure { v, _ := d.Get(ref); return v.Replaced }
+	for range 3 {
+		d.core.lookAtDisks(d.life, b.Created)
+	}
+	waitFor(t, func() bool { return shown("b") != nil })
+	damage(t, os.Rename(moved, h.layout.VM(b.ID).SystemDisk()))
+	waitFor(t, func() bool { d.core.lookAtDisks(d.life, b.Created); return shown("b") == nil })
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	equal(t, "how many looks hang", strings.Count(string(stacks), "(*host).stall("), 1)
+
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := d.Stop(soon, "a", nil, nil)
+	wantKind(t, "a stop", err, fault.Unavailable)
+	wantHint(t, "a stop", err, "banger vm kill a")
+	if why := shown("a"); why == nil {
+		t.Error("the VM is shown as if its disks were its own")
+	}
+	d.wantState(t, "a", model.Running)
+
+	errs := make(chan error)
+	e, _ := d.find("a")
+	stop := func() {
+		_, err := d.Stop(t.Context(), "a", nil, nil)
+		errs <- err
+	}
+	go stop()
+	waitFor(t, func() bool { return e.Lock.Holder() == string(opStop) })
+	d.endWaits(errEnding)
+	wantKind(t, "a stop at the daemon's end", <-errs, fault.Unavailable)
+	d.die()
+
+	h.recoverTimeout = 50 * time.Millisecond
+	d = h.daemon()
+	d.bringTo(t, b, model.Stopped)
+	wantEnds(t, "the kill", model.Stopped)(d.Kill(t.Context(), "a", syscall.SIGKILL))
+	h.wantMachines(t, 0)
 }

@@ -89,6 +89,9 @@ func (s *session) driverInfo() vmm.Info {
 
 // driverHook translates the fake driver's operations to names of hooks.
 func (s *session) driverHook(op fake.Op, id string) error {
+	if op == fake.OpLook {
+		s.stall("look " + id)
+	}
 	name, ok := map[fake.Op]string{
 		fake.OpInfo: "do preflight", fake.OpStarted: "do vmm", fake.OpAdopt: "adopt",
 		fake.OpPowerOff: "power button", fake.OpSignal: "signal", fake.OpResize: "drive",

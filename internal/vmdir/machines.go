@@ -72,9 +72,11 @@ func otherDisks(pid int, files paths.VM) (trouble []string) {
 		return nil
 	}
 	defer p.Close()
-	for _, path := range []string{files.SystemDisk(), files.WorkDisk()} {
-		is, other, err := p.HasOpen(path)
-		if err != nil || is || other == "" && path != files.SystemDisk() { // or no work disk
+	disks := []string{files.SystemDisk(), files.WorkDisk()}
+	others, _ := p.Others(disks...) // nobody can tell of the rest
+	for _, path := range disks {
+		other, is := others[path]
+		if !is || other == "" && path != files.SystemDisk() { // or no work disk
 			continue
 		}
 		what := path + " was removed or is another file than the VM has open"

@@ -128,10 +128,10 @@ type Stats struct {
 
 // FileHolder is implemented by instances that can tell which files their VMM has open.
 type FileHolder interface {
-	// HasOpen reports whether the VMM has the file open that a path leads to now. If the VMM has
-	// another file of that name, other is a path by which that file can be read. An error means
-	// that nobody can tell, as of a VMM that is ending.
-	HasOpen(path string) (is bool, other string, err error)
+	// Others returns the paths that lead to files now that the VMM does not have open, or to none.
+	// If the VMM has another file of that name, the value is a path by which that file can be read.
+	// An error means that nobody can tell of a path, or of a VMM that is ending. It may take long.
+	Others(paths ...string) (others map[string]string, err error)
 }
 
 // Freezer is implemented by instances whose VMM can be stopped although it ignores Pause, as a VMM

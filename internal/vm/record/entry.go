@@ -32,7 +32,7 @@ type Entry struct {
 	// what is stored of a VM that is shown as broken only because its machine or its directory was
 	// not found
 	hidden   *model.VM
-	replaced *model.Failure // why the disks of the machine are not its own; nil if they are
+	replaced *model.Failure // why the disks of the machine are not its own, or nobody can tell
 }
 
 // storeTimeout is the nominal time for writing one record.
@@ -135,19 +135,19 @@ func (e *Entry) State() (model.VM, *machine.Machine) {
 	return e.vm, e.live
 }
 
-// SetReplaced notes why the disks of a machine are not its own; nil if they are. It reports whether
-// that is new.
+// SetReplaced notes why the disks of a machine are not its own, or why nobody can tell; nil if they
+// are its own. It reports whether that is new.
 func (e *Entry) SetReplaced(l *machine.Machine, why *model.Failure) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	isNew := e.live == l && (e.replaced == nil) != (why == nil)
+	isNew := e.live == l && ((e.replaced == nil) != (why == nil) || why != nil && e.replaced.Msg != why.Msg)
 	if isNew {
 		e.replaced = why
 	}
 	return isNew
 }
 
-// Replaced returns why the disks of the VM's machine are not its own; nil if they are.
+// Replaced returns what SetReplaced has noted.
 func (e *Entry) Replaced() *model.Failure {
 	e.mu.Lock()
 	defer e.mu.Unlock()

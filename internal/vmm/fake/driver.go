@@ -35,6 +35,7 @@ const (
 	OpResume   Op = "resume"
 	OpSave     Op = "save"    // before anything was done
 	OpStill    Op = "still"   // while the machine is halted for a Save
+	OpLook     Op = "look"    // at the files that a machine has open
 	OpRestore  Op = "restore" // before anything was done; then as in a Start
 )
 

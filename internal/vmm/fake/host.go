@@ -108,24 +108,29 @@ func (h *Host) Descriptors() (fds []int) {
 	return fds
 }
 
-// hasOpen reports whether a machine has the file open that a path leads to: see vmm.FileHolder.
-func (h *Host) hasOpen(m *machine, path string) (is bool, other string, err error) {
+// others returns the paths whose files a machine does not have open: see vmm.FileHolder.
+func (h *Host) others(m *machine, paths []string) (map[string]string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	want, _ := os.Stat(path)
-	for i, d := range m.Drives {
-		got, err := m.open[i].Stat()
-		if err != nil { // the machine has ended
-			return false, "", err
+	others := map[string]string{}
+	for _, path := range paths {
+		want, _ := os.Stat(path)
+		is, other := false, ""
+		for i, d := range m.Drives {
+			got, err := m.open[i].Stat()
+			if err != nil { // the machine has ended
+				return nil, err
+			}
+			is = is || want != nil && os.SameFile(want, got)
+			if filepath.Base(d.Path) == filepath.Base(path) {
+				other = fmt.Sprintf("/proc/self/fd/%d", m.open[i].Fd())
+			}
 		}
-		if want != nil && os.SameFile(want, got) {
-			return true, "", nil
-		}
-		if filepath.Base(d.Path) == filepath.Base(path) {
-			other = fmt.Sprintf("/proc/self/fd/%d", m.open[i].Fd())
+		if !is {
+			others[path] = other
 		}
 	}
-	return false, other, nil
+	return others, nil
 }
 
 // SetMemory plays a guest that has data in its memory: a Save saves the data, and machines that are

@@ -41,8 +41,13 @@ func (in *instance) PID() int { return in.m.pid }
 
 func (in *instance) DriveID(name string) string { return in.d.o.DriveID(name) }
 
-// HasOpen looks at the files that the machine has opened: see vmm.FileHolder.
-func (in *instance) HasOpen(path string) (bool, string, error) { return in.d.host.hasOpen(in.m, path) }
+// Others looks at the files that the machine has opened: see vmm.FileHolder.
+func (in *instance) Others(paths ...string) (map[string]string, error) {
+	if err := in.d.o.Fail(OpLook, in.m.ID); err != nil {
+		return nil, err
+	}
+	return in.d.host.others(in.m, paths)
+}
 
 // DialAgent connects to Options.Agent by a pair of sockets, which ends with the machine.
 func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {

@@ -12,28 +12,38 @@ import (
 	"banger/internal/fault"
 )
 
-// HasOpen reports whether the process has the file open that a path leads to. If the process has
-// another file open that has, or had, the same name, other is a path by which that file can be
-// read. If the process is ending, the error is fault.NotFound.
-func (p *Process) HasOpen(path string) (is bool, other string, err error) {
-	want, err := os.Stat(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, "", fmt.Errorf("looking at an open file: %w", err)
+// Others returns the paths that lead to files which the process does not have open, or to none. A
+// value is a path to a file of the same name that it has open instead, or "". The error names paths
+// of which nobody can tell. If the process is ending, it is fault.NotFound.
+func (p *Process) Others(paths ...string) (others map[string]string, err error) {
+	want, errs := map[string]fs.FileInfo{}, []error(nil)
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("looking at an open file: %w", err))
+			continue
+		}
+		want[path] = info // nil if there is none
 	}
 	dir := filepath.Join("/proc", strconv.Itoa(p.id.PID), "fd")
 	links, err := os.ReadDir(dir)
+	has, named := map[string]bool{}, map[string]string{}
 	for _, link := range links {
 		open := filepath.Join(dir, link.Name())
 		got, err := os.Stat(open)
 		if err != nil {
 			continue
 		}
-		if want != nil && os.SameFile(want, got) {
-			return true, "", nil
+		name := ""
+		if text, err := os.Readlink(open); err == nil && got.Mode().IsRegular() {
+			name = filepath.Base(strings.TrimSuffix(text, deletedMark))
 		}
-		name, err := os.Readlink(open)
-		if err == nil && got.Mode().IsRegular() && filepath.Base(strings.TrimSuffix(name, deletedMark)) == filepath.Base(path) {
-			other = open
+		for path, info := range want {
+			if info != nil && os.SameFile(info, got) {
+				has[path] = true
+			} else if name == filepath.Base(path) {
+				named[path] = open
+			}
 		}
 	}
 	// A process that ends has lost all of its files at once: it does not lack this one only.
@@ -44,9 +54,15 @@ func (p *Process) HasOpen(path string) (is bool, other string, err error) {
 	default:
 	}
 	if err != nil || open != nil {
-		return false, "", fault.New(fault.NotFound, "looking at the open files of process %d: it has none", p.id.PID)
+		return nil, fault.New(fault.NotFound, "looking at the open files of process %d: it has none", p.id.PID)
 	}
-	return false, other, nil
+	others = map[string]string{}
+	for path := range want {
+		if !has[path] {
+			others[path] = named[path]
+		}
+	}
+	return others, errors.Join(errs...)
 }
 
 // deletedMark ends the kernel's name of an open file that has lost its name (d_path).

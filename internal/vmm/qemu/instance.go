@@ -63,8 +63,10 @@ func (in *instance) Protection() model.Protection { return in.s.Protection }
 // DriveID returns the name: it is the serial number that the command line gives to the drive.
 func (in *instance) DriveID(name string) string { return name }
 
-// HasOpen looks at QEMU's open files: see vmm.FileHolder. QEMU opens each drive by its path, once.
-func (in *instance) HasOpen(path string) (bool, string, error) { return in.proc.HasOpen(path) }
+// Others looks at QEMU's open files: see vmm.FileHolder. QEMU opens each drive by its path, once.
+func (in *instance) Others(paths ...string) (map[string]string, error) {
+	return in.proc.Others(paths...)
+}
 
 // PowerOff presses the machine's ACPI power button. If the machine has ended, or ends before QEMU
 // answers, this is no error.

@@ -136,6 +136,10 @@ func (s *suite) openFiles() {
 	if err := os.WriteFile(drive, make([]byte, size), 0o600); err != nil {
 		s.Fatal(err)
 	}
+	var rest []string
+	for _, d := range m.Drives {
+		rest = append(rest, d.Path)
+	}
 	m.Drives = append(m.Drives, vmm.Drive{Name: "watched", Path: drive})
 	in := s.start(m, ignore)
 	if _, ok := in.(vmm.FileHolder); !ok {
@@ -143,9 +147,10 @@ func (s *suite) openFiles() {
 	}
 	check := func(what string, want bool) {
 		s.Helper()
-		is, other, err := in.(vmm.FileHolder).HasOpen(drive)
-		if err != nil || is != want {
-			s.Errorf("%s: the VMM has it open: %v, want %v: %v", what, is, want, err)
+		others, err := in.(vmm.FileHolder).Others(append(rest, drive)...)
+		other, is := others[drive]
+		if is = !is; err != nil || is != want || len(others) > 1 {
+			s.Errorf("%s: the VMM has it open: %v, want %v; all others: %v: %v", what, is, want, others, err)
 		}
 		if data, err := os.ReadFile(other); !want && (err != nil || len(data) != size) {
 			s.Errorf("%s: the open file has %d bytes at %q: %v", what, len(data), other, err)
@@ -183,7 +188,7 @@ func (s *suite) openFiles() {
 	if _, err := in.Wait(s.ctx); err != nil {
 		s.Fatalf("waiting for the end: %v", err)
 	}
-	if is, _, err := in.(vmm.FileHolder).HasOpen(drive); is || err == nil {
-		s.Errorf("of a machine that has ended, somebody can tell what it has open: %v", is)
+	if others, err := in.(vmm.FileHolder).Others(drive); len(others) > 0 || err == nil {
+		s.Errorf("of a machine that has ended, somebody can tell what it has open: %v", others)
 	}
 }
