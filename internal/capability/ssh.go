@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"banger/internal/disk"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/openssh"
@@ -48,7 +49,7 @@ func (*SSH) Name() string { return "ssh" }
 func (s *SSH) PrepareHost(_ context.Context, req machine.HostRequest) error {
 	s.mu.Lock() // VMs that start together would each make the user's key
 	defer s.mu.Unlock()
-	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
+	if err := disk.Mkdir(s.layout.SSHDir()); err != nil {
 		return fmt.Errorf("making the directory for ssh keys: %w", err)
 	}
 	if err := ensureKey(s.layout.SSHKey(), "banger"); err != nil {
@@ -116,7 +117,7 @@ func hostKeyFields(line []byte) string {
 }
 
 func (s *SSH) writeClientFiles(knownHosts string) error {
-	if err := os.MkdirAll(s.layout.SSHDir(), 0o700); err != nil {
+	if err := disk.Mkdir(s.layout.SSHDir()); err != nil {
 		return fmt.Errorf("making the directory for ssh files: %w", err)
 	}
 	guest := openssh.Guest{Proxy: s.proxy, Key: s.layout.SSHKey(), KnownHosts: s.layout.KnownHosts()}

@@ -160,6 +160,17 @@ func replace(path string, fill func(*os.File) error) (err error) {
 	return SyncDir(dir)
 }
 
+// Mkdir makes directories, each in one that exists. One that exists is success. It never makes the
+// state directory anew: if somebody has moved that away, an empty one would look like lost VMs.
+func Mkdir(dirs ...string) error {
+	for _, dir := range dirs {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // SyncDir makes the names in a directory durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)

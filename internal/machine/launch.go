@@ -153,7 +153,7 @@ func (l *Launch) makeRunDir(context.Context) error {
 	case l.order.Journal != nil:
 		err = vmdir.MarkRecorded(files)
 	default:
-		err = errors.Join(vmdir.MarkUnrecorded(files), os.MkdirAll(files.Dir, 0o700))
+		err = errors.Join(vmdir.MarkUnrecorded(files), disk.Mkdir(l.host.Layout.VMs(), files.Dir))
 	}
 	if err == nil && !vmdir.HasDisk(files) {
 		err = vmdir.MarkUnused(files)

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
@@ -138,7 +138,7 @@ func (c *core) enter(ctx context.Context, n newVM, then newOperation) (model.VM,
 // furnish makes the directory of a VM that has its record, with copies of disks in it, and calls
 // the hooks of a new VM.
 func (op *operation) furnish(ctx context.Context, disks map[string]string) error {
-	if err := os.MkdirAll(op.dirs().Dir, 0o700); err != nil {
+	if err := disk.Mkdir(op.Layout.VMs(), op.dirs().Dir); err != nil {
 		return fmt.Errorf("making the VM's directory: %w", err)
 	}
 	files, copies := op.dirs(), len(disks) > 0

@@ -7,6 +7,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/model"
 	"banger/internal/oplock"
+	"banger/internal/vm/explain"
 )
 
 // checkDisks fails, and shows why, if the VMM has other files open than the VM's disks, or if their
@@ -18,11 +19,14 @@ func (op *operation) checkDisks(ctx context.Context) error {
 	}
 	defer oplock.AwaitGuest(ctx)() // it may take as long
 	err := op.host.CheckOpen(ctx, op.machineSubject(), l)
-	var why *model.Failure
+	var why, lost *model.Failure
 	if err != nil {
 		why = op.failure(op.record(), err)
 	}
-	if fault.KindOf(err) != fault.Canceled && op.e.SetReplaced(l, why) {
+	if fault.KindOf(err) == fault.Damaged {
+		lost = explain.WithoutDisks(op.dirs())
+	}
+	if fault.KindOf(err) != fault.Canceled && op.e.SetReplaced(l, why, lost) {
 		op.logger(op.record()).WarnContext(ctx, "the disks of a VM that runs", "error", err)
 	}
 	return err

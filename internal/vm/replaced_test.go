@@ -107,7 +107,10 @@ func TestReplacedAndKilled(t *testing.T) {
 	d.wantState(t, "a", model.Stopped)
 	got, err := d.Get("a")
 	if err != nil || got.Replaced != nil || got.LastError == nil {
-		t.Errorf("the VM is shown with %+v and the error %+v: %v", got.Replaced, got.LastError, err)
+		t.Fatalf("the VM is shown with %+v and the error %+v: %v", got.Replaced, got.LastError, err)
+	}
+	if f := got.LastError; !strings.Contains(f.Msg, filepath.Dir(path)) || !strings.Contains(f.Hint, "next start") || strings.Contains(f.Msg+f.Hint, "pid") {
+		t.Errorf("the last error is %q with the hint %q", f.Msg, f.Hint)
 	}
 	d.start(t, "a")
 	d.bringTo(t, v, model.Stopped)
@@ -219,4 +222,29 @@ func TestLookThatHangs(t *testing.T) {
 	d.bringTo(t, b, model.Stopped)
 	wantEnds(t, "the kill", model.Stopped)(d.Kill(t.Context(), "a", syscall.SIGKILL))
 	h.wantMachines(t, 0)
+}
+
+// TestStateMovedAway moves the state directory away under the daemon. Whatever makes machines fails
+// then, and nothing makes an empty state directory, which would look like lost VMs.
+func TestStateMovedAway(t *testing.T) {
+	h := newHost(t)
+	h.templates.Off = false
+	d := h.daemon()
+	d.create(t, model.Create{Name: "a"})
+	moved := h.layout.State + ".moved"
+	for what, do := range map[string]func() error{
+		"a new VM":   func() error { return second(d.Create(t.Context(), model.Create{Name: "b"}, nil)) },
+		"a template": func() error { return second(d.BuildTemplate(t.Context(), model.Create{}, nil)) },
+		"a start":    func() error { return second(d.Start(t.Context(), "a", model.Start{}, nil)) },
+	} {
+		damage(t, os.Rename(h.layout.State, moved))
+		if do() == nil {
+			t.Errorf("%s succeeded", what)
+		}
+		if _, err := os.Lstat(h.layout.State); err == nil {
+			t.Errorf("%s made a state directory", what)
+			damage(t, os.RemoveAll(h.layout.State))
+		}
+		damage(t, os.Rename(moved, h.layout.State))
+	}
 }

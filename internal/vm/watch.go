@@ -43,7 +43,7 @@ func (op *operation) settleEnded(ctx context.Context, exit vmm.Exit) {
 		}
 		return
 	}
-	why := cmp.Or(explain.Exit(op.Layout, v, exit), op.e.Replaced())
+	why := cmp.Or(explain.Exit(op.Layout, v, exit), op.e.Lost())
 	if err := op.settle(ctx, why); err != nil {
 		op.logger(v).ErrorContext(ctx, "settling a VM whose machine ended", "error", err)
 		return

@@ -53,3 +53,12 @@ func Exit(layout paths.Layout, v model.VM, exit vmm.Exit) *model.Failure {
 	}
 	return f
 }
+
+// WithoutDisks is what the record keeps of the end of a VM whose disks were removed or replaced
+// while it ran.
+func WithoutDisks(files paths.VM) *model.Failure {
+	return &model.Failure{
+		Time: time.Now().UTC(), Msg: "the VM ended while it had other disks than those in " + files.Dir + ": what it wrote is not there",
+		Hint: "If you moved its disks away, move them back before you start it. If you removed them, what it wrote is lost. The next start uses the files that are there.",
+	}
+}

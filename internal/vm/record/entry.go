@@ -33,6 +33,7 @@ type Entry struct {
 	// not found
 	hidden   *model.VM
 	replaced *model.Failure // why the disks of the machine are not its own, or nobody can tell
+	lost     *model.Failure // what that means if the machine ends; nil for nothing
 }
 
 // storeTimeout is the nominal time for writing one record.
@@ -125,7 +126,7 @@ func (e *Entry) Machine() *machine.Machine {
 func (e *Entry) SetMachine(l *machine.Machine) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.live, e.replaced = l, nil
+	e.live, e.replaced, e.lost = l, nil, nil
 }
 
 // State returns the record and the machine of one moment.
@@ -136,13 +137,13 @@ func (e *Entry) State() (model.VM, *machine.Machine) {
 }
 
 // SetReplaced notes why the disks of a machine are not its own, or why nobody can tell; nil if they
-// are its own. It reports whether that is new.
-func (e *Entry) SetReplaced(l *machine.Machine, why *model.Failure) bool {
+// are its own. lost is what to record when the machine ends. It reports whether that is new.
+func (e *Entry) SetReplaced(l *machine.Machine, why, lost *model.Failure) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	isNew := e.live == l && ((e.replaced == nil) != (why == nil) || why != nil && e.replaced.Msg != why.Msg)
 	if isNew {
-		e.replaced = why
+		e.replaced, e.lost = why, lost
 	}
 	return isNew
 }
@@ -152,6 +153,13 @@ func (e *Entry) Replaced() *model.Failure {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.replaced
+}
+
+// Lost returns what to record if the VM's machine ends now; nil for nothing.
+func (e *Entry) Lost() *model.Failure {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lost
 }
 
 // Show changes what is shown of the VM without storing it.
