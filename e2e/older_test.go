@@ -162,6 +162,15 @@ func TestRuntimeRemoved(t *testing.T) {
 	ok(t, h, "daemon", "restart")
 	equal(t, "the pid of the machine", machinePID(t, h, "box"), pid)
 	fails(t, h, []string{"exec", "box", "--", "true"}, "run directory", "was removed", "banger vm kill")
+	for _, line := range [][]string{{"stop", "--timeout", "10m", "box"}, {"vm", "restart", "--timeout", "10m", "box"}} {
+		began := time.Now()
+		r := code(t, h, fault.Unavailable.ExitCode(), line...)
+		has(t, r.Stderr, "neither the agent nor QEMU can be reached", "run directory", "banger vm kill")
+		if took := time.Since(began); testkit.Late(took, 10*time.Second) {
+			t.Errorf("%v took %v", line, took)
+		}
+	}
+	equal(t, "the pid of the machine after a stop", machinePID(t, h, "box"), pid)
 	has(t, h.Banger(t, "doctor").Stdout, "box (process ", "was removed")
 	ok(t, h, "vm", "kill", "box")
 	ok(t, h, "start", "box")

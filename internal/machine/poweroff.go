@@ -73,6 +73,14 @@ func (h *Host) PowerOff(ctx context.Context, r PowerOff) error {
 	return nil
 }
 
+// CheckReach fails if nobody can ask the guest to power off.
+func (m *Machine) CheckReach() error {
+	if r, ok := m.Instance.(vmm.Reacher); ok {
+		return r.Reach()
+	}
+	return nil
+}
+
 // powerOff returns when the machine has ended, which ctx says, or when the grace is over.
 func (h *Host) powerOff(ctx context.Context, r PowerOff) (killed []string, err error) {
 	began, disks := time.Now(), min(r.Grace/2, disksShare)

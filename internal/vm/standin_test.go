@@ -96,7 +96,7 @@ func (s *session) driverHook(op fake.Op, id string) error {
 		fake.OpInfo: "do preflight", fake.OpStarted: "do vmm", fake.OpAdopt: "adopt",
 		fake.OpPowerOff: "power button", fake.OpSignal: "signal", fake.OpResize: "drive",
 		fake.OpPause: "halt", fake.OpResume: "resume", fake.OpSave: "save", fake.OpStill: "still",
-		fake.OpRestore: "restore",
+		fake.OpRestore: "restore", fake.OpReach: "reach",
 	}[op]
 	if !ok {
 		return nil

@@ -73,6 +73,12 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 	if timeout != nil {
 		grace = *timeout
 	}
+	// waiting would change nothing, and ending the machine is not what was asked for
+	if l := op.e.Machine(); l != nil && grace > 0 && (v.State == model.Running || v.State == model.Paused) {
+		if err := l.CheckReach(); err != nil {
+			return nil, fmt.Errorf("stopping VM %s: %w", v.Spec.Name, err)
+		}
+	}
 	switch v.State {
 	case model.Stopped, model.Failed:
 		return nil, nil

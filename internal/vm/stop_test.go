@@ -35,6 +35,23 @@ func TestStopEndsAGuestThatRefuses(t *testing.T) {
 	}
 }
 
+// TestStopOfAnUnreachableVM stops and restarts a VM that nobody can reach. Both say so at once and
+// end nothing. A stop that asks nobody ends it.
+func TestStopOfAnUnreachableVM(t *testing.T) {
+	for _, state := range []model.State{model.Running, model.Paused} {
+		h := newHost(t)
+		d := h.daemon()
+		v := d.worker(t, model.Create{Name: "a"})
+		d.bringTo(t, v, state)
+		h.failing("reach", errBoom)
+		hour := time.Hour
+		wantFails(t, "the stop", errBoom, state)(d.Stop(t.Context(), "a", &hour, nil))
+		wantFails(t, "the restart", errBoom, state)(d.Restart(t.Context(), "a", &hour, nil))
+		h.wantMachines(t, 1)
+		wantEnds(t, "a stop without waiting", model.Stopped)(d.Stop(t.Context(), "a", new(time.Duration), nil))
+	}
+}
+
 // TestStopLosesWhatNobodyMisses stops guests that do not power off: one without waiting for it, and
 // one whose VM is deleted then.
 func TestStopLosesWhatNobodyMisses(t *testing.T) {

@@ -134,6 +134,13 @@ type FileHolder interface {
 	Others(paths ...string) (others map[string]string, err error)
 }
 
+// Reacher is implemented by instances whose machine can run where nothing reaches it.
+type Reacher interface {
+	// Reach returns an error with a hint if neither the guest nor the VMM can be reached any more,
+	// whoever asks and however long: only a signal ends the machine. In doubt it returns nil.
+	Reach() error
+}
+
 // Freezer is implemented by instances whose VMM can be stopped although it ignores Pause, as a VMM
 // may that a guest has taken over.
 type Freezer interface {

@@ -36,6 +36,7 @@ const (
 	OpSave     Op = "save"    // before anything was done
 	OpStill    Op = "still"   // while the machine is halted for a Save
 	OpLook     Op = "look"    // at the files that a machine has open
+	OpReach    Op = "reach"   // whether somebody can reach the machine
 	OpRestore  Op = "restore" // before anything was done; then as in a Start
 )
 

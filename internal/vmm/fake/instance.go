@@ -28,6 +28,7 @@ var (
 	_ vmm.FileHolder   = (*instance)(nil)
 	_ vmm.HaltReporter = (*instance)(nil)
 	_ vmm.Instance     = (*instance)(nil)
+	_ vmm.Reacher      = (*instance)(nil)
 	_ vmm.Resizer      = (*instance)(nil)
 	_ vmm.Statter      = (*instance)(nil)
 	_ vmm.Saver        = (*instance)(nil)
@@ -48,6 +49,9 @@ func (in *instance) Others(paths ...string) (map[string]string, error) {
 	}
 	return in.d.host.others(in.m, paths)
 }
+
+// Reach fails if a test wants that: see vmm.Reacher.
+func (in *instance) Reach() error { return in.d.o.Fail(OpReach, in.m.ID) }
 
 // DialAgent connects to Options.Agent by a pair of sockets, which ends with the machine.
 func (in *instance) DialAgent(ctx context.Context) (net.Conn, error) {

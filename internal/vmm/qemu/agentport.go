@@ -53,11 +53,25 @@ func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
 // unreachable adds a hint to the error of a machine whose sockets were removed while it runs, as
 // systemd-logind removes /run/user when the user's last session ends.
 func unreachable(in *instance, err *fault.Error) error {
-	if _, gone := os.Lstat(in.s.RunDir); !errors.Is(gone, fs.ErrNotExist) && !in.proc.LostDir() {
+	if !in.lostRunDir() {
 		return err
 	}
 	return err.WithHint("Its run directory %s was removed or moved, for instance at the end of a login session. If it was moved, move it back. "+
 		"Otherwise nothing can reach the guest any more: its programs continue, and `banger vm kill` ends it like a power cut. `loginctl enable-linger` keeps /run/user.", in.s.RunDir)
+}
+
+func (in *instance) lostRunDir() bool {
+	_, gone := os.Lstat(in.s.RunDir)
+	return errors.Is(gone, fs.ErrNotExist) || in.proc.LostDir()
+}
+
+// Reach looks for the sockets of a machine to which nobody is connected: see vmm.Reacher. An
+// adoption that has found no monitor has found no agent either.
+func (in *instance) Reach() error {
+	if in.monitor != nil || !in.lostRunDir() {
+		return nil
+	}
+	return unreachable(in, fault.New(fault.Unavailable, "neither the agent nor QEMU can be reached: %w", in.monitorErr))
 }
 
 // awaitPoll is how often QEMU is asked whether it has accepted a connection. It accepts one at

@@ -49,6 +49,7 @@ var (
 	_ vmm.Freezer      = (*instance)(nil)
 	_ vmm.HaltReporter = (*instance)(nil)
 	_ vmm.Instance     = (*instance)(nil)
+	_ vmm.Reacher      = (*instance)(nil)
 	_ vmm.Resizer      = (*instance)(nil)
 	_ vmm.Statter      = (*instance)(nil)
 	_ vmm.Saver        = (*instance)(nil)
