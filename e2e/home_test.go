@@ -40,7 +40,8 @@ func TestHomeDatabaseLost(t *testing.T) {
 }
 
 // TestHomesStayApart runs two homes of one user with one XDG_RUNTIME_DIR. The second home is
-// refused, and the first one's machine and daemon stay, also if XDG_RUNTIME_DIR changes.
+// refused, and the first one's machine and daemon stay, also if XDG_RUNTIME_DIR changes. If the
+// runtime directory was moved, commands that would end the machine are refused. None ends it later.
 func TestHomesStayApart(t *testing.T) {
 	h := warm(t)
 	testkit.Require(t, "root", os.Geteuid() == 0, "only root can be somebody else")
@@ -88,6 +89,25 @@ func TestHomesStayApart(t *testing.T) {
 	equal(t, "the state of the VM", string(show(t, h, "first").State), string(model.Running))
 	ok(t, h, "exec", "first", "--", "true")
 	has(t, h.Banger(t, "doctor").Stdout, "machines that run: 1; each has its files")
+
+	ok(t, h, "snapshot", "create", "--name", "s", "first")
+	ok(t, h, "exec", "first", "--", "sh", "-c", "echo mine >/dev/shm/f")
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("mv xdg/run/banger xdg/moved"))
+	for _, command := range [][]string{
+		{"vm", "restore", "--force", "first", "s"}, {"vm", "restore", "--force", "--disks-only", "first", "s"},
+		{"stop", "first"}, {"vm", "kill", "first"}, {"start", "first"}, {"rm", "--force", "first"},
+	} {
+		r := fails(t, h, command, "belongs to another home", "move it back")
+		equal(t, "exit status", r.Code, fault.WrongState.ExitCode())
+	}
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("mv xdg/moved xdg/run/banger"))
+	h.Setenv("XDG_RUNTIME_DIR", xdg("run"))
+	equal(t, "the machine", machinePID(t, h, "first"), machine)
+	equal(t, "what was in its memory", ok(t, h, "exec", "first", "--", "cat", "/dev/shm/f"), "mine\n")
+	ok(t, h, "daemon", "stop")
+	h.Setenv("XDG_RUNTIME_DIR", xdg("run-b"))
 	ok(t, h, "vm", "delete", "--force", "first")
 	ok(t, h, "daemon", "restart")
 	if _, err := os.Stat(paths.Layout{Runtime: xdg("run-b/banger")}.Socket()); err != nil {

@@ -129,18 +129,37 @@ func (h *Host) RemoveUnrecorded(ctx context.Context, id string) {
 	}
 }
 
+// CheckEnd fails if Host.End would: a machine may run that nobody can look for. Nothing is ended.
+func CheckEnd(ctx context.Context, h *Host, r Remains) error {
+	m, err := r.find(ctx, h)
+	if m == nil || m == r.Machine {
+		return err
+	}
+	return m.Close()
+}
+
+// find returns the machine; nil if there is none.
+func (r Remains) find(ctx context.Context, h *Host) (*Machine, error) {
+	if r.Machine != nil {
+		return r.Machine, nil
+	}
+	// A machine whose monitor does not answer is adopted, too, and its end needs no monitor.
+	looking, cancel := pace.Context(ctx, time.Second, "answer")
+	defer cancel()
+	m, err := h.Adopt(looking, r.ID, r.Driver, r.State)
+	if fault.KindOf(err) == fault.NotFound {
+		return nil, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("looking for the VMM: %w", err)
+	}
+	return m, nil
+}
+
 // End ends the machine if there is one, and waits until it is gone.
 func (h *Host) End(ctx context.Context, r Remains) error {
-	m, err := r.Machine, error(nil)
+	m, err := r.find(ctx, h)
 	if m == nil {
-		// A machine whose monitor does not answer is adopted, too, and its end needs no monitor.
-		looking, cancel := pace.Context(ctx, time.Second, "answer")
-		defer cancel()
-		if m, err = h.Adopt(looking, r.ID, r.Driver, r.State); fault.KindOf(err) == fault.NotFound {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("looking for the VMM: %w", err)
-		}
+		return err
 	}
 	if err = m.End(ctx); err != nil && r.Machine == nil {
 		_ = m.Close() // whoever tries again looks for it again

@@ -363,26 +363,42 @@ func TestAdoptionIsTriedAgain(t *testing.T) {
 // TestRefusedCommandsEndNothing gives commands to a VM whose machine the daemon cannot look for.
 // They fail and change nothing, so the next daemon adopts the machine.
 func TestRefusedCommandsEndNothing(t *testing.T) {
+	foreign := fault.New(fault.WrongState, "it belongs to another home")
 	for name, command := range map[string]func(*testing.T, *daemon) error{
 		"start": func(t *testing.T, d *daemon) error {
 			_, err := d.Start(t.Context(), "a", model.Start{}, nil)
 			return err
 		},
-		"stop":   func(t *testing.T, d *daemon) error { _, err := d.Stop(t.Context(), "a", nil, nil); return err },
-		"delete": func(t *testing.T, d *daemon) error { return d.Delete(t.Context(), "a", true, nil) },
+		"stop":          func(t *testing.T, d *daemon) error { _, err := d.Stop(t.Context(), "a", nil, nil); return err },
+		"delete":        func(t *testing.T, d *daemon) error { return d.Delete(t.Context(), "a", true, nil) },
+		"gentle delete": func(t *testing.T, d *daemon) error { return d.Delete(t.Context(), "a", false, nil) },
+		"kill":          func(t *testing.T, d *daemon) error { return second(d.Kill(t.Context(), "a", syscall.SIGKILL)) },
+		"restart":       func(t *testing.T, d *daemon) error { return second(d.Restart(t.Context(), "a", nil, nil)) },
+		"resume":        func(t *testing.T, d *daemon) error { return second(d.Resume(t.Context(), "a", nil)) },
+		"pause":         func(t *testing.T, d *daemon) error { return second(d.Pause(t.Context(), "a", nil)) },
+		"suspend":       func(t *testing.T, d *daemon) error { return second(d.Suspend(t.Context(), "a", nil)) },
+		"fork":          func(t *testing.T, d *daemon) error { return second(d.Fork(t.Context(), "a", model.Fork{}, nil)) },
+		"snapshot":      func(t *testing.T, d *daemon) error { return second(d.CreateSnapshot(t.Context(), "a", "t", nil)) },
+		"set": func(t *testing.T, d *daemon) error {
+			return second(d.Set(t.Context(), "a", model.Change{VCPUs: ptr(2)}))
+		},
+		"restore":        restoreInto(model.Restore{Force: true}),
+		"restore disks":  restoreInto(model.Restore{Force: true, DisksOnly: true}),
+		"gentle restore": restoreInto(model.Restore{}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
 			d := h.daemon()
-			d.create(t, model.Create{Name: "a"})
-			d.start(t, "a")
+			v := d.worker(t, model.Create{Name: "a"})
+			d.snap(t, v, "s")
+			h.work(v, "more")
 			d.die()
-			foreign := fault.New(fault.WrongState, "it belongs to another home")
 			h.failing("adopt", foreign)
 			d = h.daemon()
 			d.wantState(t, "a", model.Broken)
 			for range 2 {
-				if err := command(t, d); !errors.Is(err, foreign) {
+				err := command(t, d)
+				if !errors.Is(err, foreign) && fault.KindOf(err) != fault.WrongState {
 					t.Errorf("the command returned %v, not why the machine cannot be looked for", err)
 				}
 				d.wantState(t, "a", model.Broken)
@@ -392,15 +408,65 @@ func TestRefusedCommandsEndNothing(t *testing.T) {
 			d = h.daemon()
 			d.wantState(t, "a", model.Running)
 			h.wantMachines(t, 1)
+			h.wantWork(t, v, "more")
 			got, err := d.Get("a")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.LastError != nil {
-				t.Errorf("the VM that was adopted has the last error %+v", got.LastError)
+			if got.LastError != nil || got.Restoring != nil {
+				t.Errorf("the VM that was adopted has the last error %+v, and is to get %v", got.LastError, got.Restoring)
+			}
+			d.restore(t, "s", model.Restore{Into: "a", Force: true})
+			h.wantWork(t, v, "work of a")
+		})
+	}
+}
+
+// TestRefusedRestoreReplacesNothing restores a VM whose earlier machine may be left and cannot be
+// looked for. That is refused, and the next daemon finds the VM as it was before.
+func TestRefusedRestoreReplacesNothing(t *testing.T) {
+	for state, bringTo := range map[model.State]func(*testing.T, *host, *daemon, model.VM){
+		model.Broken: func(t *testing.T, _ *host, d *daemon, v model.VM) { d.bringTo(t, v, model.Broken) },
+		model.Suspended: func(t *testing.T, h *host, d *daemon, v model.VM) {
+			h.failing("signal", errBoom)
+			_, err := d.Suspend(t.Context(), "a", nil)
+			claim(t, errors.Is(err, errBoom), "the suspension returned %v", err)
+			h.failing("signal", nil)
+		},
+	} {
+		t.Run(string(state), func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			d.snap(t, v, "s")
+			h.work(v, "more")
+			bringTo(t, h, d, v)
+			h.failing("adopt", errBoom)
+			d.die() // it knows the machine
+			d = h.daemon()
+			for range 2 {
+				err := restoreInto(model.Restore{Force: true})(t, d)
+				claim(t, errors.Is(err, errBoom), "the restore returned %v", err)
+				d.wantState(t, "a", state)
+			}
+			d.die()
+			h.failing("adopt", nil)
+			d = h.daemon()
+			got, err := d.Get("a")
+			claim(t, err == nil && len(got.Restoring) == 0 && got.Parent == nil, "the VM is recorded as %+v: %v", got, err)
+			h.wantOnDisk(t, v, "more")
+			if state == model.Suspended {
+				d.resume(t, v)
+				h.wantWork(t, v, "more")
 			}
 		})
 	}
+}
+
+// restoreInto restores snapshot s into VM a.
+func restoreInto(req model.Restore) func(*testing.T, *daemon) error {
+	req.Into = "a"
+	return func(t *testing.T, d *daemon) error { return second(d.RestoreSnapshot(t.Context(), "s", req, nil)) }
 }
 
 // TestKilledWhileMakingADisk checks that recovery removes the unfinished disk of a killed daemon.

@@ -169,7 +169,11 @@ func (op restoring) replaceDisks(ctx context.Context, c *moment.Capture, report 
 
 // checkRestorable fails if the VM cannot become what a capture keeps.
 func (op restoring) checkRestorable(ctx context.Context, c *moment.Capture) error {
-	if err := errors.Join(machine.CheckDir(op.dirs(), op.name()), op.parts().Check(c.Meta.Spec), c.CheckNet(op.record().Spec)); err != nil || !c.HasMemory() {
+	if err := errors.Join(machine.CheckDir(op.dirs(), op.name()), op.parts().Check(c.Meta.Spec), c.CheckNet(op.record().Spec)); err != nil {
+		return err
+	}
+	// its record would say that the machine is to be ended, and a later daemon would do that
+	if err := machine.CheckEnd(ctx, op.host, op.remains()); err != nil || !c.HasMemory() {
 		return err
 	}
 	subject := op.subject()
@@ -206,5 +210,8 @@ func (op restoring) replace(ctx context.Context, c *moment.Capture, stage string
 		}
 		return errors.Join(err, machine.RemoveAll(files.Restored()))
 	}
-	return repairs(op).completeRestore(ctx, report)
+	if err := repairs(op).completeRestore(ctx, report); err != nil {
+		return fmt.Errorf("the VM is the snapshot's from now on, and its next operation completes that: %w", err)
+	}
+	return nil
 }
