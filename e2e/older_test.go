@@ -261,6 +261,46 @@ func TestRemountedDisk(t *testing.T) {
 	}
 }
 
+// TestRestoreLinked restores a VM in place whose directory is a symbolic link to another file
+// system. While that is not mounted, nothing is lost, and the restore is refused.
+func TestRestoreLinked(t *testing.T) {
+	h := warm(t)
+	smallDir(t, h, "big")("1G")
+	ok(t, h, "run", "-d", "--name", "web", "--memory", "128M")
+	set := func(text string) {
+		ok(t, h, "exec", "web", "--", "sh", "-c", "for f in /opt/f /dev/shm/f; do echo "+text+" >$f; done; sync")
+	}
+	get := func(text string) {
+		t.Helper()
+		equal(t, "the files", ok(t, h, "exec", "web", "--", "cat", "/opt/f", "/dev/shm/f"), text+"\n"+text+"\n")
+	}
+	set("then")
+	ok(t, h, "snapshot", "create", "--name", "s", "web")
+	ok(t, h, "suspend", "web")
+	ok(t, h, "daemon", "stop")
+	id := show(t, h, "web").ID
+	ok(t, h, "daemon", "stop")
+	must(t, h.Shell("mv state/vms/"+id+" big && ln -s "+h.Dir+"/big/"+id+" state/vms/"+id))
+	ok(t, h, "resume", "web")
+	set("later")
+	ok(t, h, "vm", "restore", "--force", "web", "s")
+	get("then")
+	set("later")
+	ok(t, h, "suspend", "web")
+	must(t, h.Shell("mv big/"+id+" big/away"))
+	r := fails(t, h, []string{"vm", "restore", "--force", "web", "s"}, "is missing", "put the directory back")
+	equal(t, "exit status", r.Code, fault.Damaged.ExitCode())
+	must(t, h.Shell("mv big/away big/"+id))
+	ok(t, h, "resume", "web")
+	get("later")
+	ok(t, h, "stop", "web")
+	ok(t, h, "vm", "restore", "--disks-only", "web", "s")
+	ok(t, h, "start", "web")
+	equal(t, "the file", ok(t, h, "exec", "web", "--", "cat", "/opt/f"), "then\n")
+	equal(t, "what is left of the restores", run(t, h, "find", "big", "-name", "restored*", "-o", "-name", ".tmp-*"), "")
+	ok(t, h, "rm", "--force", "web")
+}
+
 // TestReplacedDisk puts the directory of a VM that runs back from a backup while no daemon runs.
 // Nothing is saved with the disk of the backup. What only the VM has can be copied as it says.
 func TestReplacedDisk(t *testing.T) {

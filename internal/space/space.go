@@ -170,10 +170,18 @@ func (g *Guard) measure(dir string) (level, error) {
 // measured refuses nothing.
 func (g *Guard) Check() error {
 	for _, dir := range append([]string{g.Dir}, g.Also...) {
-		if l, err := g.measure(dir); err == nil && l.low() {
-			return fault.New(fault.Unavailable, "the host has %v free at %s, the floor is %v", l.free, dir, l.floor).
-				WithHint("%s disk_reserve is the floor.", fault.Relief)
+		if err := g.CheckAt(dir); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// CheckAt is Check for the file system of one directory.
+func (g *Guard) CheckAt(dir string) error {
+	if l, err := g.measure(dir); err == nil && l.low() {
+		return fault.New(fault.Unavailable, "the host has %v free at %s, the floor is %v", l.free, dir, l.floor).
+			WithHint("%s disk_reserve is the floor.", fault.Relief)
 	}
 	return nil
 }

@@ -218,6 +218,9 @@ func TestOtherFileSystem(t *testing.T) {
 	if err := h.guard.Check(); err != nil {
 		t.Errorf("a file system that only one VM uses refuses work: %v", err)
 	}
+	if err := h.guard.CheckAt(there); fault.KindOf(err) != fault.Unavailable || !strings.Contains(err.Error(), there) {
+		t.Errorf("below the floor of that file system: %v; want a refusal that names it", err)
+	}
 	if h.gave != 0 {
 		t.Errorf("others gave way %d times for a file system that they do not use", h.gave)
 	}

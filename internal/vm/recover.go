@@ -166,7 +166,7 @@ func (r recovery) restore(ctx context.Context, op *operation) error {
 	if len(op.record().Restoring) > 0 {
 		return repairs{op}.completeRestore(ctx, nil)
 	}
-	return machine.RemoveAll(op.dirs().Restored())
+	return errors.Join(machine.RemoveUnfinished(op.dirs().Dir), machine.RemoveAll(op.dirs().Restored()))
 }
 
 // older brings a record up to date that is older than its VM, if what is on the host proves so. So

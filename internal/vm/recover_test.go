@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -206,7 +207,7 @@ func TestDeletionWithoutTheDisk(t *testing.T) {
 }
 
 // TestRestoreWithoutTheDisk starts a daemon while a VM that was being restored has its directory on
-// a disk that is not mounted. The restore still counts as unfinished.
+// a disk that is not mounted. The restore still counts as unfinished, and commands say why.
 func TestRestoreWithoutTheDisk(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()
@@ -218,6 +219,15 @@ func TestRestoreWithoutTheDisk(t *testing.T) {
 	damage(t, errors.Join(os.Mkdir(h.layout.VM(v.ID).Restored(), 0o700), os.Rename(link, mounted), os.Symlink(mounted, link), os.Rename(mounted, mounted+".away")))
 	d = h.daemon()
 	d.wantState(t, "a", model.Broken)
+	for name, command := range map[string]func() error{
+		"resume": func() error { return second(d.Resume(t.Context(), "a", nil)) },
+		"start":  func() error { return second(d.Start(t.Context(), "a", model.Start{}, nil)) },
+		"stop":   func() error { return second(d.Stop(t.Context(), "a", nil, nil)) },
+	} {
+		err := command()
+		claim(t, err != nil && fault.HintOf(err) != "" && strings.Contains(err.Error(), link), "%s returned %v", name, err)
+		wantKind(t, name, err, fault.Damaged)
+	}
 	if got, err := d.Get("a"); err != nil || len(got.Restoring) == 0 {
 		t.Errorf("the restore counts as complete: %v", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"banger/internal/model"
 	"banger/internal/oplock"
 	"banger/internal/step"
+	"banger/internal/vm/explain"
 	"banger/internal/vm/moment"
 	"banger/internal/vm/record"
 	"banger/internal/vmdir"
@@ -160,8 +161,11 @@ func (op repairs) completeRestore(ctx context.Context, report step.Reporter) err
 		return nil
 	}
 	ctx = context.WithoutCancel(ctx)
-	// the record is older: the restore was completed
-	if files := op.dirs(); !vmdir.IsMissing(files) && !disk.MayExist(files.Restored()) {
+	files := op.dirs()
+	if vmdir.IsMissing(files) {
+		return fmt.Errorf("completing a restore: %w", explain.Missing(v, files))
+	}
+	if !disk.MayExist(files.Restored()) { // the record is older: the restore was completed
 		return op.update(ctx, func(v *model.VM) { v.Restoring = nil })
 	}
 	if v.State != model.Stopped && v.State != model.Failed {

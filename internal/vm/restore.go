@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"banger/internal/disk"
 	"banger/internal/fault"
@@ -154,8 +155,8 @@ type restoring struct{ *operation }
 // replaceDisks copies disks and memory beside the VM's own, and then makes the VM what the capture
 // keeps.
 func (op restoring) replaceDisks(ctx context.Context, c *moment.Capture, report step.Reporter) error {
-	// where start-up finds what a crash leaves
-	stage := op.library.Dir(disk.TempPrefix + model.NewID())
+	// where start-up finds what a crash leaves, and on the file system that the disks will be on
+	stage := filepath.Join(op.dirs().Dir, disk.TempPrefix+model.NewID())
 	defer os.RemoveAll(stage)
 	end := report.Track("disks", "")
 	err := c.Stage(ctx, stage, c.SpecFor(op.record().Spec))
@@ -170,6 +171,9 @@ func (op restoring) replaceDisks(ctx context.Context, c *moment.Capture, report 
 // checkRestorable fails if the VM cannot become what a capture keeps.
 func (op restoring) checkRestorable(ctx context.Context, c *moment.Capture) error {
 	if err := errors.Join(machine.CheckDir(op.dirs(), op.name()), op.parts().Check(c.Meta.Spec), c.CheckNet(op.record().Spec)); err != nil {
+		return err
+	}
+	if err := op.Room.CheckAt(op.dirs().Dir); err != nil {
 		return err
 	}
 	// its record would say that the machine is to be ended, and a later daemon would do that

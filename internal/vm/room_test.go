@@ -17,9 +17,19 @@ import (
 type noRoom struct {
 	mu   sync.Mutex
 	held map[string]bool
+	at   string // the directory whose file system has no room, either
 }
 
-func (r *noRoom) Check() error { return errors.New("no room") }
+var errNoRoom = errors.New("no room")
+
+func (r *noRoom) Check() error { return errNoRoom }
+
+func (r *noRoom) CheckAt(dir string) error {
+	if dir == r.at {
+		return errNoRoom
+	}
+	return nil
+}
 
 func (r *noRoom) Held(id string) *model.Hold {
 	r.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"banger/internal/disk"
 	"banger/internal/model"
 	"banger/internal/step"
 )
@@ -109,6 +110,7 @@ func TestRestoreIntoIsAllOrNothing(t *testing.T) {
 					"%sthe restore of %v is still recorded as unfinished", when, got.Restoring)
 				_, err = os.Stat(h.layout.VM(v.ID).Restored())
 				claim(t, err != nil, "%srestored disks are left: %v", when, h.files())
+				claim(t, !strings.Contains(strings.Join(h.files(), " "), "/"+disk.TempPrefix), "%sunfinished files are left: %v", when, h.files())
 				h.wantStored(t, 1)
 				switch {
 				case whose == "a":

@@ -2,8 +2,11 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -240,5 +243,47 @@ func TestRestoreIntoAMissingDirectory(t *testing.T) {
 	d.wantState(t, "a", model.Running)
 	h.command("mv", dir+".away", dir)
 	d.restore(t, "s", model.Restore{Into: "a", Force: true})
+	d.wantContinues(t, v)
+}
+
+// below lists the files below a directory.
+func below(t *testing.T, dir string) string {
+	t.Helper()
+	out, err := exec.Command("find", dir, "!", "-name", "*.log").Output()
+	damage(t, err)
+	return string(out)
+}
+
+// TestRestoreIntoAnotherFileSystem restores a VM in place whose directory is a symbolic link to
+// another file system. Without room there, the restore is refused.
+func TestRestoreIntoAnotherFileSystem(t *testing.T) {
+	h := newHost(t)
+	h.homes = true
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a", WorkDiskSize: ptr(64 * model.MiB)})
+	d.snap(t, v, "s")
+	h.work(v, "more")
+	d.bringTo(t, v, model.Stopped)
+	d.die()
+	mounted := filepath.Join(t.TempDir(), "big")
+	fill, free := h.smallFilesystem(mounted, 96*model.MiB)
+	h.command("mv", h.layout.VM(v.ID).Dir, mounted)
+	damage(t, os.Symlink(filepath.Join(mounted, v.ID), h.layout.VM(v.ID).Dir))
+	d = h.daemon()
+	before := below(t, mounted)
+	fill(0)
+	err := restoreInto(model.Restore{})(t, d)
+	wantDiskFull(t, err)
+	claim(t, strings.Contains(fault.HintOf(err), h.layout.VM(v.ID).Dir), "the hint names another file system: %s", fault.HintOf(err))
+	free()
+	equal(t, "the VM's files after a restore without room", below(t, mounted), before)
+	h.wantOnDisk(t, v, "more")
+	got := d.restore(t, "s", model.Restore{Into: "a"})[0]
+	h.wantWork(t, got, "work of a")
+	d.die()
+	h.room = &noRoom{held: map[string]bool{}, at: h.layout.VM(v.ID).Dir}
+	d = h.daemon()
+	err = restoreInto(model.Restore{Force: true})(t, d)
+	claim(t, errors.Is(err, errNoRoom), "below the floor of the VM's file system, the restore returned %v", err)
 	d.wantContinues(t, v)
 }

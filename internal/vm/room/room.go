@@ -10,6 +10,8 @@ import (
 type Room interface {
 	// Check returns an error if the host has too little space for what only saves time.
 	Check() error
+	// CheckAt is Check for the file system of a directory.
+	CheckAt(dir string) error
 	// Held returns why a VM that runs is held; nil if it is not.
 	Held(id string) *model.Hold
 }
@@ -19,6 +21,9 @@ type Unlimited struct{}
 
 // Check implements Room.
 func (Unlimited) Check() error { return nil }
+
+// CheckAt implements Room.
+func (Unlimited) CheckAt(string) error { return nil }
 
 // Held implements Room.
 func (Unlimited) Held(string) *model.Hold { return nil }
