@@ -53,14 +53,14 @@ func (in *instance) connectAgent(ctx context.Context) (net.Conn, error) {
 // unreachable adds a hint to the error of a machine whose sockets were removed while it runs, as
 // systemd-logind removes /run/user when the user's last session ends.
 func unreachable(in *instance, err *fault.Error) error {
-	if !in.lostRunDir() {
+	if !lostRunDir(in) {
 		return err
 	}
 	return err.WithHint("Its run directory %s was removed or moved, for instance at the end of a login session. If it was moved, move it back. "+
 		"Otherwise nothing can reach the guest any more: its programs continue, and `banger vm kill` ends it like a power cut. `loginctl enable-linger` keeps /run/user.", in.s.RunDir)
 }
 
-func (in *instance) lostRunDir() bool {
+func lostRunDir(in *instance) bool {
 	_, gone := os.Lstat(in.s.RunDir)
 	return errors.Is(gone, fs.ErrNotExist) || in.proc.LostDir()
 }
@@ -68,7 +68,7 @@ func (in *instance) lostRunDir() bool {
 // Reach looks for the sockets of a machine to which nobody is connected: see vmm.Reacher. An
 // adoption that has found no monitor has found no agent either.
 func (in *instance) Reach() error {
-	if in.monitor != nil || !in.lostRunDir() {
+	if in.monitor != nil || !lostRunDir(in) {
 		return nil
 	}
 	return unreachable(in, fault.New(fault.Unavailable, "neither the agent nor QEMU can be reached: %w", in.monitorErr))
@@ -80,7 +80,7 @@ const awaitPoll = time.Millisecond
 
 // occupyAgent connects to the agent's port, unless someone is connected.
 func (in *instance) occupyAgent(ctx context.Context) error {
-	taken, err := in.agentTaken(ctx)
+	taken, err := agentTaken(ctx, in)
 	if taken || err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (in *instance) occupyAgent(ctx context.Context) error {
 	for !taken && err == nil {
 		select {
 		case <-time.After(awaitPoll):
-			taken, err = in.agentTaken(ctx)
+			taken, err = agentTaken(ctx, in)
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}
@@ -110,7 +110,7 @@ func (in *instance) occupyAgent(ctx context.Context) error {
 }
 
 // agentTaken reports whether someone is connected to the agent's port.
-func (in *instance) agentTaken(ctx context.Context) (bool, error) {
+func agentTaken(ctx context.Context, in *instance) (bool, error) {
 	var devices []chardev
 	if err := in.ask(ctx, "query-chardev", nil, &devices); err != nil {
 		return false, err

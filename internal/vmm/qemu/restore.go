@@ -39,7 +39,7 @@ const loadPoll = 50 * time.Millisecond
 var errHalted = errors.New("the restored machine does not run")
 
 // loaded waits until a restored machine runs, which it does by itself.
-func (in *instance) loaded(ctx context.Context) error {
+func loaded(ctx context.Context, in *instance) error {
 	ctx, cancel := pace.Context(ctx, greetTimeout, "restored machine that runs")
 	defer cancel()
 	poll := time.NewTicker(loadPoll)

@@ -111,7 +111,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 	} else {
 		err = in.monitorErr
 		if err == nil && h.restored {
-			err = in.loaded(ctx)
+			err = loaded(ctx, in)
 		}
 		if err == nil && !h.restored && h.accel == TCG {
 			in.agent.heard = make(chan struct{})
