@@ -12,8 +12,8 @@ import (
 	"banger/internal/testkit"
 )
 
-// freezer is a program of a guest's root that freezes banger's agent, which has started it. When the
-// kernel reports that the agent is frozen, it writes its first argument to the console.
+// freezer is a program of a guest's root that freezes banger's agent, which has started it. When
+// the kernel reports that the agent is frozen, it writes its first argument to the console.
 const freezer = `mkdir -p /run/cg && mount -t cgroup2 none /run/cg && mkdir /run/cg/f &&
 echo $PPID >/run/cg/f/cgroup.procs && echo 1 >/run/cg/f/cgroup.freeze &&
 until grep -q "frozen 1" /run/cg/f/cgroup.events; do :; done && echo "$0" >/dev/console`

@@ -65,9 +65,9 @@ const (
 type Template struct {
 	Key          string       `json:"key"`                      // hash of what a VM must share
 	Kind         TemplateKind `json:"kind"`                     //
-	Image        string       `json:"image,omitempty"`          // its name when this was made, or ""
+	Image        string       `json:"image,omitempty"`          // the name it had then, or ""
 	ImageID      string       `json:"image_id,omitempty"`       // "" if universal
-	ImageMoved   bool         `json:"image_moved,omitempty"`    // Image now means another image, or none
+	ImageMoved   bool         `json:"image_moved,omitempty"`    // Image means another now, or none
 	Kernel       string       `json:"kernel"`                   // the kernel's name
 	KernelID     string       `json:"kernel_id"`                //
 	VCPUs        int          `json:"vcpus"`                    //
