@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"banger/internal/testkit"
 )
@@ -99,6 +102,83 @@ func hostileTree(t *testing.T, h *testkit.Home) {
 	ok(t, h, "exec", "box", "--", "truncate", "-s", "2T", "/tmp/trap/large")
 	fails(t, h, []string{"vm", "cp", "box:/tmp/trap", here}, "bytes in files")
 	fails(t, h, []string{"vm", "cp", "box:/tmp/trap", "-"}, "bytes in files")
+}
+
+// TestCopyTargets copies both ways to what is no plain file, and to a disk that gets full. The
+// devices have the numbers of /dev/null and /dev/full.
+func TestCopyTargets(t *testing.T) {
+	testkit.Require(t, "root", os.Geteuid() == 0, "only root can make devices and mount a tmpfs")
+	h := warm(t)
+	ok(t, h, "run", "-d", "--name", "box", "--net", "none")
+	const prepare = `cd "$1" && mknod null c 1 3 && mknod full c 1 7 && mkfifo fifo && printf old >file && chmod 604 file && ln -s file link &&
+		ln -s nothing dangling && mkdir -p tree/sub && mkfifo tree/sub/fifo && printf old >outside && ln -s ../../outside tree/sub/link`
+	const list = `cd "$1" && find . -type f -printf "%p %m %s\n" -o -printf "%p %y %l\n" | sort`
+	sides := []struct {
+		name, dir string
+		sh        func(script string) string
+		in, from  func(name string) string // the destination, and a source on the other side
+	}{
+		{"out of a VM", h.Dir + "/out", func(script string) string { return run(t, h, "sh", "-c", script, "sh", h.Dir+"/out") },
+			func(name string) string { return h.Dir + "/out/" + name }, func(name string) string { return "box:/root/from/" + name }},
+		{"into a VM", "/root/in", func(script string) string { return ok(t, h, "exec", "box", "--", "sh", "-c", script, "sh", "/root/in") },
+			func(name string) string { return "box:/root/in/" + name }, func(name string) string { return h.Dir + "/from/" + name }},
+	}
+	const source = `mkdir -p "$1/tree/sub" && cd "$1" && printf new >file && printf x >tree/sub/fifo && mkdir links && printf evil >links/link && truncate -s 40M big && truncate -s 20G huge`
+	run(t, h, "sh", "-c", source, "sh", h.Dir+"/from")
+	ok(t, h, "exec", "box", "--", "sh", "-c", source, "sh", "/root/from")
+	for _, s := range sides {
+		t.Run(s.name, func(t *testing.T) {
+			if s.dir == h.Dir+"/out" {
+				if err := errors.Join(os.Mkdir(s.dir, 0o700), unix.Mount("small", s.dir, "tmpfs", 0, "mode=0700,size=20m")); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = unix.Unmount(s.dir, unix.MNT_DETACH) })
+			} else {
+				ok(t, h, "exec", "box", "--", "sh", "-c", "mkdir /root/in && mount -t tmpfs -o size=20m small /root/in")
+			}
+			s.sh(prepare)
+			before := s.sh(list)
+
+			ok(t, h, "cp", s.from("file"), s.in("null"))
+			fails(t, h, []string{"cp", s.from("file"), s.in("full")}, "no space left on device")
+			code(t, h, 68, "cp", s.from("file"), s.in("dangling"))
+			code(t, h, 68, "cp", s.from("tree"), s.in("")) // over a pipe
+			equal(t, "the destination after copies to devices", s.sh(list), before)
+
+			s.sh(`cat "$1/fifo" >"$1/got" 2>&1 </dev/null &`)
+			ok(t, h, "cp", s.from("file"), s.in("fifo"))
+			equal(t, "what the pipe's reader got", s.sh(`for i in 1 2 3 4 5 6 7 8 9; do [ -s "$1/got" ] && break; sleep 0.2; done; cat "$1/got"; rm "$1/got"`), "new")
+
+			// The disk gets full.
+			fails(t, h, []string{"cp", s.from("big"), s.in("link")}, `making "big": no space left on device`)
+			equal(t, "the destination after a copy that failed", s.sh(list), before)
+
+			// A name within a copied tree is not followed.
+			ok(t, h, "cp", s.from("links/."), s.in("tree/sub"))
+			equal(t, "a link's target outside of the tree", s.sh(`cat "$1/outside"`), "old")
+
+			ok(t, h, "cp", s.from("file"), s.in("link"))
+			equal(t, "the link and its target", s.sh(`cd "$1" && readlink link && cat file`), "file\nnew")
+			equal(t, "what is half-made", s.sh(`find "$1" -name ".banger*"`), "")
+		})
+	}
+	t.Run("interrupted", func(t *testing.T) {
+		// The copy is under way when its part is there.
+		target := write(t, h, "target/file", "old", 0o604)
+		out := run(t, h, "sh", "-c", `banger cp box:/root/from/huge "$1/file" & pid=$!
+			for i in $(seq 400); do ls "$1"/.banger* >/dev/null 2>&1 && break; sleep 0.05; done
+			kill -TERM $pid; wait $pid; echo "exit $?"; ls -A "$1"; cat "$1/file"`, "sh", filepath.Dir(target))
+		equal(t, "an interrupted copy", out, "exit 130\nfile\nold")
+		mode := run(t, h, "stat", "-c", "%a", target)
+		equal(t, "the old file's mode", mode, "604\n")
+
+		if err := unix.Mkfifo(filepath.Join(h.Dir, "silent"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out = run(t, h, "sh", "-c", `timeout -s INT --preserve-status 2 banger cp box:/root/from/file "$1/silent"; echo "exit $?"`, "sh", h.Dir)
+		equal(t, "a copy to a pipe that nobody reads", out, "exit 130\n")
+	})
+	ok(t, h, "rm", "--force", "box")
 }
 
 // withoutSizes drops the sizes of directories, which depend on the file system.

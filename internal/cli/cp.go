@@ -31,6 +31,8 @@ func newCpCmd(a *command.App) *cobra.Command {
 
 Directories are copied with all that is in them. Modes, times and symbolic links are preserved, as with cp -a. SRC/. copies the contents of a directory, without the directory itself. In the guest, the copies belong to root.
 
+If DST is a symbolic link to a file, the copy replaces the link's target. If DST is a device or a pipe, banger writes to it. This holds for DST itself. Below a directory, banger follows no links and opens no devices or pipes: a file replaces a link, and an existing device, pipe or socket ends the copy with an error. A file gets its name when it is complete: if the copy fails, the file that was there stays. So the disk needs room for both.
+
 On this host, the copies belong to you. Your umask applies to their modes, and setuid and setgid bits are removed, because the guest is not trusted. A copy out of a VM ends with an error if the guest sends a name with "..", a device, a file with holes, or anything else that no copy has.
 
 If SRC or DST is -, banger reads or writes a tar archive of a directory's contents.`,

@@ -68,7 +68,7 @@ func runSnapshotExport(ctx context.Context, o exportOptions, a *command.App) err
 		_, err = io.Copy(a.Out, stream)
 		return err
 	}
-	size, err := transfer.WriteWhole(o.file, stream)
+	size, err := transfer.WriteWhole(ctx, o.file, stream)
 	p.Close()
 	if err != nil {
 		return err

@@ -25,7 +25,6 @@ var opensItself = map[string]string{
 	"internal/store/backup.go":          "a file or directory that was made just now",
 	"internal/guest/channel/serial":     "in the guest: a file of the kernel",
 	"internal/cli/transfer/content.go":  "a person's input, which may be a pipe",
-	"internal/cli/transfer/file.go":     "a person's output, which may be a pipe",
 	"internal/cli/transfer/snapshot.go": "a person's input, which may be a pipe",
 }
 

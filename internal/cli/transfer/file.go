@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,21 +11,26 @@ import (
 	"path/filepath"
 
 	"banger/internal/fault"
+	"banger/internal/guest/archive"
 )
 
 // WriteNew makes a file that only its owner can read, which appears when it is complete. An
-// existing file is replaced only with force.
+// existing file is replaced only with force, also through symbolic links.
 func WriteNew(file string, force bool, write func(io.Writer) error) (err error) {
 	if _, err := os.Lstat(file); err == nil && !force {
 		return taken(file)
 	}
-	// never replace a device by a file
-	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+	real, special, err := archive.Follow(file)
+	switch {
+	case err != nil:
+		return err
+	case special:
 		return fault.New(fault.Invalid, "%s is not a regular file", file).WithHint("Give the name of a file.")
 	}
-	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	file = real
+	f, err := part(file)
 	if err != nil {
-		return fileFault(err)
+		return err
 	}
 	defer func() { err = errors.Join(err, ignoreGone(os.Remove(f.Name()))) }()
 	out := bufio.NewWriter(f)
@@ -55,24 +61,17 @@ func ignoreGone(err error) error {
 
 // WriteWhole writes a stream to a file, which gets its name when it is complete. Devices and pipes
 // are written to directly.
-func WriteWhole(path string, stream io.Reader) (size int64, err error) {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
+func WriteWhole(ctx context.Context, path string, stream io.Reader) (size int64, err error) {
+	path, special, err := archive.Follow(path)
+	switch {
+	case err != nil:
+		return 0, err
+	case special:
+		return archive.Feed(ctx, path, stream, 0)
 	}
-	switch info, err := os.Stat(path); {
-	case err == nil && info.IsDir():
-		return 0, fault.New(fault.Invalid, "%s is a directory", path)
-	case err == nil && !info.Mode().IsRegular():
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return 0, fileFault(err)
-		}
-		size, err = io.Copy(f, stream)
-		return size, errors.Join(err, f.Close())
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // for its owner only
+	f, err := part(path)
 	if err != nil {
-		return 0, fileFault(err)
+		return 0, err
 	}
 	defer func() {
 		if err != nil {
@@ -81,12 +80,26 @@ func WriteWhole(path string, stream io.Reader) (size int64, err error) {
 		}
 	}()
 	if size, err = io.Copy(f, stream); err != nil {
-		return 0, err
+		return 0, ofPart(path, err)
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return 0, fmt.Errorf("writing %s: %w", path, err)
+		return 0, ofPart(path, err)
 	}
 	return size, os.Rename(f.Name(), path)
+}
+
+// part makes a file beside path, for its owner only, that is to become path.
+func part(path string) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".banger-*")
+	return f, ofPart(path, err)
+}
+
+// ofPart gives an error about a part, whose name nobody knows, the name of the whole file.
+func ofPart(path string, err error) error {
+	if bad := (*fs.PathError)(nil); errors.As(err, &bad) {
+		return fileFault(fmt.Errorf("writing %s: %w", path, bad.Err))
+	}
+	return err
 }
 
 // fileFault gives the error of a file that the user named its kind.

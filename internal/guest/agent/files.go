@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"banger/internal/fault"
 	"banger/internal/guest/archive"
@@ -37,6 +38,10 @@ func (s *filesService) get(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// pipePatience is the wait for a process that reads from a pipe. While nothing reads the request's
+// body, the agent does not see that its client has gone.
+const pipePatience = 10 * time.Second
+
 // put answers PUT /v1/files. Owners are those in the stream.
 func (s *filesService) put(w http.ResponseWriter, r *http.Request) error {
 	name, err := filesPath(r)
@@ -44,8 +49,9 @@ func (s *filesService) put(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	err = archive.Unpack(r.Context(), r.Body, name, archive.UnpackOptions{
-		Special: true,
-		Owner:   func(uid, gid int) (int, int) { return uid, gid },
+		Special:  true,
+		Patience: pipePatience,
+		Owner:    func(uid, gid int) (int, int) { return uid, gid },
 	})
 	if err != nil {
 		return notFound(err)

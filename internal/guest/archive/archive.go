@@ -20,6 +20,10 @@
 // O_NOFOLLOW). So "..", absolute names and links lead nowhere. os.Root would not do: it follows
 // links that stay inside, and so reaches neighbours of the tree that is being made.
 //
+// What has the name of an entry is replaced if it is a file or a link. A directory is merged with a
+// directory. A device, a pipe or a socket there ends the copy. Only the destination that the caller
+// named is treated as cp does: a link to a file is followed, a device or a pipe is written to.
+//
 // Clean and Export pass a stream on to other programs, which trust it. They let only what Pack can
 // make through.
 package archive

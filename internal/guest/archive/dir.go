@@ -1,11 +1,14 @@
 package archive
 
 import (
+	"crypto/rand"
 	"errors"
 	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/fault"
 )
 
 // dir is an open directory. Its methods take single names and never follow a symbolic link.
@@ -69,11 +72,24 @@ func (d dir) names(limit int64) ([]string, error) {
 	return all, nil
 }
 
-// clear removes what has the name of a new file. It never removes a directory.
-func (d dir) clear(name string) error {
-	err := unix.Unlinkat(d.fd(), name, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
+// replace gives name to what fill makes under the name part. So the old file stays until the new
+// one is complete, and nothing stays of an incomplete one. Only files and links are replaced.
+func (d dir) replace(name string, fill func(part string) error) (err error) {
+	switch st, err := d.lstat(name); {
+	case errors.Is(err, unix.ENOENT):
+	case err != nil:
+		return err
+	case isDir(st):
+		return fault.New(fault.WrongState, "the name exists and is a directory")
+	case unsupported(st) != "":
+		return fault.New(fault.WrongState, "the name exists and is %s", unsupported(st))
+	}
+	part := ".banger-" + rand.Text()
+	if err = fill(part); err == nil {
+		err = unix.Renameat(d.fd(), part, d.fd(), name)
+	}
+	if err != nil {
+		_ = unix.Unlinkat(d.fd(), part, 0)
 	}
 	return err
 }

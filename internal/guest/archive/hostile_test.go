@@ -41,6 +41,11 @@ var hostile = []struct {
 	{"directory over a link", []header{{directory, "t/", "", ""}, {symlink, "t/l", "../neighbour", ""}, {directory, "t/l/", "", ""}}},
 	{"through a link that was there", []header{{directory, "t/", "", ""}, {file, "t/there/x", "", "x"}}},
 	{"directory over a link that was there", []header{{directory, "t/", "", ""}, {directory, "t/there/", "", ""}}},
+	{"over a pipe that was there", []header{{directory, "t/", "", ""}, {file, "t/fifo", "", "x"}}},
+	{"over a socket that was there", []header{{directory, "t/", "", ""}, {symlink, "t/socket", "/etc/passwd", ""}}},
+	{"hard link over a pipe that was there", []header{{directory, "t/", "", ""}, {file, "t/f", "", "x"}, {link, "t/fifo", "t/f", ""}}},
+	{"directory over a pipe that was there", []header{{directory, "t/", "", ""}, {directory, "t/fifo/", "", ""}}},
+	{"through a pipe that was there", []header{{directory, "t/", "", ""}, {file, "t/fifo/x", "", "x"}}},
 	{"hard link out", []header{{directory, "t/", "", ""}, {link, "t/x", "../neighbour/precious", ""}}},
 	{"hard link to another tree", []header{{directory, "t/", "", ""}, {link, "t/x", "neighbour/precious", ""}}},
 	{"absolute hard link", []header{{directory, "t/", "", ""}, {link, "t/x", "/etc/passwd", ""}}},
@@ -58,14 +63,15 @@ var hostile = []struct {
 	{"long name", []header{{directory, "t/", "", ""}, {file, "t/" + strings.Repeat("x/", 2500) + "x", "", "x"}}},
 	{"deep name", []header{{directory, "t/", "", ""}, {file, "t" + strings.Repeat("/x", 300), "", "x"}}},
 	{"long link", []header{{directory, "t/", "", ""}, {symlink, "t/l", strings.Repeat("x", 5000), ""}}},
+	{"two roots", []header{{file, "f", "", "x"}, {file, "f", "", "y"}}},
 	{"two files at the top", []header{{file, "t", "", "x"}, {file, "t/x", "", "x"}}},
 	{"contents that are a file", []header{{file, ".", "", "x"}}},
 	{"contents that become a link", []header{{directory, "./", "", ""}, {symlink, ".", "/etc", ""}}},
 	{"nothing", nil},
 }
 
-// arena makes a destination with neighbours. The function reports whether the neighbours are
-// unchanged.
+// arena makes a destination with neighbours, a pipe and the like. The function reports whether
+// those are unchanged.
 func arena(t testing.TB) (dst string, intact func() bool) {
 	t.Helper()
 	base := t.TempDir()
@@ -80,7 +86,11 @@ func arena(t testing.TB) (dst string, intact func() bool) {
 		os.WriteFile(p, []byte("precious"), 0o600)
 	}
 	os.Symlink("../neighbour", filepath.Join(dst, "t", "there"))
+	changed := special(t, filepath.Join(dst, "t"))
 	return dst, func() bool {
+		if len(changed()) != 0 {
+			return false
+		}
 		for _, p := range precious {
 			info, err := os.Lstat(p)
 			if err != nil || info.Mode() != 0o600 || info.Size() != 8 {

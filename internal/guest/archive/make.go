@@ -3,6 +3,7 @@ package archive
 import (
 	"archive/tar"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -34,27 +35,19 @@ func (u *unpacker) directory(parent dir, name string, h *tar.Header) error {
 	return nil
 }
 
-// file makes a regular file. It removes a file that it could not finish.
-func (u *unpacker) file(parent dir, name string, h *tar.Header) (err error) {
-	if err := replace(parent, name); err != nil {
-		return err
-	}
-	f, err := parent.openAt(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closeErr := f.Close(); err == nil {
-			err = closeErr
-		}
+// file makes a regular file.
+func (u *unpacker) file(parent dir, name string, h *tar.Header) error {
+	return parent.replace(name, func(part string) (err error) {
+		f, err := parent.openAt(part, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 		if err != nil {
-			parent.clear(name)
+			return fmt.Errorf("no file can be made in its directory: %w", err)
 		}
-	}()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{f}, u.tr, u.buf); err != nil {
-		return streamError(err)
-	}
-	return u.finish(f, h)
+		defer func() { err = errors.Join(err, f.Close()) }()
+		if _, err := io.CopyBuffer(struct{ io.Writer }{f}, u.tr, u.buf); err != nil {
+			return streamError(stripPath(err)) // nobody knows the name part
+		}
+		return u.finish(f, h)
+	})
 }
 
 // finish sets owner, mode and time, in this order: changing the owner clears special bits.
@@ -96,20 +89,19 @@ func (u *unpacker) symlink(parent dir, name string, h *tar.Header) error {
 	if err := checkTarget(h.Linkname); err != nil {
 		return err
 	}
-	if err := replace(parent, name); err != nil {
-		return err
-	}
-	if err := unix.Symlinkat(h.Linkname, parent.fd(), name); err != nil {
-		return err
-	}
-	if u.opts.Owner != nil {
-		uid, gid := u.opts.Owner(h.Uid, h.Gid)
-		if err := unix.Fchownat(parent.fd(), name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	return parent.replace(name, func(part string) error {
+		if err := unix.Symlinkat(h.Linkname, parent.fd(), part); err != nil {
 			return err
 		}
-	}
-	ts := timespecs(h.ModTime)
-	return unix.UtimesNanoAt(parent.fd(), name, ts[:], unix.AT_SYMLINK_NOFOLLOW)
+		if u.opts.Owner != nil {
+			uid, gid := u.opts.Owner(h.Uid, h.Gid)
+			if err := unix.Fchownat(parent.fd(), part, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+				return err
+			}
+		}
+		ts := timespecs(h.ModTime)
+		return unix.UtimesNanoAt(parent.fd(), part, ts[:], unix.AT_SYMLINK_NOFOLLOW)
+	})
 }
 
 // hardLink gives another name to a file of the same tree.
@@ -149,19 +141,7 @@ func (u *unpacker) hardLink(parent dir, name string, h *tar.Header) error {
 	if there, err := parent.lstat(name); err == nil && there.Ino == st.Ino && there.Dev == st.Dev {
 		return nil
 	}
-	if err := replace(parent, name); err != nil {
-		return err
-	}
-	return unix.Linkat(from.fd(), target, parent.fd(), name, 0)
-}
-
-// replace makes room for a file.
-func replace(parent dir, name string) error {
-	err := parent.clear(name)
-	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
-		if st, statErr := parent.lstat(name); statErr == nil && isDir(st) {
-			return fault.New(fault.WrongState, "the name exists and is a directory")
-		}
-	}
-	return err
+	return parent.replace(name, func(part string) error {
+		return unix.Linkat(from.fd(), target, parent.fd(), part, 0)
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,20 +31,22 @@ type UnpackOptions struct {
 	// Owner maps the owner in the stream to the owner of the result. nil leaves the owner of this
 	// process.
 	Owner func(uid, gid int) (int, int)
+	// Patience bounds the wait for a process that reads from the pipe dst. 0 waits for ever.
+	Patience time.Duration
 	// Note receives what the other end left out, as text that is safe for a terminal. It may be
 	// nil.
 	Note func(name, why string)
 }
 
-// Unpack makes the contents of a stream at dst, as Land decides. It follows symbolic links in dst
-// only. It replaces files, merges directories, and never exchanges the two. After an error, partial
-// results stay. ctx is checked between reads; to end at once, close r.
+// Unpack makes the contents of a stream at dst, as Land decides and the package comment says. A
+// file is complete when it gets its name; complete entries stay after an error. ctx is checked
+// between reads; to end at once, close r.
 func Unpack(ctx context.Context, r io.Reader, dst string, opts UnpackOptions) error {
 	u := &unpacker{
 		opts: opts, dst: dst, meter: newMeter(opts.Limits), buf: make([]byte, bufSize),
 		tr: tar.NewReader(bufio.NewReaderSize(stopReader{ctx, r}, bufSize)),
 	}
-	err := u.all()
+	err := u.all(ctx)
 	// Directories that are still open get their modes and times also after an error.
 	return errors.Join(err, u.leave(0))
 }
@@ -55,7 +58,9 @@ type unpacker struct {
 	meter *meter
 	buf   []byte
 
-	root  string // first component of all names, or "."
+	root  string // first component of all names, or "."; "" before the first entry
+	lone  bool   // the first entry is no directory, so it is the only one
+	feed  bool   // it goes to dst, which is a device or a pipe
 	base  string // name of root in the landing directory
 	trail []step // open directories: the landing one, then those that lead to the last entry
 }
@@ -67,7 +72,7 @@ type step struct {
 	made *tar.Header // applied when the directory is left; nil if it existed before
 }
 
-func (u *unpacker) all() error {
+func (u *unpacker) all(ctx context.Context) error {
 	for {
 		h, err := u.tr.Next()
 		switch {
@@ -85,7 +90,7 @@ func (u *unpacker) all() error {
 		if err := u.meter.add(h.Size); err != nil {
 			return err
 		}
-		if err := u.entry(h); err != nil {
+		if err := u.entry(ctx, h); err != nil {
 			return err
 		}
 	}
@@ -104,7 +109,7 @@ func (u *unpacker) global(records map[string]string) (done bool, err error) {
 	if err := u.meter.add(0); err != nil {
 		return false, err
 	}
-	g, err := parseGlobal(records, len(u.trail) == 0)
+	g, err := parseGlobal(records, u.root == "")
 	if g.name != "" && u.opts.Note != nil {
 		u.opts.Note(g.name, g.why)
 	}
@@ -112,7 +117,7 @@ func (u *unpacker) global(records map[string]string) (done bool, err error) {
 }
 
 // entry makes the entry of h.
-func (u *unpacker) entry(h *tar.Header) error {
+func (u *unpacker) entry(ctx context.Context, h *tar.Header) error {
 	if sparse(h) {
 		return badArchive("%s is sparse", quoted(h.Name))
 	}
@@ -120,10 +125,17 @@ func (u *unpacker) entry(h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	if u.trail == nil {
+	switch {
+	case u.root == "":
 		if err := u.land(parts, h); err != nil {
 			return err
 		}
+	case u.lone:
+		return badArchive("%s comes after %s, which is not a directory", quoted(h.Name), quoted(u.root))
+	}
+	if u.feed {
+		_, err := Feed(ctx, u.dst, u.tr, u.opts.Patience)
+		return explain("writing to", u.dst, streamError(err))
 	}
 	if parts, err = u.inside(h.Name, parts); err != nil {
 		return err
@@ -190,12 +202,20 @@ func (u *unpacker) land(parts []string, h *tar.Header) error {
 		at = Directory
 	case err == nil:
 		at = Other
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return fault.New(fault.WrongState, "%s cannot be a destination: %w", u.dst, stripPath(err))
 	case !errors.Is(err, fs.ErrNotExist):
 		return explain("looking at", u.dst, stripPath(err))
 	}
-	directory, name, err := Land(wanted, h.Typeflag == tar.TypeDir, u.dst, at)
+	u.lone = h.Typeflag != tar.TypeDir
+	directory, name, err := Land(wanted, !u.lone, u.dst, at)
 	if err != nil {
 		return err
+	}
+	if u.lone && at != Directory {
+		if directory, name, err = u.named(h, directory, name); u.feed || err != nil {
+			return err
+		}
 	}
 	d, err := openDir(directory)
 	if err != nil {
@@ -204,6 +224,24 @@ func (u *unpacker) land(parts []string, h *tar.Header) error {
 	u.base = name
 	u.trail = []step{{dir: d}}
 	return nil
+}
+
+// named returns where a single file lands that the user gave a name: a link to a file is followed,
+// but a link replaces a link, as with cp -a.
+func (u *unpacker) named(h *tar.Header, directory, name string) (string, string, error) {
+	if info, err := os.Lstat(u.dst); err == nil && h.Typeflag != tar.TypeReg && info.Mode()&fs.ModeSymlink != 0 {
+		return directory, name, nil
+	}
+	real, special, err := Follow(u.dst)
+	switch {
+	case err != nil:
+		return "", "", err
+	case special && h.Typeflag != tar.TypeReg:
+		return "", "", fault.New(fault.WrongState, "%s is a device or a pipe, and only a file can be copied there", u.dst)
+	}
+	u.feed = special
+	directory, name = split(real)
+	return directory, name, nil
 }
 
 // inside returns the path from the landing directory to an entry, or to the target of a hard link.
