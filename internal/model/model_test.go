@@ -163,6 +163,23 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+func TestCheckUser(t *testing.T) {
+	for _, user := range []string{"", "root", "1000:1000", "www-data:daemon", "domain user", "jürgen"} {
+		if err := CheckUser(user); err != nil {
+			t.Errorf("%q is refused: %v", user, err)
+		}
+	}
+	for _, user := range []string{"root\n", "a\x00", "\x1b[31m", strings.Repeat("u", 257)} {
+		if err := CheckUser(user); err == nil {
+			t.Errorf("%.20q is accepted", user)
+		}
+		s := Spec{Name: "web", User: user}
+		if err := s.ValidateNew(); err == nil || !strings.Contains(err.Error(), "user: ") {
+			t.Errorf("a new VM with the user %.20q: %v", user, err)
+		}
+	}
+}
+
 func TestStates(t *testing.T) {
 	all := []State{Creating, Stopped, Starting, Running, Pausing, Paused, Suspended, Stopping, Deleting, Broken, Failed}
 	for _, from := range all {

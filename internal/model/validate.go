@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"banger/internal/pattern"
 )
@@ -19,6 +20,7 @@ const (
 	MaxMemory   = 1 * TiB
 	MinDiskSize = 32 * MiB // ext4 with a journal
 	MaxDiskSize = 16 * TiB
+	maxUser     = 256
 	maxEnv      = 64 * KiB // in all: must fit one assume message and one execve
 )
 
@@ -29,7 +31,15 @@ func (s Spec) ValidateNew() error {
 	if IDLike(s.Name) {
 		return CheckName(s.Name)
 	}
-	return s.Validate()
+	return errors.Join(s.Validate(), CheckUser(s.User))
+}
+
+// CheckUser returns why no guest can have a user, or user:group, or nil.
+func CheckUser(user string) error {
+	if len(user) > maxUser || strings.ContainsFunc(user, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("user: %.80q is not the name or number of a user", user)
+	}
+	return nil
 }
 
 // Validate returns everything that is wrong with the spec, joined, or nil. It does not check that

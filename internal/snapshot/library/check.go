@@ -3,6 +3,8 @@ package library
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"banger/internal/fault"
@@ -26,6 +28,8 @@ const maxRef = 512
 var (
 	// of an image or kernel: it names a directory
 	contentID  = pattern.Lazy(`^[a-z0-9][a-z0-9-]{0,63}$`)
+	imageName  = pattern.Lazy(`^[A-Za-z0-9_.:@/\[\]-]+$`)
+	kernelName = pattern.Lazy(`^[a-z0-9][a-z0-9._-]{0,63}$`) // or an id
 	driverName = pattern.Lazy(`^[a-z0-9][a-z0-9-]{0,31}$`)
 )
 
@@ -126,12 +130,27 @@ func checkForeign(meta snapshot.Meta) (Label, error) {
 	if err != nil {
 		return label, err
 	}
+	spec := meta.Spec
+	switch userErr := model.CheckUser(spec.User); {
+	case !isImage(spec.Image):
+		return Label{}, wrongMeta("spec.image: %.80q is not the name of an image", spec.Image)
+	case !kernelName().MatchString(spec.Kernel):
+		return Label{}, wrongMeta("spec.kernel: %.80q is not the name of a kernel", spec.Kernel)
+	case userErr != nil:
+		return Label{}, wrongMeta("spec.%w", userErr)
+	}
 	for _, d := range meta.Disks {
 		if size, _ := sizeOf(meta.Spec, d.Name); d.Size > size {
 			return Label{}, wrongMeta("%s: the disk has %v, the VM %v", d.Name, d.Size, size)
 		}
 	}
 	return label, nil
+}
+
+// isImage reports whether package image may accept a name or an id: no component has dots only.
+func isImage(ref string) bool {
+	dots := func(part string) bool { return strings.Trim(part, ".") == "" }
+	return imageName().MatchString(ref) && !slices.ContainsFunc(strings.Split(ref, "/"), dots)
 }
 
 // sizeOf returns the size that a spec has for a disk, and whether there is such a disk.

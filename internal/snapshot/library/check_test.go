@@ -49,6 +49,21 @@ var wrong = map[string]struct {
 	"a label with another shape": {func(m *snapshot.Meta, _ *Label) { m.Extra = []byte(`[]`) }, "extra"},
 }
 
+// foreign holds changes that only an import refuses: a stored snapshot with them can be restored.
+var foreign = map[string]struct {
+	change func(*snapshot.Meta, *Label)
+	field  string
+}{
+	"an image that is a path":   {func(m *snapshot.Meta, _ *Label) { m.Spec.Image = "../../etc" }, "spec.image"},
+	"an absolute image":         {func(m *snapshot.Meta, _ *Label) { m.Spec.Image = "/etc" }, "spec.image"},
+	"an image with dots inside": {func(m *snapshot.Meta, _ *Label) { m.Spec.Image = "a/../b:c" }, "spec.image"},
+	"an image of two lines":     {func(m *snapshot.Meta, _ *Label) { m.Spec.Image = "debian:bookworm\n" }, "spec.image"},
+	"a kernel that is a path":   {func(m *snapshot.Meta, _ *Label) { m.Spec.Kernel = "../debian" }, "spec.kernel"},
+	"a user of two lines":       {func(m *snapshot.Meta, _ *Label) { m.Spec.User = "root\n" }, "spec.user"},
+	"a user with a NUL":         {func(m *snapshot.Meta, _ *Label) { m.Spec.User = "root\x00" }, "spec.user"},
+	"a long user":               {func(m *snapshot.Meta, _ *Label) { m.Spec.User = strings.Repeat("u", 300) }, "spec.user"},
+}
+
 // layout is a layout of one region.
 func layout(size, offset int64) []byte {
 	return fmt.Appendf(nil, `{"version":1,"regions":[{"address":0,"size":%d,"offset":%d}]}`, size, offset)
@@ -125,6 +140,32 @@ func TestWrongDescriptions(t *testing.T) {
 	}
 }
 
+// TestForeignDescriptions imports a snapshot with each description that nobody else may bring. In
+// the home's directory, it counts as whole.
+func TestForeignDescriptions(t *testing.T) {
+	for name, w := range foreign {
+		t.Run(name, func(t *testing.T) {
+			here, there := open(t, t.TempDir()), open(t, t.TempDir())
+			stream := stored(t, here, goodMeta(t, w.change), "system")
+			_, err := there.Import(t.Context(), bytes.NewReader(stream), "", nil)
+			if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), w.field) {
+				t.Errorf("the import returned %v; want a refusal that names %s", err, w.field)
+			}
+			if left, err := os.ReadDir(there.Dir("")); err != nil || len(left) != 0 {
+				t.Errorf("the import has left %v, %v", left, err)
+			}
+			if list, err := here.List(t.Context()); err != nil || len(list) != 1 || list[0].Damaged != "" {
+				t.Errorf("in the home's directory, it is %+v, %v", list, err)
+			}
+		})
+	}
+	for _, image := range []string{"debian:bookworm", "docker.io/library/alpine:3", "localhost:5000/my_app@sha256:" + strings.Repeat("a", 64), "[::1]:5000/x", "Registry.example/a/b:V1.0", "0123456789ab"} {
+		if !isImage(image) {
+			t.Errorf("%s is refused", image)
+		}
+	}
+}
+
 // TestGoodDescription claims that the description that the others change is imported.
 func TestGoodDescription(t *testing.T) {
 	here, there := open(t, t.TempDir()), open(t, t.TempDir())
@@ -170,12 +211,22 @@ func TestWrongDisks(t *testing.T) {
 
 // FuzzCheck claims that what check accepts names no path and has possible sizes.
 func FuzzCheck(f *testing.F) {
-	good, err := json.Marshal(snapshot.Meta{Spec: spec(), Fingerprint: "f", Layout: layout(256<<20, 0), Memory: &snapshot.File{Size: 256 * model.MiB},
-		Extra: []byte(`{"vm":"web","vm_id":"0123456789abcdef"}`)})
+	meta := snapshot.Meta{Spec: spec(), Fingerprint: "f", Layout: layout(256<<20, 0), Memory: &snapshot.File{Size: 256 * model.MiB},
+		Extra: []byte(`{"vm":"web","vm_id":"0123456789abcdef"}`)}
+	good, err := json.Marshal(meta)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good)
+	for _, w := range foreign {
+		bad := meta
+		w.change(&bad, &Label{})
+		data, err := json.Marshal(bad)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
 	f.Add(bytes.ReplaceAll(good, []byte(strings.Repeat("ab", 32)), []byte("../..")))
 	f.Add([]byte(`{"extra":{"vm":"a","pause":-9e9},"layout":{"version":1,"regions":[{"size":4611686018427387904}]}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -190,7 +241,9 @@ func FuzzCheck(f *testing.F) {
 			}
 			return
 		}
-		if !model.IsID(label.VMID) || strings.ContainsAny(meta.Spec.ImageID+meta.Spec.KernelID+meta.Driver, "/.\x00") || meta.Spec.ImageID == "" {
+		if !model.IsID(label.VMID) || strings.ContainsAny(meta.Spec.ImageID+meta.Spec.KernelID+meta.Driver, "/.\x00") || meta.Spec.ImageID == "" ||
+			strings.HasPrefix(meta.Spec.Image, "/") || strings.Contains("/"+meta.Spec.Image+"/", "/../") || strings.Contains(meta.Spec.Kernel, "/") ||
+			strings.ContainsAny(meta.Spec.Image+meta.Spec.Kernel+meta.Spec.User, "\n\x00\x1b") {
 			t.Errorf("accepted: %+v", meta)
 		}
 		for _, d := range meta.Disks {

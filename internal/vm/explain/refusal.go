@@ -104,6 +104,9 @@ func CheckChange(old, next model.Spec) error {
 	if err := next.Validate(); err != nil {
 		return fault.New(fault.Invalid, "%w", err)
 	}
+	if err := model.CheckUser(next.User); err != nil && next.User != old.User {
+		return fault.New(fault.Invalid, "%w", err)
+	}
 	if next.DiskSize < old.DiskSize {
 		return shrinks("disk size", old.DiskSize, next.DiskSize)
 	}
