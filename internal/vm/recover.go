@@ -330,6 +330,11 @@ func (r recovery) checkPaused(ctx context.Context, op *operation) error {
 func (r recovery) endStart(ctx context.Context, op *operation) error {
 	v := op.record()
 	if from := moment.CutOff(v, op.dirs()); from != nil {
+		// it has what the guest did, and may be found later
+		if err := machine.CheckEnd(ctx, r.host, op.remains()); err != nil {
+			r.notAdopted(op, err)
+			return err
+		}
 		j := journal{op, v.Runtime.Spec.ImageID}
 		r.isFound()
 		waiting, cancel := oplock.Outlive(ctx, 0)

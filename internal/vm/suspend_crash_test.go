@@ -179,6 +179,7 @@ func TestKilledAfterTheGuestWrote(t *testing.T) {
 			d.inGuest(v.ID, func(g *guest) { g.Frozen = true })
 		}, model.Running},
 		"not recorded": {func(d *daemon, v model.VM) { d.failing("store running", errBoom) }, model.Broken},
+		"not found":    {func(d *daemon, v model.VM) { d.failing("adopt", errBoom) }, model.Broken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -196,7 +197,8 @@ func TestKilledAfterTheGuestWrote(t *testing.T) {
 			c.afterwards(d, v)
 			d = d.killed(func() { release(); <-over })
 			d.wantState(t, "a", c.want)
-			if c.want == model.Broken { // the next daemon can record it
+			if c.want == model.Broken { // the next daemon can find and record it
+				h.failing("adopt", nil)
 				h.failing("store running", nil)
 				d.die()
 				d = h.daemon()
