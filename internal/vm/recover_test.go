@@ -233,6 +233,30 @@ func TestRestoreWithoutTheDisk(t *testing.T) {
 	}
 }
 
+// TestIncompleteRestoreWithoutTheDisk moves a VM's directory away while a restore is incomplete.
+// Commands say so. When the directory is back, the next command completes the restore.
+func TestIncompleteRestoreWithoutTheDisk(t *testing.T) {
+	h := newHost(t)
+	d := h.daemon()
+	v := d.worker(t, model.Create{Name: "a"})
+	d.snap(t, v, "s")
+	h.work(v, "more")
+	h.failing("store suspended", errBoom)
+	err := restoreInto(model.Restore{Force: true})(t, d)
+	claim(t, errors.Is(err, errBoom) && strings.Contains(err.Error(), "its next operation completes that"), "the restore returned %v", err)
+	h.failing("store suspended", nil)
+	dir := h.layout.VM(v.ID).Dir
+	h.command("mv", dir, dir+".away")
+	for range 2 {
+		_, err = d.Resume(t.Context(), "a", nil)
+		wantKind(t, "the resume", err, fault.Damaged)
+		wantHint(t, "the resume", err, "Mount the disk")
+	}
+	h.command("mv", dir+".away", dir)
+	d.resume(t, v)
+	h.wantWork(t, v, "work of a")
+}
+
 // TestOrphanOfAUserIsKept loses the record of a VM whose directory has a copy of the record. The
 // directory is moved with everything in it; the run directory is removed. While the machine runs,
 // the daemon does not start, whether the copy leads to the machine or is older.
