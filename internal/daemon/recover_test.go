@@ -5,13 +5,19 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"banger/internal/api"
 	"banger/internal/fault"
 	"banger/internal/home"
 	"banger/internal/model"
+	"banger/internal/store"
+	"banger/internal/vmdir"
 )
 
 // TestForeignDatabaseKeepsItsSchema puts a database of an older banger beside a VM that it does not
@@ -48,6 +54,50 @@ func TestForeignDatabaseKeepsItsSchema(t *testing.T) {
 	var version int
 	if err := db.QueryRowContext(t.Context(), "PRAGMA user_version").Scan(&version); err != nil || version != 1 {
 		t.Errorf("the schema has the version %d, %v", version, err)
+	}
+}
+
+// TestOlderSchemaKeepsItsDatabase puts a database back that an older banger has left. Its records
+// are older than their copies. The daemon does not start, and neither the database nor a backup of
+// it changes.
+func TestOlderSchemaKeepsItsDatabase(t *testing.T) {
+	layout := testLayout(t)
+	held, err := home.Acquire(testContext(t), layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	s, err := openStore(testContext(t), layout, held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := model.VM{ID: "0123456789abcdef", Revision: 2, State: model.Stopped, Created: time.Now(), Spec: model.Spec{
+		Name: "box", Image: "i", ImageID: "i", Kernel: "k", KernelID: "k", VCPUs: 1, Memory: model.GiB, DiskSize: model.GiB, Net: model.NetNone,
+	}}
+	keeper := vmdir.Keep(s, layout, slog.New(slog.DiscardHandler))
+	if err := errors.Join(os.MkdirAll(layout.VM(v.ID).Dir, 0o700), keeper.PutVM(t.Context(), v), keeper.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", layout.Database())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	older := "DROP TABLE meta; UPDATE vms SET doc = json_remove(doc, '$.revision'); PRAGMA user_version = 1"
+	if _, err := db.ExecContext(t.Context(), older); err != nil {
+		t.Fatal(err)
+	}
+	s, err = openStore(testContext(t), layout, held)
+	if fault.KindOf(err) != fault.WrongState || !strings.Contains(err.Error(), "older than the VMs") {
+		t.Errorf("opening the database gave %v", err)
+		s.Close()
+	}
+	var version int
+	if err := db.QueryRowContext(t.Context(), "PRAGMA user_version").Scan(&version); err != nil || version != 1 {
+		t.Errorf("the schema has the version %d, %v", version, err)
+	}
+	if backups, err := store.Backups(layout.Backups()); err != nil || len(backups) != 0 {
+		t.Errorf("the backups are %v, %v", backups, err)
 	}
 }
 

@@ -21,11 +21,12 @@ const topUp = 30 * time.Second
 func openStore(ctx context.Context, layout paths.Layout, held *home.Held) (*store.Store, error) {
 	return store.OpenWith(ctx, layout.Database(), store.Options{
 		Backups: layout.Backups(), Reserve: layout.Reserve(),
-		Check: func(ctx context.Context, s *store.Store) error { return held.Check(ctx, s, homeKeys) },
+		Check: func(ctx context.Context, s *store.Store) error { return checkCurrent(ctx, s, layout, held) },
 	})
 }
 
-// checkCurrent refuses a database that is older than the VMs, or of another home.
+// checkCurrent refuses a database that is older than the VMs, or of another home. It also reads a
+// database whose schema is to be updated.
 func checkCurrent(ctx context.Context, s *store.Store, layout paths.Layout, held *home.Held) error {
 	if err := held.Check(ctx, s, homeKeys); err != nil {
 		return err
@@ -33,6 +34,9 @@ func checkCurrent(ctx context.Context, s *store.Store, layout paths.Layout, held
 	records, err := s.VMs(ctx)
 	if err != nil {
 		return err
+	}
+	for i := range records { // an older schema counts no revisions; the update begins with 1
+		records[i].Revision = max(records[i].Revision, 1)
 	}
 	return vmdir.CheckCurrent(layout, records)
 }
