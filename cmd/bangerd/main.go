@@ -24,7 +24,7 @@ func run() int {
 	foreground := flag.Bool("foreground", false, "write the log to standard error too")
 	readyFD := flag.Int("ready-fd", 0, "report on this file descriptor how the start went")
 	showVersion := flag.Bool("version", false, "print the version")
-	recover := flag.String("recover", "", "serve `banger daemon recover`: \"plan\" or \"do\"")
+	recover := flag.String("recover", "", "serve `banger daemon recover`: \"plan\" or \"do\"; or `banger doctor`: \"check\"")
 	flag.Parse()
 	if *showVersion {
 		if _, err := fmt.Println(version.String()); err != nil {

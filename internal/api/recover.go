@@ -17,6 +17,8 @@ import (
 const (
 	RecoverPlan = "plan" // says what it would do
 	RecoverDo   = "do"
+	// RecoverCheck only says whether a daemon would start with the records that there are.
+	RecoverCheck = "check"
 )
 
 // Recovered is what bangerd --recover writes to standard output.
@@ -48,4 +50,10 @@ func Recover(ctx context.Context, mode string) (model.Rescue, error) {
 		return *answer.Result, nil
 	}
 	return model.Rescue{}, fault.New(fault.Internal, "running bangerd --recover: it ended without an answer: %w", exit)
+}
+
+// CheckRecords returns why a daemon would not start with the home's records. It changes nothing.
+func CheckRecords(ctx context.Context) error {
+	_, err := Recover(ctx, RecoverCheck)
+	return err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"banger/internal/api"
 	"banger/internal/cli/command"
 	"banger/internal/cli/render"
 	"banger/internal/cli/ui"
@@ -58,13 +59,12 @@ func runDoctor(ctx context.Context, o doctorOptions, a *command.App) error {
 // checkHost does all checks. The check of the configuration is the last one.
 func checkHost(ctx context.Context, a *command.App, layout paths.Layout) []doctor.Check {
 	env := doctor.Host(layout)
+	env.Records = api.CheckRecords // doctor contains no database
 	settings := doctor.Check{Name: "config", Feature: "configuration", Status: doctor.Pass, Summary: "the configuration is valid"}
 	if cfg, file, err := a.Config(); err != nil {
-		settings.Status, settings.Summary, settings.Detail = doctor.Fail, "the configuration has errors", err.Error()
-		settings.Fix = cmp.Or(fault.HintOf(err), "Edit "+file)
+		settings.Status, settings.Summary, settings.Detail, settings.Fix = doctor.Fail, "the configuration has errors", err.Error(), cmp.Or(fault.HintOf(err), "Edit "+file)
 	} else {
-		env.QEMU, env.Unconfined, env.Reserve = cfg.QEMU, cfg.Confine == "off", cfg.DiskReserve
-		env.Need = limit.Need{File: max(cfg.DiskSize, cfg.WorkDiskSize), Memory: cfg.Memory}
+		env.QEMU, env.Unconfined, env.Reserve, env.Need = cfg.QEMU, cfg.Confine == "off", cfg.DiskReserve, limit.Need{File: max(cfg.DiskSize, cfg.WorkDiskSize), Memory: cfg.Memory}
 	}
 	return append(doctor.Run(ctx, env), settings)
 }

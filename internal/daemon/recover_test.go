@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"banger/internal/fault"
 	"banger/internal/home"
 	"banger/internal/model"
+	"banger/internal/paths"
 	"banger/internal/store"
 	"banger/internal/vmdir"
 )
@@ -99,6 +101,52 @@ func TestOlderSchemaKeepsItsDatabase(t *testing.T) {
 	if backups, err := store.Backups(layout.Backups()); err != nil || len(backups) != 0 {
 		t.Errorf("the backups are %v, %v", backups, err)
 	}
+}
+
+// TestCheckRecords: what doctor asks for is refused as a start of the daemon is. Nothing is made.
+func TestCheckRecords(t *testing.T) {
+	layout := testLayout(t)
+	check := func(when string, want fault.Kind) {
+		t.Helper()
+		err := Recover(testContext(t), layout, api.RecoverCheck, io.Discard)
+		if fault.KindOf(err) != want {
+			t.Errorf("%s: %v, want %q", when, err, want)
+		}
+	}
+	check("without a home", "")
+	if _, err := os.Lstat(layout.State); err == nil {
+		t.Error("a state directory was made")
+	}
+	open := func(layout paths.Layout) *home.Held {
+		held, err := home.Acquire(testContext(t), layout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := openStore(testContext(t), layout, held)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(held.Claim(t.Context(), s, homeKeys), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return held
+	}
+	held, other := open(layout), testLayout(t)
+	if err := errors.Join(open(other).Release(), os.MkdirAll(layout.VM("0123456789abcdef").Dir, 0o700), os.Remove(layout.Database())); err != nil {
+		t.Fatal(err)
+	}
+	check("while a daemon works", "")
+	if err := held.Release(); err != nil {
+		t.Fatal(err)
+	}
+	check("without its database", fault.WrongState)
+	if _, err := os.Lstat(layout.Database()); err == nil {
+		t.Error("a database was made")
+	}
+	if err := os.Rename(other.Database(), layout.Database()); err != nil {
+		t.Fatal(err)
+	}
+	check("with another home's database", fault.WrongState)
 }
 
 func TestRecoverRefuses(t *testing.T) {

@@ -21,14 +21,16 @@ const topUp = 30 * time.Second
 func openStore(ctx context.Context, layout paths.Layout, held *home.Held) (*store.Store, error) {
 	return store.OpenWith(ctx, layout.Database(), store.Options{
 		Backups: layout.Backups(), Reserve: layout.Reserve(),
-		Check: func(ctx context.Context, s *store.Store) error { return checkCurrent(ctx, s, layout, held) },
+		Check: func(ctx context.Context, s *store.Store) error { return checkCurrent(ctx, s, layout, held.Check) },
 	})
 }
 
 // checkCurrent refuses a database that is older than the VMs, or of another home. It also reads a
 // database whose schema is to be updated.
-func checkCurrent(ctx context.Context, s *store.Store, layout paths.Layout, held *home.Held) error {
-	if err := held.Check(ctx, s, homeKeys); err != nil {
+func checkCurrent(
+	ctx context.Context, s *store.Store, layout paths.Layout, check func(context.Context, home.Records, home.Keys) error,
+) error {
+	if err := check(ctx, s, homeKeys); err != nil {
 		return err
 	}
 	records, err := s.VMs(ctx)

@@ -60,7 +60,7 @@ func (d *daemon) open(ctx context.Context, held *home.Held) (err error) {
 	if d.store, err = openStore(ctx, d.Layout, held); err != nil {
 		return err
 	}
-	if err := checkCurrent(ctx, d.store, d.Layout, held); err != nil {
+	if err := checkCurrent(ctx, d.store, d.Layout, held.Check); err != nil {
 		return err
 	}
 	if err := held.Claim(ctx, d.store, homeKeys); err != nil {

@@ -61,6 +61,8 @@ type Env struct {
 	Stat func(name string) (Entry, error)
 	// Owners reports whether somebody else could change banger's directories.
 	Owners func() error
+	// Records returns why a daemon would not start with its records. nil: they are not checked.
+	Records func(context.Context) error
 	// Lost lists the directories of VMs without a record.
 	Lost func() ([]string, error)
 	// Machines lists the machines that run.
@@ -127,6 +129,9 @@ func Run(ctx context.Context, env Env) []Check {
 	checks = append(checks, checkSubIDs(env)...)
 	checks = append(checks, checkSpace(env)...)
 	checks = append(checks, checkSSH(ctx, env)...)
+	if env.Records != nil {
+		checks = append(checks, checkRecords(ctx, env))
+	}
 	checks = append(checks, checkLost(env), checkMachines(env), checkLocalDisk(env), checkReflink(env), checkWritable(env), checkTmpDir(env),
 		checkMemory(env), checkClock(env, host))
 	return append(checks, checkLimits(env)...)

@@ -22,14 +22,15 @@ import (
 
 // host is a fake host: its files, tools and file systems by name.
 type host struct {
-	env    Env
-	files  map[string]string
-	stats  map[string]Entry
-	tools  map[string]string
-	disks  map[string]FileSystem // by directory; "" for all others
-	lost   []string
-	runs   []vmdir.Machine
-	owners error
+	env     Env
+	files   map[string]string
+	stats   map[string]Entry
+	tools   map[string]string
+	disks   map[string]FileSystem // by directory; "" for all others
+	lost    []string
+	runs    []vmdir.Machine
+	owners  error
+	records error
 }
 
 const debian = "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n"
@@ -101,6 +102,7 @@ func goodHost() *host {
 		Limits:          func() (limit.Set, error) { return limits(limit.Unlimited), nil },
 		Owners:          func() error { return h.owners },
 		Lost:            func() ([]string, error) { return h.lost, nil },
+		Records:         func(context.Context) error { return h.records },
 		Machines:        func() ([]vmdir.Machine, error) { return h.runs, nil },
 		ClockSync:       func() (bool, bool) { return true, true },
 		KVM:             func() (bool, string) { return true, "/dev/kvm makes virtual machines" },
@@ -208,6 +210,12 @@ func TestVerdicts(t *testing.T) {
 		{"a machine without files", func(h *host) {
 			h.runs = []vmdir.Machine{{ID: "0123456789abcdef", Name: "web", PID: 7, Trouble: []string{"its disk is gone"}}}
 		}, []verdict{{"machines", Warn, "web (process 7): its disk is gone", "*"}}},
+		{"a database of another home", func(h *host) { h.records = fault.New(fault.WrongState, "it is another's").WithHint("bring it back") }, []verdict{
+			{"records", Fail, "it is another's", "bring it back"},
+		}},
+		{"no bangerd", func(h *host) { h.records = fault.New(fault.Unavailable, "there is none").WithHint("install it") }, []verdict{
+			{"records", Warn, "cannot check", "install it"},
+		}},
 		{"a lost VM", func(h *host) { h.lost = []string{state + "/lost/0123456789abcdef"} }, []verdict{
 			{"lost-vms", Warn, "/lost/0123456789abcdef", "*"}}},
 		{"no qemu", func(h *host) { delete(h.tools, "qemu-system-x86_64") }, []verdict{{"qemu", Fail, "no program", "sudo apt install qemu-system-x86"}}},

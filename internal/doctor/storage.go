@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,6 +52,19 @@ func checkSpace(env Env) []Check {
 	return checks
 }
 
+// checkRecords checks that the database is there, and is the one of these VMs.
+func checkRecords(ctx context.Context, env Env) Check {
+	c := Check{Name: "records", Feature: "all VMs"}
+	err := env.Records(ctx)
+	switch kind := fault.KindOf(err); {
+	case err == nil:
+		return c.pass("the database has the records of the VMs")
+	case kind == fault.Unavailable || kind == fault.Internal:
+		return c.warn("cannot check the records of VMs", err.Error(), fault.HintOf(err))
+	}
+	return c.fail(err.Error(), "The daemon does not start.", fault.HintOf(err))
+}
+
 // checkLost lists the directories of VMs whose records are lost. The daemon removes none of them.
 func checkLost(env Env) Check {
 	c := Check{Name: "lost-vms", Feature: "disks of VMs"}
@@ -59,7 +73,7 @@ func checkLost(env Env) Check {
 	case err != nil:
 		return c.warn("cannot list lost VMs", err.Error(), "")
 	case len(dirs) == 0:
-		return c.pass("no VM has lost its record")
+		return c.pass("no directory of a VM is set aside in " + env.Layout.Lost())
 	}
 	return c.warn(fmt.Sprintf("VMs without a record: %d, in %s", len(dirs), env.Layout.Lost()),
 		strings.Join(dirs, "\n"),

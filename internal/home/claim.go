@@ -29,6 +29,14 @@ func (h *Held) Check(ctx context.Context, db Records, keys Keys) error {
 	return err
 }
 
+// Look is Check without the home's locks. Its error counts only if no daemon works meanwhile.
+func Look(ctx context.Context, layout paths.Layout, db Records, keys Keys) (err error) {
+	if layout.Runtime, err = runtimeInUse(layout); err != nil {
+		return err
+	}
+	return (&Held{layout: layout}).Check(ctx, db, keys)
+}
+
 // Claim checks that database and roots belong to one home, and marks the roots that have no mark
 // yet. The caller holds the locks. If a root belongs to another home, or the database is an older
 // one, nothing has changed, and the error says so.

@@ -37,35 +37,43 @@ func Inspect(ctx context.Context, path string, dirs ...string) (found Found, err
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 { // SQLite's empty one
 		return found, fault.New(fault.NotFound, "there is no database at %s", path)
 	}
+	err = OnCopy(ctx, path, func(s *Store) error {
+		var err error
+		if found.Home, err = s.Meta(ctx, HomeKey); err != nil {
+			return err
+		}
+		if found.Starts, err = s.Meta(ctx, StartsKey); err != nil {
+			return err
+		}
+		return s.each(ctx, func(id, doc string) error {
+			if v, err := decode(id, doc); err == nil {
+				found.VMs = append(found.VMs, v)
+			} else {
+				found.Unreadable = append(found.Unreadable, id)
+			}
+			return nil
+		})
+	}, dirs...)
+	return found, err
+}
+
+// OnCopy calls look with a copy of the database at path, which is whole and has the present schema.
+// The copy is made in the first of dirs that has room for one; without dirs, in os.TempDir.
+func OnCopy(ctx context.Context, path string, look func(*Store) error, dirs ...string) (err error) {
 	temp, err := copyTo(dirs, path)
 	if err != nil {
-		return found, fmt.Errorf("inspecting %s: %w", path, err)
+		return fmt.Errorf("inspecting %s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	copied := filepath.Join(temp, copyName)
-	s, err := Open(ctx, copied)
+	s, err := Open(ctx, filepath.Join(temp, copyName))
 	if err != nil {
-		return found, fmt.Errorf("inspecting %s: %w", path, err)
+		return fmt.Errorf("inspecting %s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	if err := s.check(ctx); err != nil {
-		return found, fmt.Errorf("inspecting %s: %w", path, err)
+		return fmt.Errorf("inspecting %s: %w", path, err)
 	}
-	if found.Home, err = s.Meta(ctx, HomeKey); err != nil {
-		return found, err
-	}
-	if found.Starts, err = s.Meta(ctx, StartsKey); err != nil {
-		return found, err
-	}
-	err = s.each(ctx, func(id, doc string) error {
-		if v, err := decode(id, doc); err == nil {
-			found.VMs = append(found.VMs, v)
-		} else {
-			found.Unreadable = append(found.Unreadable, id)
-		}
-		return nil
-	})
-	return found, err
+	return look(s)
 }
 
 // check has SQLite check the whole file.
