@@ -77,7 +77,8 @@ func (s *Store) Tag(ctx context.Context, ref, name string) (model.Kernel, error)
 	return s.name(k, name)
 }
 
-// name gives the kernel a name that a person asked for. It returns the kernel with all its names.
+// name gives the kernel a name that a person asked for. It returns the kernel with all its names,
+// this one first.
 func (s *Store) name(k model.Kernel, name string) (model.Kernel, error) {
 	before, err := s.named(name)
 	if err != nil {
@@ -86,7 +87,7 @@ func (s *Store) name(k model.Kernel, name string) (model.Kernel, error) {
 	if err := s.setName(name, k.ID); err != nil {
 		return model.Kernel{}, err
 	}
-	k, err = s.ByID(k.ID)
+	k, err = s.Get(name)
 	if before != "" && before != k.ID {
 		k.Notices = append(k.Notices, model.NameMoved("kernel", name, k.ID, before))
 	}

@@ -58,8 +58,8 @@ func TestImportWithModules(t *testing.T) {
 		t.Errorf("the reported steps are %v", events)
 	}
 	again, err := s.Import(t.Context(), ImportOptions{Path: file, ModulesDir: writeModulesDir(t, modules, "unix"), Name: "mine"}, nil)
-	if err != nil || again.ID != k.ID || !slices.Equal(again.Names, []string{testVersion, "mine"}) {
-		t.Errorf("importing the same kernel again: got %v %v, %v, want one kernel with both names", again.ID, again.Names, err)
+	if err != nil || again.ID != k.ID || !slices.Equal(again.Names, []string{"mine", testVersion}) {
+		t.Errorf("importing the same kernel again: got %v %v, %v, want one kernel with both names, the given one first", again.ID, again.Names, err)
 	}
 }
 

@@ -103,7 +103,7 @@ func (s *Store) List() ([]model.Kernel, error) {
 }
 
 // Get returns the kernel that a person's ref means: an id, a name, or a unique beginning of an id.
-// A ref that reads as an id never means a name.
+// A ref that reads as an id never means a name. A name that was given comes first.
 func (s *Store) Get(ref string) (model.Kernel, error) {
 	r, err := s.get(ref)
 	return r.Kernel, err
@@ -140,7 +140,7 @@ func (s *Store) get(ref string) (record, error) {
 			old = append(old, r)
 		}
 		if r.ID == ref || !model.IDLike(ref) && slices.Contains(r.Names, ref) {
-			return r, nil
+			return namedFirst(r, ref), nil
 		}
 		if len(ref) >= minPrefix && strings.HasPrefix(r.ID, ref) {
 			found = append(found, r)
@@ -157,6 +157,14 @@ func (s *Store) get(ref string) (record, error) {
 	}
 	return record{}, fault.New(fault.Invalid, "the ids of %[2]d kernels begin with %[1]q", ref, len(found)).
 		WithHint("Give more of the id, or a name.")
+}
+
+// namedFirst moves a name to the front, so that the caller prints a name that the user gave.
+func namedFirst(r record, name string) record {
+	if i := slices.Index(r.Names, name); i > 0 {
+		r.Names = slices.Insert(slices.Delete(r.Names, i, i+1), 0, name)
+	}
+	return r
 }
 
 func notFound(ref string) error {

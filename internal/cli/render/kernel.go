@@ -7,16 +7,22 @@ import (
 	"banger/internal/model"
 )
 
-// Kernels lists kernels.
+// Kernels lists kernels, with a row for each of their names.
 func Kernels(kernels []model.Kernel, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NAME", Min: 10, Paint: ui.Style.Bold}, {Title: "ID", Drop: 2, Paint: ui.Style.Dim},
 		{Title: "VERSION", Min: 12}, {Title: "ARCH", Drop: 3}, {Title: "SIZE", Right: true}, {Title: "AGE", Drop: 1},
 	}}
 	for _, k := range kernels {
-		t.Rows = append(t.Rows, []string{
-			FirstName(k.Names, "-"), ShortHash(k.ID), k.Version, k.Arch, k.Size.String(), ui.Age(now.Sub(k.Created)),
-		})
+		names := k.Names
+		if len(names) == 0 {
+			names = []string{"-"}
+		}
+		for _, name := range names {
+			t.Rows = append(t.Rows, []string{
+				name, ShortHash(k.ID), k.Version, k.Arch, k.Size.String(), ui.Age(now.Sub(k.Created)),
+			})
+		}
 	}
 	return t
 }

@@ -48,6 +48,14 @@ func TestMovedNames(t *testing.T) {
 	}
 }
 
+// TestKernelNames: each name of a kernel has a row.
+func TestKernelNames(t *testing.T) {
+	rows := Kernels([]model.Kernel{{ID: "ab", Names: []string{"6.1", "debian"}}, {ID: "cd"}}, time.Now()).Rows
+	if len(rows) != 3 || rows[0][0] != "6.1" || rows[1][0] != "debian" || rows[2][0] != "-" {
+		t.Errorf("the rows are %q", rows)
+	}
+}
+
 func TestOrigin(t *testing.T) {
 	rel := Relatives{Snapshots: []model.Snapshot{{ID: "a123456789abcdef", Name: "night", VMID: "1"}, {ID: "b123456789abcdef", Name: "noon", VMID: "1"}}}
 	key := "i" + strings.Repeat("1b", 12)
