@@ -51,6 +51,7 @@ type host struct {
 	guest     proto.Assume    // the last identity that a guest got
 	records   map[string]bool // ids of VMs with a record; other machines belong to templates
 	gone      map[string]bool // images and kernels that were deleted
+	realIDs   bool            // images and kernels have ids as in a home
 
 	answersButton bool            // guests react to the power button
 	stubborn      string          // the program in guests that does not end before it is killed
@@ -216,6 +217,14 @@ func (h *host) end(v model.VM, why vmm.ExitReason) {
 	if !h.computer.End(v.ID, vmm.Exit{Reason: why}) {
 		h.t.Errorf("no machine of %s runs", v.Spec.Name)
 	}
+}
+
+// idOf returns the id of an image or a kernel that is made by its name.
+func (h *host) idOf(name string) string {
+	if h.realIDs {
+		return fmt.Sprintf("%064x", name)[:64]
+	}
+	return "id-of-" + name
 }
 
 // setGone makes an image or a kernel disappear or return.

@@ -15,6 +15,7 @@ import (
 func TestExportAndImport(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
+	h.realIDs = true
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	d.snap(t, v, "s")
@@ -61,6 +62,7 @@ func TestExportAndImport(t *testing.T) {
 func TestForeignMemory(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
+	h.realIDs = true
 	d := h.daemon()
 	v := d.worker(t, model.Create{Name: "a"})
 	claim(t, d.snap(t, v, "s").Sealed, "the home does not know its own snapshot")
@@ -113,6 +115,7 @@ func TestForeignMemory(t *testing.T) {
 func TestForeignSpec(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
+	h.realIDs = true
 	d := h.daemon()
 	v := d.worker(t, model.Create{
 		Name: "a", Net: model.NetUser, Env: map[string]string{"LD_PRELOAD": "/evil.so"}, User: "0", Workdir: "/evil", IdleSuspend: time.Hour,

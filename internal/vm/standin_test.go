@@ -109,7 +109,7 @@ type images struct{ s *session }
 const imageWithInit = "img-with-init"
 
 func (i images) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.Image, error) {
-	img := model.Image{ID: "id-of-" + ref}
+	img := model.Image{ID: i.s.idOf(ref)}
 	if ref == imageWithInit {
 		img.Init = "/sbin/init"
 	}
@@ -121,7 +121,7 @@ func (i images) ByID(id string) (model.Image, error) { return i.Get(id) }
 func (i images) Get(ref string) (model.Image, error) {
 	img := model.Image{ID: ref, Path: i.s.file}
 	img.Config = model.ImageConfig{Env: []string{"A=image", "B=image"}, User: "app", WorkingDir: "/app"}
-	if ref == "id-of-"+imageWithInit {
+	if ref == i.s.idOf(imageWithInit) {
 		img.Init = "/sbin/init"
 	}
 	return img, errors.Join(i.s.isGone(ref), i.s.hook(context.Background(), "", "get image"))
@@ -130,7 +130,7 @@ func (i images) Get(ref string) (model.Image, error) {
 type kernels struct{ s *session }
 
 func (k kernels) Ensure(ctx context.Context, ref string, _ step.Reporter) (model.Kernel, error) {
-	return model.Kernel{ID: "id-of-" + ref}, k.s.hook(ctx, "", "ensure kernel")
+	return model.Kernel{ID: k.s.idOf(ref)}, k.s.hook(ctx, "", "ensure kernel")
 }
 
 func (k kernels) ByID(id string) (model.Kernel, error) { return k.Get(id) }

@@ -30,6 +30,7 @@ var (
 	contentID  = pattern.Lazy(`^[a-z0-9][a-z0-9-]{0,63}$`)
 	imageName  = pattern.Lazy(`^[A-Za-z0-9_.:@/\[\]-]+$`)
 	kernelName = pattern.Lazy(`^[a-z0-9][a-z0-9._-]{0,63}$`) // or an id
+	digest     = pattern.Lazy(`^[0-9a-f]{64}$`)              // the id of an image or kernel here
 	driverName = pattern.Lazy(`^[a-z0-9][a-z0-9-]{0,31}$`)
 )
 
@@ -123,8 +124,9 @@ func checkMemory(meta snapshot.Meta) error {
 	return nil
 }
 
-// checkForeign is check for a description that somebody else wrote. The sizes of the disks in the
-// spec are what a person is shown. A disk of an older snapshot of this home may be larger.
+// checkForeign is check for a description that somebody else wrote. It refuses ids that no home can
+// have. The sizes of the disks in the spec are what a person is shown. A disk of an older snapshot
+// of this home may be larger.
 func checkForeign(meta snapshot.Meta) (Label, error) {
 	label, err := check(meta)
 	if err != nil {
@@ -136,6 +138,10 @@ func checkForeign(meta snapshot.Meta) (Label, error) {
 		return Label{}, wrongMeta("spec.image: %.80q is not the name of an image", spec.Image)
 	case !kernelName().MatchString(spec.Kernel):
 		return Label{}, wrongMeta("spec.kernel: %.80q is not the name of a kernel", spec.Kernel)
+	case !digest().MatchString(spec.ImageID):
+		return Label{}, wrongMeta("spec.image_id: %.80q is not an id: it does not have 64 hexadecimal digits", spec.ImageID)
+	case !digest().MatchString(spec.KernelID):
+		return Label{}, wrongMeta("spec.kernel_id: %.80q is not an id: it does not have 64 hexadecimal digits", spec.KernelID)
 	case userErr != nil:
 		return Label{}, wrongMeta("spec.%w", userErr)
 	}

@@ -209,6 +209,21 @@ func TestWrongDisks(t *testing.T) {
 	}
 }
 
+// TestImpossibleIDs imports snapshots that name their image or kernel by what is no id. No home
+// could restore them.
+func TestImpossibleIDs(t *testing.T) {
+	for field, change := range map[string]func(*snapshot.Meta, *Label){
+		"spec.kernel_id: \"debian\"":      func(m *snapshot.Meta, _ *Label) { m.Spec.KernelID = "debian" },
+		"spec.image_id: \"abababababab\"": func(m *snapshot.Meta, _ *Label) { m.Spec.ImageID = "abababababab" },
+	} {
+		here, there := open(t, t.TempDir()), open(t, t.TempDir())
+		_, err := there.Import(t.Context(), bytes.NewReader(stored(t, here, goodMeta(t, change), "system")), "", nil)
+		if fault.KindOf(err) != fault.Invalid || !strings.Contains(err.Error(), field) {
+			t.Errorf("the import returned %v; want a refusal with %s", err, field)
+		}
+	}
+}
+
 // FuzzCheck claims that what check accepts names no path and has possible sizes.
 func FuzzCheck(f *testing.F) {
 	meta := snapshot.Meta{Spec: spec(), Fingerprint: "f", Layout: layout(256<<20, 0), Memory: &snapshot.File{Size: 256 * model.MiB},
