@@ -38,9 +38,23 @@ const (
 )
 
 // Connect returns a client with a connection to the layout's daemon. If nobody listens and start is
-// true, it starts bangerd and waits until it is ready. Several programs may do so at once: one of
-// them starts the daemon, and the others wait for it.
+// true, it starts bangerd, which one of several programs does. If that daemon is killed before it
+// answers a request that only reads, the client sends it once more, to the next daemon.
 func Connect(ctx context.Context, layout paths.Layout, start bool) (*Client, error) {
+	c, err := connectOrStart(ctx, layout, start)
+	if err == nil && start {
+		c.t.again = func(ctx context.Context) (*transport, error) {
+			next, err := connectOrStart(ctx, layout, start)
+			if err != nil {
+				return nil, err
+			}
+			return next.t, nil
+		}
+	}
+	return c, err
+}
+
+func connectOrStart(ctx context.Context, layout paths.Layout, start bool) (*Client, error) {
 	c, err := connect(ctx, layout)
 	if err == nil || !start || !nobodyListens(err) {
 		return c, err

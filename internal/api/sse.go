@@ -103,12 +103,17 @@ func takeEvent(name string, data []byte, report step.Reporter, out any) (last bo
 	return false, nil
 }
 
+var errLost = errors.New("bangerd went away before it answered")
+
+// isLost reports whether a request got no answer because the daemon has ended.
+func isLost(err error) bool { return errors.Is(err, errLost) || nobodyListens(err) }
+
 // lostDaemon returns the error of an answer that was cut off.
 func lostDaemon(err error) error {
 	var known *fault.Error
 	if errors.As(err, &known) {
 		return err
 	}
-	return fault.New(fault.Unavailable, "bangerd went away before it answered: %w", err).
+	return fault.New(fault.Unavailable, "%w: %w", errLost, err).
 		WithHint("Look into `banger daemon logs`; running VMs are not affected.")
 }

@@ -28,8 +28,9 @@ const maxReply = 64 << 20
 type transport struct {
 	socket string
 	http   *http.Client
-	silent func(pid int) // see OnSilence; may be nil
-	once   sync.Once     // for silent
+	silent func(pid int)                             // see OnSilence; may be nil
+	once   sync.Once                                 // for silent
+	again  func(context.Context) (*transport, error) // connects to the next daemon; may be nil
 
 	mu    sync.Mutex
 	first net.Conn // opened by Connect, for the first request to use
@@ -72,6 +73,23 @@ func (t *transport) dial(ctx context.Context) (net.Conn, error) {
 	return dialDaemon(ctx, t.socket)
 }
 
+// reconnect connects to the next daemon, for the next request to use.
+func (t *transport) reconnect(ctx context.Context) error {
+	next, err := t.again(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := next.dial(ctx)
+	if err != nil {
+		return err
+	}
+	t.close()
+	t.mu.Lock()
+	t.first = conn
+	t.mu.Unlock()
+	return nil
+}
+
 // query is one request to the daemon.
 type query struct {
 	method, target string
@@ -100,6 +118,11 @@ func (t *transport) call(ctx context.Context, q query, out any) error {
 		req.Header.Set("Accept", MediaSSE)
 	}
 	resp, err := t.do(req)
+	if q.method == http.MethodGet && isLost(err) && t.again != nil && ctx.Err() == nil {
+		if err = t.reconnect(ctx); err == nil {
+			resp, err = t.do(req)
+		}
+	}
 	if err != nil {
 		return err
 	}
