@@ -136,6 +136,8 @@ type Runtime struct {
 	Spec     *Spec    `json:"spec,omitempty"`     // the started machine's spec
 	Fork     bool     `json:"fork,omitempty"`     // forked from a VM or a snapshot
 	Resumed  bool     `json:"resumed,omitempty"`  // started from the VM's own saved memory
+	// Memory is the moment that the memory beside the disks keeps from which the machine starts.
+	Memory *time.Time `json:"memory,omitempty"`
 	// Protection is what the VMM was started with; nil if it was started before banger recorded it.
 	Protection Protection `json:"protection,omitempty"`
 }

@@ -295,7 +295,7 @@ func rebuilt(c vmdir.Copy, files paths.VM) model.VM {
 
 // settled is a record in a state that the daemon can recover from, however old it is. If the VM has
 // a machine, the daemon adopts it. If saved memory is there, the state is that of an interrupted
-// start: the daemon checks whether the memory fits the disks. written is the time of the record.
+// start: without a machine, the VM is suspended. written is the time of the record.
 func settled(v model.VM, files paths.VM, written time.Time) model.VM {
 	keepDisks(&v, files, written)
 	v.LastError, v.Pending = nil, nil

@@ -9,10 +9,10 @@ import (
 	"banger/internal/vm/moment"
 )
 
-// memoryServes reports whether a VM can still start from its memory, after such a start whose
-// machine has ended. An error means that nobody can tell now.
+// memoryServes reports whether a VM can still start from its memory, after a run that has ended. An
+// error means that nobody can tell now.
 func (op *operation) memoryServes(ctx context.Context) (bool, error) {
-	return moment.Serves(ctx, op.library, op.dirs(), op.record().Runtime != nil)
+	return moment.Serves(ctx, op.library, op.record(), op.dirs())
 }
 
 // continueGuest lets a halted machine and its processes continue, also if the caller is gone.

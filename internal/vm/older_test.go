@@ -3,6 +3,7 @@ package vm
 import (
 	"errors"
 	"os"
+	"syscall"
 	"testing"
 
 	"banger/internal/disk"
@@ -65,6 +66,12 @@ func TestOlderRecords(t *testing.T) {
 				d.die()
 				h.put(t, records[record])
 				d = h.daemon()
+				if record == "suspended" && now == model.Stopped { // the memory may come back
+					d.wantState(t, "a", model.Suspended)
+					if _, err := d.Kill(t.Context(), "a", syscall.SIGKILL); err != nil {
+						t.Fatal(err)
+					}
+				}
 				want := now
 				if state, ok := ends[record]; ok && now != model.Suspended {
 					want = state

@@ -135,11 +135,16 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 			if found, err := r.find(ctx, op); found || err != nil {
 				return err
 			}
+			if asleep, err := (repairs{op}).asleep(ctx); asleep || err != nil {
+				return err
+			}
 		}
 		return r.endStart(ctx, op)
-	case v.State == model.Suspended && !disk.MayExist(op.dirs().Suspended()): // given up
-		if v.Runtime == nil {
-			return op.settle(ctx, nil)
+	case v.State == model.Suspended && !disk.MayExist(op.dirs().Suspended()):
+		if v.Runtime == nil { // it may come back; a person gives it up
+			failure := op.failure(v, moment.CheckKept(ctx, op.name(), op.dirs()))
+			op.e.Show(func(v *model.VM) { v.LastError = failure })
+			return nil
 		}
 		// A suspension was called off, and the record could not be put right.
 		if err := op.update(ctx, func(v *model.VM) { v.State = model.Pausing }); err != nil {
@@ -326,7 +331,7 @@ func (r recovery) checkPaused(ctx context.Context, op *operation) error {
 
 // endStart completes a start from memory if its machine is whole: the guest may have written to a
 // disk, so that the memory does not fit any more. Otherwise it removes what the start made. A VM
-// that was being resumed stays suspended, unless its guest has written to a disk since.
+// that was being resumed stays suspended, unless its guest has written to a disk.
 func (r recovery) endStart(ctx context.Context, op *operation) error {
 	v := op.record()
 	if from := moment.CutOff(v, op.dirs()); from != nil {

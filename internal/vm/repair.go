@@ -31,6 +31,11 @@ func (op repairs) repair(ctx context.Context) error {
 	if err := op.completeRestore(ctx, nil); err != nil {
 		return err
 	}
+	if v := op.record(); v.State == model.Stopped || v.State == model.Failed { // see recovery.older
+		if _, err := op.asleep(ctx); err != nil {
+			return err
+		}
+	}
 	op.thawHeld(ctx)
 	return nil
 }
@@ -61,33 +66,44 @@ func (op repairs) settleUnrecorded(ctx context.Context, ends bool) error {
 	if v.State == model.Pausing && l != nil { // which is as well as before
 		return op.callOffPause(ctx)
 	}
-	if v.State == model.Pausing {
+	return op.rest(ctx, nil)
+}
+
+// rest brings a VM whose machine has ended to rest: suspended if it has memory, otherwise stopped.
+// Memory that lies beside other disks than the machine had is left to the next command.
+func (op repairs) rest(ctx context.Context, why *model.Failure) error {
+	if op.e.Replaced() == nil {
 		if asleep, err := op.asleep(ctx); asleep || err != nil {
 			return err
 		}
 	}
-	return op.settle(ctx, nil)
+	return op.settle(ctx, why)
 }
 
-// asleep makes a VM without a machine suspended, if it has memory that fits its disks. If nobody
-// can find that out or record it now, the VM is shown as pausing, and settleUnrecorded tries again.
+// asleep makes a VM without a machine suspended, if it has memory. Only memory that the record's
+// machine has started from, and that does not fit the disks any more, is history. If nobody can
+// record it now, the VM is shown as pausing, and settleUnrecorded tries again.
 func (op repairs) asleep(ctx context.Context) (bool, error) {
-	fits, err := moment.KeepFitting(ctx, op.dirs())
-	if err == nil && !fits {
+	if !disk.MayExist(op.dirs().Suspended()) {
+		return false, nil
+	}
+	misfit := moment.CheckKept(ctx, op.name(), op.dirs())
+	if misfit != nil && moment.HasRun(op.record(), op.dirs()) {
 		return false, nil
 	}
 	op.e.Show(func(v *model.VM) { v.State = model.Pausing })
-	if err == nil {
-		err = op.update(ctx, func(v *model.VM) { v.State = model.Suspended })
-	}
-	if err != nil {
+	if err := op.update(ctx, func(v *model.VM) { v.State = model.Suspended }); err != nil {
 		return false, err
 	}
-	return true, op.endSuspended(ctx)
+	if err := op.endSuspended(ctx); err != nil || misfit == nil {
+		return true, err
+	}
+	op.logger(op.record()).WarnContext(ctx, "keeping the memory of a VM that cannot be resumed", "error", misfit)
+	return true, op.update(ctx, func(v *model.VM) { v.LastError = op.failure(*v, misfit) })
 }
 
 // endBroken ends what an earlier run has left of a broken VM. As at the daemon's start, the VM is
-// suspended then if it has memory that fits its disks. Without its directory nobody can find out.
+// suspended then if it has memory. Without its directory nobody can find out.
 func (op repairs) endBroken(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	if err := op.tearDown(ctx); err != nil {
@@ -113,7 +129,7 @@ func (op repairs) callOffPause(ctx context.Context) error {
 	if err := op.e.Machine().Resume(ctx); err != nil {
 		err = fmt.Errorf("continuing it: %w", err)
 		if off.Err() == nil && op.e.Machine().HasEnded() {
-			err = errors.Join(err, op.settle(ctx, op.failure(v, err)))
+			err = errors.Join(err, op.rest(ctx, op.failure(v, err)))
 		}
 		return err
 	}

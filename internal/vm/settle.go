@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,9 +86,9 @@ func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 // ending is an operation that brings its VM to rest after a start.
 type ending struct{ *operation }
 
-// endStart brings a VM to rest whose start did not succeed. Memory that the VM was to start from is
-// kept as long as it fits the disks. left is what could not be removed of the run: nil for nothing.
-// If something is left, endSuspended looks at memory and disks when that is gone.
+// endStart brings a VM to rest whose start did not succeed. Memory that it was to start from stays,
+// unless a guest has written to a disk since. left is what could not be removed of the run: nil for
+// nothing. If something is left, endSuspended looks at memory and disks when that is gone.
 func (op ending) endStart(ctx context.Context, why *model.Failure, left error, rest model.State) error {
 	ctx = context.WithoutCancel(ctx)
 	resumed := disk.MayExist(op.dirs().Suspended())
@@ -95,6 +96,11 @@ func (op ending) endStart(ctx context.Context, why *model.Failure, left error, r
 	if resumed && left == nil {
 		keep, unknown = op.memoryServes(ctx)
 		keep = keep || unknown != nil
+	}
+	if resumed && !keep { // first: memory beside a VM at rest is memory that nobody has given up
+		if err := snapshot.Remove(op.dirs().Suspended()); err != nil {
+			keep, unknown = true, err
+		}
 	}
 	err := op.update(ctx, func(v *model.VM) {
 		v.LastError = why
@@ -108,13 +114,8 @@ func (op ending) endStart(ctx context.Context, why *model.Failure, left error, r
 		}
 		if left == nil && unknown == nil {
 			v.Runtime = nil
-		} else if v.Runtime != nil {
-			v.Runtime.Resumed = resumed
 		}
 	})
-	if err == nil && resumed && !keep {
-		err = machine.RemoveAll(op.dirs().Suspended())
-	}
 	return errors.Join(unknown, err)
 }
 
@@ -130,16 +131,18 @@ func (op ending) abandonStart(ctx context.Context, why *model.Failure, rest mode
 // before that is gone, because the old machine may still have its disks.
 func (op *operation) endSuspended(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
-	err := op.tearDown(ctx)
-	current := true
-	if v := op.record(); err == nil && v.Runtime != nil && v.Runtime.Resumed {
-		current, err = op.memoryServes(ctx)
-	}
-	if err != nil {
+	const again = "its memory is kept; banger tries again every so often, and when it is resumed"
+	if err := op.tearDown(ctx); err != nil {
 		failure := op.failure(op.record(), err)
-		failure.Hint = "its memory is kept; banger tries again every so often, and when it is resumed"
+		failure.Hint = again
 		return errors.Join(fmt.Errorf("it is suspended, but not all of its run could be removed: %w", err),
 			op.update(ctx, func(v *model.VM) { v.LastError = failure }))
+	}
+	current, err := op.memoryServes(ctx)
+	if err != nil {
+		failure := op.failure(op.record(), err)
+		failure.Hint = cmp.Or(failure.Hint, again)
+		return errors.Join(err, op.update(ctx, func(v *model.VM) { v.LastError = failure }))
 	}
 	if !current {
 		why := fault.New(fault.Unavailable, "its guest wrote to a disk after a resume that failed, so its memory is of no use")

@@ -76,6 +76,7 @@ func (s *launching) resumes() *machine.Resume {
 // begin records the start with all that it may make, before any of it is made: a crash must leave a
 // trace of what to clean up, and one write costs one fsync.
 func (s *launching) begin(ctx context.Context) error {
+	memory := moment.SavedAt(s.dirs())
 	return s.update(ctx, func(v *model.VM) {
 		v.State = model.Starting
 		spec := v.Spec
@@ -86,7 +87,7 @@ func (s *launching) begin(ctx context.Context) error {
 		}
 		v.Runtime = &model.Runtime{
 			Driver: cmp.Or(s.driver, s.Drivers.Default().Name()), Prepared: s.host.Cleaners(), Spec: &spec,
-			Fork: v.Runtime != nil && v.Runtime.Fork, Resumed: s.resumes() != nil,
+			Fork: v.Runtime != nil && v.Runtime.Fork, Resumed: s.resumes() != nil, Memory: memory,
 		}
 		v.LastError, v.Boot, v.Network = nil, nil, nil
 	})

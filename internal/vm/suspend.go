@@ -43,6 +43,9 @@ func (op suspending) suspend(ctx context.Context, report step.Reporter) (err err
 	if err == nil {
 		err = op.update(ctx, func(v *model.VM) { v.State = model.Suspended })
 	}
+	if err != nil && op.e.Machine().HasEnded() { // nothing but what is saved is left of it
+		return errors.Join(err, repairs(op).callOffPause(ctx))
+	}
 	if err != nil {
 		undo := machine.RemoveAll(op.dirs().Suspended())
 		if before.State == model.Running {

@@ -44,7 +44,11 @@ func (op *operation) settleEnded(ctx context.Context, exit vmm.Exit) {
 		return
 	}
 	why := cmp.Or(explain.Exit(op.Layout, v, exit), op.e.Lost())
-	if err := op.settle(ctx, why); err != nil {
+	settle := (repairs{op}).rest
+	if l := op.e.Machine(); l != nil && l.Killed() { // which gives memory up, too
+		settle = op.settle
+	}
+	if err := settle(ctx, why); err != nil {
 		op.logger(v).ErrorContext(ctx, "settling a VM whose machine ended", "error", err)
 		return
 	}

@@ -214,9 +214,10 @@ func (c *Capture) saveMachine(ctx context.Context, vm VM) error {
 
 // copySuspended copies the files of a suspended VM, which nobody writes during this operation.
 func (c *Capture) copySuspended(ctx context.Context, vm VM) error {
-	snap, err := snapshot.Open(ctx, vm.Files.Suspended())
+	name := vm.Record.Spec.Name
+	snap, _, err := openKept(ctx, name, vm.Files)
 	if err != nil {
-		return snapshot.AsDamage(err)
+		return fmt.Errorf("saving VM %s: %w", name, err)
 	}
 	memory, err := c.target()
 	if err != nil {

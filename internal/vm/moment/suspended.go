@@ -2,7 +2,6 @@ package moment
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,60 +9,36 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"banger/internal/disk"
-	"banger/internal/fault"
 	"banger/internal/machine"
 	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/snapshot"
-	"banger/internal/snapshot/library"
 	"banger/internal/step"
 )
-
-// suspension is what memory that a VM keeps beside its disks says of itself besides what it is.
-type suspension struct {
-	// Written is when each disk was last written to. Another time means another disk.
-	Written map[string]int64 `json:"written"`
-	// Snapshot is the id of the stored snapshot that the memory was copied from. The VM has not
-	// started from it yet. "" for memory of the VM's own machine.
-	Snapshot string `json:"snapshot,omitempty"`
-}
-
-// commit makes a draft the memory that fits some disks.
-func (s suspension) commit(ctx context.Context, draft *snapshot.Draft, meta snapshot.Meta, disks map[string]string) (err error) {
-	if s.Written, err = machine.WriteTimes(disks); err != nil {
-		return err
-	}
-	if meta.Extra, err = json.Marshal(s); err != nil {
-		return fmt.Errorf("describing the memory: %w", err)
-	}
-	meta.Seal = nil // a snapshot's is not of this description
-	_, err = draft.Commit(ctx, meta)
-	return err
-}
 
 // Suspend makes a draft with the memory of a VM's own machine, which stands still, the memory that
 // the VM resumes from.
 func Suspend(ctx context.Context, draft *snapshot.Draft, meta snapshot.Meta, files paths.VM) error {
+	if err := machine.SyncDisks(files); err != nil { // so that their times survive a power loss
+		return err
+	}
 	return suspension{}.commit(ctx, draft, meta, machine.Disks(files))
 }
 
 // Resume opens the memory that a VM keeps beside its disks, and checks all of it. If it was copied
 // from a snapshot, its guest gets the VM's identity; otherwise the guest has that.
 func Resume(ctx context.Context, v model.VM, files paths.VM) (from machine.Source, driver string, err error) {
-	snap, err := snapshot.Open(ctx, files.Suspended())
-	if err == nil {
-		err = snap.Verify(ctx)
-	}
+	snap, then, err := openKept(ctx, v.Spec.Name, files)
 	if err != nil {
-		f := fault.New(fault.KindOf(snapshot.AsDamage(err)), "reading its memory: %w", err)
-		return nil, "", f.WithHint("`banger vm kill %s` gives its memory up; its disks stay, and it can be started again", v.Spec.Name)
+		return nil, "", err
+	}
+	if err := snap.Verify(ctx); err != nil {
+		return nil, "", unreadable(err, v.Spec.Name)
 	}
 	meta := snap.Meta()
-	var then suspension
-	if json.Unmarshal(meta.Extra, &then) != nil || then.Snapshot == "" {
+	if then.Snapshot == "" {
 		r := &machine.Resume{VM: v.ID, Spec: meta.Spec, Shape: meta.Fingerprint}
 		return r, meta.Driver, r.Open(snap)
 	}
@@ -88,80 +63,6 @@ func CutOff(v model.VM, files paths.VM) machine.Source {
 		from.Of, from.Name = v.Parent.Snapshot, v.Parent.Name
 	}
 	return &machine.Fork{From: from}
-}
-
-// Kept is the memory that a VM keeps beside its disks, when it looked at them.
-type Kept struct {
-	Fits     bool   // no disk was written to since
-	Snapshot string // that the memory was copied from; "" for none
-	written  map[string]int64
-}
-
-// Look looks at the memory that a VM keeps. Missing or damaged memory does not fit. An error means
-// that nobody can tell now.
-func Look(ctx context.Context, files paths.VM) (Kept, error) {
-	snap, err := snapshot.Open(ctx, files.Suspended())
-	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Invalid {
-		return Kept{}, nil
-	}
-	if err != nil {
-		return Kept{}, err
-	}
-	var then suspension
-	if json.Unmarshal(snap.Meta().Extra, &then) != nil {
-		return Kept{}, nil
-	}
-	now, err := machine.WriteTimes(machine.Disks(files))
-	return Kept{Fits: maps.Equal(now, then.Written), Snapshot: then.Snapshot, written: then.Written}, err
-}
-
-// KeepFitting reports whether a VM keeps memory that fits its disks. Other memory is removed.
-func KeepFitting(ctx context.Context, files paths.VM) (bool, error) {
-	if !disk.MayExist(files.Suspended()) {
-		return false, nil
-	}
-	kept, err := Look(ctx, files)
-	if err == nil && !kept.Fits {
-		err = snapshot.Remove(files.Suspended())
-	}
-	return err == nil && kept.Fits, err
-}
-
-// Serves reports whether a VM can still start from its memory, after such a start whose machine has
-// ended: not once its guest has written to a disk. If the memory was copied from a snapshot and the
-// disks are renewed, they become the snapshot's again. An error means that nobody can tell now.
-func Serves(ctx context.Context, snapshots *library.Library, files paths.VM, renew bool) (bool, error) {
-	kept, err := Look(ctx, files)
-	if err != nil || kept.Fits || kept.Snapshot == "" || !renew {
-		return kept.Fits, err
-	}
-	disks := model.Restore{DisksOnly: true}
-	s, snap, err := snapshots.OpenFor(ctx, kept.Snapshot, disks)
-	if err == nil {
-		err = library.Verify(ctx, s, snap, disks)
-	}
-	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Damaged {
-		return false, nil
-	}
-	if err == nil {
-		err = kept.Renew(ctx, snap, files)
-	}
-	return err == nil, err
-}
-
-// Renew makes disks fit the memory again that a guest has written to: copies of the snapshot's. The
-// times of the disks are set last, so a call that was cut off is repeated.
-func (k Kept) Renew(ctx context.Context, snap *snapshot.Snapshot, files paths.VM) error {
-	for name, from := range machine.SavedDisks(snap) {
-		to := machine.DiskPaths(files)[name]
-		if err := disk.Clone(ctx, from, to); err != nil {
-			return err
-		}
-		if err := os.Chtimes(to, time.Time{}, time.Unix(0, k.written[name])); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Memory is the name of memory among the parts of a capture. The other parts are its disks.
