@@ -87,7 +87,14 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 		if grace <= 0 {
 			return nil, op.settle(ctx, nil)
 		}
-		if err := op.resume(ctx, report); err != nil && (v.State == model.Suspended || op.waits.Err() != nil) {
+		resume := op.resume
+		if v.State == model.Paused {
+			// Nothing is recorded: the disk may be full, and recovery asks the machine.
+			resume = func(ctx context.Context, report step.Reporter) error {
+				return op.continueGuest(step.WithWaits(ctx, report))
+			}
+		}
+		if err := resume(ctx, report); err != nil && (v.State == model.Suspended || op.waits.Err() != nil) {
 			return nil, err
 		} else if err != nil {
 			lost = fault.New(fault.Unavailable, "the guest may not have saved its data: it did not continue: %w", err)

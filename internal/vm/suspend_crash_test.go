@@ -28,7 +28,7 @@ func TestKilledWhilePausing(t *testing.T) {
 			"store pausing": model.Paused, "resume": running, "thaw": running, "store running": running,
 		}},
 		{"stop", model.Paused, func(ctx context.Context, d *daemon) { d.Stop(ctx, "a", nil, nil) }, map[string]model.State{
-			"store pausing": model.Paused, "resume": running, "thaw": running, "store running": running, "store stopping": running,
+			"resume": model.Paused, "thaw": model.Paused, "store stopping": running,
 		}},
 		{"suspend", model.Running, func(ctx context.Context, d *daemon) { d.Suspend(ctx, "a", nil) }, map[string]model.State{
 			"store pausing": running, "freeze": running, "froze": running, "save": running, "still": running,

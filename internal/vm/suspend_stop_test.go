@@ -29,6 +29,22 @@ func TestStopLetsTheGuestPowerOff(t *testing.T) {
 	}
 }
 
+// TestStopOfAPausedVMOnAFullDisk: a guest that is paused powers off although nothing can be
+// recorded before its machine has ended.
+func TestStopOfAPausedVMOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	d := h.daemon()
+	d.pause(t, d.worker(t, model.Create{Name: "a"}))
+	defer h.fullDisk("store pausing", "store running", "store stopping")()
+	var reported []step.Event
+	got, err := d.Stop(t.Context(), "a", ptr(time.Minute), func(e step.Event) { reported = append(reported, e) })
+	wantEnds(t, "the stop", model.Stopped)(got, err)
+	wantPoweredOff(t, reported)
+	wantNoLastError(t, got)
+	h.wantCalls(t, "power-off", 1)
+}
+
 // TestStopOfAGuestThatCannotBeResumed checks that a paused guest that cannot be resumed is ended,
 // and that a stop without waiting does not resume anything.
 func TestStopOfAGuestThatCannotBeResumed(t *testing.T) {
