@@ -133,6 +133,34 @@ func TestStopOfAHeldVM(t *testing.T) {
 	equal(t, "exit status of a stop with space during it", stop.Wait(t), 0)
 }
 
+// TestFloorDuringAnOperation: a guest freezes banger's agent, and fills the host's disk while an
+// operation waits for it. The VM is held at the floor, before the operation ends.
+func TestFloorDuringAnOperation(t *testing.T) {
+	h := warm(t)
+	smallState(t, h)
+	h.Setenv("BANGER_DISK_RESERVE", "48M")
+	ok(t, h, "run", "-d", "--name", "web", "--memory", "128M")
+	// it begins to write when the operation has grown the drive
+	ok(t, h, "exec", "web", "--", "sh", "-c", `
+		mkdir -p /run/cg && mount -t cgroup2 none /run/cg && mkdir /run/cg/f
+		size=/sys/block/$(basename $(df /root | tail -n 1 | cut -d " " -f 1))/size; [ -e $size ] || exit 1
+		setsid sh -c "before=\$(cat $size); sleep 1; echo $PPID >/run/cg/f/cgroup.procs; echo 1 >/run/cg/f/cgroup.freeze
+			until grep -q 'frozen 1' /run/cg/f/cgroup.events; do :; done; echo the agent is frozen >/dev/console
+			while [ \$(cat $size) = \$before ]; do sleep 1; done
+			yes 0123456789abcdef | head -c 130M >/root/big; sync" >/dev/null 2>&1 &`)
+	testkit.WaitFor(t, time.Minute, "the agent to be frozen", func() bool {
+		return strings.Contains(ok(t, h, "logs", "web"), "the agent is frozen")
+	})
+	_, set := h.Start(t, "vm", "set", "web", "--work-disk-size", "12G")
+	testkit.WaitFor(t, 5*time.Minute, "the VM to be held", func() bool { return show(t, h, "web").Held != nil })
+	if held := show(t, h, "web").Held; held.Reason != "floor" || held.Free < 16<<20 {
+		t.Errorf("the VM is held with %+v, want it at the floor", held)
+	}
+	ok(t, h, "vm", "kill", "web")
+	set.Expect(t, "was killed meanwhile") // so it was under way
+	set.Wait(t)
+}
+
 // TestFullVMs has the VMs on another file system than the records. A guest fills it up to the
 // floor. Its VM is held with the numbers of this file system, and starts are refused.
 func TestFullVMs(t *testing.T) {

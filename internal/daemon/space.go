@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"banger/internal/machine"
-	"banger/internal/model"
 	"banger/internal/paths"
 	"banger/internal/space"
 	"banger/internal/vm"
@@ -44,29 +43,41 @@ type guarded struct {
 type thawer = func(context.Context) error
 
 // Halted reports whether and why the machine of a VM is halted.
-func (g guarded) Halted(ctx context.Context, id string) (halt vmm.Halt, err error) {
-	err = g.With(ctx, id, func(m *machine.Machine, _ thawer) error {
-		if r, ok := m.Instance.(vmm.HaltReporter); ok {
-			halt, err = r.Halted(ctx)
-		}
-		return err
-	})
+func (g guarded) Halted(ctx context.Context, id string) (vmm.Halt, error) {
+	m, err := g.Machine(id)
+	if err != nil {
+		return vmm.NotHalted, err
+	}
+	r, ok := m.Instance.(vmm.HaltReporter)
+	if !ok {
+		return vmm.NotHalted, nil
+	}
+	halt, err := r.Halted(ctx)
+	if err == nil && halt == vmm.Halted { // by an operation, perhaps
+		err = g.With(ctx, id, func(*machine.Machine, thawer) error { halt, err = r.Halted(ctx); return err })
+	}
 	return halt, err
 }
 
 // Hold halts the machine of a VM. Its guest does not notice, and its record stays.
 func (g guarded) Hold(ctx context.Context, id string) error {
-	return g.With(ctx, id, func(m *machine.Machine, _ thawer) error { return m.Pause(ctx) })
+	m, err := g.Machine(id)
+	if err != nil {
+		return err
+	}
+	return m.Pause(ctx)
 }
 
 // Freeze stops the VMM of a VM that is held.
-func (g guarded) Freeze(ctx context.Context, id string) error {
-	return g.With(ctx, id, func(m *machine.Machine, _ thawer) error {
-		if f, ok := m.Instance.(vmm.Freezer); ok {
-			return f.Freeze()
-		}
-		return nil
-	})
+func (g guarded) Freeze(_ context.Context, id string) error {
+	m, err := g.Machine(id)
+	if err != nil {
+		return err
+	}
+	if f, ok := m.Instance.(vmm.Freezer); ok {
+		return f.Freeze()
+	}
+	return nil
 }
 
 // Release lets a machine that was held continue, and sets the guest's clock. A guest that is stuck
@@ -85,14 +96,11 @@ func (g guarded) Release(ctx context.Context, id string) error {
 	})
 }
 
-// Running lists the VMs that run, with their disks.
-func (g guarded) Running() []space.VM {
+// Writers lists the VMs whose guests may run, with their disks.
+func (g guarded) Writers() []space.VM {
 	var list []space.VM
-	for _, v := range g.List() {
-		if v.State != model.Running {
-			continue
-		}
-		guarded := space.VM{ID: v.ID, Name: v.Spec.Name}
+	for _, v := range g.Guarded.Writers() {
+		guarded := space.VM{ID: v.ID, Name: v.Spec.Name, State: v.State, Memory: v.Spec.Memory}
 		for _, path := range machine.Disks(g.layout.VM(v.ID)) {
 			guarded.Disks = append(guarded.Disks, path)
 		}

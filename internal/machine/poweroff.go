@@ -28,6 +28,9 @@ type PowerOff struct {
 	Fixed bool
 	// Held is the lack of space that has halted the machine, which must be continued first; or nil.
 	Held *model.Hold
+	// HeldNow returns why the guard of the host's free space has halted the machine; nil if it has
+	// not. During the power-off, it does so when the guest has written more than it may.
+	HeldNow func() *model.Hold
 }
 
 // disksShare is the part of a grace that belongs to the guest's disks, once its processes have
@@ -123,19 +126,22 @@ const (
 // retry continues the machine if it is halted: there may be space now. Nobody else does this during
 // a stop.
 func (r PowerOff) retry(ctx context.Context, _ time.Time) {
-	if halt, _ := r.halted(ctx); halt != vmm.NotHalted {
-		_ = r.Machine.Resume(ctx) // the next try may succeed
+	halt, _ := r.halted(ctx)
+	if held := r.HeldNow(); halt == vmm.NotHalted || held != nil && held.Reason == model.HeldAtFloor {
+		return
 	}
+	_ = r.Machine.Resume(ctx) // the next try may succeed
 }
 
 // shortage returns the lack of space that keeps the guest from powering off, or "".
 func (r PowerOff) shortage(ctx context.Context) string {
 	halt, err := r.halted(ctx)
+	held := cmp.Or(r.HeldNow(), r.Held)
 	switch {
 	case err == nil && halt == vmm.NotHalted: // all its writes have succeeded
 		return ""
-	case r.Held != nil:
-		return r.Held.String()
+	case held != nil:
+		return held.String()
 	case halt == vmm.HaltedFull:
 		return "the host's disk is full"
 	}

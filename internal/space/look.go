@@ -65,7 +65,7 @@ func (w *watch) look(ctx context.Context) time.Duration {
 		w.Log.WarnContext(ctx, "guarding the free space", "error", err)
 		return farLook
 	}
-	vms := w.machines.Running()
+	vms := w.machines.Writers()
 	levels := w.measureEach(vms, base)
 	if w.noteLow(ctx, base, levels) {
 		w.group.Go(func() { w.GiveWay(ctx) }) // a machine on standby may be long to end
@@ -83,13 +83,18 @@ func (w *watch) look(ctx context.Context) time.Duration {
 	for _, v := range vms {
 		running[v.ID] = true
 		l := levels[v.ID]
-		grew := w.grew(v, l)
-		switch held := w.Held(v.ID) != nil; {
+		grew, held := w.grew(v, l), w.Held(v.ID) != nil
+		if held && v.ends() && !grew {
+			w.forget(v.ID)
+			delete(w.atHold, v.ID)
+			held = false
+		}
+		switch {
 		case !held && grew && l.low():
 			w.work(v.ID, func() { w.hold(ctx, v) })
 		case l.low() && w.ignoresHold(v, held):
 			w.work(v.ID, func() { w.freeze(ctx, v) })
-		case held || due:
+		case v.State == model.Running && (held || due):
 			w.work(v.ID, func() { w.settle(ctx, v, l) })
 		}
 	}
@@ -156,8 +161,8 @@ func (w *watch) interval(l level) time.Duration {
 	return min(max(far, nearLook), farLook)
 }
 
-// grew reports whether a VM has written since there was enough space. A VM that is new is counted
-// from now on.
+// grew reports whether a VM has written more than it may since there was enough space. A VM that is
+// new is counted from now on.
 func (w *watch) grew(v VM, l level) bool {
 	size := used(v)
 	before, known := w.sizes[v.ID]
@@ -165,7 +170,7 @@ func (w *watch) grew(v VM, l level) bool {
 		w.sizes[v.ID] = size
 		return false
 	}
-	return size > before+slack
+	return size > before+v.mayWrite()
 }
 
 // used is what a VM's disks use.
@@ -196,9 +201,7 @@ func (w *watch) ignoresHold(v VM, held bool) bool {
 // freeze stops the VMM of a VM that is held.
 func (w *watch) freeze(ctx context.Context, v VM) {
 	if err := w.machines.Freeze(ctx, v.ID); err != nil { // the next growth tries again
-		if fault.KindOf(err) != fault.Locked {
-			w.Log.WarnContext(ctx, "stopping a VMM that writes although its VM is held", "vm", v.ID, "name", v.Name, "error", err)
-		}
+		w.Log.WarnContext(ctx, "stopping a VMM that writes although its VM is held", "vm", v.ID, "name", v.Name, "error", err)
 		return
 	}
 	w.setHeld(v.ID, model.HeldAtFloor)
@@ -209,11 +212,11 @@ func (w *watch) freeze(ctx context.Context, v VM) {
 func (w *watch) hold(life context.Context, v VM) {
 	ctx, cancel := context.WithTimeout(life, holdTimeout)
 	defer cancel()
+	before := used(v)
 	if err := w.machines.Hold(ctx, v.ID); err != nil { // the next look tries again
-		if fault.KindOf(err) != fault.Locked {
-			w.Log.WarnContext(ctx, "holding a VM that writes", "vm", v.ID, "name", v.Name, "error", err)
-		}
-		if fault.KindOf(err) == fault.Unavailable && life.Err() == nil { // its VMM does not answer
+		w.Log.WarnContext(ctx, "holding a VM that writes", "vm", v.ID, "name", v.Name, "error", err)
+		// Its VMM does not answer. One that is being saved does not write meanwhile.
+		if fault.KindOf(err) == fault.Unavailable && life.Err() == nil && used(v) > before+slack {
 			w.freeze(life, v)
 		}
 		return
@@ -251,6 +254,9 @@ func (w *watch) settle(ctx context.Context, v VM, l level) {
 		return
 	}
 	if err := w.machines.Release(ctx, v.ID); err != nil {
+		if fault.KindOf(err) == fault.Locked { // the next look tries again
+			return
+		}
 		w.Log.WarnContext(ctx, "continuing a VM that was held", "vm", v.ID, "name", v.Name, "error", err)
 		return
 	}

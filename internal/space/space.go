@@ -19,6 +19,17 @@
 // instead of failing the write (vmm.HaltedFull). The Guard finds such machines and continues them
 // in the same way.
 //
+// # Operations
+//
+// An operation on a VM may wait long for its guest, and a hostile guest sees to that. So the Guard
+// does not wait for operations before it halts a machine. An operation that is under way meets a
+// guest that does not answer, and fails. Only the continuation of a VM waits for the operation,
+// which may have halted the machine for its own purposes.
+//
+// A VM that does not just run may write as much as it has memory: a guest that powers off writes
+// what it has cached. A stop continues a machine that was held before, and not one that the Guard
+// halts during the stop.
+//
 // # What a crash leaves
 //
 // Nothing is stored. A new daemon's Guard finds the machines that are halted although their VMs
@@ -44,24 +55,38 @@ import (
 	"banger/internal/vmm"
 )
 
-// VM is a VM that runs.
+// VM is a VM whose guest may run.
 type VM struct {
 	ID, Name string
+	State    model.State
+	Memory   model.Bytes
 	Disks    []string // paths of the files that grow as its guest writes
 }
 
+// mayWrite is how much a VM may write below the floor. An idle system writes a little. One that
+// comes up or ends must not fail for lack of that.
+func (v VM) mayWrite() model.Bytes {
+	if v.State == model.Running {
+		return slack
+	}
+	return max(slack, v.Memory)
+}
+
+// ends reports whether the VM is being stopped. Then its machine is continued although it is held.
+func (v VM) ends() bool { return v.State == model.Stopping || v.State == model.Paused }
+
 // Machines are the VMs of one home.
 type Machines interface {
-	// Running returns the VMs whose records say that they run.
-	Running() []VM
-	// Halted reports whether and why the VM's machine is halted. If an operation is under way on
-	// the VM, the error is fault.Locked.
+	// Writers returns the VMs whose guests may run.
+	Writers() []VM
+	// Halted reports whether and why the VM's machine is halted. If an operation may have halted
+	// it, the error is fault.Locked.
 	Halted(ctx context.Context, id string) (vmm.Halt, error)
-	// Hold halts the machine of a VM that runs.
+	// Hold halts the machine of a VM, also during an operation.
 	Hold(ctx context.Context, id string) error
 	// Freeze stops the VMM of a VM that is held, and writes all the same.
 	Freeze(ctx context.Context, id string) error
-	// Release lets it continue.
+	// Release lets it continue. If an operation is under way on the VM, the error is fault.Locked.
 	Release(ctx context.Context, id string) error
 }
 
@@ -116,7 +141,7 @@ const (
 	machineLook = 2 * time.Second
 	// assumedRate is how fast guests may write, in bytes per second, for the time to the next look.
 	assumedRate = model.GiB
-	// slack is how much a VM may write below the floor: an idle system writes a little.
+	// slack is how much a VM that runs may write below the floor
 	slack = model.MiB
 	// without a floor, a VM continues when there is so much, or a share of a small file system.
 	fullRoom, fullShare = 64 * model.MiB, 16

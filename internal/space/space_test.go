@@ -38,6 +38,8 @@ type host struct {
 	frozen []string
 	hung   string // a VM whose VMM does not answer
 	mute   string // a VM whose VMM did not answer in time
+	// what the mute VMM writes while its answer is awaited
+	meanwhile model.Bytes
 }
 
 const total = 100 * model.GiB // so the floor is 2 GiB, and VMs continue with 2.5 GiB
@@ -54,7 +56,7 @@ func newHost(t *testing.T, reserve string, names ...string) *host {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		h.vms[name] = VM{ID: name, Name: name, Disks: []string{path}}
+		h.vms[name] = VM{ID: name, Name: name, State: model.Running, Memory: 8 * model.MiB, Disks: []string{path}}
 	}
 	h.restart(r)
 	return h
@@ -112,7 +114,16 @@ func (h *host) wantHeld(when string, want ...string) {
 	}
 }
 
-func (h *host) Running() []VM {
+// setState records a state of a VM.
+func (h *host) setState(name string, s model.State) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.vms[name]
+	v.State = s
+	h.vms[name] = v
+}
+
+func (h *host) Writers() []VM {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Collect(maps.Values(h.vms))
@@ -121,7 +132,7 @@ func (h *host) Running() []VM {
 func (h *host) Halted(_ context.Context, id string) (vmm.Halt, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.busy {
+	if h.busy && h.halts[id] == vmm.Halted {
 		return vmm.NotHalted, fault.New(fault.Locked, "busy")
 	}
 	return h.halts[id], nil
@@ -133,13 +144,11 @@ func (h *host) Hold(ctx context.Context, id string) error {
 		return context.Cause(ctx)
 	}
 	if id == h.mute {
+		h.write(id, h.meanwhile)
 		return fault.New(fault.Unavailable, "no answer")
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.busy {
-		return fault.New(fault.Locked, "busy")
-	}
 	h.halts[id] = vmm.Halted
 	return nil
 }
@@ -147,9 +156,6 @@ func (h *host) Hold(ctx context.Context, id string) error {
 func (h *host) Freeze(_ context.Context, id string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.busy {
-		return fault.New(fault.Locked, "busy")
-	}
 	h.frozen = append(h.frozen, id)
 	h.halts[id] = vmm.Halted
 	return nil
@@ -158,6 +164,9 @@ func (h *host) Freeze(_ context.Context, id string) error {
 func (h *host) Release(_ context.Context, id string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.busy {
+		return fault.New(fault.Locked, "busy")
+	}
 	delete(h.halts, id)
 	return nil
 }
@@ -269,8 +278,8 @@ func TestEachFileSystemIsReported(t *testing.T) {
 	}
 }
 
-// TestHoldIsIgnored: a VMM that was taken over writes although its VM is held. It is stopped. A VMM
-// that obeys is not.
+// TestHoldIsIgnored: a VMM that was taken over writes although its VM is held. It is stopped, also
+// during an operation. A VMM that obeys is not.
 func TestHoldIsIgnored(t *testing.T) {
 	h := newHost(t, "auto", "hostile", "writer")
 	h.look()
@@ -281,22 +290,14 @@ func TestHoldIsIgnored(t *testing.T) {
 	h.look()
 	h.look()
 	delete(h.halts, "hostile") // it says that it runs
-	var log bytes.Buffer
-	h.guard.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	h.write("hostile", 2*model.MiB)
 	h.busy = true
-	h.look()
-	if log.Len() > 0 {
-		t.Errorf("a look at a busy VM warns:\n%s", &log)
-	}
-	h.busy = false
 	h.write("hostile", 2*model.MiB)
 	h.look()
 	h.look()
 	if !slices.Equal(h.frozen, []string{"hostile"}) {
 		t.Errorf("the VMMs of %q were stopped", h.frozen)
 	}
-	h.free = 3 * model.GiB
+	h.busy, h.free = false, 3*model.GiB
 	h.look()
 	h.wantHeld("with enough space")
 }
@@ -346,26 +347,76 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// TestHoldWaitsInSilence: a VM on which an operation is under way is held later, and no look warns
-// of it.
-func TestHoldWaitsInSilence(t *testing.T) {
-	h := newHost(t, "auto", "writer")
+// TestOperationIsNotAwaited: a VM that writes is held although an operation on it waits for its
+// guest. It continues after the operation.
+func TestOperationIsNotAwaited(t *testing.T) {
+	h := newHost(t, "auto", "writer", "stuck")
 	h.look()
-	var log bytes.Buffer
-	h.guard.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	h.free = model.GiB
 	h.look()
 	h.write("writer", 2*model.MiB)
-	log.Reset()
 	h.busy = true
+	h.halts["stuck"] = vmm.HaltedFull
 	h.look()
+	h.wantHeld("during the operations", "stuck", "writer")
+	h.free = 3 * model.GiB
+	var log bytes.Buffer
+	h.guard.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	h.look()
+	h.wantHeld("with space during the operations", "stuck", "writer")
 	if log.Len() > 0 {
-		t.Errorf("the looks at a busy VM warn:\n%s", &log)
+		t.Errorf("a look at a busy VM warns:\n%s", &log)
 	}
 	h.busy = false
 	h.look()
-	h.wantHeld("after the operation", "writer")
+	h.wantHeld("after the operations")
+}
+
+// TestOtherStates: a VM that comes up or ends is held when it has written more than it has memory.
+// An operation may have halted it otherwise.
+func TestOtherStates(t *testing.T) {
+	for _, state := range []model.State{model.Starting, model.Pausing, model.Stopping, model.Paused} {
+		h := newHost(t, "auto", "writer")
+		h.look()
+		h.setState("writer", state)
+		h.free = model.GiB
+		h.write("writer", 7*model.MiB)
+		h.look()
+		h.wantHeld("with what was in its memory, " + string(state))
+		h.write("writer", 2*model.MiB)
+		h.look()
+		h.look()
+		h.wantHeld("with more, "+string(state), "writer")
+	}
+}
+
+// TestStop: a stop continues a VM that is held. It is held again if it writes too much, until there
+// is space.
+func TestStop(t *testing.T) {
+	h := newHost(t, "auto", "writer")
+	h.look()
+	h.free = model.GiB
+	h.write("writer", 2*model.MiB)
+	h.look()
+	h.look()
+	h.wantHeld("before the stop", "writer")
+	h.setState("writer", model.Stopping)
+	h.busy = true
+	delete(h.halts, "writer")
+	h.write("writer", 4*model.MiB)
+	h.look()
+	h.wantHeld("during its power-off")
+	h.write("writer", 4*model.MiB)
+	h.look()
+	h.look()
+	h.wantHeld("with too much", "writer")
+	h.free = 3 * model.GiB
+	h.look()
+	delete(h.halts, "writer") // by the stop
+	h.wantHeld("with enough space")
+	if len(h.frozen) > 0 {
+		t.Errorf("the VMMs of %q were stopped", h.frozen)
+	}
 }
 
 // TestHungVMM: a VMM that does not answer does not keep the others from being held.
@@ -388,7 +439,8 @@ func TestHungVMM(t *testing.T) {
 	h.watch.group.Wait()
 }
 
-// TestMuteVMM: a VMM that writes and does not answer the hold is stopped. One that answers is not.
+// TestMuteVMM: a VMM that does not answer the hold and writes meanwhile is stopped. One that does
+// not write is not, nor one that answers.
 func TestMuteVMM(t *testing.T) {
 	h := newHost(t, "auto", "mute", "writer")
 	h.mute = "mute"
@@ -397,6 +449,9 @@ func TestMuteVMM(t *testing.T) {
 	h.look()
 	h.write("mute", 2*model.MiB)
 	h.write("writer", 2*model.MiB)
+	h.look()
+	h.wantHeld("while the mute VMM does not write", "writer")
+	h.meanwhile = 2 * model.MiB
 	h.look()
 	if !slices.Equal(h.frozen, []string{"mute"}) {
 		t.Errorf("the VMMs of %q were stopped", h.frozen)

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"banger/internal/fault"
@@ -11,6 +12,27 @@ import (
 
 // Guarded is the VMs as the guard of the host's free space sees them.
 type Guarded struct{ *Manager }
+
+// Writers returns the VMs whose guests may run. A stop continues a paused one before it records so.
+func (g Guarded) Writers() []model.VM {
+	return slices.DeleteFunc(g.List(), func(v model.VM) bool {
+		e, err := g.records.Find(v.ID)
+		return err != nil || e.Machine() == nil || v.State == model.Paused && !e.Lock.Busy()
+	})
+}
+
+// Machine returns the machine of a VM. An operation may be under way.
+func (g Guarded) Machine(id string) (*machine.Machine, error) {
+	e, err := g.records.Find(id)
+	if err != nil {
+		return nil, err
+	}
+	v, m := e.State()
+	if m == nil {
+		return nil, fault.New(fault.WrongState, "VM %s has no machine", v.Spec.Name)
+	}
+	return m, nil
+}
 
 // lookTimeout bounds the wait for the operation lock of a VM.
 const lookTimeout = 100 * time.Millisecond

@@ -126,6 +126,10 @@ func (op repairs) callOffPause(ctx context.Context) error {
 	ctx, cancel := oplock.Outlive(ctx, thawGrace)
 	defer cancel()
 	v := op.record()
+	// the guard of the free space continues and thaws it
+	if op.Room.Held(v.ID) != nil && !op.e.Machine().HasEnded() {
+		return errors.Join(moment.MarkHeld(op.dirs()), op.update(ctx, func(v *model.VM) { v.State = model.Running }))
+	}
 	if err := op.e.Machine().Resume(ctx); err != nil {
 		err = fmt.Errorf("continuing it: %w", err)
 		if off.Err() == nil && op.e.Machine().HasEnded() {
@@ -158,7 +162,7 @@ func (op repairs) isHeld() bool {
 
 // thawHeld tries again to let a VM continue that is held.
 func (op repairs) thawHeld(ctx context.Context) {
-	if op.e.Machine() == nil || !op.isHeld() || op.waits.Err() != nil {
+	if op.e.Machine() == nil || !op.isHeld() || op.waits.Err() != nil || op.Room.Held(op.record().ID) != nil {
 		return
 	}
 	err := op.continueGuest(ctx)

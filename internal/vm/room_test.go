@@ -3,6 +3,8 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -57,10 +59,25 @@ func pauseMachine(m *machine.Machine, _ func(context.Context) error) error {
 // hold holds a VM as the guard of the free space does.
 func hold(t *testing.T, d *daemon, r *noRoom, v model.VM) {
 	t.Helper()
-	if err := withMachine(d, v, pauseMachine); err != nil {
+	m, err := Guarded{d.Manager}.Machine(v.ID)
+	if err == nil {
+		err = m.Pause(t.Context())
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	r.set(v.ID, true)
+}
+
+// release continues a VM as the guard of the free space does.
+func release(t *testing.T, d *daemon, r *noRoom, v model.VM) {
+	t.Helper()
+	if err := withMachine(d, v, func(m *machine.Machine, thaw func(context.Context) error) error {
+		return errors.Join(m.Resume(t.Context()), thaw(t.Context()))
+	}); err != nil {
+		t.Error(err)
+	}
+	r.set(v.ID, false)
 }
 
 // TestHeld holds a VM: whatever needs its guest is refused with the numbers, also by a new daemon,
@@ -96,12 +113,7 @@ func TestHeld(t *testing.T) {
 	}
 	claim(t, h.computer.Halted(v.ID), "a command that was refused has continued the machine")
 
-	if err := withMachine(d, v, func(m *machine.Machine, thaw func(context.Context) error) error {
-		return errors.Join(m.Resume(ctx), thaw(ctx))
-	}); err != nil {
-		t.Error(err)
-	}
-	r.set(v.ID, false)
+	release(t, d, r, v)
 	claim(t, !h.computer.Halted(v.ID), "the machine of a VM that was released is halted")
 	equal(t, "how often the guest's clock was set", h.called("thaw"), 1)
 	if _, done, err := use(d, "a"); err != nil {
@@ -145,7 +157,74 @@ func TestHeldEnds(t *testing.T) {
 	equal(t, "how many guests powered off", h.called("power-off"), 2)
 }
 
-// TestHoldWaitsForNobody: a VM with an operation under way is neither looked at nor held.
+// TestHeldInAnOperation holds a VM while an operation waits for its guest, which then fails. The
+// machine stays halted, and the VM continues when it is released.
+func TestHeldInAnOperation(t *testing.T) {
+	for name, do := range map[string]func(context.Context, *daemon) error{
+		"pause":   func(ctx context.Context, d *daemon) error { return second(d.Pause(ctx, "a", nil)) },
+		"suspend": func(ctx context.Context, d *daemon) error { return second(d.Suspend(ctx, "a", nil)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &noRoom{held: map[string]bool{}}
+			h := newHost(t)
+			h.room = r
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			h.failing("thaw", errBoom) // its guest cannot answer
+			err := second(failingOnce(h, "freeze", errBoom, func() (any, error) { return nil, do(t.Context(), d) }, func() { hold(t, d, r, v) }))
+			wantKind(t, name+" of a VM that is held meanwhile", err, fault.WrongState)
+			claim(t, h.computer.Halted(v.ID), "the operation that failed has continued the machine")
+			d.wantState(t, "a", model.Running)
+			if _, err := d.Rename(t.Context(), "a", "a"); err != nil { // which repairs first
+				t.Error(err)
+			}
+			claim(t, h.computer.Halted(v.ID), "the next operation has continued the machine")
+			h.failing("thaw", nil)
+			release(t, d, r, v)
+			d.wantContinues(t, v)
+			h.wantMachines(t, 1)
+		})
+	}
+}
+
+// TestHeldInAStop holds a VM while its guest powers off. The stop does not continue it before there
+// is space.
+func TestHeldInAStop(t *testing.T) {
+	t.Parallel()
+	for _, space := range []bool{true, false} {
+		t.Run(fmt.Sprintf("space %v", space), func(t *testing.T) {
+			t.Parallel()
+			r := &noRoom{held: map[string]bool{}}
+			h := newHost(t)
+			h.room = r
+			d := h.daemon()
+			v := d.started(t, model.Create{Name: "a"})
+			powerOff := h.hanging("power-off")
+			over := make(chan error)
+			go func() { over <- second(d.Stop(t.Context(), "a", ptr(8*time.Second), nil)) }()
+			waitFor(t, func() bool { return h.called("power-off") > 0 })
+			hold(t, d, r, v)
+			for began := time.Now(); time.Since(began) < 3*time.Second; time.Sleep(10 * time.Millisecond) {
+				if !h.computer.Halted(v.ID) {
+					t.Fatal("the stop has continued a machine that is held")
+				}
+			}
+			if space {
+				r.set(v.ID, false)
+				waitFor(t, func() bool { return !h.computer.Halted(v.ID) })
+				powerOff()
+			}
+			err := <-over
+			if space && err != nil || !space && (err == nil || !strings.Contains(err.Error(), "lacks disk space")) {
+				t.Errorf("the stop returned %v", err)
+			}
+			d.wantState(t, "a", model.Stopped)
+		})
+	}
+}
+
+// TestHoldWaitsForNobody: a VM with an operation under way is not taken for one that is held.
 func TestHoldWaitsForNobody(t *testing.T) {
 	h := newHost(t)
 	d := h.daemon()

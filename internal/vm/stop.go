@@ -68,7 +68,7 @@ func (op stopping) stop(ctx context.Context, timeout *time.Duration, report step
 		}
 	}
 	v := op.record()
-	held := op.Room.Held(v.ID) // now: the guard forgets a VM that does not run
+	held := op.Room.Held(v.ID) // now: the guard forgets a hold when the stop begins
 	grace := op.StopTimeout
 	if timeout != nil {
 		grace = *timeout
@@ -136,6 +136,7 @@ func (op stopping) powerOff(ctx context.Context, held *model.Hold, grace time.Du
 		return nil
 	}
 	return op.host.PowerOff(ctx, machine.PowerOff{
-		Subject: op.machineSubject(), Machine: l, Grace: grace, Fixed: fixed, Held: held,
+		Subject: op.machineSubject(), Machine: l, Grace: grace, Fixed: fixed,
+		Held: held, HeldNow: func() *model.Hold { return op.Room.Held(op.record().ID) },
 	})
 }

@@ -188,7 +188,7 @@ func (c *Capture) copyDisks(ctx context.Context, vm VM) (err error) {
 // saveMachine saves a machine that exists. While its processes are frozen, a mark in the run
 // directory says so, for whoever recovers the VM if this is cut off.
 func (c *Capture) saveMachine(ctx context.Context, vm VM) error {
-	v, held := vm.Record, vm.Files.Held()
+	v := vm.Record
 	req := machine.Capture{
 		Draft: c.Draft, Memory: c.memory, Disks: machine.Disks(vm.Files), Early: true,
 		Paused: v.State == model.Paused, Halt: v.State == model.Paused,
@@ -196,12 +196,12 @@ func (c *Capture) saveMachine(ctx context.Context, vm VM) error {
 	c.nameDisks(req.Disks)
 	if v.State == model.Running {
 		req.Freeze = true
-		req.BeforeFreeze = func() error { return regular.Write(held, nil, 0o600) }
+		req.BeforeFreeze = func() error { return MarkHeld(vm.Files) }
 	}
 	done, err := vm.Machine.Capture(ctx, req)
 	c.Pause = done.Pause
 	if done.Thawed {
-		err = errors.Join(err, machine.RemoveAll(held))
+		err = errors.Join(err, machine.RemoveAll(vm.Files.Held()))
 	}
 	if err != nil {
 		return fmt.Errorf("saving VM %s: %w", v.Spec.Name, err)
@@ -211,6 +211,9 @@ func (c *Capture) saveMachine(ctx context.Context, vm VM) error {
 	c.Meta.Layout = done.Layout
 	return err
 }
+
+// MarkHeld notes that the processes of a VM that runs may be frozen.
+func MarkHeld(files paths.VM) error { return regular.Write(files.Held(), nil, 0o600) }
 
 // copySuspended copies the files of a suspended VM, which nobody writes during this operation.
 func (c *Capture) copySuspended(ctx context.Context, vm VM) error {
