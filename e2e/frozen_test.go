@@ -50,6 +50,7 @@ func TestFrozenAgentIsKilled(t *testing.T) {
 		for line, says := range map[string]string{
 			"fork box": "freeze, until about ", "snapshot create box": "sync, until about ", "suspend box": "sync, until about ",
 			"pause box": "freeze, until about ", "stop --timeout 10m box": "power-off of the guest, until about ",
+			"vm set --disk-size 30G box":                             "answer of VM box",
 			"vm cp box:/etc/hostname " + filepath.Join(h.Dir, "out"): "answer of VM box", "vm cp /etc/hostname box:/tmp": "answer of VM box",
 		} {
 			isCopy := strings.HasPrefix(line, "vm cp")

@@ -190,7 +190,7 @@ func runRename(ctx context.Context, name, newName string, a *command.App) error 
 	if err != nil {
 		return err
 	}
-	vm, err := client.VMs().Rename(ctx, name, newName)
+	vm, err := command.Await(ctx, a, "Renaming "+name, "an operation on VM "+name+" that is under way", func() (model.VM, error) { return client.VMs().Rename(ctx, name, newName) })
 	if err != nil {
 		return explainVM(ctx, client, name, err)
 	}

@@ -92,7 +92,7 @@ func runSet(ctx context.Context, change model.Change, o setOptions, a *command.A
 	if err != nil {
 		return err
 	}
-	changed, err := client.VMs().Change(ctx, o.name, change)
+	changed, err := command.Await(ctx, a, "Changing "+o.name, "answer of VM "+o.name, func() (model.Changed, error) { return client.VMs().Change(ctx, o.name, change) })
 	if err != nil {
 		return explainVM(ctx, client, o.name, err)
 	}

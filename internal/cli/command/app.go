@@ -153,6 +153,14 @@ func (a *App) Progress(title string) *ui.Progress {
 	return ui.NewProgress(a.Err, cols, a.Style(a.Err), title)
 }
 
+// Await calls do, which asks the daemon for what has no steps, and reports a wait that lasts.
+func Await[T any](ctx context.Context, a *App, title, what string, do func() (T, error)) (T, error) {
+	p := a.Progress(title)
+	defer p.Close()
+	defer step.Waiting(step.WithWaits(ctx, p.Report), what, 0)()
+	return do()
+}
+
 // WithProgress runs a long operation under a progress view.
 func (a *App) WithProgress(title string, run func(step.Reporter) error) error {
 	p := a.Progress(title)
