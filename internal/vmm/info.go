@@ -33,6 +33,7 @@ type Feature string
 const (
 	FeatureUserNet     Feature = "user network"                      // machines may have a NICUser
 	FeatureTap         Feature = "tap network"                       // machines may have a NICTap
+	FeatureWire        Feature = "wire network"                      // machines may have a NICWire
 	FeatureTellsReboot Feature = "telling a reboot from a power-off" // see ExitReason
 )
 
@@ -52,8 +53,11 @@ func (fs Features) Require(driver string, f Feature) error {
 
 // Feature returns the feature that a driver must have for a NIC of this kind.
 func (k NICKind) Feature() Feature {
-	if k == NICTap {
+	switch k {
+	case NICTap:
 		return FeatureTap
+	case NICWire:
+		return FeatureWire
 	}
 	return FeatureUserNet
 }

@@ -53,6 +53,7 @@ type NICKind string
 const (
 	NICUser NICKind = "user" // the VMM's own user-mode stack
 	NICTap  NICKind = "tap"
+	NICWire NICKind = "wire" // a process of the host: see Wired; one in a machine at most
 )
 
 // The addresses that a guest finds on a NICUser, whatever the VMM. The agent has no DHCP client.

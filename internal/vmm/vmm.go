@@ -28,7 +28,7 @@
 //
 //   - What a Driver or an Instance can do is an optional interface, found by type assertion.
 //     A Driver may be a Finder and a Restorer. An Instance may be a Pauser, a HaltReporter, a
-//     Freezer, a Saver, a Resizer, a Statter, a FileHolder and Confined. The Instances of a
+//     Freezer, a Saver, a Resizer, a Statter, a FileHolder, Wired and Confined. The Instances of a
 //     Restorer are Savers: so the Driver shows before anything starts whether its machines can be
 //     saved.
 //   - What no interface can express is a Feature in Info: the kinds of network cards, for example.
@@ -38,6 +38,7 @@ package vmm
 import (
 	"context"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -140,6 +141,18 @@ type Reacher interface {
 	// whoever asks and however long: only a signal ends the machine. In doubt it returns nil.
 	Reach() error
 }
+
+// Wired is implemented by instances of drivers with FeatureWire. The host's end of a NICWire is a
+// socket that keeps the bounds of messages (SOCK_SEQPACKET): each message is an Ethernet frame.
+// While nobody reads, the frames of the guest wait, and then the guest does.
+type Wired interface {
+	// Wire returns a copy of the host's end, which the caller closes. One of them reads at a time.
+	Wire() (*os.File, error)
+}
+
+// MaxFrame is the size of the largest frame on a NICWire, in bytes: larger ones are cut
+// (NET_BUFSIZE in include/net/net.h of QEMU 7.2).
+const MaxFrame = 4096 + 65536
 
 // Freezer is implemented by instances whose VMM can be stopped although it ignores Pause, as a VMM
 // may that a guest has taken over.

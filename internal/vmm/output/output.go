@@ -45,8 +45,12 @@ type Output struct {
 	Writer *process.Process
 }
 
-// Open opens the log at path for a VMM.
-func Open(path string) (*Output, error) {
+// KeptFD is the descriptor by which the writer keeps a file open: see Open.
+const KeptFD = 2
+
+// Open opens the log at path for a VMM. If keep is not nil, the writer keeps this file open as its
+// descriptor KeptFD until the VMM has ended. Every process of the user may take it from there.
+func Open(path string, keep *os.File) (*Output, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the VMM's log: %w", err)
@@ -59,7 +63,7 @@ func Open(path string) (*Output, error) {
 	if out.End, err = log.Seek(0, io.SeekEnd); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the VMM's log: %w", err), log.Close())
 	}
-	if pipe, writer, err := start(log, path); err == nil {
+	if pipe, writer, err := start(log, path, keep); err == nil {
 		_ = log.Close()
 		out.File, out.Writer = pipe, writer
 	}
@@ -76,7 +80,7 @@ func (o *Output) Close(ctx context.Context) error {
 }
 
 // start starts a writer for a log, and returns the end of its pipe that a VMM writes to.
-func start(log *os.File, path string) (*os.File, *process.Process, error) {
+func start(log *os.File, path string, keep *os.File) (*os.File, *process.Process, error) {
 	program, err := executable()
 	if err != nil {
 		return nil, nil, err
@@ -94,9 +98,13 @@ func start(log *os.File, path string) (*os.File, *process.Process, error) {
 	// More room, so that little is dropped while the host is busy. A user's pipes have a bound
 	// together: beyond it, the room stays as it is.
 	_, _ = unix.FcntlInt(to.Fd(), unix.F_SETPIPE_SZ, pipeSize)
+	files := []*os.File{from, log}
+	if keep != nil {
+		files = append(files, keep)
+	}
 	writer, err := process.Spawn(process.Spec{
 		Path: "/proc/self/fd/" + strconv.Itoa(int(program.Fd())), Name: "banger-output", Args: []string{path, console.Old(path)}, Dir: "/",
-		Files: []*os.File{from, log},
+		Files: files,
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, to.Close())

@@ -18,13 +18,14 @@ import (
 
 	"banger/internal/testkit"
 	"banger/internal/vmm/console"
+	"banger/internal/vmm/process"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(t *testing.T, path string) *Output {
 	t.Helper()
-	out, err := Open(path)
+	out, err := Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +90,53 @@ func TestAppends(t *testing.T) {
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
 		t.Errorf("the log has the mode %v, %v", info.Mode(), err)
+	}
+}
+
+// TestKeeps takes a file that a writer keeps, as another daemon does, until the VMM has ended.
+func TestKeeps(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, other := os.NewFile(uintptr(fds[0]), "kept"), os.NewFile(uintptr(fds[1]), "other")
+	defer other.Close()
+	out, err := Open(filepath.Join(t.TempDir(), "vmm.log"), kept)
+	if err := errors.Join(err, kept.Close()); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Require(t, "memfd", out.Writer != nil, "this host does not run files without a name")
+	t.Cleanup(func() { _ = out.File.Close(); _ = out.Writer.Close() })
+	writer, err := process.Open(out.Writer.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	var taken *os.File
+	for taken == nil { // it may not run its program yet
+		if taken, err = writer.Take(KeptFD); err != nil && !errors.Is(err, unix.EBADF) {
+			t.Fatal(err)
+		}
+	}
+	if _, err := other.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 10)
+	if n, err := taken.Read(got); err != nil || string(got[:n]) != "hello" {
+		t.Errorf("the file that was taken reads %q, %v", got[:n], err)
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Write([]byte("still there")); err != nil {
+		t.Errorf("nobody keeps the file: %v", err)
+	}
+	ended(t, out)
+	if _, err := other.Write([]byte("gone")); err == nil {
+		t.Error("the file stays open after the end of the VMM")
+	}
+	if f, err := writer.Take(KeptFD); err == nil {
+		t.Errorf("a file of a writer that has ended is taken: %v", f.Close())
 	}
 }
 
@@ -180,7 +228,7 @@ func TestNobodyWaits(t *testing.T) {
 func BenchmarkOpen(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "vmm.log")
 	for b.Loop() {
-		out, err := Open(path)
+		out, err := Open(path, nil)
 		if err != nil || out.Writer == nil {
 			b.Fatal(err)
 		}

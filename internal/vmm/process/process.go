@@ -137,6 +137,22 @@ func reap(pid int) error {
 	return err
 }
 
+// Take returns a copy of another process's descriptor (pidfd_getfd(2)). The kernel allows it for
+// processes that the caller may trace.
+func (p *Process) Take(fd int) (*os.File, error) {
+	var got int
+	raw, err := p.pidfd.SyscallConn()
+	if err == nil {
+		var failed error
+		err = raw.Control(func(pidfd uintptr) { got, failed = unix.PidfdGetfd(int(pidfd), fd, 0) })
+		err = errors.Join(err, failed)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("taking descriptor %d of process %d: %w", fd, p.id.PID, err)
+	}
+	return os.NewFile(uintptr(got), "taken"), nil
+}
+
 // Open finds the process with this identity. If it has ended, the error is fault.NotFound.
 func Open(id ID) (*Process, error) {
 	gone := fault.New(fault.NotFound, "process %d has ended", id.PID)

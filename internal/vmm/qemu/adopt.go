@@ -113,14 +113,15 @@ func (d *Driver) attach(ctx context.Context, s state, proc, writer *process.Proc
 		return nil, err
 	}
 	in := &instance{
-		log:     d.log.With("vm", s.ID, "pid", proc.ID().PID),
-		s:       s,
-		encoded: encoded,
-		proc:    proc,
-		writer:  writer,
-		runLock: make(chan struct{}, 1),
-		ended:   make(chan struct{}),
-		closed:  make(chan struct{}),
+		log:      d.log.With("vm", s.ID, "pid", proc.ID().PID),
+		s:        s,
+		encoded:  encoded,
+		proc:     proc,
+		writer:   writer,
+		wirePort: wirePort{id: s.ID, holder: s.WireHolder},
+		runLock:  make(chan struct{}, 1),
+		ended:    make(chan struct{}),
+		closed:   make(chan struct{}),
 	}
 	in.seen.log = in.log
 	in.seen.resumed, in.seen.heard, in.seen.lost = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)

@@ -22,6 +22,8 @@ type host struct {
 	restored bool // QEMU inherits the memory and the state of the devices
 	readOnly bool // QEMU opens the memory for reading only
 
+	wire int // QEMU's descriptor of the NICWire
+
 	policy *confine.Policy // what QEMU may use of the host's files; nil: all that the user may
 }
 
@@ -82,7 +84,7 @@ func args(m vmm.Machine, h host) []string {
 		list = append(list, driveArgs(d)...)
 	}
 	for i, n := range m.NICs {
-		list = append(list, nicArgs(i, n)...)
+		list = append(list, nicArgs(i, n, h)...)
 	}
 	return list
 }
@@ -163,7 +165,7 @@ func driveArgs(d vmm.Drive) []string {
 // nicArgs describes a network card. By its gateway address a guest of the user network reaches the
 // host's loopback; only restrict=on prevents this, but it prevents everything. guest_announce is
 // for machines that moved to another host, and a restored one has not.
-func nicArgs(i int, n vmm.NIC) []string {
+func nicArgs(i int, n vmm.NIC, h host) []string {
 	id := "net" + strconv.Itoa(i)
 	var netdev string
 	switch n.Kind {
@@ -171,6 +173,8 @@ func nicArgs(i int, n vmm.NIC) []string {
 		netdev = "tap,id=" + id + ",ifname=" + escape(n.Tap) + ",script=no,downscript=no"
 	case vmm.NICUser:
 		netdev = "user,id=" + id + ",ipv6=off,net=" + vmm.UserNet + ",host=" + vmm.UserGateway + ",dns=" + vmm.UserDNS
+	case vmm.NICWire:
+		netdev = "dgram,id=" + id + ",local.type=fd,local.str=" + strconv.Itoa(h.wire)
 	}
 	device := "virtio-net-device,netdev=" + id + ",guest_announce=off"
 	if n.MAC != nil {

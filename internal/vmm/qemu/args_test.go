@@ -24,7 +24,7 @@ func sample() vmm.Machine {
 			{Name: "image", Path: "/cache/images/debian.ext4", ReadOnly: true},
 			{Name: "system", Path: "/state/a,b/system.ext4"},
 		},
-		NICs: []vmm.NIC{{Kind: vmm.NICUser, MAC: net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}}, {Kind: vmm.NICTap, Tap: "banger0"}},
+		NICs: []vmm.NIC{{Kind: vmm.NICUser, MAC: net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}}, {Kind: vmm.NICTap, Tap: "banger0"}, {Kind: vmm.NICWire}},
 	}
 }
 
@@ -34,7 +34,7 @@ func TestArgsGolden(t *testing.T) {
 		"kvm": {accel: KVM, initrd: "/proc/self/fd/7"},
 
 		"restored":  {accel: TCG, tscKHz: 2596120, restored: true},
-		"read-only": {accel: KVM, restored: true, readOnly: true},
+		"read-only": {accel: KVM, restored: true, readOnly: true, wire: 9},
 	} {
 		var lines strings.Builder
 		for _, arg := range args(sample(), h) {
@@ -93,6 +93,7 @@ func TestCheck(t *testing.T) {
 		"name twice":             {func(m *vmm.Machine) { m.Drives[1].Name = "a" }, fault.Invalid},
 		"too many drives":        {func(m *vmm.Machine) { m.Drives = append(m.Drives, make([]vmm.Drive, 20)...) }, fault.Invalid},
 		"unknown card":           {func(m *vmm.Machine) { m.NICs[0].Kind = "x" }, fault.Invalid},
+		"two wires":              {func(m *vmm.Machine) { m.NICs = append(m.NICs, vmm.NIC{Kind: vmm.NICWire}) }, fault.Invalid},
 		"long tap":               {func(m *vmm.Machine) { m.NICs[1].Tap = "0123456789abcdef" }, fault.Invalid},
 		"short address":          {func(m *vmm.Machine) { m.NICs[0].MAC = []byte{1} }, fault.Invalid},
 		"relative kernel":        {func(m *vmm.Machine) { m.Kernel = "vmlinux" }, fault.Invalid},

@@ -67,8 +67,13 @@ func checkDevices(m vmm.Machine) error {
 		}
 		seen[d.Name] = true
 	}
+	wires := 0
 	for _, n := range m.NICs {
-		if n.Kind != vmm.NICUser && n.Kind != vmm.NICTap {
+		switch n.Kind {
+		case vmm.NICUser, vmm.NICTap:
+		case vmm.NICWire:
+			wires++
+		default:
 			bad("a network card of kind %q is unknown", n.Kind)
 		}
 		if n.Kind == vmm.NICTap && (n.Tap == "" || len(n.Tap) > maxIfname) {
@@ -77,6 +82,9 @@ func checkDevices(m vmm.Machine) error {
 		if n.MAC != nil && len(n.MAC) != 6 {
 			bad("the hardware address %v does not have 6 bytes", n.MAC)
 		}
+	}
+	if wires > 1 {
+		bad("the machine has %d network cards of kind %q, not one at most", wires, vmm.NICWire)
 	}
 	return errors.Join(errs...)
 }

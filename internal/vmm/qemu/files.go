@@ -53,6 +53,9 @@ type files struct {
 	list   []*os.File // descriptors from 0 on
 	made   []string
 	output *output.Output // nil: the machine has it
+
+	wire     int      // QEMU's descriptor of the NICWire; 0: there is none
+	hostWire *os.File // the host's end of it; nil: there is none, or the machine has it
 }
 
 // openFiles makes them. from is nil for a machine that boots. An error leaves nothing.
@@ -72,7 +75,18 @@ func openFiles(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint) (_ *fil
 	if err := boundLog(m.VMMLog); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("bounding the VMM's log: %w", err)
 	}
-	if f.output, err = output.Open(m.VMMLog); err != nil {
+	var guestWire *os.File
+	if hasWire(m) {
+		if guestWire, f.hostWire, err = makeWire(); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				_ = guestWire.Close()
+			}
+		}()
+	}
+	if f.output, err = output.Open(m.VMMLog, f.hostWire); err != nil {
 		return nil, err
 	}
 	f.list = append(f.list, f.output.File, f.output.File)
@@ -101,6 +115,10 @@ func openFiles(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint) (_ *fil
 		}
 		f.list = append(f.list, joined)
 	}
+	if guestWire != nil {
+		f.wire = len(f.list)
+		f.list = append(f.list, guestWire)
+	}
 	return f, nil
 }
 
@@ -116,6 +134,9 @@ func initrd(m vmm.Machine) string {
 func (f *files) close() {
 	for _, file := range f.list {
 		_ = file.Close() // the log is there twice
+	}
+	if f.hostWire != nil {
+		_ = f.hostWire.Close()
 	}
 	if f.output != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), endTimeout)

@@ -87,6 +87,7 @@ func TestFeatures(t *testing.T) {
 	for netdevs, want := range map[string][]vmm.Feature{
 		"Available netdev backend types:\nsocket\ntap\nuser\n": {vmm.FeatureTellsReboot, vmm.FeatureTap, vmm.FeatureUserNet},
 		"Available netdev backend types:\nvhost-user\ntap\n":   {vmm.FeatureTellsReboot, vmm.FeatureTap},
+		"Available netdev backend types:\ndgram\nstream\n":     {vmm.FeatureTellsReboot, vmm.FeatureWire},
 		"": {vmm.FeatureTellsReboot},
 	} {
 		if got := features(netdevs); !slices.Equal(got, want) {

@@ -22,6 +22,8 @@ import (
 
 // instance is a machine that was started or adopted.
 type instance struct {
+	wirePort
+
 	log     *slog.Logger
 	s       state
 	encoded vmm.State
@@ -53,6 +55,7 @@ var (
 	_ vmm.Resizer      = (*instance)(nil)
 	_ vmm.Statter      = (*instance)(nil)
 	_ vmm.Saver        = (*instance)(nil)
+	_ vmm.Wired        = (*instance)(nil)
 )
 
 func (in *instance) State() vmm.State { return slices.Clone(in.encoded) }
@@ -242,6 +245,7 @@ func (in *instance) Close() error {
 			_ = in.serial.Close()
 		}
 		in.agent.close()
+		in.wirePort.close()
 		_ = in.proc.Close()
 		if in.writer != nil {
 			_ = in.writer.Close()

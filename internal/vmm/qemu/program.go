@@ -111,6 +111,8 @@ func features(netdevs string) vmm.Features {
 			list = append(list, vmm.FeatureUserNet)
 		case "tap":
 			list = append(list, vmm.FeatureTap)
+		case "dgram":
+			list = append(list, vmm.FeatureWire)
 		}
 	}
 	return list

@@ -184,6 +184,9 @@ func (s *saving) halt(ctx context.Context) error {
 
 // still does what must be done while the machine is halted.
 func (s *saving) still(ctx context.Context) error {
+	if err := drainWire(ctx, s.in); err != nil {
+		return err
+	}
 	// In spite of its name, every QEMU has this command. It saves everything except RAM. With
 	// "live": false it does not touch the drives (qapi/migration.json).
 	state := map[string]any{"filename": s.lent.path, "live": false}

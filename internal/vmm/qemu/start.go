@@ -61,7 +61,11 @@ func (d *Driver) start(ctx context.Context, m vmm.Machine, from *vmm.Checkpoint,
 		}
 		f.close()
 	}()
+	h.wire = f.wire
 	s := intended(m)
+	if f.output.Writer != nil && f.wire != 0 {
+		s.WireHolder = new(f.output.Writer.ID())
+	}
 	s.Protection = d.protection(h, f)
 	if slices.Contains(s.Protection.On(), model.LayerFiles) {
 		h.policy = new(policy(m, h, path))
@@ -118,6 +122,7 @@ func (d *Driver) up(ctx context.Context, s state, proc *process.Process, f *file
 			in.group.Go(func() { bootWatch{in}.run(cmp.Or(d.cfg.BootPatience, defect.BootPatience)) })
 		}
 		if err == nil {
+			in.wirePort.made, f.hostWire = f.hostWire, nil
 			f.output = nil
 			return in, nil
 		}

@@ -30,6 +30,9 @@ type state struct {
 	Memory model.Bytes `json:"memory,omitempty"`
 	// Drives are the files that the machine may write: unset if an older version started it.
 	Drives []string `json:"drives,omitempty"`
+	// WireHolder is the process that keeps the host's end of the NICWire. It is nil if the machine
+	// has none, or if this host has no such processes.
+	WireHolder *process.ID `json:"wire_holder,omitempty"`
 	// Base is the memory file that the machine was restored from. It is nil if the machine booted,
 	// or if an older version started it.
 	Base *fileID `json:"base,omitempty"`

@@ -34,7 +34,8 @@ type Harness struct {
 	// the start.
 	Booted func(t testing.TB, in vmm.Instance)
 	// Echo returns a machine like that of Machine, whose guest answers the lines that come in on
-	// the agent's channel: see Answer. If there can be none, it skips the test.
+	// the agent's channel: see Answer. With a NICWire it answers frames: see EchoRequest. From the
+	// line "flood" to "calm" it sends frames. If there can be none, it skips the test.
 	Echo func(t testing.TB) vmm.Machine
 	// Full returns a machine like that of Echo, whose drive "system" is on a file system without
 	// room, and a function that makes room. If there can be none, it skips the test.
@@ -71,6 +72,8 @@ func Run(t *testing.T, h Harness) {
 		{"a canceled start leaves nothing", (*suite).canceledStart},
 		{"agent", (*suite).agent},
 		{"drive ids", (*suite).driveIDs},
+		{"wire", (*suite).wire},
+		{"a wire that nobody reads", (*suite).unreadWire},
 		{"pause and resume", (*suite).pause},
 		{"adopt what is halted", (*suite).pauseAdopted},
 		{"a full host", (*suite).fullHost},
@@ -101,6 +104,7 @@ type suite struct {
 	ctx    context.Context
 	driver vmm.Driver
 	ends   []func()
+	number uint32 // of the last frame that was sent
 }
 
 // end undoes what a test has begun, in reverse order.

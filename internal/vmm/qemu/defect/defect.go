@@ -16,6 +16,7 @@
 //	a shared base is opened to write <8.2             version           seals it, if it is a memfd
 //	an event precedes the greeting   all              first message     accepts it (package qmp)
 //	-no-reboot cannot be changed     <6.0             set-action fails  logs it, does not reset
+//	a held frame is lost in a state  all              known             has no frame held: wire.go
 //	pmemsave empties its file        all              avoided           saves up to 3 GiB by it
 //	pmemsave reads the BIOS as RAM   all              known             uses it as a last resort
 //	the user network reaches the     all              known             nothing (docs/security.md)

@@ -32,8 +32,12 @@ func main() {
 		load(path)
 	}
 	go buttons()
+	wire, err := openCard()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "guest:", err)
+	}
 	for port := find(); ; {
-		serve(port)
+		serve(port, wire)
 	}
 }
 
@@ -72,7 +76,7 @@ func find() string {
 var kept string
 
 // serve answers lines until the host disconnects.
-func serve(path string) {
+func serve(path string, wire *card) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		time.Sleep(10 * time.Millisecond)
@@ -101,6 +105,9 @@ func serve(path string) {
 		}
 		if word, ok := strings.CutPrefix(lines.Text(), "keep "); ok {
 			kept = word
+		}
+		if wire != nil {
+			wire.command(lines.Text())
 		}
 		fmt.Fprintln(f, lines.Text())
 	}
