@@ -33,9 +33,10 @@ var mayImport = map[string][]string{
 	"regular": {"fault"},
 	"oplock":  {"fault", "pace"},
 
-	"firstboot": {"guest/proto"},
-	"initramfs": {"regular"},
-	"pace":      {"fault", "step"},
+	"firstboot":      {"guest/proto"},
+	"network/policy": {"fault"},
+	"initramfs":      {"regular"},
+	"pace":           {"fault", "step"},
 
 	"model":         {"guest/proto", "pattern"},
 	"limit":         {"fault", "model", "regular"},
@@ -146,7 +147,7 @@ var layers = []struct {
 	{"recovery of records", []string{"rescue"}},
 	{"stores", []string{"image", "kernel", "snapshot", "space", "store", "vmdir"}},
 	{"contracts", []string{"vmm", "api", "config", "guest/agent", "metric"}},
-	{"mechanisms", []string{"oplock", "firstboot", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "guest/report", "paths", "descriptor", "flock", "home", "limit", "openssh", "regular", "socket", "api/session", "testkit"}},
+	{"mechanisms", []string{"oplock", "firstboot", "network/policy", "pace", "disk", "initramfs", "vmm/confine", "guest/archive", "guest/channel", "guest/relay", "guest/report", "paths", "descriptor", "flock", "home", "limit", "openssh", "regular", "socket", "api/session", "testkit"}},
 	{"words", []string{"requestid", "model", "step", "guest/proto", "fault", "pattern", "version"}},
 }
 
