@@ -125,6 +125,10 @@ func TestStopOfAHeldVM(t *testing.T) {
 	equal(t, "the names that the stop prints", r.Stdout, "")
 	equal(t, "state", show(t, h, "web").State, model.Stopped)
 	ok(t, h, "rm", "web")
+	testkit.WaitFor(t, time.Minute, "the space of the deleted VM to be free", func() bool {
+		var fs unix.Statfs_t
+		return unix.Statfs(filepath.Join(h.Dir, "state"), &fs) == nil && fs.Bavail*uint64(fs.Bsize) > 100<<20
+	})
 
 	held()
 	_, stop := h.Start(t, "stop", "--timeout", "5m", "web")
