@@ -23,7 +23,9 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 	if !force {
 		_ = recoverShown(ctx, m.core, e) // whether that is possible or not, what is stored decides
 	}
-	if v := e.Stored(); !force && (v.State == model.Starting || explain.HasMemory(v)) {
+	v := e.Stored()
+	isComing := v.State == model.Starting || v.State == model.Pausing && e.IsHidden()
+	if !force && (isComing || explain.HasMemory(v)) {
 		return explain.StillRuns(v)
 	}
 	turn := e.Lock.Enqueue(ctx, string(opDelete))
@@ -39,6 +41,11 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 			// On a full disk it cannot be recorded that the VM has come to rest. What is left goes
 			// with the VM.
 			m.logger(op.record()).WarnContext(ctx, "deleting a VM that could not be settled", "error", err)
+		}
+		if v := op.e.Stored(); !force && !v.State.Between() && !explain.HasMemory(v) {
+			if _, err := (repairs{op}).asleep(ctx); err != nil { // memory was put back
+				return nil, err
+			}
 		}
 		if v := op.e.Stored(); !force && explain.HasMemory(v) {
 			return nil, explain.StillRuns(v) // started while we waited

@@ -211,3 +211,64 @@ func TestMachineIsFoundLater(t *testing.T) {
 		})
 	}
 }
+
+// TestDeleteBesideMemory deletes a VM that is shown as stopped because its disk was not mounted, so
+// that its directory was empty, when a cut off suspension was recovered. Its memory is there again.
+func TestDeleteBesideMemory(t *testing.T) {
+	for name, remove := range map[string]func(context.Context, *daemon) error{
+		"delete": func(ctx context.Context, d *daemon) error { return d.Delete(ctx, "a", false, nil) },
+		"prune": func(ctx context.Context, d *daemon) error {
+			pruned, err := d.Prune(ctx)
+			if len(pruned.Removed) == 0 && err == nil {
+				return fault.New(fault.WrongState, "nothing was removed")
+			}
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			d.suspend(t, v)
+			vms, err := d.store.VMs(t.Context())
+			damage(t, err)
+			vms[0].State = model.Pausing
+			damage(t, d.store.PutVM(t.Context(), vms[0]))
+			d.die()
+			dir := h.layout.VM(v.ID).Dir
+			damage(t, errors.Join(os.Rename(dir, dir+".away"), os.Mkdir(dir, 0o700)))
+			d = h.daemon()
+			damage(t, errors.Join(os.RemoveAll(dir), os.Rename(dir+".away", dir)))
+			wantKind(t, "removing the VM", remove(t.Context(), d), fault.WrongState)
+			d.resume(t, v)
+			d.wantContinues(t, v)
+		})
+	}
+}
+
+// TestRefusedDeletion deletes a VM while the disk of its directory is not mounted, and then again
+// without force. What the VM was decides, not that the first command was refused.
+func TestRefusedDeletion(t *testing.T) {
+	for name, force := range map[string]bool{"without force": false, "with force": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			d := h.daemon()
+			v := d.worker(t, model.Create{Name: "a"})
+			d.suspend(t, v)
+			vms, err := d.store.VMs(t.Context())
+			damage(t, err)
+			if !force {
+				vms[0].State = model.Pausing
+			}
+			damage(t, d.store.PutVM(t.Context(), vms[0]))
+			d.die()
+			mount := h.unmount(t, v)
+			d = h.daemon()
+			wantKind(t, "a deletion without the disk", d.Delete(t.Context(), "a", force, nil), fault.WrongState)
+			mount()
+			wantKind(t, "a deletion with the disk", d.Delete(t.Context(), "a", false, nil), fault.WrongState)
+			d.resume(t, v)
+			d.wantContinues(t, v)
+		})
+	}
+}
