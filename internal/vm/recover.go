@@ -160,7 +160,7 @@ func (r recovery) one(ctx context.Context, op *operation) error {
 		return r.ended(ctx, op, nil)
 	case r.host.HasRunDir(v.ID): // it had got a machine on standby, and no start
 		return op.tearDown(ctx)
-	case v.Started != nil:
+	case v.Started != nil && len(v.Restoring) == 0:
 		op.removeIfAsked(ctx) // it stopped, and the daemon died before it could delete it
 	}
 	return nil

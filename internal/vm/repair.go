@@ -80,15 +80,15 @@ func (op repairs) rest(ctx context.Context, why *model.Failure) error {
 	return op.settle(ctx, why)
 }
 
-// asleep makes a VM without a machine suspended, if it has memory. Only memory that the record's
-// machine has started from, and that does not fit the disks any more, is history. If nobody can
-// record it now, the VM is shown as pausing, and settleUnrecorded tries again.
+// asleep makes a VM without a machine suspended, if it has memory that is no history, and is none
+// of a restore: completeRestore does that. If nobody can record it now, the VM is shown as pausing,
+// and settleUnrecorded tries again.
 func (op repairs) asleep(ctx context.Context) (bool, error) {
-	if !disk.MayExist(op.dirs().Suspended()) {
+	if len(op.record().Restoring) > 0 || !disk.MayExist(op.dirs().Suspended()) {
 		return false, nil
 	}
 	misfit := moment.CheckKept(ctx, op.name(), op.dirs())
-	if misfit != nil && moment.HasRun(op.record(), op.dirs()) {
+	if misfit != nil && moment.IsHistory(ctx, op.record(), op.dirs()) {
 		return false, nil
 	}
 	op.e.Show(func(v *model.VM) { v.State = model.Pausing })
@@ -266,7 +266,9 @@ func (c *core) retryCleanups(ctx context.Context) {
 		return v.State == model.Suspended && v.Runtime != nil
 	}
 	c.retry(ctx, c.records.Entries(), leftover, func(ctx context.Context, op *operation) {
-		if err := op.endSuspended(ctx); err != nil {
+		before := op.record()
+		// what the record has told since an earlier try is not logged again
+		if err := op.endSuspended(ctx); err != nil && (before.LastError == nil || op.record().Revision != before.Revision) {
 			op.logger(op.record()).WarnContext(ctx, "removing what a suspended VM left", "error", err)
 		}
 	})

@@ -56,9 +56,10 @@ func (op *operation) useDisks(ctx context.Context) {
 // removed, otherwise broken. why is recorded as its last error unless it is nil.
 func (op *operation) settle(ctx context.Context, why *model.Failure) error {
 	ctx = context.WithoutCancel(ctx)
-	others := op.e.Replaced() // memory that lies beside other disks is theirs
+	// memory that lies beside other disks is theirs; that of a restore may be in its place already
+	keep := op.e.Replaced() != nil || len(op.record().Restoring) > 0
 	err := op.tearDown(ctx)
-	if err == nil && others == nil {
+	if err == nil && !keep {
 		err = snapshot.Remove(op.dirs().Suspended()) // at once: half a memory would look damaged
 	}
 	if err != nil {
@@ -136,13 +137,13 @@ func (op *operation) endSuspended(ctx context.Context) error {
 		failure := op.failure(op.record(), err)
 		failure.Hint = again
 		return errors.Join(fmt.Errorf("it is suspended, but not all of its run could be removed: %w", err),
-			op.update(ctx, func(v *model.VM) { v.LastError = failure }))
+			tell(ctx, op, failure))
 	}
 	current, err := op.memoryServes(ctx)
 	if err != nil {
 		failure := op.failure(op.record(), err)
 		failure.Hint = cmp.Or(failure.Hint, again)
-		return errors.Join(err, op.update(ctx, func(v *model.VM) { v.LastError = failure }))
+		return errors.Join(err, tell(ctx, op, failure))
 	}
 	if !current {
 		why := fault.New(fault.Unavailable, "its guest wrote to a disk after a resume that failed, so its memory is of no use")
@@ -150,6 +151,14 @@ func (op *operation) endSuspended(ctx context.Context) error {
 	}
 	now := time.Now().UTC()
 	return op.update(ctx, func(v *model.VM) { v.Runtime, v.Network, v.LastError, v.Stopped = nil, nil, nil, &now })
+}
+
+// tell records a VM's last error, unless it is recorded already: each record is copied and kept.
+func tell(ctx context.Context, op *operation, failure *model.Failure) error {
+	if last := op.record().LastError; last != nil && last.Msg == failure.Msg && last.Hint == failure.Hint {
+		return nil
+	}
+	return op.update(ctx, func(v *model.VM) { v.LastError = failure })
 }
 
 func (op *operation) markBroken(ctx context.Context, cause error) error {

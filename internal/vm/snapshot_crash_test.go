@@ -249,7 +249,7 @@ func TestRestoreIntoCutOffAfterAWrite(t *testing.T) {
 					_, err := dead.RestoreSnapshot(ctx, "s", model.Restore{Into: "a"}, func(e step.Event) {
 						if e.Step == "assume" && e.Phase == step.Done {
 							h.work(v, "more")
-							damage(t, os.Chtimes(h.layout.VM(v.ID).SystemDisk(), time.Time{}, time.Unix(1, 0)))
+							damage(t, os.Chtimes(h.layout.VM(v.ID).SystemDisk(), time.Time{}, time.Now().Add(time.Second)))
 						}
 						if e.Step == "assume" && how == "power loss without the snapshot" {
 							damage(t, os.RemoveAll(h.layout.Snapshots()+"/"+s.ID))

@@ -47,7 +47,7 @@ func (op suspending) suspend(ctx context.Context, report step.Reporter) (err err
 		return errors.Join(err, repairs(op).callOffPause(ctx))
 	}
 	if err != nil {
-		undo := machine.RemoveAll(op.dirs().Suspended())
+		undo := snapshot.Remove(op.dirs().Suspended()) // at once: half a memory would look damaged
 		if before.State == model.Running {
 			return errors.Join(err, undo, repairs(op).callOffPause(ctx))
 		}

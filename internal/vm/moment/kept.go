@@ -62,6 +62,9 @@ func openKept(ctx context.Context, vm string, files paths.VM) (*snapshot.Snapsho
 // unreadable is the refusal of memory that cannot be read.
 func unreadable(err error, vm string) error {
 	kind := fault.KindOf(snapshot.AsDamage(err))
+	if kind != fault.Damaged && kind != fault.NotFound { // it may be whole
+		return fault.New(kind, "reading its memory: %w", err)
+	}
 	how := "`banger vm kill %s` gives its memory up; its disks stay, and it can be started again"
 	if kind == fault.NotFound {
 		kind = fault.Damaged
@@ -71,10 +74,11 @@ func unreadable(err error, vm string) error {
 }
 
 // check fails if a disk is missing, or is another one than when the memory was saved: the guest
-// would damage the files on it. changed says that all are there, and one was written to.
+// would damage the files on it. changed says that all are there, and one was written to later. One
+// with an earlier time is as good as missing.
 func (s suspension) check(vm string, files paths.VM) (changed bool, err error) {
 	var wrong, touches []string
-	missing := false
+	missing, earlier, later := false, false, false
 	for _, name := range []string{machine.SystemDisk, machine.WorkDisk} {
 		then, ok := s.Written[name]
 		if !ok {
@@ -90,12 +94,13 @@ func (s suspension) check(vm string, files paths.VM) (changed bool, err error) {
 		if err != nil {
 			return false, fmt.Errorf("looking at the %s disk: %w", name, err)
 		}
+		at := time.Unix(0, then)
+		earlier, later = earlier || info.ModTime().Before(at), later || info.ModTime().After(at)
 		if had, ok := s.Lengths[name]; ok && model.Bytes(info.Size()) != had {
 			wrong = append(wrong, fmt.Sprintf("the %s disk %s has %d bytes, and had %d", name, path, info.Size(), had))
-		} else if info.ModTime().UnixNano() != then {
-			at := stamp(time.Unix(0, then))
-			wrong = append(wrong, fmt.Sprintf("the %s disk %s was last written to at %s, not at %s", name, path, stamp(info.ModTime()), at))
-			touches = append(touches, fmt.Sprintf("touch -d %s '%s'", at, strings.ReplaceAll(path, "'", `'\''`)))
+		} else if !info.ModTime().Equal(at) {
+			wrong = append(wrong, fmt.Sprintf("the %s disk %s was last written to at %s, not at %s", name, path, stamp(info.ModTime()), stamp(at)))
+			touches = append(touches, fmt.Sprintf("touch -d %s '%s'", stamp(at), strings.ReplaceAll(path, "'", `'\''`)))
 		}
 	}
 	if len(wrong) == 0 {
@@ -108,7 +113,7 @@ func (s suspension) check(vm string, files paths.VM) (changed bool, err error) {
 	if len(touches) == len(wrong) {
 		hint += ". If nothing has written to it since, and only a copy has changed its time: " + strings.Join(touches, " && ")
 	}
-	return !missing, fault.New(fault.Damaged, "its memory does not fit its disks: %s", strings.Join(wrong, "; ")).
+	return later && !missing && !earlier, fault.New(fault.Damaged, "its memory does not fit its disks: %s", strings.Join(wrong, "; ")).
 		WithHint("%s. Otherwise `banger vm kill %s` gives its memory up, and its next start boots from the disks as they are", hint, vm)
 }
 
@@ -151,18 +156,7 @@ func Serves(ctx context.Context, snapshots *library.Library, v model.VM, files p
 	if !HasRun(v, files) {
 		return true, nil
 	}
-	snap, err := snapshot.Open(ctx, files.Suspended())
-	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Invalid {
-		return true, nil // somebody damages it: the next start says so
-	}
-	if err != nil {
-		return false, err
-	}
-	var then suspension
-	if json.Unmarshal(snap.Meta().Extra, &then) != nil {
-		return true, nil // likewise
-	}
-	changed, err := then.check(v.Spec.Name, files)
+	then, changed, err := compare(ctx, v, files)
 	if changed && then.Snapshot != "" {
 		return then.renew(ctx, snapshots, files)
 	}
@@ -170,6 +164,32 @@ func Serves(ctx context.Context, snapshots *library.Library, v model.VM, files p
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// IsHistory reports whether a guest has run from the memory beside its disks, and has written to
+// one since. If nobody can tell, it is not.
+func IsHistory(ctx context.Context, v model.VM, files paths.VM) bool {
+	if !HasRun(v, files) {
+		return false
+	}
+	_, changed, _ := compare(ctx, v, files)
+	return changed
+}
+
+// compare compares a VM's disks with its memory. An error means that nobody can tell now.
+func compare(ctx context.Context, v model.VM, files paths.VM) (then suspension, changed bool, err error) {
+	snap, err := snapshot.Open(ctx, files.Suspended())
+	if kind := fault.KindOf(err); kind == fault.NotFound || kind == fault.Invalid {
+		return then, false, nil // it is damaged: the next start says so
+	}
+	if err != nil {
+		return then, false, err
+	}
+	if json.Unmarshal(snap.Meta().Extra, &then) != nil {
+		return then, false, nil // likewise
+	}
+	changed, err = then.check(v.Spec.Name, files)
+	return then, changed, err
 }
 
 // renew makes disks fit the memory again that a guest has written to: copies of the snapshot's. The
