@@ -131,7 +131,10 @@ func TestKeeps(t *testing.T) {
 	if _, err := other.Write([]byte("still there")); err != nil {
 		t.Errorf("nobody keeps the file: %v", err)
 	}
-	ended(t, out)
+	_ = out.File.Close()
+	if err := writer.Wait(t.Context()); err != nil { // it may collect the exit status of this child
+		t.Fatal(err)
+	}
 	if _, err := other.Write([]byte("gone")); err == nil {
 		t.Error("the file stays open after the end of the VMM")
 	}
