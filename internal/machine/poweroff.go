@@ -149,7 +149,9 @@ func (r PowerOff) shortage(ctx context.Context) string {
 }
 
 // halted reports whether and why the machine is halted. After an error it reports vmm.NotHalted.
+// The wait for the guest is reported: that for this answer would replace it.
 func (r PowerOff) halted(ctx context.Context) (vmm.Halt, error) {
+	ctx = step.WithWaits(ctx, func(step.Event) {})
 	ctx, cancel := context.WithTimeout(ctx, haltTimeout)
 	defer cancel()
 	h, ok := r.Machine.Instance.(vmm.HaltReporter)
