@@ -22,19 +22,26 @@ import (
 	"banger/internal/vmdir"
 )
 
-// TestForeignDatabaseKeepsItsSchema puts a database of an older banger beside a VM that it does not
-// know. The daemon does not start, and the database stays as it is.
-func TestForeignDatabaseKeepsItsSchema(t *testing.T) {
+// newStore opens the database of a new home, which the test has until its end.
+func newStore(t *testing.T) (paths.Layout, *home.Held, *store.Store) {
+	t.Helper()
 	layout := testLayout(t)
 	held, err := home.Acquire(testContext(t), layout)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer held.Release()
+	t.Cleanup(func() { _ = held.Release() })
 	s, err := openStore(testContext(t), layout, held)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return layout, held, s
+}
+
+// TestForeignDatabaseKeepsItsSchema puts a database of an older banger beside a VM that it does not
+// know. The daemon does not start, and the database stays as it is.
+func TestForeignDatabaseKeepsItsSchema(t *testing.T) {
+	layout, held, s := newStore(t)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -63,16 +70,7 @@ func TestForeignDatabaseKeepsItsSchema(t *testing.T) {
 // are older than their copies. The daemon does not start, and neither the database nor a backup of
 // it changes.
 func TestOlderSchemaKeepsItsDatabase(t *testing.T) {
-	layout := testLayout(t)
-	held, err := home.Acquire(testContext(t), layout)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer held.Release()
-	s, err := openStore(testContext(t), layout, held)
-	if err != nil {
-		t.Fatal(err)
-	}
+	layout, held, s := newStore(t)
 	v := model.VM{ID: "0123456789abcdef", Revision: 2, State: model.Stopped, Created: time.Now(), Spec: model.Spec{
 		Name: "box", Image: "i", ImageID: "i", Kernel: "k", KernelID: "k", VCPUs: 1, Memory: model.GiB, DiskSize: model.GiB, Net: model.NetNone,
 	}}

@@ -42,13 +42,10 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 			// with the VM.
 			m.logger(op.record()).WarnContext(ctx, "deleting a VM that could not be settled", "error", err)
 		}
-		if v := op.e.Stored(); !force && !v.State.Between() && !explain.HasMemory(v) {
-			if _, err := (repairs{op}).asleep(ctx); err != nil { // memory was put back
+		if !force {
+			if err := (repairs{op}).checkDeletion(ctx); err != nil {
 				return nil, err
 			}
-		}
-		if v := op.e.Stored(); !force && explain.HasMemory(v) {
-			return nil, explain.StillRuns(v) // started while we waited
 		}
 		end := report.Track("delete", op.name())
 		err = op.delete(ctx)
@@ -60,6 +57,20 @@ func (m *Manager) Delete(ctx context.Context, ref string, force bool, report ste
 		return nil
 	}
 	return err
+}
+
+// checkDeletion refuses to delete a VM that has more than its disks. It may have been started
+// meanwhile, or its memory may have been put back beside its disks.
+func (op repairs) checkDeletion(ctx context.Context) error {
+	if v := op.e.Stored(); !v.State.Between() && !explain.HasMemory(v) {
+		if _, err := op.asleep(ctx); err != nil {
+			return err
+		}
+	}
+	if v := op.e.Stored(); explain.HasMemory(v) {
+		return explain.StillRuns(v)
+	}
+	return nil
 }
 
 // errDeleted is why a forced delete calls off other operations.

@@ -93,7 +93,7 @@ func TestRefusedResumeKeepsTheMemory(t *testing.T) {
 }
 
 // TestMemoryBesideAnotherDisk gives a suspended VM another disk than its memory knows. Nothing uses
-// the two together. The refusal says how to go on, and what it says helps.
+// the two together. The refusal says what to do, and that helps.
 func TestMemoryBesideAnotherDisk(t *testing.T) {
 	t.Parallel()
 	touches := regexp.MustCompile(`touch -d .*?'(\.|$)`)

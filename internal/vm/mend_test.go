@@ -131,7 +131,7 @@ func TestUndoneSuspensionLeavesNoHalf(t *testing.T) {
 	d.wantRunning(t, v)
 }
 
-// TestCancelledLookIsNoDamage cancels the check of memory. Nobody is told to give it up.
+// TestCancelledLookIsNoDamage cancels the check of memory. The error advises nobody to give it up.
 func TestCancelledLookIsNoDamage(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -24,6 +24,15 @@ func (h *host) unmount(t *testing.T, v model.VM) (mount func()) {
 	}
 }
 
+// changeStored changes the stored record of the only VM, as an interrupted operation leaves it.
+func (d *daemon) changeStored(t *testing.T, change func(*model.VM)) {
+	t.Helper()
+	vms, err := d.store.VMs(t.Context())
+	damage(t, err)
+	change(&vms[0])
+	damage(t, d.store.PutVM(t.Context(), vms[0]))
+}
+
 // remounted are commands for the suspended VM "a", and what it is then.
 var remounted = map[string]struct {
 	kind fault.Kind // of the error; "" for none
@@ -109,10 +118,7 @@ func TestRemountedStates(t *testing.T) {
 			v := d.worker(t, model.Create{Name: "a"})
 			d.bringTo(t, v, c.from)
 			if c.change != nil {
-				vms, err := d.store.VMs(t.Context())
-				damage(t, err)
-				c.change(&vms[0])
-				damage(t, d.store.PutVM(t.Context(), vms[0]))
+				d.changeStored(t, c.change)
 			}
 			d.die()
 			if files := h.layout.VM(v.ID); name == "an unfinished restore" {
@@ -230,10 +236,7 @@ func TestDeleteBesideMemory(t *testing.T) {
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
 			d.suspend(t, v)
-			vms, err := d.store.VMs(t.Context())
-			damage(t, err)
-			vms[0].State = model.Pausing
-			damage(t, d.store.PutVM(t.Context(), vms[0]))
+			d.changeStored(t, func(v *model.VM) { v.State = model.Pausing })
 			d.die()
 			dir := h.layout.VM(v.ID).Dir
 			damage(t, errors.Join(os.Rename(dir, dir+".away"), os.Mkdir(dir, 0o700)))
@@ -255,12 +258,9 @@ func TestRefusedDeletion(t *testing.T) {
 			d := h.daemon()
 			v := d.worker(t, model.Create{Name: "a"})
 			d.suspend(t, v)
-			vms, err := d.store.VMs(t.Context())
-			damage(t, err)
 			if !force {
-				vms[0].State = model.Pausing
+				d.changeStored(t, func(v *model.VM) { v.State = model.Pausing })
 			}
-			damage(t, d.store.PutVM(t.Context(), vms[0]))
 			d.die()
 			mount := h.unmount(t, v)
 			d = h.daemon()

@@ -45,7 +45,7 @@ func (s suspension) commit(ctx context.Context, draft *snapshot.Draft, meta snap
 }
 
 // openKept opens the memory that a VM keeps beside its disks, if it fits these. Otherwise the error
-// says what is wrong and how to go on. It changes nothing.
+// says what is wrong and what to do. It changes nothing.
 func openKept(ctx context.Context, vm string, files paths.VM) (*snapshot.Snapshot, suspension, error) {
 	snap, err := snapshot.Open(ctx, files.Suspended())
 	if err != nil {
